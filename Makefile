@@ -1,0 +1,39 @@
+# Each target works from a fresh clone with only Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+# torch by pip, which takes the build that the user's pip is set up for; uv has no part in that
+# choice and would fetch the CUDA one. uv then keeps the torch it finds and is quicker at the rest.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("interp needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/interp models pull smollm2-135m
+	$(BIN)/interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
+	$(BIN)/interp show runs/demo
+
+test: install
+	$(BIN)/interp models pull smollm2-135m
+	$(BIN)/interp models pull gemma-3-270m
+	$(BIN)/python -m pytest -q tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# keeps the pulled models (they lie in the user's cache) and every run but the demo's
+clean:
+	rm -rf $(VENV) runs/demo build dist .pytest_cache .ruff_cache .hypothesis
+	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""circuits: what is found with `interp`, and the command line."""

@@ -1,0 +1,59 @@
+"""`interp`: the verbs put together, and exit codes: 2 the user's mistake, 1 ours, 130 Ctrl-C."""
+
+import os
+import sys
+import traceback
+
+import click
+import typer
+
+from circuits.cli import bench, models, patch, show, validate
+
+app = typer.Typer(
+    name="interp",
+    help="Find where a language model computes something, prove it causally, then change it.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
+app.command("patch", epilog=patch.EXAMPLES)(patch.patch)
+app.command("show", epilog=show.EXAMPLES)(show.show)
+app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    from interp.errors import InterpError
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        return typer.main.get_command(app).main(arguments, "interp", standalone_mode=False) or 0
+    except InterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except BrokenPipeError:
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("this is a bug in interp, not a mistake of yours; please report it", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""`interp bench`: ours beside the peers, in one process."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    load,
+    print_json,
+    stdout,
+)
+
+app = typer.Typer(help="Time our sweeps beside other libraries' in one process.")
+
+
+@app.callback()
+def bench() -> None:
+    """Side-by-side timings."""
+
+
+@app.command(
+    epilog="Example: `interp bench sweep --model smollm2-135m --pairs "
+    "datasets/country_capitals.jsonl --peers hooks,transformer-lens,nnsight`"
+)
+def sweep(
+    model: ModelOption,
+    pairs: Annotated[str, typer.Option(help="JSONL file; its first usable pair is swept.")],
+    peers: Annotated[str, typer.Option(help="Some of hooks, transformer-lens, nnsight.")] = (
+        "hooks,transformer-lens,nnsight"
+    ),
+    over: Annotated[str, typer.Option(help="layer,pos (resid_pre) or layer,head (z).")] = "layer,pos",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; medians are shown.")] = 3,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one pair's denoising sweep with interp and each peer, interleaved."""
+    import interp
+    from interp.benchmark import bench_sweep
+
+    rows = interp.load_pairs(pairs)
+    loaded = load(model, device, dtype)
+    names = [name for name in peers.split(",") if name]
+    report = bench_sweep(loaded, rows, names, over, repeats)
+    if as_json:
+        print_json(report)
+        return
+    title = f"{report['cells']} cells, {report['n_tokens']} tokens, {report['device']}"
+    table = Table("who", "seconds", "interp is faster by", "max |difference|", title=title)
+    table.add_row("interp", f"{report['seconds']:.3f}", "", "")
+    table.add_row("matrix products alone", f"{report['bound_seconds']:.3f}", "", "")
+    for name, peer in report["peers"].items():
+        table.add_row(
+            name, f"{peer['seconds']:.2f}", f"{peer['speedup']:.1f}x", f"{peer['max_abs_error']:.1e}"
+        )
+    stdout.print(table)

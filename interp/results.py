@@ -1,0 +1,234 @@
+"""`PatchResult`: labelled values of a sweep, with baselines, intervals, a figure and a folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import folder
+from interp.errors import DegenerateGap
+from interp.pairs import Excluded
+from interp.statistics import bootstrap_mean, bootstrap_ratio
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class PatchResult:
+    """What `patch` measured.
+
+    Attributes:
+        values: the metric with each cell patched, dims ``("pair", *over)``; NaN where a pair
+            has no such position.
+        clean: the metric of the clean prompt, per pair.
+        corrupt: the metric of the corrupt prompt, per pair.
+        excluded: refused rows with reasons.
+        model, site, metric, unit, direction, at, source: what was measured, on what.
+        tokens: each pair's clean tokens.
+        seconds: wall time of the sweep.
+        provenance: hashes, versions, seed and command line, filled when saved.
+    """
+
+    values: xr.DataArray
+    clean: xr.DataArray
+    corrupt: xr.DataArray
+    excluded: tuple[Excluded, ...]
+    model: str
+    site: str
+    metric: str
+    unit: str
+    direction: str
+    at: str
+    source: str
+    tokens: tuple[tuple[str, ...], ...] = field(repr=False)
+    seconds: float
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """The axes of the sweep."""
+        return tuple(str(dim) for dim in self.values.dims[1:])
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs were measured."""
+        return len(self.clean)
+
+    def normalised(self, seed: int = 0) -> xr.Dataset:
+        """Effect of each cell on a scale where 0 = corrupt and 1 = clean.
+
+        (patched - corrupt) / (clean - corrupt), each averaged over pairs before dividing.
+
+        Returns:
+            Variables ``mean``, ``low`` and ``high`` (95 % bootstrap over pairs), dims `over`.
+
+        Raises:
+            DegenerateGap: clean and corrupt prompts score the same.
+        """
+        gap = (self.clean - self.corrupt).values
+        if abs(gap.mean()) < 1e-4:
+            raise DegenerateGap(f"degenerate clean/corrupt gap: mean {gap.mean():.3g} {self.unit}.")
+        shift = self.values.values - self._per_pair(self.corrupt)
+        return self._dataset(bootstrap_ratio(shift, gap, seed))
+
+    def mean(self, seed: int = 0) -> xr.Dataset:
+        """Mean of the metric over pairs with its 95 % bootstrap interval; as `normalised`."""
+        return self._dataset(bootstrap_mean(self.values.values, seed))
+
+    def effect(self, seed: int = 0) -> xr.Dataset:
+        """Change each cell makes to the run it was patched into, in the metric's unit."""
+        base = self.corrupt if self.direction == "denoise" else self.clean
+        return self._dataset(bootstrap_mean(self.values.values - self._per_pair(base), seed))
+
+    def _per_pair(self, values: xr.DataArray) -> np.ndarray:
+        return values.values.reshape(-1, *[1] * len(self.over))
+
+    def _dataset(self, bounds: tuple[np.ndarray, np.ndarray, np.ndarray]) -> xr.Dataset:
+        coords = {dim: self.values.coords[dim] for dim in self.over}
+        named = zip(("mean", "low", "high"), bounds, strict=True)
+        return xr.Dataset({k: (self.over, np.asarray(v)) for k, v in named}, coords)
+
+    def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
+        """The cells with the largest absolute effect, with effects, intervals and labels."""
+        effect = self.effect(seed)
+        scaled = self.normalised(seed)["mean"].rename("normalised")
+        table = xr.merge([effect, scaled]).to_dataframe().reset_index().dropna(subset=["mean"])
+        table = table.rename(columns={"mean": "effect"})
+        order = table["effect"].abs().sort_values(ascending=False, kind="stable").index
+        table = table.loc[order].head(n).reset_index(drop=True)
+        if "pos" in self.over:
+            labels = self.position_labels()
+            table.insert(
+                table.columns.get_loc("pos") + 1, "token", [labels[p] for p in table["pos"]]
+            )
+        columns = [*self.over, "token"] if "pos" in self.over else [*self.over]
+        return table[[*columns, "effect", "low", "high", "normalised"]]
+
+    def position_labels(self) -> list[str]:
+        """A label for each token position: the token where pairs share it, else how many."""
+        labels = []
+        for column in self.values.coords["token"].values.T:
+            tokens = [t for t in column if t]
+            same = len(set(tokens)) == 1
+            labels.append(tokens[0] if same else f"⟨{len(set(tokens))} tokens⟩")
+        return labels
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a pair and cell: labels, the patched value and both baselines."""
+        frame = self.values.to_dataframe(name="value").reset_index()
+        frame["clean"] = frame["pair"].map(self.clean.to_series())
+        frame["corrupt"] = frame["pair"].map(self.corrupt.to_series())
+        return frame.dropna(subset=["value"]).reset_index(drop=True)
+
+    def plot(self, pair: str | None = None) -> "go.Figure":
+        """A heatmap (two axes) or curve (one axis) of the normalised effect; see figures."""
+        from interp.figures import plot_result
+
+        return plot_result(self, pair)
+
+    def select(self, pair: str) -> "PatchResult":
+        """The same result for one pair."""
+        ids = [str(i) for i in self.values.coords["pair"].values]
+        if pair not in ids:
+            raise KeyError(f"no pair {pair!r}; this result has {', '.join(ids[:5])} …")
+        i = ids.index(pair)
+        one = {name: getattr(self, name).isel(pair=[i]) for name in ("values", "clean", "corrupt")}
+        kept = {f: v for f, v in self.__dict__.items() if f not in one and f != "tokens"}
+        return PatchResult(**one, **kept, tokens=(self.tokens[i],))
+
+    def summary(self, seed: int = 0) -> dict[str, Any]:
+        """The figures the command line prints: what was measured and what came out."""
+        return {
+            "model": self.model,
+            "site": self.site,
+            "metric": self.metric,
+            "direction": self.direction,
+            "dims": list(self.over),
+            "shape": [int(n) for n in self.values.shape[1:]],
+            "n_pairs": self.n_pairs,
+            "excluded": [vars_of(row) for row in self.excluded],
+            "clean_metric": float(self.clean.mean()),
+            "corrupt_metric": float(self.corrupt.mean()),
+            "seconds": round(self.seconds, 4),
+            "top": self.top(10, seed).to_dict("records"),
+        }
+
+    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+        """Write a run folder: manifest.json, Parquet tables, safetensors values.
+
+        Written beside and renamed into place, so a folder is whole or absent.
+
+        Raises:
+            RunFolderError: the path holds something that is not a run folder.
+        """
+        manifest = {
+            "kind": "patch",
+            **{k: getattr(self, k) for k in folder.PATCH_FIELDS},
+            "seconds": self.seconds,
+            "dims": ["pair", *self.over],
+            "coords": {dim: self.values.coords[dim].values.tolist() for dim in self.over},
+            "n_pairs": self.n_pairs,
+            "provenance": folder.provenance() | self.provenance | (provenance or {}),
+        }
+        pairs = pd.DataFrame(
+            {
+                "pair": self.clean.coords["pair"].values,
+                "clean": self.clean.values,
+                "corrupt": self.corrupt.values,
+                "tokens": [list(tokens) for tokens in self.tokens],
+            }
+        )
+        excluded = pd.DataFrame(
+            [vars_of(row) for row in self.excluded], columns=["id", "where", "reason"]
+        )
+        tables = {"pairs": pairs, "excluded": excluded, "top": self.top(100)}
+        return folder.write(Path(path), manifest, tables, {"values": self.values.values})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PatchResult":
+        """Read a run folder back, exactly.
+
+        Raises:
+            RunFolderError: missing, incomplete or damaged folder; the message names the file.
+        """
+        manifest, tables, arrays = folder.read(Path(path), "patch", ("pairs", "excluded"))
+        pairs = tables["pairs"]
+        ids = pairs["pair"].tolist()
+        tokens = tuple(tuple(row) for row in pairs["tokens"])
+        coords: dict[str, Any] = {"pair": ids, **manifest["coords"]}
+        if "pos" in manifest["dims"]:
+            width = len(manifest["coords"]["pos"])
+            padded = [list(t[:width]) + [""] * (width - len(t)) for t in tokens]
+            coords["token"] = (("pair", "pos"), padded)
+        return cls(
+            values=xr.DataArray(arrays["values"], dims=manifest["dims"], coords=coords),
+            clean=xr.DataArray(pairs["clean"].to_numpy(), dims="pair", coords={"pair": ids}),
+            corrupt=xr.DataArray(pairs["corrupt"].to_numpy(), dims="pair", coords={"pair": ids}),
+            excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
+            **{k: manifest[k] for k in folder.PATCH_FIELDS},
+            tokens=tokens,
+            seconds=manifest["seconds"],
+            provenance=manifest["provenance"],
+        )
+
+    def __repr__(self) -> str:
+        dims = " x ".join(f"{d} {n}" for d, n in zip(self.over, self.values.shape[1:], strict=True))
+        return (
+            f"PatchResult({self.site} on {self.model}, {dims}; {self.n_pairs} pairs, "
+            f"{len(self.excluded)} excluded; {self.metric} {float(self.clean.mean()):.3f} clean, "
+            f"{float(self.corrupt.mean()):.3f} corrupt; {self.direction}, {self.seconds:.2f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        from interp.figures import result_html
+
+        return result_html(self)
+
+
+def vars_of(row: Excluded) -> dict[str, str]:
+    """An excluded row as a plain record."""
+    return {"id": row.id, "where": row.where, "reason": row.reason}

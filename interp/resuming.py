@@ -1,0 +1,137 @@
+"""Sweeps that survive being killed: finished shards of pairs are kept beside the run folder."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from interp import folder
+from interp.errors import RunFolderError
+from interp.model import Model
+from interp.pairs import PromptPairs, tokenise
+from interp.patching import label
+from interp.results import PatchResult
+from interp.running import SweepArrays, run_sweep
+from interp.sweep import plan_sweep
+
+SHARD = 16
+"""Pairs a shard: what a killed run loses at most."""
+
+
+def patch_into(
+    out: str | Path,
+    model: Model,
+    pairs: PromptPairs,
+    site: str = "resid_pre",
+    over: str = "layer,pos",
+    metric: str = "logit_diff",
+    direction: str = "denoise",
+    at: str = "all",
+    layers: list[int] | None = None,
+    neurons: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> PatchResult:
+    """As `interp.patch`, into a run folder, resuming where an earlier call was stopped.
+
+    Every `SHARD` pairs are written to ``<out>.partial`` as soon as they are measured; the
+    folder itself appears when all are there. A finished folder of the same run is loaded.
+
+    Args:
+        out: the run folder.
+        model, pairs, site, over, metric, direction, at, layers, neurons, progress: as in
+            `interp.patch`.
+        seed: of the bootstrap; recorded.
+
+    Raises:
+        RunFolderError: `out` holds another run, or something else.
+        InterpError: whatever `interp.patch` refuses.
+    """
+    out = Path(out)
+    options = {
+        "site": site,
+        "over": over,
+        "metric": metric,
+        "direction": direction,
+        "at": at,
+        "layers": layers,
+        "neurons": neurons,
+        "seed": seed,
+    }
+    sweep = plan_sweep(model, site, over, metric, direction, at, layers, neurons)
+    run = run_key(model, pairs, options)
+    if out.exists():
+        return _finished(out, run)
+    kept, excluded = tokenise(model, pairs)
+    places = sweep.places(kept)
+    partial = _open_partial(out, run)
+    shards: list[dict[str, np.ndarray]] = []
+    for first in range(0, len(kept), SHARD):
+        shard = kept[first : first + SHARD]
+        file = partial / f"{first:06d}.safetensors"
+        done = _read_shard(file)
+        if done is None:
+            started = time.perf_counter()
+            arrays = run_sweep(model, sweep, shard, places)
+            done = asdict(arrays) | {"seconds": np.array([time.perf_counter() - started])}
+            _write_shard(file, done)
+        shards.append(done)
+        if progress:
+            progress(min(first + SHARD, len(kept)), len(kept))
+    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    seconds = float(joined.pop("seconds").sum())
+    result = label(
+        model, sweep, pairs.source, kept, excluded, SweepArrays(**joined), seconds
+    )
+    result.save(out, {"seed": seed, "run": run, "options": options, "weights": model.weights_hash})
+    shutil.rmtree(partial)
+    return PatchResult.load(out)
+
+
+def run_key(model: Model, pairs: PromptPairs, options: dict[str, Any]) -> str:
+    """Identity of a run: weights, dtype, the rows themselves and every option."""
+    rows = [asdict(pair) for pair in pairs]
+    said = json.dumps([model.weights_hash, str(model.dtype), rows, options], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def _finished(out: Path, run: str) -> PatchResult:
+    if folder.read_manifest(out)["provenance"].get("run") != run:
+        raise RunFolderError(
+            f"{out} holds a run with another model, other pairs or other options; choose another "
+            "--out, or remove that folder."
+        )
+    return PatchResult.load(out)
+
+
+def _open_partial(out: Path, run: str) -> Path:
+    """The folder of finished shards; one left by another run is started afresh."""
+    partial = out.with_name(f"{out.name}.partial")
+    note = partial / "run"
+    if partial.exists() and not (note.is_file() and note.read_text() == run):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    note.write_text(run)
+    return partial
+
+
+def _read_shard(file: Path) -> dict[str, np.ndarray] | None:
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    beside = file.with_suffix(".half")
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, beside)
+    os.replace(beside, file)

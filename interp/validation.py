@@ -1,0 +1,188 @@
+"""Does a model do what its map says? The short check at load, and the full conformance report."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InterpError, ModelLoadError
+from interp.hooks import hooked
+from interp.model import Model
+from interp.sites import SITES, Site
+from interp.walk import Rows, positions_and_mask, record_layer_calls, walk
+
+
+def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
+    """A few ordinary tokens of the model's vocabulary."""
+    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    return (torch.arange(1, n + 1, device=model.device) * 7919 % vocab)[None]
+
+
+def self_check(model: Model) -> None:
+    """The load-time check: every advertised site fires with its shape, in every layer.
+
+    Raises:
+        ModelLoadError: a site does not fire or has another shape, so the map is wrong.
+    """
+    seen = site_shapes(model, probe_ids(model))
+    for site, layer in every_site(model):
+        want, got = (1, 6, model.width(site)), seen.get((site.name, layer))
+        if got != want:
+            raise ModelLoadError(
+                f"{model.name}: site {site.at(layer)} "
+                + (f"has shape {got}, not {want}" if got else "never fired")
+                + f"; TransformerLens's {model.arch.adapter} does not fit this model."
+            )
+
+
+def every_site(model: Model) -> Iterator[tuple[Site, int]]:
+    """All (site, layer) pairs the model has."""
+    for name in model.arch.points:
+        for layer in range(model.arch.n_layers):
+            yield SITES[name], layer
+
+
+def site_shapes(
+    model: Model, ids: Int[Tensor, "1 pos"]
+) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Shape of every site's activation in one forward pass."""
+    seen: dict[tuple[str, int], tuple[int, ...]] = {}
+
+    def note(site: Site, layer: int) -> Callable[[Tensor], None]:
+        return lambda activation: seen.__setitem__((site.name, layer), tuple(activation.shape))
+
+    edits = [(site, layer, note(site, layer)) for site, layer in every_site(model)]
+    with torch.no_grad(), hooked(model, edits):
+        model.hf(input_ids=ids, use_cache=False)
+    return seen
+
+
+# --- the full report ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the conformance report."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+def validate(model: Model, tolerance: float | None = None) -> list[Check]:
+    """Run every conformance check on a model and say what holds.
+
+    Args:
+        model: the model.
+        tolerance: largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
+            16-bit formats, whose kernels round differently by batch shape.
+    """
+    allowed = tolerance or (1e-4 if model.dtype == torch.float32 else 0.05)
+    checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
+        ("every site fires with its shape", _check_sites),
+        ("one-pass walk equals the model's own forward", _check_walk),
+        ("padding on either side changes nothing", _check_padding),
+        ("replacing an activation by itself changes nothing", _check_no_op),
+        ("editing any site changes the prediction", _check_effective),
+        ("resid_mid edits reach the residual stream", _check_resid_mid),
+        ("tokens survive a round trip", _check_tokens),
+    )
+    with torch.no_grad():
+        return [_run(name, check, model, allowed) for name, check in checks]
+
+
+def _run(name: str, check: Callable[[Model, float], str], model: Model, allowed: float) -> Check:
+    try:
+        return Check(name, True, check(model, allowed))
+    except InterpError as error:
+        return Check(name, False, str(error))
+    except (RuntimeError, IndexError, TypeError) as error:
+        # A wrong map fails in any of torch's ways; the report must still be made.
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _last_logits(model: Model, ids: Tensor) -> Float[Tensor, "prompt vocab"]:
+    return model.hf(input_ids=ids, use_cache=False).logits[:, -1].float()
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def _require(difference: float, allowed: float, what: str) -> str:
+    if not difference <= allowed:
+        raise ModelLoadError(f"{what}: relative difference {difference:.2g}, allowed {allowed:g}")
+    return f"relative difference {difference:.1e}"
+
+
+def _check_sites(model: Model, allowed: float) -> str:
+    self_check(model)
+    absent = "; ".join(f"no {name}: {why}" for name, why in model.arch.missing.items())
+    return f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {absent}".strip()
+
+
+def _check_walk(model: Model, allowed: float) -> str:
+    ids = probe_ids(model)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    zero, end = torch.zeros(1, dtype=torch.long), torch.tensor([ids.shape[1]])
+    rows = Rows(zero, zero, end, end - 1, [1] * (model.arch.n_layers + 1), 1)
+    resid = walk(model, record_layer_calls(model, ids, mask), rows, [])
+    return _require(_difference(model.logits(resid), _last_logits(model, ids)), allowed, "walk")
+
+
+def _check_padding(model: Model, allowed: float) -> str:
+    ids = probe_ids(model)
+    alone = _last_logits(model, ids)
+    worst = 0.0
+    for left, right in ((3, 0), (0, 3)):
+        padded = torch.nn.functional.pad(ids, (left, right))
+        mask = torch.zeros_like(padded, dtype=torch.bool)
+        mask[:, left : left + ids.shape[1]] = True
+        out = model.hf(input_ids=padded, use_cache=False, **positions_and_mask(model, mask))
+        worst = max(worst, _difference(out.logits[:, left + ids.shape[1] - 1].float(), alone))
+    return _require(worst, allowed, "padding")
+
+
+def _check_no_op(model: Model, allowed: float) -> str:
+    ids = probe_ids(model)
+    edits = [(s, i, lambda a: a.copy_(a.clone())) for s, i in every_site(model)]
+    with hooked(model, edits):
+        edited = _last_logits(model, ids)
+    return _require(_difference(edited, _last_logits(model, ids)), 0.0, "no-op edit")
+
+
+def _check_effective(model: Model, allowed: float) -> str:
+    ids = probe_ids(model)
+    plain = _last_logits(model, ids)
+    for site, layer in every_site(model):
+        with hooked(model, [(site, layer, lambda a: a.mul_(1.5).add_(0.1))]):
+            if torch.equal(_last_logits(model, ids), plain):
+                raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
+    return "every site in every layer"
+
+
+def _check_resid_mid(model: Model, allowed: float) -> str:
+    if "resid_mid" not in model.arch.points:
+        return f"not applicable: {model.arch.missing['resid_mid']}"
+    ids, last = probe_ids(model), model.arch.n_layers - 1
+    after: list[Tensor] = []
+    keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
+    delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
+    shift = (SITES["resid_mid"], last, lambda a: a.add_(delta.to(a)))
+    drop = (SITES["mlp_out"], last, lambda a: a.zero_())
+    for edits in ([drop, keep], [shift, drop, keep]):
+        with hooked(model, edits):
+            _last_logits(model, ids)
+    moved = (after[1] - after[0]).float()
+    return _require(_difference(moved, delta.to(moved).expand_as(moved)), max(allowed, 1e-3), "mid")
+
+
+def _check_tokens(model: Model, allowed: float) -> str:
+    text = model.tokenizer.decode(probe_ids(model)[0], skip_special_tokens=True)
+    ids = model.encode(text)
+    back = model.tokenizer.decode(ids, skip_special_tokens=True)
+    if back != text:
+        raise ModelLoadError(f"{text!r} comes back as {back!r}")
+    return f"{len(ids)} tokens"

@@ -1,0 +1,125 @@
+"""Shared fixtures: tiny random models of every family, and the built-in models."""
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import interp
+from interp.model import Model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+WORDS = [f"w{i}" for i in range(90)]
+
+COMMON = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA = {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8}
+FAMILIES = {
+    "llama": ("LlamaConfig", COMMON),
+    "mistral": ("MistralConfig", COMMON | {"sliding_window": 4}),
+    "qwen2": ("Qwen2Config", COMMON),
+    "qwen3": ("Qwen3Config", COMMON | {"head_dim": 16}),
+    "gemma2": ("Gemma2Config", COMMON | GEMMA | {"final_logit_softcapping": 3.0}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        COMMON | GEMMA | {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4}),
+    "gptj": ("GPTJConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 4}),
+    "gpt_neox": ("GPTNeoXConfig", {k: v for k, v in COMMON.items() if "key_value" not in k}),
+    "phi3": ("Phi3Config", COMMON),
+    "olmo2": ("Olmo2Config", COMMON),
+}
+GPT = {"vocab_size": 97, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def word_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:
+    """One token a word, "w0" to "w89", so that lengths are plain to see."""
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {w: i + 4 for i, w in enumerate(WORDS)}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side=padding_side,
+    )
+
+
+def tiny_hf(family: str) -> torch.nn.Module:
+    """A random model of a family, with weights large enough that every path matters."""
+    name, options = FAMILIES[family]
+    if "n_embd" in options:
+        options = GPT | options
+    if family == "gemma3":
+        options = options | {"num_hidden_layers": 4}
+    config = getattr(transformers, name)(**options)
+    torch.manual_seed(sum(map(ord, family)))
+    hf = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+            elif "bias" in name:
+                parameter.normal_(std=0.1)
+            else:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return hf
+
+
+@functools.cache
+def tiny(family: str) -> Model:
+    """A loaded tiny model; shared, so tests must leave it as it was."""
+    return interp.load_model(tiny_hf(family), tokenizer=word_tokenizer())
+
+
+@pytest.fixture(params=list(FAMILIES))
+def tiny_model(request: pytest.FixtureRequest) -> Model:
+    """Every family in turn."""
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Model:
+    """SmolLM2-135M with its real weights."""
+    return interp.load_model("smollm2-135m", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Model:
+    """Gemma 3 270M with its real weights."""
+    return interp.load_model("gemma-3-270m", device="cpu", dtype="float32")
+
+
+def word_pairs() -> interp.PromptPairs:
+    """Three pairs of unequal length that differ at the first, a middle, and two words."""
+    return interp.PromptPairs.from_records(
+        [
+            {"clean": "w1 w2 w3 w4 w5 w6", "corrupt": "w9 w2 w3 w4 w5 w6",
+             "answer": "w20", "wrong_answer": "w21", "spans": {"s": ["w1", "w9"]}},
+            {"clean": "w7 w8 w10 w11", "corrupt": "w7 w8 w12 w11",
+             "answer": "w30", "wrong_answer": "w31", "spans": {"s": ["w8 w10", "w8 w12"]}},
+            {"clean": "w5 w6 w7 w8 w9 w10 w11 w12", "corrupt": "w5 w6 w13 w8 w9 w14 w11 w12",
+             "answer": "w40", "wrong_answer": "w41",
+             "spans": {"s": ["w7 w8 w9 w10", "w13 w8 w9 w14"]}},
+        ]
+    )
