@@ -8,7 +8,7 @@ from torch import nn
 
 from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
-from interp.errors import ModelLoadError, ModelNotFound, did_you_mean
+from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
 from interp.validation import self_check
 
@@ -95,7 +95,9 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotFound(f"no such file: {ref}.")
-        return _from_pretrained(str(path.parent), ref, device, dtype, gguf_file=path.name)
+        return _from_pretrained(
+            str(path.parent), ref, device, dtype, {"gguf_file": path.name}
+        )
     if path.is_dir():
         return _from_pretrained(ref, ref, device, dtype)
     if ref.count("/") == 1 and not path.is_absolute() and not ref.startswith("."):
@@ -107,14 +109,20 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
 
 
 def _from_pretrained(
-    source: str, ref: str, device: torch.device, dtype: torch.dtype, **gguf: str
+    source: str,
+    ref: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    gguf: dict[str, str] | None = None,
 ) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     _check_device(device)
+    # Where a GGUF kernel is installed, weights would otherwise stay packed.
+    unpacked = {**gguf, "quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
-        hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **gguf)
+        tokenizer = AutoTokenizer.from_pretrained(source, **gguf or {})
+        hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **unpacked)
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
         if Path(source).is_dir():
@@ -127,7 +135,16 @@ def _from_pretrained(
             "check the id and the connection, give a local folder, or use a built-in model: "
             f"{', '.join(builtin.BUILTIN)}."
         ) from error
-    return hf.to(device), tokenizer
+    return _moved(hf, ref, device), tokenizer
+
+
+def _moved(hf: Any, ref: str, device: torch.device) -> Any:
+    try:
+        return hf.to(device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"{ref!r} does not fit in the memory of {device}; use a smaller dtype or model."
+        ) from error
 
 
 def _check_device(device: torch.device) -> None:

@@ -4,6 +4,7 @@ nnsight is imported inside functions: it patches `object` and `Tensor.backward`,
 ``-v`` from the command line.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from interp.model import Model
 
 
 def traced(model: Model) -> Any:
-    """Wrap the model for nnsight; the modules stay as they are.
+    """Wrap a copy of the model for nnsight, which hooks itself into every module's forward.
 
     Raises:
         InterpError: nnsight is not installed.
@@ -25,7 +26,7 @@ def traced(model: Model) -> Any:
         from nnsight import NNsight
     except ImportError as error:
         raise InterpError("nnsight is not installed; pip install 'interp[nnsight]'.") from error
-    return NNsight(model.hf)
+    return NNsight(copy.deepcopy(model.hf))
 
 
 def sweep_resid_pre(

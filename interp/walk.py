@@ -62,13 +62,14 @@ def record_layer_calls(
 
     def stand_in(block: nn.Module, layer: int) -> Callable[..., Any]:
         run = block.forward
-        signature = inspect.signature(run)
+        # The class's own signature: wrappers (accelerate, nnsight) put others on the instance.
+        signature = inspect.signature(type(block).forward)
 
         def forward(*args: Any, **kw: Any) -> Any:
             nonlocal as_tuple
-            bound = signature.bind(*args, **kw).arguments
+            _, (_, hidden), *rest = signature.bind(block, *args, **kw).arguments.items()
+            bound = dict(rest)
             bound.update(bound.pop("kwargs", {}))
-            hidden = bound.pop(next(iter(signature.parameters)))
             entered.append(hidden)
             kwargs.append(bound)
             if layer == model.arch.n_layers - 1:

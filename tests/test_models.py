@@ -48,6 +48,10 @@ def test_an_nnsight_model_loads():
     wrapped = nnsight.NNsight(tiny_hf("qwen3"))
     model = interp.load_model(wrapped, tokenizer=word_tokenizer())
     torch.testing.assert_close(model.hf(IDS).logits, tiny("qwen3").hf(IDS).logits)
+    ours, plain = (interp.patch(m, word_pairs(), site="z") for m in (model, tiny("qwen3")))
+    torch.testing.assert_close(
+        torch.tensor(ours.values.values), torch.tensor(plain.values.values), equal_nan=True
+    )
 
 
 def test_a_saved_folder_loads(tmp_path):
