@@ -210,9 +210,18 @@ IOI_TEMPLATES = {
 # --- which rows open each file -----------------------------------------------------------------
 
 # subjects (or row numbers) that both MODELS got right on 2026-11-23, in clean and in corrupt
-CAPITAL_HEAD = ("map", "France; Italy")
-LANDMARK_HEAD = ("guide", "Mount Fuji; Machu Picchu")
-IOI_HEAD = ("gave-abba", "0")
+CAPITAL_HEAD = (
+    "city-of",
+    "France; Italy; Germany; Japan; Greece; Egypt; Cuba; Austria; Portugal; Kenya; Norway; Peru; "
+    "England; Hungary; Sweden; Ireland",
+)
+LANDMARK_HEAD = (
+    "label",
+    "Sydney Opera House; Temple of Heaven; Vienna State Opera; Aswan Dam; Tower of London; "
+    "Palace of Versailles; Parthenon; Hawa Mahal; ruins of Babylon; Ring of Kerry; "
+    "Great Barrier Reef; Trevi Fountain; Nazca Lines; Hagia Sophia; Pont du Gard; Shaolin Temple",
+)
+IOI_HEAD = ("gave-abba", "0 1 2 3 4 5 6 7 8 9 11 12 13 14 15 16")
 
 
 # --- tokens ------------------------------------------------------------------------------------

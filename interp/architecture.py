@@ -70,7 +70,8 @@ def architecture_of(hf: nn.Module) -> Architecture:
         cfg = build_bridge_config_from_hf(config, family, family, torch.float32)
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
         tree = adapter.component_mapping or {}
-        block, norm = tree["blocks"], tree["ln_final"]
+        block: Any = tree["blocks"]
+        norm: Any = tree["ln_final"]
     except (ValueError, KeyError) as error:
         raise ModelLoadError(
             f"TransformerLens has no adapter for {family} ({error}); interp supports the causal "
@@ -98,7 +99,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
 
 def _config_with_architecture(hf: nn.Module) -> Any:
     """The model's config, naming its class: a GGUF-loaded one has ``architectures=None``."""
-    config = copy.deepcopy(hf.config)
+    config: Any = copy.deepcopy(hf.config)
     config.architectures = [type(hf).__name__]
     return config
 
@@ -163,16 +164,17 @@ def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> Mod
     if not hasattr(attn, "split_qkv_matrix"):
         return "the adapter does not say how the joint qkv projection splits"
     module = first.get_submodule(".".join(path))
-    joint = module.get_submodule(name)
+    joint: Any = module.get_submodule(name)
     conv1d = joint.weight.shape[0] != joint.bias.shape[0] if joint.bias is not None else False
     n_in, n_out = joint.weight.shape if conv1d else reversed(joint.weight.shape)
-    numbered = nn.Linear(1, 1)
+    numbered = nn.Linear(1, 1, bias=joint.bias is not None)
     numbers = torch.arange(n_out, dtype=torch.float32)
     weight = numbers.expand(n_in, n_out) if conv1d else numbers[:, None].expand(n_out, n_in)
     numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    numbered.bias = None if joint.bias is None else nn.Parameter(numbers, requires_grad=False)
-    stand_in = copy.copy(module)
-    stand_in._modules = {**module._modules, name: numbered}
+    if joint.bias is not None:
+        numbered.bias = nn.Parameter(numbers, requires_grad=False)
+    stand_in: Any = copy.copy(module)
+    stand_in.__dict__["_modules"] = dict(module.named_children()) | {name: numbered}
     with torch.no_grad():
         split = attn.split_qkv_matrix(stand_in)[part]
     return ModulePoint(".".join([*path, name]), "out", split.weight[:, 0].round().long())
@@ -250,11 +252,10 @@ def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
         plain = type(inner)(inner.config)
     for name, module in plain.named_modules():
         native = _native_module(inner, name)
-        for own, theirs in (
-            (module._parameters, native._parameters),
-            (module._buffers, native._buffers),
-        ):
-            own.update({leaf: theirs[leaf] for leaf, tensor in own.items() if tensor is not None})
+        for leaf in dict(module.named_parameters(recurse=False)):
+            module.register_parameter(leaf, getattr(native, leaf))
+        for leaf in dict(module.named_buffers(recurse=False)):
+            setattr(module, leaf, getattr(native, leaf))
     plain.config._attn_implementation = "sdpa" if plain._supports_sdpa else "eager"
     return plain, wrapped.tokenizer
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 
 if TYPE_CHECKING:
     from interp.results import PatchResult
@@ -31,10 +32,7 @@ def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
     shown = result if pair is None else result.select(pair)
     effect = shown.normalised()
     over = list(shown.over)
-    if len(over) == 1:
-        figure = _curve(shown, effect)
-    else:
-        figure = _heatmap(shown, effect, over)
+    figure = _curve(shown, effect) if len(over) == 1 else _heatmap(shown, effect, over)
     n = f"pair {pair}" if pair else f"mean of {shown.n_pairs} pairs"
     verb = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
     figure.update_layout(
@@ -46,7 +44,7 @@ def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
     return figure
 
 
-def _heatmap(result: "PatchResult", effect, over: list[str]) -> go.Figure:
+def _heatmap(result: "PatchResult", effect: xr.Dataset, over: list[str]) -> go.Figure:
     table = effect["mean"]
     for extra in over[2:]:
         strongest = abs(table - _unchanged(result)).argmax(extra)
@@ -92,7 +90,7 @@ def _unchanged(result: "PatchResult") -> float:
     return 0.0 if result.direction == "denoise" else 1.0
 
 
-def _curve(result: "PatchResult", effect) -> go.Figure:
+def _curve(result: "PatchResult", effect: xr.Dataset) -> go.Figure:
     axis = result.over[0]
     labels = _labels(result, axis)
     x = list(range(len(labels)))
@@ -164,11 +162,11 @@ def page(result: "PatchResult", title: str) -> str:
     made = result.provenance
     versions = ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items())
     command = " ".join(made.get("command", []))
+    note = f"{made.get('made')}; {versions}; seed {made.get('seed')}; weights {made.get('weights')}"
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}"
-        f"</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"{result_html(result, scripts=True)}<hr><p class='muted'>{html.escape(str(made.get('made')))}"
-        f"; {html.escape(versions)}; seed {html.escape(str(made.get('seed')))}; weights "
-        f"{html.escape(str(made.get('weights', ''))[:16])}<br><code>{html.escape(command)}</code></p>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{html.escape(title)}</h1>{result_html(result, scripts=True)}<hr>"
+        f"<p class='muted'>{html.escape(note)}<br><code>{html.escape(command)}</code></p>"
         f"</body></html>"
     )

@@ -62,7 +62,9 @@ def write(
     try:
         for name, table in tables.items():
             table.to_parquet(beside / f"{name}.parquet", index=False)
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside / "arrays.safetensors")
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside / "arrays.safetensors"
+        )
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
         beside.chmod(0o755)
         _swap(beside, path)
@@ -104,7 +106,9 @@ def read(
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run folder; errors as in `read`."""
     if not path.is_dir():
-        raise RunFolderError(f"no run folder at {path}; make one with `interp patch … --out {path}`.")
+        raise RunFolderError(
+            f"no run folder at {path}; make one with `interp patch … --out {path}`."
+        )
     return _load(path / "manifest.json", lambda file: json.loads(file.read_text()))
 
 
@@ -114,4 +118,6 @@ def _load(file: Path, reader: Any) -> Any:
     try:
         return reader(file)
     except Exception as error:
-        raise RunFolderError(f"{file} is damaged ({type(error).__name__}); run it again.") from error
+        raise RunFolderError(
+            f"{file} is damaged ({type(error).__name__}); run it again."
+        ) from error

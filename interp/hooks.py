@@ -1,10 +1,12 @@
 """Editing activations in place, at a site, while the untouched model runs."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.architecture import ModulePoint
 from interp.model import Model
@@ -15,7 +17,7 @@ Edit = Callable[[Float[Tensor, "... width"]], None]
 
 
 @contextlib.contextmanager
-def hooked(model: Model, edits: Iterable[tuple[Site, int, Edit]]) -> Iterator[None]:
+def hooked(model: Model, edits: Iterable[tuple[Site, int, Edit]]) -> Generator[None]:
     """Run `edits` whenever their site is computed; every hook is gone on exit.
 
     An edit sees the whole batch as the module computes it. Changing it in place changes what
@@ -33,16 +35,16 @@ def hooked(model: Model, edits: Iterable[tuple[Site, int, Edit]]) -> Iterator[No
         yield
 
 
-def hook_point(module: nn.Module, point: ModulePoint, edit: Edit):
+def hook_point(module: nn.Module, point: ModulePoint, edit: Edit) -> RemovableHandle:
     """Register `edit` on one side of a module; returns the removable handle."""
     if point.side == "in":
 
-        def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             _edit_features(args[0] if args else next(iter(kwargs.values())), point, edit)
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    def after(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         _edit_features(output[0] if isinstance(output, tuple) else output, point, edit)
 
     return module.register_forward_hook(after)

@@ -46,7 +46,9 @@ def load_model(
         hf, own_tokenizer = _from_object(ref)
         hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
-    model = Model(_frozen(hf), _tokenizer(tokenizer or own_tokenizer, name), name, architecture_of(hf))
+    model = Model(
+        _frozen(hf), _tokenizer(tokenizer or own_tokenizer, name), name, architecture_of(hf)
+    )
     self_check(model)
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
@@ -95,9 +97,7 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotFound(f"no such file: {ref}.")
-        return _from_pretrained(
-            str(path.parent), ref, device, dtype, {"gguf_file": path.name}
-        )
+        return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
     if path.is_dir():
         return _from_pretrained(ref, ref, device, dtype)
     if ref.count("/") == 1 and not path.is_absolute() and not ref.startswith("."):
@@ -131,8 +131,9 @@ def _from_pretrained(
                 "language model that transformers can load, with its tokenizer."
             ) from error
         raise ModelNotFound(
-            f"cannot load {ref!r} from the Hugging Face Hub ({type(error).__name__}: {first[:200]}); "
-            "check the id and the connection, give a local folder, or use a built-in model: "
+            f"cannot load {ref!r} from the Hugging Face Hub "
+            f"({type(error).__name__}: {first[:150]}); check the id and the connection, give a "
+            "local folder, or use a built-in model: "
             f"{', '.join(builtin.BUILTIN)}."
         ) from error
     return _moved(hf, ref, device), tokenizer

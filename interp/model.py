@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -61,7 +61,7 @@ class Model:
         return self.hf.get_submodule(self.arch.ln_final)
 
     @property
-    def unembed(self) -> nn.Module:
+    def unembed(self) -> nn.Linear:
         """The linear map from residual stream to logits."""
         return self.hf.get_output_embeddings()
 
@@ -147,7 +147,7 @@ class Model:
         return self._attention_config(self.blocks[0])._attn_implementation
 
     @contextlib.contextmanager
-    def attention_named(self, implementation: str) -> Iterator[None]:
+    def attention_named(self, implementation: str) -> Generator[None]:
         """Run every block's attention through a registered attention function.
 
         Masks are built by the caller; only the dispatch name in the config changes, and it is

@@ -59,8 +59,9 @@ def _block_inputs(wrapped: Any, path: str, n_layers: int, ids: Tensor) -> list[T
 
     blocks = _blocks(wrapped, path)
     with wrapped.trace(ids):
+        # nnsight ends the block early; only names saved inside it survive.
         inputs = nnsight.save([blocks[i].input for i in range(n_layers)])
-    return inputs
+    return inputs  # noqa: RET504
 
 
 def _one_cell(

@@ -129,7 +129,7 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
     for number, line in enumerate(lines, 1):
@@ -170,11 +170,16 @@ def _pair(record: Mapping[str, Any], where: str, number: int) -> Pair:
             raise PairError(f"{where}: {key!r} is {record[key]!r}; it must be non-empty text.")
     texts = {key: record[key] for key in REQUIRED}
     prompts = (texts["clean"], texts["corrupt"])
-    named = dict(record.get("spans") or {})
+    named = {k: v for k, v in dict(record.get("spans") or {}).items() if v is not None}
     if record.get("subject") is not None:
         named.setdefault("subject", record["subject"])
     spans = {name: _span(name, value, prompts, where) for name, value in named.items()}
-    return Pair(id=str(record.get("id") or number), **texts, spans=spans, where=where)
+    return Pair(
+        id=str(number if record.get("id") is None else record["id"]),
+        **texts,
+        spans=spans,
+        where=where,
+    )
 
 
 def _span(
@@ -273,9 +278,7 @@ def _tokenise(model: Model, pair: Pair) -> TokenPair:
     wrong = _single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
     if answer == wrong:
         raise PairError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
-    spans = {
-        name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans
-    }
+    spans = {name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans}
     return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
 
 
@@ -318,8 +321,9 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
         raise PairError("the tokenizer's offsets do not match its tokens.")
     start, end = span
     inside = [
-        i for i, (lo, hi) in enumerate(offsets) if lo < hi and lo < end and start < hi
-        and prompt[max(lo, start) : min(hi, end)].strip()
+        i
+        for i, (lo, hi) in enumerate(offsets)
+        if lo < hi and lo < end and start < hi and prompt[max(lo, start) : min(hi, end)].strip()
     ]
     if not inside:
         raise PairError(f"the characters {start} to {end} of {prompt!r} lie in no token.")

@@ -26,7 +26,19 @@ PEERS = ("hooks", "transformer-lens", "nnsight")
 
 def logit_diff(pair: TokenPair) -> Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]]:
     """The metric every peer reads: logit(answer) - logit(wrong answer) at the last token."""
-    return lambda logits: logits[0, -1, pair.answer].float() - logits[0, -1, pair.wrong_answer].float()
+
+    def difference(logits: Tensor) -> Tensor:
+        last = logits[0, -1].float()
+        return last[pair.answer] - last[pair.wrong_answer]
+
+    return difference
+
+
+def prompts_of(model: Model, pair: TokenPair) -> tuple[Int[Tensor, "1 pos"], Int[Tensor, "1 pos"]]:
+    """The clean and the corrupt prompt, each a batch of one."""
+    both = (pair.clean, pair.corrupt)
+    clean, corrupt = (torch.tensor([ids], device=model.device) for ids in both)
+    return clean, corrupt
 
 
 def activation(
@@ -78,7 +90,7 @@ def sweep_with_hooks(
 ) -> Float[Tensor, "layer other"]:
     """Denoising sweep over layer x position or layer x head, one forward a cell."""
     where = SITES[site]
-    clean, corrupt = (torch.tensor([ids], device=model.device) for ids in (pair.clean, pair.corrupt))
+    clean, corrupt = prompts_of(model, pair)
     n_pos, d = len(pair.clean), model.arch.d_head
     metric = logit_diff(pair)
     others = range(n_pos) if over[1] == "pos" else range(model.n_units(where))
@@ -93,13 +105,15 @@ def sweep_with_hooks(
     return values
 
 
-def peer_sweep(name: str, model: Model, pair: TokenPair, over: tuple[str, str]) -> Callable[[], Tensor]:
+def peer_sweep(
+    name: str, model: Model, pair: TokenPair, over: tuple[str, str]
+) -> Callable[[], Tensor]:
     """A prepared run of one peer's sweep: over ``resid_pre`` by position, or ``z`` by head.
 
     Raises:
         InterpError: unknown peer, or nnsight asked for heads.
     """
-    clean, corrupt = (torch.tensor([ids], device=model.device) for ids in (pair.clean, pair.corrupt))
+    clean, corrupt = prompts_of(model, pair)
     metric = logit_diff(pair)
     if name == "hooks":
         site = "resid_pre" if over[1] == "pos" else "z"
@@ -129,7 +143,6 @@ def bound_seconds(model: Model, n_pos: int, over: tuple[str, str] = ("layer", "p
     """
     a = model.arch
     cells = n_pos if over[1] == "pos" else a.n_heads
-    shapes = [tuple(m.weight.shape) for m in model.blocks[0].modules() if _is_linear(m)]
     seconds = 0.0
     with torch.no_grad():
         for layer, block in enumerate(model.blocks):
@@ -138,7 +151,6 @@ def bound_seconds(model: Model, n_pos: int, over: tuple[str, str] = ("layer", "p
                 if _is_linear(module):
                     x = torch.randn(rows, _fan_in(module), device=model.device, dtype=model.dtype)
                     seconds += _timed(module, x)
-    assert shapes, "a block without linear maps"
     return seconds
 
 

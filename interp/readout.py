@@ -52,6 +52,7 @@ def answer_logits(
     normed = model.ln_final(resid.to(device)).float()
     tokens, index = answers.to(device).unique(return_inverse=True)
     logits = normed @ weight[tokens].float().T
-    if model.unembed.bias is not None:
-        logits = logits + model.unembed.bias[tokens].float()
+    bias: Tensor | None = getattr(model.unembed, "bias", None)
+    if bias is not None:
+        logits = logits + bias[tokens].float()
     return model.arch.logits_transform(logits).gather(1, index)

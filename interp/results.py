@@ -98,8 +98,8 @@ class PatchResult:
         scaled = self.normalised(seed)["mean"].rename("normalised")
         table = xr.merge([effect, scaled]).to_dataframe().reset_index().dropna(subset=["mean"])
         table = table.rename(columns={"mean": "effect"})
-        order = table["effect"].abs().sort_values(ascending=False, kind="stable").index
-        table = table.loc[order].head(n).reset_index(drop=True)
+        order = np.argsort(-table["effect"].abs().to_numpy(), kind="stable")
+        table = table.iloc[order[:n]].reset_index(drop=True)
         if "pos" in self.over:
             labels = self.position_labels()
             table.insert(
@@ -120,8 +120,8 @@ class PatchResult:
     def to_frame(self) -> pd.DataFrame:
         """One row a pair and cell: labels, the patched value and both baselines."""
         frame = self.values.to_dataframe(name="value").reset_index()
-        frame["clean"] = frame["pair"].map(self.clean.to_series())
-        frame["corrupt"] = frame["pair"].map(self.corrupt.to_series())
+        for name in ("clean", "corrupt"):
+            frame[name] = getattr(self, name).sel(pair=frame["pair"].to_numpy()).values
         return frame.dropna(subset=["value"]).reset_index(drop=True)
 
     def plot(self, pair: str | None = None) -> "go.Figure":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -48,9 +47,17 @@ def patch_into(
 
     Args:
         out: the run folder.
-        model, pairs, site, over, metric, direction, at, layers, neurons, progress: as in
-            `interp.patch`.
+        model: as in `interp.patch`.
+        pairs: the prompts, already loaded.
+        site: as in `interp.patch`; so are the options that follow.
+        over: axes, comma-separated.
+        metric: what to read.
+        direction: ``"denoise"`` or ``"noise"``.
+        at: positions, where no position axis is given.
+        layers: a subset of layers.
+        neurons: group size of the neuron axis.
         seed: of the bootstrap; recorded.
+        progress: called with (pairs done, pairs in all).
 
     Raises:
         RunFolderError: `out` holds another run, or something else.
@@ -89,9 +96,7 @@ def patch_into(
             progress(min(first + SHARD, len(kept)), len(kept))
     joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     seconds = float(joined.pop("seconds").sum())
-    result = label(
-        model, sweep, pairs.source, kept, excluded, SweepArrays(**joined), seconds
-    )
+    result = label(model, sweep, pairs.source, kept, excluded, SweepArrays(**joined), seconds)
     result.save(out, {"seed": seed, "run": run, "options": options, "weights": model.weights_hash})
     shutil.rmtree(partial)
     return PatchResult.load(out)
@@ -134,4 +139,4 @@ def _read_shard(file: Path) -> dict[str, np.ndarray] | None:
 def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
     beside = file.with_suffix(".half")
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, beside)
-    os.replace(beside, file)
+    beside.replace(file)

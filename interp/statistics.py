@@ -5,7 +5,10 @@ from jaxtyping import Float
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "pair ..."], seed: int = 0, n_resamples: int = 2000, level: float = 0.95
+    values: Float[np.ndarray, "pair ..."],
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Mean over pairs with a percentile bootstrap interval.
 

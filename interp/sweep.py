@@ -202,7 +202,7 @@ def cells_of(sweep: Sweep, live: list[list[tuple[int, ...]]]) -> Cells:
     start = np.array([[ps[0] if ps else -1 for ps in by_place] for by_place in live])
     axes = (sweep.n_layer_cells, *start.shape, len(sweep.unit_labels))
     layer, pair, place, unit = (axis.ravel() for axis in np.indices(axes))
-    first = np.array(sweep.layers)[layer] if "layer" in sweep.over else min(sweep.layers) + 0 * layer
-    cells = Cells(pair, layer, place, unit, first, start[pair, place])
+    entry = np.array(sweep.layers if "layer" in sweep.over else [min(sweep.layers)])[layer]
+    cells = Cells(pair, layer, place, unit, entry, start[pair, place])
     order = np.argsort(cells.entry, kind="stable")
     return cells[order][cells.start[order] >= 0]

@@ -44,9 +44,7 @@ def every_site(model: Model) -> Iterator[tuple[Site, int]]:
             yield SITES[name], layer
 
 
-def site_shapes(
-    model: Model, ids: Int[Tensor, "1 pos"]
-) -> dict[tuple[str, int], tuple[int, ...]]:
+def site_shapes(model: Model, ids: Int[Tensor, "1 pos"]) -> dict[tuple[str, int], tuple[int, ...]]:
     """Shape of every site's activation in one forward pass."""
     seen: dict[tuple[str, int], tuple[int, ...]] = {}
 
@@ -147,17 +145,24 @@ def _check_padding(model: Model, allowed: float) -> str:
 
 def _check_no_op(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
-    edits = [(s, i, lambda a: a.copy_(a.clone())) for s, i in every_site(model)]
-    with hooked(model, edits):
+    with hooked(model, [(site, layer, _rewrite) for site, layer in every_site(model)]):
         edited = _last_logits(model, ids)
     return _require(_difference(edited, _last_logits(model, ids)), 0.0, "no-op edit")
+
+
+def _rewrite(activation: Tensor) -> None:
+    activation.copy_(activation.clone())
+
+
+def _disturb(activation: Tensor) -> None:
+    activation.mul_(1.5).add_(0.1)
 
 
 def _check_effective(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
     plain = _last_logits(model, ids)
     for site, layer in every_site(model):
-        with hooked(model, [(site, layer, lambda a: a.mul_(1.5).add_(0.1))]):
+        with hooked(model, [(site, layer, _disturb)]):
             if torch.equal(_last_logits(model, ids), plain):
                 raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
     return "every site in every layer"

@@ -14,7 +14,7 @@ same walk with whole, padded rows and the masks as Hugging Face made them.
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.errors import ModelLoadError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES, Site
@@ -147,7 +148,8 @@ class Pack:
         self.offset = length.cumsum(0) - length
         self.ends = [0, *length.cumsum(0).tolist()]
         self.pos = torch.arange(len(self.row)) - self.offset[self.row] + rows.start[self.row]
-        self.first_patched = int(rows.start[rows.n_base :].min()) if len(length) > rows.n_base else 0
+        patched = rows.start[rows.n_base :].tolist()
+        self.first_patched = min(patched, default=0)
         base = self.offset[: rows.n_base] - rows.start[: rows.n_base]
         self.parent = base[rows.prompt[self.row]] + self.pos
         every = torch.arange(n_pos)
@@ -264,13 +266,15 @@ def _attend(
     if mask is not None:
         prompt = pack.rows.prompt[lo:hi].to(mask.device)
         mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-        rows.implementation,
-        getattr(sys.modules[type(module).__module__], "eager_attention_forward", None),
-    )
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _no_eager)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(rows.implementation, eager)
     out, _ = attend(module, q, k, v, mask, **kwargs)
     span = slice(pack.n_tokens(lo), pack.n_tokens(hi))
     return out[pack.row[span] - lo, pack.pos[span] - first]
+
+
+def _no_eager(*_: Any, **__: Any) -> Any:
+    raise ModelLoadError("this model defines no eager attention; load it with 'sdpa'.")
 
 
 def _causal(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
@@ -340,11 +344,11 @@ def shares_prefixes(model: Model) -> bool:
     attention = model.blocks[0].get_submodule(model.arch.attention)
     code = vars(sys.modules[type(attention).__module__])
     dispatches = hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code
-    return dispatches and attention.config._attn_implementation in ("sdpa", "eager")
+    return dispatches and model.attention_implementation in ("sdpa", "eager")
 
 
 @contextlib.contextmanager
-def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Iterator[Call]:
+def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """One sequence of all tokens; attention goes through `rows_attention`."""
     implementation = model.attention_implementation
     gathered: dict[int, Any] = {}
@@ -376,7 +380,7 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Iterator[Call]:
 
 
 @contextlib.contextmanager
-def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Iterator[Call]:
+def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
 
     def per_row(value: Any, prompt: Tensor) -> Any:

@@ -114,12 +114,26 @@ def word_pairs() -> interp.PromptPairs:
     """Three pairs of unequal length that differ at the first, a middle, and two words."""
     return interp.PromptPairs.from_records(
         [
-            {"clean": "w1 w2 w3 w4 w5 w6", "corrupt": "w9 w2 w3 w4 w5 w6",
-             "answer": "w20", "wrong_answer": "w21", "spans": {"s": ["w1", "w9"]}},
-            {"clean": "w7 w8 w10 w11", "corrupt": "w7 w8 w12 w11",
-             "answer": "w30", "wrong_answer": "w31", "spans": {"s": ["w8 w10", "w8 w12"]}},
-            {"clean": "w5 w6 w7 w8 w9 w10 w11 w12", "corrupt": "w5 w6 w13 w8 w9 w14 w11 w12",
-             "answer": "w40", "wrong_answer": "w41",
-             "spans": {"s": ["w7 w8 w9 w10", "w13 w8 w9 w14"]}},
+            {
+                "clean": "w1 w2 w3 w4 w5 w6",
+                "corrupt": "w9 w2 w3 w4 w5 w6",
+                "answer": "w20",
+                "wrong_answer": "w21",
+                "spans": {"s": ["w1", "w9"]},
+            },
+            {
+                "clean": "w7 w8 w10 w11",
+                "corrupt": "w7 w8 w12 w11",
+                "answer": "w30",
+                "wrong_answer": "w31",
+                "spans": {"s": ["w8 w10", "w8 w12"]},
+            },
+            {
+                "clean": "w5 w6 w7 w8 w9 w10 w11 w12",
+                "corrupt": "w5 w6 w13 w8 w9 w14 w11 w12",
+                "answer": "w40",
+                "wrong_answer": "w41",
+                "spans": {"s": ["w7 w8 w9 w10", "w13 w8 w9 w14"]},
+            },
         ]
     )

@@ -38,8 +38,11 @@ def test_a_bridge_loads_as_the_model_inside_it(family: str):
     result = interp.patch(model, word_pairs())
     again = interp.patch(tiny(family), word_pairs())
     torch.testing.assert_close(
-        torch.tensor(result.values.values), torch.tensor(again.values.values),
-        atol=1e-4, rtol=1e-4, equal_nan=True,
+        torch.tensor(result.values.values),
+        torch.tensor(again.values.values),
+        atol=1e-4,
+        rtol=1e-4,
+        equal_nan=True,
     )
 
 

@@ -33,7 +33,9 @@ def sweep(
     peers: Annotated[str, typer.Option(help="Some of hooks, transformer-lens, nnsight.")] = (
         "hooks,transformer-lens,nnsight"
     ),
-    over: Annotated[str, typer.Option(help="layer,pos (resid_pre) or layer,head (z).")] = "layer,pos",
+    over: Annotated[
+        str, typer.Option(help="layer,pos (resid_pre) or layer,head (z).")
+    ] = "layer,pos",
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; medians are shown.")] = 3,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -56,6 +58,9 @@ def sweep(
     table.add_row("matrix products alone", f"{report['bound_seconds']:.3f}", "", "")
     for name, peer in report["peers"].items():
         table.add_row(
-            name, f"{peer['seconds']:.2f}", f"{peer['speedup']:.1f}x", f"{peer['max_abs_error']:.1e}"
+            name,
+            f"{peer['seconds']:.2f}",
+            f"{peer['speedup']:.1f}x",
+            f"{peer['max_abs_error']:.1e}",
         )
     stdout.print(table)

@@ -1,6 +1,6 @@
 """`interp models`: list and fetch the built-in models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,7 +17,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         return
     from interp import builtin
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": model.name,
             "cached": builtin.is_cached(model.name),

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +28,7 @@ JsonOption = Annotated[
 
 
 @contextlib.contextmanager
-def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str, unit: str) -> Generator[Callable[[int, int], None]]:
     """A progress bar on stderr; yields a function to call with (done, total)."""
     columns = (
         TextColumn("{task.description}"),

@@ -29,12 +29,25 @@ EXAMPLES = (
 def patch(
     model: ModelOption,
     pairs: Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")],
-    site: Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, "
-                                      "q, k, v, z, mlp_post, or a full hook name.")] = "resid_pre",
-    over: Annotated[str, typer.Option(help="Axes: layer, pos or span, head or neuron.")] = "layer,pos",
-    metric: Annotated[str, typer.Option(help="logit_diff, logprob, prob, kl or rank.")] = "logit_diff",
-    direction: Annotated[str, typer.Option(help="denoise (clean into corrupt) or noise.")] = "denoise",
-    at: Annotated[str, typer.Option(help="Positions where none is an axis: all, last, a span.")] = "all",
+    site: Annotated[
+        str,
+        typer.Option(
+            help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, "
+            "q, k, v, z, mlp_post, or a full hook name."
+        ),
+    ] = "resid_pre",
+    over: Annotated[
+        str, typer.Option(help="Axes: layer, pos or span, head or neuron.")
+    ] = "layer,pos",
+    metric: Annotated[
+        str, typer.Option(help="logit_diff, logprob, prob, kl or rank.")
+    ] = "logit_diff",
+    direction: Annotated[
+        str, typer.Option(help="denoise (clean into corrupt) or noise.")
+    ] = "denoise",
+    at: Annotated[
+        str, typer.Option(help="Positions where none is an axis: all, last, a span.")
+    ] = "all",
     layers: Annotated[str | None, typer.Option(help="Some layers only, e.g. 0,4,8-11.")] = None,
     neurons: Annotated[int, typer.Option(help="Neurons a group on the neuron axis.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")] = None,

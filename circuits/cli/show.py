@@ -12,7 +12,9 @@ EXAMPLES = "Example: `interp show runs/first`  (writes runs/first/index.html)"
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; default RUN/index.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default RUN/index.html.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's figure, baselines and strongest cells as one HTML file."""

@@ -1,0 +1,447 @@
+"""Results by hand computation, run folders that are whole or absent, and runs that resume."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from conftest import tiny, word_pairs
+
+import interp
+from interp import figures, resuming
+from interp.errors import DegenerateGap, RunFolderError
+from interp.pairs import Excluded
+from interp.results import PatchResult
+from interp.resuming import patch_into
+
+NAN = np.nan
+CLEAN, CORRUPT = [4.0, 2.0], [0.0, -2.0]
+TOKENS = (("The", " cat", " sat"), ("The", " dog"))
+LEFT_OUT = (Excluded("bad", "p.jsonl, row 3", "answer <b>x</b> is 2 tokens ['a', 'b'] & more"),)
+
+
+def made(values, over: tuple[str, ...], direction: str = "denoise", **coords) -> PatchResult:
+    """Two pairs, of three tokens and of two."""
+    labels = {
+        axis: coords.get(axis, list(range(n)))
+        for axis, n in zip(over, np.shape(values)[1:], strict=True)
+    }
+    if "pos" in over:
+        padded = [list(t) + [""] * (3 - len(t)) for t in TOKENS]
+        labels["token"] = (("pair", "pos"), padded)
+    ids = ["a", "b"]
+    by_pair = {"dims": "pair", "coords": {"pair": ids}}
+    return PatchResult(
+        values=xr.DataArray(np.array(values), dims=("pair", *over), coords={"pair": ids, **labels}),
+        clean=xr.DataArray(CLEAN, **by_pair),
+        corrupt=xr.DataArray(CORRUPT, **by_pair),
+        excluded=LEFT_OUT,
+        model="a model",
+        site="resid_pre",
+        metric="logit_diff",
+        unit="logits",
+        direction=direction,
+        at="all",
+        source="p.jsonl",
+        tokens=TOKENS,
+        seconds=1.23456,
+    )
+
+
+def small(direction: str = "denoise") -> PatchResult:
+    """Layers 0 and 5 by three positions, of which pair b lacks the last."""
+    values = [[[0.0, 1.0, 4.0], [2.0, 0.5, 3.0]], [[-2.0, 0.0, NAN], [2.0, -1.5, NAN]]]
+    return made(values, ("layer", "pos"), direction, layer=[0, 5])
+
+
+NORMALISED = [[0.0, 3 / 8, 1.0], [6 / 8, 1 / 8, 3 / 4]]
+
+
+def same(a: PatchResult, b: PatchResult) -> None:
+    for name in ("values", "clean", "corrupt"):
+        x, y = getattr(a, name), getattr(b, name)
+        xr.testing.assert_identical(x, y)
+        assert x.values.tobytes() == y.values.tobytes()
+        assert x.dtype == y.dtype
+    skipped = ("values", "clean", "corrupt", "provenance")
+    for field in dataclasses.fields(PatchResult):
+        if field.name not in skipped:
+            assert getattr(a, field.name) == getattr(b, field.name), field.name
+
+
+# --- values by hand ----------------------------------------------------------------------------
+
+
+def test_normalised_is_a_ratio_of_means_between_corrupt_and_clean():
+    result = small().normalised()
+    # shifts against corrupt, summed over the pairs that have the cell, over the same gaps of 4
+    np.testing.assert_allclose(result["mean"], NORMALISED)
+    assert result["mean"].dims == ("layer", "pos")
+    assert list(result["layer"].values) == [0, 5]
+    assert (result["low"].values <= result["mean"].values).all()
+    assert (result["high"].values >= result["mean"].values).all()
+    assert np.isinf(result["low"].values[:, 2]).all()
+    np.testing.assert_allclose(small("noise").normalised()["mean"], NORMALISED)
+
+
+def test_normalised_refuses_an_empty_gap():
+    flat = dataclasses.replace(small(), corrupt=small().clean + [1.0, -1.0])
+    with pytest.raises(DegenerateGap, match="degenerate clean/corrupt gap: mean 0 logits"):
+        flat.normalised()
+
+
+def test_effect_is_the_change_of_the_run_that_was_patched():
+    np.testing.assert_allclose(small().effect()["mean"], [[0, 1.5, 4], [3, 0.5, 3]])
+    np.testing.assert_allclose(small("noise").effect()["mean"], [[-4, -2.5, 0], [-1, -3.5, -1]])
+    np.testing.assert_allclose(small().mean()["mean"], [[-1, 0.5, 4], [2, -0.5, 3]])
+
+
+def test_top_lists_the_strongest_cells_first():
+    top = small().top(4)
+    columns = ["layer", "pos", "token", "effect", "low", "high", "normalised"]
+    assert list(top.columns) == columns
+    cells = list(zip(top["layer"], top["pos"], strict=True))
+    assert cells == [(0, 2), (5, 0), (5, 2), (0, 1)]
+    np.testing.assert_allclose(top["effect"], [4, 3, 3, 1.5])
+    np.testing.assert_allclose(top["normalised"], [1, 6 / 8, 3 / 4, 3 / 8])
+    assert list(top["token"]) == [" sat", "The", " sat", "⟨2 tokens⟩"]
+    assert len(small().top(100)) == 6
+    noise = small("noise").top(2)
+    np.testing.assert_allclose(noise["effect"], [-4, -3.5])
+
+
+def test_top_leaves_out_cells_that_no_pair_has():
+    one = small().select("b")
+    assert len(one.top(100)) == 4
+    assert set(one.top(100)["pos"]) == {0, 1}
+
+
+def test_axes_without_tokens_have_no_token_column():
+    values = np.arange(12.0).reshape(2, 2, 3)
+    result = made(values, ("span", "head"), span=["subject", "last"])
+    assert list(result.top(1).columns)[:3] == ["span", "head", "effect"]
+    assert result.top(1)["span"].tolist() == ["last"]
+    assert result.over == ("span", "head")
+
+
+def test_to_frame_has_a_row_for_each_cell_of_each_pair():
+    frame = small().to_frame()
+    assert len(frame) == 10
+    row = frame[(frame["pair"] == "b") & (frame["layer"] == 5) & (frame["pos"] == 1)].iloc[0]
+    assert (row["value"], row["clean"], row["corrupt"], row["token"]) == (-1.5, 2, -2, " dog")
+    assert set(frame.columns) == {"pair", "layer", "pos", "token", "value", "clean", "corrupt"}
+
+
+def test_position_labels_are_the_shared_token_or_a_count():
+    assert small().position_labels() == ["The", "⟨2 tokens⟩", " sat"]
+
+
+@pytest.mark.xfail(strict=True, reason="a position that no pair has is labelled '⟨0 tokens⟩'")
+def test_position_labels_of_a_short_pair():
+    assert small().select("b").position_labels() == ["The", " dog", ""]
+
+
+def test_select_keeps_one_pair_and_everything_else():
+    one = small().select("b")
+    assert (one.n_pairs, one.tokens) == (1, (TOKENS[1],))
+    np.testing.assert_array_equal(one.values, small().values[1:])
+    assert (float(one.clean[0]), float(one.corrupt[0])) == (2, -2)
+    np.testing.assert_allclose(one.normalised()["mean"], [[0, 0.5, NAN], [1, 1 / 8, NAN]])
+    assert (one.model, one.excluded, one.seconds) == ("a model", LEFT_OUT, 1.23456)
+    with pytest.raises(KeyError, match="no pair 'c'; this result has a, b"):
+        small().select("c")
+
+
+def test_summary_is_what_was_measured_and_what_came_out():
+    summary = small().summary()
+    assert summary["dims"] == ["layer", "pos"]
+    assert summary["shape"] == [2, 3]
+    assert (summary["clean_metric"], summary["corrupt_metric"]) == (3, -1)
+    assert summary["excluded"] == [
+        {"id": "bad", "where": "p.jsonl, row 3", "reason": LEFT_OUT[0].reason}
+    ]
+    assert summary["top"][0]["effect"] == 4
+    assert "resid_pre on a model, layer 2 x pos 3; 2 pairs, 1 excluded" in repr(small())
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "middle"), [("denoise", 0), ("noise", 1)])
+def test_two_axes_are_a_heatmap(direction: str, middle: float):
+    figure = small(direction).plot()
+    (heat,) = figure.data
+    np.testing.assert_allclose(heat.z, NORMALISED)
+    assert (heat.zmin + heat.zmax) / 2 == pytest.approx(middle)
+    assert heat.zmax - middle == pytest.approx(np.abs(np.array(NORMALISED) - middle).max())
+    assert figure.layout.xaxis.ticktext == ("0 The", "1 ⟨2 tokens⟩", "2 sat")
+    assert figure.layout.yaxis.ticktext == ("0", "5")
+    low = small(direction).normalised()["low"].values
+    np.testing.assert_allclose(np.array(heat.customdata)[..., 0], low)
+    assert "mean of 2 pairs" in figure.layout.title.text
+
+
+def test_one_pair_is_drawn_alone():
+    figure = small().plot("a")
+    np.testing.assert_allclose(figure.data[0].z, [[0, 0.25, 1], [0.5, 0.125, 0.75]])
+    assert figure.data[0].customdata is None
+    assert figure.layout.xaxis.ticktext[1] == "1 cat"
+    assert "pair a" in figure.layout.title.text
+
+
+def test_one_axis_is_a_curve_with_its_interval():
+    values = [[0.0, 1.0, 4.0], [-2.0, 1.0, 2.0]]
+    result = made(values, ("layer",))
+    band, curve = result.plot().data
+    np.testing.assert_allclose(curve.y, [0, 0.5, 1])
+    scaled = result.normalised()
+    np.testing.assert_allclose(band.y, [*scaled["high"].values, *scaled["low"].values[::-1]])
+    (alone,) = result.plot("b").data
+    np.testing.assert_allclose(alone.y, [0, 3 / 4, 1])
+
+
+@pytest.mark.parametrize(("direction", "unchanged"), [("denoise", 0), ("noise", 1)])
+def test_of_three_axes_the_last_is_shown_at_its_strongest_cell(direction: str, unchanged: float):
+    values = np.random.default_rng(0).normal(size=(2, 2, 3, 4))
+    result = made(values, ("layer", "pos", "head"), direction)
+    table = result.normalised()["mean"].values
+    (heat,) = result.plot().data
+    for layer in range(2):
+        for pos in range(3):
+            heads = table[layer, pos]
+            assert heat.z[layer][pos] == heads[np.abs(heads - unchanged).argmax()]
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="argmax over heads of a missing position")
+def test_three_axes_of_a_short_pair():
+    values = np.random.default_rng(0).normal(size=(2, 2, 3, 4))
+    values[1, :, 2] = NAN
+    assert np.isnan(made(values, ("layer", "pos", "head")).plot("b").data[0].z[0][2])
+
+
+def test_the_notebook_page_names_the_metric_and_what_was_left_out():
+    text = small()._repr_html_()
+    assert "<b>logit_diff</b> (logits): 3.000 on clean, -1.000 on corrupt prompts" in text
+    assert "1 rows were excluded" in text
+    assert "<td>bad</td><td>p.jsonl, row 3</td>" in text
+    escaped = "answer &lt;b&gt;x&lt;/b&gt; is 2 tokens [&#x27;a&#x27;, &#x27;b&#x27;] &amp; more"
+    assert escaped in text
+    assert "<b>x</b>" not in text
+    whole = dataclasses.replace(small(), excluded=())._repr_html_()
+    assert "No row was excluded." in whole
+
+
+def test_a_page_escapes_its_title_and_command():
+    result = dataclasses.replace(small(), provenance={"command": ["interp", "<x>"], "seed": 3})
+    text = figures.page(result, "<i>title")
+    assert "<h1>&lt;i&gt;title</h1>" in text
+    assert "<code>interp &lt;x&gt;</code>" in text
+
+
+# --- run folders -------------------------------------------------------------------------------
+
+SHAPES = {
+    "layer,pos": lambda: small(),
+    "layer": lambda: made([[0.1, 1 / 3], [NAN, -0.0]], ("layer",)),
+    "span,neuron": lambda: made(
+        np.random.default_rng(1).normal(size=(2, 2, 2)),
+        ("span", "neuron"),
+        span=["s", "last"],
+        neuron=["0-9", "10-19"],
+    ),
+    "pos,layer,head": lambda: made(
+        np.random.default_rng(2).normal(size=(2, 3, 2, 2)), ("pos", "layer", "head"), "noise"
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_folder_gives_back_exactly_what_was_saved(tmp_path: Path, shape: str):
+    result = SHAPES[shape]()
+    out = result.save(tmp_path / "deep" / "run", {"seed": 5})
+    loaded = PatchResult.load(out)
+    same(loaded, result)
+    assert loaded.provenance["seed"] == 5
+    assert {"made", "command", "git", "python", "versions"} <= set(loaded.provenance)
+    pd.testing.assert_frame_equal(loaded.top(), result.top())
+    again = PatchResult.load(loaded.save(tmp_path / "again"))
+    same(again, result)
+    assert again.provenance["seed"] == 5
+
+
+def test_a_measured_result_survives_its_folder(tmp_path: Path):
+    result = interp.patch(tiny("gpt2"), word_pairs(), over="layer,pos")
+    nothing_left_out = PatchResult.load(result.save(tmp_path / "run"))
+    same(nothing_left_out, result)
+    assert nothing_left_out.excluded == ()
+
+
+def test_saving_replaces_a_run_folder_whole(tmp_path: Path):
+    out = small().save(tmp_path / "run")
+    (out / "index.html").write_text("old page")
+    small("noise").save(out)
+    assert PatchResult.load(out).direction == "noise"
+    assert not (out / "index.html").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_empty_folder_may_be_used(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    same(PatchResult.load(small().save(tmp_path / "run")), small())
+
+
+def test_something_else_is_never_overwritten(tmp_path: Path):
+    folder, file = tmp_path / "mine", tmp_path / "file"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    file.write_text("more work")
+    for path in (folder, file):
+        with pytest.raises(RunFolderError, match=f"{path} exists and is not a run folder"):
+            small().save(path)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert file.read_text() == "more work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
+
+
+def test_a_failed_save_leaves_nothing_and_breaks_nothing(tmp_path: Path):
+    with pytest.raises(TypeError):
+        small().save(tmp_path / "run", provenance={"x": object()})
+    assert list(tmp_path.iterdir()) == []
+    small().save(tmp_path / "run")
+    with pytest.raises(TypeError):
+        small("noise").save(tmp_path / "run", provenance={"x": object()})
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    same(PatchResult.load(tmp_path / "run"), small())
+
+
+NEEDED = ["manifest.json", "pairs.parquet", "excluded.parquet", "arrays.safetensors"]
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str):
+    file = small().save(tmp_path / "run") / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(RunFolderError, match=f"{file} is damaged .*; run it again"):
+        PatchResult.load(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(RunFolderError, match=f"{file} is missing: the run folder is incomplete"):
+        PatchResult.load(tmp_path / "run")
+
+
+def test_a_folder_that_is_absent_or_of_another_kind_is_named(tmp_path: Path):
+    with pytest.raises(RunFolderError, match=f"no run folder at {tmp_path / 'run'}"):
+        PatchResult.load(tmp_path / "run")
+    manifest = small().save(tmp_path / "run") / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"kind": "edges"}))
+    with pytest.raises(RunFolderError, match="holds a 'edges' run, not 'patch'"):
+        PatchResult.load(tmp_path / "run")
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The ids of the pairs of every call of `run_sweep`; one pair a shard."""
+    calls: list[list[str]] = []
+
+    def counted(model, sweep, pairs, *rest):
+        calls.append([pair.pair.id for pair in pairs])
+        return original(model, sweep, pairs, *rest)
+
+    original = resuming.run_sweep
+    monkeypatch.setattr(resuming, "run_sweep", counted)
+    monkeypatch.setattr(resuming, "SHARD", 1)
+    return calls
+
+
+def stop_after(n: int):
+    def progress(done: int, total: int) -> None:
+        assert total == 3
+        if done == n:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_killed_run_resumes_where_it_was(tmp_path: Path, sweeps: list):
+    model, out = tiny("llama"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        patch_into(out, model, word_pairs(), site="z", over="layer,head", progress=stop_after(1))
+    assert sweeps == [["1"]]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.partial"]
+    seen = []
+    resumed = patch_into(
+        out, model, word_pairs(), site="z", over="layer,head", progress=lambda *n: seen.append(n)
+    )
+    assert sweeps == [["1"], ["2"], ["3"]]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    whole = interp.patch(model, word_pairs(), site="z", over="layer,head")
+    np.testing.assert_allclose(resumed.values, whole.values, atol=1e-5)
+    np.testing.assert_allclose(resumed.clean, whole.clean, atol=1e-5)
+    same(dataclasses.replace(whole, **{k: getattr(resumed, k) for k in VARYING}), resumed)
+    assert resumed.provenance["options"]["over"] == "layer,head"
+    assert resumed.provenance["weights"] == model.weights_hash
+
+
+VARYING = ("values", "clean", "corrupt", "seconds")
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path, sweeps: list):
+    model = tiny("llama")
+    with pytest.raises(KeyboardInterrupt):
+        patch_into(tmp_path / "a", model, word_pairs(), progress=stop_after(2))
+    stopped = patch_into(tmp_path / "a", model, word_pairs())
+    at_once = patch_into(tmp_path / "b", model, word_pairs())
+    same(dataclasses.replace(stopped, seconds=at_once.seconds), at_once)
+    assert len(sweeps) == 6
+
+
+def test_a_damaged_shard_is_measured_again(tmp_path: Path, sweeps: list):
+    model, out = tiny("llama"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        patch_into(out, model, word_pairs(), progress=stop_after(2))
+    shard = tmp_path / "run.partial" / "000000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:50])
+    patch_into(out, model, word_pairs())
+    assert sweeps == [["1"], ["2"], ["1"], ["3"]]
+
+
+def test_shards_of_other_options_are_not_used(tmp_path: Path, sweeps: list):
+    model, out = tiny("llama"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        patch_into(out, model, word_pairs(), progress=stop_after(1))
+    result = patch_into(out, model, word_pairs(), direction="noise")
+    assert sweeps == [["1"], ["1"], ["2"], ["3"]]
+    whole = interp.patch(model, word_pairs(), direction="noise")
+    np.testing.assert_allclose(result.values, whole.values, atol=1e-5)
+
+
+def test_a_finished_run_is_loaded_and_another_is_refused(tmp_path: Path, sweeps: list):
+    model, out = tiny("llama"), tmp_path / "run"
+    first = patch_into(out, model, word_pairs())
+    same(patch_into(out, model, word_pairs()), first)
+    assert len(sweeps) == 3
+    others = [
+        (model, word_pairs(), {"site": "z"}),
+        (model, word_pairs(), {"seed": 1}),
+        (model, word_pairs()[:2], {}),
+        (tiny("qwen2"), word_pairs(), {}),
+    ]
+    for other, pairs, options in others:
+        with pytest.raises(RunFolderError, match="holds a run with another model, other pairs"):
+            patch_into(out, other, pairs, **options)
+    same(PatchResult.load(out), first)
+    assert len(sweeps) == 3
+
+
+def test_a_folder_of_something_else_is_refused_before_the_work(tmp_path: Path, sweeps: list):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError):
+        patch_into(tmp_path, tiny("llama"), word_pairs())
+    assert sweeps == []
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
