@@ -3,9 +3,8 @@
     python benchmarks/pair_sets.py write    # the three JSONL files, the same bytes every time
     python benchmarks/pair_sets.py count    # a Markdown table of right answers a model
 
-Every fact, name and sentence is written here by hand. A row is kept only if it is aligned in the
-tokens of all `MODELS`: clean and corrupt equally long, spans at the same positions, and both
-answers a single token.
+Every fact, name and sentence is written here by hand. Every row is aligned in the tokens of all
+`MODELS`: clean and corrupt equally long, spans at the same positions, both answers one token.
 """
 
 import argparse
@@ -28,6 +27,7 @@ N_BATCH = 16  # rows that are judged together
 N_HEAD = 16  # rows that open each file: one template, known to the models
 
 Row = dict[str, Any]
+Outcome = tuple[bool, bool, bool]  # clean right, both right, both preferred
 
 # --- facts -------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ LANDMARKS = {
     "Ireland": "the Cliffs of Moher; the Ring of Kerry; the Rock of Cashel; Croke Park; "
     "the Guinness Storehouse",
     "Italy": "the Colosseum; the Leaning Tower of Pisa; the Trevi Fountain; the Roman Forum; "
-    "Mount Vesuvius; Mount Etna; Lake Como; the Rialto Bridge; the Ponte Vecchio; "
+    "Mount Vesuvius; Mount Etna; Lake Como; Lake Garda; the Rialto Bridge; the Ponte Vecchio; "
     "the Amalfi Coast; the Uffizi Gallery",
     "Japan": "Mount Fuji; Tokyo Tower; Osaka Castle; Himeji Castle; Nijo Castle; "
     "the Meiji Shrine; the Great Buddha of Kamakura",
@@ -200,28 +200,29 @@ IOI_TEMPLATES = {
     "showed": ("Yesterday {a} and {b} had lunch at the {p}, and {s} showed a {o} to", THINGS),
     "lent": ("Before {a} and {b} left the {p}, {s} lent a {o} to", THINGS),
     "sent": ("A week after {a} and {b} had met at the {p}, {s} sent a {o} to", MAIL),
-    "threw": ("The friends {a} and {b} were playing near the {p} when {s} threw a {o} to", TOYS),
-    "bought": ("On Sunday {a} and {b} visited the {p}, where {s} bought a {o} for", FOOD_OR_THINGS),
-    "brought": ("As soon as {a} and {b} sat down at the {p}, {s} brought a {o} to", SNACKS),
-    "returned": ("This morning {a} and {b} talked at the {p} until {s} returned a {o} to", THINGS),
-    "sold": ("Because {a} and {b} both worked at the {p}, {s} sold a {o} to", THINGS),
+    "tossed": ("While {a} and {b} were having fun at the {p}, {s} tossed a {o} to", TOYS),
+    "bought": ("When {a} and {b} met for lunch at the {p}, {s} bought a {o} for", SNACKS),
+    "gave-back": ("After {a} and {b} had an argument at the {p}, {s} gave a {o} back to", THINGS),
+    "only-two": ("At the {p} there were only {a} and {b} left, so {s} gave a {o} to", THINGS),
+    "whispered": ("When {a} and {b} walked past the {p}, {s} whispered a secret to", THINGS),
 }
 
 # --- which rows open each file -----------------------------------------------------------------
 
-# subjects (or row numbers) that both MODELS got right on 2026-11-23, in clean and in corrupt
+# a template, and subjects that both MODELS get right in it (counted on 2026-11-23); each is the
+# corrupt counterpart of the one before it
 CAPITAL_HEAD = (
-    "city-of",
-    "France; Italy; Germany; Japan; Greece; Egypt; Cuba; Austria; Portugal; Kenya; Norway; Peru; "
-    "England; Hungary; Sweden; Ireland",
+    "map",
+    "France; Italy; Germany; Japan; Russia; Egypt; Greece; Ireland; Austria; Portugal; Norway; "
+    "Cuba; Sweden; Belgium; Finland; Denmark",
 )
 LANDMARK_HEAD = (
-    "label",
-    "Sydney Opera House; Temple of Heaven; Vienna State Opera; Aswan Dam; Tower of London; "
-    "Palace of Versailles; Parthenon; Hawa Mahal; ruins of Babylon; Ring of Kerry; "
-    "Great Barrier Reef; Trevi Fountain; Nazca Lines; Hagia Sophia; Pont du Gard; Shaolin Temple",
+    "guide",
+    "Mount Fuji; Machu Picchu; Loch Ness; Angkor Wat; Lake Como; Bondi Beach; Wadi Rum; "
+    "Lake Bled; Osaka Castle; Buda Castle; Persepolis; Mount Olympus; Lahore Fort; Angkor Thom; "
+    "Lumbini; Wat Pho",
 )
-IOI_HEAD = ("gave-abba", "0 1 2 3 4 5 6 7 8 9 11 12 13 14 15 16")
+IOI_HEAD = "handed-abba"  # both MODELS get all of it right
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -369,12 +370,12 @@ def _fact_row(template: str, pattern: str, clean: Fact, corrupt: Fact) -> Row:
 # --- rows of the indirect objects --------------------------------------------------------------
 
 
-def ioi_rows(head: tuple[str, str]) -> list[Row]:
+def ioi_rows(head: str) -> list[Row]:
     """Two orders of every template, with every name once in each; corrupt flips who acts.
 
     In the first order (abba) the indirect object is named first, in the second (baba) the
     subject is; whoever is indirect object in a template's abba rows is subject in its baba rows.
-    The rows whose numbers `head` gives for one template come first; the others are shuffled.
+    Rows of the template `head` come first; the others are shuffled.
     """
     rows = {}
     for template in IOI_TEMPLATES:
@@ -390,8 +391,7 @@ def ioi_rows(head: tuple[str, str]) -> list[Row]:
         rows[f"{template}-baba"] = [
             _ioi_row(template, io, s, False, rng) for io, s in zip(other, swapped, strict=True)
         ]
-    opening = rows[head[0]]
-    first = [opening[int(number)] for number in head[1].split()]
+    first = rows[head][:N_HEAD]
     rest = [row for block in rows.values() for row in block if row not in first]
     random.Random(0).shuffle(rest)
     return first + rest
@@ -455,22 +455,47 @@ def write() -> None:
 
 
 def count() -> None:
-    """Print how many rows of each file each model gets right, in fp32 on the CPU."""
+    """Print how many rows each model gets right, in fp32 on the CPU: a file, then a template."""
     files = sorted(FOLDER.glob("*.jsonl"))
-    print("| set | model | n | clean right | both right | both preferred | first 16 |")
-    print("|---|---|---|---|---|---|---|")
+    sets = {
+        file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in files
+    }
+    outcomes = {}
     for name in MODELS:
         model = load_model(name, device="cpu", dtype="float32")
-        for file in files:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-            outcomes = judge(model, rows)
-            clean, both, preferred = (sum(column) for column in zip(*outcomes, strict=True))
-            cells = [share(k, len(rows)) for k in (clean, both, preferred)]
-            head = sum(both for _, both, _ in outcomes[:N_HEAD])
-            print(f"| {file.stem} | {name} | {len(rows)} | {' | '.join(cells)} | {head} |")
+        outcomes |= {(set_, name): judge(model, rows) for set_, rows in sets.items()}
+    print_sets(outcomes)
+    print_templates(sets, outcomes)
 
 
-def judge(model: Any, rows: Sequence[Row]) -> list[tuple[bool, bool, bool]]:
+def print_sets(outcomes: Mapping[tuple[str, str], Sequence[Outcome]]) -> None:
+    """Print a Markdown table with a row a set and model."""
+    print(f"| set | model | n | clean right | both right | both preferred | first {N_HEAD} |")
+    print("|---|---|---|---|---|---|---|")
+    for (set_, model), judged in sorted(outcomes.items()):
+        cells = [share(sum(column), len(judged)) for column in zip(*judged, strict=True)]
+        head = sum(both for _, both, _ in judged[:N_HEAD])
+        print(f"| {set_} | {model} | {len(judged)} | {' | '.join(cells)} | {head} |")
+
+
+def print_templates(
+    sets: Mapping[str, Sequence[Row]], outcomes: Mapping[tuple[str, str], Sequence[Outcome]]
+) -> None:
+    """Print a Markdown table of the rows with clean and with both prompts right, a template."""
+    columns = " | ".join(f"{model}, {which}" for model in MODELS for which in ("clean", "both"))
+    print(f"\n| set | template | n | {columns} |")
+    print("|---" * (3 + 2 * len(MODELS)) + "|")
+    for set_, rows in sets.items():
+        for template in sorted({row["template"] for row in rows}):
+            at = [i for i, row in enumerate(rows) if row["template"] == template]
+            right = [
+                sum(outcomes[set_, model][i][k] for i in at) for model in MODELS for k in (0, 1)
+            ]
+            print(f"| {set_} | {template} | {len(at)} | {' | '.join(map(str, right))} |")
+
+
+def judge(model: Any, rows: Sequence[Row]) -> list[Outcome]:
     """Judge every row: clean's top token right, both prompts' right, both right ones preferred.
 
     Rows of one token length run together, so nothing is padded.
@@ -488,7 +513,7 @@ def judge(model: Any, rows: Sequence[Row]) -> list[tuple[bool, bool, bool]]:
 
 
 @torch.no_grad()
-def _judge_batch(model: Any, rows: Sequence[Row]) -> list[tuple[bool, bool, bool]]:
+def _judge_batch(model: Any, rows: Sequence[Row]) -> list[Outcome]:
     prompts = [row[key] for row in rows for key in ("clean", "corrupt")]
     ids = torch.tensor(model.tokenizer(prompts)["input_ids"])
     logits = model.hf(ids, logits_to_keep=1).logits[:, -1]

@@ -109,8 +109,15 @@ def label(
         at=sweep.at,
         source=source,
         tokens=tuple(tuple(model.token(t) for t in pair.clean) for pair in kept),
+        roles=tuple(map(_roles, kept)),
         seconds=seconds,
     )
+
+
+def _roles(pair: TokenPair) -> tuple[str, ...]:
+    """The span each token belongs to; the first named wins where spans overlap."""
+    of_position = {p: name for name, span in reversed(pair.spans.items()) for p in span}
+    return tuple(of_position.get(p, "") for p in range(len(pair.clean)))
 
 
 def _check_gap(sweep: Sweep, kept: Sequence[TokenPair], arrays: SweepArrays) -> None:

@@ -86,22 +86,27 @@ def patched_logits(
 
 
 def sweep_with_hooks(
-    model: Model, pair: TokenPair, site: str, over: tuple[str, str] = ("layer", "pos")
+    model: Model,
+    pair: TokenPair,
+    site: str,
+    over: tuple[str, str] = ("layer", "pos"),
+    layers: Sequence[int] | None = None,
 ) -> Float[Tensor, "layer other"]:
     """Denoising sweep over layer x position or layer x head, one forward a cell."""
+    chosen = range(model.arch.n_layers) if layers is None else layers
     where = SITES[site]
     clean, corrupt = prompts_of(model, pair)
     n_pos, d = len(pair.clean), model.arch.d_head
     metric = logit_diff(pair)
     others = range(n_pos) if over[1] == "pos" else range(model.n_units(where))
-    values = torch.zeros(model.arch.n_layers, len(others))
-    for layer in range(model.arch.n_layers):
+    values = torch.zeros(len(chosen), len(others))
+    for row, layer in enumerate(chosen):
         source = {layer: activation(model, where, layer, clean)}
         for other in others:
             positions = [other] if over[1] == "pos" else range(n_pos)
             features = None if over[1] == "pos" else range(other * d, (other + 1) * d)
             logits = patched_logits(model, corrupt, where, [layer], positions, features, source)
-            values[layer, other] = metric(logits)
+            values[row, other] = metric(logits)
     return values
 
 

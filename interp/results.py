@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from interp import folder
-from interp.errors import DegenerateGap
+from interp.errors import DegenerateGap, SiteError
 from interp.pairs import Excluded
 from interp.statistics import bootstrap_mean, bootstrap_ratio
 
@@ -29,6 +29,7 @@ class PatchResult:
         excluded: refused rows with reasons.
         model, site, metric, unit, direction, at, source: what was measured, on what.
         tokens: each pair's clean tokens.
+        roles: for each of these tokens the span it belongs to, or ``""``.
         seconds: wall time of the sweep.
         provenance: hashes, versions, seed and command line, filled when saved.
     """
@@ -46,6 +47,7 @@ class PatchResult:
     source: str
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
     seconds: float
+    roles: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -109,13 +111,58 @@ class PatchResult:
         return table[[*columns, "effect", "low", "high", "normalised"]]
 
     def position_labels(self) -> list[str]:
-        """A label for each token position: the token where pairs share it, else how many."""
+        """A label for each token position: the token or the span that all pairs share there.
+
+        Where they share neither, how many different tokens there are.
+        """
         labels = []
-        for column in self.values.coords["token"].values.T:
-            tokens = [t for t in column if t]
-            same = len(set(tokens)) == 1
-            labels.append(tokens[0] if same else f"⟨{len(set(tokens))} tokens⟩")
+        for pos in self.values.coords["pos"].values:
+            tokens = {row[pos] for row in self.tokens if pos < len(row)}
+            roles = {row[pos] for row in self.roles if pos < len(row)}
+            if len(tokens) == 1:
+                labels.append(*tokens)
+            elif len(roles) == 1 and "" not in roles:
+                labels.append(f"⟨{next(iter(roles))}⟩")
+            else:
+                labels.append(f"⟨{len(tokens)} tokens⟩")
         return labels
+
+    @property
+    def _by_token(self) -> bool:
+        return set(self.over) == {"layer", "pos"}
+
+    def carriers(self, threshold: float = 0.5, seed: int = 0) -> pd.DataFrame:
+        """Which token carries the answer in which layers, of a sweep over layer and pos.
+
+        Args:
+            threshold: least part of the clean-corrupt gap a cell must account for: restored by
+                denoising, or destroyed by noising.
+            seed: of the bootstrap.
+
+        Returns:
+            A row for each position that carries it anywhere: first and last layer that do, and
+            the strongest cell with its part of the gap and 95 % interval.
+
+        Raises:
+            SiteError: the sweep has other axes.
+        """
+        if not self._by_token:
+            raise SiteError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
+        part = self.normalised(seed).transpose("layer", "pos")
+        if self.direction == "noise":
+            part = 1 - part.rename(low="high", high="low")
+        rows = []
+        for pos, label in zip(part["pos"].values, self.position_labels(), strict=True):
+            column = part.sel(pos=pos)
+            carrying = column["layer"].values[(column["mean"] >= threshold).values]
+            if len(carrying):
+                peak = column.isel(layer=int(column["mean"].argmax()))
+                bounds = {name: float(peak[name]) for name in ("mean", "low", "high")}
+                layers = {"first": carrying[0], "last": carrying[-1], "peak": int(peak["layer"])}
+                rows.append({"pos": int(pos), "token": label, **layers, **bounds})
+        return pd.DataFrame(
+            rows, columns=["pos", "token", "first", "last", "peak", "mean", "low", "high"]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row a pair and cell: labels, the patched value and both baselines."""
@@ -137,8 +184,10 @@ class PatchResult:
             raise KeyError(f"no pair {pair!r}; this result has {', '.join(ids[:5])} …")
         i = ids.index(pair)
         one = {name: getattr(self, name).isel(pair=[i]) for name in ("values", "clean", "corrupt")}
-        kept = {f: v for f, v in self.__dict__.items() if f not in one and f != "tokens"}
-        return PatchResult(**one, **kept, tokens=(self.tokens[i],))
+        own = {"tokens", "roles"}
+        kept = {f: v for f, v in self.__dict__.items() if f not in one and f not in own}
+        rows = {"tokens": (self.tokens[i],), "roles": self.roles[i : i + 1]}
+        return PatchResult(**one, **kept, **rows)
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints: what was measured and what came out."""
@@ -155,6 +204,7 @@ class PatchResult:
             "corrupt_metric": float(self.corrupt.mean()),
             "seconds": round(self.seconds, 4),
             "top": self.top(10, seed).to_dict("records"),
+            "carriers": self.carriers(seed=seed).to_dict("records") if self._by_token else None,
         }
 
     def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
@@ -180,6 +230,7 @@ class PatchResult:
                 "clean": self.clean.values,
                 "corrupt": self.corrupt.values,
                 "tokens": [list(tokens) for tokens in self.tokens],
+                "roles": [list(roles) for roles in self.roles] or [[]] * self.n_pairs,
             }
         )
         excluded = pd.DataFrame(
@@ -211,6 +262,7 @@ class PatchResult:
             excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
             **{k: manifest[k] for k in folder.PATCH_FIELDS},
             tokens=tokens,
+            roles=tuple(tuple(row) for row in pairs["roles"] if len(row)),
             seconds=manifest["seconds"],
             provenance=manifest["provenance"],
         )

@@ -116,7 +116,20 @@ def _print(result: Any, out: Path | None, seed: int) -> None:
     for row in top.itertuples(index=False):
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
     stdout.print(table)
+    if {"layer", "pos"} == set(result.over):
+        _print_carriers(result, seed)
     for row in result.excluded[:5]:
         stdout.print(f"[dim]excluded {row.id}: {row.reason}[/dim]", highlight=False)
     if out:
         stdout.print(f"run folder: {out}   (interp show {out})", highlight=False, soft_wrap=True)
+
+
+def _print_carriers(result: Any, seed: int) -> None:
+    """Where the answer is, token by token."""
+    for row in result.carriers(seed=seed).itertuples():
+        stdout.print(
+            f"[bold]token {row.pos} {row.token.strip()}[/bold] carries the answer in layers "
+            f"{row.first} to {row.last}: {row.mean:.0%} of the gap at layer {row.peak} "
+            f"(95 % interval {row.low:.0%} to {row.high:.0%})",
+            highlight=False,
+        )

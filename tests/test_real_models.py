@@ -1,0 +1,65 @@
+"""Regression figures on the built-in models' real weights, and equality with plain passes."""
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import interp
+from interp.pairs import tokenise
+from interp.peers import sweep_with_hooks
+
+CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
+ONE = [
+    {
+        "clean": "The capital of France is",
+        "corrupt": "The capital of Italy is",
+        "answer": "Paris",
+        "wrong_answer": "Rome",
+        "subject": ["France", "Italy"],
+    }
+]
+
+
+def test_smollm_sweep_equals_plain_passes(smollm):
+    pairs = interp.PromptPairs.from_records(ONE)
+    pair = tokenise(smollm, pairs)[0][0]
+    for over, site in ((("layer", "pos"), "resid_pre"), (("layer", "head"), "z")):
+        ours = interp.patch(smollm, pairs, site=site, over=over, layers=[0, 13, 29])
+        plain = sweep_with_hooks(smollm, pair, site, over, layers=[0, 13, 29])
+        np.testing.assert_allclose(ours.values.values[0], plain, atol=1e-4)
+
+
+def test_gemma_sweep_equals_plain_passes(gemma):
+    pairs = interp.PromptPairs.from_records(ONE)
+    pair = tokenise(gemma, pairs)[0][0]
+    ours = interp.patch(gemma, pairs, layers=[0, 5, 17])
+    plain = sweep_with_hooks(gemma, pair, "resid_pre", layers=[0, 5, 17])
+    np.testing.assert_allclose(ours.values.values[0], plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["smollm", "gemma"])
+def test_the_fact_moves_from_the_subject_to_the_last_token(name: str, request):
+    model = request.getfixturevalue(name)
+    result = interp.patch(model, interp.load_pairs(CAPITALS)[:8], over=("layer", "pos"))
+    carriers = result.carriers()
+    subject, last = carriers.iloc[0], carriers.iloc[-1]
+    assert subject["token"] == "⟨subject⟩"
+    assert subject["first"] == 0
+    assert last["pos"] == result.values.sizes["pos"] - 1
+    assert last["last"] == model.arch.n_layers - 1
+    assert subject["last"] < last["peak"]
+    depth = subject["last"] / model.arch.n_layers
+    assert 0.5 < depth < 0.9
+
+
+def test_smollm_known_figure(smollm):
+    result = interp.patch(smollm, ONE, layers=[10])
+    assert float(result.clean[0]) == pytest.approx(7.313, abs=2e-3)
+    assert float(result.corrupt[0]) == pytest.approx(-6.020, abs=2e-3)
+    assert float(result.values.sel(layer=10, pos=3)[0]) == pytest.approx(7.556, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["smollm", "gemma"])
+def test_built_in_models_conform(name: str, request):
+    failed = [c for c in interp.validate(request.getfixturevalue(name)) if not c.holds]
+    assert not failed
