@@ -47,7 +47,7 @@ def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
 def _heatmap(result: "PatchResult", effect: xr.Dataset, over: list[str]) -> go.Figure:
     table = effect["mean"]
     for extra in over[2:]:
-        strongest = abs(table - _unchanged(result)).argmax(extra)
+        strongest = abs(table - _unchanged(result)).fillna(-1).argmax(extra)
         table = table.isel({extra: strongest})
     vertical, horizontal = over[0], over[1]
     z = table.transpose(vertical, horizontal).values

@@ -65,7 +65,9 @@ def write(
         save_file(
             {k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside / "arrays.safetensors"
         )
-        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+        (beside / "manifest.json").write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         beside.chmod(0o755)
         _swap(beside, path)
     finally:
@@ -109,7 +111,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"no run folder at {path}; make one with `interp patch … --out {path}`."
         )
-    return _load(path / "manifest.json", lambda file: json.loads(file.read_text()))
+    return _load(path / "manifest.json", lambda file: json.loads(file.read_text("utf-8")))
 
 
 def _load(file: Path, reader: Any) -> Any:

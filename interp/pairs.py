@@ -129,7 +129,7 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
     for number, line in enumerate(lines, 1):
@@ -170,6 +170,8 @@ def _pair(record: Mapping[str, Any], where: str, number: int) -> Pair:
             raise PairError(f"{where}: {key!r} is {record[key]!r}; it must be non-empty text.")
     texts = {key: record[key] for key in REQUIRED}
     prompts = (texts["clean"], texts["corrupt"])
+    if not isinstance(record.get("spans") or {}, Mapping):
+        raise PairError(f"{where}: 'spans' is {record['spans']!r}; it must map names to spans.")
     named = {k: v for k, v in dict(record.get("spans") or {}).items() if v is not None}
     if record.get("subject") is not None:
         named.setdefault("subject", record["subject"])

@@ -116,7 +116,7 @@ def label(
 
 def _roles(pair: TokenPair) -> tuple[str, ...]:
     """The span each token belongs to; the first named wins where spans overlap."""
-    of_position = {p: name for name, span in reversed(pair.spans.items()) for p in span}
+    of_position = {p: name for name, span in reversed(list(pair.spans.items())) for p in span}
     return tuple(of_position.get(p, "") for p in range(len(pair.clean)))
 
 

@@ -119,8 +119,8 @@ class PatchResult:
         for pos in self.values.coords["pos"].values:
             tokens = {row[pos] for row in self.tokens if pos < len(row)}
             roles = {row[pos] for row in self.roles if pos < len(row)}
-            if len(tokens) == 1:
-                labels.append(*tokens)
+            if len(tokens) <= 1:
+                labels.append(str(next(iter(tokens), "")))
             elif len(roles) == 1 and "" not in roles:
                 labels.append(f"⟨{next(iter(roles))}⟩")
             else:
@@ -156,7 +156,7 @@ class PatchResult:
             column = part.sel(pos=pos)
             carrying = column["layer"].values[(column["mean"] >= threshold).values]
             if len(carrying):
-                peak = column.isel(layer=int(column["mean"].argmax()))
+                peak = column.isel(layer=int(column["mean"].argmax("layer")))
                 bounds = {name: float(peak[name]) for name in ("mean", "low", "high")}
                 layers = {"first": carrying[0], "last": carrying[-1], "peak": int(peak["layer"])}
                 rows.append({"pos": int(pos), "token": label, **layers, **bounds})
@@ -186,7 +186,7 @@ class PatchResult:
         one = {name: getattr(self, name).isel(pair=[i]) for name in ("values", "clean", "corrupt")}
         own = {"tokens", "roles"}
         kept = {f: v for f, v in self.__dict__.items() if f not in one and f not in own}
-        rows = {"tokens": (self.tokens[i],), "roles": self.roles[i : i + 1]}
+        rows: dict[str, Any] = {"tokens": self.tokens[i : i + 1], "roles": self.roles[i : i + 1]}
         return PatchResult(**one, **kept, **rows)
 
     def summary(self, seed: int = 0) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def run_key(model: Model, pairs: PromptPairs, options: dict[str, Any]) -> str:
 
 
 def _finished(out: Path, run: str) -> PatchResult:
-    if folder.read_manifest(out)["provenance"].get("run") != run:
+    if folder.read_manifest(out).get("provenance", {}).get("run") != run:
         raise RunFolderError(
             f"{out} holds a run with another model, other pairs or other options; choose another "
             "--out, or remove that folder."

@@ -4,16 +4,16 @@ import functools
 import os
 from pathlib import Path
 
-import pytest
-import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 
-import interp
-from interp.model import Model
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import interp  # noqa: E402
+from interp.model import Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(90)]

@@ -153,7 +153,6 @@ def test_a_sweep_without_a_folder_prints_a_table(
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.xfail(strict=True, reason="rich reads tokens and reasons as markup")
 def test_tokens_that_look_like_markup_are_printed(
     tmp_path: Path, llama: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -284,7 +283,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "no run folder at" in refused(capsys, "show", str(tmp_path / "none"))
 
 
-@pytest.mark.xfail(strict=True, reason="typer carries its own click, which app.py does not catch")
 @pytest.mark.parametrize(
     "arguments",
     [

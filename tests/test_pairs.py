@@ -134,7 +134,6 @@ def test_bad_rows_are_named(records: list, says: str):
     assert says in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="_pair takes dict() of whatever `spans` holds")
 def test_spans_that_are_no_mapping_are_named():
     with pytest.raises(PairError, match="row 1.*spans"):
         PromptPairs.from_records([row(spans=["w1"])])

@@ -3,11 +3,14 @@
 import os
 import sys
 import traceback
+from typing import Any
 
-import click
 import typer
 
 from circuits.cli import bench, models, patch, show, validate
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+"""ClickException, of whichever click this typer uses: its own copy or the installed one."""
 
 app = typer.Typer(
     name="interp",
@@ -39,12 +42,12 @@ def run(arguments: list[str] | None = None) -> int:
     except InterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
         return 2
     except BrokenPipeError:

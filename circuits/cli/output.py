@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 stderr = Console(stderr=True)
@@ -51,7 +52,7 @@ def load(name: str, device: str | None, dtype: str | None) -> Any:
 
         logging.disable_progress_bar()
         model = interp.load_model(name, device=device, dtype=dtype)
-    stderr.print(f"[dim]{model}[/dim]", highlight=False)
+    stderr.print(f"[dim]{escape(repr(model))}[/dim]", highlight=False)
     return model
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from circuits.cli.output import (
@@ -105,8 +106,8 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 def _print(result: Any, out: Path | None, seed: int) -> None:
     stdout.print(
-        f"[bold]{result.site}[/bold] on {result.model}: {result.n_pairs} pairs of {result.source}"
-        f" ({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
+        f"[bold]{result.site}[/bold] on {escape(result.model)}: "
+        f"{result.n_pairs} pairs of {escape(result.source)} ({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
         f"{result.metric}: {float(result.clean.mean()):.3f} clean, "
         f"{float(result.corrupt.mean()):.3f} corrupt",
         highlight=False,
@@ -114,22 +115,27 @@ def _print(result: Any, out: Path | None, seed: int) -> None:
     top = result.top(10, seed)
     table = Table(*top.columns, title="strongest cells (effect on the metric, 95 % interval)")
     for row in top.itertuples(index=False):
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row))
     stdout.print(table)
     if {"layer", "pos"} == set(result.over):
         _print_carriers(result, seed)
     for row in result.excluded[:5]:
-        stdout.print(f"[dim]excluded {row.id}: {row.reason}[/dim]", highlight=False)
+        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
     if out:
-        stdout.print(f"run folder: {out}   (interp show {out})", highlight=False, soft_wrap=True)
+        stdout.print(
+            f"run folder: {out}   (interp show {out})",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _print_carriers(result: Any, seed: int) -> None:
     """Where the answer is, token by token."""
     for row in result.carriers(seed=seed).itertuples():
         stdout.print(
-            f"[bold]token {row.pos} {row.token.strip()}[/bold] carries the answer in layers "
-            f"{row.first} to {row.last}: {row.mean:.0%} of the gap at layer {row.peak} "
+            f"[bold]token {row.pos} {escape(row.token.strip())}[/bold] carries the answer in "
+            f"layers {row.first} to {row.last}: {row.mean:.0%} of the gap at layer {row.peak} "
             f"(95 % interval {row.low:.0%} to {row.high:.0%})",
             highlight=False,
         )

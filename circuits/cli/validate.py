@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from circuits.cli.output import (
@@ -35,7 +36,7 @@ def validate(
         table = Table("holds", "check", "detail")
         for check in checks:
             mark = "[green]yes[/green]" if check.holds else "[red]NO[/red]"
-            table.add_row(mark, check.name, check.detail)
+            table.add_row(mark, check.name, escape(check.detail))
         stdout.print(table)
     if not all(check.holds for check in checks):
         raise typer.Exit(2)
