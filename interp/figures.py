@@ -36,10 +36,10 @@ def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
     n = f"pair {pair}" if pair else f"mean of {shown.n_pairs} pairs"
     verb = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
     figure.update_layout(
-        title=f"{shown.site} on {shown.model}: {verb[shown.direction]}, {n}",
+        title=f"{shown.site} on {shown.model}<br><sup>{verb[shown.direction]}, {n}</sup>",
         template="plotly_white",
         font={"size": 13},
-        margin={"t": 60, "r": 30},
+        margin={"t": 80, "r": 30},
     )
     return figure
 
@@ -81,7 +81,7 @@ def _heatmap(result: "PatchResult", effect: xr.Dataset, over: list[str]) -> go.F
                 }
             }
         )
-    figure.update_layout(height=max(420, 120 + 16 * z.shape[0]), width=max(560, 60 * z.shape[1]))
+    figure.update_layout(height=max(420, 120 + 16 * z.shape[0]), width=max(640, 60 * z.shape[1]))
     return figure
 
 

@@ -107,7 +107,8 @@ def parse_layers(text: str | None) -> list[int] | None:
 def _print(result: Any, out: Path | None, seed: int) -> None:
     stdout.print(
         f"[bold]{result.site}[/bold] on {escape(result.model)}: "
-        f"{result.n_pairs} pairs of {escape(result.source)} ({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
+        f"{result.n_pairs} pairs of {escape(result.source)} "
+        f"({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
         f"{result.metric}: {float(result.clean.mean()):.3f} clean, "
         f"{float(result.corrupt.mean()):.3f} corrupt",
         highlight=False,
