@@ -151,9 +151,20 @@ def result_html(result: "PatchResult", scripts: bool | str = "cdn") -> str:
         f"{float(result.clean.mean()):.3f} on clean, {float(result.corrupt.mean()):.3f} on "
         f"corrupt prompts; {result.n_pairs} pairs of {html.escape(result.source)}; "
         f"{html.escape(result.direction)}; swept in {result.seconds:.2f} s.</p>"
-        f"{figure}<h3>Strongest cells</h3><p class='muted'>effect = change of the metric against "
+        f"{figure}{_carriers_html(result)}<h3>Strongest cells</h3>"
+        f"<p class='muted'>effect = change of the metric against "
         f"the unpatched run, with a 95 % bootstrap interval over pairs; normalised: 0 = corrupt, "
         f"1 = clean.</p>{top}{excluded}"
+    )
+
+
+def _carriers_html(result: "PatchResult") -> str:
+    if set(result.over) != {"layer", "pos"}:
+        return ""
+    table = result.carriers().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+    return (
+        "<h3>Where the answer is</h3><p class='muted'>Tokens that account for at least half of the "
+        "gap: in which layers, and their strongest cell with its 95 % interval.</p>" + table
     )
 
 
