@@ -208,3 +208,12 @@ def test_bad_arguments_are_named(options: dict, error: type, says: str):
 def test_a_site_that_cannot_exist_says_why():
     with pytest.raises(SiteError, match="in parallel"):
         interp.patch(tiny("gptj"), word_pairs(), site="resid_mid")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gptj"])
+def test_places_before_the_prompts_differ_hold_the_unpatched_value(family: str):
+    row = {"clean": "w1 w2 w3", "corrupt": "w1 w2 w4", "answer": "w5", "wrong_answer": "w6"}
+    result = interp.patch(
+        tiny(family), [row | {"spans": {"a": ["w1 w2", "w1 w2"]}}], at="a", over="layer"
+    )
+    np.testing.assert_array_equal(result.values.values[0], float(result.corrupt[0]))
