@@ -13,6 +13,9 @@ from torch import Tensor
 
 from interp.errors import MetricError, did_you_mean
 
+DEGENERATE = 1e-4
+"""A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
+
 
 @dataclass(frozen=True)
 class Metric:

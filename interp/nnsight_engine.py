@@ -25,7 +25,9 @@ def traced(model: Model) -> Any:
     try:
         from nnsight import NNsight
     except ImportError as error:
-        raise InterpError("nnsight is not installed; pip install 'interp[nnsight]'.") from error
+        raise InterpError(
+            "nnsight is not installed; pip install 'interp-circuits[nnsight]'."
+        ) from error
     return NNsight(copy.deepcopy(model.hf))
 
 

@@ -8,14 +8,12 @@ import numpy as np
 import xarray as xr
 
 from interp.errors import DegenerateGap
+from interp.metrics import DEGENERATE
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.results import PatchResult
 from interp.running import SweepArrays, run_sweep
 from interp.sweep import Direction, Sweep, plan_sweep
-
-DEGENERATE = 1e-4
-"""A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
 
 
 def patch(

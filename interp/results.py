@@ -10,6 +10,7 @@ import xarray as xr
 
 from interp import folder
 from interp.errors import DegenerateGap, SiteError
+from interp.metrics import DEGENERATE
 from interp.pairs import Excluded
 from interp.statistics import bootstrap_mean, bootstrap_ratio
 
@@ -72,7 +73,7 @@ class PatchResult:
             DegenerateGap: clean and corrupt prompts score the same.
         """
         gap = (self.clean - self.corrupt).values
-        if abs(gap.mean()) < 1e-4:
+        if abs(gap.mean()) < DEGENERATE:
             raise DegenerateGap(f"degenerate clean/corrupt gap: mean {gap.mean():.3g} {self.unit}.")
         shift = self.values.values - self._per_pair(self.corrupt)
         return self._dataset(bootstrap_ratio(shift, gap, seed))
