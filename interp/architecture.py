@@ -33,6 +33,26 @@ class ModulePoint:
     features: Int[Tensor, " width"] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BlockParts:
+    """The modules between a block's residual stream and its sublayers, as paths inside it.
+
+    Attributes:
+        ln1, ln2: the norms that attention and the MLP read through; ``None`` where a block
+            has none (OLMo-2). Where attention and MLP share one norm, both name it.
+        ln1_post, ln2_post: the norms on their outputs (Gemma 2 and 3, OLMo-2), or ``None``.
+        mlp: the MLP.
+        parallel: whether the MLP reads the block's input instead of attention's output.
+    """
+
+    ln1: str | None
+    ln1_post: str | None
+    ln2: str | None
+    ln2_post: str | None
+    mlp: str
+    parallel: bool
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The map of one model: shapes, module paths, and what does not exist and why."""
@@ -43,6 +63,7 @@ class Architecture:
     ln_final: str
     points: Mapping[str, ModulePoint]
     missing: Mapping[str, str]
+    parts: BlockParts
     n_layers: int
     n_heads: int
     n_kv_heads: int
@@ -50,6 +71,7 @@ class Architecture:
     d_head: int
     d_mlp: int | None
     logits_transform: Callable[[Tensor], Tensor]
+    causal: bool = True
 
 
 def architecture_of(hf: nn.Module) -> Architecture:
@@ -78,7 +100,8 @@ def architecture_of(hf: nn.Module) -> Architecture:
             "language models that transformer_lens lists as supported architectures."
         ) from error
     first = hf.get_submodule(f"{block.name}.0")
-    points, missing = _points(block, first, bool(getattr(cfg, "parallel_attn_mlp", False)))
+    parts = _parts(block, bool(getattr(cfg, "parallel_attn_mlp", False)))
+    points, missing = _points(block, first, parts.parallel)
     attn = block.submodules.get("attn")
     return Architecture(
         adapter=type(adapter).__name__,
@@ -87,6 +110,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         ln_final=norm.name,
         points=points,
         missing=missing,
+        parts=parts,
         n_layers=cfg.n_layers,
         n_heads=cfg.n_heads,
         n_kv_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
@@ -102,6 +126,18 @@ def _config_with_architecture(hf: nn.Module) -> Any:
     config: Any = copy.deepcopy(hf.config)
     config.architectures = [type(hf).__name__]
     return config
+
+
+def _parts(block: Any, parallel: bool) -> BlockParts:
+    inside = {key: getattr(part, "name", None) for key, part in block.submodules.items()}
+    return BlockParts(
+        ln1=inside.get("ln1"),
+        ln1_post=inside.get("ln1_post"),
+        ln2=inside.get("ln2") or (inside.get("ln1") if parallel else None),
+        ln2_post=inside.get("ln2_post"),
+        mlp=inside.get("mlp") or "",
+        parallel=parallel,
+    )
 
 
 def _points(

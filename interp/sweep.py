@@ -77,6 +77,11 @@ def plan_sweep(
     neurons: int | Sequence[Sequence[int]],
 ) -> Sweep:
     """Check a sweep's arguments against the model; arguments and errors as in `patch`."""
+    if not model.arch.causal:
+        raise SiteError(
+            f"{model.name} attends in both directions and predicts no next token; use "
+            "`interp.attribute` or `interp circuit validate` on compiled programs."
+        )
     where, layer = model.site(site)
     axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
     _check_axes(model, where, axes, at)

@@ -48,6 +48,18 @@ class LayerCalls:
     kwargs: list[dict[str, Any]]
     mask: Bool[Tensor, "prompt pos"]
 
+    def of_rows(self, layer: int, prompt: Int[Tensor, " row"]) -> dict[str, Any]:
+        """A layer's arguments for a batch of whole rows, each continuing one of the prompts."""
+
+        def per_row(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return type(value)(per_row(v) for v in value)
+            if isinstance(value, Tensor) and value.ndim >= 2 and len(value) == len(self.mask):
+                return value[prompt.to(value.device)]
+            return value
+
+        return {name: per_row(value) for name, value in self.kwargs[layer].items()}
+
 
 class _AllRecorded(Exception):
     """Raised from the last block to end the recording run before the unembedding."""
@@ -344,7 +356,7 @@ def shares_prefixes(model: Model) -> bool:
     attention = model.blocks[0].get_submodule(model.arch.attention)
     code = vars(sys.modules[type(attention).__module__])
     dispatches = hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code
-    return dispatches and model.attention_implementation in ("sdpa", "eager")
+    return dispatches and model.arch.causal and model.attention_implementation in ("sdpa", "eager")
 
 
 @contextlib.contextmanager
@@ -383,16 +395,9 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
 
-    def per_row(value: Any, prompt: Tensor) -> Any:
-        if isinstance(value, tuple | list):
-            return type(value)(per_row(v, prompt) for v in value)
-        if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == len(calls.mask):
-            return value[prompt.to(value.device)]
-        return value
-
     def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write]) -> Tensor:
         prompt = pack.rows.prompt[:n_rows]
-        kwargs = {k: per_row(v, prompt) for k, v in calls.kwargs[layer].items()}
+        kwargs = calls.of_rows(layer, prompt)
         batch = hidden.view(n_rows, pack.n_pos, -1)
         return _call_block(model, layer, batch, kwargs, writes).flatten(0, 1)
 

@@ -1,0 +1,1 @@
+"""Circuits as objects: discovered from scores or by search, evaluated, compared, drawn."""

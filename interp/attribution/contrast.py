@@ -1,0 +1,81 @@
+"""A contrast: clean and corrupt prompts ready to run, and what is read off their runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import MetricError
+from interp.metrics import metric_named
+from interp.model import Model
+from interp.pairs import TokenPair, batch
+from interp.readout import measure
+from interp.walk import LayerCalls, record_layer_calls
+
+Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[Tensor, " row"]]
+"""(residual stream after the last block, which pair each row belongs to) -> metric of each row."""
+
+PAIRS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A batch of pairs of equally long prompts.
+
+    Attributes:
+        calls: what enters the layers; prompts 2i and 2i + 1 are pair i's clean and corrupt one.
+        mask: the real tokens of each pair.
+        read: the metric; higher = more of the behaviour.
+    """
+
+    calls: LayerCalls
+    mask: Bool[Tensor, "pair pos"]
+    read: Read
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def clean(self) -> Int[Tensor, " pair"]:
+        """Prompt numbers of the clean prompts."""
+        return 2 * torch.arange(len(self))
+
+    @property
+    def corrupt(self) -> Int[Tensor, " pair"]:
+        """Prompt numbers of the corrupt prompts."""
+        return self.clean + 1
+
+
+def contrasts(
+    model: Model, pairs: Sequence[TokenPair], metric: str = "logit_diff", at_once: int | None = None
+) -> Iterator[Contrast]:
+    """Micro-batches of pairs, each read at its prompts' last token.
+
+    Args:
+        model: the model.
+        pairs: from `interp.pairs.tokenise`.
+        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        at_once: pairs in a batch; by default `PAIRS_AT_ONCE`.
+
+    Raises:
+        MetricError: a metric that has no useful gradient at the clean run.
+    """
+    chosen = metric_named(metric)
+    if metric in ("kl", "rank"):
+        raise MetricError(
+            f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
+        )
+    step = at_once or PAIRS_AT_ONCE
+    for start in range(0, len(pairs), step):
+        tokens = batch(model, pairs[start : start + step])
+        last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1
+
+        def read(resid: Tensor, pair: Tensor, last: Tensor = last, answers: Tensor = tokens.answers):
+            rows = torch.arange(len(resid), device=resid.device)
+            at = resid[rows, last[pair].to(resid.device)]
+            return measure(model, chosen, at, answers[pair], at)
+
+        calls = record_layer_calls(model, tokens.ids, tokens.mask)
+        yield Contrast(calls, tokens.mask[0::2], read)

@@ -1,0 +1,407 @@
+"""What a backward pass does at each nonlinearity: the gradient, RelP, or the discrete gradient.
+
+A rule watches torch's own functions while the untouched model runs, and changes only how
+gradients flow back through them; values stay as they are. No architecture is named here.
+
+`DiscreteGradient` is the toolkit's own. Where a gradient is the slope at one run, it takes the
+slope of the chord between the clean and the corrupt run, exactly, in every function:
+
+    elementwise f     (f(x) - f(x')) / (x - x')
+    product a b       db a_mean + da b_mean                     a_mean = (a + a') / 2
+    softmax p         diag(L) - L L^T / sum(L)                  L = (p - p') / (log p - log p')
+
+Products of these chords carry differences exactly: sum(multiplier * (a - a')) over any cut of
+the model is m(clean) - m(corrupt). Attributions are thus conserved layer by layer, saturated
+functions (a step, a hard softmax) included, at the cost of one gradient. The rules for single
+functions are DeepLIFT's rescale rule (arXiv 1704.02685) and its discrete-gradient form
+(Gonzalez 1996, eq. 2.4); the softmax one follows from log p = s - logsumexp(s).
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from interp.model import Model
+
+ELEMENTWISE = frozenset("relu gelu silu tanh sigmoid exp pow __pow__ square".split())
+PRODUCT = frozenset("mul __mul__ __rmul__ multiply".split())
+QUOTIENT = frozenset("div __truediv__ divide true_divide".split())
+CLOSE = 1e-3
+"""Runs closer than this, relative to their size, take the slope at their midpoint: the chord
+would be lost in rounding."""
+
+
+class Gradient:
+    """The ordinary derivative, at the run that is differentiated."""
+
+    uses_corrupt = False
+
+    @contextlib.contextmanager
+    def clean(self, model: Model) -> Generator[None]:
+        """Surround the run that will be differentiated."""
+        yield
+
+    @contextlib.contextmanager
+    def corrupt(self, model: Model) -> Generator[None]:
+        """Surround the run on the corrupt prompts, made after the clean one."""
+        yield
+
+
+class _Functions(TorchFunctionMode):
+    """Sends torch functions by name to a rule's handlers; `None` keeps torch's own."""
+
+    def __init__(self, handle: Callable[[str, Callable[..., Any]], Callable[..., Any] | None]):
+        super().__init__()
+        self.handle = handle
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ):
+        name = getattr(func, "__name__", "")
+        return (self.handle(name, func) or func)(*args, **(kwargs or {}))
+
+
+class _Rule(Gradient):
+    """Handlers that both modified rules share: attention and norms as their elementary steps."""
+
+    def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        raise NotImplementedError
+
+    def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+        raise NotImplementedError
+
+    def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+        raise NotImplementedError
+
+    def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def quotient(self, f: Callable[..., Tensor], a: Any, b: Any, **kw: Any) -> Tensor:
+        """A product with the reciprocal."""
+        if not isinstance(b, Tensor) or kw:
+            return f(a, b, **kw)
+        return self.product(torch.mul, a, self.elementwise(torch.reciprocal, b))
+
+    def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Of the metric: log p and p read it; its ordinary gradient is linear in them."""
+        return torch.logsumexp(x, dim)
+
+    def _handler(self, name: str, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        if name in ("matmul", "__matmul__", "bmm") or name in PRODUCT:
+            return functools.partial(self.product, func)
+        if name in QUOTIENT:
+            return functools.partial(self.quotient, func)
+        if name in ("rsqrt", "sqrt"):
+            return functools.partial(self.root, func)
+        if name in ELEMENTWISE:
+            return functools.partial(self.elementwise, func)
+        whole = {
+            "softmax": self.softmax,
+            "logsumexp": self.logsumexp,
+            "log_softmax": lambda x, dim=-1, **_: x - self.logsumexp(x, dim)[..., None],
+            "scaled_dot_product_attention": self.attention,
+            "layer_norm": self.layer_norm,
+            "rms_norm": self.rms_norm,
+        }
+        return whole.get(name)
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attention as scores, pattern and weighted values."""
+        if enable_gqa:
+            groups = q.shape[1] // k.shape[1]
+            k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+        scores = self.product(torch.matmul, q, k.transpose(-1, -2))
+        scores = scores * (scale if scale is not None else 1 / math.sqrt(q.shape[-1]))
+        lowest = torch.finfo(scores.dtype).min
+        if is_causal:
+            ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
+            attn_mask = ones.tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, lowest)
+        elif attn_mask is not None:
+            scores = (scores + attn_mask).clamp(min=lowest)
+        return self.product(torch.matmul, self.softmax(scores), v)
+
+    def layer_norm(
+        self, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> Tensor:
+        """Centre, then scale by the inverse root of the variance."""
+        centred = x - x.mean(-1, keepdim=True)
+        normed = self.rms_norm(centred, shape, weight, eps)
+        return normed if bias is None else normed + bias
+
+    def rms_norm(self, x: Tensor, shape: Any, weight: Any = None, eps: float | None = None):
+        """Scale by the inverse root of the mean square."""
+        mean_square = self.elementwise(torch.square, x).mean(-1, keepdim=True)
+        scale = self.root(torch.rsqrt, mean_square + (eps or torch.finfo(x.dtype).eps))
+        normed = self.product(torch.mul, x, scale)
+        return normed if weight is None else normed * weight
+
+    @contextlib.contextmanager
+    def _watching(self, model: Model) -> Generator[None]:
+        """Watch torch functions, and take activation modules written in Python as one function."""
+        with contextlib.ExitStack() as stack:
+            for module in model.hf.modules():
+                if type(module).__module__ == "transformers.activations":
+                    stack.enter_context(_as_elementwise(module, self.elementwise))
+            stack.enter_context(_Functions(self._handler))
+            yield
+
+
+@contextlib.contextmanager
+def _as_elementwise(module: nn.Module, elementwise: Callable[..., Tensor]) -> Generator[None]:
+    forward = module.forward
+
+    def whole(x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return elementwise(forward, x)
+
+    module.forward = whole
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+class RelP(_Rule):
+    """Layer-wise relevance propagation: one modified gradient at the clean run.
+
+    Norm scales and attention patterns are constants, an activation passes x phi(x)/x, a gated
+    product gives half to each factor.
+
+    Source: Jafari et al., "RelP", arXiv 2508.21258; Ali et al., arXiv 2202.07304.
+    """
+
+    @contextlib.contextmanager
+    def clean(self, model: Model) -> Generator[None]:
+        """Differentiate by the rules."""
+        with self._watching(model):
+            yield
+
+    def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        """x times the constant f(x) / x."""
+        value = f(x, *args, **kw)
+        if not (torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad):
+            return value
+        near = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x).detach()
+        slope = f(near, *args, **kw).detach() / near
+        return _Linear.apply(x, value, slope)  # pyright: ignore[reportReturnType]
+
+    def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+        """Half the gradient to each factor where both depend on the input."""
+        value = f(a, b)
+        return 0.5 * (value + value.detach()) if _both_depend(a, b) else value
+
+    def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+        """The pattern is a constant."""
+        return torch.softmax(x.detach(), dim, dtype=dtype)
+
+    def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """The norm's scale is a constant."""
+        return f(x).detach()
+
+
+def _both_depend(a: Any, b: Any) -> bool:
+    return torch.is_grad_enabled() and all(isinstance(x, Tensor) and x.requires_grad for x in (a, b))
+
+
+@dataclass
+class _Chord:
+    """The corrupt run's operands at one function, filled in after the clean run."""
+
+    operands: tuple[Tensor, ...] = ()
+
+
+class DiscreteGradient(_Rule):
+    """Chords between the clean and the corrupt run; the module docstring has the formulas.
+
+    The clean run leaves a slot at every function whose derivative is not constant; the corrupt
+    run, which must make the same calls, fills them in order. Only the clean rows are
+    differentiated, so the backward pass costs what a plain gradient's does.
+    """
+
+    uses_corrupt = True
+
+    def __init__(self) -> None:
+        self.slots: list[_Chord | None] = []
+        self.next: int | None = None
+
+    @contextlib.contextmanager
+    def clean(self, model: Model) -> Generator[None]:
+        """Differentiate through chords."""
+        self.slots, self.next = [], None
+        with self._watching(model):
+            yield
+
+    @contextlib.contextmanager
+    def corrupt(self, model: Model) -> Generator[None]:
+        """Fill the chords' other ends."""
+        self.next = 0
+        with self._watching(model), torch.no_grad():
+            yield
+        if self.next != len(self.slots):
+            raise RuntimeError("the corrupt run made other calls than the clean one")
+
+    def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> _Chord | None:
+        """This function's slot: a new one in the clean run, the filled one in the corrupt run."""
+        if self.next is None:
+            self.slots.append(_Chord() if depends else None)
+            return self.slots[-1]
+        chord, self.next = self.slots[self.next], self.next + 1
+        if chord is not None:
+            chord.operands = tuple(x.detach() for x in operands)
+        return None
+
+    def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        """Slope of the chord."""
+        chord = self._meet((x,), _depends(x))
+        of = functools.partial(_call, f, args, kw)
+        return of(x) if chord is None else _Elementwise.apply(x, of, chord)  # pyright: ignore[reportReturnType]
+
+    def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+        """Each factor's change times the other's mean."""
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            return f(a, b)
+        chord = self._meet((a, b), _both_depend(a, b))
+        matrix = f.__name__ not in PRODUCT
+        return f(a, b) if chord is None else _Product.apply(a, b, matrix, chord)  # pyright: ignore[reportReturnType]
+
+    def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+        """The softmax's own Jacobian with logarithmic means in place of probabilities."""
+        x = x if dtype is None else x.to(dtype)
+        log_p = torch.log_softmax(x.detach(), dim)
+        chord = self._meet((log_p,), _depends(x))
+        return log_p.exp() if chord is None else _Softmax.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+
+    def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Weights L / sum(L)."""
+        log_p = torch.log_softmax(x.detach(), dim)
+        chord = self._meet((log_p,), _depends(x))
+        if chord is None:
+            return torch.logsumexp(x, dim)
+        return _LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+
+    def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """Slope of the chord."""
+        return self.elementwise(f, x)
+
+
+def _depends(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def _call(f: Callable[..., Tensor], args: tuple[Any, ...], kw: dict[str, Any], x: Tensor) -> Tensor:
+    return f(x, *args, **kw)
+
+
+# --- autograd functions: ordinary values, the rules' slopes ------------------------------------
+
+
+class _Linear(torch.autograd.Function):
+    """A given value with a given elementwise slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (slope,) = ctx.saved_tensors
+        return grads[0] * slope, None, None
+
+
+class _Elementwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], chord: _Chord) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.f, ctx.chord = f, chord
+        return f(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,), (other,) = ctx.saved_tensors, ctx.chord.operands
+        return grads[0] * _slope(ctx.f, x, other), None, None
+
+
+def _slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
+    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close."""
+    with torch.no_grad():
+        step = x - other
+        close = step.abs() <= CLOSE * torch.maximum(x.abs(), other.abs())
+        chord = (f(x) - f(other)) / torch.where(close, torch.ones_like(step), step)
+    with torch.enable_grad():
+        middle = ((x + other) / 2).detach().requires_grad_(True)
+        (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
+    return torch.where(close, derivative, chord)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, matrix: bool, chord: _Chord) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.matrix, ctx.chord = matrix, chord
+        return a @ b if matrix else a * b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (a, b), (other_a, other_b) = ctx.saved_tensors, ctx.chord.operands
+        g, mean_a, mean_b = grads[0], (a + other_a) / 2, (b + other_b) / 2
+        if ctx.matrix:
+            to_a, to_b = g @ mean_b.transpose(-1, -2), mean_a.transpose(-1, -2) @ g
+        else:
+            to_a, to_b = g * mean_b, g * mean_a
+        return to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape), None, None
+
+
+def log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Logarithmic mean (p - q) / (log p - log q) of two probabilities; 0 where one is 0."""
+    gap = (log_p - log_q).nan_to_num(0.0).abs()
+    ratio = torch.where(gap < 1e-4, 1 - gap / 2, -torch.expm1(-gap) / gap.clamp(min=1e-4))
+    return torch.maximum(log_p, log_q).exp() * ratio
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_p: Tensor, dim: int, chord: _Chord) -> Tensor:
+        ctx.save_for_backward(log_p)
+        ctx.dim, ctx.chord = dim, chord
+        return log_p.exp()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        mean = log_mean(ctx.saved_tensors[0], ctx.chord.operands[0])
+        weighted = mean * grads[0]
+        share = weighted.sum(ctx.dim, keepdim=True) / mean.sum(ctx.dim, keepdim=True)
+        return weighted - mean * share, None, None, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_p: Tensor, dim: int, chord: _Chord) -> Tensor:
+        ctx.save_for_backward(log_p)
+        ctx.dim, ctx.chord = dim, chord
+        return torch.logsumexp(x, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        mean = log_mean(ctx.saved_tensors[0], ctx.chord.operands[0])
+        weights = mean / mean.sum(ctx.dim, keepdim=True)
+        return grads[0].unsqueeze(ctx.dim) * weights, None, None, None

@@ -1,0 +1,74 @@
+"""Runs whose activations are kept, layer by layer, and through which multipliers flow back."""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.attribution.contrast import Contrast
+from interp.blocks import split_mlp_input
+from interp.hooks import hooked
+from interp.model import Model
+from interp.sites import SITES
+
+@dataclass
+class Run:
+    """Activations of a batch of rows at the asked sites, one entry a layer.
+
+    Attributes:
+        pair: which pair of the contrast each row belongs to.
+        kept: site -> activation of each layer. ``mlp_in`` is the MLP's input, after its norm.
+        final: the residual stream after the last block.
+    """
+
+    pair: Int[Tensor, " row"]
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    final: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def run(
+    model: Model,
+    contrast: Contrast,
+    hidden: Float[Tensor, "row pos d_model"],
+    pair: Int[Tensor, " row"],
+    sites: Sequence[str],
+) -> Run:
+    """Run every block on whole rows and keep what passes the given sites.
+
+    Args:
+        model: the model, untouched.
+        contrast: whose prompts the rows continue.
+        hidden: what enters layer 0; differentiable where it requires a gradient.
+        pair: the pair of each row.
+        sites: short site names, and ``"mlp_in"``.
+    """
+    out = Run(pair, {site: [] for site in sites})
+    for layer, block in enumerate(model.blocks):
+        kwargs = contrast.calls.of_rows(layer, 2 * pair)
+        with _keeping(model, layer, out.kept):
+            result = block(hidden, **kwargs)
+        hidden = result[0] if isinstance(result, tuple) else result
+    out.final = hidden
+    return out
+
+
+@contextlib.contextmanager
+def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
+    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in SITES]
+    with contextlib.ExitStack() as stack:
+        if "mlp_in" in kept:
+            stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
+        stack.enter_context(hooked(model, edits))
+        yield
+
+
+def gradients(
+    output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor | None = None, **options: Any
+) -> list[Tensor]:
+    """Gradients of an output at several inputs; zero where it does not depend on one."""
+    found = torch.autograd.grad(output, inputs, multiplier, allow_unused=True, **options)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]

@@ -1,0 +1,138 @@
+"""The pieces of a block that circuits take apart: projections, head writes, norms, attention.
+
+Each works on any architecture that `interp.architecture` maps, and computes what the block itself
+computes, with its own modules.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.hooks import hooked
+from interp.model import Model
+from interp.sites import SITES
+
+
+def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
+    """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
+    module, point = model.point(SITES[site], layer)
+    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+    if type(module).__name__ == "Conv1D":
+        weight = weight.T
+    if point.features is None:
+        return weight
+    return weight[point.features.to(weight.device)]
+
+
+def project(
+    model: Model, site: str, layer: int, x: Float[Tensor, "row branch pos d_model"]
+) -> Float[Tensor, "row pos branch d_head"]:
+    """Queries, keys or values of each query head from a normed input of its own.
+
+    Branches are query heads; keys and values take the matrix of the group a head belongs to.
+    """
+    a = model.arch
+    module, point = model.point(SITES[site], layer)
+    weight = weight_of(model, site, layer).unflatten(0, (-1, a.d_head))
+    shared = a.n_heads // len(weight)
+    out = torch.einsum("bhpd,hkd->bphk", x, weight.repeat_interleave(shared, 0))
+    bias: Tensor | None = getattr(module, "bias", None)
+    if bias is not None:
+        own = bias if point.features is None else bias[point.features.to(bias.device)]
+        out = out + own.unflatten(0, (-1, a.d_head)).repeat_interleave(shared, 0)
+    return out
+
+
+def head_writes(
+    model: Model, layer: int, z: Float[Tensor, "row pos width"]
+) -> Float[Tensor, "row head pos d_model"]:
+    """What each head adds to attention's output, before a post-norm: z_h W_O^h."""
+    a = model.arch
+    by_head = weight_of(model, "z", layer).T.unflatten(0, (a.n_heads, a.d_head))
+    return torch.einsum("bphk,hkd->bhpd", z.unflatten(-1, (a.n_heads, a.d_head)), by_head)
+
+
+def norm(model: Model, layer: int, path: str | None) -> Callable[[Tensor], Tensor]:
+    """A norm of a block by its path; the identity where the block has none."""
+    return (lambda x: x) if path is None else model.blocks[layer].get_submodule(path)
+
+
+def mlp_write(
+    model: Model, layer: int, resid: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    """What a layer's MLP adds to the residual stream it reads."""
+    parts = model.arch.parts
+    out = model.blocks[layer].get_submodule(parts.mlp)(norm(model, layer, parts.ln2)(resid))
+    out = out[0] if isinstance(out, tuple) else out
+    return norm(model, layer, parts.ln2_post)(out)
+
+
+class _Reached(Exception):
+    """Ends a block's run where its heads have been computed."""
+
+
+def attend(
+    model: Model,
+    layer: int,
+    kwargs: dict[str, Any],
+    q: Float[Tensor, "row pos head d_head"],
+    k: Float[Tensor, "row pos head d_head"],
+    v: Float[Tensor, "row pos head d_head"],
+) -> Float[Tensor, "row pos width"]:
+    """Run a layer's attention, as the model does it, on given queries, keys and values.
+
+    Keys and values are given per query head. Where the model shares them within a group, the
+    block runs once per member of the group, and each run gives that member's heads.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        kwargs: the layer's arguments for these rows.
+        q, k, v: before rotary embedding and the norms of queries and keys.
+
+    Returns:
+        ``z``, all heads side by side.
+    """
+    a = model.arch
+    group = a.n_heads // a.n_kv_heads
+    kept: list[Tensor] = []
+    found: list[Tensor] = []
+
+    def put(value: Tensor) -> Callable[[Tensor], None]:
+        return lambda activation: _overwrite(activation, value.flatten(-2))
+
+    def reach(z: Tensor) -> None:
+        kept.append(z)
+        raise _Reached
+
+    still = torch.zeros(*q.shape[:2], a.d_model, dtype=q.dtype, device=q.device)
+    for member in range(group):
+        own = slice(member, None, group)
+        edits = [("q", put(q)), ("k", put(k[:, :, own])), ("v", put(v[:, :, own])), ("z", reach)]
+        try:
+            with hooked(model, [(SITES[site], layer, edit) for site, edit in edits]):
+                model.blocks[layer](still, **kwargs)
+        except _Reached:
+            found.append(kept.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
+    return torch.stack(found, 3).flatten(2)
+
+
+def _overwrite(activation: Tensor, value: Tensor) -> None:
+    activation.copy_(value)
+
+
+def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) -> Any:
+    """Give the MLP a view of its own of its input, so that its gradient is its own.
+
+    Parallel blocks pass one normed tensor to attention and MLP alike.
+    """
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        own = args[0].view_as(args[0])
+        keep(own)
+        return (own, *args[1:])
+
+    return model.blocks[layer].get_submodule(model.arch.parts.mlp).register_forward_pre_hook(before)

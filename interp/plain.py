@@ -1,0 +1,256 @@
+"""A transformer small enough to read, into which compiled (tracr) programs load.
+
+Its circuit is known, and everything else in the toolkit runs on it unchanged: it has the same
+sites, blocks and attention interface as a Hugging Face model.
+
+    x = embed(ids) + position
+    x = x + sum_h softmax(q_h k_h^T / sqrt(d_head)) v_h W_O_h        every layer
+    x = x + relu(x W_in) W_out
+    logits = x W_U                                                   no norms, no causal mask
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from interp.architecture import Architecture, BlockParts, ModulePoint
+from interp.errors import DataFileError, ModelLoadError
+from interp.model import Model
+
+SHAPE = ("n_layers", "n_heads", "d_head", "d_mlp", "d_model", "d_out")
+
+
+class PlainAttention(nn.Module):
+    """Attention of every token to every token."""
+
+    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
+        super().__init__()
+        d, width = shape["d_model"], shape["n_heads"] * shape["d_head"]
+        self.config, self.d_head, self.is_causal = config, shape["d_head"], False
+        self.query, self.key, self.value = (nn.Linear(d, width) for _ in range(3))
+        self.linear = nn.Linear(width, d)
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        """Softmax attention through transformers' attention interface."""
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )  # (row, head, pos, d_head)
+        attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        z, _ = attend(self, q, k, v, None, scaling=1 / math.sqrt(self.d_head), is_causal=False)
+        return self.linear(z.flatten(-2))
+
+
+class PlainMLP(nn.Module):
+    """One hidden layer of ReLU neurons."""
+
+    def __init__(self, shape: Mapping[str, int]):
+        super().__init__()
+        self.linear_1 = nn.Linear(shape["d_model"], shape["d_mlp"])
+        self.linear_2 = nn.Linear(shape["d_mlp"], shape["d_model"])
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        """Neurons, then their writes."""
+        return self.linear_2(torch.relu(self.linear_1(hidden_states)))
+
+
+class PlainBlock(nn.Module):
+    """Attention, then the MLP, each added to the residual stream."""
+
+    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
+        super().__init__()
+        self.attn, self.mid, self.mlp = (
+            PlainAttention(shape, config),
+            nn.Identity(),
+            PlainMLP(shape),
+        )
+
+    def forward(
+        self, hidden_states: Float[Tensor, "row pos d"], **_: Any
+    ) -> Float[Tensor, "row pos d"]:
+        """The residual stream after the block."""
+        hidden_states = hidden_states + self.attn(hidden_states)
+        return hidden_states + self.mlp(self.mid(hidden_states))
+
+
+class PlainTransformer(nn.Module):
+    """The whole model, with the few methods of a Hugging Face model that interp calls."""
+
+    def __init__(self, shape: Mapping[str, int], n_tokens: int, n_positions: int):
+        super().__init__()
+        self.config = PreTrainedConfig(attn_implementation="sdpa")
+        self.embed = nn.Embedding(n_tokens, shape["d_model"])
+        self.position = nn.Embedding(n_positions, shape["d_model"])
+        self.layers = nn.ModuleList(
+            PlainBlock(shape, self.config) for _ in range(shape["n_layers"])
+        )
+        self.norm = nn.Identity()
+        self.unembed = nn.Linear(shape["d_model"], shape["d_out"], bias=False)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The unembedding."""
+        return self.unembed
+
+    def forward(self, input_ids: Int[Tensor, "row pos"], **_: Any) -> SimpleNamespace:
+        """Logits of every position, as ``.logits``.
+
+        Raises:
+            ModelLoadError: a program was compiled for shorter inputs.
+        """
+        n_pos = input_ids.shape[1]
+        if n_pos > self.position.num_embeddings:
+            raise ModelLoadError(
+                f"{n_pos} tokens are too many: the program was compiled for "
+                f"{self.position.num_embeddings}, BOS included."
+            )
+        hidden = self.embed(input_ids) + self.position.weight[:n_pos]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return SimpleNamespace(logits=self.unembed(self.norm(hidden)))
+
+
+# --- compiled programs ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit."""
+
+    config: Mapping[str, Any]
+    input_ids: Mapping[str, int]
+    pairs: tuple[Mapping[str, Any], ...]
+    record: Mapping[str, Any]
+    path: Path
+
+
+def read_program(path: str | Path) -> Program:
+    """Read the description beside a compiled program's weights.
+
+    Args:
+        path: the ``.npz`` file; its ``.json`` lies beside it.
+
+    Raises:
+        DataFileError: the description is missing or lacks a field.
+    """
+    described = Path(path).with_suffix(".json")
+    if not described.is_file():
+        raise DataFileError(f"{described} is missing: it must lie beside {path}.")
+    try:
+        record = json.loads(described.read_text("utf-8"))
+        return Program(
+            record["config"], record["input_ids"], tuple(record["pairs"]), record, Path(path)
+        )
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise DataFileError(
+            f"{described} does not describe a compiled program ({type(error).__name__}: {error})."
+        ) from error
+
+
+def load_program(path: str | Path) -> Model:
+    """Load a compiled program (``.npz`` weights and the ``.json`` beside them) as a `Model`.
+
+    Raises:
+        ModelLoadError: the weights are damaged, not finite, or not of the shape described.
+        DataFileError: the description is missing.
+
+    Source: Lindner et al., "Tracr", arXiv 2301.05062.
+    """
+    program = read_program(path)
+    config = program.config
+    if config.get("layer_norm") or config.get("causal") or config.get("act") != "relu":
+        raise ModelLoadError(f"{path}: only ReLU programs without norms and causal mask load.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        shape = {name: int(config[name]) for name in SHAPE}
+        n_positions = weights["pos_embed/embeddings"].shape[0]
+        n_tokens = weights["token_embed/embeddings"].shape[0]
+        hf = PlainTransformer(shape, n_tokens, n_positions)
+        hf.load_state_dict(_state(weights))
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else ""
+        raise ModelLoadError(
+            f"{path} does not hold the compiled program that its .json describes "
+            f"({type(error).__name__}: {first})."
+        ) from error
+    if not all(bool(w.isfinite().all()) for w in hf.state_dict().values()):
+        raise ModelLoadError(f"{path} holds weights that are not finite; compile it again.")
+    tokenizer = _tokenizer(program.input_ids)
+    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(shape))
+
+
+def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Haiku's names and (in, out) matrices as this module's names and (out, in) matrices."""
+    state = {
+        "embed.weight": weights["token_embed/embeddings"],
+        "position.weight": weights["pos_embed/embeddings"],
+        "unembed.weight": weights["unembed"].T,
+    }
+    for name, value in weights.items():
+        if name.startswith("transformer/layer_"):
+            _, layer, sublayer, module, leaf = name.split("/")
+            path = f"layers.{layer.removeprefix('layer_')}.{sublayer}.{module}"
+            state[f"{path}.{'weight' if leaf == 'w' else 'bias'}"] = value.t()
+    return state
+
+
+def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:
+    """One word, one token, BOS first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    raw = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="compiler_pad"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    raw.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="BOS $A", special_tokens=[("BOS", vocabulary["BOS"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="BOS", pad_token="compiler_pad", unk_token="compiler_pad"
+    )
+
+
+def _architecture(shape: Mapping[str, int]) -> Architecture:
+    points = {
+        "resid_pre": ModulePoint("", "in"),
+        "resid_mid": ModulePoint("mid", "in"),
+        "resid_post": ModulePoint("", "out"),
+        "attn_out": ModulePoint("attn", "out"),
+        "mlp_out": ModulePoint("mlp", "out"),
+        "q": ModulePoint("attn.query", "out"),
+        "k": ModulePoint("attn.key", "out"),
+        "v": ModulePoint("attn.value", "out"),
+        "z": ModulePoint("attn.linear", "in"),
+        "mlp_post": ModulePoint("mlp.linear_2", "in"),
+    }
+    parts = BlockParts(None, None, None, None, "mlp", False)
+    return Architecture(
+        adapter="plain",
+        blocks="layers",
+        attention="attn",
+        ln_final="norm",
+        points=points,
+        missing={},
+        parts=parts,
+        n_layers=shape["n_layers"],
+        n_heads=shape["n_heads"],
+        n_kv_heads=shape["n_heads"],
+        d_model=shape["d_model"],
+        d_head=shape["d_head"],
+        d_mlp=shape["d_mlp"],
+        logits_transform=lambda logits: logits,
+        causal=False,
+    )
