@@ -1,0 +1,46 @@
+"""Every statistic of the toolkit, each defined once: intervals, tests, controls, agreement.
+
+`bootstrap` resamples prompts, or the entities they share; `significance` gives p-values and
+proportions; `controls` draws random component sets; `agreement` compares rankings and sets.
+"""
+
+from interp.statistics.agreement import auroc, jaccard, spearman, stability
+from interp.statistics.bootstrap import (
+    Equivalence,
+    Estimate,
+    StatisticsError,
+    bootstrap_mean,
+    bootstrap_ratio,
+    equivalence,
+    resample_weights,
+)
+from interp.statistics.controls import matched_random_sets
+from interp.statistics.significance import (
+    benjamini_hochberg,
+    discordant,
+    empirical_p,
+    mcnemar,
+    sign_flip_test,
+    wilson,
+)
+
+__all__ = [
+    "Equivalence",
+    "Estimate",
+    "StatisticsError",
+    "auroc",
+    "benjamini_hochberg",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "discordant",
+    "empirical_p",
+    "equivalence",
+    "jaccard",
+    "matched_random_sets",
+    "mcnemar",
+    "resample_weights",
+    "sign_flip_test",
+    "spearman",
+    "stability",
+    "wilson",
+]

@@ -1,0 +1,173 @@
+"""Intervals for effects: resampling prompts, or clusters of prompts, never cells.
+
+Prompts that share an entity are not independent. With `clusters`, whole entities are drawn, so
+the interval speaks about other entities and not only about other prompts on the same ones.
+"""
+
+import warnings
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.errors import InterpError
+
+
+class StatisticsError(InterpError):
+    """Numbers from which the statistic that was asked for cannot be computed."""
+
+
+class Estimate(NamedTuple):
+    """A value and the bounds of its interval: three floats, or three arrays of one shape."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+class Equivalence(NamedTuple):
+    """Whether a mean is equivalent to zero, and the interval that decided it."""
+
+    holds: Bool[np.ndarray, "..."]
+    estimate: Estimate
+
+
+def bootstrap_mean(
+    values: Float[np.ndarray, "pair ..."],
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Mean over pairs with a percentile bootstrap interval.
+
+    Args:
+        values: one value a pair on the first axis; NaN where a pair has none.
+        seed: of the resampling.
+        n_resamples: bootstrap resamples, shared by all cells.
+        level: coverage; too optimistic with fewer than about 20 pairs or clusters.
+        clusters: each pair's entity; entities are resampled with all their pairs. By default
+            each pair stands for itself.
+
+    Returns:
+        (value, low, high), each without the pair axis; NaN where no pair has a value, and an
+        infinite interval where only one pair or cluster does.
+
+    Raises:
+        StatisticsError: no pairs, or not one cluster a pair.
+
+    Source: Efron & Tibshirani 1993, section 13.3; Davison & Hinkley 1997, section 3.8 (clusters).
+    """
+    present = (~np.isnan(values)).astype(float)
+    filled = np.where(present, values, 0.0)
+    return _ratio(filled, present, present, seed, n_resamples, level, clusters)
+
+
+def bootstrap_ratio(
+    top: Float[np.ndarray, "pair ..."],
+    bottom: Float[np.ndarray, " pair"],
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Ratio of means over pairs, both resampled together; otherwise as `bootstrap_mean`.
+
+    A mean of ratios would be dominated by pairs with a small denominator; benchmarks of
+    circuits use the ratio of means (MIB, arXiv 2504.13151).
+    """
+    present = (~np.isnan(top)).astype(float)
+    filled = np.where(present, top, 0.0)
+    shaped = bottom.reshape(-1, *[1] * (top.ndim - 1)) * present
+    return _ratio(filled, shaped, present, seed, n_resamples, level, clusters)
+
+
+def equivalence(
+    differences: Float[np.ndarray, "pair ..."],
+    margin: float,
+    alpha: float = 0.05,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    clusters: Sequence[Hashable] | None = None,
+) -> Equivalence:
+    """Whether a mean difference is shown to be smaller than a margin, by two one-sided tests.
+
+    That nothing was *found* shows nothing; a claim such as "accuracy stays intact" holds only
+    if the whole 1 - 2 alpha interval lies inside the margin. A bootstrap knows no variation
+    that it did not see: a handful of pairs that all stay the same passes too, so plan for
+    hundreds.
+
+    Args:
+        differences: paired differences, such as accuracy with minus without an ablation.
+        margin: largest difference that counts as none, in their unit; set it beforehand.
+        alpha: of either one-sided test.
+        seed: of the resampling.
+        n_resamples: bootstrap resamples.
+        clusters: as in `bootstrap_mean`.
+
+    Returns:
+        Whether it holds, and the mean with its 1 - 2 alpha interval.
+
+    Raises:
+        StatisticsError: the margin is not positive.
+
+    Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15.
+    """
+    if margin <= 0:
+        raise StatisticsError(
+            f"margin is {margin}; give the largest difference that is still none."
+        )
+    estimate = bootstrap_mean(differences, seed, n_resamples, 1 - 2 * alpha, clusters)
+    inside = (estimate.low > -margin) & (estimate.high < margin)
+    return Equivalence(np.asarray(inside), estimate)
+
+
+def resample_weights(n: int, seed: int, n_resamples: int) -> Float[np.ndarray, "resample unit"]:
+    """How often each of `n` pairs or clusters is drawn in each bootstrap resample."""
+    if n < 1:
+        raise StatisticsError("there are no values to resample; give at least one pair.")
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)
+
+
+def cluster_sums(
+    values: Float[np.ndarray, "pair ..."], clusters: Sequence[Hashable] | None
+) -> Float[np.ndarray, "cluster ..."]:
+    """Sum over the pairs of each cluster, in order of first appearance; None: as they are.
+
+    Raises:
+        StatisticsError: there is not one cluster a pair.
+    """
+    if clusters is None:
+        return values
+    if len(clusters) != len(values):
+        raise StatisticsError(
+            f"{len(values)} pairs came with {len(clusters)} clusters; name one cluster a pair."
+        )
+    codes = {cluster: code for code, cluster in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(codes), *values.shape[1:]))
+    np.add.at(sums, [codes[cluster] for cluster in clusters], values)
+    return sums
+
+
+def _ratio(
+    top: np.ndarray,
+    bottom: np.ndarray,
+    present: np.ndarray,
+    seed: int,
+    n_resamples: int,
+    level: float,
+    clusters: Sequence[Hashable] | None,
+) -> Estimate:
+    above, below = cluster_sums(top, clusters), cluster_sums(bottom, clusters)
+    n = (cluster_sums(present, clusters) > 0).sum(0)
+    weights = resample_weights(len(above), seed, n_resamples)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cell without values is all NaN
+        value = top.sum(0) / bottom.sum(0)
+        draws = np.tensordot(weights, above, 1) / np.tensordot(weights, below, 1)
+        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low = np.where(n > 1, low, np.where(n == 1, -np.inf, np.nan))
+    high = np.where(n > 1, high, np.where(n == 1, np.inf, np.nan))
+    return Estimate(value, low, high)
