@@ -27,6 +27,15 @@ def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     return weight[point.features.to(weight.device)]
 
 
+def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
+    """Bias of the linear module that computes q, k or v; ``None`` where it has none."""
+    module, point = model.point(SITES[site], layer)
+    bias: Tensor | None = getattr(module, "bias", None)
+    if bias is None or point.features is None:
+        return bias
+    return bias[point.features.to(bias.device)]
+
+
 def project(
     model: Model, site: str, layer: int, x: Float[Tensor, "row branch pos d_model"]
 ) -> Float[Tensor, "row pos branch d_head"]:
@@ -35,14 +44,12 @@ def project(
     Branches are query heads; keys and values take the matrix of the group a head belongs to.
     """
     a = model.arch
-    module, point = model.point(SITES[site], layer)
     weight = weight_of(model, site, layer).unflatten(0, (-1, a.d_head))
     shared = a.n_heads // len(weight)
     out = torch.einsum("bhpd,hkd->bphk", x, weight.repeat_interleave(shared, 0))
-    bias: Tensor | None = getattr(module, "bias", None)
+    bias = bias_of(model, site, layer)
     if bias is not None:
-        own = bias if point.features is None else bias[point.features.to(bias.device)]
-        out = out + own.unflatten(0, (-1, a.d_head)).repeat_interleave(shared, 0)
+        out = out + bias.unflatten(0, (-1, a.d_head)).repeat_interleave(shared, 0)
     return out
 
 

@@ -175,7 +175,9 @@ class Graph:
             raise SiteError(f"no edge {name!r}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'.")
         pair = self.node(match[1]), self._index[1][destination]
         if not self.exists[pair]:
-            raise SiteError(f"no edge {name!r}: {destination} is computed before {match[1]} writes.")
+            raise SiteError(
+                f"no edge {name!r}: {destination} is computed before {match[1]} writes."
+            )
         return pair
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.blocks import attend, head_writes, mlp_write, norm, project
+from interp.calls import LayerCalls
 from interp.graph import Graph
 from interp.model import Model
 from interp.sites import SITES
-from interp.walk import LayerCalls
 
 
 @dataclass(frozen=True)

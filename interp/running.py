@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import OutOfMemory
 from interp.model import Model
 from interp.pairs import TokenBatch, TokenPair, batch
 from interp.readout import measure
 from interp.sweep import Cells, Sweep, cells_of, live_positions
-from interp.walk import LayerCalls, Pack, Rows, Write, record_layer_calls, shares_prefixes, walk
+from interp.walk import Pack, Rows, Write, shares_prefixes, walk
 
 CPU_TOKENS = 4096
 """Tokens in a CPU batch: enough to fill the matrix units, few enough for the caches."""

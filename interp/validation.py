@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.calls import positions_and_mask, record_layer_calls
 from interp.errors import InterpError, ModelLoadError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES, Site
-from interp.walk import Rows, positions_and_mask, record_layer_calls, walk
+from interp.walk import Rows, walk
 
 
 def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:

@@ -12,7 +12,6 @@ same walk with whole, padded rows and the masks as Hugging Face made them.
 """
 
 import contextlib
-import inspect
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -23,99 +22,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.calls import LayerCalls
 from interp.errors import ModelLoadError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES, Site
 
 ROWS_ATTENTION = "interp_rows"
-
-
-# --- what Hugging Face passes to each layer ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LayerCalls:
-    """A padded batch of prompts at the bottom of the model, and every layer's arguments.
-
-    Attributes:
-        embeddings: what enters layer 0, learned positions and scaling included.
-        kwargs: per layer, the masks, rotary tables and the rest, as Hugging Face passed them.
-        mask: which tokens are real.
-    """
-
-    embeddings: Float[Tensor, "prompt pos d_model"]
-    kwargs: list[dict[str, Any]]
-    mask: Bool[Tensor, "prompt pos"]
-
-    def of_rows(self, layer: int, prompt: Int[Tensor, " row"]) -> dict[str, Any]:
-        """A layer's arguments for a batch of whole rows, each continuing one of the prompts."""
-
-        def per_row(value: Any) -> Any:
-            if isinstance(value, tuple | list):
-                return type(value)(per_row(v) for v in value)
-            if isinstance(value, Tensor) and value.ndim >= 2 and len(value) == len(self.mask):
-                return value[prompt.to(value.device)]
-            return value
-
-        return {name: per_row(value) for name, value in self.kwargs[layer].items()}
-
-
-class _AllRecorded(Exception):
-    """Raised from the last block to end the recording run before the unembedding."""
-
-
-def record_layer_calls(
-    model: Model, ids: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"]
-) -> LayerCalls:
-    """Run embedding, masks and rotary tables only: all blocks but the first are skipped."""
-    kwargs: list[dict[str, Any]] = []
-    entered: list[Tensor] = []
-    as_tuple = False
-
-    def stand_in(block: nn.Module, layer: int) -> Callable[..., Any]:
-        run = block.forward
-        # The class's own signature: wrappers (accelerate, nnsight) put others on the instance.
-        signature = inspect.signature(type(block).forward)
-
-        def forward(*args: Any, **kw: Any) -> Any:
-            nonlocal as_tuple
-            _, (_, hidden), *rest = signature.bind(block, *args, **kw).arguments.items()
-            bound = dict(rest)
-            bound.update(bound.pop("kwargs", {}))
-            entered.append(hidden)
-            kwargs.append(bound)
-            if layer == model.arch.n_layers - 1:
-                raise _AllRecorded
-            if layer == 0:
-                as_tuple = isinstance(run(*args, **kw), tuple)
-            return (hidden,) if as_tuple else hidden
-
-        return forward
-
-    with contextlib.ExitStack() as stack:
-        for layer, block in enumerate(model.blocks):
-            before = block.__dict__.get("forward")
-            block.forward = stand_in(block, layer)
-            stack.callback(_restore_forward, block, before)
-        with contextlib.suppress(_AllRecorded):
-            model.hf(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
-    return LayerCalls(entered[0], kwargs, mask)
-
-
-def _restore_forward(block: nn.Module, before: Any) -> None:
-    if before is None:
-        del block.forward
-    else:
-        block.forward = before
-
-
-def positions_and_mask(model: Model, mask: Bool[Tensor, "prompt pos"]) -> dict[str, Tensor]:
-    """Attention mask, and position ids that count real tokens, so padding moves nothing."""
-    inputs = {"attention_mask": mask.long()}
-    if "position_ids" in inspect.signature(model.hf.forward).parameters:
-        inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    return inputs
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -217,6 +130,34 @@ class Write:
             flat[into[:, None], features] = flat[source[:, None], features]
 
 
+@dataclass(frozen=True)
+class Put:
+    """Given values put into tokens of the batch, at one site of one layer.
+
+    Attributes:
+        site: where.
+        layer: in which block.
+        into: flat indices of the tokens changed.
+        values: what each token gets.
+        features: the features changed, per token; ``None`` for all.
+    """
+
+    site: Site
+    layer: int
+    into: Int[Tensor, " n"]
+    values: Float[Tensor, "n width"]
+    features: Int[Tensor, "n width"] | None
+
+    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
+        """Apply to the activation of the whole batch, in place."""
+        flat = activation.view(-1, activation.shape[-1])
+        into, values = self.into.to(flat.device), self.values.to(flat)
+        if self.features is None:
+            flat[into] = values
+        else:
+            flat[into[:, None], self.features.to(flat.device)] = values
+
+
 # --- attention over rows -----------------------------------------------------------------------
 
 
@@ -300,7 +241,7 @@ ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
 
 
 def walk(
-    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Write]
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Write | Put]
 ) -> Float[Tensor, "row d_model"]:
     """Run every row through the layers it needs, each layer called once.
 
@@ -308,14 +249,22 @@ def walk(
         model: the model.
         calls: from `record_layer_calls` on the same prompts.
         rows: which prompts, from which position and layer on.
-        writes: the interventions, as copies between tokens of the batch (`Pack.token`).
+        writes: the interventions, by flat token numbers of the batch (`Pack.token`).
 
     Returns:
         The residual stream after the last block at each row's last real position.
     """
+    hidden, pack = walk_tokens(model, calls, rows, writes)
+    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
+
+
+def walk_tokens(
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Write | Put]
+) -> tuple[Float[Tensor, "token d_model"], Pack]:
+    """As `walk`, but the residual stream of every token, and the tables that find them."""
     pack = Pack(rows, calls.mask.shape[1]).to(calls.embeddings.device)
     layout = _packed if shares_prefixes(model) else _padded
-    by_layer: dict[int, list[Write]] = {}
+    by_layer: dict[int, list[Write | Put]] = {}
     for write in writes:
         by_layer.setdefault(write.layer, []).append(write)
     base = slice(0, pack.n_tokens(rows.n_base))
@@ -330,7 +279,7 @@ def walk(
             if any(w.site.name == "resid_post" for w in here):
                 hidden = _join(hidden, pack, rows.entry[layer + 1])
                 _apply(here, "resid_post", hidden)
-    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
+    return hidden, pack
 
 
 def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Tensor, "more d"]:
@@ -339,7 +288,7 @@ def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Te
     return torch.cat([hidden, hidden[new.to(hidden.device)]]) if len(new) else hidden
 
 
-def _apply(writes: list[Write], site: str, hidden: Float[Tensor, "token d"]) -> None:
+def _apply(writes: list[Write | Put], site: str, hidden: Float[Tensor, "token d"]) -> None:
     for write in writes:
         if write.site == SITES[site]:
             write(hidden)
@@ -347,7 +296,7 @@ def _apply(writes: list[Write], site: str, hidden: Float[Tensor, "token d"]) -> 
 
 # --- calling one layer on the batch ------------------------------------------------------------
 
-Call = Callable[[int, Tensor, int, Sequence[Write]], Tensor]
+Call = Callable[[int, Tensor, int, Sequence[Write | Put]], Tensor]
 """(layer, flat hidden states, rows present, writes inside the layer) -> flat hidden states."""
 
 
@@ -378,7 +327,7 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 
     n_tokens = 0
 
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write]) -> Tensor:
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write | Put]) -> Tensor:
         nonlocal n_tokens
         n_tokens = len(hidden)
         kwargs = {k: per_token(v) for k, v in calls.kwargs[layer].items() if k != "attention_mask"}
@@ -395,7 +344,7 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
 
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write]) -> Tensor:
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write | Put]) -> Tensor:
         prompt = pack.rows.prompt[:n_rows]
         kwargs = calls.of_rows(layer, prompt)
         batch = hidden.view(n_rows, pack.n_pos, -1)
@@ -405,7 +354,7 @@ def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 
 
 def _call_block(
-    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Write]
+    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Write | Put]
 ) -> Tensor:
     with hooked(model, [(write.site, layer, write) for write in writes]):
         out = model.blocks[layer](hidden, **kwargs)

@@ -5,9 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast
+from interp.calls import record_layer_calls
 from interp.model import Model
 from interp.plain import Program
-from interp.walk import record_layer_calls
 
 
 def program_contrast(model: Model, program: Program) -> Contrast:

@@ -1,1 +1,30 @@
-"""Attribution: what the metric owes to each node, neuron and edge. Positive = supports the answer."""
+"""Attribution: what the metric owes to nodes, neurons and edges. Positive = supports the answer."""
+
+from interp.attribution.attribute import (
+    EDGE_METHODS,
+    NODE_METHODS,
+    UNIT_METHODS,
+    attribute,
+    attribute_edges,
+    attribute_nodes,
+)
+from interp.attribution.direct import direct_logit_attribution, log_prob_increase, logit_lens
+from interp.attribution.estimators import ESTIMATORS
+from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+
+__all__ = [
+    "EDGE_METHODS",
+    "ESTIMATORS",
+    "NODE_METHODS",
+    "UNIT_METHODS",
+    "EdgeScores",
+    "NodeScores",
+    "Scores",
+    "UnitScores",
+    "attribute",
+    "attribute_edges",
+    "attribute_nodes",
+    "direct_logit_attribution",
+    "log_prob_increase",
+    "logit_lens",
+]

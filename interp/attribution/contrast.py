@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import MetricError
 from interp.metrics import metric_named
 from interp.model import Model
 from interp.pairs import TokenPair, batch
 from interp.readout import measure
-from interp.walk import LayerCalls, record_layer_calls
 
 Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[Tensor, " row"]]
 """(residual stream after the last block, which pair each row belongs to) -> metric of each row."""
@@ -72,7 +72,9 @@ def contrasts(
         tokens = batch(model, pairs[start : start + step])
         last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1
 
-        def read(resid: Tensor, pair: Tensor, last: Tensor = last, answers: Tensor = tokens.answers):
+        def read(
+            resid: Tensor, pair: Tensor, last: Tensor = last, answers: Tensor = tokens.answers
+        ):
             rows = torch.arange(len(resid), device=resid.device)
             at = resid[rows, last[pair].to(resid.device)]
             return measure(model, chosen, at, answers[pair], at)

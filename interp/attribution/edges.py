@@ -7,7 +7,7 @@ multipliers of one layer's queries, keys, values and MLP are pulled back through
 contracted with all earlier writes at once, a few tokens at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast
 from interp.attribution.estimators import Estimator, Linearised, linearise
-from interp.attribution.rules import DiscreteGradient, Gradient
+from interp.attribution.jacobians import pull_back, push_forward
 from interp.attribution.runs import gradients
 from interp.blocks import head_writes, norm, weight_of
 from interp.graph import Graph
@@ -43,9 +43,19 @@ def edge_scores(
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; the pull-back is exact
     algebra, since all branches of a layer read the same residual stream.
     """
+    yield from linearised_scores(model, contrast, linearise(model, contrast, estimator, kept(model)))
+
+
+def kept(model: Model) -> list[str]:
+    """The sites whose activations the edges of a model are scored from."""
+    return [*KEPT, *([] if model.arch.parts.parallel else ["resid_mid"])]
+
+
+def linearised_scores(
+    model: Model, contrast: Contrast, at: Linearised
+) -> Iterator[Float[Tensor, "source destination"]]:
+    """As `edge_scores`, from runs already made."""
     graph = Graph.of(model.arch)
-    sites = [*KEPT, *(["resid_mid"] if not graph.parallel else [])]
-    at = linearise(model, contrast, estimator, sites)
     multipliers = _multipliers(model, at)
     n_tokens = max(1, FLOATS_AT_ONCE // (graph.n_sources * graph.d_model))
     for pair in range(len(contrast)):
@@ -67,14 +77,14 @@ def _multipliers(model: Model, at: Linearised) -> dict[str, list[Tensor]]:
         ``q``, ``k``, ``v``: (row, pos, head, d_head) of each layer; ``mlp_in``: of each layer;
         ``final``: one tensor.
     """
-    kept, a = at.run.kept, model.arch
-    flat = [*kept["z"], *kept["mlp_in"], at.run.final]
+    here, a = at.run.kept, model.arch
+    flat = [*here["z"], *here["mlp_in"], at.run.final]
     filled = gradients(at.total, flat, retain_graph=True)
     out: dict[str, list[Tensor]] = {"q": [], "k": [], "v": []}
     group = a.n_heads // a.n_kv_heads
     for layer in range(a.n_layers):
-        z, to_z = kept["z"][layer], filled[layer]
-        inputs = [kept[part][layer] for part in "qkv"]
+        z, to_z = here["z"][layer], filled[layer]
+        inputs = [here[part][layer] for part in "qkv"]
         passed: list[list[Tensor]] = [[], [], []]
         for member in range(group):
             one = torch.zeros_like(to_z).unflatten(-1, (a.n_kv_heads, group, a.d_head))
@@ -158,50 +168,9 @@ class _Tokens:
     def _before_norm(self, site: str, layer: int, path: str | None, to_output: Tensor) -> Tensor:
         x = self.of_run(self.at.run.kept[site][layer])
         corrupt = self.at.corrupt.kept[site][layer][self.pair, self.tokens]
-        return pull_back(self.model, norm(self.model, layer, path), x, corrupt, to_output, self.at.rule)
-
-
-def pull_back(
-    model: Model,
-    function: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "point token d"],
-    corrupt: Float[Tensor, "token d"],
-    to_output: Float[Tensor, "point token branch d"],
-    rule: Gradient,
-) -> Float[Tensor, "token branch d"]:
-    """Multipliers before a norm from those after it, for many branches, summed over points."""
-    wide = x[:, :, None].expand_as(to_output).detach().requires_grad_(True)
-    with torch.enable_grad(), rule.clean(model):
-        y = function(wide)
-    with torch.no_grad(), rule.corrupt(model):
-        function(corrupt[None, :, None].expand_as(to_output))
-    (to_input,) = torch.autograd.grad(y, wide, to_output)
-    return _wide(to_input.sum(0))
-
-
-def push_forward(
-    model: Model,
-    function: Callable[[Tensor], Tensor],
-    clean: Float[Tensor, "token d"],
-    corrupt: Float[Tensor, "token d"],
-    change: Float[Tensor, "branch token d"],
-) -> Float[Tensor, "branch token d"]:
-    """Shares of a function's exact change that belong to parts of its input's change.
-
-    The transpose of the discrete Jacobian's pull-back, by differentiating it once more: it is
-    linear in the multiplier.
-    """
-    x = clean.expand_as(change).detach().requires_grad_(True)
-    multiplier = torch.zeros_like(change).requires_grad_(True)
-    rule = DiscreteGradient()
-    with torch.enable_grad():
-        with rule.clean(model):
-            y = function(x)
-        with rule.corrupt(model):
-            function(corrupt.expand_as(change))
-        (back,) = torch.autograd.grad(y, x, multiplier, create_graph=True)
-        (forward,) = torch.autograd.grad(back, multiplier, change)
-    return forward
+        return pull_back(
+            self.model, norm(self.model, layer, path), x, corrupt, to_output, self.at.rule
+        )
 
 
 def _contract(graph: Graph, here: _Tokens) -> Float[Tensor, "source destination"]:

@@ -44,7 +44,7 @@ class Estimator:
 
 
 def left_riemann(steps: int) -> tuple[tuple[float, float], ...]:
-    """t = 0, 1/S, …, (S - 1)/S: the points of EAP-IG's published code."""
+    """T = 0, 1/S, …, (S - 1)/S: the points of EAP-IG's published code."""
     return tuple((s / steps, 1 / steps) for s in range(steps))
 
 
@@ -83,7 +83,9 @@ def estimator_named(name: str, steps: int | None = None) -> Estimator:
         return found
     quadrature = {"eap-ig": left_riemann, "eap-gl": gauss_legendre}
     if name not in quadrature or steps < 1:
-        raise MetricError(f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more.")
+        raise MetricError(
+            f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more."
+        )
     return Estimator(quadrature[name](steps), found.rule, found.source)
 
 

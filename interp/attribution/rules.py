@@ -30,9 +30,11 @@ from torch.overrides import TorchFunctionMode
 
 from interp.model import Model
 
-ELEMENTWISE = frozenset("relu gelu silu tanh sigmoid exp pow __pow__ square".split())
-PRODUCT = frozenset("mul __mul__ __rmul__ multiply".split())
-QUOTIENT = frozenset("div __truediv__ divide true_divide".split())
+ELEMENTWISE = frozenset(
+    ["relu", "gelu", "silu", "tanh", "sigmoid", "exp", "pow", "__pow__", "square"]
+)
+PRODUCT = frozenset(["mul", "__mul__", "__rmul__", "multiply"])
+QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
 CLOSE = 1e-3
 """Runs closer than this, relative to their size, take the slope at their midpoint: the chord
 would be lost in rounding."""
@@ -196,7 +198,7 @@ class RelP(_Rule):
             yield
 
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """x times the constant f(x) / x."""
+        """X times the constant f(x) / x."""
         value = f(x, *args, **kw)
         if not (torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad):
             return value
@@ -219,7 +221,9 @@ class RelP(_Rule):
 
 
 def _both_depend(a: Any, b: Any) -> bool:
-    return torch.is_grad_enabled() and all(isinstance(x, Tensor) and x.requires_grad for x in (a, b))
+    return torch.is_grad_enabled() and all(
+        isinstance(x, Tensor) and x.requires_grad for x in (a, b)
+    )
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Runs whose activations are kept, layer by layer, and through which multipliers flow back."""
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from interp.blocks import split_mlp_input
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES
+
 
 @dataclass
 class Run:
@@ -36,6 +37,8 @@ def run(
     hidden: Float[Tensor, "row pos d_model"],
     pair: Int[Tensor, " row"],
     sites: Sequence[str],
+    given: tuple[str, int, Tensor] | None = None,
+    through: Callable[[int, Tensor, Tensor], Tensor] = lambda layer, before, after: after,
 ) -> Run:
     """Run every block on whole rows and keep what passes the given sites.
 
@@ -45,15 +48,34 @@ def run(
         hidden: what enters layer 0; differentiable where it requires a gradient.
         pair: the pair of each row.
         sites: short site names, and ``"mlp_in"``.
+        given: (site, layer, value) that takes the place of an activation.
+        through: (layer, what entered, what left) -> what the next layer gets.
     """
     out = Run(pair, {site: [] for site in sites})
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, 2 * pair)
-        with _keeping(model, layer, out.kept):
+        with _giving(model, layer, given), _keeping(model, layer, out.kept):
             result = block(hidden, **kwargs)
-        hidden = result[0] if isinstance(result, tuple) else result
+        after = result[0] if isinstance(result, tuple) else result
+        hidden = through(layer, hidden, after)
     out.final = hidden
     return out
+
+
+@contextlib.contextmanager
+def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> Generator[None]:
+    """Out of place: what attention computes is saved for its own backward pass."""
+    if given is None or given[1] != layer:
+        yield
+        return
+    module, point = model.point(SITES[given[0]], layer)
+    if point.side == "in":
+        handle = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
+    else:
+        handle = module.register_forward_hook(lambda _, __, out: given[2])
+    with contextlib.ExitStack() as stack:
+        stack.callback(handle.remove)
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,286 @@
+"""The three calls: attribute the metric to edges, to nodes, or to the units of a site."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.activations import grad_drop_scores, ig_activation_scores
+from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.edges import kept, linearised_scores
+from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
+from interp.attribution.exact import exact_edges, exact_nodes
+from interp.attribution.local import qk_edge_scores
+from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
+from interp.attribution.runs import run
+from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
+from interp.errors import DegenerateGap, MetricError, SiteError, did_you_mean
+from interp.graph import Graph
+from interp.metrics import DEGENERATE, METRICS
+from interp.model import Model
+from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+
+EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
+NODE_METHODS = ("exact", *ESTIMATORS)
+UNIT_METHODS = (*ESTIMATORS, "grad-drop")
+Progress = Callable[[int, int], None]
+Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
+"""The metric of the clean and of the corrupt prompts."""
+Rows = tuple[np.ndarray, Baseline]
+
+
+def attribute_edges(
+    model: Model,
+    pairs: PromptPairs | Sequence[Any] | str,
+    method: str = "eap-dg",
+    metric: str = "logit_diff",
+    steps: int | None = None,
+    at_once: int | None = None,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """How much the metric owes to each edge of the graph.
+
+    Args:
+        model: from `interp.load_model`.
+        pairs: `PromptPairs`, or anything `load_pairs` takes.
+        method: one of `EDGE_METHODS`; ``"exact"`` runs the model once an edge and pair.
+        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        steps: interpolation points, of the methods that integrate.
+        at_once: pairs in a micro-batch.
+        progress: called with (pairs done, pairs in all).
+
+    Returns:
+        `EdgeScores`; positive = the edge supports the answer.
+
+    Raises:
+        MetricError: unknown method or metric.
+        PairError: no pair is usable.
+        DegenerateGap: clean and corrupt prompts score the same.
+
+    Source: each method's own; see `ESTIMATORS` and docs/attribution.md.
+    """
+    graph = Graph.of(model.arch)
+
+    def rows(contrast: Contrast) -> Rows:
+        found, metric = edges_by(model, contrast, method, steps)
+        return np.stack([scores[graph.exists].numpy() for scores in found]), metric
+
+    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
+    array = xr.DataArray(
+        values.astype(np.float32), dims=("pair", "edge"), coords={"edge": list(graph.edge_names)}
+    )
+    return EdgeScores(values=array.assign_coords(pair=labels.pop("ids")), method=method, **labels)
+
+
+def edges_by(
+    model: Model, contrast: Contrast, method: str, steps: int | None = None
+) -> tuple[Iterator[Float[Tensor, "source destination"]], Baseline]:
+    """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched.
+
+    Raises:
+        MetricError: unknown method.
+    """
+    if method in ESTIMATORS:
+        at = linearise(model, contrast, estimator_named(method, steps), kept(model))
+        return linearised_scores(model, contrast, at), at.metric
+    special = {
+        "exact": _exact_edges,
+        "eap-ig-activations": lambda m, c: ig_activation_scores(m, c, steps or IG_STEPS),
+        "eap-qk": qk_edge_scores,
+    }
+    if method not in special:
+        raise MetricError(
+            f"unknown attribution method {method!r}. {did_you_mean(method, EDGE_METHODS)}"
+        )
+    return special[method](model, contrast), baseline(model, contrast)
+
+
+def _exact_edges(
+    model: Model, contrast: Contrast
+) -> Iterator[Float[Tensor, "source destination"]]:
+    graph = Graph.of(model.arch)
+    edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
+    for row in exact_edges(model, contrast, edges):
+        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
+        scores[graph.exists] = row
+        yield scores
+
+
+def attribute_nodes(
+    model: Model,
+    pairs: PromptPairs | Sequence[Any] | str,
+    method: str = "eap-dg",
+    metric: str = "logit_diff",
+    steps: int | None = None,
+    at_once: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """How much the metric owes to the embedding, each head and each MLP, all tokens together.
+
+    ``"exact"`` gives a node its corrupt activation and recomputes the rest (noising); the others
+    approximate it. Arguments and errors as `attribute_edges`.
+    """
+    graph = Graph.of(model.arch)
+
+    def rows(contrast: Contrast) -> Rows:
+        if method == "exact":
+            found = exact_nodes(model, contrast, range(graph.n_sources))
+            return found.numpy(), baseline(model, contrast)
+        at = linearise(model, contrast, estimator_named(method, steps), NODE_SITES)
+        return node_scores(model, contrast, at).numpy(), at.metric
+
+    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
+    array = xr.DataArray(
+        values.astype(np.float32), dims=("pair", "node"), coords={"node": list(graph.sources)}
+    )
+    return NodeScores(values=array.assign_coords(pair=labels.pop("ids")), method=method, **labels)
+
+
+def attribute(
+    model: Model,
+    pairs: PromptPairs | Sequence[Any] | str,
+    site: str,
+    over: Sequence[str] | str = ("layer", "pos"),
+    method: str = "eap-dg",
+    metric: str = "logit_diff",
+    steps: int | None = None,
+    at_once: int | None = None,
+    progress: Progress | None = None,
+) -> UnitScores:
+    """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
+
+    Compare with ``interp.patch(model, pairs, site, over, direction="noise")``.
+
+    Args:
+        model: from `interp.load_model`.
+        pairs: `PromptPairs`, or anything `load_pairs` takes.
+        site: a short site name.
+        over: axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the site has
+            them; the others are summed.
+        method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP).
+        metric, steps, at_once, progress: as in `attribute_edges`.
+
+    Returns:
+        `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
+
+    Raises:
+        SiteError: the site or an axis does not exist in this model.
+    """
+    where, layer = model.site(site)
+    axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
+    unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(where.units, "unit")
+    allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
+    wrong = [axis for axis in axes if axis not in allowed]
+    if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
+        raise SiteError(
+            f"cannot attribute to {site!r} over {list(axes)}: name the site without a layer, and "
+            f"'layer' and some of {', '.join(allowed[1:])} as axes."
+        )
+
+    def rows(contrast: Contrast) -> Rows:
+        sites = [where.name]
+        if method == "grad-drop":
+            found, read = grad_drop_scores(model, contrast, sites), baseline(model, contrast)
+        else:
+            at = linearise(model, contrast, estimator_named(method, steps), sites)
+            found, read = unit_scores(model, contrast, at, sites), at.metric
+        values = _aligned(found[where.name].numpy(), contrast)
+        return values if "pos" in axes else np.nansum(values, 2, keepdims=True), read
+
+    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
+    full = xr.DataArray(values.astype(np.float32), dims=("pair", "layer", "pos", unit))
+    full = full.squeeze("pos", drop=True) if "pos" not in axes else full
+    full = full.sum(unit, skipna=False) if unit not in axes else full
+    full = full.transpose("pair", *axes)
+    coords = {axis: np.arange(full.sizes[axis]) for axis in axes}
+    named = full.assign_coords(pair=labels.pop("ids"), **coords)
+    return UnitScores(values=named, method=f"{method} ({site})", **labels)
+
+
+def _aligned(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:
+    """Positions counted from each prompt's first token; NaN beyond its last."""
+    out = np.full_like(values, np.nan)
+    for i, real in enumerate(contrast.mask.cpu().numpy()):
+        out[i, :, : real.sum()] = values[i][:, real]
+    return out
+
+
+def _measure(
+    model: Model,
+    pairs: Any,
+    metric: str,
+    at_once: int | None,
+    progress: Progress | None,
+    rows: Callable[[Contrast], Rows],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Run micro-batches through `rows`, and everything that labels a result."""
+    started = time.perf_counter()
+    loaded = load_pairs(pairs)
+    usable, excluded = tokenise(model, loaded)
+    parts, baselines, done = [], [], 0
+    for contrast in contrasts(model, usable, metric, at_once):
+        values, metric_of = rows(contrast)
+        parts.append(values)
+        baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
+        done += len(contrast)
+        if progress:
+            progress(done, len(usable))
+    clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
+    _check_gap(metric, clean, corrupt, usable)
+    ids = [pair.pair.id for pair in usable]
+    series = [xr.DataArray(x, dims="pair", coords={"pair": ids}) for x in (clean, corrupt)]
+    labels: Mapping[str, Any] = {
+        "ids": ids,
+        "clean": series[0],
+        "corrupt": series[1],
+        "graph": Graph.of(model.arch),
+        "metric": metric,
+        "unit": METRICS[metric].unit,
+        "model": model.name,
+        "weights_hash": model.weights_hash,
+        "source": loaded.source,
+        "excluded": tuple(excluded),
+        "prompts": tuple(dict.fromkeys(t for p in usable for t in (p.pair.clean, p.pair.corrupt))),
+        "seconds": time.perf_counter() - started,
+    }
+    return _padded_stack(parts), dict(labels)
+
+
+def baseline(model: Model, contrast: Contrast) -> Baseline:
+    """The metric of every clean and every corrupt prompt, unpatched."""
+    pair = torch.arange(len(contrast))
+    with torch.no_grad():
+        clean, corrupt = (
+            contrast.read(run(model, contrast, contrast.calls.embeddings[which], pair, []).final, pair)
+            for which in (contrast.clean, contrast.corrupt)
+        )
+    return clean, corrupt
+
+
+def _padded_stack(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join micro-batches whose position axes may differ in length."""
+    if parts[0].ndim < 4:
+        return np.concatenate(parts)
+    width = max(part.shape[2] for part in parts)
+    padded = [
+        np.pad(p, ((0, 0), (0, 0), (0, width - p.shape[2]), (0, 0)), constant_values=np.nan)
+        for p in parts
+    ]
+    return np.concatenate(padded)
+
+
+def _check_gap(
+    metric: str, clean: np.ndarray, corrupt: np.ndarray, kept: Sequence[TokenPair]
+) -> None:
+    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
+        raise DegenerateGap(
+            f"degenerate clean/corrupt gap: mean {metric} is {clean.mean():.6g} on clean and "
+            f"{corrupt.mean():.6g} on corrupt prompts ({len(kept)} pairs, first "
+            f"{kept[0].pair.id!r}); choose pairs or a metric that tell them apart."
+        )
+

@@ -1,0 +1,239 @@
+"""What each component writes into the final logits directly: DLA, the logit lens, log-prob gain.
+
+The final norm's scale is that of the whole run, held fixed, so contributions add up exactly.
+Logits are those before a soft-cap, where a model has one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.attribution.jacobians import with_fixed_scale
+from interp.blocks import head_writes, norm, weight_of
+from interp.calls import LayerCalls, record_layer_calls
+from interp.errors import SiteError
+from interp.hooks import hooked
+from interp.model import Model
+from interp.pairs import TokenPair, batch
+from interp.sites import SITES
+
+LOGITS_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True)
+class LastToken:
+    """Clean prompts at their last token, layer by layer.
+
+    Attributes:
+        resid: the residual stream before every layer, and after the last one.
+        mid: the stream that each MLP reads.
+        z: heads' outputs, side by side.
+        neurons: the down-projection's input; absent where the model has no such site.
+        attn_out, mlp_out: what the sublayers add to the stream.
+        answers: token ids of the answer and the wrong answer.
+    """
+
+    resid: Float[Tensor, "pair depth d_model"]
+    mid: Float[Tensor, "pair layer d_model"]
+    z: Float[Tensor, "pair layer width"]
+    neurons: Float[Tensor, "pair layer d_mlp"] | None
+    attn_out: Float[Tensor, "pair layer d_model"]
+    mlp_out: Float[Tensor, "pair layer d_model"]
+    answers: Int[Tensor, "pair 2"]
+
+
+def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastToken:
+    """Run the clean prompts once and keep what direct attribution reads."""
+    tokens = batch(model, pairs)
+    ids, mask = tokens.ids[0::2], tokens.mask[0::2]
+    last = (tokens.left[0::2] + mask.sum(-1).cpu() - 1).to(ids.device)
+    calls = record_layer_calls(model, ids, mask)
+    names = ["resid_pre", "z", "attn_out", "mlp_out", "resid_post"]
+    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.points]
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    rows = torch.arange(len(ids), device=ids.device)
+    with torch.no_grad():
+        for layer in _layers(model, calls, names):
+            for name, activation in layer.items():
+                kept[name].append(activation[rows, last])
+    stack = {name: torch.stack(layers, 1) for name, layers in kept.items()}
+    return LastToken(
+        resid=torch.cat([stack["resid_pre"], stack["resid_post"][:, -1:]], 1),
+        mid=stack.get("resid_mid", stack["resid_pre"]),
+        z=stack["z"],
+        neurons=stack.get("mlp_post"),
+        attn_out=stack["attn_out"],
+        mlp_out=stack["mlp_out"],
+        answers=tokens.answers.to(ids.device),
+    )
+
+
+def _layers(
+    model: Model, calls: LayerCalls, names: Sequence[str]
+) -> Iterator[dict[str, Float[Tensor, "prompt pos width"]]]:
+    """The named sites of each layer in turn; one layer's activations are held at a time."""
+    hidden, prompts = calls.embeddings, torch.arange(len(calls.mask))
+    for layer, block in enumerate(model.blocks):
+        kept: dict[str, Tensor] = {}
+
+        def keep(name: str, into: dict[str, Tensor] = kept) -> Callable[[Tensor], None]:
+            return lambda activation: into.__setitem__(name, activation)
+
+        with hooked(model, [(SITES[name], layer, keep(name)) for name in names]):
+            out = block(hidden, **calls.of_rows(layer, prompts))
+        hidden = out[0] if isinstance(out, tuple) else out
+        yield kept
+
+
+@dataclass(frozen=True)
+class DirectEffects:
+    """Direct logit attribution.
+
+    Attributes:
+        nodes: logit(answer) - logit(wrong answer) that each of the graph's sources writes.
+        bias: what no source writes: biases of attention, the final norm and the unembedding.
+    """
+
+    nodes: Float[Tensor, "pair source"]
+    bias: Float[Tensor, " pair"]
+
+
+def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> DirectEffects:
+    """Split the logit difference of clean prompts among everything that writes to the stream.
+
+    ``nodes.sum(1) + bias`` is the logit difference exactly (before a soft-cap).
+
+    Args:
+        model: the model.
+        pairs: from `interp.pairs.tokenise`.
+
+    Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
+    """
+    at = last_token(model, pairs)
+    heads = [head_shares(model, layer, at.z[:, layer]) for layer in range(model.arch.n_layers)]
+    parts = [at.resid[:, :1]]
+    for layer, by_head in enumerate(heads):
+        parts += [by_head, at.mlp_out[:, layer, None]]
+    writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
+    final = at.resid[:, -1]
+    read = _answer_direction(model, at.answers)
+    nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
+    total = (model.ln_final(final) * read).sum(-1) + _bias_gap(model, at.answers)
+    return DirectEffects(nodes.float(), (total - nodes.sum(1)).float())
+
+
+def head_shares(
+    model: Model, layer: int, z: Float[Tensor, "pair width"]
+) -> Float[Tensor, "pair head d_model"]:
+    """Each head's part of what attention adds to the stream; a post-norm's scale is held fixed."""
+    heads = head_writes(model, layer, z[:, None])[:, :, 0]
+    path = model.arch.parts.ln1_post
+    if path is None:
+        return heads
+    module, _ = model.point(SITES["z"], layer)
+    post, total = norm(model, layer, path), module(z)[None]
+    return with_fixed_scale(model, post, total, heads.transpose(0, 1)).transpose(0, 1)
+
+
+def _answer_direction(model: Model, answers: Int[Tensor, "pair 2"]) -> Float[Tensor, "pair d"]:
+    rows = model.unembed.weight[answers]
+    return rows[:, 0] - rows[:, 1]
+
+
+def _bias_gap(model: Model, answers: Int[Tensor, "pair 2"]) -> Tensor:
+    bias: Tensor | None = getattr(model.unembed, "bias", None)
+    return torch.zeros(()) if bias is None else bias[answers[:, 0]] - bias[answers[:, 1]]
+
+
+def logit_lens(model: Model, pairs: Sequence[TokenPair]) -> Float[Tensor, "pair depth answer"]:
+    """Log-probabilities of answer and wrong answer read off the stream at every depth.
+
+    Depth 0 is the embedding, depth n_layers the model's own prediction.
+
+    Source: nostalgebraist 2020.
+    """
+    at = last_token(model, pairs)
+    flat = at.resid.flatten(0, 1)
+    answers = at.answers.repeat_interleave(at.resid.shape[1], 0)
+    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    with torch.no_grad():
+        read = [
+            model.logits(x).log_softmax(-1).gather(1, tokens)
+            for x, tokens in zip(flat.split(step), answers.split(step), strict=True)
+        ]
+    return torch.cat(read).unflatten(0, at.resid.shape[:2]).float().cpu()
+
+
+def log_prob_increase(
+    model: Model, pairs: Sequence[TokenPair], unit: str, layers: Sequence[int] | None = None
+) -> Float[Tensor, "pair layer unit"]:
+    """How much each unit's write, alone, raises the answer's log-probability.
+
+    log p(answer | x + v) - log p(answer | x), where x is the stream that the unit's sublayer
+    reads and v what the unit writes, both under the final norm with the whole run's scale.
+
+    Args:
+        model: the model.
+        pairs: from `interp.pairs.tokenise`.
+        unit: ``"neuron"`` (FFN neurons), ``"head"``, or ``"attention-neuron"`` (one coordinate
+            of one head's output).
+        layers: some layers; by default all. Every unit reads the whole vocabulary.
+
+    Raises:
+        SiteError: unknown unit, or a model without neurons.
+
+    Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7.
+    """
+    at = last_token(model, pairs)
+    chosen = range(model.arch.n_layers) if layers is None else layers
+    model.check_layers(chosen)
+    out = []
+    with torch.no_grad():
+        for layer in chosen:
+            base = at.mid if unit == "neuron" else at.resid
+            writes = _unit_writes(model, at, unit, layer)
+            rows = [
+                _increase(model, base[i, layer], writes[i], at.resid[i, -1], int(at.answers[i, 0]))
+                for i in range(len(pairs))
+            ]
+            out.append(torch.stack(rows))
+    return torch.stack(out, 1).cpu()
+
+
+def _unit_writes(
+    model: Model, at: LastToken, unit: str, layer: int
+) -> Float[Tensor, "pair unit d_model"]:
+    if unit == "head":
+        return head_shares(model, layer, at.z[:, layer])
+    if unit == "attention-neuron":
+        site, path, values = "z", model.arch.parts.ln1_post, at.z[:, layer]
+    elif unit == "neuron" and at.neurons is not None:
+        site, path, values = "mlp_post", model.arch.parts.ln2_post, at.neurons[:, layer]
+    else:
+        known = "'neuron', 'head' and 'attention-neuron'"
+        raise SiteError(f"no unit {unit!r} in {model.name}: units are {known}.")
+    writes = values[..., None] * weight_of(model, site, layer).T
+    if path is None:
+        return writes
+    module, _ = model.point(SITES[site], layer)
+    post, total = norm(model, layer, path), module(values)[None]
+    return with_fixed_scale(model, post, total, writes.transpose(0, 1)).transpose(0, 1)
+
+
+def _increase(
+    model: Model,
+    base: Float[Tensor, " d_model"],
+    writes: Float[Tensor, "unit d_model"],
+    final: Float[Tensor, " d_model"],
+    answer: int,
+) -> Float[Tensor, " unit"]:
+    both = torch.cat([base[None], base + writes])[:, None]
+    normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
+    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    log_p = torch.cat(
+        [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]
+    )
+    return log_p[1:] - log_p[0]

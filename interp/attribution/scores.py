@@ -1,0 +1,199 @@
+"""`EdgeScores`, `NodeScores` and `UnitScores`: labelled attributions, pair by pair."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import folder
+from interp.errors import RunFolderError
+from interp.graph import Graph
+from interp.pairs import Excluded
+from interp.results import vars_of
+from interp.statistics import bootstrap_mean
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What attribution measured; positive = supports the answer.
+
+    Attributes:
+        values: score of each component, first dimension ``pair``.
+        clean: the metric of the clean prompt, per pair; `corrupt` likewise.
+        graph: the model's graph.
+        method, metric, unit, model, weights_hash, source: what was measured, on what.
+        excluded: refused rows with reasons.
+        prompts: every prompt seen, clean and corrupt; circuits made of these scores may not be
+            evaluated on them.
+        seconds: wall time.
+        provenance: versions, machine and command line, filled when saved.
+    """
+
+    values: xr.DataArray
+    clean: xr.DataArray
+    corrupt: xr.DataArray
+    graph: Graph
+    method: str
+    metric: str
+    unit: str
+    model: str
+    weights_hash: str
+    source: str
+    excluded: tuple[Excluded, ...] = field(repr=False)
+    prompts: tuple[str, ...] = field(repr=False)
+    seconds: float
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    KIND: ClassVar[str] = "scores"
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs were measured."""
+        return self.values.sizes["pair"]
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """The dimensions besides the pair."""
+        return tuple(str(dim) for dim in self.values.dims[1:])
+
+    def mean(self) -> xr.DataArray:
+        """Mean over pairs."""
+        return self.values.mean("pair")
+
+    def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
+        """The components with the largest absolute mean, with 95 % bootstrap intervals."""
+        table = self.mean().to_dataframe(name="score").reset_index().dropna(subset=["score"])
+        order = np.argsort(-table["score"].abs().to_numpy(), kind="stable")[:n]
+        flat = self.values.values.reshape(self.n_pairs, -1)
+        chosen = table.index.to_numpy()[order]
+        _, low, high = bootstrap_mean(flat[:, chosen], seed)
+        picked = table.iloc[order].assign(low=low, high=high)
+        return picked[[*self.over, "score", "low", "high"]].reset_index(drop=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a component: labels and mean score."""
+        frame = self.mean().to_dataframe(name="score").reset_index()
+        return frame[[*self.over, "score"]].dropna().reset_index(drop=True)
+
+    def plot(self) -> "go.Figure":
+        """Scores by layer; see `interp.attribution.figures`."""
+        from interp.attribution.figures import plot_scores
+
+        return plot_scores(self)
+
+    def summary(self, seed: int = 0) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {
+            "kind": self.KIND,
+            "model": self.model,
+            "method": self.method,
+            "metric": self.metric,
+            "n_pairs": self.n_pairs,
+            "excluded": [vars_of(row) for row in self.excluded],
+            "clean_metric": float(self.clean.mean()),
+            "corrupt_metric": float(self.corrupt.mean()),
+            "dims": list(self.over),
+            "shape": [int(n) for n in self.values.shape[1:]],
+            "sum": float(self.mean().sum()),
+            "seconds": round(self.seconds, 3),
+            "top": self.top(10, seed).to_dict("records"),
+        }
+
+    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+        """Write a run folder: manifest.json, Parquet tables, safetensors values.
+
+        Raises:
+            RunFolderError: the path holds something that is not a run folder.
+        """
+        names = ("method", "metric", "unit", "model", "weights_hash", "source", "seconds")
+        manifest = {
+            "kind": self.KIND,
+            **{name: getattr(self, name) for name in names},
+            "graph": {f.name: getattr(self.graph, f.name) for f in fields(Graph)},
+            "dims": list(self.values.dims),
+            "provenance": folder.provenance() | self.provenance | (provenance or {}),
+        }
+        pairs = pd.DataFrame(
+            {
+                "pair": self.values.coords["pair"].values,
+                "clean": self.clean.values,
+                "corrupt": self.corrupt.values,
+            }
+        )
+        tables = {"pairs": pairs, "prompts": pd.DataFrame({"prompt": self.prompts})}
+        tables["excluded"] = pd.DataFrame(
+            [vars_of(row) for row in self.excluded],
+            columns=["id", "where", "reason"],
+        )
+        for dim in self.over:
+            tables[f"axis_{dim}"] = pd.DataFrame({dim: self.values.coords[dim].values})
+        return folder.write(Path(path), manifest, tables, {"values": self.values.values})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Read a run folder back, exactly, as the kind of scores it holds.
+
+        Raises:
+            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
+        """
+        manifest = folder.read_manifest(Path(path))
+        kinds = {kind.KIND: kind for kind in (EdgeScores, NodeScores, UnitScores)}
+        if manifest.get("kind") not in kinds:
+            raise RunFolderError(f"{path} holds a {manifest.get('kind')!r} run, not scores.")
+        axes = manifest["dims"][1:]
+        names = ("pairs", "prompts", "excluded", *(f"axis_{dim}" for dim in axes))
+        manifest, tables, arrays = folder.read(Path(path), manifest["kind"], names)
+        ids = tables["pairs"]["pair"].tolist()
+        coords = {"pair": ids} | {dim: tables[f"axis_{dim}"][dim].to_numpy() for dim in axes}
+        clean, corrupt = (
+            xr.DataArray(tables["pairs"][name].to_numpy(), dims="pair", coords={"pair": ids})
+            for name in ("clean", "corrupt")
+        )
+        given = ("method", "metric", "unit", "model", "weights_hash", "source", "seconds")
+        return kinds[manifest["kind"]](
+            values=xr.DataArray(arrays["values"], dims=manifest["dims"], coords=coords),
+            clean=clean,
+            corrupt=corrupt,
+            graph=Graph(**manifest["graph"]),
+            excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
+            prompts=tuple(tables["prompts"]["prompt"]),
+            provenance=manifest["provenance"],
+            **{name: manifest[name] for name in given},
+        )
+
+    def __repr__(self) -> str:
+        dims = " x ".join(f"{d} {self.values.sizes[d]}" for d in self.over)
+        return (
+            f"{type(self).__name__}({self.method} on {self.model}, {dims}; {self.n_pairs} pairs, "
+            f"{len(self.excluded)} excluded; {self.metric} {float(self.clean.mean()):.3f} clean, "
+            f"{float(self.corrupt.mean()):.3f} corrupt; {self.seconds:.2f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        from interp.attribution.figures import scores_html
+
+        return scores_html(self)
+
+
+class EdgeScores(Scores):
+    """Scores of edges, dims (pair, edge); edges are named as MIB names them."""
+
+    KIND = "edge_scores"
+
+
+class NodeScores(Scores):
+    """Scores of the graph's sources, dims (pair, node)."""
+
+    KIND = "node_scores"
+
+
+class UnitScores(Scores):
+    """Scores of a site's units, dims (pair, layer[, pos][, head or neuron])."""
+
+    KIND = "unit_scores"
