@@ -6,14 +6,17 @@ be fractional and require a gradient.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.blocks import attend, head_writes, mlp_write, norm, project
 from interp.calls import LayerCalls
+from interp.errors import SiteError
 from interp.graph import Graph
+from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES
 
@@ -26,19 +29,22 @@ class Writes:
         embed: the input node.
         z: of each layer, all heads side by side.
         mlp_out: of each layer, after a post-norm.
+        neurons: of each layer, the down-projection's input; needed to ablate single neurons.
     """
 
     embed: Float[Tensor, "row pos d_model"]
     z: list[Float[Tensor, "row pos width"]]
     mlp_out: list[Float[Tensor, "row pos d_model"]]
+    neurons: list[Float[Tensor, "row pos d_mlp"]] | None = None
 
 
 def run_masked(
     model: Model,
     calls: LayerCalls,
-    prompt: Tensor,
+    prompt: Int[Tensor, " row"],
     mask: Float[Tensor, "source destination"],
     ablated: Writes,
+    neurons: Bool[Tensor, "layer neuron"] | None = None,
 ) -> Float[Tensor, "row pos d_model"]:
     """The residual stream after the last block, as the logits read it, with edges cut.
 
@@ -48,78 +54,99 @@ def run_masked(
         prompt: the prompt of each row.
         mask: 1 = the edge is kept, 0 = its source is read from `ablated`.
         ablated: the other run's writes, row by row.
+        neurons: which neurons compute as ever; the others take the ablation run's value.
     """
-    return _Masked(model, calls, prompt, mask, ablated).run()
+    state = _Stream(model, calls.embeddings[prompt.to(calls.embeddings.device)], mask, ablated)
+    for layer in range(model.arch.n_layers):
+        heads = _heads(model, calls.of_rows(layer, prompt), state, layer)
+        kept = None if neurons is None else neurons[layer]
+        if state.graph.parallel:
+            out = _mlp(model, state, layer, kept)
+            state.add_heads(layer, *heads)
+        else:
+            state.add_heads(layer, *heads)
+            out = _mlp(model, state, layer, kept)
+        state.add(out, ablated.mlp_out[layer] - out)
+    return state.read(slice(state.graph.logits, None))[0]
 
 
-class _Masked:
-    """The state of one masked run: the residual stream, and how far each source is from ablated."""
+class _Stream:
+    """The residual stream, and how far each source so far is from its ablated value."""
 
-    def __init__(
-        self, model: Model, calls: LayerCalls, prompt: Tensor, mask: Tensor, ablated: Writes
-    ):
-        self.model, self.calls, self.prompt, self.ablated = model, calls, prompt, ablated
-        self.graph = Graph.of(model.arch)
-        self.resid = calls.embeddings[prompt.to(calls.embeddings.device)]
-        self.cut = (1 - mask).to(self.resid)
-        # In order of the graph's sources; heads before their post-norm.
-        self.changes = [(ablated.embed - self.resid)[None]]
+    def __init__(self, model: Model, embed: Tensor, mask: Tensor, ablated: Writes):
+        self.model, self.graph, self.ablated = model, Graph.of(model.arch), ablated
+        self.resid = embed
+        self.cut = (1 - mask).to(embed)
+        self.changes = [(ablated.embed - embed)[None]]
         self.sums: dict[int, Tensor] = {}
 
-    def run(self) -> Float[Tensor, "row pos d_model"]:
-        for layer in range(self.graph.n_layers):
-            before = self.resid
-            self._attention(layer)
-            if not self.graph.parallel:
-                before = None
-            self._mlp(layer, before)
-        return self._read(slice(self.graph.logits, self.graph.logits + 1), self.resid)[0]
+    def add(self, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
+        """A source that writes to the stream as it is."""
+        self.resid = self.resid + write
+        self.changes.append(change[None])
 
-    def _attention(self, layer: int) -> None:
-        model, graph, parts = self.model, self.graph, self.model.arch.parts
-        read = self._read(graph.qkv(layer), self.resid).transpose(0, 1)  # (row, 3 head, pos, d)
-        normed = norm(model, layer, parts.ln1)(read)
-        branches = normed.unflatten(1, (3, graph.n_heads))
-        q, k, v = (project(model, part, layer, branches[:, i]) for i, part in enumerate("qkv"))
-        z = attend(model, layer, self.calls.of_rows(layer, self.prompt), q, k, v)
-        module, _ = model.point(SITES["z"], layer)
-        total = module(z)
+    def add_heads(
+        self,
+        layer: int,
+        total: Float[Tensor, "row pos d_model"],
+        changes: Float[Tensor, "head row pos d_model"],
+    ) -> None:
+        """A layer's heads, which write through their sum's post-norm."""
+        post = norm(self.model, layer, self.model.arch.parts.ln1_post)
+        self.resid = self.resid + post(total)
         self.sums[layer] = total
-        self.pending = head_writes(model, layer, self.ablated.z[layer] - z).transpose(0, 1)
-        self.written = norm(model, layer, parts.ln1_post)(total)
-        if not graph.parallel:
-            self._add_heads()
+        self.changes.append(changes)
 
-    def _add_heads(self) -> None:
-        self.resid = self.resid + self.written
-        self.changes.append(self.pending)
-
-    def _mlp(self, layer: int, before: Tensor | None) -> None:
-        at = self.graph.mlp_in(layer)
-        read = self._read(slice(at, at + 1), self.resid if before is None else before)[0]
-        out = mlp_write(self.model, layer, read)
-        if before is not None:
-            self._add_heads()
-        self.resid = self.resid + out
-        self.changes.append((self.ablated.mlp_out[layer] - out)[None])
-
-    def _read(
-        self, destinations: slice, resid: Tensor
-    ) -> Float[Tensor, "destination row pos d_model"]:
+    def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
         changes = torch.cat(self.changes)
         cut = self.cut[: len(changes), destinations]
         if self.model.arch.parts.ln1_post is None:
-            return resid + torch.einsum("sv,srpd->vrpd", cut, changes)
-        heads = torch.zeros(len(changes), dtype=torch.bool, device=cut.device)
-        total = resid.expand(cut.shape[1], *resid.shape)
-        for layer, summed in self.sums.items():
+            return self.resid + _weighted(cut, changes)
+        plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
+        seen = self.resid.expand(cut.shape[1], *self.resid.shape)
+        for layer, total in self.sums.items():
             own = self.graph.heads(layer)
-            if own.stop > len(changes):
-                continue
-            heads[own] = True
-            moved = torch.einsum("sv,srpd->vrpd", cut[own], changes[own])
+            plain[own] = False
             post = norm(self.model, layer, self.model.arch.parts.ln1_post)
-            total = total + post(summed + moved) - post(summed)
-        rest = torch.einsum("sv,srpd->vrpd", cut[~heads], changes[~heads])
-        return total + rest
+            seen = seen + post(total + _weighted(cut[own], changes[own])) - post(total)
+        return seen + _weighted(cut[plain], changes[plain])
+
+
+def _weighted(
+    cut: Float[Tensor, "source destination"], changes: Float[Tensor, "source row pos d"]
+) -> Float[Tensor, "destination row pos d"]:
+    return (cut.T @ changes.flatten(1)).unflatten(1, changes.shape[1:])
+
+
+def _heads(
+    model: Model, kwargs: dict[str, Any], state: _Stream, layer: int
+) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "head row pos d_model"]]:
+    """Attention's output from the heads' own inputs, and how far each head is from ablated."""
+    read = state.read(state.graph.qkv(layer)).transpose(0, 1)  # (row, 3 head, pos, d_model)
+    normed = norm(model, layer, model.arch.parts.ln1)(read)
+    branches = normed.unflatten(1, (3, state.graph.n_heads))
+    q, k, v = (project(model, part, layer, branches[:, i]) for i, part in enumerate("qkv"))
+    z = attend(model, layer, kwargs, q, k, v)
+    module, _ = model.point(SITES["z"], layer)
+    changes = head_writes(model, layer, state.ablated.z[layer] - z)
+    return module(z), changes.transpose(0, 1)
+
+
+def _mlp(
+    model: Model, state: _Stream, layer: int, kept: Bool[Tensor, " neuron"] | None
+) -> Float[Tensor, "row pos d_model"]:
+    at = state.graph.mlp_in(layer)
+    resid = state.read(slice(at, at + 1))[0]
+    if kept is None:
+        return mlp_write(model, layer, resid)
+    if state.ablated.neurons is None:
+        raise SiteError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
+    other = state.ablated.neurons[layer]
+    keep = kept.to(resid.device)
+
+    def ablate(neurons: Tensor) -> None:
+        neurons.copy_(torch.where(keep, neurons, other))
+
+    with hooked(model, [(SITES["mlp_post"], layer, ablate)]):
+        return mlp_write(model, layer, resid)

@@ -100,9 +100,7 @@ def edges_by(
     return special[method](model, contrast), baseline(model, contrast)
 
 
-def _exact_edges(
-    model: Model, contrast: Contrast
-) -> Iterator[Float[Tensor, "source destination"]]:
+def _exact_edges(model: Model, contrast: Contrast) -> Iterator[Float[Tensor, "source destination"]]:
     graph = Graph.of(model.arch)
     edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
     for row in exact_edges(model, contrast, edges):
@@ -256,7 +254,9 @@ def baseline(model: Model, contrast: Contrast) -> Baseline:
     pair = torch.arange(len(contrast))
     with torch.no_grad():
         clean, corrupt = (
-            contrast.read(run(model, contrast, contrast.calls.embeddings[which], pair, []).final, pair)
+            contrast.read(
+                run(model, contrast, contrast.calls.embeddings[which], pair, []).final, pair
+            )
             for which in (contrast.clean, contrast.corrupt)
         )
     return clean, corrupt
@@ -283,4 +283,3 @@ def _check_gap(
             f"{corrupt.mean():.6g} on corrupt prompts ({len(kept)} pairs, first "
             f"{kept[0].pair.id!r}); choose pairs or a metric that tell them apart."
         )
-

@@ -43,7 +43,9 @@ def edge_scores(
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; the pull-back is exact
     algebra, since all branches of a layer read the same residual stream.
     """
-    yield from linearised_scores(model, contrast, linearise(model, contrast, estimator, kept(model)))
+    yield from linearised_scores(
+        model, contrast, linearise(model, contrast, estimator, kept(model))
+    )
 
 
 def kept(model: Model) -> list[str]:

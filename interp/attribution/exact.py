@@ -210,4 +210,3 @@ def _first_difference(contrast: Contrast, shared: bool) -> Int[Tensor, " pair"]:
     both = contrast.calls.embeddings
     differ = (both[contrast.clean] != both[contrast.corrupt]).any(-1) & contrast.mask
     return differ.int().argmax(-1).cpu() * int(shared)
-

@@ -25,7 +25,9 @@ from interp.model import Model
 KEPT = ("resid_pre", "q", "k", "v", "z")
 
 
-def qk_edge_scores(model: Model, contrast: Contrast) -> Iterator[Float[Tensor, "source destination"]]:
+def qk_edge_scores(
+    model: Model, contrast: Contrast
+) -> Iterator[Float[Tensor, "source destination"]]:
     """EAP with the QK fix on every edge into a query or a key, pair by pair.
 
     Costs, beside EAP, two attention steps a source and layer that reads it.

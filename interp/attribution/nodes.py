@@ -19,7 +19,6 @@ from interp.graph import Graph
 from interp.model import Model
 from interp.sites import SITES
 
-
 NODE_SITES = ("resid_pre", "z", "mlp_out")
 
 
@@ -53,9 +52,7 @@ def unit_scores(
     return out
 
 
-def node_scores(
-    model: Model, contrast: Contrast, at: Linearised
-) -> Float[Tensor, "pair source"]:
+def node_scores(model: Model, contrast: Contrast, at: Linearised) -> Float[Tensor, "pair source"]:
     """Scores of the graph's sources: the embedding, every head, every MLP, all tokens summed.
 
     `at` comes from `linearise` with `NODE_SITES`.

@@ -1,0 +1,78 @@
+"""How alike circuits are: overlap of edges and nodes, and stability over resampled prompts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuits.discovery.circuit import Circuit, CircuitError
+from interp.attribution.scores import Scores
+from interp.statistics import Estimate, jaccard, stability
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two circuits of one model beside each other.
+
+    Attributes:
+        edges, nodes: Jaccard overlap: shared / either.
+        expected: Jaccard overlap of two random edge sets of these sizes, in expectation.
+        shared_edges: edges in both.
+        only_first, only_second: nodes that one alone has.
+        rank_correlation: Spearman correlation of their scores over all edges, where both have
+            scores; else ``None``.
+    """
+
+    edges: float
+    nodes: float
+    expected: float
+    shared_edges: int
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    rank_correlation: float | None
+
+
+def overlap(first: Circuit, second: Circuit) -> Overlap:
+    """Compare two circuits.
+
+    Raises:
+        CircuitError: circuits of differently shaped models.
+    """
+    if first.graph != second.graph:
+        raise CircuitError(f"{first!r} and {second!r} are of differently shaped models.")
+    a, b = set(first.edge_names), set(second.edge_names)
+    chance = len(a) * len(b) / first.graph.n_edges
+    union = len(a) + len(b) - chance
+    nodes = set(first.nodes), set(second.nodes)
+    return Overlap(
+        edges=jaccard(a, b),
+        nodes=jaccard(*nodes),
+        expected=chance / union if union else 1.0,
+        shared_edges=len(a & b),
+        only_first=tuple(sorted(nodes[0] - nodes[1])),
+        only_second=tuple(sorted(nodes[1] - nodes[0])),
+        rank_correlation=_correlation(first, second),
+    )
+
+
+def _correlation(first: Circuit, second: Circuit) -> float | None:
+    from scipy.stats import spearmanr
+
+    if first.scores is None or second.scores is None:
+        return None
+    exists = first.graph.exists
+    return float(spearmanr(first.scores[exists], second.scores[exists]).statistic)
+
+
+def score_stability(scores: Scores, top_n: int, n_resamples: int = 50, seed: int = 0) -> Estimate:
+    """Mean Jaccard overlap of top-`n` components between bootstrap resamples of the pairs.
+
+    Args:
+        scores: per pair.
+        top_n: components taken, by size of mean score.
+        n_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Source: Meloux et al. recommend 0.8 or more (spec, section 1.3).
+    """
+    flat = np.abs(scores.values.values.reshape(scores.n_pairs, -1))
+    return stability(flat, top_n, n_resamples=n_resamples, seed=seed)
