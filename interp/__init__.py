@@ -9,14 +9,28 @@ statistics -> a figure or a file.
     result.plot()
 """
 
+from interp.applying import applied
+from interp.bridge_engine import bridge_hooks
 from interp.errors import InterpError
+from interp.generation import Generation, generate
+from interp.interventions import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
 from interp.loading import load_model
 from interp.metrics import METRICS
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, load_pairs
 from interp.patching import patch
+from interp.prompts import TokenPrompt, prompt
 from interp.results import PatchResult
+from interp.runs import forward, sweep_plans
 from interp.sites import SITES, Site
+from interp.sources import (
+    activations,
+    mean_ablation,
+    mean_activations,
+    noise_ablation,
+    optimal_ablation,
+    resample_ablation,
+)
 from interp.validation import validate
 
 __version__ = "0.1.0"
@@ -24,14 +38,35 @@ __version__ = "0.1.0"
 __all__ = [
     "METRICS",
     "SITES",
+    "Ablate",
+    "Add",
+    "Generation",
     "InterpError",
+    "KnockOut",
     "Model",
     "Pair",
+    "Patch",
     "PatchResult",
+    "Plan",
+    "ProjectOut",
     "PromptPairs",
+    "Scale",
     "Site",
+    "TokenPrompt",
+    "activations",
+    "applied",
+    "bridge_hooks",
+    "forward",
+    "generate",
     "load_model",
     "load_pairs",
+    "mean_ablation",
+    "mean_activations",
+    "noise_ablation",
+    "optimal_ablation",
     "patch",
+    "prompt",
+    "resample_ablation",
+    "sweep_plans",
     "validate",
 ]

@@ -41,6 +41,10 @@ class MetricError(InterpError):
     """An unknown metric, or one asked for without what it needs."""
 
 
+class PlanError(InterpError):
+    """An intervention that cannot be carried out: on this model, these prompts, or at all."""
+
+
 class DegenerateGap(InterpError):
     """Clean and corrupt runs score alike, so a normalised effect would divide by nothing."""
 

@@ -77,13 +77,24 @@ class _Stream:
         self.model, self.graph, self.ablated = model, Graph.of(model.arch), ablated
         self.resid = embed
         self.cut = (1 - mask).to(embed)
-        self.changes = [(ablated.embed - embed)[None]]
+        self.changes = embed.new_empty(0, *embed.shape)
         self.sums: dict[int, Tensor] = {}
+        self._room = embed.new_empty(self.graph.n_sources, *embed.shape)
+        self._note((ablated.embed - embed)[None])
+
+    def _note(self, changes: Float[Tensor, "source row pos d_model"]) -> None:
+        """Append in place where no gradient needs the earlier state, which spares copying it."""
+        start, stop = len(self.changes), len(self.changes) + len(changes)
+        if torch.is_grad_enabled():
+            self.changes = torch.cat([self.changes, changes])
+        else:
+            self._room[start:stop] = changes
+            self.changes = self._room[:stop]
 
     def add(self, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
         """A source that writes to the stream as it is."""
         self.resid = self.resid + write
-        self.changes.append(change[None])
+        self._note(change[None])
 
     def add_heads(
         self,
@@ -95,11 +106,11 @@ class _Stream:
         post = norm(self.model, layer, self.model.arch.parts.ln1_post)
         self.resid = self.resid + post(total)
         self.sums[layer] = total
-        self.changes.append(changes)
+        self._note(changes)
 
     def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
-        changes = torch.cat(self.changes)
+        changes = self.changes
         cut = self.cut[: len(changes), destinations]
         if self.model.arch.parts.ln1_post is None:
             return self.resid + _weighted(cut, changes)

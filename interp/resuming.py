@@ -77,10 +77,11 @@ def patch_into(
     sweep = plan_sweep(model, site, over, metric, direction, at, layers, neurons)
     run = run_key(model, pairs, options)
     if out.exists():
-        return _finished(out, run)
+        refuse_other_run(out, run)
+        return PatchResult.load(out)
     kept, excluded = tokenise(model, pairs)
     places = sweep.places(kept)
-    partial = _open_partial(out, run)
+    partial = open_partial(out, run)
     shards: list[dict[str, np.ndarray]] = []
     for first in range(0, len(kept), SHARD):
         shard = kept[first : first + SHARD]
@@ -109,16 +110,16 @@ def run_key(model: Model, pairs: PromptPairs, options: dict[str, Any]) -> str:
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
-def _finished(out: Path, run: str) -> PatchResult:
+def refuse_other_run(out: Path, run: str) -> None:
+    """Raise unless a finished run folder is of this very run."""
     if folder.read_manifest(out).get("provenance", {}).get("run") != run:
         raise RunFolderError(
             f"{out} holds a run with another model, other pairs or other options; choose another "
             "--out, or remove that folder."
         )
-    return PatchResult.load(out)
 
 
-def _open_partial(out: Path, run: str) -> Path:
+def open_partial(out: Path, run: str) -> Path:
     """The folder of finished shards; one left by another run is started afresh."""
     partial = out.with_name(f"{out.name}.partial")
     note = partial / "run"
@@ -140,3 +141,6 @@ def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
     beside = file.with_suffix(".half")
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, beside)
     beside.replace(file)
+
+
+_open_partial = open_partial

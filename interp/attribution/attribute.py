@@ -13,7 +13,13 @@ from torch import Tensor
 from interp.attribution.activations import grad_drop_scores, ig_activation_scores
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.edges import kept, linearised_scores
-from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
+from interp.attribution.estimators import (
+    ESTIMATORS,
+    IG_STEPS,
+    estimator_named,
+    linearise,
+    node_estimator_named,
+)
 from interp.attribution.exact import exact_edges, exact_nodes
 from interp.attribution.local import qk_edge_scores
 from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
@@ -129,7 +135,7 @@ def attribute_nodes(
         if method == "exact":
             found = exact_nodes(model, contrast, range(graph.n_sources))
             return found.numpy(), baseline(model, contrast)
-        at = linearise(model, contrast, estimator_named(method, steps), NODE_SITES)
+        at = linearise(model, contrast, node_estimator_named(method, steps), NODE_SITES)
         return node_scores(model, contrast, at).numpy(), at.metric
 
     values, labels = _measure(model, pairs, metric, at_once, progress, rows)
@@ -161,7 +167,10 @@ def attribute(
         over: axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the site has
             them; the others are summed.
         method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP).
-        metric, steps, at_once, progress: as in `attribute_edges`.
+        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        steps: interpolation points, of the methods that integrate.
+        at_once: pairs in a micro-batch.
+        progress: called with (pairs done, pairs in all).
 
     Returns:
         `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
@@ -185,7 +194,7 @@ def attribute(
         if method == "grad-drop":
             found, read = grad_drop_scores(model, contrast, sites), baseline(model, contrast)
         else:
-            at = linearise(model, contrast, estimator_named(method, steps), sites)
+            at = linearise(model, contrast, node_estimator_named(method, steps), sites)
             found, read = unit_scores(model, contrast, at, sites), at.metric
         values = _aligned(found[where.name].numpy(), contrast)
         return values if "pos" in axes else np.nansum(values, 2, keepdims=True), read

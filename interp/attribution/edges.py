@@ -139,14 +139,16 @@ class _Tokens:
         return _wide(torch.cat(parts))
 
     def _through_post_norm(self, layer: int, by_head: Tensor) -> Tensor:
-        """Heads' shares of the change of a post-norm's output, by its discrete Jacobian."""
+        """Heads' shares of the change of a post-norm's output, as the rule linearises norms."""
         post = norm(self.model, layer, self.model.arch.parts.ln1_post)
         module, _ = self.model.point(SITES["z"], layer)
         clean, corrupt = (
             module(r.kept["z"][layer][self.pair, self.tokens])
             for r in (self.at.clean, self.at.corrupt)
         )
-        return push_forward(self.model, post, clean, corrupt, by_head)
+        return push_forward(
+            self.model, post, clean, self.at.rule.other_end(clean, corrupt), by_head
+        )
 
     def reads(self, layer: int) -> Float[Tensor, "token branch d_model"]:
         """Multipliers at the residual inputs of a layer's queries, keys and values."""

@@ -48,6 +48,11 @@ def left_riemann(steps: int) -> tuple[tuple[float, float], ...]:
     return tuple((s / steps, 1 / steps) for s in range(steps))
 
 
+def right_riemann(steps: int) -> tuple[tuple[float, float], ...]:
+    """t = 1/S, …, 1: the points of the published code for nodes; one step is the clean run."""
+    return tuple((s / steps, 1 / steps) for s in range(1, steps + 1))
+
+
 def gauss_legendre(steps: int) -> tuple[tuple[float, float], ...]:
     """Gauss-Legendre points of [0, 1], exact for slopes of polynomial degree 2 S - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -67,7 +72,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
 
 
 def estimator_named(name: str, steps: int | None = None) -> Estimator:
-    """Look an estimator up.
+    """Look an estimator of edges up.
 
     Args:
         name: a key of `ESTIMATORS`.
@@ -87,6 +92,14 @@ def estimator_named(name: str, steps: int | None = None) -> Estimator:
             f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more."
         )
     return Estimator(quadrature[name](steps), found.rule, found.source)
+
+
+def node_estimator_named(name: str, steps: int | None = None) -> Estimator:
+    """As `estimator_named` for nodes and units, where ``eap-ig`` takes the right-hand points."""
+    found = estimator_named(name, steps)
+    if name != "eap-ig":
+        return found
+    return Estimator(right_riemann(len(found.points)), found.rule, found.source)
 
 
 @dataclass(frozen=True)

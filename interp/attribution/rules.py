@@ -43,8 +43,6 @@ would be lost in rounding."""
 class Gradient:
     """The ordinary derivative, at the run that is differentiated."""
 
-    uses_corrupt = False
-
     @contextlib.contextmanager
     def clean(self, model: Model) -> Generator[None]:
         """Surround the run that will be differentiated."""
@@ -54,6 +52,10 @@ class Gradient:
     def corrupt(self, model: Model) -> Generator[None]:
         """Surround the run on the corrupt prompts, made after the clean one."""
         yield
+
+    def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
+        """The end of the chord from `clean` whose slope is this rule's Jacobian of a norm."""
+        return clean
 
 
 class _Functions(TorchFunctionMode):
@@ -197,6 +199,10 @@ class RelP(_Rule):
         with self._watching(model):
             yield
 
+    def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
+        """Where the norm's scale is the same."""
+        return -clean
+
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """X times the constant f(x) / x."""
         value = f(x, *args, **kw)
@@ -241,8 +247,6 @@ class DiscreteGradient(_Rule):
     differentiated, so the backward pass costs what a plain gradient's does.
     """
 
-    uses_corrupt = True
-
     def __init__(self) -> None:
         self.slots: list[_Chord | None] = []
         self.next: int | None = None
@@ -262,6 +266,10 @@ class DiscreteGradient(_Rule):
             yield
         if self.next != len(self.slots):
             raise RuntimeError("the corrupt run made other calls than the clean one")
+
+    def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
+        """The corrupt run."""
+        return corrupt
 
     def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> _Chord | None:
         """This function's slot: a new one in the clean run, the filled one in the corrupt run."""

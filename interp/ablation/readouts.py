@@ -1,0 +1,153 @@
+"""What is read from an ablated run: a metric, accuracy, or the perplexity of neutral text.
+
+- a name in `METRICS`: that metric at the prompt's last token;
+- ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
+- ``vocab_accuracy``: 1 where no token at all has (rank 0);
+- ``nll``: mean negative log-likelihood, in nats a token, of a window of neutral text; its
+  perplexity is exp of the mean over windows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import MetricError, PairError, PlanError, did_you_mean
+from interp.metrics import METRICS
+from interp.model import Model
+from interp.pairs import (
+    TokenPair,
+    _single_token,  # pyright: ignore[reportPrivateUsage]
+)
+from interp.prompts import TokenPrompt
+from interp.readout import LOGITS_AT_ONCE, answer_logits, measure
+from interp.walk import Pack
+
+UNITS = {metric.name: metric.unit for metric in METRICS.values()} | {
+    "accuracy": "right answers",
+    "vocab_accuracy": "right answers",
+    "nll": "nats per token",
+}
+READOUTS = tuple(name for name in UNITS if name != "nll")
+
+WINDOW = 64
+"""Tokens in a window of neutral text."""
+
+
+@dataclass(frozen=True)
+class AnswerReader:
+    """Reads the prediction at each pair's last token.
+
+    Attributes:
+        model: the model.
+        readouts: some of `READOUTS`.
+        answers: each pair's answer and wrong answer.
+        candidates: the tokens that `accuracy` chooses among.
+    """
+
+    model: Model
+    readouts: Sequence[str]
+    answers: Int[Tensor, "pair 2"]
+    candidates: Int[Tensor, " candidate"]
+
+    def __call__(
+        self, hidden: Float[Tensor, "token d_model"], pack: Pack, pair: Int[Tensor, " row"]
+    ) -> dict[str, Float[np.ndarray, " row"]]:
+        """Every readout of every row; the first rows are the pairs unablated, in order."""
+        last = pack.token(torch.arange(len(pair)), pack.rows.read)
+        resid = hidden[last.to(hidden.device)]
+        return {name: self._read(name, resid, pair).double().numpy() for name in self.readouts}
+
+    def _read(self, name: str, resid: Tensor, pair: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        answers = self.answers[pair]
+        if name == "accuracy":
+            among = torch.cat([answers[:, :1], self.candidates.expand(len(pair), -1)], 1)
+            logits = answer_logits(self.model, resid, among).cpu()
+            return (logits[:, 1:] <= logits[:, :1]).all(1)
+        metric = METRICS["rank" if name == "vocab_accuracy" else name]
+        values = measure(self.model, metric, resid, answers, resid[pair.to(resid.device)])
+        return values == 0 if name == "vocab_accuracy" else values
+
+
+def check_readouts(names: Sequence[str]) -> None:
+    """Raise `MetricError` unless there is a readout, and each is known."""
+    if not names:
+        raise MetricError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
+    for name in names:
+        if name not in READOUTS:
+            raise MetricError(f"unknown readout {name!r}. {did_you_mean(name, READOUTS)}")
+
+
+def candidate_tokens(
+    model: Model, pairs: Sequence[TokenPair], candidates: Sequence[str] | None
+) -> Int[Tensor, " candidate"]:
+    """The tokens among which an answer must be the likeliest.
+
+    Args:
+        model: the model.
+        pairs: the pairs.
+        candidates: answers of one token; by default every answer and wrong answer of the pairs.
+
+    Raises:
+        PairError: a candidate is not one token, or a pair's answer is no candidate.
+    """
+    if candidates is None:
+        return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
+    prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
+    tokens = {_single_token(model, prompt, ids, text, "candidate") for text in candidates}
+    for pair in pairs:
+        if pair.answer not in tokens:
+            raise PairError(
+                f"{pair.pair.where}: the answer {pair.pair.answer!r} is not among the "
+                f"{len(tokens)} candidates; add it, or leave the pair out."
+            )
+    return torch.tensor(sorted(tokens))
+
+
+# --- neutral text ------------------------------------------------------------------------------
+
+
+def windows(model: Model, text: str) -> list[TokenPrompt]:
+    """Cut a text into windows of `WINDOW` tokens, each after the tokens every prompt starts with.
+
+    Raises:
+        PlanError: the text fills fewer than two.
+    """
+    prefix = model.encode("")
+    body = model.encode(text)[len(prefix) :]
+    step = WINDOW - len(prefix)
+    cut = [body[i : i + step] for i in range(0, len(body) - step + 1, step)]
+    if len(cut) < 2:
+        raise PlanError(
+            f"the neutral text has {len(body)} tokens; give at least {2 * step} for two windows."
+        )
+    return [TokenPrompt((*prefix, *tokens)) for tokens in cut]
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Reads the negative log-likelihood of windows of text, all of one length."""
+
+    model: Model
+    windows: Sequence[TokenPrompt]
+
+    def __call__(
+        self, hidden: Float[Tensor, "token d_model"], pack: Pack, window: Int[Tensor, " row"]
+    ) -> dict[str, Float[np.ndarray, " row"]]:
+        """Mean over the tokens of each row's window but the first, in nats."""
+        ids = torch.tensor([self.windows[i].ids for i in window.tolist()])
+        before = hidden.view(*ids.shape, -1)[:, :-1].flatten(0, 1)
+        after = ids[:, 1:].flatten()
+        step = max(1, LOGITS_AT_ONCE // self.model.unembed.weight.shape[0])
+        parts = zip(before.split(step), after.split(step), strict=True)
+        losses = [self._losses(resid, tokens) for resid, tokens in parts]
+        return {"nll": torch.cat(losses).view(len(ids), -1).double().mean(1).numpy()}
+
+    def _losses(self, resid: Tensor, tokens: Tensor) -> Float[Tensor, " token"]:
+        logits = self.model.logits(resid)
+        return torch.nn.functional.cross_entropy(
+            logits, tokens.to(logits.device), reduction="none"
+        ).cpu()

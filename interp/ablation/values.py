@@ -1,0 +1,113 @@
+"""What ablated activations are replaced by: zero, a mean, another prompt's, or noise on top."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+from interp.errors import PlanError, did_you_mean
+from interp.interventions import Ablate, Plan, Rewrite
+from interp.model import Model
+from interp.prompts import TokenPrompt
+from interp.sources import mean_ablation, noise_ablation, resample_ablation
+
+AblateKind = Literal["zero", "mean", "resample", "noise"]
+
+Rewrites = Mapping[tuple[str, int], Rewrite]
+"""(site, layer) -> what happens to all its units; which of them it happens to, the sets say."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """How ablated activations are made up.
+
+    Attributes:
+        model: the model.
+        kind: zero; mean over `reference`; resample: the counterpart prompt's; noise added.
+        layers: site -> the layers needed.
+        reference: the prompts of the mean.
+        seed: of the noise.
+        by_position: whether each position has its own mean.
+    """
+
+    model: Model
+    kind: AblateKind
+    layers: Mapping[str, Sequence[int]]
+    reference: Sequence[TokenPrompt]
+    seed: int
+    by_position: bool = False
+
+    def of(
+        self, prompts: Sequence[TokenPrompt], counterparts: Sequence[TokenPrompt], block: int
+    ) -> Rewrites:
+        """The replacements for some prompts.
+
+        Args:
+            prompts: the prompts that will be run.
+            counterparts: of equal token length, one for each.
+            block: where these prompts begin among all, so that each block has its own noise.
+        """
+        if self.kind == "mean":
+            return self._means
+        plans: list[Plan] = []
+        for site, layers in self.layers.items():
+            if self.kind == "zero":
+                plans.append(Plan.of(*(Ablate(site, layers=layer) for layer in layers)))
+            elif self.kind == "noise":
+                drawn = noise_ablation(self.model, prompts, site, layers, seed=self.seed + block)
+                plans.append(drawn)
+            else:
+                plans.append(
+                    resample_ablation(self.model, prompts, site, layers, counterparts=counterparts)
+                )
+        return _rewrites(plans)
+
+    @property
+    def mean_over(self) -> str:
+        """What a mean was taken over, for the record."""
+        if self.kind != "mean":
+            return ""
+        each = "each position" if self.by_position else "all tokens"
+        return f"{each} of {len(self.reference)} reference prompts"
+
+    @cached_property
+    def _means(self) -> Rewrites:
+        per = "position" if self.by_position else "all"
+        return _rewrites(
+            [
+                mean_ablation(self.model, self.reference, site, layers, per=per)
+                for site, layers in self.layers.items()
+            ]
+        )
+
+
+def _rewrites(plans: Sequence[Plan]) -> Rewrites:
+    found: dict[tuple[str, int], Rewrite] = {}
+    for plan in plans:
+        for step in plan:
+            assert isinstance(step, Ablate) and isinstance(step.layers, tuple)
+            found[step.site, step.layers[0]] = step.rewrite(None)
+    return found
+
+
+def check_kind(kind: str, reference: Sequence[TokenPrompt]) -> AblateKind:
+    """The kind of ablation by its name.
+
+    Raises:
+        PlanError: an unknown kind, or a mean without reference prompts.
+    """
+    kinds: tuple[AblateKind, ...] = get_args(AblateKind)
+    if kind not in kinds:
+        raise PlanError(f"unknown kind of ablation {kind!r}. {did_you_mean(kind, kinds)}")
+    if kind == "mean" and not reference:
+        raise PlanError(
+            "kind='mean' needs reference prompts to take the mean over: others of the same task, "
+            "best not those that are ablated."
+        )
+    return kinds[kinds.index(kind)]
+
+
+def aligned(prompts: Sequence[TokenPrompt]) -> bool:
+    """Whether all prompts have one length and their spans at the same positions."""
+    first = prompts[0]
+    return all(len(p.ids) == len(first.ids) and p.spans == first.spans for p in prompts)

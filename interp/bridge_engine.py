@@ -1,0 +1,88 @@
+"""A plan as hooks for a user's own `TransformerBridge`; imports nothing of TransformerLens."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.applying import refuse_blind
+from interp.binding import BoundEdit, BoundKnockOut, Run, bind
+from interp.errors import PlanError
+from interp.interventions import AnyPlan, as_plan
+from interp.model import Model
+from interp.prompts import Prompts, as_prompts, pad
+from interp.walk import shares_prefixes
+
+BridgeHook = tuple[str, Callable[[Tensor, Any], Tensor]]
+"""A TransformerLens hook name and its function, as ``fwd_hooks=`` takes them."""
+
+
+def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHook]:
+    """A plan as TransformerLens hooks, for forward passes and for generation.
+
+    Run the bridge on what `interp.prompts.pad` makes of the same prompts (tokens and mask),
+    or on any prompts of one length::
+
+        hooks = bridge_hooks(model, plan, prompts)
+        bridge.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
+
+    Args:
+        model: interp's model of the same weights, `load_model(bridge)`.
+        plan: what to do.
+        prompts: the rows of the batch that the bridge will run.
+
+    Raises:
+        SiteError: a site, layer or unit that the model does not have.
+        PlanError: the plan cannot be carried out on these prompts.
+    """
+    rows = as_prompts(model, prompts)
+    run = bind(model, as_plan(plan), rows)
+    # hook_embed fires first in every forward pass, so it can tell the run what comes in
+    hooks: list[BridgeHook] = [("hook_embed", _enter(run, pad(model, rows)[1]))]
+    if run.knock_outs and not shares_prefixes(model):
+        raise PlanError(
+            "TransformerLens takes edits of attention scores only where transformers dispatches "
+            f"attention by name, not on {model.name}; run this KnockOut with interp.forward."
+        )
+    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in run.edits]
+    for cut in run.knock_outs:
+        hooks.append((f"blocks.{cut.layer}.attn.hook_attn_scores", _scored(run, cut)))
+    return hooks
+
+
+def _enter(run: Run, real: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    """Tell whole sequences from one more token that is read with a KV cache."""
+
+    def enter(embeddings: Tensor, hook: Any) -> Tensor:
+        n = embeddings.shape[1]
+        seen = run.window.real.shape[1] if run.window is not None else 0
+        start = seen if n == 1 else 0
+        decoded = start + n - real.shape[1]
+        run.enter(embeddings, nn.functional.pad(real, (0, decoded), value=True), start)
+        return embeddings
+
+    return enter
+
+
+def _edited(run: Run, edit: BoundEdit) -> Callable[[Tensor, Any], Tensor]:
+    def edited(activation: Tensor, hook: Any) -> Tensor:
+        flat = activation.flatten(2)  # heads and their features in one axis, as in the module
+        edit(flat, run.tokens)
+        # in place: at resid_mid the block adds its MLP to this very tensor
+        return activation.copy_(flat.view_as(activation))
+
+    return edited
+
+
+def _scored(run: Run, knock_out: BoundKnockOut) -> Callable[[Tensor, Any], Tensor]:
+    def scored(scores: Tensor, hook: Any) -> Tensor:
+        n_keys = scores.shape[-1]
+        offset = run.tokens.real.shape[1] - n_keys
+        cut = knock_out.cut(run.tokens, n_keys, offset, scores.shape[1]).to(scores.device)
+        closed = torch.finfo(scores.dtype).min
+        readable = scores > closed / 2
+        refuse_blind(knock_out, readable, readable & ~cut)
+        return scores.masked_fill(cut, closed)
+
+    return scored

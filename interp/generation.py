@@ -1,0 +1,87 @@
+"""Generation under a plan: Hugging Face's own loop, with the KV cache, hooked as one run."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interp.applying import hooked_run
+from interp.binding import bind
+from interp.interventions import AnyPlan, as_plan
+from interp.model import Model
+from interp.prompts import Prompts, as_prompts, batches, pad
+from interp.running import default_budget
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one prompt was continued by.
+
+    Attributes:
+        prompt: the prompt's tokens.
+        ids: the new tokens, up to and with the end-of-sequence token.
+        text: the new tokens as text, special ones left out.
+    """
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+
+
+def generate(
+    model: Model,
+    prompts: Prompts,
+    plan: AnyPlan = (),
+    max_new_tokens: int = 20,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> list[Generation]:
+    """Continue prompts under a plan; with an empty one this is ``model.hf.generate``.
+
+    Scopes say when an intervention acts: ``"prompt"``, ``"last"`` and spans at prefill,
+    ``"decoded"`` on each new token as it is read back, ``"all"`` on both.
+
+    Args:
+        model: the model; its own generation config applies (repetition penalty, top-k, …).
+        prompts: texts, token prompts, or pairs (of which the clean prompts run).
+        plan: what to do; nothing by default.
+        max_new_tokens: at most so many tokens a prompt.
+        temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
+        seed: of the sampling; a batch of other prompts draws other numbers.
+        use_cache: keep keys and values; without, every step recomputes all tokens.
+
+    Raises:
+        SiteError: a site, layer or unit that the model does not have.
+        PlanError: the plan cannot be carried out on these prompts.
+    """
+    rows, steps = as_prompts(model, prompts), as_plan(plan)
+    sampling = {"temperature": temperature} if temperature else {}
+    out: dict[int, Generation] = {}
+    for group in batches(rows, default_budget(model)):
+        part = [rows[i] for i in group]
+        ids, mask = pad(model, part)
+        with torch.random.fork_rng(), hooked_run(model, bind(model, steps, part, group)):
+            torch.manual_seed(seed)
+            both = model.hf.generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                max_new_tokens=max_new_tokens,
+                do_sample=bool(temperature),
+                use_cache=use_cache,
+                pad_token_id=model.tokenizer.pad_token_id or 0,
+                **sampling,
+            )
+        for i, new in zip(group, both[:, ids.shape[1] :], strict=True):
+            out[i] = _generation(model, rows[i].ids, new)
+    return [out[i] for i in range(len(rows))]
+
+
+def _generation(model: Model, prompt: tuple[int, ...], new: Tensor) -> Generation:
+    stop = model.hf.generation_config.eos_token_id
+    ends = stop if isinstance(stop, list) else [stop]
+    ids = [int(t) for t in new]
+    length = next((i + 1 for i, t in enumerate(ids) if t in ends), len(ids))
+    text = model.tokenizer.decode(ids[:length], skip_special_tokens=True)
+    return Generation(prompt, tuple(ids[:length]), text)

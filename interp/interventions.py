@@ -1,0 +1,435 @@
+"""Interventions as data: what is written, at which site, layers, units and tokens; and plans.
+
+Nothing here runs a model: `interp.binding` resolves a plan against a model and its prompts, and
+`interp.applying`, `interp.bridge_engine` and `interp.nnsight_engine` carry it out.
+
+Every vector is as wide as its site, whatever `units` selects of it, and may carry a position
+axis, ``[pos, width]``, or one value a prompt, ``[prompt, pos, width]``. Positions count a
+prompt's own tokens from 0, padding left out.
+"""
+
+import dataclasses
+import json
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import folder
+from interp.errors import PlanError, did_you_mean
+
+Positions = str | int | Sequence[int]
+"""Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
+(the tokens generated so far, as they are read back), a span's name, a span's name with
+``_last``, or token numbers."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
+
+    Attributes:
+        keep: the factor.
+        add: what is added: one vector, one a position, or one a prompt and position.
+        basis: B, orthonormal directions that are projected out.
+    """
+
+    keep: float = 1.0
+    add: Float[Tensor, "*prompt_pos feature"] | None = None
+    basis: Float[Tensor, "feature direction"] | None = None
+
+    def added(
+        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    ) -> Float[Tensor, "token_or_one feature"] | None:
+        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
+        if self.add is None:
+            return None
+        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
+        match self.add.ndim:
+            case 1:
+                return self.add[None]
+            case 2:
+                return self.add[pos]
+            case _:
+                return self.add[prompt, pos]
+
+    def __call__(
+        self,
+        x: Float[Tensor, "token feature"],
+        prompt: Int[Tensor, " token"],
+        pos: Int[Tensor, " token"],
+    ) -> Float[Tensor, "token feature"]:
+        """The new features of some tokens."""
+        new, add = x * self.keep, self.added(prompt, pos)
+        if self.basis is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            basis = self.basis.to(x.device, wide)
+            new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
+        return new if add is None else new + add.to(x)
+
+
+SETS = ("layers", "units", "heads", "positions", "queries", "keys")
+
+
+class _Described:
+    """Normal form, checks, equality and repr that all interventions share."""
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+
+    def __post_init__(self) -> None:
+        for name, value in self._fields().items():
+            if name in self.tensors:
+                object.__setattr__(self, name, _vector(value, f"{type(self).__name__}.{name}"))
+            elif name in SETS and value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, _numbers(value, name))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return False
+        theirs = other._fields()
+        return all(_same(value, theirs[name]) for name, value in self._fields().items())
+
+    def __repr__(self) -> str:
+        shown = [f"{k}={_brief(v)}" for k, v in self._fields().items() if v is not None]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(_Described):
+    """Base of what rewrites activations at a site.
+
+    Attributes:
+        site: ``"z"``, or ``"blocks.7.attn.hook_z"`` for one layer.
+        layers: where; ``None`` for the layer in the site's name, or every layer.
+        units: heads or neurons; ``None`` for all.
+        positions: which tokens.
+    """
+
+    site: str
+    layers: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
+    units: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
+    positions: Positions = dataclasses.field(default="all", kw_only=True)
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """What to do to the chosen features."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patch(Edit):
+    """Write given activations, such as another prompt's.
+
+    Attributes:
+        value: what is written.
+    """
+
+    value: Float[Tensor, "*prompt_pos width"]
+    tensors = ("value",)
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """The value in place of the activation."""
+        return Rewrite(0.0, selected(self.value, features))
+
+
+AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablate(Edit):
+    """Remove the information an activation carries.
+
+    `interp.sources` makes all kinds but zero from a model and prompts.
+
+    Attributes:
+        value: what is written; for noise, what is added. ``None`` for zero.
+        kind: what the value is, for the record.
+    """
+
+    value: Float[Tensor, "*prompt_pos width"] | None = None
+    kind: AblationKind = dataclasses.field(default="zero", kw_only=True)
+    tensors = ("value",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.value is None) != (self.kind == "zero"):
+            need = "no value" if self.kind == "zero" else "a value (interp.sources makes one)"
+            raise PlanError(f"Ablate of kind {self.kind!r} at {self.site!r} takes {need}.")
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """Zero, or the value, or the activation with noise added."""
+        if self.value is None:
+            return Rewrite(0.0)
+        keep = 1.0 if self.kind == "noise" else 0.0
+        return Rewrite(keep, selected(self.value, features))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Add(Edit):
+    """Add a vector: steering.
+
+    Attributes:
+        vector: what is added.
+        scale: times this.
+    """
+
+    vector: Float[Tensor, "*prompt_pos width"]
+    scale: float = 1.0
+    tensors = ("vector",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "scale", _finite(self.scale, "Add.scale"))
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """The activation plus scale x vector."""
+        return Rewrite(1.0, self.scale * selected(self.vector, features))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scale(Edit):
+    """Multiply activations by a number."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "factor", _finite(self.factor, "Scale.factor"))
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """The activation times the factor."""
+        return Rewrite(self.factor)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProjectOut(Edit):
+    """Remove the component of the activation in the span of some directions.
+
+    With `units`, the directions are restricted to the selected features first.
+
+    Attributes:
+        directions: one or more, linearly independent; lengths and angles do not matter.
+    """
+
+    directions: Float[Tensor, "*direction width"]
+    tensors = ("directions",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.directions.ndim > 2:
+            shape = tuple(self.directions.shape)
+            raise PlanError(f"ProjectOut.directions has shape {shape}; give [direction, width].")
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """The activation minus its projection.
+
+        Raises:
+            PlanError: the directions are linearly dependent.
+        """
+        rows = self.directions.reshape(-1, self.directions.shape[-1]).double()
+        rows = selected(rows, features)
+        basis, r = torch.linalg.qr(rows.T)
+        size = r.diagonal().abs()
+        if len(size) < len(rows) or not bool((size > 1e-6 * rows.norm(dim=1)).all()):
+            raise PlanError(
+                f"ProjectOut at {self.site!r}: its {len(rows)} directions are linearly dependent "
+                "(or zero) in the selected features; give independent ones."
+            )
+        return Rewrite(basis=basis)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class KnockOut(_Described):
+    """Cut attention edges: the queries cannot read the keys in these layers.
+
+    The pre-softmax score becomes minus infinity, so the other weights grow to sum to one
+    (Geva et al., arXiv 2304.14767).
+
+    Attributes:
+        queries: the tokens that read.
+        keys: the tokens that are read.
+        layers: the window of layers; ``None`` for all.
+        heads: which query heads; ``None`` for all.
+    """
+
+    queries: Positions
+    keys: Positions
+    layers: int | Sequence[int] | None = None
+    heads: int | Sequence[int] | None = None
+
+
+Intervention = Edit | KnockOut
+KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut)
+}
+
+
+@dataclass(frozen=True)
+class Plan(Sequence[Intervention]):
+    """Interventions in the order in which they apply; ``+`` puts one plan after another.
+
+    Attributes:
+        steps: the interventions.
+    """
+
+    steps: tuple[Intervention, ...] = ()
+
+    @classmethod
+    def of(cls, *steps: "Intervention | Plan") -> Self:
+        """A plan of interventions and of other plans' interventions."""
+        flat = [one for step in steps for one in (step if isinstance(step, Plan) else (step,))]
+        for one in flat:
+            if type(one).__name__ not in KINDS:
+                raise PlanError(f"{one!r} is no intervention; a plan takes {', '.join(KINDS)}.")
+        return cls(tuple(flat))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Plan(self.steps[index]) if isinstance(index, slice) else self.steps[index]
+
+    def __iter__(self) -> Iterator[Intervention]:
+        return iter(self.steps)
+
+    def __add__(self, other: "Intervention | Plan") -> "Plan":
+        return Plan.of(self, other)
+
+    def __repr__(self) -> str:
+        return f"Plan({', '.join(map(repr, self.steps))})"
+
+    def to_json(self) -> str:
+        """The plan as text; tensors by name, shape and dtype."""
+        return json.dumps([_record(i, step) for i, step in enumerate(self.steps)])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a folder: ``manifest.json`` and, in safetensors, the tensors.
+
+        Raises:
+            RunFolderError: `path` exists and is not a run folder.
+        """
+        steps = json.loads(self.to_json())
+        # numpy has no bfloat16; fp32 holds it exactly, and the manifest says what it was
+        arrays = {
+            _array(i, name): value.detach().cpu().to(_storable(value.dtype)).numpy()
+            for i, step in enumerate(self.steps)
+            for name, value in _tensors(step)
+        }
+        manifest = {"kind": "plan", "plan": steps, "provenance": folder.provenance()}
+        return folder.write(Path(path), manifest, {}, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            RunFolderError: the folder is missing, damaged, or no plan.
+            PlanError: it names a kind of intervention that this version does not know.
+        """
+        manifest, _, arrays = folder.read(Path(path), "plan", ())
+        return cls(tuple(_from_record(record, arrays) for record in manifest["plan"]))
+
+
+AnyPlan = Plan | Edit | KnockOut | Iterable[Edit | KnockOut]
+
+
+def as_plan(plan: "AnyPlan") -> Plan:
+    """A plan from a plan, one intervention, or several."""
+    if isinstance(plan, Plan):
+        return plan
+    return Plan.of(plan) if isinstance(plan, _Described) else Plan.of(*plan)
+
+
+def selected(
+    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
+) -> Float[Tensor, "*any feature"]:
+    """Some features of a value; ``None`` for all."""
+    return value if features is None else value[..., features.to(value.device)]
+
+
+# --- normal forms ------------------------------------------------------------------------------
+
+
+def _numbers(value: int | Sequence[int], name: str) -> tuple[int, ...]:
+    listed = value if isinstance(value, Iterable) else (value,)
+    numbers = tuple(operator.index(v) for v in listed)
+    if not numbers:
+        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
+    if min(numbers) < 0:
+        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
+    return numbers
+
+
+def _vector(value: Any, what: str) -> Tensor | None:
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    if not 1 <= tensor.ndim <= 3 or not tensor.is_floating_point():
+        raise PlanError(
+            f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
+            "shape [width], [pos, width] or [prompt, pos, width]."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
+    return tensor
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
+        raise PlanError(f"{what} is {value}; give a finite number.")
+    return float(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    return type(a) is type(b) and a == b
+
+
+def _brief(value: Any) -> str:
+    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+# --- records -----------------------------------------------------------------------------------
+
+
+def _array(i: int, name: str) -> str:
+    return f"{i}.{name}"
+
+
+def _tensors(step: Intervention) -> list[tuple[str, Tensor]]:
+    values = step._fields().items()  # pyright: ignore[reportPrivateUsage]
+    return [(name, value) for name, value in values if isinstance(value, Tensor)]
+
+
+def _storable(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def _record(i: int, step: Intervention) -> dict[str, Any]:
+    record: dict[str, Any] = {"intervention": type(step).__name__}
+    record |= step._fields()  # pyright: ignore[reportPrivateUsage]
+    for name, value in _tensors(step):
+        dtype = str(value.dtype).removeprefix("torch.")
+        record[name] = {"array": _array(i, name), "shape": list(value.shape), "dtype": dtype}
+    return record
+
+
+def _from_record(record: dict[str, Any], arrays: dict[str, Any]) -> Intervention:
+    options = dict(record)
+    kind = options.pop("intervention")
+    if kind not in KINDS:
+        raise PlanError(f"unknown intervention {kind!r}. {did_you_mean(kind, KINDS)}")
+    for name, value in options.items():
+        if isinstance(value, dict):
+            dtype = getattr(torch, value["dtype"])
+            options[name] = torch.from_numpy(arrays[value["array"]]).to(dtype)
+    return KINDS[kind](**options)

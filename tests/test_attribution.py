@@ -1,0 +1,430 @@
+"""Attribution: identities that hold exactly, on every family; the mask gradient as EAP's oracle."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, tiny, word_pairs
+
+import interp
+from circuits.discovery.running import prepared
+from interp.attribution.activations import grad_drop_scores, ig_activation_scores
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.edges import edge_scores
+from interp.attribution.estimators import (
+    ESTIMATORS,
+    estimator_named,
+    linearise,
+    node_estimator_named,
+)
+from interp.attribution.exact import exact_edges, exact_nodes
+from interp.attribution.local import qk_edge_scores, qk_node_scores
+from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
+from interp.attribution.rules import log_mean
+from interp.blocks import attend
+from interp.errors import MetricError, SiteError
+from interp.graph import Graph, edges_of_nodes
+from interp.masked import Writes, run_masked
+from interp.model import Model
+from interp.pairs import tokenise
+from interp.sites import SITES
+
+LLAMAS = ["llama", "gemma3", "gpt_neox"]
+
+
+def contrast_of(model: Model) -> Contrast:
+    kept, _ = tokenise(model, word_pairs())
+    return next(contrasts(model, kept))
+
+
+def swapped(contrast: Contrast) -> Contrast:
+    """Clean and corrupt prompts exchanged."""
+    order = torch.stack([contrast.corrupt, contrast.clean], 1).flatten()
+    return Contrast(contrast.calls.only(order), contrast.mask, contrast.read)
+
+
+def all_edges(model: Model, contrast: Contrast, method: str, steps: int | None = None):
+    return torch.stack(list(edge_scores(model, contrast, estimator_named(method, steps))))
+
+
+def gap_of(model: Model, contrast: Contrast) -> torch.Tensor:
+    high, low = linearise(model, contrast, ESTIMATORS["eap"], ["z"]).metric
+    return (high - low).double()
+
+
+def resampled(model: Model, contrast: Contrast) -> Writes:
+    return prepared(model, [contrast], "resample")[0][0][1]
+
+
+def metric_with(model: Model, contrast: Contrast, mask, ablated: Writes) -> torch.Tensor:
+    rows = torch.arange(len(contrast))
+    resid = run_masked(model, contrast.calls, contrast.clean, mask, ablated)
+    return contrast.read(resid, rows).double()
+
+
+# --- the masked run: what an edge is -------------------------------------------------------------
+
+
+def test_all_edges_are_the_model_and_none_the_corrupt_run(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    graph, ablated = Graph.of(tiny_model.arch), resampled(tiny_model, contrast)
+    at = linearise(tiny_model, contrast, ESTIMATORS["eap"], ["z"])
+    with torch.no_grad():
+        whole = metric_with(tiny_model, contrast, graph.exists.float(), ablated)
+        none = metric_with(tiny_model, contrast, torch.zeros(graph.exists.shape), ablated)
+    torch.testing.assert_close(whole, at.metric[0].double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(none, at.metric[1].double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v", "z", "mlp_out"])
+def test_cutting_all_edges_of_a_place_is_patching_it(tiny_model: Model, site: str):
+    """Edges into a head's queries, or out of a node, against `interp.patch`: another engine."""
+    if tiny_model.arch.adapter == "Olmo2ArchitectureAdapter" and site in ("k", "q"):
+        pytest.skip("OLMo-2 norms keys of all heads together, so heads are not separate")
+    contrast, layer = contrast_of(tiny_model), 1
+    graph, ablated = Graph.of(tiny_model.arch), resampled(tiny_model, contrast)
+    over = "layer" if site == "mlp_out" else "layer,head"
+    patched = interp.patch(tiny_model, word_pairs(), site, over, direction="noise", layers=[layer])
+    for unit in range(tiny_model.n_units(SITES[site])):
+        mask = graph.exists.float()
+        if site == "mlp_out":
+            mask[graph.mlp(layer)] = 0
+        elif site == "z":
+            mask[graph.heads(layer).start + unit] = 0
+        else:
+            group = graph.n_heads // tiny_model.n_units(SITES[site])
+            first = graph.qkv(layer).start + "qkv".index(site) * graph.n_heads + unit * group
+            mask[:, first : first + group] = 0
+        with torch.no_grad():
+            got = metric_with(tiny_model, contrast, mask, ablated)
+        want = patched.values.values[:, 0] if over == "layer" else patched.values.values[:, 0, unit]
+        np.testing.assert_allclose(got.numpy(), want, atol=2e-5)
+
+
+def test_the_walk_patches_edges_as_the_masked_run_does(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    graph, ablated = Graph.of(tiny_model.arch), resampled(tiny_model, contrast)
+    generator = torch.Generator().manual_seed(0)
+    every = graph.exists.nonzero()
+    chosen = every[torch.randperm(len(every), generator=generator)[:30]].tolist()
+    chosen += [[0, graph.logits], [graph.n_sources - 1, graph.logits]]
+    effects = exact_edges(tiny_model, contrast, [(s, d) for s, d in chosen])
+    with torch.no_grad():
+        full = metric_with(tiny_model, contrast, graph.exists.float(), ablated)
+        for i, (source, destination) in enumerate(chosen):
+            mask = graph.exists.float()
+            mask[source, destination] = 0
+            want = full - metric_with(tiny_model, contrast, mask, ablated)
+            torch.testing.assert_close(effects[:, i], want, atol=1e-5, rtol=0)
+
+
+def test_exact_nodes_cut_all_edges_of_a_node(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    graph, ablated = Graph.of(tiny_model.arch), resampled(tiny_model, contrast)
+    effects = exact_nodes(tiny_model, contrast, range(graph.n_sources))
+    with torch.no_grad():
+        full = metric_with(tiny_model, contrast, graph.exists.float(), ablated)
+        for node in range(1, graph.n_sources):
+            mask = (graph.exists & ~edges_of_nodes(graph, [node])).float()
+            want = full - metric_with(tiny_model, contrast, mask, ablated)
+            torch.testing.assert_close(effects[:, node], want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(effects[:, 0], gap_of(tiny_model, contrast), atol=1e-5, rtol=0)
+
+
+# --- first-order scores --------------------------------------------------------------------------
+
+
+def test_eap_is_the_gradient_of_the_metric_in_the_mask(tiny_model: Model):
+    """d m / d mask = (a clean - a corrupt) . dm/d in: autograd through a wholly other forward."""
+    contrast = contrast_of(tiny_model)
+    graph, ablated = Graph.of(tiny_model.arch), resampled(tiny_model, contrast)
+    mask = graph.exists.float().requires_grad_(True)
+    metric_with(tiny_model, contrast, mask, ablated).sum().backward()
+    want = torch.where(graph.exists, mask.grad, 0).double()
+    got = all_edges(tiny_model, contrast, "eap").sum(0)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
+
+
+def test_edges_out_of_a_node_sum_to_its_node_score(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    for method in ("eap", "eap-dg", "relp"):
+        edges = all_edges(tiny_model, contrast, method).sum(2)
+        at = linearise(tiny_model, contrast, ESTIMATORS[method], NODE_SITES)
+        nodes = node_scores(tiny_model, contrast, at).double()
+        torch.testing.assert_close(edges, nodes, atol=2e-5, rtol=1e-4)
+
+
+def test_discrete_gradient_conserves_the_gap(tiny_model: Model):
+    """What enters a node leaves it, and what reaches the logits is the gap: no step lost."""
+    contrast = contrast_of(tiny_model)
+    graph, gap = Graph.of(tiny_model.arch), gap_of(tiny_model, contrast)
+    scores = all_edges(tiny_model, contrast, "eap-dg")
+    torch.testing.assert_close(scores[:, :, graph.logits].sum(1), gap, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores[:, 0].sum(1), gap, atol=1e-5, rtol=0)
+    into = torch.zeros(len(gap), graph.n_sources + 1, dtype=torch.float64)
+    into.index_add_(1, graph.owner, scores.sum(1))
+    out = scores.sum(2)
+    layers = torch.arange(1, graph.n_sources) - 1
+    if tiny_model.arch.adapter == "Olmo2ArchitectureAdapter":
+        # One norm over all heads' queries mixes heads: conserved by layer, not by head.
+        by_layer = layers // (graph.n_heads + 1)
+        into, out = (
+            torch.zeros(len(gap), graph.n_layers, dtype=torch.float64).index_add_(1, by_layer, x)
+            for x in (into[:, 1:-1], out[:, 1:])
+        )
+        torch.testing.assert_close(into, out, atol=1e-5, rtol=0)
+    else:
+        torch.testing.assert_close(into[:, 1:-1], out[:, 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("metric", ["logprob", "prob"])
+def test_discrete_gradient_conserves_nonlinear_metrics(metric: str):
+    model = tiny("qwen3")
+    scores = attribute_nodes(model, word_pairs(), "eap-dg", metric=metric)
+    gap = (scores.clean - scores.corrupt).values
+    np.testing.assert_allclose(scores.values.sel(node="input").values, gap, atol=1e-5)
+
+
+def test_integrated_gradients_are_complete(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    gap = gap_of(tiny_model, contrast)
+    errors = []
+    for steps in (2, 16):
+        at = linearise(tiny_model, contrast, estimator_named("eap-gl", steps), NODE_SITES)
+        found = node_scores(tiny_model, contrast, at)[:, 0].double()
+        errors.append(float((found - gap).abs().max()))
+    assert errors[1] < 0.01
+    assert errors[1] < errors[0]
+
+
+def test_one_step_of_ig_is_eap(tiny_model: Model):
+    """At nodes the clean gradient; at edges, whose code starts at t = 0, the corrupt one."""
+    contrast = contrast_of(tiny_model)
+    one, plain = (
+        node_scores(tiny_model, contrast, linearise(tiny_model, contrast, e, NODE_SITES))
+        for e in (node_estimator_named("eap-ig", 1), ESTIMATORS["eap"])
+    )
+    torch.testing.assert_close(one, plain, atol=1e-6, rtol=1e-5)
+    if tiny_model.arch.parts.ln1_post is None:
+        edges = all_edges(tiny_model, contrast, "eap-ig", 1)
+        other_way = -all_edges(tiny_model, swapped(contrast), "eap")
+        torch.testing.assert_close(edges, other_way, atol=1e-6, rtol=1e-5)
+
+
+def test_clean_corrupted_is_the_mean_of_both_ends():
+    model = tiny("llama")
+    contrast = contrast_of(model)
+    both = (all_edges(model, contrast, "eap") - all_edges(model, swapped(contrast), "eap")) / 2
+    found = all_edges(model, contrast, "clean-corrupted")
+    torch.testing.assert_close(found, both, atol=1e-6, rtol=1e-5)
+
+
+def test_exchanging_the_prompts_turns_the_discrete_gradient_around(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    there = all_edges(tiny_model, contrast, "eap-dg")
+    back = all_edges(tiny_model, swapped(contrast), "eap-dg")
+    torch.testing.assert_close(there, -back, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "relp", "eap-dg"])
+def test_micro_batches_change_nothing(method: str):
+    model = tiny("gemma3")
+    one, three = (
+        attribute_edges(model, word_pairs(), method, at_once=n).values.values for n in (1, 3)
+    )
+    np.testing.assert_allclose(one, three, atol=1e-5)
+
+
+def test_relp_equals_the_gradient_where_nothing_is_nonlinear():
+    """Values into the last head's write: a linear path under a fixed pattern and norm scale."""
+    model = tiny("llama")
+    scores = attribute_nodes(model, word_pairs(), "relp")
+    last = [f"a{model.arch.n_layers - 1}.h{h}" for h in range(model.arch.n_heads)]
+    assert np.abs(scores.values.sel(node=last).values).max() > 1e-4
+
+
+def test_log_mean_is_the_chord_of_the_logarithm():
+    p, q = torch.tensor([0.2, 0.5, 0.3, 1e-30]), torch.tensor([0.6, 0.5, 1e-12, 1.0])
+    want = torch.where(p == q, p, (p - q) / (p.log() - q.log()))
+    torch.testing.assert_close(log_mean(p.log(), q.log()), want)
+    assert float(log_mean(torch.tensor(-torch.inf), torch.tensor(-torch.inf))) == 0
+
+
+# --- QK fix, GradDrop, activations ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", LLAMAS)
+def test_query_scores_of_the_last_layer_are_one_attention_step(family: str):
+    """score(q) = dz . dm/dz with the corrupt query, against attention computed by hand."""
+    model = tiny(family)
+    contrast, layer = contrast_of(model), model.arch.n_layers - 1
+    queries, _ = qk_node_scores(model, contrast)
+    at = linearise(model, contrast, ESTIMATORS["eap"], ["q", "k", "v", "z"])
+    (slope,) = torch.autograd.grad(at.total, at.run.kept["z"][layer])
+
+    def heads(run, part):
+        x = run.kept[part][layer].unflatten(-1, (-1, model.arch.d_head))
+        return x.repeat_interleave(model.arch.n_heads // x.shape[2], 2)
+
+    with torch.no_grad():
+        kwargs = contrast.calls.of_rows(layer, contrast.clean)
+        q, k, v = heads(at.corrupt, "q"), heads(at.clean, "k"), heads(at.clean, "v")
+        moved = attend(model, layer, kwargs, q, k, v)
+        effect = (at.clean.kept["z"][layer] - moved) * slope
+    want = effect.unflatten(-1, (model.arch.n_heads, -1)).sum(-1) * contrast.mask[..., None]
+    torch.testing.assert_close(queries[:, layer], want)
+
+
+def test_attention_on_its_own_inputs_gives_its_own_heads(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    at = linearise(tiny_model, contrast, ESTIMATORS["eap"], ["q", "k", "v", "z"])
+    for layer in range(tiny_model.arch.n_layers):
+        parts = []
+        for part in "qkv":
+            x = at.clean.kept[part][layer].unflatten(-1, (-1, tiny_model.arch.d_head))
+            parts.append(x.repeat_interleave(tiny_model.arch.n_heads // x.shape[2], 2))
+        with torch.no_grad():
+            kwargs = contrast.calls.of_rows(layer, contrast.clean)
+            z = attend(tiny_model, layer, kwargs, *parts)
+        torch.testing.assert_close(z, at.clean.kept["z"][layer], atol=1e-5, rtol=1e-4)
+
+
+def test_qk_fix_leaves_other_edges_alone(tiny_model: Model):
+    contrast = contrast_of(tiny_model)
+    graph = Graph.of(tiny_model.arch)
+    fixed = torch.stack(list(qk_edge_scores(tiny_model, contrast)))
+    plain = all_edges(tiny_model, contrast, "eap")
+    others = torch.tensor(["<q>" not in d and "<k>" not in d for d in graph.destinations])
+    torch.testing.assert_close(fixed[:, :, others], plain[:, :, others])
+    assert float((fixed - plain)[:, :, ~others].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("family", LLAMAS)
+def test_grad_drop_equals_a_run_a_layer_with_that_layer_detached(family: str):
+    model = tiny(family)
+    contrast, n = contrast_of(model), model.arch.n_layers
+    found = grad_drop_scores(model, contrast, ["z"])["z"]
+    want = torch.zeros_like(found)
+    for dropped in range(n):
+
+        def detach(_, args, out):
+            result = out[0] if isinstance(out, tuple) else out
+            kept = args[0] + (result - args[0]).detach()
+            return (kept, *out[1:]) if isinstance(out, tuple) else kept
+
+        handle = model.blocks[dropped].register_forward_hook(detach)
+        try:
+            at = linearise(model, contrast, ESTIMATORS["eap"], ["z"])
+            total, z = at.total, at.run.kept["z"]
+            grads = torch.autograd.grad(total, z, allow_unused=True)
+        finally:
+            handle.remove()
+        for layer, g in enumerate(grads):
+            if g is not None:
+                change = at.clean.kept["z"][layer] - at.corrupt.kept["z"][layer]
+                score = (change * g).unflatten(-1, (model.arch.n_heads, -1)).sum(-1)
+                want[:, layer] += (score * contrast.mask[..., None]).abs() / (n - 1)
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", LLAMAS)
+def test_ig_over_activations_is_eap_into_the_logits(family: str):
+    """With one step every run is the clean one, and no cut path leads into the logits' edges."""
+    model = tiny(family)
+    contrast = contrast_of(model)
+    logits = Graph.of(model.arch).logits
+    found = torch.stack(list(ig_activation_scores(model, contrast, 1)))[:, :, logits]
+    plain = all_edges(model, contrast, "eap")[:, :, logits]
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
+
+
+# --- the calls -----------------------------------------------------------------------------------
+
+
+def test_unit_scores_have_the_axes_of_patch_and_sum_over_what_is_left_out():
+    model = tiny("llama")
+    by_token = attribute(model, word_pairs(), "z", "layer,pos,head", "eap")
+    summed = attribute(model, word_pairs(), "z", "layer,head", "eap")
+    patched = interp.patch(model, word_pairs(), "z", "layer,pos,head", direction="noise")
+    assert by_token.values.dims == patched.values.dims
+    assert (np.isnan(by_token.values.values) == np.isnan(patched.values.values)).all()
+    np.testing.assert_allclose(by_token.values.sum("pos").values, summed.values.values, atol=1e-6)
+    effect = (patched.clean - patched.values).mean("pair").values.ravel()
+    found = attribute(model, word_pairs(), "z", "layer,pos,head", "eap-gl", steps=8)
+    mean = found.values.mean("pair").values.ravel()
+    keep = ~np.isnan(mean)
+    assert np.corrcoef(mean[keep], effect[keep])[0, 1] > 0.9
+
+
+def test_left_padding_moves_no_position():
+    import dataclasses
+
+    from conftest import word_tokenizer
+
+    model = tiny("llama")
+    left = dataclasses.replace(model, tokenizer=word_tokenizer("left"))
+    one, other = (
+        attribute(m, word_pairs(), "z", "layer,pos,head").values.values for m in (model, left)
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_neuron_scores_sum_to_the_mlp_where_it_is_linear_in_them():
+    model = tiny("llama")
+    contrast = contrast_of(model)
+    at = linearise(model, contrast, ESTIMATORS["eap"], ["mlp_post", "mlp_out"])
+    scores = unit_scores(model, contrast, at, ["mlp_post", "mlp_out"])
+    torch.testing.assert_close(
+        scores["mlp_post"].sum(-1), scores["mlp_out"][..., 0], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_scores_survive_a_run_folder(tmp_path):
+    from interp.attribution.scores import EdgeScores, Scores
+
+    scores = attribute_edges(tiny("llama"), word_pairs(), "eap")
+    loaded = Scores.load(scores.save(tmp_path / "run"))
+    assert isinstance(loaded, EdgeScores)
+    assert loaded.values.equals(scores.values)
+    assert loaded.clean.equals(scores.clean)
+    for name in ("graph", "method", "metric", "model", "weights_hash", "prompts", "excluded"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    assert loaded.top(5).equals(scores.top(5))
+
+
+def test_user_mistakes_are_told():
+    model = tiny("llama")
+    with pytest.raises(MetricError, match="Did you mean 'eap-ig'"):
+        attribute_edges(model, word_pairs(), "eap-igs")
+    with pytest.raises(MetricError, match="cannot take 3 steps"):
+        attribute_edges(model, word_pairs(), "eap", steps=3)
+    with pytest.raises(MetricError, match="no gradient at the clean run"):
+        attribute_edges(model, word_pairs(), "eap", metric="kl")
+    with pytest.raises(SiteError, match="cannot attribute to 'z' over"):
+        attribute(model, word_pairs(), "z", "layer,neuron")
+    with pytest.raises(SiteError, match="no edge"):
+        Graph.of(model.arch).edge("a2.h0->a1.h0<q>")
+    with pytest.raises(SiteError, match="no node"):
+        Graph.of(model.arch).node("a9.h0")
+
+
+def test_the_graph_counts_what_the_field_counts():
+    counts = {(12, 12): 32_491, (26, 8): 74_218, (24, 14): 179_749, (32, 32): 1_592_881}
+    for (layers, heads), n in counts.items():
+        assert Graph(layers, heads, 8, False).n_edges == n
+    graph = Graph(6, 4, 8, False)
+    assert (graph.n_sources, graph.n_destinations, graph.n_edges) == (31, 79, 1108)
+    assert len(set(graph.edge_names)) == graph.n_edges
+    for name in graph.edge_names[::97]:
+        assert graph.edge_name(*graph.edge(name)) == name
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gptj"])
+def test_parallel_blocks_have_no_edge_from_heads_to_their_own_mlp(family: str):
+    graph = Graph.of(tiny(family).arch)
+    assert not graph.exists[graph.heads(1), graph.mlp_in(1)].any()
+    assert graph.exists[graph.heads(0), graph.mlp_in(1)].all()
+
+
+def test_every_family_is_covered():
+    assert len(FAMILIES) == 11

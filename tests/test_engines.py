@@ -1,0 +1,147 @@
+"""One plan, three engines: native hooks, a user's TransformerBridge, and nnsight agree."""
+
+import copy
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny
+from test_interventions import prompts_for, vector
+
+import interp
+from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale, nnsight_engine
+from interp.architecture import bridge
+from interp.bridge_engine import bridge_hooks
+from interp.calls import positions_and_mask
+from interp.errors import PlanError
+from interp.model import Model
+from interp.prompts import TokenPrompt, pad
+
+
+def edits_of(model: Model) -> dict[str, Plan]:
+    """Every site once, every kind once, and all of it together."""
+    plans = {"none": Plan()}
+    for name in model.arch.points:
+        v = vector(model, name)
+        plans[name] = Plan.of(Add(name, v, layers=1, positions="s"))
+    rows = prompts_for(model)
+    noise = interp.noise_ablation(model, rows, positions="s")
+    plans |= {
+        "heads": Plan.of(Ablate("z", units=(0, 3), layers=(0, 2))),
+        "keys": Plan.of(Scale("k", -1.0, layers=1, units=0)),
+        "neurons": Plan.of(Patch("mlp_post", vector(model, "mlp_post", 8), units=(1, 9))),
+        "project": Plan.of(ProjectOut("resid_post", torch.eye(32)[:3] + 0.1, layers=1)),
+        "noise": noise,
+    }
+    return plans | {"together": sum(plans.values(), Plan())}
+
+
+KNOCK_OUTS = {
+    "edges": Plan.of(KnockOut("last", "s", layers=1)),
+    "edges of a head": Plan.of(KnockOut("last", "s_last", heads=(1,)), Scale("q", 2.0)),
+}
+
+
+def of_bridge(wrapped, model: Model, plan: Plan, rows) -> torch.Tensor:
+    ids, mask = pad(model, rows)
+    with torch.no_grad():
+        logits = wrapped.run_with_hooks(
+            ids, **positions_and_mask(model, mask), fwd_hooks=bridge_hooks(model, plan, rows)
+        )
+    return logits[:, -1].float()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_transformer_bridge_computes_the_same(family: str):
+    model = tiny(family)
+    rows, wrapped = prompts_for(model), bridge(copy.deepcopy(model.hf))
+    plans = edits_of(model) | ({} if family == "gptj" else KNOCK_OUTS)
+    for name, plan in plans.items():
+        want = interp.forward(model, rows, plan).logits
+        got = of_bridge(wrapped, model, plan, rows)
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_bridge_that_ignores_edits_of_scores_is_refused():
+    model = tiny("gptj")
+    with pytest.raises(PlanError, match=r"TransformerLens takes edits .* run .* interp\.forward"):
+        bridge_hooks(model, KNOCK_OUTS["edges"], prompts_for(model))
+
+
+def test_a_bridge_with_its_own_model_leaves_no_hooks():
+    wrapped = bridge(copy.deepcopy(tiny("llama").hf))
+    wrapped.tokenizer = tiny("llama").tokenizer
+    model = interp.load_model(wrapped)
+    rows = prompts_for(model)
+    plan = edits_of(model)["together"] + KNOCK_OUTS["edges"]
+    want = interp.forward(model, rows, plan).logits
+    torch.testing.assert_close(of_bridge(wrapped, model, plan, rows), want, atol=1e-4, rtol=0)
+    plain = of_bridge(wrapped, model, Plan(), rows)
+    torch.testing.assert_close(plain, interp.forward(model, rows).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("scope", ["all", "last", "decoded", "s"])
+def test_a_bridge_generates_the_same(family: str, scope: str):
+    model = tiny(family)
+    rows, wrapped = prompts_for(model)[2:], bridge(copy.deepcopy(model.hf))
+    ids, _ = pad(model, rows)
+    plan = Plan.of(
+        Add("resid_post", vector(model, "resid_post"), layers=0, positions=scope),
+        Ablate("z", units=1, layers=1, positions=scope),
+        KnockOut("decoded", "s", layers=2),
+    )
+    want = interp.generate(model, rows, plan, 6)[0].ids
+    with torch.no_grad(), wrapped.hooks(fwd_hooks=bridge_hooks(model, plan, rows)):
+        out = wrapped.generate(
+            ids, max_new_tokens=6, do_sample=False, stop_at_eos=False, verbose=False
+        )
+    assert tuple(out[0, ids.shape[1] :].tolist())[: len(want)] == want
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nnsight_computes_the_same(family: str):
+    model = tiny(family)
+    rows = prompts_for(model)
+    wrapped, shipped = nnsight_engine.traced(model), nnsight_engine.remote_traced(model)
+    for name, plan in (edits_of(model) | KNOCK_OUTS).items():
+        want = interp.forward(model, rows, plan).logits
+        got = {
+            "local": nnsight_engine.run_plan(wrapped, model, plan, rows),
+            "dry run of remote": nnsight_engine.run_plan(shipped, model, plan, rows, "local"),
+        }
+        for how, logits in got.items():
+            torch.testing.assert_close(
+                logits, want, atol=1e-4, rtol=0, msg=lambda m, n=name, h=how: f"{n}, {h}: {m}"
+            )
+
+
+def test_every_engine_refuses_to_blind_a_token():
+    model = tiny("llama")
+    rows, plan = prompts_for(model), KnockOut("s", "all", layers=1)
+    with pytest.raises(PlanError, match="nothing to attend to"):
+        interp.forward(model, rows, plan)
+    with pytest.raises(PlanError, match="nothing to attend to"):
+        of_bridge(bridge(copy.deepcopy(model.hf)), model, Plan.of(plan), rows)
+    with pytest.raises(PlanError, match="nothing to attend to"):
+        nnsight_engine.run_plan(nnsight_engine.traced(model), model, plan, rows)
+
+
+def test_engines_agree_on_smollm(smollm: Model):
+    rows = [
+        TokenPrompt(tuple(smollm.encode(text)), {"s": (3,)})
+        for text in ("The capital of France is", "The capital of Italy, as we know, is")
+    ]
+    direction = interp.activations(smollm, rows, "resid_mid", 7)[7][:, 3]
+    plan = Plan.of(
+        Ablate("z", units=(0, 4), layers=range(5, 12)),
+        Add("resid_post", direction[0] - direction[1], layers=6, positions="s"),
+        ProjectOut("resid_mid", direction, layers=7, positions="last"),
+        Scale("mlp_post", 2.0, units=range(100), layers=20),
+        KnockOut("last", "s", layers=range(9, 13)),
+    )
+    want = interp.forward(smollm, rows, plan).logits
+    assert float((want - interp.forward(smollm, rows).logits).abs().max()) > 1
+    sight = nnsight_engine.run_plan(nnsight_engine.traced(smollm), smollm, plan, rows)
+    torch.testing.assert_close(sight, want, atol=1e-4, rtol=0)
+    wrapped = bridge(copy.deepcopy(smollm.hf))
+    torch.testing.assert_close(of_bridge(wrapped, smollm, plan, rows), want, atol=1e-4, rtol=0)

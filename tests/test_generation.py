@@ -1,0 +1,242 @@
+"""Generation under plans: plain without one, the same with and without cache, alone and batched."""
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny
+from test_interventions import assert_untouched, prompts_for, vector
+
+import interp
+from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp.errors import PlanError
+from interp.model import Model
+from interp.pairs import tokenise
+from interp.prompts import TokenPrompt, pad
+
+N = 6
+SCOPES = ("all", "prompt", "last", "decoded", "s", "s_last", (1, 2))
+CAPITALS = interp.PromptPairs.from_records(
+    [
+        {
+            "clean": f"{before}The capital of {a} is",
+            "corrupt": f"{before}The capital of {b} is",
+            "answer": "Paris",
+            "wrong_answer": "Rome",
+            "subject": [a, b],
+        }
+        for before, a, b in (("", "France", "Italy"), ("As we all know: ", "Italy", "France"))
+    ]
+)
+
+
+def logits_of(model: Model, rows, plan, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and step-by-step logits of Hugging Face's own loop inside `applied`."""
+    ids, mask = pad(model, rows)
+    with interp.applied(model, plan, rows):
+        out = model.hf.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            max_new_tokens=N,
+            min_new_tokens=N,
+            do_sample=False,
+            use_cache=use_cache,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return out.sequences[:, ids.shape[1] :], torch.stack(out.logits, 1).float()
+
+
+def kinds(model: Model, scope) -> dict[str, Plan]:
+    """One plan of each kind at a scope."""
+    v = vector(model, "resid_post")
+    by_row = vector(model, "mlp_out", 3, 8)
+    plans = {
+        "patch": Plan.of(Patch("attn_out", v, layers=1, positions=scope)),
+        "zero": Plan.of(Ablate("z", layers=(0, 1), units=1, positions=scope)),
+        "add": Plan.of(Add("resid_post", v, layers=0, positions=scope)),
+        "scale": Plan.of(Scale("mlp_post", 3.0, units=(1, 7, 30), positions=scope)),
+        "keys": Plan.of(Scale("k", -1.0, layers=1, positions=scope)),
+        "project": Plan.of(ProjectOut("resid_pre", v, layers=2, positions=scope)),
+    }
+    if scope not in ("all", "decoded"):
+        noise = Ablate("mlp_out", by_row, kind="noise", layers=1, positions=scope)
+        plans |= {"noise": Plan.of(noise), "knock-out": Plan.of(KnockOut("last", scope, heads=1))}
+        plans["late knock-out"] = Plan.of(KnockOut("decoded", scope, layers=(0, 2)))
+    return plans
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_cached_equals_uncached_for_every_kind(family: str, scope):
+    model = tiny(family)
+    rows = prompts_for(model)
+    for name, plan in kinds(model, scope).items():
+        if name == "knock-out" and scope in ("prompt", "all"):
+            continue  # it leaves the last token nothing to read
+        (tokens, logits), (tokens_, logits_) = (
+            logits_of(model, rows, plan, cached) for cached in (True, False)
+        )
+        torch.testing.assert_close(logits, logits_, atol=1e-4, rtol=0, msg=name)
+        assert torch.equal(tokens, tokens_), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_equals_uncached_on_every_family(family: str):
+    model = tiny(family)
+    rows = prompts_for(model)
+    v = vector(model, "resid_post")
+    plan = Plan.of(
+        Add("resid_post", v, layers=0, positions="decoded"),
+        Ablate("z", units=1, positions="last"),
+        Scale("attn_out", 1.5, layers=1),
+        KnockOut("decoded", "s_last", layers=(1, 2)),
+        KnockOut("decoded", "last", layers=2, heads=0),
+    )
+    tokens, logits = logits_of(model, rows, plan, True)
+    tokens_, logits_ = logits_of(model, rows, plan, False)
+    torch.testing.assert_close(logits, logits_, atol=1e-4, rtol=0)
+    assert torch.equal(tokens, tokens_)
+    assert not torch.allclose(logits, logits_of(model, rows, (), True)[1], atol=1e-2)
+
+
+def test_an_empty_plan_is_plain_generation(tiny_model: Model):
+    rows = prompts_for(tiny_model)
+    ours = interp.generate(tiny_model, rows, max_new_tokens=N)
+    for row, generation in zip(rows, ours, strict=True):
+        alone = torch.tensor([row.ids])
+        plain = tiny_model.hf.generate(
+            alone, attention_mask=torch.ones_like(alone), max_new_tokens=N, do_sample=False
+        )
+        assert list(generation.ids) == plain[0, len(row.ids) :].tolist()
+        assert generation.prompt == row.ids
+
+
+def test_a_batch_equals_its_prompts_alone(tiny_model: Model):
+    rows = prompts_for(tiny_model)
+    v = vector(tiny_model, "resid_post")
+    plan = Plan.of(
+        Add("resid_post", v, layers=0),
+        Ablate("z", units=2, positions="s"),
+        KnockOut("decoded", "s", layers=1),
+    )
+    together = interp.generate(tiny_model, rows, plan, N)
+    assert together == [interp.generate(tiny_model, [row], plan, N)[0] for row in rows]
+    assert_untouched(tiny_model)
+
+
+def test_every_scope_acts_when_it_says(tiny_model: Model):
+    """The first new token depends on the prompt only, the later ones on both."""
+    rows = prompts_for(tiny_model)
+    last = tiny_model.arch.n_layers - 1
+    v = 5 * vector(tiny_model, "resid_post")
+    plain = logits_of(tiny_model, rows, (), True)[1]
+    reached = {}
+    for scope in ("last", "decoded", "s", "all"):
+        plan = Add("resid_post", v, layers=last, positions=scope)
+        got = logits_of(tiny_model, rows, plan, True)[1]
+        reached[scope] = [not torch.allclose(got[:, i], plain[:, i], atol=1e-3) for i in (0, 1)]
+    assert reached["last"][0]
+    assert not reached["decoded"][0]
+    assert reached["decoded"][1]
+    assert reached["s"] == [False, False]  # after the last layer nothing reads it
+    assert all(reached["all"])
+
+
+def test_generation_equals_a_hook_written_by_hand():
+    model = tiny("llama")
+    rows = prompts_for(model)
+    v = vector(model, "resid_post")
+    calls = 0
+
+    def steer(module, args, output):
+        nonlocal calls
+        calls += 1
+        if calls > 1:  # the first call is the prompt
+            output += v
+
+    ids, mask = pad(model, rows)
+    handle = model.blocks[1].register_forward_hook(steer)
+    want = model.hf.generate(
+        ids, attention_mask=mask.long(), max_new_tokens=N, min_new_tokens=N, do_sample=False
+    )
+    handle.remove()
+    got, _ = logits_of(model, rows, Add("resid_post", v, layers=1, positions="decoded"), True)
+    assert torch.equal(got, want[:, ids.shape[1] :])
+    assert calls == N
+
+
+def test_a_value_for_the_prompt_cannot_reach_decoded_tokens():
+    model = tiny("llama")
+    rows = prompts_for(model)
+    plan = Patch("attn_out", vector(model, "attn_out", 8), layers=1)
+    with pytest.raises(PlanError, match="position axis of 8 .*positions='prompt'"):
+        interp.generate(model, rows, plan, N)
+    assert_untouched(model)
+
+
+def test_sampling_follows_its_seed():
+    model = tiny("llama")
+    rows = prompts_for(model)
+    state = torch.random.get_rng_state()
+
+    def draw(seed: int) -> list:
+        return interp.generate(model, rows, Scale("z", 0.5), 12, temperature=1.5, seed=seed)
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_generation_ends_at_the_end_of_sequence_token():
+    model = tiny("llama")
+    rows = prompts_for(model)
+    plain = interp.generate(model, rows, max_new_tokens=N)
+    before = model.hf.generation_config.eos_token_id
+    model.hf.generation_config.eos_token_id = [plain[0].ids[2], before]
+    try:
+        short = interp.generate(model, rows, max_new_tokens=N)
+    finally:
+        model.hf.generation_config.eos_token_id = before
+    assert short[0].ids == plain[0].ids[: plain[0].ids.index(plain[0].ids[2]) + 1]
+
+
+def test_long_lists_are_split_into_batches(monkeypatch):
+    model = tiny("qwen3")
+    rows = prompts_for(model)
+    plan = Ablate("mlp_out", vector(model, "mlp_out", 3, 8), kind="noise", positions="prompt")
+    whole = interp.generate(model, rows, plan, N)
+    monkeypatch.setattr("interp.generation.default_budget", lambda model: 8)
+    assert interp.generate(model, rows, plan, N) == whole
+
+
+# --- real weights --------------------------------------------------------------------------------
+
+
+def test_smollm_generates_alike_cached_batched_and_plain(smollm: Model):
+    pairs, _ = tokenise(smollm, CAPITALS)
+    rows = [TokenPrompt(pair.clean, pair.spans) for pair in pairs]
+    other = [TokenPrompt(pair.corrupt, pair.spans) for pair in pairs]
+    own = interp.activations(smollm, other, "resid_post", 8)[8]
+    plans = {
+        "none": Plan(),
+        "patch": Plan.of(Patch("resid_post", own, layers=8, positions="subject")),
+        "edges": Plan.of(KnockOut("last", "subject", layers=range(10, 30)))
+        + KnockOut("decoded", "subject", layers=range(10, 30)),
+        "steer": Plan.of(Add("resid_post", own[0, 4], 0.2, layers=12, positions="decoded")),
+    }
+    texts = {}
+    for name, plan in plans.items():
+        cached = interp.generate(smollm, rows, plan, N)
+        assert cached == interp.generate(smollm, rows, plan, N, use_cache=False), name
+        if name != "patch":  # its values have a prompt axis
+            assert cached == [interp.generate(smollm, [r], plan, N)[0] for r in rows], name
+        texts[name] = [g.text for g in cached]
+    assert "Paris" in texts["none"][0]
+    assert "Rome" in texts["none"][1]
+    assert "Rome" in texts["patch"][0]
+    assert "Paris" in texts["patch"][1]
+    assert texts["edges"] != texts["none"]
+    plain = smollm.hf.generate(
+        torch.tensor([rows[0].ids]), max_new_tokens=N, do_sample=False, pad_token_id=0
+    )
+    ids = interp.generate(smollm, rows, max_new_tokens=N)[0].ids
+    assert list(ids) == plain[0, len(rows[0].ids) :].tolist()

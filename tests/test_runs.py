@@ -1,0 +1,115 @@
+"""Plans over batches and in sweeps: padding and splits change nothing, nothing stays hooked."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny, word_pairs, word_tokenizer
+from test_interventions import assert_untouched, every_kind, prompts_for, vector
+
+import interp
+from interp import Ablate, Add, KnockOut, Patch, Plan, Scale
+from interp.calls import positions_and_mask
+from interp.errors import PlanError
+from interp.model import Model
+from interp.pairs import tokenise
+from interp.prompts import TokenPrompt, batches
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_context_manager_follows_either_padding(tiny_model: Model, side: str):
+    model = dataclasses.replace(tiny_model, tokenizer=word_tokenizer(side))
+    rows = prompts_for(model)
+    plan = Plan.of(
+        Add("resid_post", vector(model, "resid_post"), layers=0, positions="last"),
+        Ablate("z", units=1, positions="s"),
+        KnockOut("last", "s_last", layers=2),
+    )
+    texts = [pair.clean for pair in word_pairs()]
+    inputs = model.tokenizer(texts, return_tensors="pt", padding=True)
+    mask = inputs["attention_mask"].bool()
+    with torch.no_grad(), interp.applied(model, plan, rows):
+        logits = model.hf(inputs["input_ids"], **positions_and_mask(model, mask)).logits
+    last = mask.long().cumsum(-1).argmax(-1)
+    want = interp.forward(model, rows, plan).logits
+    torch.testing.assert_close(logits[range(3), last], want, atol=1e-5, rtol=0)
+
+
+def test_a_batch_equals_its_prompts_alone(tiny_model: Model):
+    rows = prompts_for(tiny_model)
+    plan = every_kind(tiny_model)
+    plan = Plan.of(*(step for step in plan if not isinstance(step, Patch)))
+    together = interp.forward(tiny_model, rows, plan).logits
+    for i, row in enumerate(rows):
+        alone = interp.forward(tiny_model, [row], plan).logits[0]
+        torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=0)
+
+
+def test_any_batch_split_gives_the_same_numbers(monkeypatch):
+    model = tiny("qwen2")
+    rows = prompts_for(model)
+    plan = every_kind(model)
+    whole = interp.forward(model, rows, plan).logits
+    pairs = word_pairs()
+    plans = {"none": (), "all": plan, "scale": Scale("z", 0.1)}
+    swept = interp.sweep_plans(model, pairs, plans)
+    for budget in (1, 9, 20):
+        monkeypatch.setattr("interp.runs.default_budget", lambda model, b=budget: b)
+        torch.testing.assert_close(
+            interp.forward(model, rows, plan).logits, whole, atol=1e-5, rtol=0
+        )
+        again = interp.sweep_plans(model, pairs, plans)
+        assert float(abs(again - swept).max()) < 1e-5
+
+
+def test_batches_hold_every_prompt_once_within_the_budget():
+    rows = [TokenPrompt(tuple(range(n))) for n in (3, 9, 1, 9, 4, 2)]
+    groups = batches(rows, 18)
+    assert sorted(i for group in groups for i in group) == list(range(6))
+    assert all(len(g) * max(len(rows[i].ids) for i in g) <= 18 for g in groups)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+@pytest.mark.parametrize("run", ["clean", "corrupt"])
+def test_sweep_plans_equals_one_run_each(tiny_model: Model, metric: str, run: str):
+    pairs, _ = tokenise(tiny_model, word_pairs())
+    clean = (
+        interp.activations(tiny_model, pairs, "resid_mid", 1)
+        if ("resid_mid" in tiny_model.arch.points)
+        else interp.activations(tiny_model, pairs, "attn_out", 1)
+    )
+    site = "resid_mid" if "resid_mid" in tiny_model.arch.points else "attn_out"
+    plans = {
+        "none": (),
+        "patch": Patch(site, clean[1], layers=1, positions="s"),
+        "knock-out": KnockOut("last", "s", layers=(1, 2)),
+    }
+    got = interp.sweep_plans(tiny_model, pairs, plans, metric, run)
+    assert got.dims == ("pair", "plan")
+    assert list(got.plan.values) == list(plans)
+    plain = interp.forward(tiny_model, pairs).logits.log_softmax(-1)
+    for i, pair in enumerate(pairs):
+        prompt = TokenPrompt(getattr(pair, run), pair.spans)
+        for name, plan in plans.items():
+            if name == "patch":
+                plan = Patch(site, clean[1][i], layers=1, positions="s")
+            logits = interp.forward(tiny_model, [prompt], plan).logits[0]
+            want = {
+                "logit_diff": logits[pair.answer] - logits[pair.wrong_answer],
+                "kl": (plain[i].exp() * (plain[i] - logits.log_softmax(-1))).sum(),
+            }[metric]
+            assert float(got.sel(plan=name)[i]) == pytest.approx(float(want), abs=1e-4)
+
+
+def test_nothing_stays_hooked_after_an_exception(tiny_model: Model):
+    rows, plan = prompts_for(tiny_model), every_kind(tiny_model)
+    before = interp.forward(tiny_model, rows).logits
+    with pytest.raises(ZeroDivisionError), interp.applied(tiny_model, plan, rows):
+        assert any(m._forward_hooks or m._forward_pre_hooks for m in tiny_model.hf.modules())
+        raise ZeroDivisionError
+    assert_untouched(tiny_model)
+    blind = KnockOut("all", "all", layers=1)
+    with pytest.raises(PlanError, match="nothing to attend to"):
+        interp.forward(tiny_model, rows, plan + blind)
+    assert_untouched(tiny_model)
+    torch.testing.assert_close(interp.forward(tiny_model, rows).logits, before, atol=0, rtol=0)
