@@ -9,6 +9,7 @@ statistics -> a figure or a file.
     result.plot()
 """
 
+from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
 from interp.applying import applied
 from interp.bridge_engine import bridge_hooks
 from interp.errors import InterpError
@@ -39,6 +40,7 @@ __all__ = [
     "METRICS",
     "SITES",
     "Ablate",
+    "AblationResult",
     "Add",
     "Generation",
     "InterpError",
@@ -53,9 +55,12 @@ __all__ = [
     "Scale",
     "Site",
     "TokenPrompt",
+    "ablate",
     "activations",
+    "all_but",
     "applied",
     "bridge_hooks",
+    "cumulative",
     "forward",
     "generate",
     "load_model",
@@ -67,6 +72,7 @@ __all__ = [
     "patch",
     "prompt",
     "resample_ablation",
+    "singles",
     "sweep_plans",
     "validate",
 ]

@@ -4,7 +4,9 @@ Each works on any architecture that `interp.architecture` maps, and computes wha
 computes, with its own modules.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -98,7 +100,9 @@ def attend(
         model: the model.
         layer: which layer.
         kwargs: the layer's arguments for these rows.
-        q, k, v: before rotary embedding and the norms of queries and keys.
+        q: queries, before rotary embedding and their norm.
+        k: keys of each query head, likewise.
+        v: values of each query head.
 
     Returns:
         ``z``, all heads side by side.
@@ -119,12 +123,30 @@ def attend(
     for member in range(group):
         own = slice(member, None, group)
         edits = [("q", put(q)), ("k", put(k[:, :, own])), ("v", put(v[:, :, own])), ("z", reach)]
+        here = [(SITES[site], layer, edit) for site, edit in edits]
         try:
-            with hooked(model, [(SITES[site], layer, edit) for site, edit in edits]):
+            with _blank_projections(model, layer), hooked(model, here):
                 model.blocks[layer](still, **kwargs)
         except _Reached:
             found.append(kept.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
     return torch.stack(found, 3).flatten(2)
+
+
+@contextlib.contextmanager
+def _blank_projections(model: Model, layer: int) -> Generator[None]:
+    """Spare the products of the projections whose outputs are given anyway."""
+    modules = {id(m): m for m, _ in (model.point(SITES[part], layer) for part in "qkv")}
+    with contextlib.ExitStack() as stack:
+        for module in modules.values():
+            weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+            width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+            module.forward = functools.partial(_blank, width)
+            stack.callback(module.__dict__.pop, "forward")
+        yield
+
+
+def _blank(width: int, x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], width)
 
 
 def _overwrite(activation: Tensor, value: Tensor) -> None:

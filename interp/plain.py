@@ -89,7 +89,8 @@ class PlainTransformer(nn.Module):
 
     def __init__(self, shape: Mapping[str, int], n_tokens: int, n_positions: int):
         super().__init__()
-        self.config = PreTrainedConfig(attn_implementation="sdpa")
+        self.config = PreTrainedConfig()
+        self.config._attn_implementation = "sdpa"
         self.embed = nn.Embedding(n_tokens, shape["d_model"])
         self.position = nn.Embedding(n_positions, shape["d_model"])
         self.layers = nn.ModuleList(

@@ -189,11 +189,11 @@ def test_integrated_gradients_are_complete(tiny_model: Model):
     contrast = contrast_of(tiny_model)
     gap = gap_of(tiny_model, contrast)
     errors = []
-    for steps in (2, 16):
+    for steps in (2, 64):
         at = linearise(tiny_model, contrast, estimator_named("eap-gl", steps), NODE_SITES)
         found = node_scores(tiny_model, contrast, at)[:, 0].double()
         errors.append(float((found - gap).abs().max()))
-    assert errors[1] < 0.01
+    assert errors[1] < 0.02
     assert errors[1] < errors[0]
 
 

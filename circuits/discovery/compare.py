@@ -6,7 +6,7 @@ import numpy as np
 
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.scores import Scores
-from interp.statistics import Estimate, jaccard, stability
+from interp.statistics import Estimate, jaccard, spearman, stability
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ def overlap(first: Circuit, second: Circuit) -> Overlap:
 
 
 def _correlation(first: Circuit, second: Circuit) -> float | None:
-    from scipy.stats import spearmanr
-
     if first.scores is None or second.scores is None:
         return None
     exists = first.graph.exists
-    return float(spearmanr(first.scores[exists], second.scores[exists]).statistic)
+    return float(spearman(first.scores[exists].numpy(), second.scores[exists].numpy()).value)
 
 
 def score_stability(scores: Scores, top_n: int, n_resamples: int = 50, seed: int = 0) -> Estimate:

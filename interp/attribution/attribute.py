@@ -204,8 +204,8 @@ def attribute(
     full = full.squeeze("pos", drop=True) if "pos" not in axes else full
     full = full.sum(unit, skipna=False) if unit not in axes else full
     full = full.transpose("pair", *axes)
-    coords = {axis: np.arange(full.sizes[axis]) for axis in axes}
-    named = full.assign_coords(pair=labels.pop("ids"), **coords)
+    coords = {axis: list(range(full.sizes[axis])) for axis in axes}
+    named = full.assign_coords({"pair": labels.pop("ids"), **coords})
     return UnitScores(values=named, method=f"{method} ({site})", **labels)
 
 

@@ -44,12 +44,12 @@ class Estimator:
 
 
 def left_riemann(steps: int) -> tuple[tuple[float, float], ...]:
-    """T = 0, 1/S, …, (S - 1)/S: the points of EAP-IG's published code."""
+    """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code."""
     return tuple((s / steps, 1 / steps) for s in range(steps))
 
 
 def right_riemann(steps: int) -> tuple[tuple[float, float], ...]:
-    """t = 1/S, …, 1: the points of the published code for nodes; one step is the clean run."""
+    """Points t = 1/S, …, 1: those of the published code for nodes; one step is the clean run."""
     return tuple((s / steps, 1 / steps) for s in range(1, steps + 1))
 
 

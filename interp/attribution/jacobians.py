@@ -32,7 +32,7 @@ def pull_back(
     """
     wide = x[:, :, None].expand_as(to_output).detach().requires_grad_(True)
     with torch.enable_grad(), rule.clean(model):
-        y = function(wide)
+        y = function(wide.view_as(wide))
     with torch.no_grad(), rule.corrupt(model):
         function(corrupt[None, :, None].expand_as(to_output))
     (to_input,) = torch.autograd.grad(y, wide, to_output)
@@ -56,7 +56,7 @@ def push_forward(
     rule = DiscreteGradient()
     with torch.enable_grad():
         with rule.clean(model):
-            y = function(x)
+            y = function(x.view_as(x))
         with rule.corrupt(model):
             function(corrupt.expand_as(change))
         (back,) = torch.autograd.grad(y, x, multiplier, create_graph=True)

@@ -174,7 +174,8 @@ def _as_elementwise(module: nn.Module, elementwise: Callable[..., Tensor]) -> Ge
     forward = module.forward
 
     def whole(x: Tensor) -> Tensor:
-        with torch._C.DisableTorchFunction():
+        # Its own steps are not watched: the module counts as one function.
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             return elementwise(forward, x)
 
     module.forward = whole
@@ -204,9 +205,9 @@ class RelP(_Rule):
         return -clean
 
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """X times the constant f(x) / x."""
+        """Multiply x by the constant f(x) / x."""
         value = f(x, *args, **kw)
-        if not (torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad):
+        if not _depends(x):
             return value
         near = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x).detach()
         slope = f(near, *args, **kw).detach() / near

@@ -93,4 +93,5 @@ def gradients(
 ) -> list[Tensor]:
     """Gradients of an output at several inputs; zero where it does not depend on one."""
     found = torch.autograd.grad(output, inputs, multiplier, allow_unused=True, **options)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
+    known: list[Tensor | None] = list(found)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(known, inputs, strict=True)]

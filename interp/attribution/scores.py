@@ -78,8 +78,8 @@ class Scores:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a component: labels and mean score."""
-        frame = self.mean().to_dataframe(name="score").reset_index()
-        return frame[[*self.over, "score"]].dropna().reset_index(drop=True)
+        frame: pd.DataFrame = self.mean().to_dataframe(name="score").reset_index()
+        return frame.loc[:, [*self.over, "score"]].dropna().reset_index(drop=True)
 
     def plot(self) -> "go.Figure":
         """Scores by layer; see `interp.attribution.figures`."""

@@ -1,0 +1,192 @@
+"""Compiled programs: the toolkit against circuits that are known (spec section 5.3)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from circuits.discovery import acdc, bench, of_edges, whole
+from circuits.discovery.compiled import program_contrast, validate_methods
+from circuits.discovery.running import Bench, prepared
+from circuits.discovery.search import Pruning, edge_pruning
+from interp.attribution.attribute import edges_by
+from interp.attribution.exact import exact_nodes
+from interp.errors import DataFileError, ModelLoadError, SiteError
+from interp.graph import Graph
+from interp.plain import load_program, read_program
+
+TRACR = Path(__file__).parents[2] / "shared" / "data" / "circuits" / "tracr"
+PROGRAMS = ["reverse", "xproportion", "hist", "sort"]
+pytestmark = pytest.mark.skipif(not TRACR.is_dir(), reason=f"no compiled programs at {TRACR}")
+
+
+def loaded(name: str):
+    program = read_program(TRACR / f"{name}.npz")
+    model = load_program(TRACR / f"{name}.npz")
+    return model, program, program_contrast(model, program)
+
+
+def bench_of(name: str) -> tuple[Bench, set[str]]:
+    """A program's examples as a bench, and its true edges."""
+    model, program, contrast = loaded(name)
+    batches, full, empty = prepared(model, [contrast], "resample")
+    ids = tuple(str(i) for i in range(len(contrast)))
+    made = Bench(model, batches, full, empty, (), ids, frozenset(), "resample", "output", name)
+    return made, set(program.record["gt_edges_resample_nonzero"])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_compute_what_they_were_compiled_to(name: str):
+    model, program, _ = loaded(name)
+    ids = torch.tensor([pair["clean_ids"] for pair in program.pairs])
+    want = torch.tensor([pair["clean_out"] for pair in program.pairs])
+    torch.testing.assert_close(model.hf(ids).logits, want, atol=1e-4, rtol=0)
+    text = " ".join(program.pairs[0]["clean"])
+    assert model.encode(text) == program.pairs[0]["clean_ids"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_stored_scores_are_reproduced_and_the_circuit_found(name: str):
+    marks = {
+        m.method: m
+        for m in validate_methods(
+            TRACR / f"{name}.npz", ["exact", "eap", "eap-ig", "clean-corrupted", "eap-dg"]
+        )
+    }
+    assert marks["exact"].auroc == 1.0
+    for method in ("exact", "eap", "eap-ig", "clean-corrupted"):
+        error = marks[method].max_abs_error
+        assert error is not None
+        assert error < 1e-4
+    blind = {"hist": 0.625, "sort": 0.714}
+    assert marks["eap"].auroc == pytest.approx(blind.get(name, 1.0), abs=1e-3)
+    # The toolkit's own: right on every program, below half an exact search.
+    assert marks["eap-dg"].auroc == 1.0
+    assert marks["eap-dg"].forwards < marks["eap-dg"].half_edges
+
+
+def test_expected_numbers():
+    found = {}
+    for name in ("reverse", "xproportion"):
+        model, _, contrast = loaded(name)
+        for method in ("exact", "eap", "eap-ig", "clean-corrupted"):
+            mean = torch.stack(list(edges_by(model, contrast, method)[0])).mean(0)
+            found[name, method] = (Graph.of(model.arch), mean)
+
+    def score(name: str, method: str, edge: str) -> float:
+        graph, mean = found[name, method]
+        return float(mean[graph.edge(edge)])
+
+    for method in ("exact", "eap", "eap-ig"):
+        assert score("reverse", method, "input->a3.h0<v>") == pytest.approx(6.3333, abs=1e-4)
+        assert score("reverse", method, "a3.h0->logits") == pytest.approx(6.3333, abs=1e-4)
+    wanted = {"exact": 1.2583, "eap": 0.6951, "eap-ig": 1.1193, "clean-corrupted": 0.6292}
+    for method, value in wanted.items():
+        assert score("xproportion", method, "input->m0") == pytest.approx(value, abs=1e-4)
+
+
+def test_qk_fix_restores_what_a_saturated_softmax_hides():
+    model, _, contrast = loaded("sort")
+    graph = Graph.of(model.arch)
+    at = graph.edge("m1->a2.h0<k>")
+    plain, fixed = (
+        float(torch.stack(list(edges_by(model, contrast, m)[0])).mean(0)[at])
+        for m in ("eap", "eap-qk")
+    )
+    assert plain == pytest.approx(0.0013, abs=1e-4)
+    assert fixed == pytest.approx(2.0833, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_exact_edges_into_the_logits_sum_to_the_gap(name: str):
+    """No final norm: what reaches the logits adds up; and EAP is exact there."""
+    model, _, contrast = loaded(name)
+    graph = Graph.of(model.arch)
+    (exact, (high, low)), (eap, _) = (edges_by(model, contrast, m) for m in ("exact", "eap"))
+    exact, eap = torch.stack(list(exact)), torch.stack(list(eap))
+    torch.testing.assert_close(
+        exact[:, :, graph.logits].sum(1), (high - low).double(), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        exact[:, :, graph.logits], eap[:, :, graph.logits], atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_acdc_finds_the_true_circuit(name: str):
+    data, truth = bench_of(name)
+    assert set(acdc(data, 1e-3).edge_names) == truth
+
+
+@pytest.mark.parametrize("name", ["reverse", "xproportion"])
+def test_edge_pruning_finds_the_true_circuit(name: str):
+    data, truth = bench_of(name)
+    target = 1 - len(truth) / data.graph.n_edges
+    found = edge_pruning(data, Pruning(target=target, steps=150))
+    assert set(found.edge_names) == truth
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_true_circuit_is_faithful_and_without_any_edge_it_is_not(name: str):
+    data, truth = bench_of(name)
+    circuit = of_edges(data.graph, truth)
+    assert data.faithfulness(data.metric_of(circuit)) == pytest.approx(1, abs=1e-4)
+    assert data.faithfulness(data.metric_of(whole(data.graph))) == pytest.approx(1, abs=1e-5)
+    for edge in truth:
+        less = of_edges(data.graph, truth - {edge})
+        assert data.faithfulness(data.metric_of(less)) < 0.95
+
+
+def test_exact_nodes_name_the_true_nodes():
+    model, _, contrast = loaded("sort")
+    graph = Graph.of(model.arch)
+    effects = exact_nodes(model, contrast, range(graph.n_sources)).mean(0)
+    found = {graph.sources[i] for i in (effects.abs() > 1e-3).nonzero()[:, 0].tolist()}
+    assert found == {"input", "m0", "a1.h0", "m1", "a2.h0"}
+
+
+def test_damaged_fixtures_are_refused(tmp_path):
+    for name in ("hist.npz", "hist.json"):
+        shutil.copy(TRACR / name, tmp_path / name)
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "hist.json").rename(tmp_path / "away.json")
+    with pytest.raises(DataFileError, match=r"hist\.json is missing"):
+        interp.load_model(str(tmp_path / "hist.npz"))
+    (tmp_path / "away.json").rename(tmp_path / "hist.json")
+    arrays = dict(np.load(tmp_path / "hist.npz"))
+    np.savez(tmp_path / "hist.npz", **{k: v for k, v in arrays.items() if "value" not in k})
+    with pytest.raises(ModelLoadError, match="does not hold the compiled program"):
+        interp.load_model(str(tmp_path / "hist.npz"))
+    arrays["unembed"] = np.full_like(arrays["unembed"], np.nan)
+    np.savez(tmp_path / "hist.npz", **arrays)
+    with pytest.raises(ModelLoadError, match="not finite"):
+        interp.load_model(str(tmp_path / "hist.npz"))
+    (tmp_path / "hist.npz").write_bytes(b"no zip")
+    with pytest.raises(ModelLoadError, match="does not hold"):
+        interp.load_model(str(tmp_path / "hist.npz"))
+    (tmp_path / "hist.json").write_text(json.dumps({"config": {}}))
+    with pytest.raises(DataFileError, match="does not describe a compiled program"):
+        interp.load_model(str(tmp_path / "hist.npz"))
+
+
+def test_next_token_sweeps_are_refused_on_programs():
+    model, _, _ = loaded("hist")
+    pairs = [{"clean": "1 2 3 4 1", "corrupt": "1 2 3 4 2", "answer": "1", "wrong_answer": "2"}]
+    with pytest.raises(SiteError, match="attends in both directions"):
+        interp.patch(model, pairs)
+    with pytest.raises(ModelLoadError, match="too many"):
+        model.hf(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_a_bench_needs_a_gap():
+    from conftest import tiny, word_pairs
+
+    from interp.errors import PairError
+
+    with pytest.raises(PairError, match="none of the"):
+        bench(tiny("llama"), [dict(clean="w1", corrupt="w1", answer="w2", wrong_answer="w3")])
+    assert len(bench(tiny("llama"), word_pairs()).ids) == 3
