@@ -90,7 +90,7 @@ class PlainTransformer(nn.Module):
     def __init__(self, shape: Mapping[str, int], n_tokens: int, n_positions: int):
         super().__init__()
         self.config = PreTrainedConfig()
-        self.config._attn_implementation = "sdpa"
+        self.config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
         self.embed = nn.Embedding(n_tokens, shape["d_model"])
         self.position = nn.Embedding(n_positions, shape["d_model"])
         self.layers = nn.ModuleList(

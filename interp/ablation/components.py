@@ -60,9 +60,9 @@ class Component:
 
 
 Components = str | Component | Iterable[str | Component] | Any
-"""``"a3.h1,m5"``, a list of names, a data frame (columns ``component``, or ``layer`` and ``head``
-or ``neuron``), or an array [layer, head] or [layer, neuron]: those that are true, or all that are
-finite, by falling absolute score."""
+"""``"a3.h1,m5"``, a list or column of names, a data frame (columns ``component``, or ``layer`` and
+``head`` or ``neuron``), or an array [layer, head] or [layer, neuron]: those that are true, or all
+that are finite, by falling absolute score."""
 
 
 def n_units(model: Model, kind: Kind) -> int:
@@ -103,7 +103,7 @@ def _parts(model: Model, given: Components) -> Sequence[str | Component]:
         return [given]
     if isinstance(given, pd.DataFrame):
         return _rows(given)
-    if hasattr(given, "ndim"):
+    if getattr(given, "ndim", 1) != 1:
         return _scored(model, np.asarray(given))
     return list(given)
 
@@ -143,9 +143,9 @@ def _scored(model: Model, scores: np.ndarray) -> list[Component]:
 def _expanded(model: Model, part: str | Component) -> list[Component]:
     if isinstance(part, Component):
         return [part]
-    layer = _LAYER_OF_HEADS.fullmatch(part)
+    layer = _LAYER_OF_HEADS.fullmatch(str(part))
     if layer is None:
-        return [Component.parse(part)]
+        return [Component.parse(str(part))]
     return [Component(int(layer[1]), "head", head) for head in range(model.arch.n_heads)]
 
 

@@ -17,12 +17,14 @@ from interp.ablation.sets import ComponentSet, Sets
 from interp.errors import MetricError, RunFolderError, did_you_mean
 from interp.pairs import Excluded
 from interp.results import vars_of
-from interp.statistics import benjamini_hochberg, bootstrap_mean, empirical_p
+from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FIELDS = ("model", "kind", "mean_over", "source", "seed", "seconds")
+SETS_AT_ONCE = 4096
+
 VARIABLES = ("baseline", "ablated", "random")
 
 Columns = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -103,7 +105,7 @@ class AblationResult:
         data = self.reading(readout)
         baseline, ablated, random = (data[k].values for k in VARIABLES)
         clusters = self.clusters if self.clusters and "pair" in data.dims else None
-        effect = bootstrap_mean(ablated - baseline[:, None], self.seed, clusters=clusters)
+        effect = _means(ablated - baseline[:, None], self.seed, clusters)
         rows: list[dict[str, Any]] = []
         for i, (name, one) in enumerate(self.sets.items()):
             null = (random[:, i] - baseline[:, None]).mean(0)[: len(self.controls[name])]
@@ -249,6 +251,15 @@ class AblationResult:
 
     def _repr_html_(self) -> str:
         return self.top().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+
+
+def _means(effects: np.ndarray, seed: int, clusters: Sequence[str] | None) -> Estimate:
+    """Means with intervals, of a part of the sets at a time: a resample holds them all."""
+    parts = [
+        bootstrap_mean(effects[:, i : i + SETS_AT_ONCE], seed, clusters=clusters)
+        for i in range(0, effects.shape[1], SETS_AT_ONCE)
+    ]
+    return Estimate(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _control(one: ComponentSet, row: Mapping[str, Any], null: np.ndarray) -> dict[str, Any]:

@@ -124,8 +124,9 @@ def measured(request: Request, shards: Path | None, progress: Progress | None) -
     if request.neutral is not None:
         tasks.append(_text_task(replaced, windows(model, request.neutral)))
     values, seconds = _measure(model, tasks, distinct, shards, progress)
+    order = [*request.readouts, *(["nll"] if request.neutral is not None else [])]
     return result_of(
-        values,
+        {name: values[name] for name in order},
         plan,
         [pair.pair.id for pair in kept],
         clusters=tuple(request.clusters([pair.pair for pair in kept])),

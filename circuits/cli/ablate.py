@@ -1,0 +1,185 @@
+"""`interp ablate`: ablate components from the command line, into a run folder."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    PairsOption,
+    load,
+    print_json,
+    print_table,
+    progress,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "`interp ablate --model smollm2-135m --pairs datasets/country_capitals.jsonl --mode singles "
+    "--limit 16 --out runs/singles`\n\n"
+    "`interp ablate --model smollm2-135m --pairs datasets/country_capitals.jsonl --components "
+    "a23.h4,a29.h1,a23.h1 --mode curve --kind mean --limit 64 --random 100 "
+    "--neutral datasets/neutral_text.txt --out runs/curve --json`"
+)
+
+
+class Mode(StrEnum):
+    """Which sets the components make."""
+
+    SINGLES = "singles"
+    SET = "set"
+    ALL_BUT = "all-but"
+    CURVE = "curve"
+
+
+def ablate(
+    model: ModelOption,
+    pairs: PairsOption,
+    components: Annotated[
+        str | None,
+        typer.Option(help="a3.h1 a head, a3 a layer's heads, m5 an MLP, m5.n17 a neuron; commas."),
+    ] = None,
+    components_file: Annotated[
+        Path | None, typer.Option(help="The same, one a line; for a curve in ranked order.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="resample, mean, zero or noise.")] = "resample",
+    mode: Annotated[
+        Mode, typer.Option(help="Each alone, together, all but them, or first 1, 2, 4, …")
+    ] = Mode.SET,
+    readouts: Annotated[
+        str,
+        typer.Option(
+            help="logit_diff, logprob, prob, kl, rank, accuracy (among all answers), "
+            "vocab_accuracy."
+        ),
+    ] = "logit_diff,accuracy",
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Pairs for --kind mean; default: the rows of --pairs after --limit."),
+    ] = None,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Text file whose perplexity is read, too.")
+    ] = None,
+    random: Annotated[int, typer.Option(min=0, help="Matched random sets for each set.")] = 20,
+    match_norms: Annotated[
+        bool, typer.Option("--match-norms", help="Match them also by the norm of what they write.")
+    ] = False,
+    cluster_by: Annotated[
+        str | None, typer.Option(help="Span that names a pair's entity, e.g. subject.")
+    ] = None,
+    limit: LimitOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random sets, noise and intervals.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ablate components and show what is lost, against matched random sets."""
+    import interp
+
+    rows = interp.load_pairs(pairs)
+    given = _components(components, components_file)
+    text = None if neutral is None else _read(neutral)
+    others = interp.load_pairs(reference) if reference else limit and rows[limit:]
+    loaded = load(model, device, dtype)
+    with progress("ablating", "runs") as report:
+        result = interp.ablate(
+            loaded,
+            rows[:limit],
+            _sets(loaded, mode, given),
+            kind,
+            readouts=readouts.split(","),
+            reference=(others or None) if kind == "mean" else None,
+            neutral=text,
+            n_random=random,
+            match_norms=match_norms,
+            cluster_by=cluster_by,
+            seed=seed,
+            out=out,
+            progress=report,
+        )
+    if as_json:
+        print_json({"run": str(out) if out else None, "mode": mode.value, **result.summary()})
+    else:
+        _print(result, out)
+
+
+def _components(given: str | None, file: Path | None) -> list[str] | None:
+    """Names from the option or, one a line, from the file.
+
+    Raises:
+        PlanError: both are given, or the file names none.
+    """
+    from interp.errors import PlanError
+
+    if given is not None and file is not None:
+        raise PlanError("--components and --components-file are both given; leave one out.")
+    if file is None:
+        return None if given is None else [name.strip() for name in given.split(",")]
+    names = [line.strip() for line in _read(file).splitlines() if line.strip()]
+    if not names:
+        raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
+    return names
+
+
+def _read(file: Path) -> str:
+    from interp.errors import DataFileError
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFileError(
+            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
+        ) from error
+
+
+def _sets(model: Any, mode: Mode, given: list[str] | None) -> Any:
+    import interp
+    from interp.errors import PlanError
+
+    if mode is Mode.SINGLES:
+        return interp.singles(model, given)
+    if given is None:
+        raise PlanError(f"--mode {mode.value} needs --components or --components-file.")
+    make = {Mode.CURVE: interp.cumulative, Mode.ALL_BUT: interp.all_but}.get(mode)
+    return given if make is None else make(model, given)
+
+
+def _print(result: Any, out: Path | None) -> None:
+    stdout.print(
+        f"[bold]{result.kind} ablation[/bold] on {escape(result.model)}: {len(result.sets)} sets, "
+        f"{result.n_pairs} pairs of {escape(result.source)} ({len(result.excluded)} excluded), "
+        f"{result.seconds:.2f} s",
+        highlight=False,
+    )
+    for readout in result.readouts:
+        shown = _brief(result.top(10, readout))
+        baseline = float(result.reading(readout)["baseline"].mean())
+        print_table(shown, f"{readout}: {baseline:.3f} unablated")
+    for name, reason in list(result.uncontrolled.items())[:5]:
+        stdout.print(f"[dim]no control for {escape(name)}: {escape(reason)}[/dim]", highlight=False)
+    for row in result.excluded[:5]:
+        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
+    if out:
+        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The columns that a terminal has room for."""
+    bounds = {
+        "95 % interval": zip(table["low"], table["high"], strict=True),
+        "random sets": zip(table["random_low"], table["random_high"], strict=True),
+    }
+    said = {name: [f"{a:.2f} to {b:.2f}" for a, b in pairs] for name, pairs in bounds.items()}
+    return table[["set", "effect"]].assign(**said, p=table["p"])
