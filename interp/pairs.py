@@ -276,16 +276,27 @@ def _tokenise(model: Model, pair: Pair) -> TokenPair:
         )
     if clean == corrupt:
         raise PairError("clean and corrupt are the same tokens, so there is nothing to patch.")
-    answer = _single_token(model, pair.clean, clean, pair.answer, "answer")
-    wrong = _single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
+    answer = single_token(model, pair.clean, clean, pair.answer, "answer")
+    wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
     if answer == wrong:
         raise PairError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
     spans = {name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans}
     return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
 
 
-def _single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
-    """The one token by which `answer` continues `prompt`, spaced as text would be."""
+def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
+    """The one token by which `answer` continues `prompt`, spaced as text would be.
+
+    Args:
+        model: whose tokenizer.
+        prompt: the text before the answer.
+        ids: its tokens.
+        answer: the text of the answer.
+        key: what to call the answer in messages.
+
+    Raises:
+        PairError: it is several tokens, or merges with the end of the prompt.
+    """
     spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     text = answer if spaced else f" {answer}"
     full = model.encode(prompt + text)

@@ -67,7 +67,7 @@ def run_sweep(
         try:
             part = _run_group(model, sweep, [pairs[i] for i in group], places, budget)
         except torch.OutOfMemoryError as error:
-            budget = _halved(budget, model, len(pairs[group[-1]].clean), error)
+            budget = halved(budget, model, len(pairs[group[-1]].clean), error)
             continue
         out.values[group], out.clean[group], out.corrupt[group] = part
         done += len(group)
@@ -86,7 +86,12 @@ def default_budget(model: Model) -> int:
     return max(256, min(2**18, int(free / 2 / (floats * model.dtype.itemsize))))
 
 
-def _halved(budget: int, model: Model, longest: int, error: Exception) -> int:
+def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
+    """Half the tokens of a batch that did not fit.
+
+    Raises:
+        OutOfMemory: two prompts alone do not fit.
+    """
     torch.cuda.empty_cache()
     if budget <= 2 * longest:
         raise OutOfMemory(

@@ -15,7 +15,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -99,6 +99,24 @@ class Pack:
         for name in ("row", "pos", "parent", "grid", "prompt"):
             setattr(self, name, getattr(self, name).to(device))
         return self
+
+
+class Change(Protocol):
+    """Anything that changes the whole batch's activation at one site of one layer, in place."""
+
+    @property
+    def site(self) -> Site:
+        """Where."""
+        ...
+
+    @property
+    def layer(self) -> int:
+        """In which block."""
+        ...
+
+    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
+        """Apply."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -241,7 +259,7 @@ ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
 
 
 def walk(
-    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Write | Put]
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
 ) -> Float[Tensor, "row d_model"]:
     """Run every row through the layers it needs, each layer called once.
 
@@ -259,12 +277,12 @@ def walk(
 
 
 def walk_tokens(
-    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Write | Put]
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
 ) -> tuple[Float[Tensor, "token d_model"], Pack]:
     """As `walk`, but the residual stream of every token, and the tables that find them."""
     pack = Pack(rows, calls.mask.shape[1]).to(calls.embeddings.device)
     layout = _packed if shares_prefixes(model) else _padded
-    by_layer: dict[int, list[Write | Put]] = {}
+    by_layer: dict[int, list[Change]] = {}
     for write in writes:
         by_layer.setdefault(write.layer, []).append(write)
     base = slice(0, pack.n_tokens(rows.n_base))
@@ -288,7 +306,7 @@ def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Te
     return torch.cat([hidden, hidden[new.to(hidden.device)]]) if len(new) else hidden
 
 
-def _apply(writes: list[Write | Put], site: str, hidden: Float[Tensor, "token d"]) -> None:
+def _apply(writes: list[Change], site: str, hidden: Float[Tensor, "token d"]) -> None:
     for write in writes:
         if write.site == SITES[site]:
             write(hidden)
@@ -296,7 +314,7 @@ def _apply(writes: list[Write | Put], site: str, hidden: Float[Tensor, "token d"
 
 # --- calling one layer on the batch ------------------------------------------------------------
 
-Call = Callable[[int, Tensor, int, Sequence[Write | Put]], Tensor]
+Call = Callable[[int, Tensor, int, Sequence[Change]], Tensor]
 """(layer, flat hidden states, rows present, writes inside the layer) -> flat hidden states."""
 
 
@@ -327,7 +345,7 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 
     n_tokens = 0
 
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write | Put]) -> Tensor:
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
         nonlocal n_tokens
         n_tokens = len(hidden)
         kwargs = {k: per_token(v) for k, v in calls.kwargs[layer].items() if k != "attention_mask"}
@@ -344,7 +362,7 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
 
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Write | Put]) -> Tensor:
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
         prompt = pack.rows.prompt[:n_rows]
         kwargs = calls.of_rows(layer, prompt)
         batch = hidden.view(n_rows, pack.n_pos, -1)
@@ -354,7 +372,7 @@ def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 
 
 def _call_block(
-    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Write | Put]
+    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Change]
 ) -> Tensor:
     with hooked(model, [(write.site, layer, write) for write in writes]):
         out = model.blocks[layer](hidden, **kwargs)

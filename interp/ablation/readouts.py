@@ -18,10 +18,7 @@ from torch import Tensor
 from interp.errors import MetricError, PairError, PlanError, did_you_mean
 from interp.metrics import METRICS
 from interp.model import Model
-from interp.pairs import (
-    TokenPair,
-    _single_token,  # pyright: ignore[reportPrivateUsage]
-)
+from interp.pairs import TokenPair, single_token
 from interp.prompts import TokenPrompt
 from interp.readout import LOGITS_AT_ONCE, answer_logits, measure
 from interp.walk import Pack
@@ -97,7 +94,7 @@ def candidate_tokens(
     if candidates is None:
         return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
     prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
-    tokens = {_single_token(model, prompt, ids, text, "candidate") for text in candidates}
+    tokens = {single_token(model, prompt, ids, text, "candidate") for text in candidates}
     for pair in pairs:
         if pair.answer not in tokens:
             raise PairError(

@@ -15,10 +15,7 @@ from interp.calls import LayerCalls, record_layer_calls
 from interp.interventions import Rewrite
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
-from interp.running import (
-    _halved,  # pyright: ignore[reportPrivateUsage]
-    default_budget,
-)
+from interp.running import default_budget, halved
 from interp.sites import SITES, Site
 from interp.walk import Pack, Rows, shares_prefixes, walk_tokens
 
@@ -132,7 +129,7 @@ def run_sets(
                     model, calls, length, torch.tensor(starts), part, units, rewrites, read
                 )
             except torch.OutOfMemoryError as error:
-                budget = _halved(budget, model, int(length.max()), error)
+                budget = halved(budget, model, int(length.max()), error)
                 continue
             _fill(out, found, part, len(prompts), len(ablated))
             lo = hi
@@ -199,7 +196,7 @@ def _walk(
             tokens = (column[here] for column in (into, prompt, pos, chosen))
             writes.append(Removal(one, rewrites[one.site.name, one.layer], *tokens))
     # a walk only asks a write for its site and layer, and calls it
-    hidden, tables = walk_tokens(model, calls, rows, writes)  # pyright: ignore[reportArgumentType]
+    hidden, tables = walk_tokens(model, calls, rows, writes)
     return read(hidden, tables, rows.prompt)
 
 

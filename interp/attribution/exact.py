@@ -21,10 +21,13 @@ from interp.calls import LayerCalls
 from interp.graph import Graph
 from interp.model import Model
 from interp.sites import SITES
-from interp.walk import Pack, Put, Rows, Write, shares_prefixes, walk_tokens
+from interp.walk import Change, Pack, Put, Rows, Write, shares_prefixes, walk_tokens
 
 TOKENS_AT_ONCE = 4096
 """Tokens in a walk's batch, the prompts aside."""
+
+EDGES_AT_ONCE = 2048
+"""Edges whose values are held at a time."""
 
 
 def exact_edges(
@@ -40,13 +43,13 @@ def exact_edges(
     Source: "edge activation patching" of Syed et al., arXiv 2310.10348.
     """
     work = Effects(model, contrast)
-    out = torch.zeros(len(contrast), len(edges), dtype=torch.float64)
-    graph, wanted = work.graph, torch.tensor(edges).view(-1, 2)
-    for destination in wanted[:, 1].unique().tolist():
-        which = (wanted[:, 1] == destination).nonzero()[:, 0]
-        out[:, which] = work.into(destination, wanted[which, 0])
-    _check(graph, edges)
-    return work.full[:, None] - out
+    for source, destination in edges:
+        work.graph.edge(work.graph.edge_name(source, destination))
+    parts = [
+        work.edges(edges[start : start + EDGES_AT_ONCE])
+        for start in range(0, len(edges), EDGES_AT_ONCE)
+    ]
+    return work.full[:, None] - torch.cat(parts, 1)
 
 
 def exact_nodes(
@@ -60,22 +63,30 @@ def exact_nodes(
         nodes: source indices of the model's `Graph`.
     """
     work = Effects(model, contrast)
-    values = [work.node(node) for node in nodes]
-    return work.full[:, None] - torch.stack(values, 1)
-
-
-def _check(graph: Graph, edges: Sequence[tuple[int, int]]) -> None:
-    for source, destination in edges:
-        graph.edge(graph.edge_name(source, destination))
+    jobs = [work.node(node) for node in nodes if node != 0]
+    with torch.no_grad():
+        values = work.run(jobs)
+    by_node = {job.key[0]: values[:, i] for i, job in enumerate(jobs)} | {0: work.empty}
+    return work.full[:, None] - torch.stack([by_node[node] for node in nodes], 1)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where rows are changed: a site, whose features, and what of it is put back as it was."""
+class _Job:
+    """One intervention on every pair: what is put where, and what is put back as it was.
 
+    Attributes:
+        key: the edge (source, destination), or the node twice.
+        layer, site: where.
+        features: of the site; ``None`` for all.
+        values: what each pair's tokens get.
+        kept_z: features of ``z`` that stay as in the clean run.
+    """
+
+    key: tuple[int, int]
     layer: int
     site: str
-    features: tuple[int, ...] | None = None
+    features: tuple[int, ...] | None
+    values: Float[Tensor, "pair pos width"]
     kept_z: tuple[int, ...] = ()
 
 
@@ -92,7 +103,9 @@ class Effects:
                 run(model, contrast, contrast.calls.embeddings[which], pair, sites)
                 for which in (contrast.clean, contrast.corrupt)
             )
-            self.full = contrast.read(self.clean.final, pair).double().cpu()
+            self.full, self.empty = (
+                contrast.read(r.final, pair).double().cpu() for r in (self.clean, self.corrupt)
+            )
         self.first = _first_difference(contrast, shares_prefixes(model))
 
     def change(self, source: int) -> Float[Tensor, "pair pos d_model"]:
@@ -111,27 +124,54 @@ class Effects:
         post, (module, _) = norm(self.model, layer, path), self.model.point(SITES["z"], layer)
         return post(module(z) + moved) - post(module(z))
 
-    def into(self, destination: int, sources: Int[Tensor, " edge"]) -> Float[Tensor, "pair edge"]:
-        """The metric with each source's edge into one destination cut."""
+    def edges(self, edges: Sequence[tuple[int, int]]) -> Float[Tensor, "pair edge"]:
+        """The metric with each edge cut."""
+        by_destination: dict[int, list[int]] = {}
+        for source, destination in edges:
+            by_destination.setdefault(destination, []).append(source)
+        out: dict[tuple[int, int], Tensor] = {}
+        jobs: list[_Job] = []
         with torch.no_grad():
-            changes = torch.stack([self.change(s) for s in sources.tolist()])
-            if destination == self.graph.logits:
-                return self._logits(changes)
-            layer, place = divmod(destination, 3 * self.graph.n_heads + 1)
-            if place == 3 * self.graph.n_heads:
-                site = "resid_pre" if self.graph.parallel else "resid_mid"
-                resid = self.clean.kept[site][layer] + changes
-                values = torch.stack([mlp_write(self.model, layer, x) for x in resid])
-                return self._walk(_Place(layer, "mlp_out"), values)
-            part, head = divmod(place, self.graph.n_heads)
-            return self._branch(layer, "qkv"[part], head, changes)
+            for destination, sources in by_destination.items():
+                if destination == self.graph.logits:
+                    out |= self.into_logits(sources)
+                else:
+                    jobs += self.into(destination, sources)
+            values = self.run(jobs)
+        out |= {job.key: values[:, i] for i, job in enumerate(jobs)}
+        return torch.stack([out[source, destination] for source, destination in edges], 1)
 
-    def _logits(self, changes: Tensor) -> Float[Tensor, "pair edge"]:
+    def into_logits(self, sources: Sequence[int]) -> dict[tuple[int, int], Float[Tensor, " pair"]]:
+        """The metric with each source's edge into the logits cut: no run is needed."""
         pair = torch.arange(len(self.contrast))
-        final = [self.contrast.read(self.clean.final + change, pair) for change in changes]
-        return torch.stack(final, 1).double().cpu()
+        return {
+            (s, self.graph.logits): self.contrast.read(self.clean.final + self.change(s), pair)
+            .double()
+            .cpu()
+            for s in sources
+        }
 
-    def _branch(self, layer: int, part: str, head: int, changes: Tensor) -> Tensor:
+    def into(self, destination: int, sources: Sequence[int]) -> list[_Job]:
+        """What one destination computes with each source's edge into it cut."""
+        changes = torch.stack([self.change(s) for s in sources])
+        layer, place = divmod(destination, 3 * self.graph.n_heads + 1)
+        if place == 3 * self.graph.n_heads:
+            site = "resid_pre" if self.graph.parallel else "resid_mid"
+            resid = self.clean.kept[site][layer] + changes
+            return [
+                _Job((s, destination), layer, "mlp_out", None, mlp_write(self.model, layer, x))
+                for s, x in zip(sources, resid, strict=True)
+            ]
+        part, head = divmod(place, self.graph.n_heads)
+        values, features, kept = self._branch(layer, "qkv"[part], head, changes)
+        return [
+            _Job((s, destination), layer, "qkv"[part], features, x, kept)
+            for s, x in zip(sources, values, strict=True)
+        ]
+
+    def _branch(
+        self, layer: int, part: str, head: int, changes: Float[Tensor, "edge pair pos d_model"]
+    ) -> tuple[Float[Tensor, "edge pair pos d_head"], tuple[int, ...], tuple[int, ...]]:
         """Recompute one head's query, key or value.
 
         Keys and values are shared in a group: the heads that are not the same member of theirs
@@ -140,65 +180,59 @@ class Effects:
         a = self.model.arch
         group = a.n_heads // a.n_kv_heads
         unit = head if part == "q" else head // group
-        features = tuple(range(unit * a.d_head, (unit + 1) * a.d_head))
+        features = list(range(unit * a.d_head, (unit + 1) * a.d_head))
         normed = norm(self.model, layer, a.parts.ln1)(self.clean.kept["resid_pre"][layer] + changes)
-        values = normed @ weight_of(self.model, part, layer)[list(features)].T
+        values = normed @ weight_of(self.model, part, layer)[features].T
         bias = bias_of(self.model, part, layer)
-        values = values if bias is None else values + bias[list(features)]
+        values = values if bias is None else values + bias[features]
         others = [h for h in range(a.n_heads) if part != "q" and h % group != head % group]
         kept = tuple(f for h in others for f in range(h * a.d_head, (h + 1) * a.d_head))
-        return self._walk(_Place(layer, part, features, kept), values)
+        return values, tuple(features), kept
 
-    def node(self, source: int) -> Float[Tensor, " pair"]:
-        """The metric with a node's corrupt activation."""
-        with torch.no_grad():
-            if source == 0:
-                pair = torch.arange(len(self.contrast))
-                return self.contrast.read(self.corrupt.final, pair).double().cpu()
-            layer, head = divmod(source - 1, self.graph.n_heads + 1)
-            if head == self.graph.n_heads:
-                values = self.corrupt.kept["mlp_out"][layer]
-                return self._walk(_Place(layer, "mlp_out"), values[None])[:, 0]
-            d = self.model.arch.d_head
-            features = tuple(range(head * d, (head + 1) * d))
-            values = self.corrupt.kept["z"][layer][..., list(features)]
-            return self._walk(_Place(layer, "z", features), values[None])[:, 0]
+    def node(self, source: int) -> _Job:
+        """A head's or MLP's corrupt activation."""
+        layer, head = divmod(source - 1, self.graph.n_heads + 1)
+        if head == self.graph.n_heads:
+            values = self.corrupt.kept["mlp_out"][layer]
+            return _Job((source, source), layer, "mlp_out", None, values)
+        d = self.model.arch.d_head
+        features = tuple(range(head * d, (head + 1) * d))
+        values = self.corrupt.kept["z"][layer][..., list(features)]
+        return _Job((source, source), layer, "z", features, values)
 
-    def _walk(
-        self, place: _Place, values: Float[Tensor, "row pair pos width"]
-    ) -> Float[Tensor, "pair row"]:
-        """The metric of every pair with each of the values at a place."""
+    def run(self, jobs: Sequence[_Job]) -> Float[Tensor, "pair job"]:
+        """The metric of every pair under each job, all layers' jobs in one growing batch."""
+        order = sorted(range(len(jobs)), key=lambda i: jobs[i].layer)
+        held = max(1, int((self.calls.mask.shape[1] - self.first).sum()))
+        step = max(1, TOKENS_AT_ONCE // held)
+        out = torch.zeros(len(self.contrast), len(jobs), dtype=torch.float64)
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
+            out[:, chosen] = self._walk([jobs[i] for i in chosen])
+        return out
+
+    def _walk(self, jobs: Sequence[_Job]) -> Float[Tensor, "pair job"]:
         n_pairs, n_pos = self.calls.mask.shape
-        pair = torch.arange(n_pairs).repeat(len(values))
-        held = int((n_pos - self.first).sum())
-        step = max(1, TOKENS_AT_ONCE // max(1, held)) * n_pairs
-        flat = values.flatten(0, 1)
-        parts = [
-            self._rows(place, p, v) for p, v in zip(pair.split(step), flat.split(step), strict=True)
-        ]
-        return torch.cat(parts).view(len(values), n_pairs).T.double().cpu()
-
-    def _rows(self, place: _Place, pair: Tensor, values: Tensor) -> Float[Tensor, " row"]:
-        n_pairs, n_pos = self.calls.mask.shape
-        base = torch.arange(n_pairs)
-        prompt = torch.cat([base, pair])
+        base, pair = torch.arange(n_pairs), torch.arange(n_pairs).repeat(len(jobs))
         start = torch.cat([0 * base, self.first[pair]])
         stop = torch.full_like(start, n_pos)
-        layers = self.graph.n_layers
-        entry = [n_pairs if at < place.layer else len(prompt) for at in range(layers)]
-        rows = Rows(prompt, start, stop, stop - 1, [*entry, len(prompt)], n_pairs)
+        present = [sum(job.layer <= layer for job in jobs) for layer in range(self.graph.n_layers)]
+        entry = [n_pairs * (1 + n) for n in [*present, len(jobs)]]
+        rows = Rows(torch.cat([base, pair]), start, stop, stop - 1, entry, n_pairs)
         pack = Pack(rows, n_pos)
-        own = torch.arange(pack.n_tokens(n_pairs), len(pack.row))
-        row, pos = pack.row[own] - n_pairs, pack.pos[own]
-        put = values[row.to(values.device), pos.to(values.device)]
-        writes: list[Write | Put] = [
-            Put(SITES[place.site], place.layer, own, put, _per_token(place.features, own))
-        ]
-        if place.kept_z:
-            features = _per_token(place.kept_z, own)
-            writes.append(Write(SITES["z"], place.layer, own, pack.parent[own], features))
+        writes: list[Change] = []
+        for i, job in enumerate(jobs):
+            first = n_pairs * (1 + i)
+            own = torch.arange(pack.n_tokens(first), pack.n_tokens(first + n_pairs))
+            put = job.values[pack.row[own] - first, pack.pos[own]]
+            features = _per_token(job.features, own)
+            writes.append(Put(SITES[job.site], job.layer, own, put, features))
+            if job.kept_z:
+                back = _per_token(job.kept_z, own)
+                writes.append(Write(SITES["z"], job.layer, own, pack.parent[own], back))
         hidden, pack = walk_tokens(self.model, self.calls, rows, writes)
-        return self.contrast.read(hidden[pack.grid[n_pairs:]], pair)
+        read = self.contrast.read(hidden[pack.grid[n_pairs:]], pair)
+        return read.view(len(jobs), n_pairs).T.double().cpu()
 
 
 def _per_token(features: tuple[int, ...] | None, tokens: Tensor) -> Tensor | None:

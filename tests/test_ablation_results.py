@@ -1,0 +1,383 @@
+"""Ablation equals plain hooked passes on every family; sets, controls, readouts by definition."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import ROOT, tiny, word_pairs
+
+import interp
+from interp.ablation import Component, ComponentSet, all_but, cumulative, running, singles
+from interp.ablation.components import SITE_OF, components_of
+from interp.ablation.controls import random_sets, write_norms
+from interp.ablation.readouts import UNITS, WINDOW, windows
+from interp.ablation.sets import as_sets
+from interp.errors import (
+    InterpError,
+    MetricError,
+    PairError,
+    PlanError,
+    RunFolderError,
+    SiteError,
+)
+from interp.hooks import hooked
+from interp.model import Model
+from interp.pairs import TokenPair, tokenise
+from interp.prompts import prompts_of
+from interp.sites import SITES
+from interp.statistics import StatisticsError
+
+CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
+REFERENCE = ["w1 w2 w3 w4 w20", "w50 w51 w52", "w8 w7 w6 w5 w4 w3 w2 w1 w0"]
+ALIGNED = ["w50 w51 w52 w53", "w8 w7 w6 w5"]
+TEXT = " ".join(f"w{(7 * i * i + 3 * i) % 90}" for i in range(3 * WINDOW + 9))
+ONE_PAIR = {"clean": "w7 w8 w10 w11", "corrupt": "w7 w8 w12 w11", "answer": "w30"}
+PAIR = ONE_PAIR | {"wrong_answer": "w31"}
+
+
+def plain_forward(model: Model, ids, edits=()) -> torch.Tensor:
+    """Logits of one prompt, by the model itself."""
+    with torch.no_grad(), hooked(model, edits):
+        return model.hf(torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def recorded(model: Model, ids, site: str, layer: int) -> torch.Tensor:
+    kept: list[torch.Tensor] = []
+    plain_forward(model, ids, [(SITES[site], layer, lambda a: kept.append(a[0].clone()))])
+    return kept[0]
+
+
+def mean_of(model: Model, site: str, layer: int, by_position: bool) -> torch.Tensor:
+    prompts = [model.encode(text) for text in (ALIGNED if by_position else REFERENCE)]
+    each = [recorded(model, ids, site, layer) for ids in prompts]
+    return torch.stack(each).mean(0) if by_position else torch.cat(each).mean(0)
+
+
+def naive(model: Model, pair: TokenPair, components, kind: str, by_position=False) -> torch.Tensor:
+    """Logits at the last token with components replaced one by one, each by a hook of its own."""
+
+    def edit(one: Component):
+        site = SITE_OF[one.kind]
+        each = model.width(SITES[site]) // model.n_units(SITES[site])
+        own = slice(one.unit * each, (one.unit + 1) * each)
+        if kind == "zero":
+            value = torch.zeros(model.width(SITES[site]))
+        elif kind == "mean":
+            value = mean_of(model, site, one.layer, by_position)
+        else:
+            value = recorded(model, pair.corrupt, site, one.layer)
+
+        def change(activation):
+            activation[0, :, own] = value[..., own]
+
+        return SITES[site], one.layer, change
+
+    return plain_forward(model, pair.clean, [edit(one) for one in components])[-1]
+
+
+def logit_diff(logits: torch.Tensor, pair: TokenPair) -> float:
+    return float(logits[pair.answer] - logits[pair.wrong_answer])
+
+
+def mixed_sets(model: Model) -> dict[str, ComponentSet]:
+    sets = {
+        "head": "a1.h2",
+        "mlp": "m1",
+        "neurons": "m0.n3,m2.n0,m2.n40",
+        "set": ["a0.h1", "a2.h0", "a2.h3", "m2", "m1.n7"],
+        "layer": "a1",
+    }
+    return as_sets(model, sets) | all_but(model, {"kept": ["a0.h1", "a2.h3", "m1"]})
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+def test_random_sets_match_and_are_disjoint():
+    model = tiny("llama")
+    chosen = as_sets(model, {"s": "a0.h1,a2.h0,a2.h3,m1,m2.n4,m2.n5"})["s"]
+    drawn = random_sets(model, chosen, 50, 0, {})
+    assert len({one.key for one in drawn}) == 50
+    for one in drawn:
+        assert not set(one.components) & set(chosen.components)
+        for kind in ("head", "neuron"):
+            layers = [
+                sorted(c.layer for c in s.components if c.kind == kind) for s in (one, chosen)
+            ]
+            assert layers[0] == layers[1]
+        assert sum(c.kind == "mlp" for c in one.components) == 1
+    kept = random_sets(model, ComponentSet(chosen.components, ("head",)), 3, 0, {})
+    assert all(one.among == ("head",) for one in kept)
+
+
+def test_there_are_no_more_controls_than_exist():
+    model = tiny("llama")
+    one = as_sets(model, {"s": "a0.h1"})["s"]
+    assert len(random_sets(model, one, 20, 0, {})) == 3
+    two = as_sets(model, {"s": "a0.h1,m0"})["s"]
+    assert len({s.key for s in random_sets(model, two, 20, 0, {})}) == 6
+
+
+def test_a_set_without_a_control_says_why():
+    result = interp.ablate(tiny("llama"), word_pairs(), {"a1": "a1", "h": "a0.h0"}, n_random=5)
+    assert list(result.uncontrolled) == ["a1"]
+    assert "layer 1 has 4 units and 4 are chosen" in result.uncontrolled["a1"]
+    table = result.table().set_index("set")
+    assert np.isnan(table.loc["a1", "p"])
+    assert table.loc["h", "n_random"] == 3
+    assert not np.isnan(table.loc["h", "p_adjusted"])
+    with pytest.raises(StatisticsError, match="leaves 0 for a control of 4"):
+        random_sets(tiny("llama"), result.sets["a1"], 5, 0, {})
+
+
+def test_norms_are_those_of_what_is_written():
+    model = tiny("gpt2")
+    prompts = prompts_of(tokenise(model, word_pairs())[0])
+    norms = write_norms(model, ("head", "mlp", "neuron"), prompts)
+    assert set(norms) == {"head", "neuron"}
+    block = model.blocks[1]
+    z = torch.cat([recorded(model, p.ids, "z", 1) for p in prompts])
+    one = z.clone()
+    one[:, :16], one[:, 24:] = 0, 0
+    want = (one @ block.attn.c_proj.weight).norm(dim=-1).mean()
+    assert norms["head"][1, 2] == pytest.approx(float(want), rel=1e-4)
+    post = torch.cat([recorded(model, p.ids, "mlp_post", 1) for p in prompts])
+    want = (post[:, 5, None] * block.mlp.c_proj.weight[5]).norm(dim=-1).mean()
+    assert norms["neuron"][1, 5] == pytest.approx(float(want), rel=1e-4)
+    matched = interp.ablate(model, word_pairs(), "m1.n5", n_random=4, match_norms=True)
+    size = norms["neuron"][1]
+    near = np.argsort(abs(size.argsort().argsort() - size.argsort().argsort()[5]))[:40]
+    assert {c.unit for one in matched.controls["m1.n5"] for c in one.components} <= set(near)
+
+
+# --- readouts ----------------------------------------------------------------------------------
+
+
+def test_accuracy_by_its_definitions():
+    model = tiny("llama")
+    kept = tokenise(model, word_pairs())[0]
+    logits = [naive(model, pair, components_of(model, "a1.h2,m2"), "resample") for pair in kept]
+    among = [token for pair in kept for token in (pair.answer, pair.wrong_answer)]
+    best = max(range(90), key=lambda w: min(float(x[w + 4]) for x in logits))
+    names = ("accuracy", "vocab_accuracy", "logprob", "kl")
+    result = interp.ablate(model, word_pairs(), "a1.h2,m2", readouts=names, n_random=0)
+    for i, (pair, x) in enumerate(zip(kept, logits, strict=True)):
+        got = {name: float(result.reading(name)["ablated"][i, 0]) for name in names}
+        assert got["accuracy"] == (x[among].argmax() == among.index(pair.answer))
+        assert got["vocab_accuracy"] == (x.argmax() == pair.answer)
+        assert got["logprob"] == pytest.approx(float(x.log_softmax(-1)[pair.answer]), abs=1e-4)
+        clean = plain_forward(model, pair.clean)[-1].log_softmax(-1)
+        kl = float((clean.exp() * (clean - x.log_softmax(-1))).sum())
+        assert got["kl"] == pytest.approx(kl, abs=1e-4)
+    # among the answers alone, and beside a word that always wins
+    answers = [row.answer for row in word_pairs()]
+    alone = interp.ablate(
+        model, word_pairs()[:1], "m2", readouts=["accuracy"], candidates=answers[:1], n_random=0
+    )
+    assert float(alone.reading()["ablated"][0, 0]) == 1
+    beaten = interp.ablate(
+        model,
+        word_pairs(),
+        "a1.h2,m2",
+        readouts=["accuracy"],
+        candidates=[*answers, f"w{best}"],
+        n_random=0,
+    )
+    assert best + 4 not in {pair.answer for pair in kept}
+    wins = [
+        float(x[best + 4]) > float(x[pair.answer]) for x, pair in zip(logits, kept, strict=True)
+    ]
+    got = beaten.reading()["ablated"].values[:, 0]
+    assert all(value == 0 for value, won in zip(got, wins, strict=True) if won)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj"])
+def test_perplexity_is_the_models_own_loss(family: str):
+    model = tiny(family)
+    cut = windows(model, TEXT)
+    assert len(cut) == 3
+    assert all(len(window.ids) == WINDOW for window in cut)
+    ids = torch.tensor([window.ids for window in cut])
+    result = interp.ablate(model, [PAIR], {"h": "a0.h1,m2"}, "zero", neutral=TEXT, n_random=2)
+    with torch.no_grad():
+        plain = float(model.hf(ids, labels=ids).loss)
+        edits = [
+            (SITES["z"], 0, lambda a: a[..., 8:16].zero_()),
+            (SITES["mlp_out"], 2, lambda a: a.zero_()),
+        ]
+        with hooked(model, edits):
+            ablated = float(model.hf(ids, labels=ids).loss)
+    nll = result.reading("nll")
+    assert nll["ablated"].dims == ("window", "set")
+    assert float(nll["baseline"].mean()) == pytest.approx(plain, abs=1e-4)
+    assert float(nll["ablated"].mean()) == pytest.approx(ablated, abs=1e-4)
+    row = result.perplexity().iloc[0]
+    assert row["baseline"] == pytest.approx(np.exp(plain), rel=1e-4)
+    assert row["factor"] == pytest.approx(np.exp(ablated - plain), rel=1e-4)
+    assert row["low"] <= row["factor"] <= row["high"]
+
+
+def test_neutral_text_is_resampled_from_the_next_window():
+    model = tiny("llama")
+    cut = windows(model, TEXT)
+    nll = interp.ablate(model, [PAIR], "a1.h2", neutral=TEXT, n_random=0).reading("nll")
+    for i, (window, other) in enumerate(zip(cut, [*cut[1:], cut[0]], strict=True)):
+        value = recorded(model, other.ids, "z", 1)
+
+        def put(activation, value=value):
+            activation[0, :, 16:24] = value[:, 16:24]
+
+        logits = plain_forward(model, window.ids, [(SITES["z"], 1, put)])
+        want = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window.ids[1:]))
+        assert float(nll["ablated"][i, 0]) == pytest.approx(float(want), abs=1e-4)
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def full(**options) -> interp.AblationResult:
+    model = tiny("llama")
+    sets = cumulative(model, "a0.h1,m1,a2.h0,m2.n3")
+    options = {"neutral": TEXT, "cluster_by": "s", "n_random": 4} | options
+    return interp.ablate(model, word_pairs(), sets, **options)
+
+
+def test_the_table_is_that_of_the_values():
+    result = full()
+    data, table = result.reading(), result.table()
+    effect = (data["ablated"] - data["baseline"]).mean("pair").values
+    np.testing.assert_allclose(table["effect"], effect)
+    null = (data["random"] - data["baseline"]).mean("pair").values
+    for i, row in enumerate(table.itertuples()):
+        larger = int((abs(null[i]) >= abs(effect[i])).sum())
+        assert row.p == pytest.approx((1 + larger) / (1 + row.n_random))
+        assert row.random == pytest.approx(np.nanmean(null[i]))
+        assert row.low <= row.effect <= row.high
+    assert (table["p_adjusted"] >= table["p"]).all()
+    assert list(data["size"].values) == [1, 2, 4]
+    assert data.attrs["unit"] == UNITS["logit_diff"]
+    assert result.clusters == ("w1", "w8 w10", "w7 w8 w9 w10")
+    frame = result.to_frame()
+    assert len(frame) == 3 * (2 * 3 + 3)
+    assert set(frame["readout"]) == {"logit_diff", "accuracy", "nll"}
+    assert "3 pairs, 0 excluded" in repr(result)
+    assert "<table" in result._repr_html_()
+    json.dumps(result.summary())
+
+
+def test_pairs_of_one_entity_are_resampled_together():
+    many = [dict(PAIR, id=str(i), clean=f"w{i} w8 w10 w11", corrupt=f"w{i} w8 w12 w11")
+            for i in range(8)]  # fmt: skip
+    one = interp.ablate(tiny("llama"), many, "a1", n_random=0, cluster_by=lambda pair: "all")
+    apart = interp.ablate(tiny("llama"), many, "a1", n_random=0)
+    assert one.table()["high"][0] == np.inf
+    assert np.isfinite(apart.table()["high"][0])
+    with pytest.raises(PairError, match="no span 'subject' to cluster by"):
+        interp.ablate(tiny("llama"), many, "a1", cluster_by="subject")
+
+
+def same(a: interp.AblationResult, b: interp.AblationResult) -> None:
+    assert list(a.readings) == list(b.readings)
+    for name in a.readings:
+        xr.testing.assert_identical(a.readings[name], b.readings[name])
+    for field in dataclasses.fields(a):
+        if field.name not in ("readings", "provenance", "seconds"):
+            assert getattr(a, field.name) == getattr(b, field.name), field.name
+
+
+def test_a_run_folder_loads_back_exactly(tmp_path: Path):
+    result = full()
+    result.save(tmp_path / "run")
+    same(interp.AblationResult.load(tmp_path / "run"), result)
+    assert interp.AblationResult.load(tmp_path / "run").seconds == result.seconds
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["kind"] == "ablation"
+    bare = interp.ablate(tiny("llama"), [PAIR], "a0.h1", n_random=0)
+    same(interp.AblationResult.load(bare.save(tmp_path / "bare")), bare)
+    with pytest.raises(RunFolderError, match="'ablation' run, not 'patch'"):
+        interp.PatchResult.load(tmp_path / "run")
+
+
+def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
+    monkeypatch.setattr(running, "SETS_AT_ONCE", 4)
+    whole, out, ran = full(), tmp_path / "run", []
+    run_sets = running.run_sets
+
+    def stops(*arguments):
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        ran.append(1)
+        return run_sets(*arguments)
+
+    monkeypatch.setattr(running, "run_sets", stops)
+    with pytest.raises(KeyboardInterrupt):
+        full(out=out)
+    assert not out.exists()
+    partial = tmp_path / "run.partial"
+    assert len(list(partial.glob("*.safetensors"))) == 3
+    # a half-written shard is measured again
+    next(partial.glob("*.safetensors")).write_bytes(b"half")
+    counted, said = [], []
+    monkeypatch.setattr(running, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
+    same(full(out=out, progress=lambda *done: said.append(done)), whole)
+    assert len(counted) == len(said) - 2
+    assert said[-1][0] == said[-1][1]
+    assert not partial.exists()
+    monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))
+    same(full(out=out), whole)
+    for other in ({"seed": 1}, {"kind": "zero"}, {"n_random": 3}, {"neutral": None}):
+        with pytest.raises(RunFolderError, match="holds a run with another model"):
+            full(out=out, **other)
+
+
+def test_figures_are_curves_of_nested_sets_and_bars_of_others():
+    curve = full().plot()
+    assert {trace.type for trace in curve.data} == {"scatter"}
+    assert [trace.name for trace in curve.data if trace.name] == ["random sets", "ablated"]
+    assert list(curve.data[-1].x) == [1, 2, 4]
+    model = tiny("llama")
+    bars = interp.ablate(model, word_pairs(), singles(model)).plot("accuracy")
+    assert bars.data[0].type == "bar"
+    assert len(bars.data[0].x) == 12
+    kept = interp.ablate(model, word_pairs(), all_but(model, cumulative(model, "a0.h1,a1.h0")))
+    assert "kept" in kept.plot().layout.xaxis.title.text
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"kind": "zeros"}, PlanError, "unknown kind of ablation 'zeros'. Did you mean 'zero'"),
+        ({"kind": "mean"}, PlanError, "needs reference prompts to take the mean over"),
+        ({"readouts": ["acuracy"]}, MetricError, "Did you mean 'accuracy'"),
+        ({"readouts": []}, MetricError, "there is nothing to read"),
+        ({"readouts": ["nll"]}, MetricError, "unknown readout 'nll'"),
+        ({"sets": {}}, PlanError, "there are no sets"),
+        ({"candidates": ["w30"]}, PairError, "answer 'w20' is not among the 1 candidates"),
+        ({"candidates": ["w30 w31"]}, PairError, "is 2 tokens"),
+        ({"neutral": "w1 w2"}, PlanError, "neutral text has 2 tokens; give at least 128"),
+    ],
+)
+def test_what_cannot_be_ablated_is_named(options: dict, error: type[InterpError], says: str):
+    arguments = {"sets": "a0.h1"} | options
+    with pytest.raises(error, match=says):
+        interp.ablate(tiny("llama"), word_pairs(), **arguments)
+
+
+def test_a_readout_that_was_not_read_is_named():
+    result = interp.ablate(tiny("llama"), [PAIR], "a0.h1", n_random=0)
+    with pytest.raises(MetricError, match="'nll' was not read"):
+        result.perplexity()
+
+
+def test_models_without_a_next_token_are_refused():
+    model = tiny("llama")
+    model = dataclasses.replace(model, arch=dataclasses.replace(model.arch, causal=False))
+    with pytest.raises(SiteError, match="attends in both directions"):
+        interp.ablate(model, [PAIR], "a0.h1")
