@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--discovery", type=int, default=64)
     parser.add_argument("--test", type=int, default=64)
     parser.add_argument("--edges", type=int, default=300, help="edges patched exactly")
+    parser.add_argument("--random", type=int, default=3, help="random rankings, as control")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
             "forwards": cost_of(model, found, method),
         }
         show(method, table[method])
-    for seed in range(3):
+    for seed in range(args.random):
         control = random_scores(scores, seed)
         table[control.method] = row_of(faithfulness(ground, control))
         show(control.method, table[control.method])

@@ -11,6 +11,15 @@ statistics -> a figure or a file.
 
 from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
 from interp.applying import applied
+from interp.attribution import (
+    Scores,
+    attribute,
+    attribute_edges,
+    attribute_nodes,
+    direct_logit_attribution,
+    log_prob_increase,
+    logit_lens,
+)
 from interp.bridge_engine import bridge_hooks
 from interp.errors import InterpError
 from interp.generation import Generation, generate
@@ -53,18 +62,25 @@ __all__ = [
     "ProjectOut",
     "PromptPairs",
     "Scale",
+    "Scores",
     "Site",
     "TokenPrompt",
     "ablate",
     "activations",
     "all_but",
     "applied",
+    "attribute",
+    "attribute_edges",
+    "attribute_nodes",
     "bridge_hooks",
     "cumulative",
+    "direct_logit_attribution",
     "forward",
     "generate",
     "load_model",
     "load_pairs",
+    "log_prob_increase",
+    "logit_lens",
     "mean_ablation",
     "mean_activations",
     "noise_ablation",

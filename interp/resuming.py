@@ -86,12 +86,12 @@ def patch_into(
     for first in range(0, len(kept), SHARD):
         shard = kept[first : first + SHARD]
         file = partial / f"{first:06d}.safetensors"
-        done = _read_shard(file)
+        done = read_shard(file)
         if done is None:
             started = time.perf_counter()
             arrays = run_sweep(model, sweep, shard, places)
             done = asdict(arrays) | {"seconds": np.array([time.perf_counter() - started])}
-            _write_shard(file, done)
+            write_shard(file, done)
         shards.append(done)
         if progress:
             progress(min(first + SHARD, len(kept)), len(kept))
@@ -130,17 +130,16 @@ def open_partial(out: Path, run: str) -> Path:
     return partial
 
 
-def _read_shard(file: Path) -> dict[str, np.ndarray] | None:
+def read_shard(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a finished shard; `None` where it is missing or half-written."""
     try:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):
         return None
 
 
-def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a shard beside its place, then rename it."""
     beside = file.with_suffix(".half")
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, beside)
     beside.replace(file)
-
-
-_open_partial = open_partial

@@ -4,12 +4,18 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Generator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.pairs import PromptPairs
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -23,6 +29,18 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32 (default on CPU), bfloat16 (default on CUDA), float16.")
 ]
+PairsOption = Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")]
+MetricOption = Annotated[str, typer.Option(help="logit_diff, logprob or prob.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")]
+SeedOption = Annotated[int, typer.Option(help="Of the bootstrap intervals.")]
+SplitByOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Deal the entities of this span (or spans: io,s1) to two halves: scores and circuits "
+        "come from the discovery half, evaluation uses the test half. Before --limit."
+    ),
+]
+SplitSeedOption = Annotated[int, typer.Option(help="Of the deal; the same for both halves.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
 ]
@@ -54,6 +72,27 @@ def load(name: str, device: str | None, dtype: str | None) -> Any:
         model = interp.load_model(name, device=device, dtype=dtype)
     stderr.print(f"[dim]{escape(repr(model))}[/dim]", highlight=False)
     return model
+
+
+def load_rows(
+    pairs: str, limit: int | None, split_by: str | None, split_seed: int, half: str
+) -> "PromptPairs":
+    """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
+    from interp.pairs import load_pairs
+    from interp.splits import split_by_entity
+
+    rows = load_pairs(pairs)
+    if split_by:
+        rows = split_by_entity(rows, split_by.split(","), seed=split_seed)[half]
+    return rows[:limit]
+
+
+def print_table(frame: "pd.DataFrame", title: str) -> None:
+    """A table on stdout."""
+    table = Table(*(str(column) for column in frame.columns), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row))
+    stdout.print(table)
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -94,6 +94,11 @@ class Bench:
                 f"{circuit!r} is of another shape of model than {self.model.name} "
                 f"({self.graph.n_layers} layers, {self.graph.n_heads} heads)."
             )
+        if circuit.weights_hash and circuit.weights_hash != self.model.weights_hash:
+            raise CircuitError(
+                f"{circuit!r} was found on other weights than {self.model.name} has here; "
+                "discover it again, or load the model it was found on."
+            )
         seen = self.prompts & set(circuit.prompts)
         if seen:
             raise CircuitError(

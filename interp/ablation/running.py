@@ -25,10 +25,10 @@ from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.prompts import TokenPrompt, prompts_of
 from interp.resuming import (
-    _open_partial,  # pyright: ignore[reportPrivateUsage]
-    _read_shard,  # pyright: ignore[reportPrivateUsage]
-    _write_shard,  # pyright: ignore[reportPrivateUsage]
+    open_partial,
+    read_shard,
     run_key,
+    write_shard,
 )
 
 EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
@@ -102,7 +102,7 @@ def measured_into(out: Path, request: Request, progress: Progress | None) -> Abl
     run = run_key(request.model, request.pairs, request.options)
     if out.exists():
         return AblationResult.finished(out, run)
-    shards = _open_partial(out, run)
+    shards = open_partial(out, run)
     result = measured(request, shards, progress)
     note = {"seed": request.seed, "run": run, "options": request.options}
     result.save(out, note | {"weights": request.model.weights_hash})
@@ -231,11 +231,11 @@ def _measure(
     for number, lo, first in _blocks(tasks, len(sets)):
         task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
         file = shards and shards / f"{task.name}-{lo:06d}-{first:06d}.safetensors"
-        arrays = _read_shard(file) if file else None
+        arrays = read_shard(file) if file else None
         if arrays is None:
             arrays = _run(model, task, lo, some, lambda at=(number, lo): rewrites(*at))
             if file:
-                _write_shard(file, arrays)
+                write_shard(file, arrays)
         seconds += float(arrays.pop("seconds")[0])
         _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
         done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])

@@ -104,7 +104,13 @@ def attribute_into(
         InterpError: whatever `attribute_to` refuses.
     """
     out = Path(out)
-    options = {"of": of, "over": over, "method": method, "metric": metric, "steps": steps}
+    options: dict[str, Any] = {
+        "of": of,
+        "over": over,
+        "method": method,
+        "metric": metric,
+        "steps": steps,
+    }
     run = run_key(model, pairs, options | {"seed": seed})
     if out.exists():
         refuse_other_run(out, run)
@@ -113,26 +119,38 @@ def attribute_into(
     kept, excluded = tokenise(model, pairs)
     rows = PromptPairs(tuple(pair.pair for pair in kept), pairs.source)
     partial = open_partial(out, run)
-    shards: list[Scores] = []
-    for first in range(0, len(rows), SHARD):
-
-        def report(done: int, _: int, before: int = first) -> None:
-            if progress:
-                progress(before + done, len(rows))
-
-        at = partial / f"{first:06d}"
-        shard = _finished(at)
-        if shard is None:
-            shutil.rmtree(at, ignore_errors=True)
-            shard = attribute_to(model, rows[first : first + SHARD], **options, progress=report)
-            shard.save(at)
-        report(shard.n_pairs, shard.n_pairs)
-        shards.append(shard)
+    shards = [
+        _shard(partial / f"{first:06d}", model, rows, first, options, progress)
+        for first in range(0, len(rows), SHARD)
+    ]
     joined = replace(_joined(shards), excluded=tuple(excluded))
     record = {"seed": seed, "run": run, "options": options, "weights": model.weights_hash}
     joined.save(out, record)
     shutil.rmtree(partial)
     return Scores.load(out)
+
+
+def _shard(
+    at: Path,
+    model: Model,
+    rows: PromptPairs,
+    first: int,
+    options: dict[str, Any],
+    progress: Progress | None,
+) -> Scores:
+    """One shard, read back where it is finished and measured where not."""
+
+    def report(done: int, _: int) -> None:
+        if progress:
+            progress(first + done, len(rows))
+
+    shard = _finished(at)
+    if shard is None:
+        shutil.rmtree(at, ignore_errors=True)
+        shard = attribute_to(model, rows[first : first + SHARD], **options, progress=report)
+        shard.save(at)
+    report(shard.n_pairs, 0)
+    return shard
 
 
 def _finished(shard: Path) -> Scores | None:

@@ -100,7 +100,6 @@ class Scores:
             "corrupt_metric": float(self.corrupt.mean()),
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
-            "sum": float(self.mean().sum()),
             "seconds": round(self.seconds, 3),
             "top": self.top(10, seed).to_dict("records"),
         }

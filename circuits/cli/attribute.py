@@ -1,0 +1,92 @@
+"""`interp attribute`: score edges, nodes or units from the command line, into a run folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    MetricOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    SplitByOption,
+    SplitSeedOption,
+    load,
+    load_rows,
+    print_json,
+    print_table,
+    progress,
+    stdout,
+)
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "`interp attribute --model smollm2-135m --pairs datasets/ioi.jsonl --limit 32 "
+    "--split-by io,s1 --out runs/ioi-edges`\n\n"
+    "`interp attribute --model smollm2-135m --pairs datasets/country_capitals.jsonl --of mlp_post "
+    "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json`"
+)
+
+
+def attribute(
+    model: ModelOption,
+    pairs: PairsOption,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="eap, eap-ig, eap-gl, eap-dg, relp, clean-corrupted; of edges and nodes also "
+            "exact; of edges eap-ig-activations and eap-qk; of a site grad-drop."
+        ),
+    ] = "eap-dg",
+    of: Annotated[str, typer.Option(help="edges, nodes, or a site such as z or mlp_post.")] = (
+        "edges"
+    ),
+    over: Annotated[
+        str | None,
+        typer.Option(help="Axes of a site: layer, pos, head or neuron; default layer,pos."),
+    ] = None,
+    metric: MetricOption = "logit_diff",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Interpolation points, of eap-ig and eap-gl.")
+    ] = None,
+    limit: LimitOption = None,
+    split_by: SplitByOption = None,
+    split_seed: SplitSeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score what the metric owes to edges, nodes or units, by one backward pass or so a pair."""
+    from interp.attribution.resuming import attribute_into, attribute_to
+
+    rows = load_rows(pairs, limit, split_by, split_seed, "discovery")
+    loaded = load(model, device, dtype)
+    options: dict[str, Any] = {
+        "of": of,
+        "over": over,
+        "method": method,
+        "metric": metric,
+        "steps": steps,
+    }
+    with progress(f"{method} of {of}", "pairs") as report:
+        if out is None:
+            scores = attribute_to(loaded, rows, **options, progress=report)
+        else:
+            scores = attribute_into(out, loaded, rows, **options, seed=seed, progress=report)
+    if as_json:
+        print_json({"run": str(out) if out else None, **scores.summary(seed), "seed": seed})
+        return
+    stdout.print(escape(repr(scores)), highlight=False)
+    print_table(scores.top(10, seed), "strongest (positive = supports the answer; 95 % interval)")
+    for row in scores.excluded[:5]:
+        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
+    if out:
+        stdout.print(f"run folder: {out}   (interp show {out})", soft_wrap=True, markup=False)

@@ -1,0 +1,402 @@
+"""`interp circuit`: discover circuits, evaluate, compare, show and export them, mark methods."""
+
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    MetricOption,
+    ModelOption,
+    PairsOption,
+    SplitByOption,
+    SplitSeedOption,
+    load,
+    load_rows,
+    print_json,
+    print_table,
+    progress,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from circuits.discovery.circuit import Circuit
+    from circuits.discovery.running import Bench
+    from interp.pairs import PromptPairs
+
+app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
+CircuitArgument = Annotated[Path, typer.Argument(help="A circuit: JSON file or discover's folder.")]
+
+
+@app.callback()
+def circuit() -> None:
+    """Circuits as files in MIB's JSON form."""
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`interp circuit discover --model smollm2-135m --pairs datasets/ioi.jsonl --limit 32 "
+    "--split-by io,s1 --size 0.02 --out runs/ioi-circuit`\n\n"
+    "`interp circuit discover --scores runs/ioi-edges --select greedy --size 500 "
+    "--out circuit.json`"
+)
+def discover(
+    out: Annotated[Path, typer.Option(help="FILE.json, or a folder for circuit and scores.")],
+    model: Annotated[str | None, typer.Option(help="Built-in name, Hub id, folder, .gguf.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Prompt pairs to discover on.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Scores of `interp attribute`, instead of model and pairs.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="As in `interp attribute`; makes the scores.")
+    ] = "eap-dg",
+    select: Annotated[
+        str,
+        typer.Option(help="top, greedy, threshold, nodes, neurons, acdc or edge-pruning."),
+    ] = "top",
+    size: Annotated[
+        str | None,
+        typer.Option(help="Components to take: a number, or a part of all, such as 0.02."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score (threshold), or ACDC's, in the metric's unit.")
+    ] = None,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Rank by signed score, not by its size.")
+    ] = False,
+    metric: MetricOption = "logit_diff",
+    limit: LimitOption = None,
+    split_by: SplitByOption = None,
+    split_seed: SplitSeedOption = 0,
+    seed: Annotated[int, typer.Option(help="Of edge pruning's masks.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose a circuit: by scores, or by search. Writes it as JSON."""
+    from circuits.cli.discovering import Request, found_from_model, found_from_scores
+    from circuits.discovery.mib import save_circuit
+
+    request = Request(select, method, size, threshold, signed, metric, seed)
+    request.check(scores=scores, model=model, pairs=pairs)
+    if scores is not None:
+        found = found_from_scores(request, scores)
+    else:
+        rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
+        keep = None if out.suffix == ".json" else out / "scores"
+        found = found_from_model(request, load(model or "", device, dtype), rows, keep)
+    file = save_circuit(found, out if out.suffix == ".json" else out / "circuit.json")
+    report = {"file": str(file), "select": select, **_summary(found)}
+    if as_json:
+        print_json(report)
+    else:
+        _print_summary(found)
+        stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
+
+
+def _summary(found: "Circuit") -> dict[str, Any]:
+    strongest = _strongest(found)
+    return {
+        "model": found.model,
+        "method": found.method,
+        "n_edges": found.n_edges,
+        "of_edges": found.graph.n_edges,
+        "n_nodes": len(found.nodes),
+        "n_neurons": sum(len(kept) for kept in found.neurons.values()) if found.neurons else None,
+        "n_prompts": len(found.prompts),
+        "nodes": list(found.nodes),
+        "top": [{"edge": name, "score": score} for name, score in strongest],
+    }
+
+
+def _strongest(found: "Circuit", n: int = 10) -> list[tuple[str, float]]:
+    if found.scores is None:
+        return []
+    scored = zip(found.edge_names, found.scores[found.edges].tolist(), strict=True)
+    return sorted(scored, key=lambda pair: -abs(pair[1]))[:n]
+
+
+def _print_summary(found: "Circuit") -> None:
+    import pandas as pd
+
+    stdout.print(escape(repr(found)), highlight=False)
+    strongest = _strongest(found)
+    if strongest:
+        print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
+
+
+# --- evaluate ----------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`interp circuit evaluate runs/ioi-circuit/circuit.json --model smollm2-135m "
+    "--pairs datasets/ioi.jsonl --split-by io,s1 --limit 32 --out runs/ioi-evaluated`\n\n"
+    "`interp circuit evaluate runs/ioi-edges --model smollm2-135m --pairs datasets/ioi.jsonl "
+    "--split-by io,s1 --limit 32 --out runs/ioi-curve --json`"
+)
+def evaluate(
+    what: Annotated[Path, typer.Argument(help="A circuit, or a run folder of edge scores.")],
+    model: ModelOption,
+    pairs: PairsOption,
+    metric: MetricOption = "logit_diff",
+    ablation: Annotated[
+        str, typer.Option(help="What cut edges read: resample, zero or mean.")
+    ] = "resample",
+    n_random: Annotated[
+        int, typer.Option("--random", min=0, help="Random circuits of each kind, as controls.")
+    ] = 20,
+    limit: LimitOption = None,
+    split_by: SplitByOption = None,
+    split_seed: SplitSeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder, with the figure.")] = None,
+    seed: Annotated[int, typer.Option(help="Of bootstrap intervals and random circuits.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a circuit, or the circuits of every size that scores give, on test prompts."""
+    from circuits.discovery.running import bench
+
+    given = _circuit_at(what)
+    rows = load_rows(pairs, limit, split_by, split_seed, "test")
+    loaded = load(model, device, dtype)
+    test = bench(loaded, rows, metric, ablation)  # pyright: ignore[reportArgumentType]
+    clusters = _clusters(rows, test.ids, split_by)
+    if given is None:
+        _evaluate_scores(test, what, clusters, out, seed, as_json)
+    else:
+        _evaluate_circuit(test, given, n_random, clusters, out, seed, as_json)
+
+
+def _circuit_at(path: Path) -> "Circuit | None":
+    """The circuit in a file or folder; ``None`` for a folder of something else."""
+    from circuits.discovery.mib import load_circuit
+
+    file = path / "circuit.json" if path.is_dir() else path
+    return load_circuit(file) if file.is_file() or not path.is_dir() else None
+
+
+def _clusters(
+    rows: "PromptPairs", ids: tuple[str, ...], split_by: str | None
+) -> tuple[str, ...] | None:
+    """The first entity of each test pair: pairs that share it are resampled together."""
+    if split_by is None:
+        return None
+    name = split_by.split(",")[0]
+    entity = {pair.id: pair.clean[slice(*pair.spans[name][0])] for pair in rows}
+    return tuple(entity[i] for i in ids)
+
+
+def _evaluate_circuit(
+    test: "Bench",
+    given: "Circuit",
+    n_random: int,
+    clusters: tuple[str, ...] | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from circuits.discovery.evaluation import evaluate
+
+    with progress("circuits", "run") as report:
+        done = evaluate(test, given, n_random, seed, clusters, report)
+    if out:
+        done.save(out, seed)
+    run = str(out) if out else None
+    summary: dict[str, Any] = {"run": run, "kind": "circuit", **done.summary(seed)}
+    if as_json:
+        print_json({**summary, "seed": seed})
+        return
+    f = summary["faithfulness"]
+    stdout.print(
+        f"{escape(repr(given))}\n{test.metric}: {summary['full']:.3f} whole model, "
+        f"{summary['empty']:.3f} all edges cut ({test.ablation}), {summary['circuit_metric']:.3f} "
+        f"circuit\n[bold]faithfulness {f['value']:.3f}[/bold] (95 % interval {f['low']:.3f} to "
+        f"{f['high']:.3f}, n = {summary['n_pairs']} pairs)",
+        highlight=False,
+    )
+    for kind, drawn in summary["random"].items():
+        stdout.print(
+            f"random {kind}: {drawn['mean']:.3f} on average, {drawn['max']:.3f} at most, of "
+            f"{drawn['n']}; p = {drawn['p']:.3f}",
+            highlight=False,
+        )
+
+
+def _evaluate_scores(
+    test: "Bench",
+    path: Path,
+    clusters: tuple[str, ...] | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from circuits.discovery.drawing import faithfulness_page
+    from circuits.discovery.faithfulness import faithfulness
+
+    scores = _edge_scores(path)
+    with progress("circuits", "run") as report:
+        done = faithfulness(test, scores, clusters=clusters, progress=report)
+    page = None
+    if out:
+        page = done.save(out) / "index.html"
+        page.write_text(faithfulness_page(done, seed), encoding="utf-8")
+    run = str(out) if out else None
+    summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
+    if as_json:
+        print_json({**summary, "page": str(page) if page else None, "seed": seed})
+        return
+    print_table(done.to_frame(), f"{done.method} on {done.model}: f at every size, {test.ablation}")
+    for name in ("CPR", "CMD", "log_CPR", "log_CMD"):
+        value, low, high = summary[name].values()
+        stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
+    if page:
+        stdout.print(f"figure: {page}", highlight=False, soft_wrap=True)
+
+
+def _edge_scores(path: Path) -> Any:
+    from interp.attribution.scores import EdgeScores, Scores
+    from interp.errors import RunFolderError
+
+    scores = Scores.load(path)
+    if not isinstance(scores, EdgeScores):
+        raise RunFolderError(
+            f"{path} holds {scores.KIND.replace('_', ' ')}; curves need scores of edges: "
+            "`interp attribute --of edges`."
+        )
+    return scores
+
+
+# --- compare, show, export ---------------------------------------------------------------------
+
+
+@app.command(epilog="Example: `interp circuit compare capitals.json ioi.json`")
+def compare(
+    circuits: Annotated[list[Path], typer.Argument(help="Two circuits or more.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much circuits of one model share, beside what chance would give."""
+    import pandas as pd
+
+    from circuits.discovery.circuit import CircuitError
+    from circuits.discovery.compare import overlap
+    from circuits.discovery.mib import load_circuit
+
+    if len(circuits) < 2:
+        raise CircuitError(f"only {circuits[0]} was given; name two circuits or more to compare.")
+    loaded = {str(path): load_circuit(path) for path in circuits}
+    rows = [
+        {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
+        for a, b in combinations(loaded, 2)
+    ]
+    if as_json:
+        listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
+        print_json({"circuits": listed, "overlaps": rows})
+        return
+    table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
+    table = table.rename(columns={"edges": "edge Jaccard", "nodes": "node Jaccard"})
+    print_table(table, "overlap")
+
+
+@app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
+def show(
+    circuit: CircuitArgument,
+    out: Annotated[Path | None, typer.Option(help="Where to draw; default CIRCUIT.html.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Summarise a circuit and draw it."""
+    file, found = _needed(circuit)
+    target = out or file.with_suffix(".html")
+    _write_html(found, target)
+    if as_json:
+        print_json({"file": str(file), "page": str(target), **_summary(found)})
+    else:
+        _print_summary(found)
+        stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: `interp circuit export circuit.json --format dot --out circuit.dot`")
+def export(
+    circuit: CircuitArgument,
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    form: Annotated[
+        str, typer.Option("--format", help="mib (JSON), dot (Graphviz) or html (drawing).")
+    ] = "mib",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a circuit in another form."""
+    from circuits.discovery.circuit import CircuitError
+    from circuits.discovery.drawing import to_dot
+    from circuits.discovery.mib import save_circuit
+    from interp.errors import did_you_mean
+
+    writers = {
+        "mib": save_circuit,
+        "dot": lambda found, path: path.write_text(to_dot(found), encoding="utf-8"),
+        "html": _write_html,
+    }
+    if form not in writers:
+        raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
+    _, found = _needed(circuit)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writers[form](found, out)
+    if as_json:
+        print_json({"file": str(out), "format": form, "n_edges": found.n_edges})
+    else:
+        stdout.print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
+def _needed(path: Path) -> tuple[Path, "Circuit"]:
+    from circuits.discovery.mib import load_circuit
+
+    file = path / "circuit.json" if path.is_dir() else path
+    return file, load_circuit(file)
+
+
+def _write_html(found: "Circuit", path: Path) -> None:
+    from circuits.discovery.drawing import draw
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(found).write_html(path, include_plotlyjs=True)
+
+
+# --- validate ----------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Example: `interp circuit validate shared/data/circuits/tracr/hist.npz "
+    "--methods exact,eap,eap-dg`"
+)
+def validate(
+    fixture: Annotated[Path, typer.Argument(help="A compiled program: .npz, with .json beside.")],
+    methods: Annotated[
+        str, typer.Option(help="Attribution methods of edges, comma-separated.")
+    ] = "exact,eap,eap-ig,eap-dg",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default cpu.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Mark attribution methods on a compiled program, whose true circuit is known."""
+    import pandas as pd
+
+    from circuits.discovery.compiled import validate_methods
+    from interp.graph import Graph
+    from interp.plain import load_program
+
+    names = [name for name in methods.split(",") if name]
+    marks = validate_methods(fixture, names, device)
+    n_edges = Graph.of(load_program(fixture).arch).n_edges
+    if as_json:
+        rows = {mark.method: asdict(mark) for mark in marks}
+        for row in rows.values():
+            del row["method"]
+        print_json({"program": fixture.stem, "n_edges": n_edges, "methods": rows})
+    else:
+        print_table(pd.DataFrame(marks), f"{fixture.stem}: {n_edges} edges")

@@ -1,0 +1,187 @@
+"""`interp attribute`: what it prints and saves, how it resumes, and what it refuses."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_hf, word_pairs
+from test_cli import CAPITALS, last_json, refused, saved
+
+import interp
+from circuits.cli.app import run
+from interp.attribution import resuming
+from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from interp.model import Model
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("llama"), tiny_hf("llama"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three pairs of three lengths and one row that is refused."""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {
+            "id": pair.id,
+            "clean": pair.clean,
+            "corrupt": pair.corrupt,
+            "answer": pair.answer,
+            "wrong_answer": pair.wrong_answer,
+            "spans": {name: [list(r) for r in ranges] for name, ranges in pair.spans.items()},
+        }
+        for pair in word_pairs()
+    ]
+    rows.insert(1, {**rows[0], "id": "bad", "answer": "w5 w7"})
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def load_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interp, "load_model", functools.cache(interp.load_model))
+        yield
+
+
+def test_real_weights_from_pairs_to_page(
+    tmp_path: Path,
+    smollm: Model,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: {smollm.name: smollm}[name])
+    out = tmp_path / "edges"
+    command = ["attribute", "--model", "smollm2-135m", "--pairs", CAPITALS, "--limit", "2"]
+    assert run([*command, "--split-by", "subject", "--out", str(out), "--json"]) == 0
+    text, messages = capsys.readouterr()
+    assert len(text.splitlines()) == 1
+    assert "Traceback" not in messages
+    report = last_json(text)
+    assert (report["run"], report["kind"], report["dims"]) == (str(out), "edge_scores", ["edge"])
+    assert (report["method"], report["n_pairs"], report["seed"]) == ("eap-dg", 2, 0)
+    assert report["shape"] == [123211]
+    assert report["clean_metric"] > 1 > -1 > report["corrupt_metric"]
+    assert report["top"][0]["edge"] == "input->m0"
+    assert report["top"][0]["low"] <= report["top"][0]["score"] <= report["top"][0]["high"]
+    assert Scores.load(out).source == "country_capitals.jsonl, discovery"
+
+    assert run(["show", str(out), "--json"]) == 0
+    shown = last_json(capsys.readouterr().out)
+    assert shown["top"] == report["top"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "<h1>eap-dg on smollm2-135m, country_capitals.jsonl, discovery</h1>" in page
+    assert "input-&gt;m0" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "dims"),
+    [
+        (["--method", "eap-qk"], EdgeScores, ["edge"]),
+        (["--of", "nodes", "--method", "exact"], NodeScores, ["node"]),
+        (["--of", "resid_pre", "--method", "eap"], UnitScores, ["layer", "pos"]),
+        (["--of", "mlp_post", "--over", "layer,neuron"], UnitScores, ["layer", "neuron"]),
+    ],
+)
+def test_edges_nodes_and_units(
+    tmp_path: Path, llama: str, pairs: str, capsys, options: list, kind: type, dims: list
+):
+    out = tmp_path / "run"
+    command = ["attribute", "--model", llama, "--pairs", pairs, *options]
+    assert run([*command, "--out", str(out), "--json"]) == 0
+    report = last_json(capsys.readouterr().out)
+    assert report["dims"] == dims
+    assert [row["id"] for row in report["excluded"]] == ["bad"]
+    assert isinstance(Scores.load(out), kind)
+    assert run(command) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{kind.__name__}(" in text
+    assert "excluded bad: answer ' w5 w7' is 2 tokens" in text
+    assert run(["show", str(out)]) == 0
+
+
+def test_a_stopped_run_resumes(
+    tmp_path: Path, llama: str, pairs: str, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(resuming, "SHARD", 1)
+    command = ["attribute", "--model", llama, "--pairs", pairs, "--of", "resid_pre", "--json"]
+    assert run([*command, "--out", str(tmp_path / "whole")]) == 0
+    original, measured = resuming.attribute_to, []
+
+    def stopped(model, rows, **options):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(rows[0].id)
+        return original(model, rows, **options)
+
+    monkeypatch.setattr(resuming, "attribute_to", stopped)
+    out = tmp_path / "run"
+    assert run([*command, "--out", str(out)]) == 130
+    assert not out.exists()
+    shards = sorted((tmp_path / "run.partial").glob("0*"))
+    assert len(shards) == 2
+    (shards[1] / "arrays.safetensors").write_bytes(b"half")  # a damaged shard is measured again
+
+    monkeypatch.setattr(resuming, "attribute_to", original)
+    counted = []
+    monkeypatch.setattr(
+        resuming,
+        "attribute_to",
+        lambda model, rows, **o: counted.append(rows[0].id) or original(model, rows, **o),
+    )
+    assert run([*command, "--out", str(out)]) == 0
+    assert len(counted) == 2
+    assert measured[0] not in counted
+    assert not (tmp_path / "run.partial").exists()
+    ours, whole = Scores.load(out), Scores.load(tmp_path / "whole")
+    np.testing.assert_array_equal(ours.values.values, whole.values.values)
+    assert ours.values.dims == ("pair", "layer", "pos")
+    assert ours.values.isnull().any()  # prompts of unequal length
+    assert ours.prompts == whole.prompts
+
+    monkeypatch.setattr(resuming, "attribute_to", lambda *a, **o: pytest.fail("measured again"))
+    capsys.readouterr()
+    assert run([*command, "--out", str(out)]) == 0
+    assert last_json(capsys.readouterr().out)["n_pairs"] == 3
+    assert "holds a run with another model" in refused(
+        capsys, *command, "--out", str(out), "--method", "eap"
+    )
+
+
+def test_shards_are_as_one_run(
+    tmp_path: Path, llama: str, pairs: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(resuming, "SHARD", 2)
+    model, rows = interp.load_model(llama), interp.load_pairs(pairs)
+    at_once = resuming.attribute_to(model, rows, "resid_pre")
+    sharded = resuming.attribute_into(tmp_path / "run", model, rows, "resid_pre")
+    np.testing.assert_allclose(sharded.values.values, at_once.values.values, atol=1e-5)
+    assert sharded.excluded == at_once.excluded
+    assert sharded.prompts == at_once.prompts
+    assert sharded.provenance["options"]["of"] == "resid_pre"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--method", "eap-gd"], "no method 'eap-gd' scores edges. Did you mean"),
+        (["--of", "nodes", "--method", "eap-qk"], "no method 'eap-qk' scores nodes"),
+        (["--of", "z", "--method", "exact"], "no method 'exact' scores z"),
+        (["--of", "edge"], "unknown site 'edge'"),
+        (["--over", "layer"], "edges have no axes 'layer'"),
+        (["--of", "z", "--over", "layer,neuron"], "cannot attribute to 'z' over"),
+        (["--metric", "kl"], "'kl' has no gradient"),
+        (["--steps", "3"], "cannot take 3 steps"),
+        (["--split-by", "subjet"], "no span 'subjet'"),
+        (["--pairs", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, llama: str, pairs: str, capsys, options, says):
+    out = tmp_path / "run"
+    command = ["attribute", "--model", llama, "--pairs", pairs, "--out", str(out), *options]
+    assert says in refused(capsys, *command)
+    assert not out.exists()
