@@ -59,8 +59,8 @@ def _correlation(first: Circuit, second: Circuit) -> float | None:
         return None
     exists = first.graph.exists
     # One resample: only the value is wanted, and there may be a million edges.
-    both = (c[exists].numpy() for c in (first.scores, second.scores))
-    return float(spearman(*both, n_resamples=1).value)
+    a, b = (scores[exists].numpy() for scores in (first.scores, second.scores))
+    return float(spearman(a, b, n_resamples=1).value)
 
 
 def score_stability(scores: Scores, top_n: int, n_resamples: int = 50, seed: int = 0) -> Estimate:
