@@ -318,3 +318,16 @@ def test_sizes_and_thresholds_are_checked(found: EdgeScores):
         acdc(bench(tiny("gemma3"), word_pairs()[:1]), -1)
     with pytest.raises(CircuitError, match="unknown ablation 'none'"):
         bench(tiny("gemma3"), word_pairs(), ablation="none")  # pyright: ignore[reportArgumentType]
+
+
+def test_differences_of_areas_are_paired():
+    full, empty = np.array([10.0, 2.0, 7.0]), np.zeros(3)
+    low = Curve((0.5, 1.0), (1, 2), np.stack([full / 2, full]))
+    high = Curve((0.5, 1.0), (1, 2), np.stack([full, full]))
+    ids = ("a", "b", "c")
+    first, second = (Faithfulness(c, c, full, empty, *NAMES, ids) for c in (high, low))
+    # Every pair alone gives the same gain, so there is no doubt about the difference.
+    assert first.minus(second)["CPR"] == pytest.approx((0.125, 0.125, 0.125))
+    assert first.minus(second)["CMD"] == pytest.approx((-0.125, -0.125, -0.125))
+    with pytest.raises(CircuitError, match="same test pairs"):
+        first.minus(dataclasses.replace(second, ids=("a", "b", "x")))
