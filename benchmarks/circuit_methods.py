@@ -97,19 +97,27 @@ def main() -> None:
         sampled_exact(model, test[:16], args.edges, args.seed) if args.edges else ([], [])
     )
     table: dict[str, Any] = {}
+    curves: dict[str, Faithfulness] = {}
     for method in args.methods.split(","):
         started = time.perf_counter()
         scores = attribute_edges(model, found, method)
         seconds = time.perf_counter() - started
-        table[method] = measured(model, found, scores, ground, exact, rows, effects) | {
+        curves[method] = faithfulness(ground, scores)
+        table[method] = {
             "seconds": seconds,
             "forwards": cost_of(model, found, method),
+            **ranks(model, found, scores, exact, rows, effects),
+            **row_of(curves[method]),
         }
         show(method, table[method])
     for seed in range(args.random):
         control = random_scores(scores, seed)
         table[control.method] = row_of(faithfulness(ground, control))
         show(control.method, table[control.method])
+    for method in [m for m in curves if "eap-ig" in curves and m != "eap-ig"]:
+        name = f"{method} - eap-ig"
+        table[name] = dict(curves[method].minus(curves["eap-ig"]))
+        show(name, table[name])
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         options = {k: str(v) for k, v in vars(args).items()}
@@ -118,27 +126,23 @@ def main() -> None:
         path.write_text(json.dumps(record, indent=1, default=float))
 
 
-def measured(
+def ranks(
     model: Any,
     found: PromptPairs,
     scores: EdgeScores,
-    ground: Any,
     exact: Any,
     rows: list[int],
     effects: Any,
 ) -> dict[str, Any]:
-    """Rank correlations with exact patching, and faithfulness."""
+    """Spearman correlations with exact patching of nodes and of the sampled edges."""
     nodes = attribute_nodes(model, found, scores.method).mean().values
     per_edge = edge_matrix(scores)[scores.graph.exists].numpy()
-    out: dict[str, Any] = {"rho_nodes": spearman(nodes, exact)}
-    if rows:
-        out["rho_edges"] = spearman(per_edge[rows], effects)
-    return out | row_of(faithfulness(ground, scores))
+    return {"rho_nodes": spearman(nodes, exact), "rho_edges": spearman(per_edge[rows], effects)}
 
 
 def show(method: str, row: dict[str, Any]) -> None:
     """One line a method."""
-    parts = [f"{method:16s}"]
+    parts = [f"{method:24s}"]
     if "forwards" in row:
         parts.append(f"{row['forwards']:5.1f} F {row['seconds']:6.1f} s")
     for name in ("rho_nodes", "rho_edges", "CPR", "CMD", "log_CPR", "log_CMD"):

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from circuits.discovery.circuit import Circuit, top_edges
+from circuits.discovery.circuit import Circuit, CircuitError, top_edges
 from circuits.discovery.running import Bench
 from interp import folder
 from interp.attribution.scores import EdgeScores
-from interp.statistics import resample_weights
+from interp.statistics import Estimate, resample_weights
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -85,26 +85,41 @@ class Faithfulness:
         gap = weights @ self.full - none
         return (weights @ curve.values.T - none[:, None]) / gap[:, None]
 
-    def areas(
-        self, seed: int = 0, n_resamples: int = 2000
-    ) -> dict[str, tuple[float, float, float]]:
-        """CPR, CMD and their logarithmic versions, each (value, low, high) at 95 %.
+    def areas(self, seed: int = 0, n_resamples: int = 2000) -> dict[str, Estimate]:
+        """CPR, CMD and their logarithmic versions, with 95 % intervals.
 
         The intervals resample test pairs, by cluster where clusters were given; the ranking is
         held fixed. ``log_CPR`` and ``log_CMD`` integrate over log k and divide by its range.
         """
-        draws = self._draws(seed, n_resamples)
-        out: dict[str, tuple[float, float, float]] = {}
+        drawn = self._areas(self._draws(seed, n_resamples))
+        return {name: _estimate(area) for name, area in drawn.items()}
+
+    def minus(self, other: "Faithfulness", seed: int = 0) -> dict[str, Estimate]:
+        """Differences of the areas to another method's, resampling the shared test pairs.
+
+        Raises:
+            CircuitError: the two were not measured on the same pairs.
+        """
+        if self.ids != other.ids or self.model != other.model:
+            raise CircuitError("differences need two methods measured on the same test pairs.")
+        draws = self._draws(seed, 2000)
+        own, others = self._areas(draws), other._areas(draws)
+        return {name: _estimate(own[name] - others[name]) for name in own}
+
+    def _areas(
+        self, draws: Float[np.ndarray, "draw pair"]
+    ) -> dict[str, Float[np.ndarray, " area"]]:
+        """Every area over all pairs, then over each resample."""
+        weights = np.concatenate([np.ones((1, len(self.full))), draws])
+        out: dict[str, np.ndarray] = {}
         for name, curve, of in (
             ("CPR", self.signed, lambda f: f),
             ("CMD", self.absolute, lambda f: np.abs(1 - f)),
         ):
-            f = np.concatenate([self.f(curve)[None], self._f(curve, draws)])
-            for prefix, axis in (("", np.array(curve.k)), ("log_", np.log(curve.k))):
-                area = np.trapezoid(of(f), axis, axis=1)
-                area = area / (axis[-1] - axis[0]) if prefix else area
-                low, high = np.quantile(area[1:], [0.025, 0.975])
-                out[prefix + name] = float(area[0]), float(low), float(high)
+            f = of(self._f(curve, weights))
+            axis = np.log(curve.k)
+            out[name] = np.trapezoid(f, curve.k, axis=1)
+            out[f"log_{name}"] = np.trapezoid(f, axis, axis=1) / (axis[-1] - axis[0])
         return out
 
     def _draws(self, seed: int, n: int) -> Float[np.ndarray, "draw pair"]:
@@ -167,6 +182,11 @@ class Faithfulness:
         }
         tables = {"pairs": pd.DataFrame({"pair": self.ids}), "curve": self.to_frame()}
         return folder.write(Path(path), manifest, tables, arrays)
+
+
+def _estimate(areas: Float[np.ndarray, " area"]) -> Estimate:
+    low, high = np.quantile(areas[1:], [0.025, 0.975])
+    return Estimate(float(areas[0]), float(low), float(high))
 
 
 def faithfulness(
