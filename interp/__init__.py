@@ -19,6 +19,7 @@ from interp.attribution import (
     direct_logit_attribution,
     log_prob_increase,
     logit_lens,
+    path_patch,
 )
 from interp.bridge_engine import bridge_hooks
 from interp.errors import InterpError
@@ -86,6 +87,7 @@ __all__ = [
     "noise_ablation",
     "optimal_ablation",
     "patch",
+    "path_patch",
     "prompt",
     "resample_ablation",
     "singles",

@@ -30,12 +30,15 @@ class Writes:
         z: of each layer, all heads side by side.
         mlp_out: of each layer, after a post-norm.
         neurons: of each layer, the down-projection's input; needed to ablate single neurons.
+        first: first position at which these differ from the prompts' own run; nothing before it
+            is looked at.
     """
 
     embed: Float[Tensor, "row pos d_model"]
     z: list[Float[Tensor, "row pos width"]]
     mlp_out: list[Float[Tensor, "row pos d_model"]]
     neurons: list[Float[Tensor, "row pos d_mlp"]] | None = None
+    first: int = 0
 
 
 def run_masked(
@@ -77,7 +80,7 @@ class _Stream:
         self.model, self.graph, self.ablated = model, Graph.of(model.arch), ablated
         self.resid = embed
         self.cut = (1 - mask).to(embed)
-        self.first = _first_change(embed, ablated.embed) if model.arch.causal else 0
+        self.first = ablated.first
         changed = embed[:, self.first :]
         self.changes = changed.new_empty(0, *changed.shape)
         self.sums: dict[int, Tensor] = {}
@@ -130,14 +133,6 @@ class _Stream:
             post = norm(self.model, layer, self.model.arch.parts.ln1_post)
             moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
         return moved + _weighted(cut[plain], changes[plain])
-
-
-def _first_change(
-    embed: Float[Tensor, "row pos d_model"], ablated: Float[Tensor, "row pos d_model"]
-) -> int:
-    """First position at which any row's ablation differs; before it nothing ever will."""
-    differs = (embed != ablated).any(-1).any(0)
-    return int(differs.int().argmax()) if bool(differs.any()) else embed.shape[1] - 1
 
 
 def _weighted(

@@ -158,7 +158,7 @@ def prepared(
     """Ablation activations of each batch, and the metric of the whole and the empty circuit."""
     sites = [site for site in SITES if site in model.arch.points]
     runs = [_plain(model, contrast, contrast.corrupt, sites) for contrast in batches]
-    writes = [_writes(c, done) for c, done in zip(batches, runs, strict=True)]
+    writes = [_writes(model, c, done) for c, done in zip(batches, runs, strict=True)]
     if ablation == "zero":
         writes = [_map(w, lambda x: torch.zeros_like(x)) for w in writes]
     elif ablation == "mean":
@@ -182,9 +182,13 @@ def _plain(model: Model, contrast: Contrast, which: Tensor, sites: Sequence[str]
         return run(model, contrast, contrast.calls.embeddings[which], rows, sites)
 
 
-def _writes(contrast: Contrast, done: Run) -> Writes:
-    embed = contrast.calls.embeddings[contrast.corrupt]
-    return Writes(embed, done.kept["z"], done.kept["mlp_out"], done.kept.get("mlp_post"))
+def _writes(model: Model, contrast: Contrast, done: Run) -> Writes:
+    """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
+    clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
+    differs = (clean != corrupt).any(-1).any(0).int()
+    first = int(differs.argmax()) if model.arch.causal else 0
+    kept = done.kept
+    return Writes(corrupt, kept["z"], kept["mlp_out"], kept.get("mlp_post"), first)
 
 
 def _map(writes: Writes, f: Any) -> Writes:

@@ -10,6 +10,7 @@ from interp.attribution.attribute import (
 )
 from interp.attribution.direct import direct_logit_attribution, log_prob_increase, logit_lens
 from interp.attribution.estimators import ESTIMATORS
+from interp.attribution.paths import path_patch
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "direct_logit_attribution",
     "log_prob_increase",
     "logit_lens",
+    "path_patch",
 ]

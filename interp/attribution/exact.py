@@ -96,7 +96,9 @@ class Effects:
     def __init__(self, model: Model, contrast: Contrast):
         self.model, self.contrast, self.graph = model, contrast, Graph.of(model.arch)
         self.calls: LayerCalls = contrast.calls.only(contrast.clean)
-        sites = ["resid_pre", "z", "mlp_out"] + ["resid_mid"] * (not self.graph.parallel)
+        sites = ["resid_pre", "q", "k", "v", "z", "mlp_out"] + ["resid_mid"] * (
+            not self.graph.parallel
+        )
         pair = torch.arange(len(contrast))
         with torch.no_grad():
             self.clean, self.corrupt = (
@@ -116,13 +118,33 @@ class Effects:
         layer, head = divmod(source - 1, self.graph.n_heads + 1)
         if head == self.graph.n_heads:
             return corrupt["mlp_out"][layer] - clean["mlp_out"][layer]
-        z = clean["z"][layer]
-        moved = head_writes(self.model, layer, corrupt["z"][layer] - z)[:, head]
+        return self.head_change(layer, head, corrupt["z"][layer] - clean["z"][layer])
+
+    def head_change(
+        self, layer: int, head: int, z_change: Float[Tensor, "pair pos width"]
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """Change of attention's write when one head's output changes, through a post-norm."""
+        moved = head_writes(self.model, layer, z_change)[:, head]
         path = self.model.arch.parts.ln1_post
         if path is None:
             return moved
         post, (module, _) = norm(self.model, layer, path), self.model.point(SITES["z"], layer)
-        return post(module(z) + moved) - post(module(z))
+        total = module(self.clean.kept["z"][layer])
+        return post(total + moved) - post(total)
+
+    def per_head(self, part: str, layer: int) -> Float[Tensor, "pair pos head d_head"]:
+        """Clean queries, keys or values of every query head."""
+        by_head = self.clean.kept[part][layer].unflatten(-1, (-1, self.model.arch.d_head))
+        return by_head.repeat_interleave(self.graph.n_heads // by_head.shape[2], 2)
+
+    def with_change(
+        self, destination: int, change: Float[Tensor, "pair pos d_model"]
+    ) -> Float[Tensor, " pair"]:
+        """The metric with one destination's residual input changed, the rest recomputed."""
+        if destination == self.graph.logits:
+            rows = torch.arange(len(self.contrast))
+            return self.contrast.read(self.clean.final + change, rows).double().cpu()
+        return self.run(self._jobs(destination, change[None], [-1]))[:, 0]
 
     def edges(self, edges: Sequence[tuple[int, int]]) -> Float[Tensor, "pair edge"]:
         """The metric with each edge cut."""
@@ -154,6 +176,14 @@ class Effects:
     def into(self, destination: int, sources: Sequence[int]) -> list[_Job]:
         """What one destination computes with each source's edge into it cut."""
         changes = torch.stack([self.change(s) for s in sources])
+        return self._jobs(destination, changes, sources)
+
+    def _jobs(
+        self,
+        destination: int,
+        changes: Float[Tensor, "edge pair pos d_model"],
+        sources: Sequence[int],
+    ) -> list[_Job]:
         layer, place = divmod(destination, 3 * self.graph.n_heads + 1)
         if place == 3 * self.graph.n_heads:
             site = "resid_pre" if self.graph.parallel else "resid_mid"
@@ -163,13 +193,13 @@ class Effects:
                 for s, x in zip(sources, resid, strict=True)
             ]
         part, head = divmod(place, self.graph.n_heads)
-        values, features, kept = self._branch(layer, "qkv"[part], head, changes)
+        values, features, kept = self.branch(layer, "qkv"[part], head, changes)
         return [
             _Job((s, destination), layer, "qkv"[part], features, x, kept)
             for s, x in zip(sources, values, strict=True)
         ]
 
-    def _branch(
+    def branch(
         self, layer: int, part: str, head: int, changes: Float[Tensor, "edge pair pos d_model"]
     ) -> tuple[Float[Tensor, "edge pair pos d_head"], tuple[int, ...], tuple[int, ...]]:
         """Recompute one head's query, key or value.

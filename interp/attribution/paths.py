@@ -1,0 +1,118 @@
+"""Path patching: the corrupt prompt's information travels along one path and nowhere else.
+
+    effect(u -> v -> ... -> w) = m(clean) - m(clean, but w reads v as it is when v reads u corrupt)
+
+A path of one edge is that edge, patched exactly. Positive = supports the answer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.exact import Effects
+from interp.blocks import attend, mlp_write
+from interp.errors import SiteError
+from interp.graph import Graph
+from interp.model import Model
+from interp.pairs import PromptPairs, load_pairs, tokenise
+
+
+def path_patch(
+    model: Model,
+    pairs: PromptPairs | Sequence[Any] | str,
+    paths: Sequence[str],
+    metric: str = "logit_diff",
+) -> xr.DataArray:
+    """Exact effects of paths, pair by pair.
+
+    Args:
+        model: from `interp.load_model`.
+        pairs: `PromptPairs`, or anything `load_pairs` takes.
+        paths: each as ``"a3.h1->a9.h2<q>->m11->logits"``: a node that writes, then what reads it
+            in turn. What lies after the last one is recomputed.
+        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+
+    Returns:
+        Dims (pair, path).
+
+    Raises:
+        SiteError: a path does not parse, or a step goes backwards; the message names it.
+        PairError: no pair is usable.
+
+    Source: Wang et al., arXiv 2211.00593, section 3.1; Goldowsky-Dill et al., arXiv 2304.05969.
+    """
+    graph = Graph.of(model.arch)
+    steps = [parse_path(graph, path) for path in paths]
+    kept, _ = tokenise(model, load_pairs(pairs))
+    effects = np.concatenate(
+        [path_effects(model, c, steps).numpy() for c in contrasts(model, kept, metric)]
+    )
+    coords = {"pair": [pair.pair.id for pair in kept], "path": list(paths)}
+    return xr.DataArray(effects, dims=("pair", "path"), coords=coords)
+
+
+def parse_path(graph: Graph, path: str) -> tuple[int, ...]:
+    """A path's first source and then its destinations, as indices of the graph.
+
+    Raises:
+        SiteError: it does not parse, or a step is no edge of the graph.
+    """
+    first, *rest = path.split("->")
+    if not rest:
+        raise SiteError(f"path {path!r} has no step: write 'a3.h1->a9.h2<q>->logits'.")
+    source, found = graph.node(first), [graph.node(first)]
+    for name in rest:
+        if source == graph.n_sources:
+            raise SiteError(f"path {path!r} goes on after the logits, where everything ends.")
+        destination = graph.edge(f"{graph.sources[source]}->{name}")[1]
+        found.append(destination)
+        source = int(graph.owner[destination])
+    return tuple(found)
+
+
+def path_effects(
+    model: Model, contrast: Contrast, paths: Sequence[Sequence[int]]
+) -> Float[Tensor, "pair path"]:
+    """Exact effects of parsed paths on one contrast."""
+    work = Effects(model, contrast)
+    out = []
+    with torch.no_grad():
+        for first, *destinations in paths:
+            change = work.change(first)
+            for destination in destinations[:-1]:
+                change = _passed_on(model, contrast, work, destination, change)
+            out.append(work.with_change(destinations[-1], change))
+    return work.full[:, None] - torch.stack(out, 1)
+
+
+def _passed_on(
+    model: Model,
+    contrast: Contrast,
+    work: Effects,
+    destination: int,
+    change: Float[Tensor, "pair pos d_model"],
+) -> Float[Tensor, "pair pos d_model"]:
+    """How a node's write changes when the residual stream that one input of it reads does."""
+    graph, a = work.graph, model.arch
+    layer, place = divmod(destination, 3 * graph.n_heads + 1)
+    kept = work.clean.kept
+    if place == 3 * graph.n_heads:
+        site = "resid_pre" if graph.parallel else "resid_mid"
+        return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+    part, head = divmod(place, graph.n_heads)
+    branches = {name: work.per_head(name, layer) for name in "qkv"}
+    values, _, _ = work.branch(layer, "qkv"[part], head, change[None])
+    branches["qkv"[part]] = branches["qkv"[part]].clone()
+    branches["qkv"[part]][:, :, head] = values[0]
+    kwargs = contrast.calls.of_rows(layer, contrast.clean)
+    z = attend(model, layer, kwargs, branches["q"], branches["k"], branches["v"])
+    own = slice(head * a.d_head, (head + 1) * a.d_head)
+    moved = torch.zeros_like(z)
+    moved[..., own] = (z - kept["z"][layer])[..., own]
+    return work.head_change(layer, head, moved)
