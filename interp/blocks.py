@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.calls import restore_forward
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES
@@ -140,8 +141,8 @@ def _blank_projections(model: Model, layer: int) -> Generator[None]:
         for module in modules.values():
             weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
             width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+            stack.callback(restore_forward, module, module.__dict__.get("forward"))
             module.forward = functools.partial(_blank, width)
-            stack.callback(module.__dict__.pop, "forward")
         yield
 
 

@@ -81,13 +81,14 @@ def record_layer_calls(
         for layer, block in enumerate(model.blocks):
             before = block.__dict__.get("forward")
             block.forward = stand_in(block, layer)
-            stack.callback(_restore_forward, block, before)
+            stack.callback(restore_forward, block, before)
         with contextlib.suppress(_AllRecorded):
             model.hf(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
     return LayerCalls(entered[0], kwargs, mask)
 
 
-def _restore_forward(block: nn.Module, before: Any) -> None:
+def restore_forward(block: nn.Module, before: Any) -> None:
+    """Put back the forward that an instance had of its own, or none."""
     if before is None:
         del block.forward
     else:

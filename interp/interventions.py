@@ -66,7 +66,9 @@ class Rewrite:
         pos: Int[Tensor, " token"],
     ) -> Float[Tensor, "token feature"]:
         """The new features of some tokens."""
-        new, add = x * self.keep, self.added(prompt, pos)
+        # 0 x inf is no number, and what is replaced may be infinite.
+        new = x * self.keep if self.keep else torch.zeros_like(x)
+        add = self.added(prompt, pos)
         if self.basis is not None:
             wide = torch.promote_types(x.dtype, torch.float32)
             basis = self.basis.to(x.device, wide)

@@ -121,7 +121,7 @@ def _from_pretrained(
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    _check_device(device)
+    check_device(device)
     # Where a GGUF kernel is installed, weights would otherwise stay packed.
     unpacked = {**gguf, "quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     try:
@@ -152,7 +152,12 @@ def _moved(hf: Any, ref: str, device: torch.device) -> Any:
         ) from error
 
 
-def _check_device(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
+    """Refuse CUDA where there is none.
+
+    Raises:
+        ModelLoadError: torch sees no GPU.
+    """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("device 'cuda' was asked for, but torch sees no GPU; use 'cpu'.")
 

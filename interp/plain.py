@@ -99,6 +99,11 @@ class PlainTransformer(nn.Module):
         self.norm = nn.Identity()
         self.unembed = nn.Linear(shape["d_model"], shape["d_out"], bias=False)
 
+    @property
+    def base_model(self) -> "PlainTransformer":
+        """What runs use that need no logits; here the whole model, whose logits are few."""
+        return self
+
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding."""
         return self.embed

@@ -1,9 +1,12 @@
 """Attribution: identities that hold exactly, on every family; the mask gradient as EAP's oracle."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, tiny, word_pairs
+from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from circuits.discovery.running import prepared
@@ -235,12 +238,83 @@ def test_micro_batches_change_nothing(method: str):
     np.testing.assert_allclose(one, three, atol=1e-5)
 
 
-def test_relp_equals_the_gradient_where_nothing_is_nonlinear():
-    """Values into the last head's write: a linear path under a fixed pattern and norm scale."""
-    model = tiny("llama")
-    scores = attribute_nodes(model, word_pairs(), "relp")
-    last = [f"a{model.arch.n_layers - 1}.h{h}" for h in range(model.arch.n_heads)]
-    assert np.abs(scores.values.sel(node=last).values).max() > 1e-4
+def relp_logits(hf, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A llama's last logits by hand, with RelP's constants held constant."""
+    patterns = hf(input_ids=ids, output_attentions=True).attentions
+
+    def norm(module, x):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
+        return module.weight * x * scale.detach()
+
+    for layer, pattern in zip(hf.model.layers, patterns, strict=True):
+        attn, mlp = layer.self_attn, layer.mlp
+        v = attn.v_proj(norm(layer.input_layernorm, x)).unflatten(-1, (2, 8)).transpose(1, 2)
+        z = pattern.detach() @ v.repeat_interleave(2, 1)
+        x = x + attn.o_proj(z.transpose(1, 2).flatten(2))
+        h = norm(layer.post_attention_layernorm, x)
+        gate = mlp.gate_proj(h)
+        gate = gate * (torch.nn.functional.silu(gate) / gate).detach()
+        product = gate * mlp.up_proj(h)
+        x = x + mlp.down_proj(0.5 * (product + product.detach()))
+    return hf.lm_head(norm(hf.model.norm, x))[0, -1]
+
+
+def test_relp_is_the_gradient_with_its_constants_held():
+    hf = tiny_hf("llama")
+    hf.config._attn_implementation = "eager"
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    found = attribute_nodes(model, word_pairs(), "relp").values.sel(node="input").values
+    for i, pair in enumerate(tokenise(model, word_pairs())[0]):
+        clean, corrupt = (torch.tensor([t]) for t in (pair.clean, pair.corrupt))
+        embed = hf.model.embed_tokens(clean).detach().requires_grad_(True)
+        logits = relp_logits(hf, clean, embed)
+        (grad,) = torch.autograd.grad(logits[pair.answer] - logits[pair.wrong_answer], embed)
+        change = embed.detach() - hf.model.embed_tokens(corrupt)
+        assert found[i] == pytest.approx(float((change * grad).sum()), abs=1e-5)
+
+
+def test_relp_of_a_probability_has_the_sign_of_its_logarithm():
+    prob, log = (
+        attribute_nodes(tiny("llama"), word_pairs(), "relp", metric=m) for m in ("prob", "logprob")
+    )
+    factor = np.exp(log.clean.values)[:, None]
+    np.testing.assert_allclose(prob.values.values, log.values.values * factor, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_bf16_runs_and_agrees_with_fp32(family: str):
+    wide = tiny(family)
+    narrow = interp.load_model(tiny_hf(family), tokenizer=word_tokenizer(), dtype="bfloat16")
+    for method in ("eap", "eap-ig", "relp", "eap-dg", "eap-qk", "eap-ig-activations"):
+        one, other = (
+            attribute_edges(m, word_pairs(), method).mean().values for m in (wide, narrow)
+        )
+        assert other.dtype == np.float32
+        assert np.corrcoef(one, other)[0, 1] > 0.95, method
+
+
+def test_convergence_is_the_part_of_the_gap_that_is_accounted_for():
+    model = tiny("qwen2")
+    assert attribute_edges(model, word_pairs(), "eap-dg").convergence == pytest.approx(1, abs=1e-4)
+    few, many = (
+        attribute_nodes(model, word_pairs(), "eap-gl", steps=n).convergence for n in (1, 64)
+    )
+    assert many == pytest.approx(1, abs=0.01)
+    assert abs(many - 1) < abs(few - 1)
+    assert attribute(model, word_pairs(), "z", "layer,head").convergence is None
+
+
+def test_a_forward_that_a_wrapper_put_there_stays():
+    hf = tiny_hf("llama")
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    layer = hf.model.layers[0]
+    modules = [layer.self_attn.q_proj, layer.mlp.act_fn, layer]
+    for module in modules:
+        module.forward = functools.partial(type(module).forward, module)
+    before = [module.forward for module in modules]
+    attribute_edges(model, word_pairs(), "eap-qk")
+    attribute_edges(model, word_pairs(), "relp")
+    assert [module.forward for module in modules] == before
 
 
 def test_log_mean_is_the_chord_of_the_logarithm():
@@ -357,10 +431,6 @@ def test_unit_scores_have_the_axes_of_patch_and_sum_over_what_is_left_out():
 
 
 def test_left_padding_moves_no_position():
-    import dataclasses
-
-    from conftest import word_tokenizer
-
     model = tiny("llama")
     left = dataclasses.replace(model, tokenizer=word_tokenizer("left"))
     one, other = (
@@ -424,7 +494,3 @@ def test_parallel_blocks_have_no_edge_from_heads_to_their_own_mlp(family: str):
     graph = Graph.of(tiny(family).arch)
     assert not graph.exists[graph.heads(1), graph.mlp_in(1)].any()
     assert graph.exists[graph.heads(0), graph.mlp_in(1)].all()
-
-
-def test_every_family_is_covered():
-    assert len(FAMILIES) == 11

@@ -173,6 +173,16 @@ def test_damaged_fixtures_are_refused(tmp_path):
         interp.load_model(str(tmp_path / "hist.npz"))
 
 
+def test_programs_run_under_plans():
+    model, program, _ = loaded("reverse")
+    text = " ".join(program.pairs[0]["clean"])
+    plan = interp.Ablate("blocks.3.attn.hook_z")
+    plain, cut = (interp.forward(model, [text], steps).logits for steps in ((), plan))
+    ids = torch.tensor([program.pairs[0]["clean_ids"]])
+    torch.testing.assert_close(plain[0], model.hf(ids).logits[0, -1])
+    assert float(cut.abs().max()) < 1e-4  # the answer is written by that head alone
+
+
 def test_next_token_sweeps_are_refused_on_programs():
     model, _, _ = loaded("hist")
     pairs = [{"clean": "1 2 3 4 1", "corrupt": "1 2 3 4 2", "answer": "1", "wrong_answer": "2"}]
@@ -185,8 +195,12 @@ def test_next_token_sweeps_are_refused_on_programs():
 def test_a_bench_needs_a_gap():
     from conftest import tiny, word_pairs
 
-    from interp.errors import PairError
+    from interp.errors import DegenerateGap, PairError
 
     with pytest.raises(PairError, match="none of the"):
         bench(tiny("llama"), [dict(clean="w1", corrupt="w1", answer="w2", wrong_answer="w3")])
+    pair = dict(clean="w1 w2", corrupt="w3 w2", answer="w4", wrong_answer="w5")
+    back = dict(clean="w3 w2", corrupt="w1 w2", answer="w4", wrong_answer="w5")
+    with pytest.raises(DegenerateGap, match="score alike"):
+        bench(tiny("llama"), [pair, back])
     assert len(bench(tiny("llama"), word_pairs()).ids) == 3

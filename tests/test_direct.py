@@ -74,6 +74,24 @@ def test_the_lens_ends_in_the_models_own_prediction(tiny_model: Model):
     np.testing.assert_allclose(lens[:, -1].numpy(), np.array(want), atol=1e-4)
 
 
+def test_log_prob_gain_counts_the_final_norms_bias():
+    """Gains of every head in turn, on the stream they leave, are those of the model's own norm."""
+    model = tiny("gpt2")
+    pairs, last = pairs_of(model), model.arch.n_layers - 1
+    at = last_token(model, pairs)
+    found = log_prob_increase(model, pairs, "head", [last])[:, 0, 0]
+    norm, final = model.ln_final, at.resid[:, -1]
+    deviation = torch.sqrt(final.var(-1, unbiased=False, keepdim=True) + norm.eps)
+
+    def log_p(x):
+        scaled = (x - x.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
+        return model.unembed(scaled).log_softmax(-1).gather(1, at.answers[:, :1])[:, 0]
+
+    write = at.z[:, last, :8] @ weight_of(model, "z", last)[:, :8].T
+    want = log_p(at.resid[:, last] + write) - log_p(at.resid[:, last])
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("unit", ["neuron", "head", "attention-neuron"])
 def test_log_prob_gain_is_two_softmaxes_under_one_norm_scale(unit: str):
     model, layer, index = tiny("llama"), 1, 3

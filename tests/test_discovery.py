@@ -225,10 +225,20 @@ def test_neuron_circuits_run_only_their_neurons():
 
 def test_node_circuits_keep_all_outgoing_edges():
     scores = attribute_nodes(tiny("llama"), word_pairs()[:1], "eap")
-    every = top_nodes(scores, scores.graph.n_sources)
-    assert every.n_edges == scores.graph.n_edges
-    some = top_nodes(scores, 9)
-    assert len(some.nodes) <= 9
+    graph = scores.graph
+    assert top_nodes(scores, graph.n_sources - 1).n_edges == graph.n_edges
+    mean = scores.mean().to_series().drop("input").abs().sort_values(ascending=False)
+    some = top_nodes(scores, 5)
+    assert set(some.nodes) == {"input", *mean.index[:5]}
+    for name in some.nodes:
+        node = graph.node(name)
+        reached = [d for d in graph.exists[node].nonzero()[:, 0].tolist()]
+        inside = [
+            d
+            for d in reached
+            if (graph.sources + ("logits",))[graph.owner[d]] in (*some.nodes, "logits")
+        ]
+        assert some.edges[node].nonzero()[:, 0].tolist() == inside
 
 
 def test_without_cuts_every_edge_of_a_node():

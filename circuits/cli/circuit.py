@@ -288,14 +288,14 @@ def compare(
 
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.compare import overlap
-    from circuits.discovery.mib import load_circuit
 
     if len(circuits) < 2:
         raise CircuitError(f"only {circuits[0]} was given; name two circuits or more to compare.")
-    loaded = {str(path): load_circuit(path) for path in circuits}
+    names = [str(path) for path in circuits]
+    loaded = {name: _needed(Path(name))[1] for name in names}
     rows = [
         {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
-        for a, b in combinations(loaded, 2)
+        for a, b in combinations(names, 2)
     ]
     if as_json:
         listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
@@ -346,6 +346,8 @@ def export(
     if form not in writers:
         raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
     _, found = _needed(circuit)
+    if out.is_dir():
+        raise CircuitError(f"--out {out} is a folder; name the file to write.")
     out.parent.mkdir(parents=True, exist_ok=True)
     writers[form](found, out)
     if as_json:
@@ -387,10 +389,13 @@ def validate(
     import pandas as pd
 
     from circuits.discovery.compiled import validate_methods
+    from interp.errors import MetricError
     from interp.graph import Graph
     from interp.plain import load_program
 
     names = [name for name in methods.split(",") if name]
+    if not names:
+        raise MetricError("--methods names no method; give some, such as exact,eap,eap-dg.")
     marks = validate_methods(fixture, names, device)
     n_edges = Graph.of(load_program(fixture).arch).n_edges
     if as_json:

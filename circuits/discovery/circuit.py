@@ -1,7 +1,7 @@
 """`Circuit`: a set of edges of a model's graph, how it was chosen, and what it was chosen on."""
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
-from interp.errors import InterpError, SiteError
+from interp.errors import InterpError
 from interp.graph import Graph, edges_of_nodes
 
 
@@ -184,13 +184,16 @@ def greedy_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
 
 
 def top_nodes(scores: NodeScores, n: int, absolute: bool = True) -> Circuit:
-    """The `n` highest-scored nodes with all their outgoing edges (MIB's node circuits)."""
+    """The `n` highest-scored heads and MLPs with all their outgoing edges (MIB's node circuits).
+
+    The embedding is always in the circuit, and not counted: without it nothing is fed.
+    """
     graph = scores.graph
-    check_size(n, graph.n_sources)
+    check_size(n, graph.n_sources - 1)
     mean = torch.from_numpy(scores.mean().values).double()
-    rank = mean.abs() if absolute else mean
-    nodes = rank.argsort(descending=True, stable=True)[:n].tolist()
-    edges = prune(graph, edges_of_nodes(graph, nodes))
+    rank = (mean.abs() if absolute else mean)[1:]
+    nodes = (1 + rank.argsort(descending=True, stable=True)[:n]).tolist()
+    edges = prune(graph, edges_of_nodes(graph, [0, *nodes]))
     per_edge = torch.where(graph.exists, mean[:, None], torch.nan)
     return _chosen(scores, edges, per_edge, f"top {n} nodes")
 
@@ -242,11 +245,3 @@ def _chosen(
         weights_hash=scores.weights_hash,
         prompts=scores.prompts,
     )
-
-
-def nodes_of(names: Sequence[str], graph: Graph) -> list[int]:
-    """Indices of nodes by name; see `Graph.node` for what is raised."""
-    try:
-        return [graph.node(name) for name in names]
-    except SiteError as error:
-        raise CircuitError(str(error)) from error

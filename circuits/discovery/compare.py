@@ -18,8 +18,8 @@ class Overlap:
         expected: Jaccard overlap of two random edge sets of these sizes, in expectation.
         shared_edges: edges in both.
         only_first, only_second: nodes that one alone has.
-        rank_correlation: Spearman correlation of their scores over all edges, where both have
-            scores; else ``None``.
+        rank_correlation: Spearman correlation of their scores over all edges, where both score
+            every edge; else ``None``.
     """
 
     edges: float
@@ -59,6 +59,8 @@ def _correlation(first: Circuit, second: Circuit) -> float | None:
         return None
     exists = first.graph.exists
     # One resample: only the value is wanted, and there may be a million edges.
+    if not bool((first.scores + second.scores)[exists].isfinite().all()):
+        return None
     a, b = (scores[exists].numpy() for scores in (first.scores, second.scores))
     return float(spearman(a, b, n_resamples=1).value)
 

@@ -15,6 +15,7 @@ from interp.attribution.cost import forward_equivalents
 from interp.calls import record_layer_calls
 from interp.errors import DataFileError
 from interp.graph import Graph
+from interp.loading import check_device
 from interp.model import Model
 from interp.plain import Program, load_program, read_program
 from interp.statistics import auroc
@@ -98,7 +99,9 @@ def validate_methods(
     """
     program = read_program(path)
     model = load_program(path)
-    model.hf.to(device=device or "cpu", dtype=torch.float64)
+    where = torch.device(device or "cpu")
+    check_device(where)
+    model.hf.to(device=where, dtype=torch.float64)
     try:
         truth = set(program.record["gt_edges_resample_nonzero"])
         stored = program.record["edge_scores"]

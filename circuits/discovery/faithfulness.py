@@ -100,8 +100,12 @@ class Faithfulness:
         Raises:
             CircuitError: the two were not measured on the same pairs.
         """
-        if self.ids != other.ids or self.model != other.model:
-            raise CircuitError("differences need two methods measured on the same test pairs.")
+        alike = ("ids", "model", "metric", "ablation")
+        if any(getattr(self, name) != getattr(other, name) for name in alike):
+            raise CircuitError(
+                "differences need two methods measured on the same test pairs of the same model, "
+                "with the same metric and ablation."
+            )
         draws = self._draws(seed, 2000)
         own, others = self._areas(draws), other._areas(draws)
         return {name: _estimate(own[name] - others[name]) for name in own}

@@ -63,7 +63,8 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
         for name, entry in record["edges"].items():
             at = graph.edge(name)
             edges[at] = bool(entry["in_graph"])
-            scores[at] = float(entry.get("score", math.nan))
+            score = entry.get("score")
+            scores[at] = math.nan if score is None else float(score)
         neurons = {
             name: tuple(entry["kept_neurons"])
             for name, entry in record["nodes"].items()
@@ -75,7 +76,12 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
         ) from error
     except SiteError as error:
         raise CircuitError(f"{where}: {error}") from error
-    own = record.get("interp", {})
+    unknown = [name for name in neurons if name not in graph.sources or name[0] != "m"]
+    if unknown:
+        raise CircuitError(
+            f"{where} keeps neurons of {unknown[0]!r}, which is no MLP of its graph."
+        )
+    own = record.get("interp") or {}
     return Circuit(
         graph=graph,
         edges=edges,

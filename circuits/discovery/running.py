@@ -12,9 +12,10 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
-from interp.errors import PairError
+from interp.errors import DegenerateGap
 from interp.graph import Graph
 from interp.masked import Writes, run_masked
+from interp.metrics import DEGENERATE
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, load_pairs, tokenise
 
@@ -126,15 +127,16 @@ def bench(
 
     Raises:
         CircuitError: unknown ablation.
-        PairError: no pair is usable, or full and empty circuit score alike.
+        PairError: no pair is usable.
+        DegenerateGap: full and empty circuit score alike.
     """
     if ablation not in ABLATIONS:
         raise CircuitError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
     loaded = load_pairs(pairs)
     kept, excluded = tokenise(model, loaded)
     batches, full, empty = prepared(model, list(contrasts(model, kept, metric, at_once)), ablation)
-    if not abs(full.mean() - empty.mean()) > 1e-4:
-        raise PairError(
+    if not abs(full.mean() - empty.mean()) >= DEGENERATE:
+        raise DegenerateGap(
             f"{loaded.source}: the whole model ({full.mean():.6g}) and the empty circuit "
             f"({empty.mean():.6g}) score alike in {metric}, so faithfulness divides by nothing."
         )
@@ -230,5 +232,8 @@ def _neuron_mask(model: Model, circuit: Circuit) -> Bool[Tensor, "layer neuron"]
     for name, kept in circuit.neurons.items():
         layer = int(name.removeprefix("m"))
         mask[layer] = False
+        wrong = [i for i in kept if not 0 <= i < mask.shape[1]]
+        if wrong:
+            raise CircuitError(f"{name} has no neuron {wrong[0]}: 0 to {mask.shape[1] - 1} exist.")
         mask[layer, list(kept)] = True
     return mask

@@ -74,7 +74,7 @@ def attribute_edges(
 
     def rows(contrast: Contrast) -> Rows:
         found, metric = edges_by(model, contrast, method, steps)
-        return np.stack([scores[graph.exists].numpy() for scores in found]), metric
+        return np.stack([scores[graph.exists].float().numpy() for scores in found]), metric
 
     values, labels = _measure(model, pairs, metric, at_once, progress, rows)
     array = xr.DataArray(
@@ -102,6 +102,11 @@ def edges_by(
     if method not in special:
         raise MetricError(
             f"unknown attribution method {method!r}. {did_you_mean(method, EDGE_METHODS)}"
+        )
+    if steps is not None and (method != "eap-ig-activations" or steps < 1):
+        raise MetricError(
+            f"{method!r} cannot take {steps} steps; 'eap-ig', 'eap-gl' and 'eap-ig-activations' "
+            "take 1 or more."
         )
     return special[method](model, contrast), baseline(model, contrast)
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.calls import LayerCalls, record_layer_calls
-from interp.errors import MetricError
+from interp.errors import MetricError, PairError
 from interp.metrics import metric_named
 from interp.model import Model
 from interp.pairs import TokenPair, batch
@@ -61,13 +61,16 @@ def contrasts(
 
     Raises:
         MetricError: a metric that has no useful gradient at the clean run.
+        PairError: fewer than one pair in a batch.
     """
     chosen = metric_named(metric)
     if metric in ("kl", "rank"):
         raise MetricError(
             f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
         )
-    step = at_once or PAIRS_AT_ONCE
+    step = PAIRS_AT_ONCE if at_once is None else at_once
+    if step < 1:
+        raise PairError(f"at_once={at_once}: a micro-batch holds at least one pair.")
     for start in range(0, len(pairs), step):
         tokens = batch(model, pairs[start : start + step])
         last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1

@@ -122,7 +122,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     read = _answer_direction(model, at.answers)
     nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
     total = (model.ln_final(final) * read).sum(-1) + _bias_gap(model, at.answers)
-    return DirectEffects(nodes.float(), (total - nodes.sum(1)).float())
+    return DirectEffects(nodes.float().cpu(), (total - nodes.sum(1)).float().cpu())
 
 
 def head_shares(
@@ -232,6 +232,8 @@ def _increase(
 ) -> Float[Tensor, " unit"]:
     both = torch.cat([base[None], base + writes])[:, None]
     normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
+    bias: Tensor | None = getattr(model.ln_final, "bias", None)
+    normed = normed if bias is None else normed + bias
     step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
     log_p = torch.cat(
         [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]

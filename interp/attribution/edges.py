@@ -192,7 +192,7 @@ def _contract(graph: Graph, here: _Tokens) -> Float[Tensor, "source destination"
 
 
 def _columns(multiplier: Float[Tensor, "token branch d"]) -> Float[Tensor, "token_d branch"]:
-    return multiplier.transpose(1, 2).flatten(0, 1)
+    return _wide(multiplier.transpose(1, 2).flatten(0, 1))
 
 
 def _wide(x: Tensor) -> Tensor:

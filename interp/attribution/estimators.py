@@ -140,8 +140,10 @@ def linearise(
         contrast.calls.embeddings[which] for which in (contrast.clean, contrast.corrupt)
     )
     pair = torch.arange(len(contrast))
-    points = torch.tensor([t for t, _ in estimator.points]).to(clean_in)
-    weights = torch.tensor([w for _, w in estimator.points]).repeat_interleave(len(pair))
+    points = torch.tensor([t for t, _ in estimator.points], dtype=torch.float64).to(clean_in)
+    weights = torch.tensor([w for _, w in estimator.points], dtype=torch.float64).repeat_interleave(
+        len(pair)
+    )
     start = torch.lerp(corrupt_in, clean_in, points[:, None, None, None]).flatten(0, 1)
     with torch.enable_grad(), rule.clean(model):
         rows = pair.repeat(len(points))

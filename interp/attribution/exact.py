@@ -108,23 +108,39 @@ class Effects:
             self.full, self.empty = (
                 contrast.read(r.final, pair).double().cpu() for r in (self.clean, self.corrupt)
             )
+        self._changes: dict[int, Tensor] = {}
         self.first = _first_difference(contrast, shares_prefixes(model))
 
     def change(self, source: int) -> Float[Tensor, "pair pos d_model"]:
         """Corrupt minus clean, of what a source writes to the residual stream."""
+        if source not in self._changes:
+            self._changes |= self._change_of(source)
+        return self._changes[source]
+
+    def _change_of(self, source: int) -> dict[int, Tensor]:
+        """A source's change; a head comes with its whole layer, whose product is one."""
         clean, corrupt = self.clean.kept, self.corrupt.kept
         if source == 0:
-            return corrupt["resid_pre"][0] - clean["resid_pre"][0]
+            return {0: corrupt["resid_pre"][0] - clean["resid_pre"][0]}
         layer, head = divmod(source - 1, self.graph.n_heads + 1)
         if head == self.graph.n_heads:
-            return corrupt["mlp_out"][layer] - clean["mlp_out"][layer]
-        return self.head_change(layer, head, corrupt["z"][layer] - clean["z"][layer])
+            return {source: corrupt["mlp_out"][layer] - clean["mlp_out"][layer]}
+        by_head = head_writes(self.model, layer, corrupt["z"][layer] - clean["z"][layer])
+        own = self.graph.heads(layer)
+        return {
+            node: self._after_post_norm(layer, by_head[:, i])
+            for i, node in enumerate(range(own.start, own.stop))
+        }
 
     def head_change(
         self, layer: int, head: int, z_change: Float[Tensor, "pair pos width"]
     ) -> Float[Tensor, "pair pos d_model"]:
         """Change of attention's write when one head's output changes, through a post-norm."""
-        moved = head_writes(self.model, layer, z_change)[:, head]
+        return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
+
+    def _after_post_norm(
+        self, layer: int, moved: Float[Tensor, "pair pos d_model"]
+    ) -> Float[Tensor, "pair pos d_model"]:
         path = self.model.arch.parts.ln1_post
         if path is None:
             return moved

@@ -48,6 +48,8 @@ def path_patch(
     Source: Wang et al., arXiv 2211.00593, section 3.1; Goldowsky-Dill et al., arXiv 2304.05969.
     """
     graph = Graph.of(model.arch)
+    if not paths:
+        raise SiteError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
     kept, _ = tokenise(model, load_pairs(pairs))
     effects = np.concatenate(

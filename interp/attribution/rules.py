@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from interp.calls import restore_forward
 from interp.model import Model
 
 ELEMENTWISE = frozenset(
@@ -131,7 +132,9 @@ class _Rule(Gradient):
         if enable_gqa:
             groups = q.shape[1] // k.shape[1]
             k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-        scores = self.product(torch.matmul, q, k.transpose(-1, -2))
+        # As fused attention does: scores and pattern at least in fp32.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scores = self.product(torch.matmul, q.to(wide), k.transpose(-1, -2).to(wide))
         scores = scores * (scale if scale is not None else 1 / math.sqrt(q.shape[-1]))
         lowest = torch.finfo(scores.dtype).min
         if is_causal:
@@ -141,7 +144,7 @@ class _Rule(Gradient):
             scores = scores.masked_fill(~attn_mask, lowest)
         elif attn_mask is not None:
             scores = (scores + attn_mask).clamp(min=lowest)
-        return self.product(torch.matmul, self.softmax(scores), v)
+        return self.product(torch.matmul, self.softmax(scores), v.to(wide)).to(v.dtype)
 
     def layer_norm(
         self, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
@@ -178,11 +181,12 @@ def _as_elementwise(module: nn.Module, elementwise: Callable[..., Tensor]) -> Ge
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             return elementwise(forward, x)
 
+    before = module.__dict__.get("forward")
     module.forward = whole
     try:
         yield
     finally:
-        del module.forward
+        restore_forward(module, before)
 
 
 class RelP(_Rule):
@@ -199,6 +203,10 @@ class RelP(_Rule):
         """Differentiate by the rules."""
         with self._watching(model):
             yield
+
+    def _handler(self, name: str, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        # The only exponential outside attention is the metric's own: p from log p.
+        return None if name == "exp" else super()._handler(name, func)
 
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
         """Where the norm's scale is the same."""
@@ -355,7 +363,12 @@ class _Elementwise(torch.autograd.Function):
 
 
 def _slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
-    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close."""
+    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close.
+
+    At least in fp32: in 16-bit formats runs a rounding step apart would give a chord of noise.
+    """
+    kind = x.dtype
+    x, other = (v.to(torch.promote_types(kind, torch.float32)) for v in (x, other))
     with torch.no_grad():
         step = x - other
         close = step.abs() <= CLOSE * torch.maximum(x.abs(), other.abs())
@@ -363,7 +376,7 @@ def _slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
     with torch.enable_grad():
         middle = ((x + other) / 2).detach().requires_grad_(True)
         (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
-    return torch.where(close, derivative, chord)
+    return torch.where(close, derivative, chord).to(kind)
 
 
 class _Product(torch.autograd.Function):

@@ -66,6 +66,21 @@ class Scores:
         """Mean over pairs."""
         return self.values.mean("pair")
 
+    @property
+    def convergence(self) -> float | None:
+        """Part of the clean-corrupt gap that the input's scores add up to; 1 = complete.
+
+        Integrated gradients tend to 1 as steps grow (arXiv 1703.01365, proposition 1), and the
+        discrete gradient is 1; ``None`` for scores that do not name the input.
+        """
+        axis = self.over[0]
+        names = [str(n) for n in self.values.coords[axis].values] if len(self.over) == 1 else []
+        ours = [i for i, n in enumerate(names) if n == "input" or n.startswith("input->")]
+        if not ours:
+            return None
+        total = float(self.values.isel({axis: ours}).sum(axis).mean())
+        return total / float((self.clean - self.corrupt).mean())
+
     def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
         """The components with the largest absolute mean, with 95 % bootstrap intervals."""
         table = self.mean().to_dataframe(name="score").reset_index().dropna(subset=["score"])
@@ -98,6 +113,7 @@ class Scores:
             "excluded": [vars_of(row) for row in self.excluded],
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
+            "convergence": self.convergence,
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
             "seconds": round(self.seconds, 3),
