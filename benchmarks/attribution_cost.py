@@ -154,7 +154,6 @@ def edges(args: argparse.Namespace) -> dict[str, Any]:
     model = interp.load_model(hf, tokenizer=interp.load_model("smollm2-135m").tokenizer)
     rows = interp.load_pairs(PAIRS)[: args.pairs]
     graph = Graph.of(model.arch)
-    attribute_edges(model, rows[:1], "eap")
     out: dict[str, Any] = {"n_edges": graph.n_edges, "n_pairs": len(rows), "methods": {}}
     out["weights_gb"] = sum(p.numel() * p.element_size() for p in hf.parameters()) / 1e9
     tokens = sum(len(p.clean) for p in tokenise(model, rows)[0])

@@ -289,13 +289,13 @@ def compare(
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.compare import overlap
 
-    if len(circuits) < 2:
-        raise CircuitError(f"only {circuits[0]} was given; name two circuits or more to compare.")
-    names = [str(path) for path in circuits]
+    names = list(dict.fromkeys(map(str, circuits)))
+    if len(names) < 2:
+        raise CircuitError(f"only {names[0]} was given; name two circuits or more to compare.")
     loaded = {name: _needed(Path(name))[1] for name in names}
     rows = [
         {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
-        for a, b in combinations(names, 2)
+        for a, b in combinations(loaded, 2)
     ]
     if as_json:
         listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
