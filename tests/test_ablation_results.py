@@ -1,4 +1,4 @@
-"""Ablation equals plain hooked passes on every family; sets, controls, readouts by definition."""
+"""Ablation studies: random sets, readouts by definition, results, folders and refusals."""
 
 import dataclasses
 import json
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import ROOT, tiny, word_pairs
+from conftest import tiny, word_pairs
+from test_ablation import PAIR, TEXT, naive, plain_forward, recorded
 
 import interp
-from interp.ablation import Component, ComponentSet, all_but, cumulative, running, singles
-from interp.ablation.components import SITE_OF, components_of
+from interp.ablation import ComponentSet, all_but, cumulative, running, singles
+from interp.ablation.components import components_of
 from interp.ablation.controls import random_sets, write_norms
 from interp.ablation.readouts import UNITS, WINDOW, windows
 from interp.ablation.sets import as_sets
@@ -25,74 +26,10 @@ from interp.errors import (
     SiteError,
 )
 from interp.hooks import hooked
-from interp.model import Model
-from interp.pairs import TokenPair, tokenise
+from interp.pairs import tokenise
 from interp.prompts import prompts_of
 from interp.sites import SITES
 from interp.statistics import StatisticsError
-
-CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
-REFERENCE = ["w1 w2 w3 w4 w20", "w50 w51 w52", "w8 w7 w6 w5 w4 w3 w2 w1 w0"]
-ALIGNED = ["w50 w51 w52 w53", "w8 w7 w6 w5"]
-TEXT = " ".join(f"w{(7 * i * i + 3 * i) % 90}" for i in range(3 * WINDOW + 9))
-ONE_PAIR = {"clean": "w7 w8 w10 w11", "corrupt": "w7 w8 w12 w11", "answer": "w30"}
-PAIR = ONE_PAIR | {"wrong_answer": "w31"}
-
-
-def plain_forward(model: Model, ids, edits=()) -> torch.Tensor:
-    """Logits of one prompt, by the model itself."""
-    with torch.no_grad(), hooked(model, edits):
-        return model.hf(torch.tensor([ids]), use_cache=False).logits[0].float()
-
-
-def recorded(model: Model, ids, site: str, layer: int) -> torch.Tensor:
-    kept: list[torch.Tensor] = []
-    plain_forward(model, ids, [(SITES[site], layer, lambda a: kept.append(a[0].clone()))])
-    return kept[0]
-
-
-def mean_of(model: Model, site: str, layer: int, by_position: bool) -> torch.Tensor:
-    prompts = [model.encode(text) for text in (ALIGNED if by_position else REFERENCE)]
-    each = [recorded(model, ids, site, layer) for ids in prompts]
-    return torch.stack(each).mean(0) if by_position else torch.cat(each).mean(0)
-
-
-def naive(model: Model, pair: TokenPair, components, kind: str, by_position=False) -> torch.Tensor:
-    """Logits at the last token with components replaced one by one, each by a hook of its own."""
-
-    def edit(one: Component):
-        site = SITE_OF[one.kind]
-        each = model.width(SITES[site]) // model.n_units(SITES[site])
-        own = slice(one.unit * each, (one.unit + 1) * each)
-        if kind == "zero":
-            value = torch.zeros(model.width(SITES[site]))
-        elif kind == "mean":
-            value = mean_of(model, site, one.layer, by_position)
-        else:
-            value = recorded(model, pair.corrupt, site, one.layer)
-
-        def change(activation):
-            activation[0, :, own] = value[..., own]
-
-        return SITES[site], one.layer, change
-
-    return plain_forward(model, pair.clean, [edit(one) for one in components])[-1]
-
-
-def logit_diff(logits: torch.Tensor, pair: TokenPair) -> float:
-    return float(logits[pair.answer] - logits[pair.wrong_answer])
-
-
-def mixed_sets(model: Model) -> dict[str, ComponentSet]:
-    sets = {
-        "head": "a1.h2",
-        "mlp": "m1",
-        "neurons": "m0.n3,m2.n0,m2.n40",
-        "set": ["a0.h1", "a2.h0", "a2.h3", "m2", "m1.n7"],
-        "layer": "a1",
-    }
-    return as_sets(model, sets) | all_but(model, {"kept": ["a0.h1", "a2.h3", "m1"]})
-
 
 # --- controls ----------------------------------------------------------------------------------
 
