@@ -247,15 +247,8 @@ def test_without_cuts_every_edge_of_a_node():
     assert circuit.n_edges == sum("a0.h1" not in name for name in SMALL.edge_names)
 
 
-def test_criteria_find_a_needless_node(found: EdgeScores):
-    model = tiny("gemma3")
-    test = bench(model, word_pairs()[2:])
-    full = whole(test.graph)
-    result = criteria(test, full, n_sets=3)
-    assert result.faithfulness == pytest.approx(1, abs=1e-4)
-    assert max(result.incompleteness) == pytest.approx(0, abs=1e-5)
-    assert set(result.minimality) == set(full.nodes) - {"input"}
-    assert min(result.minimality.values()) >= 0
+def test_criteria_need_a_node():
+    test = bench(tiny("gemma3"), word_pairs()[2:])
     with pytest.raises(CircuitError, match="no heads or MLPs"):
         criteria(test, of_edges(test.graph, ["input->logits"]))
 
