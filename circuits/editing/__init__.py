@@ -1,0 +1,1 @@
+"""Editing knowledge: facts become low-rank changes of weights, applied, undone and judged."""
