@@ -61,15 +61,20 @@ def words(text: str) -> tuple[str, ...]:
 @functools.cache
 def normalised(text: str) -> tuple[str, ...]:
     """The words of a text in one case, without a first article (unless that is all there is)."""
-    folded = tuple(unicodedata.normalize("NFKC", word.casefold()) for word in words(text))
+    folded = _folded(text)
     return folded[1:] if len(folded) > 1 and folded[0] in ARTICLES else folded
+
+
+@functools.cache
+def _folded(text: str) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFKC", word.casefold()) for word in words(text))
 
 
 def _mentions(text: str, name: str) -> bool:
     core = normalised(name)
     letters = sum(map(len, core))
     if letters > SHORT:
-        return _contains(tuple(word.casefold() for word in words(text)), core)
+        return _contains(_folded(text), core)
     if not letters or (letters < SHORT and name == name.lower()):
         return False
     return _contains(words(text), words(name))
@@ -77,7 +82,7 @@ def _mentions(text: str, name: str) -> bool:
 
 def _contains(text: tuple[str, ...], part: tuple[str, ...]) -> bool:
     n = len(part)
-    return any(text[i : i + n] == part for i in range(len(text) - n + 1))
+    return part[0] in text and any(text[i : i + n] == part for i in range(len(text) - n + 1))
 
 
 def short_answer(generated: str) -> str:

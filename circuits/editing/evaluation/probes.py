@@ -7,8 +7,9 @@ share no subject and no bridge.
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from circuits.editing.evaluation.answers import Answer, normalised
@@ -36,7 +37,7 @@ class Known:
     subjects: tuple[str, ...]
     relations: tuple[str, ...]
 
-    @property
+    @cached_property
     def entities(self) -> frozenset[tuple[str, ...]]:
         """Its subject and bridges, normalised."""
         return frozenset(map(normalised, self.subjects))
@@ -117,17 +118,15 @@ def probes(case: Case, pool: Pool, k: int = 4, seed: int = 0) -> dict[ProbeKind,
     old = frozenset[tuple[str, ...]]().union(*(answer.keys for answer in case.originals))
     candidates: dict[ProbeKind, list[Known]] = {
         "neighbour": [f for f in other if not apart.names.isdisjoint(f.entities)],
-        "same_answer": [
-            f for f in one_hop + other if apart(f) and not old.isdisjoint(f.answer.keys)
-        ],
-        "control_two_hop": [chain for chain in pool.composed(case) if apart(chain)],
-        "same_relation": [fact for fact in one_hop if apart(fact)],
+        "same_answer": [f for f in one_hop + other if not old.isdisjoint(f.answer.keys)],
+        "control_two_hop": pool.composed(case),
+        "same_relation": one_hop,
     }
     drawn: dict[ProbeKind, tuple[Known, ...]] = {}
     for kind in KINDS:
-        rng = random.Random(f"{seed} {case.id} {kind}")
-        usable = [q for q in candidates[kind] if q.text not in used and apart.unambiguous(q)]
-        drawn[kind] = _draw(usable, k, rng)
+        fresh = [question for question in candidates[kind] if question.text not in used]
+        usable = apart.unambiguous if kind == "neighbour" else apart.control
+        drawn[kind] = _draw(fresh, usable, k, random.Random(f"{seed} {case.id} {kind}"))
         used |= {question.text for question in drawn[kind]}
     return drawn
 
@@ -166,7 +165,8 @@ def preservation(
     apart = _Apart(case)
     return {
         kind: _draw(
-            [q for q in questions if taken.isdisjoint(q.entities) and apart(q)],
+            [question for question in questions if taken.isdisjoint(question.entities)],
+            apart,
             k,
             random.Random(f"{seed} {case.id} keep {kind}"),
         )
@@ -180,16 +180,21 @@ class _Apart:
     def __init__(self, case: Case) -> None:
         self.subjects = case.edited_subjects
         self.names = frozenset[tuple[str, ...]]().union(*(s.keys for s in self.subjects))
-        self.new = (*case.targets, case.new_answer)
+        new = (*case.targets, case.new_answer)
+        self.new = frozenset[tuple[str, ...]]().union(*(answer.keys for answer in new))
 
     def __call__(self, question: Known) -> bool:
         """Whether it neither goes through an edited subject nor names one."""
         through = not self.names.isdisjoint(question.entities)
         return not through and not any(s.lenient(question.text) for s in self.subjects)
 
+    def control(self, question: Known) -> bool:
+        """Whether it is unambiguous, and apart."""
+        return self.unambiguous(question) and self(question)
+
     def unambiguous(self, question: Known) -> bool:
         """Whether an edit that spreads to it would change its answer."""
-        return not any(question.answer.overlaps(answer) for answer in self.new)
+        return self.new.isdisjoint(question.answer.keys)
 
 
 def _edited(case: Case) -> list[str]:
@@ -201,9 +206,15 @@ def _own_questions(case: Case) -> set[str]:
     return {*case.questions, *(hop.question for hop in hops), *(q.text for q in case.paraphrases)}
 
 
-def _draw(usable: Sequence[Known], k: int, rng: random.Random) -> tuple[Known, ...]:
-    """Up to k questions, one a chain: its other wordings would count it again."""
-    chains: dict[tuple[tuple[str, ...], tuple[str, ...]], Known] = {}
-    for question in rng.sample(list(usable), len(usable)):
-        chains.setdefault((question.subjects, question.relations), question)
-    return tuple(chains.values())[:k]
+def _draw(
+    candidates: Sequence[Known], usable: Callable[[Known], bool], k: int, rng: random.Random
+) -> tuple[Known, ...]:
+    """Up to k usable questions, one a chain: its other wordings would count it again."""
+    drawn: dict[tuple[tuple[str, ...], tuple[str, ...]], Known] = {}
+    for question in rng.sample(list(candidates), len(candidates)):
+        if len(drawn) == k:
+            break
+        chain = (question.subjects, question.relations)
+        if chain not in drawn and usable(question):
+            drawn[chain] = question
+    return tuple(drawn.values())
