@@ -50,7 +50,7 @@ class Answer:
         return not self.keys.isdisjoint(other.keys)
 
 
-@functools.cache
+@functools.lru_cache(1 << 16)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text in its own case: NFKC, initials joined (``D.C.`` is ``DC``)."""
     plain = unicodedata.normalize("NFKC", text)
@@ -58,14 +58,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W_]+[+#]*", joined))
 
 
-@functools.cache
+@functools.lru_cache(1 << 16)
 def normalised(text: str) -> tuple[str, ...]:
     """The words of a text in one case, without a first article (unless that is all there is)."""
     folded = _folded(text)
     return folded[1:] if len(folded) > 1 and folded[0] in ARTICLES else folded
 
 
-@functools.cache
+@functools.lru_cache(1 << 16)
 def _folded(text: str) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFKC", word.casefold()) for word in words(text))
 
@@ -91,5 +91,9 @@ def short_answer(generated: str) -> str:
 
 
 def reasoned_answer(generated: str) -> str:
-    """What a model said after its thoughts: the line after its first ``Answer:``, or nothing."""
-    return short_answer(generated.partition("Answer:")[2])
+    """What a model said after its thoughts: the line after its first ``Answer:``, or nothing.
+
+    What comes after it asked itself the next question is not read.
+    """
+    own = generated.split("\nQuestion:", 1)[0]
+    return short_answer(own.partition("Answer:")[2])
