@@ -1,0 +1,1 @@
+"""Judging edits without a model: cases, answers, control questions, prompts and metrics."""
