@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.model import Model
-from interp.projections import Rewrite, rewriting, writer
+from interp.projections import Rewrite, rewriting
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,9 @@ class Change:
         """What is added to the weight."""
         return self.up @ self.down.T
 
-    def added_to(self, weight: Tensor, module: nn.Module) -> Tensor:
-        """The changed weight, in the weight's own layout (GPT-2's Conv1D is transposed) and dtype.
-
-        The sum is formed in fp32 or better and rounded once.
-        """
-        delta = self.matrix if isinstance(module, nn.Linear) else self.matrix.T
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        return (weight.to(wide) + delta.to(weight.device, wide)).to(weight.dtype)
-
 
 Changes = tuple[Change, ...]
 """All changes of one edit."""
-
-
-def check_fits(model: Model, changes: Changes) -> None:
-    """Raise `SiteError` unless the model has every changed projection."""
-    for change in changes:
-        writer(model, change.site, change.layer)
 
 
 @contextlib.contextmanager

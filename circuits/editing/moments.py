@@ -97,7 +97,7 @@ def own_samples(model: Model, n_tokens: int, seed: int = 0) -> list[TokenPrompt]
     """Passages that the model writes itself at temperature 1, from its beginning-of-text token."""
     tokenizer = model.tokenizer
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    per_batch = 32 if model.device.type == "cpu" else 256
+    per_batch = min(256, -(-n_tokens // WINDOW))
     rows: list[TokenPrompt] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,0 +1,88 @@
+"""What a model knows before any edit: the filter that every figure is conditional on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from interp.model import Model
+
+from circuits.editing.asking import Ask, generations
+from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.cases import Case
+from circuits.editing.evaluation.prompts import Shots
+
+AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Answers of the unedited model.
+
+    Attributes:
+        right: the questions that it answers rightly.
+        asked: all questions put to it, and what it said.
+    """
+
+    right: frozenset[str]
+    asked: dict[str, str]
+
+    def usable(self, case: Case) -> str:
+        """Why a case cannot be scored; empty where it can.
+
+        Every hop of the old chain, any wording of its question, and the unedited hops of the
+        new chain must be right before the edit.
+        """
+        if not all(hop.question in self.right for hop in case.hops):
+            return "a hop is not known before the edit"
+        if not any(question in self.right for question in case.questions):
+            return "the multi-hop question is not answered before the edit"
+        kept = (hop for i, hop in enumerate(case.new_hops) if i not in case.edited_hops)
+        if not all(hop.question in self.right for hop in kept):
+            return "an unedited hop of the new chain is not known"
+        if case.answer.overlaps(case.new_answer):
+            return "the edit does not change the answer"
+        return ""
+
+
+def know(
+    model: Model,
+    cases: Sequence[Case],
+    shots: Shots,
+    progress: Callable[[int, int], None] | None = None,
+) -> Knowledge:
+    """Ask an unedited model every hop, and the questions of the chains whose hops it knows.
+
+    Args:
+        model: the model.
+        cases: whose questions.
+        shots: the demonstrations.
+        progress: called with (questions asked, questions in this round).
+    """
+    asked: dict[str, str] = {}
+    right: set[str] = set()
+
+    def ask(questions: dict[str, Answer]) -> None:
+        todo = [text for text in questions if text not in asked]
+        for lo in range(0, len(todo), AT_ONCE):
+            some = todo[lo : lo + AT_ONCE]
+            asks = [Ask(0, shots.ask(text), shots.prefix) for text in some]
+            for text, said in zip(some, generations(model, asks, [()]), strict=True):
+                asked[text] = shots.read(said)
+                if questions[text].lenient(asked[text]):
+                    right.add(text)
+            if progress:
+                progress(min(lo + AT_ONCE, len(todo)), len(todo))
+
+    hops = [hop for case in cases for hop in (*case.hops, *case.new_hops)]
+    edited = {case.new_hops[at].question for case in cases for at in case.edited_hops}
+    true = {hop.question for case in cases for hop in case.hops}
+    ask({hop.question: hop.answer for hop in hops if hop.question not in edited - true}
+        | {hop.question: hop.answer for case in cases for hop in case.hops})
+    ask(
+        {
+            question: case.answer
+            for case in cases
+            if all(hop.question in right for hop in case.hops)
+            for question in case.questions
+        }
+    )
+    return Knowledge(frozenset(right), asked)
