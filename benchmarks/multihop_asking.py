@@ -1,18 +1,20 @@
-"""Asking a model short questions: few-shot, greedy, in batches that share the demonstrations' cache.
+"""What a model knows of the multi-hop set: few-shot questions, greedy, in batches.
 
-    Asker("gemma-3-270m", cache=Path("runs/multihop_gemma.json")).ask(questions) -> answers
+Asker("gemma-3-270m", cache=Path("runs/multihop_gemma.json")).ask(questions) -> answers
 """
 
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from multihop_facts import Chain, Fact, Knowledge, hop, mentions, questions
+from rich.progress import track
 from torch import Tensor
-from tqdm import tqdm
 
 from interp import load_model
 
@@ -34,11 +36,11 @@ N_SAVE = 20  # batches between two writes of the answers
 class Asker:
     """A model that is asked each question once; answers are kept in a JSON file."""
 
-    def __init__(self, model: str, cache: Path) -> None:
-        self.name, self.cache = model, cache
+    def __init__(self, model: str, answers: Path) -> None:
+        self.name, self.file = model, answers
         self.answers: dict[str, str] = {}
-        if cache.exists():
-            self.answers = json.loads(cache.read_text(encoding="utf-8"))
+        if answers.exists():
+            self.answers = json.loads(answers.read_text(encoding="utf-8"))
         self._model: Any = None
 
     def ask(self, questions: Iterable[str]) -> list[str]:
@@ -65,9 +67,11 @@ class Asker:
                 torch.tensor([prefix]), use_cache=True, logits_to_keep=1
             ).past_key_values
             groups = [
-                rows[i : i + N_BATCH] for rows in by_length.values() for i in range(0, len(rows), N_BATCH)
+                rows[i : i + N_BATCH]
+                for rows in by_length.values()
+                for i in range(0, len(rows), N_BATCH)
             ]
-            for n, rows in enumerate(tqdm(groups, desc=self.name, mininterval=20)):
+            for n, rows in enumerate(track(groups, self.name)):
                 texts = self._continue(shared, torch.tensor([ids for _, ids in rows]))
                 self.answers |= {q: t for (q, _), t in zip(rows, texts, strict=True)}
                 if n % N_SAVE == N_SAVE - 1:
@@ -100,7 +104,69 @@ class Asker:
         return texts
 
     def _save(self) -> None:
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.cache.with_suffix(".tmp")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.file.with_suffix(".tmp")
         beside.write_text(json.dumps(self.answers, ensure_ascii=False), encoding="utf-8")
-        beside.replace(self.cache)
+        beside.replace(self.file)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a model answers of one chain.
+
+    Attributes:
+        hops: for each hop, whether its question is answered.
+        composed: whether any of the three composed questions is answered; None where a hop is
+            not, and the questions were not asked.
+    """
+
+    hops: tuple[bool, ...]
+    composed: bool | None
+
+
+def judge(knowledge: Knowledge, chains: Sequence[Chain], asker: Any) -> list[Known]:
+    """Ask every hop once, and composed questions of the chains whose hops are all known."""
+
+    def right(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        said = asker.ask([question for question, _ in pairs])
+        return [mentions(s, knowledge.names(a)) for s, (_, a) in zip(said, pairs, strict=True)]
+
+    facts = list(dict.fromkeys(fact for chain in chains for fact in chain))
+    knows = dict(zip(facts, right([_asked(knowledge, fact) for fact in facts]), strict=True))
+    hops = [tuple(knows[fact] for fact in chain) for chain in chains]
+    open_ = [i for i, known in enumerate(hops) if all(known)]
+    composed: dict[int, bool] = dict.fromkeys(open_, False)
+    for form in range(3):
+        still = [i for i in open_ if not composed[i]]
+        pairs = [(questions(knowledge, chains[i])[form], chains[i][-1].object) for i in still]
+        composed |= dict(zip(still, right(pairs), strict=True))
+    return [Known(known, composed.get(i)) for i, known in enumerate(hops)]
+
+
+def _asked(knowledge: Knowledge, fact: Fact) -> tuple[str, str]:
+    return hop(knowledge, fact)["question"], fact.object
+
+
+def tables(chains: dict[Chain, str], known: Sequence[Known]) -> str:
+    """Markdown: counts by hops and split, then by first and by last relation and by fact."""
+    rows = list(zip(chains.items(), known, strict=True))
+
+    def line(label: str, part: Sequence[tuple[tuple[Chain, str], Known]]) -> str:
+        n_all = sum(all(k.hops) for _, k in part)
+        n_composed = sum(bool(k.composed) for _, k in part)
+        return f"| {label} | {len(part)} | {n_all} | {n_composed} |"
+
+    out = ["| chains | n | every hop right | and a composed question right |", "|---|---|---|---|"]
+    out.append(line("all", rows))
+    for hops in (2, 3):
+        for split in ("design", "test"):
+            part = [row for row in rows if len(row[0][0]) == hops and row[0][1] == split]
+            out.append(line(f"{hops} hops, {split}", part))
+    for title, place in (("first relation", 0), ("last relation", -1)):
+        out += ["", f"| {title} | n | every hop right | and a composed question right |"]
+        out.append("|---|---|---|---|")
+        by: dict[str, list[Any]] = defaultdict(list)
+        for row in rows:
+            by[row[0][0][place].relation.name].append(row)
+        out += [line(f"`{name}`", by[name]) for name in sorted(by, key=lambda name: -len(by[name]))]
+    return "\n".join(out)

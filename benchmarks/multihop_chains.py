@@ -10,16 +10,26 @@ questions, counterfactual edits and splits follow from them by seeded rules, wit
 import argparse
 import json
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "datasets"
-FACTS, CASES = FOLDER / "multihop_facts.json", FOLDER / "multihop_chains.json"
+from multihop_facts import (
+    FOLDER,
+    Chain,
+    Fact,
+    Knowledge,
+    Relation,
+    description,
+    fill,
+    hop,
+    load_knowledge,
+    mentions,
+    questions,
+)
+
+CASES = FOLDER / "multihop_chains.json"
 SEED = 0
 N_SOURCES = {2: 2, 3: 2}  # chains kept for one last bridge and last relation, by hops
 N_IMPLICIT = 6
@@ -28,192 +38,6 @@ N_CANDIDATES = 20  # the best-known objects among which a counterfactual target 
 THREE_HOP_EDITS = ((0,), (1,), (2,), (0, 2), (2,), (1,), (0,), (0, 1), (1, 2))
 
 Case = dict[str, Any]
-
-# --- facts -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A single-valued relation and how it is put into words.
-
-    Attributes:
-        name: its identifier.
-        source: kind of the subjects.
-        target: kind of the objects.
-        home: whether its objects may be the last bridge of a three-hop chain.
-        cloze: a sentence that the object completes, ``{}`` for the subject.
-        question: the question for the object of a subject that is named.
-        asks: three questions for the object that also take a long noun phrase.
-        phrases: three noun phrases that mean the object.
-    """
-
-    name: str
-    source: str
-    target: str
-    home: bool
-    cloze: str
-    question: str
-    asks: tuple[str, str, str]
-    phrases: tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A triple."""
-
-    subject: str
-    relation: Relation
-    object: str
-
-
-Chain = tuple[Fact, ...]
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """All facts, best-known subjects of a relation first.
-
-    Attributes:
-        facts: the triples in the file's order.
-        texts: each entity's noun phrase with ``{}`` for its name: ``"the {}"``.
-        aliases: other names of an entity.
-        of: the fact about a subject in a relation.
-        about: the facts whose subject an entity is.
-        to: the facts whose object an entity is.
-        order: the relations in the order in which they give sources.
-    """
-
-    facts: tuple[Fact, ...]
-    texts: dict[str, str]
-    aliases: dict[str, tuple[str, ...]]
-    of: dict[tuple[str, str], Fact]
-    about: dict[str, list[Fact]]
-    to: dict[str, list[Fact]]
-    order: tuple[str, ...]
-
-    def text(self, entity: str) -> str:
-        """The entity as it stands inside a sentence."""
-        return self.texts[entity].replace("{}", entity)
-
-    def names(self, entity: str) -> tuple[str, ...]:
-        """The entity's name and aliases."""
-        return (entity, *self.aliases.get(entity, ()))
-
-
-def load_knowledge(path: Path = FACTS) -> Knowledge:
-    """Read and check the hand-written facts.
-
-    Raises:
-        ValueError: an entity of two kinds, a relation with two objects for one subject, or an
-            alias of an unknown entity.
-    """
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    relations = {
-        name: Relation(name, r["from"], r["to"], r["home"], r["cloze"], *_questions(r))
-        for name, r in raw["relations"].items()
-    }
-    facts: list[Fact] = []
-    articles: dict[str, str] = {}
-    kinds: dict[str, str] = {}
-    for name, by_object in raw["facts"].items():
-        relation = relations[name]
-        for written, subjects in by_object.items():
-            entities = [(written, relation.target)]
-            entities += [(subject, relation.source) for subject in subjects.split("; ")]
-            bare = []
-            for entity, kind in entities:
-                article, label = _article(entity)
-                if kinds.setdefault(label, kind) != kind:
-                    raise ValueError(f"{label!r} is a {kinds[label]} and, in {name}, a {kind}")
-                articles[label] = articles.get(label) or article
-                bare.append(label)
-            facts += [Fact(subject, relation, bare[0]) for subject in bare[1:]]
-    texts = {label: _pattern(label, articles[label], raw["kinds"].get(kinds[label], "{}")) for label in kinds}
-    aliases = {label: tuple(a.split("; ")) for label, a in raw["aliases"].items()}
-    if unknown := sorted(aliases.keys() - kinds.keys()):
-        raise ValueError(f"aliases of entities that no fact has: {unknown}")
-    return Knowledge(tuple(facts), texts, aliases, *_indices(facts), tuple(raw["sources"]))
-
-
-def _questions(raw: dict[str, Any]) -> tuple[str, tuple[str, str, str], tuple[str, str, str]]:
-    (a, b, c), (d, e, f) = raw["asks"], raw["phrases"]
-    return raw.get("question", a), (a, b, c), (d, e, f)
-
-
-def _article(entity: str) -> tuple[str, str]:
-    for article in ("the", "a", "an"):
-        if entity.startswith(f"{article} "):
-            return article, entity[len(article) + 1 :]
-    return "", entity
-
-
-def _pattern(label: str, article: str, of_kind: str) -> str:
-    """The noun phrase of an entity: its own article, or what its kind asks for."""
-    pattern = f"{article} {{}}" if article else of_kind
-    return f"an {pattern[2:]}" if pattern.startswith("a ") and label[0] in "aeiou" else pattern
-
-
-def _indices(facts: Sequence[Fact]) -> tuple[dict[Any, Fact], dict[str, Any], dict[str, Any]]:
-    of: dict[tuple[str, str], Fact] = {}
-    about: dict[str, list[Fact]] = defaultdict(list)
-    to: dict[str, list[Fact]] = defaultdict(list)
-    for fact in facts:
-        key = fact.subject, fact.relation.name
-        if key in of:
-            raise ValueError(f"{key} has two objects: {of[key].object!r} and {fact.object!r}")
-        of[key] = fact
-        about[fact.subject].append(fact)
-        to[fact.object].append(fact)
-    return of, dict(about), dict(to)
-
-
-# --- words -------------------------------------------------------------------------------------
-
-
-def fill(template: str, noun: str) -> str:
-    """Put a noun phrase (or a phrase with a slot) into a template and start with a capital."""
-    sentence = template.replace("{}", noun)
-    return sentence[0].upper() + sentence[1:]
-
-
-@cache
-def _word(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(name.casefold())}(?!\w)")
-
-
-@cache
-def mentions(text: str, names: tuple[str, ...]) -> bool:
-    """Whether a text has one of the names as whole words, whatever their case."""
-    folded = text.casefold()
-    return any(_word(name).search(folded) for name in names)
-
-
-def description(knowledge: Knowledge, facts: Chain, form: int) -> str:
-    """A noun phrase that means the last object and names the first subject alone."""
-    noun = knowledge.text(facts[0].subject)
-    for fact in facts:
-        noun = fact.relation.phrases[form].replace("{}", noun)
-    return noun
-
-
-def questions(knowledge: Knowledge, chain: Chain) -> list[str]:
-    """Three composed questions."""
-    return [
-        fill(chain[-1].relation.asks[form], description(knowledge, chain[:-1], form))
-        for form in range(3)
-    ]
-
-
-def hop(knowledge: Knowledge, fact: Fact) -> Case:
-    """One fact as MQuAKE writes a single hop."""
-    noun = knowledge.text(fact.subject)
-    return {
-        "question": fill(fact.relation.question, noun),
-        "cloze": fill(fact.relation.cloze, noun),
-        "answer": fact.object,
-        "answer_alias": list(knowledge.aliases.get(fact.object, ())),
-    }
-
 
 # --- chains ------------------------------------------------------------------------------------
 
@@ -232,7 +56,9 @@ def sound(knowledge: Knowledge, chain: Chain) -> bool:
     """Whether no entity of the chain comes twice or gives another one away by its name."""
     every = entities(chain)
     return not any(
-        mentions(a, knowledge.names(b)) for i, a in enumerate(every) for b in every[:i] + every[i + 1 :]
+        mentions(a, knowledge.names(b))
+        for i, a in enumerate(every)
+        for b in every[:i] + every[i + 1 :]
     )
 
 
@@ -492,46 +318,6 @@ def as_text(cases: Sequence[Case]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-# --- what a model knows ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a model answers of one chain.
-
-    Attributes:
-        hops: for each hop, whether its question is answered.
-        composed: whether any of the three composed questions is answered; None where a hop is
-            not, and the questions were not asked.
-    """
-
-    hops: tuple[bool, ...]
-    composed: bool | None
-
-
-def judge(knowledge: Knowledge, chains: Sequence[Chain], asker: Any) -> list[Known]:
-    """Ask every hop once, and composed questions of the chains whose hops are all known."""
-
-    def right(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        said = asker.ask([question for question, _ in pairs])
-        return [mentions(s, knowledge.names(a)) for s, (_, a) in zip(said, pairs, strict=True)]
-
-    facts = list(dict.fromkeys(fact for chain in chains for fact in chain))
-    knows = dict(zip(facts, right([_asked(knowledge, fact) for fact in facts]), strict=True))
-    hops = [tuple(knows[fact] for fact in chain) for chain in chains]
-    open_ = [i for i, known in enumerate(hops) if all(known)]
-    composed: dict[int, bool] = dict.fromkeys(open_, False)
-    for form in range(3):
-        still = [i for i in open_ if not composed[i]]
-        pairs = [(questions(knowledge, chains[i])[form], chains[i][-1].object) for i in still]
-        composed |= dict(zip(still, right(pairs), strict=True))
-    return [Known(known, composed.get(i)) for i, known in enumerate(hops)]
-
-
-def _asked(knowledge: Knowledge, fact: Fact) -> tuple[str, str]:
-    return hop(knowledge, fact)["question"], fact.object
-
-
 def chains_of(knowledge: Knowledge, cases: Sequence[Case]) -> dict[Chain, str]:
     """The chains of the file's cases with their splits."""
     found: dict[Chain, str] = {}
@@ -539,31 +325,6 @@ def chains_of(knowledge: Knowledge, cases: Sequence[Case]) -> dict[Chain, str]:
         triples = one["orig"]["triples_labeled"]
         found[tuple(knowledge.of[s, r] for s, r, _ in triples)] = one["split"]
     return found
-
-
-def tables(chains: dict[Chain, str], known: Sequence[Known]) -> str:
-    """Markdown: counts by hops and split, then by first and by last relation and by fact."""
-    rows = list(zip(chains.items(), known, strict=True))
-
-    def line(label: str, part: Sequence[tuple[tuple[Chain, str], Known]]) -> str:
-        n_all = sum(all(k.hops) for _, k in part)
-        n_composed = sum(bool(k.composed) for _, k in part)
-        return f"| {label} | {len(part)} | {n_all} | {n_composed} |"
-
-    out = ["| chains | n | every hop right | and a composed question right |", "|---|---|---|---|"]
-    out.append(line("all", rows))
-    for hops in (2, 3):
-        for split in ("design", "test"):
-            part = [row for row in rows if len(row[0][0]) == hops and row[0][1] == split]
-            out.append(line(f"{hops} hops, {split}", part))
-    for title, place in (("first relation", 0), ("last relation", -1)):
-        out += ["", f"| {title} | n | every hop right | and a composed question right |"]
-        out.append("|---|---|---|---|")
-        by: dict[str, list[Any]] = defaultdict(list)
-        for row in rows:
-            by[row[0][0][place].relation.name].append(row)
-        out += [line(f"`{name}`", by[name]) for name in sorted(by, key=lambda name: -len(by[name]))]
-    return "\n".join(out)
 
 
 def main() -> None:
@@ -581,7 +342,11 @@ def main() -> None:
         CASES.write_text(as_text(cases), encoding="utf-8")
         print(summary(cases), f"no target found: {dict(without)}", sep="\n")
         return
-    from multihop_asking import Asker  # torch and the model only where they are needed
+    from multihop_asking import (  # torch and the model only where they are needed
+        Asker,
+        judge,
+        tables,
+    )
 
     cases = json.loads(CASES.read_text(encoding="utf-8"))
     chains = chains_of(knowledge, cases)
@@ -591,17 +356,21 @@ def main() -> None:
 
 def summary(cases: Sequence[Case]) -> str:
     """What the file holds, in a few lines."""
-    by = Counter((one["split"], len(one["single_hops"])) for one in cases)
-    chains = {split: {c["chain_id"] for c in cases if c["split"] == split} for split in ("design", "test")}
-    bridge = {split: {b for c in cases if c["split"] == split for b in c["bridge"]} for split in chains}
-    relations = {r for c in cases for _, r, _ in c["orig"]["triples_labeled"]}
-    lines = [f"{len(cases)} cases, {len(relations)} relations"]
-    lines += [
-        f"{split}: {len(chains[split])} chains, {len(bridge[split])} bridges, "
-        f"{by[split, 2]} two-hop and {by[split, 3]} three-hop cases"
-        for split in chains
-    ]
+    lines = [f"{len(cases)} cases, {len({r for c in cases for r in relations_of(c)})} relations"]
+    for split in ("design", "test"):
+        part = [c for c in cases if c["split"] == split]
+        hops = Counter(len(c["single_hops"]) for c in part)
+        lines.append(
+            f"{split}: {len({c['chain_id'] for c in part})} chains, "
+            f"{len({b for c in part for b in c['bridge']})} bridges, "
+            f"{hops[2]} two-hop and {hops[3]} three-hop cases"
+        )
     return "\n".join(lines)
+
+
+def relations_of(one: Case) -> list[str]:
+    """The relations of a case's chain."""
+    return [relation for _, relation, _ in one["orig"]["triples_labeled"]]
 
 
 if __name__ == "__main__":
