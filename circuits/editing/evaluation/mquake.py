@@ -6,10 +6,9 @@ from typing import Any
 
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Cases, Hop, chain_of
-from circuits.editing.evaluation.reading import object_of, rows_of, text_of, texts_of
+from circuits.editing.evaluation.reading import object_of, parsed, text_of, texts_of
 from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
 from interp.errors import DataFileError
-from interp.pairs import Excluded
 from interp.records import read_records
 
 
@@ -37,14 +36,8 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases:
 
 def parse_cases(records: Sequence[Mapping[str, Any]], source: str = "records") -> Cases:
     """Cases from records that are already read; otherwise as `load_cases`."""
-    kept: list[Case] = []
-    excluded: list[Excluded] = []
-    for record, where in rows_of(records, source, id_key="case_id"):
-        try:
-            kept.append(_case(record, where))
-        except FactError as error:
-            excluded.append(Excluded(str(record["case_id"]), where, str(error)))
-    return Cases(tuple(kept), source, tuple(excluded))
+    found = parsed(records, source, _case, id_key="case_id")
+    return Cases(found.records, found.source, found.excluded)
 
 
 def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict[str, Any]]:
@@ -57,7 +50,7 @@ def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict
     return found
 
 
-def _case(record: Mapping[str, Any], where: str) -> Case:
+def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
     hops, new_hops = (_hops(record, key, where) for key in ("single_hops", "new_single_hops"))
     if len(hops) != len(new_hops):
         raise FactError(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
@@ -66,7 +59,7 @@ def _case(record: Mapping[str, Any], where: str) -> Case:
     refuse_conflicts(facts)
     objects = [hop.answer.text for hop in hops]
     return Case(
-        id=str(record["case_id"]),
+        id=id,
         facts=facts,
         originals=_with_aliases(originals, hops),
         edited_hops=edited,
