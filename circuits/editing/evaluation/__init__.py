@@ -1,8 +1,8 @@
 """Judging edits, without a model: cases, answers, control questions, prompts and metrics.
 
 The way of the data: `load_cases` reads a benchmark; `Pool.of` keeps the questions that a model
-knows, of which `draw_probes` and `preservation` draw; `Shots` asks; `row` matches each answer; `score`,
-`summary` and `compare` turn the rows into figures with intervals.
+knows, of which `draw_probes` and `preservation` draw; `Shots` asks; `row` matches each answer;
+`score`, `summary` and `compare` turn the rows into figures with intervals.
 """
 
 from circuits.editing.evaluation.answers import Answer, reasoned_answer, short_answer
