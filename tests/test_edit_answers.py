@@ -22,7 +22,9 @@ from circuits.editing.evaluation.prompts import DEMONSTRATIONS
 from interp.errors import DataFileError
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
-WORDS = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
+WORDS = st.text(st.characters(categories=["L", "N", "M"]), min_size=1, max_size=8).filter(
+    normalised
+)
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
 
@@ -71,6 +73,9 @@ def test_strict_is_the_name_and_lenient_contains_it(said: str, strict: bool, len
         ("🇨🇳", "", False),
         ("🇨🇳", "anything", False),
         ("習近平", "習近平", True),
+        ("İstanbul", "in İSTANBUL, Turkey", True),
+        ("हिन्दी", "हिन्दी भाषा", True),
+        ("Twitter", "#Twitter", True),
     ],
 )
 def test_whole_words_only(name: str, said: str, lenient: bool):

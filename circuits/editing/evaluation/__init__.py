@@ -1,11 +1,12 @@
 """Judging edits, without a model: cases, answers, control questions, prompts and metrics.
 
 The way of the data: `load_cases` reads a benchmark; `Pool.of` keeps the questions that a model
-knows, of which `draw_probes` and `preservation` draw; `Shots` asks; `row` matches each answer;
-`score`, `summary` and `compare` turn the rows into figures with intervals.
+knows, of which `draw_probes` and `preservation` draw; `asked` lists what to ask and `Shots` how;
+`row` matches each answer; `score`, `summary` and `compare` make figures with intervals of them.
 """
 
 from circuits.editing.evaluation.answers import Answer, reasoned_answer, short_answer
+from circuits.editing.evaluation.asking import Asked, asked
 from circuits.editing.evaluation.cases import Case, Cases, Hop, Question
 from circuits.editing.evaluation.counterfact import CounterFact, load_counterfact
 from circuits.editing.evaluation.metrics import METRICS, edit_wise, row, score
@@ -36,6 +37,7 @@ __all__ = [
     "SHOTS",
     "ZERO",
     "Answer",
+    "Asked",
     "Case",
     "Cases",
     "CounterFact",
@@ -46,6 +48,7 @@ __all__ = [
     "Ripple",
     "Shots",
     "ZsRE",
+    "asked",
     "compare",
     "counterfact_scores",
     "draw_probes",

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.editing.evaluation.reading import Records, object_of, parsed, text_of, texts_of
+from circuits.editing.evaluation.reading import (
+    Records,
+    names_of,
+    object_of,
+    parsed,
+    text_of,
+    texts_of,
+)
 from circuits.editing.facts import Fact
 from interp.records import read_records
 
@@ -60,5 +67,5 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> CounterFact:
             text_of(given if isinstance(given, dict) else {"prompt": given}, "prompt", where)
             for given in row.get("neighborhood_prompts") or ()
         ),
-        generations=tuple(map(str, row.get("generation_prompts") or ())),
+        generations=names_of(row, "generation_prompts", where),
     )

@@ -84,10 +84,32 @@ def text_of(row: Any, key: str, where: str) -> str:
 
 def texts_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that must be a non-empty list of texts."""
-    values = row.get(key)
-    if not isinstance(values, list) or not values:
+    values = tuple(text_of({key: value}, key, where) for value in _list_of(row, key, where))
+    if not values:
+        raise DataFileError(
+            f"{where}: {key!r} is {row.get(key)!r}; it must list at least one text."
+        )
+    return values
+
+
+def names_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A field that may be missing, or must be a list of texts; some may be empty."""
+    values = _list_of(row, key, where)
+    if not all(isinstance(value, str) for value in values):
         raise DataFileError(f"{where}: {key!r} is {values!r}; it must be a list of texts.")
-    return tuple(text_of({key: value}, key, where) for value in values)
+    return tuple(values)
+
+
+def objects_of(row: Mapping[str, Any], key: str, where: str) -> tuple[Mapping[str, Any], ...]:
+    """A field that may be missing, or must be a list of objects."""
+    return tuple(object_of({key: value}, key, where) for value in _list_of(row, key, where))
+
+
+def _list_of(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    values = row.get(key)
+    if values is not None and not isinstance(values, list):
+        raise DataFileError(f"{where}: {key!r} is {values!r}; it must be a list.")
+    return values or []
 
 
 def object_of(row: Any, key: str, where: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.reading import Records, object_of, parsed, text_of
+from circuits.editing.evaluation.reading import Records, object_of, objects_of, parsed, text_of
 from circuits.editing.facts import SLOT, Fact, FactError
 from interp.errors import DataFileError
 from interp.records import read_records
@@ -113,7 +113,9 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> Ripple:
     before = edit.get("previous_fact") or edit.get("original_fact")
     true = _parts(text_of(before, "prompt", where), relation, where)[2] if before else None
     tests = tuple(
-        _test(test, name, where) for key, name in CRITERIA.items() for test in row.get(key) or ()
+        _test(test, name, where)
+        for key, name in CRITERIA.items()
+        for test in objects_of(row, key, where)
     )
     answered = tuple(t for t in tests if all(q.answers for q in (*t.queries, *t.conditions)))
     if not any(key in row for key in CRITERIA):
@@ -145,22 +147,22 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
     )
 
 
-def _test(test: Any, criterion: str, where: str) -> Test:
+def _test(test: Mapping[str, Any], criterion: str, where: str) -> Test:
     condition = test.get("test_condition", "OR")
     if condition not in ("OR", "AND"):
         raise DataFileError(f"{where}: test_condition is {condition!r}; it is 'OR' or 'AND'.")
     return Test(
         criterion,
-        tuple(_query(query, where) for query in test.get("test_queries") or ()),
+        tuple(_query(query, where) for query in objects_of(test, "test_queries", where)),
         condition,
-        tuple(_query(query, where) for query in test.get("condition_queries") or ()),
+        tuple(_query(query, where) for query in objects_of(test, "condition_queries", where)),
     )
 
 
-def _query(query: Any, where: str) -> Query:
+def _query(query: Mapping[str, Any], where: str) -> Query:
     answers = tuple(
         Answer(str(given["value"]), tuple(map(str, given.get("aliases") or ())))
-        for given in query.get("answers") or ()
+        for given in objects_of(query, "answers", where)
         if str(given.get("value") or "").strip()
     )
     return Query(text_of(query, "prompt", where), answers)
