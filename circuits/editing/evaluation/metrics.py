@@ -203,5 +203,5 @@ def _check(rows: pd.DataFrame) -> None:
     key = [*(name for name in GROUP if name in rows), "case", "kind", "index"]
     twice = rows[rows.duplicated(key)]
     if len(twice):
-        first = ", ".join(f"{name} {twice.iloc[0][name]!r}" for name in key)
+        first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in key)
         raise MetricError(f"one question has two answers ({first}); score every question once.")
