@@ -1,12 +1,11 @@
 """`Case`: a chain of facts, the edits of some of them, and the questions that need the chain."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.reading import Records
 from circuits.editing.facts import Fact
-from interp.pairs import Excluded
 
 
 @dataclass(frozen=True)
@@ -115,38 +114,17 @@ class Case:
         )
 
 
-@dataclass(frozen=True)
-class Cases(Sequence[Case]):
-    """Cases in order.
-
-    Attributes:
-        cases: the usable records.
-        source: file or data set.
-        excluded: the others, each with its reason.
-    """
-
-    cases: tuple[Case, ...]
-    source: str = "records"
-    excluded: tuple[Excluded, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return replace(self, cases=self.cases[index])
-        return self.cases[index]
-
-    def __repr__(self) -> str:
-        return f"Cases({len(self)} from {self.source}; {len(self.excluded)} excluded)"
+@dataclass(frozen=True, repr=False)
+class Cases(Records[Case]):
+    """Cases in order, their source, and the excluded rows, each with its reason."""
 
     def where(self, keep: Callable[[Case], bool]) -> "Cases":
         """The cases for which the function is true."""
-        return replace(self, cases=tuple(filter(keep, self.cases)))
+        return replace(self, records=tuple(filter(keep, self.records)))
 
     def clustered(self, by: Callable[[Case], str]) -> "Cases":
         """The same cases in other clusters, such as ``lambda case: case.bridges[0]``."""
-        return replace(self, cases=tuple(replace(case, cluster=by(case)) for case in self.cases))
+        return replace(self, records=tuple(replace(c, cluster=by(c)) for c in self.records))
 
 
 def chain_of(subject: str, relations: Iterable[str], objects: Iterable[str]) -> str:

@@ -5,63 +5,39 @@ One row is one generated answer. `row` makes it; `score` turns rows into one lin
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.asking import KINDS, Asked
 from circuits.editing.evaluation.cases import Case
 from interp.errors import MetricError, did_you_mean
 
-Kind = Literal[
-    "efficacy",
-    "paraphrase",
-    "multi_hop",
-    "hop",
-    "same_relation",
-    "same_answer",
-    "neighbour",
-    "control_two_hop",
-]
-KINDS: tuple[str, ...] = get_args(Kind)
-"""``efficacy``: the edited cloze without demonstrations; ``paraphrase``: the edited fact's
-question; ``multi_hop``: the case's questions; ``hop``: each hop of the new chain; the others:
-control questions."""
 SPECIFICITY = ("same_relation", "same_answer", "neighbour")
 GROUP = ("arm", "seed")
 ABOUT = ("cluster", "position", "n_hops", "n_edits")
 Match = Literal["strict", "lenient"]
 
 
-def row(
-    case: Case,
-    kind: Kind,
-    index: int,
-    expected: Answer,
-    generated: str,
-    original: Answer | None = None,
-) -> dict[str, Any]:
+def row(case: Case, asked: Asked, generated: str) -> dict[str, Any]:
     """One answer as a row of the table.
 
     Args:
         case: whose question it is.
-        kind: of question.
-        index: of the question among the case's of its kind: of the edit, wording, hop or probe.
-        expected: the right answer after the edit.
+        asked: the question.
         generated: the answer as cut out of the generation.
-        original: the right answer before the edit; by default the same, as for controls.
     """
     return {
         "case": case.id,
         **{name: getattr(case, name) for name in ABOUT},
-        "kind": kind,
-        "index": index,
-        "expected": expected.text,
-        "original": (original or expected).text,
+        "kind": asked.kind,
+        "index": asked.index,
+        "expected": asked.expected.text,
+        "original": asked.original.text,
         "generated": generated,
-        "strict": expected.strict(generated),
-        "lenient": expected.lenient(generated),
+        "strict": asked.expected.strict(generated),
+        "lenient": asked.expected.lenient(generated),
     }
 
 
@@ -227,5 +203,5 @@ def _check(rows: pd.DataFrame) -> None:
     key = [*(name for name in GROUP if name in rows), "case", "kind", "index"]
     twice = rows[rows.duplicated(key)]
     if len(twice):
-        first = ", ".join(f"{name} {twice.iloc[0][name]!r}" for name in key)
+        first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in key)
         raise MetricError(f"one question has two answers ({first}); score every question once.")

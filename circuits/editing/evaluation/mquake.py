@@ -6,10 +6,16 @@ from typing import Any
 
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Cases, Hop, chain_of
-from circuits.editing.evaluation.reading import object_of, rows_of, text_of, texts_of
+from circuits.editing.evaluation.reading import (
+    names_of,
+    object_of,
+    objects_of,
+    parsed,
+    text_of,
+    texts_of,
+)
 from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
 from interp.errors import DataFileError
-from interp.pairs import Excluded
 from interp.records import read_records
 
 
@@ -37,14 +43,8 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases:
 
 def parse_cases(records: Sequence[Mapping[str, Any]], source: str = "records") -> Cases:
     """Cases from records that are already read; otherwise as `load_cases`."""
-    kept: list[Case] = []
-    excluded: list[Excluded] = []
-    for record, where in rows_of(records, source, id_key="case_id"):
-        try:
-            kept.append(_case(record, where))
-        except FactError as error:
-            excluded.append(Excluded(str(record["case_id"]), where, str(error)))
-    return Cases(tuple(kept), source, tuple(excluded))
+    found = parsed(records, source, _case, id_key="case_id")
+    return Cases(found.records, found.source, found.excluded)
 
 
 def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict
     return found
 
 
-def _case(record: Mapping[str, Any], where: str) -> Case:
+def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
     hops, new_hops = (_hops(record, key, where) for key in ("single_hops", "new_single_hops"))
     if len(hops) != len(new_hops):
         raise FactError(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
@@ -66,7 +66,7 @@ def _case(record: Mapping[str, Any], where: str) -> Case:
     refuse_conflicts(facts)
     objects = [hop.answer.text for hop in hops]
     return Case(
-        id=str(record["case_id"]),
+        id=id,
         facts=facts,
         originals=_with_aliases(originals, hops),
         edited_hops=edited,
@@ -85,9 +85,9 @@ def _case(record: Mapping[str, Any], where: str) -> Case:
 
 
 def _hops(record: Mapping[str, Any], key: str, where: str) -> tuple[Hop, ...]:
-    rows = record.get(key)
-    if not isinstance(rows, list) or len(rows) < 1:
-        raise DataFileError(f"{where}: {key!r} is {rows!r}; it must list the hops of a chain.")
+    rows = objects_of(record, key, where)
+    if not rows:
+        raise DataFileError(f"{where}: {key!r} is missing; it must list the hops of a chain.")
     return tuple(
         Hop(
             text_of(row, "question", where),
@@ -99,8 +99,8 @@ def _hops(record: Mapping[str, Any], key: str, where: str) -> tuple[Hop, ...]:
 
 
 def _answer(row: Mapping[str, Any], key: str, where: str, extended: str = "") -> Answer:
-    names = [*(row.get(f"{key}_alias") or ()), *(row.get(extended) or ())]
-    return Answer(text_of(row, key, where), tuple(map(str, names)))
+    aliases = names_of(row, f"{key}_alias", where) + names_of(row, extended, where)
+    return Answer(text_of(row, key, where), aliases)
 
 
 def _chain(record: Mapping[str, Any], n: int, where: str) -> tuple[str, tuple[str, ...]]:
@@ -109,7 +109,8 @@ def _chain(record: Mapping[str, Any], n: int, where: str) -> tuple[str, tuple[st
     labelled: Any = orig.get("triples_labeled")
     ids: Any = orig.get("triples") or labelled
     for triples in (labelled, ids):
-        if not isinstance(triples, list) or [len(triple) for triple in triples] != [3] * n:
+        whole = isinstance(triples, list) and all(isinstance(t, list) for t in triples)
+        if not whole or [len(triple) for triple in triples] != [3] * n:
             raise DataFileError(
                 f"{where}: orig.triples_labeled (and orig.triples, if any) must hold {n} triples, "
                 "one a hop."
@@ -123,9 +124,9 @@ def _edits(
     new_hops: tuple[Hop, ...],
     where: str,
 ) -> tuple[tuple[Fact, ...], tuple[Answer, ...], tuple[int, ...]]:
-    rewrites = record.get("requested_rewrite")
-    if not isinstance(rewrites, list) or not rewrites:
-        raise DataFileError(f"{where}: 'requested_rewrite' is {rewrites!r}; it must list edits.")
+    rewrites = objects_of(record, "requested_rewrite", where)
+    if not rewrites:
+        raise DataFileError(f"{where}: 'requested_rewrite' is missing; it must list the edits.")
     start, relations = chain
     subjects = (start, *(hop.answer.text for hop in new_hops))
     placed: list[tuple[int, Fact, Answer]] = []
@@ -139,9 +140,9 @@ def _edits(
                 f"{where}: the edit {prompt.replace(SLOT, subject)!r} to {target!r} stands at no "
                 "hop of the new chain."
             )
-        question = row.get("question") or new_hops[at].question
+        question = text_of({"question": new_hops[at].question, **row}, "question", where)
         templated = question.replace(subject, SLOT) if question.count(subject) == 1 else ""
-        implicit = tuple(map(str, row.get("implicit") or ()))
+        implicit = names_of(row, "implicit", where)
         fact = Fact(prompt, subject, target, templated, relations[at], implicit, where)
         placed.append((at, fact, Answer(true)))
     placed.sort(key=lambda edit: edit[0])

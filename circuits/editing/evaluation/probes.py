@@ -96,7 +96,9 @@ class Pool:
         return [chain for place in places for chain in self.chains.get(place, ())]
 
 
-def probes(case: Case, pool: Pool, k: int = 4, seed: int = 0) -> dict[ProbeKind, tuple[Known, ...]]:
+def draw_probes(
+    case: Case, pool: Pool, k: int = 4, seed: int = 0
+) -> dict[ProbeKind, tuple[Known, ...]]:
     """Control questions of a case.
 
     Args:

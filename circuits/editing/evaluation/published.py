@@ -21,7 +21,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return float(len(given) / (1 / given).sum()) if given.all() else 0.0
 
 
-def counterfact(rows: pd.DataFrame) -> pd.Series:
+def counterfact_scores(rows: pd.DataFrame) -> pd.Series:
     """ES, PS, NS, their magnitudes EM, PM, NM, and the score S.
 
     Args:
@@ -68,7 +68,7 @@ def token_accuracy(rows: pd.DataFrame) -> pd.Series:
     return pd.concat([means, pd.Series({"S": harmonic_mean(list(means))})])
 
 
-def ripple(rows: pd.DataFrame) -> pd.DataFrame:
+def ripple_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """RippleEdits: accuracy by criterion.
 
     Args:
