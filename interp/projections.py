@@ -39,9 +39,7 @@ def writer(model: Model, site: str, layer: int) -> nn.Module:
 
 
 @contextlib.contextmanager
-def rewriting(
-    model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]
-) -> Generator[None]:
+def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
     """Run `rewrites` whenever their projection is computed; every hook is gone on exit.
 
     Args:

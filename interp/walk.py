@@ -245,10 +245,12 @@ def _attend(
 
 
 def no_eager(*_: Any, **__: Any) -> Any:
+    """Stands for the eager attention of a model that has none."""
     raise ModelLoadError("this model defines no eager attention; load it with 'sdpa'.")
 
 
 def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
+    """What Hugging Face means by no mask, spelt out."""
     return torch.ones(n_pos, n_pos, dtype=torch.bool, device=like.device).tril()[None, None]
 
 

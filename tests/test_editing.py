@@ -94,8 +94,7 @@ def test_rows_under_their_own_changes_equal_changed_weights():
     a = model.arch
     torch.manual_seed(0)
     edits = [
-        (Change("mlp_post", i, torch.randn(a.d_model, 2), torch.randn(a.d_mlp, 2)),)
-        for i in (1, 2)
+        (Change("mlp_post", i, torch.randn(a.d_model, 2), torch.randn(a.d_mlp, 2)),) for i in (1, 2)
     ]
     prompts = edit_prompts(model, FACTS[0], "cloze", "last", TEMPLATES)
     owner = torch.tensor([0, 1])
@@ -184,22 +183,24 @@ def test_rome_writes_its_target_exactly(moments_of):
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
     prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
     zero = torch.tensor([0])
-    found = search_targets(
-        model, [prompts_of(model, FACTS[0])], [place], stage.search, [()], zero
-    )
+    found = search_targets(model, [prompts_of(model, FACTS[0])], [place], stage.search, [()], zero)
     before = outputs_at(model, prompts, place, [()], zero)
     after = outputs_at(model, prompts, place, [got.changes], zero)
     single = write(model, [Request(FACTS[:1])], method, moments_of(model, method), ("{}",))
     torch.testing.assert_close(single[0].changes[0].matrix, got.changes[0].matrix)
     key = keys_at(model, prompts, place, [()], zero)[0].double()
-    torch.testing.assert_close((after - before)[0].double(), got.changes[0].matrix @ key, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        (after - before)[0].double(), got.changes[0].matrix @ key, atol=1e-4, rtol=1e-3
+    )
     assert found.delta.shape == (1, 1, model.arch.d_model)
 
 
 @pytest.mark.parametrize("spread", ["linear", "sqrt"])
 def test_the_residual_shrinks_layer_by_layer(spread, moments_of):
     model = tiny("llama")
-    stage = Stage((0, 1, 2), target="resid" if spread == "linear" else "mlp", spread=spread, rho=1e-3)
+    stage = Stage(
+        (0, 1, 2), target="resid" if spread == "linear" else "mlp", spread=spread, rho=1e-3
+    )
     aim = ("resid_post", 2) if spread == "linear" else ("mlp_post", 2)
     method = Method("test", (stage,))
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
@@ -281,7 +282,9 @@ def test_shared_prefixes_and_leaving_rows_change_no_answer(family: str):
 def made(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
     model = sharp("llama")
-    method = Method("test", (Stage((1,), anchor="last", rho=0.01, search=Search(steps=60, clamp=30)),))
+    method = Method(
+        "test", (Stage((1,), anchor="last", rho=0.01, search=Search(steps=60, clamp=30)),)
+    )
 
     def make(fact: Fact) -> Edit:
         return edit(model, [fact], method, n_tokens=600)

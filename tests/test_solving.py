@@ -1,4 +1,4 @@
-"""The closed form against dense algebra: every self-test of the specification that needs no model."""
+"""The closed form against dense algebra."""
 
 import pytest
 import torch

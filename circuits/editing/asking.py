@@ -12,9 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.model import Model
-
 from circuits.editing.changes import Changes, under
+from interp.model import Model
 
 ROWS_AT_ONCE = 96
 
@@ -101,8 +100,7 @@ def _answered(
 
 
 def _split(model: Model, ask: Ask) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of the shared prefix and the rest; all of it the rest where tokens straddle the two,
-    or where nothing would be left."""
+    """Tokens of the shared prefix and the rest; no prefix where a token straddles the two."""
     whole = tuple(model.encode(ask.text))
     prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
     if len(prefix) < len(whole) and whole[: len(prefix)] == prefix:
@@ -111,8 +109,10 @@ def _split(model: Model, ask: Ask) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _sees(model: Model, n_columns: int) -> bool:
-    """Whether no attention window is shorter than a batch: windows count columns, and there is
-    padding between a shared prefix and a question."""
+    """Whether no attention window is shorter than a batch.
+
+    Windows count columns, and there is padding between a shared prefix and a question.
+    """
     window = getattr(model.hf.config, "sliding_window", None)
     return window is None or n_columns <= window
 

@@ -42,9 +42,7 @@ Changes = tuple[Change, ...]
 
 
 @contextlib.contextmanager
-def under(
-    model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]
-) -> Generator[None]:
+def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) -> Generator[None]:
     """Run each row of the batches inside the ``with`` block under the changes of its own edit.
 
     Args:

@@ -12,10 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import folder
-from interp.errors import RunFolderError
-from interp.model import Model
-
 from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.ledger import carry, drop, ledger
@@ -23,6 +19,9 @@ from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS, second_moments
 from circuits.editing.prompting import Kept, contexts
 from circuits.editing.writing import Request, places_of, write
+from interp import folder
+from interp.errors import RunFolderError
+from interp.model import Model
 
 REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""
@@ -252,8 +251,8 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
         for fact, value in zip(facts, stage, strict=True):
             if value < REACHED:
                 raise FactError(
-                    f"the search of stage {number} reached only p = {value:.2f} for {fact.target!r} "
-                    f"after {fact.cloze!r}; allow more steps, a larger clamp or other layers."
+                    f"the search of stage {number} reached only p = {value:.2f} for "
+                    f"{fact.target!r} after {fact.cloze!r}; allow more steps, a larger clamp or other layers."
                 )
 
 

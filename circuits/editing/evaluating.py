@@ -5,27 +5,34 @@ Each case is edited on its own and asked under its own edit alone; many run side
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from interp.errors import RunFolderError
-from interp.model import Model
-
 from circuits.editing.asking import Ask, generations
 from circuits.editing.changes import Changes
-from circuits.editing.evaluation.answers import Answer, short_answer
-from circuits.editing.evaluation.cases import Case
-from circuits.editing.evaluation.metrics import row
-from circuits.editing.evaluation.probes import Known, Pool, preservation, probes
-from circuits.editing.evaluation.prompts import Shots
+from circuits.editing.evaluation import (
+    Asked,
+    Case,
+    Known,
+    Pool,
+    Shots,
+    asked,
+    draw_probes,
+    preservation,
+    row,
+    short_answer,
+)
+from circuits.editing.evaluation.probes import KeyKind
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept
 from circuits.editing.writing import Request, write
+from interp.errors import RunFolderError
+from interp.model import Model
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""
@@ -119,7 +126,7 @@ def _evaluated(
     moments: Moments,
     templates: Sequence[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    drawn = [probes(c, protocol.pool, protocol.n_probes, protocol.seed) for c in cases]
+    drawn = [draw_probes(c, protocol.pool, protocol.n_probes, protocol.seed) for c in cases]
     kept = [
         _kept(preservation(c, protocol.pool, scored, protocol.n_kept, protocol.seed))
         for c, scored in zip(cases, drawn, strict=True)
@@ -135,11 +142,16 @@ def _evaluated(
         p, skipped = [w.p for w in written], [w.skipped for w in written]
     seconds = (time.perf_counter() - started) / len(cases)
     questions = [
-        q for i, (c, d) in enumerate(zip(cases, drawn, strict=True)) for q in _questions(i, c, d)
+        (i, question)
+        for i, (case, scored) in enumerate(zip(cases, drawn, strict=True))
+        for question in asked(case, scored)
     ]
-    asks = [_ask(q, cases[q.case], protocol.shots, arm.told) for q in questions]
+    asks = [_ask(i, q, cases[i], protocol.shots, arm.told) for i, q in questions]
     said = generations(model, asks, changes)
-    rows = [_row(q, cases[q.case], text, protocol.shots) for q, text in zip(questions, said)]
+    rows = [
+        _row(question, cases[i], text, protocol.shots)
+        for (i, question), text in zip(questions, said, strict=True)
+    ]
     lines = pd.DataFrame(
         {
             "case": [c.id for c in cases],
@@ -151,60 +163,27 @@ def _evaluated(
     return pd.DataFrame(rows), lines
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A question to be asked of an edited model; a cloze is asked without demonstrations."""
-
-    case: int
-    kind: Any
-    index: int
-    text: str
-    expected: Answer
-    original: Answer | None = None
-    cloze: bool = False
-
-
-def _questions(number: int, case: Case, drawn: Any) -> list[_Question]:
-    out: list[_Question] = []
-    edits = zip(case.facts, case.targets, case.originals, case.paraphrases, strict=True)
-    for i, (fact, new, old, asked) in enumerate(edits):
-        out.append(_Question(number, "efficacy", i, fact.cloze, new, old, cloze=True))
-        out.append(_Question(number, "paraphrase", i, asked.text, new, old))
-    for i, text in enumerate(case.questions):
-        out.append(_Question(number, "multi_hop", i, text, case.new_answer, case.answer))
-    for i, hop in enumerate(case.new_hops):
-        edited = i in case.edited_hops
-        text = case.facts[case.edited_hops.index(i)].cloze if edited else hop.question
-        out.append(_Question(number, "hop", i, text, hop.answer, None, cloze=edited))
-    for kind, controls in drawn.items():
-        for i, control in enumerate(controls):
-            out.append(_Question(number, kind, i, control.text, control.answer))
-    return out
-
-
-def _ask(question: _Question, case: Case, shots: Shots, told: bool) -> Ask:
+def _ask(number: int, question: Asked, case: Case, shots: Shots, told: bool) -> Ask:
     """A question as the model sees it; in-context editing states the new facts first."""
     new = zip(case.facts, case.targets, strict=True)
     facts = "".join(f"{fact.cloze} {target.text}.\n" for fact, target in new) if told else ""
     if question.cloze:
-        return Ask(question.case, f"{facts}{question.text}")
+        return Ask(number, f"{facts}{question.text}")
     prefix = f"{shots.prefix}{facts}"
-    return Ask(question.case, f"{prefix}{shots.suffix(question.text)}", prefix)
+    return Ask(number, f"{prefix}{shots.suffix(question.text)}", prefix)
 
 
-def _row(question: _Question, case: Case, said: str, shots: Shots) -> dict[str, Any]:
-    answer = short_answer(said) if question.cloze else shots.read(said)
-    kind, index = question.kind, question.index
-    return row(case, kind, index, question.expected, answer, question.original)
+def _row(question: Asked, case: Case, said: str, shots: Shots) -> dict[str, Any]:
+    return row(case, question, short_answer(said) if question.cloze else shots.read(said))
 
 
-def _kept(known: Any) -> tuple[Kept, ...]:
+def _kept(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
     """Preserved questions as the editor takes them: each about its first subject."""
     return tuple(
-        Kept(q.text, q.subjects[0])
-        for kind in ("same_relation", "other_relation", "two_hop")
-        for q in known[kind]
-        if q.subjects[0] in q.text
+        Kept(question.text, question.subjects[0])
+        for questions in known.values()
+        for question in questions
+        if question.subjects[0] in question.text
     )
 
 
@@ -212,9 +191,7 @@ def _file(out: Path, first: int, what: str) -> Path:
     return out / f"{first:06d}.{what}.parquet"
 
 
-def _read(
-    out: Path, first: int, cases: Sequence[Case]
-) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def _read(out: Path, first: int, cases: Sequence[Case]) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """A finished shard; the lines are written last, so that their file means it is whole."""
     if not _file(out, first, "edits").is_file():
         return None

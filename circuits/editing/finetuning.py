@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import Model
-from interp.projections import rewriting, writer
-from interp.tails import tails
-
 from circuits.editing.changes import Change, Changes, under
 from circuits.editing.methods import FineTune
 from circuits.editing.prompting import EditPrompt
+from interp.model import Model
+from interp.projections import rewriting, writer
+from interp.tails import tails
 
 FACTS_AT_ONCE = 8
 
@@ -131,6 +130,4 @@ def _tuned(
         with torch.no_grad():
             up[~active], down[~active] = before[0][~active], before[1][~active]
     ups, downs = (size * up).detach().double(), down.detach().double()
-    return [
-        Change("mlp_post", stage.layer, u, d) for u, d in zip(ups, downs, strict=True)
-    ], reached
+    return [Change("mlp_post", stage.layer, u, d) for u, d in zip(ups, downs, strict=True)], reached

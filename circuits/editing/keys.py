@@ -1,4 +1,4 @@
-"""What writing projections read and write at anchor tokens, each prompt under its edit's changes."""
+"""What writing projections read and write at anchors, each prompt under its edit's changes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from circuits.editing.changes import Changes, under
+from circuits.editing.prompting import EditPrompt
 from interp.blocks import first_output
 from interp.calls import record_layer_calls
 from interp.model import Model
 from interp.projections import WRITERS, writer
 from interp.prompts import batches, pad
 from interp.running import default_budget
-
-from circuits.editing.changes import Changes, under
-from circuits.editing.prompting import EditPrompt
 
 Place = tuple[str, int]
 """(site that a writing projection reads, layer); the site ``"resid_post"`` stands for a layer's

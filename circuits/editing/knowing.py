@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from interp.model import Model
-
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.prompts import Shots
+from interp.model import Model
 
 AT_ONCE = 512
 
@@ -75,8 +74,10 @@ def know(
     hops = [hop for case in cases for hop in (*case.hops, *case.new_hops)]
     edited = {case.new_hops[at].question for case in cases for at in case.edited_hops}
     true = {hop.question for case in cases for hop in case.hops}
-    ask({hop.question: hop.answer for hop in hops if hop.question not in edited - true}
-        | {hop.question: hop.answer for case in cases for hop in case.hops})
+    ask(
+        {hop.question: hop.answer for hop in hops if hop.question not in edited - true}
+        | {hop.question: hop.answer for case in cases for hop in case.hops}
+    )
     ask(
         {
             question: case.answer

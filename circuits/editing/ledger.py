@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interp.model import Model
-from interp.projections import writer
-
 from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
+from interp.model import Model
+from interp.projections import writer
 
 if TYPE_CHECKING:
     from circuits.editing.edits import Edit

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from interp.errors import did_you_mean
-from interp.model import Model
-
 from circuits.editing.facts import FactError
 from circuits.editing.prompting import Anchor, Form
 from circuits.editing.search import Search
 from circuits.editing.solving import MetricName
+from interp.errors import did_you_mean
+from interp.model import Model
 
 Spread = Literal["joint", "linear", "sqrt"]
 """How layers share a target: a vector of its own for each, searched together; or the residual
@@ -106,7 +105,11 @@ class Method:
     def informed(self, forms: Sequence[Form] = ("two_hop",), kept_weight: float = 1.0) -> "Method":
         """The same method given the two-hop prompts and the preserved questions that ACE sees."""
         stages = tuple(
-            replace(s, forms=(*s.forms, *(f for f in forms if f not in s.forms)), kept_weight=kept_weight)
+            replace(
+                s,
+                forms=(*s.forms, *(f for f in forms if f not in s.forms)),
+                kept_weight=kept_weight,
+            )
             for s in self.stages
         )
         return Method(f"{self.name}+", stages)
@@ -180,7 +183,7 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
     layers = early(model)
     pmet = Stage(layers, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ft":
-        return (FineTune(*depth(model, 0.28)),)
+        return (FineTune(depth(model, 0.28)[0]),)
     if name == "rome":
         return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
     if name == "memit":
@@ -200,7 +203,7 @@ def _ace(name: str, at: Placement) -> Method:
     value = Stage(at.value, forms=("two_hop",), anchor="last", rho=0.4, kept_weight=3.0)
     if name == "ace":
         return Method(name, (query, value))
-    pmet = Stage((), target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
+    pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")
         return Method(name, (first, replace(pmet, layers=at.query)))

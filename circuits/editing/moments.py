@@ -12,14 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.editing.keys import Place
 from interp.builtin import cache_dir
 from interp.errors import InterpError
 from interp.model import Model
 from interp.projections import rewriting
 from interp.prompts import TokenPrompt, batches, pad
 from interp.running import default_budget
-
-from circuits.editing.keys import Place
 
 WINDOW = 128
 """Tokens a passage."""
@@ -77,7 +76,9 @@ def second_moments(
         MomentError: the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
-    said = "own samples" if texts is None else hashlib.blake2b("\0".join(texts).encode()).hexdigest()
+    said = (
+        "own samples" if texts is None else hashlib.blake2b("\0".join(texts).encode()).hexdigest()
+    )
     key = hashlib.blake2b(f"{said}|{n_tokens}|{seed}".encode(), digest_size=8).hexdigest()
     kept = {place: _read(_file(folder, place, key)) for place in places}
     missing = [place for place, moment in kept.items() if moment is None]

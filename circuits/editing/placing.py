@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-
-from interp.model import Model
-from interp.statistics import auroc
 
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.keys import Place, keys_at
@@ -24,6 +21,8 @@ from circuits.editing.methods import Stage
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, kept_prompts
 from circuits.editing.solving import Metric, solve
+from interp.model import Model
+from interp.statistics import auroc
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class Gains:
 
     @property
     def selectivity(self) -> Float[np.ndarray, "fact layer"]:
-        """`same` minus `other`: the share of the target that is written where it belongs, less
-        the share that is written where it does not."""
+        """`same` minus `other`: what is written where it belongs, less what is written elsewhere."""
         return self.same - self.other
 
 
@@ -87,7 +85,7 @@ def gains(
         FactError: a fact has no prompts of the stage's forms, or lacks prompts to reach.
     """
     learnt = [_learnt(model, reach.fact, stage) for reach in reaches]
-    kept = [kept_prompts(model, r.kept, stage.forms[0], stage.anchor) for r in reaches]
+    kept = [kept_prompts(model, r.kept, stage.anchor) for r in reaches]
     for reach in reaches:
         if not reach.same or not reach.other:
             raise FactError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from circuits.editing.facts import SLOT, Fact, FactError
 from interp.errors import did_you_mean
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import TokenPrompt
-
-from circuits.editing.facts import SLOT, Fact, FactError
 
 Form = Literal["cloze", "question", "two_hop", "two_hop_cloze"]
 """How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form;
@@ -18,6 +17,7 @@ and either of them with a phrase that means the subject in the subject's place."
 Anchor = Literal["subject_last", "last"]
 """The token that an edit writes at: the subject's last, or the prompt's last."""
 
+FORMS = get_args(Form)
 STARTS = ("The", "Therefore", "Because", "I", "You")
 BARE = (SLOT,)
 
@@ -59,12 +59,10 @@ class Kept:
     Attributes:
         text: the question.
         subject: who or what it is about, as it stands in the text.
-        cloze: the same as a cloze, or empty.
     """
 
     text: str
     subject: str
-    cloze: str = ""
 
 
 def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
@@ -73,8 +71,9 @@ def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]
     Source: Meng et al., arXiv 2210.07229, section 4 (templates), as PMET's code draws them.
     """
     own = generate(model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed)
-    words = [(start + g.text).replace("{", " ").replace("}", " ") for start, g in zip(STARTS, own)]
-    return BARE + tuple(f"{' '.join(said.split())}. {SLOT}" for said in words)
+    said = [start + g.text for start, g in zip(STARTS, own, strict=True)]
+    plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in said]
+    return BARE + tuple(f"{text}. {SLOT}" for text in plain)
 
 
 def edit_prompts(
@@ -93,41 +92,31 @@ def edit_prompts(
         FactError: the subject has no tokens of its own, or the target's tokens would merge with
             the prompt's.
     """
-    asked = fact.question or fact.prompt
     if form == "cloze":
         wholes = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
     elif form == "question":
         wholes = [(_qa(fact.question), fact.subject)] if fact.question else []
     elif form == "two_hop":
-        wholes = [(_qa(asked), phrase) for phrase in fact.implicit]
-    elif form == "two_hop_cloze":
-        wholes = [(fact.prompt, phrase) for phrase in fact.implicit]
+        wholes = [(_qa(fact.question or fact.prompt), phrase) for phrase in fact.implicit]
     else:
         raise FactError(f"no form {form!r} of prompts. {did_you_mean(form, FORMS)}")
     return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
 
 
-FORMS = ("cloze", "question", "two_hop", "two_hop_cloze")
-
-
-def kept_prompts(
-    model: Model, kept: Sequence[Kept], form: Form, anchor: Anchor
-) -> list[EditPrompt]:
-    """Questions to be left alone, in the form and with the anchor that an edit is made with.
+def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[EditPrompt]:
+    """Questions to be left alone, with the anchor that an edit is made with.
 
     Raises:
         FactError: a question does not contain its subject.
     """
     out: list[EditPrompt] = []
     for one in kept:
-        cloze = form in ("cloze", "two_hop_cloze") and one.cloze
-        text, subject = one.cloze if cloze else one.text, one.subject
-        if subject not in text:
-            raise FactError(f"{text!r} is to be kept, but does not contain its subject {subject!r}.")
-        at = text.rindex(subject)
-        slotted = text[:at] + SLOT + text[at + len(subject) :]
-        whole = slotted if cloze else _qa(slotted)
-        out.append(_tokenised(model, whole, subject, anchor, "", None))
+        before, found, behind = one.text.rpartition(one.subject)
+        if not found:
+            raise FactError(
+                f"{one.text!r} is to be kept, but does not contain its subject {one.subject!r}."
+            )
+        out.append(_tokenised(model, _qa(before + SLOT + behind), one.subject, anchor, "", None))
     return out
 
 

@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model import Model
-from interp.tails import Tails, tails
-
 from circuits.editing.changes import Changes, under
 from circuits.editing.keys import Place, module_at
 from circuits.editing.prompting import EditPrompt
+from interp.model import Model
+from interp.tails import Tails, tails
 
 LOGITS_AT_ONCE = 2**26
 
@@ -33,8 +32,8 @@ class Search:
             the anchor, so that a step means the same on every model.
         clamp: largest norm of a vector, in units of that output's norm.
         kl: weight of the divergence on the essence prompt.
-        decay: weight of ||delta|| / ||output||, mean over places. ROME's code divides by ||output||^2, which makes
-            it a hundred times stronger on a model that writes small vectors.
+        decay: weight of ||delta|| / ||output||, mean over places. ROME's code divides by
+            ||output||^2, which weighs a hundred times more on a model that writes small vectors.
         until: a fact is done once the mean negative log-likelihood of its target, over its
             prompts, is below this.
     """
@@ -171,8 +170,9 @@ class _Batch:
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
             learnt = rows.mean(nll, self.n_facts)
             loss = learnt + options.kl * kl + options.decay * size
-            p, p_all = _kept(active, rows.first_p(nll, self.n_facts), p), _kept(
-                active, rows.mean((-nll).exp(), self.n_facts), p_all
+            p, p_all = (
+                _kept(active, rows.first_p(nll, self.n_facts), p),
+                _kept(active, rows.mean((-nll).exp(), self.n_facts), p_all),
             )
             active = active & (learnt.detach().cpu() >= options.until)
             if step == options.steps or not active.any():
@@ -182,9 +182,9 @@ class _Batch:
             before = u.detach().clone()
             adam.step()
             with torch.no_grad():
-                u *= (options.clamp * initial.shape[-1] ** 0.5 / u.norm(dim=-1, keepdim=True)).clamp(
-                    max=1
-                )
+                u *= (
+                    options.clamp * initial.shape[-1] ** 0.5 / u.norm(dim=-1, keepdim=True)
+                ).clamp(max=1)
                 u[~active] = before[~active]
             taken[active] = step + 1
             rows, plain = self._fewer(rows, plain, active)

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import InterpError
-
 from circuits.editing.moments import Moment
+from interp.errors import InterpError
 
 MetricName = Literal["inverse_moment", "null_space", "identity"]
 
@@ -56,8 +55,7 @@ class Metric:
 
     @property
     def typical(self) -> float:
-        """E[k^T M k] over text: lambda is stated as a multiple of it, so that it means the same
-        on every model. For ``"inverse_moment"`` it is the width of the key."""
+        """E[k^T M k] over text, the unit of lambda; of ``"inverse_moment"`` the key's width."""
         moment = self.moment.matrix
         if self.name == "inverse_moment":
             return float(len(moment))

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.model import Model
-
 from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.finetuning import fine_tune
@@ -21,6 +19,7 @@ from circuits.editing.methods import FineTune, Method, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import (
     BARE,
+    Anchor,
     EditPrompt,
     Kept,
     edit_prompts,
@@ -29,6 +28,7 @@ from circuits.editing.prompting import (
 )
 from circuits.editing.search import FactPrompts, Targets, search_targets
 from circuits.editing.solving import Metric, solve
+from interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _note_p(state: _State, jobs: Sequence[_Job], p: Float[Tensor, " job"]) -> No
 
 def _fine_tuned(model: Model, state: _State, stage: FineTune, templates: Sequence[str]) -> None:
     jobs = _jobs(model, state, stage, 0, templates)
-    kept = _kept_prompts(model, state, stage.forms, "last") if stage.kept_weight else None
+    kept = _kept_rows(model, state, "last") if stage.kept_weight else None
     prompts = [(job.edit, job.prompts) for job in jobs]
     changes, p = fine_tune(model, prompts, stage, state.changes, kept)
     for i, change in enumerate(changes):
@@ -173,11 +173,13 @@ def _staged(
     prompts = [FactPrompts(job.prompts, job.essence) for job in jobs]
     targets = search_targets(model, prompts, places, stage.search, state.changes, owner)
     _note_p(state, jobs, targets.p)
-    kept = _kept_prompts(model, state, stage.forms, stage.anchor) if stage.kept_weight else None
+    kept = _kept_rows(model, state, stage.anchor) if stage.kept_weight else None
     for i, layer in enumerate(stage.layers):
         # a layer's projections are solved on the same state, then added together
         added = [
-            _solved(model, state, stage, jobs, owner, places, targets, i, (site, layer), moments, kept)
+            _solved(
+                model, state, stage, jobs, owner, places, targets, i, (site, layer), moments, kept
+            )
             for site in stage.writes
         ]
         for by_edit in added:
@@ -219,7 +221,9 @@ def _solved(
     columns = [
         _key_columns(job, part) for job, part in zip(jobs, keys.split(sizes.tolist()), strict=True)
     ]
-    kept_keys = None if kept is None else keys_at(model, kept.rows, place, state.changes, kept.owner)
+    kept_keys = (
+        None if kept is None else keys_at(model, kept.rows, place, state.changes, kept.owner)
+    )
     metric = _metric(moments, stage, place)
     out: dict[int, Change] = {}
     for edit in dict.fromkeys(owner.tolist()):
@@ -241,9 +245,7 @@ def _metric(moments: Moments, stage: Stage, place: Place) -> Metric:
     return Metric(stage.metric, moments[place])
 
 
-def _key_columns(
-    job: _Job, keys: Float[Tensor, "prompt d_in"]
-) -> Float[Tensor, "key d_in"]:
+def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor, "key d_in"]:
     """The bare cloze and the mean over its contexts, averaged to one key; other prompts singly."""
     n = job.n_cloze
     if n == 0:
@@ -282,15 +284,10 @@ class _KeptRows:
     owner: Int[Tensor, " row"]
 
 
-def _kept_prompts(
-    model: Model, state: _State, forms: Sequence[str], anchor: str
-) -> _KeptRows | None:
-    rows: list[EditPrompt] = []
-    owner: list[int] = []
-    for edit, request in enumerate(state.requests):
-        mine = kept_prompts(model, request.kept, forms[0], anchor)  # pyright: ignore
-        rows += mine
-        owner += [edit] * len(mine)
+def _kept_rows(model: Model, state: _State, anchor: Anchor) -> _KeptRows | None:
+    by_edit = [kept_prompts(model, request.kept, anchor) for request in state.requests]
+    owner = [edit for edit, mine in enumerate(by_edit) for _ in mine]
+    rows = [prompt for mine in by_edit for prompt in mine]
     return _KeptRows(rows, torch.tensor(owner)) if rows else None
 
 
