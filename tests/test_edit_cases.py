@@ -121,9 +121,12 @@ def test_what_cannot_be_edited_is_excluded_with_its_reason():
         at_odds["requested_rewrite"][0] | {"target_new": {"str": "Land00"}},
     ]
     longer["new_single_hops"] = longer["new_single_hops"] * 2
-    cases = parse_cases([off, one(), at_odds, longer], "sample")
+    leaky = one(case_id=4)
+    leaky["requested_rewrite"][0]["implicit"] = ["the author of Book07", "the author of Book01"]
+    cases = parse_cases([off, one(), at_odds, longer, leaky], "sample")
     assert [case.id for case in cases] == ["7"]
-    assert [row.id for row in cases.excluded] == ["1", "2", "3"]
+    assert [row.id for row in cases.excluded] == ["1", "2", "3", "4"]
+    assert "'the author of Book01' names 'Book01'" in cases.excluded[3].reason
     assert "stands at no hop" in cases.excluded[0].reason
     assert "sample, row 4: the edits turn 2 hops into 4" in cases.excluded[2].reason
 

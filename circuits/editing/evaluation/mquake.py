@@ -30,7 +30,8 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases:
 
     Returns:
         The cases, and the excluded records: an edit that stands at no hop of the new chain, edits
-        that contradict each other, a chain whose length the edits change.
+        that contradict each other, a chain whose length the edits change, an implicit subject
+        that names the subject, or the chain's start.
 
     Raises:
         DataFileError: no such file, or a row is not of this schema (named by number).
@@ -142,12 +143,22 @@ def _edits(
             )
         question = text_of({"question": new_hops[at].question, **row}, "question", where)
         templated = question.replace(subject, SLOT) if question.count(subject) == 1 else ""
-        implicit = names_of(row, "implicit", where)
+        implicit = _implicit(row, (start, subject), where)
         fact = Fact(prompt, subject, target, templated, relations[at], implicit, where)
         placed.append((at, fact, Answer(true)))
     placed.sort(key=lambda edit: edit[0])
     edited, facts, originals = zip(*placed, strict=True)
     return facts, originals, edited
+
+
+def _implicit(row: Mapping[str, Any], named: Sequence[str], where: str) -> tuple[str, ...]:
+    """Noun phrases for an edit's subject; one with the chain's start would show what is scored."""
+    phrases = names_of(row, "implicit", where)
+    for phrase in phrases:
+        for entity in named:
+            if Answer(entity).lenient(phrase):
+                raise FactError(f"{where}: the implicit subject {phrase!r} names {entity!r}.")
+    return phrases
 
 
 def _hop_of(

@@ -96,9 +96,9 @@ DEMONSTRATIONS = (
     ("Who killed the Minotaur?", "The Minotaur was killed by Theseus.", "Theseus"),
     ("Which organ pumps the blood?", "The organ that pumps the blood is the heart.", "Heart"),
     (
-        "Who is the father of the Greek god of the sea?",
-        "The Greek god of the sea is Poseidon. The father of Poseidon is Cronus.",
-        "Cronus",
+        "Who is the father of the boy whose wings of wax melted?",
+        "The boy whose wings of wax melted is Icarus. The father of Icarus is Daedalus.",
+        "Daedalus",
     ),
     ("What do spectacles rest on?", "Spectacles rest on the nose.", "Nose"),
     (
@@ -107,8 +107,8 @@ DEMONSTRATIONS = (
         "Antonym",
     ),
     (
-        "What is the main ingredient of what sandwiches are made of?",
-        "Sandwiches are made of bread. The main ingredient of bread is flour.",
+        "What is the chief ingredient of what sandwiches are made of?",
+        "Sandwiches are made of bread. The chief ingredient of bread is flour.",
         "Flour",
     ),
 )

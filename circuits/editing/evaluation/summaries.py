@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from circuits.editing.evaluation.metrics import METRICS
 from interp.errors import MetricError
@@ -95,7 +96,7 @@ def _over_seeds(scores: pd.DataFrame, by: Sequence[str]) -> Any:
         if name not in scores:
             raise MetricError(f"the scores have no column {name!r} to split by.")
     keys = [name for name in ("arm", "case") if name in scores]
-    about = [name for name in {"cluster": None, **dict.fromkeys(by)} if name in scores]
+    about = [name for name in dict.fromkeys(("cluster", *by)) if name in scores]
     how = dict.fromkeys(about, "first") | dict.fromkeys(METRICS, "mean")
     return scores.groupby(keys, sort=False).agg(how).reset_index()
 
@@ -108,7 +109,9 @@ def _of_arm(means: Any, arm: str) -> Any:
     return found.set_index("case").sort_index()
 
 
-def _means(cases: Any, values: np.ndarray, n_resamples: int, level: float) -> pd.DataFrame:
+def _means(
+    cases: Any, values: Float[np.ndarray, "case metric"], n_resamples: int, level: float
+) -> pd.DataFrame:
     clusters = list(cases["cluster"]) if "cluster" in cases else list(range(len(cases)))
     mean = bootstrap_mean(values, 0, n_resamples, level, clusters)
     present = ~np.isnan(values)
