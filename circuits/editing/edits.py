@@ -252,7 +252,8 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
             if value < REACHED:
                 raise FactError(
                     f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{fact.target!r} after {fact.cloze!r}; allow more steps, a larger clamp or other layers."
+                    f"{fact.target!r} after {fact.cloze!r}; allow more steps, a larger clamp or "
+                    "other layers."
                 )
 
 

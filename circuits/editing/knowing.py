@@ -1,11 +1,11 @@
 """What a model knows before any edit: the filter that every figure is conditional on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.cases import Case
+from circuits.editing.evaluation.cases import Case, Hop
 from circuits.editing.evaluation.prompts import Shots
 from interp.model import Model
 
@@ -47,6 +47,7 @@ def know(
     cases: Sequence[Case],
     shots: Shots,
     progress: Callable[[int, int], None] | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Knowledge:
     """Ask an unedited model every hop, and the questions of the chains whose hops it knows.
 
@@ -55,35 +56,41 @@ def know(
         cases: whose questions.
         shots: the demonstrations.
         progress: called with (questions asked, questions in this round).
+        said: answers that an earlier call got from this model, which are not asked for again.
     """
-    asked: dict[str, str] = {}
-    right: set[str] = set()
+    answers = dict(said or {})
+    hops = {hop.question: hop.answer for case in cases for hop in _true_hops(case)}
+    right = _ask(model, hops, shots, answers, progress)
+    composed = {
+        question: case.answer
+        for case in cases
+        if all(hop.question in right for hop in case.hops)
+        for question in case.questions
+    }
+    right |= _ask(model, composed, shots, answers, progress)
+    return Knowledge(frozenset(right), answers)
 
-    def ask(questions: dict[str, Answer]) -> None:
-        todo = [text for text in questions if text not in asked]
-        for lo in range(0, len(todo), AT_ONCE):
-            some = todo[lo : lo + AT_ONCE]
-            asks = [Ask(0, shots.ask(text), shots.prefix) for text in some]
-            for text, said in zip(some, generations(model, asks, [()]), strict=True):
-                asked[text] = shots.read(said)
-                if questions[text].lenient(asked[text]):
-                    right.add(text)
-            if progress:
-                progress(min(lo + AT_ONCE, len(todo)), len(todo))
 
-    hops = [hop for case in cases for hop in (*case.hops, *case.new_hops)]
-    edited = {case.new_hops[at].question for case in cases for at in case.edited_hops}
-    true = {hop.question for case in cases for hop in case.hops}
-    ask(
-        {hop.question: hop.answer for hop in hops if hop.question not in edited - true}
-        | {hop.question: hop.answer for case in cases for hop in case.hops}
-    )
-    ask(
-        {
-            question: case.answer
-            for case in cases
-            if all(hop.question in right for hop in case.hops)
-            for question in case.questions
-        }
-    )
-    return Knowledge(frozenset(right), asked)
+def _true_hops(case: Case) -> list[Hop]:
+    """The hops of the old chain, and those of the new one that no edit changes."""
+    kept = [hop for i, hop in enumerate(case.new_hops) if i not in case.edited_hops]
+    return [*case.hops, *kept]
+
+
+def _ask(
+    model: Model,
+    questions: Mapping[str, Answer],
+    shots: Shots,
+    said: dict[str, str],
+    progress: Callable[[int, int], None] | None,
+) -> set[str]:
+    """Put what is new to the model, note what it says, and return what is right."""
+    todo = [text for text in questions if text not in said]
+    for lo in range(0, len(todo), AT_ONCE):
+        some = todo[lo : lo + AT_ONCE]
+        asks = [Ask(0, shots.ask(text), shots.prefix) for text in some]
+        for text, answer in zip(some, generations(model, asks, [()]), strict=True):
+            said[text] = shots.read(answer)
+        if progress:
+            progress(lo + len(some), len(todo))
+    return {text for text, answer in questions.items() if answer.lenient(said[text])}

@@ -59,7 +59,7 @@ class Gains:
 
     @property
     def selectivity(self) -> Float[np.ndarray, "fact layer"]:
-        """`same` minus `other`: what is written where it belongs, less what is written elsewhere."""
+        """`same` minus `other`: what is written where it belongs, less what is elsewhere."""
         return self.same - self.other
 
 
