@@ -31,7 +31,7 @@ from multihop_facts import (
 
 CASES = FOLDER / "multihop_chains.json"
 SEED = 0
-N_SOURCES = {2: 2, 3: 2}  # chains kept for one last bridge and last relation, by hops
+N_THREE = 2  # three-hop chains kept for one last bridge and last relation, at most
 N_IMPLICIT = 6
 N_CANDIDATES = 20  # the best-known objects among which a counterfactual target is drawn
 # positions of the edits of three-hop chains, in turn: a third of the cases carries two
@@ -83,7 +83,8 @@ def chosen(knowledge: Knowledge, chains: Sequence[Chain], hops: int) -> list[Cha
     """A few chains for every bridge and last relation.
 
     They are taken in turn from the sequences of relations that lead to the bridge, in the order
-    of the first relation in `knowledge.order`, and from the best-known source down.
+    of the first relation in `knowledge.order`, and from the best-known source down; how many is
+    a property of the last relation.
     """
     queues: dict[Any, dict[Any, list[Chain]]] = defaultdict(lambda: defaultdict(list))
     for chain in chains:
@@ -92,7 +93,9 @@ def chosen(knowledge: Knowledge, chains: Sequence[Chain], hops: int) -> list[Cha
     kept: list[Chain] = []
     for by_path in queues.values():
         paths = sorted(by_path, key=lambda path: knowledge.order.index(path[0]))
-        kept += in_turn([by_path[path] for path in paths])[: N_SOURCES[hops]]
+        turns = in_turn([by_path[path] for path in paths])
+        keep = turns[0][-1].relation.keep
+        kept += turns[: keep if hops == 2 else min(keep, N_THREE)]
     return kept
 
 

@@ -28,6 +28,7 @@ class Relation:
         source: kind of the subjects.
         target: kind of the objects.
         home: whether its objects may be the last bridge of a three-hop chain.
+        keep: chains kept for one last bridge where this is the last relation.
         cloze: a sentence that the object completes, ``{}`` for the subject.
         question: the question for the object of a subject that is named.
         asks: three questions for the object that also take a long noun phrase.
@@ -38,6 +39,7 @@ class Relation:
     source: str
     target: str
     home: bool
+    keep: int
     cloze: str
     question: str
     asks: tuple[str, str, str]
@@ -96,7 +98,7 @@ def load_knowledge(path: Path = FACTS) -> Knowledge:
     """
     raw = json.loads(path.read_text(encoding="utf-8"))
     relations = {
-        name: Relation(name, r["from"], r["to"], r["home"], r["cloze"], *_questions(r))
+        name: Relation(name, r["from"], r["to"], r["home"], r["keep"], r["cloze"], *_questions(r))
         for name, r in raw["relations"].items()
     }
     facts: list[Fact] = []
