@@ -10,6 +10,7 @@ Every step keeps what it has done under --out and goes on from there.
 import argparse
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,7 @@ from circuits.editing.prompting import contexts
 from circuits.editing.writing import places_of
 
 CHAINS = "datasets/multihop_chains.json"
+IMPLICIT = 4
 CONTEXTS = 2  # of the five; the bare cloze comes first
 
 
@@ -57,6 +59,13 @@ def chosen(
             taken[case.bridges[0]] = taken.get(case.bridges[0], 0) + 1
             out.append(case)
     return out
+
+
+def short(case: Case) -> Case:
+    """The case with at most `IMPLICIT` implicit phrases a fact."""
+    return replace(
+        case, facts=tuple(replace(f, implicit=f.implicit[:IMPLICIT]) for f in case.facts)
+    )
 
 
 def load(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
@@ -113,7 +122,7 @@ def layers(args) -> None:
         if args.stage == "value"
         else ("first", ("cloze",), "subject_last")
     )
-    cases = chosen(usable, args.n, position)
+    cases = [short(c) for c in chosen(usable, args.n, position)]
     every = (
         range(*(int(x) for x in args.layers.split(":")))
         if args.layers
@@ -134,7 +143,7 @@ def layers(args) -> None:
 def arms(args) -> None:
     """Edit by methods."""
     model, usable, pool = load(args)
-    cases = chosen(usable, args.n, "first") + chosen(usable, args.n, "last")
+    cases = [short(c) for p in ("first", "last") for c in chosen(usable, args.n, p)]
     placement = (
         Placement(tuple(map(int, args.query.split(","))), tuple(map(int, args.value.split(","))))
         if args.query

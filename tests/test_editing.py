@@ -188,7 +188,7 @@ def test_rome_writes_its_target_exactly(moments_of):
     after = outputs_at(model, prompts, place, [got.changes], zero)
     single = write(model, [Request(FACTS[:1])], method, moments_of(model, method), ("{}",))
     torch.testing.assert_close(single[0].changes[0].matrix, got.changes[0].matrix)
-    key = keys_at(model, prompts, place, [()], zero)[0].double()
+    key = keys_at(model, prompts, [place], [()], zero)[place][0].double()
     torch.testing.assert_close(
         (after - before)[0].double(), got.changes[0].matrix @ key, atol=1e-4, rtol=1e-3
     )

@@ -107,7 +107,12 @@ def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
         print_json({"ledger": str(ledger), "edits": [one.summary() for one in edits]})
         return
     rows = [
-        {"edit": one.id, "model": one.model, "method": one.method, "facts": "; ".join(f.cloze + " " + f.target for f in one.facts)}
+        {
+            "edit": one.id,
+            "model": one.model,
+            "method": one.method,
+            "facts": "; ".join(f.cloze + " " + f.target for f in one.facts),
+        }
         for one in edits
     ]
     print_table(pd.DataFrame(rows, columns=["edit", "model", "method", "facts"]), str(ledger))
@@ -182,15 +187,23 @@ def evaluate(
     if as_json:
         print_json({"run": str(out) if out else None, **found})
         return
-    lines = [{"method": name} | {k: v for k, v in line.items() if isinstance(v, int | float)} for name, line in found["methods"].items()]
-    print_table(pd.DataFrame(lines), f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}")
+    lines = [
+        {"method": name} | {k: v for k, v in line.items() if isinstance(v, int | float)}
+        for name, line in found["methods"].items()
+    ]
+    print_table(
+        pd.DataFrame(lines), f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}"
+    )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
     if out:
         stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
 
 
-@app.command("place", epilog="Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json --split design --out runs/gemma.json`")
+@app.command(
+    "place",
+    epilog="Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json --split design --out runs/gemma.json`",
+)
 def place(
     model: ModelOption,
     cases: Annotated[str, typer.Option(help="Held-out cases in MQuAKE's schema.")],
@@ -249,7 +262,10 @@ def _say(
         return
     for i, fact in enumerate(edit.facts):
         said = f": now {after[i]!r}" if after else ""
-        stdout.print(f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}", highlight=False)
+        stdout.print(
+            f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}",
+            highlight=False,
+        )
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

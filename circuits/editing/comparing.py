@@ -1,8 +1,9 @@
 """`Comparison`: methods of editing side by side on the same cases, with intervals and tests."""
 
+import hashlib
 import json
+import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,17 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from interp import folder
-from interp.model import Model
-
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, compare, score, summary
+from circuits.editing.evaluation import SHOTS, Cases, Pool, Shots, compare, score, summary
 from circuits.editing.facts import FactError
-from circuits.editing.knowing import Knowledge, know
+from circuits.editing.knowing import know, usable_cases
 from circuits.editing.methods import METHODS, Placement, preset
 from circuits.editing.moments import N_TOKENS, second_moments
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import places_of
+from interp import folder
+from interp.model import Model
+from interp.resuming import open_partial, refuse_other_run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -90,13 +91,12 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
         table = self.table().set_index(["arm", "metric"])
-        n = self.answers.groupby("arm")["case"].nunique()
         return {
             "kind": self.KIND,
             "model": self.model,
             "source": self.source,
             "n_cases": self.n_cases,
-            "n_filtered": int(n.max()),
+            "n_filtered": int(self.answers["case"].nunique()),
             "excluded": self.excluded,
             "placement": self.placement and asdict(self.placement),
             "methods": {arm: self._line(table, arm) for arm in self.arms},
@@ -106,7 +106,7 @@ class Comparison:
     def _line(self, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         mine: Any = self.edits[self.edits["arm"] == arm]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
-        out: dict[str, Any] = {"n": int(mine["case"].nunique())}
+        out: dict[str, Any] = {"n": len(set(mine["case"]))}
         for metric in HEADLINE:
             if (arm, metric) in table.index:
                 found = table.loc[(arm, metric)]
@@ -150,23 +150,15 @@ class Comparison:
         manifest, tables, _ = folder.read(Path(path), cls.KIND, ("answers", "edits"))
         at = manifest["placement"]
         placement = at and Placement(tuple(at["query"]), tuple(at["value"]), at["by"])
-        names = ("model", "weights_hash", "source", "n_cases", "excluded")
+        names = ("model", "weights_hash", "source", "n_cases", "excluded", "options", "seconds")
+        said = {name: manifest[name] for name in names}
         return cls(
             tables["answers"],
             tables["edits"],
-            *(manifest[name] for name in names),
-            placement,
-            manifest["options"],
-            manifest["seconds"],
-            manifest["provenance"],
+            placement=placement,
+            provenance=manifest["provenance"],
+            **said,
         )
-
-
-def usable_cases(cases: Sequence[Case], known: Knowledge) -> tuple[list[Case], dict[str, int]]:
-    """The cases that can be scored, and how many cannot, by reason."""
-    reasons = [known.usable(case) for case in cases]
-    kept = [case for case, reason in zip(cases, reasons, strict=True) if not reason]
-    return kept, dict(Counter(filter(None, reasons)))
 
 
 def compare_methods(
@@ -262,3 +254,38 @@ def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
 
         raise FactError(f"unknown method {name!r}. {did_you_mean(name, (*REFERENCES, *METHODS))}")
     return Arm(name, preset(name, model, placement))
+
+
+def compare_into(
+    out: Path | None, model: Model, cases: Cases, *given: Any, **options: Any
+) -> Comparison:
+    """As `compare_methods`, into a run folder, resuming where an earlier call was stopped.
+
+    Args:
+        out: the run folder; ``None`` keeps nothing.
+        model: as in `compare_methods`; so is all that follows.
+        cases: what is edited.
+        given: methods and placement.
+        options: the rest.
+
+    Raises:
+        RunFolderError: `out` holds another run, or something else.
+        FactError: whatever `compare_methods` refuses.
+    """
+    if out is None:
+        return compare_methods(model, cases, *given, **options)
+    said = {k: v for k, v in options.items() if k != "progress"} | {"given": given}
+    rows = [asdict(case) for case in cases]
+    text = json.dumps([model.weights_hash, str(model.dtype), rows, said], default=str)
+    run = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    if out.exists():
+        refuse_other_run(out, run)
+        return Comparison.load(out)
+    partial = open_partial(out, run)
+    result = compare_methods(model, cases, *given, parts=partial, **options)
+    result.save(out, {"run": run})
+    from circuits.editing.figures import page
+
+    (out / "index.html").write_text(page(result), "utf-8")
+    shutil.rmtree(partial)
+    return Comparison.load(out)

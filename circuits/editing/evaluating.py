@@ -5,7 +5,7 @@ Each case is edited on its own and asked under its own edit alone; many run side
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from circuits.editing.changes import Changes
 from circuits.editing.evaluation import (
     Asked,
     Case,
-    Known,
     Pool,
     Shots,
     asked,
@@ -26,10 +25,9 @@ from circuits.editing.evaluation import (
     row,
     short_answer,
 )
-from circuits.editing.evaluation.probes import KeyKind
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
-from circuits.editing.prompting import BARE, Kept
+from circuits.editing.prompting import BARE, kept_of
 from circuits.editing.writing import Request, write
 from interp.errors import RunFolderError
 from interp.model import Model
@@ -128,7 +126,7 @@ def _evaluated(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     drawn = [draw_probes(c, protocol.pool, protocol.n_probes, protocol.seed) for c in cases]
     kept = [
-        _kept(preservation(c, protocol.pool, scored, protocol.n_kept, protocol.seed))
+        kept_of(preservation(c, protocol.pool, scored, protocol.n_kept, protocol.seed))
         for c, scored in zip(cases, drawn, strict=True)
     ]
     started = time.perf_counter()
@@ -175,16 +173,6 @@ def _ask(number: int, question: Asked, case: Case, shots: Shots, told: bool) -> 
 
 def _row(question: Asked, case: Case, said: str, shots: Shots) -> dict[str, Any]:
     return row(case, question, short_answer(said) if question.cloze else shots.read(said))
-
-
-def _kept(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
-    """Preserved questions as the editor takes them: each about its first subject."""
-    return tuple(
-        Kept(question.text, question.subjects[0])
-        for questions in known.values()
-        for question in questions
-        if question.subjects[0] in question.text
-    )
 
 
 def _file(out: Path, first: int, what: str) -> Path:

@@ -5,12 +5,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from interp.errors import DataFileError, RunFolderError
-from interp.model import Model
-
 from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.methods import Placement
+from interp.errors import DataFileError, RunFolderError
+from interp.model import Model
 
 PLACEMENTS = Path(__file__).with_name("placements.json")
 """Layers chosen for the built-in models on the design half of ``datasets/multihop_chains.json``."""

@@ -1,133 +1,144 @@
 """Fine-tuning a low-rank change by gradient: the baseline without a closed form."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.editing.changes import Change, Changes, under
-from circuits.editing.methods import FineTune
-from circuits.editing.prompting import EditPrompt
 from interp.model import Model
 from interp.projections import rewriting, writer
 from interp.tails import tails
 
-FACTS_AT_ONCE = 8
+from circuits.editing.changes import Change, Changes, under
+from circuits.editing.methods import FineTune
+from circuits.editing.prompting import EditPrompt
+
+EDITS_AT_ONCE = 8
+SITE = "mlp_post"
 
 
 def fine_tune(
     model: Model,
-    prompts: Sequence[tuple[int, tuple[EditPrompt, ...]]],
+    learn: Sequence[Sequence[EditPrompt]],
+    owner: Int[Tensor, " fact"],
     stage: FineTune,
     edits: Sequence[Changes],
-    kept: Any,
-) -> tuple[list[Change | None], Float[Tensor, " job"]]:
+    kept: Sequence[Sequence[EditPrompt]],
+) -> tuple[list[Change | None], Float[Tensor, " fact"]]:
     """Adam on the factors of one down-projection's change, each edit's own.
 
     Args:
         model: the model, whose parameters are frozen.
-        prompts: (edit, prompts) of each fact.
+        learn: each fact's prompts.
+        owner: each fact's edit.
         stage: of which layer, how long.
         edits: changes made so far, by edit.
-        kept: preserved questions with their edits, or ``None``.
+        kept: each edit's questions to be answered as before.
 
     Returns:
-        Each edit's change, ``None`` for an edit without prompts; and the probability that each
+        Each edit's change, ``None`` for an edit without facts; and the probability that each
         fact's target reached on its first prompt.
     """
     changes: list[Change | None] = [None] * len(edits)
-    p = torch.zeros(len(prompts))
-    ids = list(dict.fromkeys(edit for edit, _ in prompts))
-    for lo in range(0, len(ids), FACTS_AT_ONCE):
-        group = ids[lo : lo + FACTS_AT_ONCE]
-        jobs = [j for j, (edit, _) in enumerate(prompts) if edit in group]
-        made, reached = _tuned(model, [prompts[j] for j in jobs], group, stage, edits, kept)
+    p = torch.zeros(len(learn))
+    with_facts = owner.unique().tolist()
+    for lo in range(0, len(with_facts), EDITS_AT_ONCE):
+        group = with_facts[lo : lo + EDITS_AT_ONCE]
+        facts = [i for i, edit in enumerate(owner.tolist()) if edit in group]
+        rows = _Rows(
+            model,
+            [learn[i] for i in facts],
+            torch.tensor([group.index(int(owner[i])) for i in facts]),
+            [kept[edit] for edit in group],
+            [edits[edit] for edit in group],
+            stage,
+        )
+        made, p[facts] = _tuned(rows, stage)
         for edit, change in zip(group, made, strict=True):
             changes[edit] = change
-        p[jobs] = reached
     return changes, p
 
 
-def _tuned(
-    model: Model,
-    prompts: Sequence[tuple[int, tuple[EditPrompt, ...]]],
-    group: Sequence[int],
-    stage: FineTune,
-    edits: Sequence[Changes],
-    kept: Any,
-) -> tuple[list[Change], Float[Tensor, " job"]]:
-    learn = [(job, group.index(edit), p) for job, (edit, ps) in enumerate(prompts) for p in ps]
-    keep: list[tuple[int, EditPrompt]] = []
-    if kept is not None:
-        owners = kept.owner.tolist()
-        keep = [(group.index(e), p) for e, p in zip(owners, kept.rows, strict=True) if e in group]
-    owner = torch.tensor([g for _, g, _ in learn] + [g for g, _ in keep])
-    rows = [p for _, _, p in learn] + [p for _, p in keep]
-    mine = [edits[edit] for edit in group]
-    longest = max(len(p.ids) for p in rows)
-    with under(model, mine, owner):
-        run = tails(model, [p.tokens for p in rows], stage.layer, longest)
-        # token positions are counted from the end, where all rows are flush
-    weight: Any = writer(model, "mlp_post", stage.layer).weight
+class _Rows:
+    """Prompts of the facts of several edits, then the edits' preserved questions, as one batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        learn: Sequence[Sequence[EditPrompt]],
+        fact_edit: Int[Tensor, " fact"],
+        kept: Sequence[Sequence[EditPrompt]],
+        edits: Sequence[Changes],
+        stage: FineTune,
+    ):
+        self.model, self.edits, self.fact_edit, self.layer = model, edits, fact_edit, stage.layer
+        sizes = torch.tensor([len(prompts) for prompts in learn])
+        self.fact = torch.arange(len(learn)).repeat_interleave(sizes)
+        self.lead = sizes.cumsum(0) - sizes
+        kept_sizes = torch.tensor([len(prompts) for prompts in kept])
+        self.kept_edit = torch.arange(len(kept)).repeat_interleave(kept_sizes)
+        self.owner = torch.cat([fact_edit[self.fact], self.kept_edit])
+        prompts = [p for ps in (*learn, *kept) for p in ps]
+        with under(model, edits, self.owner):
+            longest = max(len(p.ids) for p in prompts)
+            self.run = tails(model, [p.tokens for p in prompts], stage.layer, longest)
+        reads = [
+            (row, self.run.n_tail - 1 - k, prompt.ids[-k])
+            for row, prompt in enumerate(prompts[: len(self.fact)])
+            for k in range(prompt.n_target, 0, -1)
+        ]
+        self.row, self.column, self.token = torch.tensor(reads).T
+        self.n_target = torch.bincount(self.row)
+
+    def read(
+        self, up: Float[Tensor, "edit d_model rank"], down: Float[Tensor, "edit d_in rank"]
+    ) -> tuple[Float[Tensor, " learn"], Float[Tensor, "kept vocab"]]:
+        """Mean negative log-likelihood of each learning row; log-probabilities at kept rows."""
+
+        def change(x: Tensor, out: Tensor) -> Tensor:
+            return out + x @ down[self.owner] @ up[self.owner].mT
+
+        with under(self.model, self.edits, self.owner):
+            with rewriting(self.model, [(SITE, self.layer, change)]):
+                hidden = self.run.run()
+        wanted = torch.cat([hidden[self.row, self.column], hidden[len(self.fact) :, -1]])
+        log_p = self.model.logits(wanted).log_softmax(-1)
+        nll = -log_p[torch.arange(len(self.row)), self.token]
+        return _mean(nll, self.row, len(self.fact)), log_p[len(self.row) :]
+
+
+def _mean(values: Float[Tensor, " n"], group: Int[Tensor, " n"], size: int) -> Tensor:
+    """Mean over each group; 0 for an empty one."""
+    count = torch.bincount(group, minlength=size).clamp(min=1)
+    return torch.zeros(size).to(values).index_add(0, group, values) / count
+
+
+def _tuned(rows: _Rows, stage: FineTune) -> tuple[list[Change], Float[Tensor, " fact"]]:
+    model, n_edits, n_facts = rows.model, len(rows.edits), len(rows.lead)
+    weight = writer(model, SITE, stage.layer).get_parameter("weight")
     size = float(weight.float().square().mean().sqrt())
     d_in = model.arch.d_mlp or 0
-    generator = torch.Generator().manual_seed(0)
-    down = torch.randn(d_in, stage.rank, generator=generator).expand(len(group), -1, -1)
-    down = (down / d_in**0.5).clone().requires_grad_()
-    up = torch.zeros(len(group), model.arch.d_model, stage.rank, requires_grad=True)
-    read = [
-        (row, run.n_tail - 1 - k, p.ids[-k], row)
-        for row, (_, _, p) in enumerate(learn)
-        for k in range(p.n_target, 0, -1)
-    ]
-    at_row, at_column, token, of_row = torch.tensor(read).T
-    job = torch.tensor([j for j, _, _ in learn])
-    n_target = torch.tensor([p.n_target for _, _, p in learn])
-    kept_row = torch.arange(len(learn), len(rows))
-    counts = torch.bincount(job, minlength=len(prompts))
-    plain: Tensor | None = None
-
-    def forward() -> tuple[Tensor, Tensor]:
-        def change(x: Tensor, out: Tensor) -> Tensor:
-            return out + size * (x @ down[owner]) @ up[owner].mT
-
-        with under(model, mine, owner), rewriting(model, [("mlp_post", stage.layer, change)]):
-            hidden = run.run()
-        wanted = torch.cat([hidden[at_row, at_column], hidden[kept_row, -1]])
-        log_p = model.logits(wanted).log_softmax(-1)
-        nll = -log_p[torch.arange(len(at_row)), token]
-        by_row = torch.zeros(len(learn)).index_add(0, of_row, nll) / n_target
-        return by_row, log_p[len(at_row) :]
-
+    start = torch.randn(d_in, stage.rank, generator=torch.Generator().manual_seed(0))
+    down = (start / d_in**0.5).expand(n_edits, -1, -1).clone().requires_grad_()
+    up = torch.zeros(n_edits, model.arch.d_model, stage.rank, requires_grad=True)
     with torch.no_grad():
-        plain = forward()[1]
+        plain = rows.read(up, down)[1]
     adam = torch.optim.Adam([up, down], lr=stage.lr)
-    active = torch.ones(len(group), dtype=torch.bool)
-    job_group = torch.tensor([group.index(edit) for edit, _ in prompts])
-    reached = torch.zeros(len(prompts))
+    active, p = torch.ones(n_edits, dtype=torch.bool), torch.zeros(n_facts)
     for step in range(stage.steps + 1):
-        nll, kept_now = forward()
-        by_job = torch.zeros(len(prompts)).index_add(0, job, nll) / counts
-        loss = torch.zeros(len(group)).index_add(0, job_group, by_job)
-        n_jobs = torch.bincount(job_group, minlength=len(group))
-        loss = loss / n_jobs
-        if len(keep):
-            kl = (plain.exp() * (plain - kept_now)).sum(-1)
-            of = owner[kept_row]
-            n_kept = torch.bincount(of, minlength=len(group)).clamp(min=1)
-            loss = loss + stage.kept_weight * torch.zeros(len(group)).index_add(0, of, kl) / n_kept
-        first = torch.cat([torch.tensor([True]), job[1:] != job[:-1]])
-        reached = torch.where(active[job_group], (-nll.detach()[first]).exp(), reached)
-        active = active & (loss.detach() >= stage.until)
+        nll, now = rows.read(size * up, down)
+        learnt = _mean(_mean(nll, rows.fact, n_facts), rows.fact_edit, n_edits)
+        kl = _mean((plain.exp() * (plain - now)).sum(-1), rows.kept_edit, n_edits)
+        p = torch.where(active[rows.fact_edit], (-nll.detach()[rows.lead]).exp(), p)
+        active = active & (learnt.detach() >= stage.until)
         if step == stage.steps or not active.any():
             break
         adam.zero_grad()
-        loss[active].sum().backward()
+        (learnt + stage.kept_weight * kl)[active].sum().backward()
         before = up.detach().clone(), down.detach().clone()
         adam.step()
         with torch.no_grad():
             up[~active], down[~active] = before[0][~active], before[1][~active]
-    ups, downs = (size * up).detach().double(), down.detach().double()
-    return [Change("mlp_post", stage.layer, u, d) for u, d in zip(ups, downs, strict=True)], reached
+    factors = zip((size * up).detach().double(), down.detach().double(), strict=True)
+    return [Change(SITE, stage.layer, u, d) for u, d in factors], p

@@ -1,5 +1,6 @@
 """What writing projections read and write at anchors, each prompt under its edit's changes."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,23 +35,23 @@ def module_at(model: Model, place: Place) -> nn.Module:
 def keys_at(
     model: Model,
     prompts: Sequence[EditPrompt],
-    place: Place,
+    places: Sequence[Place],
     edits: Sequence[Changes],
     owner: Int[Tensor, " prompt"],
-) -> Float[Tensor, "prompt d_in"]:
-    """Inputs of a writing projection at each prompt's anchor.
+) -> dict[Place, Float[Tensor, "prompt d_in"]]:
+    """Inputs of writing projections at each prompt's anchor, all from one forward pass.
 
     Args:
         model: the model.
         prompts: read up to their anchors only.
-        place: which projection.
+        places: which projections.
         edits: changes by edit.
         owner: each prompt's edit.
 
     Raises:
         SiteError: no such projection.
     """
-    return _captured(model, prompts, place, edits, owner, lambda x, out: x)
+    return _captured(model, prompts, places, edits, owner, lambda x, out: x)
 
 
 def outputs_at(
@@ -61,38 +62,40 @@ def outputs_at(
     owner: Int[Tensor, " prompt"],
 ) -> Float[Tensor, "prompt d_model"]:
     """What is written at each prompt's anchor; otherwise as `keys_at`."""
-    return _captured(model, prompts, place, edits, owner, lambda x, out: first_output(out))
+    found = _captured(model, prompts, [place], edits, owner, lambda x, out: first_output(out))
+    return found[place]
 
 
 @torch.no_grad()
 def _captured(
     model: Model,
     prompts: Sequence[EditPrompt],
-    place: Place,
+    places: Sequence[Place],
     edits: Sequence[Changes],
     owner: Int[Tensor, " prompt"],
     pick: Any,
-) -> Float[Tensor, "prompt width"]:
+) -> dict[Place, Float[Tensor, "prompt width"]]:
     rows = [prompt.key_tokens for prompt in prompts]
-    out: list[Tensor] = [torch.empty(0)] * len(rows)
+    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(rows) for place in places}
     for group in batches(rows, default_budget(model)):
         ids, mask = pad(model, [rows[i] for i in group])
         calls = record_layer_calls(model, ids, mask)
-        hidden, got = calls.embeddings, list[Tensor]()
-        with under(model, edits, owner[group]):
-            hook = module_at(model, place).register_forward_hook(_keep(got, pick))
-            try:
-                for layer in range(1 + place[1]):
-                    hidden = first_output(model.blocks[layer](hidden, **calls.kwargs[layer]))
-            finally:
-                hook.remove()
-        for i, value in zip(group, got[-1][:, -1], strict=True):
-            out[i] = value
-    return torch.stack(out)
+        hidden, got = calls.embeddings, dict[Place, Tensor]()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(under(model, edits, owner[group]))
+            for place in places:
+                hook = _keep(got, place, pick)
+                stack.callback(module_at(model, place).register_forward_hook(hook).remove)
+            for layer in range(1 + max(layer for _, layer in places)):
+                hidden = first_output(model.blocks[layer](hidden, **calls.kwargs[layer]))
+        for place, values in got.items():
+            for i, value in zip(group, values, strict=True):
+                out[place][i] = value
+    return {place: torch.stack(values) for place, values in out.items()}
 
 
-def _keep(got: list[Tensor], pick: Any) -> Any:
+def _keep(got: dict[Place, Tensor], place: Place, pick: Any) -> Any:
     def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        got.append(pick(args[0], output))
+        got[place] = pick(args[0], output)[:, -1]
 
     return keep

@@ -1,5 +1,6 @@
 """What a model knows before any edit: the filter that every figure is conditional on."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,13 @@ class Knowledge:
         if case.answer.overlaps(case.new_answer):
             return "the edit does not change the answer"
         return ""
+
+
+def usable_cases(cases: Sequence[Case], known: Knowledge) -> tuple[list[Case], dict[str, int]]:
+    """The cases that can be scored, and how many cannot, by reason."""
+    reasons = [known.usable(case) for case in cases]
+    kept = [case for case, reason in zip(cases, reasons, strict=True) if not reason]
+    return kept, dict(Counter(filter(None, reasons)))
 
 
 def know(

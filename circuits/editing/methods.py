@@ -68,6 +68,10 @@ class Stage:
         raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
+VALUE = Stage((), forms=("two_hop",), anchor="last", rho=0.4, kept_weight=1.0)
+"""The deep stage of ``ace``, at layers still to be placed."""
+
+
 @dataclass(frozen=True)
 class FineTune:
     """Low-rank fine-tuning of one layer's down-projection, the crude baseline.

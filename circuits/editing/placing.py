@@ -7,7 +7,8 @@ the same fact (`same`), and harmless where it does not reach questions with the 
 about something else (`other`). Both are known from forward passes of the unedited model.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, draw_probes, preservation
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.keys import Place, keys_at
-from circuits.editing.methods import Stage
-from circuits.editing.moments import Moments
-from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, kept_prompts
+from circuits.editing.knowing import know, usable_cases
+from circuits.editing.methods import VALUE, Placement, Stage, early
+from circuits.editing.moments import Moments, second_moments
+from circuits.editing.prompting import (
+    EditPrompt,
+    Kept,
+    edit_prompts,
+    kept_of,
+    kept_prompts,
+    whole_prompt,
+)
 from circuits.editing.solving import Metric, solve
 from interp.model import Model
 from interp.statistics import auroc
+
+N_KEPT = 8
+"""Preserved questions of a kind, as in an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +106,10 @@ def gains(
     rows = [prompt for part in parts for prompt in part]
     owner = torch.zeros(len(rows), dtype=torch.long)
     same, other, separation = [], [], []
-    for layer in layers:
-        place: Place = ("mlp_post", layer)
-        keys = keys_at(model, rows, place, [()], owner).split([len(part) for part in parts])
+    places: list[Place] = [("mlp_post", layer) for layer in layers]
+    at = keys_at(model, rows, places, [()], owner)
+    for place in places:
+        keys = at[place].split([len(part) for part in parts])
         metric = Metric(stage.metric, moments[place])
         by_fact = [
             _gain(metric, stage, k, len(a), len(r.same), len(r.other))
@@ -125,3 +139,84 @@ def _gain(
     _, down = solve(metric, learn.T, unit, stage.rho, kept.T, stage.kept_weight)
     tau = down.sum(1)
     return same.double() @ tau, other.double() @ tau
+
+
+def reaches_of(
+    model: Model,
+    cases: Cases,
+    limit: int | None,
+    shots: Shots,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Reach]:
+    """What edits of last hops should reach and what not, asked as the evaluation asks.
+
+    Args:
+        model: the unedited model.
+        cases: whose last hops are edited; others are passed over.
+        limit: the first so many usable cases.
+        shots: demonstrations before each question.
+        seed: of the draws.
+        progress: called with (questions asked, questions in this round).
+
+    Raises:
+        FactError: no case is usable.
+    """
+    known = know(model, cases, shots, progress)
+    kept, _ = usable_cases(cases, known)
+    pool = Pool.of(cases, known.right)
+    rows = (_reach(model, case, pool, shots, seed) for case in kept if _deep(case))
+    found = list(itertools.islice(filter(None, rows), limit))
+    if not found:
+        raise FactError(
+            f"no case of {cases.source} edits a last hop that {model.name} knows and whose subject "
+            "has implicit phrases; give more cases."
+        )
+    return found
+
+
+def _deep(case: Case) -> bool:
+    return case.position == "last" and bool(case.facts[0].implicit)
+
+
+def _reach(model: Model, case: Case, pool: Pool, shots: Shots, seed: int) -> Reach | None:
+    scored = draw_probes(case, pool, seed=seed)
+    same = tuple(whole_prompt(model, shots.ask(text)) for text in case.questions)
+    others = scored["control_two_hop"]
+    other = tuple(whole_prompt(model, shots.ask(one.text)) for one in others)
+    kept = kept_of(preservation(case, pool, scored, N_KEPT, seed))
+    return Reach(case.facts[0], same, other, kept) if other else None
+
+
+def place(
+    model: Model,
+    cases: Cases,
+    limit: int | None = 40,
+    shots: Shots = SHOTS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Placement:
+    """Choose where to write, from cases that are held out of every evaluation.
+
+    The value layer is the one whose gain best separates questions through a fact from other
+    questions of its relation, of those in the deeper half; the query layers are the early ones
+    that MEMIT writes.
+
+    Args:
+        model: the unedited model.
+        cases: with edits of last hops and implicit phrases of their subjects.
+        limit: use the first so many usable cases.
+        shots: demonstrations, as in the evaluation.
+        seed: of the draws.
+        progress: called with (questions asked, questions in this round).
+
+    Raises:
+        FactError: no case is usable.
+    """
+    reaches = reaches_of(model, cases, limit, shots, seed, progress)
+    layers = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
+    moments = second_moments(model, [("mlp_post", layer) for layer in layers])
+    found = gains(model, reaches, VALUE, moments, layers)
+    best = layers[int(found.separation.argmax())]
+    by = f"gain separation {found.separation.max():.3f}, {len(reaches)} facts of {cases.source}"
+    return Placement(early(model), (best,), by)

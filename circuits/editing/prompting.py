@@ -1,9 +1,10 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.facts import SLOT, Fact, FactError
 from interp.errors import did_you_mean
 from interp.generation import generate
@@ -118,6 +119,25 @@ def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[Edi
             )
         out.append(_tokenised(model, _qa(before + SLOT + behind), one.subject, anchor, "", None))
     return out
+
+
+def kept_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
+    """Preserved questions as an editor takes them: each about its first subject.
+
+    Those whose subject is not in their text are left out: they have no token to keep.
+    """
+    return tuple(
+        Kept(question.text, question.subjects[0])
+        for questions in known.values()
+        for question in questions
+        if question.subjects[0] in question.text
+    )
+
+
+def whole_prompt(model: Model, text: str) -> EditPrompt:
+    """A prompt as it stands, anchored at its last token."""
+    ids = tuple(model.encode(text))
+    return EditPrompt(ids, len(ids) - 1, 0)
 
 
 def essence_prompt(model: Model, subject: str, anchor: Anchor) -> EditPrompt:

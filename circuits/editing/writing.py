@@ -147,9 +147,12 @@ def _note_p(state: _State, jobs: Sequence[_Job], p: Float[Tensor, " job"]) -> No
 
 def _fine_tuned(model: Model, state: _State, stage: FineTune, templates: Sequence[str]) -> None:
     jobs = _jobs(model, state, stage, 0, templates)
-    kept = _kept_rows(model, state, "last") if stage.kept_weight else None
-    prompts = [(job.edit, job.prompts) for job in jobs]
-    changes, p = fine_tune(model, prompts, stage, state.changes, kept)
+    kept = [
+        kept_prompts(model, request.kept if stage.kept_weight else (), "last")
+        for request in state.requests
+    ]
+    owner = torch.tensor([job.edit for job in jobs])
+    changes, p = fine_tune(model, [job.prompts for job in jobs], owner, stage, state.changes, kept)
     for i, change in enumerate(changes):
         if change is not None:
             state.changes[i] = (*state.changes[i], change)
@@ -217,13 +220,11 @@ def _solved(
     residual = _residuals(model, state, stage, jobs, owner, places, targets, i, place)
     rows = [p for job in jobs for p in job.prompts]
     sizes = torch.tensor([len(job.prompts) for job in jobs])
-    keys = keys_at(model, rows, place, state.changes, owner.repeat_interleave(sizes))
+    keys = _keys(model, rows, place, state, owner.repeat_interleave(sizes))
     columns = [
         _key_columns(job, part) for job, part in zip(jobs, keys.split(sizes.tolist()), strict=True)
     ]
-    kept_keys = (
-        None if kept is None else keys_at(model, kept.rows, place, state.changes, kept.owner)
-    )
+    kept_keys = None if kept is None else _keys(model, kept.rows, place, state, kept.owner)
     metric = _metric(moments, stage, place)
     out: dict[int, Change] = {}
     for edit in dict.fromkeys(owner.tolist()):
@@ -234,6 +235,16 @@ def _solved(
         up, down = solve(metric, k.T, r.T, stage.rho, others, stage.kept_weight)
         out[edit] = Change(place[0], place[1], up, down)
     return out
+
+
+def _keys(
+    model: Model,
+    rows: Sequence[EditPrompt],
+    place: Place,
+    state: _State,
+    owner: Int[Tensor, " row"],
+) -> Float[Tensor, "row d_in"]:
+    return keys_at(model, rows, [place], state.changes, owner)[place]
 
 
 def _metric(moments: Moments, stage: Stage, place: Place) -> Metric:
