@@ -128,7 +128,7 @@ def layers(args) -> None:
         if args.layers
         else range(model.arch.n_layers)
     )
-    for layer in every:
+    for layer in reversed(every):
         stage = Stage((layer,), forms=forms, anchor=anchor, rho=args.rho, kept_weight=args.kept)
         run(
             args,

@@ -41,6 +41,10 @@ EVALUATE_EXAMPLES = (
     "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
     "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
 )
+PLACE_EXAMPLE = (
+    "Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json "
+    "--split design --out runs/gemma.json`"
+)
 LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
 PlacementOption = Annotated[
     Path | None,
@@ -200,10 +204,7 @@ def evaluate(
         stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
 
 
-@app.command(
-    "place",
-    epilog="Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json --split design --out runs/gemma.json`",
-)
+@app.command("place", epilog=PLACE_EXAMPLE)
 def place(
     model: ModelOption,
     cases: Annotated[str, typer.Option(help="Held-out cases in MQuAKE's schema.")],

@@ -6,13 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.model import Model
-from interp.projections import rewriting, writer
-from interp.tails import tails
-
 from circuits.editing.changes import Change, Changes, under
 from circuits.editing.methods import FineTune
 from circuits.editing.prompting import EditPrompt
+from interp.model import Model
+from interp.projections import rewriting, writer
+from interp.tails import tails
 
 EDITS_AT_ONCE = 8
 SITE = "mlp_post"
@@ -99,9 +98,9 @@ class _Rows:
         def change(x: Tensor, out: Tensor) -> Tensor:
             return out + x @ down[self.owner] @ up[self.owner].mT
 
-        with under(self.model, self.edits, self.owner):
-            with rewriting(self.model, [(SITE, self.layer, change)]):
-                hidden = self.run.run()
+        places = [(SITE, self.layer, change)]
+        with under(self.model, self.edits, self.owner), rewriting(self.model, places):
+            hidden = self.run.run()
         wanted = torch.cat([hidden[self.row, self.column], hidden[len(self.fact) :, -1]])
         log_p = self.model.logits(wanted).log_softmax(-1)
         nll = -log_p[torch.arange(len(self.row)), self.token]

@@ -96,6 +96,6 @@ def _captured(
 
 def _keep(got: dict[Place, Tensor], place: Place, pick: Any) -> Any:
     def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        got[place] = pick(args[0], output)[:, -1]
+        got[place] = pick(args[0], output)[:, -1].clone()
 
     return keep
