@@ -108,9 +108,8 @@ def read(
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run folder; errors as in `read`."""
     if not path.is_dir():
-        raise RunFolderError(
-            f"no run folder at {path}; make one with `interp patch … --out {path}`."
-        )
+        verbs = "`interp patch`, `attribute`, `ablate` or `circuit`"
+        raise RunFolderError(f"no run folder at {path}; make one with {verbs} and --out.")
     return _load(path / "manifest.json", lambda file: json.loads(file.read_text("utf-8")))
 
 

@@ -154,8 +154,11 @@ def read_program(path: str | Path) -> Program:
         DataFileError: the description is missing or lacks a field.
     """
     described = Path(path).with_suffix(".json")
-    if not described.is_file():
-        raise DataFileError(f"{described} is missing: it must lie beside {path}.")
+    for file in (Path(path), described):
+        if not file.is_file():
+            raise DataFileError(
+                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it."
+            )
     try:
         record = json.loads(described.read_text("utf-8"))
         return Program(

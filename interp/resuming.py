@@ -1,10 +1,11 @@
 """Sweeps that survive being killed: finished shards of pairs are kept beside the run folder."""
 
+import contextlib
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp import folder
-from interp.errors import RunFolderError
+from interp.errors import InterpError, RunFolderError
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
 from interp.patching import label
@@ -81,25 +82,25 @@ def patch_into(
         return PatchResult.load(out)
     kept, excluded = tokenise(model, pairs)
     places = sweep.places(kept)
-    partial = open_partial(out, run)
-    shards: list[dict[str, np.ndarray]] = []
-    for first in range(0, len(kept), SHARD):
-        shard = kept[first : first + SHARD]
-        file = partial / f"{first:06d}.safetensors"
-        done = read_shard(file)
-        if done is None:
-            started = time.perf_counter()
-            arrays = run_sweep(model, sweep, shard, places)
-            done = asdict(arrays) | {"seconds": np.array([time.perf_counter() - started])}
-            write_shard(file, done)
-        shards.append(done)
-        if progress:
-            progress(min(first + SHARD, len(kept)), len(kept))
-    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    seconds = float(joined.pop("seconds").sum())
-    result = label(model, sweep, pairs.source, kept, excluded, SweepArrays(**joined), seconds)
-    result.save(out, {"seed": seed, "run": run, "options": options, "weights": model.weights_hash})
-    shutil.rmtree(partial)
+    with partial_folder(out, run) as partial:
+        shards: list[dict[str, np.ndarray]] = []
+        for first in range(0, len(kept), SHARD):
+            shard = kept[first : first + SHARD]
+            file = partial / f"{first:06d}.safetensors"
+            done = read_shard(file)
+            if done is None:
+                started = time.perf_counter()
+                arrays = run_sweep(model, sweep, shard, places)
+                done = asdict(arrays) | {"seconds": np.array([time.perf_counter() - started])}
+                write_shard(file, done)
+            shards.append(done)
+            if progress:
+                progress(min(first + SHARD, len(kept)), len(kept))
+        joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+        seconds = float(joined.pop("seconds").sum())
+        result = label(model, sweep, pairs.source, kept, excluded, SweepArrays(**joined), seconds)
+        note = {"seed": seed, "run": run, "options": options, "weights": model.weights_hash}
+        result.save(out, note)
     return PatchResult.load(out)
 
 
@@ -112,6 +113,8 @@ def run_key(model: Model, pairs: PromptPairs, options: dict[str, Any]) -> str:
 
 def refuse_other_run(out: Path, run: str) -> None:
     """Raise unless a finished run folder is of this very run."""
+    if not (out / "manifest.json").is_file():
+        raise RunFolderError(f"--out {out} exists and is not a run folder; choose another.")
     if folder.read_manifest(out).get("provenance", {}).get("run") != run:
         raise RunFolderError(
             f"{out} holds a run with another model, other pairs or other options; choose another "
@@ -128,6 +131,19 @@ def open_partial(out: Path, run: str) -> Path:
     partial.mkdir(parents=True, exist_ok=True)
     note.write_text(run)
     return partial
+
+
+@contextlib.contextmanager
+def partial_folder(out: Path, run: str) -> Generator[Path]:
+    """`open_partial`; gone again where the run is done, or refused before a shard was finished."""
+    partial = open_partial(out, run)
+    try:
+        yield partial
+    except InterpError:
+        if [file.name for file in partial.iterdir()] == ["run"]:
+            shutil.rmtree(partial)
+        raise
+    shutil.rmtree(partial)
 
 
 def read_shard(file: Path) -> dict[str, np.ndarray] | None:

@@ -127,13 +127,18 @@ def test_a_stopped_curve_resumes_into_its_folder(
     assert report(capsys, *arguments) == said
     assert "holds a run with another model" in refused(capsys, *arguments, "--seed", "7")
     assert list(interp.AblationResult.load(out).sets) == ["1", "2", "3"]
+    assert run(["show", str(out)]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count("plotly.js v") == 1
+    for row in said["top"]["nll"]:
+        assert f"<td>{row['effect']:.3f}</td>" in page
 
 
 def test_without_json_there_are_tables(command: list[str], capsys: pytest.CaptureFixture):
     assert run([*command, "--components", "a1", "--readouts", "logit_diff,prob"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "resample ablation on" in text
-    assert "1 sets, 6 pairs of pairs.jsonl (0 excluded)" in text
+    assert "1 set, 6 pairs of pairs.jsonl (0 excluded)" in text
     assert "logit_diff: " in text
     assert "prob: " in text
     assert "no control for 4 components: layer 1 has 4 units and 4 are chosen" in text
@@ -163,7 +168,10 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture):
 def test_bad_options_are_named(
     command: list[str], capsys: pytest.CaptureFixture, options: list[str], says: str
 ):
-    assert says in refused(capsys, *command, *options)
+    out = Path(command[-1]).parent / "run"
+    assert says in refused(capsys, *command, *options, "--out", str(out))
+    assert not out.exists()
+    assert not out.with_name("run.partial").exists()
 
 
 def test_an_empty_components_file_is_refused(

@@ -185,3 +185,4 @@ def test_bad_options_are_named(tmp_path: Path, llama: str, pairs: str, capsys, o
     command = ["attribute", "--model", llama, "--pairs", pairs, "--out", str(out), *options]
     assert says in refused(capsys, *command)
     assert not out.exists()
+    assert not out.with_name("run.partial").exists()

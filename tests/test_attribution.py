@@ -24,6 +24,7 @@ from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores
 from interp.attribution.rules import log_mean
 from interp.blocks import attend
+from interp.errors import MetricError
 from interp.graph import Graph, edges_of_nodes
 from interp.masked import Writes, run_masked
 from interp.model import Model
@@ -359,6 +360,17 @@ def test_attention_on_its_own_inputs_gives_its_own_heads(tiny_model: Model):
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
             z = attend(tiny_model, layer, kwargs, *parts)
         torch.testing.assert_close(z, at.clean.kept["z"][layer], atol=1e-5, rtol=1e-4)
+
+
+def test_the_qk_fix_of_sites_is_that_of_their_tokens(tiny_model: Model):
+    """Summed over tokens, and keys over the query heads of their group."""
+    contrast = contrast_of(tiny_model)
+    for site, want in zip("qk", qk_node_scores(tiny_model, contrast), strict=True):
+        found = attribute(tiny_model, word_pairs(), site, "layer,head", method="eap-qk").values
+        whole = want.sum(2).unflatten(-1, (tiny_model.n_units(SITES[site]), -1)).sum(-1)
+        np.testing.assert_allclose(found.values, whole.numpy(), atol=1e-5)
+    with pytest.raises(MetricError, match="recomputes queries and keys: of 'z'"):
+        attribute(tiny_model, word_pairs(), "z", "layer,head", method="eap-qk")
 
 
 def test_qk_fix_leaves_other_edges_alone(tiny_model: Model):

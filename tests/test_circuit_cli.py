@@ -80,6 +80,19 @@ def said(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
     return last_json(text)
 
 
+def shown(capsys: pytest.CaptureFixture, out: Path) -> str:
+    """What `interp show` makes of a run folder."""
+    (out / "index.html").unlink(missing_ok=True)
+    assert run(["show", str(out)]) == 0
+    capsys.readouterr()
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def written(page: str) -> str:
+    """A page without the random names that plotly gives its figures."""
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
+
+
 # --- discover ----------------------------------------------------------------------------------
 
 
@@ -118,6 +131,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
     command = ["discover", *on(folder, "discovery"), "--size", "40", "--out", str(out)]
     first = said(capsys, *command)
     assert first["file"] == str(out / "circuit.json")
+    assert f"{first['n_edges']} of {N_EDGES} edges" in shown(capsys, out)
     monkeypatch.setattr(resuming, "attribute_to", lambda *a, **o: pytest.fail("measured again"))
     assert said(capsys, *command) == first
     assert (
@@ -138,6 +152,9 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
         (["--select", "threshold", "--size", "4", "--threshold", "1"], "no use for --size"),
         (["--size", "2.5"], "--size '2.5': write a number of components"),
         (["--size", "many"], "--size 'many': write a number of components"),
+        (["--size", "0"], "--size '0': write a number of components, 1 or more"),
+        (["--size", "0.001"], "--size 0.001 of 262 components is none"),
+        (["--select", "threshold", "--threshold", "1e6"], "keeps no path from the input"),
         (["--size", "999"], "cannot take 999 components: there are 262"),
         (["--size", "9", "--method", "eap-gd"], "no method 'eap-gd' scores edges"),
         (["--select", "acdc", "--threshold", "-1"], "ACDC's threshold is -1.0"),
@@ -148,6 +165,15 @@ def test_bad_requests_are_named(folder: Path, tmp_path: Path, capsys, options: l
     command = ["circuit", "discover", *on(folder, "discovery"), *options, "--out", str(out)]
     assert says in refused(capsys, *command)
     assert not out.exists()
+
+
+def test_other_runs_are_not_written_into(folder: Path, scores: str, tmp_path: Path, capsys):
+    command = ["circuit", "discover", *on(folder, "discovery"), "--size", "9", "--out"]
+    assert "holds another run" in refused(capsys, *command, scores)
+    assert not (Path(scores) / "circuit.json").exists()
+    (tmp_path / "notes").write_text("mine")
+    assert "is a file; name FILE.json" in refused(capsys, *command, str(tmp_path / "notes"))
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_scores_replace_model_and_pairs(folder: Path, scores: str, tmp_path: Path, capsys):
@@ -182,6 +208,9 @@ def test_a_circuit_is_evaluated_beside_random_ones(
         assert drawn["mean"] <= drawn["max"]
     assert (out / "pairs.parquet").is_file()
     assert said(capsys, *command) == report
+    page = Path(report["page"]).read_text(encoding="utf-8")
+    assert f"{f['low']:.3f} to {f['high']:.3f}" in page
+    assert written(shown(capsys, out)) == written(page)
     assert run(["circuit", *command, "--ablation", "zero", "--random", "2"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "all edges cut (zero)" in text
@@ -201,6 +230,7 @@ def test_scores_are_evaluated_at_every_size(folder: Path, scores: str, tmp_path:
     assert report["page"] == str(out / "index.html")
     assert "plotly.js v" in page
     assert "log_CMD" in page
+    assert written(shown(capsys, out)) == written(page)
     assert run(["circuit", *command[:-2]]) == 0
     assert "f at every size, mean" in " ".join(capsys.readouterr().out.split())
 

@@ -158,8 +158,9 @@ def _sets(model: Any, mode: Mode, given: list[str] | None) -> Any:
 
 def _print(result: Any, out: Path | None) -> None:
     stdout.print(
-        f"[bold]{result.kind} ablation[/bold] on {escape(result.model)}: {len(result.sets)} sets, "
-        f"{result.n_pairs} pairs of {escape(result.source)} ({len(result.excluded)} excluded), "
+        f"[bold]{result.kind} ablation[/bold] on {escape(result.model)}: {len(result.sets)} "
+        f"set{'s' * (len(result.sets) != 1)}, {result.n_pairs} pairs of "
+        f"{escape(result.source)} ({len(result.excluded)} excluded), "
         f"{result.seconds:.2f} s",
         highlight=False,
     )
@@ -172,7 +173,12 @@ def _print(result: Any, out: Path | None) -> None:
     for row in result.excluded[:5]:
         stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
     if out:
-        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
+        stdout.print(
+            f"run folder: {out}   (interp show {out})",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _brief(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -41,7 +41,8 @@ def attribute(
         str,
         typer.Option(
             help="eap, eap-ig, eap-gl, eap-dg, relp, clean-corrupted; of edges and nodes also "
-            "exact; of edges eap-ig-activations and eap-qk; of a site grad-drop."
+            "exact; of edges eap-ig-activations; of edges and the sites q and k eap-qk; of a site "
+            "grad-drop."
         ),
     ] = "eap-dg",
     of: Annotated[str, typer.Option(help="edges, nodes, or a site such as z or mlp_post.")] = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from circuits.cli import marks
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from interp.pairs import PromptPairs
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
+app.command("validate", epilog=marks.EXAMPLE)(marks.validate)
 CircuitArgument = Annotated[Path, typer.Argument(help="A circuit: JSON file or discover's folder.")]
 
 
@@ -81,17 +83,25 @@ def discover(
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
-    from circuits.cli.discovering import Request, found_from_model, found_from_scores
+    from circuits.cli.discovering import (
+        Request,
+        check_found,
+        check_out,
+        found_from_model,
+        found_from_scores,
+    )
     from circuits.discovery.mib import save_circuit
 
     request = Request(select, method, size, threshold, signed, metric, seed)
     request.check(scores=scores, model=model, pairs=pairs)
+    check_out(out)
     if scores is not None:
         found = found_from_scores(request, scores)
     else:
         rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
         keep = None if out.suffix == ".json" else out / "scores"
         found = found_from_model(request, load(model or "", device, dtype), rows, keep)
+    check_found(found)
     file = save_circuit(found, out if out.suffix == ".json" else out / "circuit.json")
     report = {"file": str(file), "select": select, **_summary(found)}
     if as_json:
@@ -205,15 +215,21 @@ def _evaluate_circuit(
     as_json: bool,
 ) -> None:
     from circuits.discovery.evaluation import evaluate
+    from circuits.discovery.pages import evaluation_page
 
     with progress("circuits", "run") as report:
         done = evaluate(test, given, n_random, seed, clusters, report)
+    summary: dict[str, Any] = {
+        "run": str(out) if out else None,
+        "kind": "circuit",
+        **done.summary(seed),
+    }
+    page = None
     if out:
-        done.save(out, seed)
-    run = str(out) if out else None
-    summary: dict[str, Any] = {"run": run, "kind": "circuit", **done.summary(seed)}
+        page = done.save(out, seed) / "index.html"
+        page.write_text(evaluation_page(summary, done.random), encoding="utf-8")
     if as_json:
-        print_json({**summary, "seed": seed})
+        print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return
     f = summary["faithfulness"]
     stdout.print(
@@ -229,6 +245,8 @@ def _evaluate_circuit(
             f"{drawn['n']}; p = {drawn['p']:.3f}",
             highlight=False,
         )
+    if page:
+        stdout.print(f"figure: {page}", highlight=False, soft_wrap=True)
 
 
 def _evaluate_scores(
@@ -278,6 +296,13 @@ def _edge_scores(path: Path) -> Any:
 # --- compare, show, export ---------------------------------------------------------------------
 
 
+COMPARED = {
+    "expected": "edges by chance",
+    "shared_edges": "shared edges",
+    "rank_correlation": "rank correlation",
+}
+
+
 @app.command(epilog="Example: `interp circuit compare capitals.json ioi.json`")
 def compare(
     circuits: Annotated[list[Path], typer.Argument(help="Two circuits or more.")],
@@ -301,9 +326,14 @@ def compare(
         listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
         print_json({"circuits": listed, "overlaps": rows})
         return
+    short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
+    for name, found in loaded.items():
+        stdout.print(
+            f"{short[name]}: {escape(name)}, {found.n_edges} edges", highlight=False, soft_wrap=True
+        )
     table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
-    table = table.rename(columns={"edges": "edge Jaccard", "nodes": "node Jaccard"})
-    print_table(table, "overlap")
+    table = table.replace({"first": short, "second": short})
+    print_table(table.rename(columns=COMPARED), "overlap (edges and nodes: Jaccard)")
 
 
 @app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
@@ -368,40 +398,3 @@ def _write_html(found: "Circuit", path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(found).write_html(path, include_plotlyjs=True)
-
-
-# --- validate ----------------------------------------------------------------------------------
-
-
-@app.command(
-    epilog="Example: `interp circuit validate shared/data/circuits/tracr/hist.npz "
-    "--methods exact,eap,eap-dg`"
-)
-def validate(
-    fixture: Annotated[Path, typer.Argument(help="A compiled program: .npz, with .json beside.")],
-    methods: Annotated[
-        str, typer.Option(help="Attribution methods of edges, comma-separated.")
-    ] = "exact,eap,eap-ig,eap-dg",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default cpu.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Mark attribution methods on a compiled program, whose true circuit is known."""
-    import pandas as pd
-
-    from circuits.discovery.compiled import validate_methods
-    from interp.errors import MetricError
-    from interp.graph import Graph
-    from interp.plain import load_program
-
-    names = [name for name in methods.split(",") if name]
-    if not names:
-        raise MetricError("--methods names no method; give some, such as exact,eap,eap-dg.")
-    marks = validate_methods(fixture, names, device)
-    n_edges = Graph.of(load_program(fixture).arch).n_edges
-    if as_json:
-        rows = {mark.method: asdict(mark) for mark in marks}
-        for row in rows.values():
-            del row["method"]
-        print_json({"program": fixture.stem, "n_edges": n_edges, "methods": rows})
-    else:
-        print_table(pd.DataFrame(marks), f"{fixture.stem}: {n_edges} edges")

@@ -76,16 +76,59 @@ class Request:
             if given:
                 raise CircuitError(f"--select {self.select} has no use for {option}; leave it out.")
 
+        if self.size is not None:
+            self.n(10**9)
+
     def n(self, of: int) -> int:
-        """How many of `of` components `size` asks for."""
+        """How many of `of` components `size` asks for.
+
+        Raises:
+            CircuitError: none, or no number.
+        """
         text = self.size or "1.0"
         try:
-            return int(text) if text.isdigit() else part_of(float(text), of)
+            n = whole_number(text) if text.isdigit() else part_of(float(text), of)
         except ValueError as error:
             raise CircuitError(
-                f"--size {text!r}: write a number of components, or a part of all between 0 and "
-                "1, such as 0.02."
+                f"--size {text!r}: write a number of components, 1 or more, or a part of all "
+                "between 0 and 1, such as 0.02."
             ) from error
+        if not n:
+            raise CircuitError(f"--size {text} of {of} components is none; take a larger part.")
+        return n
+
+
+def check_out(out: Path) -> None:
+    """Refuse to write a circuit over something else, before anything is measured.
+
+    Raises:
+        CircuitError: what is there.
+    """
+    if (out / "manifest.json").is_file():
+        raise CircuitError(f"--out {out} holds another run; choose another folder.")
+    if out.is_dir() == (out.suffix == ".json") and out.exists():
+        what = "a folder" if out.is_dir() else "a file"
+        raise CircuitError(f"--out {out} is {what}; name FILE.json, or a folder.")
+
+
+def check_found(found: Circuit) -> None:
+    """Refuse to write a circuit of nothing.
+
+    Raises:
+        CircuitError: it has no edges.
+    """
+    if not found.n_edges:
+        raise CircuitError(
+            f"{found.method or 'the circuit'} keeps no path from the input to the logits; take "
+            "more components, or a lower threshold."
+        )
+
+
+def whole_number(text: str) -> int:
+    """A number of components."""
+    if not int(text):
+        raise ValueError(text)
+    return int(text)
 
 
 def part_of(part: float, of: int) -> int:

@@ -11,7 +11,7 @@ EXAMPLES = "Example: `interp show runs/first`  (writes runs/first/index.html)"
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run folder of `patch` or `attribute`.")],
+    run: Annotated[Path, typer.Argument(help="A run folder of any verb.")],
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default RUN/index.html.")
     ] = None,
@@ -31,14 +31,60 @@ def show(
 def _read(run: Path) -> tuple[dict[str, Any], str]:
     """A run's summary and its page."""
     from interp import folder
-    from interp.attribution.figures import scores_page
-    from interp.attribution.scores import Scores
+
+    if (run / "circuit.json").is_file():
+        return _circuit(run)
+    kind = str(folder.read_manifest(run).get("kind"))
+    readers = {"ablation": _ablation, "faithfulness": _faithfulness, "evaluation": _evaluation}
+    return (_scores if kind.endswith("_scores") else readers.get(kind, _patched))(run)
+
+
+def _patched(run: Path) -> tuple[dict[str, Any], str]:
     from interp.figures import page
     from interp.results import PatchResult
 
-    if str(folder.read_manifest(run).get("kind")).endswith("_scores"):
-        scores = Scores.load(run)
-        title = f"{scores.method} on {scores.model}, {scores.source}"
-        return scores.summary(), scores_page(scores, title)
     result = PatchResult.load(run)
     return result.summary(), page(result, f"{result.site} on {result.model}, {result.source}")
+
+
+def _scores(run: Path) -> tuple[dict[str, Any], str]:
+    from interp.attribution.figures import scores_page
+    from interp.attribution.scores import Scores
+
+    scores = Scores.load(run)
+    title = f"{scores.method} on {scores.model}, {scores.source}"
+    return scores.summary(), scores_page(scores, title)
+
+
+def _ablation(run: Path) -> tuple[dict[str, Any], str]:
+    from interp.ablation import AblationResult
+    from interp.ablation.figures import ablation_page
+
+    result = AblationResult.load(run)
+    return result.summary(), ablation_page(result)
+
+
+def _circuit(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.discovery.mib import load_circuit
+    from circuits.discovery.pages import circuit_page
+
+    found = load_circuit(run / "circuit.json")
+    said = {"model": found.model, "method": found.method, "n_edges": found.n_edges}
+    return said, circuit_page(found)
+
+
+def _faithfulness(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.discovery.drawing import faithfulness_page
+    from circuits.discovery.faithfulness import Faithfulness
+
+    result = Faithfulness.load(run)
+    return result.summary(), faithfulness_page(result)
+
+
+def _evaluation(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.discovery.pages import evaluation_page
+    from interp import folder
+
+    manifest, tables, _ = folder.read(run, "evaluation", ("pairs", "random"))
+    random = {kind: tables["random"][kind].to_numpy() for kind in manifest["random"]}
+    return manifest, evaluation_page(manifest, random)

@@ -315,7 +315,7 @@ def plot_faithfulness(results: Sequence[Faithfulness]) -> go.Figure:
         y=1,
         line={"color": "#444", "dash": "dot"},
         annotation_text="whole model",
-        annotation_position="top left",
+        annotation_position="bottom right",
     )
     first = results[0]
     figure.update_layout(
@@ -328,7 +328,7 @@ def plot_faithfulness(results: Sequence[Faithfulness]) -> go.Figure:
         width=860,
         margin={"t": 80, "r": 30},
         xaxis={"type": "log", "title": "part of all edges kept", "tickformat": "~%"},
-        yaxis={"title": f"f (0 = all edges cut, 1 = whole model; {first.metric})"},
+        yaxis={"title": f"f of {first.metric} (0: all edges cut)"},
     )
     return figure
 

@@ -184,8 +184,37 @@ class Faithfulness:
             "full": self.full,
             "empty": self.empty,
         }
-        tables = {"pairs": pd.DataFrame({"pair": self.ids}), "curve": self.to_frame()}
-        return folder.write(Path(path), manifest, tables, arrays)
+        pairs = pd.DataFrame({"pair": self.ids})
+        if self.clusters is not None:
+            pairs["cluster"] = [str(one) for one in self.clusters]
+        return folder.write(
+            Path(path), manifest, {"pairs": pairs, "curve": self.to_frame()}, arrays
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Faithfulness":
+        """Read a run folder back.
+
+        Raises:
+            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
+        """
+        manifest, tables, arrays = folder.read(Path(path), "faithfulness", ("pairs", "curve"))
+        pairs = tables["pairs"]
+        curves = {
+            str(name): Curve(
+                tuple(rows["k"].tolist()), tuple(rows["n_edges"].tolist()), arrays[str(name)]
+            )
+            for name, rows in tables["curve"].groupby("ranking", sort=False)
+        }
+        named = ("method", "model", "metric", "ablation", "source", "n_excluded")
+        return cls(
+            **curves,
+            full=arrays["full"],
+            empty=arrays["empty"],
+            ids=tuple(pairs["pair"].tolist()),
+            clusters=tuple(pairs["cluster"].tolist()) if "cluster" in pairs else None,
+            **{name: manifest[name] for name in named},
+        )
 
 
 def _estimate(areas: Float[np.ndarray, " area"]) -> Estimate:

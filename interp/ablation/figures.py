@@ -1,5 +1,6 @@
 """Figures of ablations: a curve over nested sets, bars over others, beside random sets."""
 
+import html
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +9,7 @@ import plotly.graph_objects as go
 
 from interp.ablation.readouts import UNITS
 from interp.ablation.sets import nested
+from interp.figures import STYLE
 
 if TYPE_CHECKING:
     from interp.ablation.result import AblationResult
@@ -94,3 +96,38 @@ def _error(table: pd.DataFrame, middle: str, low: str, high: str) -> dict[str, o
         "array": above.where(finite, 0),
         "arrayminus": below.where(finite, 0),
     }
+
+
+# --- pages -------------------------------------------------------------------------------------
+
+
+def ablation_page(result: "AblationResult") -> str:
+    """A self-contained HTML page: of each readout the figure and the sets of largest effect."""
+    title = f"{result.kind} ablation on {result.model}, {result.source}"
+    parts = "".join(
+        f"<h2>{html.escape(readout)}</h2>"
+        f"{plot_ablation(result, readout).to_html(full_html=False, include_plotlyjs=not i)}"
+        f"{result.top(15, readout).to_html(index=False, float_format=_short, border=0)}"
+        for i, readout in enumerate(result.readouts)
+    )
+    left_out = "".join(
+        f"<li>{html.escape(name)}: {html.escape(reason)}</li>"
+        for name, reason in [
+            *((row.id, row.reason) for row in result.excluded),
+            *result.uncontrolled.items(),
+        ]
+    )
+    command = " ".join(result.provenance.get("command", []))
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{html.escape(title)}</h1><p>{len(result.sets)} set(s), {result.n_pairs} "
+        f"pairs, {len(result.excluded)} excluded; {len(result.uncontrolled)} without a control.</p>"
+        f"<p class='muted'>effect = ablated - baseline with its 95 % interval; random = the same "
+        f"of matched random sets.</p>{parts}<ul>{left_out}</ul><hr>"
+        f"<p class='muted'><code>{html.escape(command)}</code></p></body></html>"
+    )
+
+
+def _short(x: float) -> str:
+    return f"{x:.3f}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.prompts import TokenPrompt, prompts_of
 from interp.resuming import (
-    open_partial,
+    partial_folder,
     read_shard,
     run_key,
     write_shard,
@@ -102,11 +101,10 @@ def measured_into(out: Path, request: Request, progress: Progress | None) -> Abl
     run = run_key(request.model, request.pairs, request.options)
     if out.exists():
         return AblationResult.finished(out, run)
-    shards = open_partial(out, run)
-    result = measured(request, shards, progress)
-    note = {"seed": request.seed, "run": run, "options": request.options}
-    result.save(out, note | {"weights": request.model.weights_hash})
-    shutil.rmtree(shards)
+    with partial_folder(out, run) as shards:
+        result = measured(request, shards, progress)
+        note = {"seed": request.seed, "run": run, "options": request.options}
+        result.save(out, note | {"weights": request.model.weights_hash})
     return AblationResult.load(out)
 
 

@@ -21,7 +21,7 @@ from interp.attribution.estimators import (
     node_estimator_named,
 )
 from interp.attribution.exact import exact_edges, exact_nodes
-from interp.attribution.local import qk_edge_scores
+from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
 from interp.attribution.runs import run
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
@@ -30,10 +30,11 @@ from interp.graph import Graph
 from interp.metrics import DEGENERATE, METRICS
 from interp.model import Model
 from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.sites import Site
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
-UNIT_METHODS = (*ESTIMATORS, "grad-drop")
+UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
 Progress = Callable[[int, int], None]
 Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
 """The metric of the clean and of the corrupt prompts."""
@@ -171,7 +172,8 @@ def attribute(
         site: a short site name.
         over: axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the site has
             them; the others are summed.
-        method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP).
+        method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP), ``"eap-qk"`` (of
+            the sites q and k) and ``"grad-drop"`` are AtP*'s two corrections of it.
         metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
         steps: interpolation points, of the methods that integrate.
         at_once: pairs in a micro-batch.
@@ -194,9 +196,14 @@ def attribute(
             f"'layer' and some of {', '.join(allowed[1:])} as axes."
         )
 
+    if method == "eap-qk" and where.name not in ("q", "k"):
+        raise MetricError(f"'eap-qk' recomputes queries and keys: of {site!r} use 'eap'.")
+
     def rows(contrast: Contrast) -> Rows:
         sites = [where.name]
-        if method == "grad-drop":
+        if method == "eap-qk":
+            found, read = {where.name: _qk_units(model, contrast, where)}, baseline(model, contrast)
+        elif method == "grad-drop":
             found, read = grad_drop_scores(model, contrast, sites), baseline(model, contrast)
         else:
             at = linearise(model, contrast, node_estimator_named(method, steps), sites)
@@ -212,6 +219,12 @@ def attribute(
     coords = {axis: list(range(full.sizes[axis])) for axis in axes}
     named = full.assign_coords({"pair": labels.pop("ids"), **coords})
     return UnitScores(values=named, method=f"{method} ({site})", **labels)
+
+
+def _qk_units(model: Model, contrast: Contrast, site: Site) -> Float[Tensor, "pair layer pos unit"]:
+    """QK-fixed scores of a site's own heads: a key serves all query heads of its group."""
+    scores = qk_node_scores(model, contrast)["qk".index(site.name)]
+    return scores.unflatten(-1, (model.n_units(site), -1)).sum(-1)
 
 
 def _aligned(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:

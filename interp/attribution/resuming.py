@@ -21,7 +21,7 @@ from interp.attribution.scores import Scores
 from interp.errors import MetricError, RunFolderError, SiteError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
-from interp.resuming import open_partial, refuse_other_run, run_key
+from interp.resuming import partial_folder, refuse_other_run, run_key
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""
@@ -118,15 +118,14 @@ def attribute_into(
     _check(of, over, method)
     kept, excluded = tokenise(model, pairs)
     rows = PromptPairs(tuple(pair.pair for pair in kept), pairs.source)
-    partial = open_partial(out, run)
-    shards = [
-        _shard(partial / f"{first:06d}", model, rows, first, options, progress)
-        for first in range(0, len(rows), SHARD)
-    ]
-    joined = replace(_joined(shards), excluded=tuple(excluded))
-    record = {"seed": seed, "run": run, "options": options, "weights": model.weights_hash}
-    joined.save(out, record)
-    shutil.rmtree(partial)
+    with partial_folder(out, run) as partial:
+        shards = [
+            _shard(partial / f"{first:06d}", model, rows, first, options, progress)
+            for first in range(0, len(rows), SHARD)
+        ]
+        joined = replace(_joined(shards), excluded=tuple(excluded))
+        record = {"seed": seed, "run": run, "options": options, "weights": model.weights_hash}
+        joined.save(out, record)
     return Scores.load(out)
 
 
