@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from circuits.query_value.lens import LOGITS_AT_ONCE, Lens, increase_of, scaled
+from circuits.query_value.lens import LOGITS_AT_ONCE, Lens, scaled
 from circuits.query_value.trace import TOLERANCE, Trace, output_rows
 from interp.errors import SiteError
 
@@ -61,12 +61,27 @@ def _layer(
     out = torch.zeros_like(size)
     unembedding = lenses[0].model.unembed.weight
     step = max(1, LOGITS_AT_ONCE // len(unembedding))
+    # small enough to stay in the cache between the product, the exponential and the sum
+    few = max(1, step // 8)
+    change = unembedding.new_empty(few, len(unembedding), dtype=torch.float32)
     for lo in range(0, len(rows), step):
         seen = linear(rows[lo : lo + step], unembedding).float()
         for i, lens in enumerate(lenses):
-            change = size[i, lo : lo + step, None] * seen
-            out[i, lo : lo + step] = increase_of(change, lens.log_p, lens.answer)
+            p = lens.log_p[0].exp()
+            for first in range(0, len(seen), few):
+                part, at = seen[first : first + few], lo + first
+                own = size[i, at : at + len(part), None]
+                torch.mul(part, own, out=change[: len(part)])
+                out[i, at : at + len(part)] = _increase(change[: len(part)], p, lens.answer)
     return out
+
+
+def _increase(
+    change: Float[Tensor, "neuron vocab"], p: Float[Tensor, " vocab"], answer: int
+) -> Float[Tensor, " neuron"]:
+    """I of changes of the logits; overwrites `change`."""
+    gain, most = change[:, answer].clone(), change.amax(-1, keepdim=True)
+    return gain - most[:, 0] - (change.sub_(most).exp_() @ p).log()
 
 
 def _post_factors(runs: Sequence[Trace], layer: int) -> Float[Tensor, " prompt"]:

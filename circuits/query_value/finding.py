@@ -88,9 +88,13 @@ def find(
     sums = every_neuron(runs, [one.answer for one in asked], chosen).sum(-1) if every else None
     return QueryValue(
         scores=_dataset(model, asked, found, chosen, sums),
-        values=pd.concat([_values(model, q, v) for q, (v, _) in zip(asked, found, strict=True)]),
+        values=pd.concat(
+            [_values(model, q, v) for q, (v, _) in zip(asked, found, strict=True)],
+            ignore_index=True,
+        ),
         queries=pd.concat(
-            [_queries(model, q, s, top_query) for q, (_, s) in zip(asked, found, strict=True)]
+            [_queries(model, q, s, top_query) for q, (_, s) in zip(asked, found, strict=True)],
+            ignore_index=True,
         ),
         questions=tuple(asked),
         tokens=tuple(tuple(model.token(t) for t in one.prompt.ids) for one in asked),
@@ -173,9 +177,7 @@ def _values(model: Model, one: Question, value: ValueScores) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _value_table(
-    model: Model, one: Question, some: ValueNeurons, sublayer: str
-) -> pd.DataFrame:
+def _value_table(model: Model, one: Question, some: ValueNeurons, sublayer: str) -> pd.DataFrame:
     unit, size = some.unit.cpu().numpy(), model.arch.d_head
     pos = some.pos.tolist()
     of_head = sublayer == "attention"

@@ -68,7 +68,7 @@ class Lens:
         """I of each write at its base, exactly."""
         step = max(1, LOGITS_AT_ONCE // self.log_p.shape[1])
         found = [
-            increase_of(linear(part, self.model.unembed.weight).float(), self.log_p[at], self.answer)
+            _increase(linear(part, self.model.unembed.weight).float(), self.log_p[at], self.answer)
             for part, at in zip(
                 scaled(self.model, self.final, writes).split(step), base.split(step), strict=True
             )
@@ -83,10 +83,10 @@ def scaled(
     return with_fixed_scale(model, model.ln_final, final[None, None], rows[:, None])[:, 0]
 
 
-def increase_of(
-    change: Float[Tensor, "write vocab"], log_p: Float[Tensor, "#write vocab"], answer: int
+def _increase(
+    change: Float[Tensor, "write vocab"], log_p: Float[Tensor, "write vocab"], answer: int
 ) -> Float[Tensor, " write"]:
-    """I of changes of the logits; overwrites `change`."""
+    """I of changes of the logits, which are overwritten."""
     gain = change[:, answer].clone()
     return gain - change.add_(log_p).logsumexp(-1)
 

@@ -13,7 +13,8 @@ Three paths lead from a writer to a value neuron's key:
     moved       a writer at any token whose write a head's value reads and the head writes, at the
                 last token, into the key of an FFN value neuron; this splits up the direct
                 fraction of attention
-    attention   a writer at token j, into the key of an attention value neuron that carries j's value
+    attention   a writer at token j, into the key of an attention value neuron that carries j's
+                value
 
 Source: Yu & Ananiadou, arXiv 2312.12141, section 3.3; ACE, arXiv 2510.07896, eq. 10. The moved
 path is ours: without it, the tokens of the question are invisible to FFN value neurons.

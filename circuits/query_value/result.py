@@ -93,11 +93,11 @@ class QueryValue:
         """Value and query scores of the sublayers, prompt by prompt.
 
         Returns:
-            ``value`` and ``query``, dims (prompt, sublayer, layer). Of FFNs ``value`` is the sum
-            over neurons (all of them if they were scored, else the top ones), of attention the
-            sum over its top neurons. ``query`` is summed over paths and tokens.
+            ``value`` and ``query``, dims (prompt, sublayer, layer). ``value`` is the score of the
+            whole sublayer, of FFNs the sum over their neurons if every one was scored; the two
+            rank layers alike (`agreement`). ``query`` is summed over paths and tokens.
         """
-        value = self.scores["top_sum"].copy()
+        value = self.scores["layer_score"].copy()
         if self.every:
             value.loc[{"sublayer": "ffn"}] = self.scores["every_sum"]
         query = self.scores["query_writer"].sum(("path", "pos")).rename(writer="sublayer")
@@ -201,9 +201,7 @@ class QueryValue:
             )
             found = bootstrap_mean(sums, seed, clusters=self.clusters)
             for path, mean, low, high in zip(whole["path"].values, *found, strict=True):
-                rows.append(
-                    {"span": role, "path": path, "score": mean, "low": low, "high": high}
-                )
+                rows.append({"span": role, "path": path, "score": mean, "low": low, "high": high})
         return pd.DataFrame(rows)
 
     def query_neurons(self, n: int, cluster: str | None = None) -> pd.DataFrame:
@@ -240,10 +238,11 @@ class QueryValue:
     def agreement(self, seed: int = 0) -> Estimate:
         """Spearman correlation over layers: scores of whole FFNs and of their neurons, summed.
 
-        Picking layers by their neurons rests on it. The interval resamples layers.
+        Over every neuron if each was scored, else over the top ones. The interval resamples
+        layers.
         """
-        whole = self.scores["layer_score"].sel(sublayer="ffn").mean("prompt")
-        parts = self.by_layer()["value"].sel(sublayer="ffn").mean("prompt")
+        ffn = self.scores.sel(sublayer="ffn").mean("prompt")
+        whole, parts = ffn["layer_score"], ffn["every_sum" if self.every else "top_sum"]
         at = list(self.layers_searched)
         return spearman(whole.values[at].astype(float), parts.values[at].astype(float), seed)
 
@@ -323,6 +322,11 @@ class QueryValue:
         from circuits.query_value.storing import load
 
         return load(Path(path))
+
+    def _repr_html_(self) -> str:
+        from circuits.query_value.figures import result_html
+
+        return result_html(self, None)
 
     def __repr__(self) -> str:
         return (

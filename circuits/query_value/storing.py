@@ -72,4 +72,5 @@ def _record(one: Question) -> dict[str, Any]:
 def _question(record: dict[str, Any]) -> Question:
     given = record["prompt"]
     spans = {name: tuple(at) for name, at in given["spans"].items()}
-    return Question(**record | {"prompt": TokenPrompt(tuple(given["ids"]), spans)})
+    fields: dict[str, Any] = record | {"prompt": TokenPrompt(tuple(given["ids"]), spans)}
+    return Question(**fields)

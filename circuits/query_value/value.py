@@ -129,9 +129,7 @@ def _mlp_units(run: Trace, layers: Sequence[int]) -> _Units:
 
 def _attention_units(run: Trace, layers: Sequence[int]) -> _Units:
     by_token = [run.weighted_values(layer).transpose(0, 1).flatten(1) for layer in layers]
-    return _Units(
-        "z", layers, torch.stack(by_token), 0, run.key_at_attention, run.out_of_attention
-    )
+    return _Units("z", layers, torch.stack(by_token), 0, run.key_at_attention, run.out_of_attention)
 
 
 def _strongest(
