@@ -152,8 +152,8 @@ def halves(args: argparse.Namespace) -> dict[str, list[Row]]:
     countries = sorted({row.country for row in known})
     dealt = np.random.default_rng(1).permutation(countries)
     first = set(dealt[: len(dealt) // 2].tolist())
-    plain = [row for row in known if row.wording == 0]
-    again = {row.fact for row in known if row.wording == 1}
+    plain = [row for row in known if row.wording == args.wording]
+    again = {row.fact for row in known if row.wording != args.wording}
     ours = [row for row in plain if row.country in first]
     # facts that are also answered in the other wording come first
     ours = sorted(ours, key=lambda row: row.fact not in again)[: args.n]
@@ -161,7 +161,7 @@ def halves(args: argparse.Namespace) -> dict[str, list[Row]]:
     return {
         "discovery": ours,
         "countries": [row for row in plain if row.country not in first][: args.n],
-        "wording": [row for row in known if row.wording == 1 and row.fact in facts],
+        "wording": [r for r in known if r.wording != args.wording and r.fact in facts],
     }
 
 
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--model", default="gemma-3-270m")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--landmarks", type=int, default=192, help="How many to ask about.")
+    parser.add_argument("--wording", type=int, choices=(0, 1), default=0, help="The main one.")
     parser.add_argument("--n", type=int, default=60, help="Most questions of each part.")
     parser.add_argument("--neurons", type=int, default=30, help="Query neurons ablated.")
     parser.add_argument("--positions", default="all", help="Where: all, landmark, last, ….")

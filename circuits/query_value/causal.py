@@ -5,7 +5,7 @@ neurons, as many in each layer and of like size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch import Tensor
 from circuits.query_value.questions import Question, QuestionError, questions, token_prompts
 from circuits.query_value.result import QueryValue
 from circuits.query_value.validation import READOUTS, Validation
-from interp.ablation.controls import write_norms
+from interp.ablation.components import Component
+from interp.ablation.controls import random_sets, write_norms
+from interp.ablation.sets import ComponentSet
 from interp.calls import positions_and_mask
 from interp.hooks import Edit, hooked
 from interp.interventions import Positions
@@ -26,7 +28,6 @@ from interp.model import Model
 from interp.prompts import TokenPrompt
 from interp.sites import SITES
 from interp.sources import Values, mean_activations
-from interp.statistics import matched_random_sets
 
 Neuron = tuple[int, int]  # (layer, neuron)
 
@@ -79,7 +80,7 @@ def validate(
             those of the prompt's own cluster, such as other wordings of the same fact.
         n_query: query neurons ablated, those of the largest positive mean score.
         n_value: value neurons read, less those that are ablated themselves.
-        n_random: random sets a query set.
+        n_random: random sets a query set; fewer where no more match it.
         kind: ``"mean"`` over the result's prompts, at `positions`; or ``"zero"``.
         positions: at which tokens.
         seed: of the random sets.
@@ -107,9 +108,12 @@ def validate(
         )
     norms = write_norms(model, ["neuron"], token_prompts(result.questions))["neuron"]
     sets = {
-        cluster: _sets(result, cluster, (n_query, n_value, n_random), norms, seed)
+        cluster: _sets(model, result, cluster, (n_query, n_value, n_random), norms, seed)
         for cluster in {_cluster(one, neurons) for one in asked}
     }
+    # as many random sets for each prompt: a small set has few that match it
+    least = min(len(some.ablated) for some in sets.values())
+    sets = {name: replace(some, ablated=some.ablated[:least]) for name, some in sets.items()}
     fill = _fill(model, result, list(sets.values()), kind, positions)
     measured: list[Float[Tensor, "readout run"]] = []
     for done, one in enumerate(asked, 1):
@@ -136,6 +140,7 @@ def _cluster(one: Question, neurons: str) -> str | None:
 
 
 def _sets(
+    model: Model,
     result: QueryValue,
     cluster: str | None,
     sizes: tuple[int, int, int],
@@ -154,7 +159,11 @@ def _sets(
             f"cluster {cluster!r} has {len(query)} query neurons of positive score and "
             f"{len(sign)} value neurons besides; raise n_value, or find with more prompts."
         )
-    random = matched_random_sets(query, norms.shape[1], n_random, seed, norms)
+    chosen = ComponentSet(tuple(Component(layer, "neuron", unit) for layer, unit in query))
+    random = [
+        [(one.layer, one.unit) for one in some.components]
+        for some in random_sets(model, chosen, n_random, seed, {"neuron": norms})
+    ]
     read = [neuron for neuron, kept in zip(every, keep, strict=True) if kept]
     return Sets([query, *random], read, sign, len(every) - len(read))
 
