@@ -180,6 +180,7 @@ def found(args: argparse.Namespace) -> dict[str, Any]:
         answers,
         labels=[r.relation for r in some],
         clusters=[r.fact for r in some],
+        every=args.every,
         progress=lambda done, total: print(f"{done}/{total}", flush=True),
     )
     result.save(args.out / "run")
@@ -222,6 +223,7 @@ def main() -> None:
     parser.add_argument("--landmarks", type=int, default=192, help="How many to ask about.")
     parser.add_argument("--wording", type=int, choices=(0, 1), default=0, help="The main one.")
     parser.add_argument("--n", type=int, default=60, help="Most questions of each part.")
+    parser.add_argument("--every", action="store_true", help="Score every neuron in find.")
     parser.add_argument("--neurons", type=int, default=30, help="Query neurons ablated.")
     parser.add_argument("--positions", default="all", help="Where: all, landmark, last, ….")
     args = parser.parse_args()

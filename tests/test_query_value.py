@@ -397,8 +397,10 @@ def test_ablating_the_planted_query_neuron_costs_the_answer_and_random_ones_do_n
     plain = np.mean([float(forward_log_p(model, one)) for one in new])
     assert table.loc["logprob", "baseline"] == pytest.approx(plain, abs=1e-5)
     assert table.loc["logprob", "effect"] == pytest.approx(-np.log(97) - plain, abs=1e-4)
-    assert (table["random"] == 0).all()
-    assert (table["p"] == pytest.approx(1 / 11)).all()
+    np.testing.assert_allclose(table["random"], 0, atol=1e-6)
+    # of the 55 other neurons, a tenth are of like size
+    assert found.n_random == 5
+    np.testing.assert_allclose(table["p"], 1 / 6)
     assert found.summary()["n_prompts"] == 2
 
 
@@ -406,7 +408,8 @@ def test_ablating_elsewhere_than_at_the_subject_does_nothing():
     model = planted("moved")
     result = find(model, [sentence(model, SENTENCE)], [TARGET])
     found = validate(model, result, NEW, [TARGET] * 2, kind="zero", positions="last", n_random=3)
-    assert (found.readings["logprob"].sel(run="query") == found.readings["logprob"][:, 0]).all()
+    logprob = found.readings["logprob"].transpose("run", "prompt").values
+    np.testing.assert_allclose(logprob[1], logprob[0], atol=1e-6)
 
 
 def forward_log_p(model: Model, one: TokenPrompt) -> torch.Tensor:

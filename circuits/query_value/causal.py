@@ -25,6 +25,7 @@ from interp.calls import positions_and_mask
 from interp.hooks import Edit, hooked
 from interp.interventions import Positions
 from interp.model import Model
+from interp.pairs import Excluded
 from interp.prompts import TokenPrompt
 from interp.sites import SITES
 from interp.sources import Values, mean_activations
@@ -91,21 +92,7 @@ def validate(
             result is of another model, or the model answers none of the prompts.
         StatisticsError: too few other neurons in a layer for a random set.
     """
-    if model.weights_hash != result.weights_hash:
-        raise QuestionError(
-            f"the result is of {result.model} with other weights than {model.name}; find its "
-            "neurons first."
-        )
-    asked, excluded = questions(model, prompts, answers, None, clusters)
-    seen = {one.prompt.ids for one in result.questions}
-    twice = [one.text for one in asked if one.prompt.ids in seen]
-    if twice or not asked:
-        raise QuestionError(
-            f"{len(twice)} prompts were used to find the neurons, such as {twice[0]!r}; validate "
-            "on others."
-            if twice
-            else f"{model.name} answers none of the {len(excluded)} prompts; give easier ones."
-        )
+    asked, excluded = _new_questions(model, result, prompts, answers, clusters)
     norms = write_norms(model, ["neuron"], token_prompts(result.questions))["neuron"]
     sets = {
         cluster: _sets(model, result, cluster, (n_query, n_value, n_random), norms, seed)
@@ -133,6 +120,34 @@ def validate(
         positions=positions,
         model=model.name,
     )
+
+
+def _new_questions(
+    model: Model,
+    result: QueryValue,
+    prompts: Sequence[str | TokenPrompt],
+    answers: Sequence[str],
+    clusters: Sequence[str] | None,
+) -> tuple[list[Question], list[Excluded]]:
+    """What the model answers of the prompts, none of which the result has seen."""
+    if model.weights_hash != result.weights_hash:
+        raise QuestionError(
+            f"the result is of {result.model} with other weights than {model.name}; find its "
+            "neurons first."
+        )
+    asked, excluded = questions(model, prompts, answers, None, clusters)
+    seen = {one.prompt.ids for one in result.questions}
+    twice = [one.text for one in asked if one.prompt.ids in seen]
+    if twice:
+        raise QuestionError(
+            f"{len(twice)} prompts were used to find the neurons, such as {twice[0]!r}; validate "
+            "on others."
+        )
+    if not asked:
+        raise QuestionError(
+            f"{model.name} answers none of the {len(excluded)} prompts; give easier ones."
+        )
+    return asked, excluded
 
 
 def _cluster(one: Question, neurons: str) -> str | None:
