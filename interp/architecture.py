@@ -6,7 +6,7 @@ built from a config alone. It is read here, never run: the model is left untouch
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -55,7 +55,11 @@ class BlockParts:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The map of one model: shapes, module paths, and what does not exist and why."""
+    """The map of one model: shapes, module paths, and what does not exist and why.
+
+    `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
+    ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
+    """
 
     adapter: str
     blocks: str
@@ -72,6 +76,7 @@ class Architecture:
     d_mlp: int | None
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
+    neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
 
 
 def architecture_of(hf: nn.Module) -> Architecture:
@@ -118,6 +123,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         d_head=cfg.d_head,
         d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
         logits_transform=adapter.apply_output_logits_transform,
+        neuron_keys=_neuron_keys(block, first),
     )
 
 
@@ -157,6 +163,13 @@ def _points(
         else:
             missing[site.name] = found
     return points, missing
+
+
+def _neuron_keys(block: Any, first: nn.Module) -> dict[str, ModulePoint]:
+    """Empty where the MLP is a mixture of experts or one module computes gate and up together."""
+    hooks = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+    found = {key: _resolve(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
+    return {key: point for key, point in found.items() if isinstance(point, ModulePoint)}
 
 
 def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.calls import restore_forward
+from interp.errors import SiteError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES
@@ -27,12 +28,34 @@ def first_output(out: Any) -> Tensor:
 def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
-    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
-    if type(module).__name__ == "Conv1D":
-        weight = weight.T
+    weight = _matrix(module)
     if point.features is None:
         return weight
     return weight[point.features.to(weight.device)]
+
+
+def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
+    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+    return weight.T if type(module).__name__ == "Conv1D" else weight
+
+
+def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, "neuron d_model"]:
+    """The rows that an MLP's neurons read their normed input with.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        which: ``"gate"``: what goes through the activation function, in gated and plain MLPs;
+            ``"up"``: what it is multiplied by.
+
+    Raises:
+        SiteError: the MLP has no such matrix.
+    """
+    if which not in model.arch.neuron_keys:
+        known = ", ".join(map(repr, model.arch.neuron_keys)) or "none that can be read"
+        raise SiteError(f"{model.name} has no neuron keys {which!r}: its MLPs have {known}.")
+    path = model.arch.neuron_keys[which].path
+    return _matrix(model.blocks[layer].get_submodule(path))
 
 
 def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
@@ -136,6 +159,35 @@ def attend(
         except _Reached:
             found.append(kept.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
     return torch.stack(found, 3).flatten(2)
+
+
+def last_attention(
+    model: Model, layer: int, hidden: Float[Tensor, "row pos d_model"], kwargs: dict[str, Any]
+) -> Float[Tensor, "row head pos"]:
+    """Weight of each token's value in what each head writes at the last token.
+
+    Read off heads that are given one-hot values, so any attention function will do.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        hidden: the layer's input.
+        kwargs: the layer's arguments for these rows.
+    """
+    a, n = model.arch, hidden.shape[1]
+    found: list[Tensor] = []
+
+    def reach(z: Tensor) -> None:
+        found.append(z[:, -1].unflatten(-1, (a.n_heads, a.d_head)))
+        raise _Reached
+
+    for first in range(0, n, a.d_head):
+        one_hot = torch.eye(n, a.d_head, dtype=hidden.dtype, device=hidden.device).roll(first, 0)
+        put = functools.partial(_overwrite, value=one_hot.repeat(1, a.n_kv_heads))
+        here = [(SITES["v"], layer, put), (SITES["z"], layer, reach)]
+        with contextlib.suppress(_Reached), hooked(model, here):
+            model.blocks[layer](hidden, **kwargs)
+    return torch.cat(found, -1)[..., :n]
 
 
 @contextlib.contextmanager

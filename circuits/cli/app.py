@@ -7,7 +7,18 @@ from typing import Any
 
 import typer
 
-from circuits.cli import ablate, attribute, bench, circuit, edit, models, patch, show, validate
+from circuits.cli import (
+    ablate,
+    attribute,
+    bench,
+    circuit,
+    edit,
+    models,
+    patch,
+    query_value,
+    show,
+    validate,
+)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
@@ -24,6 +35,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(edit.app, name="edit")
+app.add_typer(query_value.app, name="query-value")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("patch", epilog=patch.EXAMPLES)(patch.patch)

@@ -96,7 +96,7 @@ class Comparison:
             "model": self.model,
             "source": self.source,
             "n_cases": self.n_cases,
-            "n_filtered": int(self.answers["case"].nunique()),
+            "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
             "placement": self.placement and asdict(self.placement),
             "methods": {arm: self._line(table, arm) for arm in self.arms},
@@ -104,7 +104,7 @@ class Comparison:
         }
 
     def _line(self, table: pd.DataFrame, arm: str) -> dict[str, Any]:
-        mine: Any = self.edits[self.edits["arm"] == arm]
+        mine: Any = self.edits.loc[self.edits["arm"] == arm]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
         out: dict[str, Any] = {"n": len(set(mine["case"]))}
         for metric in HEADLINE:

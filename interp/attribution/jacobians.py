@@ -75,3 +75,13 @@ def with_fixed_scale(
     The chord from `at` to ``-at`` has that scale at both ends, so its slope is the linear map.
     """
     return push_forward(model, function, at, -at, x)
+
+
+def fixed_scale_transpose(
+    model: Model,
+    function: Function,
+    at: Float[Tensor, "token d"],
+    y: Float[Tensor, "token branch d"],
+) -> Float[Tensor, "token branch d"]:
+    """The transpose of `with_fixed_scale`: what a read-out after a norm reads before it."""
+    return pull_back(model, function, at[None], -at, y[None], DiscreteGradient())

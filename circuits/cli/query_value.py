@@ -1,0 +1,150 @@
+"""`interp query-value`: find query and value neurons, and show what was found."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    load,
+    print_json,
+    print_table,
+    progress,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from circuits.query_value.result import QueryValue
+
+app = typer.Typer(help="Neurons that raise an answer's probability, and those that query them.")
+
+
+@app.callback()
+def query_value() -> None:
+    """Query and value neurons of factual questions."""
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`interp query-value find --model gemma-3-270m --prompts questions.jsonl --limit 20 "
+    "--out runs/qv`\n\n"
+    "`interp query-value find --model smollm2-135m --prompts questions.jsonl --top 50 --json`\n\n"
+    "A line of the file: "
+    '`{"prompt": "The capital of the country where the Colosseum is located is", '
+    '"answer": "Rome", "label": "capital", "spans": {"subject": "Colosseum"}}`'
+)
+def find(
+    model: ModelOption,
+    prompts: Annotated[
+        Path,
+        typer.Option(help="JSONL: prompt, answer, and optionally label, cluster, spans."),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N prompts.")] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="Value neurons a prompt, of FFNs and of heads each.")
+    ] = 30,
+    layers: Annotated[
+        str | None, typer.Option(help="Where value neurons are looked for: 8,9,10; default all.")
+    ] = None,
+    key: Annotated[
+        str, typer.Option(help="What FFN value neurons are read with: gate, or up (gated FFNs).")
+    ] = "gate",
+    every: Annotated[
+        bool, typer.Option("--every", help="Score every FFN neuron, for sums over layers (slow).")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the value neurons of each answer, and what at which token switches them on."""
+    from circuits.query_value import find as found_in
+    from circuits.query_value.files import load_rows, token_prompts_of
+
+    rows = load_rows(prompts)[:limit]
+    loaded = load(model, device, dtype)
+    with progress("query and value neurons", "prompts") as report:
+        result = found_in(
+            loaded,
+            token_prompts_of(loaded, rows),
+            [row.answer for row in rows],
+            labels=[row.label for row in rows],
+            clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
+            key=key,
+            layers=None if layers is None else _numbers(layers),
+            top=top,
+            every=every,
+            progress=report,
+        )
+    if out is not None:
+        result.save(out, {"seed": seed})
+    if as_json:
+        print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
+        return
+    _print(result, seed)
+    if out:
+        stdout.print(
+            f"run folder: {out}   (interp query-value show {out})", soft_wrap=True, markup=False
+        )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"layers {text!r}: give numbers such as 8,9,10.") from None
+
+
+@app.command(
+    epilog="Examples: `interp query-value show runs/qv`  (writes runs/qv/index.html)\n\n"
+    "`interp query-value show runs/qv --prompt 3 --json`"
+)
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder of `query-value find`.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Id of a prompt to draw, token by token; default the first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default RUN/index.html.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's figures and tables as one HTML file."""
+    from circuits.query_value.figures import page
+    from circuits.query_value.result import QueryValue
+
+    result = QueryValue.load(run)
+    target = out or run / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(result, prompt, seed), encoding="utf-8")
+    if as_json:
+        print_json({"run": str(run), "page": str(target), **result.summary(seed)})
+        return
+    _print(result, seed)
+    stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
+
+
+def _print(result: "QueryValue", seed: int) -> None:
+    stdout.print(escape(repr(result)), highlight=False)
+    summary = result.summary(seed)
+    stdout.print(
+        f"FFN layers: query {summary['query_layers']}, value {summary['value_layers']}",
+        markup=False,
+        highlight=False,
+    )
+    print_table(result.query_neurons(10), "query neurons (mean over prompts, nats)")
+    print_table(result.value_neurons(10), "value neurons (mean over prompts, nats)")
+    print_table(result.by_span(seed), "query scores by span (nats; 95 % interval)")
+    for row in result.excluded[:5]:
+        stdout.print(
+            f"[dim]excluded {escape(row.id)}: {escape(row.where)}: {escape(row.reason)}[/dim]",
+            highlight=False,
+        )

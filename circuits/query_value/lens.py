@@ -1,0 +1,120 @@
+"""The log-probability increase of an answer: two softmaxes under one fixed final-norm scale.
+
+    I(v) = log p(w | x + v) - log p(w | x)                        nats
+
+where p(. | x) reads x through the final norm, its scale that of the whole run, and the unembedding
+(before a soft-cap). As log-softmax is concave in the logits and these are linear in v,
+
+    I(v) <= v . g,    g = d log p(w | x) / dx
+
+so one gradient a base bounds every neuron's score from above, and the strongest neurons are found
+exactly by scoring only those whose bound could still put them among the strongest.
+
+Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7; the bound is Jensen's inequality.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import linear
+
+from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
+from interp.model import Model
+
+LOGITS_AT_ONCE = 2**24
+"""Full-vocabulary logits held at a time (64 MB in fp32)."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Base states of one prompt, read at its last token.
+
+    Attributes:
+        model: the model.
+        final: the stream after the last layer, whose scale is used throughout.
+        answer: the token w.
+        log_p: of every token, at each base.
+    """
+
+    model: Model
+    final: Float[Tensor, " d_model"]
+    answer: int
+    log_p: Float[Tensor, "base vocab"]
+
+    @classmethod
+    def of(
+        cls, model: Model, final: Tensor, answer: int, bases: Float[Tensor, "base d_model"]
+    ) -> "Lens":
+        """Read the base states."""
+        normed = scaled(model, final, bases)
+        bias: Tensor | None = getattr(model.ln_final, "bias", None)
+        logits = model.unembed(normed if bias is None else normed + bias)
+        return cls(model, final, answer, logits.float().log_softmax(-1))
+
+    def gradient(self) -> Float[Tensor, "base d_model"]:
+        """The gradient of log p(answer) at each base, the final norm's scale held fixed."""
+        weight = self.model.unembed.weight
+        mean = torch.cat([log_p.exp().to(weight) @ weight for log_p in self.log_p.split(64)])
+        read = weight[self.answer] - mean
+        at = self.final.expand_as(read)
+        return fixed_scale_transpose(self.model, self.model.ln_final, at, read[:, None])[:, 0]
+
+    def increase(
+        self, writes: Float[Tensor, "write d_model"], base: Int[Tensor, " write"]
+    ) -> Float[Tensor, " write"]:
+        """I of each write at its base, exactly."""
+        step = max(1, LOGITS_AT_ONCE // self.log_p.shape[1])
+        found = [
+            _increase(linear(part, self.model.unembed.weight).float(), self.log_p[at], self.answer)
+            for part, at in zip(
+                scaled(self.model, self.final, writes).split(step), base.split(step), strict=True
+            )
+        ]
+        return torch.cat(found) if found else writes.new_zeros(0, dtype=torch.float32)
+
+
+def scaled(
+    model: Model, final: Float[Tensor, " d_model"], rows: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """The final norm's linear part, its scale that of `final`."""
+    return with_fixed_scale(model, model.ln_final, final[None, None], rows[:, None])[:, 0]
+
+
+def _increase(
+    change: Float[Tensor, "write vocab"], log_p: Float[Tensor, "write vocab"], answer: int
+) -> Float[Tensor, " write"]:
+    """I of changes of the logits, which are overwritten."""
+    gain = change[:, answer].clone()
+    return gain - change.add_(log_p).logsumexp(-1)
+
+
+def strongest(
+    bounds: Float[Tensor, " unit"],
+    n: int,
+    score: Callable[[Int[Tensor, " some"]], Float[Tensor, " some"]],
+    at_once: int = 64,
+) -> tuple[Int[Tensor, " top"], Float[Tensor, " top"], int]:
+    """The `n` units of the largest positive score, given an upper bound of each score.
+
+    Args:
+        bounds: no score exceeds its bound.
+        n: how many; fewer where fewer are positive.
+        score: exact scores of some units.
+        at_once: units scored between two looks at the bounds.
+
+    Returns:
+        The units by falling score, their scores, and how many units were scored.
+    """
+    order = bounds.argsort(descending=True, stable=True)
+    order = order[bounds[order] > 0]
+    scores = bounds.new_zeros(0)
+    for part in order.split(at_once):
+        if len(scores) >= n and bool(scores.topk(n).values[-1] >= bounds[part[0]]):
+            break
+        scores = torch.cat([scores, score(part).to(bounds)])
+    ranked = scores.argsort(descending=True, stable=True)[:n]
+    ranked = ranked[scores[ranked] > 0]
+    return order[ranked], scores[ranked], len(scores)
