@@ -69,7 +69,7 @@ def test_anchors_and_targets_are_where_they_should_be():
     assert (bare.anchor, bare.n_target, bare.from_end) == (1, 2, 4)
     assert model.token(behind.ids[behind.anchor]).strip() == "w12"
     two_hop = edit_prompts(model, FACTS[0], "two_hop", "last")
-    assert len(two_hop) == 2 and all(p.n_target == 1 for p in two_hop)
+    assert len(two_hop) == 4 and all(p.n_target == 1 for p in two_hop)
     assert all(p.anchor == len(p.ids) - 2 for p in two_hop)
 
 

@@ -68,7 +68,14 @@ class Stage:
         raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
-VALUE = Stage((), forms=("two_hop",), anchor="last", rho=0.4, kept_weight=1.0)
+VALUE = Stage(
+    (),
+    forms=("two_hop",),
+    anchor="last",
+    rho=0.1,
+    kept_weight=10.0,
+    search=Search(clamp=1.5),
+)
 """The deep stage of ``ace``, at layers still to be placed."""
 
 
@@ -204,7 +211,7 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 def _ace(name: str, at: Placement) -> Method:
     query = Stage(at.query, rho=0.1, kept_weight=1.0)
-    value = Stage(at.value, forms=("two_hop",), anchor="last", rho=0.4, kept_weight=3.0)
+    value = replace(VALUE, layers=at.value)
     if name == "ace":
         return Method(name, (query, value))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)

@@ -11,9 +11,9 @@ from interp.generation import generate
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
-Form = Literal["cloze", "question", "two_hop", "two_hop_cloze"]
-"""How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form;
-and either of them with a phrase that means the subject in the subject's place."""
+Form = Literal["cloze", "question", "two_hop"]
+"""How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form, bare
+and behind demonstrations; and as that question about a phrase that means the subject."""
 
 Anchor = Literal["subject_last", "last"]
 """The token that an edit writes at: the subject's last, or the prompt's last."""
@@ -21,6 +21,15 @@ Anchor = Literal["subject_last", "last"]
 FORMS = get_args(Form)
 STARTS = ("The", "Therefore", "Because", "I", "You")
 BARE = (SLOT,)
+ASKED = (
+    "Q: {}\nA:",
+    "Q: Which planet is known for its rings?\nA: Saturn\n\n"
+    "Q: What is the plural of mouse?\nA: Mice\n\n"
+    "Q: What is the colour of the fruit that monkeys love?\nA: Yellow\n\n"
+    "Q: Which metal are the shoes of a horse made of?\nA: Iron\n\nQ: {}\nA:",
+)
+"""How questions are put. A last token's key depends on what stands before the question, so an edit
+that learnt bare questions alone would reach those behind demonstrations less."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +87,22 @@ def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]
 
 
 def edit_prompts(
-    model: Model, fact: Fact, form: Form, anchor: Anchor, templates: Sequence[str] = BARE
+    model: Model,
+    fact: Fact,
+    form: Form,
+    anchor: Anchor,
+    templates: Sequence[str] = BARE,
+    asked: Sequence[str] = ASKED,
 ) -> list[EditPrompt]:
     """A fact's prompts in one form; none where the fact lacks what the form needs.
 
     Args:
         model: whose tokens.
         fact: what to put.
-        form: how; ``"cloze"`` alone takes the templates.
+        form: how.
         anchor: where to write.
-        templates: contexts with a slot for the prompt.
+        templates: contexts of clozes, with a slot.
+        asked: contexts of questions, with a slot.
 
     Raises:
         FactError: the subject has no tokens of its own, or the target's tokens would merge with
@@ -96,9 +111,10 @@ def edit_prompts(
     if form == "cloze":
         wholes = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
     elif form == "question":
-        wholes = [(_qa(fact.question), fact.subject)] if fact.question else []
+        wholes = [(t.replace(SLOT, fact.question), fact.subject) for t in asked if fact.question]
     elif form == "two_hop":
-        wholes = [(_qa(fact.question or fact.prompt), phrase) for phrase in fact.implicit]
+        question = fact.question or fact.prompt
+        wholes = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
         raise FactError(f"no form {form!r} of prompts. {did_you_mean(form, FORMS)}")
     return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
@@ -106,6 +122,8 @@ def edit_prompts(
 
 def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[EditPrompt]:
     """Questions to be left alone, with the anchor that an edit is made with.
+
+    Behind demonstrations where the last token is what counts, as that is how they are asked.
 
     Raises:
         FactError: a question does not contain its subject.
@@ -117,7 +135,8 @@ def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[Edi
             raise FactError(
                 f"{one.text!r} is to be kept, but does not contain its subject {one.subject!r}."
             )
-        out.append(_tokenised(model, _qa(before + SLOT + behind), one.subject, anchor, "", None))
+        whole = ASKED[anchor == "last"].replace(SLOT, before + SLOT + behind)
+        out.append(_tokenised(model, whole, one.subject, anchor, "", None))
     return out
 
 
@@ -143,10 +162,6 @@ def whole_prompt(model: Model, text: str) -> EditPrompt:
 def essence_prompt(model: Model, subject: str, anchor: Anchor) -> EditPrompt:
     """``"{} is a"``, on which the target search keeps the model's distribution (ROME, eq. 4)."""
     return _tokenised(model, f"{SLOT} is a", subject, anchor, "", None)
-
-
-def _qa(question: str) -> str:
-    return f"Q: {question}\nA:"
 
 
 def _tokenised(

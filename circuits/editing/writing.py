@@ -18,6 +18,7 @@ from circuits.editing.keys import Place, keys_at, outputs_at
 from circuits.editing.methods import FineTune, Method, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import (
+    ASKED,
     BARE,
     Anchor,
     EditPrompt,
@@ -119,12 +120,14 @@ def _jobs(
     model: Model, state: _State, stage: Stage | FineTune, number: int, templates: Sequence[str]
 ) -> list[_Job]:
     """The facts that have prompts for this stage; the others are noted."""
-    anchor = stage.anchor if isinstance(stage, Stage) else "last"
+    # fine-tuning changes every token, so long demonstrations would cost it a run of their own
+    anchor, asked = (stage.anchor, ASKED) if isinstance(stage, Stage) else ("last", ASKED[:1])
     jobs: list[_Job] = []
     for i, request in enumerate(state.requests):
         for j, fact in enumerate(request.facts):
             by_form = {
-                form: edit_prompts(model, fact, form, anchor, templates) for form in stage.forms
+                form: edit_prompts(model, fact, form, anchor, templates, asked)
+                for form in stage.forms
             }
             prompts = tuple(p for ps in by_form.values() for p in ps)
             if not prompts:

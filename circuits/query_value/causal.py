@@ -164,7 +164,7 @@ def _sets(
 ) -> Sets:
     n_query, n_value, n_random = sizes
     table = result.query_neurons(n_query, cluster)
-    query = _neurons(table[table["score"] > 0])
+    query = _neurons(table.loc[table["score"] > 0])
     value = result.value_neurons(n_value, cluster)
     every = _neurons(value)
     keep = [neuron not in set(query) for neuron in every]

@@ -34,8 +34,17 @@ def plot_layers(result: "QueryValue") -> go.Figure:
     chosen = result.layers(*[min(3, scores.sizes["layer"] // 2)] * 2)
     for column, layers in ((1, chosen.query), (2, chosen.value)):
         for layer in layers:
-            figure.add_vline(
-                x=layer, line={"dash": "dot", "color": "gray", "width": 1}, row=1, col=column
+            line = {"dash": "dot", "color": "gray", "width": 1}
+            figure.add_shape(
+                type="line",
+                x0=layer,
+                x1=layer,
+                y0=0,
+                y1=1,
+                yref="y domain",
+                line=line,
+                row=1,
+                col=column,
             )
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="nats of the answer's log-probability", col=1)
