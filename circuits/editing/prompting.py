@@ -12,8 +12,8 @@ from interp.model import Model
 from interp.prompts import TokenPrompt
 
 Form = Literal["cloze", "question", "two_hop"]
-"""How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form, bare
-and behind demonstrations; and as that question about a phrase that means the subject."""
+"""How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form,
+bare and behind demonstrations; and as that question about a phrase that means the subject."""
 
 Anchor = Literal["subject_last", "last"]
 """The token that an edit writes at: the subject's last, or the prompt's last."""

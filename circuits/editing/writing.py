@@ -20,14 +20,13 @@ from circuits.editing.moments import Moments
 from circuits.editing.prompting import (
     ASKED,
     BARE,
-    Anchor,
     EditPrompt,
     Kept,
     edit_prompts,
     essence_prompt,
     kept_prompts,
 )
-from circuits.editing.search import FactPrompts, Targets, search_targets
+from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.model import Model
 
@@ -174,21 +173,12 @@ def _staged(
     if not jobs:
         _note_p(state, jobs, torch.zeros(0))
         return
-    owner = torch.tensor([job.edit for job in jobs])
-    places = search_places(model, stage)
-    prompts = [FactPrompts(job.prompts, job.essence) for job in jobs]
-    targets = search_targets(model, prompts, places, stage.search, state.changes, owner)
-    _note_p(state, jobs, targets.p)
-    kept = _kept_rows(model, state, stage.anchor) if stage.kept_weight else None
+    run = _StageRun(model, state, stage, jobs, moments)
+    _note_p(state, jobs, run.targets.p)
     for i, layer in enumerate(stage.layers):
-        # a layer's projections are solved on the same state, then added together
-        added = [
-            _solved(
-                model, state, stage, jobs, owner, places, targets, i, (site, layer), moments, kept
-            )
-            for site in stage.writes
-        ]
-        for by_edit in added:
+        # a layer's projections are solved on one state, then changed together
+        solved = [run.changes_at(i, (site, layer)) for site in stage.writes]
+        for by_edit in solved:
             for edit, change in by_edit.items():
                 state.changes[edit] = (*state.changes[edit], change)
 
@@ -206,57 +196,73 @@ def search_places(model: Model, stage: Stage) -> list[Place]:
     return [("mlp_post", last)]
 
 
-def _solved(
-    model: Model,
-    state: _State,
-    stage: Stage,
-    jobs: Sequence[_Job],
-    owner: Int[Tensor, " job"],
-    places: Sequence[Place],
-    targets: Targets,
-    i: int,
-    place: Place,
-    moments: Moments,
-    kept: "_KeptRows | None",
-) -> dict[int, Change]:
-    """The change of every edit at one projection."""
-    residual = _residuals(model, state, stage, jobs, owner, places, targets, i, place)
-    rows = [p for job in jobs for p in job.prompts]
-    sizes = torch.tensor([len(job.prompts) for job in jobs])
-    keys = _keys(model, rows, place, state, owner.repeat_interleave(sizes))
-    columns = [
-        _key_columns(job, part) for job, part in zip(jobs, keys.split(sizes.tolist()), strict=True)
-    ]
-    kept_keys = None if kept is None else _keys(model, kept.rows, place, state, kept.owner)
-    metric = _metric(moments, stage, place)
-    out: dict[int, Change] = {}
-    for edit in dict.fromkeys(owner.tolist()):
-        mine = [j for j, job in enumerate(jobs) if job.edit == edit]
-        k = torch.cat([columns[j] for j in mine])
-        r = torch.cat([residual[j].expand(len(columns[j]), -1) for j in mine])
-        others = None if kept is None or kept_keys is None else kept_keys[kept.owner == edit].T
-        up, down = solve(metric, k.T, r.T, stage.rho, others, stage.kept_weight)
-        out[edit] = Change(place[0], place[1], up, down)
-    return out
+class _StageRun:
+    """One stage of all edits: its targets, and the change that each layer is owed."""
 
-
-def _keys(
-    model: Model,
-    rows: Sequence[EditPrompt],
-    place: Place,
-    state: _State,
-    owner: Int[Tensor, " row"],
-) -> Float[Tensor, "row d_in"]:
-    return keys_at(model, rows, [place], state.changes, owner)[place]
-
-
-def _metric(moments: Moments, stage: Stage, place: Place) -> Metric:
-    if place not in moments:
-        raise FactError(
-            f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
-            "second_moments(model, places_of(method))."
+    def __init__(
+        self,
+        model: Model,
+        state: _State,
+        stage: Stage,
+        jobs: Sequence[_Job],
+        moments: Moments,
+    ):
+        self.model, self.state, self.stage, self.jobs = model, state, stage, jobs
+        self.moments, self.places = moments, search_places(model, stage)
+        self.owner = torch.tensor([job.edit for job in jobs])
+        self.sizes = [len(job.prompts) for job in jobs]
+        self.prompts = [prompt for job in jobs for prompt in job.prompts]
+        facts = [FactPrompts(job.prompts, job.essence) for job in jobs]
+        self.targets = search_targets(
+            model, facts, self.places, stage.search, state.changes, self.owner
         )
-    return Metric(stage.metric, moments[place])
+        asked = state.requests if stage.kept_weight else ()
+        kept = [kept_prompts(model, request.kept, stage.anchor) for request in asked]
+        self.kept = [prompt for prompts in kept for prompt in prompts]
+        self.kept_owner = torch.tensor([i for i, prompts in enumerate(kept) for _ in prompts])
+
+    def changes_at(self, i: int, place: Place) -> dict[int, Change]:
+        """The change of every edit at one projection of the i-th layer."""
+        metric, residual = self._metric(place), self._residuals(i, place)
+        owner = self.owner.repeat_interleave(torch.tensor(self.sizes))
+        keys = self._keys(self.prompts, place, owner).split(self.sizes)
+        columns = [_key_columns(job, part) for job, part in zip(self.jobs, keys, strict=True)]
+        kept = self._keys(self.kept, place, self.kept_owner) if self.kept else None
+        out: dict[int, Change] = {}
+        for edit in self.owner.unique().tolist():
+            mine = [j for j, job in enumerate(self.jobs) if job.edit == edit]
+            k = torch.cat([columns[j] for j in mine])
+            r = torch.cat([residual[j].expand(len(columns[j]), -1) for j in mine])
+            others = None if kept is None else kept[self.kept_owner == edit].T
+            up, down = solve(metric, k.T, r.T, self.stage.rho, others, self.stage.kept_weight)
+            out[edit] = Change(place[0], place[1], up, down)
+        return out
+
+    def _residuals(self, i: int, place: Place) -> Float[Tensor, "job d_model"]:
+        """What a projection is to add at each fact's keys."""
+        stage, targets = self.stage, self.targets
+        if stage.spread == "joint":
+            return targets.delta[:, self.places.index(place)]
+        aim = ("z", self.places[0][1]) if place[0] == "z" else self.places[0]
+        at = self.places.index(aim)
+        first = [job.prompts[0] for job in self.jobs]
+        now = outputs_at(self.model, first, aim, self.state.changes, self.owner)
+        left = stage.left(i)
+        over = left if stage.spread == "linear" else left**0.5
+        return (targets.initial[:, at] + targets.delta[:, at] - now) / over
+
+    def _keys(
+        self, prompts: Sequence[EditPrompt], place: Place, owner: Int[Tensor, " prompt"]
+    ) -> Float[Tensor, "prompt d_in"]:
+        return keys_at(self.model, prompts, [place], self.state.changes, owner)[place]
+
+    def _metric(self, place: Place) -> Metric:
+        if place not in self.moments:
+            raise FactError(
+                f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
+                "second_moments(model, places_of(method))."
+            )
+        return Metric(self.stage.metric, self.moments[place])
 
 
 def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor, "key d_in"]:
@@ -266,43 +272,6 @@ def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor,
         return keys
     cloze = keys[:1] if n == 1 else (keys[:1] + keys[1:n].mean(0, keepdim=True)) / 2
     return torch.cat([cloze, keys[n:]])
-
-
-def _residuals(
-    model: Model,
-    state: _State,
-    stage: Stage,
-    jobs: Sequence[_Job],
-    owner: Int[Tensor, " job"],
-    places: Sequence[Place],
-    targets: Targets,
-    i: int,
-    place: Place,
-) -> Float[Tensor, "job d_model"]:
-    """What a projection is to add at each fact's keys."""
-    if stage.spread == "joint":
-        return targets.delta[:, places.index(place)]
-    aim = ("z", places[0][1]) if place[0] == "z" else places[0]
-    at = places.index(aim)
-    now = outputs_at(model, [job.prompts[0] for job in jobs], aim, state.changes, owner)
-    left = stage.left(i)
-    over = left if stage.spread == "linear" else left**0.5
-    return (targets.initial[:, at] + targets.delta[:, at] - now) / over
-
-
-@dataclass(frozen=True)
-class _KeptRows:
-    """Preserved questions of all edits."""
-
-    rows: list[EditPrompt]
-    owner: Int[Tensor, " row"]
-
-
-def _kept_rows(model: Model, state: _State, anchor: Anchor) -> _KeptRows | None:
-    by_edit = [kept_prompts(model, request.kept, anchor) for request in state.requests]
-    owner = [edit for edit, mine in enumerate(by_edit) for _ in mine]
-    rows = [prompt for mine in by_edit for prompt in mine]
-    return _KeptRows(rows, torch.tensor(owner)) if rows else None
 
 
 def places_of(method: Method) -> list[Place]:
