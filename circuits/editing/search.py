@@ -116,12 +116,16 @@ _FIELDS = ("delta", "initial", "p", "p_all", "steps")
 
 
 def _groups(facts: Sequence[FactPrompts], reads: Sequence[int], width: int) -> list[list[int]]:
-    """Facts of like tail length together, as many as the logits' memory allows."""
+    """Facts of like tail length together, as many as the logits' memory allows.
+
+    All tails of a group are padded to its longest, so one that is half as long again starts the
+    next group.
+    """
     tail = [max(p.from_end for p in (*f.learn, f.essence)) for f in facts]
     groups: list[list[int]] = []
     held = 0
     for i in sorted(range(len(facts)), key=lambda i: (tail[i], i)):
-        if not groups or held + reads[i] > width:
+        if not groups or held + reads[i] > width or tail[i] > 1.5 * tail[groups[-1][0]]:
             groups.append([])
             held = 0
         groups[-1].append(i)
