@@ -72,9 +72,8 @@ VALUE = Stage(
     (),
     forms=("two_hop",),
     anchor="last",
-    rho=0.1,
+    rho=0.4,
     kept_weight=10.0,
-    search=Search(clamp=1.5),
 )
 """The deep stage of ``ace``, at layers still to be placed."""
 
@@ -210,7 +209,7 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 
 def _ace(name: str, at: Placement) -> Method:
-    query = Stage(at.query, rho=0.1, kept_weight=1.0)
+    query = Stage(at.query, rho=0.3, kept_weight=3.0)
     value = replace(VALUE, layers=at.value)
     if name == "ace":
         return Method(name, (query, value))
