@@ -19,6 +19,11 @@ from interp.model import Model
 from interp.sites import SITES
 
 
+def first_output(out: Any) -> Tensor:
+    """A block's output: a tensor, or the first of a tuple (GPT-J)."""
+    return out[0] if isinstance(out, tuple) else out
+
+
 def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
@@ -76,7 +81,7 @@ def mlp_write(
     """What a layer's MLP adds to the residual stream it reads."""
     parts = model.arch.parts
     out = model.blocks[layer].get_submodule(parts.mlp)(norm(model, layer, parts.ln2)(resid))
-    out = out[0] if isinstance(out, tuple) else out
+    out = first_output(out)
     return norm(model, layer, parts.ln2_post)(out)
 
 

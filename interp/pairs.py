@@ -4,7 +4,6 @@
 model's tokens, aligned and padded, with every refused row and its reason.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from interp.errors import DataFileError, PairError
 from interp.model import Model
+from interp.records import from_hub, read_jsonl
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
 
@@ -118,48 +118,12 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_file():
-            return PromptPairs.from_records(_read_jsonl(path), path.name)
+            return PromptPairs.from_records(read_jsonl(path), path.name)
         if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in source:
             raise DataFileError(f"no such file: {path}; give a JSONL file of prompt pairs.")
-        return PromptPairs.from_records(_hub_dataset(source, split), source)
+        return PromptPairs.from_records(from_hub(source, split), source)
     name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
     return PromptPairs.from_records(source, name or "records")
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFileError(
-                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})."
-            ) from error
-        if not isinstance(record, dict):
-            raise DataFileError(
-                f"{path}, line {number}: a {type(record).__name__}, not a JSON object."
-            )
-        records.append(record)
-    return records
-
-
-def _hub_dataset(name: str, split: str) -> Any:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(name, split=split)
-    except Exception as error:
-        raise DataFileError(
-            f"cannot load data set {name!r} from the Hugging Face Hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "check the id and the connection, or give a JSONL file."
-        ) from error
 
 
 def _pair(record: Mapping[str, Any], where: str, number: int) -> Pair:

@@ -233,22 +233,24 @@ def _attend(
     q = query[0].transpose(0, 1)[grid[:, first:]].transpose(1, 2)
     mask = rows.mask
     if mask is None and first:
-        mask = _causal(pack.n_pos, q)
+        mask = causal_mask(pack.n_pos, q)
     if mask is not None:
         prompt = pack.rows.prompt[lo:hi].to(mask.device)
         mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _no_eager)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", no_eager)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(rows.implementation, eager)
     out, _ = attend(module, q, k, v, mask, **kwargs)
     span = slice(pack.n_tokens(lo), pack.n_tokens(hi))
     return out[pack.row[span] - lo, pack.pos[span] - first]
 
 
-def _no_eager(*_: Any, **__: Any) -> Any:
+def no_eager(*_: Any, **__: Any) -> Any:
+    """Stands for the eager attention of a model that has none."""
     raise ModelLoadError("this model defines no eager attention; load it with 'sdpa'.")
 
 
-def _causal(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
+def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
+    """What Hugging Face means by no mask, spelt out."""
     return torch.ones(n_pos, n_pos, dtype=torch.bool, device=like.device).tril()[None, None]
 
 

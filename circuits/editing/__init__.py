@@ -1,1 +1,31 @@
-"""Editing knowledge: facts become low-rank changes of weights, applied, undone and judged."""
+"""Editing knowledge: facts become low-rank changes of weights, applied, undone and judged.
+
+facts -> prompts -> targets (search) and keys -> one closed form -> changes -> an `Edit`.
+"""
+
+from circuits.editing.edits import Edit, edit, export, merge
+from circuits.editing.facts import Fact, FactError
+from circuits.editing.ledger import ledger
+from circuits.editing.methods import METHODS, FineTune, Method, Placement, Stage, preset
+from circuits.editing.moments import second_moments
+from circuits.editing.prompting import Kept
+from circuits.editing.search import Search
+
+__all__ = [
+    "METHODS",
+    "Edit",
+    "Fact",
+    "FactError",
+    "FineTune",
+    "Kept",
+    "Method",
+    "Placement",
+    "Search",
+    "Stage",
+    "edit",
+    "export",
+    "ledger",
+    "merge",
+    "preset",
+    "second_moments",
+]

@@ -1,0 +1,255 @@
+"""`interp edit`: write facts into a model, take them out, list and export them, judge methods."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+import typer
+from rich.markup import escape
+
+from circuits.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    load,
+    print_json,
+    print_table,
+    progress,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from circuits.editing import Edit, Fact
+
+app = typer.Typer(
+    name="edit", help="Write facts into a model's weights, and judge it.", no_args_is_help=True
+)
+EXAMPLES = (
+    "Examples:\n\n"
+    "`interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
+    "--target Rome --method rome --ledger runs/edits`\n\n"
+    "`interp edit list --ledger runs/edits`\n\n"
+    "`interp edit export --model smollm2-135m --ledger runs/edits --out runs/edited`"
+)
+EVALUATE_EXAMPLES = (
+    "Examples:\n\n"
+    "`interp edit evaluate --model gemma-3-270m --cases datasets/multihop_chains.json --split "
+    "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
+    "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
+    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
+)
+LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
+PlacementOption = Annotated[
+    Path | None,
+    typer.Option(help="JSON of `interp edit place`; the built-in models have one of their own."),
+]
+
+
+@app.command("apply", epilog=EXAMPLES)
+def apply(
+    model: ModelOption,
+    ledger: LedgerOption,
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="JSON list of facts: prompt with {}, subject, target, question, …"),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="One fact: its cloze with {}.")] = None,
+    subject: Annotated[str | None, typer.Option(help="One fact: what fills the slot.")] = None,
+    target: Annotated[str | None, typer.Option(help="One fact: the new object.")] = None,
+    method: Annotated[str, typer.Option(help="A preset; see `interp edit evaluate`.")] = "ace",
+    placement: PlacementOption = None,
+    seed: Annotated[int, typer.Option(help="Of contexts and samples.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an edit on top of those in the ledger, and add it to them."""
+    from circuits.editing import edit
+    from circuits.editing.files import edits_in, load_facts, next_folder, placement_for
+
+    given = _facts(facts, prompt, subject, target, load_facts)
+    before = edits_in(ledger)
+    loaded = load(model, device, dtype)
+    for one in before:
+        one.apply(loaded)
+    made = edit(
+        loaded, given, method, placement=placement_for(loaded, placement, method), seed=seed
+    )
+    made.apply(loaded)
+    at = made.save(next_folder(ledger))
+    _say(made, at, as_json, after=_answers(loaded, given))
+
+
+@app.command("undo", epilog="Example: `interp edit undo --ledger runs/edits`")
+def undo(
+    ledger: LedgerOption,
+    edit: Annotated[str | None, typer.Option(help="Id of the edit; default: the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an edit out of the ledger."""
+    from circuits.editing.files import removed
+
+    one, at = removed(ledger, edit)
+    shutil.rmtree(at)
+    _say(one, at, as_json, word="undone")
+
+
+@app.command("list", epilog="Example: `interp edit list --ledger runs/edits --json`")
+def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
+    """List the edits of a ledger, in order."""
+    from circuits.editing.files import edits_in
+
+    edits = edits_in(ledger)
+    if as_json:
+        print_json({"ledger": str(ledger), "edits": [one.summary() for one in edits]})
+        return
+    rows = [
+        {"edit": one.id, "model": one.model, "method": one.method, "facts": "; ".join(f.cloze + " " + f.target for f in one.facts)}
+        for one in edits
+    ]
+    print_table(pd.DataFrame(rows, columns=["edit", "model", "method", "facts"]), str(ledger))
+
+
+@app.command("export", epilog=EXAMPLES)
+def export_model(
+    model: ModelOption,
+    ledger: LedgerOption,
+    out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the model with all edits of the ledger as an ordinary Hugging Face folder."""
+    from circuits.editing import export
+    from circuits.editing.files import edits_in
+
+    edits = edits_in(ledger)
+    loaded = load(model, device, dtype)
+    for one in edits:
+        one.apply(loaded)
+    at = export(loaded, out)
+    if as_json:
+        print_json({"model": str(at), "edits": [one.id for one in edits]})
+    else:
+        stdout.print(f"{len(edits)} edits in {escape(str(at))}", highlight=False)
+
+
+@app.command("evaluate", epilog=EVALUATE_EXAMPLES)
+def evaluate(
+    model: ModelOption,
+    cases: Annotated[str, typer.Option(help="Cases in MQuAKE's schema: a path or a Hub id.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-paper, ace-released; + behind "
+            "a name gives it the two-hop prompts and preserved questions that ace sees; none "
+            "(unedited) and told (the edit in the prompt)."
+        ),
+    ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
+    split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
+    placement: PlacementOption = None,
+    seeds: Annotated[str, typer.Option(help="Of contexts and controls; commas.")] = "0",
+    limit: LimitOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Edit each case by each method, one at a time, and ask what became of the model."""
+    from circuits.editing.comparing import compare_into
+    from circuits.editing.evaluation import load_cases
+    from circuits.editing.files import placement_for
+
+    names = [name.strip() for name in methods.split(",")]
+    rows = load_cases(cases, split)
+    loaded = load(model, device, dtype)
+    at = placement_for(loaded, placement, *names)
+    with progress("editing", "steps") as report:
+        result = compare_into(
+            out,
+            loaded,
+            rows,
+            names,
+            at,
+            seeds=[int(seed) for seed in seeds.split(",")],
+            limit=limit,
+            progress=lambda what, done, total: report(done, total),
+        )
+    found = result.summary()
+    if as_json:
+        print_json({"run": str(out) if out else None, **found})
+        return
+    lines = [{"method": name} | {k: v for k, v in line.items() if isinstance(v, int | float)} for name, line in found["methods"].items()]
+    print_table(pd.DataFrame(lines), f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}")
+    for reason, n in found["excluded"].items():
+        stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+    if out:
+        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("place", epilog="Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json --split design --out runs/gemma.json`")
+def place(
+    model: ModelOption,
+    cases: Annotated[str, typer.Option(help="Held-out cases in MQuAKE's schema.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
+    limit: LimitOption = 40,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the layers of the ACE presets by where an edit would reach what it should."""
+    from dataclasses import asdict
+
+    from circuits.editing.evaluation import load_cases
+    from circuits.editing.files import save_placement
+    from circuits.editing.placing import place as choose
+
+    rows = load_cases(cases, split)
+    loaded = load(model, device, dtype)
+    with progress("asking", "questions") as report:
+        found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+    save_placement(out, loaded, found)
+    if as_json:
+        print_json({"model": model, "placement": asdict(found), "file": str(out)})
+    else:
+        stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
+
+
+def _facts(
+    file: Path | None, prompt: str | None, subject: str | None, target: str | None, read: Any
+) -> "list[Fact]":
+    from circuits.editing import Fact, FactError
+
+    one = (prompt, subject, target)
+    if (file is None) == (one == (None, None, None)):
+        raise FactError("give either --facts, or --prompt, --subject and --target.")
+    if file is not None:
+        return read(file)
+    if prompt is None or subject is None or target is None:
+        raise FactError("one fact needs all three of --prompt, --subject and --target.")
+    return [Fact(prompt, subject, target)]
+
+
+def _answers(model: Any, facts: "list[Fact]") -> list[str]:
+    from circuits.editing.asking import Ask, generations
+
+    return generations(model, [Ask(0, fact.cloze) for fact in facts], [()], 5)
+
+
+def _say(
+    edit: "Edit", at: Path, as_json: bool, word: str = "applied", after: list[str] | None = None
+) -> None:
+    if as_json:
+        print_json({"run": str(at), "state": word, **edit.summary(), "answers": after})
+        return
+    for i, fact in enumerate(edit.facts):
+        said = f": now {after[i]!r}" if after else ""
+        stdout.print(f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}", highlight=False)
+    for note in edit.skipped:
+        stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
+    stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

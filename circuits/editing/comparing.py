@@ -1,0 +1,264 @@
+"""`Comparison`: methods of editing side by side on the same cases, with intervals and tests."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from interp import folder
+from interp.model import Model
+
+from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
+from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, compare, score, summary
+from circuits.editing.facts import FactError
+from circuits.editing.knowing import Knowledge, know
+from circuits.editing.methods import METHODS, Placement, preset
+from circuits.editing.moments import N_TOKENS, second_moments
+from circuits.editing.prompting import contexts
+from circuits.editing.writing import places_of
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+REFERENCES = ("none", "told")
+"""Arms that change no weight: the model as it is, and the edit stated in the prompt."""
+
+HEADLINE = (
+    "multi_hop",
+    "control_two_hop",
+    "net_multi_hop",
+    "efficacy",
+    "paraphrase",
+    "specificity",
+)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of the same cases under several methods.
+
+    Attributes:
+        answers: every generated answer (`circuits.editing.evaluation.metrics.row`), with
+            ``arm`` and ``seed``.
+        edits: one line a case, arm and seed: seconds, probabilities reached, what was left out.
+        model, weights_hash, source: what was edited, on which cases.
+        n_cases: cases before the filter.
+        excluded: why cases were left out, and how many.
+        placement: layers of the ACE presets.
+        options: everything else that was asked for.
+        seconds: wall time.
+        provenance: versions, machine and command line, filled when saved.
+    """
+
+    answers: pd.DataFrame = field(repr=False)
+    edits: pd.DataFrame = field(repr=False)
+    model: str
+    weights_hash: str
+    source: str
+    n_cases: int
+    excluded: dict[str, int]
+    placement: Placement | None
+    options: dict[str, Any]
+    seconds: float
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    KIND: ClassVar[str] = "edit comparison"
+
+    @property
+    def arms(self) -> list[str]:
+        """The methods, in the order given."""
+        return list(dict.fromkeys(self.answers["arm"]))
+
+    def scores(self) -> pd.DataFrame:
+        """One line of scores a case, arm and seed (`circuits.editing.evaluation.metrics`)."""
+        return score(self.answers)
+
+    def table(self, by: Sequence[str] = ()) -> pd.DataFrame:
+        """Means with 95 % intervals over clusters of cases; split by columns such as position."""
+        return summary(self.scores(), by)
+
+    def against(self, arm: str, other: str, by: Sequence[str] = ()) -> pd.DataFrame:
+        """Paired differences of two arms, with intervals and McNemar's test."""
+        return compare(self.scores(), arm, other, by)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        table = self.table().set_index(["arm", "metric"])
+        n = self.answers.groupby("arm")["case"].nunique()
+        return {
+            "kind": self.KIND,
+            "model": self.model,
+            "source": self.source,
+            "n_cases": self.n_cases,
+            "n_filtered": int(n.max()),
+            "excluded": self.excluded,
+            "placement": self.placement and asdict(self.placement),
+            "methods": {arm: self._line(table, arm) for arm in self.arms},
+            "seconds": round(self.seconds, 1),
+        }
+
+    def _line(self, table: pd.DataFrame, arm: str) -> dict[str, Any]:
+        mine: Any = self.edits[self.edits["arm"] == arm]
+        reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
+        out: dict[str, Any] = {"n": int(mine["case"].nunique())}
+        for metric in HEADLINE:
+            if (arm, metric) in table.index:
+                found = table.loc[(arm, metric)]
+                out[metric] = float(found["value"])
+                out[f"{metric}_ci"] = [float(found["low"]), float(found["high"])]
+        return out | {
+            "seconds_per_edit": float(mine["seconds"].mean()),
+            "p_reached_min": min(reached, default=None),
+        }
+
+    def plot(self) -> "go.Figure":
+        """Multi-hop accuracy against control accuracy, a point an arm with both intervals."""
+        from circuits.editing.figures import plot_frontier
+
+        return plot_frontier(self)
+
+    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+        """Write a run folder: manifest.json and Parquet tables.
+
+        Raises:
+            RunFolderError: the path holds something that is not a run folder.
+        """
+        names = ("model", "weights_hash", "source", "n_cases", "excluded", "options", "seconds")
+        manifest = {
+            "kind": self.KIND,
+            **{name: getattr(self, name) for name in names},
+            "placement": self.placement and asdict(self.placement),
+            "provenance": folder.provenance() | (provenance or {}),
+        }
+        return folder.write(
+            Path(path), manifest, {"answers": self.answers, "edits": self.edits}, {}
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Comparison":
+        """Read a run folder.
+
+        Raises:
+            RunFolderError: a file is missing or damaged, or the folder is of another kind.
+        """
+        manifest, tables, _ = folder.read(Path(path), cls.KIND, ("answers", "edits"))
+        at = manifest["placement"]
+        placement = at and Placement(tuple(at["query"]), tuple(at["value"]), at["by"])
+        names = ("model", "weights_hash", "source", "n_cases", "excluded")
+        return cls(
+            tables["answers"],
+            tables["edits"],
+            *(manifest[name] for name in names),
+            placement,
+            manifest["options"],
+            manifest["seconds"],
+            manifest["provenance"],
+        )
+
+
+def usable_cases(cases: Sequence[Case], known: Knowledge) -> tuple[list[Case], dict[str, int]]:
+    """The cases that can be scored, and how many cannot, by reason."""
+    reasons = [known.usable(case) for case in cases]
+    kept = [case for case, reason in zip(cases, reasons, strict=True) if not reason]
+    return kept, dict(Counter(filter(None, reasons)))
+
+
+def compare_methods(
+    model: Model,
+    cases: Cases,
+    methods: Sequence[str],
+    placement: Placement | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    shots: Shots = SHOTS,
+    n_contexts: int = 2,
+    n_tokens: int = N_TOKENS,
+    parts: Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Edit every case that the model knows by every method, and ask what became of it.
+
+    Args:
+        model: the unedited model; its weights are not touched.
+        cases: from `circuits.editing.evaluation.load_cases`.
+        methods: presets (`METHODS`, with ``+`` at the end for equal information), ``"none"``
+            or ``"told"``.
+        placement: layers of the ACE presets.
+        seeds: of contexts, controls and preserved questions; each is a run of its own.
+        limit: the first so many usable cases.
+        shots: demonstrations before each question; the same for all arms.
+        n_contexts: sampled contexts beside the bare cloze, at most five.
+        n_tokens: of the model's own samples, for second moments.
+        parts: folder of finished parts; a stopped run goes on from there.
+        progress: called with (what is being done, done, in all).
+
+    Raises:
+        FactError: an unknown method, no usable case, or an ACE preset without a placement.
+    """
+    started = time.perf_counter()
+    say = progress or (lambda what, done, total: None)
+    arms = [_arm(name, model, placement) for name in methods]
+    known = know(model, cases, shots, lambda done, n: say("asking before the edit", done, n))
+    kept, excluded = usable_cases(cases, known)
+    if not kept:
+        raise FactError(
+            f"{model.name} knows none of the {len(cases)} chains of {cases.source} before the "
+            f"edit ({excluded}); give more cases or a stronger model."
+        )
+    used = kept[:limit]
+    if len(used) < len(kept):
+        excluded["beyond the limit"] = len(kept) - len(used)
+    pool = Pool.of(cases, known.right)
+    places = list(dict.fromkeys(p for arm in arms if arm.method for p in places_of(arm.method)))
+    moments = second_moments(model, places, n_tokens=n_tokens) if places else {}
+    answers: list[pd.DataFrame] = []
+    edits: list[pd.DataFrame] = []
+    for seed in seeds:
+        templates = contexts(model, seed=seed)[: 1 + n_contexts]
+        for arm in arms:
+            at = None if parts is None else parts / f"{arm.name}.{seed}"
+            protocol = Protocol(shots, pool, seed=seed)
+
+            def report(done: int, n: int, name: str = arm.name) -> None:
+                say(name, done, n)
+
+            one = evaluate_arm(model, arm, used, protocol, moments, templates, at, report)
+            answers.append(one[0])
+            edits.append(one[1])
+    options = {
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "limit": limit,
+        "n_contexts": n_contexts,
+        "n_tokens": n_tokens,
+        "prefix": shots.prefix,
+    }
+    return Comparison(
+        pd.concat(answers, ignore_index=True),
+        pd.concat(edits, ignore_index=True),
+        model.name,
+        model.weights_hash,
+        cases.source,
+        len(cases),
+        excluded,
+        placement,
+        options,
+        time.perf_counter() - started,
+    )
+
+
+def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
+    if name in REFERENCES:
+        return Arm(name, told=name == "told")
+    if name.removesuffix("+") not in METHODS:
+        from interp.errors import did_you_mean
+
+        raise FactError(f"unknown method {name!r}. {did_you_mean(name, (*REFERENCES, *METHODS))}")
+    return Arm(name, preset(name, model, placement))

@@ -1,0 +1,125 @@
+"""`Shots`: demonstrations before a question, MQuAKE's own or ours, and how the reply is read."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuits.editing.evaluation.answers import reasoned_answer, short_answer
+from circuits.editing.facts import SLOT
+from interp.errors import DataFileError
+
+LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
+
+
+@dataclass(frozen=True)
+class Shots:
+    """A few-shot prompt.
+
+    Attributes:
+        prefix: what all questions share; a model's cache of it can be reused.
+        form: what follows it, with ``{}`` where the question stands.
+        read: cuts the answer out of what the model then generates.
+    """
+
+    prefix: str
+    form: str
+    read: Callable[[str], str] = short_answer
+
+    def suffix(self, question: str) -> str:
+        """What follows the prefix for a question."""
+        return self.form.replace(SLOT, question)
+
+    def ask(self, question: str) -> str:
+        """The whole prompt for a question."""
+        return self.prefix + self.suffix(question)
+
+
+ZERO = Shots("", LINES)
+"""No demonstrations."""
+
+
+def load_shots(path: str | Path) -> Shots:
+    """Read MQuAKE's ``multihop-prompts.txt`` or ``multihop-cot-prompts.txt``, byte for byte.
+
+    One of the official demonstrations lacks its ``A:``; it stays so, as in all published figures.
+
+    Raises:
+        DataFileError: no such file, or it has neither form.
+    """
+    text = _exact(Path(path))
+    if text.startswith("Q: "):
+        return _closed(text, LINE, "\n", short_answer)
+    if text.startswith("Question: ") and "\nThoughts: " in text and "\nAnswer: " in text:
+        return _closed(text, THOUGHTS, "\n\n", reasoned_answer)
+    raise DataFileError(
+        f"{path} starts with {text[:20]!r}; demonstrations are lines 'Q: … A: …', or blocks of "
+        "'Question: …', 'Thoughts: …' and 'Answer: …'."
+    )
+
+
+def load_relation_shots(path: str | Path) -> dict[str, Shots]:
+    """Read MQuAKE's ``rel-prompts.json``: for each relation, demonstrations of it.
+
+    Raises:
+        DataFileError: no such file, or it does not map relations to lines ``Q: … A: …``.
+    """
+    try:
+        found = json.loads(_exact(Path(path)))
+    except json.JSONDecodeError as error:
+        raise DataFileError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg})."
+        ) from error
+    good = isinstance(found, dict) and all(str(text).startswith("Q: ") for text in found.values())
+    if not good:
+        raise DataFileError(f"{path} must map relations to lines of the form 'Q: … A: …'.")
+    return {relation: _closed(text, LINE, "\n", short_answer) for relation, text in found.items()}
+
+
+def _exact(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise DataFileError(f"cannot read {path} ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
+
+
+def _closed(text: str, form: str, separator: str, read: Callable[[str], str]) -> Shots:
+    missing = separator[len(text) - len(text.rstrip("\n")) :]
+    return Shots(text, missing + form, read)
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+DEMONSTRATIONS = (
+    ("Who killed the Minotaur?", "The Minotaur was killed by Theseus.", "Theseus"),
+    ("Which organ pumps the blood?", "The organ that pumps the blood is the heart.", "Heart"),
+    (
+        "Who is the father of the boy whose wings of wax melted?",
+        "The boy whose wings of wax melted is Icarus. The father of Icarus is Daedalus.",
+        "Daedalus",
+    ),
+    ("What do spectacles rest on?", "Spectacles rest on the nose.", "Nose"),
+    (
+        "What is a word of opposite meaning called?",
+        "A word of opposite meaning is called an antonym.",
+        "Antonym",
+    ),
+    (
+        "What is the chief ingredient of what sandwiches are made of?",
+        "Sandwiches are made of bread. The chief ingredient of bread is flour.",
+        "Flour",
+    ),
+)
+"""Question, thoughts, answer: two of them with two hops, all of entities that no case is about."""
+
+SHOTS = Shots("".join(f"Q: {q}\nA: {a}\n\n" for q, _, a in DEMONSTRATIONS), LINES)
+"""Our demonstrations, answered at once."""
+
+REASONED = Shots(
+    "".join(f"Question: {q}\nThoughts: {t}\nAnswer: {a}\n\n" for q, t, a in DEMONSTRATIONS),
+    THOUGHTS,
+    reasoned_answer,
+)
+"""Our demonstrations with a chain of thought."""

@@ -1,0 +1,139 @@
+"""Facts, edits and placements as files: what the command line reads and writes."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from interp.errors import DataFileError, RunFolderError
+from interp.model import Model
+
+from circuits.editing.edits import Edit
+from circuits.editing.facts import Fact, FactError
+from circuits.editing.methods import Placement
+
+PLACEMENTS = Path(__file__).with_name("placements.json")
+"""Layers chosen for the built-in models on the design half of ``datasets/multihop_chains.json``."""
+
+
+def load_facts(path: Path) -> list[Fact]:
+    """Facts from a JSON list of objects with the fields of `Fact`.
+
+    Raises:
+        DataFileError: no such file, no list, an unknown or missing field; file and row are named.
+        FactError: a fact that cannot be edited.
+    """
+    rows = _json(path)
+    if not isinstance(rows, list) or not rows:
+        raise DataFileError(f"{path} must hold a JSON list of facts, at least one.")
+    known = {f.name for f in fields(Fact)} - {"where"}
+    out: list[Fact] = []
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, row {number}"
+        if not isinstance(row, dict) or not set(row) <= known:
+            odd = sorted(set(row) - known)[0] if isinstance(row, dict) else row
+            raise DataFileError(f"{where}: {odd!r} is no field; fields are {', '.join(known)}.")
+        missing = {"prompt", "subject", "target"} - set(row)
+        if missing:
+            raise DataFileError(f"{where}: {sorted(missing)[0]!r} is missing.")
+        texts = {k: v for k, v in row.items() if k != "implicit"}
+        implicit = row.get("implicit", [])
+        if not isinstance(implicit, list) or not all(
+            isinstance(text, str) for text in (*texts.values(), *implicit)
+        ):
+            raise DataFileError(f"{where}: every field is text, implicit a list of texts.")
+        out.append(Fact(**texts, implicit=tuple(implicit), where=where))
+    return out
+
+
+def edits_in(ledger: Path) -> list[Edit]:
+    """The edits of a ledger folder, in order; none where there is no folder yet.
+
+    Raises:
+        RunFolderError: a file of an edit is missing or damaged.
+    """
+    return [Edit.load(at) for at in _folders(ledger)]
+
+
+def next_folder(ledger: Path) -> Path:
+    """Where the next edit of a ledger goes."""
+    last = max((int(at.name) for at in _folders(ledger)), default=0)
+    return ledger / f"{last + 1:04d}"
+
+
+def removed(ledger: Path, edit: str | None) -> tuple[Edit, Path]:
+    """The edit to take out of a ledger, and its folder.
+
+    Args:
+        ledger: the folder.
+        edit: its id; by default the last.
+
+    Raises:
+        FactError: no such edit, or another was made on top of it.
+    """
+    folders = _folders(ledger)
+    edits = [Edit.load(at) for at in folders]
+    chosen = [i for i, one in enumerate(edits) if edit in (None, one.id)]
+    if not chosen:
+        carried = ", ".join(one.id for one in edits) or "none"
+        raise FactError(f"no edit {edit or ''} in {ledger}, which holds {carried}.")
+    i = chosen[-1]
+    above = next((one for one in edits if edits[i].id in one.after), None)
+    if above is not None:
+        raise FactError(f"edit {above.id} was made on top of {edits[i].id}; undo it first.")
+    return edits[i], folders[i]
+
+
+def _folders(ledger: Path) -> list[Path]:
+    if not ledger.exists():
+        return []
+    if not ledger.is_dir():
+        raise RunFolderError(f"{ledger} is a file; a ledger is a folder of edits.")
+    return sorted(at for at in ledger.iterdir() if at.name.isdigit())
+
+
+def save_placement(path: Path, model: Model, placement: Placement) -> None:
+    """Write the layers chosen for a model as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.half")
+    beside.write_text(json.dumps({model.name: asdict(placement)}, indent=1) + "\n", "utf-8")
+    beside.replace(path)
+
+
+def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:
+    """The layers of a model for the ACE presets, from a file or, of a built-in model, ours.
+
+    Args:
+        model: whose layers.
+        path: a file of `save_placement`.
+        methods: the presets asked for; without one of the ACE family there is nothing to place.
+
+    Raises:
+        FactError: there are none for this model.
+        DataFileError: the file is missing or malformed.
+    """
+    if not any(name.startswith("ace") for name in methods):
+        return None
+    found = _json(path or PLACEMENTS)
+    if not isinstance(found, dict) or model.name not in found:
+        raise FactError(
+            f"{path or 'the package'} has no layers for {model.name}; choose them with "
+            f"`interp edit place --model {model.name} --cases … --out layers.json` and give "
+            "--placement layers.json."
+        )
+    at: Any = found[model.name]
+    try:
+        chosen = Placement(tuple(at["query"]), tuple(at["value"]), str(at["by"]))
+    except (KeyError, TypeError) as error:
+        raise DataFileError(f"{path or PLACEMENTS}: query, value and by are needed.") from error
+    model.check_layers([*chosen.query, *chosen.value])
+    return chosen
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataFileError(f"cannot read {path} ({error.strerror}).") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataFileError(f"{path} is not valid JSON ({error}).") from error

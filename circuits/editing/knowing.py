@@ -1,0 +1,96 @@
+"""What a model knows before any edit: the filter that every figure is conditional on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from circuits.editing.asking import Ask, generations
+from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.cases import Case, Hop
+from circuits.editing.evaluation.prompts import Shots
+from interp.model import Model
+
+AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Answers of the unedited model.
+
+    Attributes:
+        right: the questions that it answers rightly.
+        asked: all questions put to it, and what it said.
+    """
+
+    right: frozenset[str]
+    asked: dict[str, str]
+
+    def usable(self, case: Case) -> str:
+        """Why a case cannot be scored; empty where it can.
+
+        Every hop of the old chain, any wording of its question, and the unedited hops of the
+        new chain must be right before the edit.
+        """
+        if not all(hop.question in self.right for hop in case.hops):
+            return "a hop is not known before the edit"
+        if not any(question in self.right for question in case.questions):
+            return "the multi-hop question is not answered before the edit"
+        kept = (hop for i, hop in enumerate(case.new_hops) if i not in case.edited_hops)
+        if not all(hop.question in self.right for hop in kept):
+            return "an unedited hop of the new chain is not known"
+        if case.answer.overlaps(case.new_answer):
+            return "the edit does not change the answer"
+        return ""
+
+
+def know(
+    model: Model,
+    cases: Sequence[Case],
+    shots: Shots,
+    progress: Callable[[int, int], None] | None = None,
+    said: Mapping[str, str] | None = None,
+) -> Knowledge:
+    """Ask an unedited model every hop, and the questions of the chains whose hops it knows.
+
+    Args:
+        model: the model.
+        cases: whose questions.
+        shots: the demonstrations.
+        progress: called with (questions asked, questions in this round).
+        said: answers that an earlier call got from this model, which are not asked for again.
+    """
+    answers = dict(said or {})
+    hops = {hop.question: hop.answer for case in cases for hop in _true_hops(case)}
+    right = _ask(model, hops, shots, answers, progress)
+    composed = {
+        question: case.answer
+        for case in cases
+        if all(hop.question in right for hop in case.hops)
+        for question in case.questions
+    }
+    right |= _ask(model, composed, shots, answers, progress)
+    return Knowledge(frozenset(right), answers)
+
+
+def _true_hops(case: Case) -> list[Hop]:
+    """The hops of the old chain, and those of the new one that no edit changes."""
+    kept = [hop for i, hop in enumerate(case.new_hops) if i not in case.edited_hops]
+    return [*case.hops, *kept]
+
+
+def _ask(
+    model: Model,
+    questions: Mapping[str, Answer],
+    shots: Shots,
+    said: dict[str, str],
+    progress: Callable[[int, int], None] | None,
+) -> set[str]:
+    """Put what is new to the model, note what it says, and return what is right."""
+    todo = [text for text in questions if text not in said]
+    for lo in range(0, len(todo), AT_ONCE):
+        some = todo[lo : lo + AT_ONCE]
+        asks = [Ask(0, shots.ask(text), shots.prefix) for text in some]
+        for text, answer in zip(some, generations(model, asks, [()]), strict=True):
+            said[text] = shots.read(answer)
+        if progress:
+            progress(lo + len(some), len(todo))
+    return {text for text, answer in questions.items() if answer.lenient(said[text])}

@@ -1,0 +1,213 @@
+"""Methods as data: what is searched, where it is written, in which order. One solver runs them all.
+
+Published settings are kept where a model's shape names them; elsewhere layers stand at the same
+relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J's 15,000 at
+width 16,384 is rho = 0.92.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from circuits.editing.facts import FactError
+from circuits.editing.prompting import Anchor, Form
+from circuits.editing.search import Search
+from circuits.editing.solving import MetricName
+from interp.errors import did_you_mean
+from interp.model import Model
+
+Spread = Literal["joint", "linear", "sqrt"]
+"""How layers share a target: a vector of its own for each, searched together; or the residual
+left at the last layer over the number of layers left, or over its square root."""
+
+Target = Literal["mlp", "mlp+attn", "resid"]
+"""Where the vector is searched: on the FFN's output; on that and attention's jointly (PMET); on
+the layer's output (MEMIT). Post-norm models bound what an FFN can add to the stream, so there
+``"resid"`` means the FFN's output too."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One search and the layers it is written to.
+
+    Attributes:
+        layers: in the order they are written; the target is searched at the last.
+        groups: sizes of the groups of layers within each of which the residual is spread;
+            empty for one group.
+        forms: prompts to learn from. The contexts of a cloze make one key; other prompts each
+            their own.
+        anchor: the token written at.
+        target: where the vector is searched.
+        writes: the projections changed, by the site they read.
+        spread: how layers share the target.
+        metric: what the change is small in.
+        rho: lambda, see `circuits.editing.solving`.
+        kept_weight: how much a preserved question counts beside a written key; 0 ignores them.
+        search: of the target.
+    """
+
+    layers: tuple[int, ...]
+    groups: tuple[int, ...] = ()
+    forms: tuple[Form, ...] = ("cloze",)
+    anchor: Anchor = "subject_last"
+    target: Target = "mlp"
+    writes: tuple[str, ...] = ("mlp_post",)
+    spread: Spread = "joint"
+    metric: MetricName = "inverse_moment"
+    rho: float = 0.1
+    kept_weight: float = 0.0
+    search: Search = field(default_factory=Search)
+
+    def left(self, i: int) -> int:
+        """Layers left to write in the group of the i-th layer, itself included."""
+        end = 0
+        for size in self.groups or (len(self.layers),):
+            end += size
+            if i < end:
+                return end - i
+        raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Low-rank fine-tuning of one layer's down-projection, the crude baseline.
+
+    Attributes:
+        layer: which.
+        forms: prompts to learn from.
+        rank: of the change.
+        steps, lr: of Adam on the factors; `lr` in units of the weight's root mean square.
+        kept_weight: weight of the divergence from the model's own answers to preserved questions.
+        until: a fact whose loss is below this is done.
+    """
+
+    layer: int
+    forms: tuple[Form, ...] = ("cloze",)
+    rank: int = 4
+    steps: int = 40
+    lr: float = 0.1
+    kept_weight: float = 0.0
+    until: float = 0.05
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to edit.
+
+    Attributes:
+        name: as the command line has it.
+        stages: run one after the other, each on the model as the earlier ones left it.
+    """
+
+    name: str
+    stages: tuple[Stage | FineTune, ...]
+
+    def informed(self, forms: Sequence[Form] = ("two_hop",), kept_weight: float = 1.0) -> "Method":
+        """The same method given the two-hop prompts and the preserved questions that ACE sees."""
+        stages = tuple(
+            replace(
+                s,
+                forms=(*s.forms, *(f for f in forms if f not in s.forms)),
+                kept_weight=kept_weight,
+            )
+            for s in self.stages
+        )
+        return Method(f"{self.name}+", stages)
+
+
+def depth(model: Model, *fractions: float) -> tuple[int, ...]:
+    """Layers at fractions of the depth, without repeats."""
+    last = model.arch.n_layers - 1
+    return tuple(dict.fromkeys(min(last, round(f * model.arch.n_layers)) for f in fractions))
+
+
+def early(model: Model) -> tuple[int, ...]:
+    """Where MEMIT and PMET write: layers 3 to 8 of GPT-J's 28 (arXiv 2210.07229, 2308.08742)."""
+    n = model.arch.n_layers
+    lo, hi = round(3 / 28 * n), round(8 / 28 * n)
+    return tuple(range(lo, max(lo, hi) + 1))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The layers that an attribution chose for a two-stage edit.
+
+    Attributes:
+        query: layers where the subject's own token is written.
+        value: deeper layers where the last token of a two-hop prompt is written.
+        by: which attribution chose them, on what.
+    """
+
+    query: tuple[int, ...]
+    value: tuple[int, ...]
+    by: str = ""
+
+
+ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
+TWO_STAGE = ("ifmet", "ace", "ace-paper", "ace-released")
+METHODS = (*ONE_STAGE, *TWO_STAGE)
+"""Names of all presets; a name of `ONE_STAGE` or ``ifmet`` followed by ``+`` is that method with
+the two-hop prompts and preserved questions that ``ace`` sees."""
+
+
+def preset(name: str, model: Model, placement: Placement | None = None) -> Method:
+    """A method by name, at this model's layers.
+
+    Args:
+        name: of `METHODS`; ``+`` at the end informs it (`Method.informed`).
+        model: for its depth.
+        placement: the layers of the ACE family.
+
+    Raises:
+        FactError: unknown name, or an ACE preset without a placement.
+    """
+    base = name.removesuffix("+")
+    if base not in METHODS:
+        raise FactError(f"unknown method {name!r}. {did_you_mean(base, METHODS)}")
+    if base.startswith("ace"):
+        if placement is None:
+            raise FactError(
+                f"{name} needs the layers that an attribution chose; give a placement "
+                "(circuits.editing.place) or --query-layers and --value-layers."
+            )
+        method = _ace(base, placement)
+    else:
+        method = Method(base, _published(base, model))
+    return method.informed() if name.endswith("+") else method
+
+
+PMET_SEARCH = Search(kl=1.0)
+
+
+def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
+    layers = early(model)
+    pmet = Stage(layers, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
+    if name == "ft":
+        return (FineTune(depth(model, 0.28)[0]),)
+    if name == "rome":
+        return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
+    if name == "memit":
+        return (Stage(layers, target="resid", spread="linear", rho=0.05),)
+    if name == "alphaedit":
+        return (Stage(layers, target="resid", spread="linear", metric="null_space", rho=0.05),)
+    if name == "pmet":
+        return (pmet,)
+    # IFMET's second stage: GPT-J layers 16 to 20 of 28 (arXiv 2410.06331)
+    deep = depth(model, *(i / 28 for i in range(16, 21)))
+    second = replace(pmet, layers=deep, forms=("two_hop",), anchor="last")
+    return pmet, second
+
+
+def _ace(name: str, at: Placement) -> Method:
+    query = Stage(at.query, rho=0.1, kept_weight=1.0)
+    value = Stage(at.value, forms=("two_hop",), anchor="last", rho=0.4, kept_weight=3.0)
+    if name == "ace":
+        return Method(name, (query, value))
+    pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
+    if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
+        first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")
+        return Method(name, (first, replace(pmet, layers=at.query)))
+    # the released code: single-hop prompts, one target at the last layer, attention written too
+    both = (*at.query, *at.value)
+    groups = (len(at.query), len(at.value))
+    return Method(name, (replace(pmet, layers=both, groups=groups, writes=("z", "mlp_post")),))

@@ -1,0 +1,123 @@
+"""The closed form: the smallest change that writes given residuals at given keys.
+
+Delta = R (K^T M K + lambda)^-1 K^T M, one line for all methods, which differ in the metric M
+that says what "smallest" means: M = C^-1 protects what the projection usually reads (MEMIT, PMET;
+with lambda -> 0 and one key, ROME); M = P, a projector, leaves the span of C's large directions
+untouched (AlphaEdit); M = 1 is plain least squares. With M = C^-1 it equals
+R K^T (lambda C + K K^T)^-1 by Woodbury's identity.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.editing.moments import Moment
+from interp.errors import InterpError
+
+MetricName = Literal["inverse_moment", "null_space", "identity"]
+
+RIDGE = 1e-4
+"""Added to a moment's diagonal, as a part of its mean: keeps the small-sample estimate regular."""
+
+
+class SolveError(InterpError):
+    """Keys for which no change can be solved."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """M at one projection.
+
+    Attributes:
+        name: which.
+        moment: second moment of the projection's input.
+        kept: of ``"null_space"``: part of the moment's trace that the protected directions
+            hold. AlphaEdit's code cuts at an absolute singular value, which means another part
+            on each model.
+    """
+
+    name: MetricName
+    moment: Moment
+    kept: float = 0.98
+
+    def apply(self, keys: Float[Tensor, "d_in key"]) -> Float[Tensor, "d_in key"]:
+        """M K, in float64."""
+        wide = keys.double().cpu()
+        if self.name == "inverse_moment":
+            return torch.cholesky_solve(wide, self._factor)
+        if self.name == "null_space":
+            return self._null @ (self._null.T @ wide)
+        return wide
+
+    @property
+    def typical(self) -> float:
+        """E[k^T M k] over text, the unit of lambda; of ``"inverse_moment"`` the key's width."""
+        moment = self.moment.matrix
+        if self.name == "inverse_moment":
+            return float(len(moment))
+        if self.name == "null_space":
+            return float(torch.einsum("ij,jk,ki->", self._null.T, moment, self._null))
+        return float(moment.trace())
+
+    @cached_property
+    def _factor(self) -> Float[Tensor, "d_in d_in"]:
+        moment = self.moment.matrix
+        ridge = RIDGE * moment.diagonal().mean()
+        return torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=moment.dtype))
+
+    @cached_property
+    def _null(self) -> Float[Tensor, "d_in small"]:
+        """Directions that hold the rest of the trace, smallest first."""
+        values, vectors = torch.linalg.eigh(self.moment.matrix)
+        small = values.clamp(min=0).cumsum(0) <= (1 - self.kept) * values.clamp(min=0).sum()
+        return vectors[:, small]
+
+
+def solve(
+    metric: Metric,
+    keys: Float[Tensor, "d_in key"],
+    residuals: Float[Tensor, "d_model key"],
+    rho: float,
+    kept_keys: Float[Tensor, "d_in kept"] | None = None,
+    kept_weight: float = 1.0,
+) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
+    """Factors (up, down) of the change up @ down^T that writes residuals at keys.
+
+    Args:
+        metric: M.
+        keys: where to write.
+        residuals: what to write.
+        rho: lambda in units of `Metric.typical`; 0 writes exactly.
+        kept_keys: keys at which nothing is to change: their residual is zero.
+        kept_weight: how much one of them counts against one that is written.
+
+    Raises:
+        SolveError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
+    """
+    if not (keys.isfinite().all() and residuals.isfinite().all()):
+        raise SolveError(
+            "the keys or targets of an edit are not finite; load the model in float32 and check "
+            "the prompt."
+        )
+    n = keys.shape[1]
+    weights = torch.ones(n, dtype=torch.float64)
+    if kept_keys is not None and kept_weight > 0:
+        keys = torch.cat([keys, kept_keys.to(keys)], 1)
+        extra = torch.full((kept_keys.shape[1],), kept_weight, dtype=torch.float64)
+        weights = torch.cat([weights, extra])
+    scaled = keys.double().cpu() * weights.sqrt()
+    through = metric.apply(scaled)
+    gram = scaled.T @ through
+    gram = gram + rho * metric.typical * torch.eye(len(gram), dtype=gram.dtype)
+    factor, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2)
+    if failed.any():
+        raise SolveError(
+            "the keys of this edit depend linearly on one another, so they cannot all be written "
+            "exactly; give rho > 0."
+        )
+    down = torch.cholesky_solve(through.T, factor).T  # M K (K^T M K + lambda)^-1
+    return residuals.double().cpu(), down[:, :n]

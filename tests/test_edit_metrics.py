@@ -1,0 +1,400 @@
+"""Metrics on hand-made answers: oracles, tables by hand, intervals against plain bootstraps."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from edit_records import records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from circuits.editing.evaluation import (
+    METRICS,
+    Pool,
+    asked,
+    compare,
+    counterfact_scores,
+    draw_probes,
+    edit_wise,
+    harmonic_mean,
+    load_cases,
+    ngram_entropy,
+    parse_cases,
+    ripple_scores,
+    row,
+    score,
+    summary,
+    token_accuracy,
+)
+from circuits.editing.evaluation.asking import KINDS
+from interp.errors import MetricError
+from interp.statistics import bootstrap_mean, mcnemar
+
+MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
+needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
+CASES = parse_cases(records())
+CHANGED = {"efficacy", "paraphrase", "multi_hop"}
+
+
+def table(cases, say, **columns) -> pd.DataFrame:
+    """What a model that answers `say(question)` gives on everything that is asked."""
+    known = {q for c in cases for q in (*c.questions, *(hop.question for hop in c.hops))}
+    pool = Pool.of(cases, known)
+    rows = [
+        row(case, question, say(question)) | columns
+        for case in cases
+        for question in asked(case, draw_probes(case, pool))
+    ]
+    return pd.DataFrame(rows)
+
+
+def by_hand(answers: dict[tuple[str, str, int], bool], **columns) -> pd.DataFrame:
+    """Rows of (case, kind, index) -> right."""
+    rows = [
+        {"case": case, "cluster": case[0], "kind": kind, "index": index}
+        | columns
+        | {"strict": right, "lenient": right}
+        for (case, kind, index), right in answers.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def all_are(value: float, scores: pd.DataFrame) -> bool:
+    """Whether every score that there is has this value."""
+    found = scores.to_numpy(float)
+    return bool((found[~np.isnan(found)] == value).all())
+
+
+# --- oracles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("match", ["strict", "lenient"])
+def test_gold_answers_score_a_hundred(match):
+    rows = table(CASES, lambda question: question.expected.text)
+    scores = score(rows, match)
+    assert len(scores) == len(CASES)
+    assert all_are(1, scores[list(METRICS)])
+    assert scores["multi_hop"].notna().all()
+    assert edit_wise(rows, match) == 1
+
+
+@pytest.mark.parametrize("match", ["strict", "lenient"])
+def test_original_answers_score_the_overlap_rate(match):
+    scores = score(table(CASES, lambda question: question.original.text), match)
+    overlap = np.mean([case.answer.overlaps(case.new_answer) for case in CASES])
+    assert 0 < overlap < 1  # some edits of this small world leave the answer as it was
+    for metric in ("multi_hop", "multi_hop_per_question"):
+        assert scores[metric].mean() == pytest.approx(overlap)
+    held = {
+        case.id: np.mean(
+            [old.overlaps(new) for old, new in zip(case.originals, case.targets, strict=True)]
+        )
+        for case in CASES
+    }
+    assert dict(zip(scores["case"], scores["efficacy"], strict=True)) == held
+    assert dict(zip(scores["case"], scores["paraphrase"], strict=True)) == held
+    assert all_are(1, scores[["specificity", "control_two_hop"]])
+
+
+@needs_data
+def test_the_sample_s_overlap_rate():
+    cases = load_cases(MQUAKE / "two_hop_counterfactual_600.json")[:150]
+    gold = score(table(cases, lambda question: question.expected.text), "strict")
+    assert all_are(1, gold[list(METRICS)])
+    overlap = np.mean([case.answer.overlaps(case.new_answer) for case in cases])
+    old = score(table(cases, lambda question: question.original.text), "strict")
+    assert old["multi_hop"].mean() == overlap == 0
+    assert old["net_multi_hop"].dropna().eq(0).all()
+
+
+def test_an_edit_that_answers_everything_by_its_object_gains_nothing_net():
+    last = CASES.where(lambda case: case.position == "last")
+    targets = {case.id: case.targets[0].text for case in last}
+    known = {q for c in CASES for q in (*c.questions, *(hop.question for hop in c.hops))}
+    pool = Pool.of(CASES, known)
+    rows = pd.DataFrame(
+        row(case, question, targets[case.id])
+        for case in last
+        for question in asked(case, draw_probes(case, pool))
+    )
+    scores = score(rows)
+    assert scores["multi_hop"].eq(1).all() and scores["efficacy"].eq(1).all()
+    assert scores["control_two_hop"].eq(0).all()
+    assert scores["net_multi_hop"].eq(0).all() and scores["multi_hop_excess"].eq(0).all()
+
+
+# --- by hand -----------------------------------------------------------------------------------
+
+HAND = {
+    ("a1", "efficacy", 0): True,
+    ("a1", "efficacy", 1): False,
+    ("a1", "multi_hop", 0): False,
+    ("a1", "multi_hop", 1): True,
+    ("a1", "multi_hop", 2): False,
+    ("a1", "hop", 0): True,
+    ("a1", "hop", 1): False,
+    ("a1", "same_relation", 0): True,
+    ("a1", "same_relation", 1): True,
+    ("a1", "same_relation", 2): True,
+    ("a1", "same_answer", 0): False,
+    ("a1", "control_two_hop", 0): True,
+    ("a1", "control_two_hop", 1): False,
+    ("a1", "control_two_hop", 2): True,
+    ("a1", "control_two_hop", 3): True,
+    ("b1", "efficacy", 0): True,
+    ("b1", "multi_hop", 0): False,
+    ("b1", "hop", 0): True,
+    ("b1", "hop", 1): True,
+}
+
+
+def test_each_metric_by_hand():
+    first, second = (line for _, line in score(by_hand(HAND)).iterrows())
+    expected = {
+        "efficacy": 1 / 2,
+        "multi_hop": 1,
+        "multi_hop_per_question": 1 / 3,
+        "instance_wise": 0,
+        "same_relation": 1,
+        "same_answer": 0,
+        "specificity": 3 / 4,
+        "control_two_hop": 3 / 4,
+        "net_multi_hop": 3 / 4,
+        "multi_hop_excess": 1 / 3 - 1 / 4,
+    }
+    for metric, value in expected.items():
+        assert first[metric] == pytest.approx(value), metric
+    assert np.isnan(first["paraphrase"]) and np.isnan(first["neighbour"])
+    assert (second["efficacy"], second["multi_hop"], second["instance_wise"]) == (1, 0, 1)
+    assert np.isnan(second[["specificity", "control_two_hop", "net_multi_hop"]].astype(float)).all()
+    assert edit_wise(by_hand(HAND)) == pytest.approx(2 / 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=3), st.lists(st.booleans(), max_size=4))
+def test_net_is_between_its_parts(right: list[bool], kept: list[bool]):
+    answers = {("a", "multi_hop", i): value for i, value in enumerate(right)}
+    answers |= {("a", "control_two_hop", i): value for i, value in enumerate(kept)}
+    (line,) = score(by_hand(answers)).to_dict("records")
+    assert line["multi_hop"] == any(right)
+    if not kept:
+        assert np.isnan(line["net_multi_hop"])
+        return
+    broken = 1 - np.mean(kept)
+    assert line["net_multi_hop"] == pytest.approx(any(right) - broken)
+    assert line["multi_hop_excess"] == pytest.approx(np.mean(right) - broken)
+    assert line["multi_hop_excess"] <= line["net_multi_hop"] + 1e-12
+
+
+def test_strict_and_lenient_are_scored_apart():
+    rows = table(CASES[:3], lambda question: f"I think {question.expected.text}")
+    assert score(rows, "strict")["multi_hop"].eq(0).all()
+    assert score(rows, "lenient")["multi_hop"].eq(1).all()
+
+
+def test_tables_that_cannot_be_scored_are_refused():
+    rows = by_hand(HAND)
+    with pytest.raises(MetricError, match="no column 'kind'"):
+        score(rows.drop(columns="kind"))
+    with pytest.raises(MetricError, match="of kind 'paraphrased'. Did you mean 'paraphrase'"):
+        score(rows.replace({"kind": {"hop": "paraphrased"}}))
+    with pytest.raises(MetricError, match="two answers .*case a1, kind efficacy, index 0"):
+        score(pd.concat([rows, rows]))
+    both = pd.concat([rows.assign(seed=0), rows.assign(seed=1)])
+    assert len(score(both)) == 4
+
+
+# --- what is asked -----------------------------------------------------------------------------
+
+
+def test_each_case_is_asked_what_its_metrics_need():
+    for case in CASES:
+        questions = asked(case, draw_probes(case, Pool.of(CASES, ())))
+        assert {q.kind for q in questions} == CHANGED | {"hop"}
+        kinds = [q.kind for q in questions]
+        assert kinds.count("efficacy") == kinds.count("paraphrase") == case.n_edits
+        assert kinds.count("hop") == case.n_hops and kinds.count("multi_hop") == 3
+        hops = [q for q in questions if q.kind == "hop"]
+        assert [q.cloze for q in hops] == [i in case.edited_hops for i in range(case.n_hops)]
+        assert [q.expected for q in hops] == [hop.answer for hop in case.new_hops]
+    assert set(KINDS) == CHANGED | {"hop"} | set(draw_probes(CASES[0], Pool.of(CASES, ())))
+
+
+# --- summaries ---------------------------------------------------------------------------------
+
+
+def arms() -> pd.DataFrame:
+    """Scores of two arms and three seeds on 40 cases of 10 clusters, drawn at random."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"arm": arm, "seed": seed, "case": f"c{n:02}", "cluster": n // 4, "kind": kind, "index": i}
+        | {"position": ("first", "last")[n % 2], "n_hops": 2, "n_edits": 1}
+        | dict.fromkeys(("strict", "lenient"), bool(rng.random() < share))
+        for arm, share in (("ace", 0.7), ("rome", 0.4))
+        for seed in range(3)
+        for n in range(40)
+        for kind in ("efficacy", "multi_hop", "control_two_hop")
+        for i in range(1 if kind == "efficacy" else 3)
+    ]
+    return score(pd.DataFrame(rows))
+
+
+SCORES = arms()
+
+
+def test_a_summary_is_the_clustered_bootstrap_of_case_means():
+    lines = summary(SCORES)
+    means = SCORES.groupby(["arm", "case"])["net_multi_hop"].mean()
+    clusters = SCORES.groupby(["arm", "case"])["cluster"].first()
+    for arm in ("ace", "rome"):
+        found = lines[(lines["arm"] == arm) & (lines["metric"] == "net_multi_hop")].iloc[0]
+        want = bootstrap_mean(means[arm].to_numpy(), clusters=list(clusters[arm]))
+        assert list(found[["value", "low", "high"]]) == pytest.approx(list(map(float, want)))
+        assert (found["cases"], found["clusters"]) == (40, 10)
+    assert "paraphrase" not in set(lines["metric"])
+
+
+def test_a_summary_by_position_splits_the_cases():
+    lines = summary(SCORES, by=["position", "n_hops"])
+    assert list(lines.columns[:3]) == ["arm", "position", "n_hops"]
+    whole = summary(SCORES).set_index(["arm", "metric"])["value"]
+    parts = lines.groupby(["arm", "metric"])["value"].mean()  # both positions have 20 cases
+    for key, value in parts.items():
+        assert value == pytest.approx(whole[key])
+    assert set(lines["cases"]) == {20}
+    with pytest.raises(MetricError, match="no column 'colour'"):
+        summary(SCORES, by=["colour"])
+
+
+def test_one_arm_without_a_name_needs_none():
+    lines = summary(score(by_hand(HAND))).set_index("metric")
+    assert lines.loc["multi_hop", "value"] == 0.5 and lines.loc["multi_hop", "cases"] == 2
+    assert lines.loc["net_multi_hop", "cases"] == 1
+    assert lines.loc["net_multi_hop", "high"] == np.inf  # one cluster bounds nothing
+
+
+def test_a_comparison_is_paired():
+    lines = compare(SCORES, "ace", "rome").set_index("metric")
+    wide = SCORES.pivot_table("multi_hop", "case", "arm")
+    difference = (wide["ace"] - wide["rome"]).to_numpy()
+    clusters = list(SCORES.groupby("case")["cluster"].first())
+    want = bootstrap_mean(difference, clusters=clusters)
+    line = lines.loc["multi_hop"]
+    assert list(line[["value", "low", "high"]]) == pytest.approx(list(map(float, want)))
+    right = wide > 0.5
+    b, c = (right["ace"] & ~right["rome"]).sum(), (~right["ace"] & right["rome"]).sum()
+    assert (line["only_first"], line["only_other"]) == (b, c)
+    assert line["p"] == pytest.approx(mcnemar(int(b), int(c)))
+    assert np.isnan(lines.loc["efficacy", "p"])
+    back = compare(SCORES, "rome", "ace").set_index("metric")
+    assert back.loc["multi_hop", "value"] == pytest.approx(-line["value"])
+
+
+def test_an_arm_against_itself_differs_by_nothing():
+    twin = pd.concat([SCORES, SCORES[SCORES["arm"] == "ace"].assign(arm="twin")])
+    lines = compare(twin, "ace", "twin", by=["position"])
+    assert lines[["value", "low", "high"]].eq(0).all(axis=None)
+    assert list(lines["position"].unique()) == ["first", "last"]
+    assert lines.loc[lines["metric"] == "multi_hop", "p"].eq(1).all()
+
+
+def test_arms_on_different_cases_are_not_compared():
+    fewer = SCORES[~((SCORES["arm"] == "rome") & (SCORES["case"] == "c07"))]
+    with pytest.raises(MetricError, match="different cases .1 only in one, such as 'c07'"):
+        compare(fewer, "ace", "rome")
+    with pytest.raises(MetricError, match="no scores of arm 'memit'; the table has 'ace', 'rome'"):
+        compare(SCORES, "ace", "memit")
+
+
+# --- published metrics -------------------------------------------------------------------------
+
+
+def test_counterfact_by_hand():
+    rows = pd.DataFrame(
+        [
+            ("a", "rewrite", 1.0, 2.0),
+            ("b", "rewrite", 2.0, 1.0),
+            ("a", "paraphrase", 1.0, 2.0),
+            ("a", "paraphrase", 2.0, 1.0),
+            ("b", "paraphrase", 1.0, 2.0),
+            ("a", "neighbourhood", 3.0, 1.0),
+            ("b", "neighbourhood", 1.0, 3.0),
+            ("b", "neighbourhood", 3.0, 1.0),
+            ("b", "neighbourhood", 3.0, 1.0),
+        ],
+        columns=["case", "kind", "nll_new", "nll_true"],
+    )
+    found = counterfact_scores(rows)
+    assert (found["ES"], found["PS"]) == (0.5, 0.75)
+    assert found["NS"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["EM"] == pytest.approx(0)
+    near, far = np.exp(-1), np.exp(-3)
+    assert found["NM"] == pytest.approx((1 + 1 / 3) / 2 * (near - far))
+    assert found["S"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
+    with pytest.raises(MetricError, match="no prompts of kind neighbourhood"):
+        counterfact_scores(rows[rows["kind"] != "neighbourhood"])
+
+
+def test_ties_are_no_success():
+    rows = pd.DataFrame(
+        {"case": "a", "kind": ["rewrite", "paraphrase", "neighbourhood"], "nll_new": 1.0}
+    ).assign(nll_true=1.0)
+    assert counterfact_scores(rows)[["ES", "PS", "NS", "S"]].eq(0).all()
+
+
+def test_zsre_by_hand():
+    rows = pd.DataFrame(
+        [("a", "rewrite", c) for c in (1, 1, 0, 1)]
+        + [("b", "rewrite", 0)]
+        + [("a", "paraphrase", 1), ("a", "neighbourhood", 1), ("b", "neighbourhood", 0)],
+        columns=["case", "kind", "correct"],
+    )
+    found = token_accuracy(rows)
+    assert found["rewrite"] == pytest.approx((3 / 4 + 0) / 2)
+    assert (found["paraphrase"], found["neighbourhood"]) == (1, 0.5)
+    assert found["S"] == pytest.approx(stats.hmean([0.375, 1, 0.5]))
+
+
+def test_ripple_by_hand():
+    rows = pd.DataFrame(
+        [
+            ("a", "subject_aliasing", True, True, True),
+            ("a", "subject_aliasing", False, True, True),
+            ("a", "subject_aliasing", True, False, True),  # its conditions failed before the edit
+            ("b", "subject_aliasing", True, True, True),
+            ("c", "subject_aliasing", False, True, False),  # the edit itself failed
+            ("c", "preservation", True, True, False),
+        ],
+        columns=["case", "criterion", "passed", "conditions", "edited"],
+    )
+    found = ripple_scores(rows)
+    line = found.loc["subject_aliasing"]
+    assert line["accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+    assert (line["edits"], line["tests"], line["tests_left_out"]) == (2, 3, 2)
+    assert np.isnan(found.loc["preservation", "accuracy"])
+    assert (found.loc["preservation", "edits"], found.loc["preservation", "tests_left_out"]) == (
+        0,
+        1,
+    )
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
+def test_harmonic_mean(values: list[float]):
+    assert harmonic_mean(values) == pytest.approx(stats.hmean(values))
+    assert harmonic_mean([*values, 0]) == 0
+
+
+def test_a_harmonic_mean_of_nothing_is_refused():
+    for values in ([], [0.5, -0.1]):
+        with pytest.raises(MetricError, match="at least 0"):
+            harmonic_mean(values)
+
+
+def test_fluency_by_hand():
+    assert ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * np.log2(3)) / 2)
+    assert ngram_entropy("no no no no no no") == 0
+    assert ngram_entropy("") == ngram_entropy("word") == 0
+    assert ngram_entropy("a, b") == ngram_entropy("a , b")
+    assert ngram_entropy("a b a b a b a b") < ngram_entropy("a b c d e f g h")

@@ -1,0 +1,423 @@
+"""Edits on tiny models: batches equal singles, rows equal weights, undo is bit for bit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
+
+import interp
+from circuits.editing import Fact, FactError, edit, export, ledger, merge
+from circuits.editing.asking import Ask, generations
+from circuits.editing.changes import Change, under
+from circuits.editing.edits import Edit
+from circuits.editing.facts import refuse_conflicts
+from circuits.editing.keys import keys_at, outputs_at
+from circuits.editing.methods import FineTune, Method, Placement, Stage, preset
+from circuits.editing.moments import second_moments
+from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
+from circuits.editing.search import FactPrompts, Search, search_targets
+from circuits.editing.writing import Request, places_of, write
+from interp.errors import RunFolderError
+
+FACTS = (
+    Fact("w1 {} w2 w3", "w10 w11", "w40", "w4 {} w5", implicit=("w20 w21", "w22")),
+    Fact("w6 {} w7", "w12", "w41 w42", "w8 {} w9", implicit=("w23 w24 w25",)),
+    Fact("w1 {} w2 w3", "w13 w14 w15", "w43"),
+)
+TEMPLATES = ("{}", "w30 w31 . {}")
+
+
+def texts() -> list[str]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        " ".join(f"w{int(i)}" for i in torch.randint(0, 90, (60,), generator=generator))
+        for _ in range(30)
+    ]
+
+
+@pytest.fixture
+def moments_of(tmp_path):
+    def make(model, method):
+        return second_moments(model, places_of(method), texts(), 1000, cache=tmp_path)
+
+    return make
+
+
+def sharp(family: str) -> interp.Model:
+    """A tiny model of its own whose logits are large enough to be sure of a token."""
+    hf = tiny_hf(family)
+    with torch.no_grad():
+        hf.get_output_embeddings().weight.mul_(10)
+    return interp.load_model(hf, tokenizer=word_tokenizer())
+
+
+def prompts_of(model, fact: Fact, anchor="subject_last") -> FactPrompts:
+    prompts = edit_prompts(model, fact, "cloze", anchor, TEMPLATES)
+    return FactPrompts(tuple(prompts), essence_prompt(model, fact.subject, anchor))
+
+
+# --- prompts -----------------------------------------------------------------------------------
+
+
+def test_anchors_and_targets_are_where_they_should_be():
+    model = tiny("llama")
+    (bare, behind) = edit_prompts(model, FACTS[1], "cloze", "subject_last", TEMPLATES)
+    words = [model.token(i).strip() for i in bare.ids]
+    assert words == ["w6", "w12", "w7", "w41", "w42"]
+    assert (bare.anchor, bare.n_target, bare.from_end) == (1, 2, 4)
+    assert model.token(behind.ids[behind.anchor]).strip() == "w12"
+    two_hop = edit_prompts(model, FACTS[0], "two_hop", "last")
+    assert len(two_hop) == 2 and all(p.n_target == 1 for p in two_hop)
+    assert all(p.anchor == len(p.ids) - 2 for p in two_hop)
+
+
+def test_bad_facts_are_refused_in_a_sentence():
+    with pytest.raises(FactError, match="has 0 slots"):
+        Fact("w1 w2", "w3", "w4")
+    with pytest.raises(FactError, match="needs a subject and a target"):
+        Fact("w1 {}", " ", "w4", where="facts.json, row 2")
+    with pytest.raises(FactError, match="is to become both 'w40' and 'w50'"):
+        refuse_conflicts([FACTS[0], replace(FACTS[0], target="w50")])
+    with pytest.raises(FactError, match="unknown method 'rom'. Did you mean 'rome'"):
+        preset("rom", tiny("llama"))
+    with pytest.raises(FactError, match="needs the layers that an attribution chose"):
+        preset("ace", tiny("llama"))
+
+
+# --- keys, rows and the search -----------------------------------------------------------------
+
+
+def test_rows_under_their_own_changes_equal_changed_weights():
+    model = interp.load_model(tiny_hf("gemma3"), tokenizer=word_tokenizer())
+    a = model.arch
+    torch.manual_seed(0)
+    edits = [
+        (Change("mlp_post", i, torch.randn(a.d_model, 2), torch.randn(a.d_mlp, 2)),) for i in (1, 2)
+    ]
+    prompts = edit_prompts(model, FACTS[0], "cloze", "last", TEMPLATES)
+    owner = torch.tensor([0, 1])
+    got = outputs_at(model, prompts, ("resid_post", 3), edits, owner)
+    for i, changes in enumerate(edits):
+        made = Edit((FACTS[0],), changes, "test", model.name, model.weights_hash)
+        with made.applied(model):
+            want = outputs_at(model, [prompts[i]], ("resid_post", 3), [()], torch.tensor([0]))
+        torch.testing.assert_close(got[i], want[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj", "gpt2", "qwen3"])
+def test_a_batched_search_equals_single_searches(family: str):
+    model = tiny(family)
+    facts = [prompts_of(model, fact) for fact in FACTS]
+    places, options = [("mlp_post", 0), ("mlp_post", 1)], Search(steps=6)
+    together = search_targets(model, facts, places, options, [()], torch.zeros(3).long())
+    for i, fact in enumerate(facts):
+        alone = search_targets(model, [fact], places, options, [()], torch.zeros(1).long())
+        torch.testing.assert_close(together.delta[i], alone.delta[0], atol=1e-3, rtol=1e-3)
+        assert float(together.p[i]) == pytest.approx(float(alone.p[0]), abs=1e-3)
+
+
+def test_the_search_reaches_its_targets_and_counts_their_probability():
+    model = sharp("llama")
+    facts = [prompts_of(model, replace(fact, target="w40"), "last") for fact in FACTS]
+    found = search_targets(
+        model, facts, [("mlp_post", 1)], Search(steps=60, clamp=30), [()], torch.zeros(3).long()
+    )
+    assert float(found.p.min()) > 0.8
+    (first,) = facts[0].learn[:1]
+
+    def add(x, out):
+        new = torch.zeros_like(out)
+        new[:, first.anchor] = found.delta[0, 0]
+        return out + new
+
+    from interp.projections import rewriting
+
+    with torch.no_grad(), rewriting(model, [("mlp_post", 1, add)]):
+        logits = model.hf(torch.tensor([first.ids])).logits[0, -2]
+    assert float(logits.softmax(-1)[first.ids[-1]]) == pytest.approx(float(found.p[0]), abs=1e-4)
+
+
+def test_a_search_keeps_within_its_clamp():
+    model = tiny("gemma2")
+    found = search_targets(
+        model,
+        [prompts_of(model, FACTS[0])],
+        [("mlp_post", 1)],
+        Search(steps=12, clamp=0.5),
+        [()],
+        torch.zeros(1).long(),
+    )
+    ratio = found.delta.norm(dim=-1) / found.initial.norm(dim=-1)
+    assert float(ratio.max()) <= 0.5 + 1e-5
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+METHODS = ["rome", "memit", "pmet", "alphaedit", "ifmet", "ace", "ace-paper", "ace-released", "ft"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_many_edits_at_once_are_each_as_if_alone(name: str, moments_of):
+    model = tiny("gemma3")
+    method = preset(name, model, Placement((0, 1), (2,)))
+    moments = moments_of(model, method)
+    kept = (Kept("w4 w33 w5", "w33"), Kept("w4 w34 w5", "w34"))
+    requests = [Request((FACTS[0],), kept), Request((FACTS[1],)), Request(FACTS[:2], kept[:1])]
+    together = write(model, requests, method, moments, TEMPLATES)
+    for request, got in zip(requests, together, strict=True):
+        (alone,) = write(model, [request], method, moments, TEMPLATES)
+        assert len(got.changes) == len(alone.changes) > 0
+        for one, other in zip(got.changes, alone.changes, strict=True):
+            torch.testing.assert_close(one.matrix, other.matrix, atol=2e-3, rtol=2e-2)
+
+
+def test_rome_writes_its_target_exactly(moments_of):
+    model = tiny("llama")
+    method = preset("rome", model)
+    (stage,) = method.stages
+    assert isinstance(stage, Stage)
+    place = ("mlp_post", stage.layers[0])
+    (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
+    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
+    zero = torch.tensor([0])
+    found = search_targets(model, [prompts_of(model, FACTS[0])], [place], stage.search, [()], zero)
+    before = outputs_at(model, prompts, place, [()], zero)
+    after = outputs_at(model, prompts, place, [got.changes], zero)
+    single = write(model, [Request(FACTS[:1])], method, moments_of(model, method), ("{}",))
+    torch.testing.assert_close(single[0].changes[0].matrix, got.changes[0].matrix)
+    key = keys_at(model, prompts, place, [()], zero)[0].double()
+    torch.testing.assert_close(
+        (after - before)[0].double(), got.changes[0].matrix @ key, atol=1e-4, rtol=1e-3
+    )
+    assert found.delta.shape == (1, 1, model.arch.d_model)
+
+
+@pytest.mark.parametrize("spread", ["linear", "sqrt"])
+def test_the_residual_shrinks_layer_by_layer(spread, moments_of):
+    model = tiny("llama")
+    stage = Stage(
+        (0, 1, 2), target="resid" if spread == "linear" else "mlp", spread=spread, rho=1e-3
+    )
+    aim = ("resid_post", 2) if spread == "linear" else ("mlp_post", 2)
+    method = Method("test", (stage,))
+    (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
+    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
+    zero = torch.tensor([0])
+    found = search_targets(
+        model,
+        [FactPrompts(tuple(prompts), essence_prompt(model, FACTS[0].subject, "subject_last"))],
+        [aim],
+        stage.search,
+        [()],
+        zero,
+    )
+    goal = (found.initial + found.delta)[0, 0]
+    changes = [c for c in got.changes]
+    left = [
+        float((goal - outputs_at(model, prompts[:1], aim, [tuple(changes[:n])], zero)[0]).norm())
+        for n in range(4)
+    ]
+    assert left[3] < 0.2 * left[0]
+
+
+def test_a_stage_without_prompts_is_noted(moments_of):
+    model = tiny("llama")
+    method = preset("ace", model, Placement((0,), (2,)))
+    (got,) = write(model, [Request((FACTS[2],))], method, moments_of(model, method))
+    assert [c.layer for c in got.changes] == [0]
+    assert got.skipped == ("stage 1: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
+    assert got.p[1][0] != got.p[1][0]  # nan
+
+
+def test_moments_are_means_over_text_and_cached(tmp_path):
+    model = tiny("qwen2")
+    places = [("mlp_post", 1), ("z", 0)]
+    got = second_moments(model, places, texts(), 500, cache=tmp_path)
+    ids = [model.encode(t) for t in texts()]
+    rows, n = [], 0
+    for row in ids:
+        rows.append(row)
+        n += len(row)
+        if n >= 500:
+            break
+    keys = []
+    module = model.blocks[1].get_submodule("mlp.down_proj")
+    hook = module.register_forward_pre_hook(lambda _, args: keys.append(args[0][0, 1:]))
+    with torch.no_grad():
+        for row in rows:
+            model.hf(torch.tensor([row]))
+    hook.remove()
+    k = torch.cat(keys).double()
+    torch.testing.assert_close(got["mlp_post", 1].matrix, k.T @ k / len(k), atol=1e-4, rtol=1e-4)
+    assert got["mlp_post", 1].n_tokens == len(k)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    files[0].write_bytes(b"half")
+    again = second_moments(model, places, texts(), 500, cache=tmp_path)
+    for place in places:
+        torch.testing.assert_close(again[place].matrix, got[place].matrix, atol=1e-6, rtol=1e-6)
+
+
+# --- asking ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_prefixes_and_leaving_rows_change_no_answer(family: str):
+    model = tiny(family)
+    prefix = "w1 w2 w3 w4 w5"
+    asks = [Ask(0, f"{prefix} {rest}", prefix) for rest in ("w6 w7", "w8", "w9 w10 w11")]
+    asks += [Ask(1, f"w50 w51 {rest}", "w50 w51") for rest in ("w6", "w8 w9")]
+    got = generations(model, asks, [(), ()], 5)
+    for ask, said in zip(asks, got, strict=True):
+        (plain,) = interp.generate(model, [ask.text], max_new_tokens=5)
+        assert said == plain.text.strip()
+
+
+# --- edits as objects --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    model = sharp("llama")
+    method = Method(
+        "test", (Stage((1,), anchor="last", rho=0.01, search=Search(steps=60, clamp=30)),)
+    )
+
+    def make(fact: Fact) -> Edit:
+        return edit(model, [fact], method, n_tokens=600)
+
+    return model, make
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.hf.state_dict().items()}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_apply_and_undo_in_any_order_are_bit_exact(made):
+    model, make = made
+    first, second = make(FACTS[0]), make(FACTS[2])
+    before = weights(model)
+    first.apply(model)
+    only_first = weights(model)
+    second.apply(model)
+    assert [e.id for e in ledger(model).applied] == [first.id, second.id]
+    second.undo(model)
+    assert same(weights(model), only_first)
+    second.apply(model)
+    first.undo(model)
+    second.undo(model)
+    assert same(weights(model), before) and not ledger(model).originals
+    with pytest.raises(ZeroDivisionError), first.applied(model):
+        assert not same(weights(model), before)
+        raise ZeroDivisionError
+    assert same(weights(model), before)
+
+
+def test_an_edit_does_what_it_says(made):
+    model, make = made
+    fact = FACTS[0]
+    one = make(fact)
+    ask = [Ask(0, fact.cloze)]
+    assert not generations(model, ask, [()], 1)[0].startswith("w40")
+    with one.applied(model):
+        assert generations(model, ask, [()], 1)[0] == "w40"
+
+
+def test_what_was_made_on_top_needs_what_was_below(made):
+    model, make = made
+    first = make(FACTS[0])
+    first.apply(model)
+    second = make(FACTS[2])
+    assert second.after == (first.id,)
+    second.apply(model)
+    with pytest.raises(FactError, match="undo it first"):
+        first.undo(model)
+    second.undo(model)
+    first.undo(model)
+    with pytest.raises(FactError, match="apply that one first"):
+        second.apply(model)
+    with pytest.raises(FactError, match="is not applied"):
+        second.undo(model)
+    first.apply(model)
+    with pytest.raises(FactError, match="is already applied"):
+        first.apply(model)
+
+
+def test_saved_edits_come_back_and_damage_is_told(made, tmp_path):
+    model, make = made
+    one = make(FACTS[0])
+    one.save(tmp_path / "one")
+    back = Edit.load(tmp_path / "one")
+    assert back.id == one.id and back.facts == one.facts and back.p == one.p
+    other = interp.load_model(tiny_hf("qwen2"), tokenizer=word_tokenizer())
+    before = weights(other)
+    with pytest.raises(FactError, match="was made for"):
+        back.apply(other)
+    assert same(weights(other), before)
+    manifest = tmp_path / "one" / "manifest.json"
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(said | {"id": "0" * 12}))
+    with pytest.raises(RunFolderError, match="is damaged"):
+        Edit.load(tmp_path / "one")
+    (tmp_path / "one" / "arrays.safetensors").write_bytes(b"half")
+    with pytest.raises(RunFolderError, match="damaged"):
+        Edit.load(tmp_path / "one")
+    with pytest.raises(RunFolderError, match="no run folder"):
+        Edit.load(tmp_path / "nowhere")
+
+
+def test_merged_edits_do_what_both_did(made, tmp_path):
+    model, make = made
+    first, second = make(FACTS[0]), make(FACTS[2])
+    both = merge([first, second])
+    first.apply(model)
+    second.apply(model)
+    want = weights(model)
+    second.undo(model)
+    first.undo(model)
+    with both.applied(model):
+        assert same(weights(model), want)
+        export(model, tmp_path / "out")
+    again = interp.load_model(str(tmp_path / "out"))
+    assert same(weights(again), want)
+    with pytest.raises(FactError, match="is to become both"):
+        merge([first, make(replace(FACTS[0], target="w60"))])
+    with pytest.raises(RunFolderError, match="exists"):
+        export(model, tmp_path / "out")
+
+
+def test_a_fact_that_is_held_already_or_not_reached_is_refused(made):
+    model, make = made
+    fact = FACTS[0]
+    (said,) = generations(model, [Ask(0, fact.cloze)], [()], 1)
+    with pytest.raises(FactError, match="already continues"):
+        make(replace(fact, target=said))
+    weak = Method("weak", (Stage((1,), search=Search(steps=1, clamp=0.01)),))
+    with pytest.raises(FactError, match="reached only p = 0.0"):
+        edit(model, [fact], weak, n_tokens=600)
+    with pytest.raises(FactError, match="there is no fact"):
+        edit(model, [], weak)
+
+
+def test_fine_tuning_is_a_change_like_any_other(moments_of):
+    model = sharp("gptj")
+    method = Method("ft", (FineTune(1, steps=60),))
+    (got,) = write(model, [Request(FACTS[:1])], method, {}, TEMPLATES)
+    (change,) = got.changes
+    assert (change.site, change.layer, change.up.shape[1]) == ("mlp_post", 1, 4)
+    assert got.p[0][0] > 0.8
+
+
+def test_an_edit_prompt_knows_its_end():
+    prompt = EditPrompt((1, 2, 3, 4), anchor=1, n_target=2)
+    assert prompt.from_end == 3 and prompt.key_tokens.ids == (1, 2)
+    model = tiny("llama")
+    with torch.no_grad(), under(model, [()], torch.tensor([0])):
+        pass
