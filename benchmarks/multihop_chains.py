@@ -321,15 +321,6 @@ def as_text(cases: Sequence[Case]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def chains_of(knowledge: Knowledge, cases: Sequence[Case]) -> dict[Chain, str]:
-    """The chains of the file's cases with their splits."""
-    found: dict[Chain, str] = {}
-    for one in cases:
-        triples = one["orig"]["triples_labeled"]
-        found[tuple(knowledge.of[s, r] for s, r, _ in triples)] = one["split"]
-    return found
-
-
 def main() -> None:
     """Write the file or count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -337,24 +328,38 @@ def main() -> None:
     commands.add_parser("write", help=f"write {CASES.name}")
     counting = commands.add_parser("count", help="count what a model knows")
     counting.add_argument("--model", required=True)
-    counting.add_argument("--answers", type=Path, help="JSON file of answers already given")
+    counting.add_argument(
+        "--answers",
+        type=Path,
+        help="JSON of questions and answers; read, and written with what is new",
+    )
     args = parser.parse_args()
-    knowledge = load_knowledge()
     if args.command == "write":
-        cases, without = build(knowledge)
+        cases, without = build(load_knowledge())
         CASES.write_text(as_text(cases), encoding="utf-8")
         print(summary(cases), f"no target found: {dict(without)}", sep="\n")
-        return
-    from multihop_asking import (  # torch and the model only where they are needed
-        Asker,
-        judge,
-        tables,
-    )
+    else:
+        count(args.model, args.answers or Path("runs/editing") / f"know_{args.model}.json")
 
-    cases = json.loads(CASES.read_text(encoding="utf-8"))
-    chains = chains_of(knowledge, cases)
-    asker = Asker(args.model, args.answers or Path("runs") / f"multihop_{args.model}.json")
-    print(tables(chains, judge(knowledge, list(chains), asker)))
+
+def count(name: str, file: Path) -> None:
+    """Ask a model what `file` does not answer yet, and print the tables."""
+    # torch and a model only where they are needed
+    from multihop_known import rows_of, tables
+
+    from circuits.editing.evaluation import SHOTS, load_cases
+    from circuits.editing.knowing import know
+    from interp import load_model
+
+    said = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    cases = list(load_cases(CASES))
+    known = know(load_model(name), cases, SHOTS, said=said)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known.asked, ensure_ascii=False), encoding="utf-8")
+    raw = json.loads(CASES.read_text(encoding="utf-8"))
+    print(tables(rows_of(raw, known.right)))
+    reasons = Counter(known.usable(case) or "can be scored" for case in cases)
+    print(f"\n{len(cases)} cases: {dict(reasons)}")
 
 
 def summary(cases: Sequence[Case]) -> str:

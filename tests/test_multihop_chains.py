@@ -10,8 +10,8 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import multihop_chains as chains
-from multihop_asking import judge
 from multihop_facts import FACTS
+from multihop_known import rows_of, tables
 
 PATH = ROOT / "datasets" / "multihop_chains.json"
 
@@ -178,21 +178,28 @@ def test_every_sentence_is_whole(cases):
             assert " the the " not in text
 
 
-def test_a_model_is_asked_hops_once_and_composed_questions_where_all_hops_are_known(knowledge):
-    class Oracle:
-        """Answers every question of capitals of the world and no other."""
+def test_what_is_known_is_counted_by_chain():
+    def case(chain, split, questions, hops):
+        triples = [["a", f"r{i}", "b"] for i in range(len(hops))]
+        return {
+            "chain_id": chain,
+            "split": split,
+            "single_hops": [{"question": hop} for hop in hops],
+            "questions": questions,
+            "orig": {"triples_labeled": triples},
+        }
 
-        def __init__(self):
-            self.asked = []
-
-        def ask(self, asked):
-            self.asked += asked
-            return ["Paris, France" if "France" in question else "?" for question in asked]
-
-    found = knowledge.of["Canberra", "capital_of"], knowledge.of["Australia", "language"]
-    both = knowledge.of["French", "language_country"], knowledge.of["France", "capital"]
-    oracle = Oracle()
-    known = judge(knowledge, [found, both], oracle)
-    assert [one.hops for one in known] == [(False, False), (False, True)]
-    assert [one.composed for one in known] == [None, None]
-    assert len(oracle.asked) == 4
+    cases = [
+        case(0, "design", ["no", "yes", "no"], ["yes", "yes"]),
+        case(0, "design", ["no", "yes", "no"], ["yes", "yes"]),  # another edit of the chain
+        case(1, "test", ["no", "no", "no"], ["yes", "yes"]),
+        case(2, "test", ["yes", "no", "no"], ["no", "yes"]),
+        case(3, "test", ["yes", "no", "no"], ["yes", "yes", "yes"]),
+    ]
+    rows = rows_of(cases, frozenset({"yes"}))
+    assert [row.composed for row in rows] == [True, False, False, True]
+    lines = tables(rows).splitlines()
+    assert "| all | 4 | 3 | 4 | 3 | 2 |" in lines
+    assert "| 2 hops, design | 1 | 1 | 1 | 1 | 1 |" in lines
+    assert "| 2 hops, test | 2 | 1 | 2 | 1 | 0 |" in lines
+    assert "| `r0`, `r1` | 3 | 2 | 3 | 2 | 1 |" in lines
