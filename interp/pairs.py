@@ -4,7 +4,6 @@
 model's tokens, aligned and padded, with every refused row and its reason.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import DataFileError, PairError
+from interp.jsonl import read_jsonl
 from interp.model import Model
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
@@ -118,35 +118,12 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_file():
-            return PromptPairs.from_records(_read_jsonl(path), path.name)
+            return PromptPairs.from_records((row for _, row in read_jsonl(path)), path.name)
         if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in source:
             raise DataFileError(f"no such file: {path}; give a JSONL file of prompt pairs.")
         return PromptPairs.from_records(_hub_dataset(source, split), source)
     name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
     return PromptPairs.from_records(source, name or "records")
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFileError(
-                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})."
-            ) from error
-        if not isinstance(record, dict):
-            raise DataFileError(
-                f"{path}, line {number}: a {type(record).__name__}, not a JSON object."
-            )
-        records.append(record)
-    return records
 
 
 def _hub_dataset(name: str, split: str) -> Any:
