@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.emotion import (
@@ -85,9 +85,10 @@ def test_nothing_is_copied_from_the_published_set():
         pytest.skip(f"no {SEV}: the published scenarios are not here")
     published = scenario_texts(load_scenarios(SEV / "sev.jsonl"))
     with (SEV / "prompted_replies_judged.jsonl").open() as rows:
-        published += [json.loads(row)["gen_text"] for row in rows]
+        replies = [json.loads(row)["gen_text"] for row in rows]
     for name, texts in all_texts().items():
         require(check_overlap(texts, published, between=f"{name} and SEV"))
+        assert overlaps(texts, replies, n=3, least=0.25) == []
 
 
 def test_the_published_set_loads():
@@ -110,7 +111,8 @@ def test_frames_cross_words_and_distances():
         with_word = frame.fill("I went", "It rained.", "miserable")
         without = frame.fill("I went", "It rained.")
         assert "I went. It rained." in with_word.text and "I went. It rained." in without.text
-        assert emotion_names(f"{with_word.system} {with_word.text}") == ["miserable"]
+        named = emotion_names(f"{with_word.system} {with_word.text}")
+        assert [word for word in named if word != "felt"] == ["miserable"]
         assert not emotion_names(f"{without.system} {without.text}")
         assert (with_word.system is None) == (without.system is None)
 
@@ -167,18 +169,22 @@ def test_a_sound_scenario_breaks_no_rule():
         (scenario(text="I " + "very " * 20 + "slowly sat down"), "length"),
         (scenario(text="I happily put out two chairs in front of the house"), "emotion word"),
         (with_event("The street was under water."), "length"),
-        (with_event("The street " + "really " * 24 + "was wet."), "length"),
         (with_event("The whole street was under water by the next day"), "form"),
         (with_event("The whole street was wet. Then it was under water."), "form"),
         (with_event("The whole street was furious with me the next day."), "emotion word"),
         (with_event("The whole street was shouting at me the next day."), "emotion word"),
         (with_event("The whole street was in an awful state by noon."), "emotion word"),
-        (with_event("The whole street " + "really " * 12 + "was wet."), "spread"),
+        (with_event("The whole street " + "really " * 14 + "was wet."), "spread"),
         (with_event(TEXTS["positive"]), "repeat"),
     ],
 )
 def test_scenario_rules(bad: Scenario, rule: str):
     assert rules(check_scenarios([bad], "test", 1)) == {rule}
+
+
+def test_a_long_event_is_found():
+    bad = with_event("The street " + "really " * 24 + "was wet.")
+    assert rules(check_scenarios([bad], "test", 1)) == {"length", "spread"}
 
 
 def test_counts_are_checked_both_ways():
@@ -298,6 +304,7 @@ def test_displays_and_judgements_are_no_names():
 # --- overlap -------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.text("abc ", min_size=1), min_size=1, max_size=5),
     st.lists(st.text("abc ", min_size=1), min_size=1, max_size=5),
