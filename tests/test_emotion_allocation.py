@@ -76,7 +76,8 @@ def test_the_best_of_each_layer_are_chosen_best_first():
     scores = {"neuron": np.array([[0.0, 3, 1, 2], [5, 5, 0, 0]]), "head": np.array([[1.0, 2]] * 2)}
     influence = {"neuron": np.array([3.0, 1.0]), "head": np.array([1.0, 1.0])}
     chosen = allocate(influence, scores, Budget(4, 2, 1, 1, cap=1.0))
-    assert [str(c) for c in chosen] == ["m0.n1", "m0.n3", "a0.h1", "m1.n0", "m1.n1", "a1.h1"]
+    # 1 each, then 1.5 and .5 of the other two neurons: the tie of remainders goes to layer 0
+    assert [str(c) for c in chosen] == ["m0.n1", "m0.n3", "m0.n2", "a0.h1", "m1.n0", "a1.h1"]
 
 
 @pytest.mark.parametrize(

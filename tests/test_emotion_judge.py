@@ -23,8 +23,25 @@ from circuits.emotion.judge import (
 )
 from interp.errors import DataFileError
 
-MARKS = dict(zip(LABELS, "grr alas hooray eek whoa ugh table".split(), strict=True))
-FILLER = "the road goes on past a mill and two barns to some gate near our pond".split()
+MARKS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
+FILLER = [
+    "the",
+    "road",
+    "goes",
+    "on",
+    "past",
+    "a",
+    "mill",
+    "and",
+    "two",
+    "barns",
+    "to",
+    "some",
+    "gate",
+    "near",
+    "our",
+    "pond",
+]
 
 
 def planted(n_groups: int = 12, where: int = 0, noise: float = 0.0) -> list[Labelled]:

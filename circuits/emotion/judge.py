@@ -1,9 +1,9 @@
 """The offline judge: which of seven labels a reply's style has, read from its text alone.
 
-It never sees which emotion was asked for. It is fitted on replies of *another* model or arm than the
-one under test, and learns that source's style: openers, punctuation, favourite words. So it comes
-with what it was measured to read (`views`), with its calibration, and, where a published verdict
-exists, with its agreement.
+It never sees which emotion was asked for. It is fitted on replies of *another* model or arm than
+the one under test, and learns that source's style: openers, punctuation, favourite words. So it
+comes with what it was measured to read (`VIEWS`), with its calibration, and, where a published
+verdict exists, with its agreement.
 """
 
 import json
@@ -157,9 +157,7 @@ def _softmax(logits: Float[np.ndarray, "text label"]) -> Float[np.ndarray, "text
     return raised / raised.sum(1, keepdims=True)
 
 
-def _temperature(
-    logits: Float[np.ndarray, "text label"], truth: Int[np.ndarray, " text"]
-) -> float:
+def _temperature(logits: Float[np.ndarray, "text label"], truth: Int[np.ndarray, " text"]) -> float:
     def loss(log_temperature: float) -> float:
         return log_loss(_softmax(logits / np.exp(log_temperature)), truth)
 
@@ -316,4 +314,6 @@ def agreement(judge: Judge, verdicts: Sequence[Verdict]) -> Float[np.ndarray, " 
     `bootstrap_mean` over scenarios.
     """
     said = judge.labels([v.text for v in verdicts])
-    return np.array([(s == v.target) == v.match for s, v in zip(said, verdicts, strict=True)], float)
+    return np.array(
+        [(s == v.target) == v.match for s, v in zip(said, verdicts, strict=True)], float
+    )

@@ -151,9 +151,7 @@ def relevance(
         )
     if len(set(groups)) < 2:
         raise QualityError("all prompts are of one scenario; relevance needs another to compare.")
-    vectors = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True
-    )
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True)
     asked = vectors.fit_transform(prompts)
     alike = (vectors.transform(replies) @ asked.T).toarray()
     own = alike.diagonal()[:, None]
