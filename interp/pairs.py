@@ -118,7 +118,7 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_file():
-            return PromptPairs.from_records(read_jsonl(path), path.name)
+            return PromptPairs.from_records([row for _, row in read_jsonl(path)], path.name)
         if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in source:
             raise DataFileError(f"no such file: {path}; give a JSONL file of prompt pairs.")
         return PromptPairs.from_records(from_hub(source, split), source)

@@ -26,7 +26,9 @@ def read_records(
     """
     path = Path(source)
     if path.is_file():
-        return (read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)), path.name
+        if path.suffix == ".jsonl":
+            return [row for _, row in read_jsonl(path)], path.name
+        return read_json(path), path.name
     named = str(source)
     if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in named:
         raise DataFileError(
@@ -35,13 +37,13 @@ def read_records(
     return [dict(row) for row in from_hub(named, split or "train")], named
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """One object a line; blank lines are passed over.
+def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """One object a line, with the line's number from 1; blank lines are passed over.
 
     Raises:
-        DataFileError: not UTF-8, or a line is not a JSON object.
+        DataFileError: no such file, not UTF-8, or a line is not a JSON object.
     """
-    records = []
+    records: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -55,7 +57,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise DataFileError(
                 f"{path}, line {number}: a {type(record).__name__}, not a JSON object."
             )
-        records.append(record)
+        records.append((number, record))
     return records
 
 
@@ -102,5 +104,7 @@ def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataFileError(f"cannot read {path} ({error.strerror}); give a JSONL file.") from error
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error

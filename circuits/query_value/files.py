@@ -1,6 +1,5 @@
 """Questions from JSONL files: one object a line, ``prompt`` and ``answer`` at least."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from interp.errors import DataFileError
 from interp.model import Model
 from interp.prompts import TokenPrompt, prompt
+from interp.records import read_jsonl
 
 KNOWN = ("prompt", "answer", "label", "cluster", "spans", "id")
 
@@ -38,22 +38,15 @@ def load_rows(path: Path) -> list[Row]:
     Raises:
         DataFileError: it is missing or empty, or a line is malformed; the message names the line.
     """
-    if not path.is_file():
-        raise DataFileError(f"no file {path}; give a JSONL file of prompts and answers.")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-    rows = [_row(f"{path}:{number}", line) for number, line in lines if line.strip()]
+    rows = [_row(f"{path}, line {number}", record) for number, record in read_jsonl(path)]
     if not rows:
         raise DataFileError(f"{path} holds no prompts; write one JSON object a line.")
     return rows
 
 
-def _row(where: str, line: str) -> Row:
-    try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataFileError(f"{where} is no JSON ({error.msg}); write one object a line.") from None
+def _row(where: str, record: dict[str, Any]) -> Row:
     texts = ("prompt", "answer", "label", "cluster")
-    if not isinstance(record, dict) or not {"prompt", "answer"} <= set(record):
+    if not {"prompt", "answer"} <= set(record):
         raise DataFileError(f"{where} lacks 'prompt' or 'answer'; give both.")
     unknown = set(record) - set(KNOWN)
     spans: Any = record.get("spans", {})
