@@ -5,7 +5,6 @@ relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J
 width 16,384 is rho = 0.92.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -112,17 +111,21 @@ class Method:
     name: str
     stages: tuple[Stage | FineTune, ...]
 
-    def informed(self, forms: Sequence[Form] = ("two_hop",), kept_weight: float = 1.0) -> "Method":
+    def informed(self) -> "Method":
         """The same method given the two-hop prompts and the preserved questions that ACE sees."""
-        stages = tuple(
-            replace(
-                s,
-                forms=(*s.forms, *(f for f in forms if f not in s.forms)),
-                kept_weight=kept_weight,
-            )
-            for s in self.stages
-        )
-        return Method(f"{self.name}+", stages)
+        return Method(f"{self.name}+", tuple(_informed(stage) for stage in self.stages))
+
+
+KEPT_WEIGHT = 3.0
+"""Weight of a preserved question where a subject's token is written."""
+
+
+def _informed(stage: Stage | FineTune) -> Stage | FineTune:
+    forms = tuple(dict.fromkeys((*stage.forms, "two_hop")))
+    if isinstance(stage, FineTune):
+        return replace(stage, forms=forms, kept_weight=KEPT_WEIGHT)
+    # preserved keys may repeat one another, which cannot be solved exactly
+    return replace(stage, forms=forms, kept_weight=KEPT_WEIGHT, rho=max(stage.rho, 0.02))
 
 
 def depth(model: Model, *fractions: float) -> tuple[int, ...]:
@@ -209,7 +212,7 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 
 def _ace(name: str, at: Placement) -> Method:
-    query = Stage(at.query, rho=0.3, kept_weight=3.0)
+    query = Stage(at.query, rho=0.3, kept_weight=KEPT_WEIGHT)
     value = replace(VALUE, layers=at.value)
     if name == "ace":
         return Method(name, (query, value))

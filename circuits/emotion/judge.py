@@ -161,7 +161,8 @@ def _temperature(logits: Float[np.ndarray, "text label"], truth: Int[np.ndarray,
     def loss(log_temperature: float) -> float:
         return log_loss(_softmax(logits / np.exp(log_temperature)), truth)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
+    found: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
+    return float(np.exp(found.x))
 
 
 def _require_all(replies: Sequence[Labelled], folds: int) -> None:
@@ -280,7 +281,7 @@ def _held_out_logits(
         classifier = _fit(part)
         test = np.flatnonzero(fold_of == fold)
         for name, view in views.items():
-            out[name][test] = _logits(classifier, [view(replies[i].text) for i in test])
+            out[name][test] = _logits(classifier, [view(replies[int(i)].text) for i in test])
     return out
 
 
