@@ -8,16 +8,20 @@ import random
 from typing import Any
 
 from circuits.editing.asking import Ask, generations
-from circuits.editing.evaluation import SHOTS
+from circuits.editing.evaluation import Shots
 from interp.model import Model
 
-N_DRAWN = 80
+PLAIN = Shots("", "{}")
+"""Questions as they stand: of ``Q: … A:`` the word tokenizer knows no word, and the last token of
+all questions would be one and the same."""
+
+N_DRAWN = 90
 
 
 def answers(model: Model, questions: list[str]) -> list[list[str]]:
     """The two-digit words of each answer; shorter ones are no names to `Answer.lenient`."""
-    asks = [Ask(0, SHOTS.ask(text), SHOTS.prefix) for text in questions]
-    said = [SHOTS.read(text).split() for text in generations(model, asks, [()])]
+    asks = [Ask(0, PLAIN.ask(text)) for text in questions]
+    said = [PLAIN.read(text).split() for text in generations(model, asks, [()])]
     return [[word for word in dict.fromkeys(words) if len(word) == 3] for words in said]
 
 

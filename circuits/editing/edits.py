@@ -168,10 +168,10 @@ class Edit:
                 f"{path}/manifest.json is damaged ({type(error).__name__}: {error}); make the edit "
                 "again."
             ) from error
-        if edit.id != manifest.get("id"):
+        named = manifest.get("id")
+        if edit.id != named:
             raise RunFolderError(
-                f"{path} is damaged: its factors are not those of edit {manifest.get('id')}; make the "
-                "edit again."
+                f"{path} is damaged: its factors are not those of edit {named}; make the edit again."
             )
         return edit
 
