@@ -50,6 +50,10 @@ PlacementOption = Annotated[
     Path | None,
     typer.Option(help="JSON of `interp edit place`; the built-in models have one of their own."),
 ]
+N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+TokensOption = Annotated[
+    int, typer.Option(min=1, help="Of the model's own samples, for second moments.")
+]
 
 
 @app.command("apply", epilog=EXAMPLES)
@@ -65,6 +69,11 @@ def apply(
     target: Annotated[str | None, typer.Option(help="One fact: the new object.")] = None,
     method: Annotated[str, typer.Option(help="A preset; see `interp edit evaluate`.")] = "ace",
     placement: PlacementOption = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help="A question to put before and after the edit; may be repeated."),
+    ] = None,
+    n_tokens: TokensOption = N_TOKENS,
     seed: Annotated[int, typer.Option(help="Of contexts and samples.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -73,18 +82,23 @@ def apply(
     """Make an edit on top of those in the ledger, and add it to them."""
     from circuits.editing import edit
     from circuits.editing.files import edits_in, load_facts, next_folder, placement_for
+    from circuits.editing.methods import refuse_unknown
 
+    refuse_unknown(method)
     given = _facts(facts, prompt, subject, target, load_facts)
-    before = edits_in(ledger)
+    carried = edits_in(ledger)
     loaded = load(model, device, dtype)
-    for one in before:
+    for one in carried:
         one.apply(loaded)
-    made = edit(
-        loaded, given, method, placement=placement_for(loaded, placement, method), seed=seed
-    )
+    at = placement_for(loaded, placement, method)
+    questions = ask or []
+    before = _asked(loaded, questions)
+    made = edit(loaded, given, method, placement=at, n_tokens=n_tokens, seed=seed)
     made.apply(loaded)
-    at = made.save(next_folder(ledger))
-    _say(made, at, as_json, after=_answers(loaded, given))
+    said = zip(questions, before, _asked(loaded, questions), strict=True)
+    asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
+    answers = _continued(loaded, given)
+    _say(made, made.save(next_folder(ledger)), as_json, answers=answers, asked=asked)
 
 
 @app.command("undo", epilog="Example: `interp edit undo --ledger runs/edits`")
@@ -162,17 +176,22 @@ def evaluate(
     placement: PlacementOption = None,
     seeds: Annotated[str, typer.Option(help="Of contexts and controls; commas.")] = "0",
     limit: LimitOption = None,
+    n_tokens: TokensOption = N_TOKENS,
     out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, one at a time, and ask what became of the model."""
-    from circuits.editing.comparing import compare_into
+    from circuits.editing.comparing import REFERENCES, compare_into
     from circuits.editing.evaluation import load_cases
     from circuits.editing.files import placement_for
+    from circuits.editing.methods import refuse_unknown
 
     names = [name.strip() for name in methods.split(",")]
+    for name in names:
+        refuse_unknown(name, REFERENCES)
+    draws = _numbers("--seeds", seeds)
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
@@ -183,8 +202,9 @@ def evaluate(
             rows,
             names,
             at,
-            seeds=[int(seed) for seed in seeds.split(",")],
+            seeds=draws,
             limit=limit,
+            n_tokens=n_tokens,
             progress=lambda what, done, total: report(done, total),
         )
     found = result.summary()
@@ -249,24 +269,52 @@ def _facts(
     return [Fact(prompt, subject, target)]
 
 
-def _answers(model: Any, facts: "list[Fact]") -> list[str]:
+def _continued(model: Any, facts: "list[Fact]") -> list[str]:
+    """What the model makes of each fact's cloze."""
     from circuits.editing.asking import Ask, generations
 
     return generations(model, [Ask(0, fact.cloze) for fact in facts], [()], 5)
 
 
+def _asked(model: Any, questions: list[str]) -> list[str]:
+    """The model's answers, behind the demonstrations of the evaluation."""
+    from circuits.editing.asking import Ask, generations
+    from circuits.editing.evaluation import SHOTS
+
+    asks = [Ask(0, SHOTS.ask(text), SHOTS.prefix) for text in questions]
+    return [SHOTS.read(said) for said in generations(model, asks, [()])]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from interp.errors import PlanError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise PlanError(f"{option} {text!r}: write whole numbers, such as 0,1,2.") from error
+
+
 def _say(
-    edit: "Edit", at: Path, as_json: bool, word: str = "applied", after: list[str] | None = None
+    edit: "Edit",
+    at: Path,
+    as_json: bool,
+    word: str = "applied",
+    answers: list[str] | None = None,
+    asked: list[dict[str, str]] | None = None,
 ) -> None:
     if as_json:
-        print_json({"run": str(at), "state": word, **edit.summary(), "answers": after})
+        told = {"run": str(at), "state": word, **edit.summary()}
+        print_json(told | {"answers": answers, "asked": asked or []})
         return
     for i, fact in enumerate(edit.facts):
-        said = f": now {after[i]!r}" if after else ""
+        said = f": now {answers[i]!r}" if answers else ""
         stdout.print(
             f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}",
             highlight=False,
         )
+    for one in asked or []:
+        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

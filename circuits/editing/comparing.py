@@ -15,7 +15,7 @@ from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Cases, Pool, Shots, compare, score, summary
 from circuits.editing.facts import FactError
 from circuits.editing.knowing import know, usable_cases
-from circuits.editing.methods import METHODS, Placement, preset
+from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS, second_moments
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import places_of
@@ -249,10 +249,7 @@ def compare_methods(
 def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
     if name in REFERENCES:
         return Arm(name, told=name == "told")
-    if name.removesuffix("+") not in METHODS:
-        from interp.errors import did_you_mean
-
-        raise FactError(f"unknown method {name!r}. {did_you_mean(name, (*REFERENCES, *METHODS))}")
+    refuse_unknown(name, REFERENCES)
     return Arm(name, preset(name, model, placement))
 
 
@@ -282,7 +279,12 @@ def compare_into(
         refuse_other_run(out, run)
         return Comparison.load(out)
     partial = open_partial(out, run)
-    result = compare_methods(model, cases, *given, parts=partial, **options)
+    try:
+        result = compare_methods(model, cases, *given, parts=partial, **options)
+    except FactError:  # refused before anything was edited: nothing to go on from
+        if not any(at.is_dir() for at in partial.iterdir()):
+            shutil.rmtree(partial)
+        raise
     result.save(out, {"run": run})
     from circuits.editing.figures import page
 

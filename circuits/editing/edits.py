@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from circuits.editing.changes import Change, Changes
-from circuits.editing.facts import Fact, FactError
+from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS, second_moments
@@ -168,10 +168,10 @@ class Edit:
                 f"{path}/manifest.json is damaged ({type(error).__name__}: {error}); make the edit "
                 "again."
             ) from error
-        if edit.id != manifest["id"]:
+        named = manifest.get("id")
+        if edit.id != named:
             raise RunFolderError(
-                f"{path} is damaged: its factors are not those of edit {manifest['id']}; make the "
-                "edit again."
+                f"{path} is damaged: its factors are not those of edit {named}; make it again."
             )
         return edit
 
@@ -204,6 +204,7 @@ def edit(
     """
     if not facts:
         raise FactError("there is no fact to edit; give at least one.")
+    refuse_conflicts(facts)
     started = time.perf_counter()
     chosen = preset(method, model, placement) if isinstance(method, str) else method
     refuse_held(model, facts)
@@ -263,8 +264,6 @@ def merge(edits: Sequence[Edit]) -> Edit:
     Raises:
         FactError: there is none, they are for different weights, or their facts conflict.
     """
-    from circuits.editing.facts import refuse_conflicts
-
     if not edits:
         raise FactError("there is no edit to merge; give at least one.")
     other = next((e for e in edits if e.weights_hash != edits[0].weights_hash), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.editing.edits import Edit
-from circuits.editing.facts import Fact, FactError
+from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.methods import Placement
 from interp.errors import DataFileError, RunFolderError
 from interp.model import Model
@@ -20,17 +20,17 @@ def load_facts(path: Path) -> list[Fact]:
 
     Raises:
         DataFileError: no such file, no list, an unknown or missing field; file and row are named.
-        FactError: a fact that cannot be edited.
+        FactError: a fact that cannot be edited, or two that contradict each other.
     """
     rows = _json(path)
     if not isinstance(rows, list) or not rows:
         raise DataFileError(f"{path} must hold a JSON list of facts, at least one.")
-    known = {f.name for f in fields(Fact)} - {"where"}
+    known = [f.name for f in fields(Fact) if f.name != "where"]
     out: list[Fact] = []
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
-        if not isinstance(row, dict) or not set(row) <= known:
-            odd = sorted(set(row) - known)[0] if isinstance(row, dict) else row
+        if not isinstance(row, dict) or not set(row) <= set(known):
+            odd = sorted(set(row) - set(known))[0] if isinstance(row, dict) else row
             raise DataFileError(f"{where}: {odd!r} is no field; fields are {', '.join(known)}.")
         missing = {"prompt", "subject", "target"} - set(row)
         if missing:
@@ -42,6 +42,7 @@ def load_facts(path: Path) -> list[Fact]:
         ):
             raise DataFileError(f"{where}: every field is text, implicit a list of texts.")
         out.append(Fact(**texts, implicit=tuple(implicit), where=where))
+    refuse_conflicts(out)
     return out
 
 

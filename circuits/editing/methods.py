@@ -163,6 +163,17 @@ METHODS = (*ONE_STAGE, *TWO_STAGE)
 the two-hop prompts and preserved questions that ``ace`` sees."""
 
 
+def refuse_unknown(name: str, also: Sequence[str] = ()) -> None:
+    """Raise unless a preset, or one of the names in `also`, goes by this name.
+
+    Raises:
+        FactError: with what was probably meant.
+    """
+    base = name.removesuffix("+")
+    if name not in also and base not in METHODS:
+        raise FactError(f"unknown method {name!r}. {did_you_mean(base, (*also, *METHODS))}")
+
+
 def preset(name: str, model: Model, placement: Placement | None = None) -> Method:
     """A method by name, at this model's layers.
 
@@ -174,9 +185,8 @@ def preset(name: str, model: Model, placement: Placement | None = None) -> Metho
     Raises:
         FactError: unknown name, or an ACE preset without a placement.
     """
+    refuse_unknown(name)
     base = name.removesuffix("+")
-    if base not in METHODS:
-        raise FactError(f"unknown method {name!r}. {did_you_mean(base, METHODS)}")
     if base.startswith("ace"):
         if placement is None:
             raise FactError(

@@ -1,0 +1,203 @@
+"""Gains and placements: equal to a dense solve and to an applied change, 1 and 0 by design."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny, tiny_hf, word_tokenizer
+from planted_cases import PLAIN, planted
+
+import interp
+from circuits.editing import Fact, FactError
+from circuits.editing.changes import Change
+from circuits.editing.edits import Edit
+from circuits.editing.evaluation import Pool, parse_cases
+from circuits.editing.keys import keys_at, outputs_at
+from circuits.editing.knowing import know
+from circuits.editing.methods import VALUE, Stage, early
+from circuits.editing.moments import Moment, second_moments
+from circuits.editing.placing import Reach, _gain, gains, place, reaches_of
+from circuits.editing.prompting import Kept, edit_prompts, kept_prompts, whole_prompt
+from circuits.editing.solving import RIDGE, Metric, solve
+
+FACT = Fact("w1 {} w2", "w10", "w40", "w3 {} w4", implicit=("w20 w21", "w22"))
+STAGE = Stage((), forms=("two_hop",), anchor="last", rho=0.1)
+LAYERS = (1, 2)
+PLACES = [("mlp_post", layer) for layer in LAYERS]
+ZERO = torch.zeros(1, dtype=torch.long)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def moments(cache):
+    generator = torch.Generator().manual_seed(0)
+    texts = [
+        " ".join(f"w{int(i)}" for i in torch.randint(0, 90, (60,), generator=generator))
+        for _ in range(30)
+    ]
+    return second_moments(tiny("llama"), PLACES, texts, 1000)
+
+
+@pytest.fixture(scope="module")
+def world():
+    hf = tiny_hf("llama")
+    with torch.no_grad():
+        hf.get_output_embeddings().weight.mul_(10)
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    return model, parse_cases(planted(model, 6))
+
+
+def prompts(*texts: str):
+    return tuple(whole_prompt(tiny("llama"), text) for text in texts)
+
+
+def keys(rows, layer: int) -> np.ndarray:
+    owner = torch.zeros(len(rows), dtype=torch.long)
+    at = ("mlp_post", layer)
+    return keys_at(tiny("llama"), rows, [at], [()], owner)[at].double().numpy().T
+
+
+# --- gains -------------------------------------------------------------------------------------
+
+
+def test_gains_equal_a_dense_solve(moments):
+    model = tiny("llama")
+    same, other = prompts("w5 w20 w21 w6", "w5 w22 w7"), prompts("w5 w30 w6", "w8 w9", "w31 w32")
+    found = gains(model, [Reach(FACT, same, other)], STAGE, moments, LAYERS)
+    learnt = edit_prompts(model, FACT, "two_hop", "last")
+    for column, layer in enumerate(LAYERS):
+        moment = moments["mlp_post", layer].matrix.numpy()
+        d = len(moment)
+        m = np.linalg.inv(moment + RIDGE * np.diag(moment).mean() * np.eye(d))
+        k = keys(learnt, layer)
+        row = np.linalg.solve(k.T @ m @ k + STAGE.rho * d * np.eye(k.shape[1]), k.T @ m).sum(0)
+        for got, rows in ((found.same, same), (found.other, other)):
+            want = (row @ keys(rows, layer)).mean()
+            assert got[0, column] == pytest.approx(want, rel=1e-4, abs=1e-6)
+    np.testing.assert_allclose(found.selectivity, found.same - found.other)
+
+
+@pytest.mark.parametrize("rho", [1e-3, 0.1, 1.0])
+def test_a_gain_is_the_part_of_its_target_that_an_applied_change_writes(moments, rho: float):
+    model, layer = tiny("llama"), 1
+    stage = replace(STAGE, rho=rho)
+    same, other = prompts("w5 w20 w21 w6"), prompts("w5 w30 w6")
+    found = gains(model, [Reach(FACT, same, other)], stage, moments, [layer])
+    at = ("mlp_post", layer)
+    learnt = edit_prompts(model, FACT, "two_hop", "last")
+    target = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(1)).double()
+    residuals = target[:, None].expand(-1, len(learnt))
+    k = torch.from_numpy(keys(learnt, layer))
+    change = Change(*at, *solve(Metric("inverse_moment", moments[at]), k, residuals, rho))
+    edit = Edit((FACT,), (change,), "test", model.name, model.weights_hash)
+    for rows, gain in ((same, found.same[0, 0]), (other, found.other[0, 0])):
+        before = outputs_at(model, rows, at, [()], ZERO)[0].double()
+        with edit.applied(model):
+            after = outputs_at(model, rows, at, [()], ZERO)[0].double()
+        torch.testing.assert_close(after - before, gain * target, atol=2e-4, rtol=1e-3)
+
+
+def test_what_is_learnt_exactly_is_gained_whole_and_less_with_lambda(moments):
+    model = tiny("llama")
+    learnt = tuple(edit_prompts(model, FACT, "two_hop", "last"))
+    reach = Reach(FACT, learnt, prompts("w5 w30 w6"))
+    by_rho = [
+        gains(model, [reach], replace(STAGE, rho=rho), moments, LAYERS).same[0]
+        for rho in (1e-9, 0.1, 1.0, 1e6)
+    ]
+    np.testing.assert_allclose(by_rho[0], 1, atol=1e-4)
+    assert (np.diff(np.array(by_rho), axis=0) < 0).all()
+    np.testing.assert_allclose(by_rho[-1], 0, atol=1e-3)
+
+
+def test_nothing_is_gained_at_keys_that_are_foreign_in_the_metric():
+    d, n = 12, 3
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(d, d, generator=generator).double()
+    metric = Metric("inverse_moment", Moment(root @ root.T + torch.eye(d).double(), 1, "test"))
+    learn = torch.randn(n, d, generator=generator).double()
+    through = metric.apply(learn.T)  # M K: what is orthogonal to it is foreign
+    draw = torch.randn(d, 4, generator=generator).double()
+    foreign = (draw - through @ torch.linalg.lstsq(through, draw).solution).T
+    rows = torch.cat([learn, learn, foreign])
+    same, other = _gain(metric, replace(STAGE, rho=0.0), rows, n, n, 4)
+    torch.testing.assert_close(same, torch.ones(n).double())
+    torch.testing.assert_close(other, torch.zeros(4).double(), atol=1e-9, rtol=0)
+
+
+def test_layers_are_separated_where_foreign_questions_are_preserved(moments):
+    model = tiny("llama")
+    kept = tuple(Kept(f"w8 w{i} w9", f"w{i}") for i in (50, 51, 52))
+    learnt = tuple(edit_prompts(model, FACT, "two_hop", "last"))
+    stage = replace(STAGE, rho=1e-6, kept_weight=1.0)
+    reach = Reach(FACT, learnt, tuple(kept_prompts(model, kept, "last")), kept)
+    found = gains(model, [reach, reach], stage, moments, LAYERS)
+    np.testing.assert_allclose(found.same, 1, atol=1e-2)
+    np.testing.assert_allclose(found.other, 0, atol=1e-2)
+    assert found.separation.tolist() == [1.0, 1.0] and found.same.shape == (2, 2)
+    # the other way round it separates as badly as can be
+    swapped = Reach(FACT, reach.other, reach.same, kept)
+    assert gains(model, [swapped], stage, moments, LAYERS).separation.tolist() == [0.0, 0.0]
+
+
+def test_gains_of_one_fact_do_not_depend_on_the_others(moments):
+    model = tiny("llama")
+    second = replace(FACT, implicit=("w60 w61",))
+    reaches = [
+        Reach(FACT, prompts("w5 w20 w21 w6"), prompts("w5 w30 w6")),
+        Reach(second, prompts("w5 w60 w6"), prompts("w31 w6", "w32")),
+    ]
+    both = gains(model, reaches, STAGE, moments, LAYERS)
+    for i, reach in enumerate(reaches):
+        one = gains(model, [reach], STAGE, moments, LAYERS)
+        np.testing.assert_allclose(both.same[i], one.same[0], atol=1e-4)
+        np.testing.assert_allclose(both.other[i], one.other[0], atol=1e-4)
+
+
+def test_facts_without_prompts_are_refused(moments):
+    model = tiny("llama")
+    same, other = prompts("w5 w6"), prompts("w7")
+    with pytest.raises(FactError, match="has no two_hop prompts"):
+        gains(model, [Reach(replace(FACT, implicit=()), same, other)], STAGE, moments, LAYERS)
+    with pytest.raises(FactError, match="lacks prompts to reach"):
+        gains(model, [Reach(FACT, same, ())], STAGE, moments, LAYERS)
+
+
+# --- placements --------------------------------------------------------------------------------
+
+
+def test_reaches_are_last_hops_with_questions_through_the_fact_and_beside_it(world):
+    model, cases = world
+    known = know(model, cases, PLAIN)
+    reaches = reaches_of(model, cases, None, PLAIN)
+    by_fact = {case.facts[0]: case for case in cases if case.position == "last"}
+    assert reaches and all(reach.fact in by_fact for reach in reaches)
+    pool = Pool.of(cases, known.right)
+    for reach in reaches:
+        case = by_fact[reach.fact]
+        own = {tuple(model.encode(PLAIN.ask(text))) for text in case.questions}
+        assert {prompt.ids for prompt in reach.same} == own
+        beside = {tuple(model.encode(PLAIN.ask(q.text))) for q in pool.composed(case)}
+        assert {prompt.ids for prompt in reach.other} <= beside - own
+    assert len(reaches_of(model, cases, 2, PLAIN)) == 2
+    with pytest.raises(FactError, match="no case of records edits a last hop"):
+        reaches_of(model, cases.where(lambda case: case.position == "first"), None, PLAIN)
+
+
+def test_the_layer_placed_is_the_one_that_separates_best(world):
+    model, cases = world
+    found = place(model, cases, shots=PLAIN)
+    deep = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
+    moments = second_moments(model, [("mlp_post", layer) for layer in deep])
+    separation = gains(model, reaches_of(model, cases, 40, PLAIN), VALUE, moments, deep).separation
+    assert found.value == (deep[int(separation.argmax())],)
+    assert found.query == early(model)
+    assert f"{separation.max():.3f}" in found.by and "of records" in found.by
+    assert place(model, cases, shots=PLAIN) == found
