@@ -17,7 +17,7 @@ from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Asked, Pool, parse_cases
 from circuits.editing.facts import Fact
 from circuits.editing.knowing import know
-from circuits.editing.methods import preset
+from circuits.editing.methods import KEPT_WEIGHT, preset
 from circuits.editing.moments import second_moments
 from circuits.editing.writing import places_of
 from interp.errors import MetricError, RunFolderError
@@ -123,7 +123,7 @@ def test_equal_information_adds_prompts_and_preserved_questions():
     (a,), (b,) = plain.stages, informed.stages
     assert informed.name == "memit+" and b.layers == a.layers and b.search == a.search
     assert (a.forms, a.kept_weight) == (("cloze",), 0)
-    assert (b.forms, b.kept_weight) == (("cloze", "two_hop"), 1)
+    assert (b.forms, b.kept_weight) == (("cloze", "two_hop"), KEPT_WEIGHT)
 
 
 # --- figures -----------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def sharp(family: str) -> torch.nn.Module:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tiny models, and cases that the first one knows."""
     folder = tmp_path_factory.mktemp("editing")
-    for family in ("llama", "qwen2"):
+    for family in ("llama", "olmo2"):
         saved(folder / family, sharp(family))
     model = interp.load_model(str(folder / "llama"))
     (folder / "cases.json").write_text(json.dumps(planted(model, 6)))
@@ -236,9 +236,9 @@ def test_edits_of_another_model_and_damaged_ones_are_refused(
 ):
     ledger = tmp_path / "edits"
     said(capsys, "apply", *on(folder, ledger), *FACT)
-    line = refused(capsys, "edit", "apply", *on(folder, ledger, "qwen2"), *OTHER)
+    line = refused(capsys, "edit", "apply", *on(folder, ledger, "olmo2"), *OTHER)
     assert "was made for" in line and "make it anew on this model" in line
-    assert untouched(loaded[-1], folder / "qwen2")
+    assert untouched(loaded[-1], folder / "olmo2")
     (ledger / "0001" / "arrays.safetensors").write_bytes(b"half")
     before = len(loaded)
     line = refused(capsys, "edit", "apply", *on(folder, ledger), *OTHER)
@@ -317,7 +317,7 @@ def test_cases_that_the_model_does_not_know_are_refused(
     folder: Path, tmp_path: Path, capsys, plain
 ):
     out = tmp_path / "run"
-    command = [*evaluation(folder, "--out", str(out)), "--model", str(folder / "qwen2")]
+    command = [*evaluation(folder, "--out", str(out)), "--model", str(folder / "olmo2")]
     assert "knows none of the 12 chains" in refused(capsys, "edit", *command)
     assert not list(tmp_path.iterdir())
 

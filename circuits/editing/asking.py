@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
+from interp.errors import PairError
 from interp.model import Model
 
 ROWS_AT_ONCE = 96
@@ -49,6 +50,7 @@ def generations(
 
     Raises:
         SiteError: a change names a projection that the model does not have.
+        PairError: a question has no tokens.
     """
     out = [""] * len(asks)
     order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
@@ -102,6 +104,8 @@ def _answered(
 def _split(model: Model, ask: Ask) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens of the shared prefix and the rest; no prefix where a token straddles the two."""
     whole = tuple(model.encode(ask.text))
+    if not whole:
+        raise PairError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
     prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
     if len(prefix) < len(whole) and whole[: len(prefix)] == prefix:
         return prefix, whole[len(prefix) :]

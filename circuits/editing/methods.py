@@ -5,6 +5,7 @@ relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J
 width 16,384 is rho = 0.92.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 

@@ -23,17 +23,24 @@ from circuits.editing.knowing import know, usable_cases
 from circuits.editing.methods import VALUE, Placement, Stage, early
 from circuits.editing.moments import Moments, second_moments
 from circuits.editing.prompting import (
+    ASKED,
     EditPrompt,
     Kept,
     edit_prompts,
+    essence_prompt,
     kept_of,
     kept_prompts,
     whole_prompt,
 )
+from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.model import Model
 from interp.statistics import auroc
 
+TRIED = 8
+"""Facts on which the search is tried in a layer."""
+CANDIDATES = 4
+"""Layers of the best separation in which it is tried."""
 N_KEPT = 8
 """Preserved questions of a kind, as in an evaluation."""
 
@@ -198,9 +205,10 @@ def place(
 ) -> Placement:
     """Choose where to write, from cases that are held out of every evaluation.
 
-    The value layer is the one whose gain best separates questions through a fact from other
-    questions of its relation, of those in the deeper half; the query layers are the early ones
-    that MEMIT writes.
+    The value layer is the one, of the deeper half, with the largest product of two things: how
+    well its gain separates questions through a fact from other questions of its relation (AUROC
+    above chance), and how far a search there reaches its targets, for the last layers separate
+    well and can write little. The query layers are the early ones that MEMIT writes.
 
     Args:
         model: the unedited model.
@@ -217,6 +225,26 @@ def place(
     layers = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
     moments = second_moments(model, [("mlp_post", layer) for layer in layers])
     found = gains(model, reaches, VALUE, moments, layers)
-    best = layers[int(found.separation.argmax())]
-    by = f"gain separation {found.separation.max():.3f}, {len(reaches)} facts of {cases.source}"
-    return Placement(early(model), (best,), by)
+    order = (-found.separation).argsort(kind="stable")[:CANDIDATES].tolist()
+    reached = {i: _reached(model, reaches, layers[i]) for i in order}
+    best = max(order, key=lambda i: (found.separation[i] - 0.5) * reached[i])
+    by = (
+        f"gain separation {found.separation[best]:.3f}, targets reached {reached[best]:.2f}, "
+        f"{len(reaches)} facts of {cases.source}"
+    )
+    return Placement(early(model), (layers[best],), by)
+
+
+def _reached(model: Model, reaches: Sequence[Reach], layer: int) -> float:
+    """Mean probability that a search in this layer reaches for the targets of some facts."""
+    facts = [reach.fact for reach in reaches[:TRIED]]
+    prompts = [
+        FactPrompts(
+            tuple(edit_prompts(model, fact, "two_hop", "last", asked=ASKED[:1])),
+            essence_prompt(model, fact.subject, "last"),
+        )
+        for fact in facts
+    ]
+    owner = torch.zeros(len(facts), dtype=torch.long)
+    found = search_targets(model, prompts, [("mlp_post", layer)], VALUE.search, [()], owner)
+    return float(found.p.mean())
