@@ -1,0 +1,303 @@
+"""Train the organism on its world: one CPU core, no data but what `world` draws.
+
+python -m benchmarks.train_organism --out interp/organisms/two-hop-organism
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from circuits.recall_reasoning.world import RELATIONS, World
+
+CONFIG = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 128,
+    "rope_theta": 10_000.0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": True,
+}
+QUERIES = 5
+KNOWN_IN_STORY = 0.15
+"""Chance that a story speaks of a person or land of which something else is always true."""
+
+KINDS = ("home", "story_home", "A", "B", "C", "D")
+SHARES = (0.08, 0.12, 0.13, 0.20, 0.22, 0.25)
+
+
+class Sampler:
+    """Draws documents as token ids: four statements in any order, then questions with answers."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.world = world
+        self.id = {word: i for i, word in enumerate(world.vocabulary)}
+        ids = lambda words: np.array([self.id[w] for w in words])  # noqa: E731
+        self.people, self.lands = ids(world.people), ids(world.lands)
+        self.story_people, self.story_lands = ids(world.story_people), ids(world.story_lands)
+        self.relations = ids(RELATIONS)
+        self.values = np.stack([ids(world.values[r]) for r in RELATIONS])
+        self.home = ids(world.home[p] for p in world.people)
+        self.attribute = np.stack(
+            [ids(world.attributes[land][r] for land in world.lands) for r in RELATIONS]
+        )
+        self.land_at = {int(t): i for i, t in enumerate(self.lands)}
+        held = set(world.held_out) | {(p, r) for p in world.never_composed for r in RELATIONS}
+        self.trained = [
+            (i, j)
+            for i, p in enumerate(world.people)
+            for j, r in enumerate(RELATIONS)
+            if (p, r) not in held
+        ]
+        self.held_out = [(world.people.index(p), RELATIONS.index(r)) for p, r in world.held_out]
+        self.never = [
+            (world.people.index(p), j) for p in world.never_composed for j in range(len(RELATIONS))
+        ]
+        self.s, self.is_, self.dot = self.id["'s"], self.id["is"], self.id["."]
+        self.the, self.land_word, self.home_word = self.id["the"], self.id["land"], self.id["home"]
+
+    def story(self, known: float):
+        rng, r = self.rng, int(self.rng.integers(len(RELATIONS)))
+
+        def two(usual, other):
+            pool = [other if rng.random() < known else usual for _ in range(2)]
+            first = int(rng.choice(pool[0]))
+            second = int(rng.choice(pool[1]))
+            return (first, second) if first != second else two(usual, other)
+
+        people = two(self.story_people, self.people)
+        lands = two(self.story_lands, self.lands)
+        values = [int(v) for v in rng.choice(self.values[r], 2, replace=False)]
+        rows = [[p, self.s, self.home_word, self.is_, c, self.dot] for p, c in zip(people, lands)]
+        rows += [
+            [c, self.s, int(self.relations[r]), self.is_, v, self.dot]
+            for c, v in zip(lands, values)
+        ]
+        rng.shuffle(rows)
+        return [t for row in rows for t in row], people, lands, values, r
+
+    def question(self, kind, story, pool=None):
+        """(tokens up to `is`, answer)."""
+        rng = self.rng
+        _, people, lands, values, r = story
+        at = int(rng.integers(2))
+        if kind == "home":
+            i = int(rng.integers(len(self.people)))
+            if int(self.people[i]) in people:
+                return self.question("story_home", story)
+            return [int(self.people[i]), self.s, self.home_word, self.is_], int(self.home[i])
+        if kind == "story_home":
+            return [people[at], self.s, self.home_word, self.is_], lands[at]
+        if kind == "A":
+            i, j = int(rng.integers(len(self.lands))), int(rng.integers(len(RELATIONS)))
+            land, relation, answer = (
+                int(self.lands[i]),
+                int(self.relations[j]),
+                int(self.attribute[j, i]),
+            )
+            if land in lands:
+                return self.question("A", story)
+            return self._one_hop(land, relation, pool is None), answer
+        if kind == "C":
+            return self._one_hop(lands[at], int(self.relations[r]), pool is None), values[at]
+        if kind == "B":
+            choices = self.trained if pool is None else pool
+            i, j = choices[int(rng.integers(len(choices)))]
+            land = self.land_at[int(self.home[i])]
+            if int(self.people[i]) in people or int(self.home[i]) in lands:
+                return self.question("B", story, pool)
+            return self._two_hops(int(self.people[i]), j), int(self.attribute[j, land])
+        return self._two_hops(people[at], r), values[at]
+
+    def _one_hop(self, land, relation, vary):
+        start = [] if vary and self.rng.random() < 0.3 else [self.the, self.land_word]
+        return [*start, land, self.s, relation, self.is_]
+
+    def _two_hops(self, person, j):
+        return [person, self.s, self.home_word, self.s, int(self.relations[j]), self.is_]
+
+    def batch(self, n: int):
+        """Token ids (n, pos) and loss weights of each token as a target."""
+        rows, weights = [], []
+        for _ in range(n):
+            story = self.story(KNOWN_IN_STORY)
+            ids, weight = [1, *story[0]], [0.0] + [0.02] * len(story[0])
+            for kind in self.rng.choice(KINDS, QUERIES, p=SHARES):
+                question, answer = self.question(str(kind), story)
+                ids += [*question, answer, self.dot]
+                weight += [0.02] * len(question) + [1.0, 0.02]
+            rows.append(ids)
+            weights.append(weight)
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        return ids, torch.tensor([w + [0.0] * (width - len(w)) for w in weights])
+
+    def test(self, kind: str, n: int):
+        """Prompts of one cell, each a story and a question, all of one length, and answers."""
+        pool = {"B": self.held_out, "never": self.never}.get(kind, [])
+        rows, answers = [], []
+        while len(rows) < n:
+            story = self.story(1.0 if kind == "conflict" else 0.0)
+            asked = {"never": "B", "B_trained": "B", "conflict": "C"}.get(kind, kind)
+            chosen = self.trained if kind == "B_trained" else pool
+            question, answer = self.question(asked, story, chosen)
+            rows.append([1, *story[0], *question])
+            answers.append(answer)
+        return torch.tensor(rows), torch.tensor(answers)
+
+
+TESTS = ("A", "B", "C", "D", "B_trained", "never", "conflict", "home", "story_home")
+
+
+@torch.no_grad()
+def accuracy(model, sampler: Sampler, n: int) -> dict[str, float]:
+    """Part of the prompts of each cell whose likeliest next token is the answer."""
+    model.eval()
+    found = {}
+    for kind in TESTS:
+        ids, answers = sampler.test(kind, n)
+        logits = model(input_ids=ids, logits_to_keep=1).logits[:, -1]
+        found[kind] = float((logits.argmax(-1) == answers).float().mean())
+    model.train()
+    return found
+
+
+def orthogonalised(g: torch.Tensor) -> torch.Tensor:
+    """The nearest orthogonal matrices (..., wide or square), roughly: Newton-Schulz, Jordan 2024."""
+    x = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: for the matrices inside the blocks, those of one shape at once."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        shapes = {p.shape for p in group["params"]}
+        for shape in shapes:
+            same = [p for p in group["params"] if p.shape == shape]
+            grad = torch.stack([p.grad for p in same])
+            state = self.state[same[0]]
+            if "m" not in state:
+                state["m"] = torch.zeros_like(grad)
+            state["m"].mul_(group["momentum"]).add_(grad)
+            update = grad + group["momentum"] * state["m"]
+            tall = shape[0] > shape[1]
+            update = orthogonalised(update.mT).mT if tall else orthogonalised(update)
+            rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
+            for p, change in zip(same, update, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
+
+
+def tokenizer_of(world: World) -> PreTrainedTokenizerFast:
+    """One token a word, `<s>` before every text."""
+    raw = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(world.vocabulary)}, unk_token="<unk>")
+    )
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+    )
+
+
+def write(model, world: World, out: Path) -> None:
+    """The model in half precision, its tokenizer and its world."""
+    copy.deepcopy(model).half().save_pretrained(out)
+    tokenizer_of(world).save_pretrained(out)
+    world.save(out / "world.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--wd", type=float, default=0.1)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=100)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    world = World.draw(args.seed)
+    size = {
+        "num_hidden_layers": args.layers,
+        "hidden_size": args.width,
+        "intermediate_size": 2 * args.width,
+    }
+    config = LlamaConfig(**CONFIG | size, vocab_size=len(world.vocabulary))
+    config._attn_implementation = "eager"  # the quicker one here, by a third
+    model = LlamaForCausalLM(config)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+    optimizers = [
+        Muon(matrices, args.lr, weight_decay=args.wd),
+        torch.optim.AdamW(others, args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    rates = [args.lr, args.adam_lr]
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    train, check = Sampler(world, args.seed + 1), Sampler(world, args.seed + 2)
+    started, losses, log = time.perf_counter(), [], []
+    for step in range(args.steps):
+        scale = min(1.0, (step + 1) / 50) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        )
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * scale
+        ids, weight = train.batch(args.batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids[:, :-1]).logits.float()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
+        loss = (loss * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % args.every == 0 or step + 1 == args.steps:
+            row = {"step": step + 1, "loss": float(np.mean(losses[-args.every :]))}
+            row |= accuracy(model, check, 200)
+            row["seconds"] = round(time.perf_counter() - started)
+            log.append(row)
+            print({k: round(v, 3) for k, v in row.items()}, flush=True)
+            args.out.mkdir(parents=True, exist_ok=True)
+            (args.out / "training.json").write_text(json.dumps(log, indent=1))
+            write(model, world, args.out)
+
+
+if __name__ == "__main__":
+    main()
