@@ -217,7 +217,7 @@ def data_of(
         empty = next((c for c in cells if not rows[c]), None)
         if empty or not cells:
             raise PairError(
-                f"{source} has no pairs of cell {empty} for the {split} split; "
+                f"{source} has no pairs of {empty or 'any cell'} for the {split} split; "
                 f"{len(rejected)} rows were rejected"
                 + (f", first: {rejected[0].reason}" if rejected else ".")
             )

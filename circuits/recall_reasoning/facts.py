@@ -2,7 +2,7 @@
 
     A           The capital of Peru is the city of Lima. The capital of Spain is the city of
     C-conflict  The capital of Spain is the city of Oslo. The capital of Spain is the city of
-    C-nonce     The capital of Zorvia is the city of Oslo. The capital of Zorvia is the city of
+    C-nonce     The capital of Eden is the city of Oslo. The capital of Eden is the city of
 
 In every cell the first sentence states one fact. Only where it is about the country asked for
 does it hold the answer. The matcher draws triples in a model's own tokens and says what it leaves.
@@ -27,10 +27,11 @@ FRAMES = {
     "language": "The main language of {} is",
 }
 NONCE = (
-    "Zorvia Tulmar Kestan Borland Velden Marlund Tarvia Solmark Norvik Astoria Halden Ruritania "
-    "Elbonia Grenmar Sylvania Bordavia Kervia Lomar Vandia Orlin Trellia Mordan Pelland Quovia"
+    "Atlantis Eden Aurora Nova Orion Zion Haven Terra Luna Titan Utopia Avalon "
+    "Tulmar Borland Velden Gondor Asgard Cascadia Mercia Hyrule Azeroth Sylvania Amazonia Oberon "
+    "Zorvia Kestan Narnia Elysium Calypso Hyperion"
 ).split()
-"""Made-up countries, of different lengths in tokens."""
+"""Names of no country, of one, two and more tokens, for each split some."""
 
 Record = dict[str, Any]
 

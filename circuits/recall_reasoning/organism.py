@@ -136,4 +136,3 @@ def _other(names: list[str], rng: np.random.Generator) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-__all__ = ["RELATIONS", "organism_cells", "world_of"]
