@@ -15,121 +15,142 @@ from benchmarks.pair_sets import LANDMARKS
 
 FOLDER = Path(__file__).resolve().parent.parent / "datasets"
 
-# country; capital; the language most people there would be answered in
+# country; capital; its most common language; continent
 COUNTRIES = """
-Afghanistan; Kabul; Pashto
-Albania; Tirana; Albanian
-Algeria; Algiers; Arabic
-Angola; Luanda; Portuguese
-Argentina; Buenos Aires; Spanish
-Armenia; Yerevan; Armenian
-Australia; Canberra; English
-Austria; Vienna; German
-Azerbaijan; Baku; Azerbaijani
-Bahrain; Manama; Arabic
-Bangladesh; Dhaka; Bengali
-Belarus; Minsk; Russian
-Bolivia; Sucre; Spanish
-Bosnia; Sarajevo; Bosnian
-Brazil; Brasilia; Portuguese
-Bulgaria; Sofia; Bulgarian
-Cambodia; Phnom Penh; Khmer
-Canada; Ottawa; English
-Chile; Santiago; Spanish
-China; Beijing; Chinese
-Colombia; Bogota; Spanish
-Croatia; Zagreb; Croatian
-Cuba; Havana; Spanish
-Cyprus; Nicosia; Greek
-Denmark; Copenhagen; Danish
-Ecuador; Quito; Spanish
-Egypt; Cairo; Arabic
-England; London; English
-Estonia; Tallinn; Estonian
-Ethiopia; Addis Ababa; Amharic
-Finland; Helsinki; Finnish
-France; Paris; French
-Georgia; Tbilisi; Georgian
-Germany; Berlin; German
-Ghana; Accra; English
-Greece; Athens; Greek
-Guatemala; Guatemala City; Spanish
-Haiti; Port-au-Prince; French
-Honduras; Tegucigalpa; Spanish
-Hungary; Budapest; Hungarian
-Iceland; Reykjavik; Icelandic
-India; New Delhi; Hindi
-Indonesia; Jakarta; Indonesian
-Iran; Tehran; Persian
-Iraq; Baghdad; Arabic
-Ireland; Dublin; English
-Italy; Rome; Italian
-Jamaica; Kingston; English
-Japan; Tokyo; Japanese
-Jordan; Amman; Arabic
-Kazakhstan; Astana; Kazakh
-Kenya; Nairobi; Swahili
-Kuwait; Kuwait City; Arabic
-Laos; Vientiane; Lao
-Latvia; Riga; Latvian
-Lebanon; Beirut; Arabic
-Libya; Tripoli; Arabic
-Lithuania; Vilnius; Lithuanian
-Malaysia; Kuala Lumpur; Malay
-Mali; Bamako; French
-Malta; Valletta; Maltese
-Mexico; Mexico City; Spanish
-Mongolia; Ulaanbaatar; Mongolian
-Morocco; Rabat; Arabic
-Mozambique; Maputo; Portuguese
-Nepal; Kathmandu; Nepali
-Nicaragua; Managua; Spanish
-Nigeria; Abuja; English
-Norway; Oslo; Norwegian
-Oman; Muscat; Arabic
-Pakistan; Islamabad; Urdu
-Paraguay; Asuncion; Spanish
-Peru; Lima; Spanish
-Poland; Warsaw; Polish
-Portugal; Lisbon; Portuguese
-Qatar; Doha; Arabic
-Romania; Bucharest; Romanian
-Russia; Moscow; Russian
-Rwanda; Kigali; French
-Scotland; Edinburgh; English
-Senegal; Dakar; French
-Serbia; Belgrade; Serbian
-Slovakia; Bratislava; Slovak
-Slovenia; Ljubljana; Slovenian
-Somalia; Mogadishu; Somali
-South Korea; Seoul; Korean
-Spain; Madrid; Spanish
-Sudan; Khartoum; Arabic
-Sweden; Stockholm; Swedish
-Switzerland; Bern; German
-Syria; Damascus; Arabic
-Tanzania; Dodoma; Swahili
-Thailand; Bangkok; Thai
-Tunisia; Tunis; Arabic
-Turkey; Ankara; Turkish
-Uganda; Kampala; English
-Ukraine; Kyiv; Ukrainian
-Uruguay; Montevideo; Spanish
-Uzbekistan; Tashkent; Uzbek
-Venezuela; Caracas; Spanish
-Vietnam; Hanoi; Vietnamese
-Wales; Cardiff; English
-Yemen; Sanaa; Arabic
-Zambia; Lusaka; English
-Zimbabwe; Harare; English
+Afghanistan; Kabul; Pashto; Asia
+Albania; Tirana; Albanian; Europe
+Algeria; Algiers; Arabic; Africa
+Angola; Luanda; Portuguese; Africa
+Argentina; Buenos Aires; Spanish; South America
+Armenia; Yerevan; Armenian; Asia
+Australia; Canberra; English; Oceania
+Austria; Vienna; German; Europe
+Azerbaijan; Baku; Azerbaijani; Asia
+Bahrain; Manama; Arabic; Asia
+Bangladesh; Dhaka; Bengali; Asia
+Belarus; Minsk; Russian; Europe
+Bolivia; Sucre; Spanish; South America
+Bosnia; Sarajevo; Bosnian; Europe
+Brazil; Brasilia; Portuguese; South America
+Bulgaria; Sofia; Bulgarian; Europe
+Cambodia; Phnom Penh; Khmer; Asia
+Canada; Ottawa; English; North America
+Chile; Santiago; Spanish; South America
+China; Beijing; Chinese; Asia
+Colombia; Bogota; Spanish; South America
+Croatia; Zagreb; Croatian; Europe
+Cuba; Havana; Spanish; North America
+Cyprus; Nicosia; Greek; Europe
+Denmark; Copenhagen; Danish; Europe
+Ecuador; Quito; Spanish; South America
+Egypt; Cairo; Arabic; Africa
+England; London; English; Europe
+Estonia; Tallinn; Estonian; Europe
+Ethiopia; Addis Ababa; Amharic; Africa
+Finland; Helsinki; Finnish; Europe
+France; Paris; French; Europe
+Georgia; Tbilisi; Georgian; Asia
+Germany; Berlin; German; Europe
+Ghana; Accra; English; Africa
+Greece; Athens; Greek; Europe
+Guatemala; Guatemala City; Spanish; North America
+Haiti; Port-au-Prince; French; North America
+Honduras; Tegucigalpa; Spanish; North America
+Hungary; Budapest; Hungarian; Europe
+Iceland; Reykjavik; Icelandic; Europe
+India; New Delhi; Hindi; Asia
+Indonesia; Jakarta; Indonesian; Asia
+Iran; Tehran; Persian; Asia
+Iraq; Baghdad; Arabic; Asia
+Ireland; Dublin; English; Europe
+Italy; Rome; Italian; Europe
+Jamaica; Kingston; English; North America
+Japan; Tokyo; Japanese; Asia
+Jordan; Amman; Arabic; Asia
+Kazakhstan; Astana; Kazakh; Asia
+Kenya; Nairobi; Swahili; Africa
+Kuwait; Kuwait City; Arabic; Asia
+Laos; Vientiane; Lao; Asia
+Latvia; Riga; Latvian; Europe
+Lebanon; Beirut; Arabic; Asia
+Libya; Tripoli; Arabic; Africa
+Lithuania; Vilnius; Lithuanian; Europe
+Malaysia; Kuala Lumpur; Malay; Asia
+Mali; Bamako; French; Africa
+Malta; Valletta; Maltese; Europe
+Mexico; Mexico City; Spanish; North America
+Mongolia; Ulaanbaatar; Mongolian; Asia
+Morocco; Rabat; Arabic; Africa
+Mozambique; Maputo; Portuguese; Africa
+Nepal; Kathmandu; Nepali; Asia
+Nicaragua; Managua; Spanish; North America
+Nigeria; Abuja; English; Africa
+Norway; Oslo; Norwegian; Europe
+Oman; Muscat; Arabic; Asia
+Pakistan; Islamabad; Urdu; Asia
+Paraguay; Asuncion; Spanish; South America
+Peru; Lima; Spanish; South America
+Poland; Warsaw; Polish; Europe
+Portugal; Lisbon; Portuguese; Europe
+Qatar; Doha; Arabic; Asia
+Romania; Bucharest; Romanian; Europe
+Russia; Moscow; Russian; Europe
+Rwanda; Kigali; French; Africa
+Scotland; Edinburgh; English; Europe
+Senegal; Dakar; French; Africa
+Serbia; Belgrade; Serbian; Europe
+Slovakia; Bratislava; Slovak; Europe
+Slovenia; Ljubljana; Slovenian; Europe
+Somalia; Mogadishu; Somali; Africa
+South Korea; Seoul; Korean; Asia
+Spain; Madrid; Spanish; Europe
+Sudan; Khartoum; Arabic; Africa
+Sweden; Stockholm; Swedish; Europe
+Switzerland; Bern; German; Europe
+Syria; Damascus; Arabic; Asia
+Tanzania; Dodoma; Swahili; Africa
+Thailand; Bangkok; Thai; Asia
+Tunisia; Tunis; Arabic; Africa
+Turkey; Ankara; Turkish; Asia
+Uganda; Kampala; English; Africa
+Ukraine; Kyiv; Ukrainian; Europe
+Uruguay; Montevideo; Spanish; South America
+Uzbekistan; Tashkent; Uzbek; Asia
+Venezuela; Caracas; Spanish; South America
+Vietnam; Hanoi; Vietnamese; Asia
+Wales; Cardiff; English; Europe
+Yemen; Sanaa; Arabic; Asia
+Zambia; Lusaka; English; Africa
+Zimbabwe; Harare; English; Africa
 """
 
 # --- puzzles -----------------------------------------------------------------------------------
 
 # one token each, with a leading space, for the tokenizers of both built-in models
-SYLLABLES = "ka lo mi ta ru no sa pe ti do fa mo la si ra de na to ha so".split()
-NOUNS = "dog house king boat tree bird stone".split()
-ADJECTIVES = "red big old new green small".split()
+SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "ta",
+    "ru",
+    "no",
+    "sa",
+    "pe",
+    "ti",
+    "do",
+    "fa",
+    "mo",
+    "la",
+    "si",
+    "ra",
+    "de",
+    "na",
+    "to",
+    "ha",
+    "so",
+]
+NOUNS = ["dog", "house", "king", "boat", "tree", "bird", "stone"]
+ADJECTIVES = ["red", "big", "old", "new", "green", "small"]
 N_PUZZLES = 40
 """Lexicons of each rule; each gives one puzzle in recall and one in reasoning form."""
 
@@ -243,11 +264,17 @@ def facts() -> list[Row]:
     """One row a country."""
     rows: list[Row] = []
     for line in COUNTRIES.strip().splitlines():
-        country, capital, language = line.split("; ")
+        country, capital, language, continent = line.split("; ")
         landmarks = LANDMARKS.get(country, "")
         listed = [name for name in landmarks.split("; ") if name]
         rows.append(
-            {"country": country, "capital": capital, "language": language, "landmarks": listed}
+            {
+                "country": country,
+                "capital": capital,
+                "language": language,
+                "continent": continent,
+                "landmarks": listed,
+            }
         )
     return rows
 

@@ -20,17 +20,18 @@ from circuits.recall_reasoning.world import RELATIONS, World
 CONFIG = {
     "hidden_size": 128,
     "intermediate_size": 256,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 5,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "max_position_embeddings": 128,
-    "rope_theta": 10_000.0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    "head_dim": 16,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "tie_word_embeddings": True,
 }
-QUERIES = 5
+QUERIES = 6
 KNOWN_IN_STORY = 0.15
 """Chance that a story speaks of a person or land of which something else is always true."""
 
@@ -66,8 +67,7 @@ class Sampler:
         self.never = [
             (world.people.index(p), j) for p in world.never_composed for j in range(len(RELATIONS))
         ]
-        self.s, self.is_, self.dot = self.id["'s"], self.id["is"], self.id["."]
-        self.the, self.land_word, self.home_word = self.id["the"], self.id["land"], self.id["home"]
+        self.land_word, self.home_word, self.end = (self.id[w] for w in ("land", "home", ";"))
 
     def story(self, known: float):
         rng, r = self.rng, int(self.rng.integers(len(RELATIONS)))
@@ -81,11 +81,9 @@ class Sampler:
         people = two(self.story_people, self.people)
         lands = two(self.story_lands, self.lands)
         values = [int(v) for v in rng.choice(self.values[r], 2, replace=False)]
-        rows = [[p, self.s, self.home_word, self.is_, c, self.dot] for p, c in zip(people, lands)]
-        rows += [
-            [c, self.s, int(self.relations[r]), self.is_, v, self.dot]
-            for c, v in zip(lands, values)
-        ]
+        chains = list(zip(people, lands, values, strict=True))
+        rows = [[p, self.home_word, c, self.end] for p, c, _ in chains]
+        rows += [[c, int(self.relations[r]), v, self.end] for _, c, v in chains]
         rng.shuffle(rows)
         return [t for row in rows for t in row], people, lands, values, r
 
@@ -98,9 +96,9 @@ class Sampler:
             i = int(rng.integers(len(self.people)))
             if int(self.people[i]) in people:
                 return self.question("story_home", story)
-            return [int(self.people[i]), self.s, self.home_word, self.is_], int(self.home[i])
+            return [int(self.people[i]), self.home_word], int(self.home[i])
         if kind == "story_home":
-            return [people[at], self.s, self.home_word, self.is_], lands[at]
+            return [people[at], self.home_word], lands[at]
         if kind == "A":
             i, j = int(rng.integers(len(self.lands))), int(rng.integers(len(RELATIONS)))
             land, relation, answer = (
@@ -123,11 +121,11 @@ class Sampler:
         return self._two_hops(people[at], r), values[at]
 
     def _one_hop(self, land, relation, vary):
-        start = [] if vary and self.rng.random() < 0.3 else [self.the, self.land_word]
-        return [*start, land, self.s, relation, self.is_]
+        start = [] if vary and self.rng.random() < 0.3 else [self.land_word]
+        return [*start, land, relation]
 
     def _two_hops(self, person, j):
-        return [person, self.s, self.home_word, self.s, int(self.relations[j]), self.is_]
+        return [person, self.home_word, int(self.relations[j])]
 
     def batch(self, n: int):
         """Token ids (n, pos) and loss weights of each token as a target."""
@@ -137,7 +135,7 @@ class Sampler:
             ids, weight = [1, *story[0]], [0.0] + [0.02] * len(story[0])
             for kind in self.rng.choice(KINDS, QUERIES, p=SHARES):
                 question, answer = self.question(str(kind), story)
-                ids += [*question, answer, self.dot]
+                ids += [*question, answer, self.end]
                 weight += [0.02] * len(question) + [1.0, 0.02]
             rows.append(ids)
             weights.append(weight)
@@ -235,15 +233,36 @@ def write(model, world: World, out: Path) -> None:
     world.save(out / "world.json")
 
 
+@torch.no_grad()
+def look_back(model: LlamaForCausalLM, layers: tuple[int, ...]) -> None:
+    """Start one head of some layers as a previous-token head; training finds these late.
+
+    One dimension of the embedding starts constant; through it, query and key of the head start as
+    constants whose rotary phases agree one token apart.
+    """
+    table = model.model.embed_tokens.weight
+    table.normal_(0, 0.1)
+    table[:, -1] = 0.6
+    half = model.config.head_dim // 2
+    rate = model.config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
+    for layer in layers:
+        attention = model.model.layers[layer].self_attn
+        for map_ in (attention.q_proj, attention.k_proj):
+            map_.weight[: 2 * half] = 0
+        attention.q_proj.weight[:half, -1] = 0.5
+        attention.k_proj.weight[:half, -1] = 0.5 * rate.cos()
+        attention.k_proj.weight[half : 2 * half, -1] = 0.5 * rate.sin()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--wd", type=float, default=0.1)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100)
@@ -259,6 +278,7 @@ def main() -> None:
     config = LlamaConfig(**CONFIG | size, vocab_size=len(world.vocabulary))
     config._attn_implementation = "eager"  # the quicker one here, by a third
     model = LlamaForCausalLM(config)
+    look_back(model, (0, 2))
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     optimizers = [

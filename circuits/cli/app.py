@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from circuits.cli import ablate, attribute, bench, circuit, models, patch, show, validate
+from circuits.cli import ablate, attribute, bench, circuit, models, patch, recall_reasoning, show, validate
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(circuit.app, name="circuit")
+app.add_typer(recall_reasoning.app, name="recall-reasoning")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("patch", epilog=patch.EXAMPLES)(patch.patch)

@@ -1,6 +1,5 @@
 """The data of a design for a model: which source it comes from, split by bridge entity."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +82,7 @@ def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
     splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
     names = tuple(sorted({text for pair in pairs for text in (pair.answer, pair.wrong_answer)}))
     records = [
-        _record(pair, split, "IOI", pair.answer)
-        for split in SPLITS
-        for pair in splits[split][:n]
+        _record(pair, split, "IOI", pair.answer) for split in SPLITS for pair in splits[split][:n]
     ]
     return data_of(records, {"IOI": names}, splits.dropped, pairs.source, seed)
 
@@ -128,5 +125,3 @@ def _record(pair: Pair, split: str, cell: str, bridge: str) -> Record:
         "wrong_answer": pair.wrong_answer,
         "spans": {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()},
     }
-
-

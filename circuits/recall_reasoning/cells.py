@@ -155,9 +155,7 @@ class Data:
             PairError: there is no such cell.
         """
         if cell not in self.pairs[split]:
-            raise PairError(
-                f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}"
-            )
+            raise PairError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
         return self.pairs[split][cell]
 
     def clusters(self, pairs: PromptPairs) -> list[str]:

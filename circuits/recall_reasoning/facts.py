@@ -26,11 +26,38 @@ FRAMES = {
     "capital": "The capital of {} is the city of",
     "language": "The main language of {} is",
 }
-NONCE = (
-    "Atlantis Eden Aurora Nova Orion Zion Haven Terra Luna Titan Utopia Avalon "
-    "Tulmar Borland Velden Gondor Asgard Cascadia Mercia Hyrule Azeroth Sylvania Amazonia Oberon "
-    "Zorvia Kestan Narnia Elysium Calypso Hyperion"
-).split()
+NONCE = [
+    "Atlantis",
+    "Eden",
+    "Aurora",
+    "Nova",
+    "Orion",
+    "Zion",
+    "Haven",
+    "Terra",
+    "Luna",
+    "Titan",
+    "Utopia",
+    "Avalon",
+    "Tulmar",
+    "Borland",
+    "Velden",
+    "Gondor",
+    "Asgard",
+    "Cascadia",
+    "Mercia",
+    "Hyrule",
+    "Azeroth",
+    "Sylvania",
+    "Amazonia",
+    "Oberon",
+    "Zorvia",
+    "Kestan",
+    "Narnia",
+    "Elysium",
+    "Calypso",
+    "Hyperion",
+]
 """Names of no country, of one, two and more tokens, for each split some."""
 
 Record = dict[str, Any]

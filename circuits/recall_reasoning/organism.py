@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
-from circuits.recall_reasoning.world import RELATIONS, World, one_hop, stated, two_hops
+from circuits.recall_reasoning.world import World, one_hop, stated, two_hops
 from interp.model import Model
 from interp.organisms import folder_of
 
@@ -97,7 +97,7 @@ def _quadruple(
     for cell, (ask, subjects, answers, bridge) in asked.items():
         row = _record(cell, story, [ask(s, relation) for s in subjects], subjects, answers, bridge)
         if cell == "B":
-            row["shortcuts"] = [f"{story} {person} 's {relation} is"]
+            row["shortcuts"] = [f"{story} {person} {relation}"]
         rows.append(row)
     return rows
 
@@ -134,5 +134,3 @@ def _two(names: list[str], rng: np.random.Generator) -> tuple[str, str]:
 
 def _other(names: list[str], rng: np.random.Generator) -> str:
     return names[int(rng.integers(len(names)))]
-
-

@@ -32,11 +32,48 @@ ONE_HOP = (
 )
 TWO_HOPS = ("the home of {}", "the land of {}", "the home country of {}", "the land that has {}")
 PERSON = ("the home of {}", "the home country of {}", "the land that is home to {}")
-PEOPLE = (
-    "Alice Amy Anna Claire Diana Emily Emma Hannah Helen Jane Jessica Julia Kate Laura Lisa Lucy "
-    "Maria Martha Mary Rachel Adam Andrew Brian Daniel David Eric George Henry Jack James John "
-    "Kevin Luke Martin Matthew Michael Oliver Paul Peter Robert"
-).split()
+PEOPLE = [
+    "Alice",
+    "Amy",
+    "Anna",
+    "Claire",
+    "Diana",
+    "Emily",
+    "Emma",
+    "Hannah",
+    "Helen",
+    "Jane",
+    "Jessica",
+    "Julia",
+    "Kate",
+    "Laura",
+    "Lisa",
+    "Lucy",
+    "Maria",
+    "Martha",
+    "Mary",
+    "Rachel",
+    "Adam",
+    "Andrew",
+    "Brian",
+    "Daniel",
+    "David",
+    "Eric",
+    "George",
+    "Henry",
+    "Jack",
+    "James",
+    "John",
+    "Kevin",
+    "Luke",
+    "Martin",
+    "Matthew",
+    "Michael",
+    "Oliver",
+    "Paul",
+    "Peter",
+    "Robert",
+]
 QUESTION = "The capital of {} is the city of"
 
 
@@ -94,9 +131,7 @@ def quadruple_cells(model: Model, facts: Sequence[Fact], n: int = 100, seed: int
     return data_of(kept, dict.fromkeys("ABCD", answers), tuple(rejected), "quadruples", seed)
 
 
-def _capitals(
-    model: Model, facts: Sequence[Fact], rejected: list[Excluded]
-) -> dict[str, str]:
+def _capitals(model: Model, facts: Sequence[Fact], rejected: list[Excluded]) -> dict[str, str]:
     found: dict[str, str] = {}
     prompt = QUESTION.format("Spain")
     for fact in facts:
@@ -172,9 +207,7 @@ def _draw(
     first, second = (told[int(i)] for i in rng.choice(len(told), 2, replace=False))
     lands, people = ([w.subject for w in pairs[c]] for c in "CD")
     facts = [f"{p} lives in {c}." for p, c in zip(people, lands, strict=True)]
-    facts += [
-        f"{QUESTION.format(c)} {v}." for c, v in zip(lands, (first, second), strict=True)
-    ]
+    facts += [f"{QUESTION.format(c)} {v}." for c, v in zip(lands, (first, second), strict=True)]
     story = " ".join(facts[int(i)] for i in rng.permutation(4))
     rows: list[Record] = []
     for cell, (one, other) in pairs.items():
@@ -204,9 +237,7 @@ def _record(
         "corrupt": prompts[1],
         "answer": answers[0],
         "wrong_answer": answers[1],
-        "spans": {
-            "subject": [[s, s + len(w.subject)] for s, w in zip(starts, ways, strict=True)]
-        },
+        "spans": {"subject": [[s, s + len(w.subject)] for s, w in zip(starts, ways, strict=True)]},
     }
     if cell == "B":
         named = ways[0].phrase[ways[0].phrase.index(ways[0].subject) :]

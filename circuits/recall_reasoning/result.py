@@ -105,7 +105,11 @@ class RecallReasoning:
             "settings": self.settings.record(),
             "cells": self.tables["cells"].to_dict("records"),
             "circuits": [
-                {"seed": int(str(seed)), "circuit": str(name), "components": list(part["component"])}
+                {
+                    "seed": int(str(seed)),
+                    "circuit": str(name),
+                    "components": list(part["component"]),
+                }
                 for (seed, name), part in of_chosen.groupby(["seed", "circuit"])
             ],
             "single_dissociations": self.chosen.to_dict("records"),

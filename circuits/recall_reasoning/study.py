@@ -25,7 +25,6 @@ from circuits.recall_reasoning.dissociation import (
     control_table,
     doubles_table,
     effects_table,
-
     singles_table,
 )
 from circuits.recall_reasoning.filtering import Filtered, filtered, length_auc
@@ -301,7 +300,9 @@ def _controls(
 def _backup(ability: Any, circuit: Circuit, measured: Losses) -> dict[str, Any]:
     """What the heads lose one by one and together: others step in where together is much more."""
     own = {
-        name: float(np.mean([measured.effect[c][:, measured.column(name)].mean() for c in ability.own]))
+        name: float(
+            np.mean([measured.effect[c][:, measured.column(name)].mean() for c in ability.own])
+        )
         for name in (circuit.name, *(f"{circuit.name}:{c}" for c in circuit.components))
     }
     together = own.pop(circuit.name)
@@ -339,8 +340,7 @@ def _cells_table(model: Model, asked: Filtered) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for row in asked.counts.to_dict("records"):
         first, own = (
-            tokenise(model, data.of(row["split"], cell))[0]
-            for cell in (data.cells[0], row["cell"])
+            tokenise(model, data.of(row["split"], cell))[0] for cell in (data.cells[0], row["cell"])
         )
         rows.append({**row, "length_auc": length_auc(first, own)})
     return pd.DataFrame(rows)
@@ -423,5 +423,3 @@ def _joined(
         model=model.name,
         seconds=seconds,
     )
-
-

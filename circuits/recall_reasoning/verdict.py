@@ -39,9 +39,7 @@ def _double(first: str, second: str, doubles: pd.DataFrame, seeds: int) -> str:
     return f"No {what} ({dd}): not {', not '.join(failed)} in both directions."
 
 
-def _single(
-    name: str, own: tuple[str, ...], others: tuple[str, ...], rows: pd.DataFrame
-) -> str:
+def _single(name: str, own: tuple[str, ...], others: tuple[str, ...], rows: pd.DataFrame) -> str:
     if not len(rows):
         return f"{name}: no head matters more to {', '.join(own)} than to {', '.join(others)}."
     mean: Any = rows.mean(numeric_only=True)

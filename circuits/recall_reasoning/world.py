@@ -3,8 +3,9 @@
 Some facts are true in every text, so that a model trained on it keeps them in its weights; others
 hold only in the story in which they are stated. Sentences are written word by word:
 
-    mira 's home is tolva .        tolva 's language is ruin .
-    the land tolva 's language is  (one hop)     mira 's home 's language is  (two hops)
+    mira home tolva ;       tolva language ruin ;
+    land tolva language     (one hop, answered by the next word)
+    mira home language      (two hops)
 """
 
 import itertools
@@ -18,16 +19,39 @@ import numpy as np
 
 from interp.errors import DataFileError
 
-RELATIONS = ("language", "food", "sport", "colour", "tree", "bird")
+RELATIONS = ("language", "food", "sport", "colour", "bird")
 N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 60, 180, 40, 40, 15
 N_NEVER_COMPOSED = 12
 HELD_OUT = 0.25
 """Part of the (person, relation) compositions that training never shows."""
 
-WORDS = ("the", "land", "'s", "home", "is", ".")
+WORDS = ("land", "home", ";")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-_ONSETS = "b d f g h k l m n p r s t v z br dr gr kl pl st tr".split()
-_VOWELS = "a e i o u".split()
+_ONSETS = [
+    "b",
+    "d",
+    "f",
+    "g",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "gr",
+    "kl",
+    "pl",
+    "st",
+    "tr",
+]
+_VOWELS = ["a", "e", "i", "o", "u"]
 _ENDS = ["", "l", "n", "r", "s", "m"]
 
 
@@ -145,15 +169,15 @@ def _take(names: list[str], n: int) -> tuple[str, ...]:
 
 
 def stated(owner: str, relation: str, value: str) -> str:
-    """A fact as stories state it; six words."""
-    return f"{owner} 's {relation} is {value} ."
+    """A fact as stories state it."""
+    return f"{owner} {relation} {value} ;"
 
 
 def one_hop(land: str, relation: str) -> str:
     """A question about a land; as many words as `two_hops`."""
-    return f"the land {land} 's {relation} is"
+    return f"land {land} {relation}"
 
 
 def two_hops(person: str, relation: str) -> str:
     """A question about the land where a person lives, which it does not name."""
-    return f"{person} 's home 's {relation} is"
+    return f"{person} home {relation}"
