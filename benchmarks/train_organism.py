@@ -174,7 +174,7 @@ def accuracy(model, sampler: Sampler, n: int) -> dict[str, float]:
 
 
 def orthogonalised(g: torch.Tensor) -> torch.Tensor:
-    """The nearest orthogonal matrices (..., wide or square), roughly: Newton-Schulz, Jordan 2024."""
+    """The nearest orthogonal matrices, wide or square, roughly: Newton-Schulz, Jordan 2024."""
     x = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(5):
         a = x @ x.mT

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from planted_recall import COPY, RECALL, planted, planted_data
 
 from circuits.recall_reasoning import Settings, study
-from planted_recall import COPY, RECALL, planted, planted_data
 
 QUICK = Settings(
     design="A-C",

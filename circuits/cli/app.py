@@ -7,7 +7,17 @@ from typing import Any
 
 import typer
 
-from circuits.cli import ablate, attribute, bench, circuit, models, patch, recall_reasoning, show, validate
+from circuits.cli import (
+    ablate,
+    attribute,
+    bench,
+    circuit,
+    models,
+    patch,
+    recall_reasoning,
+    show,
+    validate,
+)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""

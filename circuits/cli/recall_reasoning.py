@@ -98,7 +98,9 @@ def run(
     ] = None,
     sizes: Annotated[str | None, typer.Option(help="Heads in a circuit: 4,8,12,16.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of the splits: 0,1,2.")] = None,
-    ablations: Annotated[str | None, typer.Option(help="resample,mean,zero; first decides.")] = None,
+    ablations: Annotated[
+        str | None, typer.Option(help="resample,mean,zero; the first decides.")
+    ] = None,
     neurons: Annotated[str | None, typer.Option(help="Neurons in a circuit, such as 64.")] = None,
     mlps: Annotated[str | None, typer.Option(help="MLPs in a circuit, such as 1,2.")] = None,
     n_test: Annotated[int | None, typer.Option(min=1, help="Most test pairs a cell.")] = None,

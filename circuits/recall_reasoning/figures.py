@@ -23,8 +23,8 @@ GREY = "150,150,150"
 def plot_dissociation(result: "RecallReasoning") -> go.Figure:
     """Every tested circuit: what its own ability loses, and what the other does.
 
-    A circuit that dissociates lies far to the right, within the grey band around 0. Chosen circuits
-    are large and carry their intervals; the others are shown without.
+    A circuit that dissociates lies far to the right, within the grey band around 0. Chosen
+    circuits are large and carry their intervals; the others are shown without.
     """
     table = result.tables["singles"]
     table = table[table["ablation"] == result.settings.ablations[0]]
@@ -38,7 +38,9 @@ def plot_dissociation(result: "RecallReasoning") -> go.Figure:
         annotation_text="counts as intact",
         annotation_position="bottom right",
     )
-    for ability, colour in zip(design_named(result.settings.design).abilities, COLOURS, strict=False):
+    for ability, colour in zip(
+        design_named(result.settings.design).abilities, COLOURS, strict=False
+    ):
         own = table[table["ability"] == ability.name]
         name = f"{ability.name}: loses {'+'.join(ability.own)}, not {'+'.join(ability.others)}?"
         _points(figure, own[~own["chosen"]], colour, f"{ability.name}, other circuits", False)
@@ -188,8 +190,8 @@ def study_page(result: "RecallReasoning", title: str) -> str:
         title,
         f"<ul>{said}</ul><ul class='muted'>{cells}</ul>{drawn[0]}"
         f"<p class='muted'>needed: at least {100 * margins.min_drop:.0f} points of accuracy lost, "
-        f"interval above 0; intact: accuracy within ±{100 * margins.accuracy_margin:.0f} points and "
-        f"logit difference within ±{100 * margins.effect_margin:.0f} % of the total effect, by "
+        f"interval above 0; intact: accuracy within ±{100 * margins.accuracy_margin:.0f} points "
+        f"and logit difference within ±{100 * margins.effect_margin:.0f} % of the total effect, by "
         "equivalence tests; specific: above the 99th percentile of random sets.</p>"
         f"{drawn[1]}{drawn[2]}{shown}",
         result.provenance,
@@ -201,8 +203,8 @@ def replication_page(result: "Replication", title: str) -> str:
     labels = result.layers.groupby(["prompts", "label"]).size().reset_index(name="layers")
     return _page(
         title,
-        "<p>The published statistics compare prompts, they intervene on nothing. Where length alone "
-        "tells the two sets apart (AUC 1), whatever depends on length is significant.</p>"
+        "<p>The published statistics compare prompts and intervene on nothing. Where length "
+        "alone tells the two sets apart (AUC 1), whatever depends on length is significant.</p>"
         f"{_table(result.confounds.T.reset_index())}<h3>Layer labels</h3>{_table(labels)}",
         result.provenance,
     )

@@ -124,7 +124,7 @@ def total_effect(model: Model, pairs: PromptPairs) -> float:
 
 
 CONTROLS = ("layer", "norm", "anywhere")
-"""Random sets with as many heads in each layer; those matched by output norm, too; and any heads."""
+"""Random sets with as many heads in each layer; matched by output norm, too; of any heads."""
 
 
 def controls_of(

@@ -1,8 +1,8 @@
 """What two-hop recall and copying are known by: read-out of the bridge, knock-out, back-patching.
 
-- `bridge_readout`: does the model think of the bridge where it is only described? (arXiv 2402.16837)
+- `bridge_readout`: is the bridge read out where it is only described? (arXiv 2402.16837)
 - `knock_out`: in which layers must the last token see the subject? (arXiv 2304.14767)
-- `back_patching`: does a later state, fed back at the same token, mend a failed answer? (2406.12775)
+- `back_patching`: does a later state, fed back, mend a failed answer? (arXiv 2406.12775)
 - `memory_heads`: which heads promote the stored answer, which the stated one? (arXiv 2310.15910)
 """
 
@@ -29,7 +29,7 @@ from interp.statistics import bootstrap_mean
 def bridge_readout(
     model: Model, pairs: PromptPairs, bridge: Mapping[str, str], span: str = "subject"
 ) -> xr.DataArray:
-    """log p(bridge) by the logit lens, at the last token of the descriptive mention, by layer.
+    """Log p(bridge) by the logit lens, at the last token of the descriptive mention, by layer.
 
     Args:
         model: the model.
@@ -59,9 +59,8 @@ def bridge_readout(
         raise PairError(f"no bridge of the {len(kept)} pairs is a single token of {model.name}.")
     rows = [kept[i] for i, _ in usable]
     tokens = torch.tensor([token for _, token in usable])
-    values = [
-        _lens(model, prompts_of(rows, side), f"{span}_last", tokens) for side in ("clean", "corrupt")
-    ]
+    place = f"{span}_last"
+    values = [_lens(model, prompts_of(rows, side), place, tokens) for side in ("clean", "corrupt")]
     coords = {
         "pair": [row.pair.id for row in rows],
         "layer": range(model.arch.n_layers),
@@ -83,7 +82,7 @@ def _lens(
 
 
 def readout_table(values: xr.DataArray, clusters: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """By layer: how often the bridge is likelier on clean than on corrupt prompts, with interval."""
+    """By layer: how often the bridge is likelier on clean than on corrupt prompts."""
     higher = (values.sel(prompt="clean") > values.sel(prompt="corrupt")).values.astype(float)
     share = bootstrap_mean(higher, seed, clusters=clusters)
     return pd.DataFrame(

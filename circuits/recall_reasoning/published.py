@@ -55,9 +55,7 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
     """
     _gate(model, 0)  # before anything runs
     rows = [_features(model, text) for text in prompts]
-    layers = {
-        name: np.stack([row[0][name] for row in rows]) for name in LAYER_METRICS
-    }
+    layers = {name: np.stack([row[0][name] for row in rows]) for name in LAYER_METRICS}
     heads = {name: np.stack([row[1][name] for row in rows]) for name in HEAD_METRICS}
     lengths = np.array([float(len(model.encode(text))) for text in prompts])
     return LastToken(layers, heads, np.stack([row[2] for row in rows]), lengths)

@@ -1,6 +1,6 @@
 """The 2 x 2 on a real model: one story and four questions, equally long in its tokens.
 
-    story  Maria lives in Atlantis. The capital of Atlantis is the city of Oslo. Peter lives in … (mixed)
+    story  Maria lives in Atlantis. The capital of Atlantis is the city of Oslo. Peter …  (mixed)
     A      The capital of the land called Spain is the city of
     B      The capital of the home of Mount Fuji is the city of
     C      The capital of the land of Atlantis is the city of

@@ -154,10 +154,9 @@ def replicate(model: Model, sets: dict[str, Prompts]) -> Replication:
                 "layers_labelled": int((by_layer["label"] != "mixed").sum()),
                 "heads": len(by_head),
                 "heads_specialised": int(by_head["specialised"].sum()),
-                "heads_recall": int((by_head["specialised"] & (by_head["label"] == "recall")).sum()),
-                "heads_reasoning": int(
-                    (by_head["specialised"] & (by_head["label"] == "reasoning")).sum()
-                ),
+                **{
+                    f"heads_{label}": _labelled(by_head, label) for label in ("recall", "reasoning")
+                },
                 "head_effect": float(by_head.loc[by_head["specialised"], "effect"].mean()),
                 **{f"neurons_{k}": v for k, v in neuron_counts(recall, reasoning).items()},
             }
@@ -170,6 +169,10 @@ def replicate(model: Model, sets: dict[str, Prompts]) -> Replication:
         pd.concat(heads, ignore_index=True),
         model.name,
     )
+
+
+def _labelled(heads: pd.DataFrame, label: str) -> int:
+    return int((heads["specialised"] & (heads["label"] == label)).sum())
 
 
 def _confounds(recall: LastToken, reasoning: LastToken) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How much each head, MLP or neuron matters to each cell, and circuits made of the differences.
 
-A score is the part of a cell's total effect, m(clean) - m(corrupt), that is lost when the component
-alone takes its value on the corrupt prompt: exact, by one sweep over all heads and one over all MLPs.
+A score is the part of a cell's total effect, m(clean) - m(corrupt), that is lost when the
+component alone takes its value on the corrupt prompt: exact, by one sweep a kind of component.
 Positive: the component supports the answer. Negative: it works against it.
 """
 

@@ -1,4 +1,4 @@
-"""What a study does, fixed before it runs: sizes, ablations, margins, seeds. One record, one file."""
+"""What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
 import json
 from dataclasses import asdict, dataclass, fields

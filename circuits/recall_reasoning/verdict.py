@@ -48,8 +48,8 @@ def _single(name: str, own: tuple[str, ...], others: tuple[str, ...], rows: pd.D
         f"{claim} in {int(rows[claim].sum())} of {n}" for claim in ("needed", "intact", "specific")
     )
     return (
-        f"{name} ({'+'.join(own)}): ablating its heads costs {100 * mean['own_accuracy']:.0f} points "
-        f"of accuracy and {100 * mean['own_effect']:.0f} % of the total effect, on "
+        f"{name} ({'+'.join(own)}): ablating its heads costs {100 * mean['own_accuracy']:.0f} "
+        f"points of accuracy and {100 * mean['own_effect']:.0f} % of the total effect, on "
         f"{'+'.join(others)} {100 * mean['other_accuracy']:.0f} points and "
         f"{100 * mean['other_effect']:.0f} %; {claims} seeds."
     )
