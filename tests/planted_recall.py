@@ -117,3 +117,34 @@ def planted_data(seed: int = 0, n: int = 40) -> Data:
                 row |= {"answer": f"v{answers[0]}", "wrong_answer": f"v{answers[1]}"}
                 records.append(row)
     return data_of(records, dict.fromkeys("AC", tuple(VALUES)), (), "planted", seed)
+
+
+def agreeing_data(model, seed: int = 0, given: Data | None = None, n: int = 24) -> Data:
+    """Two cells of random prompts, whose answers are what a random model says anyway.
+
+    With `given`, that data with its answers swapped, so that no prompt is answered right.
+    """
+    if given is not None:
+        records = [
+            row | {"answer": row["wrong_answer"], "wrong_answer": row["answer"]}
+            for row in given.records()
+        ]
+        return data_of(records, given.candidates, (), given.source, seed)
+    rng = np.random.default_rng(seed)
+    records = []
+    for split in SPLITS:
+        for cell in "AC":
+            words = rng.integers(90, size=(4 * n, 6))
+            other = words.copy()
+            other[:, 2] = rng.integers(90, size=4 * n)
+            texts = [[" ".join(f"w{i}" for i in row) for row in side] for side in (words, other)]
+            said = interp.forward(model, [*texts[0], *texts[1]]).logits.argmax(-1).tolist()
+            answers = [model.token(token) for token in said]
+            rows = zip(*texts, answers[: 4 * n], answers[4 * n :], strict=True)
+            usable = [r for r in rows if r[2] != r[3] and r[2][0] == r[3][0] == "w"][:n]
+            pairs = [(row[:2], row[2:]) for row in usable]
+            for number, (texts, answers) in enumerate(pairs):
+                row = {"id": f"{split}-{number}-{cell}", "split": split, "cell": cell}
+                row |= {"bridge": f"{split}{cell}{number}", "clean": texts[0], "corrupt": texts[1]}
+                records.append(row | {"answer": answers[0], "wrong_answer": answers[1]})
+    return data_of(records, {"A": (), "C": ()}, (), "random", seed)

@@ -173,7 +173,9 @@ class Data:
         lines = [head, *self.records()]
         text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", "utf-8")
+        beside = path.with_name(f".{path.name}")
+        beside.write_text(text + "\n", "utf-8")
+        beside.replace(path)
 
     def records(self) -> list[dict[str, Any]]:
         """One record a pair, as `PromptPairs.from_records` takes them, with split and cell."""

@@ -8,7 +8,7 @@ Positive: the component supports the answer. Negative: it works against it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -146,7 +146,7 @@ def circuits_of(
         scores.sel(cell=list(cells)).mean("cell").values for cells in (ability.own, ability.others)
     )
     ranked = RULES[rule](own, other)
-    kind: Kind = scores.name  # type: ignore[assignment]
+    kind = cast(Kind, scores.name)
     order = np.argsort(-ranked, axis=None, kind="stable")
     order = order[ranked.ravel()[order] > 0]
     width = ranked.shape[1]

@@ -41,7 +41,7 @@ from circuits.recall_reasoning.settings import Settings
 from interp.ablation import ComponentSet
 from interp.errors import PairError
 from interp.model import Model
-from interp.pairs import PromptPairs, tokenise
+from interp.pairs import Excluded, PromptPairs, tokenise
 from interp.resuming import open_partial, run_key
 from interp.statistics import spearman
 
@@ -175,21 +175,29 @@ def _filtered(
 ) -> Filtered:
     """The data that the model gets right; asked once, then read back."""
     rows, counts, left = out / "data.jsonl", out / "counts.parquet", out / "dropped.parquet"
-    if rows.exists() and counts.exists() and left.exists():
-        from interp.pairs import Excluded
+    if not rows.exists():
+        _ask(model, settings, draw(seed), rows, counts, left)
+    # read back even if just written, so that a resumed run has the very same rows
+    dropped = [Excluded(**row) for row in pd.read_parquet(left).to_dict("records")]
+    return Filtered(load_data(rows), pd.read_parquet(counts), tuple(dropped))
 
-        dropped = [Excluded(**row) for row in pd.read_parquet(left).to_dict("records")]
-        return Filtered(load_data(rows), pd.read_parquet(counts), tuple(dropped))
-    out.mkdir(parents=True, exist_ok=True)
-    found = filtered(
-        model, draw(seed), max(settings.n_select, settings.n_validate, settings.n_test)
-    )
-    if found.counts["kept"].min() >= 1:
-        columns = ["id", "where", "reason"]
-        pd.DataFrame([vars(r) for r in found.dropped], columns=columns).to_parquet(left)
-        found.counts.to_parquet(counts)
-        found.data.save(rows)
-    return found
+
+def _ask(
+    model: Model, settings: Settings, drawn: Data, rows: Path, counts: Path, left: Path
+) -> None:
+    """Filter, and write the three files, the one that says that they are there last.
+
+    Raises:
+        PairError: a cell of some split keeps no pair at all.
+    """
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    found = filtered(model, drawn, max(settings.n_select, settings.n_validate, settings.n_test))
+    if found.counts["kept"].min() < 1:
+        _check_feasible(found, design_named(settings.design))
+    columns = ["id", "where", "reason"]
+    pd.DataFrame([vars(r) for r in found.dropped], columns=columns).to_parquet(left)
+    found.counts.to_parquet(counts)
+    found.data.save(rows)
 
 
 def _check_feasible(asked: Filtered, design: Design) -> None:
@@ -324,11 +332,9 @@ def _judged(singles: pd.DataFrame, chosen: Sequence[str], control: pd.DataFrame)
         beyond = dict(zip(by_layer["circuit"], by_layer["beyond"], strict=True))
     table = singles.assign(
         chosen=singles["circuit"].isin(chosen),
-        specific=[beyond.get(name) for name in singles["circuit"]],
+        specific=[beyond.get(name, False) for name in singles["circuit"]],
     )
-    specific = table["specific"].fillna(False).astype(bool)
-    holds = table["needed"] & table["intact"] & specific
-    return table.assign(specific=specific, holds=holds)
+    return table.assign(holds=table["needed"] & table["intact"] & table["specific"])
 
 
 # --- tables ------------------------------------------------------------------------------------
