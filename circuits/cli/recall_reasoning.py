@@ -118,13 +118,12 @@ def run(
     given |= {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
     settings = _with_options(settings, given)
     loaded = load(name, device, dtype or recipe_dtype)
-    text = None if neutral is None else neutral.read_text("utf-8")
     result = study(
         loaded,
         settings,
         out,
         datasets,
-        text,
+        _neutral(loaded, neutral),
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
     page = out / "index.html"
@@ -137,6 +136,26 @@ def run(
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     print_table(result.chosen[[*columns, "needed", "intact", "specific"]], "chosen circuits, test")
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
+
+
+def _neutral(model: Any, file: Path | None) -> str | None:
+    """The neutral text: a file's, or the stories of an organism's world.
+
+    Raises:
+        DataFileError: the file cannot be read.
+    """
+    from circuits.recall_reasoning.organism import story_text, world_of
+    from interp.errors import DataFileError
+    from interp.organisms import ORGANISMS
+
+    if file is None:
+        return story_text(world_of(model)) if model.name in ORGANISMS else None
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFileError(
+            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
+        ) from error
 
 
 def _asked(model: str | None, recipe: Path | None) -> tuple[str, "Settings", str | None]:

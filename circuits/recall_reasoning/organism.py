@@ -58,6 +58,20 @@ def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
     return data_of(records, dict.fromkeys("ABCD", values), (), "the organism's world", seed)
 
 
+def story_text(world: World, n: int = 40, seed: int = 0) -> str:
+    """Stories and nothing else: the organism's text that has to do with no cell."""
+    rng = np.random.default_rng(seed)
+    facts: list[str] = []
+    for _ in range(n):
+        people, lands = _two(list(world.story_people), rng), _two(list(world.story_lands), rng)
+        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+        values = _two(list(world.values[relation]), rng)
+        told = [stated(p, "home", c) for p, c in zip(people, lands, strict=True)]
+        told += [stated(c, relation, v) for c, v in zip(lands, values, strict=True)]
+        facts += [told[i] for i in rng.permutation(4)]
+    return " ".join(facts)
+
+
 def _dealt(names: tuple[str, ...], rng: np.random.Generator) -> list[list[str]]:
     """Names dealt to the splits in equal parts."""
     order = [names[i] for i in rng.permutation(len(names))]
