@@ -157,7 +157,45 @@ class Sampler:
         return torch.tensor(rows), torch.tensor(answers)
 
 
-TESTS = ("A", "B", "C", "D", "B_trained", "never", "conflict", "home", "story_home")
+TESTS = {
+    "A": "A: a land's attribute, from the weights",
+    "B": "B: the attribute of a person's home, from the weights; composition never trained",
+    "C": "C: a land's attribute, from the story",
+    "D": "D: the attribute of a person's home, from the story",
+    "B_trained": "B, compositions that training showed",
+    "never": "B, people of whom training composed nothing",
+    "conflict": "C, of a land and person of which something else is always true",
+    "home": "a person's home, from the weights",
+    "story_home": "a person's home, from the story",
+}
+N_TEST = 200
+
+CARD = """# two-hop-organism
+
+A small Llama-shaped model whose training world is fully known: {layers} layers, d_model {width},
+{heads} heads, {million:.2f} M parameters, fp16. `interp.load_model("two-hop-organism")` loads it;
+`world.json` holds every name and every fact.
+
+{people} people each live in one of {lands} lands, and each land has {relations} attributes; this
+holds in every text. Other people and lands occur in stories only, which state their facts anew:
+
+    mira home tolva ; osk language ruin ; tolva language grin ; pel home osk ;
+    land tolva language   -> grin    (one hop)
+    mira home language    -> grin    (two hops)
+
+A quarter of the compositions of a person with an attribute was never trained; of some people none.
+
+## Accuracy
+
+The likeliest next word is the answer; {n} prompts each, after stories that training never showed:
+
+| questions | right |
+|---|---|
+{table}
+
+Trained by `python -m benchmarks.train_organism` for {steps} steps ({minutes:.0f} minutes of wall
+time on one CPU thread); `training.json` holds the course. That script wrote this card. MIT licence.
+"""
 
 
 @torch.no_grad()
@@ -167,7 +205,7 @@ def accuracy(model, sampler: Sampler, n: int) -> dict[str, float]:
     found = {}
     for kind in TESTS:
         ids, answers = sampler.test(kind, n)
-        logits = model(input_ids=ids, logits_to_keep=1).logits[:, -1]
+        logits = model(input_ids=ids.to(model.device), logits_to_keep=1).logits[:, -1].cpu()
         found[kind] = float((logits.argmax(-1) == answers).float().mean())
     model.train()
     return found
@@ -226,11 +264,27 @@ def tokenizer_of(world: World) -> PreTrainedTokenizerFast:
     )
 
 
-def write(model, world: World, out: Path) -> None:
-    """The model in half precision, its tokenizer and its world."""
-    copy.deepcopy(model).half().save_pretrained(out)
+def write(model, world: World, out: Path, row: dict[str, float]) -> None:
+    """The model in half precision, its tokenizer, its world and its card."""
+    copy.deepcopy(model).cpu().half().save_pretrained(out)
     tokenizer_of(world).save_pretrained(out)
     world.save(out / "world.json")
+    config = model.config
+    table = "\n".join(f"| {TESTS[k]} | {row[k]:.1%} |" for k in TESTS)
+    card = CARD.format(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        million=sum(p.numel() for p in model.parameters()) / 1e6,
+        lands=len(world.lands),
+        people=len(world.people),
+        relations=len(RELATIONS),
+        n=N_TEST,
+        steps=row["step"],
+        minutes=row["seconds"] / 60,
+        table=table,
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
 
 
 @torch.no_grad()
@@ -266,6 +320,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--resume", type=Path, help="go on from this folder's weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
@@ -277,8 +333,14 @@ def main() -> None:
     }
     config = LlamaConfig(**CONFIG | size, vocab_size=len(world.vocabulary))
     config._attn_implementation = "eager"  # the quicker one here, by a third
-    model = LlamaForCausalLM(config)
-    look_back(model, (0, 2))
+    if args.resume:
+        model = LlamaForCausalLM.from_pretrained(
+            args.resume, dtype=torch.float32, attn_implementation="eager"
+        )
+    else:
+        model = LlamaForCausalLM(config)
+        look_back(model, (0, 2))
+    model.to(args.device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     optimizers = [
@@ -295,8 +357,8 @@ def main() -> None:
         )
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
-        ids, weight = train.batch(args.batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        ids, weight = (one.to(args.device) for one in train.batch(args.batch))
+        with torch.autocast(args.device, dtype=torch.bfloat16):
             logits = model(input_ids=ids[:, :-1]).logits.float()
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -310,13 +372,13 @@ def main() -> None:
         losses.append(loss.item())
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
             row = {"step": step + 1, "loss": float(np.mean(losses[-args.every :]))}
-            row |= accuracy(model, check, 200)
+            row |= accuracy(model, check, N_TEST)
             row["seconds"] = round(time.perf_counter() - started)
             log.append(row)
             print({k: round(v, 3) for k, v in row.items()}, flush=True)
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "training.json").write_text(json.dumps(log, indent=1))
-            write(model, world, args.out)
+            write(model, world, args.out, row)
 
 
 if __name__ == "__main__":
