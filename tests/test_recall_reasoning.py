@@ -88,15 +88,16 @@ def test_one_head_for_both_is_no_dissociation(tmp_path):
     assert result.verdict[0].startswith("No double dissociation")
 
 
-def test_false_positives_are_rare_where_cells_are_alike(tmp_path):
+@pytest.mark.parametrize("n", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_false_positives_are_rare_where_cells_are_alike(n, tmp_path):
     """Both cells are random prompts of one kind, so that a dissociation would be false."""
     settings = replace(
-        QUICK, seeds=tuple(range(10)), sizes=(1, 2), n_select=12, n_validate=12, n_test=24
+        QUICK, seeds=tuple(range(n)), sizes=(1, 2), n_select=12, n_validate=12, n_test=24
     )
     model = tiny("llama")
     result = study(model, settings, tmp_path / "run", data=lambda seed: agreeing_data(model, seed))
     assert result.tables["doubles"]["holds"].sum() == 0
-    assert result.chosen["holds"].sum() <= 1  # of 20 single dissociations
+    assert result.chosen["holds"].mean() <= 0.05  # two single dissociations a seed
 
 
 def test_stopped_study_resumes_with_the_same_result(tmp_path, separate):

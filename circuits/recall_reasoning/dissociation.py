@@ -5,7 +5,8 @@ A single dissociation claims three things of a circuit, and each is tested:
 - needed: its own ability loses at least `min_drop` accuracy, by an interval that excludes 0;
 - intact: the other ability changes by less than a margin, in accuracy and in logit difference.
   This is an equivalence test; that no change was found would show nothing;
-- specific: own minus other loss lies above the 99th percentile of matched random sets.
+- specific: own minus other loss lies above the 99th percentile of random sets matched
+  by layer, and of sets of any heads.
 
 A double dissociation is two of them in opposite directions. One large and one null effect is none.
 """

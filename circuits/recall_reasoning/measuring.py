@@ -11,6 +11,7 @@ from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filtering import candidates
 from circuits.recall_reasoning.scoring import Circuit
 from interp.ablation import AblationResult, ComponentSet, ablate
+from interp.ablation.components import everything
 from interp.ablation.controls import random_sets, write_norms
 from interp.errors import PlanError
 from interp.model import Model
@@ -155,8 +156,6 @@ def controls_of(
 
 def _anywhere(model: Model, circuit: Circuit, n: int, seed: int) -> list[ComponentSet]:
     """Random sets of as many heads, wherever they are, none of them the circuit's."""
-    from interp.ablation.components import everything
-
     rest = [c for c in everything(model, circuit.kind) if c not in set(circuit.components)]
     size = len(circuit.components)
     if len(rest) < size:

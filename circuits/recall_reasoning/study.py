@@ -325,11 +325,15 @@ def _backup(ability: Any, circuit: Circuit, measured: Losses) -> dict[str, Any]:
 
 
 def _judged(singles: pd.DataFrame, chosen: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
-    """Mark the chosen circuits, and whether random sets matched by layer do as much."""
+    """Mark the chosen circuits, and whether random sets do as much.
+
+    A layer may hold only few other sets, so a circuit must be beyond those of any heads, too.
+    """
     beyond: dict[str, bool] = {}
     if len(control):
-        by_layer = control[(control["control"] == "layer") & (control["reading"] == "effect")]
-        beyond = dict(zip(by_layer["circuit"], by_layer["beyond"], strict=True))
+        asked = control["control"].isin(["layer", "anywhere"]) & (control["reading"] == "effect")
+        for name, part in control[asked].groupby("circuit"):
+            beyond[str(name)] = bool((part["control"] == "layer").any() and part["beyond"].all())
     table = singles.assign(
         chosen=singles["circuit"].isin(chosen),
         specific=[beyond.get(name, False) for name in singles["circuit"]],
