@@ -141,7 +141,7 @@ def agreeing_data(model, seed: int = 0, given: Data | None = None, n: int = 24) 
             said = interp.forward(model, [*texts[0], *texts[1]]).logits.argmax(-1).tolist()
             answers = [model.token(token) for token in said]
             rows = zip(*texts, answers[: 4 * n], answers[4 * n :], strict=True)
-            usable = [r for r in rows if r[2] != r[3] and r[2][0] == r[3][0] == "w"][:n]
+            usable = [r for r in rows if r[2] != r[3] and all(a.startswith("w") for a in r[2:])][:n]
             pairs = [(row[:2], row[2:]) for row in usable]
             for number, (texts, answers) in enumerate(pairs):
                 row = {"id": f"{split}-{number}-{cell}", "split": split, "cell": cell}
