@@ -31,7 +31,7 @@ def last_json(capsys):
 def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monkeypatch):
     # the planted model has a world of its own, which no design's data speak of
     monkeypatch.setattr(
-        "circuits.recall_reasoning.study.build",
+        "circuits.recall_reasoning.studying.build",
         lambda m, design, files, n, seed: planted_data(seed),
     )
     out = tmp_path / "run"
@@ -69,7 +69,7 @@ def test_recipes_run_on_a_tiny_model_of_their_architecture(path, tmp_path):
     found, settings = load_recipe(path)
     assert found["dtype"] == "bfloat16" and "/" in found["model"]
     model = tiny("qwen2" if "qwen" in path.stem else "llama")
-    small = {"design": "A-C", "n_select": 6, "n_validate": 6, "n_test": 6, "n_control": 4}
+    small = {"design": "A-C", "n_select": 6, "n_validate": 6, "n_test": 12, "n_control": 4}
     small |= {"n_random": 3, "seeds": [0], "sizes": [1, 2], "neurons": [4], "mlps": [1]}
     asked = Settings.of(settings.record() | small)
     result = study(

@@ -88,7 +88,7 @@ def test_facts_and_stated_answers_are_what_the_cells_say(speller):
     for pair in data.of("test", "A"):
         relation = pair.id.split("-")[1]
         assert pair.answer == facts[data.bridge[pair.id]][relation]
-        assert pair.answer not in pair.clean
+        assert pair.answer not in pair.clean.replace(".", "").split()
     for pair in data.of("test", "C-conflict"):
         truth = facts[data.bridge[pair.id]][pair.id.split("-")[1]]
         assert pair.answer in pair.clean and truth not in (pair.answer, pair.wrong_answer)

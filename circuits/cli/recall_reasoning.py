@@ -111,7 +111,7 @@ def run(
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
     from circuits.recall_reasoning.figures import study_page
-    from circuits.recall_reasoning.study import study
+    from circuits.recall_reasoning.studying import study
 
     name, settings, recipe_dtype = _asked(model, recipe)
     given = {"design": design, "n_test": n_test, "n_random": n_random, "ablations": ablations}

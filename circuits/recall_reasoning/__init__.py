@@ -13,7 +13,7 @@ from circuits.recall_reasoning.building import build
 from circuits.recall_reasoning.cells import CELLS, DESIGNS, Data, load_data
 from circuits.recall_reasoning.result import RecallReasoning
 from circuits.recall_reasoning.settings import Settings
-from circuits.recall_reasoning.study import study
+from circuits.recall_reasoning.studying import study
 
 __all__ = [
     "CELLS",
