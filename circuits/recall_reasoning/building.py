@@ -1,0 +1,127 @@
+"""The data of a design for a model: which source it comes from, split by bridge entity."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.recall_reasoning.cells import SPLITS, Data, Design, data_of
+from circuits.recall_reasoning.facts import fact_cells, load_facts
+from circuits.recall_reasoning.organism import organism_cells, world_of
+from circuits.recall_reasoning.quadruples import quadruple_cells
+from interp.errors import DataFileError
+from interp.model import Model
+from interp.organisms import ORGANISMS
+from interp.pairs import Pair, PromptPairs, load_pairs
+from interp.splits import split_by_entity
+
+Record = dict[str, Any]
+
+
+def build(
+    model: Model, design: Design, datasets: Path | None = None, n: int = 100, seed: int = 0
+) -> Data:
+    """Draw the cells of a design in a model's tokens.
+
+    Args:
+        model: an organism gets its own world's cells, any other model those of `datasets`.
+        design: which cells.
+        datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``.
+        n: pairs a cell and split, before the model is asked any.
+        seed: of splits and draws.
+
+    Raises:
+        DataFileError: a file is missing.
+        PairError: a split is left without pairs.
+    """
+    cells = set(design.cells)
+    if model.name in ORGANISMS:
+        return _only(organism_cells(world_of(model), n, seed), cells)
+    if datasets is None:
+        raise DataFileError(
+            f"{model.name} needs the folder with recall_facts.jsonl; give `datasets`."
+        )
+    if cells & {"P-recall", "P-reasoning"}:
+        return puzzle_cells(load_pairs(datasets / "linguistic_puzzles.jsonl"), n, seed)
+    facts = load_facts(datasets / "recall_facts.jsonl")
+    if cells & {"B", "C", "D"}:
+        return _only(quadruple_cells(model, facts, n, seed), cells)
+    data = _only(fact_cells(model, facts, n, seed), cells)
+    if "IOI" in cells:
+        return _with(data, ioi_cell(load_pairs(datasets / "ioi.jsonl"), n, seed))
+    return data
+
+
+def _only(data: Data, cells: set[str]) -> Data:
+    pairs = {
+        split: {name: rows for name, rows in found.items() if name in cells}
+        for split, found in data.pairs.items()
+    }
+    return Data(**{**vars(data), "pairs": pairs})
+
+
+def _with(data: Data, other: Data) -> Data:
+    """Cells of two sources side by side."""
+    return Data(
+        pairs={split: {**data.pairs[split], **other.pairs[split]} for split in SPLITS},
+        bridge={**data.bridge, **other.bridge},
+        candidates={**data.candidates, **other.candidates},
+        shortcuts=data.shortcuts,
+        rejected=(*data.rejected, *other.rejected),
+        source=f"{data.source} and {other.source}",
+        seed=data.seed,
+    )
+
+
+def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
+    """Indirect objects; no name occurs in two splits.
+
+    Raises:
+        PairError: a split is left without pairs.
+    """
+    splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
+    names = tuple(sorted({text for pair in pairs for text in (pair.answer, pair.wrong_answer)}))
+    records = [
+        _record(pair, split, "IOI", pair.answer) for split in SPLITS for pair in splits[split][:n]
+    ]
+    return data_of(records, {"IOI": names}, splits.dropped, pairs.source, seed)
+
+
+def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
+    """Puzzles in both forms; no lexicon is in two splits.
+
+    Raises:
+        PairError: a split is left without pairs.
+    """
+    rows: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        rows.setdefault(_lexicon(pair), []).append(pair)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    lexicons = [list(rows)[i] for i in order]
+    records: list[Record] = []
+    for at, split in enumerate(SPLITS):
+        for lexicon in lexicons[at :: len(SPLITS)][:n]:
+            for pair in rows[lexicon]:
+                form = pair.id.rpartition("-")[2]
+                records.append(_record(pair, split, f"P-{form}", lexicon))
+    words = tuple(sorted({text for p in pairs for text in (p.answer, p.wrong_answer)}))
+    candidates = dict.fromkeys(("P-recall", "P-reasoning"), words)
+    return data_of(records, candidates, (), pairs.source, seed)
+
+
+def _lexicon(pair: Pair) -> str:
+    return pair.id.rpartition("-")[0]
+
+
+def _record(pair: Pair, split: str, cell: str, bridge: str) -> Record:
+    return {
+        "id": pair.id,
+        "split": split,
+        "cell": cell,
+        "bridge": bridge,
+        "clean": pair.clean,
+        "corrupt": pair.corrupt,
+        "answer": pair.answer,
+        "wrong_answer": pair.wrong_answer,
+        "spans": {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()},
+    }

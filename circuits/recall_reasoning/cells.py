@@ -1,0 +1,254 @@
+"""What is compared: the cells of the design, the prompt pairs of each, and who is in which split.
+
+A cell asks one kind of question. Rows of different splits share no bridge entity: the land or
+country that a fact is about, whether the prompt names it (one hop) or not (two hops).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from interp.errors import DataFileError, PairError, did_you_mean
+from interp.pairs import Excluded, PromptPairs
+
+SPLITS = ("selection", "validation", "test")
+"""Circuits are scored on the first, chosen on the second, and tested once, on the third."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of question.
+
+    Attributes:
+        name: its label.
+        fact: where the fact is that answers it.
+        hops: how many facts must be chained; 0 where that does not apply.
+        says: what it asks, for tables and pages.
+    """
+
+    name: str
+    fact: Literal["weights", "context", "neither"]
+    hops: int
+    says: str
+
+
+CELLS: dict[str, Cell] = {
+    cell.name: cell
+    for cell in (
+        Cell("A", "weights", 1, "recall a stored fact"),
+        Cell("B", "weights", 2, "compose two stored facts"),
+        Cell("C", "context", 1, "read a fact that the prompt states"),
+        Cell("D", "context", 2, "compose two facts that the prompt states"),
+        Cell("C-conflict", "context", 1, "read a stated fact that contradicts the stored one"),
+        Cell("C-nonce", "context", 1, "read a stated fact about a made-up country"),
+        Cell("IOI", "neither", 0, "name the indirect object (a third task)"),
+        Cell("P-recall", "context", 1, "repeat a phrase of a made-up language"),
+        Cell("P-reasoning", "context", 2, "apply a rule of a made-up language to a new phrase"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Ability:
+    """A circuit's claim: it is needed for some cells, and for the others not at all."""
+
+    name: str
+    own: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which cells are contrasted.
+
+    Attributes:
+        name: as the command line calls it.
+        abilities: each gets a circuit.
+        doubles: pairs of abilities whose double dissociation is tested.
+    """
+
+    name: str
+    abilities: tuple[Ability, ...]
+    doubles: tuple[tuple[str, str], ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Every cell, in the order of `CELLS`."""
+        used = {c for ability in self.abilities for c in (*ability.own, *ability.others)}
+        return tuple(c for c in CELLS if c in used)
+
+
+def _two(name: str, first: tuple[str, str], second: tuple[str, str]) -> Design:
+    """A contrast of two cells, each given as (name of the ability, cell)."""
+    (a, own), (b, other) = first, second
+    return Design(name, (Ability(a, (own,), (other,)), Ability(b, (other,), (own,))), ((a, b),))
+
+
+DESIGNS: dict[str, Design] = {
+    design.name: design
+    for design in (
+        Design(
+            "2x2",
+            (
+                Ability("recall", ("A", "B"), ("C", "D")),
+                Ability("in-context", ("C", "D"), ("A", "B")),
+                Ability("reasoning", ("B", "D"), ("A", "C")),
+                Ability("one-step", ("A", "C"), ("B", "D")),
+            ),
+            (("recall", "in-context"), ("recall", "reasoning"), ("one-step", "reasoning")),
+        ),
+        _two("A-D", ("recall", "A"), ("in-context reasoning", "D")),
+        _two("A-C", ("recall", "A"), ("copying", "C")),
+        _two("A-conflict", ("recall", "A"), ("copying", "C-conflict")),
+        _two("A-nonce", ("recall", "A"), ("copying", "C-nonce")),
+        _two("A-ioi", ("recall", "A"), ("indirect object", "IOI")),
+        _two("puzzles", ("recall", "P-recall"), ("reasoning", "P-reasoning")),
+    )
+}
+
+
+def design_named(name: str) -> Design:
+    """Look a design up.
+
+    Raises:
+        PairError: unknown name; the message suggests the nearest.
+    """
+    if name not in DESIGNS:
+        raise PairError(f"unknown design {name!r}. {did_you_mean(name, DESIGNS)}")
+    return DESIGNS[name]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prompt pairs by split and cell.
+
+    Attributes:
+        pairs: split -> cell -> pairs.
+        bridge: id of a pair -> its bridge entity, by which intervals resample.
+        candidates: cell -> the answers that accuracy chooses among.
+        shortcuts: id of a pair -> the prompts of a shorter way to its answer. A model that is
+            right on one need not have composed anything.
+        rejected: what could not be matched, with reasons.
+        source: where the rows are from.
+        seed: of the splits and draws.
+    """
+
+    pairs: Mapping[str, Mapping[str, PromptPairs]]
+    bridge: Mapping[str, str]
+    candidates: Mapping[str, tuple[str, ...]]
+    shortcuts: Mapping[str, tuple[str, ...]]
+    rejected: tuple[Excluded, ...]
+    source: str
+    seed: int
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells that have pairs."""
+        return tuple(next(iter(self.pairs.values())))
+
+    def of(self, split: str, cell: str) -> PromptPairs:
+        """The pairs of one cell in one split.
+
+        Raises:
+            PairError: there is no such cell.
+        """
+        if cell not in self.pairs[split]:
+            raise PairError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
+        return self.pairs[split][cell]
+
+    def clusters(self, pairs: PromptPairs) -> list[str]:
+        """The bridge entity of each pair."""
+        return [self.bridge[pair.id] for pair in pairs]
+
+    def save(self, path: Path) -> None:
+        """Write one row a pair as JSON lines; `load_data` reads it."""
+        head = {
+            "source": self.source,
+            "seed": self.seed,
+            "candidates": dict(self.candidates),
+            "rejected": [vars(row) for row in self.rejected],
+        }
+        lines = [head, *self.records()]
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}")
+        beside.write_text(text + "\n", "utf-8")
+        beside.replace(path)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One record a pair, as `PromptPairs.from_records` takes them, with split and cell."""
+        return [
+            {
+                "id": pair.id,
+                "split": split,
+                "cell": cell,
+                "bridge": self.bridge[pair.id],
+                "clean": pair.clean,
+                "corrupt": pair.corrupt,
+                "answer": pair.answer,
+                "wrong_answer": pair.wrong_answer,
+                "spans": {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()},
+                "shortcuts": list(self.shortcuts.get(pair.id, ())),
+            }
+            for split, cells in self.pairs.items()
+            for cell, pairs in cells.items()
+            for pair in pairs
+        ]
+
+
+def data_of(
+    records: list[dict[str, Any]],
+    candidates: Mapping[str, tuple[str, ...]],
+    rejected: tuple[Excluded, ...],
+    source: str,
+    seed: int,
+) -> Data:
+    """Put records, each with split, cell and bridge, into their places.
+
+    Raises:
+        PairError: a split lacks a cell, or a row is not a pair.
+    """
+    cells = [c for c in CELLS if any(r["cell"] == c for r in records)]
+    pairs: dict[str, dict[str, PromptPairs]] = {}
+    for split in SPLITS:
+        rows = {c: [r for r in records if (r["split"], r["cell"]) == (split, c)] for c in cells}
+        empty = next((c for c in cells if not rows[c]), None)
+        if empty or not cells:
+            raise PairError(
+                f"{source} has no pairs of {empty or 'any cell'} for the {split} split; "
+                f"{len(rejected)} rows were rejected"
+                + (f", first: {rejected[0].reason}" if rejected else ".")
+            )
+        pairs[split] = {
+            c: PromptPairs.from_records(rows[c], f"{source}, {c}, {split}") for c in cells
+        }
+    return Data(
+        pairs=pairs,
+        bridge={r["id"]: str(r["bridge"]) for r in records},
+        candidates=candidates,
+        shortcuts={r["id"]: tuple(r["shortcuts"]) for r in records if r.get("shortcuts")},
+        rejected=rejected,
+        source=source,
+        seed=seed,
+    )
+
+
+def load_data(path: Path) -> Data:
+    """Read what `Data.save` wrote.
+
+    Raises:
+        DataFileError: the file is missing or is no such file.
+        PairError: a row is not a pair.
+    """
+    try:
+        head, *records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        candidates = {cell: tuple(texts) for cell, texts in head["candidates"].items()}
+        rejected = tuple(Excluded(**row) for row in head["rejected"])
+        return data_of(records, candidates, rejected, head["source"], head["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataFileError(
+            f"{path} is no file of cells ({type(error).__name__}: {error}); write one with "
+            "`interp recall-reasoning build`."
+        ) from error

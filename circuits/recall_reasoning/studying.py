@@ -1,0 +1,435 @@
+"""The study: filter, score, choose and test circuits on disjoint pairs, once for each split seed.
+
+    selection split   score every head on every cell, rank them for each ability
+    validation split  ablate all candidate circuits, choose one for each ability
+    test split        ablate every circuit, and the chosen ones beside matched random sets
+
+What is chosen is fixed before the test split is run; all other circuits are reported beside it.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from circuits.recall_reasoning.building import build
+from circuits.recall_reasoning.cells import Data, Design, design_named, load_data
+from circuits.recall_reasoning.dissociation import (
+    control_table,
+    doubles_table,
+    effects_table,
+    singles_table,
+)
+from circuits.recall_reasoning.filtering import Filtered, filtered, length_auc
+from circuits.recall_reasoning.measuring import Losses, controls_of, losses
+from circuits.recall_reasoning.result import RecallReasoning
+from circuits.recall_reasoning.scoring import (
+    Circuit,
+    Kind,
+    attributed_heads,
+    circuits_of,
+    scores_of,
+)
+from circuits.recall_reasoning.settings import Settings
+from interp.ablation import ComponentSet
+from interp.errors import PairError
+from interp.model import Model
+from interp.pairs import Excluded, PromptPairs, tokenise
+from interp.resuming import open_partial, run_key
+from interp.statistics import spearman
+
+MINIMUM = 10
+"""Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""
+
+Say = Callable[[str], None]
+
+
+def study(
+    model: Model,
+    settings: Settings,
+    out: str | Path,
+    datasets: str | Path | None = None,
+    neutral: str | None = None,
+    data: Callable[[int], Data] | None = None,
+    say: Say | None = None,
+) -> RecallReasoning:
+    """Run a study into a run folder. A stopped one resumes there, a finished one is loaded.
+
+    Args:
+        model: from `interp.load_model`.
+        settings: what to do.
+        out: the run folder.
+        datasets: folder of the data files, for models other than organisms.
+        neutral: a text unrelated to the cells; its perplexity shows damage in general.
+        data: the data of a seed, where it is not to be built from the design.
+        say: called with a line at each step.
+
+    Raises:
+        RunFolderError: `out` holds another run.
+        PairError: a cell of the design keeps too few pairs that the model gets right.
+    """
+    settings.checked()
+    out, said = Path(out), say or (lambda _: None)
+    asked = {"settings": settings.record(), "neutral": neutral, "own_data": data is not None}
+    run = run_key(model, PromptPairs(()), asked)
+    if out.exists():
+        return RecallReasoning.finished(out, run)
+    partial = open_partial(out, run)
+    design = design_named(settings.design)
+    folder = None if datasets is None else Path(datasets)
+    draw = data or (lambda seed: build(model, design, folder, settings.n_drawn, seed))
+    started = time.perf_counter()
+    parts = [
+        _once(model, design, settings, draw, seed, partial / f"seed-{seed}", neutral, said)
+        for seed in settings.seeds
+    ]
+    result = _joined(model, settings, parts, time.perf_counter() - started)
+    result.save(out, {"run": run, "weights": model.weights_hash})
+    shutil.rmtree(partial)
+    return RecallReasoning.load(out)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One seed's tables, and its scores by kind of component."""
+
+    tables: Mapping[str, pd.DataFrame]
+    scores: Mapping[str, xr.DataArray]
+
+
+def _once(
+    model: Model,
+    design: Design,
+    settings: Settings,
+    draw: Callable[[int], Data],
+    seed: int,
+    out: Path,
+    neutral: str | None,
+    say: Say,
+) -> Part:
+    asked = _filtered(model, settings, draw, seed, out)
+    data = asked.data
+    say(f"seed {seed}: " + ", ".join(f"{c} {asked.n(c)}" for c in data.cells) + " pairs kept")
+    _check_feasible(asked, design)
+    selection = {c: data.of("selection", c)[: settings.n_select] for c in data.cells}
+    say(f"seed {seed}: scoring components")
+    scores = {kind: scores_of(model, selection, kind, out) for kind in _kinds(settings)}
+    circuits = _circuits(design, settings, scores)
+    sets = {circuit.name: circuit.set for circuit in circuits}
+    say(f"seed {seed}: choosing among {len(sets)} circuits")
+    first = settings.ablations[0]
+    tried = losses(model, data, "validation", sets, first, out, settings.n_validate)
+    chosen = _chosen(model, design, settings, circuits, tried)
+    say(f"seed {seed}: testing {', '.join(c.name for c in chosen)}")
+    text = "mean" if "mean" in settings.ablations else first
+    measured = {
+        kind: losses(
+            model, data, "test", sets, kind, out, settings.n_test, neutral if kind == text else None
+        )
+        for kind in settings.ablations
+    }
+    say(f"seed {seed}: random sets")
+    control, draws, backup, random = _controls(model, design, settings, chosen, data, seed, out)
+    singles = singles_table(design, circuits, measured, settings, seed)
+    singles = _judged(singles, [c.name for c in chosen], control)
+    deciding = singles[singles["chosen"] & (singles["ablation"] == first)]
+    tables = {
+        "cells": _cells_table(model, asked),
+        "circuits": _circuits_table(circuits, {c.name for c in chosen}),
+        "effects": effects_table(circuits, measured, seed),
+        "singles": singles,
+        "doubles": doubles_table(design, deciding, measured[first], settings, seed),
+        "control": control,
+        "draws": draws,
+        "backup": backup,
+        "neutral": _neutral_table(circuits, measured[text], text),
+        "attribution": _attribution_table(model, selection, scores["head"], out),
+        "cost": _cost_table(model, selection, [tried, *measured.values(), random]),
+        "dropped": pd.DataFrame(
+            [vars(row) for row in (*asked.dropped, *data.rejected)],
+            columns=["id", "where", "reason"],
+        ),
+    }
+    return Part({name: table.assign(seed=seed) for name, table in tables.items()}, scores)
+
+
+def _kinds(settings: Settings) -> list[Kind]:
+    wanted: list[tuple[Kind, bool]] = [
+        ("head", True),
+        # one sweep of MLPs costs little, and shows where they matter even where none is ablated
+        ("mlp", True),
+        ("neuron", bool(settings.neurons)),
+    ]
+    return [kind for kind, use in wanted if use]
+
+
+def _filtered(
+    model: Model, settings: Settings, draw: Callable[[int], Data], seed: int, out: Path
+) -> Filtered:
+    """The data that the model gets right; asked once, then read back."""
+    rows, counts, left = out / "data.jsonl", out / "counts.parquet", out / "dropped.parquet"
+    if not rows.exists():
+        _ask(model, settings, draw(seed), rows, counts, left)
+    # read back even if just written, so that a resumed run has the very same rows
+    dropped = [Excluded(**row) for row in pd.read_parquet(left).to_dict("records")]
+    return Filtered(load_data(rows), pd.read_parquet(counts), tuple(dropped))
+
+
+def _ask(
+    model: Model, settings: Settings, drawn: Data, rows: Path, counts: Path, left: Path
+) -> None:
+    """Filter, and write the three files, the one that says that they are there last.
+
+    Raises:
+        PairError: a cell of some split keeps no pair at all.
+    """
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    found = filtered(model, drawn, max(settings.n_select, settings.n_validate, settings.n_test))
+    if found.counts["kept"].min() < 1:
+        _check_feasible(found, design_named(settings.design))
+    columns = ["id", "where", "reason"]
+    pd.DataFrame([vars(r) for r in found.dropped], columns=columns).to_parquet(left)
+    found.counts.to_parquet(counts)
+    found.data.save(rows)
+
+
+def _check_feasible(asked: Filtered, design: Design) -> None:
+    """Refuse a design whose cells the model cannot do.
+
+    Raises:
+        PairError: a cell keeps fewer than `MINIMUM` pairs in some split.
+    """
+    for cell in design.cells:
+        if asked.n(cell) < MINIMUM:
+            table = asked.counts[asked.counts["cell"] == cell]
+            right = ", ".join(
+                f"{row['split']} {row['both_right']:.0%} of {row['asked']}"
+                for row in table.to_dict("records")
+            )
+            raise PairError(
+                f"cell {cell} is not feasible: the model is right on both prompts of a pair in "
+                f"{right}, and {asked.n(cell)} pairs are left in the smallest split (at least "
+                f"{MINIMUM} are needed); study a design without it."
+            )
+
+
+def _circuits(
+    design: Design, settings: Settings, scores: Mapping[str, xr.DataArray]
+) -> list[Circuit]:
+    sizes = {"head": settings.sizes, "mlp": settings.mlps, "neuron": settings.neurons}
+    return [
+        circuit
+        for kind, of in scores.items()
+        for ability in design.abilities
+        for rule in settings.rules
+        for circuit in circuits_of(of, ability, rule, sizes[kind])
+    ]
+
+
+def _chosen(
+    model: Model,
+    design: Design,
+    settings: Settings,
+    circuits: Sequence[Circuit],
+    tried: Losses,
+) -> list[Circuit]:
+    """For each ability the circuit of heads that loses most of its own and moves the other least.
+
+    Circuits that too few random sets match are chosen only where no other is left.
+    """
+    chosen: list[Circuit] = []
+    for ability in design.abilities:
+        own = [c for c in circuits if c.ability == ability.name and c.kind == "head"]
+        enough = [c for c in own if n_matched(model, c) >= settings.n_random]
+        rated = {c.name: _rating(ability, tried, tried.column(c.name)) for c in own}
+        if own:
+            chosen.append(max(enough or own, key=lambda c: rated[c.name]))
+    return chosen
+
+
+def _rating(ability: Any, tried: Losses, at: int) -> float:
+    """Accuracy lost on the own cells, less what moves on the others in either direction."""
+    own = np.mean([tried.accuracy[c][:, at].mean() for c in ability.own])
+    moved = [abs(tried.effect[c][:, at].mean()) for c in ability.others]
+    wrong = [abs(tried.accuracy[c][:, at].mean()) for c in ability.others]
+    return float(own - np.mean(moved) - np.mean(wrong))
+
+
+def n_matched(model: Model, circuit: Circuit) -> int:
+    """How many different sets of heads match a circuit by layer."""
+    layers = [c.layer for c in circuit.components]
+    counts = {layer: layers.count(layer) for layer in set(layers)}
+    return prod(comb(model.arch.n_heads - k, k) for k in counts.values())
+
+
+def _controls(
+    model: Model,
+    design: Design,
+    settings: Settings,
+    chosen: Sequence[Circuit],
+    data: Data,
+    seed: int,
+    out: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, Losses]:
+    """The chosen circuits, their heads one by one, and their random sets, on the same pairs."""
+    of = {ability.name: ability for ability in design.abilities}
+    sets: dict[str, ComponentSet] = {}
+    drawn: dict[str, dict[str, list[str]]] = {}
+    reference = data.of("selection", data.cells[0])
+    for circuit in chosen:
+        sets[circuit.name] = circuit.set
+        sets |= {f"{circuit.name}:{c}": ComponentSet((c,)) for c in circuit.components}
+        drawn[circuit.name] = {}
+        found = controls_of(model, circuit, settings.n_random, seed, reference)
+        for kind, many in found.items():
+            names = {f"{circuit.name}~{kind}-{i}": one for i, one in enumerate(many)}
+            sets |= names
+            drawn[circuit.name][kind] = list(names)
+    first = settings.ablations[0]
+    measured = losses(model, data, "test", sets, first, out / "random", settings.n_control)
+    tables = [
+        control_table(of[c.ability], c, measured, drawn[c.name]) for c in chosen if drawn[c.name]
+    ]
+    backup = [_backup(of[c.ability], c, measured) for c in chosen]
+    control, draws = (
+        pd.concat([pair[i] for pair in tables], ignore_index=True) if tables else pd.DataFrame()
+        for i in (0, 1)
+    )
+    return control, draws, pd.DataFrame(backup), measured
+
+
+def _backup(ability: Any, circuit: Circuit, measured: Losses) -> dict[str, Any]:
+    """What the heads lose one by one and together: others step in where together is much more."""
+    own = {
+        name: float(
+            np.mean([measured.effect[c][:, measured.column(name)].mean() for c in ability.own])
+        )
+        for name in (circuit.name, *(f"{circuit.name}:{c}" for c in circuit.components))
+    }
+    together = own.pop(circuit.name)
+    alone = sum(own.values())
+    return {
+        "circuit": circuit.name,
+        "ability": ability.name,
+        "together": together,
+        "sum_of_single": alone,
+        "ratio": together / alone if alone else float("nan"),
+    }
+
+
+def _judged(singles: pd.DataFrame, chosen: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
+    """Mark the chosen circuits, and whether random sets do as much.
+
+    A layer may hold only few other sets, so a circuit must be beyond those of any heads, too.
+    """
+    beyond: dict[str, bool] = {}
+    if len(control):
+        asked = control["control"].isin(["layer", "anywhere"]) & (control["reading"] == "effect")
+        for name, part in control[asked].groupby("circuit"):
+            beyond[str(name)] = bool((part["control"] == "layer").any() and part["beyond"].all())
+    table = singles.assign(
+        chosen=singles["circuit"].isin(chosen),
+        specific=[beyond.get(name, False) for name in singles["circuit"]],
+    )
+    return table.assign(holds=table["needed"] & table["intact"] & table["specific"])
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def _cells_table(model: Model, asked: Filtered) -> pd.DataFrame:
+    """Counts, and how well prompt length alone tells each cell from the first one."""
+    data = asked.data
+    rows: list[dict[str, Any]] = []
+    for row in asked.counts.to_dict("records"):
+        first, own = (
+            tokenise(model, data.of(row["split"], cell))[0] for cell in (data.cells[0], row["cell"])
+        )
+        rows.append({**row, "length_auc": length_auc(first, own)})
+    return pd.DataFrame(rows)
+
+
+def _circuits_table(circuits: Sequence[Circuit], chosen: set[str]) -> pd.DataFrame:
+    rows = [
+        {
+            "circuit": c.name,
+            "ability": c.ability,
+            "components": c.kind,
+            "rule": c.rule,
+            "rank": rank,
+            "component": str(component),
+            "score": score,
+            "chosen": c.name in chosen,
+        }
+        for c in circuits
+        for rank, (component, score) in enumerate(zip(c.components, c.scores, strict=True))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _neutral_table(circuits: Sequence[Circuit], found: Losses, ablation: str) -> pd.DataFrame:
+    """The factor by which each circuit's ablation raises the perplexity of neutral text."""
+    if found.nll is None:
+        return pd.DataFrame(columns=["circuit", "ability", "ablation", "factor"])
+    factors = np.exp(found.nll.mean(0))
+    rows = [
+        {
+            "circuit": c.name,
+            "ability": c.ability,
+            "ablation": ablation,
+            "factor": float(factors[found.column(c.name)]),
+        }
+        for c in circuits
+    ]
+    return pd.DataFrame(rows)
+
+
+def _attribution_table(
+    model: Model, selection: Mapping[str, PromptPairs], exact: xr.DataArray, out: Path
+) -> pd.DataFrame:
+    """Rank correlation of attributed with exact head scores, by cell."""
+    rows: list[dict[str, Any]] = []
+    for cell, pairs in selection.items():
+        found = attributed_heads(model, pairs, out / f"attributed-{cell}")
+        value, low, high = spearman(exact.sel(cell=cell).values.ravel(), found.values.ravel())
+        rows.append({"cell": cell, "spearman": value, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _cost_table(
+    model: Model, selection: Mapping[str, PromptPairs], runs: Sequence[Losses]
+) -> pd.DataFrame:
+    """What one forward pass a cell or set would have taken."""
+    n = sum(len(pairs) for pairs in selection.values())
+    sweeps = n * (model.arch.n_layers * (model.arch.n_heads + 1))
+    ablated = sum(one.runs for one in runs)
+    return pd.DataFrame(
+        [{"forwards_patching": sweeps, "forwards_ablation": ablated, "all": sweeps + ablated}]
+    )
+
+
+def _joined(
+    model: Model, settings: Settings, parts: Sequence[Part], seconds: float
+) -> RecallReasoning:
+    tables = {
+        name: pd.concat([part.tables[name] for part in parts], ignore_index=True)
+        for name in parts[0].tables
+    }
+    scores = {
+        kind: xr.concat([p.scores[kind] for p in parts], dim=pd.Index(settings.seeds, name="seed"))
+        for kind in parts[0].scores
+    }
+    return RecallReasoning(
+        tables=tables,
+        scores=scores,
+        settings=settings,
+        model=model.name,
+        seconds=seconds,
+    )
