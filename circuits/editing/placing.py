@@ -172,7 +172,7 @@ def reaches_of(
     known = know(model, cases, shots, progress)
     kept, _ = usable_cases(cases, known)
     pool = Pool.of(cases, known.right)
-    rows = (_reach(model, case, pool, shots, seed) for case in kept if _deep(case))
+    rows = (reach_of(model, case, pool, shots, seed) for case in kept if _deep(case))
     found = list(itertools.islice(filter(None, rows), limit))
     if not found:
         raise FactError(
@@ -186,7 +186,8 @@ def _deep(case: Case) -> bool:
     return case.position == "last" and bool(case.facts[0].implicit)
 
 
-def _reach(model: Model, case: Case, pool: Pool, shots: Shots, seed: int) -> Reach | None:
+def reach_of(model: Model, case: Case, pool: Pool, shots: Shots, seed: int = 0) -> Reach | None:
+    """What an edit of a case's last hop should reach, and what not; `None` without controls."""
     scored = draw_probes(case, pool, seed=seed)
     same = tuple(whole_prompt(model, shots.ask(text)) for text in case.questions)
     others = scored["control_two_hop"]
