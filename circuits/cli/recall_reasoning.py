@@ -74,7 +74,7 @@ def build(
         print_json({"model": model, "out": str(out), "cells": cells, "rejected": rejected})
         return
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
-    print_table(asked.counts[columns], f"{design} on {model}")
+    print_table(asked.counts.loc[:, columns], f"{design} on {model}")
     stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
 
 
@@ -134,7 +134,8 @@ def run(
     for line in result.verdict:
         stdout.print(f"• {escape(line)}", highlight=False)
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
-    print_table(result.chosen[[*columns, "needed", "intact", "specific"]], "chosen circuits, test")
+    columns += ["needed", "intact", "specific"]
+    print_table(result.chosen.loc[:, columns], "chosen circuits, test")
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
 
 
@@ -187,12 +188,15 @@ def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
     for key, value in given.items():
         if value is None:
             continue
-        if key in ("sizes", "seeds", "neurons", "mlps"):
+        if key == "ablations":
+            changed[key] = tuple(value.split(","))
+        elif key in ("sizes", "seeds", "neurons", "mlps"):
             try:
-                value = tuple(int(part) for part in str(value).split(",") if part.strip())
+                changed[key] = tuple(int(part) for part in str(value).split(",") if part.strip())
             except ValueError as error:
                 raise PlanError(f"--{key} {value!r}: give numbers with commas.") from error
-        changed[key] = tuple(value.split(",")) if key == "ablations" else value
+        else:
+            changed[key] = value
     return replace(settings, **changed).checked()
 
 

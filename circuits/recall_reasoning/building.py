@@ -1,5 +1,6 @@
 """The data of a design for a model: which source it comes from, split by bridge entity."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _only(data: Data, cells: set[str]) -> Data:
         split: {name: rows for name, rows in found.items() if name in cells}
         for split, found in data.pairs.items()
     }
-    return Data(**{**vars(data), "pairs": pairs})
+    return replace(data, pairs=pairs)
 
 
 def _with(data: Data, other: Data) -> Data:
@@ -105,7 +106,7 @@ def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
                 form = pair.id.rpartition("-")[2]
                 records.append(_record(pair, split, f"P-{form}", lexicon))
     words = tuple(sorted({text for p in pairs for text in (p.answer, p.wrong_answer)}))
-    candidates = dict.fromkeys(("P-recall", "P-reasoning"), words)
+    candidates: dict[str, tuple[str, ...]] = {"P-recall": words, "P-reasoning": words}
     return data_of(records, candidates, (), pairs.source, seed)
 
 

@@ -1,7 +1,7 @@
 """Figures of a study: own against other loss, score maps, random controls; and a page of them."""
 
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def plot_dissociation(result: "RecallReasoning") -> go.Figure:
     A circuit that dissociates lies far to the right, within the grey band around 0. Chosen
     circuits are large and carry their intervals; the others are shown without.
     """
-    table = result.tables["singles"]
+    table: Any = result.tables["singles"]
     table = table[table["ablation"] == result.settings.ablations[0]]
     figure = go.Figure()
     margin = 100 * result.settings.effect_margin
@@ -132,7 +132,8 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
 
 def plot_control(result: "RecallReasoning") -> go.Figure:
     """Selectivity (own minus other loss) of each chosen circuit and of its random sets."""
-    draws, control = result.tables["draws"], result.tables["control"]
+    draws: Any = result.tables["draws"]
+    control: Any = result.tables["control"]
     draws = draws[(draws["reading"] == "effect") & (draws["control"] == "layer")]
     control = control[(control["reading"] == "effect") & (control["control"] == "layer")]
     figure = go.Figure()
@@ -200,7 +201,8 @@ def study_page(result: "RecallReasoning", title: str) -> str:
 
 def replication_page(result: "Replication", title: str) -> str:
     """A replication as a page: the confound table and the labels of layers and heads."""
-    labels = result.layers.groupby(["prompts", "label"]).size().reset_index(name="layers")
+    sizes: Any = result.layers.groupby(["prompts", "label"]).size()
+    labels = sizes.reset_index(name="layers")
     return _page(
         title,
         "<p>The published statistics compare prompts and intervene on nothing. Where length "
@@ -215,11 +217,11 @@ def _brief(table: pd.DataFrame) -> pd.DataFrame:
     for side in ("own", "other"):
         for key in ("accuracy", "effect"):
             kept += [f"{side}_{key}", f"{side}_{key}_low", f"{side}_{key}_high"]
-    return table[[*kept, "needed", "intact", "specific", "holds"]]
+    return table.loc[:, [*kept, "needed", "intact", "specific", "holds"]]
 
 
 def _of_chosen(result: "RecallReasoning", name: str) -> pd.DataFrame:
-    table = result.tables[name]
+    table: Any = result.tables[name]
     return table[table["circuit"].isin(set(result.chosen["circuit"]))]
 
 

@@ -5,7 +5,7 @@ too, if a shortcut gives its answer: the same question without its first hop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,7 @@ def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
             kept[split][cell] = PromptPairs(tuple(p.pair for p in good), pairs.source)
             rows.append({"split": split, "cell": cell, **row})
             dropped += out
-    found = Data(**{**vars(data), "pairs": kept})
-    return Filtered(found, pd.DataFrame(rows), tuple(dropped))
+    return Filtered(replace(data, pairs=kept), pd.DataFrame(rows), tuple(dropped))
 
 
 def _asked(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
-from circuits.recall_reasoning.world import World, one_hop, stated, two_hops
+from circuits.recall_reasoning.world import RELATIONS, World, one_hop, stated, two_hops
 from interp.model import Model
 from interp.organisms import folder_of
 

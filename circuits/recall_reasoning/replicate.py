@@ -97,11 +97,11 @@ class Replication:
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        labels = self.layers.groupby(["prompts", "label"]).size().reset_index(name="layers")
+        labels: Any = self.layers.groupby(["prompts", "label"]).size()
         return {
             "model": self.model,
             "confounds": self.confounds.to_dict("records"),
-            "layer_labels": labels.to_dict("records"),
+            "layer_labels": labels.reset_index(name="layers").to_dict("records"),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -145,7 +145,8 @@ def replicate(model: Model, sets: dict[str, Prompts]) -> Replication:
     heads: list[pd.DataFrame] = []
     for name, (first, second) in sets.items():
         recall, reasoning = last_token(model, first), last_token(model, second)
-        by_layer, by_head = layer_table(recall, reasoning), head_table(recall, reasoning)
+        by_layer: Any = layer_table(recall, reasoning)
+        by_head: Any = head_table(recall, reasoning)
         confounds.append(
             {
                 "prompts": name,
@@ -171,7 +172,7 @@ def replicate(model: Model, sets: dict[str, Prompts]) -> Replication:
     )
 
 
-def _labelled(heads: pd.DataFrame, label: str) -> int:
+def _labelled(heads: Any, label: str) -> int:
     return int((heads["specialised"] & (heads["label"] == label)).sum())
 
 

@@ -65,7 +65,7 @@ class RecallReasoning:
     @property
     def chosen(self) -> pd.DataFrame:
         """The single dissociations that were decided beforehand: one a seed and ability."""
-        table = self.tables["singles"]
+        table: Any = self.tables["singles"]
         return table[table["chosen"] & (table["ablation"] == self.settings.ablations[0])]
 
     @property
@@ -97,7 +97,7 @@ class RecallReasoning:
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        circuits = self.tables["circuits"]
+        circuits: Any = self.tables["circuits"]
         of_chosen = circuits[circuits["chosen"]]
         return {
             "model": self.model,
@@ -126,7 +126,7 @@ class RecallReasoning:
 
     def _of_chosen(self, table: str) -> list[dict[str, Any]]:
         names = set(self.chosen["circuit"])
-        found = self.tables[table]
+        found: Any = self.tables[table]
         return found[found["circuit"].isin(names)].to_dict("records")
 
     def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:

@@ -82,7 +82,9 @@ class Settings:
         for key in record:
             if key not in known:
                 raise PlanError(f"unknown setting {key!r}. {did_you_mean(key, known)}")
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        lists: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in record.items()
+        }
         return cls(**lists).checked()
 
 

@@ -137,8 +137,8 @@ def _once(
     }
     say(f"seed {seed}: random sets")
     control, draws, backup, random = _controls(model, design, settings, chosen, data, seed, out)
-    singles = singles_table(design, circuits, measured, settings, seed)
-    singles = _judged(singles, [c.name for c in chosen], control)
+    found = singles_table(design, circuits, measured, settings, seed)
+    singles: Any = _judged(found, [c.name for c in chosen], control)
     deciding = singles[singles["chosen"] & (singles["ablation"] == first)]
     tables = {
         "cells": _cells_table(model, asked),
@@ -192,7 +192,8 @@ def _ask(
     """
     rows.parent.mkdir(parents=True, exist_ok=True)
     found = filtered(model, drawn, max(settings.n_select, settings.n_validate, settings.n_test))
-    if found.counts["kept"].min() < 1:
+    kept: Any = found.counts["kept"]
+    if kept.min() < 1:
         _check_feasible(found, design_named(settings.design))
     columns = ["id", "where", "reason"]
     pd.DataFrame([vars(r) for r in found.dropped], columns=columns).to_parquet(left)
@@ -208,7 +209,7 @@ def _check_feasible(asked: Filtered, design: Design) -> None:
     """
     for cell in design.cells:
         if asked.n(cell) < MINIMUM:
-            table = asked.counts[asked.counts["cell"] == cell]
+            table: Any = asked.counts[asked.counts["cell"] == cell]
             right = ", ".join(
                 f"{row['split']} {row['both_right']:.0%} of {row['asked']}"
                 for row in table.to_dict("records")

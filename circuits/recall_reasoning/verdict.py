@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from circuits.recall_reasoning.cells import design_named
 
 if TYPE_CHECKING:
@@ -12,7 +10,8 @@ if TYPE_CHECKING:
 
 def verdict_of(result: "RecallReasoning") -> list[str]:
     """The double dissociations first, then a sentence for each ability."""
-    doubles, chosen = result.tables["doubles"], result.chosen
+    doubles: Any = result.tables["doubles"]
+    chosen: Any = result.chosen
     design = design_named(result.settings.design)
     said = [
         _double(first, second, doubles, len(result.settings.seeds))
@@ -24,7 +23,7 @@ def verdict_of(result: "RecallReasoning") -> list[str]:
     return said
 
 
-def _double(first: str, second: str, doubles: pd.DataFrame, seeds: int) -> str:
+def _double(first: str, second: str, doubles: Any, seeds: int) -> str:
     rows = doubles[(doubles["first"] == first) & (doubles["second"] == second)]
     n = int(rows["holds"].sum())
     what = f"double dissociation of {first} and {second}"
@@ -39,10 +38,10 @@ def _double(first: str, second: str, doubles: pd.DataFrame, seeds: int) -> str:
     return f"No {what} ({dd}): not {', not '.join(failed)} in both directions."
 
 
-def _single(name: str, own: tuple[str, ...], others: tuple[str, ...], rows: pd.DataFrame) -> str:
+def _single(name: str, own: tuple[str, ...], others: tuple[str, ...], rows: Any) -> str:
     if not len(rows):
         return f"{name}: no head matters more to {', '.join(own)} than to {', '.join(others)}."
-    mean: Any = rows.mean(numeric_only=True)
+    mean = rows.mean(numeric_only=True)
     n = len(rows)
     claims = ", ".join(
         f"{claim} in {int(rows[claim].sum())} of {n}" for claim in ("needed", "intact", "specific")
