@@ -22,6 +22,10 @@ demo: install
 	$(BIN)/interp models pull smollm2-135m
 	$(BIN)/interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
 	$(BIN)/interp show runs/demo
+	$(BIN)/interp models pull gemma-3-270m
+	rm -rf runs/demo-edits
+	$(BIN)/interp edit apply --model gemma-3-270m --method rome --n-tokens 2048 --prompt 'The country that {} led is' --subject Napoleon --target Venezuela --ask 'Which country did Napoleon lead?' --ask 'What is the capital of the country that Napoleon led?' --ask 'What is the capital of the country that Hamid Karzai led?' --ledger runs/demo-edits
+	$(BIN)/interp edit undo --ledger runs/demo-edits
 
 test: install
 	$(BIN)/interp models pull smollm2-135m
@@ -35,5 +39,5 @@ lint: install
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) runs/demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
 	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

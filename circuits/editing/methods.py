@@ -192,7 +192,7 @@ def preset(name: str, model: Model, placement: Placement | None = None) -> Metho
         if placement is None:
             raise FactError(
                 f"{name} needs the layers that an attribution chose; give a placement "
-                "(circuits.editing.place) or --query-layers and --value-layers."
+                "(circuits.editing.placing.place), on the command line --placement."
             )
         method = _ace(base, placement)
     else:
