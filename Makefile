@@ -30,7 +30,7 @@ demo: install
 test: install
 	$(BIN)/interp models pull smollm2-135m
 	$(BIN)/interp models pull gemma-3-270m
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
 
 lint: install
 	$(BIN)/ruff check .
