@@ -27,23 +27,28 @@ from circuits.recall_reasoning.dissociation import (
     effects_table,
     singles_table,
 )
-from circuits.recall_reasoning.filtering import Filtered, filtered, length_auc
+from circuits.recall_reasoning.filtering import Filtered, filtered
 from circuits.recall_reasoning.measuring import Losses, controls_of, losses
 from circuits.recall_reasoning.result import RecallReasoning
 from circuits.recall_reasoning.scoring import (
     Circuit,
     Kind,
-    attributed_heads,
     circuits_of,
     scores_of,
 )
 from circuits.recall_reasoning.settings import Settings
+from circuits.recall_reasoning.tables import (
+    attribution_table,
+    cells_table,
+    circuits_table,
+    cost_table,
+    neutral_table,
+)
 from interp.ablation import ComponentSet
 from interp.errors import PairError
 from interp.model import Model
-from interp.pairs import Excluded, PromptPairs, tokenise
+from interp.pairs import Excluded, PromptPairs
 from interp.resuming import open_partial, run_key
-from interp.statistics import spearman
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""
@@ -141,17 +146,17 @@ def _once(
     singles: Any = _judged(found, [c.name for c in chosen], control)
     deciding = singles[singles["chosen"] & (singles["ablation"] == first)]
     tables = {
-        "cells": _cells_table(model, asked),
-        "circuits": _circuits_table(circuits, {c.name for c in chosen}),
+        "cells": cells_table(model, asked),
+        "circuits": circuits_table(circuits, {c.name for c in chosen}),
         "effects": effects_table(circuits, measured, seed),
         "singles": singles,
         "doubles": doubles_table(design, deciding, measured[first], settings, seed),
         "control": control,
         "draws": draws,
         "backup": backup,
-        "neutral": _neutral_table(circuits, measured[text], text),
-        "attribution": _attribution_table(model, selection, scores["head"], out),
-        "cost": _cost_table(model, selection, [tried, *measured.values(), random]),
+        "neutral": neutral_table(circuits, measured[text], text),
+        "attribution": attribution_table(model, selection, scores["head"], out),
+        "cost": cost_table(model, selection, [tried, *measured.values(), random]),
         "dropped": pd.DataFrame(
             [vars(row) for row in (*asked.dropped, *data.rejected)],
             columns=["id", "where", "reason"],
@@ -340,80 +345,6 @@ def _judged(singles: pd.DataFrame, chosen: Sequence[str], control: pd.DataFrame)
         specific=[beyond.get(name, False) for name in singles["circuit"]],
     )
     return table.assign(holds=table["needed"] & table["intact"] & table["specific"])
-
-
-# --- tables ------------------------------------------------------------------------------------
-
-
-def _cells_table(model: Model, asked: Filtered) -> pd.DataFrame:
-    """Counts, and how well prompt length alone tells each cell from the first one."""
-    data = asked.data
-    rows: list[dict[str, Any]] = []
-    for row in asked.counts.to_dict("records"):
-        first, own = (
-            tokenise(model, data.of(row["split"], cell))[0] for cell in (data.cells[0], row["cell"])
-        )
-        rows.append({**row, "length_auc": length_auc(first, own)})
-    return pd.DataFrame(rows)
-
-
-def _circuits_table(circuits: Sequence[Circuit], chosen: set[str]) -> pd.DataFrame:
-    rows = [
-        {
-            "circuit": c.name,
-            "ability": c.ability,
-            "components": c.kind,
-            "rule": c.rule,
-            "rank": rank,
-            "component": str(component),
-            "score": score,
-            "chosen": c.name in chosen,
-        }
-        for c in circuits
-        for rank, (component, score) in enumerate(zip(c.components, c.scores, strict=True))
-    ]
-    return pd.DataFrame(rows)
-
-
-def _neutral_table(circuits: Sequence[Circuit], found: Losses, ablation: str) -> pd.DataFrame:
-    """The factor by which each circuit's ablation raises the perplexity of neutral text."""
-    if found.nll is None:
-        return pd.DataFrame(columns=["circuit", "ability", "ablation", "factor"])
-    factors = np.exp(found.nll.mean(0))
-    rows = [
-        {
-            "circuit": c.name,
-            "ability": c.ability,
-            "ablation": ablation,
-            "factor": float(factors[found.column(c.name)]),
-        }
-        for c in circuits
-    ]
-    return pd.DataFrame(rows)
-
-
-def _attribution_table(
-    model: Model, selection: Mapping[str, PromptPairs], exact: xr.DataArray, out: Path
-) -> pd.DataFrame:
-    """Rank correlation of attributed with exact head scores, by cell."""
-    rows: list[dict[str, Any]] = []
-    for cell, pairs in selection.items():
-        found = attributed_heads(model, pairs, out / f"attributed-{cell}")
-        value, low, high = spearman(exact.sel(cell=cell).values.ravel(), found.values.ravel())
-        rows.append({"cell": cell, "spearman": value, "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def _cost_table(
-    model: Model, selection: Mapping[str, PromptPairs], runs: Sequence[Losses]
-) -> pd.DataFrame:
-    """What one forward pass a cell or set would have taken."""
-    n = sum(len(pairs) for pairs in selection.values())
-    sweeps = n * (model.arch.n_layers * (model.arch.n_heads + 1))
-    ablated = sum(one.runs for one in runs)
-    return pd.DataFrame(
-        [{"forwards_patching": sweeps, "forwards_ablation": ablated, "all": sweeps + ablated}]
-    )
 
 
 def _joined(
