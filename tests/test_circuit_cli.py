@@ -368,7 +368,7 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):
     line = refused(capsys, "circuit", "validate", str(tmp_path / "none.npz"))
-    assert "none.json is missing" in line
+    assert "none.npz is missing" in line
 
 
 # --- help --------------------------------------------------------------------------------------

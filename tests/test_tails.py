@@ -12,13 +12,10 @@ from interp.tails import tails
 PROMPTS = [TokenPrompt(tuple(range(5, 5 + n))) for n in (9, 6, 11)]
 
 
-def hidden_states(model):
+def logits(model):
     ids, mask = pad(model, PROMPTS)
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    out = model.hf(
-        input_ids=ids, attention_mask=mask.long(), position_ids=positions, output_hidden_states=True
-    )
-    return out.logits
+    return model.hf(input_ids=ids, attention_mask=mask.long(), position_ids=positions).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,7 +31,7 @@ def test_a_tail_under_a_change_equals_the_whole_run(family: str):
     run = tails(model, PROMPTS, first=1, n_tail=3)
     with torch.no_grad(), rewriting(model, [("mlp_post", 1, change)]):
         got = model.logits(run.run()[:, -2:].flatten(0, 1))
-        want = hidden_states(model)[:, -2:].flatten(0, 1)
+        want = logits(model)[:, -2:].flatten(0, 1)
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
 
 
@@ -62,7 +59,7 @@ def test_hooks_are_gone_after_an_exception():
         raise ValueError
 
     with pytest.raises(ValueError), rewriting(model, [("mlp_post", 0, broken)]):
-        hidden_states(model)
+        logits(model)
     assert not writer(model, "mlp_post", 0)._forward_hooks
 
 
