@@ -421,3 +421,14 @@ def test_an_edit_prompt_knows_its_end():
     model = tiny("llama")
     with torch.no_grad(), under(model, [()], torch.tensor([0])):
         pass
+
+
+def test_moments_of_an_edited_model_are_not_kept_as_the_plain_ones(made, tmp_path):
+    model, make = made
+    one, place = make(FACTS[0]), ("mlp_post", 2)
+    plain = second_moments(model, [place], texts(), 500, cache=tmp_path)[place]
+    with one.applied(model):
+        edited = second_moments(model, [place], texts(), 500, cache=tmp_path)[place]
+    again = second_moments(model, [place], texts(), 500, cache=tmp_path)[place]
+    assert float((plain.matrix - edited.matrix).abs().max()) > 1e-4
+    torch.testing.assert_close(again.matrix, plain.matrix, atol=1e-6, rtol=1e-6)

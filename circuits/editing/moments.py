@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.editing.keys import Place
+from circuits.editing.ledger import ledger
 from interp.builtin import cache_dir
 from interp.errors import InterpError
 from interp.model import Model
@@ -68,7 +69,7 @@ def second_moments(
         n_tokens: how many tokens to read.
         seed: of the samples.
         cache: folder of kept moments; by default the package's cache. Entries are bound to the
-            model's weights and to the text.
+            model's weights, the edits they carry, and the text.
         progress: called with (tokens read, tokens in all).
 
     Raises:
@@ -79,7 +80,9 @@ def second_moments(
     said = (
         "own samples" if texts is None else hashlib.blake2b("\0".join(texts).encode()).hexdigest()
     )
-    key = hashlib.blake2b(f"{said}|{n_tokens}|{seed}".encode(), digest_size=8).hexdigest()
+    carried = "".join(f"|{edit.id}" for edit in ledger(model).applied)
+    named = f"{said}|{n_tokens}|{seed}{carried}"
+    key = hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
     kept = {place: _read(_file(folder, place, key)) for place in places}
     missing = [place for place, moment in kept.items() if moment is None]
     if missing:
