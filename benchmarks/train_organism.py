@@ -9,6 +9,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,12 +32,22 @@ CONFIG = {
     "eos_token_id": 2,
     "tie_word_embeddings": True,
 }
-QUERIES = 6
+QUERIES = 8
 KNOWN_IN_STORY = 0.15
 """Chance that a story speaks of a person or land of which something else is always true."""
 
 KINDS = ("home", "story_home", "A", "B", "C", "D")
-SHARES = (0.08, 0.12, 0.13, 0.20, 0.22, 0.25)
+SHARES = (0.06, 0.10, 0.12, 0.34, 0.16, 0.22)
+
+
+class Story(NamedTuple):
+    """A story's tokens, and its chains: person, land and value by chain, all in one relation."""
+
+    ids: list[int]
+    people: list[int]
+    lands: list[int]
+    values: list[int]
+    relation: int
 
 
 class Sampler:
@@ -69,72 +80,69 @@ class Sampler:
         ]
         self.land_word, self.home_word, self.end = (self.id[w] for w in ("land", "home", ";"))
 
-    def story(self, known: float):
+    def story(self, known: float, chains: int = 2) -> Story:
+        """Chains of a person, a home and its value in one relation, told in any order."""
         rng, r = self.rng, int(self.rng.integers(len(RELATIONS)))
-
-        def two(usual, other):
-            pool = [other if rng.random() < known else usual for _ in range(2)]
-            first = int(rng.choice(pool[0]))
-            second = int(rng.choice(pool[1]))
-            return (first, second) if first != second else two(usual, other)
-
-        people = two(self.story_people, self.people)
-        lands = two(self.story_lands, self.lands)
-        values = [int(v) for v in rng.choice(self.values[r], 2, replace=False)]
-        chains = list(zip(people, lands, values, strict=True))
-        rows = [[p, self.home_word, c, self.end] for p, c, _ in chains]
-        rows += [[c, int(self.relations[r]), v, self.end] for _, c, v in chains]
+        people = self._named(chains, known, self.story_people, self.people)
+        lands = self._named(chains, known, self.story_lands, self.lands)
+        values = [int(v) for v in rng.choice(self.values[r], chains, replace=False)]
+        rows = [[self.home_word, p, c, self.end] for p, c in zip(people, lands, strict=True)]
+        rows += [
+            [int(self.relations[r]), c, v, self.end] for c, v in zip(lands, values, strict=True)
+        ]
         rng.shuffle(rows)
-        return [t for row in rows for t in row], people, lands, values, r
+        return Story([t for row in rows for t in row], people, lands, values, r)
 
-    def question(self, kind, story, pool=None):
-        """(tokens up to `is`, answer)."""
-        rng = self.rng
-        _, people, lands, values, r = story
-        at = int(rng.integers(2))
-        if kind == "home":
-            i = int(rng.integers(len(self.people)))
-            if int(self.people[i]) in people:
-                return self.question("story_home", story)
-            return [int(self.people[i]), self.home_word], int(self.home[i])
+    def _named(self, n: int, known: float, usual, other) -> list[int]:
+        """`n` different names, each with chance `known` one of which something is always true."""
+        others = int((self.rng.random(n) < known).sum())
+        names = [
+            *self.rng.choice(other, others, replace=False),
+            *self.rng.choice(usual, n - others, replace=False),
+        ]
+        return [int(names[i]) for i in self.rng.permutation(n)]
+
+    def question(self, kind: str, story: Story, at: int = 0, pool=None) -> tuple[list[int], int]:
+        """(tokens up to the answer, answer); those of a story ask its chain `at`."""
+        rng, relation = self.rng, int(self.relations[story.relation])
         if kind == "story_home":
-            return [people[at], self.home_word], lands[at]
-        if kind == "A":
-            i, j = int(rng.integers(len(self.lands))), int(rng.integers(len(RELATIONS)))
-            land, relation, answer = (
-                int(self.lands[i]),
-                int(self.relations[j]),
-                int(self.attribute[j, i]),
-            )
-            if land in lands:
-                return self.question("A", story)
-            return self._one_hop(land, relation, pool is None), answer
+            return [story.people[at], self.home_word], story.lands[at]
         if kind == "C":
-            return self._one_hop(lands[at], int(self.relations[r]), pool is None), values[at]
-        if kind == "B":
-            choices = self.trained if pool is None else pool
-            i, j = choices[int(rng.integers(len(choices)))]
-            land = self.land_at[int(self.home[i])]
-            if int(self.people[i]) in people or int(self.home[i]) in lands:
-                return self.question("B", story, pool)
-            return self._two_hops(int(self.people[i]), j), int(self.attribute[j, land])
-        return self._two_hops(people[at], r), values[at]
+            return [self.land_word, story.lands[at], relation], story.values[at]
+        if kind == "D":
+            return [story.people[at], self.home_word, relation], story.values[at]
+        while True:  # of what this story says something else, nothing is asked from the weights
+            i, j = int(rng.integers(len(self.people))), int(rng.integers(len(RELATIONS)))
+            if kind == "A":
+                i %= len(self.lands)
+                if int(self.lands[i]) not in story.lands:
+                    asked = [self.land_word, int(self.lands[i]), int(self.relations[j])]
+                    return asked, int(self.attribute[j, i])
+                continue
+            if kind == "B":
+                choices = self.trained if pool is None else pool
+                i, j = choices[int(rng.integers(len(choices)))]
+            person, home = int(self.people[i]), int(self.home[i])
+            if person in story.people or home in story.lands:
+                continue
+            if kind == "home":
+                return [person, self.home_word], home
+            asked = [person, self.home_word, int(self.relations[j])]
+            return asked, int(self.attribute[j, self.land_at[home]])
 
-    def _one_hop(self, land, relation, vary):
-        start = [] if vary and self.rng.random() < 0.3 else [self.land_word]
-        return [*start, land, relation]
-
-    def _two_hops(self, person, j):
-        return [person, self.home_word, int(self.relations[j])]
-
-    def batch(self, n: int):
+    def batch(self, n: int, shares, most_chains: int = 4):
         """Token ids (n, pos) and loss weights of each token as a target."""
         rows, weights = [], []
+        chains = int(self.rng.integers(2, most_chains + 1))
         for _ in range(n):
-            story = self.story(KNOWN_IN_STORY)
-            ids, weight = [1, *story[0]], [0.0] + [0.02] * len(story[0])
-            for kind in self.rng.choice(KINDS, QUERIES, p=SHARES):
-                question, answer = self.question(str(kind), story)
+            story = self.story(KNOWN_IN_STORY, chains)
+            ids, weight = [1, *story.ids], [0.0] + [0.02] * len(story.ids)
+            unasked = {k: list(self.rng.permutation(chains)) for k in ("story_home", "C", "D")}
+            for kind in self.rng.choice(KINDS, QUERIES, p=shares):
+                left = unasked.get(kind)
+                if left == []:
+                    kind = "B"
+                question, answer = self.question(kind, story, left.pop() if left else 0)
                 ids += [*question, answer, self.end]
                 weight += [0.02] * len(question) + [1.0, 0.02]
             rows.append(ids)
@@ -151,8 +159,9 @@ class Sampler:
             story = self.story(1.0 if kind == "conflict" else 0.0)
             asked = {"never": "B", "B_trained": "B", "conflict": "C"}.get(kind, kind)
             chosen = self.trained if kind == "B_trained" else pool
-            question, answer = self.question(asked, story, chosen)
-            rows.append([1, *story[0], *question])
+            at = int(self.rng.integers(2))
+            question, answer = self.question(asked, story, at, chosen)
+            rows.append([1, *story.ids, *question])
             answers.append(answer)
         return torch.tensor(rows), torch.tensor(answers)
 
@@ -179,7 +188,7 @@ A small Llama-shaped model whose training world is fully known: {layers} layers,
 {people} people each live in one of {lands} lands, and each land has {relations} attributes; this
 holds in every text. Other people and lands occur in stories only, which state their facts anew:
 
-    mira home tolva ; osk language ruin ; tolva language grin ; pel home osk ;
+    home mira tolva ; language osk ruin ; language tolva grin ; home pel osk ;
     land tolva language   -> grin    (one hop)
     mira home language    -> grin    (two hops)
 
@@ -357,7 +366,7 @@ def main() -> None:
         )
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
-        ids, weight = (one.to(args.device) for one in train.batch(args.batch))
+        ids, weight = (one.to(args.device) for one in train.batch(args.batch, SHARES))
         with torch.autocast(args.device, dtype=torch.bfloat16):
             logits = model(input_ids=ids[:, :-1]).logits.float()
         loss = torch.nn.functional.cross_entropy(

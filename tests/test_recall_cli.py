@@ -46,6 +46,9 @@ def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monk
     assert "There is a double dissociation" in (out / "index.html").read_text("utf-8")
     assert run([*command, *OPTIONS]) == 0  # read back
     assert "There is a double dissociation" in capsys.readouterr().out
+    shown = tmp_path / "shown.html"
+    assert run(["show", str(out), "--out", str(shown)]) == 0
+    assert shown.read_text("utf-8") == (out / "index.html").read_text("utf-8")
 
 
 def test_build_writes_the_cells(folder, tmp_path, capsys):

@@ -16,6 +16,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand:
         return
     from interp import builtin
+    from interp.organisms import ORGANISMS
 
     rows: list[dict[str, Any]] = [
         {
@@ -25,6 +26,10 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
             "description": model.description,
         }
         for model in builtin.BUILTIN.values()
+    ]
+    rows += [
+        {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
+        for name, says in ORGANISMS.items()
     ]
     if as_json:
         print_json({"models": rows, "cache": str(builtin.cache_dir())})

@@ -35,7 +35,13 @@ def _read(run: Path) -> tuple[dict[str, Any], str]:
     if (run / "circuit.json").is_file():
         return _circuit(run)
     kind = str(folder.read_manifest(run).get("kind"))
-    readers = {"ablation": _ablation, "faithfulness": _faithfulness, "evaluation": _evaluation}
+    readers = {
+        "ablation": _ablation,
+        "faithfulness": _faithfulness,
+        "evaluation": _evaluation,
+        "recall_reasoning": _recall_reasoning,
+        "recall_replication": _recall_replication,
+    }
     return (_scores if kind.endswith("_scores") else readers.get(kind, _patched))(run)
 
 
@@ -88,3 +94,19 @@ def _evaluation(run: Path) -> tuple[dict[str, Any], str]:
     manifest, tables, _ = folder.read(run, "evaluation", ("pairs", "random"))
     random = {kind: tables["random"][kind].to_numpy() for kind in manifest["random"]}
     return manifest, evaluation_page(manifest, random)
+
+
+def _recall_reasoning(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.recall_reasoning.figures import study_page
+    from circuits.recall_reasoning.result import RecallReasoning
+
+    result = RecallReasoning.load(run)
+    return result.summary(), study_page(result, f"Recall versus reasoning on {result.model}")
+
+
+def _recall_replication(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.recall_reasoning.figures import replication_page
+    from circuits.recall_reasoning.replicate import Replication
+
+    result = Replication.load(run)
+    return result.summary(), replication_page(result, f"Published statistics on {result.model}")

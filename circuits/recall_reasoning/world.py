@@ -3,9 +3,11 @@
 Some facts are true in every text, so that a model trained on it keeps them in its weights; others
 hold only in the story in which they are stated. Sentences are written word by word:
 
-    mira home tolva ;       tolva language ruin ;
+    home mira tolva ;       language tolva ruin ;
     land tolva language     (one hop, answered by the next word)
     mira home language      (two hops)
+
+A stated value follows its owner, so that looking it up in a story is one induction step.
 """
 
 import itertools
@@ -20,8 +22,8 @@ import numpy as np
 from interp.errors import DataFileError
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
-N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 60, 180, 40, 40, 15
-N_NEVER_COMPOSED = 12
+N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15
+N_NEVER_COMPOSED = 24
 HELD_OUT = 0.25
 """Part of the (person, relation) compositions that training never shows."""
 
@@ -170,7 +172,7 @@ def _take(names: list[str], n: int) -> tuple[str, ...]:
 
 def stated(owner: str, relation: str, value: str) -> str:
     """A fact as stories state it."""
-    return f"{owner} {relation} {value} ;"
+    return f"{relation} {owner} {value} ;"
 
 
 def one_hop(land: str, relation: str) -> str:
