@@ -13,7 +13,10 @@ from circuits.recall_reasoning import RecallReasoning, Settings, study
 from circuits.recall_reasoning.cells import DESIGNS, Ability
 from circuits.recall_reasoning.dissociation import doubles_table, selectivity, singles_table
 from circuits.recall_reasoning.figures import plot_control, plot_scores, study_page
+from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, pooled
+from circuits.recall_reasoning.published import last_token
+from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.scoring import RULES, Circuit, circuits_of
 from interp.ablation import Component
 from interp.errors import InterpError, PlanError, RunFolderError
@@ -79,6 +82,41 @@ def test_summary_and_page_hold_what_was_found(separate):
     heat = plot_scores(result).data[0].z
     assert np.unravel_index(np.argmax(heat), heat.shape) == RECALL
     assert len(plot_control(result).data) == 3
+
+
+def test_circuits_of_one_relation_are_tested_on_each(tmp_path):
+    model, data = planted(), planted_data()
+    # the second half of the lands is asked for something else, by the same head
+    data = replace(data, relation={i: str(int(b[1:]) // 9) for i, b in data.bridge.items()})
+    selection = {cell: data.of("selection", cell)[:20] for cell in "AC"}
+    head = Component(RECALL[0], "head", RECALL[1])
+    whole = Circuit("recall", "head", "absolute", (head,), (1.0,))
+    table = relations_table(
+        model, DESIGNS["A-C"], data, selection, [whole], "resample", tmp_path, most=20
+    )
+    assert list(zip(table["found_on"], table["cell"], table["relation"], strict=True)) == [
+        (found, cell, tested) for found in "01" for cell in "AC" for tested in "01"
+    ]
+    assert (table["jaccard"] == 1).all()
+    assert table.groupby(["found_on", "cell"])["n"].sum().tolist() == [20] * 4
+    assert np.allclose(table["accuracy"], table["cell"] == "A")
+    assert np.allclose(table["effect"], table["cell"] == "A", atol=0.2)
+
+
+def test_firing_is_read_at_the_last_token():
+    model, data = planted(), planted_data()
+    cells = {cell: data.of("test", cell)[:6] for cell in "AC"}
+    pair = (Component(0, "neuron", 3), Component(2, "neuron", 7))
+    heads = Circuit("recall", "head", "absolute", (Component(0, "head", 0),), (1.0,))
+    neurons = Circuit("copying", "neuron", "absolute", pair, (0.5, 0.25))
+    table = firing_table(model, DESIGNS["A-C"], [heads, neurons], cells)
+    assert table["neuron"].tolist() == [str(one) for one in pair]
+    assert table["score"].tolist() == [0.5, 0.25]
+    for side, cell in (("own", "C"), ("other", "A")):
+        gates = last_token(model, [p.clean for p in cells[cell]]).gates
+        assert table[side].tolist() == [(gates[:, 0, 3] > 0).mean(), (gates[:, 2, 7] > 0).mean()]
+    assert np.allclose(table["specificity"], table["own"] - table["other"])
+    assert firing_table(model, DESIGNS["A-C"], [heads], cells).empty
 
 
 def test_one_head_for_both_is_no_dissociation(tmp_path):

@@ -66,6 +66,7 @@ def _with(data: Data, other: Data) -> Data:
     return Data(
         pairs={split: {**data.pairs[split], **other.pairs[split]} for split in SPLITS},
         bridge={**data.bridge, **other.bridge},
+        relation={**data.relation, **other.relation},
         candidates={**data.candidates, **other.candidates},
         shortcuts=data.shortcuts,
         rejected=(*data.rejected, *other.rejected),

@@ -127,6 +127,8 @@ class Data:
     Attributes:
         pairs: split -> cell -> pairs.
         bridge: id of a pair -> its bridge entity, by which intervals resample.
+        relation: id of a pair -> what is asked of the bridge, such as its capital; empty where
+            a cell has no relations.
         candidates: cell -> the answers that accuracy chooses among.
         shortcuts: id of a pair -> the prompts of a shorter way to its answer. A model that is
             right on one need not have composed anything.
@@ -137,6 +139,7 @@ class Data:
 
     pairs: Mapping[str, Mapping[str, PromptPairs]]
     bridge: Mapping[str, str]
+    relation: Mapping[str, str]
     candidates: Mapping[str, tuple[str, ...]]
     shortcuts: Mapping[str, tuple[str, ...]]
     rejected: tuple[Excluded, ...]
@@ -185,6 +188,7 @@ class Data:
                 "split": split,
                 "cell": cell,
                 "bridge": self.bridge[pair.id],
+                "relation": self.relation[pair.id],
                 "clean": pair.clean,
                 "corrupt": pair.corrupt,
                 "answer": pair.answer,
@@ -227,6 +231,7 @@ def data_of(
     return Data(
         pairs=pairs,
         bridge={r["id"]: str(r["bridge"]) for r in records},
+        relation={r["id"]: r.get("relation", "") for r in records},
         candidates=candidates,
         shortcuts={r["id"]: tuple(r["shortcuts"]) for r in records if r.get("shortcuts")},
         rejected=rejected,

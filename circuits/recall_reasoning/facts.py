@@ -261,6 +261,7 @@ def _records(
             "split": split,
             "cell": cell,
             "bridge": one.name,
+            "relation": relation,
             "clean": prompts[0],
             "corrupt": prompts[1],
             "answer": answers[0],

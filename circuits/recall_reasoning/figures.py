@@ -183,6 +183,8 @@ def study_page(result: "RecallReasoning", title: str) -> str:
         "Cells: what the model gets right": result.tables["cells"],
         "Perplexity of neutral text": _of_chosen(result, "neutral"),
         "Heads one by one and together": result.tables["backup"],
+        "Circuits of one relation each": result.tables["relations"],
+        "Firing of neurons, by circuit": _firing(result),
         "Overlap of circuits over split seeds": result.overlap(),
     }
     shown = "".join(f"<h3>{name}</h3>{_table(table)}" for name, table in tables.items())
@@ -223,6 +225,13 @@ def _brief(table: pd.DataFrame) -> pd.DataFrame:
 def _of_chosen(result: "RecallReasoning", name: str) -> pd.DataFrame:
     table: Any = result.tables[name]
     return table[table["circuit"].isin(set(result.chosen["circuit"]))]
+
+
+def _firing(result: "RecallReasoning") -> pd.DataFrame:
+    """Mean over the neurons of each circuit; the table holds a row a neuron."""
+    table: Any = result.tables["firing"]
+    by = table.groupby(["seed", "circuit"], sort=False)
+    return by[["own", "other", "specificity"]].mean().reset_index()
 
 
 def _table(table: pd.DataFrame) -> str:

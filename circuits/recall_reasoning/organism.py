@@ -110,6 +110,7 @@ def _quadruple(
     rows: list[Record] = []
     for cell, (ask, subjects, answers, bridge) in asked.items():
         row = _record(cell, story, [ask(s, relation) for s in subjects], subjects, answers, bridge)
+        row["relation"] = relation
         if cell == "B":
             row["shortcuts"] = [f"{story} {person} {relation}"]
         rows.append(row)

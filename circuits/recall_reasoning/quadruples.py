@@ -233,6 +233,7 @@ def _record(
     row: Record = {
         "cell": cell,
         "bridge": bridge,
+        "relation": "capital",
         "clean": prompts[0],
         "corrupt": prompts[1],
         "answer": answers[0],

@@ -32,6 +32,8 @@ TABLES = (
     "backup",
     "neutral",
     "attribution",
+    "firing",
+    "relations",
     "cost",
     "dropped",
 )
@@ -45,8 +47,9 @@ class RecallReasoning:
         tables: by name, each with a column ``seed``: ``cells`` (drawn, right and kept pairs),
             ``circuits`` (a row a component), ``effects`` (what each cell loses), ``singles`` and
             ``doubles`` (dissociations), ``control`` and ``draws`` (random sets), ``backup``,
-            ``neutral`` (perplexity), ``attribution`` (beside exact scores), ``cost``, and
-            ``dropped`` (pairs that were left out, with reasons).
+            ``neutral`` (perplexity), ``attribution`` (beside exact scores), ``firing`` (of
+            neurons), ``relations`` (circuits of one relation each), ``cost``, and ``dropped``
+            (pairs that were left out, with reasons).
         scores: kind of component -> scores with dims (seed, cell, layer, unit), in parts of each
             cell's total effect.
         settings: what was asked for.
@@ -118,6 +121,7 @@ class RecallReasoning:
             "neutral_perplexity": self._of_chosen("neutral"),
             "backup": self._of_chosen("backup"),
             "attribution": self.tables["attribution"].to_dict("records"),
+            "relations": self.tables["relations"].to_dict("records"),
             "overlap": self.overlap().to_dict("records"),
             "cost": self.tables["cost"].to_dict("records"),
             "verdict": self.verdict,

@@ -5,7 +5,7 @@ component alone takes its value on the corrupt prompt: exact, by one sweep a kin
 Positive: the component supports the answer. Negative: it works against it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -44,6 +44,7 @@ def scores_of(
     kind: Kind,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    among: Set[str] | None = None,
 ) -> Float[xr.DataArray, "cell layer unit"]:
     """Score every component of a kind on every cell; finished cells are read back from `out`.
 
@@ -54,6 +55,7 @@ def scores_of(
             attributed (`eap-dg`).
         out: folder of the parts.
         progress: called with (pairs done, pairs in all) of each cell.
+        among: ids of the pairs that count; by default all do. All are patched in either case.
     """
     found: list[xr.DataArray] = []
     for cell, pairs in cells.items():
@@ -70,8 +72,11 @@ def scores_of(
             direction="noise",
             progress=progress,
         )
-        effect = float((result.clean - result.corrupt).mean())
-        share = (float(result.clean.mean()) - result.values.mean("pair")) / effect
+        which = [among is None or name in among for name in result.values["pair"].values]
+        clean, corrupt, patched = (
+            one[which].mean("pair") for one in (result.clean, result.corrupt, result.values)
+        )
+        share = (clean - patched) / (clean - corrupt)
         share = share.rename(head="unit") if kind == "head" else share.expand_dims(unit=[0], axis=1)
         found.append(share.transpose("layer", "unit"))
     joined = np.stack([one.values for one in found])

@@ -9,6 +9,7 @@ What is chosen is fixed before the test split is run; all other circuits are rep
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, prod
@@ -28,7 +29,9 @@ from circuits.recall_reasoning.dissociation import (
     singles_table,
 )
 from circuits.recall_reasoning.filtering import Filtered, filtered
+from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, controls_of, losses
+from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.result import RecallReasoning
 from circuits.recall_reasoning.scoring import (
     Circuit,
@@ -45,6 +48,7 @@ from circuits.recall_reasoning.tables import (
     neutral_table,
 )
 from interp.ablation import ComponentSet
+from interp.ablation.components import n_units
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs
@@ -145,6 +149,7 @@ def _once(
     found = singles_table(design, circuits, measured, settings, seed)
     singles: Any = _judged(found, [c.name for c in chosen], control)
     deciding = singles[singles["chosen"] & (singles["ablation"] == first)]
+    test = {cell: data.of("test", cell)[: settings.n_test] for cell in data.cells}
     tables = {
         "cells": cells_table(model, asked),
         "circuits": circuits_table(circuits, {c.name for c in chosen}),
@@ -155,6 +160,10 @@ def _once(
         "draws": draws,
         "backup": backup,
         "neutral": neutral_table(circuits, measured[text], text),
+        "firing": firing_table(model, design, circuits, test),
+        "relations": relations_table(
+            model, design, data, selection, chosen, first, out, settings.n_test
+        ),
         "attribution": attribution_table(model, selection, scores["head"], out),
         "cost": cost_table(model, selection, [tried, *measured.values(), random]),
         "dropped": pd.DataFrame(
@@ -246,13 +255,14 @@ def _chosen(
     circuits: Sequence[Circuit],
     tried: Losses,
 ) -> list[Circuit]:
-    """For each ability the circuit of heads that loses most of its own and moves the other least.
+    """For each ability the circuit that loses most of its own and moves the other least.
 
-    Circuits that too few random sets match are chosen only where no other is left.
+    It is one of heads or of neurons: MLPs have no counterpart in their layer. Circuits that too
+    few random sets match are chosen only where no other is left.
     """
     chosen: list[Circuit] = []
     for ability in design.abilities:
-        own = [c for c in circuits if c.ability == ability.name and c.kind == "head"]
+        own = [c for c in circuits if c.ability == ability.name and c.kind != "mlp"]
         enough = [c for c in own if n_matched(model, c) >= settings.n_random]
         rated = {c.name: _rating(ability, tried, tried.column(c.name)) for c in own}
         if own:
@@ -269,10 +279,9 @@ def _rating(ability: Any, tried: Losses, at: int) -> float:
 
 
 def n_matched(model: Model, circuit: Circuit) -> int:
-    """How many different sets of heads match a circuit by layer."""
-    layers = [c.layer for c in circuit.components]
-    counts = {layer: layers.count(layer) for layer in set(layers)}
-    return prod(comb(model.arch.n_heads - k, k) for k in counts.values())
+    """How many different sets of heads, or of neurons, match a circuit by layer."""
+    counts = Counter(c.layer for c in circuit.components)
+    return prod(comb(n_units(model, circuit.kind) - k, k) for k in counts.values())
 
 
 def _controls(
@@ -291,7 +300,8 @@ def _controls(
     reference = data.of("selection", data.cells[0])
     for circuit in chosen:
         sets[circuit.name] = circuit.set
-        sets |= {f"{circuit.name}:{c}": ComponentSet((c,)) for c in circuit.components}
+        if circuit.kind == "head":
+            sets |= {f"{circuit.name}:{c}": ComponentSet((c,)) for c in circuit.components}
         drawn[circuit.name] = {}
         found = controls_of(model, circuit, settings.n_random, seed, reference)
         for kind, many in found.items():
@@ -303,12 +313,15 @@ def _controls(
     tables = [
         control_table(of[c.ability], c, measured, drawn[c.name]) for c in chosen if drawn[c.name]
     ]
-    backup = [_backup(of[c.ability], c, measured) for c in chosen]
+    backup = [_backup(of[c.ability], c, measured) for c in chosen if c.kind == "head"]
     control, draws = (
         pd.concat([pair[i] for pair in tables], ignore_index=True) if tables else pd.DataFrame()
         for i in (0, 1)
     )
-    return control, draws, pd.DataFrame(backup), measured
+    return control, draws, pd.DataFrame(backup, columns=BACKUP), measured
+
+
+BACKUP = ["circuit", "ability", "together", "sum_of_single", "ratio"]
 
 
 def _backup(ability: Any, circuit: Circuit, measured: Losses) -> dict[str, Any]:
