@@ -156,8 +156,8 @@ def test_organism_cells_ask_what_the_world_or_the_story_says(world):
             person = b.clean.split()[-3]
             assert (person, relation) in world.held_out
             assert world.attributes[world.home[person]][relation] == b.answer
-            assert told[c.clean.split()[-2], relation] == c.answer
-            assert told[told[d.clean.split()[-3], "home"], relation] == d.answer
+            assert told[relation, c.clean.split()[-2]] == c.answer
+            assert told[relation, told["home", d.clean.split()[-3]]] == d.answer
 
 
 def test_no_answer_of_the_world_is_a_better_guess(world):
