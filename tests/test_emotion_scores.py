@@ -163,7 +163,7 @@ def test_planted_neurons_are_found_first():
     assert float(Differences.of(changed).mlp_post[e, layer, planted].abs().min()) > 30
 
 
-# --- last-token runs and influence ------------------------------------------------------------------
+# --- last-token runs and influence ---------------------------------------------------------------
 
 
 def test_changed_last_tokens_equal_plain_forwards(tiny_model: Model):

@@ -50,7 +50,8 @@ class Directions:
         styles = tuple(dict.fromkeys(found.styles))
         own = [found.of_style(style) for style in styles]
         mid, post = (
-            unit(sum(unit(centred(getattr(one, site)).mean(0)) for one in own)) for site in STREAMS
+            unit(torch.stack([unit(centred(getattr(one, site)).mean(0)) for one in own]).sum(0))
+            for site in STREAMS
         )
         return cls(mid, post, styles, len(found))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,9 @@ from circuits.emotion.scores import Kind, Scores, scores
 from circuits.emotion.states import States
 from interp.model import Model
 
-Preset = Literal["centred", "centred-influence", "paper", "paper-influence"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
+PRESETS = ("centred", "centred-influence", "paper", "paper-influence")
 PARTS: tuple[Part, ...] = get_args(Part)
-KIND_OF: Mapping[Allotted, Part] = {"neuron": "neurons", "head": "heads"}
+KIND_OF: dict[Allotted, Part] = {"neuron": "neurons", "head": "heads"}
 Circuits = dict[str, EmotionCircuit]
 """Emotion -> circuit."""
 
@@ -53,14 +52,14 @@ class Size:
 
 def circuits_of(
     model: Model, scored: Mapping[Kind, Scores], found: Influence, size: Size | None = None
-) -> dict[Preset, Circuits]:
+) -> dict[str, Circuits]:
     """Every emotion's circuit in each preset.
 
     ``centred`` and ``paper`` name the score. They take the best components of all layers; with
     ``-influence`` each sublayer has a share of them by its influence (the paper's way).
     """
     budget = (size or Size()).budget(model)
-    out: dict[Preset, Circuits] = {}
+    out: dict[str, Circuits] = {}
     for kind, table in scored.items():
         plain, shared = (p for p in PRESETS if p.partition("-")[0] == kind)
         out[plain] = {
@@ -84,12 +83,11 @@ def _allocated(
     model: Model, table: Scores, found: Influence, emotion: str, budget: Budget, method: str
 ) -> EmotionCircuit:
     row = EMOTIONS.index(emotion)
-    own = {kind: table.of(part)[row].double().numpy() for kind, part in KIND_OF.items()}
+    own: dict[Allotted, np.ndarray] = {
+        kind: table.of(part)[row].double().numpy() for kind, part in KIND_OF.items()
+    }
     chosen = allocate(found.weights(emotion), own, budget)
-    neurons, heads = (
-        [(c.layer, c.unit) for c in chosen if c.kind == kind and c.unit is not None]
-        for kind in KIND_OF
-    )
+    neurons, heads = ([(c.layer, c.unit) for c in chosen if c.kind == kind] for kind in KIND_OF)
     return EmotionCircuit.of(model, emotion, neurons, heads, method)
 
 
@@ -100,7 +98,7 @@ def top_units(score: Float[Tensor, "layer unit"], k: int) -> list[tuple[int, int
     return [(int(i) // width, int(i) % width) for i in order]
 
 
-# --- overlap and stability -------------------------------------------------------------------------
+# --- overlap and stability -----------------------------------------------------------------------
 
 
 def overlap_table(circuits: Circuits) -> pd.DataFrame:
@@ -156,17 +154,12 @@ def resamples(found: States, n: int, seed: int) -> Iterator[States]:
     """Bootstrap samples of the groups, scenario by scenario."""
     rng = np.random.default_rng(seed)
     of: dict[str, list[int]] = {}
-    for group, text in enumerate(found.texts):
-        of.setdefault(scenario_of(text), []).append(group)
+    for group, scenario in enumerate(found.scenarios):
+        of.setdefault(scenario, []).append(group)
     members: Sequence[list[int]] = list(of.values())
     for _ in range(n):
         drawn = rng.integers(len(members), size=len(members))
         yield found.only([group for i in drawn for group in members[i]])
-
-
-def scenario_of(text: str) -> str:
-    """The scenario of a text's id, which ends in its valence."""
-    return text.rpartition("_")[0] or text
 
 
 def as_arrays(scored: Mapping[Kind, Scores]) -> dict[str, np.ndarray]:

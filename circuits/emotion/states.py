@@ -68,6 +68,11 @@ class States:
     def __len__(self) -> int:
         return len(self.themes)
 
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """The scenario of each group: its text's id less the last part, the valence."""
+        return tuple(text.rpartition("_")[0] or text for text in self.texts)
+
     def only(self, groups: Sequence[int]) -> "States":
         """Some of the groups."""
         chosen = torch.tensor(groups, dtype=torch.long)

@@ -1,0 +1,335 @@
+"""`discover`: directions, scores, influence and circuits of a model, in one pass over prompts.
+
+States of all prompts are kept beside the folder until it is written, so a stopped discovery goes
+on where it was.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from circuits.emotion.activations import last_activations
+from circuits.emotion.arms import references_of
+from circuits.emotion.circuit import Differences
+from circuits.emotion.data import EMOTIONS, Reply, Scenario
+from circuits.emotion.directions import Directions, window_layers
+from circuits.emotion.discovery import Discovery, Means, Settings
+from circuits.emotion.frames import Frames
+from circuits.emotion.influence import Influence, influence, normed, stream_scales
+from circuits.emotion.scores import scores
+from circuits.emotion.selection import circuits_of
+from circuits.emotion.situations import Asking, situations
+from circuits.emotion.states import States, groups_of, states
+from circuits.emotion.tokens import token_prompt
+from circuits.emotion.transfer import (
+    Reading,
+    across,
+    best_layer,
+    joined,
+    left_out,
+    read_groups,
+    tables,
+)
+from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
+from interp import folder
+from interp.errors import RunFolderError
+from interp.model import Model
+from interp.prompts import TokenPrompt
+
+TRAP = "within (trap)"
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all)."""
+
+
+def discover(
+    model: Model,
+    scenarios: Sequence[Scenario],
+    frames: Frames,
+    settings: Settings | None = None,
+    replies: Sequence[Reply] = (),
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Find a model's emotion directions, the components that write them, and circuits.
+
+    Args:
+        model: the model.
+        scenarios: discovery texts; none of them is to be tested on.
+        frames: words and prompts.
+        settings: how; by default the clean preset.
+        replies: self-written replies, shown as demonstrations without an emotion word: the layer
+            in which states are read is the one where directions found under words read these
+            best. Without them, it is the one where directions carry over to styles with another
+            word and another frame.
+        out: folder to write; a stopped discovery resumes, a finished one is loaded.
+        progress: called with (stage, done, in all).
+
+    Raises:
+        RunFolderError: `out` holds another discovery, or something else.
+        StatesError: a style that the frames do not have.
+    """
+    chosen = settings or Settings()
+    run = _Run.of(model, scenarios, frames, chosen, replies, out)
+    if run.finished is not None:
+        return run.finished
+    say = progress or (lambda stage, done, total: None)
+    groups = groups_of(model, scenarios, frames, chosen.styles, double_bos=chosen.double_bos)
+    found = run.states("states", lambda: states(model, groups, progress=partial(say, "states")))
+    if chosen.normed_final:
+        found = with_normed_final(model, found)
+    directions = Directions.of(found)
+    n = len(scenarios) if chosen.n_neutral is None else min(chosen.n_neutral, len(scenarios))
+    neutral = neutral_prompts(model, scenarios, frames, chosen, n)
+    pushed = run.influence(
+        lambda: influence(
+            model,
+            neutral,
+            directions,
+            stream_scales(found),
+            alphas=chosen.alphas,
+            final=chosen.final,
+            progress=partial(say, "influence"),
+        )
+    )
+    plain = last_activations(model, neutral, progress=partial(say, "neutral")).resid_post
+    readings = _readings(model, run, frames, scenarios, replies, found, directions, say)
+    began = time.monotonic()
+    scored = scores(
+        model, found, directions, normed_heads=chosen.normed_heads and not _parallel(model)
+    )
+    circuits = circuits_of(model, scored, pushed, chosen.size)
+    run.seconds["scores"] = time.monotonic() - began
+    made = Discovery(
+        settings=chosen,
+        directions=directions,
+        differences=Differences.of(found),
+        means=Means(found.z.mean((0, 1)), found.mlp_post.mean((0, 1))),
+        scores=scored,
+        influence=pushed,
+        circuits=circuits,
+        references=references_of(found.z, found.mlp_post),
+        low=directions.cosines(plain).mean(0).T.contiguous(),
+        high=_own(directions.cosines(found.resid_post)),
+        layer=_layer(model, readings),
+        readings=tables(readings),
+        cost=_cost(model, len(groups), len(neutral), chosen, run),
+    )
+    return run.finish(made)
+
+
+def with_normed_final(model: Model, found: States) -> States:
+    """The last block's stream after the final norm, as Hugging Face's hidden states have it."""
+    post = found.resid_post.clone()
+    post[:, :, -1] = normed(model, post[:, :, -1])
+    return replace(found, resid_post=post)
+
+
+def neutral_prompts(
+    model: Model, scenarios: Sequence[Scenario], frames: Frames, settings: Settings, n: int
+) -> list[TokenPrompt]:
+    """Texts without an emotion, in the neutral forms of the styles' frames, taking turns."""
+    used = [frames.frames[style.partition(":")[0]] for style in settings.styles]
+    return [
+        token_prompt(
+            model,
+            used[i % len(used)].fill(text.scenario, text.event),
+            double_bos=settings.double_bos,
+        )
+        for i, text in enumerate(situations(scenarios, n))
+    ]
+
+
+def _parallel(model: Model) -> bool:
+    return model.arch.parts.parallel
+
+
+def _own(
+    cosines: Float[Tensor, "group emotion layer direction"],
+) -> Float[Tensor, "emotion layer"]:
+    """Mean cosine of each emotion's prompts with its own direction."""
+    own = torch.arange(len(EMOTIONS))
+    return cosines.mean(0)[own, :, own]
+
+
+# --- the layer in which states are read -----------------------------------------------------------
+
+
+def _readings(
+    model: Model,
+    run: "_Run",
+    frames: Frames,
+    scenarios: Sequence[Scenario],
+    replies: Sequence[Reply],
+    found: States,
+    directions: Directions,
+    say: Progress,
+) -> list[Reading]:
+    """What chooses the layer, first; then the other tests within the discovery texts."""
+    n = min(run.settings.n_demonstrations, len(scenarios))
+    out: list[Reading] = []
+    if replies and n:
+        asking = Asking(frames, replies)
+        groups = demonstration_groups(model, asking, situations(scenarios, n))
+        shown = run.states(
+            DEMONSTRATIONS, lambda: states(model, groups, progress=partial(say, DEMONSTRATIONS))
+        )
+        out.append(read_groups(directions, shown, DEMONSTRATIONS))
+    spread = [s for s in directions.styles if len(set(found.of_style(s).themes)) > 1]
+    pairs = [
+        (one, other)
+        for one, other in permutations(spread, 2)
+        if all(a != b for a, b in zip(one.split(":"), other.split(":"), strict=True))
+    ]
+    if pairs:
+        out.append(joined(across(found, found, pairs), "other word and frame"))
+    for style in spread[:1]:
+        own = found.of_style(style)
+        out.append(left_out(own, own, f"{TRAP} {style}"))
+    return out
+
+
+def _layer(model: Model, readings: Sequence[Reading]) -> int:
+    """The best layer of the first test; the middle of v_ref's window with the trap alone."""
+    if readings and not readings[0].name.startswith(TRAP):
+        return best_layer(readings[0])
+    return sum(window_layers(model.arch.n_layers)) // 2
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """A discovery on its way: its folder, what is finished, and how long each stage took."""
+
+    model: Model
+    settings: Settings
+    out: Path | None
+    key: str
+    finished: Discovery | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        scenarios: Sequence[Scenario],
+        frames: Frames,
+        settings: Settings,
+        replies: Sequence[Reply],
+        out: str | Path | None,
+    ) -> "_Run":
+        """Open the folder of a discovery.
+
+        Raises:
+            RunFolderError: it holds another one.
+        """
+        texts = [(s.id, s.text, *(e.text for e in s.events)) for s in scenarios]
+        shown = [(r.id, r.text) for r in replies]
+        frame = [asdict(frames.frames[s.partition(":")[0]]) for s in settings.styles]
+        words = {k: dict(v) for k, v in frames.words.items()}
+        given = [model.weights_hash, asdict(settings), texts, shown, frame, words]
+        key = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+        run = cls(model, settings, None if out is None else Path(out), key)
+        if run.out is None:
+            return run
+        if run.out.exists():
+            run._check(run.out, str(folder.read_manifest(run.out).get("key")))
+            run.finished = Discovery.load(run.out, model)
+        else:
+            mark = run.partial / "key"
+            if run.partial.exists():
+                run._check(run.partial, mark.read_text("utf-8") if mark.is_file() else "")
+            run.partial.mkdir(parents=True, exist_ok=True)
+            mark.write_text(key, "utf-8")
+            times = run.partial / "seconds.json"
+            run.seconds = json.loads(times.read_text("utf-8")) if times.is_file() else {}
+        return run
+
+    @property
+    def partial(self) -> Path:
+        assert self.out is not None
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    def _check(self, at: Path, key: str) -> None:
+        if key != self.key:
+            raise RunFolderError(
+                f"{at} holds a discovery with other texts, settings or weights, or something "
+                "else; choose another --out, or remove it."
+            )
+
+    def states(self, name: str, make: Callable[[], States]) -> States:
+        """A stage whose outcome is states."""
+        return self._stage(name, make, States.load, lambda made, file: made.save(file))
+
+    def influence(self, make: Callable[[], Influence]) -> Influence:
+        """The stage whose outcome is influence."""
+        s = self.settings
+
+        def load(file: Path) -> Influence:
+            return Influence(load_file(file)["values"], s.alphas, s.final)
+
+        def save(made: Influence, file: Path) -> None:
+            save_file({"values": made.values.contiguous()}, file)
+
+        return self._stage("influence", make, load, save)
+
+    def _stage(
+        self,
+        name: str,
+        make: Callable[[], Any],
+        load: Callable[[Path], Any],
+        save: Callable[[Any, Path], None],
+    ) -> Any:
+        file = None if self.out is None else self.partial / name
+        if file is not None and file.is_file():
+            return load(file)
+        began = time.monotonic()
+        made = make()
+        self.seconds[name] = time.monotonic() - began
+        if file is not None:
+            beside = file.with_suffix(".writing")
+            save(made, beside)
+            beside.rename(file)  # a half-written stage is never read
+            (self.partial / "seconds.json").write_text(json.dumps(self.seconds), "utf-8")
+        return made
+
+    def finish(self, made: Discovery) -> Discovery:
+        """Write the folder and drop the stages."""
+        if self.out is not None:
+            made.save(self.out, self.model, {"key": self.key})
+            shutil.rmtree(self.partial)
+        return made
+
+
+def _cost(
+    model: Model, n_groups: int, n_neutral: int, settings: Settings, run: _Run
+) -> dict[str, Any]:
+    """What was run, and what the released procedure runs for the same number of texts.
+
+    The released code runs every prompt for directions, for neurons, twice for differences, and
+    once and once a head for heads; and for each emotion every neutral prompt once and once for
+    each nudge of four sizes.
+    """
+    a, n = model.arch, len(EMOTIONS)
+    nudges = n * len(settings.alphas) * 2 * a.n_layers
+    released = n_groups * n * (5 + a.n_layers * a.n_heads) + n_groups * n * (1 + 8 * a.n_layers)
+    shown = run.settings.n_demonstrations * n if DEMONSTRATIONS in run.seconds else 0
+    return {
+        "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+        "prompts": n_groups * n + 2 * n_neutral + shown,
+        "single_tokens": n_neutral * nudges,
+        "released_prompts": released,
+    }
