@@ -26,7 +26,7 @@ class ArmError(InterpError):
 def steering(
     directions: Float[Tensor, "emotion layer d_model"], layers: Sequence[int], fraction: float
 ) -> Modulation:
-    """h <- h + f ||h|| v after each of several blocks.
+    """Add f ||h|| v to the stream after each of several blocks.
 
     Args:
         directions: unit vectors of the residual stream after each block.
@@ -141,7 +141,9 @@ def random_circuits(
     }
 
 
-def matching(differences: Differences, circuits: Circuits, to: Circuits, strength: float) -> Modulation:
+def matching(
+    differences: Differences, circuits: Circuits, to: Circuits, strength: float
+) -> Modulation:
     """Modulate `circuits` with as large a push as `to` would give, site by site in total norm.
 
     The vectors keep their directions; each emotion's are scaled at each site so that the norm over

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from jaxtyping import Int
 
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.decoding import Decoding, ReadPrompts, decode, read_prompts, reply_text
@@ -49,9 +48,7 @@ class Batch:
     emotions: list[int]
 
 
-def read_all(
-    model: Model, asking: Asking, kind: str, texts: Sequence[Situation]
-) -> list[Batch]:
+def read_all(model: Model, asking: Asking, kind: str, texts: Sequence[Situation]) -> list[Batch]:
     """Read the prompts of one kind once, for all arms that share it.
 
     Prompts without an emotion are read once a situation and continued in all six. Prompts with one
@@ -97,9 +94,7 @@ def _of_emotion(
     emotion: int,
 ) -> Batch:
     prompts = [token_prompt(model, asking.prompt(kind, texts[i], emotion)) for i in part]
-    return Batch(
-        read_prompts(model, prompts), list(range(len(part))), part, [emotion] * len(part)
-    )
+    return Batch(read_prompts(model, prompts), list(range(len(part))), part, [emotion] * len(part))
 
 
 def replies(
@@ -127,9 +122,7 @@ def replies(
     rows: list[dict[str, object]] = []
     total = sum(len(batch.which) for batch in batches)
     for batch in batches:
-        written = decode(
-            model, batch.read, batch.which, batch.emotions, arm.modulation, decoding
-        )
+        written = decode(model, batch.read, batch.which, batch.emotions, arm.modulation, decoding)
         for i, emotion, ids in zip(batch.situations, batch.emotions, written, strict=True):
             rows.append(_row(model, texts[i], i, emotion, ids))
         if progress:

@@ -1,4 +1,4 @@
-"""The texts that are replied to, a balanced part of a file, and the prompts that ask for a reply."""
+"""The texts that are replied to, a balanced part of a file, and the prompts that ask for it."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -97,18 +97,14 @@ class Asking:
         Raises:
             PlanError: an unknown kind.
         """
-        frame = self.frames.frames["chat" if kind.startswith("chat") else NEUTRAL_FRAME]
+        if kind not in KINDS:
+            raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
         word = self.frames.words[WORDS][EMOTIONS[emotion]]
-        match kind:
-            case "neutral" | "chat_neutral":
-                return frame.fill(situation.scenario, situation.event)
-            case "word" | "chat":
-                return frame.fill(situation.scenario, situation.event, word)
-            case "demonstrations":
-                return self._shown(situation, emotion, "")
-            case "demonstrations_word":
-                return self._shown(situation, emotion, f" I felt {word}.")
-        raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
+        if kind.startswith("demonstrations"):
+            feeling = f" I felt {word}." if kind.endswith("word") else ""
+            return self._shown(situation, emotion, feeling)
+        frame = self.frames.frames["chat" if kind.startswith("chat") else NEUTRAL_FRAME]
+        return frame.fill(situation.scenario, situation.event, word if KINDS[kind] else None)
 
     def _shown(self, situation: Situation, emotion: int, feeling: str) -> Prompt:
         """Replies to one event a valence, of three themes other than the situation's own."""
@@ -118,7 +114,8 @@ class Asking:
             (themes[(place + 1 + turn) % len(themes)], valence)
             for turn, valence in enumerate(VALENCES)
         ]
-        found = {(r.theme, r.valence): r for r in self.demonstrations if r.emotion == EMOTIONS[emotion]}
+        own = EMOTIONS[emotion]
+        found = {(r.theme, r.valence): r for r in self.demonstrations if r.emotion == own}
         shown = [replace(found[key], event=found[key].event + feeling) for key in wanted]
         event = situation.event + feeling
         return self.frames.demonstrations.fill(shown, situation.scenario, event)
@@ -133,4 +130,3 @@ KINDS: Mapping[str, bool] = {
     "demonstrations_word": True,
 }
 """Kinds of prompt, and whether they differ by emotion."""
-
