@@ -1,4 +1,4 @@
-"""The linear maps through which sublayers write: hooked so that input and output are both seen."""
+"""The linear maps that an edit may change: hooked so that input and output are both seen."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
@@ -14,11 +14,15 @@ from interp.sites import SITES
 WRITERS = ("mlp_post", "z")
 """Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
 
+READERS = ("gate", "up")
+"""What an FFN's neurons read their input with: the map inside the activation function (of plain
+FFNs the only one), and its factor in gated ones."""
+
 Rewrite = Callable[
-    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_model"]],
-    Float[Tensor, "row pos d_model"],
+    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_out"]],
+    Float[Tensor, "row pos d_out"],
 ]
-"""(input, output) of a writing projection -> the output that the model shall use instead."""
+"""(input, output) of a projection -> the output that the model shall use instead."""
 
 
 def writer(model: Model, site: str, layer: int) -> nn.Module:
@@ -38,20 +42,37 @@ def writer(model: Model, site: str, layer: int) -> nn.Module:
     return model.point(SITES[site], layer)[0]
 
 
+def projection(model: Model, name: str, layer: int) -> nn.Module:
+    """A linear module by name: a site of `WRITERS`, or one of `READERS`.
+
+    Raises:
+        SiteError: no such projection in this model, or the layer is out of range.
+    """
+    if name not in READERS:
+        return writer(model, name, layer)
+    if name not in model.arch.neuron_keys:
+        raise SiteError(
+            f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
+            "that write into neurons' keys cannot be used on it."
+        )
+    model.check_layers([layer])
+    return model.blocks[layer].get_submodule(model.arch.neuron_keys[name].path)
+
+
 @contextlib.contextmanager
 def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
     """Run `rewrites` whenever their projection is computed; every hook is gone on exit.
 
     Args:
         model: the model that will be run inside the ``with`` block.
-        rewrites: (site read, layer, function) triples, applied in the order given.
+        rewrites: (projection, layer, function) triples, applied in the order given.
 
     Raises:
-        SiteError: as `writer`.
+        SiteError: as `projection`.
     """
     with contextlib.ExitStack() as stack:
         for site, layer, rewrite in rewrites:
-            module = writer(model, site, layer)
+            module = projection(model, site, layer)
             stack.callback(module.register_forward_hook(_hook(rewrite)).remove)
         yield
 

@@ -13,7 +13,7 @@ from circuits.editing.prompting import EditPrompt
 from interp.blocks import first_output
 from interp.calls import record_layer_calls
 from interp.model import Model
-from interp.projections import WRITERS, writer
+from interp.projections import READERS, WRITERS, projection
 from interp.prompts import batches, pad
 from interp.running import default_budget
 
@@ -29,7 +29,8 @@ def module_at(model: Model, place: Place) -> nn.Module:
         SiteError: no such projection.
     """
     site, layer = place
-    return writer(model, site, layer) if site in WRITERS else model.blocks[layer]
+    named = site in WRITERS + READERS
+    return projection(model, site, layer) if named else model.blocks[layer]
 
 
 def keys_at(

@@ -10,7 +10,7 @@ from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
 from interp.model import Model
-from interp.projections import writer
+from interp.projections import projection
 
 if TYPE_CHECKING:
     from circuits.editing.edits import Edit
@@ -95,7 +95,7 @@ def _rewrite(model: Model, book: Ledger, edits: list["Edit"], touched: Changes) 
     """Form the touched weights anew; all are computed before the first is replaced."""
     fresh: dict[Place, Tensor] = {}
     for place in dict.fromkeys((change.site, change.layer) for change in touched):
-        module: Any = writer(model, *place)
+        module: Any = projection(model, *place)
         original = book.originals.get(place)
         if original is None:
             original = module.weight.detach().clone()
@@ -104,7 +104,7 @@ def _rewrite(model: Model, book: Ledger, edits: list["Edit"], touched: Changes) 
         book.originals[place] = original
     with torch.no_grad():
         for place, weight in fresh.items():
-            module = writer(model, *place)
+            module = projection(model, *place)
             module.weight.copy_(weight)
             if not any((c.site, c.layer) == place for e in edits for c in e.changes):
                 del book.originals[place]

@@ -79,6 +79,31 @@ VALUE = Stage(
 
 
 @dataclass(frozen=True)
+class Neurons:
+    """Two neurons a fact in each layer, query and value written (`circuits.editing.neurons`).
+
+    Attributes:
+        layers: where; a target for each is searched jointly.
+        forms: prompts to learn from, each a key of its own.
+        anchor: the token written at.
+        metric: what a query is small in, over what the FFN reads.
+        rho: lambda, see `circuits.editing.solving`.
+        kept_weight: how much a preserved question counts beside a key of the fact.
+        ramp: gains at which the neurons begin and have ceased to rise.
+        search: of the target.
+    """
+
+    layers: tuple[int, ...]
+    forms: tuple[Form, ...] = ("cloze", "question", "two_hop")
+    anchor: Anchor = "last"
+    metric: MetricName = "inverse_moment"
+    rho: float = 0.01
+    kept_weight: float = 0.3
+    ramp: tuple[float, float] = (0.3, 0.6)
+    search: Search = field(default_factory=Search)
+
+
+@dataclass(frozen=True)
 class FineTune:
     """Low-rank fine-tuning of one layer's down-projection, the crude baseline.
 
@@ -110,7 +135,7 @@ class Method:
     """
 
     name: str
-    stages: tuple[Stage | FineTune, ...]
+    stages: tuple[Stage | Neurons | FineTune, ...]
 
     def informed(self) -> "Method":
         """The same method given the two-hop prompts and the preserved questions that ACE sees."""
@@ -121,7 +146,7 @@ KEPT_WEIGHT = 3.0
 """Weight of a preserved question where a subject's token is written."""
 
 
-def _informed(stage: Stage | FineTune) -> Stage | FineTune:
+def _informed(stage: Stage | Neurons | FineTune) -> Stage | Neurons | FineTune:
     forms = tuple(dict.fromkeys((*stage.forms, "two_hop")))
     if isinstance(stage, FineTune):
         return replace(stage, forms=forms, kept_weight=KEPT_WEIGHT)

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.finetuning import fine_tune
 from circuits.editing.keys import Place, keys_at, outputs_at
-from circuits.editing.methods import FineTune, Method, Stage
-from circuits.editing.moments import Moments
+from circuits.editing.ledger import ledger
+from circuits.editing.methods import FineTune, Method, Neurons, Stage
+from circuits.editing.moments import Moment, Moments
+from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
 from circuits.editing.prompting import (
     ASKED,
     BARE,
@@ -116,11 +118,15 @@ class _Job:
 
 
 def _jobs(
-    model: Model, state: _State, stage: Stage | FineTune, number: int, templates: Sequence[str]
+    model: Model,
+    state: _State,
+    stage: Stage | Neurons | FineTune,
+    number: int,
+    templates: Sequence[str],
 ) -> list[_Job]:
     """The facts that have prompts for this stage; the others are noted."""
     # fine-tuning changes every token, so long demonstrations would cost it a run of their own
-    anchor, asked = (stage.anchor, ASKED) if isinstance(stage, Stage) else ("last", ASKED[:1])
+    anchor, asked = ("last", ASKED[:1]) if isinstance(stage, FineTune) else (stage.anchor, ASKED)
     jobs: list[_Job] = []
     for i, request in enumerate(state.requests):
         for j, fact in enumerate(request.facts):
@@ -164,7 +170,7 @@ def _fine_tuned(model: Model, state: _State, stage: FineTune, templates: Sequenc
 def _staged(
     model: Model,
     state: _State,
-    stage: Stage,
+    stage: Stage | Neurons,
     number: int,
     moments: Moments,
     templates: Sequence[str],
@@ -173,18 +179,18 @@ def _staged(
     if not jobs:
         _note_p(state, jobs, torch.zeros(0))
         return
-    run = _StageRun(model, state, stage, jobs, moments)
+    kind = _NeuronRun if isinstance(stage, Neurons) else _StageRun
+    run = kind(model, state, stage, jobs, moments)
     _note_p(state, jobs, run.targets.p)
-    for i, layer in enumerate(stage.layers):
-        # a layer's projections are solved on one state, then changed together
-        solved = [run.changes_at(i, (site, layer)) for site in stage.writes]
-        for by_edit in solved:
-            for edit, change in by_edit.items():
-                state.changes[edit] = (*state.changes[edit], change)
+    for i in range(len(stage.layers)):
+        for edit, changes in run.changes(i).items():
+            state.changes[edit] = (*state.changes[edit], *changes)
 
 
-def search_places(model: Model, stage: Stage) -> list[Place]:
+def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     """Where a stage's vectors are searched."""
+    if isinstance(stage, Neurons):
+        return [("mlp_post", layer) for layer in stage.layers]
     if stage.spread == "joint":
         return [(site, layer) for layer in stage.layers for site in stage.writes]
     last = stage.layers[-1]
@@ -196,21 +202,21 @@ def search_places(model: Model, stage: Stage) -> list[Place]:
     return [("mlp_post", last)]
 
 
-class _StageRun:
-    """One stage of all edits: its targets, and the change that each layer is owed."""
+class _Run:
+    """One stage of all edits: its targets, its keys, and those to be left alone."""
 
     def __init__(
         self,
         model: Model,
         state: _State,
-        stage: Stage,
+        stage: Stage | Neurons,
         jobs: Sequence[_Job],
         moments: Moments,
     ):
-        self.model, self.state, self.stage, self.jobs = model, state, stage, jobs
+        self.model, self.state, self.jobs = model, state, jobs
         self.moments, self.places = moments, search_places(model, stage)
         self.owner = torch.tensor([job.edit for job in jobs])
-        self.sizes = [len(job.prompts) for job in jobs]
+        self.sizes = torch.tensor([len(job.prompts) for job in jobs])
         self.prompts = [prompt for job in jobs for prompt in job.prompts]
         facts = [FactPrompts(job.prompts, job.essence) for job in jobs]
         self.targets = search_targets(
@@ -221,21 +227,66 @@ class _StageRun:
         self.kept = [prompt for prompts in kept for prompt in prompts]
         self.kept_owner = torch.tensor([i for i, prompts in enumerate(kept) for _ in prompts])
 
-    def changes_at(self, i: int, place: Place) -> dict[int, Change]:
-        """The change of every edit at one projection of the i-th layer."""
-        metric, residual = self._metric(place), self._residuals(i, place)
-        owner = self.owner.repeat_interleave(torch.tensor(self.sizes))
-        keys = self._keys(self.prompts, place, owner).split(self.sizes)
+    def keys(
+        self, place: Place
+    ) -> tuple[list[Float[Tensor, "prompt d_in"]], list[Float[Tensor, "kept d_in"]] | None]:
+        """Each job's keys at a place, and each edit's keys to be left alone, as the edits stand."""
+        owner = self.owner.repeat_interleave(self.sizes)
+        found = keys_at(self.model, self.prompts, [place], self.state.changes, owner)[place]
+        own = list(found.split(self.sizes.tolist()))
+        if not self.kept:
+            return own, None
+        kept = keys_at(self.model, self.kept, [place], self.state.changes, self.kept_owner)[place]
+        return own, [kept[self.kept_owner == i] for i in range(len(self.state.requests))]
+
+    def by_edit(self) -> dict[int, list[int]]:
+        """Edit -> its jobs."""
+        return {
+            edit: (self.owner == edit).nonzero()[:, 0].tolist()
+            for edit in self.owner.unique().tolist()
+        }
+
+    def moment(self, place: Place) -> Moment:
+        """Of what is read at a place.
+
+        Raises:
+            FactError: it was not given.
+        """
+        if place not in self.moments:
+            raise FactError(
+                f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
+                "second_moments(model, places_of(method))."
+            )
+        return self.moments[place]
+
+
+class _StageRun(_Run):
+    """A closed form for each projection of each layer."""
+
+    def __init__(
+        self, model: Model, state: _State, stage: Stage, jobs: Sequence[_Job], moments: Moments
+    ):
+        super().__init__(model, state, stage, jobs, moments)
+        self.stage = stage
+
+    def changes(self, i: int) -> dict[int, Changes]:
+        """The changes of every edit in the i-th layer, solved on one state."""
+        layer = self.stage.layers[i]
+        found = [self._changes_at(i, (site, layer)) for site in self.stage.writes]
+        return {edit: tuple(one[edit] for one in found) for edit in found[0]}
+
+    def _changes_at(self, i: int, place: Place) -> dict[int, Change]:
+        stage, metric = self.stage, Metric(self.stage.metric, self.moment(place))
+        residual, (keys, kept) = self._residuals(i, place), self.keys(place)
         columns = [_key_columns(job, part) for job, part in zip(self.jobs, keys, strict=True)]
-        kept = self._keys(self.kept, place, self.kept_owner) if self.kept else None
         out: dict[int, Change] = {}
-        for edit in self.owner.unique().tolist():
-            mine = [j for j, job in enumerate(self.jobs) if job.edit == edit]
+        for edit, mine in self.by_edit().items():
             k = torch.cat([columns[j] for j in mine])
             r = torch.cat([residual[j].expand(len(columns[j]), -1) for j in mine])
-            others = None if kept is None else kept[self.kept_owner == edit].T
-            up, down = solve(metric, k.T, r.T, self.stage.rho, others, self.stage.kept_weight)
-            out[edit] = Change(place[0], place[1], up, down)
+            others = None if kept is None else kept[edit].T
+            out[edit] = Change(
+                *place, *solve(metric, k.T, r.T, stage.rho, others, stage.kept_weight)
+            )
         return out
 
     def _residuals(self, i: int, place: Place) -> Float[Tensor, "job d_model"]:
@@ -251,18 +302,40 @@ class _StageRun:
         over = left if stage.spread == "linear" else left**0.5
         return (targets.initial[:, at] + targets.delta[:, at] - now) / over
 
-    def _keys(
-        self, prompts: Sequence[EditPrompt], place: Place, owner: Int[Tensor, " prompt"]
-    ) -> Float[Tensor, "prompt d_in"]:
-        return keys_at(self.model, prompts, [place], self.state.changes, owner)[place]
 
-    def _metric(self, place: Place) -> Metric:
-        if place not in self.moments:
-            raise FactError(
-                f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
-                "second_moments(model, places_of(method))."
+class _NeuronRun(_Run):
+    """Two neurons a fact in each layer."""
+
+    def __init__(
+        self, model: Model, state: _State, stage: Neurons, jobs: Sequence[_Job], moments: Moments
+    ):
+        super().__init__(model, state, stage, jobs, moments)
+        self.stage = stage
+
+    def changes(self, i: int) -> dict[int, Changes]:
+        """The changes of every edit in the i-th layer."""
+        stage, layer = self.stage, self.stage.layers[i]
+        metric = Metric(stage.metric, self.moment(("gate", layer)))
+        keys, kept = self.keys(("gate", layer))
+        out: dict[int, Changes] = {}
+        for edit, mine in self.by_edit().items():
+            fact = torch.repeat_interleave(torch.arange(len(mine)), self.sizes[mine])
+            own, others = torch.cat([keys[j] for j in mine]), None if kept is None else kept[edit]
+            tau, beta = queries(metric, own, fact, stage.rho, others, stage.kept_weight)
+            chosen = idle_neurons(
+                self.model,
+                layer,
+                self.moment(("mlp_post", layer)),
+                2 * len(mine),
+                self._taken(edit, layer),
             )
-        return Metric(self.stage.metric, self.moments[place])
+            delta = self.targets.delta[mine, i].double().cpu()
+            out[edit] = neuron_changes(self.model, layer, chosen, tau, beta, delta, stage.ramp)
+        return out
+
+    def _taken(self, edit: int, layer: int) -> set[int]:
+        carried = (c for one in ledger(self.model).applied for c in one.changes)
+        return taken_neurons((*carried, *self.state.changes[edit]), layer)
 
 
 def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor, "key d_in"]:
@@ -276,6 +349,10 @@ def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor,
 
 def places_of(method: Method) -> list[Place]:
     """The projections whose second moments a method needs."""
-    stages = [stage for stage in method.stages if isinstance(stage, Stage)]
-    places = ((site, layer) for stage in stages for layer in stage.layers for site in stage.writes)
+    places: list[Place] = []
+    for stage in method.stages:
+        if isinstance(stage, FineTune):
+            continue
+        reads = ("gate", "mlp_post") if isinstance(stage, Neurons) else stage.writes
+        places += [(site, layer) for layer in stage.layers for site in reads]
     return list(dict.fromkeys(places))

@@ -1,0 +1,118 @@
+"""Neurons written by hand fire where they should, and nowhere else; on plain and gated FFNs."""
+
+import pytest
+import torch
+from conftest import tiny
+from jaxtyping import Float
+from test_editing import FACTS, TEMPLATES, texts
+from torch import Tensor
+
+from circuits.editing.changes import under
+from circuits.editing.facts import FactError
+from circuits.editing.keys import keys_at, outputs_at
+from circuits.editing.methods import Method, Neurons
+from circuits.editing.moments import second_moments
+from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
+from circuits.editing.prompting import Kept, edit_prompts, kept_prompts
+from circuits.editing.solving import Metric
+from circuits.editing.writing import Request, places_of, write
+from interp.blocks import weight_of
+
+LAYER = 1
+STAGE = Neurons((LAYER,), forms=("cloze", "two_hop"), rho=1e-6, kept_weight=1.0)
+METHOD = Method("neurons", (STAGE,))
+KEPT = (Kept("w4 w33 w5", "w33"), Kept("w4 w34 w5", "w34"))
+
+
+@pytest.fixture
+def moments_of(tmp_path):
+    return lambda model: second_moments(model, places_of(METHOD), texts(), 1000, cache=tmp_path)
+
+
+def idle(model, moments, n: int) -> Tensor:
+    return idle_neurons(model, LAYER, moments["mlp_post", LAYER], n, ())
+
+
+def written(model, changes, prompts) -> Float[Tensor, "prompt d_model"]:
+    zero = torch.zeros(len(prompts), dtype=torch.long)
+    return outputs_at(model, prompts, ("mlp_post", LAYER), [changes], zero)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj", "qwen3"])
+def test_neurons_write_the_target_at_their_facts_and_nothing_at_preserved_questions(
+    family: str, moments_of
+):
+    model = tiny(family)
+    moments = moments_of(model)
+    own = [edit_prompts(model, fact, "two_hop", "last", asked=("{}",)) for fact in FACTS[:2]]
+    kept = kept_prompts(model, KEPT, "last")
+    rows = [*own[0], *own[1], *kept]
+    at = keys_at(model, rows, [("gate", LAYER)], [()], torch.zeros(len(rows)).long())
+    keys = at["gate", LAYER]
+    n = len(own[0]) + len(own[1])
+    fact = torch.tensor([0] * len(own[0]) + [1] * len(own[1]))
+    metric = Metric("inverse_moment", moments["gate", LAYER])
+    tau, beta = queries(metric, keys[:n], fact, 1e-6, keys[n:])
+    wanted = torch.nn.functional.one_hot(fact).double()
+    torch.testing.assert_close(keys[:n].double() @ tau.T, wanted, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        keys.double() @ beta, torch.ones(len(keys)).double(), atol=2e-3, rtol=0
+    )
+
+    chosen = idle(model, moments, 4)
+    delta = torch.randn(2, model.arch.d_model, generator=torch.Generator().manual_seed(1))
+    changes = neuron_changes(model, LAYER, chosen, tau, beta, delta, (0.3, 0.6))
+    a = keys_at(model, rows, [("mlp_post", LAYER)], [()], torch.zeros(len(rows)).long())
+    old = a["mlp_post", LAYER][:, chosen] @ weight_of(model, "mlp_post", LAYER)[:, chosen].T
+    added = written(model, changes, rows) - written(model, (), rows) + old
+    torch.testing.assert_close(added[:n], delta[fact], atol=0.08, rtol=0)
+    torch.testing.assert_close(added[n:], torch.zeros_like(added[n:]), atol=0.08, rtol=0)
+
+
+def test_half_a_match_writes_the_part_that_the_ramp_says():
+    model = tiny("llama")
+    d = model.arch.d_model
+    x = torch.randn(1, 5, d, generator=torch.Generator().manual_seed(2))
+    norm = x[0, 0] / x[0, 0].square().sum()
+    delta = torch.ones(1, d)
+    got = []
+    for gain in (0.0, 0.3, 0.45, 0.6, 1.0):
+        tau, beta = (gain * norm).double()[None], norm.double()
+        changes = neuron_changes(model, LAYER, torch.tensor([3, 7]), tau, beta, delta, (0.3, 0.6))
+        ffn = model.blocks[LAYER].mlp
+        with torch.no_grad():
+            before = ffn(x)
+            own = [ffn.act_fn(ffn.gate_proj(x)) * ffn.up_proj(x)]
+            old = own[0][0, 0, [3, 7]] @ ffn.down_proj.weight[:, [3, 7]].T
+            with under(model, [changes], torch.zeros(1, dtype=torch.long)):
+                after = ffn(x)
+        got.append(float((after - before)[0, 0].mean() + old.mean()))
+    assert got == pytest.approx([0, 0, 0.5, 1, 1], abs=0.05)
+
+
+def test_idle_neurons_are_those_that_write_least(moments_of):
+    model = tiny("llama")
+    moment = moments_of(model)["mlp_post", LAYER]
+    value = weight_of(model, "mlp_post", LAYER).double()
+    size = torch.stack(
+        [moment.matrix[i, i] * value[:, i].square().sum() for i in range(len(moment.matrix))]
+    )
+    order = size.argsort().tolist()
+    assert idle(model, {("mlp_post", LAYER): moment}, 3).tolist() == order[:3]
+    rest = idle_neurons(model, LAYER, moment, 3, set(order[:2]))
+    assert rest.tolist() == order[2:5]
+    with pytest.raises(FactError, match="1 neurons left, 2 are needed"):
+        idle_neurons(model, LAYER, moment, 2, set(order[1:]))
+
+
+def test_a_stage_of_neurons_takes_two_a_fact_and_never_one_twice(moments_of):
+    model = tiny("llama")
+    moments = moments_of(model)
+    request = Request(FACTS[:2], KEPT)
+    (first,) = write(model, [request], METHOD, moments, TEMPLATES)
+    assert [c.site for c in first.changes] == ["gate", "up", "mlp_post"]
+    taken = taken_neurons(first.changes, LAYER)
+    assert len(taken) == 4
+    (second,) = write(model, [Request(FACTS[2:])], METHOD, moments, TEMPLATES, [first.changes])
+    more = taken_neurons(second.changes, LAYER)
+    assert taken < more and len(more) == 6
