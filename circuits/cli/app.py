@@ -13,6 +13,7 @@ from circuits.cli import (
     bench,
     circuit,
     edit,
+    emotion,
     models,
     patch,
     query_value,
@@ -36,6 +37,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(edit.app, name="edit")
+app.add_typer(emotion.app, name="emotion")
 app.add_typer(query_value.app, name="query-value")
 app.add_typer(recall_reasoning.app, name="recall-reasoning")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
