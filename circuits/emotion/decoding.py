@@ -150,7 +150,7 @@ def decode(
     modulation: Modulation,
     decoding: Decoding,
 ) -> list[tuple[int, ...]]:
-    """Write a reply for each row; with an empty modulation this is ``model.hf.generate``.
+    """Write a reply for each row; with an empty modulation, ``model.hf.generate`` of each alone.
 
     Args:
         model: the model.
@@ -165,8 +165,8 @@ def decode(
     """
     chosen = torch.tensor(which, device=model.device)
     ids, mask, cache = read.ids[chosen], read.mask[chosen], read.rows(chosen)
-    width, ends = ids.shape[1], ending_tokens(model)
-    processors = decoding.processors(width, ends, model.device)
+    seen, ends = _on_the_right(ids, mask), ending_tokens(model)
+    processors = decoding.processors(ids.shape[1], ends, model.device)
     stop = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool, device=model.device)
     stop[list(ends)] = True
     rows, live = Rows.of(emotions, model.device), torch.arange(len(which), device=model.device)
@@ -175,19 +175,32 @@ def decode(
         for _ in range(decoding.new_tokens):
             hidden, cache = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
             logits = model.arch.logits_transform(model.unembed(hidden[:, -1]).float())
-            new = processors(ids, logits).argmax(-1)  # pyright: ignore[reportArgumentType]
+            new = processors(seen, logits).argmax(-1)  # pyright: ignore[reportArgumentType]
             for row, token in zip(live.tolist(), new.tolist(), strict=True):
                 replies[row].append(token)
             kept = (~stop[new]).nonzero()[:, 0]
             if not len(kept):
                 break
-            ids = torch.cat([ids, new[:, None]], 1)[kept]
+            ids, seen = (torch.cat([one, new[:, None]], 1)[kept] for one in (ids, seen))
             mask = torch.cat([mask, mask.new_ones(len(new), 1)], 1)[kept]
+            rows.advance(kept)
             if len(kept) < len(live):
                 live = live[kept]
-                rows.keep(kept)
                 cache.batch_select_indices(kept)
     return [tuple(reply) for reply in replies]
+
+
+def _on_the_right(
+    ids: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"]
+) -> Int[Tensor, "row pos"]:
+    """What penalties see of prompts: the real tokens on the right, the first of them before.
+
+    So padding is never counted as a token that occurred, wherever it stands.
+    """
+    order = torch.sort(mask.long(), dim=1, stable=True).indices
+    real = ids.gather(1, order)
+    start = (~mask).sum(1, keepdim=True)
+    return torch.where(torch.arange(ids.shape[1]) < start, real.gather(1, start), real)
 
 
 @functools.lru_cache(maxsize=8)

@@ -28,19 +28,23 @@ class Rows:
     Attributes:
         emotion: of each row, as its place in `EMOTIONS`.
         gain: what feedback multiplies each row's dose by; 1 without feedback.
+        next_gain: the same for the next token, so that all layers of one token share a dose.
     """
 
     emotion: Int[Tensor, " row"]
     gain: Float[Tensor, " row"]
+    next_gain: Float[Tensor, " row"]
 
     @classmethod
     def of(cls, emotion: Sequence[int], device: torch.device | str = "cpu") -> "Rows":
         """Rows at full dose."""
-        return cls(torch.tensor(emotion, device=device), torch.ones(len(emotion), device=device))
+        full = torch.ones(len(emotion), device=device)
+        return cls(torch.tensor(emotion, device=device), full, full)
 
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drop all other rows."""
-        self.emotion, self.gain = self.emotion[rows], self.gain[rows]
+    def advance(self, kept: Int[Tensor, " kept"]) -> None:
+        """Go on to the next token with some of the rows."""
+        self.emotion, self.next_gain = self.emotion[kept], self.next_gain[kept]
+        self.gain = self.next_gain
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Feedback:
             state = torch.nn.functional.normalize(activation[:, -1].float(), dim=-1)
             level = (state * own[rows.emotion]).sum(-1)
             top, bottom = high[rows.emotion], low[rows.emotion]
-            rows.gain = ((top - level) / (top - bottom)).clamp(0.0, MOST_GAIN)
+            rows.next_gain = ((top - level) / (top - bottom)).clamp(0.0, MOST_GAIN)
 
         return [(SITES["resid_post"], self.layer, read)]
 
