@@ -84,13 +84,15 @@ def influence(
         for s, stream in enumerate(STREAMS)
         for layer in range(n_layers)
     ]
-    found = final_states(model, prompts, [[], *variants], tokens, progress)
-    if final == "normed":
-        found = normed(model, found)
+
+    def read(x: Float[Tensor, "prompt row d_model"]) -> Float[Tensor, "prompt row emotion"]:
+        return (normed(model, x) if final == "normed" else x.float().cpu()) @ to.T
+
+    found = final_states(model, prompts, [[], *variants], tokens, progress, read)
     shape = (n, len(alphas), len(STREAMS), n_layers)
-    nudged = found[:, 1:].unflatten(1, shape)
-    rise = torch.einsum("teasld,ed->teasl", nudged - found[:, 0][:, None, None, None, None], to)
-    return Influence((rise / sizes).mean(2), tuple(alphas), final)
+    own_rise = found[:, 1:].unflatten(1, shape).diagonal(dim1=1, dim2=-1)  # text, a, s, layer, e
+    rise = (own_rise - found[:, 0][:, None, None, None]).permute(0, 4, 1, 2, 3)
+    return Influence((rise / sizes).mean(2).contiguous(), tuple(alphas), final)
 
 
 def stream_scales(found: States) -> Float[Tensor, "sublayer layer"]:

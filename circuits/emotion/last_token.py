@@ -15,6 +15,7 @@ from interp.sites import SITES, Site
 from interp.walk import Pack, Rows, shares_prefixes, walk_tokens
 
 Progress = Callable[[int, int], None]
+Read = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def final_states(
     variants: Sequence[Variant],
     tokens: int | None = None,
     progress: Progress | None = None,
-) -> Float[Tensor, "prompt variant d_model"]:
+    read: Read | None = None,
+) -> Float[Tensor, "prompt variant width"]:
     """The stream after the last block, at each prompt's last token, under each variant.
 
     Args:
@@ -54,12 +56,13 @@ def final_states(
         variants: each is run on every prompt; an empty one gives the plain run.
         tokens: most tokens in a batch; by default what `interp.running.default_budget` says.
         progress: called with (prompts done, prompts in all).
+        read: what is kept of each state, such as projections; by default all of it.
 
     Returns:
         On the CPU, in fp32; before the final norm.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
-    out = torch.zeros(len(prompts), len(variants), model.arch.d_model)
+    parts: list[Tensor] = []
     budget, done = tokens or default_budget(model), 0
     plan = _Plan.of(model, variants)
     while done < len(order):
@@ -67,11 +70,11 @@ def final_states(
         a_row = 1 if shares_prefixes(model) else longest
         group = order[done : done + max(1, budget // (longest + a_row * len(plan.changed)))]
         found = _run(model, [prompts[i] for i in group], plan)
-        out[group] = found[:, plan.row_of]
+        parts.append((found if read is None else read(found))[:, plan.row_of])
         done += len(group)
         if progress:
             progress(done, len(order))
-    return out
+    return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which neurons and heads make up an emotion's circuit, and how stable and how shared that is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import get_args
 
@@ -42,12 +42,15 @@ class Size:
     paper: bool = False
 
     def budget(self, model: Model) -> Budget:
-        """The numbers for a model."""
+        """The numbers for a model, which never exceed what it has."""
         a = model.arch
+        n_neurons, n_heads = a.n_layers * (a.d_mlp or 0), a.n_layers * a.n_heads
         if self.paper:
-            return Budget.paper(a.n_layers)
-        neurons = min(self.neurons, a.n_layers * (a.d_mlp or 0))
-        return Budget(neurons, int(self.heads * a.n_layers * a.n_heads))
+            whole = Budget.paper(a.n_layers)
+            return replace(
+                whole, neurons=min(whole.neurons, n_neurons), heads=min(whole.heads, n_heads)
+            )
+        return Budget(min(self.neurons, n_neurons), int(self.heads * n_heads))
 
 
 def circuits_of(

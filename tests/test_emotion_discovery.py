@@ -1,0 +1,264 @@
+"""Directions, transfer tests, and a whole discovery: stopped, resumed, saved and refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from test_emotion_states import GROUPS
+
+import circuits.emotion.discovering as discovering
+from circuits.emotion import (
+    EMOTIONS,
+    NEUTRAL,
+    Frames,
+    Vignette,
+    load_frames,
+    load_replies,
+    load_scenarios,
+)
+from circuits.emotion.circuit import EmotionCircuitError
+from circuits.emotion.directions import Directions, window_layers
+from circuits.emotion.discovering import discover, neutral_prompts
+from circuits.emotion.discovery import Discovery, Settings
+from circuits.emotion.influence import normed
+from circuits.emotion.selection import Size, overlap_table, stability_table, top_units
+from circuits.emotion.situations import Asking, situations
+from circuits.emotion.states import States, StatesError, centred, states
+from circuits.emotion.transfer import Reading, across, best_layer, left_out, read_groups, tables
+from circuits.emotion.wordless import (
+    demonstration_groups,
+    read_vignettes,
+    reply_groups,
+    vignette_states,
+)
+from interp.errors import RunFolderError
+
+SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")[::20]
+SETTINGS = Settings(n_neutral=4, n_demonstrations=0, size=Size(30, 0.25))
+
+
+@pytest.fixture
+def frames() -> Frames:
+    return load_frames("datasets/emotion_frames.json")
+
+
+def planted(n_groups: int = 12, noise: float = 0.1, styles: tuple[str, ...] = ("x:A",)) -> States:
+    """States whose layer 1 holds the emotion, and whose layer 0 holds nothing."""
+    rng = torch.Generator().manual_seed(0)
+    emotion = torch.eye(6, 16) * 3
+    own = torch.stack([torch.zeros(6, 16), emotion], 1)  # emotion, layer, d_model
+    base = torch.randn(n_groups, 1, 2, 16, generator=rng) * 5
+    shape = (n_groups, 6, 2, 16)
+    mid, post = (base + own + noise * torch.randn(shape, generator=rng) for _ in range(2))
+    n = range(n_groups)
+    return States(
+        resid_mid=mid,
+        resid_post=post,
+        z=torch.randn(n_groups, 6, 2, 4, 4, generator=rng),
+        mlp_post=torch.randn(n_groups, 6, 2, 8, generator=rng),
+        themes=tuple("ab"[i % 2] for i in n),
+        texts=tuple(f"text{i // 2}_{i % 2}" for i in n),
+        styles=tuple(styles[i // 2 % len(styles)] for i in n),
+    )
+
+
+# --- directions ---------------------------------------------------------------------------------
+
+
+def test_directions_of_one_style_are_the_papers():
+    found = states(tiny("llama"), GROUPS).of_style("felt:A")
+    mean = centred(found.resid_post).mean(0)
+    own = Directions.of(found)
+    want = mean / mean.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(own.resid_post, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(own.resid_post.norm(dim=-1), torch.ones(6, 3))
+
+
+def test_styles_count_alike_however_large_their_states():
+    found = planted(styles=("x:A", "y:B"))
+    scale = torch.tensor([100.0 if s == "y:B" else 1.0 for s in found.styles])
+    large = replace(found, resid_post=found.resid_post * scale[:, None, None, None])
+    one, other = Directions.of(found), Directions.of(large)
+    torch.testing.assert_close(one.resid_post, other.resid_post, atol=1e-5, rtol=1e-4)
+
+
+def test_reference_is_the_unit_sum_of_aligned_directions():
+    assert window_layers(28) == (21, 25)
+    mid = torch.zeros(6, 28, 8)
+    mid[..., 0] = 1.0
+    post = mid.clone()
+    post[:, 23] = -post[:, 23]  # turned round: aligned before the sum
+    post[:, 24] = torch.eye(8)[1]
+    own = Directions(mid, post, ("x:A",), 1).reference()
+    want = torch.tensor([9.0, 1.0]) / np.sqrt(82)
+    torch.testing.assert_close(own[:, :2], want.expand(6, 2).float())
+
+
+def test_similarity_and_the_places_of_one_emotion():
+    own = Directions.of(planted())
+    table = own.similarity(1)
+    torch.testing.assert_close(table.diagonal(), torch.ones(6))
+    off = table[~torch.eye(6, dtype=torch.bool)]
+    assert float(off.mean()) == pytest.approx(-0.2, abs=0.01)  # centring forces it
+    assert own.along(0).shape == (4, 4)
+
+
+# --- reading and transfer ------------------------------------------------------------------------
+
+
+def test_reading_finds_the_planted_layer():
+    found = planted()
+    table = left_out(found, found, "within").table()
+    assert table["accuracy"][1] == 1.0 and table["rank"][1] == 1 and table["p"][1] == 0.001
+    assert table["accuracy"][0] < 0.5 and table["p"][0] > 0.001
+    assert (table["n"] == 72).all() and (table["clusters"] == 6).all()
+    assert table["null"][1] < 0.35
+
+
+def test_transfer_between_styles_leaves_shared_texts_out():
+    found = planted(24, styles=("x:A", "y:B"))
+    inside = across(found, found, [("x:A", "y:B")])[0]
+    assert inside.name == "x:A→y:B" and inside.right[:, 1].all()
+    apart = replace(found, texts=tuple(f"other{t}" for t in found.texts))
+    assert len(across(found, apart, [("y:B", "x:A")])[0].true) == 72
+    one = replace(found, themes=("a",) * 24)
+    with pytest.raises(StatesError, match="all groups are of the theme 'a'"):
+        left_out(one, one, "within")
+
+
+def test_a_wrong_assignment_of_labels_has_no_rank_one():
+    found = planted()
+    own = read_groups(Directions.of(found), found, "own")
+    turned = replace(own, true=(own.true + 1) % 6)
+    assert turned.table()["accuracy"][1] == 0.0 and turned.table()["rank"][1] > 300
+    np.testing.assert_allclose(own.confusion[1], np.eye(6))
+
+
+def test_best_layer_is_that_of_a_neighbourhood():
+    said = np.zeros((10, 6), dtype=int)
+    said[:, 1:] = 1
+    said[:4, 0] = 1  # 0.4, then 1, .5, 1, 1, 1
+    said[:5, 2] = 0
+    reading = Reading("x", said, np.ones(10, dtype=int), list(range(10)), np.zeros(10, dtype=int))
+    assert best_layer(reading) == 4
+    assert tables([]).empty
+
+
+def test_wordless_prompts_have_no_word_and_are_complete(frames: Frames):
+    model, replies = tiny("llama"), load_replies("datasets/emotion_replies.jsonl")
+    texts = situations(SCENARIOS, 3)
+    shown = demonstration_groups(model, Asking(frames, replies), texts)
+    assert [len(g.prompts) for g in shown] == [6, 6, 6] and shown[0].style == "demonstrations"
+    spoken = reply_groups(model, frames, replies)
+    assert len(spoken) == 24 and len({g.text for g in spoken}) == 24
+    with pytest.raises(StatesError, match="no reply in anger"):
+        reply_groups(model, frames, [r for r in replies if r.emotion != "anger"])
+
+
+def test_vignettes_are_read_less_either_origin(frames: Frames):
+    own = Directions.of(planted())
+    labels = [*EMOTIONS, *EMOTIONS, NEUTRAL]
+    vignettes = [Vignette(str(i), label, "w1 w2") for i, label in enumerate(labels)]
+    x = torch.zeros(13, 2, 16)
+    x[:12, 1, :6] = torch.eye(6).repeat(2, 1)
+    x += 7.0
+    balanced, neutral = read_vignettes(own, x, vignettes)
+    assert balanced.right[:, 1].all() and neutral.right[:, 1].all()
+    assert balanced.name == "vignettes" and len(balanced.true) == 12
+    assert vignette_states(tiny("llama"), frames, vignettes[:2]).shape == (2, 3, 32)
+
+
+# --- discovery ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj"])
+def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, family: str):
+    model = tiny(family)
+    made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
+    assert not (tmp_path / "d.partial").exists()
+    read = Discovery.load(tmp_path / "d", model)
+    assert read.circuits == made.circuits and read.settings == SETTINGS
+    assert read.references == made.references and read.layer == made.layer
+    for name in ("low", "high"):
+        assert torch.equal(getattr(read, name), getattr(made, name))
+    assert torch.equal(read.influence.values, made.influence.values)
+    assert torch.equal(read.scores["centred"].heads, made.scores["centred"].heads)
+    assert torch.equal(read.directions.resid_mid, made.directions.resid_mid)
+    assert torch.equal(read.means.z, made.means.z)
+    assert read.readings.equals(made.readings)
+    sizes = {p: (len(c["fear"].units("neurons")), len(c["fear"].units("heads"))) for p, c in
+             read.circuits.items()}  # fmt: skip
+    n_heads = model.arch.n_layers * model.arch.n_heads // 4
+    assert set(sizes.values()) == {(30, n_heads)} and len(sizes) == 4
+    with pytest.raises(EmotionCircuitError, match="other weights"):
+        Discovery.load(tmp_path / "d", tiny("qwen2"))
+
+
+def test_a_stopped_discovery_goes_on(
+    tmp_path: Path, frames: Frames, monkeypatch: pytest.MonkeyPatch
+):
+    model, calls = tiny("llama"), []
+
+    def stopped(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    def counted(*args: object, **options: object):
+        calls.append(1)
+        return states(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(discovering, "states", counted)
+    monkeypatch.setattr(discovering, "influence", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
+    monkeypatch.undo()
+    monkeypatch.setattr(discovering, "states", stopped)
+    made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
+    assert calls == [1] and set(made.cost["seconds"]) >= {"states", "influence"}
+    again = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
+    assert again.circuits == made.circuits
+
+
+def test_another_discovery_in_the_folder_is_refused(tmp_path: Path, frames: Frames):
+    model = tiny("llama")
+    discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
+    with pytest.raises(RunFolderError, match="other texts, settings or weights"):
+        discover(model, SCENARIOS[:4], frames, SETTINGS, out=tmp_path / "d")
+
+
+def test_paper_settings_read_the_last_layer_after_the_norm(frames: Frames):
+    model = tiny("llama")
+    settings = replace(Settings.paper("felt:A"), n_neutral=2)
+    made = discover(model, SCENARIOS[:4], frames, settings)
+    clean = discover(model, SCENARIOS[:4], frames, replace(SETTINGS, styles=("felt:A",)))
+    one, other = made.directions.resid_post, clean.directions.resid_post
+    torch.testing.assert_close(one[:, :-1], other[:, :-1])
+    assert not torch.allclose(one[:, -1], other[:, -1], atol=1e-2)
+    assert made.influence.final == "normed" and len(made.influence.alphas) == 4
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(normed(model, x), model.ln_final(x).detach())
+    budget = settings.size.budget(model)
+    assert (budget.neurons, budget.heads) == (42, 12)  # ten a sublayer, 7 : 3; 12 heads in all
+
+
+def test_neutral_prompts_take_turns_in_the_frames(frames: Frames):
+    found = neutral_prompts(tiny("llama"), SCENARIOS, frames, SETTINGS, 6)
+    assert len(found) == 6 and len({len(p.ids) for p in found}) > 1
+
+
+def test_overlap_and_stability(frames: Frames):
+    model = tiny("llama")
+    made = discover(model, SCENARIOS, frames, SETTINGS)
+    table = overlap_table(made.circuits["paper"])
+    assert len(table) == 15 and table["neurons"].between(0, 1).all()
+    groups = discovering.groups_of(model, SCENARIOS, frames, SETTINGS.styles)
+    found = states(model, groups)
+    stable = stability_table(model, found, SETTINGS.size.budget(model), n_resamples=3)
+    assert len(stable) == 2 * 6 * 2 and stable["jaccard"].between(0, 1).all()
+
+
+def test_top_units_break_ties_by_place():
+    score = torch.tensor([[1.0, 3.0], [3.0, 0.0]])
+    assert top_units(score, 3) == [(0, 1), (1, 0), (0, 0)]
