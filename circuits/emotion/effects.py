@@ -23,6 +23,7 @@ from circuits.emotion.last_token import Change, Progress, Variant, final_states
 from circuits.emotion.scores import Kind
 from circuits.emotion.selection import Circuits, top_units
 from circuits.emotion.states import Group
+from interp.errors import DegenerateGap
 from interp.model import Model
 from interp.prompts import TokenPrompt
 from interp.statistics import bootstrap_ratio
@@ -282,6 +283,11 @@ def _table(
     ratio = partial(bootstrap_ratio, clusters=clusters)
     top, bottom = gaps.double().numpy(), base.double().numpy()
     scale = bottom.mean(0)  # so that every emotion counts alike in their mean
+    if (scale == 0).any():
+        flat = EMOTIONS[int((scale == 0).argmax())]
+        raise DegenerateGap(
+            f"the final states of {flat} prompts are those of the others; use prompts that differ."
+        )
     found = {
         emotion: ratio(top[:, row], bottom[:, row]) for row, emotion in enumerate(EMOTIONS)
     } | {ALL: ratio((top / scale[:, None]).mean(1), (bottom / scale).mean(1))}

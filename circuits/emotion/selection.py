@@ -79,7 +79,7 @@ def circuits_of(
             emotion: _allocated(model, table, found, emotion, budget, shared)
             for emotion in EMOTIONS
         }
-    return out
+    return {preset: out[preset] for preset in PRESETS if preset in out}
 
 
 def _allocated(
