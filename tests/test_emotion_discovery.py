@@ -118,12 +118,10 @@ def test_reading_finds_the_planted_layer():
     assert table["null"][1] < 0.35
 
 
-def test_transfer_between_styles_leaves_shared_texts_out():
+def test_transfer_between_styles_leaves_themes_out():
     found = planted(24, styles=("x:A", "y:B"))
-    inside = across(found, found, [("x:A", "y:B")])[0]
-    assert inside.name == "x:A→y:B" and inside.right[:, 1].all()
-    apart = replace(found, texts=tuple(f"other{t}" for t in found.texts))
-    assert len(across(found, apart, [("y:B", "x:A")])[0].true) == 72
+    inside = across(found, [("x:A", "y:B")])[0]
+    assert inside.name == "x:A→y:B" and inside.right[:, 1].all() and len(inside.true) == 72
     one = replace(found, themes=("a",) * 24)
     with pytest.raises(StatesError, match="all groups are of the theme 'a'"):
         left_out(one, one, "within")
@@ -188,6 +186,8 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     assert torch.equal(read.scores["centred"].heads, made.scores["centred"].heads)
     assert torch.equal(read.directions.resid_mid, made.directions.resid_mid)
     assert torch.equal(read.means.z, made.means.z)
+    one, other = read.by_style["day:B"], made.by_style["day:B"]
+    assert torch.equal(one.resid_post, other.resid_post) and one.n_groups == other.n_groups
     assert read.readings.equals(made.readings)
     sizes = {p: (len(c["fear"].units("neurons")), len(c["fear"].units("heads"))) for p, c in
              read.circuits.items()}  # fmt: skip

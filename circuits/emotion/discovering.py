@@ -114,6 +114,7 @@ def discover(
     made = Discovery(
         settings=chosen,
         directions=directions,
+        by_style={s: Directions.of(found.of_style(s)) for s in directions.styles},
         differences=Differences.of(found),
         means=Means(found.z.mean((0, 1)), found.mlp_post.mean((0, 1))),
         scores=scored,
@@ -193,7 +194,7 @@ def _readings(
         if all(a != b for a, b in zip(one.split(":"), other.split(":"), strict=True))
     ]
     if pairs:
-        out.append(joined(across(found, found, pairs), "other word and frame"))
+        out.append(joined(across(found, pairs), "other word and frame"))
     for style in spread[:1]:
         own = found.of_style(style)
         out.append(left_out(own, own, f"{TRAP} {style}"))

@@ -97,6 +97,7 @@ class Discovery:
     Attributes:
         settings: how.
         directions: where emotions point.
+        by_style: the same of each style alone, for transfer tests.
         differences: what activations in an emotion have over the mean of all.
         means: mean activations.
         scores: ``paper`` and ``centred`` scores of all components.
@@ -112,6 +113,7 @@ class Discovery:
 
     settings: Settings
     directions: Directions
+    by_style: Mapping[str, Directions]
     differences: Differences
     means: Means
     scores: Mapping[Kind, Scores]
@@ -132,6 +134,11 @@ class Discovery:
     def save(self, path: str | Path, model: Model, note: Mapping[str, Any] | None = None) -> Path:
         """Write a folder that names the model's weights."""
         arrays = {site: getattr(self.directions, site).numpy() for site in STREAMS}
+        arrays |= {
+            f"{style} {site}": getattr(own, site).numpy()
+            for style, own in self.by_style.items()
+            for site in STREAMS
+        }
         arrays |= {f"difference_{s}": getattr(self.differences, s).numpy() for s in SITES}
         arrays |= {f"mean_{s}": getattr(self.means, s).numpy() for s in SITES}
         arrays |= as_arrays(self.scores)
@@ -143,7 +150,7 @@ class Discovery:
         }
         said = manifest(KIND, model) | {
             "settings": asdict(self.settings),
-            "n_groups": self.directions.n_groups,
+            "n_groups": {s: own.n_groups for s, own in self.by_style.items()},
             "layer": self.layer,
             "cost": dict(self.cost),
             "circuits": {
@@ -164,13 +171,17 @@ class Discovery:
         """
         read, tables, arrays = folder.read(Path(path), KIND, ("readings",))
         check_model(path, read, model)
-        settings = _settings(read["settings"])
+        settings, counts = _settings(read["settings"]), read["n_groups"]
         t = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(
             settings=settings,
             directions=Directions(
-                t["resid_mid"], t["resid_post"], settings.styles, read["n_groups"]
+                t["resid_mid"], t["resid_post"], tuple(counts), sum(counts.values())
             ),
+            by_style={
+                style: Directions(t[f"{style} resid_mid"], t[f"{style} resid_post"], (style,), n)
+                for style, n in counts.items()
+            },
             differences=Differences(t["difference_z"], t["difference_mlp_post"]),
             means=Means(t["mean_z"], t["mean_mlp_post"]),
             scores=from_arrays(arrays),

@@ -145,23 +145,17 @@ def left_out(train: States, test: States, name: str) -> Reading:
     return joined(readings, name)
 
 
-def across(train: States, test: States, pairs: Sequence[tuple[str, str]]) -> list[Reading]:
-    """Read one style by directions of another: synonyms, frames, or both at once.
+def across(found: States, pairs: Sequence[tuple[str, str]]) -> list[Reading]:
+    """Read one style by directions of another, theme by theme from the other themes' texts.
 
     Args:
-        train: groups that directions come from.
-        test: groups that are read, of other texts than `train`, or of the same file: then a
-            scenario is read by directions from other themes alone.
-        pairs: (style of the directions, style read).
+        found: groups of several styles.
+        pairs: (style of the directions, style read): synonyms, frames, or both at once.
     """
-    apart = not set(train.scenarios) & set(test.scenarios)
-    out: list[Reading] = []
-    for source, target in pairs:
-        own, other, name = train.of_style(source), test.of_style(target), f"{source}→{target}"
-        out.append(
-            read_groups(Directions.of(own), other, name) if apart else left_out(own, other, name)
-        )
-    return out
+    return [
+        left_out(found.of_style(source), found.of_style(target), f"{source}→{target}")
+        for source, target in pairs
+    ]
 
 
 def joined(readings: Sequence[Reading], name: str) -> Reading:
