@@ -141,7 +141,9 @@ def test_best_layer_is_that_of_a_neighbourhood():
     said[:4, 0] = 1  # 0.4, then 1, .5, 1, 1, 1
     said[:5, 2] = 0
     reading = Reading("x", said, np.ones(10, dtype=int), list(range(10)), np.zeros(10, dtype=int))
-    assert best_layer(reading) == 4
+    assert best_layer([reading]) == 4
+    other = replace(reading, said=np.eye(6, dtype=int)[[1] * 10])  # right at layer 1 alone
+    assert best_layer([other, other, reading]) == 2  # 1.27, 1.3, 1.5, ...
     assert tables([]).empty
 
 

@@ -69,10 +69,9 @@ def discover(
         scenarios: discovery texts; none of them is to be tested on.
         frames: words and prompts.
         settings: how; by default the clean preset.
-        replies: self-written replies, shown as demonstrations without an emotion word: the layer
-            in which states are read is the one where directions found under words read these
-            best. Without them, it is the one where directions carry over to styles with another
-            word and another frame.
+        replies: self-written replies, shown as demonstrations without an emotion word. The layer
+            in which states are read is the one where directions carry over best: to styles with
+            another word and another frame, and to texts after demonstrations.
         out: folder to write; a stopped discovery resumes, a finished one is loaded.
         progress: called with (stage, done, in all).
 
@@ -202,9 +201,10 @@ def _readings(
 
 
 def _layer(model: Model, readings: Sequence[Reading]) -> int:
-    """The best layer of the first test; the middle of v_ref's window with the trap alone."""
-    if readings and not readings[0].name.startswith(TRAP):
-        return best_layer(readings[0])
+    """The best layer of all tests but the trap; without any, the middle of v_ref's window."""
+    telling = [reading for reading in readings if not reading.name.startswith(TRAP)]
+    if telling:
+        return best_layer(telling)
     return sum(window_layers(model.arch.n_layers)) // 2
 
 

@@ -176,7 +176,7 @@ def tables(readings: Sequence[Reading]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
 
 
-def best_layer(reading: Reading) -> int:
-    """The layer at whose neighbourhood (it and the layers beside it) a reading is most accurate."""
-    accuracy = np.pad(reading.right.mean(0), 1, mode="edge")
-    return int(np.convolve(accuracy, np.ones(3) / 3, "valid").argmax())
+def best_layer(readings: Sequence[Reading]) -> int:
+    """The layer of the best mean accuracy over tests, smoothed over its two neighbours."""
+    mean = np.mean([reading.right.mean(0) for reading in readings], 0)
+    return int(np.convolve(np.pad(mean, 1, mode="edge"), np.ones(3), "valid").argmax())
