@@ -41,6 +41,9 @@ PaperOption = Annotated[
     str | None,
     typer.Option(help="The published settings, in this style: a frame and a word set."),
 ]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="Use the first N discovery scenarios.")
+]
 DATASETS = Path("datasets")
 
 
@@ -55,7 +58,7 @@ def circuit(
     events: EventsOption = None,
     styles: StylesOption = None,
     paper: PaperOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="First N scenarios.")] = None,
+    limit: LimitOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -71,6 +74,101 @@ def circuit(
     for preset, circuits in found.circuits.items():
         print_table(overlap_table(circuits), f"{preset}: Jaccard index of circuits")
     stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `interp emotion directions --model smollm2-135m --out runs/emotion/smollm2/"
+    "discovery --json`"
+)
+def directions(
+    model: ModelOption,
+    out: OutOption,
+    datasets: DatasetsOption = DATASETS,
+    events: EventsOption = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Unseen texts of SEV's schema; default: our own.")
+    ] = None,
+    styles: StylesOption = None,
+    paper: PaperOption = None,
+    limit: LimitOption = None,
+    n_test: Annotated[int, typer.Option(min=1, help="Unseen scenarios that are read.")] = 24,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find where emotions point, and read unseen texts: other words, other frames, no word."""
+    from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
+    from circuits.emotion.frames import load_frames
+    from circuits.emotion.transfer import tables
+    from circuits.emotion.trying import transfer_tests
+
+    loaded = load(model, device, dtype)
+    found = discovered(loaded, out, datasets, events, _settings(styles, paper), limit)
+    table = tables(
+        transfer_tests(
+            loaded,
+            found,
+            load_frames(datasets / "emotion_frames.json"),
+            load_scenarios(test or datasets / "emotion_scenarios_test.jsonl"),
+            load_vignettes(datasets / "emotion_vignettes.jsonl"),
+            load_replies(datasets / "emotion_replies.jsonl"),
+            n_test,
+            _say,
+        )
+    )
+    table.to_parquet(out / "transfer.parquet", index=False)
+    at: Any = table[table["layer"] == found.layer]
+    if as_json:
+        rows = [dict(row) for _, row in at.iterrows()]
+        print_json({"model": model, "run": str(out), "layer": found.layer, "tests": rows})
+        return
+    print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
+    stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `interp emotion locate --model smollm2-135m --out runs/emotion/smollm2/"
+    "discovery --emotion anger --top 10`"
+)
+def locate(
+    model: ModelOption,
+    out: OutOption,
+    emotion: Annotated[str, typer.Option(help="Whose components.")] = "anger",
+    score: Annotated[str, typer.Option(help="centred, or paper: the signed mean.")] = "centred",
+    top: Annotated[int, typer.Option(min=1, help="How many neurons and heads.")] = 10,
+    datasets: DatasetsOption = DATASETS,
+    events: EventsOption = None,
+    styles: StylesOption = None,
+    paper: PaperOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The neurons and heads that write an emotion, and what each sublayer can do for it."""
+    from circuits.emotion.data import EMOTIONS
+    from circuits.emotion.scores import KINDS
+    from circuits.emotion.selection import top_table
+    from interp.errors import PlanError, did_you_mean
+
+    for given, known in ((emotion, EMOTIONS), (score, KINDS)):
+        if given not in known:
+            raise PlanError(f"unknown {given!r}. {did_you_mean(given, known)}")
+    loaded = load(model, device, dtype)
+    found = discovered(loaded, out, datasets, events, _settings(styles, paper), limit)
+    scored = {str(kind): own for kind, own in found.scores.items()}
+    table = top_table(scored[score], emotion, top)
+    weights = found.influence.weights(emotion)
+    if as_json:
+        rows = [dict(row) for _, row in table.iterrows()]
+        influence = {"mlp": weights["neuron"].tolist(), "attention": weights["head"].tolist()}
+        said = {"model": model, "run": str(out), "emotion": emotion, "score": score}
+        print_json(said | {"components": rows, "influence": influence})
+        return
+    print_table(table, f"{emotion}: what writes it most, {score} score")
+    for part, values in (("MLP", weights["neuron"]), ("attention", weights["head"])):
+        best = int(values.argmax())
+        stdout.print(f"{part} influence is largest in layer {best}: {values[best]:.3f}")
 
 
 def discovered(

@@ -101,6 +101,17 @@ def top_units(score: Float[Tensor, "layer unit"], k: int) -> list[tuple[int, int
     return [(int(i) // width, int(i) % width) for i in order]
 
 
+def top_table(table: Scores, emotion: str, n: int) -> pd.DataFrame:
+    """Best neurons and heads of an emotion: ``part``, ``rank``, ``layer``, ``unit``, ``score``."""
+    row = EMOTIONS.index(emotion)
+    rows = [
+        (part, rank, layer, unit, float(table.of(part)[row, layer, unit]))
+        for part in PARTS
+        for rank, (layer, unit) in enumerate(top_units(table.of(part)[row], n))
+    ]
+    return pd.DataFrame(rows, columns=["part", "rank", "layer", "unit", "score"])
+
+
 # --- overlap and stability -----------------------------------------------------------------------
 
 
