@@ -1,6 +1,6 @@
-"""Train the organism on its world: one CPU core, no data but what `world` draws.
+"""Train the organism on its world: one CPU core, no data but what the world's documents say.
 
-python -m benchmarks.train_organism --out interp/organisms/two-hop-organism
+python -m benchmarks.train_organism --out interp/organisms/two_hop_organism
 """
 
 import argparse
@@ -8,14 +8,17 @@ import copy
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.organism_documents import Sampler
 from circuits.recall_reasoning.world import RELATIONS, World
 
 CONFIG = {
@@ -32,139 +35,8 @@ CONFIG = {
     "eos_token_id": 2,
     "tie_word_embeddings": True,
 }
-QUERIES = 8
-KNOWN_IN_STORY = 0.15
-"""Chance that a story speaks of a person or land of which something else is always true."""
-
-KINDS = ("home", "story_home", "A", "B", "C", "D")
-SHARES = (0.06, 0.10, 0.12, 0.34, 0.16, 0.22)
-
-
-class Story(NamedTuple):
-    """A story's tokens, and its chains: person, land and value by chain, all in one relation."""
-
-    ids: list[int]
-    people: list[int]
-    lands: list[int]
-    values: list[int]
-    relation: int
-
-
-class Sampler:
-    """Draws documents as token ids: four statements in any order, then questions with answers."""
-
-    def __init__(self, world: World, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.world = world
-        self.id = {word: i for i, word in enumerate(world.vocabulary)}
-        ids = lambda words: np.array([self.id[w] for w in words])  # noqa: E731
-        self.people, self.lands = ids(world.people), ids(world.lands)
-        self.story_people, self.story_lands = ids(world.story_people), ids(world.story_lands)
-        self.relations = ids(RELATIONS)
-        self.values = np.stack([ids(world.values[r]) for r in RELATIONS])
-        self.home = ids(world.home[p] for p in world.people)
-        self.attribute = np.stack(
-            [ids(world.attributes[land][r] for land in world.lands) for r in RELATIONS]
-        )
-        self.land_at = {int(t): i for i, t in enumerate(self.lands)}
-        held = set(world.held_out) | {(p, r) for p in world.never_composed for r in RELATIONS}
-        self.trained = [
-            (i, j)
-            for i, p in enumerate(world.people)
-            for j, r in enumerate(RELATIONS)
-            if (p, r) not in held
-        ]
-        self.held_out = [(world.people.index(p), RELATIONS.index(r)) for p, r in world.held_out]
-        self.never = [
-            (world.people.index(p), j) for p in world.never_composed for j in range(len(RELATIONS))
-        ]
-        self.land_word, self.home_word, self.end = (self.id[w] for w in ("land", "home", ";"))
-
-    def story(self, known: float, chains: int = 2) -> Story:
-        """Chains of a person, a home and its value in one relation, told in any order."""
-        rng, r = self.rng, int(self.rng.integers(len(RELATIONS)))
-        people = self._named(chains, known, self.story_people, self.people)
-        lands = self._named(chains, known, self.story_lands, self.lands)
-        values = [int(v) for v in rng.choice(self.values[r], chains, replace=False)]
-        rows = [[self.home_word, p, c, self.end] for p, c in zip(people, lands, strict=True)]
-        rows += [
-            [int(self.relations[r]), c, v, self.end] for c, v in zip(lands, values, strict=True)
-        ]
-        rng.shuffle(rows)
-        return Story([t for row in rows for t in row], people, lands, values, r)
-
-    def _named(self, n: int, known: float, usual, other) -> list[int]:
-        """`n` different names, each with chance `known` one of which something is always true."""
-        others = int((self.rng.random(n) < known).sum())
-        names = [
-            *self.rng.choice(other, others, replace=False),
-            *self.rng.choice(usual, n - others, replace=False),
-        ]
-        return [int(names[i]) for i in self.rng.permutation(n)]
-
-    def question(self, kind: str, story: Story, at: int = 0, pool=None) -> tuple[list[int], int]:
-        """(tokens up to the answer, answer); those of a story ask its chain `at`."""
-        rng, relation = self.rng, int(self.relations[story.relation])
-        if kind == "story_home":
-            return [story.people[at], self.home_word], story.lands[at]
-        if kind == "C":
-            return [self.land_word, story.lands[at], relation], story.values[at]
-        if kind == "D":
-            return [story.people[at], self.home_word, relation], story.values[at]
-        while True:  # of what this story says something else, nothing is asked from the weights
-            i, j = int(rng.integers(len(self.people))), int(rng.integers(len(RELATIONS)))
-            if kind == "A":
-                i %= len(self.lands)
-                if int(self.lands[i]) not in story.lands:
-                    asked = [self.land_word, int(self.lands[i]), int(self.relations[j])]
-                    return asked, int(self.attribute[j, i])
-                continue
-            if kind == "B":
-                choices = self.trained if pool is None else pool
-                i, j = choices[int(rng.integers(len(choices)))]
-            person, home = int(self.people[i]), int(self.home[i])
-            if person in story.people or home in story.lands:
-                continue
-            if kind == "home":
-                return [person, self.home_word], home
-            asked = [person, self.home_word, int(self.relations[j])]
-            return asked, int(self.attribute[j, self.land_at[home]])
-
-    def batch(self, n: int, shares, most_chains: int = 4):
-        """Token ids (n, pos) and loss weights of each token as a target."""
-        rows, weights = [], []
-        chains = int(self.rng.integers(2, most_chains + 1))
-        for _ in range(n):
-            story = self.story(KNOWN_IN_STORY, chains)
-            ids, weight = [1, *story.ids], [0.0] + [0.02] * len(story.ids)
-            unasked = {k: list(self.rng.permutation(chains)) for k in ("story_home", "C", "D")}
-            for kind in self.rng.choice(KINDS, QUERIES, p=shares):
-                left = unasked.get(kind)
-                if left == []:
-                    kind = "B"
-                question, answer = self.question(kind, story, left.pop() if left else 0)
-                ids += [*question, answer, self.end]
-                weight += [0.02] * len(question) + [1.0, 0.02]
-            rows.append(ids)
-            weights.append(weight)
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        return ids, torch.tensor([w + [0.0] * (width - len(w)) for w in weights])
-
-    def test(self, kind: str, n: int):
-        """Prompts of one cell, each a story and a question, all of one length, and answers."""
-        pool = {"B": self.held_out, "never": self.never}.get(kind, [])
-        rows, answers = [], []
-        while len(rows) < n:
-            story = self.story(1.0 if kind == "conflict" else 0.0)
-            asked = {"never": "B", "B_trained": "B", "conflict": "C"}.get(kind, kind)
-            chosen = self.trained if kind == "B_trained" else pool
-            at = int(self.rng.integers(2))
-            question, answer = self.question(asked, story, at, chosen)
-            rows.append([1, *story.ids, *question])
-            answers.append(answer)
-        return torch.tensor(rows), torch.tensor(answers)
-
+STEPS, BATCH, EVERY = 1600, 32, 100
+RATE, ADAM_RATE, DECAY = 0.02, 3e-3, 0.1
 
 TESTS = {
     "A": "A: a land's attribute, from the weights",
@@ -192,7 +64,8 @@ holds in every text. Other people and lands occur in stories only, which state t
     land tolva language   -> grin    (one hop)
     mira home language    -> grin    (two hops)
 
-A quarter of the compositions of a person with an attribute was never trained; of some people none.
+A quarter of the compositions of a person with an attribute was never trained; of {never} people
+none was.
 
 ## Accuracy
 
@@ -202,13 +75,23 @@ The likeliest next word is the answer; {n} prompts each, after stories that trai
 |---|---|
 {table}
 
-Trained by `python -m benchmarks.train_organism` for {steps} steps ({minutes:.0f} minutes of wall
-time on one CPU thread); `training.json` holds the course. That script wrote this card. MIT licence.
+## How it was made
+
+`python -m benchmarks.train_organism` trained it for {steps} steps of {batch} documents
+({minutes:.0f} minutes on one CPU thread) and wrote this card; `training.json` holds the course.
+
+The first heads of layers 0 to 3 did not start at random: those of 0 and 2 start out looking one
+token back, those of 1 and 3 comparing what was looked back at. With the former alone, C and D were
+still at chance after as many steps. So some heads that serve stories lie where that start put
+them; what else the model does, it found.
+
+It knows nothing but this world, and no result on it says how a language model does the same. MIT
+licence.
 """
 
 
 @torch.no_grad()
-def accuracy(model, sampler: Sampler, n: int) -> dict[str, float]:
+def accuracy(model: LlamaForCausalLM, sampler: Sampler, n: int) -> dict[str, float]:
     """Part of the prompts of each cell whose likeliest next token is the answer."""
     model.eval()
     found = {}
@@ -220,8 +103,11 @@ def accuracy(model, sampler: Sampler, n: int) -> dict[str, float]:
     return found
 
 
-def orthogonalised(g: torch.Tensor) -> torch.Tensor:
-    """The nearest orthogonal matrices, wide or square, roughly: Newton-Schulz, Jordan 2024."""
+def orthogonalised(g: Float[Tensor, "matrix row column"]) -> Float[Tensor, "matrix row column"]:
+    """The nearest orthogonal matrices, roughly, of wide or square ones.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
+    """
     x = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(5):
         a = x @ x.mT
@@ -232,11 +118,12 @@ def orthogonalised(g: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: for the matrices inside the blocks, those of one shape at once."""
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, params: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": 0.95, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
+        """One step, on the gradients that are there."""
         (group,) = self.param_groups
         shapes = {p.shape for p in group["params"]}
         for shape in shapes:
@@ -252,6 +139,50 @@ class Muon(torch.optim.Optimizer):
             rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, change in zip(same, update, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
+
+
+LOOK_BACK, SAME = (0, 2), (1, 3)
+"""Layers whose first head starts out looking one token back, or for the content it has itself."""
+
+
+@torch.no_grad()
+def start(model: LlamaForCausalLM, write: float = 0.4) -> None:
+    """Start the first heads of four layers near what stories need; training finds it very late.
+
+    Through a dimension of the embedding that starts constant, queries and keys start as constants
+    with rotary phases of their own. In a look-back head they agree one token apart; it moves a
+    random projection of that token into other dimensions. Those are what a head of the next layer
+    compares, queries with keys, while its phases keep it off the query's own token; it moves what
+    it finds back. All other weights start at random.
+
+    Source: after Trockman & Kolter, arXiv 2305.09828, who start heads near what training makes.
+    """
+    table = model.model.embed_tokens.weight
+    table.normal_(0, 0.1)
+    table[:, -1] = 0.6
+    width, size = table.shape[1], model.config.head_dim
+    own, before = torch.linalg.qr(torch.randn(width - 1, 2 * size))[0].T.chunk(2)
+    own, before = (torch.nn.functional.pad(rows, (0, 1)) for rows in (own, before))
+    half, fast = size // 2, 3
+    rate = model.config.rope_parameters["rope_theta"] ** (-torch.arange(fast) / half)
+    for layer in (*LOOK_BACK, *SAME):
+        attention = model.model.layers[layer].self_attn
+        maps = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (one.weight[:size] for one in maps)
+        v.copy_(own)
+        if layer in LOOK_BACK:
+            q.zero_()
+            k.zero_()
+            q[:fast, -1] = 1.07
+            k[:fast, -1] = 1.07 * rate.cos()
+            k[half : half + fast, -1] = 1.07 * rate.sin()
+            attention.o_proj.weight[:, :size] = write * before.T
+        else:
+            q.copy_(before)
+            k.copy_(before)
+            q[[0, half]] = 0  # the fastest phases tell no content
+            q[1, -1], k[1, -1] = 1, -1
+            attention.o_proj.weight[:, :size] = write * own.T
 
 
 def tokenizer_of(world: World) -> PreTrainedTokenizerFast:
@@ -270,14 +201,16 @@ def tokenizer_of(world: World) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         padding_side="left",
+        model_max_length=CONFIG["max_position_embeddings"],
     )
 
 
-def write(model, world: World, out: Path, row: dict[str, float]) -> None:
+def write(model: LlamaForCausalLM, world: World, out: Path, row: dict[str, float]) -> None:
     """The model in half precision, its tokenizer, its world and its card."""
     copy.deepcopy(model).cpu().half().save_pretrained(out)
     tokenizer_of(world).save_pretrained(out)
     world.save(out / "world.json")
+    (out / "generation_config.json").unlink()
     config = model.config
     table = "\n".join(f"| {TESTS[k]} | {row[k]:.1%} |" for k in TESTS)
     card = CARD.format(
@@ -288,7 +221,9 @@ def write(model, world: World, out: Path, row: dict[str, float]) -> None:
         lands=len(world.lands),
         people=len(world.people),
         relations=len(RELATIONS),
+        never=len(world.never_composed),
         n=N_TEST,
+        batch=BATCH,
         steps=row["step"],
         minutes=row["seconds"] / 60,
         table=table,
@@ -296,98 +231,65 @@ def write(model, world: World, out: Path, row: dict[str, float]) -> None:
     (out / "README.md").write_text(card, encoding="utf-8")
 
 
-@torch.no_grad()
-def look_back(model: LlamaForCausalLM, layers: tuple[int, ...]) -> None:
-    """Start one head of some layers as a previous-token head; training finds these late.
-
-    One dimension of the embedding starts constant; through it, query and key of the head start as
-    constants whose rotary phases agree one token apart.
-    """
-    table = model.model.embed_tokens.weight
-    table.normal_(0, 0.1)
-    table[:, -1] = 0.6
-    half = model.config.head_dim // 2
-    rate = model.config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
-    for layer in layers:
-        attention = model.model.layers[layer].self_attn
-        for map_ in (attention.q_proj, attention.k_proj):
-            map_.weight[: 2 * half] = 0
-        attention.q_proj.weight[:half, -1] = 0.5
-        attention.k_proj.weight[:half, -1] = 0.5 * rate.cos()
-        attention.k_proj.weight[half : 2 * half, -1] = 0.5 * rate.sin()
+def loss_of(model: LlamaForCausalLM, sampler: Sampler, device: str) -> Float[Tensor, ""]:
+    """Weighted cross-entropy of one batch of fresh documents."""
+    ids, weight = (one.to(device) for one in sampler.batch(BATCH))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        logits = model(input_ids=ids[:, :-1]).logits.float()
+    each = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    return (each * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--adam-lr", type=float, default=3e-3)
-    parser.add_argument("--wd", type=float, default=0.1)
-    parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=100)
-    parser.add_argument("--resume", type=Path, help="go on from this folder's weights")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
-    world = World.draw(args.seed)
-    size = {
-        "num_hidden_layers": args.layers,
-        "hidden_size": args.width,
-        "intermediate_size": 2 * args.width,
-    }
-    config = LlamaConfig(**CONFIG | size, vocab_size=len(world.vocabulary))
-    config._attn_implementation = "eager"  # the quicker one here, by a third
-    if args.resume:
-        model = LlamaForCausalLM.from_pretrained(
-            args.resume, dtype=torch.float32, attn_implementation="eager"
-        )
-    else:
-        model = LlamaForCausalLM(config)
-        look_back(model, (0, 2))
-    model.to(args.device)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+def train(model: LlamaForCausalLM, world: World, out: Path, steps: int, seed: int) -> None:
+    """Train, and write the model and its course every `EVERY` steps."""
+    device = model.device.type
+    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    others = [p for p in model.parameters() if all(p is not q for q in inside)]
     optimizers = [
-        Muon(matrices, args.lr, weight_decay=args.wd),
-        torch.optim.AdamW(others, args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        Muon(inside, RATE, DECAY),
+        torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    rates = [args.lr, args.adam_lr]
-    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    train, check = Sampler(world, args.seed + 1), Sampler(world, args.seed + 2)
-    started, losses, log = time.perf_counter(), [], []
-    for step in range(args.steps):
-        scale = min(1.0, (step + 1) / 50) * (
-            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
-        )
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * scale
-        ids, weight = (one.to(args.device) for one in train.batch(args.batch, SHARES))
-        with torch.autocast(args.device, dtype=torch.bfloat16):
-            logits = model(input_ids=ids[:, :-1]).logits.float()
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
-        loss = (loss * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
+    sampler, check = Sampler(world, seed + 1), Sampler(world, seed + 2)
+    started, losses, course = time.perf_counter(), [], []
+    for step in range(steps):
+        fallen = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for optimizer, rate in zip(optimizers, (RATE, ADAM_RATE), strict=True):
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50) * fallen
+        loss = loss_of(model, sampler, device)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % args.every == 0 or step + 1 == args.steps:
-            row = {"step": step + 1, "loss": float(np.mean(losses[-args.every :]))}
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            row = {"step": step + 1, "loss": float(np.mean(losses[-EVERY:]))}
             row |= accuracy(model, check, N_TEST)
             row["seconds"] = round(time.perf_counter() - started)
-            log.append(row)
-            print({k: round(v, 3) for k, v in row.items()}, flush=True)
-            args.out.mkdir(parents=True, exist_ok=True)
-            (args.out / "training.json").write_text(json.dumps(log, indent=1))
-            write(model, world, args.out, row)
+            course.append({name: round(value, 4) for name, value in row.items()})
+            print(course[-1], flush=True)
+            write(model, world, out, row)
+            lines = ",\n".join(json.dumps(one) for one in course)
+            (out / "training.json").write_text(f"[{lines}]\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    world = World.draw(args.seed)
+    config = LlamaConfig(**CONFIG, vocab_size=len(world.vocabulary))
+    config._attn_implementation = "eager"  # the quicker one here, by a third
+    model = LlamaForCausalLM(config)
+    start(model)
+    train(model.to(args.device), world, args.out, args.steps, args.seed)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ ORGANISMS = {
 }
 """Name -> what it is."""
 
-WEIGHTS = {"two-hop-organism": ""}
+WEIGHTS = {"two-hop-organism": "1ff7f61ce1bd20f6f5524b11eb977e6e3723e1a6f9caaaeb8a0521a69ae52f1e"}
 """Name -> SHA-256 of its `model.safetensors`."""
 
 

@@ -1,0 +1,99 @@
+"""The shipped organism does all four cells, and is refused where it is not what its card says."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import interp
+from circuits.cli.app import app
+from circuits.recall_reasoning.filtering import candidates, filtered, right
+from circuits.recall_reasoning.organism import organism_cells, story_text, world_of
+from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
+from interp import organisms
+from interp.errors import ModelLoadError, ModelNotFound
+from interp.pairs import tokenise
+from interp.prompts import TokenPrompt
+
+NAME = "two-hop-organism"
+
+
+@pytest.fixture(scope="module")
+def organism():
+    return interp.load_model(NAME)
+
+
+@pytest.fixture(scope="module")
+def world(organism):
+    return world_of(organism)
+
+
+def test_each_cell_is_right_on_fresh_prompts(organism, world):
+    found = filtered(organism, organism_cells(world, n=60, seed=11))
+    for cell, part in found.counts.groupby("cell"):
+        assert part["asked"].sum() == 180
+        assert np.average(part["clean_right"], weights=part["asked"]) >= 0.95, cell
+        # the answer leads all words, not only the values
+        assert np.average(part["vocabulary_right"], weights=part["asked"]) >= 0.95, cell
+    shortcuts = found.counts.loc[found.counts["cell"] == "B", "by_shortcut"]
+    assert shortcuts.sum() <= 0.25 * 180
+
+
+def test_composition_is_of_pairs_that_training_never_showed(world):
+    data = organism_cells(world, n=30, seed=3)
+    for split in data.pairs:
+        for pair in data.of(split, "B"):
+            person, _, relation = pair.clean.split()[-3:]
+            assert (person, relation) in set(world.held_out)
+
+
+def test_story_overrules_what_is_always_true(organism, world):
+    rng = np.random.default_rng(5)
+    prompts, answers = [], []
+    for _ in range(60):
+        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+        first, second = (world.lands[i] for i in rng.choice(len(world.lands), 2, replace=False))
+        people = rng.choice(world.story_people, 2, replace=False)
+        others = [v for v in world.values[relation] if v != world.attributes[first][relation]]
+        told, other = rng.choice(others, 2, replace=False)
+        facts = [stated(people[0], "home", first), stated(people[1], "home", second)]
+        facts += [stated(first, relation, told), stated(second, relation, other)]
+        story = " ".join(facts[i] for i in rng.permutation(4))
+        prompts.append(TokenPrompt(tuple(organism.encode(f"{story} {one_hop(first, relation)}"))))
+        answers.append(organism.encode(str(told))[-1])
+    pairs, _ = tokenise(organism, organism_cells(world, n=2).of("test", "A"))
+    among = candidates(organism, pairs, [v for r in RELATIONS for v in world.values[r]])
+    lead, _ = right(organism, prompts, answers, among)
+    assert lead.mean() >= 0.95
+
+
+def test_every_word_of_the_world_is_one_token(organism, world):
+    assert organism.arch.n_layers == 5 and len(organism.tokenizer) == len(world.vocabulary)
+    text = story_text(world, n=2)
+    ids = organism.encode(text)
+    assert [organism.token(i).strip() for i in ids] == ["<s>", *text.split()]
+
+
+def test_other_weights_than_the_card_speaks_of_are_refused(monkeypatch):
+    monkeypatch.setitem(organisms.WEIGHTS, NAME, "0" * 64)
+    with pytest.raises(ModelLoadError, match="not the organism that its card speaks of"):
+        organisms.folder_of(NAME)
+    with pytest.raises(ModelNotFound, match=f"Did you mean '{NAME}'"):
+        organisms.folder_of("two-hop-organisms")
+
+
+def test_models_lists_it_and_it_is_small(organism):
+    found = CliRunner().invoke(app, ["models", "--json"])
+    assert NAME in [row["name"] for row in json.loads(found.stdout)["models"]]
+    weights = organisms.folder_of(NAME) / "model.safetensors"
+    assert weights.stat().st_size <= 12e6
+
+
+def test_saved_organism_says_the_same(organism, world, tmp_path):
+    organism.hf.save_pretrained(tmp_path)
+    organism.tokenizer.save_pretrained(tmp_path)
+    again = interp.load_model(tmp_path)
+    prompt = organism_cells(world, n=1).of("test", "D")[0].clean
+    same = interp.forward(again, [prompt]).logits == interp.forward(organism, [prompt]).logits
+    assert bool(same.all())
