@@ -15,8 +15,8 @@ from interp.errors import InterpError
 
 Circuits = Mapping[str, EmotionCircuit]
 """Emotion -> circuit."""
-Table = dict[int, Float[Tensor, "emotion width"]]
-"""Layer -> one vector an emotion."""
+Tables = dict[str, dict[int, Float[Tensor, "emotion width"]]]
+"""Site -> layer -> one vector an emotion."""
 
 
 class ArmError(InterpError):
@@ -39,20 +39,18 @@ def steering(
     return Modulation((Push("resid_post", values, fraction, "norm"),))
 
 
-def modulating(
-    differences: Differences,
-    circuits: Circuits,
+def pushing(
+    tables: Tables,
     strength: float,
     *,
     size: Size = "absolute",
     references: Mapping[str, Mapping[int, float]] | None = None,
     layers: Sequence[int] | None = None,
 ) -> Modulation:
-    """Add the differences of a circuit's neurons and heads, and of no others.
+    """Add what tables hold, at the newest token of each forward.
 
     Args:
-        differences: of all components.
-        circuits: one an emotion; an emotion without one is left alone.
+        tables: from `masked`.
         strength: lambda.
         size: ``absolute``, or ``relative`` for a dose that follows the state's root mean square.
         references: site -> layer -> root mean square on the discovery prompts (`references_of`).
@@ -61,37 +59,25 @@ def modulating(
     Source: Wang et al. 2025 (arXiv 2510.11328), circuit modulation; heads and neurons alike act on
     the newest token alone (the released code pushes heads at every prompt token, too).
     """
-    tables = masked(differences, circuits)
-    return _pushes(tables, strength, size, references or {}, layers)
-
-
-def _pushes(
-    tables: Mapping[str, Table],
-    strength: float,
-    size: Size,
-    references: Mapping[str, Mapping[int, float]],
-    layers: Sequence[int] | None,
-) -> Modulation:
+    known = references or {}
     kept = {
         site: {at: v for at, v in table.items() if layers is None or at in layers}
         for site, table in tables.items()
     }
     pushes = (
-        Push(site, table, strength, size, references.get(site, {}))
-        for site, table in kept.items()
-        if table
+        Push(site, table, strength, size, known.get(site, {})) for site, table in kept.items()
     )
-    return Modulation(tuple(pushes))
+    return Modulation(tuple(push for push in pushes if push.values))
 
 
-def masked(differences: Differences, circuits: Circuits) -> dict[str, Table]:
+def masked(differences: Differences, circuits: Circuits) -> Tables:
     """The differences of each emotion with all components outside its circuit at zero.
 
     Returns:
         Site -> layer -> values, in layers where some emotion has a component.
     """
     n = len(EMOTIONS)
-    tables: dict[str, Table] = {"z": {}, "mlp_post": {}}
+    tables: Tables = {"z": {}, "mlp_post": {}}
     for row, emotion in enumerate(EMOTIONS):
         if emotion not in circuits:
             continue
@@ -128,7 +114,7 @@ def random_circuits(
 ) -> dict[str, EmotionCircuit]:
     """A random circuit of equal size for each emotion, in the same layers, none of its own units.
 
-    Units are drawn among those near in the norm of their difference; `matching` takes out what
+    Units are drawn among those near in the norm of their difference; `scaled_to` takes out what
     remains of a difference in norm.
     """
     rng = np.random.default_rng(seed)
@@ -141,31 +127,40 @@ def random_circuits(
     }
 
 
-def matching(
-    differences: Differences, circuits: Circuits, to: Circuits, strength: float
-) -> Modulation:
-    """Modulate `circuits` with as large a push as `to` would give, site by site in total norm.
+def scaled_to(tables: Tables, wanted: Tables) -> Tables:
+    """Vectors with their own directions and the size of others.
 
-    The vectors keep their directions; each emotion's are scaled at each site so that the norm over
-    all layers is that of `to`. So a random control is not weaker for its units being smaller.
+    Each emotion's are scaled at each site, by one factor for all layers, so that their norm over
+    all layers is that of `wanted`. So a control is not weaker for its units being smaller.
 
     Raises:
-        ArmError: the circuits to be scaled have no differences to scale.
+        ArmError: there is nothing to scale where something is wanted.
     """
-    own, wanted = masked(differences, circuits), masked(differences, to)
-    tables: dict[str, Table] = {}
-    for site, table in own.items():
-        if not table and not wanted[site]:
-            continue
+    out: Tables = {}
+    for site, table in tables.items():
         here, there = _norms(table), _norms(wanted[site])
         if bool(((here == 0) & (there > 0)).any()):
             raise ArmError(f"the control has nothing at {site} to scale; draw another.")
         scale = torch.where(here > 0, there / here.clamp(min=1e-12), 0.0)
-        tables[site] = {layer: value * scale[:, None] for layer, value in table.items()}
-    return _pushes(tables, strength, "absolute", {}, None)
+        out[site] = {layer: value * scale[:, None] for layer, value in table.items()}
+    return out
 
 
-def _norms(table: Table) -> Float[Tensor, " emotion"]:
+def weighted(tables: Tables, weights: Mapping[str, Float[Tensor, "emotion layer"]]) -> Tables:
+    """Tables with a strength of its own for each layer, of the same total norm.
+
+    Args:
+        tables: from `masked`.
+        weights: site -> strength, such as each sublayer's influence; below zero counts as zero.
+    """
+    changed = {
+        site: {at: v * weights[site][:, at, None].clamp(min=0) for at, v in table.items()}
+        for site, table in tables.items()
+    }
+    return scaled_to(changed, tables)
+
+
+def _norms(table: Mapping[int, Tensor]) -> Float[Tensor, " emotion"]:
     """Norm over all layers of what each emotion is pushed by."""
     if not table:
         return torch.zeros(len(EMOTIONS))

@@ -92,12 +92,16 @@ def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
 # --- fitting -------------------------------------------------------------------------------------
 
 
+Make = Callable[[], Pipeline]
+"""Makes an unfitted classifier of texts."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """A fitted judge.
 
     Attributes:
-        classifier: TF-IDF of words and parts of words, and a logistic regression.
+        classifier: from texts to a logistic regression; `by_words` or `reader.by_reading`.
         temperature: by which its logits are divided; above 1 where it was too sure.
     """
 
@@ -113,25 +117,28 @@ class Judge:
         return [LABELS[i] for i in self.probabilities(texts).argmax(1)]
 
 
-def fit_judge(replies: Sequence[Labelled], folds: int = 5) -> Judge:
+def fit_judge(replies: Sequence[Labelled], folds: int = 5, make: Make | None = None) -> Judge:
     """Fit a judge, its temperature on predictions for scenarios it was not fitted on.
 
     Args:
         replies: of another model or arm than the one to be judged, with all seven labels.
         folds: parts into which the scenarios are dealt for the temperature.
+        make: what makes a classifier of texts; `by_words` by default.
 
     Raises:
         JudgeError: a label does not occur, or there are fewer scenarios than folds.
 
     Source: Guo et al. 2017 (arXiv 1706.04599), temperature scaling.
     """
+    make = make or by_words
     _require_all(replies, folds)
-    held_out = _held_out_logits(replies, folds, {"whole": _whole})["whole"]
+    held_out = _held_out_logits(replies, folds, {"whole": _whole}, make)["whole"]
     truth = _codes(replies)
-    return Judge(_fit(replies), _temperature(held_out, truth))
+    return Judge(_fit(replies, make), _temperature(held_out, truth))
 
 
-def _classifier() -> Pipeline:
+def by_words() -> Pipeline:
+    """TF-IDF of words and parts of words, and a logistic regression."""
     features = FeatureUnion(
         [
             ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
@@ -141,8 +148,8 @@ def _classifier() -> Pipeline:
     return make_pipeline(features, LogisticRegression(C=10.0, max_iter=1000))
 
 
-def _fit(replies: Sequence[Labelled]) -> Pipeline:
-    return _classifier().fit([r.text for r in replies], _codes(replies))
+def _fit(replies: Sequence[Labelled], make: Make) -> Pipeline:
+    return make().fit([r.text for r in replies], _codes(replies))
 
 
 def _codes(replies: Sequence[Labelled]) -> Int[np.ndarray, " reply"]:
@@ -239,7 +246,10 @@ class CrossValidation:
 
 
 def cross_validate(
-    replies: Sequence[Labelled], folds: int = 5, views: Mapping[str, View] = VIEWS
+    replies: Sequence[Labelled],
+    folds: int = 5,
+    views: Mapping[str, View] = VIEWS,
+    make: Make | None = None,
 ) -> CrossValidation:
     """Judge every reply by a judge that was fitted on other scenarios.
 
@@ -247,13 +257,14 @@ def cross_validate(
         replies: with all seven labels.
         folds: parts into which the scenarios are dealt.
         views: what to show the judge of each reply; must have ``whole``.
+        make: what makes a classifier of texts; `by_words` by default.
 
     Raises:
         JudgeError: a label does not occur, or there are fewer scenarios than folds.
     """
     _require_all(replies, folds)
     truth, fold_of = _codes(replies), _folds(replies, folds)
-    logits = _held_out_logits(replies, folds, views)
+    logits = _held_out_logits(replies, folds, views, make or by_words)
     scale = np.empty((len(replies), 1))
     for fold in range(folds):
         others = fold_of != fold
@@ -272,14 +283,14 @@ def _folds(replies: Sequence[Labelled], folds: int) -> Int[np.ndarray, " reply"]
 
 
 def _held_out_logits(
-    replies: Sequence[Labelled], folds: int, views: Mapping[str, View]
+    replies: Sequence[Labelled], folds: int, views: Mapping[str, View], make: Make
 ) -> dict[str, Float[np.ndarray, "reply label"]]:
     fold_of = _folds(replies, folds)
     out = {name: np.full((len(replies), len(LABELS)), -np.inf) for name in views}
     for fold in range(folds):
         part = [r for r, f in zip(replies, fold_of, strict=True) if f != fold]
         _require_all(part, 1)
-        classifier = _fit(part)
+        classifier = _fit(part, make)
         test = np.flatnonzero(fold_of == fold)
         for name, view in views.items():
             out[name][test] = _logits(classifier, [view(replies[int(i)].text) for i in test])

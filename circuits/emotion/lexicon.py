@@ -75,13 +75,14 @@ JUDGEMENTS = (
 """A verdict by the writer, in place of what happened."""
 
 
-def _pattern(entries: Iterable[str]) -> re.Pattern[str]:
+def pattern(entries: Iterable[str]) -> re.Pattern[str]:
+    """An expression that finds any of some entries, as whole words."""
     alternatives = (re.escape(entry).replace(r"\*", "[a-z]*") for entry in entries)
     return re.compile(rf"\b(?:{'|'.join(alternatives)})\b", re.IGNORECASE)
 
 
-_NAMING = _pattern(" ".join(NAMES.values()).split())
-_COLOURED = _pattern(" ".join((*NAMES.values(), DISPLAYS, JUDGEMENTS)).split())
+_NAMING = pattern(" ".join(NAMES.values()).split())
+_COLOURED = pattern(" ".join((*NAMES.values(), DISPLAYS, JUDGEMENTS)).split())
 
 
 def emotion_names(text: str) -> list[str]:

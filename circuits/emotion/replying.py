@@ -1,6 +1,6 @@
 """Arms as data: a kind of prompt and a modulation; and the replies that an arm gives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -48,8 +48,10 @@ class Batch:
     emotions: list[int]
 
 
-def read_all(model: Model, asking: Asking, kind: str, texts: Sequence[Situation]) -> list[Batch]:
-    """Read the prompts of one kind once, for all arms that share it.
+def read_all(
+    model: Model, asking: Asking, kind: str, texts: Sequence[Situation]
+) -> Iterator[Batch]:
+    """Read the prompts of one kind, batch by batch.
 
     Prompts without an emotion are read once a situation and continued in all six. Prompts with one
     are grouped by emotion, since what comes before the situation is then the same.
@@ -57,17 +59,16 @@ def read_all(model: Model, asking: Asking, kind: str, texts: Sequence[Situation]
     order = sorted(range(len(texts)), key=lambda i: (texts[i].theme, len(texts[i].text)))
     if not KINDS[kind]:
         size = AT_ONCE // len(EMOTIONS)
-        return [_neutral(model, asking, kind, texts, part) for part in _parts(order, size)]
+        yield from (_neutral(model, asking, kind, texts, part) for part in _parts(order, size))
+        return
     if "demonstrations" in kind:
         themes = dict.fromkeys(texts[i].theme for i in order)
         groups = [[i for i in order if texts[i].theme == theme] for theme in themes]
     else:
         groups = list(_parts(order, AT_ONCE))
-    return [
-        _of_emotion(model, asking, kind, texts, group, emotion)
-        for group in groups
-        for emotion in range(len(EMOTIONS))
-    ]
+    for group in groups:
+        for emotion in range(len(EMOTIONS)):
+            yield _of_emotion(model, asking, kind, texts, group, emotion)
 
 
 def _parts(order: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -100,7 +101,7 @@ def _of_emotion(
 def replies(
     model: Model,
     arm: Arm,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     texts: Sequence[Situation],
     decoding: Decoding,
     progress: Callable[[int, int], None] | None = None,
@@ -116,19 +117,19 @@ def replies(
         progress: called with (rows done, rows in all).
 
     Returns:
-        Columns ``situation``, ``scenario``, ``theme``, ``valence``, ``emotion``, ``text``
-        (what is replied to), ``reply``, ``ids`` (new tokens), in order of situation and emotion.
+        Columns ``place`` (of the situation in `texts`), ``situation``, ``scenario``, ``theme``,
+        ``valence``, ``emotion``, ``text`` (what is replied to), ``reply`` and ``ids`` (new
+        tokens), in order of situation and emotion.
     """
     rows: list[dict[str, object]] = []
-    total = sum(len(batch.which) for batch in batches)
     for batch in batches:
         written = decode(model, batch.read, batch.which, batch.emotions, arm.modulation, decoding)
         for i, emotion, ids in zip(batch.situations, batch.emotions, written, strict=True):
             rows.append(_row(model, texts[i], i, emotion, ids))
         if progress:
-            progress(len(rows), total)
+            progress(len(rows), len(texts) * len(EMOTIONS))
     frame = pd.DataFrame(rows).sort_values(["place", "code"], ignore_index=True)
-    return frame.drop(columns=["place", "code"])
+    return frame.drop(columns="code")
 
 
 def _row(

@@ -38,6 +38,11 @@ class Situation:
         return f"{self.scenario}. {self.event}"
 
 
+NOTHING = Situation("nothing", "nothing", "", "neutral", "I did something", "It went as it did.")
+"""A situation that says nothing: what a reply is compared with to see whether it is about its own.
+"""
+
+
 def situations(scenarios: Sequence[Scenario], n: int) -> tuple[Situation, ...]:
     """One event each of `n` scenarios, themes and valences as balanced as `n` allows.
 

@@ -1,0 +1,200 @@
+"""Doses as data, and the arms of the comparison that a discovery and a pair of doses make."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from circuits.emotion.arms import (
+    ArmError,
+    Circuits,
+    Tables,
+    masked,
+    others,
+    others_vectors,
+    pushing,
+    random_circuits,
+    scaled_to,
+    steering,
+    weighted,
+)
+from circuits.emotion.data import EMOTIONS
+from circuits.emotion.modulation import Feedback, Modulation
+from circuits.emotion.replying import Arm
+
+if TYPE_CHECKING:
+    from circuits.emotion.discovery import Discovery
+
+Layers = tuple[int, int]
+"""First and last layer, both included."""
+
+
+@dataclass(frozen=True)
+class SteeringDose:
+    """How strongly, and where, directions are added.
+
+    Attributes:
+        fraction: of the norm of the state, in each layer.
+        layers: first and last.
+        feedback: whether the dose follows how far the state already shows the emotion.
+    """
+
+    fraction: float
+    layers: Layers
+    feedback: bool = False
+
+
+@dataclass(frozen=True)
+class CircuitDose:
+    """Which circuit is pushed, and how strongly.
+
+    Attributes:
+        strength: lambda.
+        preset: of the circuits of a discovery.
+        size: ``absolute``, or ``relative`` to the root mean square of the activation.
+        layers: first and last; all by default.
+        by_influence: each layer's strength follows the influence of its sublayers.
+        feedback: whether the dose follows how far the state already shows the emotion.
+    """
+
+    strength: float
+    preset: str = "centred"
+    size: Literal["absolute", "relative"] = "absolute"
+    layers: Layers | None = None
+    by_influence: bool = False
+    feedback: bool = False
+
+
+@dataclass(frozen=True)
+class Doses:
+    """The doses of a model's arms, chosen on the tuning file.
+
+    Attributes:
+        steering: of the baseline.
+        circuit: of the circuit and of all its controls.
+        others: name -> dose of further circuit arms, such as other presets.
+    """
+
+    steering: SteeringDose
+    circuit: CircuitDose
+    others: Mapping[str, CircuitDose] = field(default_factory=dict)
+
+
+def steer(found: "Discovery", dose: SteeringDose) -> Modulation:
+    """Steering along a discovery's directions.
+
+    Raises:
+        ArmError: the model does not have these layers.
+    """
+    made = steering(found.directions.resid_post, _layers(found, dose.layers), dose.fraction)
+    return replace(made, feedback=_feedback(found) if dose.feedback else None)
+
+
+def modulate(found: "Discovery", dose: CircuitDose, tables: Tables | None = None) -> Modulation:
+    """Modulation of a discovery's circuit, or of other tables at the same dose.
+
+    Raises:
+        ArmError: there is no such preset, or the model does not have these layers.
+    """
+    tables = circuit_tables(found, dose.preset) if tables is None else tables
+    if dose.by_influence:
+        tables = weighted(tables, influence_by_site(found))
+    made = pushing(
+        tables,
+        dose.strength,
+        size=dose.size,
+        references=found.references,
+        layers=None if dose.layers is None else _layers(found, dose.layers),
+    )
+    return replace(made, feedback=_feedback(found) if dose.feedback else None)
+
+
+def circuit_tables(found: "Discovery", preset: str) -> Tables:
+    """Differences of the circuits of one preset.
+
+    Raises:
+        ArmError: there is no such preset.
+    """
+    return masked(found.differences, _circuits(found, preset))
+
+
+def _circuits(found: "Discovery", preset: str) -> Circuits:
+    if preset not in found.circuits:
+        raise ArmError(
+            f"no circuits {preset!r} in this discovery; it has {', '.join(found.circuits)}."
+        )
+    return found.circuits[preset]
+
+
+def influence_by_site(found: "Discovery") -> dict[str, torch.Tensor]:
+    """Site -> mean influence of each emotion and layer."""
+    attention, mlp = found.influence.values.float().mean(0).unbind(1)
+    return {"z": attention, "mlp_post": mlp}
+
+
+def _layers(found: "Discovery", layers: Layers) -> Sequence[int]:
+    n = found.directions.resid_post.shape[1]
+    first, last = layers
+    if not 0 <= first <= last < n:
+        raise ArmError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
+    return range(first, last + 1)
+
+
+def _feedback(found: "Discovery") -> Feedback:
+    at = found.layer
+    return Feedback(at, found.directions.resid_post[:, at], found.low[:, at], found.high[:, at])
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def prompted_arms(chat: bool) -> list[Arm]:
+    """Arms that only ask: nothing, the emotion's word, a system turn, demonstrations."""
+    arms = [
+        Arm("unmodulated"),
+        Arm("prompting", "word"),
+        Arm("demonstrations", "demonstrations"),
+    ]
+    return arms + ([Arm("chat", "chat")] if chat else [])
+
+
+def modulated_arms(found: "Discovery", doses: Doses, seed: int = 0) -> list[Arm]:
+    """Steering, the circuit, its parts, and its controls, each at the tuned dose.
+
+    The controls have the circuit's norm: another emotion's circuit with the right vectors, the
+    right circuit with another emotion's vectors, and a random circuit of the same layers.
+
+    Args:
+        found: directions, circuits and differences.
+        doses: from the tuning file.
+        seed: of the random circuit.
+
+    Raises:
+        ArmError: a dose does not fit the discovery.
+    """
+    dose, differences = doses.circuit, found.differences
+    circuits = _circuits(found, dose.preset)
+    own = masked(differences, circuits)
+    drawn = random_circuits(circuits, differences, seed)
+    controls = {
+        "wrong_circuit": masked(differences, others(circuits)),
+        "wrong_vector": masked(others_vectors(differences), circuits),
+        "random": masked(differences, drawn),
+    }
+    parts = {
+        part: masked(differences, {e: circuits[e].only(part) for e in EMOTIONS})
+        for part in ("neurons", "heads")
+    }
+    circuit = modulate(found, dose)
+    return [
+        Arm("steering", modulation=steer(found, doses.steering)),
+        Arm("circuit", modulation=circuit),
+        *(Arm(name, modulation=modulate(found, one)) for name, one in doses.others.items()),
+        *(Arm(part, modulation=modulate(found, dose, table)) for part, table in parts.items()),
+        Arm("circuit_prompting", "word", circuit),
+        *(
+            Arm(name, modulation=modulate(found, dose, scaled_to(table, own)))
+            for name, table in controls.items()
+        ),
+    ]
