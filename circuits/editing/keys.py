@@ -9,12 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuits.editing.changes import Changes, under
+from circuits.editing.prefixed import Row, Run
 from circuits.editing.prompting import EditPrompt
 from interp.blocks import first_output
-from interp.calls import record_layer_calls
 from interp.model import Model
 from interp.projections import READERS, WRITERS, projection
-from interp.prompts import batches, pad
 from interp.running import default_budget
 
 Place = tuple[str, int]
@@ -67,7 +66,6 @@ def outputs_at(
     return found[place]
 
 
-@torch.no_grad()
 def _captured(
     model: Model,
     prompts: Sequence[EditPrompt],
@@ -76,23 +74,66 @@ def _captured(
     owner: Int[Tensor, " prompt"],
     pick: Any,
 ) -> dict[Place, Float[Tensor, "prompt width"]]:
-    rows = [prompt.key_tokens for prompt in prompts]
+    rows = [_row(prompt, edit) for prompt, edit in zip(prompts, owner.tolist(), strict=True)]
     out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(rows) for place in places}
-    for group in batches(rows, default_budget(model)):
-        ids, mask = pad(model, [rows[i] for i in group])
-        calls = record_layer_calls(model, ids, mask)
-        hidden, got = calls.embeddings, dict[Place, Tensor]()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(under(model, edits, owner[group]))
-            for place in places:
-                hook = _keep(got, place, pick)
-                stack.callback(module_at(model, place).register_forward_hook(hook).remove)
-            for layer in range(1 + max(layer for _, layer in places)):
-                hidden = first_output(model.blocks[layer](hidden, **calls.kwargs[layer]))
+    # rows of one edit in one batch, so that what they share is read once
+    order = sorted(range(len(rows)), key=lambda i: (bool(rows[i].shared), rows[i].edit))
+    for group in _batched(order, rows, default_budget(model)):
+        got = _read(model, [rows[i] for i in group], places, edits, pick)
         for place, values in got.items():
             for i, value in zip(group, values, strict=True):
                 out[place][i] = value
     return {place: torch.stack(values) for place, values in out.items()}
+
+
+def _row(prompt: EditPrompt, edit: int) -> Row:
+    ids, n = prompt.key_tokens.ids, prompt.n_shown
+    return Row(edit, ids[:n], ids[n:])
+
+
+def _batched(order: Sequence[int], rows: Sequence[Row], tokens: int) -> list[list[int]]:
+    """Rows with, and rows without, a shared beginning, a batch of at most so many tokens."""
+    groups: list[list[int]] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, len(rows[i].rest))
+        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
+        if fits and bool(rows[groups[-1][0]].shared) == bool(rows[i].shared):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = len(rows[i].rest)
+    return groups
+
+
+class _Reached(Exception):
+    """Ends a run behind the last place."""
+
+
+@torch.no_grad()
+def _read(
+    model: Model,
+    rows: Sequence[Row],
+    places: Sequence[Place],
+    edits: Sequence[Changes],
+    pick: Any,
+) -> dict[Place, Float[Tensor, "row width"]]:
+    run, got = Run.start(model, rows, edits), dict[Place, Tensor]()
+    deepest = model.blocks[max(layer for _, layer in places)]
+    with contextlib.ExitStack() as stack:
+        # before the hooks that keep, so that they see what is changed
+        stack.enter_context(under(model, edits, run.owner))
+        for place in places:
+            hook = _keep(got, place, pick)
+            stack.callback(module_at(model, place).register_forward_hook(hook).remove)
+        stack.callback(deepest.register_forward_hook(_reach).remove)
+        with contextlib.suppress(_Reached):
+            run.read(model)
+    return got
+
+
+def _reach(*_: Any) -> None:
+    raise _Reached
 
 
 def _keep(got: dict[Place, Tensor], place: Place, pick: Any) -> Any:

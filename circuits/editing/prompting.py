@@ -40,11 +40,13 @@ class EditPrompt:
         ids: the prompt's tokens, then the target's.
         anchor: position of the token that is written at.
         n_target: how many last tokens are the target's; 0 for a prompt to be kept as it is.
+        n_shown: how many first tokens are demonstrations, which other prompts begin with too.
     """
 
     ids: tuple[int, ...]
     anchor: int
     n_target: int
+    n_shown: int = 0
 
     @property
     def from_end(self) -> int:
@@ -69,10 +71,12 @@ class Kept:
     Attributes:
         text: the question.
         subject: who or what it is about, as it stands in the text.
+        relation: what it asks of the subject, or empty.
     """
 
     text: str
     subject: str
+    relation: str = ""
 
 
 def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
@@ -146,17 +150,41 @@ def kept_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
     Those whose subject is not in their text are left out: they have no token to keep.
     """
     return tuple(
-        Kept(question.text, question.subjects[0])
+        Kept(question.text, question.subjects[0], _relation(question))
         for questions in known.values()
         for question in questions
         if question.subjects[0] in question.text
     )
 
 
-def whole_prompt(model: Model, text: str) -> EditPrompt:
-    """A prompt as it stands, anchored at its last token."""
-    ids = tuple(model.encode(text))
-    return EditPrompt(ids, len(ids) - 1, 0)
+def _relation(question: Known) -> str:
+    """Of a single fact; chains have several."""
+    return question.relations[0] if len(question.relations) == 1 else ""
+
+
+def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
+    """A fact's subject in preserved questions about something else than the fact.
+
+    One question a relation, once with the subject's name and once with one of its implicit
+    phrases, the next one in turn. Most make sense; what matters is that they are about the
+    subject and not about the fact, so an edit of it has nothing to say there. Without relations
+    there are none.
+    """
+    other = {one.relation: one for one in kept if one.relation not in ("", fact.relation)}
+    out: list[Kept] = []
+    for i, (relation, one) in enumerate(other.items() if fact.relation else ()):
+        before, _, behind = one.text.rpartition(one.subject)
+        turn = i % max(1, len(fact.implicit))
+        names = (fact.subject, *fact.implicit[turn : turn + 1])
+        out += [Kept(before + name + behind, name, relation) for name in names]
+    return tuple(out)
+
+
+def whole_prompt(model: Model, text: str, prefix: str = "") -> EditPrompt:
+    """A prompt as it stands, anchored at its last token; `prefix` are its demonstrations."""
+    ids, shown = tuple(model.encode(text)), tuple(model.encode(prefix)) if prefix else ()
+    apart = len(shown) < len(ids) and ids[: len(shown)] == shown
+    return EditPrompt(ids, len(ids) - 1, 0, len(shown) if apart else 0)
 
 
 def essence_prompt(model: Model, subject: str, anchor: Anchor) -> EditPrompt:
@@ -185,4 +213,6 @@ def _tokenised(
             f"{at}the target {target!r} does not follow {text!r} as tokens of its own; end the "
             "prompt in a whole word."
         )
-    return EditPrompt(whole, position, len(whole) - len(ids))
+    cut = template[:start].rfind("\n\n") + 2
+    n_shown = sum(hi <= cut for _, hi in encoded["offset_mapping"]) if cut > 1 else 0
+    return EditPrompt(whole, position, len(whole) - len(ids), n_shown)
