@@ -42,7 +42,7 @@ PaperOption = Annotated[
     typer.Option(help="The published settings, in this style: a frame and a word set."),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use the first N discovery scenarios.")
+    int | None, typer.Option(min=1, help="Use N discovery scenarios, of all themes.")
 ]
 DATASETS = Path("datasets")
 
@@ -183,10 +183,12 @@ def discovered(
     from circuits.emotion.data import load_replies, load_scenarios
     from circuits.emotion.discovering import discover
     from circuits.emotion.frames import load_frames
+    from circuits.emotion.trying import interleaved
 
+    scenarios = load_scenarios(events or datasets / "emotion_scenarios_discovery.jsonl")
     return discover(
         model,
-        load_scenarios(events or datasets / "emotion_scenarios_discovery.jsonl")[:limit],
+        scenarios if limit is None else interleaved(scenarios)[:limit],
         load_frames(datasets / "emotion_frames.json"),
         settings,
         load_replies(datasets / "emotion_replies.jsonl"),

@@ -53,7 +53,7 @@ def transfer_tests(
         vignettes, less two origins; replies.
     """
     say = progress or (lambda stage, done, total: None)
-    texts = _interleaved(scenarios)[:n_scenarios]
+    texts = interleaved(scenarios)[:n_scenarios]
 
     def read(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
         out: list[Reading] = []
@@ -82,8 +82,8 @@ def transfer_tests(
     return out
 
 
-def _interleaved(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """Scenarios with themes taking turns."""
+def interleaved(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Scenarios with themes taking turns, so that the first of them are of all themes."""
     turn: dict[str, int] = {}
     keys: list[tuple[int, int]] = []
     for place, scenario in enumerate(scenarios):

@@ -1,0 +1,56 @@
+"""`interp emotion` directions, locate and circuit: keys, run folders, refusals."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_hf
+from test_cli import last_json, saved
+
+from circuits.cli.app import run
+
+DATA = ["--datasets", str(ROOT / "datasets"), "--limit", "8"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama as a folder."""
+    return saved(tmp_path_factory.mktemp("emotion") / "llama", tiny_hf("llama"))
+
+
+def test_circuit_then_the_others_go_on_from_its_folder(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = str(tmp_path / "d")
+    begin = ["--model", model, "--out", out, *DATA]
+    assert run(["emotion", "circuit", *begin, "--json"]) == 0
+    found = last_json(capsys.readouterr().out)
+    assert found["n_groups"] == 24 and found["run"] == out
+    assert set(found["sizes"]) == {"centred", "centred-influence", "paper", "paper-influence"}
+    assert found["cost"]["prompts"] == 24 * 6 + 2 * 8 + 8 * 6
+    assert run(["emotion", "circuit", *begin]) == 0
+    assert "Jaccard" in capsys.readouterr().out
+
+    assert run(["emotion", "locate", *begin, "--emotion", "fear", "--top", "3", "--json"]) == 0
+    located = last_json(capsys.readouterr().out)
+    assert [row["part"] for row in located["components"]] == ["neurons"] * 3 + ["heads"] * 3
+    assert len(located["influence"]["mlp"]) == 3
+    assert run(["emotion", "locate", *begin, "--score", "paper"]) == 0
+    assert "MLP influence is largest in layer" in capsys.readouterr().out
+
+    assert run(["emotion", "directions", *begin, "--n-test", "2", "--json"]) == 0
+    tests = {row["test"]: row for row in last_json(capsys.readouterr().out)["tests"]}
+    assert {"synonyms", "vignettes", "demonstrations", "replies"} <= set(tests)
+    assert tests["vignettes"]["n"] == 120 and tests["felt:A→felt:B"]["n"] == 36
+    assert (tmp_path / "d" / "transfer.parquet").is_file()
+
+
+def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    begin = ["--model", model, "--out", str(tmp_path / "d"), *DATA]
+    assert run(["emotion", "locate", *begin, "--emotion", "joy"]) == 2
+    assert "unknown 'joy'" in capsys.readouterr().err
+    assert run(["emotion", "circuit", *begin, "--paper", "felt:A", "--styles", "felt:B"]) == 2
+    assert "not both" in capsys.readouterr().err
+    assert run(["emotion", "circuit", *begin, "--styles", "felt:Z"]) == 2
+    assert "unknown style 'felt:Z'" in capsys.readouterr().err
+    assert run(["emotion", "circuit", *begin]) == 2
+    assert "other texts, settings or weights" in capsys.readouterr().err
