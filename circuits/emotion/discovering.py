@@ -124,7 +124,9 @@ def discover(
         high=_own(directions.cosines(found.resid_post)),
         layer=_layer(model, readings),
         readings=tables(readings),
-        cost=_cost(model, len(groups), len(neutral), chosen, run),
+        cost=_cost(
+            model, len(groups), len(neutral), min(chosen.n_demonstrations, len(scenarios)), run
+        ),
     )
     return run.finish(made)
 
@@ -315,9 +317,7 @@ class _Run:
         return made
 
 
-def _cost(
-    model: Model, n_groups: int, n_neutral: int, settings: Settings, run: _Run
-) -> dict[str, Any]:
+def _cost(model: Model, n_groups: int, n_neutral: int, n_shown: int, run: _Run) -> dict[str, Any]:
     """What was run, and what the released procedure runs for the same number of texts.
 
     The released code runs every prompt for directions, for neurons, twice for differences, and
@@ -325,9 +325,9 @@ def _cost(
     each nudge of four sizes.
     """
     a, n = model.arch, len(EMOTIONS)
-    nudges = n * len(settings.alphas) * 2 * a.n_layers
+    nudges = n * len(run.settings.alphas) * 2 * a.n_layers
     released = n_groups * n * (5 + a.n_layers * a.n_heads) + n_groups * n * (1 + 8 * a.n_layers)
-    shown = run.settings.n_demonstrations * n if DEMONSTRATIONS in run.seconds else 0
+    shown = n_shown * n if DEMONSTRATIONS in run.seconds else 0
     return {
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
         "prompts": n_groups * n + 2 * n_neutral + shown,
