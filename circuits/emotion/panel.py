@@ -1,0 +1,88 @@
+"""The judges that read the arms' replies: fitted on other sources; and how two judges agree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.emotion.data import LABELS, Reply
+from circuits.emotion.judge import Judge, Labelled, Verdict, fit_judge
+from circuits.emotion.lexical_judge import lexical_labels
+from circuits.emotion.reader import by_reading
+from interp.model import Model
+
+WORDS_KEPT = 26
+"""Of a published reply: small models' replies are as short."""
+EVERY = 4
+"""Every so many scenarios of the published replies are used; more add time and no accuracy."""
+WEIGHT = 4
+"""How often each self-written reply counts beside published ones, which are more."""
+DEPTH = 0.55
+"""Where a reader is read, as a part of its layers; chosen on the training replies."""
+
+
+def training_replies(
+    replies: Sequence[Reply], verdicts: Sequence[Verdict] = ()
+) -> tuple[Labelled, ...]:
+    """What judges are fitted on: self-written replies, and published ones if they are at hand.
+
+    Args:
+        replies: self-written, under all seven labels; every event has all of them, so that events
+            tell nothing.
+        verdicts: published replies; those that the published judge accepted are used.
+    """
+    own = [Labelled(r.text, r.emotion, r.event_id) for r in replies]
+    chosen = set(sorted({v.group for v in verdicts})[::EVERY])
+    published = [
+        Labelled(" ".join(v.text.split()[:WORDS_KEPT]), v.target, v.group)
+        for v in verdicts
+        if v.match and v.group in chosen
+    ]
+    return tuple(own * (WEIGHT if published else 1) + published)
+
+
+def default_judges(
+    reader: Model, replies: Sequence[Reply], verdicts: Sequence[Verdict] = (), folds: int = 4
+) -> dict[str, Judge]:
+    """The reader, which decides, and the judge of words.
+
+    Args:
+        reader: a model other than the one under test.
+        replies: as in `training_replies`.
+        verdicts: the same.
+        folds: parts for the judges' temperatures.
+
+    Raises:
+        JudgeError: the replies lack a label.
+    """
+    rows = training_replies(replies, verdicts)
+    layer = round(DEPTH * reader.arch.n_layers)
+    return {
+        "reader": fit_judge(rows, folds, by_reading(reader, layer)),
+        "words": fit_judge(rows, folds),
+    }
+
+
+def judge_by_lexicon(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
+    """Add ``said_lexicon``: whose words rise most against the unmodulated reply to the same event.
+
+    Args:
+        table: replies of one or several arms.
+        unmodulated: those of the unmodulated arm.
+    """
+    plain: dict[Any, str] = dict(zip(unmodulated["situation"], unmodulated["reply"], strict=True))
+    before = [plain[situation] for situation in table["situation"]]
+    return table.assign(said_lexicon=lexical_labels(list(table["reply"]), before))
+
+
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float:
+    """Agreement of two labellings beyond chance.
+
+    Source: Cohen 1960.
+    """
+    codes = [np.array([LABELS.index(label) for label in one]) for one in (first, second)]
+    observed = float((codes[0] == codes[1]).mean())
+    shares = [np.bincount(one, minlength=len(LABELS)) / len(one) for one in codes]
+    expected = float(shares[0] @ shares[1])
+    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")

@@ -1,0 +1,95 @@
+"""Doses chosen on the tuning file: as many configurations for steering as for the circuit."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from circuits.emotion.doses import CircuitDose, Layers, SteeringDose, modulate, steer
+from circuits.emotion.replying import Arm
+
+if TYPE_CHECKING:
+    from circuits.emotion.control import Control
+    from circuits.emotion.discovery import Discovery
+
+WINDOWS: Mapping[str, tuple[float, float]] = {
+    "early": (0.25, 0.45),
+    "middle": (0.45, 0.7),
+    "wide": (0.25, 0.7),
+}
+"""Name -> first and last layer as parts of the depth."""
+NOT_LAST: tuple[float, float] = (0.0, 0.8)
+
+
+def window(n_layers: int, part: tuple[float, float]) -> Layers:
+    """First and last layer of a part of the depth."""
+    first, last = (round(bound * n_layers) for bound in part)
+    return first, max(first, last - 1)
+
+
+def steering_grid(n_layers: int) -> dict[str, SteeringDose]:
+    """Name -> dose; four for each window, one of them with feedback."""
+    fractions = {
+        "early": (0.03, 0.05, 0.08),
+        "middle": (0.03, 0.05, 0.08),
+        "wide": (0.02, 0.03, 0.05),
+    }
+    out: dict[str, SteeringDose] = {}
+    for name, part in WINDOWS.items():
+        layers = window(n_layers, part)
+        for fraction in fractions[name]:
+            out[f"steer {name} {fraction:g}"] = SteeringDose(fraction, layers)
+        most = fractions[name][-1]
+        out[f"steer {name} {most:g} feedback"] = SteeringDose(most, layers, feedback=True)
+    return out
+
+
+def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
+    """Name -> dose; as many as `steering_grid` has."""
+    late = window(n_layers, NOT_LAST)
+    return {
+        "centred 1.5": CircuitDose(1.5),
+        "centred 2": CircuitDose(2.0),
+        "centred 3": CircuitDose(3.0),
+        "centred-influence 2": CircuitDose(2.0, "centred-influence"),
+        "centred-influence 3": CircuitDose(3.0, "centred-influence"),
+        "centred relative 2": CircuitDose(2.0, size="relative"),
+        "centred relative 3": CircuitDose(3.0, size="relative"),
+        "centred feedback 3": CircuitDose(3.0, feedback=True),
+        "centred feedback 4": CircuitDose(4.0, feedback=True),
+        "centred by influence 2": CircuitDose(2.0, by_influence=True),
+        "centred by influence 3": CircuitDose(3.0, by_influence=True),
+        "centred not last 3": CircuitDose(3.0, layers=late),
+    }
+
+
+def arms_of_grids(
+    found: "Discovery",
+    steering: Mapping[str, SteeringDose],
+    circuit: Mapping[str, CircuitDose],
+) -> list[Arm]:
+    """An arm a configuration."""
+    return [
+        *(Arm(name, modulation=steer(found, dose)) for name, dose in steering.items()),
+        *(Arm(name, modulation=modulate(found, dose)) for name, dose in circuit.items()),
+    ]
+
+
+def best(tuned: "Control", names: Sequence[str]) -> str:
+    """The configuration with the most joint replies; the first of equals.
+
+    Source: selection on the tuning file alone; the test file is read once, afterwards.
+    """
+    rows: Any = tuned.table().set_index("arm").loc[list(names)]
+    return str(rows["joint"].idxmax())
+
+
+def frontier(tuned: "Control", names: Sequence[str]) -> pd.DataFrame:
+    """The configurations that none beats in both accuracy and quality, by accuracy."""
+    rows: Any = tuned.table().set_index("arm").loc[list(names), ["accuracy", "quality", "joint"]]
+    kept = [
+        name
+        for name, row in rows.iterrows()
+        if not ((rows["accuracy"] > row["accuracy"]) & (rows["quality"] > row["quality"])).any()
+    ]
+    return rows.loc[kept].sort_values("accuracy").reset_index()
