@@ -43,6 +43,8 @@ class Stage:
         metric: what the change is small in.
         rho: lambda, see `circuits.editing.solving`.
         kept_weight: how much a preserved question counts beside a written key; 0 ignores them.
+        contrasts: whether the edited subject in other relations' questions is preserved, too
+            (`circuits.editing.prompting.contrasts`).
         search: of the target.
     """
 
@@ -56,6 +58,7 @@ class Stage:
     metric: MetricName = "inverse_moment"
     rho: float = 0.1
     kept_weight: float = 0.0
+    contrasts: bool = False
     search: Search = field(default_factory=Search)
 
     def left(self, i: int) -> int:
@@ -89,6 +92,7 @@ class Neurons:
         metric: what a query is small in, over what the FFN reads.
         rho: lambda, see `circuits.editing.solving`.
         kept_weight: how much a preserved question counts beside a key of the fact.
+        contrasts: whether the edited subject in other relations' questions is preserved, too.
         ramp: gains at which the neurons begin and have ceased to rise.
         search: of the target.
     """
@@ -99,6 +103,7 @@ class Neurons:
     metric: MetricName = "inverse_moment"
     rho: float = 0.01
     kept_weight: float = 0.3
+    contrasts: bool = True
     ramp: tuple[float, float] = (0.3, 0.6)
     search: Search = field(default_factory=Search)
 

@@ -24,6 +24,7 @@ from circuits.editing.prompting import (
     BARE,
     EditPrompt,
     Kept,
+    contrasts,
     edit_prompts,
     essence_prompt,
     kept_prompts,
@@ -179,8 +180,10 @@ def _staged(
     if not jobs:
         _note_p(state, jobs, torch.zeros(0))
         return
-    kind = _NeuronRun if isinstance(stage, Neurons) else _StageRun
-    run = kind(model, state, stage, jobs, moments)
+    if isinstance(stage, Neurons):
+        run = _NeuronRun(model, state, stage, jobs, moments)
+    else:
+        run = _StageRun(model, state, stage, jobs, moments)
     _note_p(state, jobs, run.targets.p)
     for i in range(len(stage.layers)):
         for edit, changes in run.changes(i).items():
@@ -223,7 +226,7 @@ class _Run:
             model, facts, self.places, stage.search, state.changes, self.owner
         )
         asked = state.requests if stage.kept_weight else ()
-        kept = [kept_prompts(model, request.kept, stage.anchor) for request in asked]
+        kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in asked]
         self.kept = [prompt for prompts in kept for prompt in prompts]
         self.kept_owner = torch.tensor([i for i, prompts in enumerate(kept) for _ in prompts])
 
@@ -258,6 +261,12 @@ class _Run:
                 "second_moments(model, places_of(method))."
             )
         return self.moments[place]
+
+
+def _preserved(stage: Stage | Neurons, request: Request) -> tuple[Kept, ...]:
+    if not stage.contrasts:
+        return request.kept
+    return request.kept + tuple(k for fact in request.facts for k in contrasts(fact, request.kept))
 
 
 class _StageRun(_Run):

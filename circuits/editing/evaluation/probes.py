@@ -150,7 +150,8 @@ def preservation(
         seed: of the draws.
 
     Returns:
-        ``same_relation``: single facts of the edited relation. ``other_relation``: of another.
+        ``same_relation``: single facts of the edited relation. ``other_relation``: of others, of
+        as many relations as there are.
         ``two_hop``: questions of other chains with the edited relation at the same hop. None has
         an entity of the case's own chains.
 
@@ -165,15 +166,25 @@ def preservation(
         "two_hop": pool.composed(case),
     }
     apart = _Apart(case)
-    return {
-        kind: _draw(
-            [question for question in questions if taken.isdisjoint(question.entities)],
-            apart,
-            k,
-            random.Random(f"{seed} {case.id} keep {kind}"),
-        )
-        for kind, questions in candidates.items()
-    }
+    drawn: dict[KeyKind, tuple[Known, ...]] = {}
+    for kind, questions in candidates.items():
+        free = [question for question in questions if taken.isdisjoint(question.entities)]
+        rng = random.Random(f"{seed} {case.id} keep {kind}")
+        if kind == "other_relation":
+            drawn[kind] = _one_a_relation(_draw(free, apart, len(free), rng))[:k]
+        else:
+            drawn[kind] = _draw(free, apart, k, rng)
+    return drawn
+
+
+def _one_a_relation(questions: Sequence[Known]) -> tuple[Known, ...]:
+    """The first question of every relation, then the second of each, and so on."""
+    seen: dict[tuple[str, ...], int] = defaultdict(int)
+    turn: list[tuple[int, int]] = []
+    for i, question in enumerate(questions):
+        turn.append((seen[question.relations], i))
+        seen[question.relations] += 1
+    return tuple(questions[i] for _, i in sorted(turn))
 
 
 class _Apart:
