@@ -63,6 +63,16 @@ def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
     }
 
 
+def paper_grid() -> dict[str, CircuitDose]:
+    """Name -> dose of the circuits by the published score; for their own arms alone."""
+    return {
+        "paper 2": CircuitDose(2.0, "paper"),
+        "paper 3": CircuitDose(3.0, "paper"),
+        "paper-influence 2": CircuitDose(2.0, "paper-influence"),
+        "paper-influence 3": CircuitDose(3.0, "paper-influence"),
+    }
+
+
 def arms_of_grids(
     found: "Discovery",
     steering: Mapping[str, SteeringDose],
