@@ -1,0 +1,374 @@
+"""Marks by hand, arms side by side, a writer that resumes, and results that come back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny
+
+from circuits.emotion import EMOTIONS, Reply, load_frames, load_replies, load_scenarios
+from circuits.emotion.control import Control
+from circuits.emotion.controlling import Writer, evaluate, fingerprint
+from circuits.emotion.data import LABELS
+from circuits.emotion.decoding import Decoding
+from circuits.emotion.fluency import surprise
+from circuits.emotion.marking import Limits, MarkError, Yardstick, judge_with, mark, measure
+from circuits.emotion.modulation import Feedback, Modulation, Push
+from circuits.emotion.replying import Arm, read_all, replies
+from circuits.emotion.situations import NOTHING, Asking, Situation, situations
+from circuits.emotion.tokens import token_prompt
+from interp.errors import PlanError, RunFolderError
+from interp.model import Model
+
+LIMITS = Limits(surprise=3.0, relevance=0.0, words=3, sentences=2)
+SHORT = Decoding(new_tokens=4, min_tokens=2)
+
+
+class Spelled:
+    """A judge that finds the label that a reply names."""
+
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        out = np.full((len(texts), len(LABELS)), 0.01)
+        for row, text in enumerate(texts):
+            named = [label for label in LABELS if label in text]
+            out[row, LABELS.index(named[0] if named else "neutral")] = 0.94
+        return out
+
+
+def row(arm: str, scenario: int, emotion: str, reply: str, **changes: object) -> dict[str, object]:
+    said = {
+        "arm": arm,
+        "place": scenario,
+        "situation": f"s{scenario}_neutral",
+        "scenario": f"s{scenario}",
+        "theme": "Work/Job",
+        "valence": "neutral",
+        "emotion": emotion,
+        "text": "I did it. It went well.",
+        "reply": reply,
+        "ids": [1, 2, 3],
+        "surprise": 2.0,
+        "relevance": 0.5,
+        "faults": "",
+        "n_words": 5,
+        "n_sentences": 1,
+        "capitals": 0.0,
+        "exclamations": 0.0,
+    }
+    return said | changes
+
+
+def control() -> Control:
+    """Arm one says the target in all replies, arm two in those of two scenarios of four."""
+    rows = [
+        row(arm, scenario, emotion, emotion if arm == "circuit" or scenario < 2 else "so it is")
+        for arm in ("circuit", "steering")
+        for scenario in range(4)
+        for emotion in EMOTIONS
+    ]
+    table = judge_with(pd.DataFrame(rows), {"spelled": Spelled()})
+    return Control(table, LIMITS, ("spelled",), "planted", {"seed": 0})
+
+
+# --- marks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "coherent", "relevant"),
+    [
+        ({}, True, True),
+        ({"surprise": 3.1}, False, True),
+        ({"surprise": float("nan")}, False, True),
+        ({"faults": "loop"}, False, True),
+        ({"n_words": 2}, False, True),
+        ({"n_sentences": 3}, False, True),
+        ({"relevance": 0.0}, True, False),
+        ({"relevance": -0.2}, True, False),
+    ],
+)
+def test_marks_by_hand(changes: dict[str, object], coherent: bool, relevant: bool):
+    table = pd.DataFrame(
+        [row("a", 0, "fear", "fear", **changes), row("a", 0, "fear", "anger", **changes)]
+    )
+    found = mark(judge_with(table, {"spelled": Spelled()}), LIMITS, "spelled")
+    assert list(found["expressed"]) == [True, False]
+    assert list(found["coherent"]) == [coherent] * 2
+    assert list(found["relevant"]) == [relevant] * 2
+    assert list(found["joint"]) == [coherent and relevant, False]
+
+
+def test_a_judge_is_not_told_the_target():
+    table = pd.DataFrame([row("a", 0, emotion, "disgust") for emotion in EMOTIONS])
+    found = judge_with(table, {"spelled": Spelled()})
+    assert set(found["said_spelled"]) == {"disgust"}
+    assert found["p_spelled"].tolist() == [0.01] * 5 + [0.94]
+    with pytest.raises(MarkError, match="'words' has not read these replies; spelled have"):
+        mark(found, LIMITS, "words")
+
+
+def test_rates_differences_and_confusion():
+    found = control()
+    assert found.rate("circuit") == (1.0, 1.0, 1.0)
+    half = found.rate("steering")
+    assert half.value == 0.5 and half.low == 0.0 and half.high == 1.0  # four scenarios, not 24
+    difference = found.paired("circuit", "steering")
+    assert difference.value == 0.5 and difference.low >= 0.0
+    assert found.confusion("circuit").tolist() == np.eye(6, 7, dtype=int).__mul__(4).tolist()
+    assert found.confusion("steering")[:, LABELS.index("neutral")].tolist() == [2] * 6
+    assert found.by_emotion().loc[1, "fear"] == 0.5
+    with pytest.raises(MarkError, match="no arm 'random'; there are circuit, steering"):
+        found.rate("random")
+    with pytest.raises(MarkError, match="no judge 'words'"):
+        found.by("words")
+    fewer = replace(found, replies=found.replies.iloc[:-1])
+    with pytest.raises(MarkError, match="did not reply to the same"):
+        fewer.paired("circuit", "steering")
+
+
+def test_a_summary_has_the_promised_keys():
+    said = control().summary()
+    assert said["model"] == "planted" and said["n"] == 24 and said["n_scenarios"] == 4
+    arm = said["arms"]["steering"]
+    assert {"accuracy", "accuracy_ci", "quality", "joint"} <= set(arm)
+    assert arm["accuracy"] == 0.5 and arm["accuracy_ci"] == [0.0, 1.0] and arm["quality"] == 1.0
+    assert set(said["paired"]) == {"circuit - steering"}
+
+
+def test_a_result_returns_from_its_folder(tmp_path: Path):
+    found = control()
+    read = Control.load(found.save(tmp_path / "c"))
+    assert read.limits == found.limits and read.judges == found.judges
+    pd.testing.assert_frame_equal(read.table(), found.table())
+    assert read.settings == {"seed": 0}
+    with pytest.raises(RunFolderError, match="not 'emotion circuits'"):
+        from interp import folder
+
+        folder.read(tmp_path / "c", "emotion circuits", ())
+
+
+# --- situations and prompts ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asking() -> Asking:
+    return Asking(
+        load_frames("datasets/emotion_frames.json"), load_replies("datasets/emotion_replies.jsonl")
+    )
+
+
+def test_situations_are_balanced_and_of_different_scenarios():
+    scenarios = load_scenarios("datasets/emotion_scenarios_tuning.jsonl")
+    chosen = situations(scenarios, 24)
+    assert len({one.scenario_id for one in chosen}) == 24
+    for key in ("theme", "valence"):
+        counts = pd.Series([getattr(one, key) for one in chosen]).value_counts()
+        assert counts.max() == counts.min()
+    with pytest.raises(Exception, match="41 situations asked for, but there are 40"):
+        situations(scenarios, 41)
+
+
+def test_what_each_kind_of_prompt_shows(asking: Asking):
+    text = situations(load_scenarios("datasets/emotion_scenarios_tuning.jsonl"), 1)[0]
+    prompt = {kind: asking.prompt(kind, text, 3) for kind in ("neutral", "word", "chat")}
+    assert "terrified" not in prompt["neutral"].text and text.event in prompt["neutral"].text
+    assert prompt["word"].text.endswith('I felt terrified. I said: "')
+    assert "terrified" in (prompt["chat"].system or "") and "terrified" not in prompt["chat"].text
+    shown = asking.prompt("demonstrations", text, 3).text
+    used = [r for r in asking.demonstrations if r.text in shown]
+    assert len(used) == 3 and {r.emotion for r in used} == {"fear"}
+    assert len({r.valence for r in used}) == 3 and text.theme not in {r.theme for r in used}
+    assert shown.endswith(f'{text.text}\nI said: "') and "terrified" not in shown
+    assert "I felt terrified" in asking.prompt("demonstrations_word", text, 3).text
+    with pytest.raises(PlanError, match="unknown kind of prompt 'sung'"):
+        asking.prompt("sung", text, 0)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+class Small(Asking):
+    """Prompts of the tiny models' words; the emotion is one word."""
+
+    def __init__(self) -> None:
+        super().__init__(load_frames("datasets/emotion_frames.json"))
+
+    def prompt(self, kind: str, situation: Situation, emotion: int):
+        from circuits.emotion.frames import Prompt
+
+        word = f" w{60 + emotion}" if kind in ("word", "demonstrations") else ""
+        return Prompt(f"{situation.scenario} {situation.event}{word} w3")
+
+
+TEXTS = [
+    Situation(f"s{i}_x", f"s{i}", "Work/Job", "neutral", f"w{i + 1} w{i + 7} w4", f"w{i + 20} w5")
+    for i in range(5)
+]
+
+
+def push(model: Model, strength: float, seed: int = 0) -> Modulation:
+    draw = torch.Generator().manual_seed(seed)
+    values = {1: torch.randn(6, model.arch.d_model, generator=draw)}
+    return Modulation((Push("resid_post", values, strength, "norm"),))
+
+
+@pytest.mark.parametrize("kind", ["neutral", "word", "demonstrations"])
+def test_every_situation_is_answered_in_every_emotion(kind: str):
+    model = tiny("llama")
+    batches = read_all(model, Small(), kind, TEXTS)
+    found = replies(model, Arm("a", kind, push(model, 0.3)), batches, TEXTS, SHORT)
+    assert list(found["situation"]) == [one.id for one in TEXTS for _ in EMOTIONS]
+    assert list(found["emotion"]) == list(EMOTIONS) * len(TEXTS)
+    one = read_all(model, Small(), kind, TEXTS[2:3])
+    alone = replies(model, Arm("a", kind, push(model, 0.3)), one, TEXTS[2:3], SHORT)
+    assert [list(x) for x in alone["ids"]] == [list(x) for x in found["ids"].iloc[12:18]]
+
+
+def test_measures_are_those_of_the_unmodulated_model():
+    model, asked = tiny("llama"), Small()
+    neutral = list(read_all(model, asked, "neutral", TEXTS))
+    yardstick = Yardstick.of(model, asked, neutral)
+    table = replies(model, Arm("a", "word", push(model, 0.5)), read_all(model, asked, "word", TEXTS), TEXTS, SHORT)  # fmt: skip
+    found = measure(model, table, yardstick)
+    for i in (0, 8, 29):
+        ids = torch.tensor([list(table["ids"].iloc[i])])
+        own, none = (
+            loss_after(model, token_prompt(model, asked.prompt("neutral", one, 0)).ids, ids)
+            for one in (TEXTS[i // 6], NOTHING)
+        )
+        assert found["surprise"].iloc[i] == pytest.approx(own, abs=1e-4)
+        assert found["relevance"].iloc[i] == pytest.approx(none - own, abs=1e-4)
+
+
+def loss_after(model: Model, prompt: tuple[int, ...], reply: torch.Tensor) -> float:
+    ids = torch.cat([torch.tensor([prompt]), reply], 1)
+    with torch.no_grad():
+        logits = model.hf(input_ids=ids, use_cache=False).logits[0].float()
+    n = len(prompt)
+    return float(torch.nn.functional.cross_entropy(logits[n - 1 : -1], ids[0, n:]))
+
+
+def test_finished_arms_are_read_and_changed_ones_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import circuits.emotion.controlling as controlling
+
+    model = tiny("llama")
+    arms = [Arm("unmodulated"), Arm("steering", modulation=push(model, 0.3))]
+    made = Writer(model, Small(), TEXTS, SHORT, tmp_path / "store")
+    first = evaluate(made, arms, {"spelled": Spelled()}, LIMITS, note={"why": "test"})
+    assert first.arms == ["unmodulated", "steering"] and len(first.replies) == 60
+    assert first.settings["why"] == "test" and first.settings["decoding"]["new_tokens"] == 4
+
+    def broken(*_: object):
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(controlling, "replies", broken)
+    again = Writer(model, Small(), TEXTS, SHORT, tmp_path / "store")
+    second = evaluate(again, arms, {"spelled": Spelled()}, LIMITS)
+    assert list(second.replies["reply"]) == list(first.replies["reply"])
+    with pytest.raises(AssertionError, match="written again"):
+        again.write(Arm("steering", modulation=push(model, 0.31)))
+    with pytest.raises(AssertionError, match="written again"):
+        Writer(model, Small(), TEXTS[:4], SHORT, tmp_path / "store").write(arms[0])
+
+
+def test_fingerprints_tell_modulations_apart():
+    model = tiny("llama")
+    base = push(model, 0.3)
+    own = torch.nn.functional.normalize(torch.ones(6, model.arch.d_model), dim=-1)
+    read = Feedback(1, own, torch.zeros(6), torch.ones(6))
+    all_of_them = [
+        Modulation(),
+        base,
+        push(model, 0.31),
+        push(model, 0.3, seed=1),
+        replace(base, feedback=read),
+        replace(base, feedback=replace(read, layer=0)),
+        Modulation((replace(base.pushes[0], size="absolute"),)),
+    ]
+    assert len({fingerprint(one) for one in all_of_them}) == len(all_of_them)
+    assert fingerprint(base) == fingerprint(push(model, 0.3))
+
+
+# --- judges --------------------------------------------------------------------------------------
+
+
+def event_replies(n: int) -> list[Reply]:
+    return [
+        Reply(f"e{i}_{label}", f"e{i}", "Work/Job", "neutral", "x", "y", label, f"w{i} w{50 + k}")
+        for i in range(n)
+        for k, label in enumerate(LABELS)
+    ]
+
+
+def test_label_scores_are_those_of_whole_forwards(smollm: Model):
+    from circuits.emotion.label_judge import label_scores
+
+    question = "What does the speaker show: fear, anger?\n\n"
+    found = label_scores(smollm, question, ["Run, they are coming!", "Get out of my house."])
+    for row_, text in enumerate(["Run, they are coming!", "Get out of my house."]):
+        for column, label in enumerate(LABELS):
+            prompt = smollm.encode(f'{question}"{text}"\nShown:')
+            ids = smollm.tokenizer(f" {label}", add_special_tokens=False)["input_ids"]
+            wanted = -loss_after(smollm, tuple(prompt), torch.tensor([ids])) * len(ids)
+            assert found[row_, column] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_questions_differ_in_order_and_examples_and_content_free_texts_are_even(smollm: Model):
+    from circuits.emotion.label_judge import CONTENT_FREE, LabelJudgeError, label_judge
+
+    judge = label_judge(smollm, event_replies(4), orders=2)
+    first, second = (question.split("\n")[0] for question in judge.questions)
+    assert first != second and all(label in first and label in second for label in LABELS)
+    scores = np.mean([judge._scores(q, list(CONTENT_FREE)) for q in judge.questions], 0)
+    assert np.abs(scores.mean(0)).max() < 1e-6
+    assert judge.probabilities(["w1", "w2"]).sum(1) == pytest.approx(1.0)
+    with pytest.raises(LabelJudgeError, match="4 events.*5 orders"):
+        label_judge(smollm, event_replies(4), orders=5)
+
+
+def test_the_lexicon_counts_what_an_arm_added():
+    from circuits.emotion.lexical_judge import lexical_labels
+
+    plain = ["You cannot do that.", "I hate it.", "You cannot do that."]
+    said = ["I hate you, you liar!", "I hate it.", "Wow, you cannot do that."]
+    assert lexical_labels(said, plain) == ["anger", "neutral", "surprise"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_a_reader_gives_the_mean_over_the_texts_own_tokens(family: str):
+    from circuits.emotion.reader import BEFORE, read_texts
+
+    model = tiny(family)
+    texts = ["w1 w2 w3", "w9", "w5 w6 w7 w8 w10"]
+    found = read_texts(model, texts, [0, 2])
+    start = list(model.encode(BEFORE))
+    for i, text in enumerate(texts):
+        ids = [*start, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        with torch.no_grad():
+            out = model.hf(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        wanted = out.hidden_states[1][0, len(start) :].float().mean(0).numpy()
+        np.testing.assert_allclose(found[i, 0], wanted, atol=1e-4)
+    with pytest.raises(PlanError, match="empty text"):
+        read_texts(model, ["w1", ""], [0])
+
+
+def test_a_reading_judge_learns_from_what_the_reader_makes_of_texts():
+    from circuits.emotion.judge import cross_validate
+    from circuits.emotion.panel import cohen_kappa, training_replies
+    from circuits.emotion.reader import by_reading
+
+    rows = training_replies(event_replies(20))
+    found = cross_validate(rows, folds=4, views={"whole": str}, make=by_reading(tiny("llama"), 0))
+    assert found.right().mean() > 0.6  # chance is 1/7
+    assert cohen_kappa(["fear", "anger"], ["fear", "anger"]) == 1.0
+    assert cohen_kappa(["fear", "anger"] * 2, ["fear", "fear", "anger", "anger"]) == 0.0
+
+
+def test_surprise_of_no_reply_at_all():
+    model = tiny("llama")
+    read = list(read_all(model, Small(), "neutral", TEXTS))[0].read
+    assert np.isnan(surprise(model, read, [0, 1], [(), ()])).all()
