@@ -32,7 +32,7 @@ from interp.model import Model
 
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
-UNTUNED = Limits(surprise=3.0)
+UNTUNED = Limits()
 N_TUNING = 24
 
 
@@ -95,7 +95,7 @@ def judged(
 
 def show(control: Control) -> None:
     columns = ["arm", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
-    columns += ["coherent", "relevant", "neutral", "surprise", "faulty"]
+    columns += ["coherent", "relevant", "neutral", "ratio", "faulty"]
     for judge in control.judges:
         print(f"\n{control.model}, judge {judge}")
         print(control.by(judge).table()[columns].round(3).to_string(index=False))

@@ -23,7 +23,7 @@ from circuits.emotion.tokens import token_prompt
 from interp.errors import PlanError, RunFolderError
 from interp.model import Model
 
-LIMITS = Limits(surprise=3.0, relevance=0.0, words=3, sentences=2)
+LIMITS = Limits(ratio=4.0, relevance=0.0, words=3, sentences=2)
 SHORT = Decoding(new_tokens=4, min_tokens=2)
 
 
@@ -51,6 +51,7 @@ def row(arm: str, scenario: int, emotion: str, reply: str, **changes: object) ->
         "reply": reply,
         "ids": [1, 2, 3],
         "surprise": 2.0,
+        "ratio": 1.5,
         "relevance": 0.5,
         "faults": "",
         "n_words": 5,
@@ -80,8 +81,8 @@ def control() -> Control:
     ("changes", "coherent", "relevant"),
     [
         ({}, True, True),
-        ({"surprise": 3.1}, False, True),
-        ({"surprise": float("nan")}, False, True),
+        ({"ratio": 4.1}, False, True),
+        ({"ratio": float("nan")}, False, True),
         ({"faults": "loop"}, False, True),
         ({"n_words": 2}, False, True),
         ({"n_sentences": 3}, False, True),
@@ -230,7 +231,8 @@ def test_measures_are_those_of_the_unmodulated_model():
     model, asked = tiny("llama"), Small()
     neutral = list(read_all(model, asked, "neutral", TEXTS))
     yardstick = Yardstick.of(model, asked, neutral)
-    table = replies(model, Arm("a", "word", push(model, 0.5)), read_all(model, asked, "word", TEXTS), TEXTS, SHORT)  # fmt: skip
+    arm = Arm("a", "word", push(model, 0.5))
+    table = replies(model, arm, read_all(model, asked, "word", TEXTS), TEXTS, SHORT)
     found = measure(model, table, yardstick)
     for i in (0, 8, 29):
         ids = torch.tensor([list(table["ids"].iloc[i])])
@@ -260,6 +262,12 @@ def test_finished_arms_are_read_and_changed_ones_written(
     made = Writer(model, Small(), TEXTS, SHORT, tmp_path / "store")
     first = evaluate(made, arms, {"spelled": Spelled()}, LIMITS, note={"why": "test"})
     assert first.arms == ["unmodulated", "steering"] and len(first.replies) == 60
+    plain, steered = (first.replies[first.replies["arm"] == name] for name in first.arms)
+    wanted = np.exp(steered["surprise"].to_numpy() - plain["surprise"].to_numpy())
+    np.testing.assert_allclose(steered["ratio"], wanted)
+    assert plain["ratio"].tolist() == [1.0] * 30
+    with pytest.raises(MarkError, match="no unmodulated reply to 's0_x'"):
+        evaluate(made, arms[1:], {"spelled": Spelled()}, LIMITS)
     assert first.settings["why"] == "test" and first.settings["decoding"]["new_tokens"] == 4
 
     def broken(*_: object):

@@ -122,7 +122,7 @@ class Control:
             "arms": {
                 row["arm"]: {key: row[key] for key in keys}
                 | {f"{key}_ci": [row[f"{key}_low"], row[f"{key}_high"]] for key in keys}
-                | {key: row[key] for key in ("n", "surprise", "faulty", "distinct_2", "n_words")}
+                | {key: row[key] for key in ("n", "ratio", "faulty", "distinct_2", "n_words")}
                 for row in rows
             },
             "paired": self._differences(),
@@ -197,7 +197,7 @@ def _row(control: Control, arm: str) -> dict[str, Any]:
     said = rows[f"said_{control.judges[0]}"]
     return out | {
         "neutral": float((said == "neutral").mean()),
-        "surprise": float(rows["surprise"].median()),
+        "ratio": float(rows["ratio"].median()),
         "faulty": float((rows["faults"] != "").mean()),
         "distinct_2": distinct(list(rows["reply"]), 2),
         "n_words": float(rows["n_words"].mean()),

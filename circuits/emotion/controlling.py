@@ -18,7 +18,7 @@ import torch
 
 from circuits.emotion.control import Control
 from circuits.emotion.decoding import Decoding
-from circuits.emotion.marking import Judges, Limits, Yardstick, judge_with, measure
+from circuits.emotion.marking import Judges, Limits, Yardstick, against, judge_with, measure
 from circuits.emotion.modulation import Modulation
 from circuits.emotion.replying import Arm, Batch, read_all, replies
 from circuits.emotion.situations import Asking, Situation
@@ -124,17 +124,21 @@ def evaluate(
 
     Args:
         writer: model, situations and decoding.
-        arms: with unique names.
+        arms: with unique names, one of them ``unmodulated``.
         judges: by name; the first decides.
         limits: of coherence and relevance, from the tuning file.
         note: recorded with the result, such as the doses.
 
     Returns:
         All replies with their marks.
+
+    Raises:
+        MarkError: no arm is ``unmodulated``.
     """
-    tables = [judge_with(writer.write(arm), judges) for arm in arms]
+    table = pd.concat([writer.write(arm) for arm in arms], ignore_index=True)
+    table = against(table, table[table["arm"] == "unmodulated"])
     return Control(
-        replies=pd.concat(tables, ignore_index=True),
+        replies=judge_with(table, judges),
         limits=limits,
         judges=tuple(judges),
         model=writer.model.name,

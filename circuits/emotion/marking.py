@@ -1,7 +1,7 @@
 """What counts as a good reply, each thing defined here once: expressed, coherent, relevant, joint.
 
 *Expressed*: the judge, which is not told the target, gives the target's label. *Coherent*: no
-fault of form, a few words, and no more surprising to the unmodulated model than language is.
+fault of form, a few words, and not much more surprising to the unmodulated model than its own.
 *Relevant*: likelier after its own event than after a prompt that tells of none. *Joint*: all three.
 A quality that can be had by saying nothing of the emotion, or an emotion by saying nothing of the
 event, is worth little, so joint is the headline.
@@ -45,13 +45,13 @@ class Limits:
     """What a reply must keep; fixed on the tuning file, never on the test file.
 
     Attributes:
-        surprise: most nats a token under the unmodulated model.
+        ratio: how many times the perplexity of the unmodulated reply to the same event, at most.
         relevance: nats a token by which the event must make the reply likelier.
         words: fewest words.
         sentences: most sentences.
     """
 
-    surprise: float
+    ratio: float = 5.0
     relevance: float = 0.0
     words: int = 3
     sentences: int = 3
@@ -119,6 +119,26 @@ def _surprise(
     return out
 
 
+def against(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
+    """Add ``ratio``: perplexity over that of the unmodulated reply to the same event.
+
+    Args:
+        table: measured replies.
+        unmodulated: those of the unmodulated arm to the same situations.
+
+    Raises:
+        MarkError: a situation has no unmodulated reply.
+    """
+    plain: dict[Any, float] = dict(
+        zip(unmodulated["situation"], unmodulated["surprise"], strict=True)
+    )
+    missing = sorted(set(table["situation"]) - set(plain))
+    if missing:
+        raise MarkError(f"no unmodulated reply to {missing[0]!r}; write that arm, too.")
+    before = np.array([plain[situation] for situation in table["situation"]])
+    return table.assign(ratio=np.exp(table["surprise"].to_numpy(float) - before))
+
+
 def judge_with(table: pd.DataFrame, judges: Mapping[str, Judges]) -> pd.DataFrame:
     """Add each judge's label as ``said_NAME`` and its probability of the target as ``p_NAME``."""
     columns: dict[str, Any] = {}
@@ -143,7 +163,7 @@ def mark(table: pd.DataFrame, limits: Limits, judge: str) -> pd.DataFrame:
     expressed = table[said] == table["emotion"]
     coherent = (
         (table["faults"] == "")
-        & (table["surprise"] <= limits.surprise)
+        & (table["ratio"] <= limits.ratio)
         & (table["n_words"] >= limits.words)
         & (table["n_sentences"] <= limits.sentences)
     )
