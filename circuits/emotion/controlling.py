@@ -136,7 +136,8 @@ def evaluate(
         MarkError: no arm is ``unmodulated``.
     """
     table = pd.concat([writer.write(arm) for arm in arms], ignore_index=True)
-    table = against(table, table[table["arm"] == "unmodulated"])
+    plain: Any = table[table["arm"] == "unmodulated"]
+    table = against(table, plain)
     return Control(
         replies=judge_with(table, judges),
         limits=limits,
