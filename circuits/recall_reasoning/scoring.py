@@ -34,6 +34,8 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "clipped": lambda own, other: own.clip(0) - other.clip(0),
     # what matters to the other ability in either direction is left alone
     "absolute": lambda own, other: own - np.abs(other),
+    # own alone, of what matters to the other ability a tenth as much at most
+    "exclusive": lambda own, other: np.where(10 * np.abs(other) <= own, own, 0),
 }
 """How a component is ranked for an ability, from its scores on its own and on the other cells."""
 

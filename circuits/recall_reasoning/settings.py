@@ -36,7 +36,7 @@ class Settings:
 
     design: str = "A-conflict"
     sizes: tuple[int, ...] = (4, 8, 12, 16)
-    rules: tuple[str, ...] = ("absolute", "clipped", "difference")
+    rules: tuple[str, ...] = ("exclusive", "absolute", "clipped", "difference")
     ablations: tuple[str, ...] = ("resample", "mean", "zero")
     n_drawn: int = 120
     n_select: int = 60

@@ -40,14 +40,14 @@ def _double(first: str, second: str, doubles: Any, seeds: int) -> str:
 
 def _single(name: str, own: tuple[str, ...], others: tuple[str, ...], rows: Any) -> str:
     if not len(rows):
-        return f"{name}: no head matters more to {', '.join(own)} than to {', '.join(others)}."
+        return f"{name}: no component matters more to {', '.join(own)} than to {', '.join(others)}."
     mean = rows.mean(numeric_only=True)
     n = len(rows)
     claims = ", ".join(
         f"{claim} in {int(rows[claim].sum())} of {n}" for claim in ("needed", "intact", "specific")
     )
     return (
-        f"{name} ({'+'.join(own)}): ablating its heads costs {100 * mean['own_accuracy']:.0f} "
+        f"{name} ({'+'.join(own)}): ablating its circuit costs {100 * mean['own_accuracy']:.0f} "
         f"points of accuracy and {100 * mean['own_effect']:.0f} % of the total effect, on "
         f"{'+'.join(others)} {100 * mean['other_accuracy']:.0f} points and "
         f"{100 * mean['other_effect']:.0f} %; {claims} seeds."
