@@ -175,7 +175,7 @@ def test_rules_by_hand():
     assert np.allclose(RULES["clipped"](own, other), [0.4, 0.5, 0.0])
     assert np.allclose(RULES["absolute"](own, other), [0.4, 0.2, -0.6])
     assert np.allclose(RULES["exclusive"](own, other), [0, 0, 0])
-    assert np.allclose(RULES["exclusive"](own, np.array([0.05, -0.04, 0.0])), [0.5, 0.5, 0])
+    assert np.allclose(RULES["exclusive"](own, np.array([0.01, -0.02, 0.0])), [0.5, 0, -0.2])
 
 
 def test_circuits_hold_the_best_positive_components():

@@ -27,6 +27,9 @@ Kind = Literal["head", "mlp", "neuron"]
 Scores = dict[str, xr.DataArray]
 """Kind -> scores with dims (cell, layer, unit)."""
 
+SPARED = 0.01
+"""Part of the other ability's total effect; ten such heads stay within a margin of 10 %."""
+
 RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     # own - other: also takes what holds the other ability back
     "difference": lambda own, other: own - other,
@@ -34,8 +37,8 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "clipped": lambda own, other: own.clip(0) - other.clip(0),
     # what matters to the other ability in either direction is left alone
     "absolute": lambda own, other: own - np.abs(other),
-    # own alone, of what matters to the other ability a tenth as much at most
-    "exclusive": lambda own, other: np.where(10 * np.abs(other) <= own, own, 0),
+    # own alone, of what next to nothing of the other ability hangs on
+    "exclusive": lambda own, other: np.where(np.abs(other) <= SPARED, own, 0),
 }
 """How a component is ranked for an ability, from its scores on its own and on the other cells."""
 
