@@ -1,6 +1,6 @@
 """`Directions`: where each emotion points in the residual stream, and reading states by them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,13 +47,22 @@ class Directions:
 
         Source: Wang et al. 2025 (arXiv 2510.11328), emotion directions.
         """
-        styles = tuple(dict.fromkeys(found.styles))
-        own = [found.of_style(style) for style in styles]
+        own = [found.of_style(style) for style in dict.fromkeys(found.styles)]
+        return cls.pooled([cls._of_style(one) for one in own])
+
+    @classmethod
+    def _of_style(cls, found: States) -> "Directions":
+        mid, post = (unit(centred(getattr(found, site)).mean(0)) for site in STREAMS)
+        return cls(mid, post, found.styles[:1], len(found))
+
+    @classmethod
+    def pooled(cls, several: Sequence["Directions"]) -> "Directions":
+        """The unit mean of directions, such as those of two styles out of three."""
         mid, post = (
-            unit(torch.stack([unit(centred(getattr(one, site)).mean(0)) for one in own]).sum(0))
-            for site in STREAMS
+            unit(torch.stack([getattr(one, site) for one in several]).sum(0)) for site in STREAMS
         )
-        return cls(mid, post, styles, len(found))
+        styles = tuple(style for one in several for style in one.styles)
+        return cls(mid, post, styles, sum(one.n_groups for one in several))
 
     def cosines(
         self, x: Float[Tensor, "... layer d_model"], stream: Stream = "resid_post"

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from circuits.emotion.data import Reply, Scenario, Vignette
+from circuits.emotion.directions import Directions
 from circuits.emotion.discovering import Progress
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.frames import Frames
 from circuits.emotion.situations import Asking, situations
-from circuits.emotion.states import groups_of, states
+from circuits.emotion.states import States, groups_of, states
 from circuits.emotion.transfer import Reading, joined, read_groups
 from circuits.emotion.wordless import (
     DEMONSTRATIONS,
@@ -20,10 +21,24 @@ from circuits.emotion.wordless import (
 )
 from interp.model import Model
 
-SYNONYMS = (("felt:A", "felt:B"), ("felt:B", "felt:C"), ("felt:C", "felt:A"))
-FRAMES = (("felt:A", "day:B"), ("felt:B", "diary:C"), ("felt:A", "made:B"))
-CHAT = (("felt:A", "chat:B"),)
-"""(style of the directions, style read). No word is on both sides, so none is told by itself."""
+Pair = tuple[tuple[str, ...], str]
+"""(styles of the directions, style read). No word is on both sides, so none is told by itself."""
+SYNONYMS: tuple[Pair, ...] = (
+    (("felt:A",), "felt:B"),
+    (("felt:B",), "felt:C"),
+    (("felt:C",), "felt:A"),
+)
+HELD_OUT: tuple[Pair, ...] = (
+    (("felt:A", "felt:C"), "felt:B"),
+    (("felt:A", "felt:B"), "felt:C"),
+    (("felt:B", "felt:C"), "felt:A"),
+)
+FRAMES: tuple[Pair, ...] = (
+    (("felt:A",), "day:B"),
+    (("felt:B",), "diary:C"),
+    (("felt:A",), "made:B"),
+)
+CHAT: tuple[Pair, ...] = ((("felt:A",), "chat:B"),)
 
 
 def transfer_tests(
@@ -49,24 +64,31 @@ def transfer_tests(
         progress: called with (test, done, in all).
 
     Returns:
-        Synonyms, each and joined; frames; chat, where the model has a template; demonstrations;
-        vignettes, less two origins; replies.
+        Synonyms, by one set of words and by two, each and joined; frames; chat, where the model
+        has a template; demonstrations; replies; vignettes, less two origins.
     """
     say = progress or (lambda stage, done, total: None)
     texts = interleaved(scenarios)[:n_scenarios]
 
-    def read(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
+    seen: dict[str, States] = {}
+
+    def read(pairs: Sequence[Pair]) -> list[Reading]:
         out: list[Reading] = []
-        for source, target in pairs:
-            if source in found.by_style:
+        for sources, target in pairs:
+            if not set(sources) <= set(found.by_style):
+                continue
+            if target not in seen:
                 groups = groups_of(model, texts, frames, (target,))
-                at = states(model, groups, progress=partial(say, target))
-                name = f"{source}→{target}"
-                out.append(read_groups(found.by_style[source], at, name))
+                seen[target] = states(model, groups, progress=partial(say, target))
+            own = Directions.pooled([found.by_style[source] for source in sources])
+            out.append(read_groups(own, seen[target], f"{'+'.join(sources)}→{target}"))
         return out
 
-    synonyms = read(SYNONYMS)
-    out = [*synonyms, *([joined(synonyms, "synonyms")] if synonyms else []), *read(FRAMES)]
+    out: list[Reading] = []
+    for pairs, name in ((SYNONYMS, "synonyms"), (HELD_OUT, "held-out words")):
+        several = read(pairs)
+        out += [*several, *([joined(several, name)] if several else [])]
+    out += read(FRAMES)
     if getattr(model.tokenizer, "chat_template", None):
         out += read(CHAT)
     if replies:
