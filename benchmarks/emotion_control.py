@@ -11,6 +11,7 @@ replies of another model (rows of gen_text, emotion, match, skeleton_id) to fit 
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,9 +22,9 @@ from circuits.emotion.control import Control
 from circuits.emotion.controlling import Writer, evaluate
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
-from circuits.emotion.judge import load_verdicts
+from circuits.emotion.judge import Judge, fit_judge, load_verdicts
 from circuits.emotion.marking import Limits
-from circuits.emotion.panel import default_judges, judge_by_lexicon
+from circuits.emotion.panel import default_judges, judge_by_lexicon, reading, training_replies
 from circuits.emotion.recipe import recipe_of
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
@@ -73,17 +74,23 @@ def write(made: Writer, arms: list[Arm], until: float) -> bool:
     return True
 
 
+def judges_of(name: str, published: str | None, all_of_them: bool) -> dict[str, Judge]:
+    """The judge that decides is fitted on shipped and, if given, published replies."""
+    make = reading(interp.load_model(READER[name], device="cpu", dtype="float32"))
+    replies = load_replies("datasets/emotion_replies.jsonl")
+    verdicts = load_verdicts(published) if published else ()
+    if not all_of_them:
+        return {"reader": fit_judge(training_replies(replies, verdicts), 4, make)}
+    found = default_judges(make, replies, verdicts)
+    if published:
+        found |= {f"{k}_shipped": v for k, v in default_judges(make, replies).items()}
+    return found
+
+
 def judged(
-    made: Writer, arms: list[Arm], limits: Limits, published: str | None, out: Path
+    made: Writer, arms: list[Arm], limits: Limits, judges: Mapping[str, Judge], out: Path
 ) -> Control:
     """All judges' labels of all arms, saved."""
-    reader = interp.load_model(READER[made.model.name], device="cpu", dtype="float32")
-    replies = load_replies("datasets/emotion_replies.jsonl")
-    shipped = default_judges(reader, replies)
-    judges = {"reader": shipped["reader"], "words": shipped["words"]}
-    if published:
-        more = default_judges(reader, replies, load_verdicts(published))
-        judges |= {f"{name}_published": judge for name, judge in more.items()}
     found = evaluate(made, arms, judges, limits)
     plain = found.replies[found.replies["arm"] == "unmodulated"]
     table = judge_by_lexicon(found.replies, plain)
@@ -117,8 +124,9 @@ def main() -> None:
         made, arms = writer(model, "test", recipe_of(model.name).n), test_arms(model)
         limits = recipe_of(model.name).limits
     if write(made, arms, until) and time.monotonic() < until:
-        out = RUNS / model.name / ("tuned" if options.what == "tune" else "control")
-        show(judged(made, arms, limits, options.published, out))
+        testing = options.what == "test"
+        out = RUNS / model.name / ("control" if testing else "tuned")
+        show(judged(made, arms, limits, judges_of(model.name, options.published, testing), out))
 
 
 if __name__ == "__main__":

@@ -172,7 +172,9 @@ def decode(
     rows, live = Rows.of(emotions, model.device), torch.arange(len(which), device=model.device)
     replies: list[list[int]] = [[] for _ in which]
     with hooked(model, modulation.edits(model, rows)):
-        for _ in range(decoding.new_tokens):
+        for number in range(decoding.new_tokens):
+            if number == decoding.min_tokens:
+                processors.pop()  # the last one bans endings, which are many, at a price
             hidden, cache = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
             logits = model.arch.logits_transform(model.unembed(hidden[:, -1]).float())
             new = processors(seen, logits).argmax(-1)  # pyright: ignore[reportArgumentType]

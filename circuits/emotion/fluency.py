@@ -1,10 +1,10 @@
-"""Is a reply still the model's language? Its surprise under the unmodulated model, as a ratio."""
+"""Is a reply still the model's language? Its surprise under the unmodulated model."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.emotion.decoding import ReadPrompts, step
@@ -12,6 +12,8 @@ from interp.model import Model
 
 LOGITS = 2**26
 """Logits held at once."""
+ROWS = 48
+"""Replies run at once, of like length."""
 
 
 @torch.no_grad()
@@ -26,22 +28,19 @@ def surprise(
         which: each reply's prompt.
         replies: token ids; NaN comes out for one without any.
     """
-    out = np.full(len(replies), np.nan)
-    longest = max((len(reply) for reply in replies), default=0)
-    if not longest:
-        return out
-    size = max(1, LOGITS // (longest * model.unembed.weight.shape[0]))
-    order = sorted(range(len(replies)), key=lambda i: len(replies[i]))
-    order = [i for i in order if len(replies[i])]
-    for first in range(0, len(order), size):
-        part = order[first : first + size]
-        out[part] = _surprise(model, read, [which[i] for i in part], [replies[i] for i in part])
-    return out
+    keys = [(i, tuple(map(int, reply))) for i, reply in zip(which, replies, strict=True)]
+    order = sorted({key for key in keys if key[1]}, key=lambda key: len(key[1]))
+    found: dict[tuple[int, tuple[int, ...]], float] = {}
+    for first in range(0, len(order), ROWS):
+        part = order[first : first + ROWS]
+        values = _surprise(model, read, [i for i, _ in part], [reply for _, reply in part])
+        found |= zip(part, values.tolist(), strict=True)
+    return np.array([found.get(key, np.nan) for key in keys])
 
 
 def _surprise(
-    model: Model, read: ReadPrompts, which: list[int], replies: list[Sequence[int]]
-) -> Float[np.ndarray, " reply"]:
+    model: Model, read: ReadPrompts, which: list[int], replies: list[tuple[int, ...]]
+) -> Float[Tensor, " reply"]:
     chosen = torch.tensor(which, device=model.device)
     width = max(map(len, replies))
     new = torch.zeros(len(replies), width, dtype=torch.long, device=model.device)
@@ -54,9 +53,20 @@ def _surprise(
     inputs = torch.cat([ids[:, -1:], new[:, :-1]], 1)
     mask = torch.cat([mask, real[:, :-1]], 1)
     hidden, _ = step(model, inputs, mask, read.rows(chosen), ids.shape[1] - 1)
-    logits = model.arch.logits_transform(model.unembed(hidden).float())
-    losses: Tensor = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), new.flatten(), reduction="none"
-    )
-    losses = losses.view(real.shape) * real
-    return (losses.sum(1) / real.sum(1)).double().cpu().numpy()
+    losses = torch.zeros(real.shape, dtype=torch.double, device=model.device)
+    losses[real] = _losses(model, hidden[real], new[real])
+    return losses.sum(1) / real.sum(1)
+
+
+def _losses(
+    model: Model, hidden: Float[Tensor, "token d_model"], wanted: Int[Tensor, " token"]
+) -> Float[Tensor, " token"]:
+    """Negative log-probability of each token, a part of them at a time."""
+    size = max(1, LOGITS // model.unembed.weight.shape[0])
+    parts = [
+        torch.nn.functional.cross_entropy(
+            model.arch.logits_transform(model.unembed(states).float()), tokens, reduction="none"
+        )
+        for states, tokens in zip(hidden.split(size), wanted.split(size), strict=True)
+    ]
+    return torch.cat(parts).double()

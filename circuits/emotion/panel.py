@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.emotion.data import LABELS, Reply
-from circuits.emotion.judge import Judge, Labelled, Verdict, fit_judge
+from circuits.emotion.judge import Judge, Labelled, Make, Verdict, fit_judge
 from circuits.emotion.lexical_judge import lexical_labels
 from circuits.emotion.reader import by_reading
 from interp.model import Model
@@ -42,13 +42,18 @@ def training_replies(
     return tuple(own * (WEIGHT if published else 1) + published)
 
 
+def reading(reader: Model) -> Make:
+    """A maker of judges on the middle layer of a reader, which is not the model under test."""
+    return by_reading(reader, round(DEPTH * reader.arch.n_layers))
+
+
 def default_judges(
-    reader: Model, replies: Sequence[Reply], verdicts: Sequence[Verdict] = (), folds: int = 4
+    make: Make, replies: Sequence[Reply], verdicts: Sequence[Verdict] = (), folds: int = 4
 ) -> dict[str, Judge]:
     """The reader, which decides, and the judge of words.
 
     Args:
-        reader: a model other than the one under test.
+        make: from `reading`; what it has read once is not read again.
         replies: as in `training_replies`.
         verdicts: the same.
         folds: parts for the judges' temperatures.
@@ -57,11 +62,7 @@ def default_judges(
         JudgeError: the replies lack a label.
     """
     rows = training_replies(replies, verdicts)
-    layer = round(DEPTH * reader.arch.n_layers)
-    return {
-        "reader": fit_judge(rows, folds, by_reading(reader, layer)),
-        "words": fit_judge(rows, folds),
-    }
+    return {"reader": fit_judge(rows, folds, make), "words": fit_judge(rows, folds)}
 
 
 def judge_by_lexicon(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
