@@ -1,14 +1,24 @@
 """`interp emotion` directions, locate and circuit: keys, run folders, refusals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, tiny_hf
 from test_cli import last_json, saved
 
 from circuits.cli.app import run
+from circuits.emotion import LABELS, panel
 
 DATA = ["--datasets", str(ROOT / "datasets"), "--limit", "8"]
+
+
+class Flat:
+    """A judge that finds all labels alike."""
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), len(LABELS)), 1 / len(LABELS))
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +64,21 @@ def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "unknown style 'felt:Z'" in capsys.readouterr().err
     assert run(["emotion", "circuit", *begin]) == 2
     assert "other texts, settings or weights" in capsys.readouterr().err
+
+
+def test_elicit_asks_and_judges(
+    model: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # a random model's replies are empty once special tokens are left out: nothing to be read
+    monkeypatch.setattr(panel, "default_judges", lambda make, shown: {"flat": Flat()})
+    reader = saved(tmp_path_factory.mktemp("reader") / "qwen2", tiny_hf("qwen2"))
+    out = tmp_path / "e"
+    begin = ["emotion", "elicit", "--model", model, "--reader", reader, "--n", "2"]
+    assert run([*begin, "--out", str(out), *DATA[:2], "--json"]) == 0
+    found = last_json(capsys.readouterr().out)
+    assert set(found["arms"]) == {"unmodulated", "prompting", "demonstrations"}
+    assert found["n"] == 12 and (out / "manifest.json").is_file()

@@ -48,6 +48,52 @@ DATASETS = Path("datasets")
 
 
 @app.command(
+    epilog="Example: `interp emotion elicit --model smollm2-135m --reader gemma-3-270m --n 24 "
+    "--out runs/emotion/smollm2/elicited --json`"
+)
+def elicit(
+    model: ModelOption,
+    reader: Annotated[
+        str, typer.Option(help="Another model, on whose activations the judge is fitted.")
+    ],
+    out: OutOption,
+    datasets: DatasetsOption = DATASETS,
+    events: EventsOption = None,
+    n: Annotated[int, typer.Option(min=1, help="Events replied to, in six emotions each.")] = 48,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for replies in each emotion by words and by demonstrations, and judge them."""
+    from circuits.emotion.controlling import Writer, evaluate, finish
+    from circuits.emotion.data import load_replies, load_scenarios
+    from circuits.emotion.doses import prompted_arms
+    from circuits.emotion.frames import load_frames
+    from circuits.emotion.marking import Limits
+    from circuits.emotion.panel import default_judges, reading
+    from circuits.emotion.situations import Asking, situations
+
+    scenarios = load_scenarios(events or datasets / "emotion_scenarios_discovery.jsonl")
+    shown = load_replies(datasets / "emotion_replies.jsonl")
+    asking = Asking(load_frames(datasets / "emotion_frames.json"), shown)
+    texts = situations(scenarios, n)
+    loaded = load(model, device, dtype)
+    judges = default_judges(reading(load(reader, device, dtype)), shown)
+    store = out.with_name(f"{out.name}.partial")
+    writer = Writer(loaded, asking, texts, store=store, progress=_say)
+    arms = prompted_arms(bool(getattr(loaded.tokenizer, "chat_template", None)))
+    result = evaluate(writer, arms, judges, Limits())
+    finish(result, out, store)
+    if as_json:
+        print_json({"run": str(out), **result.summary()})
+        return
+    columns = ["arm", "n", "accuracy", "accuracy_low", "accuracy_high", "neutral"]
+    table = result.table()
+    print_table(table.loc[:, [c for c in columns if c in table]], f"replies asked of {model}")
+    stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command(
     epilog="Example: `interp emotion circuit --model smollm2-135m --out runs/emotion/smollm2/"
     "discovery --json`"
 )
