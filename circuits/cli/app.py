@@ -14,6 +14,7 @@ from circuits.cli import (
     circuit,
     edit,
     emotion,
+    emotion_control,
     models,
     patch,
     query_value,
@@ -37,6 +38,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(edit.app, name="edit")
+emotion.app.add_typer(emotion_control.app)
 app.add_typer(emotion.app, name="emotion")
 app.add_typer(query_value.app, name="query-value")
 app.add_typer(recall_reasoning.app, name="recall-reasoning")

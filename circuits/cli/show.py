@@ -41,6 +41,8 @@ def _read(run: Path) -> tuple[dict[str, Any], str]:
         "evaluation": _evaluation,
         "recall_reasoning": _recall_reasoning,
         "recall_replication": _recall_replication,
+        "emotion control": _emotion_control,
+        "emotion discovery": _emotion_discovery,
     }
     return (_scores if kind.endswith("_scores") else readers.get(kind, _patched))(run)
 
@@ -110,3 +112,21 @@ def _recall_replication(run: Path) -> tuple[dict[str, Any], str]:
 
     result = Replication.load(run)
     return result.summary(), replication_page(result, f"Published statistics on {result.model}")
+
+
+def _emotion_control(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.emotion.control import Control
+    from circuits.emotion.pages import control_page
+
+    result = Control.load(run)
+    return result.summary(), control_page(result)
+
+
+def _emotion_discovery(run: Path) -> tuple[dict[str, Any], str]:
+    from circuits.emotion.discovery import Discovery
+    from circuits.emotion.pages import discovery_page
+    from interp import folder, load_model
+
+    name = str(folder.read_manifest(run)["model"])
+    found = Discovery.load(run, load_model(name))
+    return found.summary(), discovery_page(found, name)

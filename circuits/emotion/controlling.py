@@ -85,7 +85,7 @@ class Writer:
             "weights": self.model.weights_hash,
             "texts": [one.text for one in self.texts],
             "decoding": asdict(self.decoding),
-            "prompt": arm.prompt,
+            "prompts": [asdict(self.asking.prompt(arm.prompt, self.texts[0], e)) for e in (0, 5)],
             "modulation": fingerprint(arm.modulation),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

@@ -42,12 +42,14 @@ class Decoding:
         min_tokens: no reply ends before so many.
         repetition_penalty: by which the logits of tokens that occurred are divided.
         no_repeat: no run of so many tokens occurs twice, prompt included.
+        closing: marks that end a reply, beside the model's own end; none for chats.
     """
 
     new_tokens: int = 30
     min_tokens: int = 5
     repetition_penalty: float = 1.05
     no_repeat: int = 3
+    closing: tuple[str, ...] = CLOSING
 
     def processors(self, width: int, ends: Sequence[int], device: Any) -> LogitsProcessorList:
         """Hugging Face's processors, in the order in which its own loop applies them."""
@@ -165,7 +167,7 @@ def decode(
     """
     chosen = torch.tensor(which, device=model.device)
     ids, mask, cache = read.ids[chosen], read.mask[chosen], read.rows(chosen)
-    seen, ends = _on_the_right(ids, mask), ending_tokens(model)
+    seen, ends = _on_the_right(ids, mask), ending_tokens(model, decoding.closing)
     processors = decoding.processors(ids.shape[1], ends, model.device)
     stop = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool, device=model.device)
     stop[list(ends)] = True
@@ -206,22 +208,22 @@ def _on_the_right(
 
 
 @functools.lru_cache(maxsize=8)
-def _closing(tokenizer: Any, size: int) -> tuple[int, ...]:
+def _closing(tokenizer: Any, size: int, marks: tuple[str, ...]) -> tuple[int, ...]:
     known = min(size, len(tokenizer))
     texts = tokenizer.batch_decode([[i] for i in range(known)])
-    return tuple(i for i, text in enumerate(texts) if any(mark in text for mark in CLOSING))
+    return tuple(i for i, text in enumerate(texts) if any(mark in text for mark in marks))
 
 
-def ending_tokens(model: Model) -> tuple[int, ...]:
-    """The tokens that end a reply: the model's own, and all that hold a mark of `CLOSING`."""
+def ending_tokens(model: Model, closing: tuple[str, ...] = CLOSING) -> tuple[int, ...]:
+    """The tokens that end a reply: the model's own, and all that hold a closing mark."""
     own = model.hf.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
-    marks = _closing(model.tokenizer, model.unembed.weight.shape[0])
+    marks = _closing(model.tokenizer, model.unembed.weight.shape[0], closing) if closing else ()
     return tuple(sorted({t for t in own if t is not None} | set(marks)))
 
 
-def reply_text(model: Model, ids: Sequence[int]) -> str:
+def reply_text(model: Model, ids: Sequence[int], closing: tuple[str, ...] = CLOSING) -> str:
     """New tokens as text, cut at the mark that ended the reply."""
     text: str = model.tokenizer.decode(ids, skip_special_tokens=True)
-    cut = min((at for mark in CLOSING if (at := text.find(mark)) >= 0), default=len(text))
+    cut = min((at for mark in closing if (at := text.find(mark)) >= 0), default=len(text))
     return text[:cut].strip()

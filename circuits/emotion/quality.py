@@ -30,6 +30,13 @@ CAPITALS = 0.5
 _MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|https?://|\{\{|\\[a-z]+\{|```")
 _END = re.compile(r"[.!?]+[\"']?(?=\s|$)")
 
+_COARSE = re.compile(
+    r"\b(?:\w*f(?:u|\*)(?:c|\*)(?:k|\*)\w*|\w*shit\w*|bitch\w*|cunt\w*|whore\w*|sluts?|bastards?|"
+    r"ass(?:es|hole\w*)?|dick\w*|nigg\w*|fag\w*|retard\w*|nazis?|rap(?:e|ed|es|ing|ist)s?|"
+    r"kill(?:ed|s|ing)?|jews?|muslims?|blacks?|gays?)\b\**",
+    re.IGNORECASE,
+)
+
 
 class QualityError(InterpError):
     """Replies and events that cannot be compared."""
@@ -102,6 +109,15 @@ def quality(text: str) -> Quality:
         exclamations=text.count("!") / len(raw) if raw else 0.0,
         faults=tuple(name for name, found in faults.items() if found),
     )
+
+
+def uncoarse(text: str) -> str:
+    """A reply as it may be shown: whole, or a note in its place if it is coarse or hateful.
+
+    The list is short and errs on the side of leaving out: it also drops harmless sentences about
+    the groups that hatred is aimed at.
+    """
+    return "(left out: coarse or hateful)" if _COARSE.search(text) else text
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -25,6 +25,7 @@ class Recipe:
         reader: the model whose activations the first judge reads; not `model`.
         dtype: None takes the device's default.
         paper: style of the published settings; None takes the clean preset.
+        style: frame and word set of the prompts that are replied to.
         n: situations.
         decoding: of every arm.
     """
@@ -35,6 +36,7 @@ class Recipe:
     reader: str
     dtype: str | None = None
     paper: str | None = None
+    style: str = "felt:B"
     n: int = 80
     decoding: Decoding = field(default_factory=Decoding)
 
@@ -64,7 +66,10 @@ class Recipe:
             "limits": Limits(**raw["limits"]),
         }
         if "decoding" in raw:
-            made["decoding"] = Decoding(**raw["decoding"])
+            said: dict[str, Any] = dict(raw["decoding"])
+            if "closing" in said:
+                said["closing"] = tuple(said["closing"])
+            made["decoding"] = Decoding(**said)
         return cls(**{**raw, **made})
 
     @classmethod

@@ -125,7 +125,8 @@ def replies(
     for batch in batches:
         written = decode(model, batch.read, batch.which, batch.emotions, arm.modulation, decoding)
         for i, emotion, ids in zip(batch.situations, batch.emotions, written, strict=True):
-            rows.append(_row(model, texts[i], i, emotion, ids))
+            said = reply_text(model, ids, decoding.closing)
+            rows.append(_row(texts[i], i, emotion, said, ids))
         if progress:
             progress(len(rows), len(texts) * len(EMOTIONS))
     frame = pd.DataFrame(rows).sort_values(["place", "code"], ignore_index=True)
@@ -133,7 +134,7 @@ def replies(
 
 
 def _row(
-    model: Model, text: Situation, place: int, emotion: int, ids: tuple[int, ...]
+    text: Situation, place: int, emotion: int, reply: str, ids: tuple[int, ...]
 ) -> dict[str, object]:
     return {
         "place": place,
@@ -144,6 +145,6 @@ def _row(
         "valence": text.valence,
         "emotion": EMOTIONS[emotion],
         "text": text.text,
-        "reply": reply_text(model, ids),
+        "reply": reply,
         "ids": list(ids),
     }

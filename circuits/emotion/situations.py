@@ -8,9 +8,6 @@ from circuits.emotion.data import EMOTIONS, THEMES, VALENCES, Reply, Scenario
 from circuits.emotion.frames import Frames, Prompt
 from interp.errors import DataFileError, PlanError
 
-NEUTRAL_FRAME = "felt"
-WORDS = "B"
-
 
 @dataclass(frozen=True)
 class Situation:
@@ -83,10 +80,14 @@ class Asking:
     Attributes:
         frames: words and prompts.
         demonstrations: self-written replies, of which three of the same emotion are shown.
+        frame: of the neutral prompts and of those with the emotion's word.
+        words: set of emotion words.
     """
 
     frames: Frames
     demonstrations: Sequence[Reply] = ()
+    frame: str = "felt"
+    words: str = "B"
 
     def prompt(self, kind: str, situation: Situation, emotion: int) -> Prompt:
         """The prompt of one kind for a situation and an emotion.
@@ -104,11 +105,11 @@ class Asking:
         """
         if kind not in KINDS:
             raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
-        word = self.frames.words[WORDS][EMOTIONS[emotion]]
+        word = self.frames.words[self.words][EMOTIONS[emotion]]
         if kind.startswith("demonstrations"):
             feeling = f" I felt {word}." if kind.endswith("word") else ""
             return self._shown(situation, emotion, feeling)
-        frame = self.frames.frames["chat" if kind.startswith("chat") else NEUTRAL_FRAME]
+        frame = self.frames.frames["chat" if kind.startswith("chat") else self.frame]
         return frame.fill(situation.scenario, situation.event, word if KINDS[kind] else None)
 
     def _shown(self, situation: Situation, emotion: int, feeling: str) -> Prompt:

@@ -1,0 +1,133 @@
+"""The whole chain from a recipe: discovery, replies in every arm, judges, one result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from circuits.emotion.control import Control
+from circuits.emotion.controlling import Progress, Writer, evaluate, finish
+from circuits.emotion.data import Reply, Scenario
+from circuits.emotion.discovery import Discovery
+from circuits.emotion.doses import modulated_arms, prompted_arms
+from circuits.emotion.frames import Frames
+from circuits.emotion.judge import Verdict
+from circuits.emotion.panel import default_judges, judge_by_lexicon, reading
+from circuits.emotion.recipe import Recipe
+from circuits.emotion.replying import Arm
+from circuits.emotion.situations import Asking, situations
+from interp.errors import PlanError, did_you_mean
+from interp.model import Model
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The texts that a run needs.
+
+    Attributes:
+        events: scenarios whose events are replied to.
+        frames: words and prompts.
+        replies: self-written, as demonstrations and to fit the judges on.
+        verdicts: published replies for the judges, if they are at hand.
+    """
+
+    events: Sequence[Scenario]
+    frames: Frames
+    replies: Sequence[Reply]
+    verdicts: Sequence[Verdict] = ()
+
+    def asking(self, style: str) -> Asking:
+        """How replies are asked for.
+
+        Args:
+            style: frame and word set, such as ``felt:B``.
+
+        Raises:
+            PlanError: there is no such frame or word set.
+        """
+        frame, _, words = style.partition(":")
+        if frame not in self.frames.frames or words not in self.frames.words:
+            known = [f"{f}:{w}" for f in self.frames.frames for w in self.frames.words]
+            raise PlanError(f"unknown style {style!r}. {did_you_mean(style, known)}")
+        return Asking(self.frames, self.replies, frame, words)
+
+
+def all_arms(model: Model, found: Discovery, recipe: Recipe) -> list[Arm]:
+    """Every arm of the comparison, the unmodulated one first."""
+    chat = bool(getattr(model.tokenizer, "chat_template", None))
+    return [*prompted_arms(chat), *modulated_arms(found, recipe.doses)]
+
+
+def chosen_arms(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
+    """Some of the arms, and the unmodulated one, against which all are measured.
+
+    Raises:
+        PlanError: there is no arm of a name.
+    """
+    if names is None:
+        return list(arms)
+    known = [arm.name for arm in arms]
+    for name in names:
+        if name not in known:
+            raise PlanError(f"no arm {name!r}. {did_you_mean(name, known)}")
+    return [arm for arm in arms if arm.name in (*names, "unmodulated")]
+
+
+def compare(
+    model: Model,
+    found: Discovery,
+    recipe: Recipe,
+    sources: Sources,
+    load_reader: Callable[[str], Model],
+    out: Path,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Control:
+    """Put the arms to the events of the sources; a stopped run goes on arm by arm.
+
+    Args:
+        model: the model.
+        found: its discovery.
+        recipe: doses, limits, number of situations, decoding.
+        sources: texts.
+        load_reader: loads the judges' reader by name, once the replies are written.
+        out: run folder.
+        names: arms; all by default.
+        progress: called as replies come.
+
+    Raises:
+        PlanError: an unknown arm, or the reader is the model itself.
+        DataFileError: there are fewer scenarios than situations.
+    """
+    if recipe.reader == model.name:
+        raise PlanError(
+            f"the judges' reader must not be the model under test, {model.name}; give another."
+        )
+    arms = chosen_arms(all_arms(model, found, recipe), names)
+    store = out.parent / f"{out.name}.partial"
+    texts = situations(sources.events, min(recipe.n, len(sources.events)))
+    writer = Writer(model, sources.asking(recipe.style), texts, recipe.decoding, store, progress)
+    for arm in arms:
+        writer.write(arm)
+    judges = default_judges(reading(load_reader(recipe.reader)), sources.replies, sources.verdicts)
+    note = {
+        "doses": asdict(recipe.doses),
+        "reader": recipe.reader,
+        "judges_saw": "self-written and published" if sources.verdicts else "self-written",
+    }
+    control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
+    finish(control, out, store)
+    return control
+
+
+def with_lexicon(control: Control) -> Control:
+    """With the third judge's labels, too."""
+    table = control.replies
+    plain = table.loc[table["arm"] == "unmodulated"]
+    return Control(
+        judge_by_lexicon(table, plain),
+        control.limits,
+        (*control.judges, "lexicon"),
+        control.model,
+        control.settings,
+        control.provenance,
+    )
