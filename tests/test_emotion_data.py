@@ -101,8 +101,8 @@ def test_the_published_set_loads():
 
 def test_frames_cross_words_and_distances():
     frames = load_frames(DATA / "emotion_frames.json")
-    assert list(frames.words) == ["A", "B", "C"]
-    assert len({w for row in frames.words.values() for w in row.values()}) == 18
+    assert list(frames.words) == ["A", "B", "C", "names"]
+    assert len({w for row in frames.words.values() for w in row.values()}) == 24
     assert {f.distance for f in frames.frames.values()} == {"near", "far"}
     for words in frames.words.values():
         for emotion in EMOTIONS:
@@ -110,7 +110,8 @@ def test_frames_cross_words_and_distances():
     for frame in frames.frames.values():
         with_word = frame.fill("I went", "It rained.", "miserable")
         without = frame.fill("I went", "It rained.")
-        assert "I went. It rained." in with_word.text and "I went. It rained." in without.text
+        between = "\n" if frame.name == "paper" else ". "
+        assert all(f"I went{between}It rained." in one.text for one in (with_word, without))
         named = emotion_names(f"{with_word.system} {with_word.text}")
         assert [word for word in named if word != "felt"] == ["miserable"]
         assert not emotion_names(f"{without.system} {without.text}")
