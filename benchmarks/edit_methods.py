@@ -1,13 +1,15 @@
 """Edit real two-hop cases and ask two hops later: the figures of docs/editing.md.
 
-    python benchmarks/edit_methods.py know   --model gemma-3-270m
-    python benchmarks/edit_methods.py layers --model gemma-3-270m --n 16
-    python benchmarks/edit_methods.py gains  --model gemma-3-270m --n 16
-    python benchmarks/edit_methods.py arms   --model gemma-3-270m --n 12 --arms ace,rome+,none
+    python benchmarks/edit_methods.py know    --model gemma-3-270m
+    python benchmarks/edit_methods.py place   --model gemma-3-270m
+    python benchmarks/edit_methods.py gains   --model gemma-3-270m --n 16
+    python benchmarks/edit_methods.py arms    --model gemma-3-270m --n 12 --arms ace,rome+,none
+    python benchmarks/edit_methods.py layouts --model gemma-3-270m --n 12
 
-`know` asks the unedited model; `layers` edits each single layer of the deep stage; `gains` scores
-the same layers on other cases, without editing, and correlates; `arms` compares methods. Every
-step keeps what it has done under --out and goes on from there.
+`know` asks the unedited model; `place` chooses layers on the design half; `gains` edits each
+single layer of the deep stage and correlates what became of it with scores of the layers on other
+cases; `arms` compares methods; `layouts` is `ace` at random layers and at its peers'. Every step
+keeps what it has done under --out and goes on from there.
 """
 
 import argparse
@@ -20,22 +22,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 import interp
-from circuits.editing import Placement, preset, second_moments
+from circuits.editing import Placement, preset
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
+from circuits.editing.files import placement_for, save_placement
 from circuits.editing.knowing import Knowledge, know
-from circuits.editing.methods import VALUE, Method
-from circuits.editing.placing import gains, reach_of
+from circuits.editing.methods import NEURONS, Method, Neurons, depth, early
+from circuits.editing.moments import Moment, Moments
+from circuits.editing.placing import Reach, gains, placed, question_moments_of, reach_of
 from circuits.editing.prompting import contexts
-from circuits.editing.writing import places_of
+from circuits.editing.writing import moments_for
+from circuits.query_value import find
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 4  # implicit phrases a fact, of up to six
 CONTEXTS = 2  # of the five; the bare cloze comes first
 PER_BRIDGE = 3
+SCORED, LEARNT = 40, 140  # facts of the design half that score layers, and all that are used
 SHOWN = (
     "efficacy",
     "paraphrase",
@@ -74,16 +82,49 @@ def chosen(cases: list[Case], n: int, position: str, skip: int = 0, seed: int = 
     return out[skip : skip + n]
 
 
-def load(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
-    """The model, the usable cases of the split, and the questions that controls come from."""
+def load(args: argparse.Namespace, split: str = "") -> tuple[interp.Model, list[Case], Pool]:
+    """The model, the usable cases of a split, and the questions that controls come from."""
     torch.set_num_threads(args.threads)
     model = interp.load_model(args.model)
     everything = load_cases(CHAINS).clustered(lambda case: case.bridges[0])
     known = knowledge(model, everything, args.out)
-    mine = [case for case in everything if case.split == args.split]
+    mine = [case for case in everything if case.split == (split or args.split)]
     usable = [case for case in mine if not known.usable(case)]
-    print(f"{args.split}: {len(mine)} cases, {len(usable)} usable", flush=True)
+    print(f"{split or args.split}: {len(mine)} cases, {len(usable)} usable", flush=True)
     return model, usable, Pool.of(mine, known.right)
+
+
+def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Reach]]:
+    """Facts of the design half that no case edits: what layers and moments are learnt from."""
+    model, usable, pool = load(args, "design")
+    edited = {fact.subject for case in without for fact in case.facts}
+    by_fact = {
+        (case.facts[0].prompt, case.facts[0].subject): case
+        for case in usable
+        if case.position == "last" and case.facts[0].implicit
+    }
+    cases = [case for (_, subject), case in by_fact.items() if subject not in edited]
+    random.Random(0).shuffle(cases)
+    found = [(case, reach_of(model, case, pool, SHOTS)) for case in cases]
+    return [(case, reach) for case, reach in found if reach is not None][:LEARNT]
+
+
+def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> Moments:
+    """Moments of a method: over samples, and of questions about facts that no case edits."""
+    model = interp.load_model(args.model)
+    layers = [i for stage in method.stages if isinstance(stage, Neurons) for i in stage.layers]
+    edited = sorted({fact.subject for case in cases for fact in case.facts})
+    mark = hashlib.blake2b(json.dumps(edited).encode(), digest_size=4).hexdigest()
+    file = args.out / f"questions_{args.model}_{mark}.safetensors"
+    kept = load_file(file) if file.exists() else {}
+    missing = [i for i in layers if str(i) not in kept]
+    if missing:
+        facts = [reach for _, reach in design_facts(args, cases)]
+        fresh = question_moments_of(model, facts, missing)
+        kept |= {str(layer): moment.matrix for (_, layer), moment in fresh.items()}
+        save_file(kept, file)
+    of_questions = {("gate", i): Moment(kept[str(i)], 0, "design") for i in layers}
+    return moments_for(model, [method], Placement((), (), "", of_questions))
 
 
 def run(
@@ -95,8 +136,7 @@ def run(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Evaluate one arm, print its line, return its scores."""
-    places = places_of(arm.method) if arm.method else []
-    moments = second_moments(model, places) if places else {}
+    moments = moments_at(args, cases, arm.method) if arm.method else {}
     templates = contexts(model, seed=seed)[: 1 + CONTEXTS]
     folder = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{arm.name}.{seed}"
     protocol = Protocol(SHOTS, pool, seed=seed)
@@ -115,57 +155,79 @@ def run(
     return scores.assign(p=float(np.mean(p)) if p else np.nan)
 
 
-def value_layers(args: argparse.Namespace, model: interp.Model) -> range:
-    """The layers of ``--layers FROM:TO``, by default the deeper two thirds."""
-    lo, _, hi = args.layers.partition(":")
-    return range(int(lo or model.arch.n_layers // 3), int(hi or model.arch.n_layers))
+def place(args: argparse.Namespace) -> None:
+    """Choose layers as `interp edit place` does, on facts of the design half."""
+    model = interp.load_model(args.model)
+    found = placed(model, [reach for _, reach in design_facts(args, [])], CHAINS)
+    print(found.by, found.query, found.value)
+    save_placement(placement_folder(args), model, found)
 
 
-def layers(args: argparse.Namespace) -> list[pd.DataFrame]:
-    """Edit each single layer: what attribution should predict."""
-    model, usable, pool = load(args)
-    cases = chosen(usable, args.n, "last")
-    return [
-        run(args, model, pool, Arm(f"value{i}", Method("", (replace(VALUE, layers=(i,)),))), cases)
-        for i in value_layers(args, model)
-    ]
+def placement_folder(args: argparse.Namespace) -> Path:
+    return args.out / f"{args.model}.placement"
 
 
 def score_layers(args: argparse.Namespace) -> None:
-    """Gains by layer on cases that `layers` does not edit, and their rank correlation with it."""
+    """Edit single layers, and correlate with their scores on cases that are not edited."""
     model, usable, pool = load(args)
-    cases = chosen(usable, 20, "last", skip=args.n)
-    found = [reach_of(model, case, pool, SHOTS) for case in cases]
-    reaches = [reach for reach in found if reach is not None]
-    every = value_layers(args, model)
-    moments = second_moments(model, [("mlp_post", layer) for layer in every])
-    got = gains(model, reaches, VALUE, moments, every)
-    edited = layers(args)
+    cases = chosen(usable, args.n, "last")
+    lo, _, hi = args.layers.partition(":")
+    every = range(int(lo or model.arch.n_layers // 3), int(hi or model.arch.n_layers))
+    stages = [replace(NEURONS, layers=(i,)) for i in every]
+    edited = [
+        run(args, model, pool, Arm(f"value{stage.layers[0]}", Method("", (stage,))), cases)
+        for stage in stages
+    ]
     net = np.stack([frame.sort_values("case")["net_multi_hop"].to_numpy() for frame in edited])
+    facts = design_facts(args, cases)
+    scored, learnt = facts[:SCORED], [reach for _, reach in facts[SCORED:]]
+    moments = question_moments_of(model, learnt, every)
+    got = gains(model, [reach for _, reach in scored], NEURONS, moments, every)
+    print(f"{len(scored)} facts score, {len(learnt)} learn, {len(cases)} cases are edited")
     for i, layer in enumerate(every):
         print(
             f"layer {layer}: selectivity {got.selectivity[:, i].mean():.3f}, separation "
             f"{got.separation[i]:.3f}, targets {edited[i]['p'].iloc[0]:.2f}, net multi-hop "
             f"{np.nanmean(net[i]):.3f}"
         )
+    correlated("selectivity", got.selectivity, net)
+    correlated("the paper's score", paper_scores(model, [case for case, _ in scored], every), net)
+
+
+def paper_scores(
+    model: interp.Model, cases: list[Case], layers: range
+) -> Float[np.ndarray, "question layer"]:
+    """ACE's score: how much an FFN raises the log-probability of the answer before the edit."""
+    asked = [(SHOTS.ask(text), case.answer.text) for case in cases for text in case.questions]
+    short = [(text, answer) for text, answer in asked if len(model.encode(f" {answer}")) == 2]
+    found = find(model, [text for text, _ in short], [f" {answer}" for _, answer in short])
+    print(f"paper's score: {len(found.questions)} of {len(asked)} questions, answers of one token")
+    return found.by_layer()["value"].sel(sublayer="ffn").to_numpy()[:, list(layers)]
+
+
+def correlated(name: str, score_of: Float[np.ndarray, "fact layer"], net: np.ndarray) -> None:
+    """Spearman's rank correlation over layers, with a bootstrap over facts and over cases."""
     rng, draws = np.random.default_rng(0), []
+    n, m = len(score_of), net.shape[1]
     for _ in range(2000):
-        a, b = (
-            rng.integers(len(reaches), size=len(reaches)),
-            rng.integers(net.shape[1], size=net.shape[1]),
-        )
-        draws.append(spearmanr(got.selectivity[a].mean(0), np.nanmean(net[:, b], 1))[0])
-    rho = spearmanr(got.selectivity.mean(0), np.nanmean(net, 1))[0]
+        a, b = rng.integers(n, size=n), rng.integers(m, size=m)
+        draws.append(spearmanr(score_of[a].mean(0), np.nanmean(net[:, b], 1))[0])
+    rho = spearmanr(score_of.mean(0), np.nanmean(net, 1))[0]
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    print(f"rank correlation over {len(every)} layers: {rho:.2f} [{low:.2f}, {high:.2f}]")
+    print(f"rank correlation of {name} over {len(net)} layers: {rho:.2f} [{low:.2f}, {high:.2f}]")
+
+
+def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
+    """As many first-hop as last-hop edits."""
+    model, usable, pool = load(args)
+    cases = [case for at in ("first", "last") for case in chosen(usable, args.n, at, args.skip)]
+    return model, cases, pool
 
 
 def arms(args: argparse.Namespace) -> None:
-    """Compare methods on as many first-hop as last-hop edits."""
-    model, usable, pool = load(args)
-    cases = [case for at in ("first", "last") for case in chosen(usable, args.n, at, args.skip)]
-    query, value = (tuple(map(int, text.split(","))) for text in (args.query, args.value))
-    placement = Placement(query, value, "given by hand")
+    """Compare methods."""
+    model, cases, pool = mixed(args)
+    placement = placement_for(model, placement_folder(args), "ace")
     for seed in map(int, args.seeds.split(",")):
         for name in args.arms.split(","):
             plain = name in ("none", "told")
@@ -173,10 +235,30 @@ def arms(args: argparse.Namespace) -> None:
             run(args, model, pool, Arm(name, method, name == "told"), cases, seed)
 
 
-STEPS = {"know": load, "layers": layers, "gains": score_layers, "arms": arms}
+def layouts(args: argparse.Namespace) -> None:
+    """`ace` at random layers and at its peers'; the numbers of layers stay."""
+    model, cases, pool = mixed(args)
+    at = placement_for(model, placement_folder(args), "ace")
+    assert at is not None
+    rng, n = np.random.default_rng(0), model.arch.n_layers
+    drawn = [
+        Placement(_some(rng, n, len(at.query)), _some(rng, n, len(at.value)), "random")
+        for _ in range(args.draws)
+    ]
+    peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28))]
+    for placement in (at, *peers, *drawn):
+        name = f"ace{placement.query}{placement.value}".replace(" ", "")
+        run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
+
+
+def _some(rng: np.random.Generator, n: int, size: int) -> tuple[int, ...]:
+    return tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+
+
+STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--model", required=True)
     parser.add_argument("--split", default="design", help="of the cases; keep test for the end")
@@ -186,8 +268,7 @@ if __name__ == "__main__":
     parser.add_argument("--n", type=int, default=16, help="cases (of arms: of either position)")
     parser.add_argument("--skip", type=int, default=0, help="cases passed over first")
     parser.add_argument("--layers", default="", help="FROM:TO")
-    parser.add_argument("--query", default="3,4,5,6", help="layers of ace's first stage")
-    parser.add_argument("--value", default="15", help="layers of ace's second stage")
+    parser.add_argument("--draws", type=int, default=10, help="random layouts")
     parser.add_argument("--arms", default="none,told,rome,rome+,ace")
     parser.add_argument("--seeds", default="0")
     args = parser.parse_args()

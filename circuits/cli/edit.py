@@ -43,12 +43,12 @@ EVALUATE_EXAMPLES = (
 )
 PLACE_EXAMPLE = (
     "Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json "
-    "--split design --out runs/gemma.json`"
+    "--split design --out runs/gemma-layers`"
 )
 LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
 PlacementOption = Annotated[
     Path | None,
-    typer.Option(help="JSON of `interp edit place`; the built-in models have one of their own."),
+    typer.Option(help="Folder of `interp edit place`; gemma-3-270m has one of its own."),
 ]
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 TokensOption = Annotated[
@@ -228,17 +228,15 @@ def evaluate(
 def place(
     model: ModelOption,
     cases: Annotated[str, typer.Option(help="Held-out cases in MQuAKE's schema.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
-    limit: LimitOption = 40,
+    limit: LimitOption = 120,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the layers of the ACE presets by where an edit would reach what it should."""
-    from dataclasses import asdict
-
     from circuits.editing.evaluation import load_cases
     from circuits.editing.files import save_placement
     from circuits.editing.placing import place as choose
@@ -249,7 +247,7 @@ def place(
         found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
     save_placement(out, loaded, found)
     if as_json:
-        print_json({"model": model, "placement": asdict(found), "file": str(out)})
+        print_json({"model": model, "placement": found.summary(), "run": str(out)})
     else:
         stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
 

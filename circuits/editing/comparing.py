@@ -16,9 +16,9 @@ from circuits.editing.evaluation import SHOTS, Cases, Pool, Shots, compare, scor
 from circuits.editing.facts import FactError
 from circuits.editing.knowing import know, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
-from circuits.editing.moments import N_TOKENS, second_moments
+from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import contexts
-from circuits.editing.writing import places_of
+from circuits.editing.writing import moments_for
 from interp import folder
 from interp.model import Model
 from interp.resuming import open_partial, refuse_other_run
@@ -98,7 +98,7 @@ class Comparison:
             "n_cases": self.n_cases,
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
-            "placement": self.placement and asdict(self.placement),
+            "placement": self.placement and self.placement.summary(),
             "methods": {arm: self._line(table, arm) for arm in self.arms},
             "seconds": round(self.seconds, 1),
         }
@@ -133,7 +133,7 @@ class Comparison:
         manifest = {
             "kind": self.KIND,
             **{name: getattr(self, name) for name in names},
-            "placement": self.placement and asdict(self.placement),
+            "placement": self.placement and self.placement.summary(),
             "provenance": folder.provenance() | (provenance or {}),
         }
         return folder.write(
@@ -208,8 +208,8 @@ def compare_methods(
     if len(used) < len(kept):
         excluded["beyond the limit"] = len(kept) - len(used)
     pool = Pool.of(cases, known.right)
-    places = list(dict.fromkeys(p for arm in arms if arm.method for p in places_of(arm.method)))
-    moments = second_moments(model, places, n_tokens=n_tokens) if places else {}
+    written = [arm.method for arm in arms if arm.method]
+    moments = moments_for(model, written, placement, n_tokens)
     answers: list[pd.DataFrame] = []
     edits: list[pd.DataFrame] = []
     for seed in seeds:

@@ -16,9 +16,9 @@ from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger
 from circuits.editing.methods import Method, Placement, preset
-from circuits.editing.moments import N_TOKENS, second_moments
+from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts
-from circuits.editing.writing import Request, places_of, write
+from circuits.editing.writing import Request, moments_for, write
 from interp import folder
 from interp.errors import RunFolderError
 from interp.model import Model
@@ -208,7 +208,7 @@ def edit(
     started = time.perf_counter()
     chosen = preset(method, model, placement) if isinstance(method, str) else method
     refuse_held(model, facts)
-    moments = second_moments(model, places_of(chosen), n_tokens=n_tokens, seed=seed)
+    moments = moments_for(model, [chosen], placement, n_tokens, seed)
     templates = contexts(model, seed=seed)
     request = Request(tuple(facts), tuple(kept))
     (written,) = write(model, [request], chosen, moments, templates)

@@ -1,18 +1,24 @@
 """Facts, edits and placements as files: what the command line reads and writes."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.methods import Placement
+from circuits.editing.moments import Moment
+from interp import folder
 from interp.errors import DataFileError, RunFolderError
 from interp.model import Model
 
-PLACEMENTS = Path(__file__).with_name("placements.json")
-"""Layers chosen for the built-in models on the design half of ``datasets/multihop_chains.json``."""
+PLACEMENTS = Path(__file__).with_name("placements")
+"""Chosen for built-in models on the design half of ``datasets/multihop_chains.json``."""
+KIND = "edit placement"
+"""Of a placement's folder."""
 
 
 def load_facts(path: Path) -> list[Fact]:
@@ -92,42 +98,64 @@ def _folders(ledger: Path) -> list[Path]:
     return sorted(at for at in ledger.iterdir() if at.name.isdigit())
 
 
-def save_placement(path: Path, model: Model, placement: Placement) -> None:
-    """Write the layers chosen for a model as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.half")
-    beside.write_text(json.dumps({model.name: asdict(placement)}, indent=1) + "\n", "utf-8")
-    beside.replace(path)
+def save_placement(path: Path, model: Model, placement: Placement) -> Path:
+    """Write what was chosen for a model as a folder that names its weights.
+
+    Raises:
+        RunFolderError: the path holds something that is not a run folder.
+    """
+    moments = placement.moments
+    manifest = {
+        "kind": KIND,
+        "model": model.name,
+        "weights": model.weights_hash,
+        **placement.summary(),
+        "moments": [[*at, one.n_tokens, one.text] for at, one in moments.items()],
+        "provenance": folder.provenance(),
+    }
+    arrays = {str(i): one.matrix.float().numpy() for i, one in enumerate(moments.values())}
+    return folder.write(path, manifest, {}, arrays)
 
 
 def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:
-    """The layers of a model for the ACE presets, from a file or, of a built-in model, ours.
+    """The layers of a model for the ACE presets, from a folder or, of a built-in model, ours.
 
     Args:
         model: whose layers.
-        path: a file of `save_placement`.
+        path: a folder of `save_placement`.
         methods: the presets asked for; without one of the ACE family there is nothing to place.
 
     Raises:
         FactError: there are none for this model.
-        DataFileError: the file is missing or malformed.
+        RunFolderError: the folder is missing or damaged.
     """
     if not any(name.startswith("ace") for name in methods):
         return None
-    found = _json(path or PLACEMENTS)
-    if not isinstance(found, dict) or model.name not in found:
-        raise FactError(
-            f"{path or 'the package'} has no layers for {model.name}; choose them with "
-            f"`interp edit place --model {model.name} --cases … --out layers.json` and give "
-            "--placement layers.json."
-        )
-    at: Any = found[model.name]
+    here = path or PLACEMENTS / model.name
+    if path is None and not here.is_dir():
+        raise _unplaced("the package has no layers", model)
+    said, _, arrays = folder.read(here, KIND, ())
+    if said.get("weights") != model.weights_hash:
+        raise _unplaced(f"{here} has the layers of {said.get('model')!r}, other weights", model)
     try:
-        chosen = Placement(tuple(at["query"]), tuple(at["value"]), str(at["by"]))
-    except (KeyError, TypeError) as error:
-        raise DataFileError(f"{path or PLACEMENTS}: query, value and by are needed.") from error
+        moments = {
+            (site, layer): Moment(torch.from_numpy(arrays[str(i)]).double(), n, text)
+            for i, (site, layer, n, text) in enumerate(said["moments"])
+        }
+        chosen = Placement(tuple(said["query"]), tuple(said["value"]), said["by"], moments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{here} is damaged ({type(error).__name__}: {error}); place again."
+        ) from error
     model.check_layers([*chosen.query, *chosen.value])
     return chosen
+
+
+def _unplaced(why: str, model: Model) -> FactError:
+    return FactError(
+        f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
+        "… --out layers` and give --placement layers."
+    )
 
 
 def _json(path: Path) -> Any:

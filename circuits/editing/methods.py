@@ -7,9 +7,10 @@ width 16,384 is rho = 0.92.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from circuits.editing.facts import FactError
+from circuits.editing.moments import Moments
 from circuits.editing.prompting import Anchor, Form
 from circuits.editing.search import Search
 from circuits.editing.solving import MetricName
@@ -71,16 +72,6 @@ class Stage:
         raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
-VALUE = Stage(
-    (),
-    forms=("two_hop",),
-    anchor="last",
-    rho=0.4,
-    kept_weight=10.0,
-)
-"""The deep stage of ``ace``, at layers still to be placed."""
-
-
 @dataclass(frozen=True)
 class Neurons:
     """Two neurons a fact in each layer, query and value written (`circuits.editing.neurons`).
@@ -101,11 +92,15 @@ class Neurons:
     forms: tuple[Form, ...] = ("cloze", "question", "two_hop")
     anchor: Anchor = "last"
     metric: MetricName = "inverse_moment"
-    rho: float = 0.01
+    rho: float = 4.0
     kept_weight: float = 0.3
     contrasts: bool = True
-    ramp: tuple[float, float] = (0.3, 0.6)
+    ramp: tuple[float, float] = (0.32, 0.44)
     search: Search = field(default_factory=Search)
+
+
+NEURONS = Neurons(())
+"""The deep stage of ``ace``, at layers still to be placed."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +175,18 @@ class Placement:
         query: layers where the subject's own token is written.
         value: deeper layers where the last token of a two-hop prompt is written.
         by: which attribution chose them, on what.
+        moments: of what the FFNs of the value layers read at the last tokens of questions
+            (`circuits.editing.scatter`); without them queries are small over text.
     """
 
     query: tuple[int, ...]
     value: tuple[int, ...]
     by: str = ""
+    moments: Moments = field(default_factory=dict, repr=False, compare=False)
+
+    def summary(self) -> dict[str, Any]:
+        """What it says, without the moments."""
+        return {"query": list(self.query), "value": list(self.value), "by": self.by}
 
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
@@ -254,9 +256,8 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 def _ace(name: str, at: Placement) -> Method:
     query = Stage(at.query, rho=0.3, kept_weight=KEPT_WEIGHT)
-    value = replace(VALUE, layers=at.value)
     if name == "ace":
-        return Method(name, (query, value))
+        return Method(name, (query, replace(NEURONS, layers=at.value)))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

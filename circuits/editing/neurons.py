@@ -27,6 +27,9 @@ from interp.model import Model
 SHARPNESS = 40.0
 """By which a threshold's argument is multiplied: SiLU and GELU are then relu to 0.007 and 0.004."""
 
+BETA_RHO = 1e-3
+"""lambda of beta: small, since it has no wordings to generalise from."""
+
 Gain = Float[Tensor, "fact d_model"]
 
 
@@ -55,7 +58,7 @@ def queries(
     tau = torch.zeros(n, down.shape[0], dtype=down.dtype).index_add(0, fact, down.T)
     every = keys if kept is None else torch.cat([keys, kept])
     unit = torch.ones(1, len(every), dtype=torch.float64)
-    return tau, solve(metric, every.T, unit, rho)[1].sum(1)
+    return tau, solve(metric, every.T, unit, BETA_RHO)[1].sum(1)
 
 
 def idle_neurons(

@@ -1,10 +1,11 @@
 """Where an edit will work: layers scored before anything is edited, from keys and one gradient.
 
-A closed-form change with keys K writes at another prompt with key k its target times the *gain*
-tau(k) = 1^T (K^T M K + lambda)^-1 K^T M k: about 1 at the prompts it was made with, 0 where keys
-are foreign. An edit is useful in later reasoning where its gain reaches other questions through
-the same fact (`same`), and harmless where it does not reach questions with the same relation
-about something else (`other`). Both are known from forward passes of the unedited model.
+The *gain* of keys K at another prompt's key k is tau(k) = 1^T (K^T M K + lambda)^-1 K^T M k: about
+1 at the prompts it is made of, 0 where keys are foreign. A closed form writes its target times
+tau; neurons write it where tau is above a threshold. An edit is useful in later reasoning where
+its gain reaches other questions through the same fact (`same`), and harmless where it does not
+reach questions with the same relation about something else (`other`). Both are known from forward
+passes of the unedited model.
 """
 
 import itertools
@@ -20,18 +21,21 @@ from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, draw_pr
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.keys import Place, keys_at
 from circuits.editing.knowing import know, usable_cases
-from circuits.editing.methods import VALUE, Placement, Stage, early
-from circuits.editing.moments import Moments, second_moments
+from circuits.editing.methods import NEURONS, Neurons, Placement, Stage, early
+from circuits.editing.moments import Moments
 from circuits.editing.prompting import (
     ASKED,
     EditPrompt,
+    Form,
     Kept,
+    contrasts,
     edit_prompts,
     essence_prompt,
     kept_of,
     kept_prompts,
     whole_prompt,
 )
+from circuits.editing.scatter import question_moments
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.model import Model
@@ -41,6 +45,8 @@ TRIED = 8
 """Facts on which the search is tried in a layer."""
 CANDIDATES = 4
 """Layers of the best separation in which it is tried."""
+SCORED = 40
+"""Facts whose gains score the layers; all others learn how keys vary within facts."""
 N_KEPT = 8
 """Preserved questions of a kind, as in an evaluation."""
 
@@ -86,7 +92,7 @@ class Gains:
 def gains(
     model: Model,
     reaches: Sequence[Reach],
-    stage: Stage,
+    stage: Stage | Neurons,
     moments: Moments,
     layers: Sequence[int],
 ) -> Gains:
@@ -97,15 +103,16 @@ def gains(
         reaches: facts with the prompts to be reached and not; facts without prompts of the
             stage's forms are refused.
         stage: forms, anchor, metric, rho and weight of preserved questions; its layers do not
-            matter.
-        moments: of the down-projections of all layers scored.
+            matter. Keys are what its projections read: the down-projection's input of a `Stage`,
+            the FFN's of `Neurons`.
+        moments: of those keys in all layers scored.
         layers: which to score.
 
     Raises:
         FactError: a fact has no prompts of the stage's forms, or lacks prompts to reach.
     """
     learnt = [_learnt(model, reach.fact, stage) for reach in reaches]
-    kept = [kept_prompts(model, r.kept, stage.anchor) for r in reaches]
+    kept = [kept_prompts(model, _preserved(r, stage), stage.anchor) for r in reaches]
     for reach in reaches:
         if not reach.same or not reach.other:
             raise FactError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")
@@ -113,7 +120,7 @@ def gains(
     rows = [prompt for part in parts for prompt in part]
     owner = torch.zeros(len(rows), dtype=torch.long)
     same, other, separation = [], [], []
-    places: list[Place] = [("mlp_post", layer) for layer in layers]
+    places: list[Place] = [(site_of(stage), layer) for layer in layers]
     at = keys_at(model, rows, places, [()], owner)
     for place in places:
         keys = at[place].split([len(part) for part in parts])
@@ -130,7 +137,16 @@ def gains(
     return Gains(tuple(layers), np.array(same).T, np.array(other).T, np.array(separation))
 
 
-def _learnt(model: Model, fact: Fact, stage: Stage) -> list[EditPrompt]:
+def site_of(stage: Stage | Neurons) -> str:
+    """What a stage's keys are the input of."""
+    return "gate" if isinstance(stage, Neurons) else "mlp_post"
+
+
+def _preserved(reach: Reach, stage: Stage | Neurons) -> tuple[Kept, ...]:
+    return reach.kept + (contrasts(reach.fact, reach.kept) if stage.contrasts else ())
+
+
+def _learnt(model: Model, fact: Fact, stage: Stage | Neurons) -> list[EditPrompt]:
     found = [p for form in stage.forms for p in edit_prompts(model, fact, form, stage.anchor)]
     if not found:
         raise FactError(f"{fact.cloze!r} has no {' or '.join(stage.forms)} prompts.")
@@ -138,7 +154,12 @@ def _learnt(model: Model, fact: Fact, stage: Stage) -> list[EditPrompt]:
 
 
 def _gain(
-    metric: Metric, stage: Stage, keys: Float[Tensor, "row d_in"], n: int, n_same: int, n_other: int
+    metric: Metric,
+    stage: Stage | Neurons,
+    keys: Float[Tensor, "row d_in"],
+    n: int,
+    n_same: int,
+    n_other: int,
 ) -> tuple[Float[Tensor, " same"], Float[Tensor, " other"]]:
     """Gains at the prompts of both kinds, of the change solved at the first `n` keys."""
     learn, same, other, kept = keys.split([n, n_same, n_other, len(keys) - n - n_same - n_other])
@@ -173,7 +194,8 @@ def reaches_of(
     kept, _ = usable_cases(cases, known)
     pool = Pool.of(cases, known.right)
     rows = (reach_of(model, case, pool, shots, seed) for case in kept if _deep(case))
-    found = list(itertools.islice(filter(None, rows), limit))
+    one_a_fact = {(reach.fact.prompt, reach.fact.subject): reach for reach in filter(None, rows)}
+    found = list(itertools.islice(one_a_fact.values(), limit))
     if not found:
         raise FactError(
             f"no case of {cases.source} edits a last hop that {model.name} knows and whose subject "
@@ -189,32 +211,47 @@ def _deep(case: Case) -> bool:
 def reach_of(model: Model, case: Case, pool: Pool, shots: Shots, seed: int = 0) -> Reach | None:
     """What an edit of a case's last hop should reach, and what not; `None` without controls."""
     scored = draw_probes(case, pool, seed=seed)
-    same = tuple(whole_prompt(model, shots.ask(text)) for text in case.questions)
-    others = scored["control_two_hop"]
-    other = tuple(whole_prompt(model, shots.ask(one.text)) for one in others)
+    others = [one.text for one in scored["control_two_hop"]]
+    same, other = (
+        tuple(whole_prompt(model, shots.ask(text), shots.prefix) for text in texts)
+        for texts in (case.questions, others)
+    )
     kept = kept_of(preservation(case, pool, scored, N_KEPT, seed))
     return Reach(case.facts[0], same, other, kept) if other else None
+
+
+def question_moments_of(model: Model, reaches: Sequence[Reach], layers: Sequence[int]) -> Moments:
+    """Moments of what FFNs read at the last tokens of questions (`question_moments`)."""
+    facts = [[*_asked(model, reach.fact), *reach.same] for reach in reaches]
+    alone = [[prompt] for reach in reaches for prompt in reach.other]
+    return question_moments(model, [(site_of(NEURONS), i) for i in layers], facts + alone)
+
+
+def _asked(model: Model, fact: Fact) -> list[EditPrompt]:
+    forms: tuple[Form, ...] = ("question", "two_hop")
+    return [p for form in forms for p in edit_prompts(model, fact, form, "last", asked=ASKED[1:])]
 
 
 def place(
     model: Model,
     cases: Cases,
-    limit: int | None = 40,
+    limit: int | None = 120,
     shots: Shots = SHOTS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Placement:
     """Choose where to write, from cases that are held out of every evaluation.
 
-    The value layer is the one, of the deeper half, with the largest product of two things: how
-    well its gain separates questions through a fact from other questions of its relation (AUROC
-    above chance), and how far a search there reaches its targets, for the last layers separate
-    well and can write little. The query layers are the early ones that MEMIT writes.
+    The value layers are two neighbours of the deeper half, where two things are largest in
+    product: how well gains there separate questions through a fact from other questions of its
+    relation (AUROC above chance), and how far a search there reaches its targets, for the last
+    layers separate well and can write little. Gains are scored on facts that did not learn how
+    keys vary. The query layers are the early ones that MEMIT writes.
 
     Args:
         model: the unedited model.
         cases: with edits of last hops and implicit phrases of their subjects.
-        limit: use the first so many usable cases.
+        limit: use the first so many usable facts.
         shots: demonstrations, as in the evaluation.
         seed: of the draws.
         progress: called with (questions asked, questions in this round).
@@ -223,21 +260,37 @@ def place(
         FactError: no case is usable.
     """
     reaches = reaches_of(model, cases, limit, shots, seed, progress)
+    return placed(model, reaches, cases.source)
+
+
+def placed(model: Model, reaches: Sequence[Reach], source: str) -> Placement:
+    """As `place`, from what edits of some facts should reach and what not."""
     layers = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
-    moments = second_moments(model, [("mlp_post", layer) for layer in layers])
-    found = gains(model, reaches, VALUE, moments, layers)
-    order = (-found.separation).argsort(kind="stable")[:CANDIDATES].tolist()
-    reached = {i: _reached(model, reaches, layers[i]) for i in order}
-    best = max(order, key=lambda i: (found.separation[i] - 0.5) * reached[i])
+    scored, learnt = _halves(reaches)
+    found = gains(model, scored, NEURONS, question_moments_of(model, learnt, layers), layers)
+    pairs = list(itertools.pairwise(range(len(layers)))) or [(0,)]
+    separation = {pair: float(np.mean([found.separation[i] for i in pair])) for pair in pairs}
+    order = sorted(pairs, key=lambda pair: -separation[pair])[:CANDIDATES]
+    reached = {pair: _reached(model, reaches, [layers[i] for i in pair]) for pair in order}
+    best = max(order, key=lambda pair: (separation[pair] - 0.5) * reached[pair])
+    value = tuple(layers[i] for i in best)
     by = (
-        f"gain separation {found.separation[best]:.3f}, targets reached {reached[best]:.2f}, "
-        f"{len(reaches)} facts of {cases.source}"
+        f"gain separation {separation[best]:.3f}, targets reached {reached[best]:.2f}, "
+        f"{len(reaches)} facts of {source}"
     )
-    return Placement(early(model), (layers[best],), by)
+    return Placement(early(model), value, by, question_moments_of(model, reaches, value))
 
 
-def _reached(model: Model, reaches: Sequence[Reach], layer: int) -> float:
-    """Mean probability that a search in this layer reaches for the targets of some facts."""
+def _halves(reaches: Sequence[Reach]) -> tuple[list[Reach], list[Reach]]:
+    """Facts to be scored and facts to learn from, which share no subject where there are two."""
+    subjects = list(dict.fromkeys(reach.fact.subject for reach in reaches))
+    mine = set(subjects[: max(1, min(SCORED, len(subjects) // 2))])
+    scored = [reach for reach in reaches if reach.fact.subject in mine]
+    return scored, [reach for reach in reaches if reach.fact.subject not in mine] or scored
+
+
+def _reached(model: Model, reaches: Sequence[Reach], layers: Sequence[int]) -> float:
+    """Mean probability that a search in these layers reaches for the targets of some facts."""
     facts = [reach.fact for reach in reaches[:TRIED]]
     prompts = [
         FactPrompts(
@@ -247,5 +300,6 @@ def _reached(model: Model, reaches: Sequence[Reach], layer: int) -> float:
         for fact in facts
     ]
     owner = torch.zeros(len(facts), dtype=torch.long)
-    found = search_targets(model, prompts, [("mlp_post", layer)], VALUE.search, [()], owner)
+    places: list[Place] = [("mlp_post", layer) for layer in layers]
+    found = search_targets(model, prompts, places, NEURONS.search, [()], owner)
     return float(found.p.mean())

@@ -16,8 +16,8 @@ from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.finetuning import fine_tune
 from circuits.editing.keys import Place, keys_at, outputs_at
 from circuits.editing.ledger import ledger
-from circuits.editing.methods import FineTune, Method, Neurons, Stage
-from circuits.editing.moments import Moment, Moments
+from circuits.editing.methods import FineTune, Method, Neurons, Placement, Stage
+from circuits.editing.moments import N_TOKENS, Moment, Moments, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
 from circuits.editing.prompting import (
     ASKED,
@@ -354,6 +354,21 @@ def _key_columns(job: _Job, keys: Float[Tensor, "prompt d_in"]) -> Float[Tensor,
         return keys
     cloze = keys[:1] if n == 1 else (keys[:1] + keys[1:n].mean(0, keepdim=True)) / 2
     return torch.cat([cloze, keys[n:]])
+
+
+def moments_for(
+    model: Model,
+    methods: Sequence[Method],
+    placement: Placement | None,
+    n_tokens: int = N_TOKENS,
+    seed: int = 0,
+) -> Moments:
+    """All moments that methods need: those of a placement, the rest over the model's samples."""
+    given = placement.moments if placement else {}
+    needed = dict.fromkeys(place for method in methods for place in places_of(method))
+    missing = [place for place in needed if place not in given]
+    found = second_moments(model, missing, n_tokens=n_tokens, seed=seed) if missing else {}
+    return found | given
 
 
 def places_of(method: Method) -> list[Place]:
