@@ -70,8 +70,9 @@ def test_unknown_design_is_the_users_mistake(folder, tmp_path, capsys):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_run_on_a_tiny_model_of_their_architecture(path, tmp_path):
     found, settings = load_recipe(path)
-    assert found["dtype"] == "bfloat16" and "/" in found["model"]
-    model = tiny("qwen2" if "qwen" in path.stem else "llama")
+    assert found["dtype"] == ("bfloat16" if "/" in found["model"] else "float32")
+    families = {"qwen": "qwen2", "gemma": "gemma3"}
+    model = tiny(next((f for name, f in families.items() if name in path.stem), "llama"))
     small = {"design": "A-C", "n_select": 6, "n_validate": 6, "n_test": 12, "n_control": 4}
     small |= {"n_random": 3, "seeds": [0], "sizes": [1, 2], "neurons": [4], "mlps": [1]}
     asked = Settings.of(settings.record() | small)

@@ -175,7 +175,10 @@ def study_page(result: "RecallReasoning", title: str) -> str:
     cells = "".join(f"<li><b>{c}</b>: {html.escape(CELLS[c].says)}</li>" for c in design.cells)
     said = "".join(f"<li>{html.escape(line)}</li>" for line in result.verdict)
     figures = [plot_dissociation(result), plot_control(result), plot_scores(result)]
-    drawn = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
+    drawn = [
+        f.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f"figure-{i}")
+        for i, f in enumerate(figures)
+    ]
     tables = {
         "Single dissociations of the chosen circuits": _brief(result.chosen),
         "Double dissociations": result.tables["doubles"],
