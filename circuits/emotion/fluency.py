@@ -12,7 +12,7 @@ from interp.model import Model
 
 LOGITS = 2**26
 """Logits held at once."""
-ROWS = 48
+ROWS = 96
 """Replies run at once, of like length."""
 
 

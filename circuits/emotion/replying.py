@@ -12,7 +12,7 @@ from circuits.emotion.situations import KINDS, Asking, Situation
 from circuits.emotion.tokens import token_prompt
 from interp.model import Model
 
-AT_ONCE = 192
+AT_ONCE = 480
 """Rows decoded together."""
 
 
