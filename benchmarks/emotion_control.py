@@ -28,13 +28,20 @@ from circuits.emotion.panel import default_judges, judge_by_lexicon, reading, tr
 from circuits.emotion.recipe import recipe_of
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
-from circuits.emotion.tuning import arms_of_grids, circuit_grid, paper_grid, steering_grid
+from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
 from interp.model import Model
 
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
 UNTUNED = Limits()
 N_TUNING = 24
+SHORT = {
+    "gemma-3-270m": (
+        ("steer middle 0.03", "steer middle 0.05", "steer early 0.03", "steer early 0.05"),
+        ("centred 3", "paper-influence 4", "centred 2", "centred-influence 4"),
+    )
+}
+"""Parts of the grids for a model that takes too long for all of them: as many of either."""
 
 
 def asking() -> Asking:
@@ -51,10 +58,16 @@ def writer(model: Model, part: str, n: int) -> Writer:
 def tuning_arms(model: Model) -> list[Arm]:
     """Steering and circuit in turn, so that a stopped run has tried as many of either."""
     found, n = Discovery.load(RUNS / model.name / "discovery", model), model.arch.n_layers
-    pairs = zip(steering_grid(n).items(), circuit_grid(n).items(), strict=True)
-    grids = [arms_of_grids(found, dict([one]), dict([other])) for one, other in pairs]
+    steering, circuit = steering_grid(n), circuit_grid(n)
+    if model.name in SHORT:
+        steering, circuit = ({k: g[k] for k in SHORT[model.name][i]} for i, g in
+                             enumerate((steering, circuit)))  # fmt: skip
+    grids = [
+        arms_of_grids(found, dict([one]), dict([other]))
+        for one, other in zip(steering.items(), circuit.items(), strict=True)
+    ]
     asked = [arm for arm in prompted_arms(chat=False) if arm.name == "unmodulated"]
-    return [*asked, *(a for pair in grids for a in pair), *arms_of_grids(found, {}, paper_grid())]
+    return [*asked, *(a for pair in grids for a in pair)]
 
 
 def test_arms(model: Model) -> list[Arm]:

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
 
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "early": (0.25, 0.45),
+    "centre": (0.35, 0.6),
     "middle": (0.45, 0.7),
+    "late": (0.6, 0.85),
     "wide": (0.25, 0.7),
+    "whole": (0.1, 0.9),
 }
 """Name -> first and last layer as parts of the depth."""
+FRACTIONS: Mapping[str, tuple[float, ...]] = {
+    "early": (0.03, 0.05, 0.08),
+    "centre": (0.05,),
+    "middle": (0.03, 0.04, 0.05, 0.06, 0.08),
+    "late": (0.05, 0.08),
+    "wide": (0.02, 0.03, 0.05),
+    "whole": (0.02,),
+}
 NOT_LAST: tuple[float, float] = (0.0, 0.8)
 
 
@@ -28,18 +39,14 @@ def window(n_layers: int, part: tuple[float, float]) -> Layers:
 
 
 def steering_grid(n_layers: int) -> dict[str, SteeringDose]:
-    """Name -> dose; four for each window, one of them with feedback."""
-    fractions = {
-        "early": (0.03, 0.05, 0.08),
-        "middle": (0.03, 0.05, 0.08),
-        "wide": (0.02, 0.03, 0.05),
-    }
+    """Name -> dose, by window and fraction; three windows with feedback, too."""
     out: dict[str, SteeringDose] = {}
-    for name, part in WINDOWS.items():
-        layers = window(n_layers, part)
-        for fraction in fractions[name]:
+    for name, fractions in FRACTIONS.items():
+        layers = window(n_layers, WINDOWS[name])
+        for fraction in fractions:
             out[f"steer {name} {fraction:g}"] = SteeringDose(fraction, layers)
-        most = fractions[name][-1]
+    for name in ("early", "middle", "wide"):
+        most, layers = FRACTIONS[name][-1], window(n_layers, WINDOWS[name])
         out[f"steer {name} {most:g} feedback"] = SteeringDose(most, layers, feedback=True)
     return out
 
@@ -47,12 +54,18 @@ def steering_grid(n_layers: int) -> dict[str, SteeringDose]:
 def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
     """Name -> dose; as many as `steering_grid` has."""
     late = window(n_layers, NOT_LAST)
-    return {
-        "centred 1.5": CircuitDose(1.5),
-        "centred 2": CircuitDose(2.0),
-        "centred 3": CircuitDose(3.0),
-        "centred-influence 2": CircuitDose(2.0, "centred-influence"),
-        "centred-influence 3": CircuitDose(3.0, "centred-influence"),
+    plain = {
+        "centred": (1.5, 2.0, 3.0),
+        "centred-influence": (2.0, 3.0, 4.0),
+        "paper": (2.0, 3.0),
+        "paper-influence": (2.0, 3.0, 4.0),
+    }
+    out = {
+        f"{preset} {strength:g}": CircuitDose(strength, preset)
+        for preset, strengths in plain.items()
+        for strength in strengths
+    }
+    return out | {
         "centred relative 2": CircuitDose(2.0, size="relative"),
         "centred relative 3": CircuitDose(3.0, size="relative"),
         "centred feedback 3": CircuitDose(3.0, feedback=True),
@@ -60,16 +73,6 @@ def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
         "centred by influence 2": CircuitDose(2.0, by_influence=True),
         "centred by influence 3": CircuitDose(3.0, by_influence=True),
         "centred not last 3": CircuitDose(3.0, layers=late),
-    }
-
-
-def paper_grid() -> dict[str, CircuitDose]:
-    """Name -> dose of the circuits by the published score; for their own arms alone."""
-    return {
-        "paper 2": CircuitDose(2.0, "paper"),
-        "paper 3": CircuitDose(3.0, "paper"),
-        "paper-influence 2": CircuitDose(2.0, "paper-influence"),
-        "paper-influence 3": CircuitDose(3.0, "paper-influence"),
     }
 
 
