@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import interp
 from circuits.cli.app import app
+from circuits.query_value import find, validate
 from circuits.recall_reasoning.filtering import candidates, filtered, right
 from circuits.recall_reasoning.organism import organism_cells, story_text, world_of
 from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
@@ -97,3 +98,25 @@ def test_saved_organism_says_the_same(organism, world, tmp_path):
     prompt = organism_cells(world, n=1).of("test", "D")[0].clean
     same = interp.forward(again, [prompt]).logits == interp.forward(organism, [prompt]).logits
     assert bool(same.all())
+
+
+def test_query_neurons_of_one_person_serve_others_of_the_same_land(organism, world):
+    """Every fact being known, neurons found on one person's home are asked of other people's."""
+    people: dict[str, list[str]] = {}
+    for person, land in world.home.items():
+        people.setdefault(land, []).append(person)
+    lands = list(people)[:8]
+    story = story_text(world, n=1)
+
+    def ask(person: str) -> TokenPrompt:
+        return interp.prompt(organism, f"{story} {person} home", subject=person)
+
+    found = find(organism, [ask(people[c][0]) for c in lands], lands, clusters=lands)
+    new = [(ask(people[c][i]), c) for c in lands for i in (1, 2)]
+    answers = [land for _, land in new]
+    tested = validate(
+        organism, found, [one for one, _ in new], answers, clusters=answers, kind="zero"
+    )
+    row = tested.table().set_index("readout").loc["logprob"]
+    assert row["n"] == 16 and row["high"] < -0.1
+    assert abs(row["random"]) < 0.05 and row["p"] == pytest.approx(1 / 21)
