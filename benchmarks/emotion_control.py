@@ -10,6 +10,7 @@ replies of another model (rows of gen_text, emotion, match, skeleton_id) to fit 
 """
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,18 @@ import interp
 from circuits.emotion import load_frames, load_replies, load_scenarios
 from circuits.emotion.control import Control
 from circuits.emotion.controlling import Writer, evaluate
+from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.judge import Judge, fit_judge, load_verdicts
 from circuits.emotion.marking import Limits
-from circuits.emotion.panel import default_judges, judge_by_lexicon, reading, training_replies
+from circuits.emotion.panel import (
+    default_judges,
+    judge_by_lexicon,
+    plain_replies,
+    reading,
+    training_replies,
+)
 from circuits.emotion.recipe import recipe_of
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
@@ -34,7 +42,8 @@ from interp.model import Model
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
 UNTUNED = Limits()
-N_TUNING = 24
+N_TUNING = {"smollm2-135m": 24, "gemma-3-270m": 16}
+N_PLAIN = 120
 SHORT = {
     "gemma-3-270m": (
         ("steer middle 0.03", "steer middle 0.05", "steer early 0.03", "steer early 0.05"),
@@ -92,12 +101,24 @@ def judges_of(name: str, published: str | None, all_of_them: bool) -> dict[str, 
     make = reading(interp.load_model(READER[name], device="cpu", dtype="float32"))
     replies = load_replies("datasets/emotion_replies.jsonl")
     verdicts = load_verdicts(published) if published else ()
+    said = plain(READER[name])
     if not all_of_them:
-        return {"reader": fit_judge(training_replies(replies, verdicts), 4, make)}
-    found = default_judges(make, replies, verdicts)
+        return {"reader": fit_judge(training_replies(replies, verdicts, said), 4, make)}
+    found = default_judges(make, replies, verdicts, said)
     if published:
-        found |= {f"{k}_shipped": v for k, v in default_judges(make, replies).items()}
+        shipped = default_judges(make, replies, (), said)
+        found |= {f"{k}_shipped": v for k, v in shipped.items()}
     return found
+
+
+def plain(name: str) -> list[str]:
+    """What a model says to discovery events when no emotion is asked for; kept."""
+    file = RUNS / name / "plain.json"
+    if not file.is_file():
+        model = interp.load_model(name, device="cpu", dtype="float32")
+        texts = situations(load_scenarios("datasets/emotion_scenarios_discovery.jsonl"), N_PLAIN)
+        file.write_text(json.dumps(plain_replies(model, asking(), texts, Decoding())))
+    return json.loads(file.read_text())
 
 
 def judged(
@@ -132,7 +153,11 @@ def main() -> None:
     torch.set_num_threads(1)
     model = interp.load_model(options.model, device="cpu", dtype="float32")
     if options.what == "tune":
-        made, arms, limits = writer(model, "tuning", N_TUNING), tuning_arms(model), UNTUNED
+        made, arms, limits = (
+            writer(model, "tuning", N_TUNING[model.name]),
+            tuning_arms(model),
+            UNTUNED,
+        )
     else:
         made, arms = writer(model, "test", recipe_of(model.name).n), test_arms(model)
         limits = recipe_of(model.name).limits

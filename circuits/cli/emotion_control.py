@@ -268,6 +268,7 @@ def _sources(datasets: Path, events: Path | None, published: Path | None) -> "So
         load_scenarios(events or datasets / "emotion_scenarios_test.jsonl"),
         load_frames(datasets / "emotion_frames.json"),
         load_replies(datasets / "emotion_replies.jsonl"),
+        load_scenarios(datasets / "emotion_scenarios_discovery.jsonl"),
         load_verdicts(published) if published else (),
     )
 

@@ -145,7 +145,9 @@ def by_words() -> Pipeline:
             ("parts", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)),
         ]
     )
-    return make_pipeline(features, LogisticRegression(C=10.0, max_iter=1000))
+    return make_pipeline(
+        features, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+    )
 
 
 def _fit(replies: Sequence[Labelled], make: Make) -> Pipeline:

@@ -123,7 +123,7 @@ def by_reading(model: Model, layer: int) -> Make:
     seen: dict[str, Any] = {}
 
     def make() -> Pipeline:
-        regression = LogisticRegression(C=STRENGTH, max_iter=1000)
+        regression = LogisticRegression(C=STRENGTH, max_iter=1000, class_weight="balanced")
         return make_pipeline(Reads(model, layer, seen), StandardScaler(), regression)
 
     return make

@@ -7,16 +7,20 @@ from pathlib import Path
 from circuits.emotion.control import Control
 from circuits.emotion.controlling import Progress, Writer, evaluate, finish
 from circuits.emotion.data import Reply, Scenario
+from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.frames import Frames
-from circuits.emotion.judge import Verdict
-from circuits.emotion.panel import default_judges, judge_by_lexicon, reading
+from circuits.emotion.judge import Judge, Verdict
+from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_replies, reading
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
 from interp.errors import PlanError, did_you_mean
 from interp.model import Model
+
+N_PLAIN = 120
+"""Replies by which judges learn what a small model sounds like without an emotion."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Sources:
         events: scenarios whose events are replied to.
         frames: words and prompts.
         replies: self-written, as demonstrations and to fit the judges on.
+        plain: scenarios, others than `events`, to which the reader replies without an emotion.
         verdicts: published replies for the judges, if they are at hand.
     """
 
     events: Sequence[Scenario]
     frames: Frames
     replies: Sequence[Reply]
+    plain: Sequence[Scenario]
     verdicts: Sequence[Verdict] = ()
 
     def asking(self, style: str) -> Asking:
@@ -117,6 +123,14 @@ def compare(
     control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
     finish(control, out, store)
     return control
+
+
+def judges_of(reader: Model, recipe: Recipe, sources: Sources) -> dict[str, Judge]:
+    """The judges, fitted on replies that no arm wrote."""
+    texts = situations(sources.plain, min(N_PLAIN, len(sources.plain)))
+    # a reader without a chat template is asked in the frame of the clean preset
+    said = plain_replies(reader, Asking(sources.frames), texts, Decoding())
+    return default_judges(reading(reader), sources.replies, sources.verdicts, said)
 
 
 def with_lexicon(control: Control) -> Control:
