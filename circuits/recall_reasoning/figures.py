@@ -46,8 +46,8 @@ def plot_dissociation(result: "RecallReasoning") -> go.Figure:
         _points(figure, own[~own["chosen"]], colour, f"{ability.name}, other circuits", False)
         _points(figure, own[own["chosen"]], colour, name, True)
     kind = result.settings.ablations[0]
-    seeds = len(result.settings.seeds)
-    note = f"{kind} ablation, test split, {seeds} split seeds; bars: 95 % over bridge entities"
+    seeds = ", ".join(map(str, result.settings.seeds))
+    note = f"{kind} ablation, test split, split seeds {seeds}; bars: 95 % over bridge entities"
     figure.update_layout(
         title=f"Dissociation on {html.escape(result.model)}<br><sup>{note}</sup>",
         xaxis={"title": "own effect lost (% of total effect)", "zeroline": True},
@@ -159,12 +159,12 @@ def plot_control(result: "RecallReasoning") -> go.Figure:
     )
     n = int(control["n_random"].min()) if len(control) else 0
     figure.update_layout(
-        title=f"Chosen circuits against {n} or more random sets, as many heads a layer",
+        title=f"Chosen circuits against {n} or more random sets of as many units a layer",
         xaxis={"title": "own − other effect lost (% of total effect)"},
         template="plotly_white",
         height=160 + 110 * max(1, draws["ability"].nunique()),
         margin={"l": 140, "t": 70},
-        legend={"orientation": "h", "y": -0.3},
+        legend={"orientation": "h", "y": -0.15},
     )
     return figure
 
@@ -198,7 +198,8 @@ def study_page(result: "RecallReasoning", title: str) -> str:
         f"<p class='muted'>needed: at least {100 * margins.min_drop:.0f} points of accuracy lost, "
         f"interval above 0; intact: accuracy within ±{100 * margins.accuracy_margin:.0f} points "
         f"and logit difference within ±{100 * margins.effect_margin:.0f} % of the total effect, by "
-        "equivalence tests; specific: above the 99th percentile of random sets.</p>"
+        "equivalence tests; specific: above the 99th percentile of random sets, those of as many "
+        "units a layer and those of any.</p>"
         f"{drawn[1]}{drawn[2]}{shown}",
         result.provenance,
     )

@@ -30,10 +30,8 @@ def _double(first: str, second: str, doubles: Any, seeds: int) -> str:
     if not len(rows):
         return f"No {what}: a circuit is missing."
     dd = f"interaction {rows['dd'].mean():.2f} of the total effect"
-    if n == seeds:
-        return f"There is a {what}, in each of {seeds} split seeds ({dd})."
     if n:
-        return f"There is a {what} in {n} of {seeds} split seeds only ({dd})."
+        return f"There is a {what} in {n} of {seeds} split seeds ({dd})."
     failed = [k for k in ("needed", "intact", "specific") if not rows[k].all()]
     return f"No {what} ({dd}): not {', not '.join(failed)} in both directions."
 
