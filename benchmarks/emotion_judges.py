@@ -1,0 +1,93 @@
+"""Measure the judges: on sources they never saw, on plain replies, on blind labels, by what they read.
+
+    python -m benchmarks.emotion_judges smollm2-135m --published ../shared/data/sev/prompted_replies_judged.jsonl
+
+The model is the one under test; its judges read with the other one. `--published` names judged
+replies of a third model; without them only the shipped, self-written replies are used.
+"""  # noqa: E501
+
+import argparse
+from collections import Counter
+
+import numpy as np
+import torch
+
+import interp
+from benchmarks.emotion_control import READER, plain
+from circuits.emotion import LABELS, load_replies
+from circuits.emotion.judge import (
+    Judge,
+    Labelled,
+    Make,
+    agreement,
+    by_words,
+    calibration_error,
+    cross_validate,
+    fit_judge,
+    load_verdicts,
+)
+from circuits.emotion.panel import EVERY, WORDS_KEPT, cohen_kappa, reading, training_replies
+from interp.records import read_jsonl
+from interp.statistics import bootstrap_mean
+
+BLIND = "datasets/emotion_blind_labels.jsonl"
+
+
+def said(name: str, right: np.ndarray, groups: list[str], note: str = "") -> None:
+    value, low, high = (float(x) for x in bootstrap_mean(right, clusters=groups))
+    print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}], n = {len(right)} {note}", flush=True)
+
+
+def right(judge: Judge, rows: list[Labelled]) -> np.ndarray:
+    labels = judge.labels([row.text for row in rows])
+    return np.array([one == row.label for one, row in zip(labels, rows, strict=True)], float)
+
+
+def measure(kind: str, make: Make, model: str, published: str | None) -> None:
+    replies, neutral = load_replies("datasets/emotion_replies.jsonl"), plain(READER[model])
+    own, fitted_on = list(training_replies(replies)), training_replies(replies, (), neutral)
+    found = cross_validate(own, 4, make=make)
+    for view in found.views:
+        said(f"{kind}, self-written, by event, {view}", found.right(view), list(found.groups))
+    after, before = (
+        calibration_error(one, found.truth) for one in (found.views["whole"], found.raw)
+    )
+    print(f"{kind}, calibration error {after:.3f}, before calibration {before:.3f}")
+    judge = fit_judge(fitted_on, 4, make)
+    if published:
+        verdicts = load_verdicts(published)
+        chosen = set(sorted({v.group for v in verdicts})[::EVERY])
+        unseen = [v for v in verdicts if v.group not in chosen][:: 1 if kind == "words" else 3]
+        texts = [Labelled(" ".join(v.text.split()[:WORDS_KEPT]), v.target, v.group) for v in unseen]
+        groups = [v.group for v in unseen]
+        said(f"{kind}, self-written → published", right(judge, texts), groups)
+        judge = fit_judge(training_replies(replies, verdicts, neutral), 4, make)
+        said(f"{kind}, both → published, unseen scenarios", right(judge, texts), groups)
+        said(f"{kind}, agreement with verdicts", agreement(judge, unseen), groups,
+             f"(positive: {np.mean([v.match for v in unseen]):.3f})")  # fmt: skip
+    plain_said = Counter(judge.labels(plain(model)))
+    print(f"{kind}, plain replies of {model}:", {label: plain_said[label] for label in LABELS})
+    rows = [row for _, row in read_jsonl(BLIND) if row["model"] == model]
+    labels = judge.labels([row["reply"] for row in rows])
+    blind = [row["label"] for row in rows]
+    hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
+    said(f"{kind}, blind labels", hits, [row["id"] for row in rows],
+         f"kappa {cohen_kappa(labels, blind):.3f}")  # fmt: skip
+    shown = np.array([(s == r["emotion"]) == (r["label"] == r["emotion"])
+                      for s, r in zip(labels, rows, strict=True)], float)  # fmt: skip
+    said(f"{kind}, blind labels, target shown or not", shown, [row["id"] for row in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=tuple(READER))
+    parser.add_argument("--published", help="judged replies of another model")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    reader = interp.load_model(READER[options.model], device="cpu", dtype="float32")
+    measure("words", by_words, options.model, options.published)
+    measure("reader", reading(reader), options.model, options.published)
+
+
+if __name__ == "__main__":
+    main()
