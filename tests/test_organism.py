@@ -11,6 +11,7 @@ from circuits.cli.app import app
 from circuits.query_value import find, validate
 from circuits.recall_reasoning.filtering import candidates, filtered, right
 from circuits.recall_reasoning.organism import organism_cells, story_text, world_of
+from circuits.recall_reasoning.probes import bridge_readout, knock_out, readout_table
 from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
 from interp import organisms
 from interp.errors import ModelLoadError, ModelNotFound
@@ -120,3 +121,16 @@ def test_query_neurons_of_one_person_serve_others_of_the_same_land(organism, wor
     row = tested.table().set_index("readout").loc["logprob"]
     assert row["n"] == 16 and row["high"] < -0.1
     assert abs(row["random"]) < 0.05 and row["p"] == pytest.approx(1 / 21)
+
+
+@pytest.mark.parametrize(("cell", "first"), [("B", 0), ("D", 1)])
+def test_bridge_is_read_where_the_first_hop_is_asked_for(organism, world, cell, first):
+    """From the weights after the first MLP, from the story after the first match."""
+    data = organism_cells(world, n=24, seed=2)
+    pairs = data.of("test", cell)
+    clusters = data.clusters(pairs)
+    table = readout_table(bridge_readout(organism, pairs, data.bridge, "hop"), clusters)
+    assert (table["higher"][first:] >= 0.95).all()
+    assert first == 0 or table["higher"][0] < 0.8
+    change = knock_out(organism, pairs, window=1, span="hop", clusters=clusters)["change"]
+    assert change.idxmin() == 2 and change[2] < -0.2  # then it moves to the last token

@@ -130,7 +130,10 @@ def _record(
         len(story) + 1 + question.index(subject)
         for question, subject in zip(questions, subjects, strict=True)
     ]
-    span = [[at, at + len(subject)] for at, subject in zip(starts, subjects, strict=True)]
+    ends = [at + len(subject) for at, subject in zip(starts, subjects, strict=True)]
+    spans = {"subject": [[at, end] for at, end in zip(starts, ends, strict=True)]}
+    if cell in ("B", "D"):  # the first hop is asked for by the word after the person
+        spans["hop"] = [[end + 1, end + 1 + len("home")] for end in ends]
     return {
         "cell": cell,
         "bridge": bridge,
@@ -138,7 +141,7 @@ def _record(
         "corrupt": prompts[1],
         "answer": answers[0],
         "wrong_answer": answers[1],
-        "spans": {"subject": span},
+        "spans": spans,
     }
 
 
