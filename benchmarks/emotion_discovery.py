@@ -1,13 +1,11 @@
 """What is found about emotions in the built-in models, and whether it holds on unseen texts.
 
-    python -m benchmarks.emotion_discovery discover   --model smollm2-135m
-    python -m benchmarks.emotion_discovery transfer   --model smollm2-135m
-    python -m benchmarks.emotion_discovery ablate     --model smollm2-135m --part neurons
-    python -m benchmarks.emotion_discovery ablate     --model smollm2-135m --part heads
-    python -m benchmarks.emotion_discovery presets    --model smollm2-135m
-    python -m benchmarks.emotion_discovery stability  --model smollm2-135m
-    python -m benchmarks.emotion_discovery influence  --model smollm2-135m
-    python -m benchmarks.emotion_discovery report     --model smollm2-135m
+    python -m benchmarks.emotion_discovery discover transfer neurons heads presets --model NAME
+    python -m benchmarks.emotion_discovery vignettes stability influence report    --model NAME
+
+`neurons` and `heads` take top and random ones out, `presets` takes circuits out and puts them in;
+`vignettes` asks what could be read there at best; `influence` compares four sizes of nudge with
+one. Several names of models may follow --model.
 
 Each writes into ``runs/emotion/MODEL`` and leaves alone what is there. Directions and components
 come from ``emotion_scenarios_discovery``, everything measured from ``emotion_scenarios_test``.
@@ -18,11 +16,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import interp
-from circuits.emotion import EMOTIONS, load_frames, load_replies, load_scenarios, load_vignettes
+from circuits.emotion import (
+    EMOTIONS,
+    NEUTRAL,
+    Frames,
+    Prompt,
+    load_frames,
+    load_replies,
+    load_scenarios,
+    load_vignettes,
+)
+from circuits.emotion.activations import last_activations
+from circuits.emotion.circuit import Part
 from circuits.emotion.discovering import discover, neutral_prompts
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.effects import necessity, preset_trials, sufficiency, trials
@@ -41,13 +55,16 @@ from circuits.emotion.states import Group, groups_of, states
 from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import tables
 from circuits.emotion.trying import transfer_tests
+from circuits.emotion.wordless import vignette_states
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.statistics import bootstrap_mean
 
 DATA = Path("datasets")
 N_TEXTS = 48
 NEURONS = (1, 4, 16, 64, 128, 256, 560, 1024, 2048)
-PARTS = {"neurons": (NEURONS, (64, 560)), "heads": ((1, 2, 4, 8, 16), (4, 16))}
+HEADS = (1, 2, 4, 8, 16)
+VERBS = ("discover", "transfer", "neurons", "heads", "presets", "vignettes", "stability")
 
 
 def found_in(model: Model, folder: Path) -> Discovery:
@@ -93,14 +110,13 @@ def test_groups(model: Model, found: Discovery) -> tuple[list[Group], list[Token
     return groups, [token_prompt(model, one) for one in neutral]
 
 
-def ablate(model: Model, found: Discovery, part: str) -> pd.DataFrame:
-    ks, random_ks = PARTS[part]
+def ablate(model: Model, found: Discovery, part: Part) -> pd.DataFrame:
     quarter = model.arch.n_layers * model.arch.n_heads // 4
-    if part == "heads":
-        ks, random_ks = (*[k for k in ks if k < quarter], quarter), (4, quarter)
+    heads = tuple(k for k in HEADS if k < quarter)
+    ks, random_ks = (NEURONS, (64, 560)) if part == "neurons" else ((*heads, quarter), (4, quarter))
     tried = trials(model, found, part, ks, random_ks)
     groups, _ = test_groups(model, found)
-    return necessity(model, found, groups, tried, progress=step("ablate"))
+    return necessity(model, found, groups, tried, progress=step(part))
 
 
 def presets(model: Model, found: Discovery) -> pd.DataFrame:
@@ -111,6 +127,51 @@ def presets(model: Model, found: Discovery) -> pd.DataFrame:
     brought = sufficiency(model, found, groups, neutral, tried, progress=step("sufficiency"))
     lost = lost.rename(columns={"remaining": "value"}).assign(test="remaining")
     return pd.concat([lost, brought.rename(columns={"brought": "value"}).assign(test="brought")])
+
+
+def vignettes(model: Model, found: Discovery) -> pd.DataFrame:
+    """What the vignettes' states hold at best: read by their own means, by a fitted classifier,
+    and by the model's own choice among the 18 emotion words after "I felt"."""
+    frames = load_frames(DATA / "emotion_frames.json")
+    rows = [v for v in load_vignettes(DATA / "emotion_vignettes.jsonl") if v.emotion != NEUTRAL]
+    true = np.array([EMOTIONS.index(v.emotion) for v in rows])
+    x = vignette_states(model, frames, rows, step("vignettes"))
+    at = x[:, found.layer]
+    said = {"directions": found.directions.read(x, x.mean(0))[:, found.layer].numpy()}
+    said["own means, one left out"] = np.array(
+        [nearest_mean(at, true, left_out=i) for i in range(len(true))]
+    )
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    said["logistic regression, ten folds"] = cross_val_predict(fitted, at.numpy(), true, cv=10)
+    asked = [token_prompt(model, Prompt(f"{v.text} I felt")) for v in rows]
+    last = last_activations(model, asked, progress=step("words")).resid_post[:, -1]
+    with torch.no_grad():
+        scores = word_scores(model, frames, model.logits(last).log_softmax(-1))
+    said["own words"] = scores.argmax(-1).numpy()
+    said["own words, less their mean"] = (scores - scores.mean(0)).argmax(-1).numpy()
+    rows = []
+    for name, labels in said.items():
+        found_right = bootstrap_mean((labels == true).astype(float))
+        rows.append((name, len(true), *map(float, found_right)))
+    return pd.DataFrame(rows, columns=["reader", "n", "accuracy", "low", "high"])
+
+
+def nearest_mean(x: torch.Tensor, true: np.ndarray, left_out: int) -> int:
+    kept = np.arange(len(true)) != left_out
+    means = torch.stack([x[kept & (true == e)].mean(0) for e in range(len(EMOTIONS))])
+    origin = means.mean(0)
+    near = torch.nn.functional.cosine_similarity(x[left_out] - origin, means - origin)
+    return int(near.argmax())
+
+
+def word_scores(model: Model, frames: Frames, logprob: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each emotion's words, by their first tokens: [prompt, emotion]."""
+
+    def first(word: str) -> int:
+        return model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]
+
+    ids = [[first(words[e]) for words in frames.words.values()] for e in EMOTIONS]
+    return torch.stack([logprob[:, one].logsumexp(-1) for one in ids], 1)
 
 
 def stability(model: Model, found: Discovery) -> pd.DataFrame:
@@ -171,12 +232,12 @@ def report(model: Model, found: Discovery, folder: Path) -> None:
         "influence": plot_influence(found.influence, f"Influence of sublayers, {name}"),
         "circuits": plot_circuits(found.circuits["centred"], f"Circuits by centred score, {name}"),
         "neurons": plot_curves(
-            pd.read_parquet(folder / "ablate_neurons.parquet"),
+            pd.read_parquet(folder / "neurons.parquet"),
             "remaining",
             f"Gap left with neurons at their mean, {name}",
         ),
         "heads": plot_curves(
-            pd.read_parquet(folder / "ablate_heads.parquet"),
+            pd.read_parquet(folder / "heads.parquet"),
             "remaining",
             f"Gap left with heads at their mean, {name}",
         ),
@@ -189,7 +250,7 @@ def report(model: Model, found: Discovery, folder: Path) -> None:
     pd.set_option("display.width", 160)
     at = table[table["layer"] == layer].drop(columns="layer")
     print(f"\nreading layer {layer} of {model.arch.n_layers}\n{at.to_string(index=False)}")
-    for key in ("ablate_neurons", "ablate_heads", "presets", "stability"):
+    for key in ("neurons", "heads", "presets", "vignettes", "stability"):
         if (folder / f"{key}.parquet").is_file():
             own = pd.read_parquet(folder / f"{key}.parquet")
             own = own[own["emotion"] == "all"] if "draw" in own else own
@@ -217,27 +278,33 @@ def step(stage: str) -> Callable[[int, int], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    verbs = ("discover", "transfer", "ablate", "presets", "stability", "influence", "report")
-    parser.add_argument("verb", choices=verbs)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--part", choices=tuple(PARTS), default="neurons")
+    parser.add_argument("verbs", nargs="+", choices=(*VERBS, "influence", "report"))
+    parser.add_argument("--model", nargs="+", default=["smollm2-135m"])
     parser.add_argument("--runs", type=Path, default=Path("runs/emotion"))
     given = parser.parse_args()
-    model = interp.load_model(given.model, device="cpu", dtype="float32")
-    folder = given.runs / given.model
-    folder.mkdir(parents=True, exist_ok=True)
-    found = found_in(model, folder)
-    match given.verb:
+    for name in given.model:
+        model = interp.load_model(name, device="cpu", dtype="float32")
+        folder = given.runs / name
+        folder.mkdir(parents=True, exist_ok=True)
+        found = found_in(model, folder)
+        for verb in given.verbs:
+            do(verb, model, found, folder)
+
+
+def do(verb: str, model: Model, found: Discovery, folder: Path) -> None:
+    match verb:
         case "transfer":
-            kept(folder, "transfer", lambda: transfer(model, found))
-        case "ablate":
-            kept(folder, f"ablate_{given.part}", lambda: ablate(model, found, given.part))
+            kept(folder, verb, lambda: transfer(model, found))
+        case "neurons" | "heads":
+            kept(folder, verb, lambda: ablate(model, found, verb))
         case "presets":
-            kept(folder, "presets", lambda: presets(model, found))
+            kept(folder, verb, lambda: presets(model, found))
+        case "vignettes":
+            kept(folder, verb, lambda: vignettes(model, found))
         case "stability":
-            kept(folder, "stability", lambda: stability(model, found))
+            kept(folder, verb, lambda: stability(model, found))
         case "influence":
-            kept(folder, "influence", lambda: sampled_influence(model, found))
+            kept(folder, verb, lambda: sampled_influence(model, found))
         case "report":
             report(model, found, folder)
 

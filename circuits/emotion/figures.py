@@ -104,7 +104,8 @@ def plot_along(directions: Directions, emotion: str, title: str) -> go.Figure:
 def plot_influence(found: Influence, title: str) -> go.Figure:
     """Rise along v_ref for each unit of a nudge, by layer, attention and MLPs apart."""
     figure = make_subplots(1, 2, subplot_titles=("attention", "MLP"), shared_yaxes=True)
-    mean, error = found.values.mean(0), found.values.std(0) / len(found.values) ** 0.5
+    values = found.values.numpy()
+    mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
     layers = list(range(mean.shape[-1]))
     for part in range(2):
         for row, emotion in enumerate(EMOTIONS):
@@ -121,7 +122,7 @@ def plot_influence(found: Influence, title: str) -> go.Figure:
     figure.update_xaxes(title="layer")
     _styled(
         figure,
-        title=f"{title}<br><sup>mean of {len(found.values)} neutral texts; bars: 95 %</sup>",
+        title=f"{title}<br><sup>mean of {len(values)} neutral texts; bars: 95 %</sup>",
         yaxis={"title": "rise along v_ref for one unit"},
         height=420,
     )
@@ -214,7 +215,7 @@ def plot_states(found: States, layers: Sequence[int], title: str) -> go.Figure:
     figure = make_subplots(1, len(layers), subplot_titles=[f"layer {n}" for n in layers])
     moved = centred(found.resid_post)
     for column, layer in enumerate(layers, 1):
-        for row, points in enumerate(_principal(moved[:, :, layer]).transpose(0, 1)):
+        for row, points in enumerate(_principal(moved[:, :, layer]).transpose(0, 1).numpy()):
             figure.add_scatter(
                 x=points[:, 0],
                 y=points[:, 1],
