@@ -14,6 +14,8 @@ import interp
 from circuits.cli.app import run
 from circuits.editing import comparing, evaluating, placing
 from circuits.editing.asking import Ask, generations
+from circuits.editing.files import save_placement
+from circuits.editing.methods import Placement
 
 # the subject ends the prompt, so that what is written at its last token is read at once
 FACT = ["--prompt", "w1 w2 {}", "--subject", "w10 w11", "--target", "w40"]
@@ -221,13 +223,14 @@ def test_what_a_model_holds_or_cannot_carry_is_refused(
     assert "already continues 'w1 w2 w10'" in line
     assert untouched(loaded[-1], llama) and not ledger.exists()
 
-    layers = tmp_path / "layers.json"
-    layers.write_text(json.dumps({"another": {"query": [0], "value": [2], "by": "test"}}))
-    ace = [*on(folder, ledger), *FACT, "--placement", str(layers), "--method", "ace"]
+    ace = [*on(folder, ledger), *FACT, "--method", "ace"]
     line = refused(capsys, "edit", "apply", *ace)
-    assert "has no layers for" in line and "interp edit place" in line
-    layers.write_text("{")
-    assert "is not valid JSON" in refused(capsys, "edit", "apply", *ace)
+    assert "the package has no layers" in line and "interp edit place" in line
+    layers = save_placement(tmp_path / "layers", model, Placement((0,), (2,), "test"))
+    olmo = [*on(folder, ledger, "olmo2"), *FACT, "--method", "ace", "--placement", str(layers)]
+    assert "other weights; choose those of" in refused(capsys, "edit", "apply", *olmo)
+    (layers / "manifest.json").write_text("{")
+    assert "is damaged" in refused(capsys, "edit", "apply", *ace, "--placement", str(layers))
     assert not ledger.exists()
 
 
@@ -323,15 +326,15 @@ def test_cases_that_the_model_does_not_know_are_refused(
 
 
 def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain):
-    out = tmp_path / "layers" / "llama.json"
+    out = tmp_path / "layers" / "llama"
     model = ["--model", str(folder / "llama"), "--cases", str(folder / "cases.json")]
     report = said(capsys, "place", *model, "--out", str(out))
-    assert report["file"] == str(out)
+    assert report["run"] == str(out)
     placed = report["placement"]
-    assert placed["query"] == [0, 1] and placed["value"][0] in (1, 2)
+    assert placed["query"] == [0, 1] and placed["value"] == [1, 2]
     assert "gain separation" in placed["by"]
-    (stored,) = json.loads(out.read_text()).values()
-    assert stored == placed
+    stored = json.loads((out / "manifest.json").read_text())
+    assert {k: stored[k] for k in placed} == placed and len(stored["moments"]) == 2
     command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
     found = said(capsys, *command, "--n-tokens", "600")
     assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4

@@ -1,5 +1,7 @@
 """Neurons written by hand fire where they should, and nowhere else; on plain and gated FFNs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny
@@ -8,12 +10,14 @@ from test_editing import FACTS, TEMPLATES, texts
 from torch import Tensor
 
 from circuits.editing.changes import under
-from circuits.editing.facts import FactError
+from circuits.editing.facts import Fact, FactError
+from circuits.editing.files import placement_for, save_placement
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.methods import Method, Neurons
-from circuits.editing.moments import second_moments
+from circuits.editing.methods import Method, Neurons, Placement
+from circuits.editing.moments import MomentError, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
-from circuits.editing.prompting import Kept, edit_prompts, kept_prompts
+from circuits.editing.prompting import Kept, contrasts, edit_prompts, kept_prompts
+from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric
 from circuits.editing.writing import Request, places_of, write
 from interp.blocks import weight_of
@@ -88,6 +92,49 @@ def test_half_a_match_writes_the_part_that_the_ramp_says():
                 after = ffn(x)
         got.append(float((after - before)[0, 0].mean() + old.mean()))
     assert got == pytest.approx([0, 0, 0.5, 1, 1], abs=0.05)
+
+
+def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_path):
+    model = tiny("gemma3")
+    asked = [edit_prompts(model, fact, "two_hop", "last", asked=("{}",)) for fact in FACTS[:2]]
+    assert list(map(len, asked)) == [2, 1]
+    at = ("gate", LAYER)
+    found = question_moments(model, [at], asked)[at]
+    rows = [prompt for prompts in asked for prompt in prompts]
+    k = keys_at(model, rows, [at], [()], torch.zeros(3).long())[at].double()
+    gap = (
+        k[0] - k[1]
+    ) / 2  # the only fact asked in two ways: two deviations, one degree of freedom
+    within = 2 * torch.outer(gap, gap)
+    matrix = 0.9 * within + 0.1 * k.T @ k / 3
+    matrix += 0.01 * matrix.diagonal().mean() * torch.eye(len(matrix))
+    torch.testing.assert_close(found.matrix, matrix)
+    with pytest.raises(MomentError, match="asked in two ways"):
+        question_moments(model, [at], asked[1:])
+
+    placement = Placement((0,), (LAYER,), "test", {at: found})
+    back = placement_for(model, save_placement(tmp_path / "layers", model, placement), "ace")
+    assert back == placement and back.moments[at].text == "2 facts in other words"
+    torch.testing.assert_close(back.moments[at].matrix, found.matrix, atol=0, rtol=1e-6)
+
+
+def test_contrasts_put_the_subject_into_other_relations_questions():
+    fact = Fact("w1 {}", "w10", "w40", "w2 {}", "r", ("w20 w21", "w22"))
+    kept = (
+        Kept("w3 w50 w4", "w50", "s"),
+        Kept("w3 w51 w4", "w51", "s"),
+        Kept("w5 w52", "w52", "t"),
+        Kept("w2 w53", "w53", "r"),
+        Kept("w6 w54", "w54"),
+    )
+    assert [(one.text, one.relation) for one in contrasts(fact, kept)] == [
+        ("w3 w10 w4", "s"),
+        ("w3 w20 w21 w4", "s"),
+        ("w5 w10", "t"),
+        ("w5 w22", "t"),
+    ]
+    assert contrasts(replace(fact, relation=""), kept) == ()
+    assert len(contrasts(replace(fact, implicit=()), kept)) == 2
 
 
 def test_idle_neurons_are_those_that_write_least(moments_of):

@@ -1,5 +1,6 @@
 """Gains and placements: equal to a dense solve and to an applied change, 1 and 0 by design."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,18 @@ from circuits.editing.edits import Edit
 from circuits.editing.evaluation import Pool, parse_cases
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.knowing import know
-from circuits.editing.methods import VALUE, Stage, early
+from circuits.editing.methods import NEURONS, Stage, early
 from circuits.editing.moments import Moment, second_moments
-from circuits.editing.placing import Reach, _gain, _reached, gains, place, reaches_of
+from circuits.editing.placing import (
+    Reach,
+    _gain,
+    _halves,
+    _reached,
+    gains,
+    place,
+    question_moments_of,
+    reaches_of,
+)
 from circuits.editing.prompting import Kept, edit_prompts, kept_prompts, whole_prompt
 from circuits.editing.solving import RIDGE, Metric, solve
 
@@ -191,16 +201,22 @@ def test_reaches_are_last_hops_with_questions_through_the_fact_and_beside_it(wor
         reaches_of(model, cases.where(lambda case: case.position == "first"), None, PLAIN)
 
 
-def test_the_layer_placed_separates_and_can_be_written(world):
+def test_the_layers_placed_separate_and_can_be_written(world):
     model, cases = world
     found = place(model, cases, shots=PLAIN)
     deep = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
-    moments = second_moments(model, [("mlp_post", layer) for layer in deep])
-    reaches = reaches_of(model, cases, 40, PLAIN)
-    separation = gains(model, reaches, VALUE, moments, deep).separation
-    p = [_reached(model, reaches, layer) for layer in deep]
+    reaches = reaches_of(model, cases, 120, PLAIN)
+    scored, learnt = _halves(reaches)
+    assert not {r.fact.subject for r in scored} & {r.fact.subject for r in learnt}
+    assert len(scored) + len(learnt) == len(reaches)
+    moments = question_moments_of(model, learnt, deep)
+    separation = gains(model, scored, NEURONS, moments, deep).separation
+    pairs = list(itertools.pairwise(range(len(deep))))
+    p = [_reached(model, reaches, [deep[i] for i in pair]) for pair in pairs]
     assert all(0 <= one <= 1 for one in p)
-    best = int(((separation - 0.5) * p).argmax())  # both layers are among the candidates
-    assert (found.query, found.value) == (early(model), (deep[best],))
-    assert f"separation {separation[best]:.3f}, targets reached {p[best]:.2f}" in found.by
+    both = np.array([separation[list(pair)].mean() for pair in pairs])
+    best = pairs[int(((both - 0.5) * p).argmax())]  # all pairs are among the candidates
+    assert (found.query, found.value) == (early(model), tuple(deep[i] for i in best))
+    assert f"separation {both[pairs.index(best)]:.3f}" in found.by
+    assert set(found.moments) == {("gate", layer) for layer in found.value}
     assert place(model, cases, shots=PLAIN) == found

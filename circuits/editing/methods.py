@@ -95,7 +95,7 @@ class Neurons:
     rho: float = 4.0
     kept_weight: float = 0.3
     contrasts: bool = True
-    ramp: tuple[float, float] = (0.32, 0.44)
+    ramp: tuple[float, float] = (0.4, 0.55)
     search: Search = field(default_factory=Search)
 
 
