@@ -14,6 +14,7 @@ come from ``emotion_scenarios_discovery``, everything measured from ``emotion_sc
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from circuits.emotion.activations import last_activations
 from circuits.emotion.circuit import Part
 from circuits.emotion.discovering import discover, neutral_prompts
 from circuits.emotion.discovery import Discovery
-from circuits.emotion.effects import necessity, preset_trials, sufficiency, trials
+from circuits.emotion.effects import necessity, sufficiency
 from circuits.emotion.figures import (
     plot_along,
     plot_circuits,
@@ -54,6 +55,7 @@ from circuits.emotion.situations import situations
 from circuits.emotion.states import Group, groups_of, states
 from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import tables
+from circuits.emotion.trials import preset_trials, trials
 from circuits.emotion.trying import transfer_tests
 from circuits.emotion.wordless import vignette_states
 from interp.model import Model
@@ -189,7 +191,7 @@ def sampled_influence(model: Model, found: Discovery) -> pd.DataFrame:
     """Influence by four sizes of nudge against one, on the same texts: is it linear?"""
     scenarios = load_scenarios(DATA / "emotion_scenarios_discovery.jsonl")
     frames = load_frames(DATA / "emotion_frames.json")
-    prompts = neutral_prompts(model, scenarios, frames, found.settings, 8)
+    prompts = neutral_prompts(model, scenarios, frames, replace(found.settings, n_neutral=8))
     groups = groups_of(model, scenarios[::20], frames, found.settings.styles)
     scales = stream_scales(states(model, groups))
     rows = []

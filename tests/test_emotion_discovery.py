@@ -246,8 +246,11 @@ def test_paper_settings_read_the_last_layer_after_the_norm(frames: Frames):
 
 
 def test_neutral_prompts_take_turns_in_the_frames(frames: Frames):
-    found = neutral_prompts(tiny("llama"), SCENARIOS, frames, SETTINGS, 6)
+    model, six = tiny("llama"), replace(SETTINGS, n_neutral=6)
+    found = neutral_prompts(model, SCENARIOS, frames, six)
     assert len(found) == 6 and len({len(p.ids) for p in found}) > 1
+    every = replace(SETTINGS, n_neutral=None)
+    assert len(neutral_prompts(model, SCENARIOS, frames, every)) == 24
 
 
 def test_overlap_and_stability(frames: Frames):

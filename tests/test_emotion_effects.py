@@ -11,18 +11,10 @@ from circuits.emotion import EMOTIONS, load_frames, load_scenarios
 from circuits.emotion.circuit import EmotionCircuit
 from circuits.emotion.discovering import discover
 from circuits.emotion.discovery import Discovery, Settings
-from circuits.emotion.effects import (
-    Trial,
-    inserting,
-    necessity,
-    preset_trials,
-    removing,
-    sufficiency,
-    top_circuits,
-    trials,
-)
+from circuits.emotion.effects import inserting, necessity, removing, sufficiency
 from circuits.emotion.selection import Size
 from circuits.emotion.states import Group
+from circuits.emotion.trials import Trial, preset_trials, top_circuits, trials
 from interp.errors import DegenerateGap
 from interp.model import Model
 from interp.prompts import TokenPrompt

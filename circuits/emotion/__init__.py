@@ -24,7 +24,7 @@ from circuits.emotion.data import (
 from circuits.emotion.directions import Directions
 from circuits.emotion.discovering import discover
 from circuits.emotion.discovery import Discovery, Settings
-from circuits.emotion.effects import necessity, preset_trials, sufficiency, trials
+from circuits.emotion.effects import necessity, sufficiency
 from circuits.emotion.frames import Demonstrations, Frame, Frames, Prompt, load_frames
 from circuits.emotion.influence import Influence, influence
 from circuits.emotion.overlap import Overlap, overlaps
@@ -48,6 +48,7 @@ from circuits.emotion.selection import (
 )
 from circuits.emotion.states import Group, States, groups_of, states
 from circuits.emotion.transfer import Reading, tables
+from circuits.emotion.trials import Trial, preset_trials, trials
 from circuits.emotion.trying import transfer_tests
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "Settings",
     "Size",
     "States",
+    "Trial",
     "Vignette",
     "allocate",
     "check_overlap",

@@ -4,12 +4,9 @@ States of all prompts are kept beside the folder until it is written, so a stopp
 on where it was.
 """
 
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -17,7 +14,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from circuits.emotion.activations import last_activations
@@ -27,10 +23,11 @@ from circuits.emotion.data import EMOTIONS, Reply, Scenario
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import Discovery, Means, Settings
 from circuits.emotion.frames import Frames
-from circuits.emotion.influence import Influence, influence, normed, stream_scales
+from circuits.emotion.influence import influence, normed, stream_scales
 from circuits.emotion.scores import scores
 from circuits.emotion.selection import circuits_of
 from circuits.emotion.situations import Asking, situations
+from circuits.emotion.stages import Stages
 from circuits.emotion.states import States, groups_of, states
 from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import (
@@ -43,8 +40,6 @@ from circuits.emotion.transfer import (
     tables,
 )
 from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
-from interp import folder
-from interp.errors import RunFolderError
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
@@ -80,7 +75,7 @@ def discover(
         StatesError: a style that the frames do not have.
     """
     chosen = settings or Settings()
-    run = _Run.of(model, scenarios, frames, chosen, replies, out)
+    run = Stages.of(model, scenarios, frames, chosen, replies, out)
     if run.finished is not None:
         return run.finished
     say = progress or (lambda stage, done, total: None)
@@ -89,8 +84,7 @@ def discover(
     if chosen.normed_final:
         found = with_normed_final(model, found)
     directions = Directions.of(found)
-    n = len(scenarios) if chosen.n_neutral is None else min(chosen.n_neutral, len(scenarios))
-    neutral = neutral_prompts(model, scenarios, frames, chosen, n)
+    neutral = neutral_prompts(model, scenarios, frames, chosen)
     pushed = run.influence(
         lambda: influence(
             model,
@@ -139,17 +133,21 @@ def with_normed_final(model: Model, found: States) -> States:
 
 
 def neutral_prompts(
-    model: Model, scenarios: Sequence[Scenario], frames: Frames, settings: Settings, n: int
+    model: Model, scenarios: Sequence[Scenario], frames: Frames, settings: Settings
 ) -> list[TokenPrompt]:
-    """Texts without an emotion, in the neutral forms of the styles' frames, taking turns."""
+    """Texts without an emotion, in the neutral forms of the styles' frames, taking turns.
+
+    As many as the settings say, each of another scenario, or all.
+    """
     used = [frames.frames[style.partition(":")[0]] for style in settings.styles]
+    if settings.n_neutral is None:
+        texts = [(s.text, event.text) for s in scenarios for event in s.events]
+    else:
+        chosen = situations(scenarios, min(settings.n_neutral, len(scenarios)))
+        texts = [(one.scenario, one.event) for one in chosen]
     return [
-        token_prompt(
-            model,
-            used[i % len(used)].fill(text.scenario, text.event),
-            double_bos=settings.double_bos,
-        )
-        for i, text in enumerate(situations(scenarios, n))
+        token_prompt(model, used[i % len(used)].fill(*text), double_bos=settings.double_bos)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -170,7 +168,7 @@ def _own(
 
 def _readings(
     model: Model,
-    run: "_Run",
+    run: Stages,
     frames: Frames,
     scenarios: Sequence[Scenario],
     replies: Sequence[Reply],
@@ -210,114 +208,7 @@ def _layer(model: Model, readings: Sequence[Reading]) -> int:
     return sum(window_layers(model.arch.n_layers)) // 2
 
 
-# --- stages ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Run:
-    """A discovery on its way: its folder, what is finished, and how long each stage took."""
-
-    model: Model
-    settings: Settings
-    out: Path | None
-    key: str
-    finished: Discovery | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        scenarios: Sequence[Scenario],
-        frames: Frames,
-        settings: Settings,
-        replies: Sequence[Reply],
-        out: str | Path | None,
-    ) -> "_Run":
-        """Open the folder of a discovery.
-
-        Raises:
-            RunFolderError: it holds another one.
-        """
-        texts = [(s.id, s.text, *(e.text for e in s.events)) for s in scenarios]
-        shown = [(r.id, r.text) for r in replies]
-        frame = [asdict(frames.frames[s.partition(":")[0]]) for s in settings.styles]
-        words = {k: dict(v) for k, v in frames.words.items()}
-        given = [model.weights_hash, asdict(settings), texts, shown, frame, words]
-        key = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
-        run = cls(model, settings, None if out is None else Path(out), key)
-        if run.out is None:
-            return run
-        if run.out.exists():
-            run._check(run.out, str(folder.read_manifest(run.out).get("key")))
-            run.finished = Discovery.load(run.out, model)
-        else:
-            mark = run.partial / "key"
-            if run.partial.exists():
-                run._check(run.partial, mark.read_text("utf-8") if mark.is_file() else "")
-            run.partial.mkdir(parents=True, exist_ok=True)
-            mark.write_text(key, "utf-8")
-            times = run.partial / "seconds.json"
-            run.seconds = json.loads(times.read_text("utf-8")) if times.is_file() else {}
-        return run
-
-    @property
-    def partial(self) -> Path:
-        assert self.out is not None
-        return self.out.with_name(f"{self.out.name}.partial")
-
-    def _check(self, at: Path, key: str) -> None:
-        if key != self.key:
-            raise RunFolderError(
-                f"{at} holds a discovery with other texts, settings or weights, or something "
-                "else; choose another --out, or remove it."
-            )
-
-    def states(self, name: str, make: Callable[[], States]) -> States:
-        """A stage whose outcome is states."""
-        return self._stage(name, make, States.load, lambda made, file: made.save(file))
-
-    def influence(self, make: Callable[[], Influence]) -> Influence:
-        """The stage whose outcome is influence."""
-        s = self.settings
-
-        def load(file: Path) -> Influence:
-            return Influence(load_file(file)["values"], s.alphas, s.final)
-
-        def save(made: Influence, file: Path) -> None:
-            save_file({"values": made.values.contiguous()}, file)
-
-        return self._stage("influence", make, load, save)
-
-    def _stage(
-        self,
-        name: str,
-        make: Callable[[], Any],
-        load: Callable[[Path], Any],
-        save: Callable[[Any, Path], None],
-    ) -> Any:
-        file = None if self.out is None else self.partial / name
-        if file is not None and file.is_file():
-            return load(file)
-        began = time.monotonic()
-        made = make()
-        self.seconds[name] = time.monotonic() - began
-        if file is not None:
-            beside = file.with_suffix(".writing")
-            save(made, beside)
-            beside.rename(file)  # a half-written stage is never read
-            (self.partial / "seconds.json").write_text(json.dumps(self.seconds), "utf-8")
-        return made
-
-    def finish(self, made: Discovery) -> Discovery:
-        """Write the folder and drop the stages."""
-        if self.out is not None:
-            made.save(self.out, self.model, {"key": self.key})
-            shutil.rmtree(self.partial)
-        return made
-
-
-def _cost(model: Model, n_groups: int, n_neutral: int, n_shown: int, run: _Run) -> dict[str, Any]:
+def _cost(model: Model, n_groups: int, n_neutral: int, n_shown: int, run: Stages) -> dict[str, Any]:
     """What was run, and what the released procedure runs for the same number of texts.
 
     The released code runs every prompt for directions, for neurons, twice for differences, and

@@ -42,7 +42,8 @@ class Settings:
             aside for parallel blocks, which have none.
         final: where influence reads the final state.
         alphas: sizes of the nudges.
-        n_neutral: neutral prompts that influence and feedback levels come from; None: all texts.
+        n_neutral: neutral prompts that influence and feedback levels come from, each of another
+            scenario; None: all texts.
         n_demonstrations: texts read after demonstrations, by which the layer is chosen.
         size: of the circuits.
     """
