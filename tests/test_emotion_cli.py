@@ -62,6 +62,9 @@ def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "not both" in capsys.readouterr().err
     assert run(["emotion", "circuit", *begin, "--styles", "felt:Z"]) == 2
     assert "unknown style 'felt:Z'" in capsys.readouterr().err
+    other = ["--model", model, "--out", str(tmp_path / "e"), *DATA, "--styles", "nowhere:A"]
+    assert run(["emotion", "circuit", *other]) == 2
+    assert "unknown style 'nowhere:A'" in capsys.readouterr().err
     assert run(["emotion", "circuit", *begin]) == 2
     assert "other texts, settings or weights" in capsys.readouterr().err
 

@@ -49,7 +49,8 @@ class Stages:
         """
         texts = [(s.id, s.text, *(e.text for e in s.events)) for s in scenarios]
         shown = [(r.id, r.text) for r in replies]
-        frame = [asdict(frames.frames[s.partition(":")[0]]) for s in settings.styles]
+        used = [s.partition(":")[0] for s in settings.styles]
+        frame = [asdict(frames.frames[n]) for n in used if n in frames.frames]
         words = {k: dict(v) for k, v in frames.words.items()}
         given = [model.weights_hash, asdict(settings), texts, shown, frame, words]
         key = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
