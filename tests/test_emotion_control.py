@@ -380,3 +380,52 @@ def test_surprise_of_no_reply_at_all():
     model = tiny("llama")
     read = list(read_all(model, Small(), "neutral", TEXTS))[0].read
     assert np.isnan(surprise(model, read, [0, 1], [(), ()])).all()
+
+
+def test_coarse_and_hateful_replies_are_not_shown():
+    from circuits.emotion.quality import uncoarse
+
+    note = "(left out: coarse or hateful)"
+    assert uncoarse("You are a f***ing liar.") == uncoarse("What a bitch.") == note
+    assert uncoarse("They will kill us all.") == note
+    kind = "A class of skilled glassblowers passes the grass."
+    assert uncoarse(kind) == kind
+
+
+def test_plain_replies_teach_judges_what_neutral_is():
+    from circuits.emotion.panel import plain_replies, training_replies
+
+    model = tiny("llama")
+    said = plain_replies(model, Small(), TEXTS, SHORT)
+    written = replies(model, Arm("a"), read_all(model, Small(), "neutral", TEXTS), TEXTS, SHORT)
+    assert said == [text for text in written["reply"].iloc[::6] if text]
+    rows = training_replies(event_replies(2), (), said)
+    assert [r.text for r in rows if r.group.startswith("plain")] == said
+    assert {r.label for r in rows if r.group.startswith("plain")} == {"neutral"}
+
+
+def test_published_replies_weigh_less_than_self_written_ones():
+    from circuits.emotion.judge import Verdict
+    from circuits.emotion.panel import EVERY, WEIGHT, WORDS_KEPT, training_replies
+
+    long = " ".join(f"w{i}" for i in range(WORDS_KEPT + 5))
+    verdicts = [Verdict(long, "fear", k != 1, f"g{i}") for i in range(2 * EVERY) for k in range(2)]
+    rows = training_replies(event_replies(1), verdicts)
+    published = [r for r in rows if r.group.startswith("g")]
+    assert {r.group for r in published} == {"g0", f"g{EVERY}"} and len(published) == 2
+    assert all(len(r.text.split()) == WORDS_KEPT for r in published)
+    assert len(rows) == 7 * WEIGHT + 2
+
+
+def test_pages_and_figures_hold_what_was_measured():
+    from circuits.emotion.pages import control_page, examples, plot_arms, plot_confusion
+
+    found = control()
+    figure = plot_arms(found)
+    assert [list(bar.y) for bar in figure.data if bar.name == "joint"] == [[1.0, 0.5]]
+    assert len(plot_confusion(found).data) == 2
+    table = examples(found, n=1)
+    assert list(table.columns) == ["text", "emotion", "steering", "circuit"]
+    assert table["circuit"].tolist() == [f"{emotion} ✓" for emotion in EMOTIONS]
+    page = control_page(replace(found, judges=("spelled",)))
+    assert "circuit - steering" in page and "</html>" in page
