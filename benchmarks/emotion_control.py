@@ -46,8 +46,8 @@ N_TUNING = {"smollm2-135m": 24, "gemma-3-270m": 16}
 N_PLAIN = 120
 SHORT = {
     "gemma-3-270m": (
-        ("steer middle 0.05", "steer middle 0.03", "steer early 0.05"),
-        ("centred 3", "centred 2", "centred-influence 3"),
+        ("steer middle 0.05", "steer middle 0.03"),
+        ("centred 3", "centred 2"),
     )
 }
 """Parts of the grids for a model that takes too long for all of them: as many of either."""
