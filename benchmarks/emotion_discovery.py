@@ -70,6 +70,9 @@ VERBS = ("discover", "transfer", "neurons", "heads", "presets", "vignettes", "st
 
 
 def found_in(model: Model, folder: Path) -> Discovery:
+    """The discovery that is there; a new one where there is none."""
+    if (folder / "discovery").is_dir():
+        return Discovery.load(folder / "discovery", model)
     return discover(
         model,
         load_scenarios(DATA / "emotion_scenarios_discovery.jsonl"),

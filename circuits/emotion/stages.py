@@ -51,7 +51,8 @@ class Stages:
         shown = [(r.id, r.text) for r in replies]
         used = [s.partition(":")[0] for s in settings.styles]
         frame = [asdict(frames.frames[n]) for n in used if n in frames.frames]
-        words = {k: dict(v) for k, v in frames.words.items()}
+        sets = {s.partition(":")[2] for s in settings.styles}
+        words = {name: dict(frames.words[name]) for name in sorted(sets & set(frames.words))}
         given = [model.weights_hash, asdict(settings), texts, shown, frame, words]
         key = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
         run = cls(model, settings, None if out is None else Path(out), key)
