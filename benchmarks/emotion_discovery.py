@@ -1,7 +1,7 @@
 """What is found about emotions in the built-in models, and whether it holds on unseen texts.
 
-    python -m benchmarks.emotion_discovery discover transfer neurons heads presets --model NAME
-    python -m benchmarks.emotion_discovery vignettes stability influence report    --model NAME
+    python -m benchmarks.emotion_discovery discover transfer words neurons heads presets --model NAME
+    python -m benchmarks.emotion_discovery vignettes stability influence report --model NAME
 
 `neurons` and `heads` take top and random ones out, `presets` takes circuits out and puts them in;
 `vignettes` asks what could be read there at best; `influence` compares four sizes of nudge with
@@ -54,7 +54,7 @@ from circuits.emotion.selection import overlap_table, stability_table
 from circuits.emotion.situations import situations
 from circuits.emotion.states import Group, groups_of, states
 from circuits.emotion.tokens import token_prompt
-from circuits.emotion.transfer import tables
+from circuits.emotion.transfer import joined, left_out, tables
 from circuits.emotion.trials import preset_trials, trials
 from circuits.emotion.trying import transfer_tests
 from circuits.emotion.wordless import vignette_states
@@ -66,7 +66,7 @@ DATA = Path("datasets")
 N_TEXTS = 48
 NEURONS = (1, 4, 16, 64, 128, 256, 560, 1024, 2048)
 HEADS = (1, 2, 4, 8, 16)
-VERBS = ("discover", "transfer", "neurons", "heads", "presets", "vignettes", "stability")
+VERBS = ("discover", "transfer", "words", "neurons", "heads", "presets", "vignettes")
 
 
 def found_in(model: Model, folder: Path) -> Discovery:
@@ -179,14 +179,28 @@ def word_scores(model: Model, frames: Frames, logprob: torch.Tensor) -> torch.Te
     return torch.stack([logprob[:, one].logsumexp(-1) for one in ids], 1)
 
 
-def stability(model: Model, found: Discovery) -> pd.DataFrame:
-    groups = groups_of(
+def words(model: Model, found: Discovery) -> pd.DataFrame:
+    """Each set of words read by the other two, on discovery texts of other themes."""
+    styles = [f"felt:{name}" for name in "ABC"]
+    at = states(model, [g for g in discovery_groups(model, found) if g.style in styles])
+    readings = []
+    for target in styles:
+        others = at.only([i for i, style in enumerate(at.styles) if style != target])
+        readings.append(left_out(others, at.of_style(target), f"other words→{target}"))
+    return tables([*readings, joined(readings, "held-out words")])
+
+
+def discovery_groups(model: Model, found: Discovery) -> list[Group]:
+    return groups_of(
         model,
         load_scenarios(DATA / "emotion_scenarios_discovery.jsonl"),
         load_frames(DATA / "emotion_frames.json"),
         found.settings.styles,
     )
-    at = states(model, groups, progress=step("states"))
+
+
+def stability(model: Model, found: Discovery) -> pd.DataFrame:
+    at = states(model, discovery_groups(model, found), progress=step("states"))
     return stability_table(model, at, found.settings.size.budget(model))
 
 
@@ -283,7 +297,7 @@ def step(stage: str) -> Callable[[int, int], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verbs", nargs="+", choices=(*VERBS, "influence", "report"))
+    parser.add_argument("verbs", nargs="+", choices=(*VERBS, "stability", "influence", "report"))
     parser.add_argument("--model", nargs="+", default=["smollm2-135m"])
     parser.add_argument("--runs", type=Path, default=Path("runs/emotion"))
     given = parser.parse_args()
@@ -306,6 +320,8 @@ def do(verb: str, model: Model, found: Discovery, folder: Path) -> None:
             kept(folder, verb, lambda: presets(model, found))
         case "vignettes":
             kept(folder, verb, lambda: vignettes(model, found))
+        case "words":
+            kept(folder, verb, lambda: words(model, found))
         case "stability":
             kept(folder, verb, lambda: stability(model, found))
         case "influence":
