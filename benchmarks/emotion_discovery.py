@@ -1,7 +1,7 @@
 """What is found about emotions in the built-in models, and whether it holds on unseen texts.
 
-    python -m benchmarks.emotion_discovery discover transfer words neurons heads presets --model NAME
-    python -m benchmarks.emotion_discovery vignettes stability influence report --model NAME
+    python -m benchmarks.emotion_discovery discover transfer words neurons heads --model NAME
+    python -m benchmarks.emotion_discovery presets vignettes stability influence report --model NAME
 
 `neurons` and `heads` take top and random ones out, `presets` takes circuits out and puts them in;
 `vignettes` asks what could be read there at best; `influence` compares four sizes of nudge with
