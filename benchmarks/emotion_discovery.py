@@ -63,7 +63,7 @@ from interp.prompts import TokenPrompt
 from interp.statistics import bootstrap_mean
 
 DATA = Path("datasets")
-N_TEXTS = 48
+N_TEXTS = 48  # of the ablations; --texts
 NEURONS = (1, 4, 16, 64, 128, 256, 560, 1024, 2048)
 HEADS = (1, 2, 4, 8, 16)
 VERBS = ("discover", "transfer", "words", "neurons", "heads", "presets", "vignettes")
@@ -96,11 +96,11 @@ def transfer(model: Model, found: Discovery) -> pd.DataFrame:
     return tables(readings)
 
 
-def test_groups(model: Model, found: Discovery) -> tuple[list[Group], list[TokenPrompt]]:
-    """One event of each of `N_TEXTS` test scenarios, in the discovery's styles and without."""
+def test_groups(model: Model, found: Discovery, n: int) -> tuple[list[Group], list[TokenPrompt]]:
+    """One event of each of `n` test scenarios, in the discovery's styles and without."""
     frames = load_frames(DATA / "emotion_frames.json")
     scenarios = load_scenarios(DATA / "emotion_scenarios_test.jsonl")
-    texts = situations(scenarios, N_TEXTS)
+    texts = situations(scenarios, n)
     named = {s.id: s for s in scenarios}
     groups = groups_of(model, [named[t.scenario_id] for t in texts], frames, found.settings.styles)
     own = {t.id for t in texts}
@@ -115,18 +115,18 @@ def test_groups(model: Model, found: Discovery) -> tuple[list[Group], list[Token
     return groups, [token_prompt(model, one) for one in neutral]
 
 
-def ablate(model: Model, found: Discovery, part: Part) -> pd.DataFrame:
+def ablate(model: Model, found: Discovery, part: Part, n: int) -> pd.DataFrame:
     quarter = model.arch.n_layers * model.arch.n_heads // 4
     heads = tuple(k for k in HEADS if k < quarter)
     ks, random_ks = (NEURONS, (64, 560)) if part == "neurons" else ((*heads, quarter), (4, quarter))
     tried = trials(model, found, part, ks, random_ks)
-    groups, _ = test_groups(model, found)
+    groups, _ = test_groups(model, found, n)
     return necessity(model, found, groups, tried, progress=step(part))
 
 
-def presets(model: Model, found: Discovery) -> pd.DataFrame:
+def presets(model: Model, found: Discovery, n: int) -> pd.DataFrame:
     """Necessity and sufficiency of the circuits, and of their neurons and heads alone."""
-    groups, neutral = test_groups(model, found)
+    groups, neutral = test_groups(model, found, n)
     tried = preset_trials(found)
     lost = necessity(model, found, groups, tried, progress=step("necessity"))
     brought = sufficiency(model, found, groups, neutral, tried, progress=step("sufficiency"))
@@ -299,6 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("verbs", nargs="+", choices=(*VERBS, "stability", "influence", "report"))
     parser.add_argument("--model", nargs="+", default=["smollm2-135m"])
+    parser.add_argument("--texts", type=int, default=N_TEXTS)
     parser.add_argument("--runs", type=Path, default=Path("runs/emotion"))
     given = parser.parse_args()
     for name in given.model:
@@ -307,17 +308,17 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         found = found_in(model, folder)
         for verb in given.verbs:
-            do(verb, model, found, folder)
+            do(verb, model, found, folder, given.texts)
 
 
-def do(verb: str, model: Model, found: Discovery, folder: Path) -> None:
+def do(verb: str, model: Model, found: Discovery, folder: Path, n: int) -> None:
     match verb:
         case "transfer":
             kept(folder, verb, lambda: transfer(model, found))
         case "neurons" | "heads":
-            kept(folder, verb, lambda: ablate(model, found, verb))
+            kept(folder, verb, lambda: ablate(model, found, verb, n))
         case "presets":
-            kept(folder, verb, lambda: presets(model, found))
+            kept(folder, verb, lambda: presets(model, found, n))
         case "vignettes":
             kept(folder, verb, lambda: vignettes(model, found))
         case "words":
