@@ -26,7 +26,9 @@ from circuits.emotion.judge import (
     fit_judge,
     load_verdicts,
 )
+from circuits.emotion.label_judge import label_judge
 from circuits.emotion.panel import EVERY, WORDS_KEPT, cohen_kappa, reading, training_replies
+from interp.model import Model
 from interp.records import read_jsonl
 from interp.statistics import bootstrap_mean
 
@@ -78,6 +80,16 @@ def measure(kind: str, make: Make, model: str, published: str | None) -> None:
     said(f"{kind}, blind labels, target shown or not", shown, [row["id"] for row in rows])
 
 
+def measure_labels(reader: Model, model: str) -> None:
+    """The judge that asks for labels, on the blind labels alone: it is slow."""
+    judge = label_judge(reader, load_replies("datasets/emotion_replies.jsonl"))
+    rows = [row for _, row in read_jsonl(BLIND) if row["model"] == model]
+    labels, blind = judge.labels([row["reply"] for row in rows]), [row["label"] for row in rows]
+    hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
+    said("labels asked for, blind labels", hits, [row["id"] for row in rows],
+         f"kappa {cohen_kappa(labels, blind):.3f}")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=tuple(READER))
@@ -87,6 +99,7 @@ def main() -> None:
     reader = interp.load_model(READER[options.model], device="cpu", dtype="float32")
     measure("words", by_words, options.model, options.published)
     measure("reader", reading(reader), options.model, options.published)
+    measure_labels(reader, options.model)
 
 
 if __name__ == "__main__":
