@@ -40,7 +40,7 @@ from circuits.editing.writing import moments_for
 from circuits.query_value import find
 
 CHAINS = "datasets/multihop_chains.json"
-IMPLICIT = 4  # implicit phrases a fact, of up to six
+IMPLICIT = 6  # implicit phrases a fact, at most
 CONTEXTS = 2  # of the five; the bare cloze comes first
 PER_BRIDGE = 3
 SCORED, LEARNT = 40, 140  # facts of the design half that score layers, and all that are used

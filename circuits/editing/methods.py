@@ -76,6 +76,8 @@ class Stage:
 class Neurons:
     """Two neurons a fact in each layer, query and value written (`circuits.editing.neurons`).
 
+    Facts without implicit phrases are left out: later hops read them at their subject's token.
+
     Attributes:
         layers: where; a target for each is searched jointly.
         forms: prompts to learn from, each a key of its own.
@@ -95,7 +97,7 @@ class Neurons:
     rho: float = 4.0
     kept_weight: float = 0.3
     contrasts: bool = True
-    ramp: tuple[float, float] = (0.4, 0.55)
+    ramp: tuple[float, float] = (0.32, 0.44)
     search: Search = field(default_factory=Search)
 
 
@@ -257,7 +259,8 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 def _ace(name: str, at: Placement) -> Method:
     query = Stage(at.query, rho=0.3, kept_weight=KEPT_WEIGHT)
     if name == "ace":
-        return Method(name, (query, replace(NEURONS, layers=at.value)))
+        # as the paper's order: queries are written for what the value neurons leave unsaid
+        return Method(name, (replace(NEURONS, layers=at.value), query))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

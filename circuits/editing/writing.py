@@ -136,9 +136,10 @@ def _jobs(
                 for form in stage.forms
             }
             prompts = tuple(p for ps in by_form.values() for p in ps)
-            if not prompts:
+            needed = ("two_hop",) if isinstance(stage, Neurons) else stage.forms
+            if not any(by_form.get(form) for form in needed):
                 state.skipped[i].append(
-                    f"stage {number}: {fact.cloze!r} has no {' or '.join(stage.forms)} prompts"
+                    f"stage {number}: {fact.cloze!r} has no {' or '.join(needed)} prompts"
                 )
                 continue
             n_cloze = len(by_form.get("cloze", []))
