@@ -69,6 +69,13 @@ def bridges_apart(data: Data) -> None:
 # --- facts -------------------------------------------------------------------------------------
 
 
+def test_relations_come_in_turn(speller):
+    data = fact_cells(speller, load_facts(FACTS), n=20)
+    for split in SPLITS:
+        first = [data.relation[pair.id] for pair in data.of(split, "A")[:8]]
+        assert Counter(first) == {"capital": 4, "language": 4}
+
+
 def test_fact_cells_are_matched_triples(speller):
     data = fact_cells(speller, load_facts(FACTS), n=30)
     bridges_apart(data)

@@ -137,11 +137,14 @@ def fact_cells(
     records: list[Record] = []
     for at, split in enumerate(SPLITS):
         own = [facts[i] for i in order[at :: len(SPLITS)]]
+        drawn: list[Record] = []
         for which, relation in enumerate(relations):
             known = _usable(model, relation, own, rejected)
             nonce = [_width(model, relation, name, "") for name in NONCE[at :: len(SPLITS)]]
             wanted = n * (which + 1) // len(relations) - n * which // len(relations)
-            records += _triples(split, relation, known, nonce, wanted, rng, rejected)
+            drawn += _triples(split, relation, known, nonce, wanted, rng, rejected)
+        # relations in turn: where only the first pairs are kept, all should be among them
+        records += sorted(drawn, key=lambda record: record["id"].split("-")[2])
     cells = ("A", "C-conflict", "C-nonce")
     answers = tuple(dict.fromkeys(r[k] for r in records for k in ("answer", "wrong_answer")))
     return data_of(records, dict.fromkeys(cells, answers), tuple(rejected), "facts", seed)
