@@ -99,7 +99,7 @@ def test_control_shows_replies_and_caps_doses(
     model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
     given = short(recipe_of("smollm2-135m"), model, reader, tmp_path / "recipe.json")
     # a small discovery, which `control` then finds in its folder
-    found = ["emotion", "circuit", "--model", model, "--out", str(tmp_path / "d")]
+    found = ["emotion", "circuit", "--model", model, "--out", str(tmp_path / "d"), "--limit", "4"]
     assert run([*found, *DATA]) == 0
     begin = ["emotion", "control", "--model", model, "--recipe", given, "--n", "2", *DATA]
     begin += ["--discovery", str(tmp_path / "d"), "--emotion", "fear"]

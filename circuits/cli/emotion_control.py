@@ -21,6 +21,7 @@ from circuits.cli.output import (
 
 if TYPE_CHECKING:
     from circuits.emotion.control import Control
+    from circuits.emotion.discovery import Discovery
     from circuits.emotion.recipe import Recipe
     from circuits.emotion.running import Sources
 
@@ -84,7 +85,7 @@ def control(
         raise PlanError(f"unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}")
     said = _recipe(model, recipe)
     loaded = load(model, device, dtype or said.dtype)
-    found = discovered(loaded, discovery, datasets, settings=_settings(said))
+    found = _found(loaded, discovery, datasets, said)
     plain, *rest = chosen_arms(all_arms(loaded, found, said), [arm])
     asked = _at(rest[0] if rest else plain, strength, any_dose)
     sources = _sources(datasets, events, None)
@@ -205,7 +206,7 @@ def _compared(
     from circuits.emotion.running import compare
 
     loaded = load(recipe.model, device, dtype or recipe.dtype)
-    found = discovered(loaded, discovery, datasets, discovery_events, _settings(recipe), limit)
+    found = _found(loaded, discovery, datasets, recipe, discovery_events, limit)
     result = compare(
         loaded,
         found,
@@ -218,6 +219,22 @@ def _compared(
     )
     (out / "index.html").write_text(control_page(result, found), encoding="utf-8")
     return result
+
+
+def _found(
+    model: Any,
+    folder: Path,
+    datasets: Path,
+    recipe: "Recipe",
+    events: Path | None = None,
+    limit: int | None = None,
+) -> "Discovery":
+    """The discovery in a folder, whatever its settings, or a new one."""
+    from circuits.emotion.discovery import Discovery
+
+    if events is None and limit is None and (folder / "manifest.json").is_file():
+        return Discovery.load(folder, model)
+    return discovered(model, folder, datasets, events, _settings(recipe), limit)
 
 
 def _told(result: "Control", out: Path, as_json: bool) -> None:
