@@ -9,13 +9,15 @@ from jaxtyping import Float
 from test_editing import FACTS, TEMPLATES, texts
 from torch import Tensor
 
-from circuits.editing.changes import under
+from circuits.editing import ledger, merge
+from circuits.editing.changes import taken_neurons, under
+from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.files import placement_for, save_placement
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import Method, Neurons, Placement
 from circuits.editing.moments import MomentError, second_moments
-from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
+from circuits.editing.neurons import idle_neurons, neuron_changes, queries
 from circuits.editing.prompting import Kept, contrasts, edit_prompts, kept_prompts
 from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric
@@ -160,6 +162,29 @@ def test_a_stage_of_neurons_takes_two_a_fact_and_never_one_twice(moments_of):
     assert [c.site for c in first.changes] == ["gate", "up", "mlp_post"]
     taken = taken_neurons(first.changes, LAYER)
     assert len(taken) == 4
-    (second,) = write(model, [Request(FACTS[2:])], METHOD, moments, TEMPLATES, [first.changes])
+    third = replace(FACTS[2], implicit=("w26 w27",))
+    (second,) = write(model, [Request((third,))], METHOD, moments, TEMPLATES, [first.changes])
     more = taken_neurons(second.changes, LAYER)
     assert taken < more and len(more) == 6
+
+
+def test_edits_that_take_the_same_neurons_are_refused_side_by_side(moments_of):
+    model = tiny("llama")
+    moments = moments_of(model)
+    made = [
+        Edit((fact,), got.changes, "neurons", model.name, model.weights_hash)
+        for fact in FACTS[:2]
+        for got in write(model, [Request((fact,))], METHOD, moments, TEMPLATES)
+    ]
+    with pytest.raises(FactError, match="both write neuron .* of layer 1"):
+        merge(made)
+    before = model.blocks[LAYER].mlp.gate_proj.weight.clone()
+    with made[0].applied(model):
+        once = model.blocks[LAYER].mlp.gate_proj.weight.clone()
+        with pytest.raises(FactError, match="make the second on top of the first"):
+            made[1].apply(model)
+        assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, once)
+        (on_top,) = write(model, [Request(FACTS[1:2])], METHOD, moments, TEMPLATES)
+        Edit(FACTS[1:2], on_top.changes, "neurons", model.name, model.weights_hash).apply(model)
+        ledger(model).applied[-1].undo(model)
+    assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, before)

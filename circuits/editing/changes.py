@@ -18,27 +18,34 @@ from interp.projections import Rewrite, rewriting
 
 @dataclass(frozen=True)
 class Change:
-    """W + up @ down^T of the projection that reads `site` in `layer`.
+    """W + up @ down^T of a projection in `layer`.
 
     Attributes:
-        site: ``"mlp_post"`` (the FFN's down-projection) or ``"z"`` (attention's output map).
+        site: ``"mlp_post"`` (the FFN's down-projection) or ``"z"`` (attention's output map);
+            ``"gate"`` or ``"up"``, the projections that compute the FFN's neurons.
         layer: in which block.
         up, down: the factors.
     """
 
     site: str
     layer: int
-    up: Float[Tensor, "d_model rank"]
+    up: Float[Tensor, "d_out rank"]
     down: Float[Tensor, "d_in rank"]
 
     @property
-    def matrix(self) -> Float[Tensor, "d_model d_in"]:
+    def matrix(self) -> Float[Tensor, "d_out d_in"]:
         """What is added to the weight."""
         return self.up @ self.down.T
 
 
 Changes = tuple[Change, ...]
 """All changes of one edit."""
+
+
+def taken_neurons(changes: Changes, layer: int) -> set[int]:
+    """Neurons of a layer whose queries earlier changes wrote."""
+    here = [c for c in changes if c.site == "gate" and c.layer == layer]
+    return {int(i) for change in here for i in change.up.abs().sum(1).nonzero()[:, 0]}
 
 
 @contextlib.contextmanager
@@ -74,7 +81,7 @@ def _added(
 
 def _stacked(
     edits: Sequence[Changes], site: str, layer: int
-) -> tuple[Float[Tensor, "edit d_model rank"], Float[Tensor, "edit d_in rank"]]:
+) -> tuple[Float[Tensor, "edit d_out rank"], Float[Tensor, "edit d_in rank"]]:
     """The factors of every edit at one projection, padded with zeros to one rank."""
     here = [[c for c in changes if (c.site, c.layer) == (site, layer)] for changes in edits]
     rank = max(sum(c.up.shape[1] for c in cs) for cs in here)

@@ -14,7 +14,7 @@ import torch
 
 from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
-from circuits.editing.ledger import carry, drop, ledger
+from circuits.editing.ledger import carry, drop, ledger, refuse_shared_neurons
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts
@@ -262,7 +262,8 @@ def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
     Raises:
-        FactError: there is none, they are for different weights, or their facts conflict.
+        FactError: there is none, they are for different weights, their facts conflict, or they
+            write the same neurons.
     """
     if not edits:
         raise FactError("there is no edit to merge; give at least one.")
@@ -274,6 +275,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
         )
     facts = tuple(fact for e in edits for fact in e.facts)
     refuse_conflicts(facts)
+    refuse_shared_neurons(edits)
     inside = {e.id for e in edits}
     return Edit(
         facts,

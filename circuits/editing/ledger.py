@@ -1,12 +1,13 @@
 """Which edits a model carries: applied in any order, undone in any order, bit for bit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from circuits.editing.changes import Change, Changes
+from circuits.editing.changes import Change, Changes, taken_neurons
 from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
 from interp.model import Model
@@ -51,7 +52,7 @@ def carry(model: Model, edit: "Edit") -> None:
 
     Raises:
         FactError: it is applied already, or was made for other weights or on top of edits that
-            the model does not carry.
+            the model does not carry, or takes neurons that another edit has taken.
         SiteError: the model lacks a projection.
     """
     book = ledger(model)
@@ -69,8 +70,27 @@ def carry(model: Model, edit: "Edit") -> None:
             f"edit {edit.id} was made on top of edit {missing[0]}, which {model.name} does not "
             "carry; apply that one first."
         )
+    refuse_shared_neurons([*book.applied, edit])
     _rewrite(model, book, [*book.applied, edit], edit.changes)
     book.applied.append(edit)
+
+
+def refuse_shared_neurons(edits: Sequence["Edit"]) -> None:
+    """Raise where two edits write the query of the same neuron: neither would fire as it should.
+
+    Raises:
+        FactError: naming the two.
+    """
+    owner: dict[tuple[int, int], str] = {}
+    for edit in edits:
+        for layer in dict.fromkeys(change.layer for change in edit.changes):
+            for neuron in sorted(taken_neurons(edit.changes, layer)):
+                other = owner.setdefault((layer, neuron), edit.id)
+                if other != edit.id:
+                    raise FactError(
+                        f"edits {other} and {edit.id} both write neuron {neuron} of layer {layer}; "
+                        "make the second on top of the first."
+                    )
 
 
 def drop(model: Model, edit: "Edit") -> None:

@@ -80,12 +80,6 @@ def idle_neurons(
     return size.argsort(stable=True)[:n]
 
 
-def taken_neurons(changes: Changes, layer: int) -> set[int]:
-    """Neurons of a layer whose queries earlier changes wrote."""
-    here = [c for c in changes if c.site == "gate" and c.layer == layer]
-    return {int(i) for change in here for i in change.up.abs().sum(1).nonzero()[:, 0]}
-
-
 def neuron_changes(
     model: Model,
     layer: int,

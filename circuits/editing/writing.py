@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.editing.changes import Change, Changes
+from circuits.editing.changes import Change, Changes, taken_neurons
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.finetuning import fine_tune
 from circuits.editing.keys import Place, keys_at, outputs_at
 from circuits.editing.ledger import ledger
 from circuits.editing.methods import FineTune, Method, Neurons, Placement, Stage
 from circuits.editing.moments import N_TOKENS, Moment, Moments, second_moments
-from circuits.editing.neurons import idle_neurons, neuron_changes, queries, taken_neurons
+from circuits.editing.neurons import idle_neurons, neuron_changes, queries
 from circuits.editing.prompting import (
     ASKED,
     BARE,
