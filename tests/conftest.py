@@ -110,6 +110,17 @@ def gemma() -> Model:
     return interp.load_model("gemma-3-270m", device="cpu", dtype="float32")
 
 
+def hooks_left(model: Model) -> list[object]:
+    """Hooks that are still on a model's modules.
+
+    Those of transformers itself do not count: a shared model that was once asked for its
+    attention pattern keeps them.
+    """
+    kept = (h for m in model.hf.modules() for h in (m._forward_hooks, m._forward_pre_hooks))
+    hooks = (hook for hooks in kept for hook in hooks.values())
+    return [hook for hook in hooks if not hook.__module__.startswith("transformers.")]
+
+
 def word_pairs() -> interp.PromptPairs:
     """Three pairs of unequal length that differ at the first, a middle, and two words."""
     return interp.PromptPairs.from_records(

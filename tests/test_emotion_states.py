@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import hooks_left, tiny
 
 import interp
 from circuits.emotion import EMOTIONS, load_frames, load_scenarios
@@ -69,7 +69,7 @@ def test_states_equal_plain_forwards(tiny_model: Model):
 def test_no_hook_is_left_behind():
     model = tiny("llama")
     states(model, GROUPS)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
+    assert not hooks_left(model)
 
 
 def test_group_centring_sums_to_zero_over_emotions():

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny, word_pairs
+from conftest import hooks_left, tiny, word_pairs
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
@@ -310,10 +310,7 @@ def assert_order(model: Model, rows, plan: Plan, change) -> None:
 
 
 def assert_untouched(model: Model) -> None:
-    kept = (h for m in model.hf.modules() for h in (m._forward_hooks, m._forward_pre_hooks))
-    hooks = (hook for hooks in kept for hook in hooks.values())
-    # a model that was once asked for its attention pattern keeps transformers' own hooks
-    assert not [hook for hook in hooks if not hook.__module__.startswith("transformers.")]
+    assert not hooks_left(model)
     assert model.attention_implementation in ("sdpa", "eager")
 
 

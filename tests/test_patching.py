@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import tiny, word_pairs, word_tokenizer
+from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 
 import interp
 from interp.errors import DegenerateGap, MetricError, PairError, SiteError
@@ -164,7 +164,7 @@ def test_the_model_is_left_as_it_was():
         interp.patch(dead, same)
     interp.patch(model, word_pairs(), site="z")
     assert torch.equal(model.hf(ids).logits, before)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
+    assert not hooks_left(model)
     assert model.attention_implementation in ("sdpa", "eager")
     assert all("forward" not in vars(block) for block in model.blocks)
     assert hash_before == interp.model.Model(**vars_of(model)).weights_hash

@@ -131,9 +131,10 @@ def placement_for(model: Model, path: Path | None, *methods: str) -> Placement |
     """
     if not any(name.startswith("ace") for name in methods):
         return None
-    here = path or PLACEMENTS / model.name
-    if path is None and not here.is_dir():
+    ours = [at.name for at in PLACEMENTS.iterdir()]
+    if path is None and model.name not in ours:
         raise _unplaced("the package has no layers", model)
+    here = path or PLACEMENTS / model.name
     said, _, arrays = folder.read(here, KIND, ())
     if said.get("weights") != model.weights_hash:
         raise _unplaced(f"{here} has the layers of {said.get('model')!r}, other weights", model)
