@@ -6,7 +6,15 @@ facts -> prompts -> targets (search) and keys -> one closed form -> changes -> a
 from circuits.editing.edits import Edit, edit, export, merge
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.ledger import ledger
-from circuits.editing.methods import METHODS, FineTune, Method, Placement, Stage, preset
+from circuits.editing.methods import (
+    METHODS,
+    FineTune,
+    Method,
+    Neurons,
+    Placement,
+    Stage,
+    preset,
+)
 from circuits.editing.moments import second_moments
 from circuits.editing.prompting import Kept
 from circuits.editing.search import Search
@@ -19,6 +27,7 @@ __all__ = [
     "FineTune",
     "Kept",
     "Method",
+    "Neurons",
     "Placement",
     "Search",
     "Stage",
