@@ -167,6 +167,14 @@ def placement_folder(args: argparse.Namespace) -> Path:
     return args.out / f"{args.model}.placement"
 
 
+def layers_of(args: argparse.Namespace, model: interp.Model) -> Placement:
+    """What `place` chose, or where it has not run the package's own."""
+    folder = placement_folder(args)
+    found = placement_for(model, folder if folder.is_dir() else None, "ace")
+    assert found is not None
+    return found
+
+
 def score_layers(args: argparse.Namespace) -> None:
     """Edit single layers, and correlate with their scores on cases that are not edited."""
     model, usable, pool = load(args)
@@ -227,7 +235,7 @@ def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
 def arms(args: argparse.Namespace) -> None:
     """Compare methods."""
     model, cases, pool = mixed(args)
-    placement = placement_for(model, placement_folder(args), "ace")
+    placement = layers_of(args, model)
     for seed in map(int, args.seeds.split(",")):
         for name in args.arms.split(","):
             plain = name in ("none", "told")
@@ -238,8 +246,7 @@ def arms(args: argparse.Namespace) -> None:
 def layouts(args: argparse.Namespace) -> None:
     """`ace` at random layers and at its peers'; the numbers of layers stay."""
     model, cases, pool = mixed(args)
-    at = placement_for(model, placement_folder(args), "ace")
-    assert at is not None
+    at = layers_of(args, model)
     rng, n = np.random.default_rng(0), model.arch.n_layers
     drawn = [
         Placement(_some(rng, n, len(at.query)), _some(rng, n, len(at.value)), "random")
