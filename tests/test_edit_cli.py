@@ -152,14 +152,22 @@ def test_facts_of_a_file_are_written_together_and_shown(folder: Path, tmp_path: 
     ledger = tmp_path / "edits"
     command = ["edit", "apply", *on(folder, ledger), "--facts", str(file), "--ask", "w5 w6"]
     command[command.index("rome")] = "ft"
-    if run(command) == 0:
-        out = capsys.readouterr().out
-        assert out.count("applied ") == 2 and "w5 w6 before: " in out
-        assert run(["edit", "list", "--ledger", str(ledger)]) == 0
-        assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
-    else:  # low-rank fine-tuning of a random model need not reach both
-        assert "reached only p" in capsys.readouterr().err
-        assert not ledger.exists()
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    assert out.count("applied ") == 2 and "w5 w6 before: " in out
+    assert "w1 w2 w10 w11 w40: now 'w40 " in out and "w3 w13 w41: now 'w41 " in out
+    assert run(["edit", "list", "--ledger", str(ledger)]) == 0
+    assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("method", ["ft", "rome", "memit"])
+def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, loaded):
+    saved(tmp_path / "flat", tiny_hf("llama"))  # its logits are too small to be sure of a token
+    ledger = tmp_path / "edits"
+    command = [*on(tmp_path, ledger, "flat"), *FACT, "--method", method]
+    line = refused(capsys, "edit", "apply", *command)
+    assert "reached only p" in line and "for 'w40' after 'w1 w2 w10 w11'" in line
+    assert untouched(loaded[-1], tmp_path / "flat") and not ledger.exists()
 
 
 # --- what apply refuses ------------------------------------------------------------------------
