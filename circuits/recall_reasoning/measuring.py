@@ -9,16 +9,11 @@ from jaxtyping import Float
 
 from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filtering import candidates
-from circuits.recall_reasoning.scoring import Circuit
 from interp.ablation import AblationResult, ComponentSet, ablate
-from interp.ablation.components import everything
-from interp.ablation.controls import random_sets, write_norms
 from interp.errors import PlanError
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
-from interp.prompts import prompts_of
 from interp.runs import sweep_plans
-from interp.statistics import StatisticsError
 
 Sets = Mapping[str, ComponentSet]
 
@@ -122,47 +117,6 @@ def total_effect(model: Model, pairs: PromptPairs) -> float:
         for side in ("clean", "corrupt")
     )
     return clean - corrupt
-
-
-CONTROLS = ("layer", "norm", "anywhere")
-"""Random sets with as many heads in each layer; matched by output norm, too; of any heads."""
-
-
-def controls_of(
-    model: Model, circuit: Circuit, n: int, seed: int, pairs: PromptPairs
-) -> dict[str, list[ComponentSet]]:
-    """Random sets for a circuit by kind of control; a kind is missing where no set matches.
-
-    Args:
-        model: the model.
-        circuit: what to control for.
-        n: at most so many sets of a kind; a small model may not have as many.
-        seed: of the draws.
-        pairs: prompts whose norms are matched.
-    """
-    found: dict[str, list[ComponentSet]] = {}
-    prompts = prompts_of(tokenise(model, pairs)[0])[:16]
-    for kind in CONTROLS:
-        norms = write_norms(model, [circuit.kind], prompts) if kind == "norm" else {}
-        try:
-            if kind == "anywhere":
-                found[kind] = _anywhere(model, circuit, n, seed)
-            else:
-                found[kind] = random_sets(model, circuit.set, n, seed, norms)
-        except StatisticsError:  # a layer has too few other heads
-            continue
-    return found
-
-
-def _anywhere(model: Model, circuit: Circuit, n: int, seed: int) -> list[ComponentSet]:
-    """Random sets of as many heads, wherever they are, none of them the circuit's."""
-    rest = [c for c in everything(model, circuit.kind) if c not in set(circuit.components)]
-    size = len(circuit.components)
-    if len(rest) < size:
-        raise StatisticsError(f"{len(rest)} components are left for random sets of {size}.")
-    rng = np.random.default_rng(seed)
-    drawn = (rng.choice(len(rest), size, replace=False) for _ in range(n))
-    return [ComponentSet(tuple(rest[int(i)] for i in sorted(one))) for one in drawn]
 
 
 def pooled(

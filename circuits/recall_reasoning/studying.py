@@ -9,10 +9,8 @@ What is chosen is fixed before the test split is run; all other circuits are rep
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import xarray as xr
 
 from circuits.recall_reasoning.building import build
 from circuits.recall_reasoning.cells import Data, Design, design_named, load_data
+from circuits.recall_reasoning.controls import DECIDING, controls_of, n_others
 from circuits.recall_reasoning.dissociation import (
     control_table,
     doubles_table,
@@ -30,7 +29,7 @@ from circuits.recall_reasoning.dissociation import (
 )
 from circuits.recall_reasoning.filtering import Filtered, filtered
 from circuits.recall_reasoning.firing import firing_table
-from circuits.recall_reasoning.measuring import Losses, controls_of, losses
+from circuits.recall_reasoning.measuring import Losses, losses
 from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.result import RecallReasoning
 from circuits.recall_reasoning.scoring import (
@@ -48,7 +47,6 @@ from circuits.recall_reasoning.tables import (
     neutral_table,
 )
 from interp.ablation import ComponentSet
-from interp.ablation.components import n_units
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs
@@ -259,13 +257,13 @@ def _chosen(
 ) -> list[Circuit]:
     """For each ability the circuit that loses most of its own and moves the other least.
 
-    It is one of heads or of neurons: MLPs have no counterpart in their layer. Circuits that too
-    few random sets match are chosen only where no other is left.
+    It is one of heads or of neurons: MLPs have no counterpart in their layer. Circuits so small
+    that the model holds too few other sets of their size are chosen only where no other is left.
     """
     chosen: list[Circuit] = []
     for ability in design.abilities:
         own = [c for c in circuits if c.ability == ability.name and c.kind != "mlp"]
-        enough = [c for c in own if n_matched(model, c) >= settings.n_random]
+        enough = [c for c in own if n_others(model, c) >= settings.n_random]
         rated = {c.name: _rating(ability, tried, tried.column(c.name)) for c in own}
         if own:
             chosen.append(max(enough or own, key=lambda c: rated[c.name]))
@@ -278,12 +276,6 @@ def _rating(ability: Any, tried: Losses, at: int) -> float:
     moved = [abs(tried.effect[c][:, at].mean()) for c in ability.others]
     wrong = [abs(tried.accuracy[c][:, at].mean()) for c in ability.others]
     return float(own - np.mean(moved) - np.mean(wrong))
-
-
-def n_matched(model: Model, circuit: Circuit) -> int:
-    """How many different sets of heads, or of neurons, match a circuit by layer."""
-    counts = Counter(c.layer for c in circuit.components)
-    return prod(comb(n_units(model, circuit.kind) - k, k) for k in counts.values())
 
 
 def _controls(
@@ -348,13 +340,15 @@ def _backup(ability: Any, circuit: Circuit, measured: Losses) -> dict[str, Any]:
 def _judged(singles: pd.DataFrame, chosen: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
     """Mark the chosen circuits, and whether random sets do as much.
 
-    A layer may hold only few other sets, so a circuit must be beyond those of any heads, too.
+    A layer may hold only few other sets, so a circuit must be beyond sets of heads from nearby
+    layers and of any heads, too.
     """
     beyond: dict[str, bool] = {}
     if len(control):
-        asked = control["control"].isin(["layer", "anywhere"]) & (control["reading"] == "effect")
-        for name, part in control[asked].groupby("circuit"):
-            beyond[str(name)] = bool((part["control"] == "layer").any() and part["beyond"].all())
+        deciding = [kind in DECIDING for kind in control["control"]]
+        by = control[np.array(deciding) & (control["reading"] == "effect")].groupby("circuit")
+        # sets of any heads alone are no control of depth
+        beyond = {str(name): len(part) > 1 and bool(part["beyond"].all()) for name, part in by}
     table = singles.assign(
         chosen=singles["circuit"].isin(chosen),
         specific=[beyond.get(name, False) for name in singles["circuit"]],
