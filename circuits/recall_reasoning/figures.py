@@ -131,11 +131,11 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
 
 
 def plot_control(result: "RecallReasoning") -> go.Figure:
-    """Selectivity (own minus other loss) of each chosen circuit and of its random sets."""
-    draws: Any = result.tables["draws"]
-    control: Any = result.tables["control"]
-    draws = draws[(draws["reading"] == "effect") & (draws["control"] == "layer")]
-    control = control[(control["reading"] == "effect") & (control["control"] == "layer")]
+    """Selectivity (own minus other loss) of each chosen circuit and of its random sets.
+
+    Those are of its layers, and of nearby layers where its own hold too few.
+    """
+    draws, control = (_of_depth(result.tables[name]) for name in ("draws", "control"))
     figure = go.Figure()
     for ability in design_named(result.settings.design).abilities:
         own = draws[draws["ability"] == ability.name]
@@ -157,9 +157,9 @@ def plot_control(result: "RecallReasoning") -> go.Figure:
         marker={"symbol": "diamond", "size": 13, "color": "#d62728"},
         name="chosen circuit, one a split seed",
     )
-    n = int(control["n_random"].min()) if len(control) else 0
+    n = control.groupby(["seed", "circuit"])["n_random"].sum().min() if len(control) else 0
     figure.update_layout(
-        title=f"Chosen circuits against {n} or more random sets of as many units a layer",
+        title=f"Chosen circuits against {n} or more random sets of the same or nearby layers",
         xaxis={"title": "own − other effect lost (% of total effect)"},
         template="plotly_white",
         height=160 + 110 * max(1, draws["ability"].nunique()),
@@ -167,6 +167,10 @@ def plot_control(result: "RecallReasoning") -> go.Figure:
         legend={"orientation": "h", "y": -0.15},
     )
     return figure
+
+
+def _of_depth(table: Any) -> Any:
+    return table[(table["reading"] == "effect") & table["control"].isin(["layer", "near"])]
 
 
 def study_page(result: "RecallReasoning", title: str) -> str:
@@ -198,8 +202,8 @@ def study_page(result: "RecallReasoning", title: str) -> str:
         f"<p class='muted'>needed: at least {100 * margins.min_drop:.0f} points of accuracy lost, "
         f"interval above 0; intact: accuracy within ±{100 * margins.accuracy_margin:.0f} points "
         f"and logit difference within ±{100 * margins.effect_margin:.0f} % of the total effect, by "
-        "equivalence tests; specific: above the 99th percentile of random sets, those of as many "
-        "units a layer and those of any.</p>"
+        "equivalence tests; specific: above the 99th percentile of random sets: those of as many "
+        "units a layer, of nearby layers where a layer holds few units, and of any.</p>"
         f"{drawn[1]}{drawn[2]}{shown}",
         result.provenance,
     )
