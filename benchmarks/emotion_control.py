@@ -42,12 +42,34 @@ from interp.model import Model
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
 UNTUNED = Limits()
-N_TUNING = {"smollm2-135m": 24, "gemma-3-270m": 16}
+N_TUNING = 24
 N_PLAIN = 120
 SHORT = {
     "gemma-3-270m": (
-        ("steer middle 0.05", "steer middle 0.03"),
-        ("centred 3", "centred 2"),
+        (
+            "steer middle 0.05",
+            "steer middle 0.03",
+            "steer middle 0.04",
+            "steer centre 0.05",
+            "steer early 0.05",
+            "steer early 0.08",
+            "steer wide 0.03",
+            "steer whole 0.02",
+            "steer centre 0.03",
+            "steer wide 0.02",
+        ),
+        (
+            "centred 3",
+            "centred 2",
+            "centred-influence 3",
+            "centred-influence 4",
+            "paper-influence 3",
+            "paper-influence 4",
+            "centred-influence 5",
+            "paper-influence 5",
+            "paper 3",
+            "paper 4",
+        ),
     )
 }
 """Parts of the grids for a model that takes too long for all of them: as many of either."""
@@ -153,11 +175,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model = interp.load_model(options.model, device="cpu", dtype="float32")
     if options.what == "tune":
-        made, arms, limits = (
-            writer(model, "tuning", N_TUNING[model.name]),
-            tuning_arms(model),
-            UNTUNED,
-        )
+        made, arms = writer(model, "tuning", N_TUNING), tuning_arms(model)
+        limits = UNTUNED
     else:
         made, arms = writer(model, "test", recipe_of(model.name).n), test_arms(model)
         limits = recipe_of(model.name).limits

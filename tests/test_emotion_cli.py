@@ -9,7 +9,7 @@ from conftest import ROOT, tiny_hf
 from test_cli import last_json, saved
 
 from circuits.cli.app import run
-from circuits.emotion import LABELS, panel
+from circuits.emotion import LABELS, running
 
 DATA = ["--datasets", str(ROOT / "datasets"), "--limit", "8"]
 
@@ -40,6 +40,7 @@ def test_circuit_then_the_others_go_on_from_its_folder(
     assert run(["emotion", "circuit", *begin]) == 0
     assert "Jaccard" in capsys.readouterr().out
 
+    begin = ["--model", model, "--discovery", out, *DATA[:2]]
     assert run(["emotion", "locate", *begin, "--emotion", "fear", "--top", "3", "--json"]) == 0
     located = last_json(capsys.readouterr().out)
     assert [row["part"] for row in located["components"]] == ["neurons"] * 3 + ["heads"] * 3
@@ -47,7 +48,7 @@ def test_circuit_then_the_others_go_on_from_its_folder(
     assert run(["emotion", "locate", *begin, "--score", "paper"]) == 0
     assert "MLP influence is largest in layer" in capsys.readouterr().out
 
-    assert run(["emotion", "directions", *begin, "--n-test", "2", "--json"]) == 0
+    assert run(["emotion", "directions", *begin, "--n", "2", "--json"]) == 0
     tests = {row["test"]: row for row in last_json(capsys.readouterr().out)["tests"]}
     assert {"synonyms", "vignettes", "demonstrations", "replies"} <= set(tests)
     assert tests["vignettes"]["n"] == 120 and tests["felt:A→felt:B"]["n"] == 36
@@ -55,9 +56,10 @@ def test_circuit_then_the_others_go_on_from_its_folder(
 
 
 def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    begin = ["--model", model, "--out", str(tmp_path / "d"), *DATA]
-    assert run(["emotion", "locate", *begin, "--emotion", "joy"]) == 2
+    located = ["--model", model, "--discovery", str(tmp_path / "d"), *DATA[:2]]
+    assert run(["emotion", "locate", *located, "--emotion", "joy"]) == 2
     assert "unknown 'joy'" in capsys.readouterr().err
+    begin = ["--model", model, "--out", str(tmp_path / "d"), *DATA]
     assert run(["emotion", "circuit", *begin, "--paper", "felt:A", "--styles", "felt:B"]) == 2
     assert "not both" in capsys.readouterr().err
     assert run(["emotion", "circuit", *begin, "--styles", "felt:Z"]) == 2
@@ -77,7 +79,7 @@ def test_elicit_asks_and_judges(
     monkeypatch: pytest.MonkeyPatch,
 ):
     # a random model's replies are empty once special tokens are left out: nothing to be read
-    monkeypatch.setattr(panel, "default_judges", lambda make, shown: {"flat": Flat()})
+    monkeypatch.setattr(running, "judges_of", lambda reader, given: {"flat": Flat()})
     reader = saved(tmp_path_factory.mktemp("reader") / "qwen2", tiny_hf("qwen2"))
     out = tmp_path / "e"
     begin = ["emotion", "elicit", "--model", model, "--reader", reader, "--n", "2"]

@@ -1,5 +1,6 @@
 """`interp emotion` control, evaluate, run and show: keys, recipes on tiny models, refusals."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import torch
 import transformers
 from conftest import ROOT
 from test_cli import last_json
+from test_emotion_cli import Flat
 
 from circuits.cli.app import run
+from circuits.emotion import running
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from interp import builtin
 from interp.errors import PlanError
@@ -118,6 +121,25 @@ def test_control_shows_replies_and_caps_doses(
     assert "no arm 'singing'" in capsys.readouterr().err
     assert run([*begin[:-1], "joy"]) == 2
     assert "unknown emotion 'joy'" in capsys.readouterr().err
+
+
+def test_judges_learn_the_readers_plain_replies(
+    reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
+    given = short(recipe_of("smollm2-135m"), model, reader, tmp_path / "recipe.json")
+    seen: list[Sequence[str]] = []
+
+    def judges(make: object, replies: object, verdicts: object, plain: Sequence[str]) -> object:
+        seen.append(plain)
+        return {"flat": Flat()}
+
+    monkeypatch.setattr(running, "default_judges", judges)
+    monkeypatch.setattr(running, "plain_replies", lambda model, *_: [f"Plain, says {model.name}."])
+    begin = ["emotion", "run", "--recipe", given, "--out", str(tmp_path / "r"), "--limit", "4"]
+    assert run([*begin, "--arms", "steering", *DATA, "--json"]) == 0
+    assert set(last_json(capsys.readouterr().out)["arms"]) == {"unmodulated", "steering"}
+    assert seen == [[f"Plain, says {reader}."]]
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,8 +4,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
+from circuits.cli.emotion_shared import (
+    DATASETS,
+    DISCOVERY_TEXTS,
+    TEST_TEXTS,
+    TUNING_TEXTS,
+    DatasetsOption,
+    DiscoveryOption,
+    LimitOption,
+    OutOption,
+    discovered,
+    found_in,
+    say,
+    texts_of,
+)
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -14,12 +27,11 @@ from circuits.cli.output import (
     load,
     print_json,
     print_table,
-    stderr,
     stdout,
 )
 
 if TYPE_CHECKING:
-    from circuits.emotion.discovery import Discovery, Settings
+    from circuits.emotion.discovery import Settings
 
 app = typer.Typer(
     name="emotion",
@@ -27,13 +39,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-OutOption = Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")]
-DatasetsOption = Annotated[
-    Path, typer.Option(help="Folder with emotion_scenarios_discovery.jsonl and its companions.")
-]
-EventsOption = Annotated[
-    Path | None, typer.Option(help="Discovery texts of SEV's schema; default: our own.")
-]
 StylesOption = Annotated[
     str | None, typer.Option(help="Frames and word sets: felt:A,day:B,…; else the preset's.")
 ]
@@ -41,10 +46,7 @@ PaperOption = Annotated[
     str | None,
     typer.Option(help="The published settings, in this style: a frame and a word set."),
 ]
-LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use N discovery scenarios, of all themes.")
-]
-DATASETS = Path("datasets")
+EventsOption = Annotated[Path | None, typer.Option(help="Of SEV's schema; default: our own.")]
 
 
 @app.command(
@@ -66,21 +68,17 @@ def elicit(
 ) -> None:
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
     from circuits.emotion.controlling import Writer, evaluate, finish
-    from circuits.emotion.data import load_replies, load_scenarios
     from circuits.emotion.doses import prompted_arms
-    from circuits.emotion.frames import load_frames
     from circuits.emotion.marking import Limits
-    from circuits.emotion.panel import default_judges, reading
+    from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
 
-    scenarios = load_scenarios(events or datasets / "emotion_scenarios_discovery.jsonl")
-    shown = load_replies(datasets / "emotion_replies.jsonl")
-    asking = Asking(load_frames(datasets / "emotion_frames.json"), shown)
-    texts = situations(scenarios, n)
+    given = texts_of(datasets, events or datasets / DISCOVERY_TEXTS, plain=TUNING_TEXTS)
+    asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
     loaded = load(model, device, dtype)
-    judges = default_judges(reading(load(reader, device, dtype)), shown)
+    judges = judges_of(load(reader, device, dtype), given)
     store = out.with_name(f"{out.name}.partial")
-    writer = Writer(loaded, asking, texts, store=store, progress=_say)
+    writer = Writer(loaded, asking, texts, store=store, progress=say)
     arms = prompted_arms(bool(getattr(loaded.tokenizer, "chat_template", None)))
     result = evaluate(writer, arms, judges, Limits())
     finish(result, out, store)
@@ -113,7 +111,7 @@ def circuit(
     from circuits.emotion.selection import overlap_table
 
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, events, _settings(styles, paper), limit)
+    found = discovered(loaded, out, datasets, _settings(styles, paper), events, limit)
     if as_json:
         print_json({"model": model, "run": str(out), **found.summary()})
         return
@@ -123,70 +121,54 @@ def circuit(
 
 
 @app.command(
-    epilog="Example: `interp emotion directions --model smollm2-135m --out runs/emotion/smollm2/"
-    "discovery --json`"
+    epilog="Example: `interp emotion directions --model smollm2-135m --discovery runs/emotion/"
+    "smollm2/discovery --json`"
 )
 def directions(
     model: ModelOption,
-    out: OutOption,
+    discovery: DiscoveryOption,
     datasets: DatasetsOption = DATASETS,
-    events: EventsOption = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Unseen texts of SEV's schema; default: our own.")
+    events: Annotated[
+        Path | None, typer.Option(help="Unseen texts of SEV's schema; default: our test file.")
     ] = None,
-    styles: StylesOption = None,
-    paper: PaperOption = None,
-    limit: LimitOption = None,
-    n_test: Annotated[int, typer.Option(min=1, help="Unseen scenarios that are read.")] = 24,
+    n: Annotated[int, typer.Option(min=1, help="Unseen scenarios that are read.")] = 24,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find where emotions point, and read unseen texts: other words, other frames, no word."""
-    from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-    from circuits.emotion.frames import load_frames
+    from circuits.emotion.data import load_vignettes
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
 
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, events, _settings(styles, paper), limit)
-    table = tables(
-        transfer_tests(
-            loaded,
-            found,
-            load_frames(datasets / "emotion_frames.json"),
-            load_scenarios(test or datasets / "emotion_scenarios_test.jsonl"),
-            load_vignettes(datasets / "emotion_vignettes.jsonl"),
-            load_replies(datasets / "emotion_replies.jsonl"),
-            n_test,
-            _say,
-        )
+    found = found_in(loaded, discovery, datasets)
+    unseen = texts_of(datasets, events or datasets / TEST_TEXTS)
+    vignettes = load_vignettes(datasets / "emotion_vignettes.jsonl")
+    read = transfer_tests(
+        loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )
-    table.to_parquet(out / "transfer.parquet", index=False)
+    table = tables(read)
+    table.to_parquet(discovery / "transfer.parquet", index=False)
     at: Any = table[table["layer"] == found.layer]
     if as_json:
         rows = [dict(row) for _, row in at.iterrows()]
-        print_json({"model": model, "run": str(out), "layer": found.layer, "tests": rows})
+        print_json({"model": model, "run": str(discovery), "layer": found.layer, "tests": rows})
         return
     print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
-    stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command(
-    epilog="Example: `interp emotion locate --model smollm2-135m --out runs/emotion/smollm2/"
-    "discovery --emotion anger --top 10`"
+    epilog="Example: `interp emotion locate --model smollm2-135m --discovery runs/emotion/"
+    "smollm2/discovery --emotion anger --top 10`"
 )
 def locate(
     model: ModelOption,
-    out: OutOption,
+    discovery: DiscoveryOption,
     emotion: Annotated[str, typer.Option(help="Whose components.")] = "anger",
     score: Annotated[str, typer.Option(help="centred, or paper: the signed mean.")] = "centred",
     top: Annotated[int, typer.Option(min=1, help="How many neurons and heads.")] = 10,
     datasets: DatasetsOption = DATASETS,
-    events: EventsOption = None,
-    styles: StylesOption = None,
-    paper: PaperOption = None,
-    limit: LimitOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -201,51 +183,20 @@ def locate(
         if given not in known:
             raise PlanError(f"unknown {given!r}. {did_you_mean(given, known)}")
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, events, _settings(styles, paper), limit)
+    found = found_in(loaded, discovery, datasets)
     scored = {str(kind): own for kind, own in found.scores.items()}
     table = top_table(scored[score], emotion, top)
     weights = found.influence.weights(emotion)
     if as_json:
         rows = [dict(row) for _, row in table.iterrows()]
         influence = {"mlp": weights["neuron"].tolist(), "attention": weights["head"].tolist()}
-        said = {"model": model, "run": str(out), "emotion": emotion, "score": score}
+        said = {"model": model, "run": str(discovery), "emotion": emotion, "score": score}
         print_json(said | {"components": rows, "influence": influence})
         return
     print_table(table, f"{emotion}: what writes it most, {score} score")
     for part, values in (("MLP", weights["neuron"]), ("attention", weights["head"])):
         best = int(values.argmax())
         stdout.print(f"{part} influence is largest in layer {best}: {values[best]:.3f}")
-
-
-def discovered(
-    model: Any,
-    out: Path,
-    datasets: Path = DATASETS,
-    events: Path | None = None,
-    settings: "Settings | None" = None,
-    limit: int | None = None,
-) -> "Discovery":
-    """The discovery in a folder: loaded, gone on with, or begun."""
-    from circuits.emotion.data import load_replies, load_scenarios
-    from circuits.emotion.discovering import discover
-    from circuits.emotion.frames import load_frames
-    from circuits.emotion.trying import interleaved
-
-    scenarios = load_scenarios(events or datasets / "emotion_scenarios_discovery.jsonl")
-    return discover(
-        model,
-        scenarios if limit is None else interleaved(scenarios)[:limit],
-        load_frames(datasets / "emotion_frames.json"),
-        settings,
-        load_replies(datasets / "emotion_replies.jsonl"),
-        out,
-        _say,
-    )
-
-
-def _say(stage: str, done: int, total: int) -> None:
-    if done == total:
-        stderr.print(f"[dim]{escape(stage)}: {total} done[/dim]", highlight=False)
 
 
 def _settings(styles: str | None, paper: str | None) -> "Settings":

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.emotion import DATASETS, DatasetsOption, discovered
+from circuits.cli.emotion_shared import (
+    DATASETS,
+    TEST_TEXTS,
+    DatasetsOption,
+    DiscoveryOption,
+    LimitOption,
+    OutOption,
+    discovered,
+    found_in,
+    say,
+    texts_of,
+)
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -15,21 +26,17 @@ from circuits.cli.output import (
     load,
     print_json,
     print_table,
-    stderr,
     stdout,
 )
 
 if TYPE_CHECKING:
     from circuits.emotion.control import Control
-    from circuits.emotion.discovery import Discovery
+    from circuits.emotion.discovery import Settings
     from circuits.emotion.recipe import Recipe
     from circuits.emotion.running import Sources
 
 app = typer.Typer()
 
-DiscoveryOption = Annotated[
-    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it is not there.")
-]
 RecipeOption = Annotated[
     Path | None, typer.Option(help="JSON with model, doses, limits, reader; else the shipped one.")
 ]
@@ -85,10 +92,10 @@ def control(
         raise PlanError(f"unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}")
     said = _recipe(model, recipe)
     loaded = load(model, device, dtype or said.dtype)
-    found = _found(loaded, discovery, datasets, said)
+    found = found_in(loaded, discovery, datasets, _settings(said))
     plain, *rest = chosen_arms(all_arms(loaded, found, said), [arm])
     asked = _at(rest[0] if rest else plain, strength, any_dose)
-    sources = _sources(datasets, events, None)
+    sources = texts_of(datasets, events or datasets / TEST_TEXTS)
     asking, texts = sources.asking(said.style), situations(sources.events, n)
     writer = Writer(loaded, asking, texts, said.decoding)
     tables: list[Any] = [writer.write(one) for one in (plain, asked)]
@@ -136,7 +143,7 @@ def _at(arm: Any, strength: float | None, any_dose: bool) -> Any:
 def evaluate(
     model: ModelOption,
     discovery: DiscoveryOption,
-    out: Annotated[Path, typer.Option(help="Run folder; a stopped run goes on arm by arm.")],
+    out: OutOption,
     events: EventsOption = None,
     arms: ArmsOption = None,
     n: NOption = None,
@@ -150,7 +157,7 @@ def evaluate(
 ) -> None:
     """Put every arm to the same events, decode alike, judge with the target hidden."""
     said = _recipe(model, recipe, n, reader)
-    sources = _sources(datasets, events, published)
+    sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
     result = _compared(said, discovery, out, sources, datasets, arms, device, dtype)
     _told(result, out, as_json)
 
@@ -174,7 +181,7 @@ def run(
     discovery_events: Annotated[
         Path | None, typer.Option(help="Texts for discovery, of SEV's schema; default: our own.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Scenarios for discovery.")] = None,
+    limit: LimitOption = None,
     datasets: DatasetsOption = DATASETS,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -182,7 +189,7 @@ def run(
 ) -> None:
     """The whole chain: discovery, circuits, replies in every arm, judges, a page."""
     said = _recipe(model, recipe, n, reader)
-    sources = _sources(datasets, events, published)
+    sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
     result = _compared(
         said, out / "discovery", out / "control", sources, datasets, arms, device, dtype,
         discovery_events, limit,
@@ -206,7 +213,11 @@ def _compared(
     from circuits.emotion.running import compare
 
     loaded = load(recipe.model, device, dtype or recipe.dtype)
-    found = _found(loaded, discovery, datasets, recipe, discovery_events, limit)
+    settings = _settings(recipe)
+    if discovery_events is None and limit is None:
+        found = found_in(loaded, discovery, datasets, settings)
+    else:
+        found = discovered(loaded, discovery, datasets, settings, discovery_events, limit)
     result = compare(
         loaded,
         found,
@@ -215,26 +226,10 @@ def _compared(
         lambda name: load(name, device, None),
         out,
         arms.split(",") if arms else None,
-        _say,
+        say,
     )
     (out / "index.html").write_text(control_page(result, found), encoding="utf-8")
     return result
-
-
-def _found(
-    model: Any,
-    folder: Path,
-    datasets: Path,
-    recipe: "Recipe",
-    events: Path | None = None,
-    limit: int | None = None,
-) -> "Discovery":
-    """The discovery in a folder, whatever its settings, or a new one."""
-    from circuits.emotion.discovery import Discovery
-
-    if events is None and limit is None and (folder / "manifest.json").is_file():
-        return Discovery.load(folder, model)
-    return discovered(model, folder, datasets, events, _settings(recipe), limit)
 
 
 def _told(result: "Control", out: Path, as_json: bool) -> None:
@@ -269,27 +264,7 @@ def _recipe(
     return replace(found, **{key: value for key, value in given.items() if value is not None})
 
 
-def _settings(recipe: "Recipe") -> Any:
+def _settings(recipe: "Recipe") -> "Settings":
     from circuits.emotion.discovery import Settings
 
     return Settings.paper(recipe.paper) if recipe.paper else Settings()
-
-
-def _sources(datasets: Path, events: Path | None, published: Path | None) -> "Sources":
-    from circuits.emotion.data import load_replies, load_scenarios
-    from circuits.emotion.frames import load_frames
-    from circuits.emotion.judge import load_verdicts
-    from circuits.emotion.running import Sources
-
-    return Sources(
-        load_scenarios(events or datasets / "emotion_scenarios_test.jsonl"),
-        load_frames(datasets / "emotion_frames.json"),
-        load_replies(datasets / "emotion_replies.jsonl"),
-        load_scenarios(datasets / "emotion_scenarios_discovery.jsonl"),
-        load_verdicts(published) if published else (),
-    )
-
-
-def _say(arm: str, done: int, total: int) -> None:
-    if done == total:
-        stderr.print(f"[dim]{escape(arm)}: {total} replies[/dim]", highlight=False)

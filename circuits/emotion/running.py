@@ -114,7 +114,7 @@ def compare(
     writer = Writer(model, sources.asking(recipe.style), texts, recipe.decoding, store, progress)
     for arm in arms:
         writer.write(arm)
-    judges = default_judges(reading(load_reader(recipe.reader)), sources.replies, sources.verdicts)
+    judges = judges_of(load_reader(recipe.reader), sources)
     note = {
         "doses": asdict(recipe.doses),
         "reader": recipe.reader,
@@ -125,11 +125,11 @@ def compare(
     return control
 
 
-def judges_of(reader: Model, recipe: Recipe, sources: Sources) -> dict[str, Judge]:
-    """The judges, fitted on replies that no arm wrote."""
+def judges_of(reader: Model, sources: Sources) -> dict[str, Judge]:
+    """The judges, fitted on replies that no arm wrote; the reader's plain ones are neutral."""
     texts = situations(sources.plain, min(N_PLAIN, len(sources.plain)))
     # a reader without a chat template is asked in the frame of the clean preset
-    said = plain_replies(reader, Asking(sources.frames), texts, Decoding())
+    said = plain_replies(reader, Asking(sources.frames, sources.replies), texts, Decoding())
     return default_judges(reading(reader), sources.replies, sources.verdicts, said)
 
 

@@ -23,11 +23,11 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 """Name -> first and last layer as parts of the depth."""
 FRACTIONS: Mapping[str, tuple[float, ...]] = {
     "early": (0.03, 0.05, 0.08),
-    "centre": (0.05,),
+    "centre": (0.03, 0.05),
     "middle": (0.03, 0.04, 0.05, 0.06, 0.08),
-    "late": (0.05, 0.08),
+    "late": (0.03, 0.05, 0.08),
     "wide": (0.02, 0.03, 0.05),
-    "whole": (0.02,),
+    "whole": (0.02, 0.03),
 }
 NOT_LAST: tuple[float, float] = (0.0, 0.8)
 
@@ -56,9 +56,9 @@ def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
     late = window(n_layers, NOT_LAST)
     plain = {
         "centred": (1.5, 2.0, 3.0),
-        "centred-influence": (2.0, 3.0, 4.0),
-        "paper": (2.0, 3.0),
-        "paper-influence": (2.0, 3.0, 4.0),
+        "centred-influence": (2.0, 3.0, 4.0, 5.0),
+        "paper": (2.0, 3.0, 4.0),
+        "paper-influence": (2.0, 3.0, 4.0, 5.0),
     }
     out = {
         f"{preset} {strength:g}": CircuitDose(strength, preset)
