@@ -12,14 +12,13 @@ A double dissociation is two of them in opposite directions. One large and one n
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from circuits.recall_reasoning.cells import Ability, Design
 from circuits.recall_reasoning.measuring import Losses, pooled
-from circuits.recall_reasoning.scoring import Circuit
 from circuits.recall_reasoning.settings import Settings
 from interp.statistics import (
     benjamini_hochberg,
@@ -32,8 +31,37 @@ from interp.statistics import (
 PERCENTILE = 99
 
 
+class Named(Protocol):
+    """A circuit as tables name it: of heads, MLPs or neurons (`Circuit`), or of edges."""
+
+    @property
+    def name(self) -> str:
+        """Unique in a study."""
+        ...
+
+    @property
+    def ability(self) -> str:
+        """What it is claimed to serve."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Of what components."""
+        ...
+
+    @property
+    def rule(self) -> str:
+        """How these were ranked."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+
 def effects_table(
-    circuits: Sequence[Circuit], measured: Mapping[str, Losses], seed: int
+    circuits: Sequence[Named], measured: Mapping[str, Losses], seed: int
 ) -> pd.DataFrame:
     """A row a circuit, ablation and cell: what is lost, with 95 % intervals over bridges.
 
@@ -58,19 +86,19 @@ def effects_table(
     return table.assign(p_adjusted=benjamini_hochberg(table["p"].to_numpy()))
 
 
-def _named(circuit: Circuit) -> dict[str, Any]:
+def _named(circuit: Named) -> dict[str, Any]:
     return {
         "circuit": circuit.name,
         "ability": circuit.ability,
         "components": circuit.kind,
         "rule": circuit.rule,
-        "size": len(circuit.components),
+        "size": circuit.size,
     }
 
 
 def singles_table(
     design: Design,
-    circuits: Sequence[Circuit],
+    circuits: Sequence[Named],
     measured: Mapping[str, Losses],
     settings: Settings,
     seed: int,
@@ -113,6 +141,14 @@ def _single(
     return row
 
 
+def rating(ability: Ability, tried: Losses, at: int) -> float:
+    """What a circuit is chosen by: own accuracy lost, less what moves elsewhere, either way."""
+    own = np.mean([tried.accuracy[c][:, at].mean() for c in ability.own])
+    moved = [abs(tried.effect[c][:, at].mean()) for c in ability.others]
+    wrong = [abs(tried.accuracy[c][:, at].mean()) for c in ability.others]
+    return float(own - np.mean(moved) - np.mean(wrong))
+
+
 def selectivity(ability: Ability, found: Losses, key: str = "effect") -> np.ndarray:
     """Own minus other loss of every set, each cell counting as much."""
     lost = getattr(found, key)
@@ -125,7 +161,7 @@ def selectivity(ability: Ability, found: Losses, key: str = "effect") -> np.ndar
 
 def control_table(
     ability: Ability,
-    circuit: Circuit,
+    circuit: Named,
     found: Losses,
     drawn: Mapping[str, Sequence[str]],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

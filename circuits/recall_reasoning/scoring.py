@@ -130,6 +130,11 @@ class Circuit:
         return f"{self.ability}/{self.kind}/{self.rule}/{len(self.components)}"
 
     @property
+    def size(self) -> int:
+        """How many components."""
+        return len(self.components)
+
+    @property
     def set(self) -> ComponentSet:
         """What to ablate."""
         return ComponentSet(self.components)

@@ -25,6 +25,7 @@ from circuits.recall_reasoning.dissociation import (
     control_table,
     doubles_table,
     effects_table,
+    rating,
     singles_table,
 )
 from circuits.recall_reasoning.filtering import Filtered, filtered
@@ -264,18 +265,10 @@ def _chosen(
     for ability in design.abilities:
         own = [c for c in circuits if c.ability == ability.name and c.kind != "mlp"]
         enough = [c for c in own if n_others(model, c) >= settings.n_random]
-        rated = {c.name: _rating(ability, tried, tried.column(c.name)) for c in own}
+        rated = {c.name: rating(ability, tried, tried.column(c.name)) for c in own}
         if own:
             chosen.append(max(enough or own, key=lambda c: rated[c.name]))
     return chosen
-
-
-def _rating(ability: Any, tried: Losses, at: int) -> float:
-    """Accuracy lost on the own cells, less what moves on the others in either direction."""
-    own = np.mean([tried.accuracy[c][:, at].mean() for c in ability.own])
-    moved = [abs(tried.effect[c][:, at].mean()) for c in ability.others]
-    wrong = [abs(tried.accuracy[c][:, at].mean()) for c in ability.others]
-    return float(own - np.mean(moved) - np.mean(wrong))
 
 
 def _controls(
