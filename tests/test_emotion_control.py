@@ -331,4 +331,5 @@ def test_pages_and_figures_hold_what_was_measured():
     assert list(table.columns) == ["text", "emotion", "steering", "circuit"]
     assert table["circuit"].tolist() == [f"{emotion} ✓" for emotion in EMOTIONS]
     page = control_page(replace(found, judges=("spelled",)))
-    assert "circuit - steering" in page and "</html>" in page
+    value, low, high = found.by("spelled").paired("circuit", "steering")
+    assert f"<td>circuit - steering</td>\n      <td>{value:.3f} [{low:.3f}, {high:.3f}]" in page

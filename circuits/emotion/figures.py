@@ -67,6 +67,7 @@ def plot_similarity(directions: Directions, layers: Sequence[int], title: str) -
             x=list(EMOTIONS),
             y=list(EMOTIONS),
             texttemplate="%{z:.2f}",
+            textfont={"size": 10},
             coloraxis="coloraxis",
             row=1,
             col=column,
@@ -75,8 +76,8 @@ def plot_similarity(directions: Directions, layers: Sequence[int], title: str) -
         figure,
         title=title,
         coloraxis=_diverging(1.0, "cosine"),
-        height=460,
-        width=460 * len(layers),
+        height=400,
+        width=100 + 340 * len(layers),
     )
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -112,17 +112,16 @@ def control_page(control: "Control", found: "Discovery | None" = None) -> str:
                plot_confusion(control)]  # fmt: skip
     figures += discovery_figures(found) if found else []
     drawn = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
-    columns = ["arm", "n", "accuracy", "accuracy_low", "accuracy_high", "quality", "joint"]
-    columns += ["joint_low", "joint_high", "neutral", "ratio", "faulty", "distinct_2", "n_words"]
-    paired: Any = pd.DataFrame(
-        [
-            {"difference": name, "value": value, "low": low, "high": high}
-            for name, (value, low, high) in control.summary()["paired"].items()
-        ]
+    table, arms = control.table(), _marks(control)
+    for name in ("neutral", "ratio", "faulty", "distinct_2", "n_words"):
+        arms[name] = table[name]
+    differences = control.summary()["paired"]
+    paired = pd.DataFrame({"difference": list(differences)}).assign(
+        joint=[_span(*found) for found in differences.values()]
     )
     by_judge = [
-        f"<h3>Judge: {html.escape(judge)}</h3>{_table(_joint_by(control, judge))}"
-        for judge in control.judges
+        f"<h3>Judge: {html.escape(judge)}</h3>{_table(_marks(control.by(judge)))}"
+        for judge in control.judges[1:]
     ]
     limits = control.limits
     said = (
@@ -133,7 +132,7 @@ def control_page(control: "Control", found: "Discovery | None" = None) -> str:
     )
     return _page(
         f"Emotion control on {control.model}",
-        f"<p class='muted'>{said}</p>{drawn[0]}{_table(control.table().loc[:, columns])}"
+        f"<p class='muted'>{said}</p>{drawn[0]}{_table(arms)}"
         f"<h2>Circuit against the other arms, joint, paired</h2>{_table(paired)}"
         f"{drawn[1]}{drawn[2]}<h2>Other judges</h2>{''.join(by_judge)}"
         f"<h2>Replies side by side</h2><p class='muted'>✓: joint.</p>{_table(examples(control))}"
@@ -164,9 +163,18 @@ def discovery_figures(found: "Discovery") -> list[go.Figure]:
     ]
 
 
-def _joint_by(control: "Control", judge: str) -> pd.DataFrame:
-    columns = ["arm", "accuracy", "accuracy_low", "accuracy_high", "joint", "joint_low"]
-    return control.by(judge).table().loc[:, [*columns, "joint_high", "neutral"]]
+def _marks(control: "Control") -> pd.DataFrame:
+    """Every arm's marks by the first judge, each as value [low, high]."""
+    table = control.table()
+    out = table.loc[:, ["arm", "n"]]
+    for name in ("accuracy", "quality", "joint"):
+        bounds = (table[column].tolist() for column in (name, f"{name}_low", f"{name}_high"))
+        out[name] = [_span(*row) for row in zip(*bounds, strict=True)]
+    return out
+
+
+def _span(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _table(table: pd.DataFrame) -> str:
