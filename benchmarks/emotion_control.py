@@ -52,10 +52,10 @@ SHORT = {
             "steer middle 0.04",
             "steer centre 0.05",
             "steer early 0.05",
-            "steer early 0.08",
+            "steer late 0.05",
             "steer wide 0.03",
+            "steer late 0.03",
             "steer whole 0.02",
-            "steer centre 0.03",
             "steer wide 0.02",
         ),
         (

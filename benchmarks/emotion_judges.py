@@ -26,13 +26,15 @@ from circuits.emotion.judge import (
     fit_judge,
     load_verdicts,
 )
-from circuits.emotion.label_judge import label_judge
+from circuits.emotion.label_judge import LabelJudge, label_judge
 from circuits.emotion.panel import EVERY, WORDS_KEPT, cohen_kappa, reading, training_replies
 from interp.model import Model
 from interp.records import read_jsonl
 from interp.statistics import bootstrap_mean
 
 BLIND = "datasets/emotion_blind_labels.jsonl"
+N_ASKED = 120
+PARTS = ("words", "reader", "labels")
 
 
 def said(name: str, right: np.ndarray, groups: list[str], note: str = "") -> None:
@@ -40,7 +42,7 @@ def said(name: str, right: np.ndarray, groups: list[str], note: str = "") -> Non
     print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}], n = {len(right)} {note}", flush=True)
 
 
-def right(judge: Judge, rows: list[Labelled]) -> np.ndarray:
+def right(judge: Judge | LabelJudge, rows: list[Labelled]) -> np.ndarray:
     labels = judge.labels([row.text for row in rows])
     return np.array([one == row.label for one, row in zip(labels, rows, strict=True)], float)
 
@@ -80,9 +82,20 @@ def measure(kind: str, make: Make, model: str, published: str | None) -> None:
     said(f"{kind}, blind labels, target shown or not", shown, [row["id"] for row in rows])
 
 
-def measure_labels(reader: Model, model: str) -> None:
-    """The judge that asks for labels, on the blind labels alone: it is slow."""
-    judge = label_judge(reader, load_replies("datasets/emotion_replies.jsonl"))
+def measure_labels(reader: Model, model: str, published: str | None) -> None:
+    """The judge that asks for labels, on samples: it is slow."""
+    replies = load_replies("datasets/emotion_replies.jsonl")
+    judge = label_judge(reader, replies)
+    shown = "".join(judge.questions)
+    own = [row for row in training_replies(replies) if row.text not in shown]
+    sources = {"self-written": sample(own)}
+    if published:
+        accepted = [v for v in load_verdicts(published) if v.match]
+        sources["published"] = sample(
+            [Labelled(" ".join(v.text.split()[:WORDS_KEPT]), v.target, v.group) for v in accepted]
+        )
+    for source, rows in sources.items():
+        said(f"labels asked for, {source}", right(judge, rows), [row.group for row in rows])
     rows = [row for _, row in read_jsonl(BLIND) if row["model"] == model]
     labels, blind = judge.labels([row["reply"] for row in rows]), [row["label"] for row in rows]
     hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
@@ -90,16 +103,25 @@ def measure_labels(reader: Model, model: str) -> None:
          f"kappa {cohen_kappa(labels, blind):.3f}")  # fmt: skip
 
 
+def sample(rows: list[Labelled]) -> list[Labelled]:
+    chosen = np.random.default_rng(0).permutation(len(rows))[:N_ASKED]
+    return [rows[i] for i in chosen]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=tuple(READER))
     parser.add_argument("--published", help="judged replies of another model")
-    options = parser.parse_args()
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    reader = interp.load_model(READER[options.model], device="cpu", dtype="float32")
-    measure("words", by_words, options.model, options.published)
-    measure("reader", reading(reader), options.model, options.published)
-    measure_labels(reader, options.model)
+    reader = interp.load_model(READER[given.model], device="cpu", dtype="float32")
+    if "words" in given.parts:
+        measure("words", by_words, given.model, given.published)
+    if "reader" in given.parts:
+        measure("reader", reading(reader), given.model, given.published)
+    if "labels" in given.parts:
+        measure_labels(reader, given.model, given.published)
 
 
 if __name__ == "__main__":

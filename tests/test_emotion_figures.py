@@ -17,6 +17,8 @@ from circuits.emotion.figures import (
     plot_states,
     plot_transfer,
 )
+from circuits.emotion.projections import projections, shown_layers
+from circuits.emotion.states import centred
 from circuits.emotion.transfer import left_out
 
 
@@ -68,8 +70,20 @@ def test_curves_draw_random_sets_as_marks():
 
 @pytest.mark.parametrize("layers", [(1,), (0, 1)])
 def test_states_are_drawn_by_emotion(layers: tuple[int, ...]):
-    figure = plot_states(planted(), layers, "t")
+    figure = plot_states(projections(planted(), layers), "t")
     assert [trace.name for trace in figure.data[:6]] == list(EMOTIONS)
     assert len(figure.data) == 6 * len(layers)
     spread = np.array([trace.x for trace in figure.data[-6:]]).mean(1)
     assert spread.std() > 0.5  # emotions lie apart in layer 1
+
+
+def test_projections_are_the_groups_own_variance_on_its_two_main_axes():
+    found = planted()
+    table = projections(found, (1,), most=4)
+    assert table["text"].nunique() == 4 and len(table) == 4 * 6
+    step = len(found) // 4
+    part = centred(found.only(range(0, len(found), step)).resid_post)[:, :, 1].flatten(0, 1)
+    largest = torch.linalg.svdvals(part)[:2]
+    lengths = [float(np.linalg.norm(table[axis])) for axis in ("x", "y")]
+    np.testing.assert_allclose(lengths, largest.numpy(), rtol=1e-4)
+    assert shown_layers(30, 27) == (0, 10, 15, 27, 29)

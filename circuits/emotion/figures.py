@@ -6,16 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
-from jaxtyping import Float
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
 from circuits.emotion.influence import Influence
 from circuits.emotion.selection import Circuits
-from circuits.emotion.states import States, centred
 
 COLOURS = ("#d62728", "#1f77b4", "#e6a700", "#7b3294", "#17a2a2", "#4d7c0f")
 """One an emotion, in the order of `EMOTIONS`."""
@@ -211,31 +207,31 @@ def plot_curves(table: pd.DataFrame, value: str, title: str, emotion: str = "all
     return figure
 
 
-def plot_states(found: States, layers: Sequence[int], title: str) -> go.Figure:
-    """Group-centred states on the two principal axes of their own layer."""
+def plot_states(table: pd.DataFrame, title: str) -> go.Figure:
+    """Group-centred states on the two principal axes of their own layer, a map a layer.
+
+    Args:
+        table: of `circuits.emotion.projections.projections`.
+        title: of the figure.
+    """
+    layers = list(dict.fromkeys(table["layer"].tolist()))
     figure = make_subplots(1, len(layers), subplot_titles=[f"layer {n}" for n in layers])
-    moved = centred(found.resid_post)
-    for column, layer in enumerate(layers, 1):
-        for row, points in enumerate(_principal(moved[:, :, layer]).transpose(0, 1).numpy()):
-            figure.add_scatter(
-                x=points[:, 0],
-                y=points[:, 1],
-                mode="markers",
-                name=EMOTIONS[row],
-                marker={"color": COLOURS[row], "size": 4, "opacity": 0.6},
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
+    parts: Any = table.groupby(["layer", "emotion"], sort=False)
+    for (layer, emotion), rows in parts:
+        figure.add_scatter(
+            x=rows["x"],
+            y=rows["y"],
+            mode="markers",
+            name=emotion,
+            marker={"color": COLOURS[EMOTIONS.index(str(emotion))], "size": 4, "opacity": 0.6},
+            showlegend=layer == layers[0],
+            row=1,
+            col=layers.index(layer) + 1,
+        )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
-    _styled(figure, title=title, height=360, width=320 * len(layers))
+    _styled(figure, title=title, height=360, width=120 + 220 * len(layers))
     return figure
-
-
-def _principal(x: Float[Tensor, "group emotion d_model"]) -> Float[Tensor, "group emotion 2"]:
-    flat = x.flatten(0, 1)
-    return (flat @ torch.pca_lowrank(flat, 2, center=False, niter=4)[2]).unflatten(0, x.shape[:2])
 
 
 def _parts(table: Any, column: str) -> Iterator[tuple[str, str, Any]]:
