@@ -32,9 +32,16 @@ from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
 from circuits.editing.files import placement_for, save_placement
 from circuits.editing.knowing import Knowledge, know
-from circuits.editing.methods import NEURONS, Method, Neurons, depth, early
+from circuits.editing.methods import VALUE_NEURONS, Method, Neurons, depth, early
 from circuits.editing.moments import Moment, Moments
-from circuits.editing.placing import Reach, gains, placed, question_moments_of, reach_of
+from circuits.editing.placing import (
+    Reach,
+    gains,
+    placed,
+    question_moments_of,
+    reach_of,
+    subject_moments_of,
+)
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
@@ -112,19 +119,42 @@ def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Ca
 def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> Moments:
     """Moments of a method: over samples, and of questions about facts that no case edits."""
     model = interp.load_model(args.model)
-    layers = [i for stage in method.stages if isinstance(stage, Neurons) for i in stage.layers]
     edited = sorted({fact.subject for case in cases for fact in case.facts})
     mark = hashlib.blake2b(json.dumps(edited).encode(), digest_size=4).hexdigest()
-    file = args.out / f"questions_{args.model}_{mark}.safetensors"
+    file = args.out / f"keys_{args.model}_{mark}.safetensors"
     kept = load_file(file) if file.exists() else {}
-    missing = [i for i in layers if str(i) not in kept]
-    if missing:
-        facts = [reach for _, reach in design_facts(args, cases)]
-        fresh = question_moments_of(model, facts, missing)
-        kept |= {str(layer): moment.matrix for (_, layer), moment in fresh.items()}
-        save_file(kept, file)
-    of_questions = {("gate", i): Moment(kept[str(i)], 0, "design") for i in layers}
-    return moments_for(model, [method], Placement((), (), "", of_questions))
+    stages = [stage for stage in method.stages if isinstance(stage, Neurons)]
+    for anchor, learn in (("last", of_last), ("subject_last", of_subject)):
+        layers = [i for stage in stages if stage.anchor == anchor for i in stage.layers]
+        missing = [i for i in layers if f"{anchor} {i}" not in kept]
+        if missing:
+            fresh = learn(args, model, cases, missing)
+            kept |= {f"{anchor} {layer}": moment.matrix for (_, layer), moment in fresh.items()}
+            save_file(kept, file)
+    found = {
+        ("gate", i): Moment(kept[f"{stage.anchor} {i}"], 0, "design")
+        for stage in stages
+        for i in stage.layers
+    }
+    return moments_for(model, [method], Placement((), (), "", found))
+
+
+def of_last(
+    args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
+) -> Moments:
+    """How keys vary at last tokens of questions about design facts that no case edits."""
+    return question_moments_of(model, [reach for _, reach in design_facts(args, cases)], layers)
+
+
+def of_subject(
+    args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
+) -> Moments:
+    """How they vary at the subject's own token."""
+    edited = {fact.subject for case in cases for fact in case.facts}
+    free = load_cases(CHAINS).where(
+        lambda case: case.split == "design" and all(f.subject not in edited for f in case.facts)
+    )
+    return subject_moments_of(model, free, layers)
 
 
 def run(
@@ -158,7 +188,8 @@ def run(
 def place(args: argparse.Namespace) -> None:
     """Choose layers as `interp edit place` does, on facts of the design half."""
     model = interp.load_model(args.model)
-    found = placed(model, [reach for _, reach in design_facts(args, [])], CHAINS)
+    design = load_cases(CHAINS).where(lambda case: case.split == "design")
+    found = placed(model, [reach for _, reach in design_facts(args, [])], design)
     print(found.by, found.query, found.value)
     save_placement(placement_folder(args), model, found)
 
@@ -181,7 +212,7 @@ def score_layers(args: argparse.Namespace) -> None:
     cases = chosen(usable, args.n, "last")
     lo, _, hi = args.layers.partition(":")
     every = range(int(lo or model.arch.n_layers // 3), int(hi or model.arch.n_layers))
-    stages = [replace(NEURONS, layers=(i,)) for i in every]
+    stages = [replace(VALUE_NEURONS, layers=(i,)) for i in every]
     edited = [
         run(args, model, pool, Arm(f"value{stage.layers[0]}", Method("", (stage,))), cases)
         for stage in stages
@@ -190,7 +221,7 @@ def score_layers(args: argparse.Namespace) -> None:
     facts = design_facts(args, cases)
     scored, learnt = facts[:SCORED], [reach for _, reach in facts[SCORED:]]
     moments = question_moments_of(model, learnt, every)
-    got = gains(model, [reach for _, reach in scored], NEURONS, moments, every)
+    got = gains(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
     print(f"{len(scored)} facts score, {len(learnt)} learn, {len(cases)} cases are edited")
     for i, layer in enumerate(every):
         print(
@@ -248,18 +279,17 @@ def layouts(args: argparse.Namespace) -> None:
     model, cases, pool = mixed(args)
     at = layers_of(args, model)
     rng, n = np.random.default_rng(0), model.arch.n_layers
-    drawn = [
-        Placement(_some(rng, n, len(at.query)), _some(rng, n, len(at.value)), "random")
-        for _ in range(args.draws)
-    ]
+    drawn = [_random(rng, n, len(at.query), len(at.value)) for _ in range(args.draws)]
     peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28))]
     for placement in (at, *peers, *drawn):
         name = f"ace{placement.query}{placement.value}".replace(" ", "")
         run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
 
 
-def _some(rng: np.random.Generator, n: int, size: int) -> tuple[int, ...]:
-    return tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+def _random(rng: np.random.Generator, n: int, n_query: int, n_value: int) -> Placement:
+    layers = rng.choice(n, n_query + n_value, replace=False).tolist()
+    query, value = sorted(layers[:n_query]), sorted(layers[n_query:])
+    return Placement(tuple(query), tuple(value), "random")
 
 
 STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}

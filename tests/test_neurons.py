@@ -16,9 +16,9 @@ from circuits.editing.facts import Fact, FactError
 from circuits.editing.files import placement_for, save_placement
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import Method, Neurons, Placement
-from circuits.editing.moments import MomentError, second_moments
+from circuits.editing.moments import Moment, MomentError, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
-from circuits.editing.prompting import Kept, contrasts, edit_prompts, kept_prompts
+from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kept_prompts
 from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric
 from circuits.editing.writing import Request, places_of, write
@@ -73,6 +73,35 @@ def test_neurons_write_the_target_at_their_facts_and_nothing_at_preserved_questi
     added = written(model, changes, rows) - written(model, (), rows) + old
     torch.testing.assert_close(added[:n], delta[fact], atol=0.08, rtol=0)
     torch.testing.assert_close(added[n:], torch.zeros_like(added[n:]), atol=0.08, rtol=0)
+
+
+def test_beta_is_about_one_at_questions_that_it_was_not_fitted_to():
+    # what all keys share is nuisance to the metric; it must not be to beta
+    d, draw = 24, torch.Generator().manual_seed(3)
+    shared = torch.zeros(d).double()
+    shared[0] = 20.0
+    keys = shared + torch.randn(60, d, generator=draw).double()
+    scatter = 100 * torch.outer(shared, shared) + torch.eye(d).double()
+    metric = Metric("inverse_moment", Moment(scatter, 60, "test"))
+    fact = torch.zeros(4, dtype=torch.long)
+    _, beta = queries(metric, keys[:4], fact, 1.0, keys[4:12])
+    torch.testing.assert_close(keys[12:] @ beta, torch.ones(48).double(), atol=0.2, rtol=0)
+    assert float((keys[12:] @ beta).mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_prompts_whose_target_has_begun_are_kept_at_each_of_its_tokens():
+    model = tiny("llama")
+    fact = Fact("w1 {}", "w10", "w40 w41", "w2 {}", "r", ("w20 w21",))
+    bare, shown = edit_prompts(model, fact, "two_hop", "last", asked=("{}", "w7\n\n{}"))
+    assert shown.n_shown and not bare.n_shown
+    got = begun([bare, shown])
+    assert [one.key_tokens.ids for one in got] == [bare.ids[:-1], bare.ids]
+    assert {one.n_target for one in got} == {0}
+
+
+def test_a_layer_is_not_both_query_and_value_layer():
+    with pytest.raises(FactError, match=r"layers \[2\] are to be both"):
+        Placement((1, 2), (2, 3))
 
 
 def test_half_a_match_writes_the_part_that_the_ramp_says():

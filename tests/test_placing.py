@@ -16,7 +16,7 @@ from circuits.editing.edits import Edit
 from circuits.editing.evaluation import Pool, parse_cases
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.knowing import know
-from circuits.editing.methods import NEURONS, Stage, early
+from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early
 from circuits.editing.moments import Moment, second_moments
 from circuits.editing.placing import (
     Reach,
@@ -210,13 +210,18 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     assert not {r.fact.subject for r in scored} & {r.fact.subject for r in learnt}
     assert len(scored) + len(learnt) == len(reaches)
     moments = question_moments_of(model, learnt, deep)
-    separation = gains(model, scored, NEURONS, moments, deep).separation
+    separation = gains(model, scored, VALUE_NEURONS, moments, deep).separation
     pairs = list(itertools.pairwise(range(len(deep))))
-    p = [_reached(model, reaches, [deep[i] for i in pair]) for pair in pairs]
+    at = [tuple(deep[i] for i in pair) for pair in pairs]
+    p = [_reached(model, reaches, replace(VALUE_NEURONS, layers=layers)) for layers in at]
     assert all(0 <= one <= 1 for one in p)
     both = np.array([separation[list(pair)].mean() for pair in pairs])
     best = pairs[int(((both - 0.5) * p).argmax())]  # all pairs are among the candidates
-    assert (found.query, found.value) == (early(model), tuple(deep[i] for i in best))
+    assert found.value == tuple(deep[i] for i in best)
+    before = [layer for layer in early(model) if layer not in found.value]
+    query = list(itertools.pairwise(before)) or [tuple(before)]
+    reached = [_reached(model, reaches, replace(QUERY_NEURONS, layers=layers)) for layers in query]
+    assert found.query == query[int(np.argmax(reached))]
     assert f"separation {both[pairs.index(best)]:.3f}" in found.by
-    assert set(found.moments) == {("gate", layer) for layer in found.value}
+    assert set(found.moments) == {("gate", layer) for layer in (*found.query, *found.value)}
     assert place(model, cases, shots=PLAIN) == found

@@ -76,7 +76,8 @@ class Stage:
 class Neurons:
     """Two neurons a fact in each layer, query and value written (`circuits.editing.neurons`).
 
-    Facts without implicit phrases are left out: later hops read them at their subject's token.
+    Anchored at the last token, a fact without implicit phrases is left out: nothing but its own
+    subject leads to it.
 
     Attributes:
         layers: where; a target for each is searched jointly.
@@ -94,15 +95,19 @@ class Neurons:
     forms: tuple[Form, ...] = ("cloze", "question", "two_hop")
     anchor: Anchor = "last"
     metric: MetricName = "inverse_moment"
-    rho: float = 4.0
+    rho: float = 1.0
     kept_weight: float = 0.3
     contrasts: bool = True
-    ramp: tuple[float, float] = (0.32, 0.44)
+    ramp: tuple[float, float] = (0.42, 0.52)
     search: Search = field(default_factory=Search)
 
 
-NEURONS = Neurons(())
-"""The deep stage of ``ace``, at layers still to be placed."""
+VALUE_NEURONS = Neurons(())
+"""``ace``'s first stage, for questions that lead to a fact without naming its subject; at layers
+still to be placed."""
+
+QUERY_NEURONS = Neurons((), ("cloze", "question"), "subject_last", rho=4.0, ramp=(0.48, 0.58))
+"""Its second stage, for questions that name the subject."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +182,24 @@ class Placement:
         query: layers where the subject's own token is written.
         value: deeper layers where the last token of a two-hop prompt is written.
         by: which attribution chose them, on what.
-        moments: of what the FFNs of the value layers read at the last tokens of questions
+        moments: of what the FFNs of these layers read at such tokens of questions
             (`circuits.editing.scatter`); without them queries are small over text.
+
+    Raises:
+        FactError: a layer is in both.
     """
 
     query: tuple[int, ...]
     value: tuple[int, ...]
     by: str = ""
     moments: Moments = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        both = sorted({*self.query} & {*self.value})
+        if both:
+            raise FactError(
+                f"layers {both} are to be both query and value layers; give other ones."
+            )
 
     def summary(self) -> dict[str, Any]:
         """What it says, without the moments."""
@@ -257,10 +272,13 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 
 def _ace(name: str, at: Placement) -> Method:
-    query = Stage(at.query, rho=0.3, kept_weight=KEPT_WEIGHT)
     if name == "ace":
         # as the paper's order: queries are written for what the value neurons leave unsaid
-        return Method(name, (replace(NEURONS, layers=at.value), query))
+        value, query = (
+            replace(VALUE_NEURONS, layers=at.value),
+            replace(QUERY_NEURONS, layers=at.query),
+        )
+        return Method(name, (value, query))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

@@ -2,7 +2,7 @@
 
 The gain tau of a closed form (`circuits.editing.placing`) is linear in the key, so half a match
 gets half a target. A neuron has a threshold. With tau solved for what the FFN reads, at the fact's
-keys 1 and at preserved keys 0, and beta solved to be 1 at all of them, the two neurons
+keys 1 and at preserved keys 0, and beta a linear stand-in for the constant 1, the two neurons
 
     n_lo(x) = relu(tau(x) - lo beta(x)),   n_hi(x) = relu(tau(x) - hi beta(x))
 
@@ -28,7 +28,7 @@ SHARPNESS = 40.0
 """By which a threshold's argument is multiplied: SiLU and GELU are then relu to 0.007 and 0.004."""
 
 BETA_RHO = 1e-3
-"""lambda of beta: small, since it has no wordings to generalise from."""
+"""lambda of beta, as a part of the trace of the moment of keys."""
 
 Gain = Float[Tensor, "fact d_model"]
 
@@ -42,6 +42,9 @@ def queries(
     kept_weight: float = 1.0,
 ) -> tuple[Gain, Float[Tensor, " d_model"]]:
     """Tau of every fact (1 at its own keys, 0 at others' and preserved ones), and beta (1 at all).
+
+    Beta is plain ridge regression: in a metric that ignores what all questions share it would be
+    1 where it is fitted and 0.2 to 0.8 at other questions, which would lower their thresholds.
 
     Args:
         metric: of what the FFN reads.
@@ -58,7 +61,8 @@ def queries(
     tau = torch.zeros(n, down.shape[0], dtype=down.dtype).index_add(0, fact, down.T)
     every = keys if kept is None else torch.cat([keys, kept])
     unit = torch.ones(1, len(every), dtype=torch.float64)
-    return tau, solve(metric, every.T, unit, BETA_RHO)[1].sum(1)
+    plain = Metric("identity", metric.moment)
+    return tau, solve(plain, every.T, unit, BETA_RHO)[1].sum(1)
 
 
 def idle_neurons(

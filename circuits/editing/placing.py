@@ -9,8 +9,10 @@ passes of the unedited model.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,13 +23,21 @@ from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, draw_pr
 from circuits.editing.facts import Fact, FactError
 from circuits.editing.keys import Place, keys_at
 from circuits.editing.knowing import know, usable_cases
-from circuits.editing.methods import NEURONS, Neurons, Placement, Stage, early
+from circuits.editing.methods import (
+    QUERY_NEURONS,
+    VALUE_NEURONS,
+    Neurons,
+    Placement,
+    Stage,
+    early,
+)
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import (
     ASKED,
     EditPrompt,
     Form,
     Kept,
+    contexts,
     contrasts,
     edit_prompts,
     essence_prompt,
@@ -49,6 +59,8 @@ SCORED = 40
 """Facts whose gains score the layers; all others learn how keys vary within facts."""
 N_KEPT = 8
 """Preserved questions of a kind, as in an evaluation."""
+NAMED = 240
+"""Facts from which it is learnt how keys at a subject's own token vary."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +236,40 @@ def question_moments_of(model: Model, reaches: Sequence[Reach], layers: Sequence
     """Moments of what FFNs read at the last tokens of questions (`question_moments`)."""
     facts = [[*_asked(model, reach.fact), *reach.same] for reach in reaches]
     alone = [[prompt] for reach in reaches for prompt in reach.other]
-    return question_moments(model, [(site_of(NEURONS), i) for i in layers], facts + alone)
+    return question_moments(model, _reading(layers), facts + alone)
+
+
+def subject_moments_of(
+    model: Model, cases: Iterable[Case], layers: Sequence[int], seed: int = 0
+) -> Moments:
+    """Moments of what FFNs read at subjects' own tokens (`question_moments`).
+
+    Learnt from up to `NAMED` facts of the cases, known or not: their clozes, their questions, and
+    composed questions that name them.
+    """
+    by_fact: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        if len(case.facts) == 1:
+            by_fact[case.facts[0].prompt, case.facts[0].subject].append(case)
+    drawn = random.Random(seed).sample(sorted(by_fact), min(NAMED, len(by_fact)))
+    templates = contexts(model, seed=seed)[:3]
+    facts = [_named(model, by_fact[key][0], templates) for key in drawn]
+    return question_moments(model, _reading(layers), facts)
+
+
+def _named(model: Model, case: Case, templates: Sequence[str]) -> list[EditPrompt]:
+    fact, anchor = case.facts[0], QUERY_NEURONS.anchor
+    own = [
+        p
+        for form in QUERY_NEURONS.forms
+        for p in edit_prompts(model, fact, form, anchor, templates)
+    ]
+    composed = [Kept(text, fact.subject) for text in case.questions if fact.subject in text]
+    return own + kept_prompts(model, composed, anchor)
+
+
+def _reading(layers: Sequence[int]) -> list[Place]:
+    return [(site_of(VALUE_NEURONS), layer) for layer in layers]
 
 
 def _asked(model: Model, fact: Fact) -> list[EditPrompt]:
@@ -246,7 +291,8 @@ def place(
     product: how well gains there separate questions through a fact from other questions of its
     relation (AUROC above chance), and how far a search there reaches its targets, for the last
     layers separate well and can write little. Gains are scored on facts that did not learn how
-    keys vary. The query layers are the early ones that MEMIT writes.
+    keys vary. At a subject's own token keys are told apart in every layer, so the query layers are
+    the two neighbours among those that MEMIT writes where a search reaches furthest.
 
     Args:
         model: the unedited model.
@@ -260,25 +306,43 @@ def place(
         FactError: no case is usable.
     """
     reaches = reaches_of(model, cases, limit, shots, seed, progress)
-    return placed(model, reaches, cases.source)
+    return placed(model, reaches, cases)
 
 
-def placed(model: Model, reaches: Sequence[Reach], source: str) -> Placement:
+def placed(model: Model, reaches: Sequence[Reach], cases: Cases) -> Placement:
     """As `place`, from what edits of some facts should reach and what not."""
-    layers = tuple(range(model.arch.n_layers // 2, model.arch.n_layers))
+    deep = range(model.arch.n_layers // 2, model.arch.n_layers)
     scored, learnt = _halves(reaches)
-    found = gains(model, scored, NEURONS, question_moments_of(model, learnt, layers), layers)
-    pairs = list(itertools.pairwise(range(len(layers)))) or [(0,)]
-    separation = {pair: float(np.mean([found.separation[i] for i in pair])) for pair in pairs}
-    order = sorted(pairs, key=lambda pair: -separation[pair])[:CANDIDATES]
-    reached = {pair: _reached(model, reaches, [layers[i] for i in pair]) for pair in order}
-    best = max(order, key=lambda pair: (separation[pair] - 0.5) * reached[pair])
-    value = tuple(layers[i] for i in best)
+    found = gains(model, scored, VALUE_NEURONS, question_moments_of(model, learnt, deep), deep)
+    separation = dict(zip(deep, found.separation.tolist(), strict=True))
+    value, reached = _best(model, reaches, VALUE_NEURONS, deep, separation)
+    before = [layer for layer in early(model) if layer not in value]
+    query, _ = _best(model, reaches, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
     by = (
-        f"gain separation {separation[best]:.3f}, targets reached {reached[best]:.2f}, "
-        f"{len(reaches)} facts of {source}"
+        f"gain separation {_over(value, separation):.3f}, targets reached {reached:.2f}, "
+        f"{len(reaches)} facts of {cases.source}"
     )
-    return Placement(early(model), value, by, question_moments_of(model, reaches, value))
+    at_questions = question_moments_of(model, reaches, value)
+    return Placement(query, value, by, at_questions | subject_moments_of(model, cases, query))
+
+
+def _best(
+    model: Model,
+    reaches: Sequence[Reach],
+    stage: Neurons,
+    layers: Sequence[int],
+    separation: Mapping[int, float],
+) -> tuple[tuple[int, ...], float]:
+    """The two neighbours of the largest separation above chance times targets reached."""
+    pairs = list(itertools.pairwise(layers)) or [tuple(layers)]
+    tried = sorted(pairs, key=lambda pair: -_over(pair, separation))[:CANDIDATES]
+    reached = {at: _reached(model, reaches, replace(stage, layers=at)) for at in tried}
+    best = max(tried, key=lambda at: (_over(at, separation) - 0.5) * reached[at])
+    return best, reached[best]
+
+
+def _over(layers: Sequence[int], separation: Mapping[int, float]) -> float:
+    return float(np.mean([separation[layer] for layer in layers]))
 
 
 def _halves(reaches: Sequence[Reach]) -> tuple[list[Reach], list[Reach]]:
@@ -289,17 +353,17 @@ def _halves(reaches: Sequence[Reach]) -> tuple[list[Reach], list[Reach]]:
     return scored, [reach for reach in reaches if reach.fact.subject not in mine] or scored
 
 
-def _reached(model: Model, reaches: Sequence[Reach], layers: Sequence[int]) -> float:
-    """Mean probability that a search in these layers reaches for the targets of some facts."""
+def _reached(model: Model, reaches: Sequence[Reach], stage: Neurons) -> float:
+    """Mean probability that a search in a stage's layers reaches for the targets of some facts."""
     facts = [reach.fact for reach in reaches[:TRIED]]
     prompts = [
         FactPrompts(
-            tuple(edit_prompts(model, fact, "two_hop", "last", asked=ASKED[:1])),
-            essence_prompt(model, fact.subject, "last"),
+            tuple(edit_prompts(model, fact, stage.forms[-1], stage.anchor, asked=ASKED[:1])),
+            essence_prompt(model, fact.subject, stage.anchor),
         )
         for fact in facts
     ]
     owner = torch.zeros(len(facts), dtype=torch.long)
-    places: list[Place] = [("mlp_post", layer) for layer in layers]
-    found = search_targets(model, prompts, places, NEURONS.search, [()], owner)
+    places: list[Place] = [("mlp_post", layer) for layer in stage.layers]
+    found = search_targets(model, prompts, places, stage.search, [()], owner)
     return float(found.p.mean())

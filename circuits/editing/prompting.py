@@ -180,6 +180,21 @@ def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
     return tuple(out)
 
 
+def begun(prompts: Sequence[EditPrompt]) -> list[EditPrompt]:
+    """Prompts behind which the target has been begun, anchored at each of its tokens.
+
+    What makes a model say the target at a last token must not go on at the answer's own tokens,
+    or it is said again and again, or never beyond its first token. Those with demonstrations
+    are left out.
+    """
+    return [
+        EditPrompt(prompt.ids, prompt.anchor + i, 0)
+        for prompt in prompts
+        if not prompt.n_shown
+        for i in range(1, prompt.n_target + 1)
+    ]
+
+
 def whole_prompt(model: Model, text: str, prefix: str = "") -> EditPrompt:
     """A prompt as it stands, anchored at its last token; `prefix` are its demonstrations."""
     ids, shown = tuple(model.encode(text)), tuple(model.encode(prefix)) if prefix else ()

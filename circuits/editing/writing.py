@@ -24,6 +24,7 @@ from circuits.editing.prompting import (
     BARE,
     EditPrompt,
     Kept,
+    begun,
     contrasts,
     edit_prompts,
     essence_prompt,
@@ -136,7 +137,8 @@ def _jobs(
                 for form in stage.forms
             }
             prompts = tuple(p for ps in by_form.values() for p in ps)
-            needed = ("two_hop",) if isinstance(stage, Neurons) else stage.forms
+            deep = isinstance(stage, Neurons) and stage.anchor == "last"
+            needed = ("two_hop",) if deep else stage.forms
             if not any(by_form.get(form) for form in needed):
                 state.skipped[i].append(
                     f"stage {number}: {fact.cloze!r} has no {' or '.join(needed)} prompts"
@@ -226,8 +228,12 @@ class _Run:
         self.targets = search_targets(
             model, facts, self.places, stage.search, state.changes, self.owner
         )
-        asked = state.requests if stage.kept_weight else ()
-        kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in asked]
+        kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in state.requests]
+        if not stage.kept_weight:
+            kept = []
+        elif isinstance(stage, Neurons) and stage.anchor == "last":
+            for job in jobs:
+                kept[job.edit] += begun(job.prompts)
         self.kept = [prompt for prompts in kept for prompt in prompts]
         self.kept_owner = torch.tensor([i for i, prompts in enumerate(kept) for _ in prompts])
 
