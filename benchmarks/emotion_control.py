@@ -35,6 +35,7 @@ from circuits.emotion.panel import (
 )
 from circuits.emotion.recipe import recipe_of
 from circuits.emotion.replying import Arm
+from circuits.emotion.running import chosen_arms
 from circuits.emotion.situations import Asking, situations
 from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
 from interp.model import Model
@@ -52,11 +53,6 @@ SHORT = {
             "steer middle 0.04",
             "steer centre 0.05",
             "steer early 0.05",
-            "steer late 0.05",
-            "steer wide 0.03",
-            "steer late 0.03",
-            "steer whole 0.02",
-            "steer wide 0.02",
         ),
         (
             "centred 3",
@@ -64,11 +60,6 @@ SHORT = {
             "centred-influence 3",
             "centred-influence 4",
             "paper-influence 3",
-            "paper-influence 4",
-            "centred-influence 5",
-            "paper-influence 5",
-            "paper 3",
-            "paper 4",
         ),
     )
 }
@@ -169,6 +160,7 @@ def main() -> None:
     parser.add_argument("what", choices=("tune", "test"))
     parser.add_argument("model", choices=tuple(READER))
     parser.add_argument("--published", help="judged replies of another model")
+    parser.add_argument("--arms", help="some of the test's, with commas; default: all")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
@@ -178,7 +170,8 @@ def main() -> None:
         made, arms = writer(model, "tuning", N_TUNING), tuning_arms(model)
         limits = UNTUNED
     else:
-        made, arms = writer(model, "test", recipe_of(model.name).n), test_arms(model)
+        made = writer(model, "test", recipe_of(model.name).n)
+        arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
         limits = recipe_of(model.name).limits
     if write(made, arms, until) and time.monotonic() < until:
         testing = options.what == "test"

@@ -191,6 +191,7 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     one, other = read.by_style["day:B"], made.by_style["day:B"]
     assert torch.equal(one.resid_post, other.resid_post) and one.n_groups == other.n_groups
     assert read.readings.equals(made.readings)
+    assert read.projections.equals(made.projections) and len(made.projections) > 0
     sizes = {p: (len(c["fear"].units("neurons")), len(c["fear"].units("heads"))) for p, c in
              read.circuits.items()}  # fmt: skip
     n_heads = model.arch.n_layers * model.arch.n_heads // 4

@@ -24,6 +24,7 @@ from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import Discovery, Means, Settings
 from circuits.emotion.frames import Frames
 from circuits.emotion.influence import influence, normed, stream_scales
+from circuits.emotion.projections import projections, shown_layers
 from circuits.emotion.scores import scores
 from circuits.emotion.selection import circuits_of
 from circuits.emotion.situations import Asking, situations
@@ -102,7 +103,7 @@ def discover(
     scored = scores(
         model, found, directions, normed_heads=chosen.normed_heads and not _parallel(model)
     )
-    circuits = circuits_of(model, scored, pushed, chosen.size)
+    circuits, layer = circuits_of(model, scored, pushed, chosen.size), _layer(model, readings)
     run.seconds["scores"] = time.monotonic() - began
     made = Discovery(
         settings=chosen,
@@ -116,8 +117,9 @@ def discover(
         references=references_of(found.z, found.mlp_post),
         low=directions.cosines(plain).mean(0).T.contiguous(),
         high=_own(directions.cosines(found.resid_post)),
-        layer=_layer(model, readings),
+        layer=layer,
         readings=tables(readings),
+        projections=projections(found, shown_layers(model.arch.n_layers, layer)),
         cost=_cost(
             model, len(groups), len(neutral), min(chosen.n_demonstrations, len(scenarios)), run
         ),

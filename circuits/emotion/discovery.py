@@ -28,6 +28,7 @@ from interp.model import Model
 
 KIND = "emotion discovery"
 SITES = ("z", "mlp_post")
+TABLES = ("readings", "projections")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Discovery:
         high: the same of prompts in the emotion.
         layer: where states are read best, by discovery data alone.
         readings: accuracy by layer of the tests that chose it, and of the trap.
+        projections: states of some groups on the main axes of a few layers, for a figure.
         cost: seconds and forwards.
     """
 
@@ -125,6 +127,7 @@ class Discovery:
     high: Float[Tensor, "emotion layer"]
     layer: int
     readings: pd.DataFrame
+    projections: pd.DataFrame
     cost: Mapping[str, Any]
 
     @property
@@ -160,7 +163,8 @@ class Discovery:
             },
         }
         said |= dict(note or {})
-        return folder.write(Path(path), said, {"readings": self.readings}, arrays)
+        written = {name: getattr(self, name) for name in TABLES}
+        return folder.write(Path(path), said, written, arrays)
 
     @classmethod
     def load(cls, path: str | Path, model: Model) -> "Discovery":
@@ -170,7 +174,7 @@ class Discovery:
             EmotionCircuitError: it is of other weights.
             RunFolderError: the folder is missing or damaged.
         """
-        read, tables, arrays = folder.read(Path(path), KIND, ("readings",))
+        read, tables, arrays = folder.read(Path(path), KIND, TABLES)
         check_model(path, read, model)
         settings, counts = _settings(read["settings"]), read["n_groups"]
         t = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -195,7 +199,7 @@ class Discovery:
             low=t["low"],
             high=t["high"],
             layer=read["layer"],
-            readings=tables["readings"],
+            **tables,
             cost=read["cost"],
         )
 

@@ -9,7 +9,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.emotion.data import EMOTIONS, LABELS
-from circuits.emotion.figures import plot_circuits, plot_influence, plot_similarity, plot_transfer
+from circuits.emotion.figures import (
+    plot_circuits,
+    plot_influence,
+    plot_similarity,
+    plot_states,
+    plot_transfer,
+)
 from circuits.emotion.quality import uncoarse
 from interp.figures import STYLE
 
@@ -149,10 +155,14 @@ def discovery_page(found: "Discovery", model: str) -> str:
 
 
 def discovery_figures(found: "Discovery") -> list[go.Figure]:
-    """Readings by layer, similarity of directions, influence, and circuits."""
+    """States and readings by layer, similarity of directions, influence, and circuits."""
     n = found.directions.resid_post.shape[1]
     layers = sorted({n // 3, found.layer, n - 1})
     return [
+        plot_states(
+            found.projections,
+            "States of discovery texts, less their text's mean, on the main axes of their layer",
+        ),
         plot_transfer(found.readings, "Tests that chose the reading layer", found.layer),
         plot_similarity(found.directions, layers, "Cosines between directions"),
         plot_influence(found.influence, "Influence of each sublayer on the final state"),
