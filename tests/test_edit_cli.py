@@ -339,10 +339,10 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     report = said(capsys, "place", *model, "--out", str(out))
     assert report["run"] == str(out)
     placed = report["placement"]
-    assert placed["query"] == [0, 1] and placed["value"] == [1, 2]
+    assert placed["query"] == [0] and placed["value"] == [1, 2]
     assert "gain separation" in placed["by"]
     stored = json.loads((out / "manifest.json").read_text())
-    assert {k: stored[k] for k in placed} == placed and len(stored["moments"]) == 2
+    assert {k: stored[k] for k in placed} == placed and len(stored["moments"]) == 3
     command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
     found = said(capsys, *command, "--n-tokens", "600")
     assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4
