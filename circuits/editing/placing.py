@@ -10,7 +10,6 @@ passes of the unedited model.
 
 import itertools
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -247,13 +246,13 @@ def subject_moments_of(
     Learnt from up to `NAMED` facts of the cases, known or not: their clozes, their questions, and
     composed questions that name them.
     """
-    by_fact: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    by_fact: dict[tuple[str, str], Case] = {}
     for case in cases:
         if len(case.facts) == 1:
-            by_fact[case.facts[0].prompt, case.facts[0].subject].append(case)
+            by_fact.setdefault((case.facts[0].prompt, case.facts[0].subject), case)
     drawn = random.Random(seed).sample(sorted(by_fact), min(NAMED, len(by_fact)))
     templates = contexts(model, seed=seed)[:3]
-    facts = [_named(model, by_fact[key][0], templates) for key in drawn]
+    facts = [_named(model, by_fact[key], templates) for key in drawn]
     return question_moments(model, _reading(layers), facts)
 
 
