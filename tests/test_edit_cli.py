@@ -179,6 +179,8 @@ def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, l
         (["--prompt", "w1 w2", "--subject", "w3", "--target", "w4"], "has 0 slots"),
         (["--prompt", "{} {}", "--subject", "w3", "--target", "w4"], "has 2 slots"),
         (["--prompt", "w1 {}", "--subject", " ", "--target", "w4"], "needs a subject"),
+        (["--prompt", "w1 {}", "--subject", "w3", "--target", " w4"], "without spaces"),
+        (["--prompt", "w1 {} ", "--subject", "w3", "--target", "w4"], "without spaces"),
         (["--prompt", "w1 {}", "--target", "w4"], "needs all three of --prompt, --subject"),
         ([], "give either --facts, or --prompt, --subject and --target"),
         ([*FACT, "--facts", "x.json"], "give either --facts"),
@@ -253,6 +255,7 @@ def test_edits_of_another_model_and_damaged_ones_are_refused(
     (ledger / "0001" / "arrays.safetensors").write_bytes(b"half")
     before = len(loaded)
     line = refused(capsys, "edit", "apply", *on(folder, ledger), *OTHER)
+    assert f"delete {ledger / '0001'} and make its edit again: " in line
     assert "arrays.safetensors is damaged" in line
     assert len(loaded) == before
     assert "damaged" in refused(capsys, "edit", "list", "--ledger", str(ledger))

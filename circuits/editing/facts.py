@@ -53,6 +53,11 @@ class Fact:
                 f"{at}a fact needs a subject and a target, but they are {self.subject!r} and "
                 f"{self.target!r}."
             )
+        if self.prompt != self.prompt.rstrip() or self.target != self.target.strip():
+            raise FactError(
+                f"{at}one space is set between the prompt {self.prompt!r} and the target "
+                f"{self.target!r}; write them without spaces of their own there."
+            )
 
     @property
     def cloze(self) -> str:

@@ -58,7 +58,14 @@ def edits_in(ledger: Path) -> list[Edit]:
     Raises:
         RunFolderError: a file of an edit is missing or damaged.
     """
-    return [Edit.load(at) for at in _folders(ledger)]
+    return [_edit_in(at) for at in _folders(ledger)]
+
+
+def _edit_in(at: Path) -> Edit:
+    try:
+        return Edit.load(at)
+    except RunFolderError as error:  # nothing can be made in this ledger, so no "run it again"
+        raise RunFolderError(f"delete {at} and make its edit again: {error}") from error
 
 
 def next_folder(ledger: Path) -> Path:
@@ -78,7 +85,7 @@ def removed(ledger: Path, edit: str | None) -> tuple[Edit, Path]:
         FactError: no such edit, or another was made on top of it.
     """
     folders = _folders(ledger)
-    edits = [Edit.load(at) for at in folders]
+    edits = [_edit_in(at) for at in folders]
     chosen = [i for i, one in enumerate(edits) if edit in (None, one.id)]
     if not chosen:
         carried = ", ".join(one.id for one in edits) or "none"
