@@ -118,6 +118,19 @@ def test_a_batched_search_equals_single_searches(family: str):
         assert float(together.p[i]) == pytest.approx(float(alone.p[0]), abs=1e-3)
 
 
+def test_facts_that_are_done_early_keep_what_they_would_have_alone():
+    model = sharp("llama")
+    facts = [prompts_of(model, fact, "last") for fact in FACTS]
+    places, options = [("mlp_post", 1)], Search(steps=60, clamp=30)
+    together = search_targets(model, facts, places, options, [()], torch.zeros(3).long())
+    assert len(set(together.steps.tolist())) == 3
+    for i, fact in enumerate(facts):
+        alone = search_targets(model, [fact], places, options, [()], torch.zeros(1).long())
+        assert int(together.steps[i]) == int(alone.steps[0])
+        torch.testing.assert_close(together.delta[i], alone.delta[0], atol=1e-3, rtol=1e-3)
+        assert float(together.p_all[i]) == pytest.approx(float(alone.p_all[0]), abs=1e-3)
+
+
 def test_the_search_reaches_its_targets_and_counts_their_probability():
     model = sharp("llama")
     facts = [prompts_of(model, replace(fact, target="w40"), "last") for fact in FACTS]
