@@ -86,6 +86,12 @@ def test_bad_facts_are_refused_in_a_sentence():
         preset("ace", tiny("llama"))
 
 
+def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr("circuits.editing.edits.moments_for", None)
+    with pytest.raises(FactError, match="'w1' ends inside a token of 'w3 w12 w4'; write a prompt"):
+        edit(tiny("llama"), [Fact("w3 {}2 w4", "w1", "w40")], "rome")
+
+
 # --- keys, rows and the search -----------------------------------------------------------------
 
 

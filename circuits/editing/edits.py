@@ -17,7 +17,7 @@ from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger, refuse_shared_neurons
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS
-from circuits.editing.prompting import Kept, contexts
+from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
 from interp.errors import RunFolderError
@@ -208,6 +208,8 @@ def edit(
     started = time.perf_counter()
     chosen = preset(method, model, placement) if isinstance(method, str) else method
     refuse_held(model, facts)
+    for fact in facts:  # before the minutes that moments take
+        refuse_unanchored(model, fact)
     moments = moments_for(model, [chosen], placement, n_tokens, seed)
     templates = contexts(model, seed=seed)
     request = Request(tuple(facts), tuple(kept))

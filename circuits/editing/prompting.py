@@ -124,6 +124,23 @@ def edit_prompts(
     return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
 
 
+def refuse_unanchored(model: Model, fact: Fact) -> None:
+    """Raise unless a token ends where the cloze's subject does, and the target has its own.
+
+    Raises:
+        FactError: naming the fact.
+    """
+    edit_prompts(model, fact, "cloze", "subject_last")
+    end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
+    encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
+    if all(hi != end for _, hi in encoded["offset_mapping"]):
+        at = f"{fact.where}: " if fact.where else ""
+        raise FactError(
+            f"{at}the subject {fact.subject!r} ends inside a token of {fact.cloze!r}; write a "
+            "prompt in which it ends a word."
+        )
+
+
 def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[EditPrompt]:
     """Questions to be left alone, with the anchor that an edit is made with.
 
