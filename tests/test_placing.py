@@ -216,7 +216,7 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     p = [_reached(model, reaches, replace(VALUE_NEURONS, layers=layers)) for layers in at]
     assert all(0 <= one <= 1 for one in p)
     both = np.array([separation[list(pair)].mean() for pair in pairs])
-    best = pairs[int(((both - 0.5) * p).argmax())]  # all pairs are among the candidates
+    best = pairs[int(((both - 0.5) * p).argmax())]
     assert found.value == tuple(deep[i] for i in best)
     before = [layer for layer in early(model) if layer not in found.value]
     query = list(itertools.pairwise(before)) or [tuple(before)]

@@ -52,8 +52,6 @@ from interp.statistics import auroc
 
 TRIED = 8
 """Facts on which the search is tried in a layer."""
-CANDIDATES = 4
-"""Layers of the best separation in which it is tried."""
 SCORED = 40
 """Facts whose gains score the layers; all others learn how keys vary within facts."""
 N_KEPT = 8
@@ -334,9 +332,8 @@ def _best(
 ) -> tuple[tuple[int, ...], float]:
     """The two neighbours of the largest separation above chance times targets reached."""
     pairs = list(itertools.pairwise(layers)) or [tuple(layers)]
-    tried = sorted(pairs, key=lambda pair: -_over(pair, separation))[:CANDIDATES]
-    reached = {at: _reached(model, reaches, replace(stage, layers=at)) for at in tried}
-    best = max(tried, key=lambda at: (_over(at, separation) - 0.5) * reached[at])
+    reached = {at: _reached(model, reaches, replace(stage, layers=at)) for at in pairs}
+    best = max(pairs, key=lambda at: (_over(at, separation) - 0.5) * reached[at])
     return best, reached[best]
 
 
