@@ -48,7 +48,7 @@ PLACE_EXAMPLE = (
 LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
 PlacementOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of `interp edit place`; gemma-3-270m has one of its own."),
+    typer.Option(help="Folder of `interp edit place`; the built-in language models have one."),
 ]
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 TokensOption = Annotated[
