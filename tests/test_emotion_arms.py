@@ -181,8 +181,8 @@ def test_grids_are_of_equal_size_and_fit_the_model():
         for dose in steering.values():
             assert 0 <= dose.layers[0] <= dose.layers[1] < n_layers
     assert window(30, (0.45, 0.7)) == (14, 20) and window(18, (0.45, 0.7)) == (8, 12)
-    assert len({str(dose) for dose in steering_grid(30).values()}) == 18
-    assert len({str(dose) for dose in circuit_grid(30).values()}) == 18
+    assert len({str(dose) for dose in steering_grid(30).values()}) == 21
+    assert len({str(dose) for dose in circuit_grid(30).values()}) == 21
 
 
 def test_influence_reaches_the_dose():
