@@ -274,11 +274,8 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 def _ace(name: str, at: Placement) -> Method:
     if name == "ace":
         # as the paper's order: queries are written for what the value neurons leave unsaid
-        value, query = (
-            replace(VALUE_NEURONS, layers=at.value),
-            replace(QUERY_NEURONS, layers=at.query),
-        )
-        return Method(name, (value, query))
+        value = replace(VALUE_NEURONS, layers=at.value)
+        return Method(name, (value, replace(QUERY_NEURONS, layers=at.query)))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

@@ -44,7 +44,7 @@ def queries(
     """Tau of every fact (1 at its own keys, 0 at others' and preserved ones), and beta (1 at all).
 
     Beta is plain ridge regression: in a metric that ignores what all questions share it would be
-    1 where it is fitted and 0.2 to 0.8 at other questions, which would lower their thresholds.
+    1 where it is fitted and 0.4 to 0.8 at other questions, which would lower their thresholds.
 
     Args:
         metric: of what the FFN reads.
