@@ -228,10 +228,9 @@ class _Run:
         self.targets = search_targets(
             model, facts, self.places, stage.search, state.changes, self.owner
         )
-        kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in state.requests]
-        if not stage.kept_weight:
-            kept = []
-        elif isinstance(stage, Neurons) and stage.anchor == "last":
+        asked = state.requests if stage.kept_weight else ()
+        kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in asked]
+        if kept and isinstance(stage, Neurons) and stage.anchor == "last":
             for job in jobs:
                 kept[job.edit] += begun(job.prompts)
         self.kept = [prompt for prompts in kept for prompt in prompts]
