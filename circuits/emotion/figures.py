@@ -230,7 +230,7 @@ def plot_states(table: pd.DataFrame, title: str) -> go.Figure:
         )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
-    _styled(figure, title=title, height=360, width=120 + 220 * len(layers))
+    _styled(figure, title=title, height=360, width=120 + 180 * len(layers))
     return figure
 
 
