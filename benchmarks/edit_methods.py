@@ -281,6 +281,9 @@ def layouts(args: argparse.Namespace) -> None:
     rng, n = np.random.default_rng(0), model.arch.n_layers
     drawn = [_random(rng, n, len(at.query), len(at.value)) for _ in range(args.draws)]
     peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28))]
+    every = tuple(range(n))
+    stages = (replace(stage, layers=every) for stage in (VALUE_NEURONS, QUERY_NEURONS))
+    moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     for placement in (at, *peers, *drawn):
         name = f"ace{placement.query}{placement.value}".replace(" ", "")
         run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)

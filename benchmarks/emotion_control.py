@@ -1,12 +1,15 @@
 """Choose doses on the tuning file, then put every arm to the test file, once.
 
     python -m benchmarks.emotion_control tune smollm2-135m    # runs/emotion/smollm2-135m/tuned
+    python -m benchmarks.emotion_control choose smollm2-135m  # from what tune wrote
     python -m benchmarks.emotion_control test smollm2-135m    # the table of the guide
 
-`tune` tries as many configurations of steering as of the circuit, and prints what each gave; the
-chosen doses are written by hand into circuits/emotion/recipes/. `test` takes them from there. Both
-go on where they were stopped; with `--minutes` they stop by themselves. `--published` names judged
-replies of another model (rows of gen_text, emotion, match, skeleton_id) to fit the judges on, too.
+`tune` tries as many configurations of steering as of the circuit, and prints what each gave.
+`choose` judges them anew by readers fitted on blind labels of the other half of the situations, and
+prints, of each window and preset, the best dose of every emotion; the chosen ones are written by
+hand into circuits/emotion/recipes/. `test` takes them from there. All go on where they were
+stopped; with `--minutes` they stop by themselves. `--published` names judged replies of another
+model (rows of gen_text, emotion, match, skeleton_id) to fit the judges on, too.
 """
 
 import argparse
@@ -24,8 +27,8 @@ from circuits.emotion.controlling import Writer, evaluate
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
-from circuits.emotion.judge import Judge, fit_judge, load_verdicts
-from circuits.emotion.marking import Limits
+from circuits.emotion.judge import Judge, fit_judge, load_labelled, load_verdicts
+from circuits.emotion.marking import Limits, judge_with, mark
 from circuits.emotion.panel import (
     default_judges,
     judge_by_lexicon,
@@ -43,27 +46,28 @@ from interp.model import Model
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
 UNTUNED = Limits()
-N_TUNING = 24
+BLIND = "datasets/emotion_blind_labels.jsonl"
+N_TUNING = 40
+TESTED = slice(80, 320)
+"""Of the test file's situations; the first 80 were scored by earlier versions."""
 N_PLAIN = 120
-SHORT = {
+TUNED = {
+    "smollm2-135m": (
+        ("centre 0.04", "centre 0.06", "middle 0.04", "middle 0.06", "middle 0.08", "middle 0.1",
+         "late 0.05", "late 0.08", "late 0.11", "wide 0.04"),
+        ("centred 1.5", "centred 2", "centred 3", "centred 4", "centred by influence 1.5",
+         "centred by influence 2", "centred by influence 2.5", "centred-influence 3",
+         "centred-influence 4", "centred-influence 5"),
+    ),
     "gemma-3-270m": (
-        (
-            "steer middle 0.05",
-            "steer middle 0.03",
-            "steer middle 0.04",
-            "steer centre 0.05",
-            "steer early 0.05",
-        ),
-        (
-            "centred 3",
-            "centred 2",
-            "centred-influence 3",
-            "centred-influence 4",
-            "paper-influence 3",
-        ),
-    )
-}
-"""Parts of the grids for a model that takes too long for all of them: as many of either."""
+        ("centre 0.03", "centre 0.05", "middle 0.03", "middle 0.04", "middle 0.05", "middle 0.06",
+         "late 0.03", "late 0.05", "late 0.08", "wide 0.03"),
+        ("centred 2", "centred 3", "centred 4", "centred by influence 1.5",
+         "centred by influence 2", "centred by influence 2.5", "centred-influence 3",
+         "centred-influence 4", "centred-influence 5", "centred-influence 6"),
+    ),
+}  # fmt: skip
+"""Parts of the grids that are tried: steering, and as many circuits."""
 
 
 def asking() -> Asking:
@@ -72,18 +76,18 @@ def asking() -> Asking:
     )
 
 
-def writer(model: Model, part: str, n: int) -> Writer:
-    texts = situations(load_scenarios(f"datasets/emotion_scenarios_{part}.jsonl"), n)
+def writer(model: Model, part: str, chosen: slice) -> Writer:
+    texts = situations(load_scenarios(f"datasets/emotion_scenarios_{part}.jsonl"), chosen.stop)
+    texts = texts[chosen]
     return Writer(model, asking(), texts, store=RUNS / model.name / f"{part}.partial")
 
 
 def tuning_arms(model: Model) -> list[Arm]:
     """Steering and circuit in turn, so that a stopped run has tried as many of either."""
     found, n = Discovery.load(RUNS / model.name / "discovery", model), model.arch.n_layers
-    steering, circuit = steering_grid(n), circuit_grid(n)
-    if model.name in SHORT:
-        steering, circuit = ({k: g[k] for k in SHORT[model.name][i]} for i, g in
-                             enumerate((steering, circuit)))  # fmt: skip
+    windows, presets = TUNED[model.name]
+    steering = {f"steer {name}": steering_grid(n)[f"steer {name}"] for name in windows}
+    circuit = {name: circuit_grid(n)[name] for name in presets}
     grids = [
         arms_of_grids(found, dict([one]), dict([other]))
         for one, other in zip(steering.items(), circuit.items(), strict=True)
@@ -114,14 +118,12 @@ def judges_of(name: str, published: str | None, all_of_them: bool) -> dict[str, 
     make = reading(interp.load_model(READER[name], device="cpu", dtype="float32"))
     replies = load_replies("datasets/emotion_replies.jsonl")
     verdicts = load_verdicts(published) if published else ()
-    said = plain(READER[name])
+    said, labelled = plain(READER[name]), load_labelled(BLIND, "tuning")
     if not all_of_them:
         return {"reader": fit_judge(training_replies(replies, verdicts, said), 4, make)}
-    found = default_judges(make, replies, verdicts, said)
-    if published:
-        shipped = default_judges(make, replies, (), said)
-        found |= {f"{k}_shipped": v for k, v in shipped.items()}
-    return found
+    found = default_judges(make, replies, verdicts, said, labelled)
+    unlabelled = default_judges(make, replies, verdicts, said)
+    return found | {f"{k}_unlabelled": v for k, v in unlabelled.items()}
 
 
 def plain(name: str) -> list[str]:
@@ -132,6 +134,29 @@ def plain(name: str) -> list[str]:
         texts = situations(load_scenarios("datasets/emotion_scenarios_discovery.jsonl"), N_PLAIN)
         file.write_text(json.dumps(plain_replies(model, asking(), texts, Decoding())))
     return json.loads(file.read_text())
+
+
+def choose(model: Model, published: str | None) -> None:
+    """Each emotion's best dose within a window or preset, by readers that saw none of its texts."""
+    tuned = Control.load(RUNS / model.name / "tuned")
+    make = reading(interp.load_model(READER[model.name], device="cpu", dtype="float32"))
+    replies = load_replies("datasets/emotion_replies.jsonl")
+    verdicts = load_verdicts(published) if published else ()
+    said, labelled = plain(READER[model.name]), load_labelled(BLIND, "tuning")
+    halves = sorted(set(tuned.replies["situation"]))
+    parts: list[pd.DataFrame] = []
+    for half in (set(halves[::2]), set(halves[1::2])):
+        others = [one for one in labelled if one.group not in half]
+        judge = fit_judge(training_replies(replies, verdicts, said, others), 4, make)
+        mine = tuned.replies[tuned.replies["situation"].isin(half)]
+        parts.append(judge_with(mine, {"crossed": judge}))
+    table = mark(pd.concat(parts), UNTUNED, "crossed")
+    rates = table.pivot_table("joint", "arm", "emotion", aggfunc="mean")
+    print(rates.assign(mean=rates.mean(axis=1)).sort_values("mean").round(2).to_string())
+    family = rates.index.str.replace(r" [0-9.]+$", "", regex=True)
+    for name, rows in rates.groupby(family):
+        best = rows.idxmax()
+        print(f"{name}: {rows.max().mean():.3f}", {e: arm.split()[-1] for e, arm in best.items()})
 
 
 def judged(
@@ -157,7 +182,7 @@ def show(control: Control) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("tune", "test"))
+    parser.add_argument("what", choices=("tune", "choose", "test"))
     parser.add_argument("model", choices=tuple(READER))
     parser.add_argument("--published", help="judged replies of another model")
     parser.add_argument("--arms", help="some of the test's, with commas; default: all")
@@ -166,11 +191,14 @@ def main() -> None:
     until = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     model = interp.load_model(options.model, device="cpu", dtype="float32")
+    if options.what == "choose":
+        choose(model, options.published)
+        return
     if options.what == "tune":
-        made, arms = writer(model, "tuning", N_TUNING), tuning_arms(model)
+        made, arms = writer(model, "tuning", slice(N_TUNING)), tuning_arms(model)
         limits = UNTUNED
     else:
-        made = writer(model, "test", recipe_of(model.name).n)
+        made = writer(model, "test", TESTED)
         arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
         limits = recipe_of(model.name).limits
     if write(made, arms, until) and time.monotonic() < until:

@@ -181,8 +181,26 @@ def test_grids_are_of_equal_size_and_fit_the_model():
         for dose in steering.values():
             assert 0 <= dose.layers[0] <= dose.layers[1] < n_layers
     assert window(30, (0.45, 0.7)) == (14, 20) and window(18, (0.45, 0.7)) == (8, 12)
-    assert len({str(dose) for dose in steering_grid(30).values()}) == 21
-    assert len({str(dose) for dose in circuit_grid(30).values()}) == 21
+    assert len({str(dose) for dose in steering_grid(30).values()}) == 26
+    assert len({str(dose) for dose in circuit_grid(30).values()}) == 26
+
+
+def test_an_emotion_may_have_a_dose_of_its_own():
+    found = discovery()
+    for common, own, site in (
+        (steer(found, SteeringDose(0.1, (1, 2))),
+         steer(found, SteeringDose(0.1, (1, 2), own={"fear": 0.25})), "resid_post"),
+        (modulate(found, CircuitDose(2.0)),
+         modulate(found, CircuitDose(2.0, own={"fear": 5.0})), "mlp_post"),
+    ):  # fmt: skip
+        before, after = (
+            next(push for push in one.pushes if push.site == site) for one in (common, own)
+        )
+        ratio = after.values[1].norm(dim=-1) / before.values[1].norm(dim=-1)
+        expected = [2.5 if emotion == "fear" else 1.0 for emotion in EMOTIONS]
+        assert np.allclose(ratio, expected) and after.strength == before.strength
+    with pytest.raises(ArmError, match="a dose for 'envy'"):
+        modulate(found, CircuitDose(2.0, own={"envy": 1.0}))
 
 
 def test_influence_reaches_the_dose():

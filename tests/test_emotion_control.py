@@ -167,8 +167,11 @@ def test_situations_are_balanced_and_of_different_scenarios():
     for key in ("theme", "valence"):
         counts = pd.Series([getattr(one, key) for one in chosen]).value_counts()
         assert counts.max() == counts.min()
-    with pytest.raises(Exception, match="41 situations asked for, but there are 40"):
-        situations(scenarios, 41)
+    every = situations(scenarios, 120)
+    assert len({one.id for one in every}) == 120  # scenarios come again with another event
+    assert len({one.scenario_id for one in every[40:80]}) == 40
+    with pytest.raises(Exception, match="121 situations asked for, .* 40 scenarios, 120 events"):
+        situations(scenarios, 121)
 
 
 def test_what_each_kind_of_prompt_shows(asking: Asking):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.emotion.data import LABELS
+from circuits.emotion.data import LABELS, load_scenarios
 from circuits.emotion.judge import (
     JudgeError,
     Labelled,
@@ -16,11 +16,13 @@ from circuits.emotion.judge import (
     calibration_error,
     cross_validate,
     fit_judge,
+    load_labelled,
     load_verdicts,
     log_loss,
     opener,
     without_opener,
 )
+from circuits.emotion.quality import uncoarse
 from interp.errors import DataFileError
 
 MARKS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
@@ -134,3 +136,25 @@ def test_verdicts_are_read_and_bad_rows_named(tmp_path: Path):
         path.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
         with pytest.raises(DataFileError, match="line 2: (needs the texts|unknown emotion 'awe')"):
             load_verdicts(path)
+
+
+def test_blind_labels_are_read_by_part(tmp_path: Path):
+    path = tmp_path / "labels.jsonl"
+    rows = [
+        {"part": part, "situation": f"work_{part}_00_neutral", "reply": "x", "label": "fear"}
+        for part in ("tuning", "test")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_labelled(path, "test") == (Labelled("x", "fear", "work_test_00_neutral"),)
+    for wrong in ({"label": "envy"}, {"part": None}):
+        path.write_text(json.dumps(rows[0] | wrong) + "\n")
+        with pytest.raises(DataFileError, match="line 1: needs the texts part"):
+            load_labelled(path, "test")
+
+
+def test_the_shipped_blind_labels_are_of_tuning_and_test_texts_alone():
+    for part in ("tuning", "test"):
+        of_part = {s.id for s in load_scenarios(f"datasets/emotion_scenarios_{part}.jsonl")}
+        for one in load_labelled("datasets/emotion_blind_labels.jsonl", part):
+            assert one.group.rpartition("_")[0] in of_part
+            assert uncoarse(one.text) == one.text

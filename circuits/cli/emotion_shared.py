@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DATASETS = Path("datasets")
 DISCOVERY_TEXTS = "emotion_scenarios_discovery.jsonl"
 TUNING_TEXTS = "emotion_scenarios_tuning.jsonl"
+LABELLED = "emotion_blind_labels.jsonl"
 TEST_TEXTS = "emotion_scenarios_test.jsonl"
 
 DatasetsOption = Annotated[Path, typer.Option(help=f"Folder with {DISCOVERY_TEXTS} and the like.")]
@@ -47,7 +48,7 @@ def texts_of(
     """
     from circuits.emotion.data import load_replies, load_scenarios
     from circuits.emotion.frames import load_frames
-    from circuits.emotion.judge import load_verdicts
+    from circuits.emotion.judge import load_labelled, load_verdicts
     from circuits.emotion.running import Sources
 
     return Sources(
@@ -56,6 +57,7 @@ def texts_of(
         load_replies(datasets / "emotion_replies.jsonl"),
         load_scenarios(datasets / plain),
         load_verdicts(published) if published else (),
+        load_labelled(datasets / LABELLED, "tuning"),
     )
 
 

@@ -6,15 +6,16 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Cases, Pool, Shots, compare, score, summary
+from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, compare, score, summary
 from circuits.editing.facts import FactError
-from circuits.editing.knowing import know, usable_cases
+from circuits.editing.knowing import Knowledge, know, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import contexts
@@ -161,6 +162,22 @@ class Comparison:
         )
 
 
+def _usable(
+    model: Model, cases: Cases, known: Knowledge, limit: int | None
+) -> tuple[list[Case], dict[str, int]]:
+    """The cases to edit, and how many are left out and why."""
+    kept, excluded = usable_cases(cases, known)
+    if not kept:
+        raise FactError(
+            f"{model.name} knows none of the {len(cases)} chains of {cases.source} before the "
+            f"edit ({excluded}); give more cases or a stronger model."
+        )
+    used = kept[:limit]
+    if len(used) < len(kept):
+        excluded["beyond the limit"] = len(kept) - len(used)
+    return used, excluded
+
+
 def compare_methods(
     model: Model,
     cases: Cases,
@@ -198,32 +215,18 @@ def compare_methods(
     say = progress or (lambda what, done, total: None)
     arms = [_arm(name, model, placement) for name in methods]
     known = know(model, cases, shots, lambda done, n: say("asking before the edit", done, n))
-    kept, excluded = usable_cases(cases, known)
-    if not kept:
-        raise FactError(
-            f"{model.name} knows none of the {len(cases)} chains of {cases.source} before the "
-            f"edit ({excluded}); give more cases or a stronger model."
-        )
-    used = kept[:limit]
-    if len(used) < len(kept):
-        excluded["beyond the limit"] = len(kept) - len(used)
+    used, excluded = _usable(model, cases, known, limit)
     pool = Pool.of(cases, known.right)
     written = [arm.method for arm in arms if arm.method]
     moments = moments_for(model, written, placement, n_tokens)
-    answers: list[pd.DataFrame] = []
-    edits: list[pd.DataFrame] = []
+    found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in seeds:
         templates = contexts(model, seed=seed)[: 1 + n_contexts]
         for arm in arms:
             at = None if parts is None else parts / f"{arm.name}.{seed}"
-            protocol = Protocol(shots, pool, seed=seed)
-
-            def report(done: int, n: int, name: str = arm.name) -> None:
-                say(name, done, n)
-
-            one = evaluate_arm(model, arm, used, protocol, moments, templates, at, report)
-            answers.append(one[0])
-            edits.append(one[1])
+            protocol, told = Protocol(shots, pool, seed=seed), partial(say, arm.name)
+            found.append(evaluate_arm(model, arm, used, protocol, moments, templates, at, told))
+    answers, edits = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
     options = {
         "methods": list(methods),
         "seeds": list(seeds),
@@ -233,8 +236,8 @@ def compare_methods(
         "prefix": shots.prefix,
     }
     return Comparison(
-        pd.concat(answers, ignore_index=True),
-        pd.concat(edits, ignore_index=True),
+        answers,
+        edits,
         model.name,
         model.weights_hash,
         cases.source,
@@ -278,16 +281,16 @@ def compare_into(
     if out.exists():
         refuse_other_run(out, run)
         return Comparison.load(out)
-    partial = open_partial(out, run)
+    unfinished = open_partial(out, run)
     try:
-        result = compare_methods(model, cases, *given, parts=partial, **options)
+        result = compare_methods(model, cases, *given, parts=unfinished, **options)
     except FactError:  # refused before anything was edited: nothing to go on from
-        if not any(at.is_dir() for at in partial.iterdir()):
-            shutil.rmtree(partial)
+        if not any(at.is_dir() for at in unfinished.iterdir()):
+            shutil.rmtree(unfinished)
         raise
     result.save(out, {"run": run})
     from circuits.editing.figures import page
 
     (out / "index.html").write_text(page(result), "utf-8")
-    shutil.rmtree(partial)
+    shutil.rmtree(unfinished)
     return Comparison.load(out)

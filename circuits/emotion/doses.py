@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Float
 
 from circuits.emotion.arms import (
     ArmError,
@@ -38,11 +39,13 @@ class SteeringDose:
         fraction: of the norm of the state, in each layer.
         layers: first and last.
         feedback: whether the dose follows how far the state already shows the emotion.
+        own: emotion -> fraction of its own in place of `fraction`.
     """
 
     fraction: float
     layers: Layers
     feedback: bool = False
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class CircuitDose:
         layers: first and last; all by default.
         by_influence: each layer's strength follows the influence of its sublayers.
         feedback: whether the dose follows how far the state already shows the emotion.
+        own: emotion -> lambda of its own in place of `strength`.
     """
 
     strength: float
@@ -64,6 +68,7 @@ class CircuitDose:
     layers: Layers | None = None
     by_influence: bool = False
     feedback: bool = False
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def steer(found: "Discovery", dose: SteeringDose) -> Modulation:
     """Steering along a discovery's directions.
 
     Raises:
-        ArmError: the model does not have these layers.
+        ArmError: the model does not have these layers, or a dose is of no known emotion.
     """
-    made = steering(found.directions.resid_post, _layers(found, dose.layers), dose.fraction)
+    directions = found.directions.resid_post * _parts(dose.own, dose.fraction)[:, None, None]
+    made = steering(directions, _layers(found, dose.layers), dose.fraction)
     return replace(made, feedback=_feedback(found) if dose.feedback else None)
 
 
@@ -95,19 +101,29 @@ def modulate(found: "Discovery", dose: CircuitDose, tables: Tables | None = None
     """Modulation of a discovery's circuit, or of other tables at the same dose.
 
     Raises:
-        ArmError: there is no such preset, or the model does not have these layers.
+        ArmError: there is no such preset, the model does not have these layers, or a dose is of
+            no known emotion.
     """
     tables = circuit_tables(found, dose.preset) if tables is None else tables
     if dose.by_influence:
         tables = weighted(tables, influence_by_site(found))
+    parts = _parts(dose.own, dose.strength)[:, None]
     made = pushing(
-        tables,
+        {site: {at: parts * v for at, v in table.items()} for site, table in tables.items()},
         dose.strength,
         size=dose.size,
         references=found.references,
         layers=None if dose.layers is None else _layers(found, dose.layers),
     )
     return replace(made, feedback=_feedback(found) if dose.feedback else None)
+
+
+def _parts(own: Mapping[str, float], common: float) -> Float[torch.Tensor, " emotion"]:
+    """Each emotion's dose as a part of the common one."""
+    unknown = sorted(set(own) - set(EMOTIONS))
+    if unknown:
+        raise ArmError(f"a dose for {unknown[0]!r}, which is none of {', '.join(EMOTIONS)}.")
+    return torch.tensor([own.get(emotion, common) / common for emotion in EMOTIONS])
 
 
 def circuit_tables(found: "Discovery", preset: str) -> Tables:

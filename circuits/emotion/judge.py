@@ -89,6 +89,30 @@ def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
     return tuple(rows)
 
 
+def load_labelled(path: str | Path, part: str) -> tuple[Labelled, ...]:
+    """Read replies labelled blind: rows of ``part``, ``situation``, ``reply`` and ``label``.
+
+    Args:
+        path: file.
+        part: of the texts that were replied to, ``tuning`` or ``test``; rows of others are passed
+            over, so that no judge is fitted on replies it is to judge.
+
+    Raises:
+        DataFileError: the file is missing or malformed; the message names file and line.
+    """
+    rows: list[Labelled] = []
+    for number, row in read_jsonl(Path(path)):
+        texts = [row.get(key) for key in ("part", "situation", "reply", "label")]
+        if not all(isinstance(text, str) for text in texts) or row["label"] not in LABELS:
+            raise DataFileError(
+                f"{path}, line {number}: needs the texts part, situation and reply, and a label of "
+                f"{', '.join(LABELS)}; has {json.dumps(row)[:80]}."
+            )
+        if row["part"] == part:
+            rows.append(Labelled(row["reply"], row["label"], row["situation"]))
+    return tuple(rows)
+
+
 # --- fitting -------------------------------------------------------------------------------------
 
 

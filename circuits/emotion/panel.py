@@ -50,7 +50,10 @@ def plain_replies(
 
 
 def training_replies(
-    replies: Sequence[Reply], verdicts: Sequence[Verdict] = (), plain: Sequence[str] = ()
+    replies: Sequence[Reply],
+    verdicts: Sequence[Verdict] = (),
+    plain: Sequence[str] = (),
+    labelled: Sequence[Labelled] = (),
 ) -> tuple[Labelled, ...]:
     """What judges are fitted on: self-written replies, and published ones if they are at hand.
 
@@ -60,6 +63,7 @@ def training_replies(
         verdicts: published replies; those that the published judge accepted are used.
         plain: replies of another model that was asked for no emotion (`plain_replies`). Without
             them a judge takes a small model's plain replies for happy or angry ones.
+        labelled: small models' replies to tuning texts, labelled blind (`load_labelled`).
     """
     neutral = [Labelled(text, NEUTRAL, f"plain {i}") for i, text in enumerate(plain)]
     own = [Labelled(r.text, r.emotion, r.event_id) for r in replies]
@@ -69,7 +73,7 @@ def training_replies(
         for v in verdicts
         if v.match and v.group in chosen
     ]
-    return tuple(own * (WEIGHT if published else 1) + published + neutral)
+    return tuple(own * (WEIGHT if published else 1) + published + neutral + list(labelled))
 
 
 def reading(reader: Model) -> Make:
@@ -82,6 +86,7 @@ def default_judges(
     replies: Sequence[Reply],
     verdicts: Sequence[Verdict] = (),
     plain: Sequence[str] = (),
+    labelled: Sequence[Labelled] = (),
     folds: int = 4,
 ) -> dict[str, Judge]:
     """The reader, which decides, and the judge of words.
@@ -91,12 +96,13 @@ def default_judges(
         replies: as in `training_replies`.
         verdicts: the same.
         plain: the same.
+        labelled: the same.
         folds: parts for the judges' temperatures.
 
     Raises:
         JudgeError: the replies lack a label.
     """
-    rows = training_replies(replies, verdicts, plain)
+    rows = training_replies(replies, verdicts, plain, labelled)
     return {"reader": fit_judge(rows, folds, make), "words": fit_judge(rows, folds)}
 
 

@@ -11,7 +11,7 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.frames import Frames
-from circuits.emotion.judge import Judge, Verdict
+from circuits.emotion.judge import Judge, Labelled, Verdict
 from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_replies, reading
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
@@ -33,6 +33,8 @@ class Sources:
         replies: self-written, as demonstrations and to fit the judges on.
         plain: scenarios, others than `events`, to which the reader replies without an emotion.
         verdicts: published replies for the judges, if they are at hand.
+        labelled: small models' replies labelled blind, for the judges; those that
+            answer one of `events` are left out.
     """
 
     events: Sequence[Scenario]
@@ -40,6 +42,7 @@ class Sources:
     replies: Sequence[Reply]
     plain: Sequence[Scenario]
     verdicts: Sequence[Verdict] = ()
+    labelled: Sequence[Labelled] = ()
 
     def asking(self, style: str) -> Asking:
         """How replies are asked for.
@@ -102,7 +105,6 @@ def compare(
 
     Raises:
         PlanError: an unknown arm, or the reader is the model itself.
-        DataFileError: there are fewer scenarios than situations.
     """
     if recipe.reader == model.name:
         raise PlanError(
@@ -110,7 +112,8 @@ def compare(
         )
     arms = chosen_arms(all_arms(model, found, recipe), names)
     store = out.parent / f"{out.name}.partial"
-    texts = situations(sources.events, min(recipe.n, len(sources.events)))
+    n_events = sum(len(scenario.events) for scenario in sources.events)
+    texts = situations(sources.events, min(recipe.n, n_events))
     writer = Writer(model, sources.asking(recipe.style), texts, recipe.decoding, store, progress)
     for arm in arms:
         writer.write(arm)
@@ -118,7 +121,15 @@ def compare(
     note = {
         "doses": asdict(recipe.doses),
         "reader": recipe.reader,
-        "judges_saw": "self-written and published" if sources.verdicts else "self-written",
+        "judges_saw": [
+            name
+            for name, rows in (
+                ("self-written", sources.replies),
+                ("published", sources.verdicts),
+                ("labelled blind", sources.labelled),
+            )
+            if rows
+        ],
     }
     control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
     finish(control, out, store)
@@ -130,7 +141,9 @@ def judges_of(reader: Model, sources: Sources) -> dict[str, Judge]:
     texts = situations(sources.plain, min(N_PLAIN, len(sources.plain)))
     # a reader without a chat template is asked in the frame of the clean preset
     said = plain_replies(reader, Asking(sources.frames, sources.replies), texts, Decoding())
-    return default_judges(reading(reader), sources.replies, sources.verdicts, said)
+    events = {scenario.id for scenario in sources.events}
+    unseen = [one for one in sources.labelled if one.group.rpartition("_")[0] not in events]
+    return default_judges(reading(reader), sources.replies, sources.verdicts, said, unseen)
 
 
 def with_lexicon(control: Control) -> Control:

@@ -44,19 +44,24 @@ def situations(scenarios: Sequence[Scenario], n: int) -> tuple[Situation, ...]:
     """One event each of `n` scenarios, themes and valences as balanced as `n` allows.
 
     Scenarios are taken theme by theme in file order; the valence turns with every one and is set
-    off by one from theme to theme.
+    off by one from theme to theme. Where `n` is larger than the file, scenarios come again with
+    their next event.
 
     Raises:
-        DataFileError: the file has fewer scenarios.
+        DataFileError: the file has fewer events.
     """
-    if n > len(scenarios):
-        raise DataFileError(f"{n} situations asked for, but there are {len(scenarios)} scenarios.")
+    most = len(scenarios) * len(VALENCES)
+    if n > most:
+        raise DataFileError(
+            f"{n} situations asked for, but there are {len(scenarios)} scenarios, {most} events."
+        )
     by_theme: dict[str, list[Scenario]] = defaultdict(list)
     for scenario in scenarios:
         by_theme[scenario.theme].append(scenario)
     turns = max(map(len, by_theme.values()))
     order = [
-        (scenario, (turn + place) % len(VALENCES))
+        (scenario, (turn + place + again) % len(VALENCES))
+        for again in range(len(VALENCES))
         for turn in range(turns)
         for place, theme in enumerate(by_theme.values())
         for scenario in theme[turn : turn + 1]

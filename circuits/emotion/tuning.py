@@ -23,10 +23,10 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 """Name -> first and last layer as parts of the depth."""
 FRACTIONS: Mapping[str, tuple[float, ...]] = {
     "early": (0.03, 0.05, 0.08),
-    "centre": (0.03, 0.05),
-    "middle": (0.03, 0.04, 0.05, 0.06, 0.08),
-    "late": (0.03, 0.05, 0.08),
-    "wide": (0.02, 0.03, 0.05),
+    "centre": (0.03, 0.04, 0.05, 0.06),
+    "middle": (0.03, 0.04, 0.05, 0.06, 0.08, 0.1),
+    "late": (0.03, 0.05, 0.08, 0.11),
+    "wide": (0.02, 0.03, 0.04, 0.05),
     "whole": (0.02, 0.03),
 }
 NOT_LAST: tuple[float, float] = (0.0, 0.8)
@@ -55,8 +55,8 @@ def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
     """Name -> dose; as many as `steering_grid` has."""
     late = window(n_layers, NOT_LAST)
     plain = {
-        "centred": (1.5, 2.0, 3.0),
-        "centred-influence": (2.0, 3.0, 4.0, 5.0),
+        "centred": (1.5, 2.0, 3.0, 4.0),
+        "centred-influence": (2.0, 3.0, 4.0, 5.0, 6.0),
         "paper": (2.0, 3.0, 4.0),
         "paper-influence": (2.0, 3.0, 4.0, 5.0),
     }
@@ -65,13 +65,16 @@ def circuit_grid(n_layers: int) -> dict[str, CircuitDose]:
         for preset, strengths in plain.items()
         for strength in strengths
     }
+    for strength in (1.5, 2.0, 2.5, 3.0):
+        out[f"centred by influence {strength:g}"] = CircuitDose(strength, by_influence=True)
     return out | {
         "centred relative 2": CircuitDose(2.0, size="relative"),
         "centred relative 3": CircuitDose(3.0, size="relative"),
         "centred feedback 3": CircuitDose(3.0, feedback=True),
         "centred feedback 4": CircuitDose(4.0, feedback=True),
-        "centred by influence 2": CircuitDose(2.0, by_influence=True),
-        "centred by influence 3": CircuitDose(3.0, by_influence=True),
+        "centred-influence by influence 3": CircuitDose(
+            3.0, "centred-influence", by_influence=True
+        ),
         "centred not last 3": CircuitDose(3.0, layers=late),
     }
 

@@ -1,0 +1,117 @@
+"""Have replies labelled blind: draw bare lines for an annotator, and take the labels back in.
+
+    python -m benchmarks.emotion_labels draw MODEL --part tuning --n 640
+    python -m benchmarks.emotion_labels draw MODEL --part test --arms steering,circuit
+    python -m benchmarks.emotion_labels join MODEL --part test
+
+`draw` writes runs/emotion/blind/PART_MODEL/NN.tsv, lines of a number and a reply, shuffled: without
+arm, target or event. One line in ten comes back in the next file, to measure how far the annotator
+agrees with itself. The annotator, who- or whatever it is, writes NN.labels beside it, lines of
+number and label. `join` checks them, prints the agreement, and puts them into
+datasets/emotion_blind_labels.jsonl.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.emotion_control import BLIND as FILE
+from benchmarks.emotion_control import READER, RUNS
+from circuits.emotion.control import Control
+from circuits.emotion.data import LABELS
+from circuits.emotion.panel import cohen_kappa
+from circuits.emotion.quality import uncoarse
+from interp.records import read_jsonl
+
+BLIND = Path(FILE)
+AT_ONCE = 320
+"""Lines of a file."""
+AGAIN = 10
+"""One line in so many is shown twice."""
+
+
+def folder(part: str, model: str) -> Path:
+    return RUNS / "blind" / f"{part}_{model}"
+
+
+def drawn(model: str, part: str, arms: list[str] | None, n: int | None, seed: int) -> pd.DataFrame:
+    """Replies of a run, a row a different text; of every arm as many as `n` allows."""
+    run = Control.load(RUNS / model / ("tuned" if part == "tuning" else "control"))
+    table = run.replies[run.replies["reply"].str.strip() != ""]
+    table = table[table["arm"].isin(arms or run.arms)].sample(frac=1, random_state=seed)
+    table = table.drop_duplicates("reply")
+    if n is not None:
+        table = table.groupby("arm").head(-(-n // table["arm"].nunique())).head(n)
+    return table[["arm", "situation", "emotion", "reply"]].reset_index(drop=True)
+
+
+def draw(model: str, part: str, arms: list[str] | None, n: int | None, seed: int) -> None:
+    table, out = drawn(model, part, arms, n, seed), folder(part, model)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(out / "drawn.parquet")
+    pieces = np.array_split(np.arange(len(table)), -(-len(table) // AT_ONCE))
+    for i, piece in enumerate(pieces):
+        again = pieces[i - 1][::AGAIN] if len(pieces) > 1 else piece[:0]
+        rows = np.random.default_rng(seed + i).permutation(np.concatenate([piece, again]))
+        lines = [f"{row}\t{' '.join(table['reply'][row].split())}" for row in rows]
+        (out / f"{i:02d}.tsv").write_text("\n".join(lines) + "\n")
+    print(f"{model}, {part}: {len(table)} replies in {len(pieces)} files of {out}")
+
+
+def labels_of(file: Path) -> dict[int, str]:
+    """Number -> label, for just the lines that were shown."""
+    shown = [int(line.split("\t")[0]) for line in file.read_text().splitlines()]
+    said = [line.split("\t") for line in file.with_suffix(".labels").read_text().splitlines()]
+    found = {int(number): label.strip() for number, label in said}
+    if set(found) != set(shown) or not set(found.values()) <= set(LABELS):
+        wrong = sorted(set(found) ^ set(shown)), sorted(set(found.values()) - set(LABELS))
+        raise SystemExit(f"{file.with_suffix('.labels')}: numbers {wrong[0]}, labels {wrong[1]}")
+    return found
+
+
+def join(model: str, part: str) -> None:
+    table = pd.read_parquet(folder(part, model) / "drawn.parquet")
+    found: dict[int, str] = {}
+    twice: list[tuple[str, str]] = []
+    for file in sorted(folder(part, model).glob("*.tsv")):
+        said = labels_of(file)
+        twice += [(found[k], label) for k, label in said.items() if k in found]
+        found = said | found
+    again = [tuple(one) for one in zip(*twice, strict=True)] if twice else [(), ()]
+    same = float(np.mean([a == b for a, b in twice])) if twice else float("nan")
+    print(f"labelled {len(found)}; {len(twice)} of them twice: the same in {same:.3f}, "
+          f"kappa {cohen_kappa(*again):.3f}")  # fmt: skip
+    table["label"] = [found[i] for i in range(len(table))]
+    table = table[[uncoarse(reply) == reply for reply in table["reply"]]]
+    print(
+        f"{len(found) - len(table)} coarse ones are left out; {dict(table['label'].value_counts())}"
+    )
+    kept = [row for _, row in read_jsonl(BLIND) if not row["id"].startswith(f"{part}_{model}_")]
+    rows = [
+        {"id": f"{part}_{model}_{i}", "part": part, "model": model, **row}
+        for i, row in zip(table.index, table.to_dict("records"), strict=True)
+    ]
+    BLIND.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("draw", "join"))
+    parser.add_argument("model", choices=tuple(READER))
+    parser.add_argument("--part", choices=("tuning", "test"), default="tuning")
+    parser.add_argument("--arms", help="with commas; default: all")
+    parser.add_argument("--n", type=int, help="replies; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if given.what == "draw":
+        arms = given.arms and given.arms.split(",")
+        draw(given.model, given.part, arms, given.n, given.seed)
+    else:
+        join(given.model, given.part)
+
+
+if __name__ == "__main__":
+    main()
