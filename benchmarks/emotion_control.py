@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 import interp
@@ -28,7 +29,7 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.judge import Judge, fit_judge, load_labelled, load_verdicts
-from circuits.emotion.marking import Limits, judge_with, mark
+from circuits.emotion.marking import Limits, against, judge_with, mark
 from circuits.emotion.panel import (
     default_judges,
     judge_by_lexicon,
@@ -132,23 +133,26 @@ def plain(name: str) -> list[str]:
     if not file.is_file():
         model = interp.load_model(name, device="cpu", dtype="float32")
         texts = situations(load_scenarios("datasets/emotion_scenarios_discovery.jsonl"), N_PLAIN)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(plain_replies(model, asking(), texts, Decoding())))
     return json.loads(file.read_text())
 
 
 def choose(model: Model, published: str | None) -> None:
     """Each emotion's best dose within a window or preset, by readers that saw none of its texts."""
-    tuned = Control.load(RUNS / model.name / "tuned")
+    made = writer(model, "tuning", slice(N_TUNING))
+    written = pd.concat([made.write(arm) for arm in tuning_arms(model)], ignore_index=True)
+    tuned = against(written, written[written["arm"] == "unmodulated"])
     make = reading(interp.load_model(READER[model.name], device="cpu", dtype="float32"))
     replies = load_replies("datasets/emotion_replies.jsonl")
     verdicts = load_verdicts(published) if published else ()
     said, labelled = plain(READER[model.name]), load_labelled(BLIND, "tuning")
-    halves = sorted(set(tuned.replies["situation"]))
+    halves = sorted(set(tuned["situation"]))
     parts: list[pd.DataFrame] = []
     for half in (set(halves[::2]), set(halves[1::2])):
         others = [one for one in labelled if one.group not in half]
         judge = fit_judge(training_replies(replies, verdicts, said, others), 4, make)
-        mine = tuned.replies[tuned.replies["situation"].isin(half)]
+        mine = tuned[tuned["situation"].isin(half)]
         parts.append(judge_with(mine, {"crossed": judge}))
     table = mark(pd.concat(parts), UNTUNED, "crossed")
     rates = table.pivot_table("joint", "arm", "emotion", aggfunc="mean")

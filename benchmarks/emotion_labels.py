@@ -20,7 +20,6 @@ import pandas as pd
 
 from benchmarks.emotion_control import BLIND as FILE
 from benchmarks.emotion_control import READER, RUNS
-from circuits.emotion.control import Control
 from circuits.emotion.data import LABELS
 from circuits.emotion.panel import cohen_kappa
 from circuits.emotion.quality import uncoarse
@@ -38,10 +37,13 @@ def folder(part: str, model: str) -> Path:
 
 
 def drawn(model: str, part: str, arms: list[str] | None, n: int | None, seed: int) -> pd.DataFrame:
-    """Replies of a run, a row a different text; of every arm as many as `n` allows."""
-    run = Control.load(RUNS / model / ("tuned" if part == "tuning" else "control"))
-    table = run.replies[run.replies["reply"].str.strip() != ""]
-    table = table[table["arm"].isin(arms or run.arms)].sample(frac=1, random_state=seed)
+    """Replies that were written, a row a different text; of every arm as many as `n` allows."""
+    files = sorted((RUNS / model / f"{part}.partial").glob("*.parquet"))
+    table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    table = table[table["reply"].str.strip() != ""]
+    if arms:
+        table = table[table["arm"].isin(arms)]
+    table = table.sample(frac=1, random_state=seed)
     table = table.drop_duplicates("reply")
     if n is not None:
         table = table.groupby("arm").head(-(-n // table["arm"].nunique())).head(n)
