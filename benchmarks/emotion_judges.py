@@ -8,12 +8,14 @@ replies of a third model; without them only the shipped, self-written replies ar
 
 import argparse
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import interp
-from benchmarks.emotion_control import READER, plain
+from benchmarks.emotion_control import BLIND, READER, plain
 from circuits.emotion import LABELS, load_replies
 from circuits.emotion.judge import (
     Judge,
@@ -24,6 +26,7 @@ from circuits.emotion.judge import (
     calibration_error,
     cross_validate,
     fit_judge,
+    load_labelled,
     load_verdicts,
 )
 from circuits.emotion.label_judge import LabelJudge, label_judge
@@ -32,7 +35,6 @@ from interp.model import Model
 from interp.records import read_jsonl
 from interp.statistics import bootstrap_mean
 
-BLIND = "datasets/emotion_blind_labels.jsonl"
 N_ASKED = 120
 PARTS = ("words", "reader", "labels")
 
@@ -47,8 +49,15 @@ def right(judge: Judge | LabelJudge, rows: list[Labelled]) -> np.ndarray:
     return np.array([one == row.label for one, row in zip(labels, rows, strict=True)], float)
 
 
+def blind_rows(model: str) -> list[dict[str, Any]]:
+    """Labelled replies of a model to test texts, of which no judge is fitted on any."""
+    rows = (row for _, row in read_jsonl(Path(BLIND)))
+    return [row for row in rows if (row["model"], row["part"]) == (model, "test")]
+
+
 def measure(kind: str, make: Make, model: str, published: str | None) -> None:
     replies, neutral = load_replies("datasets/emotion_replies.jsonl"), plain(READER[model])
+    labelled = load_labelled(BLIND, "tuning")
     own, fitted_on = list(training_replies(replies)), training_replies(replies, (), neutral)
     found = cross_validate(own, 4, make=make)
     for view in found.views:
@@ -65,21 +74,28 @@ def measure(kind: str, make: Make, model: str, published: str | None) -> None:
         texts = [Labelled(" ".join(v.text.split()[:WORDS_KEPT]), v.target, v.group) for v in unseen]
         groups = [v.group for v in unseen]
         said(f"{kind}, self-written → published", right(judge, texts), groups)
-        judge = fit_judge(training_replies(replies, verdicts, neutral), 4, make)
+        judge = fit_judge(training_replies(replies, verdicts, neutral, labelled), 4, make)
         said(f"{kind}, both → published, unseen scenarios", right(judge, texts), groups)
         said(f"{kind}, agreement with verdicts", agreement(judge, unseen), groups,
              f"(positive: {np.mean([v.match for v in unseen]):.3f})")  # fmt: skip
     plain_said = Counter(judge.labels(plain(model)))
     print(f"{kind}, plain replies of {model}:", {label: plain_said[label] for label in LABELS})
-    rows = [row for _, row in read_jsonl(BLIND) if row["model"] == model]
+    on_blind_labels(kind, judge, model)
+    verdicts = load_verdicts(published) if published else ()
+    without = fit_judge(training_replies(replies, verdicts, neutral), 4, make)
+    on_blind_labels(f"{kind} without blind labels", without, model)
+
+
+def on_blind_labels(name: str, judge: Judge | LabelJudge, model: str) -> None:
+    rows = blind_rows(model)
     labels = judge.labels([row["reply"] for row in rows])
     blind = [row["label"] for row in rows]
     hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
-    said(f"{kind}, blind labels", hits, [row["id"] for row in rows],
+    said(f"{name}, blind labels", hits, [row["id"] for row in rows],
          f"kappa {cohen_kappa(labels, blind):.3f}")  # fmt: skip
     shown = np.array([(s == r["emotion"]) == (r["label"] == r["emotion"])
                       for s, r in zip(labels, rows, strict=True)], float)  # fmt: skip
-    said(f"{kind}, blind labels, target shown or not", shown, [row["id"] for row in rows])
+    said(f"{name}, blind labels, target shown or not", shown, [row["id"] for row in rows])
 
 
 def measure_labels(reader: Model, model: str, published: str | None) -> None:
@@ -96,11 +112,7 @@ def measure_labels(reader: Model, model: str, published: str | None) -> None:
         )
     for source, rows in sources.items():
         said(f"labels asked for, {source}", right(judge, rows), [row.group for row in rows])
-    rows = [row for _, row in read_jsonl(BLIND) if row["model"] == model]
-    labels, blind = judge.labels([row["reply"] for row in rows]), [row["label"] for row in rows]
-    hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
-    said("labels asked for, blind labels", hits, [row["id"] for row in rows],
-         f"kappa {cohen_kappa(labels, blind):.3f}")  # fmt: skip
+    on_blind_labels("labels asked for", judge, model)
 
 
 def sample(rows: list[Labelled]) -> list[Labelled]:

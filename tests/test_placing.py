@@ -16,19 +16,21 @@ from circuits.editing.edits import Edit
 from circuits.editing.evaluation import Pool, parse_cases
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.knowing import know
-from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early
+from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early, preset
 from circuits.editing.moments import Moment, second_moments
+from circuits.editing.neurons import queries
 from circuits.editing.placing import (
     Reach,
     _gain,
     _halves,
     _reached,
+    equal_error,
     gains,
     place,
     question_moments_of,
     reaches_of,
 )
-from circuits.editing.prompting import Kept, edit_prompts, kept_prompts, whole_prompt
+from circuits.editing.prompting import Kept, begun, edit_prompts, kept_prompts, whole_prompt
 from circuits.editing.solving import RIDGE, Metric, solve
 
 FACT = Fact("w1 {} w2", "w10", "w40", "w3 {} w4", implicit=("w20 w21", "w22"))
@@ -171,6 +173,40 @@ def test_gains_of_one_fact_do_not_depend_on_the_others(moments):
         np.testing.assert_allclose(both.other[i], one.other[0], atol=1e-4)
 
 
+def test_gains_of_neurons_are_what_their_thresholds_see():
+    model, stage = tiny("llama"), replace(VALUE_NEURONS, kept_weight=0.5)
+    moments = {("gate", 1): Moment(torch.eye(model.arch.d_model).double() * 0.3, 100, "test")}
+    reach = Reach(
+        FACT,
+        (whole_prompt(model, "w3 w20 w22 w4"),),
+        (whole_prompt(model, "w3 w50 w4"), whole_prompt(model, "w3 w51 w4")),
+        (Kept("w3 w60 w4", "w60", "other"),),
+    )
+    found = gains(model, [reach], stage, moments, (1,))
+    learnt = [p for form in stage.forms for p in edit_prompts(model, FACT, form, "last")]
+    kept = kept_prompts(model, reach.kept, "last") + begun(learnt)
+    rows = [*learnt, *reach.same, *reach.other, *kept]
+    owner = torch.zeros(len(rows), dtype=torch.long)
+    keys = keys_at(model, rows, [("gate", 1)], [()], owner)["gate", 1].double()
+    n = len(learnt)
+    metric = Metric("inverse_moment", moments["gate", 1])
+    tau, beta = queries(metric, keys[:n], owner[:n], stage.rho, keys[n + 3 :], 0.5)
+    level = (keys @ tau[0]) / (keys @ beta)
+    assert found.same[0, 0] == pytest.approx(float(level[n]), abs=1e-9)
+    assert found.other[0, 0] == pytest.approx(float(level[n + 1 : n + 3].mean()), abs=1e-9)
+    through, beside = level[n : n + 1].numpy(), level[n + 1 : n + 3].numpy()
+    assert found.threshold[0] == pytest.approx(equal_error(through, beside), abs=1e-9)
+
+
+def test_at_equal_error_as_many_are_missed_as_hit():
+    through, beside = np.array([0.2, 0.5, 0.6, 0.9]), np.array([0.0, 0.1, 0.3, 0.55])
+    found = equal_error(through, beside)
+    assert 0.3 < found < 0.5  # one of four missed, one of four hit
+    assert (through < found).mean() == (beside > found).mean() == 0.25
+    assert equal_error(np.array([0.8, 0.9]), np.array([0.1, 0.2])) == pytest.approx(0.5)
+    assert equal_error(np.array([0.3]), np.array([0.3])) == pytest.approx(0.3)
+
+
 def test_facts_without_prompts_are_refused(moments):
     model = tiny("llama")
     same, other = prompts("w5 w6"), prompts("w7")
@@ -223,5 +259,8 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     reached = [_reached(model, reaches, replace(QUERY_NEURONS, layers=layers)) for layers in query]
     assert found.query == query[int(np.argmax(reached))]
     assert f"separation {both[pairs.index(best)]:.3f}" in found.by
+    halves = gains(model, scored, VALUE_NEURONS, moments, found.value).threshold
+    assert found.threshold == round(float(halves.mean()), 3)
+    assert preset("ace", model, found).stages[0].ramp == found.ramp
     assert set(found.moments) == {("gate", layer) for layer in (*found.query, *found.value)}
     assert place(model, cases, shots=PLAIN) == found

@@ -150,7 +150,9 @@ class Comparison:
         """
         manifest, tables, _ = folder.read(Path(path), cls.KIND, ("answers", "edits"))
         at = manifest["placement"]
-        placement = at and Placement(tuple(at["query"]), tuple(at["value"]), at["by"])
+        placement = at and Placement(
+            tuple(at["query"]), tuple(at["value"]), at["by"], threshold=at["threshold"]
+        )
         names = ("model", "weights_hash", "source", "n_cases", "excluded", "options", "seconds")
         said = {name: manifest[name] for name in names}
         return cls(

@@ -106,6 +106,9 @@ VALUE_NEURONS = Neurons(())
 """``ace``'s first stage, for questions that lead to a fact without naming its subject; at layers
 still to be placed."""
 
+RISE = 0.05
+"""Half of the gain over which neurons rise."""
+
 QUERY_NEURONS = Neurons((), ("cloze", "question"), "subject_last", rho=4.0, ramp=(0.48, 0.58))
 """Its second stage, for questions that name the subject."""
 
@@ -184,6 +187,7 @@ class Placement:
         by: which attribution chose them, on what.
         moments: of what the FFNs of these layers read at such tokens of questions
             (`circuits.editing.scatter`); without them queries are small over text.
+        threshold: gain at which value neurons write half of their target, where one was chosen.
 
     Raises:
         FactError: a layer is in both.
@@ -193,6 +197,14 @@ class Placement:
     value: tuple[int, ...]
     by: str = ""
     moments: Moments = field(default_factory=dict, repr=False, compare=False)
+    threshold: float | None = None
+
+    @property
+    def ramp(self) -> tuple[float, float]:
+        """Gains at which value neurons begin and have ceased to rise."""
+        if self.threshold is None:
+            return VALUE_NEURONS.ramp
+        return self.threshold - RISE, self.threshold + RISE
 
     def __post_init__(self) -> None:
         both = sorted({*self.query} & {*self.value})
@@ -203,7 +215,8 @@ class Placement:
 
     def summary(self) -> dict[str, Any]:
         """What it says, without the moments."""
-        return {"query": list(self.query), "value": list(self.value), "by": self.by}
+        layers = {"query": list(self.query), "value": list(self.value)}
+        return {**layers, "by": self.by, "threshold": self.threshold}
 
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
@@ -274,7 +287,7 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 def _ace(name: str, at: Placement) -> Method:
     if name == "ace":
         # as the paper's order: queries are written for what the value neurons leave unsaid
-        value = replace(VALUE_NEURONS, layers=at.value)
+        value = replace(VALUE_NEURONS, layers=at.value, ramp=at.ramp)
         return Method(name, (value, replace(QUERY_NEURONS, layers=at.query)))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers

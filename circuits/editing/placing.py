@@ -2,10 +2,10 @@
 
 The *gain* of keys K at another prompt's key k is tau(k) = 1^T (K^T M K + lambda)^-1 K^T M k: about
 1 at the prompts it is made of, 0 where keys are foreign. A closed form writes its target times
-tau; neurons write it where tau is above a threshold. An edit is useful in later reasoning where
-its gain reaches other questions through the same fact (`same`), and harmless where it does not
-reach questions with the same relation about something else (`other`). Both are known from forward
-passes of the unedited model.
+tau; neurons write it where tau / beta, beta standing for the constant 1, is above a threshold. An
+edit is useful in later reasoning where its gain reaches other questions through the same fact
+(`same`), and harmless where it does not reach questions with the same relation about something
+else (`other`). Both are known from forward passes of the unedited model.
 """
 
 import itertools
@@ -31,11 +31,13 @@ from circuits.editing.methods import (
     early,
 )
 from circuits.editing.moments import Moments
+from circuits.editing.neurons import queries
 from circuits.editing.prompting import (
     ASKED,
     EditPrompt,
     Form,
     Kept,
+    begun,
     contexts,
     contrasts,
     edit_prompts,
@@ -85,12 +87,15 @@ class Gains:
         layers: which.
         same, other: of the prompts that should and should not be reached.
         separation: probability that a prompt of the first kind has the larger gain (AUROC).
+        threshold: gain that as large a part of the first kind is below as of the second above
+            (equal error rate).
     """
 
     layers: tuple[int, ...]
     same: Float[np.ndarray, "fact layer"]
     other: Float[np.ndarray, "fact layer"]
     separation: Float[np.ndarray, " layer"]
+    threshold: Float[np.ndarray, " layer"]
 
     @property
     def selectivity(self) -> Float[np.ndarray, "fact layer"]:
@@ -121,14 +126,14 @@ def gains(
         FactError: a fact has no prompts of the stage's forms, or lacks prompts to reach.
     """
     learnt = [_learnt(model, reach.fact, stage) for reach in reaches]
-    kept = [kept_prompts(model, _preserved(r, stage), stage.anchor) for r in reaches]
+    kept = [_kept(model, r, stage, own) for r, own in zip(reaches, learnt, strict=True)]
     for reach in reaches:
         if not reach.same or not reach.other:
             raise FactError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")
     parts = [(*a, *r.same, *r.other, *k) for a, r, k in zip(learnt, reaches, kept, strict=True)]
     rows = [prompt for part in parts for prompt in part]
     owner = torch.zeros(len(rows), dtype=torch.long)
-    same, other, separation = [], [], []
+    same, other, separation, threshold = [], [], [], []
     places: list[Place] = [(site_of(stage), layer) for layer in layers]
     at = keys_at(model, rows, places, [()], owner)
     for place in places:
@@ -140,10 +145,24 @@ def gains(
         ]
         same.append([float(s.mean()) for s, _ in by_fact])
         other.append([float(o.mean()) for _, o in by_fact])
-        values = torch.cat([torch.cat(pair) for pair in by_fact]).numpy()
-        labels = np.concatenate([[1] * len(s) + [0] * len(o) for s, o in by_fact])
-        separation.append(float(auroc(values, labels.astype(bool))))
-    return Gains(tuple(layers), np.array(same).T, np.array(other).T, np.array(separation))
+        through, beside = (torch.cat(part).numpy() for part in zip(*by_fact, strict=True))
+        is_through = np.repeat([True, False], [len(through), len(beside)])
+        separation.append(float(auroc(np.concatenate([through, beside]), is_through)))
+        threshold.append(equal_error(through, beside))
+    means = (np.array(same).T, np.array(other).T)
+    return Gains(tuple(layers), *means, np.array(separation), np.array(threshold))
+
+
+def equal_error(through: Float[np.ndarray, " same"], beside: Float[np.ndarray, " other"]) -> float:
+    """The threshold that as large a part of the first is below as of the second above.
+
+    Half-way between the two neighbouring values where the parts come nearest to each other.
+    """
+    values = np.unique(np.concatenate([through, beside]))
+    between = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
+    missed = (through[:, None] < between).mean(0)
+    false = (beside[:, None] > between).mean(0)
+    return float(between[np.abs(missed - false).argmin()])
 
 
 def site_of(stage: Stage | Neurons) -> str:
@@ -151,8 +170,14 @@ def site_of(stage: Stage | Neurons) -> str:
     return "gate" if isinstance(stage, Neurons) else "mlp_post"
 
 
-def _preserved(reach: Reach, stage: Stage | Neurons) -> tuple[Kept, ...]:
-    return reach.kept + (contrasts(reach.fact, reach.kept) if stage.contrasts else ())
+def _kept(
+    model: Model, reach: Reach, stage: Stage | Neurons, learnt: list[EditPrompt]
+) -> list[EditPrompt]:
+    """What an edit is given to leave alone, as `circuits.editing.writing` has it."""
+    asked = reach.kept + (contrasts(reach.fact, reach.kept) if stage.contrasts else ())
+    found = kept_prompts(model, asked, stage.anchor)
+    deep = isinstance(stage, Neurons) and stage.anchor == "last"
+    return found + (begun(learnt) if deep else [])
 
 
 def _learnt(model: Model, fact: Fact, stage: Stage | Neurons) -> list[EditPrompt]:
@@ -172,6 +197,10 @@ def _gain(
 ) -> tuple[Float[Tensor, " same"], Float[Tensor, " other"]]:
     """Gains at the prompts of both kinds, of the change solved at the first `n` keys."""
     learn, same, other, kept = keys.split([n, n_same, n_other, len(keys) - n - n_same - n_other])
+    if isinstance(stage, Neurons):
+        fact = torch.zeros(n, dtype=torch.long)
+        tau, beta = queries(metric, learn, fact, stage.rho, kept, stage.kept_weight)
+        return tuple((k.double() @ tau[0]) / (k.double() @ beta) for k in (same, other))
     unit = torch.ones(1, n, dtype=torch.float64)
     _, down = solve(metric, learn.T, unit, stage.rho, kept.T, stage.kept_weight)
     tau = down.sum(1)
@@ -312,15 +341,18 @@ def placed(model: Model, reaches: Sequence[Reach], cases: Cases) -> Placement:
     scored, learnt = _halves(reaches)
     found = gains(model, scored, VALUE_NEURONS, question_moments_of(model, learnt, deep), deep)
     separation = dict(zip(deep, found.separation.tolist(), strict=True))
+    thresholds = dict(zip(deep, found.threshold.tolist(), strict=True))
     value, reached = _best(model, reaches, VALUE_NEURONS, deep, separation)
     before = [layer for layer in early(model) if layer not in value]
     query, _ = _best(model, reaches, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
+    threshold = round(_over(value, thresholds), 3)
     by = (
         f"gain separation {_over(value, separation):.3f}, targets reached {reached:.2f}, "
         f"{len(reaches)} facts of {cases.source}"
     )
     at_questions = question_moments_of(model, reaches, value)
-    return Placement(query, value, by, at_questions | subject_moments_of(model, cases, query))
+    moments = at_questions | subject_moments_of(model, cases, query)
+    return Placement(query, value, by, moments, threshold)
 
 
 def _best(
