@@ -143,18 +143,23 @@ def of_last(
     args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
 ) -> Moments:
     """How keys vary at last tokens of questions about design facts that no case edits."""
-    return question_moments_of(model, [reach for _, reach in design_facts(args, cases)], layers)
+    reaches = [reach for _, reach in design_facts(args, cases)]
+    return question_moments_of(model, reaches, free_cases(cases), layers)
 
 
 def of_subject(
     args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
 ) -> Moments:
     """How they vary at the subject's own token."""
+    return subject_moments_of(model, free_cases(cases), layers)
+
+
+def free_cases(cases: list[Case]) -> Cases:
+    """Design cases whose facts are about no subject that is edited."""
     edited = {fact.subject for case in cases for fact in case.facts}
-    free = load_cases(CHAINS).where(
+    return load_cases(CHAINS).where(
         lambda case: case.split == "design" and all(f.subject not in edited for f in case.facts)
     )
-    return subject_moments_of(model, free, layers)
 
 
 def run(
@@ -220,7 +225,8 @@ def score_layers(args: argparse.Namespace) -> None:
     net = np.stack([frame.sort_values("case")["net_multi_hop"].to_numpy() for frame in edited])
     facts = design_facts(args, cases)
     scored, learnt = facts[:SCORED], [reach for _, reach in facts[SCORED:]]
-    moments = question_moments_of(model, learnt, every)
+    free = free_cases([*cases, *(case for case, _ in scored)])
+    moments = question_moments_of(model, learnt, free, every)
     got = gains(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
     print(f"{len(scored)} facts score, {len(learnt)} learn, {len(cases)} cases are edited")
     for i, layer in enumerate(every):

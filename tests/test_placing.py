@@ -245,7 +245,9 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     scored, learnt = _halves(reaches)
     assert not {r.fact.subject for r in scored} & {r.fact.subject for r in learnt}
     assert len(scored) + len(learnt) == len(reaches)
-    moments = question_moments_of(model, learnt, deep)
+    known = {r.fact.subject for r in reaches}
+    free = cases.where(lambda case: all(f.subject not in known for f in case.facts))
+    moments = question_moments_of(model, learnt, free, deep, PLAIN)
     separation = gains(model, scored, VALUE_NEURONS, moments, deep).separation
     pairs = list(itertools.pairwise(range(len(deep))))
     at = [tuple(deep[i] for i in pair) for pair in pairs]

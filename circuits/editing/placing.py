@@ -46,7 +46,7 @@ from circuits.editing.prompting import (
     kept_prompts,
     whole_prompt,
 )
-from circuits.editing.scatter import question_moments
+from circuits.editing.scatter import keys_by_fact, question_moments, scatter
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.model import Model
@@ -60,6 +60,8 @@ N_KEPT = 8
 """Preserved questions of a kind, as in an evaluation."""
 NAMED = 240
 """Facts from which it is learnt how keys at a subject's own token vary."""
+MORE = 250
+"""Facts, beside those that are reached, from which it is learnt how keys at last tokens vary."""
 
 
 @dataclass(frozen=True)
@@ -258,11 +260,50 @@ def reach_of(model: Model, case: Case, pool: Pool, shots: Shots, seed: int = 0) 
     return Reach(case.facts[0], same, other, kept) if other else None
 
 
-def question_moments_of(model: Model, reaches: Sequence[Reach], layers: Sequence[int]) -> Moments:
-    """Moments of what FFNs read at the last tokens of questions (`question_moments`)."""
+def question_moments_of(
+    model: Model,
+    reaches: Sequence[Reach],
+    cases: Cases,
+    layers: Sequence[int],
+    shots: Shots = SHOTS,
+    seed: int = 0,
+) -> Moments:
+    """Moments of what FFNs read at the last tokens of questions (`question_moments`).
+
+    Args:
+        model: the unedited model.
+        reaches: facts to learn from.
+        cases: more of them, up to `MORE` facts that are about other subjects, known or not: that a
+            model is asked for a fact shows in its keys whether it has the answer or not.
+        layers: which.
+        shots: demonstrations, as in the evaluation.
+        seed: of the draw.
+    """
+    rows = _worded(model, reaches) + _further(model, reaches, cases, shots, seed)
+    return question_moments(model, _reading(layers), rows)
+
+
+def _worded(model: Model, reaches: Sequence[Reach]) -> list[list[EditPrompt]]:
+    """The questions of each fact in other words, then those of other facts, each by itself."""
     facts = [[*_asked(model, reach.fact), *reach.same] for reach in reaches]
-    alone = [[prompt] for reach in reaches for prompt in reach.other]
-    return question_moments(model, _reading(layers), facts + alone)
+    return facts + [[prompt] for reach in reaches for prompt in reach.other]
+
+
+def _further(
+    model: Model, reaches: Sequence[Reach], cases: Iterable[Case], shots: Shots, seed: int
+) -> list[list[EditPrompt]]:
+    """The same of facts of cases whose subjects are none of those to be reached."""
+    reached = {reach.fact.subject for reach in reaches}
+    by_fact: dict[tuple[str, str], Case] = {}
+    for case in cases:
+        if len(case.facts) == 1 and _deep(case) and case.facts[0].subject not in reached:
+            by_fact.setdefault((case.facts[0].prompt, case.facts[0].subject), case)
+    drawn = random.Random(seed).sample(sorted(by_fact), min(MORE, len(by_fact)))
+    return [
+        _asked(model, by_fact[key].facts[0])
+        + [whole_prompt(model, shots.ask(q), shots.prefix) for q in by_fact[key].questions]
+        for key in drawn
+    ]
 
 
 def subject_moments_of(
@@ -332,14 +373,23 @@ def place(
         FactError: no case is usable.
     """
     reaches = reaches_of(model, cases, limit, shots, seed, progress)
-    return placed(model, reaches, cases)
+    return placed(model, reaches, cases, shots, seed)
 
 
-def placed(model: Model, reaches: Sequence[Reach], cases: Cases) -> Placement:
+def placed(
+    model: Model,
+    reaches: Sequence[Reach],
+    cases: Cases,
+    shots: Shots = SHOTS,
+    seed: int = 0,
+) -> Placement:
     """As `place`, from what edits of some facts should reach and what not."""
     deep = range(model.arch.n_layers // 2, model.arch.n_layers)
     scored, learnt = _halves(reaches)
-    found = gains(model, scored, VALUE_NEURONS, question_moments_of(model, learnt, deep), deep)
+    others = _worded(model, learnt) + _further(model, reaches, cases, shots, seed)
+    keys = keys_by_fact(model, _reading(deep), [*others, *_worded(model, scored)])
+    unscored = {at: scatter(groups[: len(others)]) for at, groups in keys.items()}
+    found = gains(model, scored, VALUE_NEURONS, unscored, deep)
     separation = dict(zip(deep, found.separation.tolist(), strict=True))
     thresholds = dict(zip(deep, found.threshold.tolist(), strict=True))
     value, reached = _best(model, reaches, VALUE_NEURONS, deep, separation)
@@ -350,8 +400,8 @@ def placed(model: Model, reaches: Sequence[Reach], cases: Cases) -> Placement:
         f"gain separation {_over(value, separation):.3f}, targets reached {reached:.2f}, "
         f"{len(reaches)} facts of {cases.source}"
     )
-    at_questions = question_moments_of(model, reaches, value)
-    moments = at_questions | subject_moments_of(model, cases, query)
+    at_questions = {at: scatter(keys[at]) for at in _reading(value)}
+    moments = at_questions | subject_moments_of(model, cases, query, seed)
     return Placement(query, value, by, moments, threshold)
 
 
@@ -362,11 +412,23 @@ def _best(
     layers: Sequence[int],
     separation: Mapping[int, float],
 ) -> tuple[tuple[int, ...], float]:
-    """The two neighbours of the largest separation above chance times targets reached."""
+    """The two neighbours of the largest separation above chance times targets reached.
+
+    Tried from the largest separation down, until none that is left could be the best.
+    """
+
+    def above_chance(at: tuple[int, ...]) -> float:
+        return _over(at, separation) - 0.5
+
     pairs = list(itertools.pairwise(layers)) or [tuple(layers)]
-    reached = {at: _reached(model, reaches, replace(stage, layers=at)) for at in pairs}
-    best = max(pairs, key=lambda at: (_over(at, separation) - 0.5) * reached[at])
-    return best, reached[best]
+    best, most, reach = pairs[0], -1.0, 0.0
+    for at in sorted(pairs, key=above_chance, reverse=True):
+        if above_chance(at) <= most:
+            break
+        reached = _reached(model, reaches, replace(stage, layers=at))
+        if above_chance(at) * reached > most:
+            best, most, reach = at, above_chance(at) * reached, reached
+    return best, reach
 
 
 def _over(layers: Sequence[int], separation: Mapping[int, float]) -> float:

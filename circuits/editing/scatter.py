@@ -8,6 +8,8 @@ facts apart does. S is learnt from facts that are not edited.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from circuits.editing.keys import Place, keys_at
 from circuits.editing.moments import Moment, MomentError, Moments
@@ -23,32 +25,46 @@ SHRINKAGE = 0.01
 def question_moments(
     model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
 ) -> Moments:
-    """Moments of keys at the anchors of questions, mostly within facts.
-
-    S = w S_within + (1 - w) E[k k^T] + shrinkage, with S_within the covariance around each
-    fact's mean. Source: Fisher's discriminant, with its scatter pooled over classes that are not
-    those to be told apart.
+    """Moments of keys at the anchors of questions, mostly within facts (`scatter`).
 
     Args:
         model: the unedited model.
         places: which projections.
-        facts: the prompts of each fact in different words, anchored alike; facts with one prompt
-            count in the moment of all keys alone.
+        facts: the prompts of each fact in different words, anchored alike.
 
     Raises:
         MomentError: no fact has two prompts.
     """
+    return {at: scatter(groups) for at, groups in keys_by_fact(model, places, facts).items()}
+
+
+def keys_by_fact(
+    model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
+) -> dict[Place, list[Float[Tensor, "prompt d_in"]]]:
+    """Keys at the anchors of each fact's prompts."""
     rows = [prompt for prompts in facts for prompt in prompts]
-    sizes = [len(prompts) for prompts in facts]
-    if max(sizes, default=0) < 2:
-        raise MomentError("no fact is asked in two ways; give more prompts a fact.")
     keys = keys_at(model, rows, places, [()], torch.zeros(len(rows), dtype=torch.long))
-    out: Moments = {}
-    for place, found in keys.items():
-        k = found.double().cpu()
-        deviations = torch.cat([part - part.mean(0) for part in k.split(sizes)])
-        within = deviations.T @ deviations / (len(rows) - len(sizes))
-        matrix = WITHIN * within + (1 - WITHIN) * (k.T @ k) / len(rows)
-        ridge = SHRINKAGE * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
-        out[place] = Moment(matrix + ridge, len(rows), f"{len(facts)} facts in other words")
-    return out
+    sizes = [len(prompts) for prompts in facts]
+    return {at: list(found.double().cpu().split(sizes)) for at, found in keys.items()}
+
+
+def scatter(groups: Sequence[Float[Tensor, "prompt d_in"]]) -> Moment:
+    """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
+
+    Source: Fisher's discriminant, with its scatter pooled over classes that are not those to be
+    told apart.
+
+    Args:
+        groups: keys of each fact; facts with one key count in the moment of all keys alone.
+
+    Raises:
+        MomentError: no fact has two keys.
+    """
+    if max(map(len, groups), default=0) < 2:
+        raise MomentError("no fact is asked in two ways; give more prompts a fact.")
+    k = torch.cat(list(groups))
+    deviations = torch.cat([part - part.mean(0) for part in groups])
+    within = deviations.T @ deviations / (len(k) - len(groups))
+    matrix = WITHIN * within + (1 - WITHIN) * (k.T @ k) / len(k)
+    ridge = SHRINKAGE * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+    return Moment(matrix + ridge, len(k), f"{len(groups)} facts in other words")
