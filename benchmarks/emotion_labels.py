@@ -3,16 +3,19 @@
     python -m benchmarks.emotion_labels draw MODEL --part tuning --n 640
     python -m benchmarks.emotion_labels draw MODEL --part test --arms steering,circuit
     python -m benchmarks.emotion_labels join MODEL --part test
+    python -m benchmarks.emotion_labels judge MODEL
 
 `draw` writes runs/emotion/blind/PART_MODEL/NN.tsv, lines of a number and a reply, shuffled: without
 arm, target or event. One line in ten comes back in the next file, to measure how far the annotator
 agrees with itself. The annotator, who- or whatever it is, writes NN.labels beside it, lines of
 number and label. `join` checks them, prints the agreement, and puts them into
-datasets/emotion_blind_labels.jsonl.
+datasets/emotion_blind_labels.jsonl. `judge` takes the annotator for a judge of the test's arms,
+beside those that `benchmarks.emotion_control test` has asked.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,8 @@ import pandas as pd
 
 from benchmarks.emotion_control import BLIND as FILE
 from benchmarks.emotion_control import READER, RUNS
-from circuits.emotion.data import LABELS
+from circuits.emotion.control import Control
+from circuits.emotion.data import LABELS, NEUTRAL
 from circuits.emotion.panel import cohen_kappa
 from circuits.emotion.quality import uncoarse
 from interp.records import read_jsonl
@@ -87,6 +91,7 @@ def join(model: str, part: str) -> None:
     print(f"labelled {len(found)}; {len(twice)} of them twice: the same in {same:.3f}, "
           f"kappa {cohen_kappa(*again):.3f}")  # fmt: skip
     table["label"] = [found[i] for i in range(len(table))]
+    table.to_parquet(folder(part, model) / "labelled.parquet")
     table = table[[uncoarse(reply) == reply for reply in table["reply"]]]
     print(
         f"{len(found) - len(table)} coarse ones are left out; {dict(table['label'].value_counts())}"
@@ -99,9 +104,31 @@ def join(model: str, part: str) -> None:
     BLIND.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
 
 
+def judge(model: str) -> None:
+    """Every arm of the test whose replies were labelled, by the annotator and by each judge."""
+    run = Control.load(RUNS / model / "control")
+    labelled = pd.read_parquet(folder("test", model) / "labelled.parquet")
+    label = dict(zip(labelled["reply"], labelled["label"], strict=True))
+    said = [
+        label.get(reply, NEUTRAL if not reply.strip() else "") for reply in run.replies["reply"]
+    ]
+    table = run.replies.assign(said_annotator=said)
+    unread = set(table.loc[table["said_annotator"] == "", "arm"])
+    table = table[~table["arm"].isin(unread)]
+    both = replace(run, replies=table, judges=("annotator", *run.judges))
+    for name in both.judges:
+        found = both.by(name)
+        columns = ["arm", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
+        print(f"\n{model}, judge {name}\n{found.table()[columns].round(3).to_string(index=False)}")
+        for mark in ("joint", "expressed"):
+            difference = [round(float(x), 3) for x in found.paired("circuit", "steering", mark)]
+            print(f"circuit - steering, {mark}: {difference}")
+        print(found.by_emotion("expressed").round(2).to_string(index=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("draw", "join"))
+    parser.add_argument("what", choices=("draw", "join", "judge"))
     parser.add_argument("model", choices=tuple(READER))
     parser.add_argument("--part", choices=("tuning", "test"), default="tuning")
     parser.add_argument("--arms", help="with commas; default: all")
@@ -111,8 +138,10 @@ def main() -> None:
     if given.what == "draw":
         arms = given.arms and given.arms.split(",")
         draw(given.model, given.part, arms, given.n, given.seed)
-    else:
+    elif given.what == "join":
         join(given.model, given.part)
+    else:
+        judge(given.model)
 
 
 if __name__ == "__main__":
