@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from circuits.editing.placing import (
     placed,
     question_moments_of,
     reach_of,
+    site_of,
     subject_moments_of,
 )
 from circuits.editing.prompting import contexts
@@ -74,15 +76,27 @@ def knowledge(model: interp.Model, cases: Cases, out: Path) -> Knowledge:
     return found
 
 
-def chosen(cases: list[Case], n: int, position: str, skip: int = 0, seed: int = 0) -> list[Case]:
-    """Two-hop cases of a position in a seeded order, few of one bridge, after the first `skip`."""
+def chosen(
+    cases: list[Case],
+    n: int,
+    position: str,
+    skip: int = 0,
+    seed: int = 0,
+    learnt: Collection[str] = (),
+) -> list[Case]:
+    """Two-hop cases of a position in a seeded order, few of one bridge, after the first `skip`.
+
+    Cases that edit a subject in `learnt` are passed over.
+    """
     rows = [c for c in cases if c.n_hops == 2 and c.n_edits == 1 and c.position == position]
     random.Random(f"{seed} {position}").shuffle(rows)
     taken: dict[str, int] = {}
     out: list[Case] = []
     for case in rows:
         bridge = case.bridges[0]
-        if (position == "first" or case.facts[0].implicit) and taken.get(bridge, 0) < PER_BRIDGE:
+        named = position == "first" or case.facts[0].implicit
+        fresh = case.facts[0].subject not in learnt
+        if named and fresh and taken.get(bridge, 0) < PER_BRIDGE:
             taken[bridge] = taken.get(bridge, 0) + 1
             facts = [replace(fact, implicit=fact.implicit[:IMPLICIT]) for fact in case.facts]
             out.append(replace(case, facts=tuple(facts)))
@@ -120,6 +134,10 @@ def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> M
     """Moments of a method: over samples, and of questions about facts that no case edits."""
     model = interp.load_model(args.model)
     edited = sorted({fact.subject for case in cases for fact in case.facts})
+    placement = layers_of(args, model)
+    at = {(site_of(s), i) for s in method.stages if isinstance(s, Neurons) for i in s.layers}
+    if learnt_subjects().isdisjoint(edited) and at <= set(placement.moments):
+        return moments_for(model, [method], placement)
     mark = hashlib.blake2b(json.dumps(edited).encode(), digest_size=4).hexdigest()
     file = args.out / f"keys_{args.model}_{mark}.safetensors"
     kept = load_file(file) if file.exists() else {}
@@ -263,10 +281,20 @@ def correlated(name: str, score_of: Float[np.ndarray, "fact layer"], net: np.nda
 
 
 def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
-    """As many first-hop as last-hop edits."""
+    """As many first-hop as last-hop edits, in the test half of subjects that S knows nothing of."""
     model, usable, pool = load(args)
-    cases = [case for at in ("first", "last") for case in chosen(usable, args.n, at, args.skip)]
+    learnt = learnt_subjects() if args.split == "test" else ()
+    cases = [
+        case
+        for at in ("first", "last")
+        for case in chosen(usable, args.n, at, args.skip, learnt=learnt)
+    ]
     return model, cases, pool
+
+
+def learnt_subjects() -> set[str]:
+    """Subjects of the facts of the design half."""
+    return {f.subject for c in load_cases(CHAINS) if c.split == "design" for f in c.facts}
 
 
 def arms(args: argparse.Namespace) -> None:
