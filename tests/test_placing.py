@@ -20,11 +20,11 @@ from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early,
 from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import queries
 from circuits.editing.placing import (
+    FALSE_ALARMS,
     Reach,
     _gain,
     _halves,
     _reached,
-    equal_error,
     gains,
     place,
     question_moments_of,
@@ -181,30 +181,22 @@ def test_gains_of_neurons_are_what_their_thresholds_see():
         (whole_prompt(model, "w3 w20 w22 w4"),),
         (whole_prompt(model, "w3 w50 w4"), whole_prompt(model, "w3 w51 w4")),
         (Kept("w3 w60 w4", "w60", "other"),),
+        (whole_prompt(model, "w3 w52 w4"),),
     )
     found = gains(model, [reach], stage, moments, (1,))
     learnt = [p for form in stage.forms for p in edit_prompts(model, FACT, form, "last")]
     kept = kept_prompts(model, reach.kept, "last") + begun(learnt)
-    rows = [*learnt, *reach.same, *reach.other, *kept]
+    rows = [*learnt, *reach.same, *reach.other, *reach.single, *kept]
     owner = torch.zeros(len(rows), dtype=torch.long)
     keys = keys_at(model, rows, [("gate", 1)], [()], owner)["gate", 1].double()
     n = len(learnt)
     metric = Metric("inverse_moment", moments["gate", 1])
-    tau, beta = queries(metric, keys[:n], owner[:n], stage.rho, keys[n + 3 :], 0.5)
+    tau, beta = queries(metric, keys[:n], owner[:n], stage.rho, keys[n + 4 :], 0.5)
     level = (keys @ tau[0]) / (keys @ beta)
     assert found.same[0, 0] == pytest.approx(float(level[n]), abs=1e-9)
     assert found.other[0, 0] == pytest.approx(float(level[n + 1 : n + 3].mean()), abs=1e-9)
-    through, beside = level[n : n + 1].numpy(), level[n + 1 : n + 3].numpy()
-    assert found.threshold[0] == pytest.approx(equal_error(through, beside), abs=1e-9)
-
-
-def test_at_equal_error_as_many_are_missed_as_hit():
-    through, beside = np.array([0.2, 0.5, 0.6, 0.9]), np.array([0.0, 0.1, 0.3, 0.55])
-    found = equal_error(through, beside)
-    assert 0.3 < found < 0.5  # one of four missed, one of four hit
-    assert (through < found).mean() == (beside > found).mean() == 0.25
-    assert equal_error(np.array([0.8, 0.9]), np.array([0.1, 0.2])) == pytest.approx(0.5)
-    assert equal_error(np.array([0.3]), np.array([0.3])) == pytest.approx(0.3)
+    alone = level[n + 1 : n + 4].numpy()
+    assert found.threshold[0] == pytest.approx(np.quantile(alone, 1 - FALSE_ALARMS), abs=1e-9)
 
 
 def test_facts_without_prompts_are_refused(moments):

@@ -60,6 +60,8 @@ N_KEPT = 8
 """Preserved questions of a kind, as in an evaluation."""
 NAMED = 240
 """Facts from which it is learnt how keys at a subject's own token vary."""
+FALSE_ALARMS = 0.1
+"""Part of the questions to be left alone that value neurons may half fire at."""
 MORE = 250
 """Facts, beside those that are reached, from which it is learnt how keys at last tokens vary."""
 
@@ -73,12 +75,15 @@ class Reach:
         same: prompts whose answer goes through the fact, other than those it is learnt from.
         other: prompts of the same relation that do not.
         kept: preserved questions, as an editor is given them.
+        single: single facts to be left alone, too: of the same relation, with the same old
+            answer, about the same subject.
     """
 
     fact: Fact
     same: tuple[EditPrompt, ...]
     other: tuple[EditPrompt, ...]
     kept: tuple[Kept, ...] = ()
+    single: tuple[EditPrompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class Gains:
         layers: which.
         same, other: of the prompts that should and should not be reached.
         separation: probability that a prompt of the first kind has the larger gain (AUROC).
-        threshold: gain that as large a part of the first kind is below as of the second above
-            (equal error rate).
+        threshold: gain that a part of `FALSE_ALARMS` of the second kind is above, single facts
+            among them.
     """
 
     layers: tuple[int, ...]
@@ -132,7 +137,10 @@ def gains(
     for reach in reaches:
         if not reach.same or not reach.other:
             raise FactError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")
-    parts = [(*a, *r.same, *r.other, *k) for a, r, k in zip(learnt, reaches, kept, strict=True)]
+    parts = [
+        (*a, *r.same, *r.other, *r.single, *k)
+        for a, r, k in zip(learnt, reaches, kept, strict=True)
+    ]
     rows = [prompt for part in parts for prompt in part]
     owner = torch.zeros(len(rows), dtype=torch.long)
     same, other, separation, threshold = [], [], [], []
@@ -142,29 +150,19 @@ def gains(
         keys = at[place].split([len(part) for part in parts])
         metric = Metric(stage.metric, moments[place])
         by_fact = [
-            _gain(metric, stage, k, len(a), len(r.same), len(r.other))
+            _gain(metric, stage, k, len(a), len(r.same), len(r.other) + len(r.single))
             for k, a, r in zip(keys, learnt, reaches, strict=True)
         ]
+        beside = [b[: len(r.other)] for (_, b), r in zip(by_fact, reaches, strict=True)]
         same.append([float(s.mean()) for s, _ in by_fact])
-        other.append([float(o.mean()) for _, o in by_fact])
-        through, beside = (torch.cat(part).numpy() for part in zip(*by_fact, strict=True))
-        is_through = np.repeat([True, False], [len(through), len(beside)])
-        separation.append(float(auroc(np.concatenate([through, beside]), is_through)))
-        threshold.append(equal_error(through, beside))
+        other.append([float(o.mean()) for o in beside])
+        through, past = (torch.cat(part).numpy() for part in ([s for s, _ in by_fact], beside))
+        is_through = np.repeat([True, False], [len(through), len(past)])
+        separation.append(float(auroc(np.concatenate([through, past]), is_through)))
+        alone = torch.cat([b for _, b in by_fact]).numpy()
+        threshold.append(float(np.quantile(alone, 1 - FALSE_ALARMS)))
     means = (np.array(same).T, np.array(other).T)
     return Gains(tuple(layers), *means, np.array(separation), np.array(threshold))
-
-
-def equal_error(through: Float[np.ndarray, " same"], beside: Float[np.ndarray, " other"]) -> float:
-    """The threshold that as large a part of the first is below as of the second above.
-
-    Half-way between the two neighbouring values where the parts come nearest to each other.
-    """
-    values = np.unique(np.concatenate([through, beside]))
-    between = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
-    missed = (through[:, None] < between).mean(0)
-    false = (beside[:, None] > between).mean(0)
-    return float(between[np.abs(missed - false).argmin()])
 
 
 def site_of(stage: Stage | Neurons) -> str:
@@ -252,12 +250,13 @@ def reach_of(model: Model, case: Case, pool: Pool, shots: Shots, seed: int = 0) 
     """What an edit of a case's last hop should reach, and what not; `None` without controls."""
     scored = draw_probes(case, pool, seed=seed)
     others = [one.text for one in scored["control_two_hop"]]
-    same, other = (
+    facts = [q.text for kind, found in scored.items() for q in found if kind != "control_two_hop"]
+    same, other, single = (
         tuple(whole_prompt(model, shots.ask(text), shots.prefix) for text in texts)
-        for texts in (case.questions, others)
+        for texts in (case.questions, others, facts)
     )
     kept = kept_of(preservation(case, pool, scored, N_KEPT, seed))
-    return Reach(case.facts[0], same, other, kept) if other else None
+    return Reach(case.facts[0], same, other, kept, single) if other else None
 
 
 def question_moments_of(
