@@ -13,6 +13,7 @@ from test_emotion_cli import Flat
 
 from circuits.cli.app import run
 from circuits.emotion import running
+from circuits.emotion.judge import Labelled
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from interp import builtin
 from interp.errors import PlanError
@@ -123,15 +124,21 @@ def test_control_shows_replies_and_caps_doses(
     assert "unknown emotion 'joy'" in capsys.readouterr().err
 
 
-def test_judges_learn_the_readers_plain_replies(
+def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
     reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
     given = short(recipe_of("smollm2-135m"), model, reader, tmp_path / "recipe.json")
-    seen: list[Sequence[str]] = []
+    seen: list[tuple[Sequence[str], Sequence[Labelled]]] = []
 
-    def judges(make: object, replies: object, verdicts: object, plain: Sequence[str]) -> object:
-        seen.append(plain)
+    def judges(
+        make: object,
+        replies: object,
+        verdicts: object,
+        plain: Sequence[str],
+        labelled: Sequence[Labelled],
+    ) -> object:
+        seen.append((plain, labelled))
         return {"flat": Flat()}
 
     monkeypatch.setattr(running, "default_judges", judges)
@@ -139,7 +146,14 @@ def test_judges_learn_the_readers_plain_replies(
     begin = ["emotion", "run", "--recipe", given, "--out", str(tmp_path / "r"), "--limit", "4"]
     assert run([*begin, "--arms", "steering", *DATA, "--json"]) == 0
     assert set(last_json(capsys.readouterr().out)["arms"]) == {"unmodulated", "steering"}
-    assert seen == [[f"Plain, says {reader}."]]
+    plain, labelled = seen.pop()
+    assert plain == [f"Plain, says {reader}."]
+    assert len(labelled) > 1000 and all("_tuning_" in one.group for one in labelled)
+    tuning = str(ROOT / "datasets" / "emotion_scenarios_tuning.jsonl")
+    own = ["--model", model, "--events", tuning, "--out", str(tmp_path / "own")]
+    found = ["--recipe", given, "--discovery", str(tmp_path / "r" / "discovery")]
+    assert run(["emotion", "evaluate", *found, *own, "--arms", "steering", *DATA]) == 0
+    assert seen.pop()[1] == []  # no judge is fitted on replies to the texts that it judges
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

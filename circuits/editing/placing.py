@@ -24,6 +24,7 @@ from circuits.editing.keys import Place, keys_at
 from circuits.editing.knowing import know, usable_cases
 from circuits.editing.methods import (
     QUERY_NEURONS,
+    RISE,
     VALUE_NEURONS,
     Neurons,
     Placement,
@@ -394,7 +395,8 @@ def placed(
     value, reached = _best(model, reaches, VALUE_NEURONS, deep, separation)
     before = [layer for layer in early(model) if layer not in value]
     query, _ = _best(model, reaches, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
-    threshold = round(_over(value, thresholds), 3)
+    # lower, neurons would begin to fire where nothing matches
+    threshold = max(2 * RISE, round(_over(value, thresholds), 3))
     by = (
         f"gain separation {_over(value, separation):.3f}, targets reached {reached:.2f}, "
         f"{len(reaches)} facts of {cases.source}"
