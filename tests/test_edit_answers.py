@@ -103,7 +103,8 @@ def test_strict_implies_lenient(name: str, said: str):
 @given(NAMES, WORDS)
 def test_never_inside_a_word(name: str, letters: str):
     glued = f"{letters}{name.replace(' ', '')}"
-    if normalised(glued) != normalised(name):
+    # one word still: a letter such as U+013F becomes a letter and a dot, which ends a word
+    if len(normalised(glued)) == 1 and normalised(glued) != normalised(name):
         assert not Answer(name.replace(" ", "")).lenient(glued)
 
 

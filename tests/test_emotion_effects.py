@@ -173,5 +173,6 @@ def test_random_heads_are_disjoint_from_the_circuit():
 def test_prompts_that_do_not_differ_are_refused():
     model, found = tiny("llama"), found_in("llama")
     same = [Group((NEUTRAL_IDS[0],) * 6, "s_neutral", "a", "felt:A")]
-    with pytest.raises(DegenerateGap, match="anger prompts"):
+    # which emotion is named depends on the rounding of six equal rows
+    with pytest.raises(DegenerateGap, match="the final states of [a-z]+ prompts are those of the"):
         necessity(model, found, same, [])
