@@ -201,7 +201,8 @@ def _gain(
     if isinstance(stage, Neurons):
         fact = torch.zeros(n, dtype=torch.long)
         tau, beta = queries(metric, learn, fact, stage.rho, kept, stage.kept_weight)
-        return tuple((k.double() @ tau[0]) / (k.double() @ beta) for k in (same, other))
+        level = (keys.double() @ tau[0]) / (keys.double() @ beta)
+        return level[n : n + n_same], level[n + n_same : n + n_same + n_other]
     unit = torch.ones(1, n, dtype=torch.float64)
     _, down = solve(metric, learn.T, unit, stage.rho, kept.T, stage.kept_weight)
     tau = down.sum(1)
