@@ -32,19 +32,13 @@ from circuits.editing import Placement, preset
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
 from circuits.editing.files import placement_for, save_placement
+from circuits.editing.gains import Reach, gains, site_of
 from circuits.editing.knowing import Knowledge, know
 from circuits.editing.methods import VALUE_NEURONS, Method, Neurons, depth, early
 from circuits.editing.moments import Moment, Moments
-from circuits.editing.placing import (
-    Reach,
-    gains,
-    placed,
-    question_moments_of,
-    reach_of,
-    site_of,
-    subject_moments_of,
-)
+from circuits.editing.placing import placed, reach_of
 from circuits.editing.prompting import contexts
+from circuits.editing.wordings import question_moments_of, subject_moments_of
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
 

@@ -14,24 +14,16 @@ from circuits.editing import Fact, FactError
 from circuits.editing.changes import Change
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import Pool, parse_cases
+from circuits.editing.gains import FALSE_ALARMS, Reach, _gain, gains
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.knowing import know
 from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early, preset
 from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import queries
-from circuits.editing.placing import (
-    FALSE_ALARMS,
-    Reach,
-    _gain,
-    _halves,
-    _reached,
-    gains,
-    place,
-    question_moments_of,
-    reaches_of,
-)
+from circuits.editing.placing import _halves, _reached, place, reaches_of
 from circuits.editing.prompting import Kept, begun, edit_prompts, kept_prompts, whole_prompt
 from circuits.editing.solving import RIDGE, Metric, solve
+from circuits.editing.wordings import question_moments_of
 
 FACT = Fact("w1 {} w2", "w10", "w40", "w3 {} w4", implicit=("w20 w21", "w22"))
 STAGE = Stage((), forms=("two_hop",), anchor="last", rho=0.1)

@@ -101,6 +101,11 @@ class Neurons:
     ramp: tuple[float, float] = (0.42, 0.52)
     search: Search = field(default_factory=Search)
 
+    @property
+    def deep(self) -> bool:
+        """Whether they serve questions that do not name the subject."""
+        return self.anchor == "last"
+
 
 VALUE_NEURONS = Neurons(())
 """``ace``'s first stage, for questions that lead to a fact without naming its subject; at layers

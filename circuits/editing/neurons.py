@@ -1,6 +1,6 @@
 """Queries and values of FFN neurons written together: two neurons a fact, which fire for it alone.
 
-The gain tau of a closed form (`circuits.editing.placing`) is linear in the key, so half a match
+The gain tau of a closed form (`circuits.editing.gains`) is linear in the key, so half a match
 gets half a target. A neuron has a threshold. With tau solved for what the FFN reads, at the fact's
 keys 1 and at preserved keys 0, and beta a linear stand-in for the constant 1, the two neurons
 

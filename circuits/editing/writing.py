@@ -137,7 +137,7 @@ def _jobs(
                 for form in stage.forms
             }
             prompts = tuple(p for ps in by_form.values() for p in ps)
-            deep = isinstance(stage, Neurons) and stage.anchor == "last"
+            deep = isinstance(stage, Neurons) and stage.deep
             needed = ("two_hop",) if deep else stage.forms
             if not any(by_form.get(form) for form in needed):
                 state.skipped[i].append(
@@ -230,7 +230,7 @@ class _Run:
         )
         asked = state.requests if stage.kept_weight else ()
         kept = [kept_prompts(model, _preserved(stage, one), stage.anchor) for one in asked]
-        if kept and isinstance(stage, Neurons) and stage.anchor == "last":
+        if kept and isinstance(stage, Neurons) and stage.deep:
             for job in jobs:
                 kept[job.edit] += begun(job.prompts)
         self.kept = [prompt for prompts in kept for prompt in prompts]

@@ -1,15 +1,12 @@
 """Doses chosen on the tuning file: as many configurations for steering as for the circuit."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from circuits.emotion.doses import CircuitDose, Layers, SteeringDose, modulate, steer
 from circuits.emotion.replying import Arm
 
 if TYPE_CHECKING:
-    from circuits.emotion.control import Control
     from circuits.emotion.discovery import Discovery
 
 WINDOWS: Mapping[str, tuple[float, float]] = {
@@ -89,23 +86,3 @@ def arms_of_grids(
         *(Arm(name, modulation=steer(found, dose)) for name, dose in steering.items()),
         *(Arm(name, modulation=modulate(found, dose)) for name, dose in circuit.items()),
     ]
-
-
-def best(tuned: "Control", names: Sequence[str]) -> str:
-    """The configuration with the most joint replies; the first of equals.
-
-    Source: selection on the tuning file alone; the test file is read once, afterwards.
-    """
-    rows: Any = tuned.table().set_index("arm").loc[list(names)]
-    return str(rows["joint"].idxmax())
-
-
-def frontier(tuned: "Control", names: Sequence[str]) -> pd.DataFrame:
-    """The configurations that none beats in both accuracy and quality, by accuracy."""
-    rows: Any = tuned.table().set_index("arm").loc[list(names), ["accuracy", "quality", "joint"]]
-    kept = [
-        name
-        for name, row in rows.iterrows()
-        if not ((rows["accuracy"] > row["accuracy"]) & (rows["quality"] > row["quality"])).any()
-    ]
-    return rows.loc[kept].sort_values("accuracy").reset_index()
