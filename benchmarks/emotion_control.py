@@ -1,13 +1,13 @@
 """Choose doses on the tuning file, then put every arm to the test file, once.
 
-    python -m benchmarks.emotion_control tune smollm2-135m    # runs/emotion/smollm2-135m/tuned
+    python -m benchmarks.emotion_control tune smollm2-135m    # replies to the tuning file
     python -m benchmarks.emotion_control choose smollm2-135m  # from what tune wrote
     python -m benchmarks.emotion_control test smollm2-135m    # the table of the guide
 
-`tune` tries as many configurations of steering as of the circuit, and prints what each gave.
-`choose` judges them anew by readers fitted on blind labels of the other half of the situations, and
-prints, of each window and preset, the best dose of every emotion; the chosen ones are written by
-hand into circuits/emotion/recipes/. `test` takes them from there. All go on where they were
+`tune` writes replies of as many configurations of steering as of the circuit, some of which are
+labelled blind then (`benchmarks.emotion_labels`). `choose` judges them by readers fitted on blind
+labels of the other half of the situations, and prints, of each window and preset, the best dose of
+every emotion; the chosen ones are written by hand into circuits/emotion/recipes/. `test` takes them from there. All go on where they were
 stopped; with `--minutes` they stop by themselves. `--published` names judged replies of another
 model (rows of gen_text, emotion, match, skeleton_id) to fit the judges on, too.
 """
@@ -114,14 +114,12 @@ def write(made: Writer, arms: list[Arm], until: float) -> bool:
     return True
 
 
-def judges_of(name: str, published: str | None, all_of_them: bool) -> dict[str, Judge]:
-    """The judge that decides is fitted on shipped and, if given, published replies."""
+def judges_of(name: str, published: str | None) -> dict[str, Judge]:
+    """The judges, and what they were without blind labels; the first decides."""
     make = reading(interp.load_model(READER[name], device="cpu", dtype="float32"))
     replies = load_replies("datasets/emotion_replies.jsonl")
     verdicts = load_verdicts(published) if published else ()
     said, labelled = plain(READER[name]), load_labelled(BLIND, "tuning")
-    if not all_of_them:
-        return {"reader": fit_judge(training_replies(replies, verdicts, said), 4, make)}
     found = default_judges(make, replies, verdicts, said, labelled)
     unlabelled = default_judges(make, replies, verdicts, said)
     return found | {f"{k}_unlabelled": v for k, v in unlabelled.items()}
@@ -199,16 +197,13 @@ def main() -> None:
         choose(model, options.published)
         return
     if options.what == "tune":
-        made, arms = writer(model, "tuning", slice(N_TUNING)), tuning_arms(model)
-        limits = UNTUNED
-    else:
-        made = writer(model, "test", TESTED)
-        arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
-        limits = recipe_of(model.name).limits
+        write(writer(model, "tuning", slice(N_TUNING)), tuning_arms(model), until)
+        return
+    made = writer(model, "test", TESTED)
+    arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
     if write(made, arms, until) and time.monotonic() < until:
-        testing = options.what == "test"
-        out = RUNS / model.name / ("control" if testing else "tuned")
-        show(judged(made, arms, limits, judges_of(model.name, options.published, testing), out))
+        judges, out = judges_of(model.name, options.published), RUNS / model.name / "control"
+        show(judged(made, arms, recipe_of(model.name).limits, judges, out))
 
 
 if __name__ == "__main__":
