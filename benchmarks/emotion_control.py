@@ -7,9 +7,10 @@
 `tune` writes replies of as many configurations of steering as of the circuit, some of which are
 labelled blind then (`benchmarks.emotion_labels`). `choose` judges them by readers fitted on blind
 labels of the other half of the situations, and prints, of each window and preset, the best dose of
-every emotion; the chosen ones are written by hand into circuits/emotion/recipes/. `test` takes them from there. All go on where they were
-stopped; with `--minutes` they stop by themselves. `--published` names judged replies of another
-model (rows of gen_text, emotion, match, skeleton_id) to fit the judges on, too.
+every emotion; the chosen ones are written by hand into circuits/emotion/recipes/. `test` takes them
+from there. All go on where they were stopped; with `--minutes` they stop by themselves.
+`--published` names judged replies of another model (rows of gen_text, emotion, match, skeleton_id)
+to fit the judges on, too.
 """
 
 import argparse
