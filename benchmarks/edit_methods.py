@@ -34,7 +34,14 @@ from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, sc
 from circuits.editing.files import placement_for, save_placement
 from circuits.editing.gains import Reach, gains, site_of
 from circuits.editing.knowing import Knowledge, know
-from circuits.editing.methods import VALUE_NEURONS, Method, Neurons, depth, early
+from circuits.editing.methods import (
+    QUERY_NEURONS,
+    VALUE_NEURONS,
+    Method,
+    Neurons,
+    depth,
+    early,
+)
 from circuits.editing.moments import Moment, Moments
 from circuits.editing.placing import placed, reach_of
 from circuits.editing.prompting import contexts

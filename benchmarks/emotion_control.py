@@ -1,8 +1,10 @@
-"""Choose doses on the tuning file, then put every arm to the test file, once.
+"""Choose doses on the tuning file, then put the arms to the test file, once for each event.
 
     python -m benchmarks.emotion_control tune smollm2-135m    # replies to the tuning file
     python -m benchmarks.emotion_control choose smollm2-135m  # from what tune wrote
-    python -m benchmarks.emotion_control test smollm2-135m    # the table of the guide
+    python -m benchmarks.emotion_control test smollm2-135m    # some arms, or all
+    python -m benchmarks.emotion_control retest smollm2-135m  # the same for all events left
+    python -m benchmarks.emotion_control arms smollm2-135m    # all arms for half of the test's
 
 `tune` writes replies of as many configurations of steering as of the circuit, some of which are
 labelled blind then (`benchmarks.emotion_labels`). `choose` judges them by readers fitted on blind
@@ -49,9 +51,14 @@ RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
 UNTUNED = Limits()
 BLIND = "datasets/emotion_blind_labels.jsonl"
-N_TUNING = 40
-TESTED = slice(80, 240)
-"""Of the test file's situations; the first 80 were scored by earlier versions."""
+SITUATIONS = {
+    "tuning": slice(0, 40),
+    "test": slice(80, 240),
+    "retest": slice(240, 480),
+    "arms": slice(80, 160),
+}
+"""Which events of a file: of the tuning file, else of the test file, whose first 80 were scored by
+earlier versions."""
 N_PLAIN = 120
 TUNED = {
     "smollm2-135m": (
@@ -78,10 +85,10 @@ def asking() -> Asking:
     )
 
 
-def writer(model: Model, part: str, chosen: slice) -> Writer:
-    texts = situations(load_scenarios(f"datasets/emotion_scenarios_{part}.jsonl"), chosen.stop)
-    texts = texts[chosen]
-    return Writer(model, asking(), texts, store=RUNS / model.name / f"{part}.partial")
+def writer(model: Model, part: str) -> Writer:
+    chosen, file = SITUATIONS[part], "tuning" if part == "tuning" else "test"
+    texts = situations(load_scenarios(f"datasets/emotion_scenarios_{file}.jsonl"), chosen.stop)
+    return Writer(model, asking(), texts[chosen], store=RUNS / model.name / f"{part}.partial")
 
 
 def tuning_arms(model: Model) -> list[Arm]:
@@ -96,6 +103,11 @@ def tuning_arms(model: Model) -> list[Arm]:
     ]
     asked = [arm for arm in prompted_arms(chat=False) if arm.name == "unmodulated"]
     return [*asked, *(a for pair in grids for a in pair)]
+
+
+def folder(model: str, part: str) -> Path:
+    """Where the judged replies of a part are."""
+    return RUNS / model / f"control_{part}"
 
 
 def test_arms(model: Model) -> list[Arm]:
@@ -139,7 +151,7 @@ def plain(name: str) -> list[str]:
 
 def choose(model: Model, published: str | None) -> None:
     """Each emotion's best dose within a window or preset, by readers that saw none of its texts."""
-    made = writer(model, "tuning", slice(N_TUNING))
+    made = writer(model, "tuning")
     written = pd.concat([made.write(arm) for arm in tuning_arms(model)], ignore_index=True)
     tuned = against(written, written[written["arm"] == "unmodulated"])
     make = reading(interp.load_model(READER[model.name], device="cpu", dtype="float32"))
@@ -185,7 +197,7 @@ def show(control: Control) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("tune", "choose", "test"))
+    parser.add_argument("what", choices=("tune", "choose", "test", "retest", "arms"))
     parser.add_argument("model", choices=tuple(READER))
     parser.add_argument("--published", help="judged replies of another model")
     parser.add_argument("--arms", help="some of the test's, with commas; default: all")
@@ -198,12 +210,12 @@ def main() -> None:
         choose(model, options.published)
         return
     if options.what == "tune":
-        write(writer(model, "tuning", slice(N_TUNING)), tuning_arms(model), until)
+        write(writer(model, "tuning"), tuning_arms(model), until)
         return
-    made = writer(model, "test", TESTED)
+    made = writer(model, options.what)
     arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
     if write(made, arms, until) and time.monotonic() < until:
-        judges, out = judges_of(model.name, options.published), RUNS / model.name / "control"
+        judges, out = judges_of(model.name, options.published), folder(model.name, options.what)
         show(judged(made, arms, recipe_of(model.name).limits, judges, out))
 
 

@@ -9,8 +9,8 @@
 arm, target or event. One line in ten comes back in the next file, to measure how far the annotator
 agrees with itself. The annotator, who- or whatever it is, writes NN.labels beside it, lines of
 number and label. `join` checks them, prints the agreement, and puts them into
-datasets/emotion_blind_labels.jsonl. `judge` takes the annotator for a judge of the test's arms,
-beside those that `benchmarks.emotion_control test` has asked.
+datasets/emotion_blind_labels.jsonl. `judge` takes the annotator for a judge of the arms of
+`test` and `retest`, each and both, beside those that `benchmarks.emotion_control` has asked.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import pandas as pd
 
 from benchmarks.emotion_control import BLIND as FILE
 from benchmarks.emotion_control import READER, RUNS
+from benchmarks.emotion_control import folder as judged
 from circuits.emotion.control import Control
 from circuits.emotion.data import LABELS, NEUTRAL
 from circuits.emotion.panel import cohen_kappa
@@ -30,6 +31,7 @@ from circuits.emotion.quality import uncoarse
 from interp.records import read_jsonl
 
 BLIND = Path(FILE)
+TESTS = ("test", "retest")
 AT_ONCE = 320
 """Lines of a file."""
 AGAIN = 10
@@ -105,9 +107,27 @@ def join(model: str, part: str) -> None:
 
 
 def judge(model: str) -> None:
-    """Every arm of the test whose replies were labelled, by the annotator and by each judge."""
-    run = Control.load(RUNS / model / "control")
-    labelled = pd.read_parquet(folder("test", model) / "labelled.parquet")
+    """The arms whose replies were labelled, by the annotator and by each judge, by part."""
+    parts = [p for p in TESTS if (folder(p, model) / "labelled.parquet").is_file()]
+    runs = {part: annotated(model, part) for part in parts}
+    first = runs[parts[0]]
+    pooled = pd.concat([run.replies for run in runs.values()], ignore_index=True)
+    for part, run in {**runs, " and ".join(parts): replace(first, replies=pooled)}.items():
+        for name in run.judges:
+            found = run.by(name)
+            columns = ["arm", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
+            table = found.table()[columns].round(3).to_string(index=False)
+            print(f"\n{model}, {part}, judge {name}\n{table}")
+            for mark in ("joint", "expressed"):
+                difference = [round(float(x), 3) for x in found.paired("circuit", "steering", mark)]
+                print(f"circuit - steering, {mark}: {difference}")
+            print(found.by_emotion("expressed").round(2).to_string(index=False))
+
+
+def annotated(model: str, part: str) -> Control:
+    """The arms of a part whose replies were labelled; the annotator is the first judge."""
+    run = Control.load(judged(model, part))
+    labelled = pd.read_parquet(folder(part, model) / "labelled.parquet")
     label = dict(zip(labelled["reply"], labelled["label"], strict=True))
     said = [
         label.get(reply, NEUTRAL if not reply.strip() else "") for reply in run.replies["reply"]
@@ -115,22 +135,14 @@ def judge(model: str) -> None:
     table = run.replies.assign(said_annotator=said)
     unread = set(table.loc[table["said_annotator"] == "", "arm"])
     table = table[~table["arm"].isin(unread)]
-    both = replace(run, replies=table, judges=("annotator", *run.judges))
-    for name in both.judges:
-        found = both.by(name)
-        columns = ["arm", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
-        print(f"\n{model}, judge {name}\n{found.table()[columns].round(3).to_string(index=False)}")
-        for mark in ("joint", "expressed"):
-            difference = [round(float(x), 3) for x in found.paired("circuit", "steering", mark)]
-            print(f"circuit - steering, {mark}: {difference}")
-        print(found.by_emotion("expressed").round(2).to_string(index=False))
+    return replace(run, replies=table, judges=("annotator", *run.judges))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("draw", "join", "judge"))
     parser.add_argument("model", choices=tuple(READER))
-    parser.add_argument("--part", choices=("tuning", "test"), default="tuning")
+    parser.add_argument("--part", choices=("tuning", *TESTS), default="tuning")
     parser.add_argument("--arms", help="with commas; default: all")
     parser.add_argument("--n", type=int, help="replies; default: all")
     parser.add_argument("--seed", type=int, default=0)
