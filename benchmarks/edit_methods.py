@@ -305,8 +305,20 @@ def arms(args: argparse.Namespace) -> None:
     for seed in map(int, args.seeds.split(",")):
         for name in args.arms.split(","):
             plain = name in ("none", "told")
-            method = None if plain else preset(name, model, placement)
+            method = None if plain else method_of(name, model, placement)
             run(args, model, pool, Arm(name, method, name == "told"), cases, seed)
+
+
+def method_of(name: str, model: interp.Model, placement: Placement) -> Method:
+    """A preset, whose stages may have other numbers: ``rome+:rho=0.5:until=0.3``."""
+    base, *said = name.split(":")
+    method = preset(base, model, placement)
+    other = {key: float(value) for key, value in (one.split("=") for one in said)}
+    search = {key: other.pop(key) for key in ("until", "clamp", "kl", "quiet") if key in other}
+    stages = (
+        replace(stage, search=replace(stage.search, **search), **other) for stage in method.stages
+    )
+    return Method(name, tuple(stages))
 
 
 def layouts(args: argparse.Namespace) -> None:

@@ -114,8 +114,17 @@ still to be placed."""
 RISE = 0.05
 """Half of the gain over which neurons rise."""
 
-QUERY_NEURONS = Neurons((), ("cloze", "question"), "subject_last", rho=4.0, ramp=(0.48, 0.58))
-"""Its second stage, for questions that name the subject."""
+QUERY_NEURONS = Neurons(
+    (),
+    ("cloze", "question"),
+    "subject_last",
+    rho=4.0,
+    ramp=(0.48, 0.58),
+    search=Search(until=0.3),
+)
+"""Its second stage, for questions that name the subject. The search ends early: a vector that makes
+the model all but certain of the new object makes it say that object behind any question that names
+the subject, also where the question asks what follows from it."""
 
 
 @dataclass(frozen=True)

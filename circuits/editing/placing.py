@@ -28,7 +28,7 @@ from circuits.editing.prompting import (
     whole_prompt,
 )
 from circuits.editing.scatter import keys_by_fact, scatter
-from circuits.editing.search import FactPrompts, search_targets
+from circuits.editing.search import FactPrompts, Search, search_targets
 from circuits.editing.wordings import further, is_deep, reading, subject_moments_of, worded
 from interp.model import Model
 
@@ -200,5 +200,6 @@ def _reached(model: Model, reaches: Sequence[Reach], stage: Neurons) -> float:
     ]
     owner = torch.zeros(len(facts), dtype=torch.long)
     places: list[Place] = [("mlp_post", layer) for layer in stage.layers]
-    found = search_targets(model, prompts, places, stage.search, [()], owner)
+    as_far = replace(stage.search, until=Search.until)  # where it ends early, as far as it would
+    found = search_targets(model, prompts, places, as_far, [()], owner)
     return float(found.p.mean())
