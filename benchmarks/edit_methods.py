@@ -326,8 +326,8 @@ def layouts(args: argparse.Namespace) -> None:
     model, cases, pool = mixed(args)
     at = layers_of(args, model)
     rng, n = np.random.default_rng(0), model.arch.n_layers
-    drawn = [_random(rng, n, len(at.query), len(at.value)) for _ in range(args.draws)]
-    peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28))]
+    drawn = [_random(rng, n, at) for _ in range(args.draws)]
+    peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28), threshold=at.threshold)]
     every = tuple(range(n))
     stages = (replace(stage, layers=every) for stage in (VALUE_NEURONS, QUERY_NEURONS))
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
@@ -336,10 +336,11 @@ def layouts(args: argparse.Namespace) -> None:
         run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
 
 
-def _random(rng: np.random.Generator, n: int, n_query: int, n_value: int) -> Placement:
-    layers = rng.choice(n, n_query + n_value, replace=False).tolist()
-    query, value = sorted(layers[:n_query]), sorted(layers[n_query:])
-    return Placement(tuple(query), tuple(value), "random")
+def _random(rng: np.random.Generator, n: int, like: Placement) -> Placement:
+    """As many layers and the same threshold, anywhere."""
+    layers = rng.choice(n, len(like.query) + len(like.value), replace=False).tolist()
+    query, value = sorted(layers[: len(like.query)]), sorted(layers[len(like.query) :])
+    return Placement(tuple(query), tuple(value), "random", threshold=like.threshold)
 
 
 STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}
