@@ -22,6 +22,7 @@ from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import queries
 from circuits.editing.placing import _halves, _reached, place, reaches_of
 from circuits.editing.prompting import Kept, begun, edit_prompts, kept_prompts, whole_prompt
+from circuits.editing.search import Search
 from circuits.editing.solving import RIDGE, Metric, solve
 from circuits.editing.wordings import question_moments_of
 
@@ -244,6 +245,9 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     query = list(itertools.pairwise(before)) or [tuple(before)]
     reached = [_reached(model, reaches, replace(QUERY_NEURONS, layers=layers)) for layers in query]
     assert found.query == query[int(np.argmax(reached))]
+    # however early a method's own search ends, layers are compared by how far one could go
+    hasty = replace(QUERY_NEURONS, layers=query[0], search=Search(until=100.0))
+    assert _reached(model, reaches, hasty) == reached[0]
     assert f"separation {both[pairs.index(best)]:.3f}" in found.by
     halves = gains(model, scored, VALUE_NEURONS, moments, found.value).threshold
     assert found.threshold == max(0.1, round(float(halves.mean()), 3))
