@@ -237,6 +237,7 @@ def score_layers(args: argparse.Namespace) -> None:
     lo, _, hi = args.layers.partition(":")
     every = range(int(lo or model.arch.n_layers // 3), int(hi or model.arch.n_layers))
     stages = [replace(VALUE_NEURONS, layers=(i,)) for i in every]
+    moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     edited = [
         run(args, model, pool, Arm(f"value{stage.layers[0]}", Method("", (stage,))), cases)
         for stage in stages
