@@ -305,21 +305,28 @@ def arms(args: argparse.Namespace) -> None:
     placement = layers_of(args, model)
     for seed in map(int, args.seeds.split(",")):
         for name in args.arms.split(","):
-            plain = name in ("none", "told")
-            method = None if plain else method_of(name, model, placement)
-            run(args, model, pool, Arm(name, method, name == "told"), cases, seed)
+            run(args, model, pool, arm_of(name, model, placement), cases, seed)
 
 
-def method_of(name: str, model: interp.Model, placement: Placement) -> Method:
-    """A preset, whose stages may have other numbers: ``rome+:rho=0.5:until=0.3``."""
+def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
+    """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
+
+    ``strength`` is of the arm: how much of the finished change is made.
+    """
     base, *said = name.split(":")
+    if base in ("none", "told"):
+        return Arm(name, told=base == "told")
     method = preset(base, model, placement)
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
-    search = {key: other.pop(key) for key in ("until", "clamp", "kl", "quiet") if key in other}
+    strength = other.pop("strength", 1.0)
+    search = {key: other.pop(key) for key in ("until", "clamp", "kl") if key in other}
     stages = (
-        replace(stage, search=replace(stage.search, **search), **other) for stage in method.stages
+        replace(stage, search=replace(stage.search, **search), **other)
+        if search or other
+        else stage
+        for stage in method.stages
     )
-    return Method(name, tuple(stages))
+    return Arm(name, Method(name, tuple(stages)), strength=strength)
 
 
 def layouts(args: argparse.Namespace) -> None:

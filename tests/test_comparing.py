@@ -100,6 +100,22 @@ def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):
             np.testing.assert_allclose(p, q, atol=1e-3)
 
 
+def test_strength_is_how_much_of_every_change_is_made(world):
+    model, cases = world
+    protocol = Protocol(PLAIN, Pool.of(cases, know(model, cases, PLAIN).right))
+    rome = preset("rome", model)
+    moments = second_moments(model, places_of(rome), n_tokens=N_TOKENS)
+    some = cases[:4]
+    said = {
+        strength: evaluate_arm(model, Arm("", rome, strength=strength), some, protocol, moments)[0]
+        for strength in (0.0, 1.0)
+    }
+    plain, _ = evaluate_arm(model, Arm("", None), some, protocol, {})
+    assert said[0.0].equals(plain)
+    new = {strength: rows[rows["kind"] == "efficacy"]["lenient"] for strength, rows in said.items()}
+    assert new[1.0].mean() > new[0.0].mean()
+
+
 def test_an_arm_that_is_told_reads_the_new_facts_before_the_question(world):
     _, cases = world
     case = cases[1]

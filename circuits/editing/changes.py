@@ -6,7 +6,7 @@ share the model's weights, and nothing of one edit can reach the rows of another
 
 import contextlib
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,10 @@ class Change:
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
         """What is added to the weight."""
         return self.up @ self.down.T
+
+    def times(self, part: float) -> "Change":
+        """The same change, so much of it."""
+        return replace(self, up=part * self.up)
 
 
 Changes = tuple[Change, ...]

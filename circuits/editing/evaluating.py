@@ -44,11 +44,14 @@ class Arm:
         name: of the arm.
         method: how weights are edited; ``None`` leaves them.
         told: whether the edits are told in the prompt instead.
+        strength: how much of every change is made; a closed form at less of its strength reaches
+            less and breaks less.
     """
 
     name: str
     method: Method | None = None
     told: bool = False
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def _evaluated(
     skipped: list[tuple[str, ...]] = [()] * len(cases)
     if arm.method is not None:
         written = write(model, requests, arm.method, moments, templates)
-        changes = [w.changes for w in written]
+        changes = [tuple(one.times(arm.strength) for one in w.changes) for w in written]
         p, skipped = [w.p for w in written], [w.skipped for w in written]
     seconds = (time.perf_counter() - started) / len(cases)
     questions = [
