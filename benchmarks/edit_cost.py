@@ -4,7 +4,8 @@
     python benchmarks/edit_cost.py moments --model gemma-3-270m
 
 `search` has ROME's targets of n facts of datasets/multihop_chains.json (design half) searched in
-one batch and one at a time: clozes bare and behind five contexts, the subject's last token, one
+one batch, one at a time, and one at a time with the loop of the released editors, which runs every
+prompt whole at each step: clozes bare and behind five contexts, the subject's last token, one
 layer. `moments` computes what every preset needs, from the model's own samples, into a cache
 folder of its own. Seconds are of the process, all threads together: what else runs on the machine
 does not count.
@@ -15,20 +16,25 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 import interp
 from circuits.editing import Fact, preset
 from circuits.editing.evaluation import load_cases
 from circuits.editing.files import placement_for
+from circuits.editing.keys import module_at
 from circuits.editing.methods import METHODS, Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
-from circuits.editing.prompting import contexts, edit_prompts, essence_prompt
-from circuits.editing.search import FactPrompts, Targets, search_targets
+from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt
+from circuits.editing.search import FactPrompts, Search, Targets, search_targets
 from circuits.editing.writing import places_of
+from interp.prompts import TokenPrompt, pad
 
 CHAINS = "datasets/multihop_chains.json"
 
@@ -63,24 +69,91 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
     started = time.process_time()
     together = found(given)
     batched = time.process_time() - started
-    alone = [found([one]) for one in given]
-    singly = time.process_time() - started - batched
-    delta = torch.cat([one.delta for one in alone])
-    apart = (together.delta - delta).flatten(1).norm(dim=1) / delta.flatten(1).norm(dim=1)
-    p = torch.cat([one.p for one in alone])
-    steps = torch.cat([one.steps for one in alone])
+    singly = [found([one]) for one in given]
+    alone = time.process_time() - started - batched
+    whole = [whole_prompts(model, one, stage.layers[-1], stage.search) for one in given]
+    plainly = time.process_time() - started - batched - alone
     return {
         "n_facts": len(given),
         "layer": stage.layers[-1],
-        "seconds_batched": batched,
-        "seconds_singly": singly,
-        "times_faster": singly / batched,
-        "largest_relative_difference": float(apart.max()),
-        "largest_difference_of_p": float((together.p - p).abs().max()),
-        "facts_with_other_steps": int((together.steps != steps).sum()),
-        "mean_steps": float(steps.float().mean()),
+        "mean_steps": float(together.steps.float().mean()),
         "least_p": float(together.p.min()),
+        "seconds_batched": batched,
+        "one_at_a_time": {"seconds": alone, "times_faster": alone / batched}
+        | _apart(together, _joined(singly)),
+        "whole_prompts": {"seconds": plainly, "times_faster": plainly / batched}
+        | _apart(together, _joined(whole)),
     }
+
+
+def _joined(found: Sequence[Targets]) -> Targets:
+    return Targets(*(torch.cat([getattr(t, f.name) for t in found]) for f in fields(Targets)))
+
+
+def _apart(one: Targets, other: Targets) -> dict[str, float]:
+    """How far two searches of the same facts ended from each other."""
+    apart = (one.delta - other.delta).flatten(1).norm(dim=1) / other.delta.flatten(1).norm(dim=1)
+    return {
+        "largest_relative_difference": float(apart.max()),
+        "largest_difference_of_p": float((one.p - other.p).abs().max()),
+        "facts_with_other_steps": int((one.steps != other.steps).sum()),
+    }
+
+
+def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: Search) -> Targets:
+    """One fact's search as released editors run it: all of every prompt, all its logits, each step.
+
+    The mathematics are those of `circuits.editing.search`, so the results must agree.
+    """
+    prompts = [*fact.learn, fact.essence]
+    ids, mask = pad(model, [TokenPrompt(prompt.ids) for prompt in prompts])
+    start = mask.shape[1] - mask.sum(1)
+    anchor = start + torch.tensor([prompt.anchor for prompt in prompts])
+    rows, added = torch.arange(len(prompts)), torch.zeros(())
+
+    def write(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        written.append(output[rows, anchor].detach())
+        at = torch.zeros_like(output)
+        at[rows, anchor] = added
+        return output + at
+
+    def log_p() -> Tensor:
+        return model.hf(input_ids=ids, attention_mask=mask.long()).logits.log_softmax(-1)
+
+    written: list[Tensor] = []
+    hook = module_at(model, ("mlp_post", layer)).register_forward_hook(write)
+    with torch.no_grad():
+        plain = log_p()[-1, anchor[-1]]
+    initial = written[0][0]
+    u = torch.zeros_like(initial, requires_grad=True)
+    adam = torch.optim.Adam([u], lr=options.lr)
+    step = 0
+    while True:
+        added = u * initial.norm() / len(u) ** 0.5
+        now = log_p()
+        nll = torch.stack([_nll(now[i], prompt) for i, prompt in enumerate(fact.learn)])
+        essence = now[-1, anchor[-1]]
+        kl = (essence.exp() * (essence - plain)).sum()
+        if nll.mean() < options.until or step == options.steps:
+            break
+        adam.zero_grad()
+        size = added.norm() / initial.norm()
+        (nll.mean() + options.kl * kl + options.decay * size).backward()
+        adam.step()
+        with torch.no_grad():
+            u *= (options.clamp * len(u) ** 0.5 / u.norm()).clamp(max=1)
+        step += 1
+    hook.remove()
+    p = (-nll.detach()).exp()
+    delta, before = added.detach()[None, None], initial[None, None]
+    return Targets(delta, before, p[:1], p.mean()[None], torch.tensor([step]))
+
+
+def _nll(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of a prompt's target, whose tokens are the last."""
+    target = torch.tensor(prompt.ids[-prompt.n_target :])
+    predicted = log_p[-prompt.n_target - 1 : -1]
+    return -predicted.gather(1, target[:, None]).mean()
 
 
 def moments(args: argparse.Namespace) -> dict[str, Any]:

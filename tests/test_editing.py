@@ -8,6 +8,7 @@ import torch
 from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
 
 import interp
+from benchmarks.edit_cost import whole_prompts
 from circuits.editing import Fact, FactError, edit, export, ledger, merge
 from circuits.editing.asking import Ask, generations
 from circuits.editing.changes import Change, under
@@ -66,7 +67,7 @@ def test_anchors_and_targets_are_where_they_should_be():
     (bare, behind) = edit_prompts(model, FACTS[1], "cloze", "subject_last", TEMPLATES)
     words = [model.token(i).strip() for i in bare.ids]
     assert words == ["w6", "w12", "w7", "w41", "w42"]
-    assert (bare.anchor, bare.n_target, bare.from_end) == (1, 2, 4)
+    assert (bare.anchor, bare.n_target, bare.n_tail) == (1, 2, 3)
     assert model.token(behind.ids[behind.anchor]).strip() == "w12"
     two_hop = edit_prompts(model, FACTS[0], "two_hop", "last")
     assert len(two_hop) == 4 and all(p.n_target == 1 for p in two_hop)
@@ -122,6 +123,21 @@ def test_a_batched_search_equals_single_searches(family: str):
         alone = search_targets(model, [fact], places, options, [()], torch.zeros(1).long())
         torch.testing.assert_close(together.delta[i], alone.delta[0], atol=1e-3, rtol=1e-3)
         assert float(together.p[i]) == pytest.approx(float(alone.p[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj", "gpt2", "qwen3"])
+def test_the_search_equals_a_plain_loop_over_whole_prompts(family: str):
+    model = tiny(family)
+    options = Search(steps=5, clamp=2, kl=0.5)
+    for fact in FACTS:
+        given, owner = prompts_of(model, fact), torch.zeros(1).long()
+        ours = search_targets(model, [given], [("mlp_post", 1)], options, [()], owner)
+        plain = whole_prompts(model, given, 1, options)
+        assert float(plain.delta.norm()) > 0
+        torch.testing.assert_close(ours.delta, plain.delta, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(ours.initial, plain.initial, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.p_all, plain.p_all, atol=1e-5, rtol=1e-3)
+        assert ours.steps.tolist() == plain.steps.tolist()
 
 
 def test_facts_that_are_done_early_keep_what_they_would_have_alone():
@@ -436,7 +452,10 @@ def test_fine_tuning_is_a_change_like_any_other(moments_of):
 
 def test_an_edit_prompt_knows_its_end():
     prompt = EditPrompt((1, 2, 3, 4), anchor=1, n_target=2)
-    assert prompt.from_end == 3 and prompt.key_tokens.ids == (1, 2)
+    assert prompt.key_tokens.ids == (1, 2)
+    assert (prompt.read_tokens.ids, prompt.n_tail) == ((1, 2, 3), 2)
+    kept = replace(prompt, n_target=0)
+    assert (kept.read_tokens.ids, kept.n_tail) == ((1, 2), 1)
     model = tiny("llama")
     with torch.no_grad(), under(model, [()], torch.tensor([0])):
         pass

@@ -80,10 +80,11 @@ class _Rows:
         self.owner = torch.cat([fact_edit[self.fact], self.kept_edit])
         prompts = [p for ps in (*learn, *kept) for p in ps]
         with under(model, edits, self.owner):
-            longest = max(len(p.ids) for p in prompts)
-            self.run = tails(model, [p.tokens for p in prompts], stage.layer, longest)
+            rows = [p.read_tokens for p in prompts]
+            longest = max(len(row.ids) for row in rows)
+            self.run = tails(model, rows, stage.layer, longest)
         reads = [
-            (row, self.run.n_tail - 1 - k, prompt.ids[-k])
+            (row, self.run.n_tail - k, prompt.ids[-k])
             for row, prompt in enumerate(prompts[: len(self.fact)])
             for k in range(prompt.n_target, 0, -1)
         ]

@@ -49,14 +49,14 @@ class EditPrompt:
     n_shown: int = 0
 
     @property
-    def from_end(self) -> int:
-        """The anchor as a distance from the end: 1 is the last token."""
-        return len(self.ids) - self.anchor
+    def read_tokens(self) -> TokenPrompt:
+        """Up to the last token whose prediction counts: the target's last is never read itself."""
+        return TokenPrompt(self.ids[:-1]) if self.n_target else self.key_tokens
 
     @property
-    def tokens(self) -> TokenPrompt:
-        """As a prompt for a run."""
-        return TokenPrompt(self.ids)
+    def n_tail(self) -> int:
+        """How many of the tokens read an edit at the anchor can change."""
+        return len(self.read_tokens.ids) - self.anchor
 
     @property
     def key_tokens(self) -> TokenPrompt:

@@ -118,14 +118,14 @@ _FIELDS = ("delta", "initial", "p", "p_all", "steps")
 def _groups(facts: Sequence[FactPrompts], reads: Sequence[int], width: int) -> list[list[int]]:
     """Facts of like tail length together, as many as the logits' memory allows.
 
-    All tails of a group are padded to its longest, so one that is half as long again starts the
+    All tails of a group are padded to its longest, so one that is a quarter longer starts the
     next group.
     """
-    tail = [max(p.from_end for p in (*f.learn, f.essence)) for f in facts]
+    tail = [max(p.n_tail for p in (*f.learn, f.essence)) for f in facts]
     groups: list[list[int]] = []
     held = 0
     for i in sorted(range(len(facts)), key=lambda i: (tail[i], i)):
-        if not groups or held + reads[i] > width or tail[i] > 1.5 * tail[groups[-1][0]]:
+        if not groups or held + reads[i] > width or tail[i] > 1.25 * tail[groups[-1][0]]:
             groups.append([])
             held = 0
         groups[-1].append(i)
@@ -149,11 +149,11 @@ class _Batch:
         prompts = [p for fact in facts for p in (*fact.learn, fact.essence)]
         sizes = torch.tensor([len(fact.learn) + 1 for fact in facts])
         fact = torch.repeat_interleave(torch.arange(len(facts)), sizes)
-        n_tail = max(p.from_end for p in prompts)
+        n_tail = max(p.n_tail for p in prompts)
         first = min(layer for _, layer in places)
         with under(model, edits, owner[fact]):
-            run = tails(model, [p.tokens for p in prompts], first, n_tail)
-        column = torch.tensor([run.n_tail - p.from_end for p in prompts])
+            run = tails(model, [p.read_tokens for p in prompts], first, n_tail)
+        column = torch.tensor([run.n_tail - p.n_tail for p in prompts])
         self.rows = _Rows(run, fact, column, prompts)
 
     def search(self, options: Search) -> Targets:
@@ -305,7 +305,7 @@ class _Rows:
         self.learn, self.essence = targets.nonzero()[:, 0], (targets == 0).nonzero()[:, 0]
         self.n_target = targets[self.learn]
         reads = [
-            (row, run.n_tail - 1 - k, prompt.ids[-k], place)
+            (row, run.n_tail - k, prompt.ids[-k], place)
             for place, row in enumerate(self.learn.tolist())
             for prompt in (prompts[row],)
             for k in range(prompt.n_target, 0, -1)
