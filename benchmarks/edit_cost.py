@@ -107,6 +107,7 @@ def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: S
     """
     prompts = [*fact.learn, fact.essence]
     ids, mask = pad(model, [TokenPrompt(prompt.ids) for prompt in prompts])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     start = mask.shape[1] - mask.sum(1)
     anchor = start + torch.tensor([prompt.anchor for prompt in prompts])
     rows, added = torch.arange(len(prompts)), torch.zeros(())
@@ -118,7 +119,8 @@ def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: S
         return output + at
 
     def log_p() -> Tensor:
-        return model.hf(input_ids=ids, attention_mask=mask.long()).logits.log_softmax(-1)
+        out = model.hf(input_ids=ids, attention_mask=mask.long(), position_ids=positions)
+        return out.logits.log_softmax(-1)
 
     written: list[Tensor] = []
     hook = module_at(model, ("mlp_post", layer)).register_forward_hook(write)
