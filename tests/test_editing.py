@@ -16,7 +16,7 @@ from circuits.editing.edits import Edit
 from circuits.editing.facts import refuse_conflicts
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import FineTune, Method, Placement, Stage, preset
-from circuits.editing.moments import second_moments
+from circuits.editing.moments import WINDOW, own_samples, second_moments
 from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
 from circuits.editing.search import FactPrompts, Search, search_targets
 from circuits.editing.writing import Request, places_of, write
@@ -46,11 +46,11 @@ def moments_of(tmp_path):
     return make
 
 
-def sharp(family: str) -> interp.Model:
+def sharp(family: str, times: float = 10) -> interp.Model:
     """A tiny model of its own whose logits are large enough to be sure of a token."""
     hf = tiny_hf(family)
     with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
+        hf.get_output_embeddings().weight.mul_(times)
     return interp.load_model(hf, tokenizer=word_tokenizer())
 
 
@@ -265,6 +265,26 @@ def test_a_stage_without_prompts_is_noted(moments_of):
     assert {c.layer for c in got.changes} == {0}
     assert got.skipped == ("stage 0: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
     assert got.p[0][0] != got.p[0][0]  # nan
+
+
+def test_own_samples_are_drawn_from_the_model():
+    model, n = sharp("llama", 3), 400
+    rows = own_samples(model, n * WINDOW, seed=1)
+    assert len(rows) == n and {len(row.ids) for row in rows} == {1 + WINDOW}
+    assert rows == own_samples(model, n * WINDOW, seed=1)
+    first = torch.tensor([row.ids[:3] for row in rows])
+    assert len(set(first[:, 0].tolist())) == 1
+    stop = model.hf.generation_config.eos_token_id
+    assert stop not in {token for row in rows for token in row.ids[1:]}
+    with torch.no_grad():
+        logits = model.hf(first[:, :2]).logits.float()
+    logits[..., stop] = -torch.inf
+    for at in (0, 1):  # counts of each token against the sum of its probabilities, row by row
+        p = logits[:, at].softmax(-1)
+        counts = torch.bincount(first[:, at + 1], minlength=p.shape[1])
+        z = (counts - p.sum(0)) / (p * (1 - p)).sum(0).clamp(min=1e-9).sqrt()
+        assert float(z[p.sum(0) > 5].abs().max()) < 4.5
+        assert (p.sum(0) > 5).sum() > 5
 
 
 def test_moments_are_means_over_text_and_cached(tmp_path):

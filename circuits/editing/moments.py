@@ -134,7 +134,7 @@ def _drawn(logits: Float[Tensor, "row vocab"], draws: torch.Generator) -> Int[Te
     `torch.multinomial` draws one for every token of the vocabulary, which for Gemma's 262,144
     takes longer than the model.
     """
-    cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    cumulative = logits.float().softmax(-1).cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=draws).to(logits.device)
     found = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return found[:, 0].clamp(max=logits.shape[1] - 1)
