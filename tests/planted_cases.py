@@ -7,7 +7,7 @@ hop and every composed question is right before any edit.
 import random
 from typing import Any
 
-from circuits.editing.asking import Ask, generations
+from circuits.editing.asking import asking, generations
 from circuits.editing.evaluation import Shots
 from interp.model import Model
 
@@ -20,7 +20,7 @@ N_DRAWN = 90
 
 def answers(model: Model, questions: list[str]) -> list[list[str]]:
     """The two-digit words of each answer; shorter ones are no names to `Answer.lenient`."""
-    asks = [Ask(0, PLAIN.ask(text)) for text in questions]
+    asks = [asking(PLAIN, text) for text in questions]
     said = [PLAIN.read(text).split() for text in generations(model, asks, [()])]
     return [[word for word in dict.fromkeys(words) if len(word) == 3] for words in said]
 

@@ -77,6 +77,19 @@ def test_the_unedited_model_answers_as_it_did(result: Comparison):
     assert rome > table.loc[("none", "efficacy"), "value"]
 
 
+def test_answers_match_strictly_or_leniently(result: Comparison):
+    right = result.answers[result.answers["kind"] == "multi_hop"]
+    assert (right["strict"] <= right["lenient"]).all()
+    strict = result.table(match="strict").set_index(["arm", "metric"])["value"]
+    by_case = right.groupby(["arm", "seed", "case"])["strict"].any().groupby("arm").mean()
+    for arm in ARMS:
+        assert strict[arm, "multi_hop"] == pytest.approx(by_case[arm])
+        assert result.summary()["methods"][arm]["multi_hop_strict"] == strict[arm, "multi_hop"]
+    same = result.against("rome", "none", match="strict").set_index("metric")["value"]
+    want = strict["rome", "multi_hop"] - strict["none", "multi_hop"]
+    assert same["multi_hop"] == pytest.approx(want)
+
+
 def test_weights_are_untouched_by_a_comparison(world):
     model, cases = world
     before = {name: value.clone() for name, value in model.hf.state_dict().items()}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuits.editing.asking import asking
 from circuits.editing.evaluation import (
     REASONED,
     SHOTS,
@@ -16,6 +17,7 @@ from circuits.editing.evaluation import (
     load_shots,
     reasoned_answer,
     short_answer,
+    shots_named,
 )
 from circuits.editing.evaluation.answers import normalised
 from circuits.editing.evaluation.prompts import DEMONSTRATIONS
@@ -175,6 +177,16 @@ def test_official_prompts_are_kept_byte_for_byte():
     reasoned = load_shots(MQUAKE / "prompts" / "multihop-cot-prompts.txt")
     assert reasoned.ask("Who?").endswith("General Motors\n\nQuestion: Who?\nThoughts:")
     assert reasoned.read(" A. B.\nAnswer: C\n") == "C"
+    assert (shots.stop, shots.n_tokens, reasoned.stop, reasoned.n_tokens) == ("\n", 10, "\n\n", 100)
+
+
+def test_demonstrations_have_names():
+    assert shots_named("direct") is SHOTS and shots_named("reasoned") is REASONED
+    assert (SHOTS.stop, REASONED.stop, REASONED.n_tokens) == ("\n", "\n\n", 100)
+    ask = asking(REASONED, "Who?", edit=3, before="France is big.\n")
+    assert ask.text == REASONED.prefix + "France is big.\nQuestion: Who?\nThoughts:"
+    assert (ask.edit, ask.prefix) == (3, REASONED.prefix + "France is big.\n")
+    assert (ask.stop, ask.n_tokens) == ("\n\n", 100)
 
 
 @needs_data
@@ -189,6 +201,8 @@ def test_other_files_are_no_prompts(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     with pytest.raises(DataFileError, match="cannot read"):
         load_shots(path)
+    with pytest.raises(DataFileError, match="prompts.txt' is no file of demonstrations"):
+        shots_named(str(path))
     path.write_text("Once upon a time")
     with pytest.raises(DataFileError, match="starts with 'Once upon a time'"):
         load_shots(path)

@@ -12,8 +12,9 @@ from test_cli import last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.editing import comparing, evaluating, placing
+from circuits.editing import evaluating, placing
 from circuits.editing.asking import Ask, generations
+from circuits.editing.evaluation.prompts import NAMED
 from circuits.editing.files import save_placement
 from circuits.editing.methods import Placement
 
@@ -80,9 +81,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[interp.Model]:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions without demonstrations, of which the word tokenizer knows no word."""
-    for module, name in ((comparing, "compare_methods"), (placing, "place")):
-        whole = functools.partial(getattr(module, name), shots=PLAIN)
-        monkeypatch.setattr(module, name, whole)
+    monkeypatch.setitem(NAMED, "direct", PLAIN)
+    monkeypatch.setattr(placing, "place", functools.partial(placing.place, shots=PLAIN))
 
 
 def on(folder: Path, ledger: Path, model: str = "llama") -> list[str]:
@@ -108,7 +108,7 @@ def untouched(model: interp.Model, path: Path) -> bool:
 
 
 def continued(model: interp.Model, text: str) -> str:
-    return generations(model, [Ask(0, text)], [()], 1)[0]
+    return generations(model, [Ask(0, text, n_tokens=1)], [()])[0]
 
 
 # --- apply, list, export, undo -----------------------------------------------------------------
@@ -299,6 +299,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
     assert list(report["methods"]) == ["rome", "none", "told"]
     for line in report["methods"].values():
         assert set(line) >= METHOD_KEYS and line["n"] == 8
+        assert 0 <= line["multi_hop_strict"] <= line["multi_hop"]
     none = report["methods"]["none"]
     assert none["specificity"] == none["control_two_hop"] == 1
     assert none["multi_hop"] == none["net_multi_hop"]
@@ -306,6 +307,8 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
 
     again = said(capsys, *command)
     assert len(calls) == 4 and again["methods"] == report["methods"]
+    line = refused(capsys, "edit", *command, "--shots", "reasoned")
+    assert "holds a run with" in line and len(calls) == 4
     line = refused(capsys, "edit", *evaluation(folder, "--out", str(out), "--limit", "7"))
     assert "holds a run with" in line and len(calls) == 4
 
@@ -314,6 +317,10 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
     ("more", "why"),
     [
         (["--methods", "rome,tolt"], "unknown method 'tolt'. Did you mean 'told'"),
+        (
+            ["--shots", "cot"],
+            "'cot' is no file of demonstrations, and not one of direct and reason",
+        ),
         (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),

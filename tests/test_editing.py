@@ -322,12 +322,22 @@ def test_moments_are_means_over_text_and_cached(tmp_path):
 def test_shared_prefixes_and_leaving_rows_change_no_answer(family: str):
     model = tiny(family)
     prefix = "w1 w2 w3 w4 w5"
-    asks = [Ask(0, f"{prefix} {rest}", prefix) for rest in ("w6 w7", "w8", "w9 w10 w11")]
-    asks += [Ask(1, f"w50 w51 {rest}", "w50 w51") for rest in ("w6", "w8 w9")]
-    got = generations(model, asks, [(), ()], 5)
+    rests = ("w6 w7", "w8", "w9 w10 w11")
+    asks = [Ask(0, f"{prefix} {rest}", prefix, n_tokens=3 + i) for i, rest in enumerate(rests)]
+    asks += [Ask(1, f"w50 w51 {rest}", "w50 w51", n_tokens=5) for rest in ("w6", "w8 w9")]
+    got = generations(model, asks, [(), ()])
     for ask, said in zip(asks, got, strict=True):
-        (plain,) = interp.generate(model, [ask.text], max_new_tokens=5)
+        (plain,) = interp.generate(model, [ask.text], max_new_tokens=ask.n_tokens)
         assert said == plain.text.strip()
+
+
+def test_a_reply_ends_at_its_stop():
+    model, text = tiny("llama"), "w1 w2 w3"
+    (whole,) = generations(model, [Ask(0, text, n_tokens=8)], [()])
+    words = whole.split()
+    at = next(i for i in range(1, 8) if words[i] not in words[:i])
+    (cut,) = generations(model, [Ask(0, text, stop=words[at], n_tokens=8)], [()])
+    assert cut.split() == words[:at]
 
 
 # --- edits as objects --------------------------------------------------------------------------
@@ -379,10 +389,10 @@ def test_an_edit_does_what_it_says(made):
     model, make = made
     fact = FACTS[0]
     one = make(fact)
-    ask = [Ask(0, fact.cloze)]
-    assert not generations(model, ask, [()], 1)[0].startswith("w40")
+    ask = [Ask(0, fact.cloze, n_tokens=1)]
+    assert not generations(model, ask, [()])[0].startswith("w40")
     with one.applied(model):
-        assert generations(model, ask, [()], 1)[0] == "w40"
+        assert generations(model, ask, [()])[0] == "w40"
 
 
 def test_what_was_made_on_top_needs_what_was_below(made):
@@ -451,7 +461,7 @@ def test_merged_edits_do_what_both_did(made, tmp_path):
 def test_a_fact_that_is_held_already_or_not_reached_is_refused(made):
     model, make = made
     fact = FACTS[0]
-    (said,) = generations(model, [Ask(0, fact.cloze)], [()], 1)
+    (said,) = generations(model, [Ask(0, fact.cloze, n_tokens=1)], [()])
     with pytest.raises(FactError, match="already continues"):
         make(replace(fact, target=said))
     weak = Method("weak", (Stage((1,), search=Search(steps=1, clamp=0.01)),))

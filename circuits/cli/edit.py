@@ -174,6 +174,13 @@ def evaluate(
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
     placement: PlacementOption = None,
+    shots: Annotated[
+        str,
+        typer.Option(
+            help="Demonstrations before every question: direct, reasoned (chain of thought), or a "
+            "file of MQuAKE's prompts."
+        ),
+    ] = "direct",
     seeds: Annotated[str, typer.Option(help="Of contexts and controls; commas.")] = "0",
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
@@ -184,14 +191,14 @@ def evaluate(
 ) -> None:
     """Edit each case by each method, one at a time, and ask what became of the model."""
     from circuits.editing.comparing import REFERENCES, compare_into
-    from circuits.editing.evaluation import load_cases
+    from circuits.editing.evaluation import load_cases, shots_named
     from circuits.editing.files import placement_for
     from circuits.editing.methods import refuse_unknown
 
     names = [name.strip() for name in methods.split(",")]
     for name in names:
         refuse_unknown(name, REFERENCES)
-    draws = _numbers("--seeds", seeds)
+    draws, demonstrations = _numbers("--seeds", seeds), shots_named(shots)
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
@@ -204,6 +211,7 @@ def evaluate(
             at,
             seeds=draws,
             limit=limit,
+            shots=demonstrations,
             n_tokens=n_tokens,
             progress=lambda what, done, total: report(done, total),
         )
@@ -271,15 +279,15 @@ def _continued(model: Any, facts: "list[Fact]") -> list[str]:
     """What the model makes of each fact's cloze."""
     from circuits.editing.asking import Ask, generations
 
-    return generations(model, [Ask(0, fact.cloze) for fact in facts], [()], 5)
+    return generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
 
 
 def _asked(model: Any, questions: list[str]) -> list[str]:
     """The model's answers, behind the demonstrations of the evaluation."""
-    from circuits.editing.asking import Ask, generations
+    from circuits.editing.asking import asking, generations
     from circuits.editing.evaluation import SHOTS
 
-    asks = [Ask(0, SHOTS.ask(text), SHOTS.prefix) for text in questions]
+    asks = [asking(SHOTS, text) for text in questions]
     return [SHOTS.read(said) for said in generations(model, asks, [()])]
 
 

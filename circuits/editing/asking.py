@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from circuits.editing.changes import Changes, under
+from circuits.editing.evaluation.prompts import Shots
 from circuits.editing.prefixed import Row, Run
 from interp.errors import PairError
 from interp.model import Model
@@ -25,26 +26,33 @@ class Ask:
         edit: the number of the edit under which it is asked.
         text: what the model continues.
         prefix: what `text` begins with and other questions of the edit share; may be empty.
+        stop: text at which the reply has ended.
+        n_tokens: of the reply, at most.
     """
 
     edit: int
     text: str
     prefix: str = ""
+    stop: str = "\n"
+    n_tokens: int = 10
 
 
-def generations(
-    model: Model, asks: Sequence[Ask], edits: Sequence[Changes], max_new_tokens: int = 10
-) -> list[str]:
-    """Continue every question greedily, up to a line's end.
+def asking(shots: Shots, question: str, edit: int = 0, before: str = "") -> Ask:
+    """A question behind demonstrations, and behind text that stands between the two."""
+    prefix = shots.prefix + before
+    return Ask(edit, prefix + shots.suffix(question), prefix, shots.stop, shots.n_tokens)
+
+
+def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
+    """Continue every question greedily, up to where its reply ends.
 
     Args:
         model: the model; its weights are not touched.
         asks: the questions.
         edits: changes by edit.
-        max_new_tokens: at most so many tokens an answer.
 
     Returns:
-        One continuation a question, in order, without what follows the first line.
+        One continuation a question, in order, without what follows its stop.
 
     Raises:
         SiteError: a change names a projection that the model does not have.
@@ -54,33 +62,32 @@ def generations(
     order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
     for lo in range(0, len(order), ROWS_AT_ONCE):
         group = order[lo : lo + ROWS_AT_ONCE]
-        said = _answered(model, [asks[i] for i in group], edits, max_new_tokens)
+        said = _answered(model, [asks[i] for i in group], edits)
         for i, text in zip(group, said, strict=True):
             out[i] = text
     return out
 
 
 @torch.no_grad()
-def _answered(
-    model: Model, asks: Sequence[Ask], edits: Sequence[Changes], max_new_tokens: int
-) -> list[str]:
-    run = Run.start(model, [_row(model, ask) for ask in asks], edits, max_new_tokens)
+def _answered(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
+    longest = max(ask.n_tokens for ask in asks)
+    run = Run.start(model, [_row(model, ask) for ask in asks], edits, longest)
     said: list[list[int]] = [[] for _ in asks]
     rows = torch.arange(len(asks))
-    for _ in range(max_new_tokens):
+    for _ in range(longest):
         with under(model, edits, run.owner):
             normed = run.read(model)
         token = model.arch.logits_transform(model.unembed(normed).float()).argmax(-1)
         for row, one in zip(rows.tolist(), token.tolist(), strict=True):
             said[row].append(one)
-        going = torch.tensor([not _ended(model, said[row]) for row in rows.tolist()])
+        going = torch.tensor([not _ended(model, asks[row], said[row]) for row in rows.tolist()])
         if not going.any():
             break
         run.go_on(token)
         if not going.all():
             run.keep(going.nonzero()[:, 0])
             rows = rows[going]
-    return [_text(model, ids) for ids in said]
+    return [_text(model, ask, ids) for ask, ids in zip(asks, said, strict=True)]
 
 
 def _row(model: Model, ask: Ask) -> Row:
@@ -94,12 +101,14 @@ def _row(model: Model, ask: Ask) -> Row:
     return Row(ask.edit, (), whole)
 
 
-def _ended(model: Model, ids: list[int]) -> bool:
+def _ended(model: Model, ask: Ask, ids: list[int]) -> bool:
     stop = model.hf.generation_config.eos_token_id
     ends = stop if isinstance(stop, list) else [stop]
-    return ids[-1] in ends or "\n" in model.tokenizer.decode(ids).lstrip()
+    if ids[-1] in ends or len(ids) == ask.n_tokens:
+        return True
+    return ask.stop in model.tokenizer.decode(ids).lstrip()
 
 
-def _text(model: Model, ids: list[int]) -> str:
+def _text(model: Model, ask: Ask, ids: list[int]) -> str:
     text = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return text.strip().split("\n", 1)[0]
+    return text.strip().split(ask.stop, 1)[0]

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, compare, score, summary
+from circuits.editing.evaluation import (
+    SHOTS,
+    Case,
+    Cases,
+    Match,
+    Pool,
+    Shots,
+    compare,
+    score,
+    summary,
+)
 from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
@@ -77,21 +87,24 @@ class Comparison:
         """The methods, in the order given."""
         return list(dict.fromkeys(self.answers["arm"]))
 
-    def scores(self) -> pd.DataFrame:
+    def scores(self, match: Match = "lenient") -> pd.DataFrame:
         """One line of scores a case, arm and seed (`circuits.editing.evaluation.metrics`)."""
-        return score(self.answers)
+        return score(self.answers, match)
 
-    def table(self, by: Sequence[str] = ()) -> pd.DataFrame:
+    def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:
         """Means with 95 % intervals over clusters of cases; split by columns such as position."""
-        return summary(self.scores(), by)
+        return summary(self.scores(match), by)
 
-    def against(self, arm: str, other: str, by: Sequence[str] = ()) -> pd.DataFrame:
+    def against(
+        self, arm: str, other: str, by: Sequence[str] = (), match: Match = "lenient"
+    ) -> pd.DataFrame:
         """Paired differences of two arms, with intervals and McNemar's test."""
-        return compare(self.scores(), arm, other, by)
+        return compare(self.scores(match), arm, other, by)
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
         table = self.table().set_index(["arm", "metric"])
+        strict: Any = self.table(match="strict").query("metric == 'multi_hop'").set_index("arm")
         return {
             "kind": self.KIND,
             "model": self.model,
@@ -100,7 +113,10 @@ class Comparison:
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
             "placement": self.placement and self.placement.summary(),
-            "methods": {arm: self._line(table, arm) for arm in self.arms},
+            "methods": {
+                arm: self._line(table, arm) | {"multi_hop_strict": float(strict.value[arm])}
+                for arm in self.arms
+            },
             "seconds": round(self.seconds, 1),
         }
 
@@ -276,7 +292,9 @@ def compare_into(
     """
     if out is None:
         return compare_methods(model, cases, *given, **options)
-    said = {k: v for k, v in options.items() if k != "progress"} | {"given": given}
+    shots = options.get("shots", SHOTS)
+    said = {k: v for k, v in options.items() if k not in ("progress", "shots")}
+    said |= {"given": given, "shots": [shots.prefix, shots.form, shots.stop, shots.n_tokens]}
     rows = [asdict(case) for case in cases]
     text = json.dumps([model.weights_hash, str(model.dtype), rows, said], default=str)
     run = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -239,7 +239,7 @@ def refuse_held(model: Model, facts: Sequence[Fact]) -> None:
     from circuits.editing.asking import Ask, generations
     from circuits.editing.evaluation.answers import Answer
 
-    said = generations(model, [Ask(0, fact.cloze) for fact in facts], [()], max_new_tokens=5)
+    said = generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
     for fact, text in zip(facts, said, strict=True):
         if text.startswith(fact.target) and Answer(fact.target).lenient(text):
             at = f"{fact.where}: " if fact.where else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from circuits.editing.asking import Ask, generations
+from circuits.editing.asking import Ask, asking, generations
 from circuits.editing.changes import Changes
 from circuits.editing.evaluation import (
     Asked,
@@ -170,8 +170,7 @@ def _ask(number: int, question: Asked, case: Case, shots: Shots, told: bool) -> 
     facts = "".join(f"{fact.cloze} {target.text}.\n" for fact, target in new) if told else ""
     if question.cloze:
         return Ask(number, f"{facts}{question.text}")
-    prefix = f"{shots.prefix}{facts}"
-    return Ask(number, f"{prefix}{shots.suffix(question.text)}", prefix)
+    return asking(shots, question.text, number, facts)
 
 
 def _row(question: Asked, case: Case, said: str, shots: Shots) -> dict[str, Any]:

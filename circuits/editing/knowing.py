@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from circuits.editing.asking import Ask, generations
+from circuits.editing.asking import asking, generations
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Hop
 from circuits.editing.evaluation.prompts import Shots
@@ -96,7 +96,7 @@ def _ask(
     todo = [text for text in questions if text not in said]
     for lo in range(0, len(todo), AT_ONCE):
         some = todo[lo : lo + AT_ONCE]
-        asks = [Ask(0, shots.ask(text), shots.prefix) for text in some]
+        asks = [asking(shots, text) for text in some]
         for text, answer in zip(some, generations(model, asks, [()]), strict=True):
             said[text] = shots.read(answer)
         if progress:

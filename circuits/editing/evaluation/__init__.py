@@ -9,7 +9,7 @@ from circuits.editing.evaluation.answers import Answer, reasoned_answer, short_a
 from circuits.editing.evaluation.asking import Asked, asked
 from circuits.editing.evaluation.cases import Case, Cases, Hop, Question
 from circuits.editing.evaluation.counterfact import CounterFact, load_counterfact
-from circuits.editing.evaluation.metrics import METRICS, edit_wise, row, score
+from circuits.editing.evaluation.metrics import METRICS, Match, edit_wise, row, score
 from circuits.editing.evaluation.mquake import load_cases, parse_cases
 from circuits.editing.evaluation.probes import Known, Pool, draw_probes, preservation
 from circuits.editing.evaluation.prompts import (
@@ -19,6 +19,7 @@ from circuits.editing.evaluation.prompts import (
     Shots,
     load_relation_shots,
     load_shots,
+    shots_named,
 )
 from circuits.editing.evaluation.published import (
     counterfact_scores,
@@ -43,6 +44,7 @@ __all__ = [
     "CounterFact",
     "Hop",
     "Known",
+    "Match",
     "Pool",
     "Question",
     "Ripple",
@@ -68,6 +70,7 @@ __all__ = [
     "row",
     "score",
     "short_answer",
+    "shots_named",
     "summary",
     "token_accuracy",
 ]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
@@ -10,6 +10,10 @@ from circuits.editing.facts import SLOT
 from interp.errors import DataFileError
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
+BLOCK = "\n\n"
+"""Ends a reply with thoughts, which has two lines."""
+N_REASONED = 100
+"""Tokens of a reply with thoughts, at most; replies that are longer have no answer."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,15 @@ class Shots:
         prefix: what all questions share; a model's cache of it can be reused.
         form: what follows it, with ``{}`` where the question stands.
         read: cuts the answer out of what the model then generates.
+        stop: text at which a reply has ended.
+        n_tokens: tokens of a reply, at most.
     """
 
     prefix: str
     form: str
     read: Callable[[str], str] = short_answer
+    stop: str = "\n"
+    n_tokens: int = 10
 
     def suffix(self, question: str) -> str:
         """What follows the prefix for a question."""
@@ -49,13 +57,29 @@ def load_shots(path: str | Path) -> Shots:
     """
     text = _exact(Path(path))
     if text.startswith("Q: "):
-        return _closed(text, LINE, "\n", short_answer)
+        return _closed(text, LINE, "\n")
     if text.startswith("Question: ") and "\nThoughts: " in text and "\nAnswer: " in text:
-        return _closed(text, THOUGHTS, "\n\n", reasoned_answer)
+        shots = _closed(text, THOUGHTS, BLOCK)
+        return replace(shots, read=reasoned_answer, stop=BLOCK, n_tokens=N_REASONED)
     raise DataFileError(
         f"{path} starts with {text[:20]!r}; demonstrations are lines 'Q: … A: …', or blocks of "
         "'Question: …', 'Thoughts: …' and 'Answer: …'."
     )
+
+
+def shots_named(name: str) -> Shots:
+    """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file.
+
+    Raises:
+        DataFileError: neither, or a file that `load_shots` refuses.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    if not Path(name).is_file():
+        raise DataFileError(
+            f"{name!r} is no file of demonstrations, and not one of {' and '.join(NAMED)}."
+        )
+    return load_shots(name)
 
 
 def load_relation_shots(path: str | Path) -> dict[str, Shots]:
@@ -73,7 +97,7 @@ def load_relation_shots(path: str | Path) -> dict[str, Shots]:
     good = isinstance(found, dict) and all(str(text).startswith("Q: ") for text in found.values())
     if not good:
         raise DataFileError(f"{path} must map relations to lines of the form 'Q: … A: …'.")
-    return {relation: _closed(text, LINE, "\n", short_answer) for relation, text in found.items()}
+    return {relation: _closed(text, LINE, "\n") for relation, text in found.items()}
 
 
 def _exact(path: Path) -> str:
@@ -85,9 +109,9 @@ def _exact(path: Path) -> str:
         raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
 
 
-def _closed(text: str, form: str, separator: str, read: Callable[[str], str]) -> Shots:
+def _closed(text: str, form: str, separator: str) -> Shots:
     missing = separator[len(text) - len(text.rstrip("\n")) :]
-    return Shots(text, missing + form, read)
+    return Shots(text, missing + form)
 
 
 # --- ours --------------------------------------------------------------------------------------
@@ -121,5 +145,9 @@ REASONED = Shots(
     "".join(f"Question: {q}\nThoughts: {t}\nAnswer: {a}\n\n" for q, t, a in DEMONSTRATIONS),
     THOUGHTS,
     reasoned_answer,
+    BLOCK,
+    N_REASONED,
 )
 """Our demonstrations with a chain of thought."""
+
+NAMED = {"direct": SHOTS, "reasoned": REASONED}
