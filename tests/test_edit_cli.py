@@ -321,6 +321,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             ["--shots", "cot"],
             "'cot' is no file of demonstrations, and not one of direct and reason",
         ),
+        (["--neutral", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),
@@ -332,6 +333,18 @@ def test_a_mistaken_evaluation_is_refused(
     command = ["edit", *evaluation(folder, "--out", str(tmp_path / "run")), *more]
     assert why in refused(capsys, *command)
     assert not loaded and not list(tmp_path.iterdir())
+
+
+def test_edits_pile_up_and_drift_is_measured(folder: Path, tmp_path: Path, capsys, plain):
+    text = tmp_path / "neutral.txt"
+    text.write_text(" ".join(f"w{i % 60}" for i in range(200)))
+    more = ("--sequential", "--neutral", str(text), "--methods", "rome,none")
+    report = said(capsys, *evaluation(folder, *more))
+    left_out = report["excluded"]["its edit touches an earlier one's"]
+    assert left_out > 0 and report["n_filtered"] == report["n_cases"] - left_out
+    rome, none = report["methods"]["rome"], report["methods"]["none"]
+    assert rome["kl"] > 1e-4 and abs(none["kl"]) < 1e-6
+    assert rome["fluency"] > 0 and rome["peak_gb"] >= 0
 
 
 def test_cases_that_the_model_does_not_know_are_refused(

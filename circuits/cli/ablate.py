@@ -18,6 +18,7 @@ from circuits.cli.output import (
     print_json,
     print_table,
     progress,
+    read_text,
     stdout,
 )
 
@@ -90,7 +91,7 @@ def ablate(
 
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)
-    text = None if neutral is None else _read(neutral)
+    text = None if neutral is None else read_text(neutral)
     others = interp.load_pairs(reference) if reference else limit and rows[limit:]
     loaded = load(model, device, dtype)
     with progress("ablating", "runs") as report:
@@ -127,21 +128,10 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
         raise PlanError("--components and --components-file are both given; leave one out.")
     if file is None:
         return None if given is None else [name.strip() for name in given.split(",")]
-    names = [line.strip() for line in _read(file).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not names:
         raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
     return names
-
-
-def _read(file: Path) -> str:
-    from interp.errors import DataFileError
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
 
 
 def _sets(model: Any, mode: Mode, given: list[str] | None) -> Any:

@@ -18,6 +18,7 @@ from circuits.cli.output import (
     print_json,
     print_table,
     progress,
+    read_text,
     stdout,
 )
 
@@ -181,6 +182,16 @@ def evaluate(
             "file of MQuAKE's prompts."
         ),
     ] = "direct",
+    neutral: Annotated[
+        Path | None,
+        typer.Option(help="Text file on which drift is measured (divergence, perplexity)."),
+    ] = None,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential", help="Make the edits one on top of the other; ask after the last."
+        ),
+    ] = False,
     seeds: Annotated[str, typer.Option(help="Of contexts and controls; commas.")] = "0",
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
@@ -189,7 +200,7 @@ def evaluate(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Edit each case by each method, one at a time, and ask what became of the model."""
+    """Edit each case by each method, and ask what became of the model."""
     from circuits.editing.comparing import REFERENCES, compare_into
     from circuits.editing.evaluation import load_cases, shots_named
     from circuits.editing.files import placement_for
@@ -200,6 +211,7 @@ def evaluate(
         refuse_unknown(name, REFERENCES)
     draws, demonstrations = _numbers("--seeds", seeds), shots_named(shots)
     rows = load_cases(cases, split)
+    text = None if neutral is None else read_text(neutral)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
     with progress("editing", "steps") as report:
@@ -212,6 +224,8 @@ def evaluate(
             seeds=draws,
             limit=limit,
             shots=demonstrations,
+            neutral=text,
+            sequential=sequential,
             n_tokens=n_tokens,
             progress=lambda what, done, total: report(done, total),
         )

@@ -16,6 +16,7 @@ from circuits.cli.output import (
     load,
     print_json,
     print_table,
+    read_text,
     stderr,
     stdout,
 )
@@ -146,17 +147,11 @@ def _neutral(model: Any, file: Path | None) -> str | None:
         DataFileError: the file cannot be read.
     """
     from circuits.recall_reasoning.organism import story_text, world_of
-    from interp.errors import DataFileError
     from interp.organisms import ORGANISMS
 
     if file is None:
         return story_text(world_of(model)) if model.name in ORGANISMS else None
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
+    return read_text(file)
 
 
 def _asked(model: str | None, recipe: Path | None) -> tuple[str, "Settings", str | None]:

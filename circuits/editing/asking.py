@@ -26,14 +26,14 @@ class Ask:
         edit: the number of the edit under which it is asked.
         text: what the model continues.
         prefix: what `text` begins with and other questions of the edit share; may be empty.
-        stop: text at which the reply has ended.
+        stop: text at which the reply has ended; ``None`` for none.
         n_tokens: of the reply, at most.
     """
 
     edit: int
     text: str
     prefix: str = ""
-    stop: str = "\n"
+    stop: str | None = "\n"
     n_tokens: int = 10
 
 
@@ -106,9 +106,9 @@ def _ended(model: Model, ask: Ask, ids: list[int]) -> bool:
     ends = stop if isinstance(stop, list) else [stop]
     if ids[-1] in ends or len(ids) == ask.n_tokens:
         return True
-    return ask.stop in model.tokenizer.decode(ids).lstrip()
+    return ask.stop is not None and ask.stop in model.tokenizer.decode(ids).lstrip()
 
 
 def _text(model: Model, ask: Ask, ids: list[int]) -> str:
     text = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return text.strip().split(ask.stop, 1)[0]
+    return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()

@@ -22,8 +22,10 @@ from circuits.editing.evaluation import (
     Shots,
     compare,
     score,
+    side_by_side,
     summary,
 )
+from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
@@ -31,6 +33,7 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp import folder
+from interp.ablation.readouts import windows
 from interp.model import Model
 from interp.resuming import open_partial, refuse_other_run
 
@@ -47,7 +50,11 @@ HEADLINE = (
     "efficacy",
     "paraphrase",
     "specificity",
+    *DAMAGE,
 )
+N_PASSAGES = 4
+"""Windows of neutral text that every edited model reads."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -89,7 +96,8 @@ class Comparison:
 
     def scores(self, match: Match = "lenient") -> pd.DataFrame:
         """One line of scores a case, arm and seed (`circuits.editing.evaluation.metrics`)."""
-        return score(self.answers, match)
+        of_edit: Any = self.edits.drop(columns=["seconds", "peak_gb", "p", "skipped"])
+        return score(self.answers, match).merge(of_edit, on=["arm", "seed", "case"])
 
     def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:
         """Means with 95 % intervals over clusters of cases; split by columns such as position."""
@@ -131,6 +139,7 @@ class Comparison:
                 out[f"{metric}_ci"] = [float(found["low"]), float(found["high"])]
         return out | {
             "seconds_per_edit": float(mine["seconds"].mean()),
+            "peak_gb": float(mine["peak_gb"].max()),
             "p_reached_min": min(reached, default=None),
         }
 
@@ -181,10 +190,13 @@ class Comparison:
 
 
 def _usable(
-    model: Model, cases: Cases, known: Knowledge, limit: int | None
+    model: Model, cases: Cases, known: Knowledge, limit: int | None, sequential: bool
 ) -> tuple[list[Case], dict[str, int]]:
     """The cases to edit, and how many are left out and why."""
     kept, excluded = usable_cases(cases, known)
+    if sequential:
+        usable, kept = len(kept), side_by_side(kept)
+        excluded["its edit touches an earlier one's"] = usable - len(kept)
     if not kept:
         raise FactError(
             f"{model.name} knows none of the {len(cases)} chains of {cases.source} before the "
@@ -205,6 +217,8 @@ def compare_methods(
     seeds: Sequence[int] = (0,),
     limit: int | None = None,
     shots: Shots = SHOTS,
+    neutral: str | None = None,
+    sequential: bool = False,
     n_contexts: int = 2,
     n_tokens: int = N_TOKENS,
     parts: Path | None = None,
@@ -221,6 +235,10 @@ def compare_methods(
         seeds: of contexts, controls and preserved questions; each is a run of its own.
         limit: the first so many usable cases.
         shots: demonstrations before each question; the same for all arms.
+        neutral: text on whose first `N_PASSAGES` windows of 64 tokens drift is measured.
+        sequential: make the edits one on top of the other and ask all questions after the last,
+            instead of each case's under its own edit alone. Cases whose edits touch those of an
+            earlier one are left out, and controls have nothing to do with any edit.
         n_contexts: sampled contexts beside the bare cloze, at most five.
         n_tokens: of the model's own samples, for second moments.
         parts: folder of finished parts; a stopped run goes on from there.
@@ -233,7 +251,8 @@ def compare_methods(
     say = progress or (lambda what, done, total: None)
     arms = [_arm(name, model, placement) for name in methods]
     known = know(model, cases, shots, lambda done, n: say("asking before the edit", done, n))
-    used, excluded = _usable(model, cases, known, limit)
+    used, excluded = _usable(model, cases, known, limit, sequential)
+    passages = () if neutral is None else tuple(windows(model, neutral)[:N_PASSAGES])
     pool = Pool.of(cases, known.right)
     written = [arm.method for arm in arms if arm.method]
     moments = moments_for(model, written, placement, n_tokens)
@@ -242,7 +261,8 @@ def compare_methods(
         templates = contexts(model, seed=seed)[: 1 + n_contexts]
         for arm in arms:
             at = None if parts is None else parts / f"{arm.name}.{seed}"
-            protocol, told = Protocol(shots, pool, seed=seed), partial(say, arm.name)
+            protocol = Protocol(shots, pool, seed=seed, neutral=passages, sequential=sequential)
+            told = partial(say, arm.name)
             found.append(evaluate_arm(model, arm, used, protocol, moments, templates, at, told))
     answers, edits = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
     options = {
@@ -252,6 +272,8 @@ def compare_methods(
         "n_contexts": n_contexts,
         "n_tokens": n_tokens,
         "prefix": shots.prefix,
+        "neutral": None if neutral is None else hashlib.blake2b(neutral.encode()).hexdigest(),
+        "sequential": sequential,
     }
     return Comparison(
         answers,

@@ -1,12 +1,13 @@
 """Editing every case of a benchmark by several methods, and asking what became of the model.
 
-Each case is edited on its own and asked under its own edit alone; many run side by side.
+Each case is edited on its own and asked under its own edit alone, many side by side; or the edits
+are made one on top of the other, and all questions asked after the last.
 """
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from circuits.editing.asking import Ask, asking, generations
 from circuits.editing.changes import Changes
+from circuits.editing.drift import drift
 from circuits.editing.evaluation import (
     Asked,
     Case,
@@ -21,6 +23,8 @@ from circuits.editing.evaluation import (
     Shots,
     asked,
     draw_probes,
+    ngram_entropy,
+    pools_apart,
     preservation,
     row,
     short_answer,
@@ -28,12 +32,17 @@ from circuits.editing.evaluation import (
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, kept_of
-from circuits.editing.writing import Request, write
+from circuits.editing.writing import Request, Written, write
 from interp.errors import RunFolderError
+from interp.memory import peak_memory
 from interp.model import Model
+from interp.prompts import TokenPrompt
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""
+
+N_FLUENCY = 50
+"""Tokens that an edited model writes on from its edited cloze, for fluency."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class Protocol:
         n_probes: control questions of a kind, at most.
         n_kept: preserved questions of a kind that editors may see.
         seed: of the draws.
+        neutral: passages on which drift is measured; without any it is not.
+        sequential: whether edits are made one on top of the other and all questions asked after
+            the last; the cases must stand side by side (`side_by_side`).
     """
 
     shots: Shots
@@ -71,6 +83,8 @@ class Protocol:
     n_probes: int = 2
     n_kept: int = 8
     seed: int = 0
+    neutral: tuple[TokenPrompt, ...] = ()
+    sequential: bool = False
 
 
 def evaluate_arm(
@@ -97,12 +111,15 @@ def evaluate_arm(
 
     Returns:
         The answers (rows of `circuits.editing.evaluation.metrics`), and one line a case: seconds
-        of the edit, the target's probability reached in each stage, what a stage left out.
+        of the edit; peak memory above that before, in GB, of all edits made side by side; the
+        target's probability reached in each stage; what a stage left out; and what became of
+        other text (`circuits.editing.evaluation.metrics.DAMAGE`).
     """
     answers: list[pd.DataFrame] = []
     edits: list[pd.DataFrame] = []
-    for lo in range(0, len(cases), SHARD):
-        shard = cases[lo : lo + SHARD]
+    step = len(cases) if protocol.sequential else SHARD
+    for lo in range(0, len(cases), step):
+        shard = cases[lo : lo + step]
         done = None if out is None else _read(out, lo, shard)
         if done is None:
             done = _evaluated(model, arm, shard, protocol, moments, templates)
@@ -111,7 +128,7 @@ def evaluate_arm(
         answers.append(done[0])
         edits.append(done[1])
         if progress:
-            progress(min(lo + SHARD, len(cases)), len(cases))
+            progress(min(lo + step, len(cases)), len(cases))
     labels = {"arm": arm.name, "seed": protocol.seed}
     return (
         pd.concat(answers, ignore_index=True).assign(**labels),
@@ -127,41 +144,110 @@ def _evaluated(
     moments: Moments,
     templates: Sequence[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    drawn = [draw_probes(c, protocol.pool, protocol.n_probes, protocol.seed) for c in cases]
-    kept = [
-        kept_of(preservation(c, protocol.pool, scored, protocol.n_kept, protocol.seed))
-        for c, scored in zip(cases, drawn, strict=True)
+    pools = [protocol.pool] * len(cases)
+    if protocol.sequential:
+        pools = pools_apart(protocol.pool, cases)
+    drawn = [
+        draw_probes(case, pool, protocol.n_probes, protocol.seed)
+        for case, pool in zip(cases, pools, strict=True)
     ]
-    started = time.perf_counter()
+    kept = [
+        kept_of(preservation(case, pool, scored, protocol.n_kept, protocol.seed))
+        for case, pool, scored in zip(cases, pools, drawn, strict=True)
+    ]
     requests = [Request(c.facts, k) for c, k in zip(cases, kept, strict=True)]
-    changes: list[Changes] = [()] * len(cases)
-    p: list[Any] = [()] * len(cases)
-    skipped: list[tuple[str, ...]] = [()] * len(cases)
-    if arm.method is not None:
-        written = write(model, requests, arm.method, moments, templates)
-        changes = [tuple(one.times(arm.strength) for one in w.changes) for w in written]
-        p, skipped = [w.p for w in written], [w.skipped for w in written]
+    make = _piled if protocol.sequential else _apart
+    started = time.perf_counter()
+    with peak_memory(model.device) as peak:
+        written = make(model, arm, requests, moments, templates)
+        peak_gb = peak()
     seconds = (time.perf_counter() - started) / len(cases)
+    edits, owner = _models(written, protocol.sequential)
     questions = [
         (i, question)
         for i, (case, scored) in enumerate(zip(cases, drawn, strict=True))
         for question in asked(case, scored)
     ]
-    asks = [_ask(i, q, cases[i], protocol.shots, arm.told) for i, q in questions]
-    said = generations(model, asks, changes)
+    asks = [_ask(owner[i], q, cases[i], protocol.shots, arm.told) for i, q in questions]
+    said = generations(model, asks, edits)
     rows = [
         _row(question, cases[i], text, protocol.shots)
         for (i, question), text in zip(questions, said, strict=True)
     ]
     lines = pd.DataFrame(
         {
-            "case": [c.id for c in cases],
+            "case": [case.id for case in cases],
             "seconds": seconds,
-            "p": [json.dumps(stages) for stages in p],
-            "skipped": [json.dumps(s) for s in skipped],
+            "peak_gb": peak_gb,
+            "p": [json.dumps(one.p) for one in written],
+            "skipped": [json.dumps(one.skipped) for one in written],
+            **_damage(model, cases, edits, owner, protocol.neutral),
         }
     )
     return pd.DataFrame(rows), lines
+
+
+def _apart(
+    model: Model,
+    arm: Arm,
+    requests: Sequence[Request],
+    moments: Moments,
+    templates: Sequence[str],
+) -> list[Written]:
+    """Every edit on its own."""
+    if arm.method is None:
+        return [Written((), ())] * len(requests)
+    written = write(model, requests, arm.method, moments, templates)
+    return [replace(one, changes=_times(one.changes, arm.strength)) for one in written]
+
+
+def _piled(
+    model: Model,
+    arm: Arm,
+    requests: Sequence[Request],
+    moments: Moments,
+    templates: Sequence[str],
+) -> list[Written]:
+    """Each edit on top of those before it, whose changes it contains."""
+    if arm.method is None:
+        return [Written((), ())] * len(requests)
+    out: list[Written] = []
+    before: Changes = ()
+    for request in requests:
+        (one,) = write(model, [request], arm.method, moments, templates, [before])
+        before += _times(one.changes[len(before) :], arm.strength)
+        out.append(replace(one, changes=before))
+    return out
+
+
+def _times(changes: Changes, strength: float) -> Changes:
+    return tuple(one.times(strength) for one in changes)
+
+
+def _models(written: Sequence[Written], sequential: bool) -> tuple[list[Changes], list[int]]:
+    """The edited models there are, and under which each case is asked."""
+    if sequential:
+        return [written[-1].changes], [0] * len(written)
+    return [one.changes for one in written], list(range(len(written)))
+
+
+def _damage(
+    model: Model,
+    cases: Sequence[Case],
+    edits: Sequence[Changes],
+    owner: Sequence[int],
+    neutral: Sequence[TokenPrompt],
+) -> dict[str, list[float]]:
+    asks = [
+        Ask(i, case.facts[0].cloze, stop=None, n_tokens=N_FLUENCY)
+        for i, case in zip(owner, cases, strict=True)
+    ]
+    out = {"fluency": [ngram_entropy(text) for text in generations(model, asks, edits)]}
+    if neutral:
+        found = drift(model, neutral, edits)
+        out["kl"] = [float(found.kl[i]) for i in owner]
+        out["perplexity"] = [float(found.perplexity[i]) for i in owner]
+    return out
 
 
 def _ask(number: int, question: Asked, case: Case, shots: Shots, told: bool) -> Ask:

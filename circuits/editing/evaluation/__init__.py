@@ -29,6 +29,7 @@ from circuits.editing.evaluation.published import (
     token_accuracy,
 )
 from circuits.editing.evaluation.ripple import Ripple, load_ripple
+from circuits.editing.evaluation.sequences import pools_apart, side_by_side
 from circuits.editing.evaluation.summaries import compare, summary
 from circuits.editing.evaluation.zsre import ZsRE, load_zsre
 
@@ -64,6 +65,7 @@ __all__ = [
     "load_zsre",
     "ngram_entropy",
     "parse_cases",
+    "pools_apart",
     "preservation",
     "reasoned_answer",
     "ripple_scores",
@@ -71,6 +73,7 @@ __all__ = [
     "score",
     "short_answer",
     "shots_named",
+    "side_by_side",
     "summary",
     "token_accuracy",
 ]

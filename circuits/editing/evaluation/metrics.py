@@ -183,6 +183,12 @@ METRICS: Mapping[str, Callable[[Tables], pd.Series]] = {
 }
 
 
+DAMAGE = ("fluency", "kl", "perplexity")
+"""Of the edited model, measured beside its answers: `published.ngram_entropy` of what it writes on
+from the edited cloze, in bits; and on neutral text (`circuits.editing.drift`) the divergence from
+the plain model, in nats a token, and the perplexity over the plain one's."""
+
+
 def edit_wise(rows: pd.DataFrame, match: Match = "lenient") -> float:
     """Share of all edits, of whatever case, whose cloze is continued by the new object.
 

@@ -115,7 +115,7 @@ def draw_probes(
         edited subject (by any name that the case knows) or goes through it, and none is answered
         by a new object or the new final answer, which an edit that spreads too far would give too.
     """
-    apart, used = _Apart(case), _own_questions(case)
+    apart, used = Apart(case), _own_questions(case)
     one_hop, other = pool.of_relations(case), pool.of_other_relations(case)
     old = frozenset[tuple[str, ...]]().union(*(answer.keys for answer in case.originals))
     candidates: dict[ProbeKind, list[Known]] = {
@@ -165,7 +165,7 @@ def preservation(
         "other_relation": pool.of_other_relations(case),
         "two_hop": pool.composed(case),
     }
-    apart = _Apart(case)
+    apart = Apart(case)
     drawn: dict[KeyKind, tuple[Known, ...]] = {}
     for kind, questions in candidates.items():
         free = [question for question in questions if taken.isdisjoint(question.entities)]
@@ -187,7 +187,7 @@ def _one_a_relation(questions: Sequence[Known]) -> tuple[Known, ...]:
     return tuple(questions[i] for _, i in sorted(turn))
 
 
-class _Apart:
+class Apart:
     """Whether a question has nothing to do with a case's edited subjects and new objects."""
 
     def __init__(self, case: Case) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from circuits.editing.evaluation.metrics import METRICS
+from circuits.editing.evaluation.metrics import DAMAGE, METRICS
 from interp.errors import MetricError
 from interp.statistics import bootstrap_mean, discordant, mcnemar
 
+SHOWN = (*METRICS, *DAMAGE)
 YES_OR_NO = ("multi_hop", "instance_wise")
 """Metrics that are 0 or 1 of each case and seed."""
 
@@ -24,7 +25,8 @@ def summary(
     """Mean of every metric over cases, with an interval over clusters.
 
     Args:
-        scores: of `circuits.editing.evaluation.metrics.score`; seeds of one case are averaged.
+        scores: of `circuits.editing.evaluation.metrics.score`, with columns of `DAMAGE` where
+            they were measured; seeds of one case are averaged.
         by: columns to split the cases by, such as ``position``, ``n_hops`` and ``n_edits``.
         n_resamples: bootstrap resamples of clusters.
         level: coverage.
@@ -38,7 +40,7 @@ def summary(
     parts: Any = means.groupby(groups, sort=False) if groups else [((), means)]
     lines: list[pd.DataFrame] = []
     for names, part in parts:
-        line = _means(part, part[list(METRICS)].to_numpy(float), n_resamples, level)
+        line = _means(part, part[list(SHOWN)].to_numpy(float), n_resamples, level)
         for column, name in reversed(list(zip(groups, names, strict=True))):
             line.insert(0, column, name)
         lines.append(line)
@@ -82,7 +84,7 @@ def compare(
     parts: Any = first.groupby(list(by), sort=False) if by else [((), first)]
     lines: list[pd.DataFrame] = []
     for names, part in parts:
-        a, b = (arm_[list(METRICS)].loc[part.index] for arm_ in (first, second))
+        a, b = (arm_[list(SHOWN)].loc[part.index] for arm_ in (first, second))
         line = _means(part, (a - b).to_numpy(float), n_resamples, level)
         line[["only_first", "only_other", "p"]] = [_mcnemar(a, b, m) for m in line["metric"]]
         for column, name in reversed(list(zip(by, names, strict=True))):
@@ -97,8 +99,9 @@ def _over_seeds(scores: pd.DataFrame, by: Sequence[str]) -> Any:
             raise MetricError(f"the scores have no column {name!r} to split by.")
     keys = [name for name in ("arm", "case") if name in scores]
     about = [name for name in dict.fromkeys(("cluster", *by)) if name in scores]
-    how = dict.fromkeys(about, "first") | dict.fromkeys(METRICS, "mean")
-    return scores.groupby(keys, sort=False).agg(how).reset_index()
+    how = dict.fromkeys(about, "first") | dict.fromkeys(SHOWN, "mean")
+    measured = scores.reindex(columns=[*dict.fromkeys([*scores.columns, *SHOWN])])
+    return measured.groupby(keys, sort=False).agg(how).reset_index()
 
 
 def _of_arm(means: Any, arm: str) -> Any:
@@ -118,7 +121,7 @@ def _means(
     named = np.array(clusters, dtype=object)
     line: Any = pd.DataFrame(
         {
-            "metric": list(METRICS),
+            "metric": list(SHOWN),
             "value": mean.value,
             "low": mean.low,
             "high": mean.high,
