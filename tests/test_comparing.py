@@ -205,11 +205,23 @@ def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
     assert "By the position of the edited hop" in text
 
 
+def test_the_page_shows_why_layers_were_chosen(result: Comparison):
+    from circuits.editing.figures import page, plot_separation
+
+    at = Placement((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
+    chosen, others = plot_separation(at, "m").data
+    assert (list(chosen.x), list(chosen.y)) == ([2], [0.75])
+    assert (list(others.x), list(others.y)) == ([1], [0.6])
+    assert "Why these layers" in page(replace(result, placement=at))
+    assert "Why these layers" not in page(result)
+
+
 # --- folders -----------------------------------------------------------------------------------
 
 
 def test_comparisons_are_saved_and_come_back(result: Comparison, tmp_path):
-    placed = replace(result, placement=Placement((0, 1), (2,), "by hand"))
+    at = Placement((0, 1), (2,), "by hand", threshold=0.4, separation={1: 0.6, 2: 0.75})
+    placed = replace(result, placement=at)
     placed.save(tmp_path / "run")
     back = Comparison.load(tmp_path / "run")
     assert back.answers.equals(result.answers) and back.edits.equals(result.edits)

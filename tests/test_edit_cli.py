@@ -363,6 +363,8 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     assert report["run"] == str(out)
     placed = report["placement"]
     assert placed["query"] == [0] and placed["value"] == [1, 2]
+    assert set(placed["separation"]) == {"1", "2"}
+    assert all(0 <= value <= 1 for value in placed["separation"].values())
     assert "gain separation" in placed["by"]
     stored = json.loads((out / "manifest.json").read_text())
     assert {k: stored[k] for k in placed} == placed and len(stored["moments"]) == 3

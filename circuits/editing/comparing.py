@@ -175,15 +175,12 @@ class Comparison:
         """
         manifest, tables, _ = folder.read(Path(path), cls.KIND, ("answers", "edits"))
         at = manifest["placement"]
-        placement = at and Placement(
-            tuple(at["query"]), tuple(at["value"]), at["by"], threshold=at["threshold"]
-        )
         names = ("model", "weights_hash", "source", "n_cases", "excluded", "options", "seconds")
         said = {name: manifest[name] for name in names}
         return cls(
             tables["answers"],
             tables["edits"],
-            placement=placement,
+            placement=at and Placement.of(at),
             provenance=manifest["provenance"],
             **said,
         )

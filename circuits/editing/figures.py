@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.editing.methods import Placement
 from interp.figures import STYLE
 
 if TYPE_CHECKING:
@@ -49,6 +50,26 @@ def plot_frontier(result: "Comparison") -> go.Figure:
     )
 
 
+def plot_separation(placement: Placement, model: str) -> go.Figure:
+    """How well each deep layer's gains tell a fact's questions from others, and what was chosen."""
+    layers = list(placement.separation)
+    chosen = [layer in placement.value for layer in layers]
+    figure = go.Figure()
+    for name, colour, mine in (("value layers", "#c44", True), ("others", "#999", False)):
+        at = [layer for layer, one in zip(layers, chosen, strict=True) if one is mine]
+        y = [placement.separation[layer] for layer in at]
+        figure.add_bar(x=at, y=y, name=name, marker={"color": colour})
+    figure.add_hline(y=0.5, line={"dash": "dot", "color": "#333"}, annotation_text="chance")
+    return figure.update_layout(
+        template="simple_white",
+        title=f"{model}: which layer knows a fact's questions from others",
+        xaxis={"title": "layer", "dtick": 1},
+        yaxis={"title": "separation (AUROC)", "range": [0.4, 1]},
+        width=760,
+        height=380,
+    )
+
+
 def _whiskers(line: Any) -> dict[str, Any]:
     return {
         "type": "data",
@@ -65,6 +86,7 @@ def page(result: "Comparison") -> str:
     figure = plot_frontier(result).to_html(full_html=False, include_plotlyjs=True)
     excluded = "".join(f"<li>{n}: {html.escape(why)}</li>" for why, n in said["excluded"].items())
     by_position = _wide(result.table(["position"]), ["arm", "position"])
+    attribution = _attribution(result)
     placed = html.escape(str(result.placement)) if result.placement else "none of the ACE family"
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <title>{html.escape(result.model)}: edits compared</title><style>{STYLE}</style></head><body>
@@ -75,8 +97,18 @@ cases.</p>
 {figure}
 <h2>All cases</h2>{_wide(result.table(), ["arm"])}
 <h2>By the position of the edited hop</h2>{by_position}
+{attribution}
 <h2>Left out</h2><ul>{excluded or "<li>nothing</li>"}</ul>
 <p>Layers: {placed}. {result.seconds:.0f} s in all.</p></body></html>"""
+
+
+def _attribution(result: "Comparison") -> str:
+    """The picture of what chose the layers, where that is known."""
+    at = result.placement
+    if at is None or not at.separation:
+        return ""
+    figure = plot_separation(at, result.model).to_html(full_html=False, include_plotlyjs=False)
+    return f"<h2>Why these layers</h2>{figure}"
 
 
 def _wide(table: pd.DataFrame, keys: list[str]) -> str:

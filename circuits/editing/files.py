@@ -150,9 +150,8 @@ def placement_for(model: Model, path: Path | None, *methods: str) -> Placement |
             (site, layer): Moment(torch.from_numpy(arrays[str(i)]).double(), n, text)
             for i, (site, layer, n, text) in enumerate(said["moments"])
         }
-        layers = tuple(said["query"]), tuple(said["value"])
-        chosen = Placement(*layers, said["by"], moments, said["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
+        chosen = Placement.of(said, moments)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{here} is damaged ({type(error).__name__}: {error}); place again."
         ) from error

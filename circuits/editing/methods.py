@@ -5,7 +5,7 @@ relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J
 width 16,384 is rho = 0.92.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -202,6 +202,8 @@ class Placement:
         moments: of what the FFNs of these layers read at such tokens of questions
             (`circuits.editing.scatter`); without them queries are small over text.
         threshold: gain at which value neurons write half of their target, where one was chosen.
+        separation: by deep layer, how well gains tell questions through a fact from others
+            (AUROC), where that chose the value layers.
 
     Raises:
         FactError: a layer is in both.
@@ -212,6 +214,7 @@ class Placement:
     by: str = ""
     moments: Moments = field(default_factory=dict, repr=False, compare=False)
     threshold: float | None = None
+    separation: dict[int, float] = field(default_factory=dict, repr=False)
 
     @property
     def ramp(self) -> tuple[float, float]:
@@ -229,8 +232,29 @@ class Placement:
 
     def summary(self) -> dict[str, Any]:
         """What it says, without the moments."""
-        layers = {"query": list(self.query), "value": list(self.value)}
-        return {**layers, "by": self.by, "threshold": self.threshold}
+        return {
+            "query": list(self.query),
+            "value": list(self.value),
+            "by": self.by,
+            "threshold": self.threshold,
+            "separation": {str(layer): value for layer, value in self.separation.items()},
+        }
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], moments: Moments | None = None) -> "Placement":
+        """From a `summary`.
+
+        Raises:
+            KeyError: a part is missing.
+        """
+        return cls(
+            tuple(said["query"]),
+            tuple(said["value"]),
+            said["by"],
+            moments or {},
+            said["threshold"],
+            {int(layer): value for layer, value in said["separation"].items()},
+        )
 
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
