@@ -5,13 +5,11 @@ python benchmarks/attribution_cost.py edges          # peak memory above the wei
 """
 
 import argparse
-import contextlib
 import copy
 import json
 import statistics
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from interp.attribution.cost import forward_equivalents
 from interp.attribution.estimators import linearise, node_estimator_named
 from interp.attribution.nodes import unit_scores
 from interp.graph import Graph
+from interp.memory import peak_memory
 from interp.pairs import tokenise
 
 ROOT = Path(__file__).parent.parent
@@ -113,29 +112,6 @@ def transformer_lens(model: interp.Model, pairs: Any) -> Callable[[], torch.Tens
     return work
 
 
-@contextlib.contextmanager
-def peak_memory() -> Generator[Callable[[], float]]:
-    """Peak resident memory inside the block, in GB above what was resident at its start."""
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    start, peak, running = resident(), [0], [True]
-
-    def watch() -> None:
-        while running[0]:
-            peak[0] = max(peak[0], resident())
-            time.sleep(0.002)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield lambda: (peak[0] - start) / 1e9
-    finally:
-        running[0] = False
-        thread.join()
-
-
 def edges(args: argparse.Namespace) -> dict[str, Any]:
     """EAP over all edges of a random model of Qwen2.5-0.5B's shape."""
     from transformers import AutoModelForCausalLM, Qwen2Config
@@ -162,10 +138,10 @@ def edges(args: argparse.Namespace) -> dict[str, Any]:
     heads = 3 * graph.n_heads * graph.n_layers
     out["dense_gb"] = (graph.n_sources + heads) * graph.d_model * 4 * tokens / 1e9
     for method in ("eap", "eap-dg", "eap-ig"):
-        with peak_memory() as peak:
+        with peak_memory(model.device) as peak:
             scores = attribute_edges(model, rows, method, at_once=args.pairs)
-            took = scores.seconds
-        out["methods"][method] = {"peak_gb_above_weights": peak(), "seconds": took}
+            took, peak_gb = scores.seconds, peak()
+        out["methods"][method] = {"peak_gb_above_weights": peak_gb, "seconds": took}
     return out
 
 

@@ -6,7 +6,7 @@ are made one on top of the other, and all questions asked after the last.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from circuits.editing.evaluation import (
     row,
     short_answer,
 )
+from circuits.editing.evaluation.probes import Known, ProbeKind
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
-from circuits.editing.prompting import BARE, kept_of
+from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
 from interp.errors import RunFolderError
 from interp.memory import peak_memory
@@ -144,17 +145,7 @@ def _evaluated(
     moments: Moments,
     templates: Sequence[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    pools = [protocol.pool] * len(cases)
-    if protocol.sequential:
-        pools = pools_apart(protocol.pool, cases)
-    drawn = [
-        draw_probes(case, pool, protocol.n_probes, protocol.seed)
-        for case, pool in zip(cases, pools, strict=True)
-    ]
-    kept = [
-        kept_of(preservation(case, pool, scored, protocol.n_kept, protocol.seed))
-        for case, pool, scored in zip(cases, pools, drawn, strict=True)
-    ]
+    drawn, kept = _controls(cases, protocol)
     requests = [Request(c.facts, k) for c, k in zip(cases, kept, strict=True)]
     make = _piled if protocol.sequential else _apart
     started = time.perf_counter()
@@ -185,6 +176,22 @@ def _evaluated(
         }
     )
     return pd.DataFrame(rows), lines
+
+
+def _controls(
+    cases: Sequence[Case], protocol: Protocol
+) -> tuple[list[Mapping[ProbeKind, Sequence[Known]]], list[tuple[Kept, ...]]]:
+    """Each case's control questions, and the questions that its editor may see to preserve."""
+    pools = [protocol.pool] * len(cases)
+    if protocol.sequential:
+        pools = pools_apart(protocol.pool, cases)
+    drawn: list[Mapping[ProbeKind, Sequence[Known]]] = []
+    kept: list[tuple[Kept, ...]] = []
+    for case, pool in zip(cases, pools, strict=True):
+        probes = draw_probes(case, pool, protocol.n_probes, protocol.seed)
+        drawn.append(probes)
+        kept.append(kept_of(preservation(case, pool, probes, protocol.n_kept, protocol.seed)))
+    return drawn, kept
 
 
 def _apart(
