@@ -59,12 +59,11 @@ def plot_separation(placement: Placement, model: str) -> go.Figure:
         at = [layer for layer, one in zip(layers, chosen, strict=True) if one is mine]
         y = [placement.separation[layer] for layer in at]
         figure.add_bar(x=at, y=y, name=name, marker={"color": colour})
-    figure.add_hline(y=0.5, line={"dash": "dot", "color": "#333"}, annotation_text="chance")
     return figure.update_layout(
         template="simple_white",
         title=f"{model}: which layer knows a fact's questions from others",
         xaxis={"title": "layer", "dtick": 1},
-        yaxis={"title": "separation (AUROC)", "range": [0.4, 1]},
+        yaxis={"title": "separation (AUROC; .5 is chance)", "range": [0.5, 1]},
         width=760,
         height=380,
     )
