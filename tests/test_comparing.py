@@ -203,6 +203,10 @@ def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
     text = page(result)
     assert "12 of 12 cases" in text and all(arm in text for arm in ARMS)
     assert "By the position of the edited hop" in text
+    fluency = table.loc[("rome", "fluency"), "value"]
+    assert f"{fluency:.3f} [" in text and "each edited on its own" in text
+    piled = replace(result, options=result.options | {"sequential": True})
+    assert "one on top of the other" in page(piled)
 
 
 def test_the_page_shows_why_layers_were_chosen(result: Comparison):

@@ -1,11 +1,13 @@
 """Figures and the report page of a comparison of editing methods."""
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.methods import Placement
 from interp.figures import STYLE
 
@@ -86,16 +88,28 @@ def page(result: "Comparison") -> str:
     excluded = "".join(f"<li>{n}: {html.escape(why)}</li>" for why, n in said["excluded"].items())
     by_position = _wide(result.table(["position"]), ["arm", "position"])
     attribution = _attribution(result)
-    placed = html.escape(str(result.placement)) if result.placement else "none of the ACE family"
+    at = result.placement
+    placed = "none of the ACE family"
+    if at is not None:
+        placed = f"queries in {list(at.query)}, values in {list(at.value)} ({html.escape(at.by)})"
+    piled = result.options["sequential"]
+    how = (
+        "the edits made one on top of the other, all questions asked after the last"
+        if piled
+        else "each edited on its own, asked under its own edit"
+    )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <title>{html.escape(result.model)}: edits compared</title><style>{STYLE}</style></head><body>
 <h1>Edits compared: {html.escape(result.model)}</h1>
-<p>{said["n_filtered"]} of {said["n_cases"]} cases of {html.escape(result.source)}; each edited on
-its own, asked under its own edit. Brackets are 95 % bootstrap intervals over clusters of
-cases.</p>
+<p>{said["n_filtered"]} of {said["n_cases"]} cases of {html.escape(result.source)}; {how}. Brackets
+are 95 % bootstrap intervals over clusters of cases.</p>
 {figure}
 <h2>All cases</h2>{_wide(result.table(), ["arm"])}
 <h2>By the position of the edited hop</h2>{by_position}
+<h2>Other text</h2>
+<p>Fluency: n-gram entropy of what is written on from the edited cloze, in bits. On neutral text:
+divergence from the plain model, nats a token, and perplexity over the plain model's.</p>
+{_wide(result.table(), ["arm"], DAMAGE, 1, 3)}
 {attribution}
 <h2>Left out</h2><ul>{excluded or "<li>nothing</li>"}</ul>
 <p>Layers: {placed}. {result.seconds:.0f} s in all.</p></body></html>"""
@@ -110,13 +124,19 @@ def _attribution(result: "Comparison") -> str:
     return f"<h2>Why these layers</h2>{figure}"
 
 
-def _wide(table: pd.DataFrame, keys: list[str]) -> str:
-    shown: Any = table[table["metric"].isin(COLUMNS)]
+def _wide(
+    table: pd.DataFrame,
+    keys: list[str],
+    columns: Sequence[str] = COLUMNS,
+    times: float = 100,
+    digits: int = 1,
+) -> str:
+    shown: Any = table[table["metric"].isin(columns)]
     cells = [
-        f"{100 * v:.1f} [{100 * a:.1f}, {100 * b:.1f}]"
+        f"{times * v:.{digits}f} [{times * a:.{digits}f}, {times * b:.{digits}f}]"
         for v, a, b in zip(shown["value"], shown["low"], shown["high"], strict=True)
     ]
     wide = shown.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
     order = [key for key in dict.fromkeys(map(tuple, shown[keys].to_numpy()))]
     rows = [key if len(keys) > 1 else key[0] for key in order]
-    return wide.loc[rows, [c for c in COLUMNS if c in wide]].to_html(border=0, na_rep="–")
+    return wide.loc[rows, [c for c in columns if c in wide]].to_html(border=0, na_rep="–")
