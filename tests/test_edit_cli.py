@@ -342,6 +342,12 @@ def test_edits_pile_up_and_drift_is_measured(folder: Path, tmp_path: Path, capsy
     report = said(capsys, *evaluation(folder, *more))
     left_out = report["excluded"]["its edit touches an earlier one's"]
     assert left_out > 0 and report["n_filtered"] == report["n_cases"] - left_out
+    assert run(["edit", *evaluation(folder, *more)]) == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    shown = {cells[1].strip(): [cell.strip() for cell in cells[2:4]] for cells in lines}
+    methods = report["methods"].values()
+    assert shown["multi_hop"] == [f"{line['multi_hop']:.3g}" for line in methods]
+    assert shown["p_reached_min"][1] == "–" and "kl_ci" not in shown
     rome, none = report["methods"]["rome"], report["methods"]["none"]
     assert rome["kl"] > 1e-4 and abs(none["kl"]) < 1e-6
     assert rome["fluency"] > 0 and rome["peak_gb"] >= 0

@@ -233,12 +233,9 @@ def evaluate(
     if as_json:
         print_json({"run": str(out) if out else None, **found})
         return
-    lines = [
-        {"method": name} | {k: v for k, v in line.items() if isinstance(v, int | float)}
-        for name, line in found["methods"].items()
-    ]
     print_table(
-        pd.DataFrame(lines), f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}"
+        _by_metric(found["methods"]),
+        f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}",
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
@@ -287,6 +284,17 @@ def _facts(
     if prompt is None or subject is None or target is None:
         raise FactError("one fact needs all three of --prompt, --subject and --target.")
     return [Fact(prompt, subject, target)]
+
+
+def _by_metric(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """A line a figure and a column a method, which fits a terminal; without the intervals."""
+    first = next(iter(methods.values()))
+    figures = [name for name, value in first.items() if not isinstance(value, list)]
+    columns = {
+        method: ["–" if line[name] is None else f"{line[name]:.3g}" for name in figures]
+        for method, line in methods.items()
+    }
+    return pd.DataFrame({"figure": figures} | columns)
 
 
 def _continued(model: Any, facts: "list[Fact]") -> list[str]:
