@@ -96,7 +96,7 @@ class Comparison:
 
     def scores(self, match: Match = "lenient") -> pd.DataFrame:
         """One line of scores a case, arm and seed (`circuits.editing.evaluation.metrics`)."""
-        of_edit: Any = self.edits.drop(columns=["seconds", "peak_gb", "p", "skipped"])
+        of_edit: Any = self.edits.filter(["arm", "seed", "case", *DAMAGE])
         return score(self.answers, match).merge(of_edit, on=["arm", "seed", "case"])
 
     def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:

@@ -147,10 +147,9 @@ def _evaluated(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     drawn, kept = _controls(cases, protocol)
     requests = [Request(c.facts, k) for c, k in zip(cases, kept, strict=True)]
-    make = _piled if protocol.sequential else _apart
     started = time.perf_counter()
     with peak_memory(model.device) as peak:
-        written = make(model, arm, requests, moments, templates)
+        written = _written(model, arm, requests, moments, templates, protocol.sequential)
         peak_gb = peak()
     seconds = (time.perf_counter() - started) / len(cases)
     edits, owner = _models(written, protocol.sequential)
@@ -194,37 +193,27 @@ def _controls(
     return drawn, kept
 
 
-def _apart(
+def _written(
     model: Model,
     arm: Arm,
     requests: Sequence[Request],
     moments: Moments,
     templates: Sequence[str],
+    sequential: bool,
 ) -> list[Written]:
-    """Every edit on its own."""
+    """Every edit on its own, or on top of those before it, whose changes it then contains."""
     if arm.method is None:
         return [Written((), ())] * len(requests)
-    written = write(model, requests, arm.method, moments, templates)
-    return [replace(one, changes=_times(one.changes, arm.strength)) for one in written]
-
-
-def _piled(
-    model: Model,
-    arm: Arm,
-    requests: Sequence[Request],
-    moments: Moments,
-    templates: Sequence[str],
-) -> list[Written]:
-    """Each edit on top of those before it, whose changes it contains."""
-    if arm.method is None:
-        return [Written((), ())] * len(requests)
-    out: list[Written] = []
+    if not sequential:
+        written = write(model, requests, arm.method, moments, templates)
+        return [replace(one, changes=_times(one.changes, arm.strength)) for one in written]
+    piled: list[Written] = []
     before: Changes = ()
     for request in requests:
         (one,) = write(model, [request], arm.method, moments, templates, [before])
         before += _times(one.changes[len(before) :], arm.strength)
-        out.append(replace(one, changes=before))
-    return out
+        piled.append(replace(one, changes=before))
+    return piled
 
 
 def _times(changes: Changes, strength: float) -> Changes:

@@ -131,8 +131,7 @@ def _sampled(model: Model, n: int, draws: torch.Generator) -> list[TokenPrompt]:
 def _drawn(logits: Float[Tensor, "row vocab"], draws: torch.Generator) -> Int[Tensor, " row"]:
     """A token a row, by inverting the distribution function: one random number each.
 
-    `torch.multinomial` draws one for every token of the vocabulary, which for Gemma's 262,144
-    takes longer than the model.
+    `torch.multinomial` draws one for every token of the vocabulary: Gemma's has 262,144.
     """
     cumulative = logits.float().softmax(-1).cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=draws).to(logits.device)
