@@ -148,3 +148,11 @@ def word_pairs() -> interp.PromptPairs:
             },
         ]
     )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """A cache folder of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

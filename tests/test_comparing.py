@@ -22,6 +22,7 @@ from circuits.editing.moments import second_moments
 from circuits.editing.writing import places_of
 from interp.errors import MetricError, RunFolderError
 
+pytestmark = pytest.mark.usefixtures("cache")
 ARMS = ("rome", "none", "told")
 N_TOKENS = 600
 
@@ -31,13 +32,6 @@ def sharp() -> interp.Model:
     with torch.no_grad():
         hf.get_output_embeddings().weight.mul_(10)
     return interp.load_model(hf, tokenizer=word_tokenizer())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,8 @@ from circuits.editing.moments import second_moments
 from circuits.editing.prompting import BARE
 from circuits.editing.writing import Request, places_of, write
 
+pytestmark = pytest.mark.usefixtures("cache")
 N_TOKENS = 600
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

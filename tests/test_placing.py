@@ -26,18 +26,12 @@ from circuits.editing.search import Search
 from circuits.editing.solving import RIDGE, Metric, solve
 from circuits.editing.wordings import question_moments_of
 
+pytestmark = pytest.mark.usefixtures("cache")
 FACT = Fact("w1 {} w2", "w10", "w40", "w3 {} w4", implicit=("w20 w21", "w22"))
 STAGE = Stage((), forms=("two_hop",), anchor="last", rho=0.1)
 LAYERS = (1, 2)
 PLACES = [("mlp_post", layer) for layer in LAYERS]
 ZERO = torch.zeros(1, dtype=torch.long)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
