@@ -18,6 +18,8 @@ from circuits.editing.evaluation.prompts import NAMED
 from circuits.editing.files import save_placement
 from circuits.editing.methods import Placement
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 # the subject ends the prompt, so that what is written at its last token is read at once
 FACT = ["--prompt", "w1 w2 {}", "--subject", "w10 w11", "--target", "w40"]
 OTHER = ["--prompt", "w3 {}", "--subject", "w13", "--target", "w41"]
@@ -54,14 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = interp.load_model(str(folder / "llama"))
     (folder / "cases.json").write_text(json.dumps(planted(model, 6)))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Second moments of the tiny models, kept for this file alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTERP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
