@@ -134,12 +134,13 @@ def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Ca
 def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> Moments:
     """Moments of a method: over samples, and of questions about facts that no case edits."""
     model = interp.load_model(args.model)
-    edited = sorted({fact.subject for case in cases for fact in case.facts})
+    edited = {fact.subject for case in cases for fact in case.facts}
+    left_out = sorted(edited & learnt_subjects())
     placement = layers_of(args, model)
     at = {(site_of(s), i) for s in method.stages if isinstance(s, Neurons) for i in s.layers}
-    if learnt_subjects().isdisjoint(edited) and at <= set(placement.moments):
+    if not left_out and at <= set(placement.moments):
         return moments_for(model, [method], placement)
-    mark = hashlib.blake2b(json.dumps(edited).encode(), digest_size=4).hexdigest()
+    mark = hashlib.blake2b(json.dumps(left_out).encode(), digest_size=4).hexdigest()
     file = args.out / f"keys_{args.model}_{mark}.safetensors"
     kept = load_file(file) if file.exists() else {}
     stages = [stage for stage in method.stages if isinstance(stage, Neurons)]
