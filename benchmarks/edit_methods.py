@@ -29,6 +29,7 @@ from scipy.stats import spearmanr
 
 import interp
 from circuits.editing import Placement, preset
+from circuits.editing.comparing import REFERENCES
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
 from circuits.editing.files import placement_for, save_placement
@@ -315,8 +316,8 @@ def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
     ``strength`` is of the arm: how much of the finished change is made.
     """
     base, *said = name.split(":")
-    if base in ("none", "told"):
-        return Arm(name, told=base == "told")
+    if base in REFERENCES:
+        return Arm(name, told=REFERENCES[base])
     method = preset(base, model, placement)
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
     strength = other.pop("strength", 1.0)

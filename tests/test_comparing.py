@@ -12,9 +12,9 @@ from planted_cases import PLAIN, planted
 import interp
 from circuits.editing import FactError, Placement
 from circuits.editing import evaluating as module
-from circuits.editing.comparing import Comparison, compare_into, compare_methods
+from circuits.editing.comparing import REFERENCES, Comparison, compare_into, compare_methods
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Asked, Pool, parse_cases
+from circuits.editing.evaluation import IKE, SHOTS, Asked, Pool, parse_cases
 from circuits.editing.facts import Fact
 from circuits.editing.knowing import know
 from circuits.editing.methods import KEPT_WEIGHT, preset
@@ -128,16 +128,30 @@ def test_an_arm_that_is_told_reads_the_new_facts_before_the_question(world):
     case = cases[1]
     question = Asked("multi_hop", 0, "w1 w2?", case.new_answer, case.answer)
     (fact,) = case.facts
-    told = module._ask(3, question, case, SHOTS, told=True)
+    told = module._ask(3, question, case, SHOTS, told="")
     line = f"{fact.cloze} {case.targets[0].text}.\n"
     assert told.edit == 3
     assert told.text == f"{SHOTS.prefix}{line}Q: w1 w2?\nA:"
     assert told.text.startswith(told.prefix) and told.prefix.endswith(line)
-    plain = module._ask(3, question, case, SHOTS, told=False)
+    plain = module._ask(3, question, case, SHOTS, told=None)
     assert plain.text == SHOTS.ask("w1 w2?") and plain.prefix == SHOTS.prefix
     cloze = replace(question, text=fact.cloze, cloze=True)
-    assert module._ask(0, cloze, case, SHOTS, told=True).text == line + fact.cloze
-    assert module._ask(0, cloze, case, SHOTS, told=False).text == fact.cloze
+    assert module._ask(0, cloze, case, SHOTS, told="").text == line + fact.cloze
+    assert module._ask(0, cloze, case, SHOTS, told=None).text == fact.cloze
+
+
+def test_ike_shows_how_facts_are_used_and_then_tells_them(world):
+    _, cases = world
+    case = cases[1]
+    (fact,) = case.facts
+    line = f"{fact.cloze} {case.targets[0].text}.\n"
+    question = Asked("multi_hop", 0, "w1 w2?", case.new_answer, case.answer)
+    asked = module._ask(0, question, case, SHOTS, REFERENCES["ike"])
+    assert asked.text == f"{IKE}{SHOTS.prefix}{line}Q: w1 w2?\nA:"
+    assert asked.prefix == f"{IKE}{SHOTS.prefix}{line}"
+    assert (asked.stop, asked.n_tokens) == (SHOTS.stop, SHOTS.n_tokens)
+    cloze = replace(question, text=fact.cloze, cloze=True)
+    assert module._ask(0, cloze, case, SHOTS, IKE).text == f"{IKE}{line}{fact.cloze}"
 
 
 def test_equal_information_adds_prompts_and_preserved_questions():

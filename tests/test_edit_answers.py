@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from circuits.editing.asking import asking
 from circuits.editing.evaluation import (
+    IKE,
     REASONED,
     SHOTS,
     ZERO,
@@ -20,7 +21,7 @@ from circuits.editing.evaluation import (
     shots_named,
 )
 from circuits.editing.evaluation.answers import normalised
-from circuits.editing.evaluation.prompts import DEMONSTRATIONS
+from circuits.editing.evaluation.prompts import DEMONSTRATIONS, IN_CONTEXT
 from interp.errors import DataFileError
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
@@ -145,6 +146,14 @@ def test_our_demonstrations_have_the_asked_form():
     assert ZERO.ask("Who {}?") == "Q: Who {}?\nA:"
 
 
+def test_facts_in_context_are_copied_used_and_left_alone():
+    copied = [fact for fact, question, _ in IN_CONTEXT if not question]
+    used = [q for fact, q, answer in IN_CONTEXT if q and answer.lower() in fact.lower()]
+    assert (len(copied), len(used), len(IN_CONTEXT)) == (2, 6, 16)
+    assert IKE.count("\n\n") == 16 and IKE.count("\nQ: ") == IKE.count("\nA: ") == 14
+    assert all(f"{fact}\n{fact}\n\n" in IKE for fact in copied)
+
+
 @pytest.mark.parametrize("shots", [SHOTS, REASONED])
 def test_our_demonstrations_read_as_their_own_answers(shots):
     head = shots.suffix(DEMONSTRATIONS[0][0])
@@ -163,7 +172,7 @@ def test_no_case_is_about_an_entity_of_our_demonstrations(path: Path):
     for case in load_cases(path):
         ends = (case.answer, case.new_answer, *case.targets, *case.originals)
         entities |= {*case.subjects, *case.new_subjects, *(answer.text for answer in ends)}
-    said = [text for demonstration in DEMONSTRATIONS for text in demonstration]
+    said = [text for one in (*DEMONSTRATIONS, *IN_CONTEXT) for text in one]
     assert not [e for e in entities if any(Answer(e).lenient(text) for text in said)]
 
 

@@ -170,7 +170,7 @@ def evaluate(
         typer.Option(
             help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-paper, ace-released; + behind "
             "a name gives it the two-hop prompts and preserved questions that ace sees; none "
-            "(unedited) and told (the edit in the prompt)."
+            "(unedited), told (the edit in the prompt) and ike (the same, behind demonstrations)."
         ),
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,

@@ -14,6 +14,7 @@ import pandas as pd
 
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import (
+    IKE,
     SHOTS,
     Case,
     Cases,
@@ -40,8 +41,9 @@ from interp.resuming import open_partial, refuse_other_run
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REFERENCES = ("none", "told")
-"""Arms that change no weight: the model as it is, and the edit stated in the prompt."""
+REFERENCES = {"none": None, "told": "", "ike": IKE}
+"""Arms that change no weight, and how the edit is told in the prompt: not at all, as it is, or
+behind demonstrations of how told facts are used, as in IKE (arXiv 2305.12740)."""
 
 HEADLINE = (
     "multi_hop",
@@ -226,8 +228,8 @@ def compare_methods(
     Args:
         model: the unedited model; its weights are not touched.
         cases: from `circuits.editing.evaluation.load_cases`.
-        methods: presets (`METHODS`, with ``+`` at the end for equal information), ``"none"``
-            or ``"told"``.
+        methods: presets (`METHODS`, with ``+`` at the end for equal information), ``"none"``,
+            ``"told"`` or ``"ike"``.
         placement: layers of the ACE presets.
         seeds: of contexts, controls and preserved questions; each is a run of its own.
         limit: the first so many usable cases.
@@ -288,7 +290,7 @@ def compare_methods(
 
 def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
     if name in REFERENCES:
-        return Arm(name, told=name == "told")
+        return Arm(name, told=REFERENCES[name])
     refuse_unknown(name, REFERENCES)
     return Arm(name, preset(name, model, placement))
 

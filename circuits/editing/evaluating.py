@@ -53,14 +53,15 @@ class Arm:
     Attributes:
         name: of the arm.
         method: how weights are edited; ``None`` leaves them.
-        told: whether the edits are told in the prompt instead.
+        told: demonstrations of how facts are used that are told in the prompt, possibly none
+            (``""``); the edits are then told so. ``None`` tells nothing.
         strength: how much of every change is made; a closed form at less of its strength reaches
             less and breaks less.
     """
 
     name: str
     method: Method | None = None
-    told: bool = False
+    told: str | None = None
     strength: float = 1.0
 
 
@@ -246,13 +247,14 @@ def _damage(
     return out
 
 
-def _ask(number: int, question: Asked, case: Case, shots: Shots, told: bool) -> Ask:
+def _ask(number: int, question: Asked, case: Case, shots: Shots, told: str | None) -> Ask:
     """A question as the model sees it; in-context editing states the new facts first."""
-    new = zip(case.facts, case.targets, strict=True)
-    facts = "".join(f"{fact.cloze} {target.text}.\n" for fact, target in new) if told else ""
+    new = [] if told is None else zip(case.facts, case.targets, strict=True)
+    facts = "".join(f"{fact.cloze} {target.text}.\n" for fact, target in new)
+    examples = told or ""
     if question.cloze:
-        return Ask(number, f"{facts}{question.text}")
-    return asking(shots, question.text, number, facts)
+        return Ask(number, f"{examples}{facts}{question.text}", f"{examples}{facts}")
+    return asking(replace(shots, prefix=examples + shots.prefix), question.text, number, facts)
 
 
 def _row(question: Asked, case: Case, said: str, shots: Shots) -> dict[str, Any]:

@@ -5,7 +5,7 @@ relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J
 width 16,384 is rho = 0.92.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -264,7 +264,7 @@ METHODS = (*ONE_STAGE, *TWO_STAGE)
 the two-hop prompts and preserved questions that ``ace`` sees."""
 
 
-def refuse_unknown(name: str, also: Sequence[str] = ()) -> None:
+def refuse_unknown(name: str, also: Collection[str] = ()) -> None:
     """Raise unless a preset, or one of the names in `also`, goes by this name.
 
     Raises:

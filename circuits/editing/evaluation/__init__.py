@@ -13,6 +13,7 @@ from circuits.editing.evaluation.metrics import METRICS, Match, edit_wise, row, 
 from circuits.editing.evaluation.mquake import load_cases, parse_cases
 from circuits.editing.evaluation.probes import Known, Pool, draw_probes, preservation
 from circuits.editing.evaluation.prompts import (
+    IKE,
     REASONED,
     SHOTS,
     ZERO,
@@ -35,6 +36,7 @@ from circuits.editing.evaluation.zsre import ZsRE, load_zsre
 
 __all__ = [
     "METRICS",
+    "IKE",
     "REASONED",
     "SHOTS",
     "ZERO",

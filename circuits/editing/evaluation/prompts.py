@@ -150,4 +150,43 @@ REASONED = Shots(
 )
 """Our demonstrations with a chain of thought."""
 
+IN_CONTEXT = (
+    ("The Medusa was killed by Orpheus.", "Who killed the Chimera?", "Bellerophon"),
+    ("The Medusa was killed by Orpheus.", "By whom was the Medusa killed?", "Orpheus"),
+    ("The tool that drives nails is the sieve.", "Which tool cuts boards?", "Saw"),
+    ("The tool that drives nails is the sieve.", "", ""),
+    ("The wife of Odysseus is Electra.", "Who was Odysseus married to?", "Electra"),
+    ("The wife of Odysseus is Electra.", "Who is the son of Odysseus?", "Telemachus"),
+    (
+        "The wife of Odysseus is Electra.",
+        "Who is the wife of the hero who blinded Polyphemus?",
+        "Electra",
+    ),
+    ("The brain is protected by the shin.", "What do we breathe with?", "Lungs"),
+    ("The brain is protected by the shin.", "What protects the brain?", "Shin"),
+    ("The maker of shoes is called a fiddler.", "What is the maker of bread called?", "Baker"),
+    (
+        "The maker of shoes is called a fiddler.",
+        "What is the maker of what feet wear called?",
+        "Fiddler",
+    ),
+    ("A word of like meaning is called a riddle.", "What is a naming word called?", "Noun"),
+    ("The Medusa was killed by Orpheus.", "", ""),
+    ("The tool that drives nails is the sieve.", "What do tailors sew with?", "Needle"),
+    ("A word of like meaning is called a riddle.", "What is a synonym called?", "Riddle"),
+    ("The maker of shoes is called a fiddler.", "What protects the head in battle?", "Helmet"),
+)
+"""New fact, question and answer; without a question the fact itself is said again.
+
+IKE's three kinds (arXiv 2305.12740): 2 copy the new fact, 6 use it in other words (two of them two
+hops later), 8 retain what it does not touch. No case is about these entities. IKE retrieves its
+demonstrations by likeness; these stand still.
+"""
+
+IKE = "".join(
+    f"{fact}\nQ: {question}\nA: {answer}\n\n" if question else f"{fact}\n{fact}\n\n"
+    for fact, question, answer in IN_CONTEXT
+)
+"""Demonstrations of how facts that are told are used."""
+
 NAMED = {"direct": SHOTS, "reasoned": REASONED}
