@@ -313,13 +313,15 @@ def arms(args: argparse.Namespace) -> None:
 def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
     """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
 
-    ``strength`` is of the arm: how much of the finished change is made.
+    ``strength`` is of the arm: how much of the finished change is made; ``threshold`` of the
+    placement: the gain from which value neurons fire.
     """
     base, *said = name.split(":")
     if base in REFERENCES:
         return Arm(name, told=REFERENCES[base])
-    method = preset(base, model, placement)
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
+    threshold = other.pop("threshold", placement.threshold)
+    method = preset(base, model, replace(placement, threshold=threshold))
     strength = other.pop("strength", 1.0)
     search = {key: other.pop(key) for key in ("until", "clamp", "kl") if key in other}
     stages = (
