@@ -232,7 +232,7 @@ def test_the_page_shows_why_layers_were_chosen(result: Comparison):
 
 
 def test_comparisons_are_saved_and_come_back(result: Comparison, tmp_path):
-    at = Placement((0, 1), (2,), "by hand", threshold=0.4, separation={1: 0.6, 2: 0.75})
+    at = Placement((0, 1), (2,), "by hand", threshold=0.4, until=0.6, separation={1: 0.6, 2: 0.75})
     placed = replace(result, placement=at)
     placed.save(tmp_path / "run")
     back = Comparison.load(tmp_path / "run")

@@ -362,6 +362,7 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     report = said(capsys, "place", *model, "--out", str(out))
     assert report["run"] == str(out)
     placed = report["placement"]
+    assert placed["until"] == 0.3 and placed["threshold"] >= 0.1
     assert placed["query"] == [0] and placed["value"] == [1, 2]
     assert set(placed["separation"]) == {"1", "2"}
     assert all(0 <= value <= 1 for value in placed["separation"].values())
@@ -371,6 +372,11 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
     found = said(capsys, *command, "--n-tokens", "600")
     assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4
+    given = ["--threshold", "0.35", "--until", "0.6", "--out", str(tmp_path / "by hand")]
+    by_hand = said(capsys, "place", *model, *given)["placement"]
+    assert by_hand == placed | {"threshold": 0.35, "until": 0.6}
+    refused = ["edit", "place", *model, "--threshold", "0.01", "--out", str(tmp_path / "none")]
+    assert run(refused) == 2 and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)

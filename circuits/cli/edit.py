@@ -1,6 +1,7 @@
 """`interp edit`: write facts into a model, take them out, list and export them, judge methods."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,6 +251,14 @@ def place(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
     limit: LimitOption = 120,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=1, help="Gain at which value neurons fire, if not as chosen."),
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(min=0, help="Mean NLL at which the query neurons' search ends."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -264,6 +273,8 @@ def place(
     loaded = load(model, device, dtype)
     with progress("asking", "questions") as report:
         found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+    given = {"threshold": threshold, "until": until}
+    found = replace(found, **{name: value for name, value in given.items() if value is not None})
     save_placement(out, loaded, found)
     if as_json:
         print_json({"model": model, "placement": found.summary(), "run": str(out)})

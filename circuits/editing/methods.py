@@ -202,6 +202,7 @@ class Placement:
         moments: of what the FFNs of these layers read at such tokens of questions
             (`circuits.editing.scatter`); without them queries are small over text.
         threshold: gain at which value neurons write half of their target, where one was chosen.
+        until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well gains tell questions through a fact from others
             (AUROC), where that chose the value layers.
 
@@ -214,6 +215,7 @@ class Placement:
     by: str = ""
     moments: Moments = field(default_factory=dict, repr=False, compare=False)
     threshold: float | None = None
+    until: float = QUERY_NEURONS.search.until
     separation: dict[int, float] = field(default_factory=dict, repr=False)
 
     @property
@@ -237,6 +239,7 @@ class Placement:
             "value": list(self.value),
             "by": self.by,
             "threshold": self.threshold,
+            "until": self.until,
             "separation": {str(layer): value for layer, value in self.separation.items()},
         }
 
@@ -253,6 +256,7 @@ class Placement:
             said["by"],
             moments or {},
             said["threshold"],
+            said["until"],
             {int(layer): value for layer, value in said["separation"].items()},
         )
 
@@ -326,7 +330,8 @@ def _ace(name: str, at: Placement) -> Method:
     if name == "ace":
         # as the paper's order: queries are written for what the value neurons leave unsaid
         value = replace(VALUE_NEURONS, layers=at.value, ramp=at.ramp)
-        return Method(name, (value, replace(QUERY_NEURONS, layers=at.query)))
+        search = replace(QUERY_NEURONS.search, until=at.until)
+        return Method(name, (value, replace(QUERY_NEURONS, layers=at.query, search=search)))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

@@ -147,7 +147,7 @@ def placed(
     )
     at_questions = {at: scatter(keys[at]) for at in reading(value)}
     moments = at_questions | subject_moments_of(model, cases, query, seed)
-    return Placement(query, value, by, moments, threshold, separation)
+    return Placement(query, value, by, moments, threshold, separation=separation)
 
 
 def _best(
