@@ -375,8 +375,9 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     given = ["--threshold", "0.35", "--until", "0.6", "--out", str(tmp_path / "by hand")]
     by_hand = said(capsys, "place", *model, *given)["placement"]
     assert by_hand == placed | {"threshold": 0.35, "until": 0.6}
-    refused = ["edit", "place", *model, "--threshold", "0.01", "--out", str(tmp_path / "none")]
-    assert run(refused) == 2 and not (tmp_path / "none").exists()
+    for wrong in (["--threshold", "0.01"], ["--until", "nan"], ["--threshold", "nan"]):
+        assert run(["edit", "place", *model, *wrong, "--out", str(tmp_path / "none")]) == 2
+        assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)

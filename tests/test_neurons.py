@@ -102,6 +102,8 @@ def test_prompts_whose_target_has_begun_are_kept_at_each_of_its_tokens():
 def test_a_layer_is_not_both_query_and_value_layer():
     with pytest.raises(FactError, match=r"layers \[2\] are to be both"):
         Placement((1, 2), (2, 3))
+    with pytest.raises(FactError, match="until is nan; give a number"):
+        Placement((1,), (2,), until=float("nan"))
 
 
 def test_half_a_match_writes_the_part_that_the_ramp_says():

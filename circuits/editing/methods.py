@@ -5,6 +5,7 @@ relative depth. lambda is rho times the key's width (`Metric.typical`), so GPT-J
 width 16,384 is rho = 0.92.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -207,7 +208,7 @@ class Placement:
             (AUROC), where that chose the value layers.
 
     Raises:
-        FactError: a layer is in both.
+        FactError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
     """
 
     query: tuple[int, ...]
@@ -231,6 +232,9 @@ class Placement:
             raise FactError(
                 f"layers {both} are to be both query and value layers; give other ones."
             )
+        for name, value in (("threshold", self.threshold), ("until", self.until)):
+            if value is not None and not 0 <= value < math.inf:
+                raise FactError(f"{name} is {value}; give a number, 0 or more.")
 
     def summary(self) -> dict[str, Any]:
         """What it says, without the moments."""
