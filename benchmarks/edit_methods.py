@@ -339,7 +339,7 @@ def layouts(args: argparse.Namespace) -> None:
     at = layers_of(args, model)
     rng, n = np.random.default_rng(0), model.arch.n_layers
     drawn = [_random(rng, n, at) for _ in range(args.draws)]
-    peers = [Placement(early(model), depth(model, 16 / 28, 20 / 28), threshold=at.threshold)]
+    peers = [_elsewhere(at, early(model), depth(model, 16 / 28, 20 / 28))]
     every = tuple(range(n))
     stages = (replace(stage, layers=every) for stage in (VALUE_NEURONS, QUERY_NEURONS))
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
@@ -349,10 +349,15 @@ def layouts(args: argparse.Namespace) -> None:
 
 
 def _random(rng: np.random.Generator, n: int, like: Placement) -> Placement:
-    """As many layers and the same threshold, anywhere."""
+    """As many layers, anywhere."""
     layers = rng.choice(n, len(like.query) + len(like.value), replace=False).tolist()
     query, value = sorted(layers[: len(like.query)]), sorted(layers[len(like.query) :])
-    return Placement(tuple(query), tuple(value), "random", threshold=like.threshold)
+    return _elsewhere(like, tuple(query), tuple(value))
+
+
+def _elsewhere(like: Placement, query: tuple[int, ...], value: tuple[int, ...]) -> Placement:
+    """A placement's settings at other layers, of which it has no moments."""
+    return replace(like, query=query, value=value, by="a control", moments={}, separation={})
 
 
 STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}

@@ -56,7 +56,8 @@ class Arm:
         told: demonstrations of how facts are used that are told in the prompt, possibly none
             (``""``); the edits are then told so. ``None`` tells nothing.
         strength: how much of every change is made; a closed form at less of its strength reaches
-            less and breaks less.
+            less and breaks less. Not for ``ace``, whose neurons fire otherwise when scaled: its
+            placement's threshold is what trades the two.
     """
 
     name: str
