@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 import interp
 from circuits.editing import Fact, preset
+from circuits.editing.endings import continuing_tokens
 from circuits.editing.evaluation import load_cases
 from circuits.editing.files import placement_for
 from circuits.editing.keys import module_at
 from circuits.editing.methods import METHODS, Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
 from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt
-from circuits.editing.search import FactPrompts, Search, Targets, search_targets
+from circuits.editing.search import ROUNDS, FactPrompts, Search, Targets, search_targets
 from circuits.editing.writing import places_of
 from interp.prompts import TokenPrompt, pad
 
@@ -105,7 +106,7 @@ def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: S
 
     The mathematics are those of `circuits.editing.search`, so the results must agree.
     """
-    prompts = [*fact.learn, fact.essence]
+    prompts, goes_on = [*fact.learn, fact.essence], continuing_tokens(model)
     ids, mask = pad(model, [TokenPrompt(prompt.ids) for prompt in prompts])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     start = mask.shape[1] - mask.sum(1)
@@ -134,16 +135,20 @@ def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: S
         added = u * initial.norm() / len(u) ** 0.5
         now = log_p()
         nll = torch.stack([_nll(now[i], prompt) for i, prompt in enumerate(fact.learn)])
+        ends = now[0, -1].exp()[~goes_on].sum()
+        said = _said(now[0], fact.learn[0]) and ends > 0.5
         essence = now[-1, anchor[-1]]
         kl = (essence.exp() * (essence - plain)).sum()
-        if nll.mean() < options.until or step == options.steps:
+        enough = nll.mean() < options.until or step >= options.steps
+        if (enough and said) or step == ROUNDS * options.steps:
             break
         adam.zero_grad()
         size = added.norm() / initial.norm()
-        (nll.mean() + options.kl * kl + options.decay * size).backward()
+        (nll.mean() - ends.log() + options.kl * kl + options.decay * size).backward()
         adam.step()
         with torch.no_grad():
-            u *= (options.clamp * len(u) ** 0.5 / u.norm()).clamp(max=1)
+            room = options.clamp * 2 ** (step // options.steps) * len(u) ** 0.5
+            u *= (room / u.norm()).clamp(max=1)
         step += 1
     hook.remove()
     p = (-nll.detach()).exp()
@@ -156,6 +161,12 @@ def _nll(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> Float[Tensor,
     target = torch.tensor(prompt.ids[-prompt.n_target :])
     predicted = log_p[-prompt.n_target - 1 : -1]
     return -predicted.gather(1, target[:, None]).mean()
+
+
+def _said(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> bool:
+    """Whether each token of a prompt's target is more likely than all others together."""
+    target = torch.tensor(prompt.ids[-prompt.n_target :])
+    return bool((log_p[-prompt.n_target - 1 : -1].gather(1, target[:, None]).exp() > 0.5).all())
 
 
 def moments(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,6 +5,7 @@ elementwise, so each fact's path is the one it would take alone.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuits.editing.changes import Changes, under
+from circuits.editing.endings import continuing_tokens
 from circuits.editing.keys import Place, module_at
 from circuits.editing.prompting import EditPrompt
 from interp.model import Model
+from interp.prompts import TokenPrompt
 from interp.tails import Tails, tails
 
 LOGITS_AT_ONCE = 2**26
+UNLIKELY = math.log(2)
+ROUNDS = 3
+"""A fact that is not said after the steps of one round gets another with twice the room."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,17 @@ class Search:
     """How targets are searched for.
 
     Attributes:
-        steps: most Adam steps.
+        steps: most Adam steps of a round; there are more only where the target is not said
+            (`ROUNDS`).
         lr: of Adam, in units of the root mean square of what the projection itself writes at
             the anchor, so that a step means the same on every model.
-        clamp: largest norm of a vector, in units of that output's norm.
+        clamp: largest norm of a vector, in units of that output's norm; doubled each round.
         kl: weight of the divergence on the essence prompt.
         decay: weight of ||delta|| / ||output||, mean over places. ROME's code divides by
             ||output||^2, which weighs a hundred times more on a model that writes small vectors.
         until: a fact is done once the mean negative log-likelihood of its target, over its
-            prompts, is below this.
+            prompts, is below this, and the first of them is answered with it: each of its tokens
+            is more likely than all others together, and so is its end.
     """
 
     steps: int = 30
@@ -51,7 +59,8 @@ class FactPrompts:
     """What one fact's target is searched on.
 
     Attributes:
-        learn: prompts with the target behind them.
+        learn: prompts with the target behind them. Behind the first it is also to end: "mat" is
+            not said by "matatu".
         essence: the prompt on which the model's distribution is to stay.
     """
 
@@ -149,15 +158,17 @@ class _Batch:
         prompts = [p for fact in facts for p in (*fact.learn, fact.essence)]
         sizes = torch.tensor([len(fact.learn) + 1 for fact in facts])
         fact = torch.repeat_interleave(torch.arange(len(facts)), sizes)
-        n_tail = max(p.n_tail for p in prompts)
+        leads = set(_first_of_each(fact).tolist())
+        read = [p.ids if i in leads else p.read_tokens.ids for i, p in enumerate(prompts)]
+        n_tail = torch.tensor([len(ids) - p.anchor for ids, p in zip(read, prompts, strict=True)])
         first = min(layer for _, layer in places)
         with under(model, edits, owner[fact]):
-            run = tails(model, [p.read_tokens for p in prompts], first, n_tail)
-        column = torch.tensor([run.n_tail - p.n_tail for p in prompts])
-        self.rows = _Rows(run, fact, column, prompts)
+            run = tails(model, [TokenPrompt(ids) for ids in read], first, int(n_tail.max()))
+        self.rows = _Rows(run, fact, run.n_tail - n_tail, prompts)
+        self.goes_on = continuing_tokens(model)
 
     def search(self, options: Search) -> Targets:
-        """Adam until each fact is done or the steps are used up."""
+        """Adam until each fact is done or the rounds are used up."""
         rows = self.rows
         initial = self._initial(rows)
         norm = initial.norm(dim=-1, keepdim=True)
@@ -168,27 +179,29 @@ class _Batch:
         taken = torch.zeros(self.n_facts, dtype=torch.long)
         p, p_all = torch.zeros(self.n_facts), torch.zeros(self.n_facts)
         plain = self._kl_reference(rows)
-        for step in range(options.steps + 1):
+        last = ROUNDS * options.steps
+        for step in range(last + 1):
             delta = u * scale
-            nll, kl = self._losses(rows, delta, plain)
+            now = self._losses(rows, delta, plain)
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
-            learnt = rows.mean(nll, self.n_facts)
-            loss = learnt + options.kl * kl + options.decay * size
+            learnt = rows.mean(now.nll, self.n_facts)
+            loss = learnt + now.end + options.kl * now.kl + options.decay * size
+            first = self._by_fact((-now.nll[rows.first]).exp(), rows.fact[rows.lead])
             p, p_all = (
-                _kept(active, rows.first_p(nll, self.n_facts), p),
-                _kept(active, rows.mean((-nll).exp(), self.n_facts), p_all),
+                _kept(active, first, p),
+                _kept(active, rows.mean((-now.nll).exp(), self.n_facts), p_all),
             )
-            active = active & (learnt.detach().cpu() >= options.until)
-            if step == options.steps or not active.any():
+            enough = (learnt < options.until) | (step >= options.steps)
+            active = active & ~(enough & now.said).cpu()
+            if step == last or not active.any():
                 break
             adam.zero_grad()
             loss[active.to(loss.device)].sum().backward()
             before = u.detach().clone()
             adam.step()
+            room = options.clamp * 2 ** (step // options.steps) * initial.shape[-1] ** 0.5
             with torch.no_grad():
-                u *= (
-                    options.clamp * initial.shape[-1] ** 0.5 / u.norm(dim=-1, keepdim=True)
-                ).clamp(max=1)
+                u *= (room / u.norm(dim=-1, keepdim=True)).clamp(max=1)
                 u[~active] = before[~active]
             taken[active] = step + 1
             rows, plain = self._fewer(rows, plain, active)
@@ -226,8 +239,8 @@ class _Batch:
 
     def _losses(
         self, rows: "_Rows", delta: Float[Tensor, "fact place d_model"], plain: Tensor
-    ) -> tuple[Float[Tensor, " learn"], Float[Tensor, " fact"]]:
-        """Mean negative log-likelihood of the target in each learning row; KL of each fact."""
+    ) -> "_Losses":
+        """Where all facts stand."""
 
         def add(i: int) -> Callable[[Tensor], Tensor]:
             at = torch.arange(len(rows.fact)), rows.column
@@ -243,15 +256,30 @@ class _Batch:
             hidden = rows.run.run()
         essence = rows.essence
         wanted = hidden[rows.read_row, rows.read_column]
-        kept = hidden[essence, rows.column[essence]]
-        log_p = self.model.logits(torch.cat([wanted, kept])).log_softmax(-1)
-        of_token = log_p[torch.arange(len(wanted)), rows.token.to(log_p.device)]
-        nll = torch.zeros(len(rows.learn)).to(log_p).index_add(0, rows.read_learn, -of_token)
-        new, old = log_p[len(wanted) :], plain[rows.fact[essence]]
+        kept, behind = hidden[essence, rows.column[essence]], hidden[rows.lead, -1]
+        sizes = [len(wanted), len(kept), len(behind)]
+        log_p = self.model.logits(torch.cat([wanted, kept, behind])).log_softmax(-1)
+        target, new, after = log_p.split(sizes)
+        token, old = rows.token.to(log_p.device), plain[rows.fact[essence]]
+        nll = -target[torch.arange(len(wanted)), token]
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
         kl = (new.exp() * (new - old)).sum(-1)
-        full = torch.zeros(self.n_facts).to(kl).index_add(0, rows.fact[essence], kl)
-        return nll / rows.n_target.to(nll.device), full
+        end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)
+        unlikely = rows.sum((nll > UNLIKELY).to(nll))[rows.first]
+        said = (unlikely == 0) & (end < UNLIKELY)
+        of = rows.fact[essence], rows.fact[rows.lead]
+        return _Losses(
+            nll=rows.sum(nll) / rows.n_target.to(nll.device),
+            kl=self._by_fact(kl, of[0]),
+            end=self._by_fact(end, of[1]),
+            said=self._by_fact(said.to(nll), of[1]) > 0,
+        )
+
+    def _by_fact(
+        self, values: Float[Tensor, " some"], fact: Int[Tensor, " some"]
+    ) -> Float[Tensor, " fact"]:
+        """One value a fact; 0 for those that are no longer in the batch."""
+        return torch.zeros(self.n_facts).to(values).index_add(0, fact.to(values.device), values)
 
     @contextlib.contextmanager
     def _hooked(self, rows: "_Rows", edits: list[Callable[[Tensor], Tensor]]) -> Generator[None]:
@@ -262,6 +290,23 @@ class _Batch:
                 module = module_at(self.model, place)
                 stack.callback(module.register_forward_hook(_after(edit)).remove)
             yield
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Where a search stands.
+
+    Attributes:
+        nll: of each learning row, the mean negative log-likelihood of the target's tokens.
+        kl: of each fact, on its essence.
+        end: the negative log-probability that the target ends behind the first prompt.
+        said: whether that prompt is answered with it.
+    """
+
+    nll: Float[Tensor, " learn"]
+    kl: Float[Tensor, " fact"]
+    end: Float[Tensor, " fact"]
+    said: Bool[Tensor, " fact"]
 
 
 def _kept(active: Bool[Tensor, " fact"], new: Tensor, old: Tensor) -> Tensor:
@@ -284,8 +329,9 @@ class _Rows:
         run: their tails.
         fact: each row's fact.
         column: each row's anchor, in the tail.
-        lead: each fact's first row.
+        lead: each fact's first row, whose target's last token is read, too.
         learn, essence: the rows with a target, and those without.
+        first: the places of the first rows among those with a target.
         read_row, read_column, token: where each target token is predicted, and which it is.
         read_learn: its row's place among the learning rows.
         n_target: target tokens of each learning row.
@@ -299,18 +345,24 @@ class _Rows:
         prompts: Sequence[EditPrompt],
     ):
         self.run, self.fact, self.column, self.prompts = run, fact, column, prompts
-        starts = torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]])
-        self.lead = starts.nonzero()[:, 0]
+        self.lead = _first_of_each(fact)
         targets = torch.tensor([prompt.n_target for prompt in prompts])
         self.learn, self.essence = targets.nonzero()[:, 0], (targets == 0).nonzero()[:, 0]
         self.n_target = targets[self.learn]
+        self.first = torch.searchsorted(self.learn, self.lead)
+        leads = set(self.lead.tolist())
         reads = [
-            (row, run.n_tail - k, prompt.ids[-k], place)
+            (row, run.n_tail - k - (row in leads), prompt.ids[-k], place)
             for place, row in enumerate(self.learn.tolist())
             for prompt in (prompts[row],)
             for k in range(prompt.n_target, 0, -1)
         ]
         self.read_row, self.read_column, self.token, self.read_learn = torch.tensor(reads).T
+
+    def sum(self, of_token: Float[Tensor, " read"]) -> Float[Tensor, " learn"]:
+        """Over the target's tokens of each learning row."""
+        row = self.read_learn.to(of_token.device)
+        return torch.zeros(len(self.learn)).to(of_token).index_add(0, row, of_token)
 
     def mean(self, of_learn: Float[Tensor, " learn"], n_facts: int) -> Float[Tensor, " fact"]:
         """Mean over each fact's learning rows; 0 for facts that are no longer in the batch."""
@@ -318,15 +370,12 @@ class _Rows:
         count = torch.zeros(n_facts).to(of_learn).index_add(0, fact, torch.ones_like(of_learn))
         return torch.zeros(n_facts).to(of_learn).index_add(0, fact, of_learn) / count.clamp(min=1)
 
-    def first_p(self, nll: Float[Tensor, " learn"], n_facts: int) -> Float[Tensor, " fact"]:
-        """Probability of the target in each fact's first row."""
-        fact = self.fact[self.learn]
-        first = torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]])
-        out = torch.zeros(n_facts).to(nll)
-        out[fact[first]] = (-nll[first.to(nll.device)]).exp()
-        return out
-
     def only(self, rows: Int[Tensor, " row"]) -> "_Rows":
         """Some of the rows."""
         prompts = [self.prompts[i] for i in rows.tolist()]
         return _Rows(self.run.only(rows), self.fact[rows], self.column[rows], prompts)
+
+
+def _first_of_each(fact: Int[Tensor, " row"]) -> Int[Tensor, " fact"]:
+    """The first row of each fact."""
+    return torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]]).nonzero()[:, 0]

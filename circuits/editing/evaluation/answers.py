@@ -55,12 +55,13 @@ def words(text: str) -> tuple[str, ...]:
     """The words of a text in its own case: NFKC, initials joined (``D.C.`` is ``DC``)."""
     plain = unicodedata.normalize("NFKC", text)
     joined = re.sub(r"(?<=\b\w)\.(?=\w\b)", "", plain)
-    spaced = "".join(letter if _in_word(letter) else " " for letter in joined)
+    spaced = "".join(letter if in_word(letter) else " " for letter in joined)
     found = (word.lstrip("+#") for word in spaced.split())
     return tuple(word for word in found if any(map(str.isalnum, word)))
 
 
-def _in_word(letter: str) -> bool:
+def in_word(letter: str) -> bool:
+    """Whether a word goes on at this letter."""
     # + and # for C++ and C#; combining marks, without which Indic words fall apart
     return letter.isalnum() or letter in "+#" or unicodedata.category(letter).startswith("M")
 
