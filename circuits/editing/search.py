@@ -182,7 +182,7 @@ class _Batch:
         last = ROUNDS * options.steps
         for step in range(last + 1):
             delta = u * scale
-            now = self._losses(rows, delta, plain)
+            now = self._losses(rows, delta, plain, max(options.until, UNLIKELY))
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
             learnt = rows.mean(now.nll, self.n_facts)
             loss = learnt + now.end + options.kl * now.kl + options.decay * size
@@ -238,7 +238,11 @@ class _Batch:
             return self.model.logits(hidden[essence, rows.column[essence]]).log_softmax(-1)
 
     def _losses(
-        self, rows: "_Rows", delta: Float[Tensor, "fact place d_model"], plain: Tensor
+        self,
+        rows: "_Rows",
+        delta: Float[Tensor, "fact place d_model"],
+        plain: Tensor,
+        unlikely: float,
     ) -> "_Losses":
         """Where all facts stand."""
 
@@ -265,8 +269,8 @@ class _Batch:
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
         kl = (new.exp() * (new - old)).sum(-1)
         end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)
-        unlikely = rows.sum((nll > UNLIKELY).to(nll))[rows.first]
-        said = (unlikely == 0) & (end < UNLIKELY)
+        missed = rows.sum((nll > unlikely).to(nll))[rows.first]
+        said = (missed == 0) & (end < unlikely)
         of = rows.fact[essence], rows.fact[rows.lead]
         return _Losses(
             nll=rows.sum(nll) / rows.n_target.to(nll.device),
