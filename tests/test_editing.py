@@ -331,8 +331,23 @@ def test_a_stage_without_prompts_is_noted(moments_of):
     method = preset("ace", model, Placement((0,), (2,)))
     (got,) = write(model, [Request((FACTS[2],))], method, moments_of(model, method))
     assert {c.layer for c in got.changes} == {0}
-    assert got.skipped == ("stage 0: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
-    assert got.p[0][0] != got.p[0][0]  # nan
+    assert got.skipped == ("stage 1: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
+    assert got.p[1][0] != got.p[1][0]  # nan
+
+
+def test_what_is_stored_at_a_subject_does_not_hang_on_its_implicit_names(moments_of):
+    """Behind value neurons the fact would be said already, and nothing stored for later hops."""
+    model = tiny("llama")
+    method = preset("ace", model, Placement((0,), (2,)))
+    moments = moments_of(model, method)
+    (named,) = write(model, [Request((FACTS[0],))], method, moments)
+    (bare,) = write(model, [Request((replace(FACTS[0], implicit=()),))], method, moments)
+    assert {c.layer for c in named.changes} == {0, 2}
+    early = [c for c in named.changes if c.layer == 0]
+    assert len(early) == len(bare.changes) > 0
+    for one, other in zip(early, bare.changes, strict=True):
+        assert torch.equal(one.matrix, other.matrix)
+    assert named.p[0] == bare.p[0]
 
 
 def test_own_samples_are_drawn_from_the_model():

@@ -108,13 +108,6 @@ class Neurons:
         return self.anchor == "last"
 
 
-VALUE_NEURONS = Neurons(())
-"""``ace``'s first stage, for questions that lead to a fact without naming its subject; at layers
-still to be placed."""
-
-RISE = 0.05
-"""Half of the gain over which neurons rise."""
-
 QUERY_NEURONS = Neurons(
     (),
     ("cloze", "question"),
@@ -123,9 +116,16 @@ QUERY_NEURONS = Neurons(
     ramp=(0.48, 0.58),
     search=Search(until=0.3),
 )
-"""Its second stage, for questions that name the subject. The search ends early: a vector that makes
-the model all but certain of the new object makes it say that object behind any question that names
-the subject, also where the question asks what follows from it."""
+"""``ace``'s first stage, for questions that name the subject; at layers still to be placed. The
+search ends early: a vector that makes the model all but certain of the new object makes it say that
+object behind any question that names the subject, also where the question asks what follows from
+it."""
+
+VALUE_NEURONS = Neurons(())
+"""Its second stage, for questions that lead to a fact without naming its subject."""
+
+RISE = 0.05
+"""Half of the gain over which neurons rise."""
 
 
 @dataclass(frozen=True)
@@ -332,11 +332,11 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 def _ace(name: str, at: Placement) -> Method:
     if name == "ace":
-        # as the paper's order: what value neurons say already is not stored at the subject, where
-        # it would colour all that is asked of it
+        # not the paper's order: behind value neurons a question that names the subject is answered
+        # already, so nothing would be stored at the subject for hops behind it to read
         value = replace(VALUE_NEURONS, layers=at.value, ramp=at.ramp)
         search = replace(QUERY_NEURONS.search, until=at.until)
-        return Method(name, (value, replace(QUERY_NEURONS, layers=at.query, search=search)))
+        return Method(name, (replace(QUERY_NEURONS, layers=at.query, search=search), value))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")
