@@ -16,7 +16,15 @@ from circuits.editing.edits import Edit
 from circuits.editing.endings import continuing_tokens
 from circuits.editing.facts import refuse_conflicts
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.methods import FineTune, Method, Placement, Stage, preset
+from circuits.editing.methods import (
+    ONE_STAGE,
+    TWO_STAGE,
+    FineTune,
+    Method,
+    Placement,
+    Stage,
+    preset,
+)
 from circuits.editing.moments import WINDOW, own_samples, second_moments
 from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
 from circuits.editing.search import ROUNDS, FactPrompts, Search, search_targets
@@ -248,7 +256,7 @@ def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str
 # --- writing -----------------------------------------------------------------------------------
 
 
-METHODS = ["rome", "memit", "pmet", "alphaedit", "ifmet", "ace", "ace-paper", "ace-released", "ft"]
+METHODS = (*ONE_STAGE, *TWO_STAGE)
 
 
 def shortened(method: Method) -> Method:
@@ -331,14 +339,14 @@ def test_a_stage_without_prompts_is_noted(moments_of):
     method = preset("ace", model, Placement((0,), (2,)))
     (got,) = write(model, [Request((FACTS[2],))], method, moments_of(model, method))
     assert {c.layer for c in got.changes} == {0}
-    assert got.skipped == ("stage 1: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
-    assert got.p[1][0] != got.p[1][0]  # nan
+    assert got.skipped == ("stage 0: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
+    assert got.p[0][0] != got.p[0][0]  # nan
 
 
-def test_what_is_stored_at_a_subject_does_not_hang_on_its_implicit_names(moments_of):
+def test_queries_written_first_store_a_fact_whatever_its_implicit_names(moments_of):
     """Behind value neurons the fact would be said already, and nothing stored for later hops."""
     model = tiny("llama")
-    method = preset("ace", model, Placement((0,), (2,)))
+    method = preset("ace-query-first", model, Placement((0,), (2,)))
     moments = moments_of(model, method)
     (named,) = write(model, [Request((FACTS[0],))], method, moments)
     (bare,) = write(model, [Request((replace(FACTS[0], implicit=()),))], method, moments)

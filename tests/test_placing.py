@@ -246,9 +246,11 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     halves = gains(model, scored, VALUE_NEURONS, moments, found.value).threshold
     assert found.threshold == max(0.1, round(float(halves.mean()), 3))
     assert found.ramp[0] > 0
-    assert preset("ace", model, found).stages[1].ramp == found.ramp
-    query, value = preset("ace", model, replace(found, until=0.6)).stages
-    assert (query.search.until, value.search.until) == (0.6, VALUE_NEURONS.search.until)
-    assert preset("ace", model, found).stages[0].search == QUERY_NEURONS.search
+    assert preset("ace", model, found).stages[0].ramp == found.ramp
+    value, query = preset("ace", model, replace(found, until=0.6)).stages
+    assert (value.search.until, query.search.until) == (VALUE_NEURONS.search.until, 0.6)
+    assert preset("ace", model, found).stages[1].search == QUERY_NEURONS.search
+    first = preset("ace-query-first", model, found)
+    assert first.stages == preset("ace", model, found).stages[::-1]
     assert set(found.moments) == {("gate", layer) for layer in (*found.query, *found.value)}
     assert place(model, cases, shots=PLAIN) == found

@@ -108,6 +108,13 @@ class Neurons:
         return self.anchor == "last"
 
 
+VALUE_NEURONS = Neurons(())
+"""Of ``ace``, for questions that lead to a fact without naming its subject; at layers still to be
+placed."""
+
+RISE = 0.05
+"""Half of the gain over which neurons rise."""
+
 QUERY_NEURONS = Neurons(
     (),
     ("cloze", "question"),
@@ -116,16 +123,9 @@ QUERY_NEURONS = Neurons(
     ramp=(0.48, 0.58),
     search=Search(until=0.3),
 )
-"""``ace``'s first stage, for questions that name the subject; at layers still to be placed. The
-search ends early: a vector that makes the model all but certain of the new object makes it say that
-object behind any question that names the subject, also where the question asks what follows from
-it."""
-
-VALUE_NEURONS = Neurons(())
-"""Its second stage, for questions that lead to a fact without naming its subject."""
-
-RISE = 0.05
-"""Half of the gain over which neurons rise."""
+"""Of ``ace``, for questions that name the subject. The search ends early: a vector that makes the
+model all but certain of the new object makes it say that object behind any question that names the
+subject, also where the question asks what follows from it."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Placement:
 
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
-TWO_STAGE = ("ifmet", "ace", "ace-paper", "ace-released")
+TWO_STAGE = ("ifmet", "ace", "ace-query-first", "ace-paper", "ace-released")
 METHODS = (*ONE_STAGE, *TWO_STAGE)
 """Names of all presets; a name of `ONE_STAGE` or ``ifmet`` followed by ``+`` is that method with
 the two-hop prompts and preserved questions that ``ace`` sees."""
@@ -331,12 +331,13 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
 
 
 def _ace(name: str, at: Placement) -> Method:
-    if name == "ace":
-        # not the paper's order: behind value neurons a question that names the subject is answered
-        # already, so nothing would be stored at the subject for hops behind it to read
+    if name in ("ace", "ace-query-first"):
         value = replace(VALUE_NEURONS, layers=at.value, ramp=at.ramp)
         search = replace(QUERY_NEURONS.search, until=at.until)
-        return Method(name, (replace(QUERY_NEURONS, layers=at.query, search=search), value))
+        query = replace(QUERY_NEURONS, layers=at.query, search=search)
+        # behind value neurons a question that names the subject is answered already, so nothing is
+        # stored at the subject: what else is asked of it is spared, and later hops find nothing
+        return Method(name, (value, query) if name == "ace" else (query, value))
     pmet = Stage(at.query, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         first = replace(pmet, layers=at.value, forms=("two_hop",), anchor="last")

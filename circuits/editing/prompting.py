@@ -183,9 +183,9 @@ def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
     """A fact's subject in preserved questions about something else than the fact.
 
     One question a relation, once with the subject's name and once with one of its implicit
-    phrases, the next one in turn. Most make sense; what matters is that they are about the
-    subject and not about the fact, so an edit of it has nothing to say there. Without relations
-    there are none.
+    phrases, the next one in turn. Few make sense ("Which company makes Venezuela?"); what matters
+    is that they are about the subject and not about the fact, so an edit of it has nothing to say
+    there. Without relations there are none.
     """
     other = {one.relation: one for one in kept if one.relation not in ("", fact.relation)}
     out: list[Kept] = []
