@@ -23,7 +23,8 @@ from interp.prompts import TokenPrompt
 from interp.tails import Tails, tails
 
 LOGITS_AT_ONCE = 2**26
-UNLIKELY = math.log(2)
+EVEN = math.log(2)
+"""Negative log-probability of what is as likely as not."""
 ROUNDS = 3
 """A fact that is not said after the steps of one round gets another with twice the room."""
 
@@ -182,7 +183,7 @@ class _Batch:
         last = ROUNDS * options.steps
         for step in range(last + 1):
             delta = u * scale
-            now = self._losses(rows, delta, plain, max(options.until, UNLIKELY))
+            now = self._losses(rows, delta, plain)
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
             learnt = rows.mean(now.nll, self.n_facts)
             loss = learnt + now.end + options.kl * now.kl + options.decay * size
@@ -238,11 +239,7 @@ class _Batch:
             return self.model.logits(hidden[essence, rows.column[essence]]).log_softmax(-1)
 
     def _losses(
-        self,
-        rows: "_Rows",
-        delta: Float[Tensor, "fact place d_model"],
-        plain: Tensor,
-        unlikely: float,
+        self, rows: "_Rows", delta: Float[Tensor, "fact place d_model"], plain: Tensor
     ) -> "_Losses":
         """Where all facts stand."""
 
@@ -269,8 +266,8 @@ class _Batch:
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
         kl = (new.exp() * (new - old)).sum(-1)
         end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)
-        missed = rows.sum((nll > unlikely).to(nll))[rows.first]
-        said = (missed == 0) & (end < unlikely)
+        missed = rows.sum((nll > EVEN).to(nll))[rows.first]
+        said = (missed == 0) & (end < EVEN)
         of = rows.fact[essence], rows.fact[rows.lead]
         return _Losses(
             nll=rows.sum(nll) / rows.n_target.to(nll.device),
