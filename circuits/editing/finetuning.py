@@ -97,7 +97,7 @@ class _Rows:
         """Mean negative log-likelihood of each learning row; log-probabilities at kept rows."""
 
         def change(x: Tensor, out: Tensor) -> Tensor:
-            return out + x @ down[self.owner] @ up[self.owner].mT
+            return out + x @ down[self.owner].to(x) @ up[self.owner].to(x).mT
 
         places = [(SITE, self.layer, change)]
         with under(self.model, self.edits, self.owner), rewriting(self.model, places):
