@@ -86,23 +86,26 @@ def chosen(
     seed: int = 0,
     learnt: Collection[str] = (),
 ) -> list[Case]:
-    """Two-hop cases of a position in a seeded order, few of one bridge, after the first `skip`.
+    """Two-hop cases of a position in a seeded order, after the first `skip`.
 
-    Cases that edit a subject in `learnt` are passed over.
+    The first few of each bridge come before all others. Cases that edit a subject in `learnt` are
+    passed over.
     """
     rows = [c for c in cases if c.n_hops == 2 and c.n_edits == 1 and c.position == position]
     random.Random(f"{seed} {position}").shuffle(rows)
     taken: dict[str, int] = {}
     out: list[Case] = []
+    beyond: list[Case] = []
     for case in rows:
         bridge = case.bridges[0]
         named = position == "first" or case.facts[0].implicit
         fresh = case.facts[0].subject not in learnt
-        if named and fresh and taken.get(bridge, 0) < PER_BRIDGE:
+        if named and fresh:
             taken[bridge] = taken.get(bridge, 0) + 1
             facts = [replace(fact, implicit=fact.implicit[:IMPLICIT]) for fact in case.facts]
-            out.append(replace(case, facts=tuple(facts)))
-    return out[skip : skip + n]
+            few = out if taken[bridge] <= PER_BRIDGE else beyond
+            few.append(replace(case, facts=tuple(facts)))
+    return [*out, *beyond][skip : skip + n]
 
 
 def load(args: argparse.Namespace, split: str = "") -> tuple[interp.Model, list[Case], Pool]:

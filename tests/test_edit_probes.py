@@ -6,6 +6,7 @@ from edit_records import FACTS, records
 
 from circuits.editing.evaluation import Pool, draw_probes, load_cases, parse_cases, preservation
 from circuits.editing.evaluation.answers import normalised
+from circuits.editing.prompting import kept_of
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 CASES = parse_cases(records())
@@ -105,6 +106,23 @@ def test_the_small_world_s_probes_by_hand():
     assert {q.subjects for q in probes["control_two_hop"]} == {
         (f"Book{n:02}", f"Writer{n % 6:02}") for n in (1, 2, 4, 7, 8, 10)
     }
+
+
+def test_kindred_relations_are_asked_of_the_same_subjects():
+    by_kind = {"last": {"citizenship"}, "first": set()}  # of where Writer05 was born; of a book's
+    for position, expected in by_kind.items():
+        case = BY_POSITION[2, position]
+        assert POOL.kindred(case) == expected
+        keys = preservation(case, POOL, draw_probes(case, POOL))
+        assert {q.relations[0] for q in keys["kindred"]} == expected
+        others = {q.relations[0] for q in keys["other_relation"]}
+        assert others and others.isdisjoint(expected | set(case.relations[case.edited_hops[0]]))
+        assert [k.relation for k in kept_of(keys) if k.kindred] == [
+            q.relations[0] for q in keys["kindred"]
+        ]
+    # one subject in common may be a namesake
+    some = {**POOL.facts, "citizenship": POOL.facts["citizenship"][:1]}
+    assert Pool(some, POOL.chains).kindred(BY_POSITION[2, "last"]) == set()
 
 
 def test_draws_repeat_and_depend_on_the_seed():

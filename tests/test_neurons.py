@@ -151,14 +151,14 @@ def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_pa
     torch.testing.assert_close(back.moments[at].matrix, found.matrix, atol=0, rtol=1e-6)
 
 
-def test_contrasts_put_the_subject_into_other_relations_questions():
+def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
     fact = Fact("w1 {}", "w10", "w40", "w2 {}", "r", ("w20 w21", "w22"))
     kept = (
-        Kept("w3 w50 w4", "w50", "s"),
-        Kept("w3 w51 w4", "w51", "s"),
-        Kept("w5 w52", "w52", "t"),
-        Kept("w2 w53", "w53", "r"),
-        Kept("w6 w54", "w54"),
+        Kept("w3 w50 w4", "w50", "s", kindred=True),
+        Kept("w3 w51 w4", "w51", "s", kindred=True),
+        Kept("w5 w52", "w52", "t", kindred=True),
+        Kept("w2 w53", "w53", "r", kindred=True),  # what is edited
+        Kept("w6 w54", "w54", "u"),  # not asked of such subjects
     )
     assert [(one.text, one.relation) for one in contrasts(fact, kept)] == [
         ("w3 w10 w4", "s"),
@@ -166,7 +166,7 @@ def test_contrasts_put_the_subject_into_other_relations_questions():
         ("w5 w10", "t"),
         ("w5 w22", "t"),
     ]
-    assert contrasts(replace(fact, relation=""), kept) == ()
+    assert contrasts(fact, [replace(one, kindred=False) for one in kept]) == ()
     assert len(contrasts(replace(fact, implicit=()), kept)) == 2
 
 

@@ -72,11 +72,13 @@ class Kept:
         text: the question.
         subject: who or what it is about, as it stands in the text.
         relation: what it asks of the subject, or empty.
+        kindred: whether it could be asked of the edited subject, too.
     """
 
     text: str
     subject: str
     relation: str = ""
+    kindred: bool = False
 
 
 def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
@@ -167,8 +169,8 @@ def kept_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
     Those whose subject is not in their text are left out: they have no token to keep.
     """
     return tuple(
-        Kept(question.text, question.subjects[0], _relation(question))
-        for questions in known.values()
+        Kept(question.text, question.subjects[0], _relation(question), kind == "kindred")
+        for kind, questions in known.items()
         for question in questions
         if question.subjects[0] in question.text
     )
@@ -180,16 +182,15 @@ def _relation(question: Known) -> str:
 
 
 def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
-    """A fact's subject in preserved questions about something else than the fact.
+    """A fact's subject in preserved questions about something else that is asked of its kind.
 
     One question a relation, once with the subject's name and once with one of its implicit
-    phrases, the next one in turn. Few make sense ("Which company makes Venezuela?"); what matters
-    is that they are about the subject and not about the fact, so an edit of it has nothing to say
-    there. Without relations there are none.
+    phrases, the next one in turn: the edited fact has nothing to say there. Without kindred
+    questions there are none.
     """
-    other = {one.relation: one for one in kept if one.relation not in ("", fact.relation)}
+    other = {one.relation: one for one in kept if one.kindred and one.relation != fact.relation}
     out: list[Kept] = []
-    for i, (relation, one) in enumerate(other.items() if fact.relation else ()):
+    for i, (relation, one) in enumerate(other.items()):
         before, _, behind = one.text.rpartition(one.subject)
         turn = i % max(1, len(fact.implicit))
         names = (fact.subject, *fact.implicit[turn : turn + 1])
