@@ -12,10 +12,10 @@ from test_cli import last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.editing import evaluating, placing
+from circuits.editing import Fact, Kept, edit, evaluating, placing
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.prompts import NAMED
-from circuits.editing.files import save_placement
+from circuits.editing.files import edits_in, save_placement
 from circuits.editing.methods import Placement
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 FACT = ["--prompt", "w1 w2 {}", "--subject", "w10 w11", "--target", "w40"]
 OTHER = ["--prompt", "w3 {}", "--subject", "w13", "--target", "w41"]
 ROW = {"prompt": "w1 w2 {}", "subject": "w10 w11", "target": "w40"}
+KEPT = {"text": "w5 w12", "subject": "w12", "relation": "r"}
 VERBS = ["apply", "undo", "list", "export", "evaluate", "place"]
 EDIT_KEYS = {"run", "state", "edit", "model", "method", "facts", "changed", "p", "after", "asked"}
 METHOD_KEYS = {
@@ -200,7 +201,8 @@ def test_a_mistaken_command_is_refused_before_a_model_is_loaded(
         ),
         ([ROW, {"prompt": "w1 {}"}], "{0}, row 2: 'subject' is missing"),
         ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is no field; fields are prompt, subject"),
-        ([ROW | {"implicit": "w4"}], "{0}, row 1: every field is text"),
+        ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is to be a list of texts"),
+        ([ROW | {"target": 4}], "{0}, row 1: 'target' is to be text"),
         (["w1"], "{0}, row 1: 'w1' is no field"),
         ([ROW | {"prompt": "w1"}], "{0}, row 1: the prompt 'w1' has 0 slots"),
         ([], "{0} must hold a JSON list of facts"),
@@ -215,6 +217,41 @@ def test_a_bad_file_of_facts_is_refused_by_row(
     line = refused(capsys, "edit", "apply", *on(folder, ledger), "--facts", str(file))
     assert why.format(file) in line
     assert not loaded and not ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([KEPT, {"text": "w5 w12"}], "{0}, row 2: 'subject' is missing"),
+        ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is no field; fields are text, subject"),
+        ([KEPT | {"kindred": "yes"}], "{0}, row 1: 'kindred' is to be true or false"),
+        ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is to be text"),
+        ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
+        ([], "{0} must hold a JSON list of questions"),
+    ],
+)
+def test_a_bad_file_of_questions_to_keep_is_refused_by_row(
+    folder: Path, tmp_path: Path, capsys, loaded, rows, why: str
+):
+    file, ledger = tmp_path / "kept.json", tmp_path / "edits"
+    file.write_text(json.dumps(rows))
+    line = refused(capsys, "edit", "apply", *on(folder, ledger), *FACT, "--kept", str(file))
+    assert why.format(file) in line
+    assert not loaded and not ledger.exists()
+
+
+def test_questions_to_keep_reach_the_edit(folder: Path, tmp_path: Path, capsys):
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([KEPT]))
+    free, bound = tmp_path / "free", tmp_path / "bound"
+    informed = ["--method", "rome+"]  # rome itself keeps no questions
+    said(capsys, "apply", *on(folder, free), *FACT, *informed)
+    said(capsys, "apply", *on(folder, bound), *FACT, *informed, "--kept", str(file))
+    model = interp.load_model(str(folder / "llama"))
+    ids = [edits_in(ledger)[0].id for ledger in (free, bound)]
+    fact = Fact(ROW["prompt"], ROW["subject"], ROW["target"])
+    made = [edit(model, [fact], "rome+", kept=kept, n_tokens=600) for kept in ((), [Kept(**KEPT)])]
+    assert ids == [one.id for one in made] and ids[0] != ids[1]
 
 
 def test_what_a_model_holds_or_cannot_carry_is_refused(

@@ -70,6 +70,13 @@ def apply(
     subject: Annotated[str | None, typer.Option(help="One fact: what fills the slot.")] = None,
     target: Annotated[str | None, typer.Option(help="One fact: the new object.")] = None,
     method: Annotated[str, typer.Option(help="A preset; see `interp edit evaluate`.")] = "ace",
+    kept: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON list of questions whose answers are to stay: text, subject, relation, and "
+            "kindred where it could be asked of the edited subject, too."
+        ),
+    ] = None,
     placement: PlacementOption = None,
     ask: Annotated[
         list[str] | None,
@@ -83,11 +90,12 @@ def apply(
 ) -> None:
     """Make an edit on top of those in the ledger, and add it to them."""
     from circuits.editing import edit
-    from circuits.editing.files import edits_in, load_facts, next_folder, placement_for
+    from circuits.editing.files import edits_in, load_facts, load_kept, next_folder, placement_for
     from circuits.editing.methods import refuse_unknown
 
     refuse_unknown(method)
     given = _facts(facts, prompt, subject, target, load_facts)
+    to_stay = load_kept(kept) if kept else []
     carried = edits_in(ledger)
     loaded = load(model, device, dtype)
     for one in carried:
@@ -95,7 +103,7 @@ def apply(
     at = placement_for(loaded, placement, method)
     questions = ask or []
     before = _asked(loaded, questions)
-    made = edit(loaded, given, method, placement=at, n_tokens=n_tokens, seed=seed)
+    made = edit(loaded, given, method, kept=to_stay, placement=at, n_tokens=n_tokens, seed=seed)
     made.apply(loaded)
     said = zip(questions, before, _asked(loaded, questions), strict=True)
     asked = [{"question": q, "before": b, "after": a} for q, b, a in said]

@@ -1,6 +1,7 @@
-"""Facts, edits and placements as files: what the command line reads and writes."""
+"""Facts, kept questions, edits and placements as files: what the command line reads and writes."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
+from circuits.editing.prompting import Kept
 from interp import folder
 from interp.errors import DataFileError, RunFolderError
 from interp.model import Model
@@ -28,28 +30,62 @@ def load_facts(path: Path) -> list[Fact]:
         DataFileError: no such file, no list, an unknown or missing field; file and row are named.
         FactError: a fact that cannot be edited, or two that contradict each other.
     """
+    out: list[Fact] = []
+    for where, row in _rows(path, Fact, "facts", ("prompt", "subject", "target")):
+        implicit = row.pop("implicit", [])
+        if not isinstance(implicit, list) or not all(isinstance(text, str) for text in implicit):
+            raise DataFileError(f"{where}: 'implicit' is to be a list of texts.")
+        _refuse_no_text(where, row)
+        out.append(Fact(**row, implicit=tuple(implicit), where=where))
+    refuse_conflicts(out)
+    return out
+
+
+def load_kept(path: Path) -> list[Kept]:
+    """Questions to leave alone from a JSON list of objects with the fields of `Kept`.
+
+    Raises:
+        DataFileError: no such file, no list, an unknown or missing field, or a question without
+            its subject; file and row are named.
+    """
+    out: list[Kept] = []
+    for where, row in _rows(path, Kept, "questions", ("text", "subject")):
+        kindred = row.pop("kindred", False)
+        if not isinstance(kindred, bool):
+            raise DataFileError(f"{where}: 'kindred' is to be true or false.")
+        _refuse_no_text(where, row)
+        if not row["subject"] or row["subject"] not in row["text"]:
+            raise DataFileError(
+                f"{where}: the question {row['text']!r} does not contain its subject "
+                f"{row['subject']!r}; write it as it stands there."
+            )
+        out.append(Kept(**row, kindred=kindred))
+    return out
+
+
+def _rows(
+    path: Path, of: type[Fact] | type[Kept], what: str, required: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON list with the fields of a class, each with its file and row."""
     rows = _json(path)
     if not isinstance(rows, list) or not rows:
-        raise DataFileError(f"{path} must hold a JSON list of facts, at least one.")
-    known = [f.name for f in fields(Fact) if f.name != "where"]
-    out: list[Fact] = []
+        raise DataFileError(f"{path} must hold a JSON list of {what}, at least one.")
+    known = [f.name for f in fields(of) if f.name != "where"]
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
         if not isinstance(row, dict) or not set(row) <= set(known):
             odd = sorted(set(row) - set(known))[0] if isinstance(row, dict) else row
             raise DataFileError(f"{where}: {odd!r} is no field; fields are {', '.join(known)}.")
-        missing = {"prompt", "subject", "target"} - set(row)
+        missing = sorted(set(required) - set(row))
         if missing:
-            raise DataFileError(f"{where}: {sorted(missing)[0]!r} is missing.")
-        texts = {k: v for k, v in row.items() if k != "implicit"}
-        implicit = row.get("implicit", [])
-        if not isinstance(implicit, list) or not all(
-            isinstance(text, str) for text in (*texts.values(), *implicit)
-        ):
-            raise DataFileError(f"{where}: every field is text, implicit a list of texts.")
-        out.append(Fact(**texts, implicit=tuple(implicit), where=where))
-    refuse_conflicts(out)
-    return out
+            raise DataFileError(f"{where}: {missing[0]!r} is missing.")
+        yield where, dict(row)
+
+
+def _refuse_no_text(where: str, row: Mapping[str, Any]) -> None:
+    odd = next((name for name, value in row.items() if not isinstance(value, str)), None)
+    if odd is not None:
+        raise DataFileError(f"{where}: {odd!r} is to be text.")
 
 
 def edits_in(ledger: Path) -> list[Edit]:

@@ -182,7 +182,9 @@ def _streamed(
             model.hf.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             if progress:
                 progress(n, sum(len(row.ids) - 1 for row in rows))
-    return {place: Moment((total / n).cpu(), n, said) for place, total in sums.items()}
+    # rounded as in the files, so that an edit is the same whether its moments were kept or not
+    mean = {place: (total / n).float().double().cpu() for place, total in sums.items()}
+    return {place: Moment(matrix, n, said) for place, matrix in mean.items()}
 
 
 def _file(folder: Path, place: Place, key: str) -> Path:
