@@ -177,7 +177,8 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-paper, ace-released; + behind "
+            help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-query-first, ace-paper, "
+            "ace-released; + behind "
             "a name gives it the two-hop prompts and preserved questions that ace sees; none "
             "(unedited), told (the edit in the prompt) and ike (the same, behind demonstrations)."
         ),
