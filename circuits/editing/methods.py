@@ -45,8 +45,8 @@ class Stage:
         metric: what the change is small in.
         rho: lambda, see `circuits.editing.solving`.
         kept_weight: how much a preserved question counts beside a written key; 0 ignores them.
-        contrasts: whether the edited subject in other relations' questions is preserved, too
-            (`circuits.editing.prompting.contrasts`).
+        contrasts: whether the edited subject in other questions that are asked of its kind is
+            preserved, too (`circuits.editing.prompting.contrasts`).
         search: of the target.
     """
 
@@ -87,7 +87,8 @@ class Neurons:
         metric: what a query is small in, over what the FFN reads.
         rho: lambda, see `circuits.editing.solving`.
         kept_weight: how much a preserved question counts beside a key of the fact.
-        contrasts: whether the edited subject in other relations' questions is preserved, too.
+        contrasts: whether the edited subject in other questions that are asked of its kind is
+            preserved, too.
         ramp: gains at which the neurons begin and have ceased to rise.
         search: of the target.
     """
