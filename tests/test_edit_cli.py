@@ -244,7 +244,9 @@ def test_questions_to_keep_reach_the_edit(folder: Path, tmp_path: Path, capsys):
     file = tmp_path / "kept.json"
     file.write_text(json.dumps([KEPT]))
     free, bound = tmp_path / "free", tmp_path / "bound"
-    informed = ["--method", "rome+"]  # rome itself keeps no questions
+    line = refused(capsys, "edit", "apply", *on(folder, free), *FACT, "--kept", str(file))
+    assert "rome keeps no questions" in line and not free.exists()
+    informed = ["--method", "rome+"]
     said(capsys, "apply", *on(folder, free), *FACT, *informed)
     said(capsys, "apply", *on(folder, bound), *FACT, *informed, "--kept", str(file))
     model = interp.load_model(str(folder / "llama"))

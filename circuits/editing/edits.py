@@ -192,14 +192,15 @@ def edit(
         model: the model, with whatever edits it carries.
         facts: written together.
         method: a preset's name (`METHODS`) or a `Method`.
-        kept: questions whose answers are to stay.
+        kept: questions whose answers are to stay; of presets the ACE neurons and those with a
+            ``+`` can keep some.
         placement: layers of the ACE presets; see `circuits.editing.place`.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
 
     Raises:
         FactError: facts conflict, are held by the model already, or lack what the method needs;
-            or a target was not reached.
+            the method keeps no questions and there are some; or a target was not reached.
         SiteError: the model lacks a projection.
     """
     if not facts:
@@ -207,6 +208,10 @@ def edit(
     refuse_conflicts(facts)
     started = time.perf_counter()
     chosen = preset(method, model, placement) if isinstance(method, str) else method
+    if kept and not any(stage.kept_weight for stage in chosen.stages):
+        raise FactError(
+            f"{chosen.name} keeps no questions; give none, or take ace or a preset with a +."
+        )
     refuse_held(model, facts)
     for fact in facts:  # before the minutes that moments take
         refuse_unanchored(model, fact)
