@@ -168,6 +168,9 @@ def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
     ]
     assert contrasts(fact, [replace(one, kindred=False) for one in kept]) == ()
     assert len(contrasts(replace(fact, implicit=()), kept)) == 2
+    unnamed = [Kept(f"w7 w{i}", f"w{i}", kindred=True) for i in (55, 56)]
+    for one in (fact, replace(fact, relation="")):
+        assert len(contrasts(one, unnamed)) == 4
 
 
 def test_idle_neurons_are_those_that_write_least(moments_of):

@@ -178,9 +178,9 @@ def evaluate(
         str,
         typer.Option(
             help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-query-first, ace-paper, "
-            "ace-released; + behind "
-            "a name gives it the two-hop prompts and preserved questions that ace sees; none "
-            "(unedited), told (the edit in the prompt) and ike (the same, behind demonstrations)."
+            "ace-released; + behind a name gives it the two-hop prompts and preserved questions "
+            "that ace sees; none (unedited), told (the edit in the prompt) and ike (the same, "
+            "behind demonstrations)."
         ),
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,

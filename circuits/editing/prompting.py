@@ -185,16 +185,20 @@ def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
     """A fact's subject in preserved questions about something else that is asked of its kind.
 
     One question a relation, once with the subject's name and once with one of its implicit
-    phrases, the next one in turn: the edited fact has nothing to say there. Without kindred
-    questions there are none.
+    phrases, the next one in turn: the edited fact has nothing to say there. Questions whose
+    relation has no name count as one each. Without kindred questions there are none.
     """
-    other = {one.relation: one for one in kept if one.kindred and one.relation != fact.relation}
+    other = {
+        one.relation or one.text: one
+        for one in kept
+        if one.kindred and (not one.relation or one.relation != fact.relation)
+    }
     out: list[Kept] = []
-    for i, (relation, one) in enumerate(other.items()):
+    for i, one in enumerate(other.values()):
         before, _, behind = one.text.rpartition(one.subject)
         turn = i % max(1, len(fact.implicit))
         names = (fact.subject, *fact.implicit[turn : turn + 1])
-        out += [Kept(before + name + behind, name, relation) for name in names]
+        out += [Kept(before + name + behind, name, one.relation) for name in names]
     return tuple(out)
 
 
