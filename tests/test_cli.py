@@ -118,7 +118,7 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
     assert run(arguments) == 0
     assert last_json(capsys.readouterr().out) == report
     assert run([*arguments[:-1], "--site", "z", "--over", "layer,head"]) == 2
-    assert "holds a run with another model" in capsys.readouterr().err
+    assert "first holds a patch run with site=" in capsys.readouterr().err
 
     assert run(["show", str(out), "--json"]) == 0
     shown = last_json(capsys.readouterr().out)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -81,6 +82,7 @@ def ablate(
     ] = None,
     limit: LimitOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    force: ForceOption = False,
     seed: Annotated[int, typer.Option(help="Of random sets, noise and intervals.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -108,6 +110,7 @@ def ablate(
             cluster_by=cluster_by,
             seed=seed,
             out=out,
+            force=force,
             progress=report,
         )
     if as_json:

@@ -1,11 +1,13 @@
 """`interp`: the verbs put together, and exit codes: 2 the user's mistake, 1 ours, 130 Ctrl-C."""
 
 import os
+import signal
 import sys
 import traceback
 from typing import Any
 
 import typer
+import typer.core
 
 from circuits.cli import (
     ablate,
@@ -26,8 +28,23 @@ from circuits.cli import (
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
 
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs; Ctrl-C, which typer would swallow, says what a run folder keeps."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            notes: list[str] = getattr(stopped, "__notes__", [])  # the outermost folder's is last
+            print(": ".join(["interrupted", *notes[-1:]]), file=sys.stderr)
+            raise typer.Exit(130) from stopped
+
+
 app = typer.Typer(
     name="interp",
+    cls=Verbs,
     help="Find where a language model computes something, prove it causally, then change it.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -50,7 +67,8 @@ app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; ask it to end, and it ends as on Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(arguments))
 
 

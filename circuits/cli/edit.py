@@ -12,6 +12,7 @@ from rich.markup import escape
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -206,6 +207,7 @@ def evaluate(
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
     out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -237,6 +239,7 @@ def evaluate(
             neutral=text,
             sequential=sequential,
             n_tokens=n_tokens,
+            force=force,
             progress=lambda what, done, total: report(done, total),
         )
     found = result.summary()

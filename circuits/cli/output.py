@@ -42,6 +42,10 @@ SplitByOption = Annotated[
     ),
 ]
 SplitSeedOption = Annotated[int, typer.Option(help="Of the deal; the same for both halves.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Make the run anew, and replace whatever run --out holds."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
 ]

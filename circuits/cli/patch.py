@@ -10,6 +10,7 @@ from rich.table import Table
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     load,
@@ -53,6 +54,7 @@ def patch(
     neurons: Annotated[int, typer.Option(help="Neurons a group on the neuron axis.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    force: ForceOption = False,
     seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -78,7 +80,9 @@ def patch(
         if out is None:
             result = interp.patch(loaded, rows, **options, progress=report)
         else:
-            result = patch_into(out, loaded, rows, **options, seed=seed, progress=report)
+            result = patch_into(
+                out, loaded, rows, **options, seed=seed, force=force, progress=report
+            )
     if as_json:
         print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
     else:

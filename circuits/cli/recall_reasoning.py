@@ -11,6 +11,7 @@ from rich.markup import escape
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     load,
@@ -86,6 +87,7 @@ def build(
 )
 def run(
     out: Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")],
+    force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id or local folder; else the recipe's.")
     ] = None,
@@ -111,7 +113,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.recall_reasoning.figures import study_page
     from circuits.recall_reasoning.studying import study
 
     name, settings, recipe_dtype = _asked(model, recipe)
@@ -125,10 +126,10 @@ def run(
         out,
         datasets,
         _neutral(loaded, neutral),
+        force=force,
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
     page = out / "index.html"
-    page.write_text(study_page(result, f"Recall versus reasoning on {result.model}"), "utf-8")
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return

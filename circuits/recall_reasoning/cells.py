@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import DataFileError, PairError, did_you_mean
+from interp.files import write_text
 from interp.pairs import Excluded, PromptPairs
 
 SPLITS = ("selection", "validation", "test")
@@ -175,10 +176,7 @@ class Data:
         }
         lines = [head, *self.records()]
         text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(text + "\n", "utf-8")
-        beside.replace(path)
+        write_text(path, text + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """One record a pair, as `PromptPairs.from_records` takes them, with split and cell."""

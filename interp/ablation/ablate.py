@@ -14,6 +14,7 @@ from interp.errors import SiteError
 from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
+from interp.run_folder import Steps
 
 
 def ablate(
@@ -31,6 +32,7 @@ def ablate(
     cluster_by: ClusterBy | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> AblationResult:
     """Ablate sets of components on the clean prompt of every pair, each against random sets.
@@ -59,6 +61,7 @@ def ablate(
             (such as ``"subject"``), or a function of the pair.
         seed: of the random sets, the noise and the bootstrap.
         out: a run folder. A stopped run resumes there, a finished one is loaded.
+        force: make it anew, and replace whatever run `out` holds.
         progress: called with (ablated runs done, in all).
 
     Raises:
@@ -94,8 +97,8 @@ def ablate(
         seed=seed,
     )
     if out is None:
-        return measured(request, None, progress)
-    return measured_into(Path(out), request, progress)
+        return measured(request, Steps(), progress)
+    return measured_into(Path(out), request, progress, force)
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:

@@ -1,0 +1,397 @@
+"""`RunFolder`: the folder of one run, made step by step, so that a stopped run can go on.
+
+    with RunFolder.open(out, "patch", options) as run:
+        if not run.finished:
+            shards = [run.step(name, make, ARRAYS) for name, make in ...]
+            run.finish(result.save)
+
+Finished steps lie in ``<out>.partial`` until the whole is there; then the finished folder is
+renamed into place. Whatever was made of other weights, data or options is refused.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from interp import folder
+from interp.errors import DataFileError, RunFolderError
+from interp.files import write_text
+from interp.model import Model
+
+T = TypeVar("T")
+LOCK, OWNER, RECORD = "lock", "owner", "run.json"
+SHOWN = 3
+"""Options that differ, in a refusal."""
+
+
+# --- what a run is -----------------------------------------------------------------------------
+
+
+def identity(model: Model) -> dict[str, str]:
+    """The options that name a model: its weights as they are now, and its dtype."""
+    return {"weights": f"blake2b:{model.hash_now()}", "dtype": str(model.dtype)}
+
+
+def fingerprint(value: Any) -> str:
+    """A short option that stands for data: rows, texts, settings."""
+    return f"blake2b:{folder.digest(_plain(value))}"
+
+
+def _plain(value: Any) -> Any:
+    """A value in JSON's types."""
+    return json.loads(json.dumps(value, default=_part))
+
+
+def _part(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    return list(value)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What makes a run this run and no other.
+
+    Attributes:
+        verb: the command, such as ``"patch"``.
+        options: every named value that decides its numbers; data by `fingerprint`.
+    """
+
+    verb: str
+    options: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Hash of all."""
+        return folder.digest([self.verb, self.options])
+
+    def as_json(self) -> dict[str, Any]:
+        """As written to a folder; `of` reads it."""
+        return {"run": self.key, "verb": self.verb, "options": self.options}
+
+    @classmethod
+    def of(cls, said: Any) -> "Record | None":
+        """Read what `as_json` gave; ``None`` where there is no such thing."""
+        match said:
+            case {"verb": str(verb), "options": dict(options)}:
+                return cls(verb, options)
+            case _:
+                return None
+
+    def differs(self, other: "Record") -> str:
+        """What sets it apart from another run, for a refusal."""
+        if self.verb != other.verb:
+            return f"{_a(self.verb)} run, not {_a(other.verb)} run"
+        names = [
+            name
+            for name in dict.fromkeys([*self.options, *other.options])
+            if self.options.get(name) != other.options.get(name)
+        ]
+        said = [_difference(n, self.options.get(n), other.options.get(n)) for n in names[:SHOWN]]
+        if len(names) > SHOWN:
+            said.append(f"{len(names) - SHOWN} more")
+        listed = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+        return f"{_a(self.verb)} run with {listed}"
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> str:
+    if any(isinstance(one, str) and one.startswith("blake2b:") for one in (theirs, ours)):
+        return f"other {name}"
+    return f"{name}={_short(theirs)} (this one: {_short(ours)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _a(verb: str) -> str:
+    return f"{'an' if verb[0] in 'aeiou' else 'a'} {verb}"
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """How the outcome of a step is kept as a sealed folder.
+
+    Attributes:
+        save: (outcome, path) -> writes it there with `interp.folder.write`.
+        load: path -> the outcome; `RunFolderError` where it is damaged.
+    """
+
+    save: Callable[[T, Path], Any]
+    load: Callable[[Path], T]
+
+
+def _load_tables(path: Path) -> dict[str, pd.DataFrame]:
+    names = folder.read_manifest(path).get("tables", [])
+    return folder.read(path, "tables", names)[1]
+
+
+ARRAYS: Codec[dict[str, np.ndarray]] = Codec(
+    lambda arrays, path: folder.write(path, {"kind": "arrays"}, {}, arrays),
+    lambda path: folder.read(path, "arrays", ())[2],
+)
+TABLES: Codec[dict[str, pd.DataFrame]] = Codec(
+    lambda tables, path: folder.write(path, {"kind": "tables", "tables": list(tables)}, tables, {}),
+    _load_tables,
+)
+
+
+class Steps:
+    """Steps that nobody keeps: of a run without a folder."""
+
+    def step(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
+        """The outcome of a step.
+
+        Args:
+            name: of the step, unique in its run.
+            make: does the work.
+            codec: how the outcome is kept.
+        """
+        return make()
+
+    def count(self, done: int, total: int) -> None:
+        """Say how much of the run is there, in its unit."""
+
+
+class RunFolder(Steps):
+    """The folder of one run; see `open`.
+
+    Attributes:
+        out: the finished folder.
+        work: where steps are kept until then.
+        record: what makes the run this run.
+        finished: whether the finished folder is there.
+    """
+
+    def __init__(self, out: Path, record: Record, unit: str) -> None:
+        self.out, self.record, self.unit = out, record, unit
+        self.work = out.with_name(f"{out.name}.partial")
+        self.finished = False
+        self._lock: filelock.BaseFileLock | None = None
+        self._count: tuple[int, int] | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        out: str | Path,
+        verb: str,
+        options: Mapping[str, Any],
+        *,
+        unit: str = "steps",
+        force: bool = False,
+    ) -> Generator[Self]:
+        """Open the folder of a run, which no other process may write to until it is closed.
+
+        Left before it is finished, the steps stay for the next call, unless there are none. On
+        Ctrl-C the exception gets a note that says so.
+
+        Args:
+            out: the run folder.
+            verb: the command, such as ``"patch"``.
+            options: every named value that decides the numbers; of the model its `identity`, of
+                data rows their `fingerprint`.
+            unit: what `count` counts, such as ``"pairs"``.
+            force: make the run anew and replace a finished folder, or another run's steps.
+
+        Raises:
+            RunFolderError: `out` holds another run or something else, or another process writes
+                to it.
+        """
+        run = cls(Path(out), Record(verb, _plain(options)), unit)
+        run._enter(force)
+        try:
+            yield run
+        except BaseException as error:
+            run._explain(error)
+            raise
+        finally:
+            run._exit()
+
+    # --- beginning and end ---
+
+    def _enter(self, force: bool) -> None:
+        self.finished = self._is_finished(force)
+        if self.finished and not self._is_mine_to_clear():
+            return
+        self._acquire()
+        try:
+            self.finished = self._is_finished(force)
+            if not self.finished:
+                self._take_over(force)
+        except BaseException:
+            self._exit()
+            raise
+
+    def _is_finished(self, force: bool) -> bool:
+        """Whether the finished folder is there; another run's is refused."""
+        folder.refuse_foreign(self.out)
+        if not (self.out / folder.MANIFEST).is_file() or force:
+            return False
+        self._refuse_other(self.out, folder.read_manifest(self.out).get("provenance"))
+        return True
+
+    def _refuse_other(self, at: Path, said: Any) -> None:
+        found = Record.of(said)
+        if found is None or found.key != self.record.key:
+            holds = "something else" if found is None else found.differs(self.record)
+            raise RunFolderError(
+                f"{at} holds {holds}; choose another --out, or pass --force to replace it."
+            )
+
+    def _is_mine_to_clear(self) -> bool:
+        """Whether a killed process left the steps of this very finished run."""
+        found = Record.of(self._said())
+        return self.work.is_dir() and (
+            not self._kept() if found is None else found.key == self.record.key
+        )
+
+    def _said(self) -> Any:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((self.work / RECORD).read_text("utf-8"))
+        return None
+
+    def _kept(self) -> list[Path]:
+        """Steps, finished or not, and folders of steps."""
+        own = (LOCK, OWNER, RECORD)
+        return [at for at in self.work.iterdir() if at.name not in own and at.name[0] != "."]
+
+    def _take_over(self, force: bool) -> None:
+        said = self._said()
+        if said is None and self._kept():
+            raise RunFolderError(
+                f"{self.work} exists and holds no run's steps; choose another --out, or remove it."
+            )
+        if said is not None and not force:
+            self._refuse_other(self.work, said)
+        if said is not None and said != self.record.as_json():
+            self._clear()
+        write_text(self.work / RECORD, json.dumps(self.record.as_json(), indent=1))
+
+    def _acquire(self) -> None:
+        """Lock the folder of steps, making it; a process that is killed gives its lock back."""
+        while True:
+            try:
+                self.work.mkdir(parents=True, exist_ok=True)
+                lock = filelock.FileLock(self.work / LOCK, thread_local=False)
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise RunFolderError(
+                    f"{self.out} is being written by another process{self._owner()}; wait for it "
+                    "or choose another --out."
+                ) from None
+            except FileNotFoundError:  # another process has just finished and removed the folder
+                continue
+            except OSError as error:
+                raise DataFileError(f"cannot write {self.out} ({error.strerror}).") from error
+            if (self.work / LOCK).exists():
+                break
+            lock.release()
+        self._lock = lock
+        write_text(self.work / OWNER, str(os.getpid()))
+
+    def _owner(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return f" (pid {int((self.work / OWNER).read_text('utf-8'))})"
+        return ""
+
+    def _explain(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt) and not self.finished and self._kept():
+            there = "what is finished is kept"
+            if self._count:
+                there = f"{self._count[0]} of {self._count[1]} {self.unit} are kept"
+            error.add_note(f"{there} in {self.work}; run the same command again to go on.")
+
+    def _exit(self) -> None:
+        if self._lock is None:
+            return
+        if self.finished or not self._kept():
+            self._clear()
+            with contextlib.suppress(OSError):  # another process may have moved in behind us
+                for name in (RECORD, OWNER, LOCK):  # the lock last: until then the folder is ours
+                    (self.work / name).unlink(missing_ok=True)
+                self.work.rmdir()
+        self._lock.release()
+        self._lock = None
+
+    def _clear(self) -> None:
+        """Remove all steps and temporaries."""
+        for at in self.work.iterdir():
+            if at.is_dir():
+                shutil.rmtree(at)
+            elif at.name not in (LOCK, OWNER, RECORD):
+                at.unlink()
+
+    # --- the work ---
+
+    def step(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
+        """The outcome of a step: read back if an earlier call finished it, else made and kept.
+
+        What was just made is read back, too, so that a resumed run has the very same values.
+
+        Args:
+            name: of the step, unique in its run.
+            make: does the work.
+            codec: how the outcome is kept.
+        """
+        at = self.work / name
+        with contextlib.suppress(RunFolderError):
+            if folder.read_manifest(at).get("provenance", {}).get("run") == self.record.key:
+                return codec.load(at)
+        made = make()
+        save = partial(codec.save, made)
+        folder.put(self._made([save], {"run": self.record.key}), at)
+        return codec.load(at)
+
+    def count(self, done: int, total: int) -> None:
+        """Say how much of the run is kept, in its unit."""
+        self._count = done, total
+
+    def finish(
+        self, *write: Callable[[Path], Any], page: Callable[[Path], str] | None = None
+    ) -> None:
+        """Write the finished folder and put it into place.
+
+        Args:
+            write: each is called with the folder; the first one makes it (a result's ``save``).
+            page: its ``index.html``, from the folder as it can then be loaded.
+        """
+        beside = self._made(write, self.record.as_json())
+        if page:
+            write_text(beside / "index.html", page(beside))
+        folder.put(beside, self.out)
+        self.finished = True
+
+    def _made(self, write: Sequence[Callable[[Path], Any]], note: Mapping[str, Any]) -> Path:
+        """A folder in a temporary place of ours, stamped."""
+        beside = self.work / ".made"
+        shutil.rmtree(beside, ignore_errors=True)
+        for one in write:
+            one(beside)
+        folder.stamp(beside, note)
+        return beside
+
+
+def names_of(rows: Sequence[Any]) -> dict[str, Any]:
+    """The options that name data rows: how many, and what they are."""
+    return {"pairs": len(rows), "rows": fingerprint(rows)}
