@@ -25,6 +25,7 @@ from interp.files import replacing, write_text
 PATCH_FIELDS = ("model", "site", "metric", "unit", "direction", "at", "source")
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")
 MANIFEST = "manifest.json"
+ARRAYS = "arrays.safetensors"
 AGAIN = "run it again with --force"
 
 C, P, T = TypeVar("C"), ParamSpec("P"), TypeVar("T")
@@ -78,8 +79,9 @@ def write(
         for name, table in tables.items():
             with replacing(beside / f"{name}.parquet") as file:
                 table.to_parquet(file, index=False)
-        with replacing(beside / "arrays.safetensors") as file:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
+        if arrays:
+            with replacing(beside / ARRAYS) as file:
+                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
         seal(beside, manifest)
     return path
 
@@ -175,7 +177,8 @@ def read(
         raise RunFolderError(f"{path} holds a {manifest.get('kind')!r} run, not {kind!r}.")
     check_files(path, manifest)
     loaded = {name: _load(path / f"{name}.parquet", pd.read_parquet) for name in tables}
-    return manifest, loaded, _load(path / "arrays.safetensors", load_file)
+    arrays = _load(path / ARRAYS, load_file) if ARRAYS in manifest["files"] else {}
+    return manifest, loaded, arrays
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def patch_into(
         layers: a subset of layers.
         neurons: group size of the neuron axis.
         seed: of the bootstrap; recorded.
-        force: make it anew, and replace whatever run `out` holds.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (pairs done, pairs in all).
 
     Raises:

@@ -156,6 +156,20 @@ TABLES: Codec[dict[str, pd.DataFrame]] = Codec(
 )
 
 
+def timed(codec: Codec[T]) -> Codec[tuple[T, float]]:
+    """The same with the seconds that the outcome took."""
+
+    def save(made: tuple[T, float], path: Path) -> None:
+        codec.save(made[0], path)
+        write_text(path / "seconds.json", json.dumps(made[1]))
+
+    def load(path: Path) -> tuple[T, float]:
+        with folder.reading(path):
+            return codec.load(path), float(json.loads((path / "seconds.json").read_text("utf-8")))
+
+    return Codec(save, load)
+
+
 class Steps:
     """Steps that nobody keeps: of a run without a folder."""
 
@@ -212,7 +226,7 @@ class RunFolder(Steps):
             options: every named value that decides the numbers; of the model its `identity`, of
                 data rows their `fingerprint`.
             unit: what `count` counts, such as ``"pairs"``.
-            force: make the run anew and replace a finished folder, or another run's steps.
+            force: replace another run, or a damaged one, with all that was kept of it.
 
         Raises:
             RunFolderError: `out` holds another run or something else, or another process writes
@@ -244,11 +258,18 @@ class RunFolder(Steps):
             raise
 
     def _is_finished(self, force: bool) -> bool:
-        """Whether the finished folder is there; another run's is refused."""
+        """Whether the finished folder is there, whole; another run's is refused."""
         folder.refuse_foreign(self.out)
-        if not (self.out / folder.MANIFEST).is_file() or force:
+        if not (self.out / folder.MANIFEST).is_file():
             return False
-        self._refuse_other(self.out, folder.read_manifest(self.out).get("provenance"))
+        try:
+            manifest = folder.read_manifest(self.out)
+            folder.check_files(self.out, manifest)
+            self._refuse_other(self.out, manifest.get("provenance"))
+        except RunFolderError:
+            if force:
+                return False
+            raise
         return True
 
     def _refuse_other(self, at: Path, said: Any) -> None:
@@ -390,6 +411,38 @@ class RunFolder(Steps):
             one(beside)
         folder.stamp(beside, note)
         return beside
+
+
+def in_one_piece(
+    out: str | Path | None,
+    verb: str,
+    options: Mapping[str, Any],
+    make: Callable[[], T],
+    codec: Codec[T],
+    *,
+    page: Callable[[Path], str] | None = None,
+    force: bool = False,
+) -> T:
+    """A run without steps: loaded from its finished folder, or made and written there.
+
+    Args:
+        out: the run folder; ``None`` keeps nothing.
+        verb: as in `RunFolder.open`; so are `options` and `force`.
+        options: every named value.
+        make: does the work.
+        codec: how the outcome is kept.
+        page: its ``index.html``.
+        force: replace another run.
+
+    Raises:
+        RunFolderError: `out` holds another run or something else.
+    """
+    if out is None:
+        return make()
+    with RunFolder.open(out, verb, options, force=force) as run:
+        if not run.finished:
+            run.finish(partial(codec.save, make()), page=page)
+    return codec.load(Path(out))
 
 
 def names_of(rows: Sequence[Any]) -> dict[str, Any]:

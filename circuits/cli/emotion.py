@@ -22,6 +22,7 @@ from circuits.cli.emotion_shared import (
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     load,
@@ -59,6 +60,7 @@ def elicit(
         str, typer.Option(help="Another model, on whose activations the judge is fitted.")
     ],
     out: OutOption,
+    force: ForceOption = False,
     datasets: DatasetsOption = DATASETS,
     events: EventsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Events replied to, in six emotions each.")] = 48,
@@ -67,21 +69,26 @@ def elicit(
     as_json: JsonOption = False,
 ) -> None:
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
-    from circuits.emotion.controlling import Writer, evaluate, finish
+    from circuits.emotion.control import Control
+    from circuits.emotion.controlling import Writer, evaluate
     from circuits.emotion.doses import prompted_arms
     from circuits.emotion.marking import Limits
     from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
+    from interp.run_folder import RunFolder, fingerprint, identity
 
     given = texts_of(datasets, events or datasets / DISCOVERY_TEXTS, plain=TUNING_TEXTS)
     asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
     loaded = load(model, device, dtype)
-    judges = judges_of(load(reader, device, dtype), given)
-    store = out.with_name(f"{out.name}.partial")
-    writer = Writer(loaded, asking, texts, store=store, progress=say)
     arms = prompted_arms(bool(getattr(loaded.tokenizer, "chat_template", None)))
-    result = evaluate(writer, arms, judges, Limits())
-    finish(result, out, store)
+    named = {"reader": reader, "n": n, "arms": [arm.name for arm in arms]}
+    named |= {"texts": fingerprint(given)} | identity(loaded)
+    with RunFolder.open(out, "emotion elicit", named, unit="arms", force=force) as kept:
+        if not kept.finished:
+            judges = judges_of(load(reader, device, dtype), given)
+            writer = Writer(loaded, asking, texts, steps=kept, progress=say)
+            kept.finish(evaluate(writer, arms, judges, Limits()).save)
+    result = Control.load(out)
     if as_json:
         print_json({"run": str(out), **result.summary()})
         return
@@ -98,6 +105,7 @@ def elicit(
 def circuit(
     model: ModelOption,
     out: OutOption,
+    force: ForceOption = False,
     datasets: DatasetsOption = DATASETS,
     events: EventsOption = None,
     styles: StylesOption = None,
@@ -111,7 +119,7 @@ def circuit(
     from circuits.emotion.selection import overlap_table
 
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, _settings(styles, paper), events, limit)
+    found = discovered(loaded, out, datasets, _settings(styles, paper), events, limit, force)
     if as_json:
         print_json({"model": model, "run": str(out), **found.summary()})
         return
@@ -140,6 +148,7 @@ def directions(
     from circuits.emotion.data import load_vignettes
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
+    from interp.files import replacing
 
     loaded = load(model, device, dtype)
     found = found_in(loaded, discovery, datasets)
@@ -149,7 +158,8 @@ def directions(
         loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )
     table = tables(read)
-    table.to_parquet(discovery / "transfer.parquet", index=False)
+    with replacing(discovery / "transfer.parquet") as file:
+        table.to_parquet(file, index=False)
     at: Any = table[table["layer"] == found.layer]
     if as_json:
         rows = [dict(row) for _, row in at.iterrows()]

@@ -21,6 +21,7 @@ from circuits.cli.emotion_shared import (
 from circuits.cli.output import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     load,
@@ -144,6 +145,7 @@ def evaluate(
     model: ModelOption,
     discovery: DiscoveryOption,
     out: OutOption,
+    force: ForceOption = False,
     events: EventsOption = None,
     arms: ArmsOption = None,
     n: NOption = None,
@@ -158,7 +160,7 @@ def evaluate(
     """Put every arm to the same events, decode alike, judge with the target hidden."""
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
-    result = _compared(said, discovery, out, sources, datasets, arms, device, dtype)
+    result = _compared(said, discovery, out, sources, datasets, arms, device, dtype, force)
     _told(result, out, as_json)
 
 
@@ -169,6 +171,7 @@ def evaluate(
 )
 def run(
     out: Annotated[Path, typer.Option(help="Folder of all stages; a stopped run goes on.")],
+    force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id or local folder; else the recipe's.")
     ] = None,
@@ -191,8 +194,8 @@ def run(
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
     result = _compared(
-        said, out / "discovery", out / "control", sources, datasets, arms, device, dtype,
-        discovery_events, limit,
+        said, out / "discovery", out / "control", sources, datasets, arms, device, dtype, force,
+        discovery_events, limit, force,
     )  # fmt: skip
     _told(result, out / "control", as_json)
 
@@ -206,19 +209,22 @@ def _compared(
     arms: str | None,
     device: str | None,
     dtype: str | None,
+    force: bool,
     discovery_events: Path | None = None,
     limit: int | None = None,
+    discover_anew: bool = False,
 ) -> "Control":
-    from circuits.emotion.pages import control_page
     from circuits.emotion.running import compare
 
     loaded = load(recipe.model, device, dtype or recipe.dtype)
     settings = _settings(recipe)
-    if discovery_events is None and limit is None:
+    if discovery_events is None and limit is None and not discover_anew:
         found = found_in(loaded, discovery, datasets, settings)
     else:
-        found = discovered(loaded, discovery, datasets, settings, discovery_events, limit)
-    result = compare(
+        found = discovered(
+            loaded, discovery, datasets, settings, discovery_events, limit, discover_anew
+        )
+    return compare(
         loaded,
         found,
         recipe,
@@ -226,10 +232,9 @@ def _compared(
         lambda name: load(name, device, None),
         out,
         arms.split(",") if arms else None,
+        force,
         say,
     )
-    (out / "index.html").write_text(control_page(result, found), encoding="utf-8")
-    return result
 
 
 def _told(result: "Control", out: Path, as_json: bool) -> None:

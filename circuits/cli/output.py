@@ -44,7 +44,7 @@ SplitByOption = Annotated[
 SplitSeedOption = Annotated[int, typer.Option(help="Of the deal; the same for both halves.")]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Make the run anew, and replace whatever run --out holds."),
+    typer.Option("--force", help="Replace another run, or a damaged one, that --out holds."),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")

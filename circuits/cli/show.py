@@ -76,7 +76,7 @@ def _circuit(run: Path) -> tuple[dict[str, Any], str]:
     from circuits.discovery.mib import load_circuit
     from circuits.discovery.pages import circuit_page
 
-    found = load_circuit(run / "circuit.json")
+    found = load_circuit(run)
     said = {"model": found.model, "method": found.method, "n_edges": found.n_edges}
     return said, circuit_page(found)
 
@@ -94,8 +94,9 @@ def _evaluation(run: Path) -> tuple[dict[str, Any], str]:
     from interp import folder
 
     manifest, tables, _ = folder.read(run, "evaluation", ("pairs", "random"))
-    random = {kind: tables["random"][kind].to_numpy() for kind in manifest["random"]}
-    return manifest, evaluation_page(manifest, random)
+    with folder.reading(run):
+        random = {kind: tables["random"][kind].to_numpy() for kind in manifest["random"]}
+        return manifest, evaluation_page(manifest, random)
 
 
 def _recall_reasoning(run: Path) -> tuple[dict[str, Any], str]:
@@ -125,8 +126,6 @@ def _emotion_control(run: Path) -> tuple[dict[str, Any], str]:
 def _emotion_discovery(run: Path) -> tuple[dict[str, Any], str]:
     from circuits.emotion.discovery import Discovery
     from circuits.emotion.pages import discovery_page
-    from interp import folder, load_model
 
-    name = str(folder.read_manifest(run)["model"])
-    found = Discovery.load(run, load_model(name))
-    return found.summary(), discovery_page(found, name)
+    found = Discovery.load(run)
+    return found.summary(), discovery_page(found, found.model)

@@ -8,8 +8,13 @@ from typing import Any
 import torch
 
 from circuits.discovery.circuit import Circuit, CircuitError
+from interp import folder
 from interp.errors import DataFileError, SiteError
+from interp.files import write_text
 from interp.graph import Graph
+
+NAME = "circuit.json"
+"""Of a circuit's file in a folder."""
 
 
 def to_json(circuit: Circuit) -> dict[str, Any]:
@@ -96,25 +101,24 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
     """Write a circuit as MIB JSON; whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(json.dumps(to_json(circuit)), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return write_text(Path(path), json.dumps(to_json(circuit)))
 
 
 def load_circuit(path: str | Path) -> Circuit:
     """Read a circuit from MIB JSON.
 
+    Args:
+        path: the file, or a folder of `interp circuit discover`.
+
     Raises:
+        RunFolderError: the folder is damaged.
         DataFileError: the file is missing or not JSON.
         CircuitError: it is JSON, but no circuit.
     """
     path = Path(path)
+    if path.is_dir():
+        folder.check_files(path, folder.read_manifest(path))
+        path = path / NAME
     if not path.is_file():
         raise DataFileError(f"no such file: {path}; give a circuit in MIB's JSON form.")
     try:

@@ -318,7 +318,7 @@ def compare_into(
         cases: what is edited.
         methods: presets.
         placement: layers of the ACE presets.
-        force: make it anew, and replace whatever run `out` holds.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (what is being done, done, in all).
         options: the rest.
 

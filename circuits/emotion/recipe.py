@@ -10,6 +10,7 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import CircuitDose, Doses, SteeringDose
 from circuits.emotion.marking import Limits
 from interp.errors import PlanError
+from interp.files import write_text
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -46,7 +47,7 @@ class Recipe:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        Path(path).write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.record(), indent=2) + "\n")
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Recipe":

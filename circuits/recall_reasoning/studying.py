@@ -79,7 +79,7 @@ def study(
         datasets: folder of the data files, for models other than organisms.
         neutral: a text unrelated to the cells; its perplexity shows damage in general.
         data: the data of a seed, where it is not to be built from the design.
-        force: make it anew, and replace whatever run `out` holds.
+        force: replace another run, or a damaged one, that `out` holds.
         say: called with a line at each step.
 
     Raises:

@@ -61,7 +61,7 @@ def ablate(
             (such as ``"subject"``), or a function of the pair.
         seed: of the random sets, the noise and the bootstrap.
         out: a run folder. A stopped run resumes there, a finished one is loaded.
-        force: make it anew, and replace whatever run `out` holds.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (ablated runs done, in all).
 
     Raises:

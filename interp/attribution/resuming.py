@@ -99,7 +99,7 @@ def attribute_into(
         metric: what to read.
         steps: interpolation points.
         seed: of the bootstrap; recorded.
-        force: make it anew, and replace whatever run `out` holds.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (pairs done, pairs in all).
 
     Raises:
