@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import filelock
 import numpy as np
@@ -53,8 +53,8 @@ def _plain(value: Any) -> Any:
 
 
 def _part(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+    if is_dataclass(value):
+        return asdict(cast(Any, value))
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -203,6 +203,7 @@ class RunFolder(Steps):
         self.finished = False
         self._lock: filelock.BaseFileLock | None = None
         self._count: tuple[int, int] | None = None
+        self._parents: list[Path] = []
 
     @classmethod
     @contextlib.contextmanager
@@ -245,7 +246,8 @@ class RunFolder(Steps):
     # --- beginning and end ---
 
     def _enter(self, force: bool) -> None:
-        self.finished = self._is_finished(force)
+        self._refuse_foreign_steps()
+        self.finished = self._is_finished(force)  # refuse before anything is made
         if self.finished and not self._is_mine_to_clear():
             return
         self._acquire()
@@ -256,6 +258,12 @@ class RunFolder(Steps):
         except BaseException:
             self._exit()
             raise
+
+    def _refuse_foreign_steps(self) -> None:
+        if self.work.exists() and self._said() is None and self._kept():
+            raise RunFolderError(
+                f"{self.work} exists and holds no run's steps; choose another --out, or remove it."
+            )
 
     def _is_finished(self, force: bool) -> bool:
         """Whether the finished folder is there, whole; another run's is refused."""
@@ -293,16 +301,11 @@ class RunFolder(Steps):
         return None
 
     def _kept(self) -> list[Path]:
-        """Steps, finished or not, and folders of steps."""
-        own = (LOCK, OWNER, RECORD)
-        return [at for at in self.work.iterdir() if at.name not in own and at.name[0] != "."]
+        """Steps, and folders of steps; whatever begins with a dot is half made."""
+        return [at for at in self.work.iterdir() if at.is_dir() and at.name[0] != "."]
 
     def _take_over(self, force: bool) -> None:
         said = self._said()
-        if said is None and self._kept():
-            raise RunFolderError(
-                f"{self.work} exists and holds no run's steps; choose another --out, or remove it."
-            )
         if said is not None and not force:
             self._refuse_other(self.work, said)
         if said is not None and said != self.record.as_json():
@@ -311,6 +314,7 @@ class RunFolder(Steps):
 
     def _acquire(self) -> None:
         """Lock the folder of steps, making it; a process that is killed gives its lock back."""
+        self._parents = [at for at in self.work.parents if not at.exists()]
         while True:
             try:
                 self.work.mkdir(parents=True, exist_ok=True)
@@ -346,14 +350,23 @@ class RunFolder(Steps):
     def _exit(self) -> None:
         if self._lock is None:
             return
-        if self.finished or not self._kept():
-            self._clear()
-            with contextlib.suppress(OSError):  # another process may have moved in behind us
-                for name in (RECORD, OWNER, LOCK):  # the lock last: until then the folder is ours
-                    (self.work / name).unlink(missing_ok=True)
-                self.work.rmdir()
-        self._lock.release()
-        self._lock = None
+        try:
+            if self.finished or not self._kept():
+                self._remove()
+        finally:
+            self._lock.release()
+            self._lock = None
+
+    def _remove(self) -> None:
+        """Remove the folder of steps; the lock goes last, as until then the folder is ours."""
+        self._clear()
+        with contextlib.suppress(OSError):  # another process may have moved in behind us
+            for name in (RECORD, OWNER, LOCK):
+                (self.work / name).unlink(missing_ok=True)
+            self.work.rmdir()
+            if not self.finished:
+                for at in self._parents:
+                    at.rmdir()
 
     def _clear(self) -> None:
         """Remove all steps and temporaries."""

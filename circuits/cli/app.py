@@ -32,7 +32,7 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 class Verbs(typer.core.TyperGroup):
     """The verbs; Ctrl-C, which typer would swallow, says what a run folder keeps."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
         try:
             return super().invoke(ctx)

@@ -197,7 +197,7 @@ def evaluate(
     from interp.run_folder import fingerprint, identity, names_of
 
     given = _circuit_at(what)
-    scored = _edge_scores(what) if given is None else None
+    scored: Any = _edge_scores(what) if given is None else None
     rows = load_rows(pairs, limit, split_by, split_seed, "test")
     loaded = load(model, device, dtype)
     named = {"metric": metric, "ablation": ablation, "clusters": split_by, "seed": seed}
@@ -256,14 +256,14 @@ def _evaluate_circuit(
             made, clusters = test()
             return evaluate(made, given, n_random, seed, clusters, report)
 
-    def drawn(at: Path) -> str:
+    def page_of(at: Path) -> str:
         done = Evaluation.load(at, given)
         return evaluation_page(done.summary(seed), done.random)
 
     kept: Codec[Evaluation] = Codec(
         lambda one, at: one.save(at, seed), lambda at: Evaluation.load(at, given)
     )
-    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=drawn, force=force)
+    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=page_of, force=force)
     page = out and out / "index.html"
     summary: dict[str, Any] = {
         "run": str(out) if out else None,

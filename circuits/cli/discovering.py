@@ -130,7 +130,7 @@ def discovered_into(
         find: folder for scores -> the circuit.
         force: replace another run.
     """
-    with RunFolder.open(out, "circuit discover", asdict(request) | named, force=force) as run:
+    with RunFolder.open(out, "circuit discover", {**asdict(request), **named}, force=force) as run:
         if not run.finished:
             scores = run.work / "scores"
             found = find(scores)

@@ -203,6 +203,7 @@ def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
 def replicate(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="Run folder.")],
+    force: ForceOption = False,
     published: Annotated[
         Path | None, typer.Option(help="The released prompts (JSON); default: the same words.")
     ] = None,
@@ -220,10 +221,12 @@ def replicate(
     from circuits.recall_reasoning.cells import design_named
     from circuits.recall_reasoning.figures import replication_page
     from circuits.recall_reasoning.replicate import (
+        Replication,
         matched_prompts,
         published_prompts,
     )
     from circuits.recall_reasoning.replicate import replicate as test
+    from interp.run_folder import Codec, fingerprint, identity, in_one_piece
 
     source = published or datasets / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}
@@ -231,10 +234,18 @@ def replicate(
     chosen = design_named(design)
     data = draw(loaded, chosen, datasets, n, 0)
     sets["matched"] = matched_prompts(data, chosen.cells[0], chosen.cells[1], n)
-    result = test(loaded, sets)
-    result.save(out)
+    kept: Codec[Replication] = Codec(lambda one, at: one.save(at), Replication.load)
+    title = f"Published statistics on {model}"
+    result = in_one_piece(
+        out,
+        "recall-reasoning replicate",
+        {"sets": fingerprint(sets)} | identity(loaded),
+        lambda: test(loaded, sets),
+        kept,
+        page=lambda at: replication_page(Replication.load(at), title),
+        force=force,
+    )
     page = out / "index.html"
-    page.write_text(replication_page(result, f"Published statistics on {model}"), "utf-8")
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return

@@ -18,10 +18,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's figure, baselines and strongest cells as one HTML file."""
+    from interp.files import write_text
+
     summary, page = _read(run)
     target = out or run / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    write_text(target, page)
     if as_json:
         print_json({"run": str(run), "page": str(target), **summary})
     else:

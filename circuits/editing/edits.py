@@ -21,6 +21,7 @@ from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
 from interp.errors import RunFolderError
+from interp.files import follow_umask, write_text
 from interp.model import Model
 
 REACHED = 0.5
@@ -134,40 +135,35 @@ class Edit:
         return folder.write(Path(path), manifest, {}, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Edit":
+    @folder.decoding
+    def load(cls, path: Path) -> "Edit":
         """Read a folder written by `save`.
 
         Raises:
             RunFolderError: a file is missing, damaged or altered.
         """
-        manifest, _, arrays = folder.read(Path(path), cls.KIND, ())
-        try:
-            changes = tuple(
-                Change(site, layer, *(torch.from_numpy(arrays[f"{i}.{n}"]) for n in ("up", "down")))
-                for i, (site, layer) in enumerate(manifest["places"])
-            )
-            facts = tuple(
-                Fact(**fact | {"implicit": tuple(fact["implicit"])}) for fact in manifest["facts"]
-            )
-            stages = [tuple(np.nan if x is None else x for x in stage) for stage in manifest["p"]]
-            edit = cls(
-                facts,
-                changes,
-                manifest["method"],
-                manifest["model"],
-                manifest["weights_hash"],
-                tuple(manifest["after"]),
-                tuple(stages),
-                tuple(manifest["skipped"]),
-                manifest["seconds"],
-                manifest["seed"],
-                manifest["provenance"],
-            )
-        except (KeyError, TypeError) as error:
-            raise RunFolderError(
-                f"{path}/manifest.json is damaged ({type(error).__name__}: {error}); make the edit "
-                "again."
-            ) from error
+        manifest, _, arrays = folder.read(path, cls.KIND, ())
+        changes = tuple(
+            Change(site, layer, *(torch.from_numpy(arrays[f"{i}.{n}"]) for n in ("up", "down")))
+            for i, (site, layer) in enumerate(manifest["places"])
+        )
+        facts = tuple(
+            Fact(**fact | {"implicit": tuple(fact["implicit"])}) for fact in manifest["facts"]
+        )
+        stages = [tuple(np.nan if x is None else x for x in stage) for stage in manifest["p"]]
+        edit = cls(
+            facts,
+            changes,
+            manifest["method"],
+            manifest["model"],
+            manifest["weights_hash"],
+            tuple(manifest["after"]),
+            tuple(stages),
+            tuple(manifest["skipped"]),
+            manifest["seconds"],
+            manifest["seed"],
+            manifest["provenance"],
+        )
         named = manifest.get("id")
         if edit.id != named:
             raise RunFolderError(
@@ -307,12 +303,10 @@ def export(model: Model, path: str | Path) -> Path:
     out = Path(path)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise RunFolderError(f"{out} exists; choose a new folder to export to.")
-    beside = out.with_name(f".{out.name}.half")
-    model.hf.save_pretrained(beside)
-    model.tokenizer.save_pretrained(beside)
-    note = {"edits": [one.summary() for one in ledger(model).applied]}
-    (beside / "interp_edits.json").write_text(json.dumps(note, indent=1), "utf-8")
-    if out.exists():
-        out.rmdir()
-    beside.rename(out)
+    with folder.placing(out) as beside:
+        model.hf.save_pretrained(beside)
+        model.tokenizer.save_pretrained(beside)
+        note = {"edits": [one.summary() for one in ledger(model).applied]}
+        write_text(beside / "interp_edits.json", json.dumps(note, indent=1))
+        follow_umask(beside)
     return out

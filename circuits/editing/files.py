@@ -177,20 +177,25 @@ def placement_for(model: Model, path: Path | None, *methods: str) -> Placement |
     ours = [at.name for at in PLACEMENTS.iterdir()]
     if path is None and model.name not in ours:
         raise _unplaced("the package has no layers", model)
-    here = path or PLACEMENTS / model.name
+    return placement_in(model, path or PLACEMENTS / model.name)
+
+
+def placement_in(model: Model, here: Path) -> Placement:
+    """The layers of a model in a folder.
+
+    Raises:
+        FactError: they are another model's.
+        RunFolderError: the folder is missing or damaged.
+    """
     said, _, arrays = folder.read(here, KIND, ())
     if said.get("weights") != model.weights_hash:
         raise _unplaced(f"{here} has the layers of {said.get('model')!r}, other weights", model)
-    try:
+    with folder.reading(here):
         moments = {
             (site, layer): Moment(torch.from_numpy(arrays[str(i)]).double(), n, text)
             for i, (site, layer, n, text) in enumerate(said["moments"])
         }
         chosen = Placement.of(said, moments)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(
-            f"{here} is damaged ({type(error).__name__}: {error}); place again."
-        ) from error
     model.check_layers([*chosen.query, *chosen.value])
     return chosen
 

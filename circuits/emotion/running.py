@@ -133,8 +133,11 @@ def compare(
             for arm in arms:
                 writer.write(arm)
             judges = judges_of(load_reader(recipe.reader), sources)
-            note = {"doses": asdict(recipe.doses), "reader": recipe.reader}
-            note["judges_saw"] = _seen(sources)
+            note = {
+                "doses": asdict(recipe.doses),
+                "reader": recipe.reader,
+                "judges_saw": _seen(sources),
+            }
             control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
             run.finish(control.save, page=lambda at: control_page(Control.load(at), found))
     return Control.load(out)

@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 
 from interp.errors import DataFileError
+from interp.files import write_text
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
 N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15
@@ -130,7 +131,7 @@ class World:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False) + "\n", "utf-8")
+        write_text(path, json.dumps(asdict(self), ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
