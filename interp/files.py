@@ -40,13 +40,3 @@ def write_text(path: Path, text: str) -> Path:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return path
-
-
-def follow_umask(folder: Path) -> None:
-    """Give every file of a folder the mode of any file that the user makes there."""
-    with replacing(folder / "mode") as probe:
-        mode = probe.stat().st_mode
-    (folder / "mode").unlink()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)

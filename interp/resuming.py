@@ -13,8 +13,10 @@ from interp.model import Model
 from interp.pairs import PromptPairs, TokenPair, tokenise
 from interp.patching import label
 from interp.results import PatchResult
-from interp.run_folder import ARRAYS, RunFolder, identity, names_of
+from interp.run_folder import RunFolder
+from interp.run_key import identity, names_of
 from interp.running import SweepArrays, run_sweep
+from interp.steps import ARRAYS
 from interp.sweep import Sweep, plan_sweep
 
 SHARD = 16

@@ -14,177 +14,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import filelock
-import numpy as np
-import pandas as pd
 
 from interp import folder
 from interp.errors import DataFileError, RunFolderError
 from interp.files import write_text
-from interp.model import Model
+from interp.run_key import Record, plain
+from interp.steps import Codec, Steps
 
 T = TypeVar("T")
 LOCK, OWNER, RECORD = "lock", "owner", "run.json"
-SHOWN = 3
-"""Options that differ, in a refusal."""
-
-
-# --- what a run is -----------------------------------------------------------------------------
-
-
-def identity(model: Model) -> dict[str, str]:
-    """The options that name a model: its weights as they are now, and its dtype."""
-    return {"weights": f"blake2b:{model.hash_now()}", "dtype": str(model.dtype)}
-
-
-def fingerprint(value: Any) -> str:
-    """A short option that stands for data: rows, texts, settings."""
-    return f"blake2b:{folder.digest(_plain(value))}"
-
-
-def _plain(value: Any) -> Any:
-    """A value in JSON's types."""
-    return json.loads(json.dumps(value, default=_part))
-
-
-def _part(value: Any) -> Any:
-    if is_dataclass(value):
-        return asdict(cast(Any, value))
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Path):
-        return str(value)
-    return list(value)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What makes a run this run and no other.
-
-    Attributes:
-        verb: the command, such as ``"patch"``.
-        options: every named value that decides its numbers; data by `fingerprint`.
-    """
-
-    verb: str
-    options: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        """Hash of all."""
-        return folder.digest([self.verb, self.options])
-
-    def as_json(self) -> dict[str, Any]:
-        """As written to a folder; `of` reads it."""
-        return {"run": self.key, "verb": self.verb, "options": self.options}
-
-    @classmethod
-    def of(cls, said: Any) -> "Record | None":
-        """Read what `as_json` gave; ``None`` where there is no such thing."""
-        match said:
-            case {"verb": str(verb), "options": dict(options)}:
-                return cls(verb, options)
-            case _:
-                return None
-
-    def differs(self, other: "Record") -> str:
-        """What sets it apart from another run, for a refusal."""
-        if self.verb != other.verb:
-            return f"{_a(self.verb)} run, not {_a(other.verb)} run"
-        names = [
-            name
-            for name in dict.fromkeys([*self.options, *other.options])
-            if self.options.get(name) != other.options.get(name)
-        ]
-        said = [_difference(n, self.options.get(n), other.options.get(n)) for n in names[:SHOWN]]
-        if len(names) > SHOWN:
-            said.append(f"{len(names) - SHOWN} more")
-        listed = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
-        return f"{_a(self.verb)} run with {listed}"
-
-
-def _difference(name: str, theirs: Any, ours: Any) -> str:
-    if any(isinstance(one, str) and one.startswith("blake2b:") for one in (theirs, ours)):
-        return f"other {name}"
-    return f"{name}={_short(theirs)} (this one: {_short(ours)})"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _a(verb: str) -> str:
-    return f"{'an' if verb[0] in 'aeiou' else 'a'} {verb}"
-
-
-# --- steps -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Codec(Generic[T]):
-    """How the outcome of a step is kept as a sealed folder.
-
-    Attributes:
-        save: (outcome, path) -> writes it there with `interp.folder.write`.
-        load: path -> the outcome; `RunFolderError` where it is damaged.
-    """
-
-    save: Callable[[T, Path], Any]
-    load: Callable[[Path], T]
-
-
-def _load_tables(path: Path) -> dict[str, pd.DataFrame]:
-    names = folder.read_manifest(path).get("tables", [])
-    return folder.read(path, "tables", names)[1]
-
-
-ARRAYS: Codec[dict[str, np.ndarray]] = Codec(
-    lambda arrays, path: folder.write(path, {"kind": "arrays"}, {}, arrays),
-    lambda path: folder.read(path, "arrays", ())[2],
-)
-TABLES: Codec[dict[str, pd.DataFrame]] = Codec(
-    lambda tables, path: folder.write(path, {"kind": "tables", "tables": list(tables)}, tables, {}),
-    _load_tables,
-)
-
-
-def timed(codec: Codec[T]) -> Codec[tuple[T, float]]:
-    """The same with the seconds that the outcome took."""
-
-    def save(made: tuple[T, float], path: Path) -> None:
-        codec.save(made[0], path)
-        write_text(path / "seconds.json", json.dumps(made[1]))
-
-    def load(path: Path) -> tuple[T, float]:
-        with folder.reading(path):
-            return codec.load(path), float(json.loads((path / "seconds.json").read_text("utf-8")))
-
-    return Codec(save, load)
-
-
-class Steps:
-    """Steps that nobody keeps: of a run without a folder."""
-
-    def step(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
-        """The outcome of a step.
-
-        Args:
-            name: of the step, unique in its run.
-            make: does the work.
-            codec: how the outcome is kept.
-        """
-        return make()
-
-    def count(self, done: int, total: int) -> None:
-        """Say how much of the run is there, in its unit."""
 
 
 class RunFolder(Steps):
@@ -233,7 +76,7 @@ class RunFolder(Steps):
             RunFolderError: `out` holds another run or something else, or another process writes
                 to it.
         """
-        run = cls(Path(out), Record(verb, _plain(options)), unit)
+        run = cls(Path(out), Record(verb, plain(options)), unit)
         run._enter(force)
         try:
             yield run
@@ -456,8 +299,3 @@ def in_one_piece(
         if not run.finished:
             run.finish(partial(codec.save, make()), page=page)
     return codec.load(Path(out))
-
-
-def names_of(rows: Sequence[Any]) -> dict[str, Any]:
-    """The options that name data rows: how many, and what they are."""
-    return {"pairs": len(rows), "rows": fingerprint(rows)}

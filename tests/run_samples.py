@@ -31,7 +31,9 @@ from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import Settings, study
 from interp.attribution.resuming import attribute_into
 from interp.resuming import patch_into
-from interp.run_folder import Codec, RunFolder, identity, in_one_piece
+from interp.run_folder import RunFolder, in_one_piece
+from interp.run_key import identity
+from interp.steps import Codec
 
 NEUTRAL = " ".join(f"w{i * i % 90}" for i in range(140))
 DISCOVERING = Discovering(

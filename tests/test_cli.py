@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from conftest import ROOT, tiny_hf, word_tokenizer
 
 import interp
-from circuits.cli.app import run
+from circuits.cli.app import main, run
 from circuits.cli.patch import parse_layers
 from interp import resuming
 from interp.errors import SiteError
@@ -193,6 +195,23 @@ def test_layers_are_numbers_and_ranges(text: str | None, layers: list[int] | Non
 def test_other_layers_are_refused(text: str):
     with pytest.raises(SiteError, match="write numbers and ranges, such as 0,4,8-11"):
         parse_layers(text)
+
+
+def test_a_process_that_is_asked_to_end_says_so(llama: str, tmp_path: Path, capsys, monkeypatch):
+    def ended(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(resuming, "run_sweep", ended)
+    before = signal.getsignal(signal.SIGTERM)
+    command = ["patch", "--model", llama, "--pairs", write(tmp_path, ROW), "--site", "z"]
+    try:
+        with pytest.raises(SystemExit) as done:
+            main([*command, "--over", "layer,head", "--out", str(tmp_path / "run")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"  # nothing was finished
+    assert not list(tmp_path.glob("run*"))
 
 
 # --- what is refused ---------------------------------------------------------------------------

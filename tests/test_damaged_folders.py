@@ -137,12 +137,12 @@ def damage_all(folders: dict[str, Any], tmp_path: Path, seed: int, n: int) -> No
 
 
 def test_any_damage_is_noticed_and_said_in_a_sentence(folders: dict[str, Any], tmp_path: Path):
-    damage_all(folders, tmp_path, seed=0, n=45)
+    damage_all(folders, tmp_path, seed=0, n=90)
 
 
 @pytest.mark.slow
 def test_any_damage_is_noticed_at_length(folders: dict[str, Any], tmp_path: Path):
-    damage_all(folders, tmp_path, seed=1, n=320)
+    damage_all(folders, tmp_path, seed=1, n=700)
 
 
 # --- what is sealed again ------------------------------------------------------------------------
@@ -210,14 +210,14 @@ def alter_all(folders: dict[str, Any], tmp_path: Path, seed: int, n: int) -> int
 
 
 def test_what_is_sealed_again_loads_or_is_refused(folders: dict[str, Any], tmp_path: Path):
-    assert alter_all(folders, tmp_path, seed=2, n=30) > 100
+    assert alter_all(folders, tmp_path, seed=2, n=60) > 200
 
 
 @pytest.mark.slow
 def test_what_is_sealed_again_loads_or_is_refused_at_length(
     folders: dict[str, Any], tmp_path: Path
 ):
-    assert alter_all(folders, tmp_path, seed=3, n=320) > 1000
+    assert alter_all(folders, tmp_path, seed=3, n=700) > 1000
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):

@@ -128,6 +128,7 @@ def test_edits_pile_up_are_exported_and_taken_out(folder: Path, tmp_path: Path, 
     model = ["--model", str(folder / "llama"), "--ledger", str(ledger)]
     exported = said(capsys, "export", *model, "--out", str(out))
     assert exported == {"model": str(out), "edits": [first["edit"], second["edit"]]}
+    assert len({at.stat().st_mode for at in out.iterdir()}) == 1  # all as the umask has it
     edited = interp.load_model(str(out))
     assert continued(edited, "w1 w2 w10 w11") == "w40" and continued(edited, "w3 w13") == "w41"
     assert "exists" in refused(capsys, "edit", "export", *model, "--out", str(out))

@@ -95,7 +95,7 @@ def discover(
     )
     from circuits.discovery.mib import NAME, save_circuit
     from interp.folder import read_manifest
-    from interp.run_folder import fingerprint, identity, names_of
+    from interp.run_key import fingerprint, identity, names_of
 
     request = Request(select, method, size, threshold, signed, metric, seed)
     request.check(scores=scores, model=model, pairs=pairs)
@@ -194,7 +194,7 @@ def evaluate(
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits.discovery.mib import to_json
     from circuits.discovery.running import bench
-    from interp.run_folder import fingerprint, identity, names_of
+    from interp.run_key import fingerprint, identity, names_of
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
@@ -249,7 +249,8 @@ def _evaluate_circuit(
 ) -> None:
     from circuits.discovery.evaluation import Evaluation, evaluate
     from circuits.discovery.pages import evaluation_page
-    from interp.run_folder import Codec, in_one_piece
+    from interp.run_folder import in_one_piece
+    from interp.steps import Codec
 
     def made() -> Evaluation:
         with progress("circuits", "run") as report:
@@ -302,7 +303,8 @@ def _evaluate_scores(
 ) -> None:
     from circuits.discovery.drawing import faithfulness_page
     from circuits.discovery.faithfulness import Faithfulness, faithfulness
-    from interp.run_folder import Codec, in_one_piece
+    from interp.run_folder import in_one_piece
+    from interp.steps import Codec
 
     def made() -> Faithfulness:
         with progress("circuits", "run") as report:

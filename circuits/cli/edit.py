@@ -92,7 +92,8 @@ def apply(
     from circuits.editing import edit
     from circuits.editing.files import edits_in, load_facts, load_kept, next_folder, placement_for
     from circuits.editing.methods import refuse_unknown
-    from interp.run_folder import RunFolder, fingerprint, identity
+    from interp.run_folder import RunFolder
+    from interp.run_key import fingerprint, identity
 
     refuse_unknown(method)
     given = _facts(facts, prompt, subject, target, load_facts)
@@ -287,7 +288,9 @@ def place(
     from circuits.editing.files import placement_in, save_placement
     from circuits.editing.methods import Placement
     from circuits.editing.placing import place as choose
-    from interp.run_folder import Codec, fingerprint, identity, in_one_piece
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
+    from interp.steps import Codec
 
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)

@@ -75,7 +75,8 @@ def elicit(
     from circuits.emotion.marking import Limits
     from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
-    from interp.run_folder import RunFolder, fingerprint, identity
+    from interp.run_folder import RunFolder
+    from interp.run_key import fingerprint, identity
 
     given = texts_of(datasets, events or datasets / DISCOVERY_TEXTS, plain=TUNING_TEXTS)
     asking, texts = Asking(given.frames, given.replies), situations(given.events, n)

@@ -226,7 +226,9 @@ def replicate(
         published_prompts,
     )
     from circuits.recall_reasoning.replicate import replicate as test
-    from interp.run_folder import Codec, fingerprint, identity, in_one_piece
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
+    from interp.steps import Codec
 
     source = published or datasets / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}

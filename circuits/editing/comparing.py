@@ -34,7 +34,9 @@ from circuits.editing.writing import moments_for
 from interp import folder
 from interp.ablation.readouts import windows
 from interp.model import Model
-from interp.run_folder import RunFolder, Steps, fingerprint, identity
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Steps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
 from interp.errors import RunFolderError
-from interp.files import follow_umask, write_text
+from interp.files import write_text
 from interp.model import Model
 
 REACHED = 0.5
@@ -308,5 +309,6 @@ def export(model: Model, path: str | Path) -> Path:
         model.tokenizer.save_pretrained(beside)
         note = {"edits": [one.summary() for one in ledger(model).applied]}
         write_text(beside / "interp_edits.json", json.dumps(note, indent=1))
-        follow_umask(beside)
+        for file in beside.glob("*.safetensors"):  # which only the user could read
+            shutil.copymode(beside / "config.json", file)
     return out

@@ -37,7 +37,7 @@ from circuits.editing.writing import Request, Written, write
 from interp.memory import peak_memory
 from interp.model import Model
 from interp.prompts import TokenPrompt
-from interp.run_folder import TABLES, Steps
+from interp.steps import TABLES, Steps
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""

@@ -21,7 +21,7 @@ from circuits.emotion.modulation import Modulation
 from circuits.emotion.replying import Arm, Batch, read_all, replies
 from circuits.emotion.situations import Asking, Situation
 from interp.model import Model
-from interp.run_folder import TABLES, Steps
+from interp.steps import TABLES, Steps
 
 Progress = Callable[[str, int, int], None]
 """Called with (arm, replies done, in all)."""

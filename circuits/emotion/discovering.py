@@ -43,7 +43,9 @@ from circuits.emotion.transfer import (
 from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
 from interp.model import Model
 from interp.prompts import TokenPrompt
-from interp.run_folder import RunFolder, Steps, fingerprint, identity
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Steps
 
 TRAP = "within (trap)"
 Progress = Callable[[str, int, int], None]

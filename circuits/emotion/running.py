@@ -17,10 +17,11 @@ from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_repli
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
-from interp import run_folder
+from interp import run_key
 from interp.errors import PlanError, did_you_mean
 from interp.model import Model
-from interp.run_folder import RunFolder, identity
+from interp.run_folder import RunFolder
+from interp.run_key import identity
 
 N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
@@ -121,7 +122,7 @@ def compare(
     named = {
         **recipe.record(),
         "arms": {arm.name: [arm.prompt, fingerprint(arm.modulation)] for arm in arms},
-        "texts": run_folder.fingerprint(sources),
+        "texts": run_key.fingerprint(sources),
     }
     named = {name: value for name, value in named.items() if name != "model"}
     with RunFolder.open(

@@ -10,7 +10,7 @@ import torch
 from circuits.emotion.discovery import Settings
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
-from interp.run_folder import ARRAYS, Codec, Steps, timed
+from interp.steps import ARRAYS, Codec, Steps, timed
 
 T = TypeVar("T")
 STATES: Codec[States] = Codec(lambda made, path: made.save(path), States.load)

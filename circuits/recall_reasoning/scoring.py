@@ -22,7 +22,8 @@ from interp.errors import PlanError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs
 from interp.resuming import patch_into
-from interp.run_folder import RunFolder, identity, names_of
+from interp.run_folder import RunFolder
+from interp.run_key import identity, names_of
 
 Kind = Literal["head", "mlp", "neuron"]
 Scores = dict[str, xr.DataArray]

@@ -52,7 +52,9 @@ from interp.ablation import ComponentSet
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded
-from interp.run_folder import Codec, RunFolder, fingerprint, identity
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Codec
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""

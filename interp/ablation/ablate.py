@@ -14,7 +14,7 @@ from interp.errors import SiteError
 from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
-from interp.run_folder import Steps
+from interp.steps import Steps
 
 
 def ablate(

@@ -22,7 +22,9 @@ from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.prompts import TokenPrompt, prompts_of
-from interp.run_folder import ARRAYS, RunFolder, Steps, fingerprint, identity, names_of
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity, names_of
+from interp.steps import ARRAYS, Steps
 
 EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""

@@ -21,7 +21,9 @@ from interp.attribution.scores import Scores
 from interp.errors import MetricError, SiteError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
-from interp.run_folder import Codec, RunFolder, identity, names_of
+from interp.run_folder import RunFolder
+from interp.run_key import identity, names_of
+from interp.steps import Codec
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""
