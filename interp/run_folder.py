@@ -145,7 +145,9 @@ class RunFolder(Steps):
 
     def _kept(self) -> list[Path]:
         """Steps, and folders of steps; whatever begins with a dot is half made."""
-        return [at for at in self.work.iterdir() if at.is_dir() and at.name[0] != "."]
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it just now
+            return [at for at in self.work.iterdir() if at.is_dir() and at.name[0] != "."]
+        return []
 
     def _take_over(self, force: bool) -> None:
         said = self._said()

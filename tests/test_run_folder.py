@@ -368,7 +368,7 @@ def test_of_two_processes_one_wins_and_the_other_is_refused(tmp_path: Path):
         assert answers[0] == "done"
         assert re.search(
             r"run is being written by another process( \(pid \d+\))?; wait for it or choose "
-            r"another --out\.$|run holds a patch run with seed=[01] \(this one: [01]\); choose another",
+            r"another --out\.$|run holds a patch run with seed=[01] \(this one: [01]\); choose",
             answers[1],
         )
         assert names(out.parent) == ["run"]
