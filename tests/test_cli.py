@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from conftest import ROOT, tiny_hf, word_tokenizer
 
 import interp
-from circuits.cli.app import main, run
+from circuits.cli.app import app, main, run
 from circuits.cli.patch import parse_layers
 from interp import resuming
 from interp.errors import SiteError
@@ -195,6 +196,32 @@ def test_layers_are_numbers_and_ranges(text: str | None, layers: list[int] | Non
 def test_other_layers_are_refused(text: str):
     with pytest.raises(SiteError, match="write numbers and ranges, such as 0,4,8-11"):
         parse_layers(text)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "patch",
+        "attribute",
+        "ablate",
+        "circuit discover",
+        "circuit evaluate",
+        "edit evaluate",
+        "edit place",
+        "query-value find",
+        "emotion elicit",
+        "emotion circuit",
+        "emotion evaluate",
+        "emotion run",
+        "recall-reasoning run",
+        "recall-reasoning replicate",
+    ],
+)
+def test_every_verb_with_a_run_folder_can_replace_another_run(verb: str):
+    command = typer.main.get_command(app)
+    for name in verb.split():
+        command = command.get_command(None, name)
+    assert {"out", "force"} <= {option.name for option in command.params}
 
 
 def test_a_process_that_is_asked_to_end_says_so(llama: str, tmp_path: Path, capsys, monkeypatch):
