@@ -12,6 +12,7 @@ from interp.binding import BoundEdit, BoundKnockOut, Run, Window, bind
 from interp.errors import PlanError
 from interp.hooks import hook_point
 from interp.interventions import AnyPlan, as_plan
+from interp.kv_cache import cache_in
 from interp.model import Model
 from interp.prompts import Prompts, as_prompts
 
@@ -58,7 +59,7 @@ def _enter(run: Run) -> Callable[..., None]:
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
         ids = next(x for x in given if x is not None)
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         start = int(cache.get_seq_length()) if cache is not None else 0
         run.enter(ids, kwargs.get("attention_mask"), start, cache)
 

@@ -59,6 +59,7 @@ class Architecture:
 
     `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
     ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
+    `bridge_reads_scores` says whether a bridge's output follows its `hook_attn_scores`.
     """
 
     adapter: str
@@ -76,6 +77,7 @@ class Architecture:
     d_mlp: int | None
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
+    bridge_reads_scores: bool = True
     neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
 
 
@@ -123,6 +125,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         d_head=cfg.d_head,
         d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
         logits_transform=adapter.apply_output_logits_transform,
+        bridge_reads_scores=_reads_scores(attn),
         neuron_keys=_neuron_keys(block, first),
     )
 
@@ -170,6 +173,13 @@ def _neuron_keys(block: Any, first: nn.Module) -> dict[str, ModulePoint]:
     hooks = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
     found = {key: _resolve(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
     return {key: point for key, point in found.items() if isinstance(point, ModulePoint)}
+
+
+def _reads_scores(attn: Any) -> bool:
+    """Whether a bridge computes attention itself; elsewhere its hooks fire after the fact."""
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    return isinstance(attn, AttentionBridge) and type(attn).forward is not AttentionBridge.forward
 
 
 def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
