@@ -43,7 +43,7 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
 def hooked_run(model: Model, run: Run) -> Generator[None]:
     """Install a run's hooks; they are gone on exit, whatever happened."""
     with contextlib.ExitStack() as stack:
-        enter = model.hf.base_model.register_forward_pre_hook(_enter(run), with_kwargs=True)
+        enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
         stack.callback(enter.remove)
         for edit in run.edits:
             module, point = model.point(edit.site, edit.layer)

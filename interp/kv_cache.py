@@ -25,6 +25,11 @@ def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
     return {next(name for name in NAMES if name in parameters): cache}
 
 
+def keeps_keys(hf: Any) -> bool:
+    """Whether a model's cache is keys and values, and not a recurrent state without a length."""
+    return not getattr(hf, "_is_stateful", False)
+
+
 def attention_window(config: Any) -> int | None:
     """How many columns back the shortest local attention of a model reaches; ``None``: all.
 

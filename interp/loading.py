@@ -9,10 +9,10 @@ from torch import nn
 from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
+from interp.fitting import fitted
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
 from interp.plain import load_program
-from interp.validation import self_check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,10 +52,8 @@ def load_model(
         hf, own_tokenizer = _from_object(ref)
         hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
-    model = Model(
-        _frozen(hf), _tokenizer(tokenizer or own_tokenizer, name), name, architecture_of(hf)
-    )
-    self_check(model)
+    known = _tokenizer(tokenizer or own_tokenizer, name)
+    model = fitted(Model(_frozen(hf), known, name, architecture_of(hf)))
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
