@@ -73,7 +73,7 @@ def probe(model: Model) -> Probe:
     """Run the two rows.
 
     Raises:
-        ModelLoadError: the model does not run on token ids alone.
+        ModelLoadError: the model does not run on token ids alone, or gives infinite logits.
     """
     ids = probe_ids(model, 7)[0]
     rows = torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
@@ -95,6 +95,11 @@ def probe(model: Model) -> Probe:
         ) from error
     if not final:
         raise ModelLoadError(f"{model.name}: its last block never ran; {_wrong_map(model)}")
+    if not bool(logits.isfinite().all()):
+        raise ModelLoadError(
+            f"{model.name} gives logits that are not finite: its weights or settings are damaged, "
+            f"or {model.dtype} is too narrow for it."
+        )
     return Probe(shapes, final[0], logits)
 
 
