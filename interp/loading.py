@@ -150,8 +150,9 @@ def require_on_hub(ref: str) -> None:
         hf_hub_download(ref, "config.json")
     except Exception as error:
         raise ModelNotFound(
-            f"unknown model {ref!r}: no built-in name, folder or file of that name, and on the "
-            f"Hugging Face Hub: {_why_not_on_hub(error)}. {names}"
+            f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} from "
+            f"the Hugging Face Hub ({_why_not_on_hub(error)}); check the id and the connection. "
+            f"{names}"
         ) from error
 
 
@@ -164,7 +165,7 @@ def _why_not_on_hub(error: Exception) -> str:
         return "there is no such public model"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
-        return f"it is not cached here and could not be fetched ({offline})"
+        return f"it is not cached here and could not be fetched: {offline}"
     return first_line(error)
 
 
@@ -187,9 +188,10 @@ def _from_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, **gguf or {})
         tokenizer.decode(tokenizer("The capital of France")["input_ids"])
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
-        hf, found = AutoModelForCausalLM.from_pretrained(
+        both: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True, **unpacked
         )
+        hf, found = both
         if found["missing_keys"]:
             some = sorted(found["missing_keys"])
             raise ValueError(f"its files lack {len(some)} weights, such as {some[0]!r}")

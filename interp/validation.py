@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -177,15 +178,21 @@ def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
             output_logits=True,
             return_dict_in_generate=True,
         )
-    steer = (SITES["resid_post"], layer, lambda a: a[:, n:].add_(direction.to(a)))
-    worst = 0.0
-    for step, logits in enumerate(out.logits):
-        with hooked(model, [steer]):
-            want = _last_logits(model, out.sequences[:, : n + step])
-        worst = max(worst, _difference(logits.float(), want))
-    if torch.equal(want, _last_logits(model, out.sequences[:, : n + n_new - 1])):
+    edits = [(SITES["resid_post"], layer, lambda a: a[:, n:].add_(direction.to(a)))]
+    cached = torch.stack(out.logits).float()
+    again, plain = (
+        torch.stack([_hooked_logits(model, out.sequences[:, : n + i], how) for i in range(n_new)])
+        for how in (edits, [])
+    )
+    if torch.equal(again[-1], plain[-1]):
         raise ModelLoadError("steering decoded tokens leaves the prediction unchanged")
+    worst = max(_difference(one, two) for one, two in zip(cached, again, strict=True))
     return f"{n_new} tokens, {_require(worst, allowed, 'generation')}"
+
+
+def _hooked_logits(model: Model, ids: Tensor, edits: Sequence[Any]) -> Tensor:
+    with hooked(model, edits):
+        return _last_logits(model, ids)
 
 
 def _check_tokens(model: Model, allowed: float) -> str:

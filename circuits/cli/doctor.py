@@ -46,15 +46,13 @@ def examine() -> dict[str, Any]:
 
     versions = _versions()
     folder = builtin.cache_dir()
+    pulled = [name for name in builtin.BUILTIN if builtin.is_cached(name)]
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return {
         "versions": versions,
         "platform": platform.platform(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cache": {
-            "folder": str(folder),
-            "pulled": [n for n in builtin.BUILTIN if builtin.is_cached(n)],
-        },
+        "cache": {"folder": str(folder), "pulled": pulled},
         "free_memory_gb": psutil.virtual_memory().available / 1e9,
         "free_disk_gb": shutil.disk_usage(there).free / 1e9,
         "warnings": [_warning(row) for row in versions if row["within"] is False],
