@@ -150,9 +150,9 @@ def require_on_hub(ref: str) -> None:
         hf_hub_download(ref, "config.json")
     except Exception as error:
         raise ModelNotFound(
-            f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} from "
-            f"the Hugging Face Hub ({_why_not_on_hub(error)}); check the id and the connection. "
-            f"{names}"
+            f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} "
+            f"from the Hugging Face Hub ({_why_not_on_hub(error)}); check the id and the "
+            f"connection. {names}"
         ) from error
 
 
