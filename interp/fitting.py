@@ -127,12 +127,12 @@ def require_causal(model: Model, seen: Probe) -> None:
         ModelLoadError: the last token changes what lies before it.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()
-    moved = float(((before - changed).norm(dim=-1) / before.norm(dim=-1)).max())
-    if not moved <= rounding(model):
+    moved, size = (before - changed).norm(dim=-1), before.norm(dim=-1)
+    if bool((moved > rounding(model) * size).any()):
         raise ModelLoadError(
             f"{model.name} is not causal: changing the last token changes the residual stream at "
-            f"earlier ones (by {moved:.1%}); interp works with models whose tokens read only "
-            "earlier tokens."
+            f"earlier ones (by {float((moved / size).max()):.1%}); interp works with models whose "
+            "tokens read only earlier tokens."
         )
 
 
@@ -144,11 +144,12 @@ def require_head(model: Model, seen: Probe) -> None:
     """
     want = seen.logits[:, -1].float()
     with torch.no_grad():
-        off = float((model.logits(seen.final[:, -1]) - want).norm() / want.norm())
-    if not off <= max(rounding(model), 1e-3):
+        off = float((model.logits(seen.final[:, -1]) - want).norm())
+    if off > max(rounding(model), 1e-3) * float(want.norm()):
         raise ModelLoadError(
             f"{model.name}: its logits are not the final norm and the unembedding of the residual "
-            f"stream (they differ by {off:.0%}); interp reads every metric through these two."
+            f"stream (they differ by {off / float(want.norm()):.0%}); interp reads every metric "
+            "through these two."
         )
 
 

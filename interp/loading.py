@@ -126,7 +126,7 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
             raise ModelNotFound(f"no such file: {ref}.")
         check_gguf(path)
         return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
-    if path.is_dir():
+    if ref and path.is_dir():  # the path of no name is the folder we are in
         return _from_pretrained(ref, ref, device, dtype)
     require_on_hub(ref)
     return _from_pretrained(ref, ref, device, dtype)

@@ -366,7 +366,7 @@ def test_a_sound_gguf_file_loads(gguf_file: Path):
 def test_mutated_gguf_headers_neither_hang_nor_raise_anything_else(gguf_file: Path, tmp_path):
     data, header = gguf_file.read_bytes(), header_size(gguf_file)
     file, refused = tmp_path / "mutated.gguf", 0
-    for seed in range(2000):
+    for seed in range(1000):
         file.write_bytes(mutated(data, header, random.Random(seed)))
         start = time.monotonic()
         try:
@@ -375,7 +375,7 @@ def test_mutated_gguf_headers_neither_hang_nor_raise_anything_else(gguf_file: Pa
             refused += 1
             assert "\n" not in str(error)
         assert time.monotonic() - start < 2, seed
-    assert 800 < refused < 2000
+    assert 400 < refused < 1000
 
 
 @pytest.mark.parametrize(
