@@ -40,7 +40,8 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
     run = bind(model, as_plan(plan), rows)
     # hook_embed fires first in every forward pass, so it can tell the run what comes in
     hooks: list[BridgeHook] = [("hook_embed", _enter(run, pad(model, rows)[1]))]
-    hooks.append(("blocks.0.attn.hook_attn_scores", _reads_cache(run)))
+    if model.arch.bridge_reads_scores and "z" in model.arch.points:
+        hooks.append(("blocks.0.attn.hook_attn_scores", _reads_cache(run)))
     if run.knock_outs and not model.arch.bridge_reads_scores:
         raise PlanError(
             "TransformerLens takes no edits of attention scores on this architecture "
