@@ -342,9 +342,9 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
     again = said(capsys, *command)
     assert len(calls) == 4 and again["methods"] == report["methods"]
     line = refused(capsys, "edit", *command, "--shots", "reasoned")
-    assert "holds a run with" in line and len(calls) == 4
+    assert "holds an edit evaluate run with other shots; choose" in line and len(calls) == 4
     line = refused(capsys, "edit", *evaluation(folder, "--out", str(out), "--limit", "7"))
-    assert "holds a run with" in line and len(calls) == 4
+    assert "run with limit=8 (this one: 7); choose another" in line and len(calls) == 4
 
 
 @pytest.mark.parametrize(
