@@ -210,7 +210,7 @@ def alter_all(folders: dict[str, Any], tmp_path: Path, seed: int, n: int) -> int
 
 
 def test_what_is_sealed_again_loads_or_is_refused(folders: dict[str, Any], tmp_path: Path):
-    assert alter_all(folders, tmp_path, seed=2, n=60) > 200
+    assert alter_all(folders, tmp_path, seed=2, n=40) > 150
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def placement_in(model: Model, here: Path) -> Placement:
             for i, (site, layer, n, text) in enumerate(said["moments"])
         }
         chosen = Placement.of(said, moments)
-    model.check_layers([*chosen.query, *chosen.value])
+        model.check_layers([*chosen.query, *chosen.value])
     return chosen
 
 
