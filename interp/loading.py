@@ -11,7 +11,6 @@ from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
-from interp.plain import load_program
 from interp.validation import self_check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,6 +42,8 @@ def load_model(
             it fails its self-check.
     """
     if str(ref).endswith(".npz"):
+        from interp.plain import load_program  # pydantic takes a while to import
+
         return load_program(str(ref))
     if isinstance(ref, str | Path):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -18,7 +18,6 @@ from circuits.cli.output import (
     print_json,
     print_table,
     progress,
-    read_text,
     stdout,
 )
 
@@ -88,10 +87,11 @@ def ablate(
 ) -> None:
     """Ablate components and show what is lost, against matched random sets."""
     import interp
+    from interp.records import read_text
 
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)
-    text = None if neutral is None else read_text(neutral)
+    text = None if neutral is None else read_text(neutral, "neutral text")
     others = interp.load_pairs(reference) if reference else limit and rows[limit:]
     loaded = load(model, device, dtype)
     with progress("ablating", "runs") as report:
@@ -123,12 +123,13 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
         PlanError: both are given, or the file names none.
     """
     from interp.errors import PlanError
+    from interp.records import read_text
 
     if given is not None and file is not None:
         raise PlanError("--components and --components-file are both given; leave one out.")
     if file is None:
         return None if given is None else [name.strip() for name in given.split(",")]
-    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(file, "components").splitlines() if line.strip()]
     if not names:
         raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
     return names

@@ -19,7 +19,6 @@ from circuits.cli.output import (
     print_json,
     print_table,
     progress,
-    read_text,
     stdout,
 )
 
@@ -215,13 +214,14 @@ def evaluate(
     from circuits.editing.evaluation import load_cases, shots_named
     from circuits.editing.files import placement_for
     from circuits.editing.methods import refuse_unknown
+    from interp.records import read_text
 
     names = [name.strip() for name in methods.split(",")]
     for name in names:
         refuse_unknown(name, REFERENCES)
     draws, demonstrations = _numbers("--seeds", seeds), shots_named(shots)
     rows = load_cases(cases, split)
-    text = None if neutral is None else read_text(neutral)
+    text = None if neutral is None else read_text(neutral, "neutral text")
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
     with progress("editing", "steps") as report:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,22 +85,6 @@ def load_rows(
     if split_by:
         rows = split_by_entity(rows, split_by.split(","), seed=split_seed)[half]
     return rows[:limit]
-
-
-def read_text(file: Path) -> str:
-    """The text of a file that an option names.
-
-    Raises:
-        DataFileError: it cannot be read as UTF-8.
-    """
-    from interp.errors import DataFileError
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
 
 
 def print_table(frame: "pd.DataFrame", title: str) -> None:

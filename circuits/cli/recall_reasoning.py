@@ -16,7 +16,6 @@ from circuits.cli.output import (
     load,
     print_json,
     print_table,
-    read_text,
     stderr,
     stdout,
 )
@@ -148,10 +147,11 @@ def _neutral(model: Any, file: Path | None) -> str | None:
     """
     from circuits.recall_reasoning.organism import story_text, world_of
     from interp.organisms import ORGANISMS
+    from interp.records import read_text
 
     if file is None:
         return story_text(world_of(model)) if model.name in ORGANISMS else None
-    return read_text(file)
+    return read_text(file, "neutral text")
 
 
 def _asked(model: str | None, recipe: Path | None) -> tuple[str, "Settings", str | None]:
