@@ -204,7 +204,8 @@ def read_program(path: str | Path) -> Program:
             "each once."
         )
     rows = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
-    if len({len(ids) for ids in rows}) > 1 or len(rows[0]) < 2 or not tokens.issuperset(*rows):
+    used = {token for ids in rows for token in ids}
+    if len({len(ids) for ids in rows}) > 1 or len(rows[0]) < 2 or not used <= tokens:
         raise DataFileError(
             f"{described}: the ids of 'pairs' must all be of one length, BOS and a word at least, "
             "and of the vocabulary."

@@ -78,7 +78,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _sentence(refused: ValidationError, kind: Any) -> str:
     """The first fault in words, with the field, what it is, and what it must be."""
     fault, *others = refused.errors(include_url=False)
-    more = f" ({len(others)} more faults.)" if others else ""
+    more = f" ({len(others)} more fault{'s' * (len(others) > 1)}.)" if others else ""
     return f"{_fault(fault, kind)}{more}"
 
 
