@@ -143,7 +143,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, monkeypatch)
             read_text(path, "stories")
         assert len(str(caught.value)) <= LONGEST
     for load in (interp.load_pairs, load_cases):
-        with pytest.raises(DataFileError, match="no such file: n.*n; give a JSON"):
+        with pytest.raises(DataFileError, match="no such file: n.*n.jsonl; give a JSON"):
             load("n" * 5000 + ".jsonl")
 
 
@@ -164,7 +164,7 @@ def test_lines_are_ended_by_newlines_alone(tmp_path: Path):
         ("[1e999]", "f: 1e999 is too large"),
         (
             "9" * 5000,
-            "f: 9999999999*... ?9999999* is too large; whole numbers have up to 18 digits",
+            "f: 9+...9+ is too large; whole numbers have up to 18 digits",
         ),
         ("-" + "9" * 19, "f: -9999999999999999999 is too large"),
         ("[" * 65 + "]" * 65, "f: lists or objects are nested more than 64 deep"),
@@ -230,7 +230,7 @@ class Sample(Row):
         ),
         (
             {"name": "x", "inner": {"words": {"k" * 5000: 1}}},
-            f"f: 'inner.words.{'k' * 16}...{'k' * 28}' is 1; it must be a list.",
+            f"f: 'inner.words.{'k' * 15}...{'k' * 28}' is 1; it must be a list.",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_odd_pairs_are_refused(change: dict[str, Any], message: str):
 
 def test_spans_of_prompts_may_have_any_name_that_is_free():
     model = tiny("llama")
-    assert prompt(model, "w1 w2", model="w2", text="w1").spans["model"] == (2,)
+    assert prompt(model, "w1 w2", model="w2", text="w1").spans["model"] == (1,)
     with pytest.raises(PairError, match="a span cannot be called 'all'"):
         prompt(model, "w1 w2", all="w2")
 
@@ -382,7 +382,7 @@ def test_circuits_are_of_their_own_graph(tmp_path: Path, place, value, message: 
     ("place", "value", "message"),
     [
         (("config", "n_layers"), 10**15, "layers.1.attn.query.weight is missing"),
-        (("config", "d_mlp"), 10**15, r"has shape \\(3, 4\\), not \\(1000000000000000, 4\\)"),
+        (("config", "d_mlp"), 10**15, "has shape .3, 4., not .1000000000000000, 4."),
         (("input_ids", "a"), 1, "'input_ids' must number BOS, compiler_pad and all other words"),
         (("pairs", 0, "clean_ids"), [2, 0], "must all be of one length"),
         (("pairs", 0, "clean_ids"), [2, 0, 9], "and of the vocabulary"),
@@ -408,7 +408,7 @@ MODEL = ["--model", "no-such-model"]
     [
         ("pairs", ["patch", *MODEL, "--pairs", "{}"]),
         ("pairs", ["attribute", *MODEL, "--pairs", "{}"]),
-        ("pairs", ["circuit", "discover", *MODEL, "--out", "x.json", "--pairs", "{}"]),
+        ("pairs", ["circuit", "discover", *MODEL, "--out", "x", "--size", "3", "--pairs", "{}"]),
         ("circuit", ["circuit", "show", "{}"]),
         ("program", ["circuit", "validate", "{}"]),
         ("questions", ["query-value", "find", *MODEL, "--prompts", "{}"]),

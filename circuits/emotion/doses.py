@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -133,7 +133,7 @@ def modulate(found: "Discovery", dose: CircuitDose, tables: Tables | None = None
     return replace(made, feedback=_feedback(found) if dose.feedback else None)
 
 
-def _parts(own: Mapping[str, float], common: float) -> Float[torch.Tensor, " emotion"]:
+def _parts(own: Mapping[Any, float], common: float) -> Float[torch.Tensor, " emotion"]:
     """Each emotion's dose as a part of the common one."""
     unknown = sorted(set(own) - set(EMOTIONS))
     if unknown:
