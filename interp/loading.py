@@ -11,7 +11,6 @@ from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
-from interp.plain import load_program
 from interp.programs import PROGRAMS
 from interp.validation import self_check
 
@@ -44,6 +43,8 @@ def load_model(
             it fails its self-check.
     """
     if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
+        from interp.plain import load_program  # pydantic takes a while to import
+
         program = load_program(str(ref))
         program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
         return program

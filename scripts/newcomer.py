@@ -181,10 +181,10 @@ def main() -> int:
             lambda: strays(cwd, asked),
         ):
             done.append(step())
-            print(
-                "FAILED" if done[-1].faults else "ok", f"{done[-1].seconds:6.1f} s", done[-1].line
-            )
-            print(*(f"    {fault}" for fault in done[-1].faults), sep="\n", end="", flush=True)
+            mark = "FAILED" if done[-1].faults else "ok    "
+            print(mark, f"{done[-1].seconds:6.1f} s", done[-1].line, flush=True)
+            for fault in done[-1].faults:
+                print(f"    {fault}", flush=True)
     failed = [one for one in done if one.faults]
     print(f"\n{len(done) - len(failed)} of {len(done)} as the README says")
     return 1 if failed or not asked else 0

@@ -44,17 +44,18 @@ def bench_of(name: str) -> tuple[Bench, set[str]]:
     batches, full, empty = prepared(model, [contrast], "resample")
     ids = tuple(str(i) for i in range(len(contrast)))
     made = Bench(model, batches, full, empty, (), ids, frozenset(), "resample", "output", name)
-    return made, set(program.record["gt_edges_resample_nonzero"])
+    return made, set(program.gt_edges_resample_nonzero or ())
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_compute_what_they_were_compiled_to(name: str):
     model, program, _ = loaded(name)
-    ids = torch.tensor([pair["clean_ids"] for pair in program.pairs])
-    want = torch.tensor([pair["clean_out"] for pair in program.pairs])
+    ids = torch.tensor([pair.clean_ids for pair in program.pairs])
+    described = json.loads((TRACR / f"{name}.json").read_text())
+    want = torch.tensor([pair["clean_out"] for pair in described["pairs"]])
     torch.testing.assert_close(model.hf(ids).logits, want, atol=1e-4, rtol=0)
-    text = " ".join(program.pairs[0]["clean"])
-    assert model.encode(text) == program.pairs[0]["clean_ids"]
+    text = " ".join(program.pairs[0].clean)
+    assert model.encode(text) == program.pairs[0].clean_ids
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -192,16 +193,16 @@ def test_damaged_fixtures_are_refused(tmp_path):
     with pytest.raises(ModelLoadError, match="does not hold"):
         interp.load_model(str(tmp_path / "hist.npz"))
     (tmp_path / "hist.json").write_text(json.dumps({"config": {}}))
-    with pytest.raises(DataFileError, match="does not describe a compiled program"):
+    with pytest.raises(DataFileError, match="'config.n_layers' is missing"):
         interp.load_model(str(tmp_path / "hist.npz"))
 
 
 def test_programs_run_under_plans():
     model, program, _ = loaded("tracr-reverse")
-    text = " ".join(program.pairs[0]["clean"])
+    text = " ".join(program.pairs[0].clean)
     plan = interp.Ablate("blocks.3.attn.hook_z")
     plain, cut = (interp.forward(model, [text], steps).logits for steps in ((), plan))
-    ids = torch.tensor([program.pairs[0]["clean_ids"]])
+    ids = torch.tensor([program.pairs[0].clean_ids])
     torch.testing.assert_close(plain[0], model.hf(ids).logits[0, -1])
     assert float(cut.abs().max()) < 1e-4  # the answer is written by that head alone
 
@@ -241,8 +242,8 @@ def test_the_four_programs_are_described_where_they_lie():
     assert {f"tracr-{file.stem}" for file in folder.glob("*.npz")} == set(SHIPPED)
     card = (folder / "README.md").read_text()
     for name, what in SHIPPED.items():
-        graph, record = Graph.of(load_program(name).arch), read_program(name).record
-        true = len(record["gt_edges_resample_nonzero"])
+        graph, record = Graph.of(load_program(name).arch), read_program(name)
+        true = len(record.gt_edges_resample_nonzero or ())
         line = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
         assert line.replace("*", "").endswith(f"| {graph.n_edges} | {true} |")
         assert what in line.replace("*", "")
