@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
-from interp.errors import PlanError
+from interp.errors import PlanError, shown
 from interp.records import read_json
 from interp.schema import NO_OTHERS, Count, Dtype, Text, checked
 
@@ -76,7 +76,7 @@ def recipe_of(model: str) -> Recipe:
     path = FOLDER / f"{model.rpartition('/')[2].lower()}.json"
     if path not in known:
         raise PlanError(
-            f"no recipe for {model!r}; there are {', '.join(one.stem for one in known)}. Doses "
-            "do not carry over between models: write a recipe and give it with --recipe."
+            f"no recipe for {shown(model)}; there are {', '.join(one.stem for one in known)}. "
+            "Doses do not carry over between models: write a recipe and give it with --recipe."
         )
     return Recipe.load(path)
