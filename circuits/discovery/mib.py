@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from circuits.discovery.circuit import Circuit, CircuitError
-from interp.errors import DataFileError, SiteError
+from interp.errors import DataFileError, SiteError, shown
 from interp.graph import Graph
 from interp.records import read_json
 from interp.schema import Count, Finite, Index, Row, checked
@@ -99,7 +99,7 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
     odd = next((n for n, some in neurons.items() if n[0] != "m" or len({*some}) < len(some)), None)
     if odd is not None:
         raise CircuitError(
-            f"{where} keeps neurons of {odd!r}, which is no MLP of its graph or has one twice."
+            f"{where} keeps neurons of {shown(odd)}, which is no MLP of its graph or has one twice."
         )
     own = given.interp or _Own()
     return Circuit(

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
-from interp.errors import PlanError
+from interp.errors import PlanError, shown
 from interp.records import read_json
 from interp.schema import NO_OTHERS, Count, Dtype, Text, checked
 from interp.shipped import locate
@@ -79,7 +79,7 @@ def recipe_of(model: str) -> Recipe:
     name = model.rpartition("/")[2].lower()
     if name not in RECIPES:
         raise PlanError(
-            f"no recipe for {model!r}; there are {', '.join(RECIPES)}. Doses "
-            "do not carry over between models: write a recipe and give it with --recipe."
+            f"no recipe for {shown(model)}; there are {', '.join(RECIPES)}. "
+            "Doses do not carry over between models: write a recipe and give it with --recipe."
         )
     return Recipe.load(name)
