@@ -93,3 +93,10 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
     question = f"Did you mean {' or '.join(map(shown, close))}? " if close else ""
     more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
     return f"{question}Available: {', '.join(names[:N_NAMED]) or 'none'}{more}."
+
+
+def first_line(error: object, most: int = 150) -> str:
+    """The first line of a foreign error or text, cut, for use inside a message of ours."""
+    name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
+    line = next((text for text in str(error).splitlines() if text.strip()), "no message").strip()
+    return name + (line if len(line) <= most else line[: most - 1] + "…")
