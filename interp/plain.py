@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.architecture import Architecture, BlockParts, ModulePoint
-from interp.errors import DataFileError, ModelLoadError, first_line, shown
+from interp.errors import DataFileError, ModelLoadError, shown
 from interp.model import Model
 from interp.records import is_file, read_json
 from interp.schema import Count, Finite, Index, Row, checked
@@ -232,7 +232,7 @@ def load_program(path: str | Path) -> Model:
     except Exception as error:  # zip, zlib, numpy and torch have each their own
         raise ModelLoadError(
             f"{path} does not hold the compiled program that its .json describes "
-            f"({first_line(error)})."
+            f"({type(error).__name__}: {shown(str(error), 120)[1:-1]})."
         ) from error
     fault = _misfit(state, _shapes(program, state))
     if fault:
