@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from interp.errors import DataFileError, shown
+from interp.errors import DataFileError, first_line, shown
 from interp.shipped import locate
 
 MOST_BYTES = 1 << 30
@@ -167,10 +167,9 @@ def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     try:
         return load_dataset(name, split=split)  # pyright: ignore[reportReturnType]
     except Exception as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DataFileError(
             f"cannot load data set {shown(name, 100)} from the Hugging Face Hub "
-            f"({type(error).__name__}: {reason[:160]}); "
+            f"({first_line(error)}); "
             "check the id and the connection, or give a JSONL file."
         ) from error
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_evaluated_is_refused(
     )
     (tmp_path / "bad.json").write_text("[1]")
     bad = refused(capsys, *evaluate, str(tmp_path / "bad.json"), *on(folder, "test"))
-    assert "holds a list, not a circuit" in bad
+    assert "it is [1]; it must be a JSON object" in bad
 
 
 def test_a_circuit_of_another_model_is_refused(folder: Path, circuit: str, smollm, capsys):

@@ -19,7 +19,7 @@ from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.scoring import RULES, Circuit, circuits_of
 from interp.ablation import Component
-from interp.errors import InterpError, PlanError, RunFolderError
+from interp.errors import DataFileError, InterpError, PlanError, RunFolderError
 
 QUICK = Settings(
     design="A-C",
