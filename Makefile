@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
 NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test test-newest lint clean
+.PHONY: install demo test test-newest lint newcomer clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/interp models pull smollm2-135m
-	$(BIN)/interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
+	$(BIN)/interp patch --model smollm2-135m --pairs country_capitals --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
 	$(BIN)/interp show runs/demo
 	$(BIN)/interp models pull gemma-3-270m
 	rm -rf runs/demo-edits
@@ -53,7 +53,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The README in a fresh environment and an empty folder; minutes, and packages from the network.
+newcomer:
+	$(PYTHON) scripts/newcomer.py
+
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
 	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
-	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	find interp circuits tests benchmarks datasets scripts -type d -name __pycache__ -prune -exec rm -rf {} +

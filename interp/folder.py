@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from interp.errors import RunFolderError
+from interp.errors import RunFolderError, shown
 from interp.files import replacing, write_text
 
 PATCH_FIELDS = ("model", "site", "metric", "unit", "direction", "at", "source")
@@ -195,7 +195,7 @@ def read(
     """
     manifest = read_manifest(path)
     if manifest.get("kind") != kind:
-        raise RunFolderError(f"{path} holds a {kind_of(manifest)} run, not {kind!r}.")
+        raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not {kind!r}.")
     check_files(path, manifest)
     loaded = {name: _load(path / f"{name}.parquet", pd.read_parquet) for name in tables}
     arrays = _load(path / ARRAYS, load_file) if ARRAYS in manifest["files"] else {}
@@ -215,11 +215,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if found != digest(manifest):
         raise RunFolderError(f"{file} is damaged or was altered (its seal is broken); {AGAIN}.")
     return manifest
-
-
-def kind_of(manifest: Mapping[str, Any]) -> str:
-    """What a folder holds, for messages."""
-    return f"{manifest.get('kind')!r:.40}"
 
 
 def check_files(path: Path, manifest: Mapping[str, Any]) -> None:

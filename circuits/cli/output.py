@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +29,13 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32 (default on CPU), bfloat16 (default on CUDA), float16.")
 ]
-PairsOption = Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")]
+PairsOption = Annotated[
+    str, typer.Option(help="Prompt pairs: a name from `interp datasets`, JSONL file or Hub id.")
+]
+NeutralOption = Annotated[
+    str | None,
+    typer.Option(help="Text whose perplexity is measured, too: neutral_text, or a text file."),
+]
 MetricOption = Annotated[str, typer.Option(help="logit_diff, logprob or prob.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")]
 SeedOption = Annotated[int, typer.Option(help="Of the bootstrap intervals.")]
@@ -92,20 +97,16 @@ def load_rows(
     return rows[:limit]
 
 
-def read_text(file: Path) -> str:
-    """The text of a file that an option names.
+def neutral_text(source: str | None) -> str | None:
+    """The text that `NeutralOption` names: a shipped one, or a file.
 
     Raises:
-        DataFileError: it cannot be read as UTF-8.
+        DataFileError: there is none, or it cannot be read as UTF-8.
     """
-    from interp.errors import DataFileError
+    from interp.records import read_text
+    from interp.shipped import locate
 
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
+    return None if source is None else read_text(locate(source, "a text file"), "neutral text")
 
 
 def print_table(frame: "pd.DataFrame", title: str) -> None:

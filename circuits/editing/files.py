@@ -1,10 +1,7 @@
 """Facts, kept questions, edits and placements as files: what the command line reads and writes."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -14,78 +11,79 @@ from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
 from circuits.editing.prompting import Kept
 from interp import folder
-from interp.errors import DataFileError, RunFolderError
+from interp.errors import DataFileError, RunFolderError, shown
 from interp.model import Model
+from interp.records import placed_rows
+from interp.schema import ClosedRow, checked
 
 PLACEMENTS = Path(__file__).with_name("placements")
-"""Chosen for built-in models on the design half of ``datasets/multihop_chains.json``."""
+"""Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
 KIND = "edit placement"
 """Of a placement's folder."""
 
 
-def load_facts(path: Path) -> list[Fact]:
-    """Facts from a JSON list of objects with the fields of `Fact`.
+class FactRow(ClosedRow):
+    """A row of a file of facts; the fields are those of `Fact`."""
+
+    prompt: str
+    subject: str
+    target: str
+    question: str = ""
+    relation: str = ""
+    implicit: list[str] = []
+
+
+class KeptRow(ClosedRow):
+    """A row of a file of questions to leave alone; the fields are those of `Kept`."""
+
+    text: str
+    subject: str
+    relation: str = ""
+    kindred: bool = False
+
+
+R = TypeVar("R", FactRow, KeptRow)
+
+
+def load_facts(path: str | Path) -> list[Fact]:
+    """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
     Raises:
         DataFileError: no such file, no list, an unknown or missing field; file and row are named.
         FactError: a fact that cannot be edited, or two that contradict each other.
     """
     out: list[Fact] = []
-    for where, row in _rows(path, Fact, "facts", ("prompt", "subject", "target")):
-        implicit = row.pop("implicit", [])
-        if not isinstance(implicit, list) or not all(isinstance(text, str) for text in implicit):
-            raise DataFileError(f"{where}: 'implicit' is to be a list of texts.")
-        _refuse_no_text(where, row)
-        out.append(Fact(**row, implicit=tuple(implicit), where=where))
+    for where, row in _rows(path, FactRow, "facts"):
+        given = row.model_dump(exclude={"implicit"})
+        out.append(Fact(**given, implicit=tuple(row.implicit), where=where))
     refuse_conflicts(out)
     return out
 
 
-def load_kept(path: Path) -> list[Kept]:
-    """Questions to leave alone from a JSON list of objects with the fields of `Kept`.
+def load_kept(path: str | Path) -> list[Kept]:
+    """Questions to leave alone, from objects with the fields of `Kept`; sources as `load_facts`.
 
     Raises:
         DataFileError: no such file, no list, an unknown or missing field, or a question without
             its subject; file and row are named.
     """
     out: list[Kept] = []
-    for where, row in _rows(path, Kept, "questions", ("text", "subject")):
-        kindred = row.pop("kindred", False)
-        if not isinstance(kindred, bool):
-            raise DataFileError(f"{where}: 'kindred' is to be true or false.")
-        _refuse_no_text(where, row)
-        if not row["subject"] or row["subject"] not in row["text"]:
+    for where, row in _rows(path, KeptRow, "questions"):
+        if not row.subject.strip() or row.subject not in row.text:
             raise DataFileError(
-                f"{where}: the question {row['text']!r} does not contain its subject "
-                f"{row['subject']!r}; write it as it stands there."
+                f"{where}: the question {shown(row.text)} does not contain its subject "
+                f"{shown(row.subject)}; write it as it stands there."
             )
-        out.append(Kept(**row, kindred=kindred))
+        out.append(Kept(**row.model_dump()))
     return out
 
 
-def _rows(
-    path: Path, of: type[Fact] | type[Kept], what: str, required: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list with the fields of a class, each with its file and row."""
-    rows = _json(path)
-    if not isinstance(rows, list) or not rows:
-        raise DataFileError(f"{path} must hold a JSON list of {what}, at least one.")
-    known = [f.name for f in fields(of) if f.name != "where"]
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, row {number}"
-        if not isinstance(row, dict) or not set(row) <= set(known):
-            odd = sorted(set(row) - set(known))[0] if isinstance(row, dict) else row
-            raise DataFileError(f"{where}: {odd!r} is no field; fields are {', '.join(known)}.")
-        missing = sorted(set(required) - set(row))
-        if missing:
-            raise DataFileError(f"{where}: {missing[0]!r} is missing.")
-        yield where, dict(row)
-
-
-def _refuse_no_text(where: str, row: Mapping[str, Any]) -> None:
-    odd = next((name for name, value in row.items() if not isinstance(value, str)), None)
-    if odd is not None:
-        raise DataFileError(f"{where}: {odd!r} is to be text.")
+def _rows(path: str | Path, kind: type[R], what: str) -> list[tuple[str, R]]:
+    """The rows of a file, each with the place where it stands."""
+    rows = placed_rows(path, what)
+    if not rows:
+        raise DataFileError(f"{path} holds no {what}; give at least one.")
+    return [(where, checked(kind, row, where)) for where, row in rows]
 
 
 def edits_in(ledger: Path) -> list[Edit]:
@@ -205,12 +203,3 @@ def _unplaced(why: str, model: Model) -> FactError:
         f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
         "… --out layers` and give --placement layers."
     )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DataFileError(f"cannot read {path} ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataFileError(f"{path} is not valid JSON ({error}).") from error

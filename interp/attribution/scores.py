@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from interp import folder
-from interp.errors import RunFolderError
+from interp.errors import RunFolderError, shown
 from interp.graph import Graph
 from interp.pairs import Excluded
 from interp.results import vars_of
@@ -161,7 +161,7 @@ class Scores:
         manifest = folder.read_manifest(path)
         kinds = {kind.KIND: kind for kind in (EdgeScores, NodeScores, UnitScores)}
         if manifest.get("kind") not in kinds:
-            raise RunFolderError(f"{path} holds a {folder.kind_of(manifest)} run, not scores.")
+            raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not scores.")
         axes = manifest["dims"][1:]
         names = ("pairs", "prompts", "excluded", *(f"axis_{dim}" for dim in axes))
         manifest, tables, arrays = folder.read(path, manifest["kind"], names)
