@@ -137,7 +137,8 @@ class Figure:
         layout = spec["layout"]
         for name in ("title", "template", "width"):
             layout.pop(name, None)
-        layout["margin"] = layout.get("margin", {}) | {"t": 40, "r": 16}
+        top = 40 if layout.get("annotations") else 10  # panels have titles of their own
+        layout["margin"] = layout.get("margin", {}) | {"t": top, "r": 16}
         return {"data": spec["data"], "layout": layout}
 
     @property
@@ -283,8 +284,9 @@ def shown(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    size = abs(value)
-    return f"{value:.3f}" if size == 0 or 5e-4 <= size < 1e6 else f"{value:.2g}"
+    if value == 0:
+        return "0.000"  # of -0.0, too
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1e6 else f"{value:.2g}"
 
 
 def interval(low: float, high: float) -> str:

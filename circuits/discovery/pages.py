@@ -72,7 +72,7 @@ def circuit_report(circuit: Circuit) -> Report:
             f"Found by: {circuit.method or 'not recorded'}, on {len(circuit.prompts)} prompts, "
             "which evaluation refuses.",
         ),
-        provenance={"weights": circuit.weights_hash} | dict(circuit.provenance),
+        provenance=dict(circuit.provenance) | {"weights": circuit.weights_hash},
     )
 
 

@@ -51,7 +51,8 @@ def plot_arms(control: "Control") -> go.Figure:
             marker={"color": colour},
         )
     n = max(int(rows) for rows in table["n"].tolist())
-    figure.add_hline(y=1 / len(EMOTIONS), line_dash="dot", annotation_text="chance of accuracy")
+    chance = {"color": GREY, "dash": "dot"}
+    figure.add_hline(y=1 / len(EMOTIONS), line=chance, annotation_text="chance of accuracy")
     title = f"{control.model}: {n} replies per arm, judge {control.judges[0]}"
     width = 80 + 60 * len(table)
     return styled(figure, title, yaxis={"range": [0, 1]}, height=460, width=width)

@@ -45,7 +45,7 @@ def plot_layers(result: "QueryValue") -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(title="layer")
+    figure.update_xaxes(title="layer", dtick=max(1, scores.sizes["layer"] // 10))
     figure.update_yaxes(title="nats of the answer's log-probability", col=1)
     note = f"mean of {result.n_prompts} prompts with 95 % intervals; dotted: the layers chosen"
     return styled(figure, f"query and value layers of {result.model}", note, margin={"t": 100})
@@ -123,7 +123,7 @@ def _map(figure: go.Figure, z: np.ndarray, labels: list[str]) -> None:
     )
     places = list(range(len(labels)))
     figure.update_xaxes(tickvals=places, ticktext=labels, row=1, col=1)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(z) // 12), row=1, col=1)
 
 
 # --- report ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def report(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> Re
             f"{result.seconds:.1f} s.",
         ),
         excluded=excluded_rows(result.excluded),
-        provenance={"weights": result.weights_hash} | result.provenance,
+        provenance=result.provenance | {"weights": result.weights_hash},
     )
 
 

@@ -116,7 +116,7 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
             hovertemplate="layer %{y}, head %{x}: %{z:.1f} %<extra></extra>",
         )
         figure.update_xaxes(title="head", dtick=1, row=1, col=column)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(maps[0]) // 12), row=1, col=1)
     title = f"Where heads matter to one ability more than to the other, {result.model}"
     return styled(figure, title, height=520, width=80 + 340 * len(maps), margin={"t": 90})
 
