@@ -85,10 +85,10 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, and are aligned on the right."""
+        columns: list[list[Any]] = [self.frame[name].tolist() for name, _ in self._columns]
         return [
-            pd.api.types.is_numeric_dtype(self.frame[name])
-            and not pd.api.types.is_bool_dtype(self.frame[name])
-            for name, _ in self._columns
+            all(isinstance(x, int | float | np.number) and not isinstance(x, bool) for x in values)
+            for values in columns
         ]
 
     @property
@@ -143,8 +143,9 @@ class Figure:
 
     @property
     def width(self) -> int:
-        """Pixels below which it is not squeezed."""
-        return min(int(self.plot.layout.width or 320), WIDEST)
+        """Pixels below which it is not squeezed: its own width, or so much for each panel."""
+        panels = sum(name.startswith("xaxis") for name in self.plot.layout.to_plotly_json())
+        return min(int(self.plot.layout.width or 320 * max(1, panels)), WIDEST)
 
     @property
     def height(self) -> int:
@@ -187,7 +188,7 @@ class Report:
     @property
     def n_excluded(self) -> int:
         """How many rows were left out."""
-        return int(self.excluded["rows"].sum())
+        return sum(map(int, self.excluded["rows"].tolist()))
 
     @property
     def left_out(self) -> Table:
@@ -300,7 +301,8 @@ def _heading(name: str, bounds: tuple[str, str] | None) -> str:
 
 
 def _kind_of(part: Part) -> str:
-    return {str: "text", Table: "table", Figure: "figure"}.get(type(part), "list")
+    kinds: dict[type, str] = {str: "text", Table: "table", Figure: "figure"}
+    return kinds.get(type(part), "list")
 
 
 def _json(value: Any) -> Markup:

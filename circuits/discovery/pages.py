@@ -78,7 +78,7 @@ def circuit_report(circuit: Circuit) -> Report:
 
 def evaluation_report(found: SavedEvaluation) -> Report:
     """Faithfulness of one circuit, beside random ones."""
-    said, random = found
+    said = found.manifest
     f = said["faithfulness"]
     rows = [{"circuit": "the circuit", "mean": f["value"], "low": f["low"], "high": f["high"]}]
     table = pd.DataFrame(rows).assign(largest=f["value"], p=np.nan)
@@ -130,7 +130,7 @@ def faithfulness_report(result: Faithfulness) -> Report:
         ]
     )
     table = result.to_frame()
-    half = table[(table["ranking"] == "absolute") & (table["f"] >= 0.5)]
+    half: Any = table[(table["ranking"] == "absolute") & (table["f"] >= 0.5)]
     reached = (
         f"By size of score, {int(half['n_edges'].min())} edges are the fewest with f of .5 or more."
         if len(half)

@@ -44,7 +44,7 @@ def plot_transfer(table: pd.DataFrame, title: str, layer: int | None = None) -> 
         title,
         "dotted: chance; dashed: largest 95th percentile of shuffled labels; bands: 95 % over "
         "scenarios",
-        xaxis={"title": "layer", "dtick": max(1, int(table["layer"].max()) // 12)},
+        xaxis={"title": "layer", "dtick": max(1, table["layer"].nunique() // 12)},
         yaxis={"title": "accuracy, six emotions", "range": [0, 1.02]},
         height=520,
     )
@@ -106,7 +106,6 @@ def plot_influence(found: Influence, title: str) -> go.Figure:
         f"mean of {len(values)} neutral texts; bars: 95 %",
         yaxis={"title": "rise along v_ref for one unit"},
         height=420,
-        width=640,
     )
 
 
@@ -149,7 +148,6 @@ def plot_circuits(circuits: Circuits, title: str) -> go.Figure:
         title,
         barmode="stack",
         height=max(420, 120 + 16 * one.n_layers),
-        width=640,
         coloraxis={"cmin": 0, "cmax": len(circuits), "colorbar": {"title": "emotions"}},
     )
 

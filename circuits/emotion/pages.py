@@ -74,7 +74,10 @@ def plot_frontier(control: "Control", title: str) -> go.Figure:
             marker={"color": colour, "size": 9},
             name=kind,
         )
-    axes = {"xaxis": {"title": "quality: coherent and relevant"}, "yaxis": {"title": "accuracy"}}
+    axes: dict[str, Any] = {
+        "xaxis": {"title": "quality: coherent and relevant"},
+        "yaxis": {"title": "accuracy"},
+    }
     return styled(figure, title, height=560, **axes)
 
 
@@ -187,7 +190,7 @@ def _pairs(control: "Control") -> list[Section]:
 
 
 def _confusions(control: "Control") -> Figure:
-    shares = {}
+    shares: dict[str, float] = {}
     for arm in control.arms:
         counts = control.confusion(arm)
         shares[arm] = np.trace(counts[:, : len(EMOTIONS)]) / max(counts.sum(), 1)

@@ -1,6 +1,6 @@
 """Figures of query and value scores: by layer, and over one prompt's tokens."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -53,8 +53,8 @@ def plot_layers(result: "QueryValue") -> go.Figure:
 
 def _line(figure: go.Figure, found: xr.Dataset, column: int, name: str, colour: str) -> None:
     x = [int(layer) for layer in found["layer"].values]
-    bounds = (found[bound].values for bound in ("low", "high"))
-    add_band(figure, x, *bounds, colour, row=1, col=column)
+    low, high = (found[bound].values for bound in ("low", "high"))
+    add_band(figure, x, low, high, colour, row=1, col=column)
     figure.add_scatter(
         x=x,
         y=found["mean"].values,
@@ -179,7 +179,7 @@ def _over_prompts(result: "QueryValue", lead: str, seed: int) -> list[Part]:
 
 
 def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
-    figure = plot_prompt(result, drawn)
+    figure: Any = plot_prompt(result, drawn)
     z = np.asarray(figure.data[0].z)
     layer, token = (int(i) for i in np.unravel_index(np.argmax(z), z.shape))
     row = [one.id for one in result.questions].index(drawn)
@@ -188,6 +188,6 @@ def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
         f"{shown(float(z[layer, token]))}, in layer {layer} at token "
         f"{result.tokens[row][token].strip()!r}."
     )
-    queries = result.queries[result.queries["prompt"] == drawn].head(15)
+    queries: Any = result.queries[result.queries["prompt"] == drawn].head(15)
     table = Table(f"Query neurons of prompt {drawn}", queries.drop(columns="prompt"))
     return [Figure("Layer by token", says, figure), *([table] if len(queries) else [])]
