@@ -74,6 +74,7 @@ def draw(circuit: Circuit, most: int = MOST_EDGES) -> go.Figure:
         height=max(480, 160 + 44 * len(rows)),
         width=max(880, 320 + 62 * graph.n_heads),
         hovermode="closest",
+        legend={"y": -0.03},
         xaxis={"visible": False},
         yaxis={
             "title": "layer",
