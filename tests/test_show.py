@@ -12,8 +12,8 @@ from sample_runs import EVIL, SAMPLES
 
 from circuits.cli.app import run
 from circuits.kinds import KINDS
-from interp.report import PLOTLY, interval, shown
-from interp.style import AGAINST, FOR, GREY, PALETTE, SCHEMES
+from interp.report import PLOTLY
+from interp.style import AGAINST, FOR, SCHEMES
 
 pytestmark = pytest.mark.usefixtures("cache")
 UNSHOWN = ("edit", "edit ledger", "recall_replication", "emotion run")
@@ -138,24 +138,6 @@ def test_figures_are_drawn_in_the_scheme_of_the_reader(samples: dict[str, Path])
         assert held[name]["data"]["heatmap"][0]["colorscale"][-1] == [1.0, scheme.support]
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_colours_read_in_both_schemes(scheme):
-    assert contrast(scheme.ink, scheme.paper) > 7
-    for colour in (*PALETTE, FOR, AGAINST, GREY):
-        assert contrast(colour, scheme.paper) >= 3, colour
-
-
 def test_towards_the_clean_answer_is_one_colour_everywhere(samples: dict[str, Path]):
     from circuits.discovery.drawing import SIGNS
     from circuits.kinds import read
@@ -199,32 +181,3 @@ def test_a_folder_of_no_known_kind_is_refused(samples: dict[str, Path], tmp_path
     assert "cannot write" in refused(
         capsys, "show", str(samples["patch"]), "--out", str(file / "page.html")
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.12345, "0.123"),
-        (-3.0, "-3.000"),
-        (0.0, "0.000"),
-        (-0.0, "0.000"),
-        (0.00012, "0.00012"),
-        (2.5e9, "2.5e+09"),
-        (float("nan"), "–"),
-        (float("inf"), "–"),
-        (None, "–"),
-        (True, "yes"),
-        (7, "7"),
-        ([1, 2], "1, 2"),
-        ([], "none"),
-        ({"n_pairs": 3, "at": "all"}, "n pairs 3; at all"),
-        ("text", "text"),
-    ],
-)
-def test_values_are_shown_alike(value, text: str):
-    assert shown(value) == text
-
-
-def test_an_interval_without_bounds_is_none():
-    assert interval(0.1, 0.25) == "[0.100, 0.250]"
-    assert interval(float("-inf"), float("inf")) == interval(float("nan"), 1) == "(no interval)"
