@@ -92,7 +92,7 @@ def _curve(result: "PatchResult", effect: xr.Dataset) -> go.Figure:
     figure = go.Figure()
     if result.n_pairs > 1:
         low, high = (effect[bound].values for bound in ("low", "high"))
-        add_band(figure, x, low, high, BLUE, showlegend=True)
+        add_band(figure, x, low, high, BLUE, "95 % interval")
     figure.add_scatter(x=x, y=effect["mean"].values, name="mean", line={"color": BLUE})
     figure.update_layout(
         xaxis={"title": AXIS_NAMES[axis], "tickvals": x, "ticktext": labels},

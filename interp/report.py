@@ -176,6 +176,7 @@ class Report:
         method: how to read the numbers, one sentence or more each.
         excluded: rows that were left out: ``reason``, ``rows`` (how many), and which.
         provenance: of the run folder.
+        warnings: what to mind when reading it; they stand right below the lead.
     """
 
     title: str
@@ -184,6 +185,7 @@ class Report:
     method: Sequence[str] = ()
     excluded: pd.DataFrame = field(default_factory=lambda: excluded_rows(()))
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def n_excluded(self) -> int:

@@ -110,8 +110,20 @@ def translucent(colour: str, opacity: float = 0.2) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def add_band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str, **where: Any) -> None:
-    """Shade an interval along a curve; nothing where a bound is not finite."""
+def add_band(
+    figure: go.Figure, x: Any, low: Any, high: Any, colour: str, name: str | None = None, **at: Any
+) -> None:
+    """Shade an interval along a curve; nothing where a bound is not finite.
+
+    Args:
+        figure: gets it.
+        x: places on the curve.
+        low: lower bounds.
+        high: upper bounds.
+        colour: of the curve, ``#rrggbb``.
+        name: in the legend; without one it is not listed.
+        at: ``row`` and ``col`` of a panel.
+    """
     low, high, places = (np.asarray(values) for values in (low, high, x))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return
@@ -122,9 +134,10 @@ def add_band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str, **wher
         fill="toself",
         line={"width": 0},
         fillcolor=translucent(colour),
-        name="95 % interval",
+        name=name,
+        showlegend=name is not None,
         hoverinfo="skip",
-        **({"showlegend": False} | where),
+        **at,
     )
 
 

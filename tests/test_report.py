@@ -90,6 +90,13 @@ def test_the_command_can_be_pasted_into_a_shell(argv: list[str], command: str):
     assert Report("t", "l", (), provenance={"command": argv}).command == command
 
 
+def test_warnings_stand_before_the_sections():
+    report = Report("t", "the lead", [Section("s", ["text"])], warnings=["lengths <differ>"])
+    for text in (report.html(), report.fragment()):
+        warning = text.index("<b>Mind:</b> lengths &lt;differ&gt;")
+        assert text.index("the lead") < warning < text.index("<p>text</p>")
+
+
 def test_a_figure_keeps_its_width_only_as_the_least():
     wide = Figure("t", "s", styled(go.Figure(), "t", width=2000, height=300))
     assert (wide.width, wide.height) == (900, 300)

@@ -132,7 +132,7 @@ def _curve(scores: Scores) -> go.Figure:
     x = list(range(len(labels)))
     figure = go.Figure()
     if scores.n_pairs > 1:
-        add_band(figure, x, low, high, BLUE, showlegend=True)
+        add_band(figure, x, low, high, BLUE, "95 % interval")
     figure.add_scatter(x=x, y=mean, name="mean", line={"color": BLUE})
     figure.update_layout(
         xaxis={"title": AXIS_NAMES[axis], "tickvals": x, "ticktext": labels},
