@@ -56,6 +56,11 @@ class Model:
         return list(self.hf.get_submodule(self.arch.blocks))
 
     @property
+    def body(self) -> nn.Module:
+        """The module that holds the blocks: every forward pass enters here, with its arguments."""
+        return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
+
+    @property
     def ln_final(self) -> nn.Module:
         """The norm before the unembedding."""
         return self.hf.get_submodule(self.arch.ln_final)
@@ -81,12 +86,7 @@ class Model:
                 or a layer out of range.
         """
         site, layer = parse_site(text)
-        if site.name not in self.arch.points:
-            reason = self.arch.missing[site.name]
-            raise SiteError(
-                f"{self.name} has no site {site.name!r}: {reason}. It has: "
-                f"{', '.join(self.arch.points)}."
-            )
+        self._check_exists(site)
         if layer is not None:
             self.check_layers([layer])
         return site, layer
@@ -101,9 +101,21 @@ class Model:
             )
 
     def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
-        """The module that carries `site` in `layer`, and which side of it."""
+        """The module that carries `site` in `layer`, and which side of it.
+
+        Raises:
+            SiteError: the architecture cannot have this site; the message has the reason.
+        """
+        self._check_exists(site)
         point = self.arch.points[site.name]
         return self.blocks[layer].get_submodule(point.path), point
+
+    def _check_exists(self, site: Site) -> None:
+        if site.name not in self.arch.points:
+            raise SiteError(
+                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
+                f"{', '.join(self.arch.points)}."
+            )
 
     def n_units(self, site: Site) -> int:
         """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""

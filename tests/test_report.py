@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from plotly.subplots import make_subplots
 
 from interp.pairs import Excluded
 from interp.report import Figure, Report, Section, Table, excluded_rows, interval, shown
@@ -101,7 +102,7 @@ def test_a_figure_keeps_its_width_only_as_the_least():
     wide = Figure("t", "s", styled(go.Figure(), "t", width=2000, height=300))
     assert (wide.width, wide.height) == (900, 300)
     assert Figure("t", "s", go.Figure()).width == 320
-    panels = go.Figure(layout={"xaxis": {}, "xaxis2": {}})
+    panels = make_subplots(1, 2)
     assert Figure("t", "s", panels).width == 640
     assert not {"title", "width", "template"} & set(wide.spec["layout"])
 
