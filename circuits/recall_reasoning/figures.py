@@ -152,7 +152,7 @@ def plot_control(result: "RecallReasoning") -> go.Figure:
     return styled(
         figure,
         f"Chosen circuits against {n} or more random sets of the same or nearby layers",
-        xaxis={"title": "own − other effect lost (% of total effect)"},
+        xaxis={"title": "own − other effect lost (% of total)"},
         height=220 + 110 * max(1, draws["ability"].nunique()),
     )
 
