@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
 NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test test-newest lint newcomer clean
+.PHONY: install demo test test-newest lint newcomer pages clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -56,6 +56,10 @@ lint: install
 # The README in a fresh environment and an empty folder; minutes, and packages from the network.
 newcomer:
 	$(PYTHON) scripts/newcomer.py
+
+# a page of every kind of result in a browser; needs Chromium and Node
+pages: install
+	$(BIN)/python scripts/look_at_pages.py
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
