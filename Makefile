@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -37,7 +37,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs/demo runs/demo-edits build dist site .pytest_cache .ruff_cache .hypothesis
 	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
