@@ -53,13 +53,15 @@ def snippets(page: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if snippets(p)], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if snippets(p)], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_python_snippets_run(page: Path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     exec(compile(snippets(page), page.name, "exec"), {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_pages_exist_with_their_options_and_data(page: Path, capsys):
     from circuits.cli.app import run
     from interp.shipped import files
@@ -80,14 +82,14 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_guides_have_one_form(page: Path):
     text = page.read_text()
     assert re.findall(r"^## (.+)$", text, re.M) == FORM
     assert 60 <= len(text.splitlines()) <= 110
 
 
-@pytest.mark.parametrize("page", RESULTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", RESULTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_results_are_short_and_have_their_commands(page: Path):
     text = page.read_text()
     assert len(text.splitlines()) <= 100
@@ -109,7 +111,7 @@ def test_every_figure_of_the_three_results_is_on_the_page_it_links_to():
         assert not [figure for figure in figures if figure not in text], entry
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pages_use_the_words_of_the_field(page: Path):
     text = NOT_PROSE.sub(lambda code: "\n" * code[0].count("\n"), page.read_text())
     found = [
@@ -127,7 +129,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[\s]", "-", heading) for heading in plain}
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_relative_links_resolve(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -139,6 +141,13 @@ def test_relative_links_resolve(page: Path):
         assert not fragment or fragment in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_pages_name_exist(page: Path):
+    named = r"`((?:interp|circuits|datasets|docs|notebooks|benchmarks|tests)/[\w./*-]*)`"
+    for path in re.findall(named, page.read_text()):
+        assert list(ROOT.glob(path.rstrip("/").replace("NAME", "*"))), path
+
+
 def test_the_version_is_the_same_everywhere():
     from interp import __version__
 
@@ -146,7 +155,7 @@ def test_the_version_is_the_same_everywhere():
     assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_notebooks_run_from_top_to_bottom(path: Path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -155,7 +164,7 @@ def test_notebooks_run_from_top_to_bottom(path: Path):
     ).execute()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_notebooks_are_kept_without_outputs(path: Path):
     cells = nbformat.read(path, as_version=4).cells
     assert all(not cell.get("outputs") for cell in cells)
