@@ -25,8 +25,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.architecture import Architecture, BlockParts, ModulePoint
-from interp.errors import DataFileError, ModelLoadError
+from interp.errors import DataFileError, ModelLoadError, did_you_mean
 from interp.model import Model
+from interp.programs import PROGRAMS, file_of
 
 SHAPE = ("n_layers", "n_heads", "d_head", "d_mlp", "d_model", "d_out")
 
@@ -148,22 +149,22 @@ def read_program(path: str | Path) -> Program:
     """Read the description beside a compiled program's weights.
 
     Args:
-        path: the ``.npz`` file; its ``.json`` lies beside it.
+        path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
 
     Raises:
         DataFileError: the description is missing or lacks a field.
     """
-    described = Path(path).with_suffix(".json")
-    for file in (Path(path), described):
+    path = file_of(path)
+    described = path.with_suffix(".json")
+    for file in (path, described):
         if not file.is_file():
             raise DataFileError(
-                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it."
+                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it, or "
+                f"a shipped one. {did_you_mean(str(path), PROGRAMS)}"
             )
     try:
         record = json.loads(described.read_text("utf-8"))
-        return Program(
-            record["config"], record["input_ids"], tuple(record["pairs"]), record, Path(path)
-        )
+        return Program(record["config"], record["input_ids"], tuple(record["pairs"]), record, path)
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise DataFileError(
             f"{described} does not describe a compiled program ({type(error).__name__}: {error})."
@@ -171,7 +172,10 @@ def read_program(path: str | Path) -> Program:
 
 
 def load_program(path: str | Path) -> Model:
-    """Load a compiled program (``.npz`` weights and the ``.json`` beside them) as a `Model`.
+    """Load a compiled program as a `Model`.
+
+    Args:
+        path: the ``.npz`` weights, their ``.json`` beside them; or the name of a shipped program.
 
     Raises:
         ModelLoadError: the weights are damaged, not finite, or not of the shape described.
@@ -184,7 +188,7 @@ def load_program(path: str | Path) -> Model:
     if config.get("layer_norm") or config.get("causal") or config.get("act") != "relu":
         raise ModelLoadError(f"{path}: only ReLU programs without norms and causal mask load.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(program.path, allow_pickle=False) as arrays:
             weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
         shape = {name: int(config[name]) for name in SHAPE}
         n_positions = weights["pos_embed/embeddings"].shape[0]

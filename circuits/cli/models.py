@@ -17,6 +17,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         return
     from interp import builtin
     from interp.organisms import ORGANISMS
+    from interp.programs import PROGRAMS
 
     rows: list[dict[str, Any]] = [
         {
@@ -27,9 +28,10 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         }
         for model in builtin.BUILTIN.values()
     ]
+    compiled = [(name, f"compiled program, {says}") for name, says in PROGRAMS.items()]
     rows += [
         {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
-        for name, says in ORGANISMS.items()
+        for name, says in [*ORGANISMS.items(), *compiled]
     ]
     if as_json:
         print_json({"models": rows, "cache": str(builtin.cache_dir())})

@@ -89,7 +89,7 @@ def validate_methods(
     Runs in float64: the programs' steep selectors lose 1e-5 of a score in fp32.
 
     Args:
-        path: the ``.npz`` file.
+        path: the ``.npz`` file, or the name of a shipped program.
         methods: names of `EDGE_METHODS`.
         device: where to run.
 
