@@ -326,12 +326,19 @@ def site_layers(
         SiteError: no such site or layer, or the name says another layer.
     """
     where, named = model.site(site)
+    return where, chosen_layers(model, site, named, layers)
+
+
+def chosen_layers(
+    model: Model, site: str, named: int | None, layers: int | Sequence[int] | None
+) -> Sequence[int]:
+    """The layers given, the one that the site's name says, or all; errors as `site_layers`."""
     chosen = _layers(model, layers if named is None or layers is not None else named)
     if named is not None and tuple(chosen) != (named,):
         raise SiteError(
             f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
         )
-    return where, chosen
+    return chosen
 
 
 def _layers(model: Model, layers: int | Sequence[int] | None) -> Sequence[int]:

@@ -55,9 +55,9 @@ class Rewrite:
             case 1:
                 return self.add[None]
             case 2:
-                return self.add[pos]
+                return _recorded(self.add[pos], pos)
             case _:
-                return self.add[prompt, pos]
+                return _recorded(self.add[prompt, pos], pos)
 
     def __call__(
         self,
@@ -74,6 +74,19 @@ class Rewrite:
             basis = self.basis.to(x.device, wide)
             new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
         return new if add is None else new + add.to(x)
+
+
+def _recorded(
+    added: Float[Tensor, "token feature"], pos: Int[Tensor, " token"]
+) -> Float[Tensor, "token feature"]:
+    """Raise `PlanError` where a value has NaN for a token: its prompt had no such token."""
+    missing = added.isnan().any(-1)
+    if bool(missing.any()):
+        raise PlanError(
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
+            "a shorter one; choose `positions` that both have."
+        )
+    return added
 
 
 SETS = ("layers", "units", "heads", "positions", "queries", "keys")
@@ -379,7 +392,11 @@ def _vector(value: Any, what: str) -> Tensor | None:
             f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
             "shape [width], [pos, width] or [prompt, pos, width]."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    usable = torch.isfinite(tensor)
+    if tensor.ndim > 1 and not what.endswith("directions"):
+        # a token's NaN is one beyond a prompt's end, as `interp.activations` records it
+        usable = usable | tensor.isnan().all(-1, keepdim=True)
+    if not bool(usable.all()):
         raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
     return tensor
 
@@ -392,7 +409,10 @@ def _finite(value: float, what: str) -> float:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        a, b = a.cpu(), b.cpu()
+        return bool(((a == b) | (a.isnan() & b.isnan())).all())
     return type(a) is type(b) and a == b
 
 

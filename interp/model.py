@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.architecture import Architecture, ModulePoint
 from interp.errors import SiteError
-from interp.sites import Site, parse_site
+from interp.sites import PATTERN, Site, parse_site
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,15 @@ class Model:
         """Parse a site and check that this model has it.
 
         Raises:
-            SiteError: unknown name, a site this architecture cannot have (with the reason),
-                or a layer out of range.
+            SiteError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
+                reason), or a layer out of range.
         """
         site, layer = parse_site(text)
+        if site is PATTERN:
+            raise SiteError(
+                f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
+                "can be written there."
+            )
         if site.name not in self.arch.points:
             reason = self.arch.missing[site.name]
             raise SiteError(

@@ -27,8 +27,9 @@ from interp.interventions import Positions
 from interp.model import Model
 from interp.pairs import Excluded
 from interp.prompts import TokenPrompt
+from interp.recording import Values
 from interp.sites import SITES
-from interp.sources import Values, mean_activations
+from interp.sources import mean_activations
 
 Neuron = tuple[int, int]  # (layer, neuron)
 
