@@ -61,6 +61,10 @@ class OutOfMemory(InterpError):
     """The work does not fit the device, even in its smallest pieces."""
 
 
+class InterpWarning(UserWarning):
+    """A result that is right in its numbers but easily misread."""
+
+
 def did_you_mean(word: str, available: Iterable[str]) -> str:
     """Return "Did you mean …? Available: …" for the end of an error message.
 

@@ -151,6 +151,7 @@ def result_html(result: "PatchResult", scripts: bool | str = "cdn") -> str:
         f"{float(result.clean.mean()):.3f} on clean, {float(result.corrupt.mean()):.3f} on "
         f"corrupt prompts; {result.n_pairs} pairs of {html.escape(result.source)}; "
         f"{html.escape(result.direction)}; swept in {result.seconds:.2f} s.</p>"
+        f"{''.join(f'<p><b>Mind:</b> {html.escape(text)}</p>' for text in result.warnings)}"
         f"{figure}{_carriers_html(result)}<h3>Strongest cells</h3>"
         f"<p class='muted'>effect = change of the metric against "
         f"the unpatched run, with a 95 % bootstrap interval over pairs; normalised: 0 = corrupt, "

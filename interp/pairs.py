@@ -195,6 +195,12 @@ class TokenPair:
         same = (a == b for a, b in zip(self.clean, self.corrupt, strict=True))
         return next(i for i, equal in enumerate(same) if not equal)
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The span each token belongs to, or ``""``; the first named wins where spans overlap."""
+        of_position = {p: name for name, span in reversed(list(self.spans.items())) for p in span}
+        return tuple(of_position.get(p, "") for p in range(len(self.clean)))
+
     def positions(self, place: str) -> tuple[int, ...]:
         """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
         n = len(self.clean)

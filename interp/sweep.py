@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from interp.errors import PairError, SiteError
-from interp.metrics import Metric, metric_named
+from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model import Model
 from interp.pairs import TokenPair
 from interp.sites import Site
@@ -70,7 +70,7 @@ def plan_sweep(
     model: Model,
     site: str,
     over: Sequence[str] | str,
-    metric: str,
+    metric: AnyMetric,
     direction: str,
     at: str,
     layers: Sequence[int] | None,
@@ -94,7 +94,7 @@ def plan_sweep(
     return Sweep(
         site=where,
         over=axes,
-        metric=metric_named(metric),
+        metric=as_metric(metric),
         direction=direction,
         at=at,
         layers=tuple(range(model.arch.n_layers) if chosen is None else chosen),

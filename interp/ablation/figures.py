@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.ablation.readouts import UNITS
+from interp.ablation.readouts import unit_of
 from interp.ablation.sets import nested
 from interp.figures import STYLE
 
@@ -36,7 +36,7 @@ def plot_ablation(result: "AblationResult", readout: str) -> go.Figure:
     figure.update_layout(
         title=f"{result.kind} ablation on {result.model}<br><sup>{note}</sup>",
         xaxis={"title": axis if curve else ""},
-        yaxis={"title": f"{readout} ({UNITS[readout]})" if curve else f"change of {readout}"},
+        yaxis={"title": f"{readout} ({unit_of(readout)})" if curve else f"change of {readout}"},
         template="plotly_white",
         font={"size": 13},
         margin={"t": 80, "r": 30},

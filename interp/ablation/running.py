@@ -14,7 +14,13 @@ import torch
 
 from interp.ablation.components import SITE_OF, Kind
 from interp.ablation.controls import design, write_norms
-from interp.ablation.readouts import AnswerReader, TextReader, candidate_tokens, windows
+from interp.ablation.readouts import (
+    AnswerReader,
+    Functions,
+    TextReader,
+    candidate_tokens,
+    windows,
+)
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
@@ -46,6 +52,7 @@ class Request:
     sets: Sets
     kind: AblateKind
     readouts: tuple[str, ...]
+    functions: Functions
     candidates: tuple[str, ...] | None
     reference: Sequence[TokenPrompt]
     neutral: str | None
@@ -192,7 +199,9 @@ def _pair_task(request: Request, replaced: Replacement, kept: Sequence[TokenPair
         # nothing differs between the two prompts before their first different token
         [pair.first_difference if resampled else 0 for pair in kept],
         dataclasses.replace(replaced, by_position=aligned([*prompts, *request.reference])),
-        lambda lo, hi: AnswerReader(model, request.readouts, answers[lo:hi], tokens),
+        lambda lo, hi: AnswerReader(
+            model, request.readouts, answers[lo:hi], tokens, request.functions
+        ),
     )
 
 
