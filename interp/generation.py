@@ -7,12 +7,14 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.binding import bind
+from interp.brief import brief
 from interp.interventions import AnyPlan, as_plan
 from interp.model import Model
 from interp.prompts import Prompts, as_prompts, batches, pad
 from interp.running import default_budget
 
 
+@brief
 @dataclass(frozen=True)
 class Generation:
     """What one prompt was continued by.

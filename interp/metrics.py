@@ -12,12 +12,14 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import MetricError, did_you_mean
 
 DEGENERATE = 1e-4
 """A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
 
 
+@brief
 @dataclass(frozen=True)
 class Metric:
     """A metric and what it must be given.

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import DataFileError, PairError
 from interp.model import Model
 from interp.records import from_hub, read_jsonl
@@ -20,6 +21,7 @@ from interp.records import from_hub, read_jsonl
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
 
 
+@brief
 @dataclass(frozen=True)
 class Pair:
     """One row.
@@ -178,6 +180,7 @@ def _range(name: str, value: Any, prompt: str, where: str) -> tuple[int, int]:
 # --- in a model's tokens -----------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPair:
     """One pair in tokens: both prompts equally long, spans at the same token positions."""
@@ -313,6 +316,7 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
     return tuple(inside)
 
 
+@brief
 @dataclass(frozen=True)
 class TokenBatch:
     """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.architecture import Architecture, BlockParts, ModulePoint
+from interp.brief import brief
 from interp.errors import DataFileError, ModelLoadError
 from interp.model import Model
 
@@ -133,6 +134,7 @@ class PlainTransformer(nn.Module):
 # --- compiled programs ---------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Program:
     """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit."""

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import PairError, PlanError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPrompt:
     """One prompt.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.binding import Run, Window, bind, site_layers
+from interp.brief import brief
 from interp.calls import positions_and_mask, record_layer_calls
 from interp.hooks import hook_point
 from interp.interventions import AnyPlan, Edit, Intervention, Plan, as_plan
@@ -24,6 +25,7 @@ from interp.running import default_budget
 from interp.sites import SITES
 
 
+@brief
 @dataclass(frozen=True)
 class Prediction:
     """What the model computes at each prompt's last token.

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from interp.brief import brief
 from interp.errors import PairError, SiteError
 from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model import Model
@@ -16,6 +17,7 @@ Direction = Literal["denoise", "noise"]
 AXES = ("layer", "pos", "span", "head", "neuron")
 
 
+@brief
 @dataclass(frozen=True)
 class Sweep:
     """A sweep over cells, resolved against one model and independent of the prompts.
@@ -174,6 +176,7 @@ def live_positions(
     ]
 
 
+@brief
 @dataclass(frozen=True)
 class Cells:
     """Cells as columns of indices, ordered by the layer in which their row joins the walk.

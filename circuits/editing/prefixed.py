@@ -9,11 +9,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
+from interp.brief import brief
 from interp.model import Model
 
 Tokens = tuple[int, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Row:
     """Tokens under an edit: a beginning that other rows may share, and the rest."""
@@ -28,6 +30,7 @@ class Row:
         return Row(self.edit, (), self.shared + self.rest)
 
 
+@brief
 @dataclass
 class Run:
     """A batch of rows whose beginnings are in the cache.

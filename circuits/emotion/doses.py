@@ -23,6 +23,7 @@ from circuits.emotion.arms import (
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
+from interp.brief import brief
 
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Discovery
@@ -31,6 +32,7 @@ Layers = tuple[int, int]
 """First and last layer, both included."""
 
 
+@brief
 @dataclass(frozen=True)
 class SteeringDose:
     """How strongly, and where, directions are added.
@@ -48,6 +50,7 @@ class SteeringDose:
     own: Mapping[str, float] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class CircuitDose:
     """Which circuit is pushed, and how strongly.
@@ -71,6 +74,7 @@ class CircuitDose:
     own: Mapping[str, float] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class Doses:
     """The doses of a model's arms, chosen on the tuning file.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuits.emotion.data import EMOTIONS, Reply
+from interp.brief import brief
 from interp.errors import DataFileError, did_you_mean
 
 Distance = Literal["near", "far"]
@@ -94,6 +95,7 @@ class Demonstrations:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Frames:
     """All words and prompts.

@@ -22,6 +22,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from circuits.emotion.data import EMOTIONS, LABELS
+from interp.brief import brief
 from interp.errors import DataFileError, InterpError
 from interp.records import read_jsonl
 
@@ -244,6 +245,7 @@ VIEWS: Mapping[str, View] = {
 """What the judge is shown of a reply it has not seen, after it was fitted on whole ones."""
 
 
+@brief
 @dataclass(frozen=True)
 class CrossValidation:
     """What judges say of replies to scenarios they were not fitted on.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interp.brief import brief
 from interp.errors import DataFileError
 from interp.model import Model
 from interp.prompts import TokenPrompt, prompt
@@ -13,6 +14,7 @@ from interp.records import read_jsonl
 KNOWN = ("prompt", "answer", "label", "cluster", "spans", "id")
 
 
+@brief
 @dataclass(frozen=True)
 class Row:
     """A line of a file.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from interp.brief import brief
 from interp.errors import DataFileError, PairError, did_you_mean
 from interp.pairs import Excluded, PromptPairs
 
@@ -50,6 +51,7 @@ CELLS: dict[str, Cell] = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Ability:
     """A circuit's claim: it is needed for some cells, and for the others not at all."""
@@ -59,6 +61,7 @@ class Ability:
     others: tuple[str, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Design:
     """Which cells are contrasted.
@@ -120,6 +123,7 @@ def design_named(name: str) -> Design:
     return DESIGNS[name]
 
 
+@brief
 @dataclass(frozen=True)
 class Data:
     """Prompt pairs by split and cell.

@@ -8,10 +8,12 @@ from typing import Any, Self
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.scoring import RULES
 from interp.ablation.values import check_kind
+from interp.brief import brief
 from interp.errors import PlanError, did_you_mean
 from interp.prompts import TokenPrompt
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """A study's options.

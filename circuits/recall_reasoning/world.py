@@ -19,6 +19,7 @@ from typing import Self
 
 import numpy as np
 
+from interp.brief import brief
 from interp.errors import DataFileError
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
@@ -57,6 +58,7 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 _ENDS = ["", "l", "n", "r", "s", "m"]
 
 
+@brief
 @dataclass(frozen=True)
 class World:
     """Every name of the world and every fact that is always true.

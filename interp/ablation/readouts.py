@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import MetricError, PairError, PlanError, did_you_mean
 from interp.metrics import METRICS, AnyMetric, Metric, as_metric
 from interp.model import Model
@@ -37,6 +38,7 @@ WINDOW = 64
 """Tokens in a window of neutral text."""
 
 
+@brief
 @dataclass(frozen=True)
 class AnswerReader:
     """Reads the prediction at each pair's last token.
@@ -144,6 +146,7 @@ def windows(model: Model, text: str) -> list[TokenPrompt]:
     return [TokenPrompt((*prefix, *tokens)) for tokens in cut]
 
 
+@brief
 @dataclass(frozen=True)
 class TextReader:
     """Reads the negative log-likelihood of windows of text, all of one length."""

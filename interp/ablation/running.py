@@ -25,6 +25,7 @@ from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
@@ -43,6 +44,7 @@ ClusterBy = str | Callable[[Pair], Any]
 Progress = Callable[[int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """What `interp.ablate` was asked for, checked; its arguments explain the fields."""
@@ -166,6 +168,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 # --- what is run -------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Task:
     """Examples that run under every set: pairs, or windows of text.

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import MetricError, PairError
 from interp.metrics import AnyMetric, as_metric
@@ -20,6 +21,7 @@ Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[T
 PAIRS_AT_ONCE = 8
 
 
+@brief
 @dataclass(frozen=True)
 class Contrast:
     """A batch of pairs of equally long prompts.

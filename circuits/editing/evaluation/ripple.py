@@ -9,6 +9,7 @@ from typing import Any, Literal
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.reading import Records, object_of, objects_of, parsed, text_of
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.brief import brief
 from interp.errors import DataFileError
 from interp.records import read_records
 
@@ -35,6 +36,7 @@ PHRASES = (
 """How the benchmark words its relations; the group is the subject."""
 
 
+@brief
 @dataclass(frozen=True)
 class Query:
     """A prompt and all the answers that its continuation must give, each by any of its names."""
@@ -50,6 +52,7 @@ class Query:
         return all(answer.lenient(generated) for answer in self.answers)
 
 
+@brief
 @dataclass(frozen=True)
 class Test:
     """Queries of one implication.
@@ -71,6 +74,7 @@ class Test:
         return any(passed) if self.condition == "OR" else all(passed)
 
 
+@brief
 @dataclass(frozen=True)
 class Ripple:
     """One record.
