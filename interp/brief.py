@@ -41,8 +41,8 @@ def in_few_words(value: Any) -> str:
         return repr(value if len(value) <= WORDS else f"{value[: WORDS - 2]} …")
     if hasattr(value, "shape"):
         return f"{name}{list(value.shape)}"
-    if isinstance(value, Mapping) and len(value) > 0:
-        return f"{len(value)} entries"
+    if isinstance(value, Mapping):
+        return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}" if value else "{}"
     if isinstance(value, tuple | list | set | frozenset | range):
         return _items(value)
     if callable(value) and hasattr(value, "__name__"):
