@@ -39,8 +39,9 @@ def in_few_words(value: Any) -> str:
         return repr(value)
     if isinstance(value, str):
         return repr(value if len(value) <= WORDS else f"{value[: WORDS - 2]} …")
-    if hasattr(value, "shape"):
-        return f"{name}{list(value.shape)}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{name}{list(shape)}"
     if isinstance(value, Mapping):
         return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}" if value else "{}"
     if isinstance(value, tuple | list | set | frozenset | range):

@@ -71,7 +71,7 @@ class AnswerReader:
             among = torch.cat([answers[:, :1], self.candidates.expand(len(pair), -1)], 1)
             logits = answer_logits(self.model, resid, among).cpu()
             return (logits[:, 1:] <= logits[:, :1]).all(1)
-        known = METRICS | self.functions
+        known = {**METRICS, **self.functions}
         metric = known["rank" if name == "vocab_accuracy" else name]
         values = measure(self.model, metric, resid, answers, resid[pair.to(resid.device)])
         return values == 0 if name == "vocab_accuracy" else values
