@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEWEST := .venv-newest
+NEWEST_STAMP := $(NEWEST)/.installed
+NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-newest lint clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -32,6 +35,19 @@ test: install
 	$(BIN)/interp models pull gemma-3-270m
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
 
+# the newest versions that pyproject.toml allows, beside the pinned ones: what pip gives a newcomer.
+# torch alone stays pinned.
+$(NEWEST_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt) uv
+	$(NEWEST)/bin/uv pip install --quiet --upgrade --python $(NEWEST)/bin/python -e '.[dev]' $(shell grep '^torch==' constraints.txt)
+	@touch $@
+
+test-newest: $(NEWEST_STAMP)
+	$(NEWEST)/bin/interp models pull smollm2-135m
+	$(NEWEST)/bin/interp models pull gemma-3-270m
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 $(NEWEST_TESTS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,5 +55,5 @@ lint: install
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
 	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -79,3 +79,10 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.5)
     question = f"Did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
     return f"{question}Available: {', '.join(names) or 'none'}."
+
+
+def first_line(error: object, most: int = 150) -> str:
+    """The first line of a foreign error or text, cut, for use inside a message of ours."""
+    name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
+    line = next((text for text in str(error).splitlines() if text.strip()), "no message").strip()
+    return name + (line if len(line) <= most else line[: most - 1] + "…")

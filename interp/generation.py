@@ -9,6 +9,7 @@ from interp.applying import hooked_run
 from interp.binding import bind
 from interp.brief import brief
 from interp.interventions import AnyPlan, as_plan
+from interp.kv_cache import keeps_keys
 from interp.model import Model
 from interp.prompts import Prompts, as_prompts, batches, pad
 from interp.running import default_budget
@@ -52,7 +53,8 @@ def generate(
         max_new_tokens: at most so many tokens a prompt.
         temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
         seed: of the sampling; a batch of other prompts draws other numbers.
-        use_cache: keep keys and values; without, every step recomputes all tokens.
+        use_cache: keep keys and values; without, and for recurrent models (Mamba), every step
+            recomputes all tokens.
 
     Raises:
         SiteError: a site, layer or unit that the model does not have.
@@ -71,7 +73,7 @@ def generate(
                 attention_mask=mask.long(),
                 max_new_tokens=max_new_tokens,
                 do_sample=bool(temperature),
-                use_cache=use_cache,
+                use_cache=use_cache and keeps_keys(model.hf),
                 pad_token_id=model.tokenizer.pad_token_id or 0,
                 **sampling,
             )

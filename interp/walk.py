@@ -326,11 +326,23 @@ Call = Callable[[int, Tensor, int, Sequence[Change]], Tensor]
 
 
 def shares_prefixes(model: Model) -> bool:
-    """Whether the model's attention dispatches by name, so that rows can share prefixes."""
-    attention = model.blocks[0].get_submodule(model.arch.attention)
+    """Whether tokens meet in attention that dispatches by name alone, so rows can share prefixes.
+
+    Blocks with a convolution over tokens (Mamba, linear attention, LFM2) mix them there, too.
+    """
+    if not model.arch.causal or not all(_dispatches(model, block) for block in model.blocks):
+        return False
+    return model.attention_implementation in ("sdpa", "eager")
+
+
+def _dispatches(model: Model, block: nn.Module) -> bool:
+    try:
+        attention = block.get_submodule(model.arch.attention)
+    except AttributeError:
+        return False
     code = vars(sys.modules[type(attention).__module__])
-    dispatches = hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code
-    return dispatches and model.arch.causal and model.attention_implementation in ("sdpa", "eager")
+    mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())
+    return hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code and not mixes
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
 from interp.brief import brief
+from interp.kv_cache import attention_window, cache_argument
 from interp.model import Model
 
 Tokens = tuple[int, ...]
@@ -57,7 +58,7 @@ class Run:
         where a window is shorter than the batch nothing is shared.
         """
         longest = max(len(row.shared) for row in rows) + max(len(row.rest) for row in rows)
-        window = getattr(model.hf.config, "sliding_window", None)
+        window = attention_window(model.hf.config)
         if window is not None and longest + n_more > window:
             rows = [row.whole for row in rows]
         begun = list(dict.fromkeys((row.edit, row.shared) for row in rows))
@@ -84,8 +85,8 @@ class Run:
             input_ids=self.ids,
             attention_mask=self.mask.long(),
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_argument(model.hf.base_model, self.cache),
         )
         return out.last_hidden_state[:, -1]
 

@@ -27,6 +27,7 @@ from interp.brief import brief
 from interp.calls import positions_and_mask
 from interp.errors import PlanError
 from interp.hooks import hooked
+from interp.kv_cache import attention_window, cache_argument
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
 
@@ -107,12 +108,12 @@ def read_prompts(model: Model, prompts: Sequence[TokenPrompt]) -> ReadPrompts:
     cache = DynamicCache(config=model.hf.config)
     if shared:
         first = torch.tensor([prompts[0].ids[:shared]], device=model.device)
-        cache = model.hf.base_model(input_ids=first, use_cache=True).past_key_values
+        step(model, first, torch.ones_like(first, dtype=torch.bool), cache, 0)
         cache.batch_repeat_interleave(len(prompts))
         ids = torch.cat([first.expand(len(prompts), -1), ids], 1)
         mask = torch.cat([torch.ones_like(ids[:, :shared], dtype=torch.bool), mask], 1)
     if ids.shape[1] - 1 > shared:
-        cache = step(model, ids[:, shared:-1], mask[:, :-1], cache, shared)[1]
+        step(model, ids[:, shared:-1], mask[:, :-1], cache, shared)
     return ReadPrompts(ids, mask, cache)
 
 
@@ -122,7 +123,7 @@ def _shared(model: Model, prompts: Sequence[TokenPrompt]) -> int:
     Sliding windows count columns and would count the padding, so no prompt may outgrow one.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
-    window = getattr(model.hf.config, "sliding_window", None)
+    window = attention_window(model.hf.config)
     if len(prompts) == 1 or (window and longest + 64 > window):
         return 0
     least = min(len(prompt.ids) for prompt in prompts) - 2
@@ -137,13 +138,13 @@ def step(
     mask: Bool[Tensor, "row pos"],
     cache: DynamicCache,
     start: int,
-) -> tuple[Float[Tensor, "row new d_model"], DynamicCache]:
-    """Run new tokens; final states and the grown cache."""
+) -> Float[Tensor, "row new d_model"]:
+    """Run new tokens, which the cache takes in; their final states."""
     said = positions_and_mask(model, mask)
     if "position_ids" in said:
         said["position_ids"] = said["position_ids"][:, start:]
-    out = model.hf.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **said)
-    return out.last_hidden_state, out.past_key_values
+    said |= cache_argument(model.hf.base_model, cache)
+    return model.hf.base_model(input_ids=ids, use_cache=True, **said).last_hidden_state
 
 
 @torch.no_grad()
@@ -180,7 +181,7 @@ def decode(
         for number in range(decoding.new_tokens):
             if number == decoding.min_tokens:
                 processors.pop()  # the last one bans endings, which are many, at a price
-            hidden, cache = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
+            hidden = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
             logits = model.arch.logits_transform(model.unembed(hidden[:, -1]).float())
             new = processors(seen, logits).argmax(-1)  # pyright: ignore[reportArgumentType]
             for row, token in zip(live.tolist(), new.tolist(), strict=True):
