@@ -12,6 +12,7 @@ statistics -> a figure or a file.
 from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
 from interp.applying import applied
 from interp.attribution import (
+    LogitLens,
     Scores,
     attribute,
     attribute_edges,
@@ -31,18 +32,19 @@ from interp.model import Model
 from interp.pairs import Pair, PromptPairs, load_pairs
 from interp.patching import patch
 from interp.prompts import TokenPrompt, prompt
+from interp.recording import Activations, activations
 from interp.results import PatchResult
 from interp.runs import forward, sweep_plans
 from interp.shipped import datasets
 from interp.sites import SITES, Site
 from interp.sources import (
-    activations,
     mean_ablation,
     mean_activations,
     noise_ablation,
     optimal_ablation,
     resample_ablation,
 )
+from interp.token_figures import plot_attention
 from interp.validation import validate
 
 __version__ = "0.1.0"
@@ -52,10 +54,12 @@ __all__ = [
     "SITES",
     "Ablate",
     "AblationResult",
+    "Activations",
     "Add",
     "Generation",
     "InterpError",
     "KnockOut",
+    "LogitLens",
     "Model",
     "Pair",
     "Patch",
@@ -90,6 +94,7 @@ __all__ = [
     "optimal_ablation",
     "patch",
     "path_patch",
+    "plot_attention",
     "prompt",
     "resample_ablation",
     "singles",

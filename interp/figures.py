@@ -147,6 +147,7 @@ def report(result: "PatchResult", seed: int = 0) -> Report:
         ),
         excluded=excluded_rows(result.excluded),
         provenance=result.provenance,
+        warnings=result.warnings,
     )
 
 

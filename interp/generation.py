@@ -7,6 +7,7 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.binding import bind
+from interp.brief import brief
 from interp.interventions import AnyPlan, as_plan
 from interp.kv_cache import keeps_keys
 from interp.model import Model
@@ -14,6 +15,7 @@ from interp.prompts import Prompts, as_prompts, batches, pad
 from interp.running import default_budget
 
 
+@brief
 @dataclass(frozen=True)
 class Generation:
     """What one prompt was continued by.

@@ -1,5 +1,6 @@
 """`PatchResult`: labelled values of a sweep, with baselines, intervals, a figure and a folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,17 @@ class PatchResult:
     def n_pairs(self) -> int:
         """How many pairs were measured."""
         return len(self.clean)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mind when reading the result; empty where there is nothing."""
+        mixed = mixed_positions(self.tokens, self.roles) if "pos" in self.over else ""
+        if not mixed:
+            return ()
+        return (
+            f"{mixed}; sweep over='span' (each named span, its last token, and the last token of "
+            "the prompt), or over pairs of one template.",
+        )
 
     def normalised(self, seed: int = 0) -> xr.Dataset:
         """Effect of each cell on a scale where 0 = corrupt and 1 = clean.
@@ -201,6 +213,7 @@ class PatchResult:
             "shape": [int(n) for n in self.values.shape[1:]],
             "n_pairs": self.n_pairs,
             "excluded": [vars_of(row) for row in self.excluded],
+            "warnings": list(self.warnings),
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "seconds": round(self.seconds, 4),
@@ -280,6 +293,34 @@ class PatchResult:
         from interp.figures import report
 
         return report(self).fragment()
+
+
+def _shared(roles: Sequence[tuple[str, ...]]) -> set[str]:
+    """Names that every row has."""
+    return set[str].intersection(*map(set, roles)) if roles else set()
+
+
+def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, ...]]) -> str:
+    """Why a mean over pairs at one position mixes different things; empty where it does not.
+
+    Args:
+        tokens: each pair's tokens.
+        roles: for each of these the span it belongs to, or ``""``.
+    """
+    lengths = sorted({len(row) for row in tokens})
+    if len(lengths) > 1:
+        return (
+            f"The prompts have {lengths[0]} to {lengths[-1]} tokens, so a mean over pairs at one "
+            "position mixes tokens of different roles"
+        )
+    for name in sorted(_shared(roles) - {""}):
+        places = {tuple(i for i, role in enumerate(row) if role == name) for row in roles}
+        if len(places) > 1:
+            return (
+                f"The span {name!r} is at different positions in different prompts, so a mean over "
+                "pairs at one position mixes tokens of different roles"
+            )
+    return ""
 
 
 def vars_of(row: Excluded) -> dict[str, str]:

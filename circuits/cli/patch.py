@@ -1,5 +1,6 @@
 """`interp patch`: one sweep from the command line, into a run folder."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,7 @@ def patch(
 ) -> None:
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
+    from interp.errors import InterpWarning
     from interp.resuming import patch_into
 
     rows = interp.load_pairs(pairs)[:limit]
@@ -77,7 +79,9 @@ def patch(
     }
     with progress(f"patching {site}", "pairs") as report:
         if out is None:
-            result = interp.patch(loaded, rows, **options, progress=report)
+            with warnings.catch_warnings():  # said below, with the result
+                warnings.simplefilter("ignore", InterpWarning)
+                result = interp.patch(loaded, rows, **options, progress=report)
         else:
             result = patch_into(out, loaded, rows, **options, seed=seed, progress=report)
     if as_json:
@@ -114,6 +118,8 @@ def _print(result: Any, out: Path | None, seed: int) -> None:
         f"{float(result.corrupt.mean()):.3f} corrupt",
         highlight=False,
     )
+    for text in result.warnings:
+        stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
     top = result.top(10, seed)
     table = Table(*top.columns, title="strongest cells (effect on the metric, 95 % interval)")
     for row in top.itertuples(index=False):

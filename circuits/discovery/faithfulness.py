@@ -22,6 +22,7 @@ from circuits.discovery.circuit import Circuit, CircuitError, top_edges
 from circuits.discovery.running import Bench
 from interp import folder
 from interp.attribution.scores import EdgeScores
+from interp.brief import brief
 from interp.statistics import Estimate, resample_weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Select = Callable[[EdgeScores, int, bool], Circuit]
 
 
+@brief
 @dataclass(frozen=True)
 class Curve:
     """Circuits of growing size under one ranking.
@@ -48,6 +50,7 @@ class Curve:
     values: Float[np.ndarray, "k pair"]
 
 
+@brief
 @dataclass(frozen=True)
 class Faithfulness:
     """Both curves of one method on test prompts.

@@ -35,6 +35,7 @@ from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp import folder
 from interp.ablation.readouts import windows
+from interp.brief import brief
 from interp.model import Model
 from interp.resuming import open_partial, refuse_other_run
 
@@ -60,6 +61,7 @@ N_PASSAGES = 4
 Progress = Callable[[str, int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Comparison:
     """What became of the same cases under several methods.

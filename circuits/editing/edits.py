@@ -20,6 +20,7 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
+from interp.brief import brief
 from interp.errors import RunFolderError, shown
 from interp.model import Model
 
@@ -27,6 +28,7 @@ REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""
 
 
+@brief
 @dataclass(frozen=True)
 class Edit:
     """A low-rank change of named weights, bound to the weights it was made for.

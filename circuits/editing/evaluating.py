@@ -34,6 +34,7 @@ from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
+from interp.brief import brief
 from interp.errors import RunFolderError
 from interp.memory import peak_memory
 from interp.model import Model
@@ -66,6 +67,7 @@ class Arm:
     strength: float = 1.0
 
 
+@brief
 @dataclass(frozen=True)
 class Protocol:
     """What all arms have in common.

@@ -8,11 +8,13 @@ from circuits.editing.asking import asking, generations
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Hop
 from circuits.editing.evaluation.prompts import Shots
+from interp.brief import brief
 from interp.model import Model
 
 AT_ONCE = 512
 
 
+@brief
 @dataclass(frozen=True)
 class Knowledge:
     """Answers of the unedited model.

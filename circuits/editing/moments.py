@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.editing.keys import Place
 from circuits.editing.ledger import ledger
 from circuits.editing.prefixed import Row, Run
+from interp.brief import brief
 from interp.builtin import cache_dir
 from interp.errors import InterpError
 from interp.model import Model
@@ -37,6 +38,7 @@ class MomentError(InterpError):
     """Text from which no second moment can be estimated."""
 
 
+@brief
 @dataclass(frozen=True)
 class Moment:
     """Uncentred second moment of one projection's input.

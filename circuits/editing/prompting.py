@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.brief import brief
 from interp.errors import did_you_mean, shown
 from interp.generation import generate
 from interp.model import Model
@@ -32,6 +33,7 @@ ASKED = (
 that learnt bare questions alone would reach those behind demonstrations less."""
 
 
+@brief
 @dataclass(frozen=True)
 class EditPrompt:
     """A prompt, its anchor, and the target's tokens behind it.

@@ -32,9 +32,11 @@ from circuits.editing.prompting import (
 )
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
+from interp.brief import brief
 from interp.model import Model
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """One edit to be made: its facts, written together, and the questions to leave alone."""
@@ -43,6 +45,7 @@ class Request:
     kept: tuple[Kept, ...] = ()
 
 
+@brief
 @dataclass(frozen=True)
 class Written:
     """What one request became.

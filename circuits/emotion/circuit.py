@@ -13,6 +13,7 @@ from torch import Tensor
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
 from interp import folder
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.statistics import jaccard
@@ -26,6 +27,7 @@ class EmotionCircuitError(InterpError):
     """A circuit or differences that are not of this model, or that cannot be drawn."""
 
 
+@brief
 @dataclass(frozen=True)
 class Differences:
     """Δμ: how activations in an emotion differ from the mean over emotions, on their own scale.

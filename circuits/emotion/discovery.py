@@ -25,6 +25,7 @@ from circuits.emotion.influence import Final, Influence
 from circuits.emotion.scores import Kind, Scores
 from circuits.emotion.selection import Circuits, Size, as_arrays, from_arrays
 from interp import folder
+from interp.brief import brief
 from interp.model import Model
 
 KIND = "emotion discovery"
@@ -32,6 +33,7 @@ SITES = ("z", "mlp_post")
 TABLES = ("readings", "projections")
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """How a discovery goes about it; the defaults are the clean preset.
@@ -80,6 +82,7 @@ class Settings:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Means:
     """Mean activations over all prompts, in all emotions: what mean-ablation puts in place.
@@ -93,6 +96,7 @@ class Means:
     mlp_post: Float[Tensor, "layer neuron"]
 
 
+@brief
 @dataclass(frozen=True)
 class Discovery:
     """What was found.

@@ -16,6 +16,7 @@ from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_repli
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
+from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
 from interp.model import Model
 
@@ -23,6 +24,7 @@ N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
 
 
+@brief
 @dataclass(frozen=True)
 class Sources:
     """The texts that a run needs.

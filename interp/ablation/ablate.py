@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from interp.ablation.components import Components
-from interp.ablation.readouts import check_readouts
+from interp.ablation.readouts import named_readouts
 from interp.ablation.result import AblationResult
 from interp.ablation.running import ClusterBy, Progress, Request, measured, measured_into
 from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
-from interp.errors import SiteError
+from interp.errors import MetricError, SiteError
+from interp.metrics import AnyMetric
 from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
@@ -22,7 +23,7 @@ def ablate(
     sets: Components | ComponentSet | Sets,
     kind: str = "resample",
     *,
-    readouts: Sequence[str] = ("logit_diff", "accuracy"),
+    readouts: Sequence[AnyMetric] = ("logit_diff", "accuracy"),
     candidates: Sequence[str] | None = None,
     reference: Prompts | None = None,
     neutral: str | None = None,
@@ -47,7 +48,8 @@ def ablate(
             `reference`, at each position if all prompts have one length and their spans at the
             same positions, else over all tokens; ``"zero"``; ``"noise"``: Gaussian noise of 3
             standard deviations of the site's activations is added.
-        readouts: names in `METRICS`, ``"accuracy"`` among `candidates`, or ``"vocab_accuracy"``.
+        readouts: names in `METRICS`, ``"accuracy"`` among `candidates`, ``"vocab_accuracy"``, or
+            functions of the logits, as `interp.patch` takes them.
         candidates: answers of one token; by default all answers and wrong answers of the pairs.
         reference: prompts of the mean (of pairs, the clean ones). Use others than `pairs`.
         neutral: a text unrelated to the task, whose perplexity shows damage in general. There,
@@ -64,7 +66,7 @@ def ablate(
     Raises:
         SiteError: a component that the model does not have.
         PairError: no pair is usable, or one lacks an entity or is not among the candidates.
-        MetricError: an unknown readout.
+        MetricError: an unknown readout, or a function together with `out`.
         PlanError: an unknown kind, or one that lacks its reference.
         RunFolderError: `out` holds another run.
         OutOfMemory: even one row at a time does not fit.
@@ -77,14 +79,21 @@ def ablate(
             f"{model.name} attends in both directions and predicts no next token; use "
             "`interp.attribute` on compiled programs."
         )
-    check_readouts(readouts)
+    names, functions = named_readouts(readouts)
+    if functions and out is not None:
+        raise MetricError(
+            f"the readout function {next(iter(functions))!r} is known by its name only, so a run "
+            "folder could not tell whether it is the same when it resumes; leave `out` away and "
+            "save the result."
+        )
     averaged = [] if reference is None else _prompts(model, reference)
     request = Request(
         model=model,
         pairs=load_pairs(pairs),
         sets=as_sets(model, sets),
         kind=check_kind(kind, averaged),
-        readouts=tuple(readouts),
+        readouts=names,
+        functions=functions,
         candidates=None if candidates is None else tuple(candidates),
         reference=averaged,
         neutral=neutral,

@@ -18,6 +18,7 @@ SITE_OF: dict[Kind, str] = {"head": "z", "mlp": "mlp_out", "neuron": "mlp_post"}
 """Where each kind of component is replaced."""
 
 _FORM = re.compile(r"a(\d+)\.h(\d+)|m(\d+)(?:\.n(\d+))?")
+_HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _LAYER_OF_HEADS = re.compile(r"a(\d+)")
 
 
@@ -41,16 +42,19 @@ class Component:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a component's name.
+        """Read a component's name; a head may also be written ``L3H1``.
 
         Raises:
             SiteError: it is none.
         """
+        head = _HEAD.fullmatch(name)
+        if head is not None:
+            return cls(int(head[1]), "head", int(head[2]))
         match = _FORM.fullmatch(name)
         if match is None:
             raise SiteError(
-                f"no component {shown(name)}: write 'a3.h1' for a head, 'm5' for an MLP, 'm5.n17' "
-                "for a neuron, 'a3' for all heads of a layer."
+                f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an MLP, "
+                "'m5.n17' for a neuron, 'a3' for all heads of a layer."
             )
         if match[1] is not None:
             return cls(int(match[1]), "head", int(match[2]))
@@ -60,9 +64,9 @@ class Component:
 
 
 Components = str | Component | Iterable[str | Component] | Any
-"""``"a3.h1,m5"``, a list or column of names, a data frame (columns ``component``, or ``layer`` and
-``head`` or ``neuron``), or an array [layer, head] or [layer, neuron]: those that are true, or all
-that are finite, by falling absolute score."""
+"""``"a3.h1,m5"`` (or ``"L3H1,m5"``), a list or column of names, a data frame (columns
+``component``, or ``layer`` and ``head`` or ``neuron``), or an array [layer, head] or [layer,
+neuron]: those that are true, or all that are finite, by falling absolute score."""
 
 
 def n_units(model: Model, kind: Kind) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.ablation.readouts import UNITS
+from interp.ablation.readouts import unit_of
 from interp.ablation.sets import nested
 from interp.report import Figure, Report, Section, Table, excluded_rows, shown
 from interp.style import BLUE, GREY, add_band, label, styled, whiskers
@@ -37,7 +37,7 @@ def plot_ablation(result: "AblationResult", readout: str) -> go.Figure:
         f"{result.kind} ablation on {result.model}",
         note,
         xaxis={"title": axis if curve else ""},
-        yaxis={"title": f"{readout} ({UNITS[readout]})" if curve else f"change of {readout}"},
+        yaxis={"title": f"{readout} ({unit_of(readout)})" if curve else f"change of {readout}"},
     )
 
 

@@ -14,11 +14,18 @@ import torch
 
 from interp.ablation.components import SITE_OF, Kind
 from interp.ablation.controls import design, write_norms
-from interp.ablation.readouts import AnswerReader, TextReader, candidate_tokens, windows
+from interp.ablation.readouts import (
+    AnswerReader,
+    Functions,
+    TextReader,
+    candidate_tokens,
+    windows,
+)
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
@@ -37,6 +44,7 @@ ClusterBy = str | Callable[[Pair], Any]
 Progress = Callable[[int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """What `interp.ablate` was asked for, checked; its arguments explain the fields."""
@@ -46,6 +54,7 @@ class Request:
     sets: Sets
     kind: AblateKind
     readouts: tuple[str, ...]
+    functions: Functions
     candidates: tuple[str, ...] | None
     reference: Sequence[TokenPrompt]
     neutral: str | None
@@ -159,6 +168,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 # --- what is run -------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Task:
     """Examples that run under every set: pairs, or windows of text.
@@ -192,7 +202,9 @@ def _pair_task(request: Request, replaced: Replacement, kept: Sequence[TokenPair
         # nothing differs between the two prompts before their first different token
         [pair.first_difference if resampled else 0 for pair in kept],
         dataclasses.replace(replaced, by_position=aligned([*prompts, *request.reference])),
-        lambda lo, hi: AnswerReader(model, request.readouts, answers[lo:hi], tokens),
+        lambda lo, hi: AnswerReader(
+            model, request.readouts, answers[lo:hi], tokens, request.functions
+        ),
     )
 
 

@@ -8,12 +8,14 @@ from interp.attribution.attribute import (
     attribute_edges,
     attribute_nodes,
 )
-from interp.attribution.direct import direct_logit_attribution, log_prob_increase, logit_lens
+from interp.attribution.direct import direct_logit_attribution, log_prob_increase
 from interp.attribution.estimators import ESTIMATORS
+from interp.attribution.lens import LogitLens, logit_lens
 from interp.attribution.paths import path_patch
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 
 __all__ = [
+    "LogitLens",
     "EDGE_METHODS",
     "ESTIMATORS",
     "NODE_METHODS",
