@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 from rich.markup import escape
 
@@ -24,6 +23,8 @@ from circuits.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuits.editing import Edit, Fact
 
 app = typer.Typer(
@@ -128,6 +129,8 @@ def undo(
 @app.command("list", epilog="Example: `interp edit list --ledger runs/edits --json`")
 def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
     """List the edits of a ledger, in order."""
+    import pandas as pd
+
     from circuits.editing.files import edits_in
 
     edits = edits_in(ledger)
@@ -306,8 +309,10 @@ def _facts(
     return [Fact(prompt, subject, target)]
 
 
-def _by_metric(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
     """A line a figure and a column a method, which fits a terminal; without the intervals."""
+    import pandas as pd
+
     first = next(iter(methods.values()))
     figures = [name for name, value in first.items() if not isinstance(value, list)]
     columns = {

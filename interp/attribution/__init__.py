@@ -1,17 +1,22 @@
 """Attribution: what the metric owes to nodes, neurons and edges. Positive = supports the answer."""
 
-from interp.attribution.attribute import (
-    EDGE_METHODS,
-    NODE_METHODS,
-    UNIT_METHODS,
-    attribute,
-    attribute_edges,
-    attribute_nodes,
-)
-from interp.attribution.direct import direct_logit_attribution, log_prob_increase, logit_lens
-from interp.attribution.estimators import ESTIMATORS
-from interp.attribution.paths import path_patch
-from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.attribution.attribute import (
+        EDGE_METHODS,
+        NODE_METHODS,
+        UNIT_METHODS,
+        attribute,
+        attribute_edges,
+        attribute_nodes,
+    )
+    from interp.attribution.direct import direct_logit_attribution, log_prob_increase, logit_lens
+    from interp.attribution.estimators import ESTIMATORS
+    from interp.attribution.paths import path_patch
+    from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 
 __all__ = [
     "EDGE_METHODS",
@@ -30,3 +35,5 @@ __all__ = [
     "logit_lens",
     "path_patch",
 ]
+
+lazy(__name__)

@@ -4,25 +4,30 @@
 proportions; `controls` draws random component sets; `agreement` compares rankings and sets.
 """
 
-from interp.statistics.agreement import auroc, jaccard, spearman, stability
-from interp.statistics.bootstrap import (
-    Equivalence,
-    Estimate,
-    StatisticsError,
-    bootstrap_mean,
-    bootstrap_ratio,
-    equivalence,
-    resample_weights,
-)
-from interp.statistics.controls import matched_random_sets
-from interp.statistics.significance import (
-    benjamini_hochberg,
-    discordant,
-    empirical_p,
-    mcnemar,
-    sign_flip_test,
-    wilson,
-)
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.statistics.agreement import auroc, jaccard, spearman, stability
+    from interp.statistics.bootstrap import (
+        Equivalence,
+        Estimate,
+        StatisticsError,
+        bootstrap_mean,
+        bootstrap_ratio,
+        equivalence,
+        resample_weights,
+    )
+    from interp.statistics.controls import matched_random_sets
+    from interp.statistics.significance import (
+        benjamini_hochberg,
+        discordant,
+        empirical_p,
+        mcnemar,
+        sign_flip_test,
+        wilson,
+    )
 
 __all__ = [
     "Equivalence",
@@ -44,3 +49,5 @@ __all__ = [
     "stability",
     "wilson",
 ]
+
+lazy(__name__)
