@@ -277,9 +277,9 @@ class PatchResult:
         )
 
     def _repr_html_(self) -> str:
-        from interp.figures import result_html
+        from interp.figures import report
 
-        return result_html(self)
+        return report(self).fragment()
 
 
 def vars_of(row: Excluded) -> dict[str, str]:

@@ -105,7 +105,7 @@ def discover(
         found = found_from_model(request, load(model or "", device, dtype), rows, keep)
     check_found(found)
     file = save_circuit(found, out if out.suffix == ".json" else out / "circuit.json")
-    report = {"file": str(file), "select": select, **_summary(found)}
+    report = {"file": str(file), "select": select, **found.summary()}
     if as_json:
         print_json(report)
     else:
@@ -113,33 +113,11 @@ def discover(
         stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
 
 
-def _summary(found: "Circuit") -> dict[str, Any]:
-    strongest = _strongest(found)
-    return {
-        "model": found.model,
-        "method": found.method,
-        "n_edges": found.n_edges,
-        "of_edges": found.graph.n_edges,
-        "n_nodes": len(found.nodes),
-        "n_neurons": sum(len(kept) for kept in found.neurons.values()) if found.neurons else None,
-        "n_prompts": len(found.prompts),
-        "nodes": list(found.nodes),
-        "top": [{"edge": name, "score": score} for name, score in strongest],
-    }
-
-
-def _strongest(found: "Circuit", n: int = 10) -> list[tuple[str, float]]:
-    if found.scores is None:
-        return []
-    scored = zip(found.edge_names, found.scores[found.edges].tolist(), strict=True)
-    return sorted(scored, key=lambda pair: -abs(pair[1]))[:n]
-
-
 def _print_summary(found: "Circuit") -> None:
     import pandas as pd
 
     stdout.print(escape(repr(found)), highlight=False)
-    strongest = _strongest(found)
+    strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
 
@@ -217,7 +195,7 @@ def _evaluate_circuit(
     as_json: bool,
 ) -> None:
     from circuits.discovery.evaluation import evaluate
-    from circuits.discovery.pages import evaluation_page
+    from circuits.kinds import write_page
 
     with progress("circuits", "run") as report:
         done = evaluate(test, given, n_random, seed, clusters, report)
@@ -228,8 +206,7 @@ def _evaluate_circuit(
     }
     page = None
     if out:
-        page = done.save(out, seed) / "index.html"
-        page.write_text(evaluation_page(summary, done.random), encoding="utf-8")
+        page = write_page(done.save(out, seed))
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return
@@ -259,16 +236,15 @@ def _evaluate_scores(
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.drawing import faithfulness_page
     from circuits.discovery.faithfulness import faithfulness
+    from circuits.kinds import write_page
 
     scores = _edge_scores(path)
     with progress("circuits", "run") as report:
         done = faithfulness(test, scores, clusters=clusters, progress=report)
     page = None
     if out:
-        page = done.save(out) / "index.html"
-        page.write_text(faithfulness_page(done, seed), encoding="utf-8")
+        page = write_page(done.save(out, seed))
     run = str(out) if out else None
     summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
     if as_json:
@@ -325,7 +301,7 @@ def compare(
         for a, b in combinations(loaded, 2)
     ]
     if as_json:
-        listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
+        listed = [{"file": name, **found.summary()} for name, found in loaded.items()]
         print_json({"circuits": listed, "overlaps": rows})
         return
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
@@ -349,7 +325,7 @@ def show(
     target = out or file.with_suffix(".html")
     _write_html(found, target)
     if as_json:
-        print_json({"file": str(file), "page": str(target), **_summary(found)})
+        print_json({"file": str(file), "page": str(target), **found.summary()})
     else:
         _print_summary(found)
         stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
@@ -373,7 +349,7 @@ def export(
     writers = {
         "mib": save_circuit,
         "dot": lambda found, path: path.write_text(to_dot(found), encoding="utf-8"),
-        "html": _write_html,
+        "html": lambda found, path: _write_html(found, path, standalone=True),
     }
     if form not in writers:
         raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
@@ -395,8 +371,7 @@ def _needed(path: Path) -> tuple[Path, "Circuit"]:
     return file, load_circuit(file)
 
 
-def _write_html(found: "Circuit", path: Path) -> None:
-    from circuits.discovery.drawing import draw
+def _write_html(found: "Circuit", path: Path, standalone: bool = False) -> None:
+    from circuits.discovery.pages import circuit_report
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(found).write_html(path, include_plotlyjs=True)
+    circuit_report(found).write(path, standalone)

@@ -213,7 +213,7 @@ def _compared(
     discovery_events: str | None = None,
     limit: int | None = None,
 ) -> "Control":
-    from circuits.emotion.pages import control_page
+    from circuits.emotion.pages import control_report
     from circuits.emotion.running import compare
 
     loaded = load(recipe.model, device, dtype or recipe.dtype)
@@ -232,7 +232,7 @@ def _compared(
         arms.split(",") if arms else None,
         say,
     )
-    (out / "index.html").write_text(control_page(result, found), encoding="utf-8")
+    control_report(result, found).write(out / "index.html")
     return result
 
 

@@ -121,13 +121,12 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's figures and tables as one HTML file."""
-    from circuits.query_value.figures import page
+    from circuits.query_value.figures import report
     from circuits.query_value.result import QueryValue
 
     result = QueryValue.load(run)
     target = out or run / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(result, prompt, seed), encoding="utf-8")
+    report(result, prompt, seed).write(target)
     if as_json:
         print_json({"run": str(run), "page": str(target), **result.summary(seed)})
         return

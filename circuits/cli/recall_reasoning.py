@@ -116,7 +116,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.recall_reasoning.figures import study_page
+    from circuits.kinds import write_page
     from circuits.recall_reasoning.studying import study
 
     name, settings, recipe_dtype = _asked(model, recipe)
@@ -132,8 +132,7 @@ def run(
         _neutral(loaded, neutral),
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
-    page = out / "index.html"
-    page.write_text(study_page(result, f"Recall versus reasoning on {result.model}"), "utf-8")
+    page = write_page(out)
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return
@@ -220,9 +219,9 @@ def replicate(
     as_json: JsonOption = False,
 ) -> None:
     """The published layer, head and neuron tests, on published and on length-matched prompts."""
+    from circuits.kinds import write_page
     from circuits.recall_reasoning.building import build as draw
     from circuits.recall_reasoning.cells import design_named
-    from circuits.recall_reasoning.figures import replication_page
     from circuits.recall_reasoning.replicate import (
         matched_prompts,
         published_prompts,
@@ -237,9 +236,7 @@ def replicate(
     data = draw(loaded, chosen, datasets, n, 0)
     sets["matched"] = matched_prompts(data, chosen.cells[0], chosen.cells[1], n)
     result = test(loaded, sets)
-    result.save(out)
-    page = out / "index.html"
-    page.write_text(replication_page(result, f"Published statistics on {model}"), "utf-8")
+    page = write_page(result.save(out))
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return

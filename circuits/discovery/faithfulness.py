@@ -9,7 +9,7 @@ bound. 85 % of both comes from circuits of more than a fifth of all edges, so f 
 area on a logarithmic axis are always reported too.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ class Faithfulness:
         method, model, metric, ablation, source: what was measured, on what.
         ids: of the test pairs; `clusters` their entities, where given.
         n_excluded: test rows refused.
+        provenance: versions, machine and command line, filled when saved.
     """
 
     signed: Curve
@@ -73,6 +74,7 @@ class Faithfulness:
     ids: tuple[str, ...] = field(repr=False)
     clusters: tuple[Hashable, ...] | None = field(default=None, repr=False)
     n_excluded: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def f(self, curve: Curve) -> Float[np.ndarray, " k"]:
         """Faithfulness at each size."""
@@ -167,16 +169,20 @@ class Faithfulness:
             "curve": self.to_frame().to_dict("records"),
         }
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, seed: int = 0) -> Path:
         """Write a run folder (kind ``faithfulness``) with per-pair values.
+
+        Args:
+            path: the folder.
+            seed: of the intervals in its manifest, and on its page.
 
         Raises:
             RunFolderError: the path holds something that is not a run folder.
         """
         manifest = {
             "kind": "faithfulness",
-            **self.summary(),
-            "provenance": folder.provenance(),
+            **self.summary(seed),
+            "provenance": folder.provenance() | dict(self.provenance) | {"seed": seed},
         }
         arrays = {
             "signed": self.signed.values,
@@ -214,6 +220,7 @@ class Faithfulness:
             ids=tuple(pairs["pair"].tolist()),
             clusters=tuple(pairs["cluster"].tolist()) if "cluster" in pairs else None,
             **{name: manifest[name] for name in named},
+            provenance=manifest["provenance"],
         )
 
 

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from circuits.discovery.circuit import Circuit, CircuitError
+from interp import folder
 from interp.errors import DataFileError, SiteError
 from interp.graph import Graph
 
@@ -40,7 +42,11 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
         "cfg": config,
         "nodes": nodes,
         "edges": edges,
-        "interp": {**own, "prompts": list(circuit.prompts)},
+        "interp": {
+            **own,
+            "prompts": list(circuit.prompts),
+            "provenance": dict(circuit.provenance),
+        },
     }
 
 
@@ -91,12 +97,14 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
         model=own.get("model", ""),
         weights_hash=own.get("weights_hash", ""),
         prompts=tuple(own.get("prompts", ())),
+        provenance=own.get("provenance") or {},
     )
 
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
-    """Write a circuit as MIB JSON; whole or not at all."""
+    """Write a circuit as MIB JSON, with where it comes from; whole or not at all."""
     path = Path(path)
+    circuit = replace(circuit, provenance=folder.provenance() | dict(circuit.provenance))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:

@@ -330,8 +330,8 @@ def compare_into(
             shutil.rmtree(unfinished)
         raise
     result.save(out, {"run": run})
-    from circuits.editing.figures import page
+    from circuits.editing.figures import comparison_report
 
-    (out / "index.html").write_text(page(result), "utf-8")
+    comparison_report(Comparison.load(out)).write(out / "index.html")
     shutil.rmtree(unfinished)
     return Comparison.load(out)

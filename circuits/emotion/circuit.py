@@ -104,8 +104,8 @@ class EmotionCircuit:
         a = model.arch
         return cls(
             emotion,
-            _by_layer(neurons),
-            _by_layer(heads),
+            by_layer(neurons),
+            by_layer(heads),
             a.d_mlp or 0,
             a.n_heads,
             a.n_layers,
@@ -154,7 +154,7 @@ class EmotionCircuit:
             EmotionCircuitError: the model has too few units outside the circuit.
         """
         drawn = {
-            part: _by_layer(
+            part: by_layer(
                 _drawn(self.units(part), self._shape(part), rng, disjoint, (norms or {}).get(part))
             )
             for part in ("neurons", "heads")
@@ -169,7 +169,8 @@ class EmotionCircuit:
         return f"EmotionCircuit({self.emotion}: {n} neurons, {self.size - n} heads; {self.method})"
 
 
-def _by_layer(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
+def by_layer(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
+    """Units of each layer, in the order given."""
     found: dict[int, list[int]] = {}
     for layer, unit in units:
         found.setdefault(int(layer), []).append(int(unit))

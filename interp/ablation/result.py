@@ -250,7 +250,9 @@ class AblationResult:
         )
 
     def _repr_html_(self) -> str:
-        return self.top().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+        from interp.ablation.figures import report
+
+        return report(self).fragment()
 
 
 def _means(effects: np.ndarray, seed: int, clusters: Sequence[str] | None) -> Estimate:
