@@ -145,7 +145,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--select", "best"], "unknown --select 'best'"),
+        (["--select", "best"], "unknown select 'best'"),
         (["--select", "top"], "--select top needs --size"),
         (["--select", "acdc"], "--select acdc needs --threshold"),
         (["--select", "top", "--size", "40", "--threshold", "1"], "no use for --threshold"),

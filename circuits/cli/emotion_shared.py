@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from circuits.cli.options import EMOTIONS, choice
 from circuits.cli.output import stderr
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ DatasetsOption = Annotated[
         help=f"Folder with your own {DISCOVERY_TEXTS} and the like; default: the shipped data."
     ),
 ]
-OutOption = Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")]
+EmotionOption = Annotated[str, choice(EMOTIONS, "Target emotion.")]
 DiscoveryOption = Annotated[
-    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it is not there.")
+    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it does not exist.")
 ]
-LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use N discovery scenarios, of all themes.")
+ScenariosOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Use only N discovery scenarios, of all themes."),
 ]
 
 

@@ -5,9 +5,8 @@ import json
 import math
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,37 +19,6 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True)
 stdout = Console()
-
-ModelOption = Annotated[
-    str, typer.Option("--model", help="Built-in name, Hub id, local folder or .gguf file.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: CUDA if there is one.")
-]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32 (default on CPU), bfloat16 (default on CUDA), float16.")
-]
-PairsOption = Annotated[
-    str, typer.Option(help="Prompt pairs: a name from `interp datasets`, JSONL file or Hub id.")
-]
-NeutralOption = Annotated[
-    str | None,
-    typer.Option(help="Text whose perplexity is measured, too: neutral_text, or a text file."),
-]
-MetricOption = Annotated[str, typer.Option(help="logit_diff, logprob or prob.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")]
-SeedOption = Annotated[int, typer.Option(help="Of the bootstrap intervals.")]
-SplitByOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Deal the entities of this span (or spans: io,s1) to two halves: scores and circuits "
-        "come from the discovery half, evaluation uses the test half. Before --limit."
-    ),
-]
-SplitSeedOption = Annotated[int, typer.Option(help="Of the deal; the same for both halves.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
-]
 
 
 @contextlib.contextmanager
