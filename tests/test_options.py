@@ -49,7 +49,7 @@ def test_the_names_offered_are_those_that_are_known():
 def test_the_ways_to_select_are_those_that_discovery_has():
     from circuits.cli.discovering import FROM_SCORES
 
-    assert circuit.SELECTS == (*FROM_SCORES, "acdc", "edge-pruning")
+    assert (*FROM_SCORES, "acdc", "edge-pruning") == circuit.SELECTS
 
 
 def test_every_verb_is_in_a_group():
