@@ -1,7 +1,7 @@
 """Activation patching: replace one activation by its value in the other prompt, read a metric."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from interp.errors import DegenerateGap
 from interp.metrics import DEGENERATE
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.progress import Progress, reported
 from interp.results import PatchResult
 from interp.running import SweepArrays, run_sweep
 from interp.sweep import Direction, Sweep, plan_sweep
@@ -27,7 +28,7 @@ def patch(
     layers: Sequence[int] | None = None,
     neurons: int | Sequence[Sequence[int]] = 1,
     tokens_at_once: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> PatchResult:
     """Patch `site` at every cell of `over`, for every pair, in one pass over the layers.
 
@@ -50,7 +51,7 @@ def patch(
         neurons: group size of the ``neuron`` axis, or the groups themselves.
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
@@ -69,7 +70,8 @@ def patch(
     loaded = load_pairs(pairs)
     kept, excluded = tokenise(model, loaded)
     places = sweep.places(kept)
-    arrays = run_sweep(model, sweep, kept, places, tokens_at_once, progress)
+    with reported(progress, f"patching {site}", len(kept)) as report:
+        arrays = run_sweep(model, sweep, kept, places, tokens_at_once, report)
     seconds = time.perf_counter() - started
     return label(model, sweep, loaded.source, kept, excluded, arrays, seconds)
 

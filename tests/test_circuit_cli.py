@@ -156,7 +156,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
         (["--size", "0.001"], "--size 0.001 of 262 components is none"),
         (["--select", "threshold", "--threshold", "1e6"], "keeps no path from the input"),
         (["--size", "999"], "cannot take 999 components: there are 262"),
-        (["--size", "9", "--method", "eap-gd"], "no method 'eap-gd' scores edges"),
+        (["--size", "9", "--method", "eap-gd"], "unknown method 'eap-gd'. Did you mean"),
         (["--select", "acdc", "--threshold", "-1"], "ACDC's threshold is -1.0"),
     ],
 )

@@ -355,7 +355,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             "'cot' is no file of demonstrations, and not one of direct and reason",
         ),
         (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
-        (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
+        (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),
     ],

@@ -115,7 +115,17 @@ def apply(
     at = placement_for(loaded, placement, method)
     questions = ask or []
     before = _asked(loaded, questions)
-    made = edit(loaded, given, method, kept=to_stay, placement=at, n_tokens=n_tokens, seed=seed)
+    with progress("second moments", "tokens") as report:
+        made = edit(
+            loaded,
+            given,
+            method,
+            kept=to_stay,
+            placement=at,
+            n_tokens=n_tokens,
+            seed=seed,
+            progress=report,
+        )
     made.apply(loaded)
     said = zip(questions, before, _asked(loaded, questions), strict=True)
     asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
@@ -244,7 +254,7 @@ def evaluate(
     text = neutral_text(neutral)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
-    with progress("editing", "steps") as report:
+    with progress("editing", "") as report:
         result = compare_into(
             out,
             loaded,
@@ -257,7 +267,7 @@ def evaluate(
             neutral=text,
             sequential=sequential,
             n_tokens=n_tokens,
-            progress=lambda what, done, total: report(done, total),
+            progress=lambda what, done, total: report(done, total, what),
         )
     found = result.summary()
     if as_json:
@@ -265,7 +275,8 @@ def evaluate(
         return
     print_table(
         _by_metric(found["methods"]),
-        f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}",
+        f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
+        f"{found['model']}",
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)

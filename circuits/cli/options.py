@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.errors import InterpError, did_you_mean
+from interp.errors import InterpError, RunFolderError, did_you_mean
 from interp.sites import SITES, parse_site
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
@@ -80,6 +80,13 @@ def numbers(option: str, text: str | None) -> list[int] | None:
     return found
 
 
+def _out(value: Path | None) -> Path | None:
+    """Refuse a folder of something else now, not when a model has run for an hour."""
+    if value is not None and value.exists() and not (value / "manifest.json").is_file():
+        raise RunFolderError(f"--out {value} exists and is not a run folder; choose another.")
+    return value
+
+
 def _site(value: str) -> str:
     parse_site(value)
     return value
@@ -148,7 +155,9 @@ SplitSeedOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Folder for the results; a stopped run with the same options resumes."),
+    typer.Option(
+        help="Folder for the results; a stopped run with the same options resumes.", callback=_out
+    ),
 ]
 NeededOutOption = Annotated[
     Path, typer.Option(help="Folder for the results; a stopped run with the same options resumes.")

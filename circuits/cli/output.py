@@ -1,11 +1,11 @@
-"""What every verb shares: options, progress on stderr, one JSON object on stdout."""
+"""What every verb prints: progress on stderr, tables or one JSON object on stdout."""
 
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,9 +21,17 @@ stderr = Console(stderr=True)
 stdout = Console()
 
 
+class Report(Protocol):
+    """What a bar is told."""
+
+    def __call__(self, done: int, total: int, what: str = ...) -> None:
+        """So many are done, of so many; of what, where that changes."""
+        ...
+
+
 @contextlib.contextmanager
-def progress(label: str, unit: str) -> Generator[Callable[[int, int], None]]:
-    """A progress bar on stderr; yields a function to call with (done, total)."""
+def progress(label: str, unit: str) -> Generator[Report]:
+    """A progress bar on stderr, there once its total is told; yields what to tell."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,8 +40,12 @@ def progress(label: str, unit: str) -> Generator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(done: int, total: int, what: str = label) -> None:
+            task = bar.task_ids[0] if bar.task_ids else bar.add_task(what)
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
 
 
 def load(name: str, device: str | None, dtype: str | None) -> Any:
