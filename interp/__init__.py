@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         log_prob_increase,
         logit_lens,
         path_patch,
+        top_tokens,
     )
     from interp.bridge_engine import bridge_hooks
     from interp.errors import InterpError
@@ -99,6 +100,7 @@ __all__ = [
     "resample_ablation",
     "singles",
     "sweep_plans",
+    "top_tokens",
     "validate",
 ]
 

@@ -13,6 +13,7 @@ from circuits.cli import (
     attribute,
     bench,
     circuit,
+    compare,
     datasets,
     edit,
     emotion,
@@ -22,6 +23,7 @@ from circuits.cli import (
     query_value,
     recall_reasoning,
     show,
+    top_tokens,
     validate,
 )
 
@@ -31,9 +33,17 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 FIND, CHANGE = "Find components and circuits", "Change a model"
 RESULTS, RESOURCES = "Results", "Models and data"
 PANELS = {
-    FIND: ("patch", "ablate", "attribute", "circuit", "query-value", "recall-reasoning"),
+    FIND: (
+        "patch",
+        "ablate",
+        "attribute",
+        "circuit",
+        "query-value",
+        "top-tokens",
+        "recall-reasoning",
+    ),
     CHANGE: ("edit", "emotion"),
-    RESULTS: ("show",),
+    RESULTS: ("show", "compare"),
     RESOURCES: ("models", "datasets", "validate", "bench"),
 }
 """Group of verbs in `--help` -> its verbs, in order."""
@@ -78,9 +88,11 @@ def interp(
 
 
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-for module in (patch, ablate, attribute, show, datasets, validate):
-    verb = module.__name__.rpartition(".")[2]
-    app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])(getattr(module, verb))
+for module in (patch, ablate, attribute, top_tokens, show, compare, datasets, validate):
+    function = module.__name__.rpartition(".")[2]
+    verb = function.replace("_", "-")
+    add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
+    add(getattr(module, function))
 emotion.app.add_typer(emotion_control.app)
 for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
     verb = module.__name__.rpartition(".")[2].replace("_", "-")

@@ -34,7 +34,8 @@ EXAMPLES = (
     "Examples:\n\n"
     "`interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
     "--target Rome --method rome --ledger runs/edits`\n\n"
-    "`interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Where is the Louvre?'`"
+    "`interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the "
+    "capital of France?'`"
 )
 EVALUATE_EXAMPLES = (
     "Examples:\n\n"
@@ -131,6 +132,46 @@ def apply(
     asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
     answers = _continued(loaded, given)
     _say(made, made.save(next_folder(ledger)), as_json, answers=answers, asked=asked)
+
+
+@app.command(
+    "ask",
+    epilog="Example: `interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city "
+    "is the capital of France?'`",
+)
+def ask_edited(
+    model: ModelOption,
+    ledger: LedgerOption,
+    ask: Annotated[
+        list[str],
+        typer.Option(help="A question to ask without and with the edits; may be repeated."),
+    ],
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions of the model without and with all edits of the ledger."""
+    from circuits.editing.files import edits_in
+
+    edits = edits_in(ledger)
+    loaded = load(model, device, dtype)
+    before = _asked(loaded, ask)
+    for one in edits:
+        one.apply(loaded)
+    said = zip(ask, before, _asked(loaded, ask), strict=True)
+    asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
+    if as_json:
+        edited = [one.id for one in edits]
+        print_json({"model": model, "ledger": str(ledger), "edits": edited, "asked": asked})
+    else:
+        stdout.print(f"with {len(edits)} edits of {ledger}:", highlight=False, markup=False)
+        _print_asked(asked)
+
+
+def _print_asked(asked: list[dict[str, str]]) -> None:
+    for one in asked:
+        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
 
 
 @app.command("undo", epilog="Example: `interp edit undo --ledger runs/edits`")
@@ -386,9 +427,7 @@ def _say(
             f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}",
             highlight=False,
         )
-    for one in asked or []:
-        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
-        stdout.print(escape(line), highlight=False, soft_wrap=True)
+    _print_asked(asked or [])
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

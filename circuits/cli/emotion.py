@@ -49,7 +49,8 @@ PaperOption = Annotated[
 EventsOption = Annotated[
     str | None,
     typer.Option(
-        help="Texts of SEV's schema: a file or Hub id; default the shipped discovery set."
+        help="Texts in SEV's schema: a shipped name, a file or a Hub data set; by default the "
+        "shipped discovery set."
     ),
 ]
 
@@ -117,8 +118,10 @@ def circuit(
     """Find every emotion's circuit: directions, scores, influence, allocation."""
     from circuits.emotion.selection import overlap_table
 
+    settings = _settings(styles, paper)
+    texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))  # bad files are told now
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, _settings(styles, paper), events, limit)
+    found = discovered(loaded, out, datasets, settings, events, limit)
     if as_json:
         print_json({"model": model, "run": str(out), **found.summary()})
         return
@@ -137,7 +140,7 @@ def directions(
     datasets: DatasetsOption = None,
     events: Annotated[
         str | None,
-        typer.Option(help="Unseen texts of SEV's schema; default: the shipped test set."),
+        typer.Option(help="Unseen texts in SEV's schema; by default the shipped test set."),
     ] = None,
     n: Annotated[int, typer.Option(min=1, help="Number of unseen scenarios that are read.")] = 24,
     device: DeviceOption = None,
@@ -149,10 +152,10 @@ def directions(
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
 
-    loaded = load(model, device, dtype)
-    found = found_in(loaded, discovery, datasets)
     unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))
+    loaded = load(model, device, dtype)
+    found = found_in(loaded, discovery, datasets)
     read = transfer_tests(
         loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )

@@ -101,11 +101,11 @@ def control(
     from circuits.emotion.situations import situations
 
     said = _recipe(model, recipe)
+    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     loaded = load(model, device, dtype or said.dtype)
     found = found_in(loaded, discovery, datasets, _settings(said))
     plain, *rest = chosen_arms(all_arms(loaded, found, said), [arm])
     asked = _at(rest[0] if rest else plain, strength, any_dose)
-    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     asking, texts = sources.asking(said.style), situations(sources.events, n)
     writer = Writer(loaded, asking, texts, said.decoding)
     tables: list[Any] = [writer.write(one) for one in (plain, asked)]
@@ -221,6 +221,8 @@ def _compared(
     from circuits.emotion.pages import control_report
     from circuits.emotion.running import compare
 
+    if discovery_events is not None:
+        texts_of(datasets, discovery_events)  # bad files are told before a model is loaded
     loaded = load(recipe.model, device, dtype or recipe.dtype)
     settings = _settings(recipe)
     if discovery_events is None and limit is None:

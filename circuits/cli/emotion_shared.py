@@ -22,7 +22,9 @@ TEST_TEXTS = "emotion_scenarios_test.jsonl"
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
-        help=f"Folder with your own {DISCOVERY_TEXTS} and the like; default: the shipped data."
+        exists=True,
+        file_okay=False,
+        help=f"Folder with your own {DISCOVERY_TEXTS} and the like; by default the shipped data.",
     ),
 ]
 EmotionOption = Annotated[str, choice(EMOTIONS, "Target emotion.")]

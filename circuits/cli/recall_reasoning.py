@@ -37,8 +37,10 @@ DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contra
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
+        exists=True,
+        file_okay=False,
         help="Folder with your own recall_facts.jsonl, ioi.jsonl and linguistic_puzzles.jsonl; "
-        "default: the shipped ones."
+        "by default the shipped ones.",
     ),
 ]
 
@@ -132,13 +134,14 @@ def run(
     given = {"design": design, "n_test": n_test, "n_random": n_random, "ablations": ablations}
     given |= {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
     settings = _with_options(settings, given)
+    text = neutral_text(neutral)
     loaded = load(name, device, dtype or recipe_dtype)
     result = study(
         loaded,
         settings,
         out,
         datasets,
-        _neutral(loaded, neutral),
+        _neutral(loaded, text),
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
     page = write_page(out)
@@ -153,18 +156,14 @@ def run(
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
 
 
-def _neutral(model: Any, source: str | None) -> str | None:
-    """The neutral text: a file's, or the stories of an organism's world.
-
-    Raises:
-        DataFileError: there is no such text.
-    """
+def _neutral(model: Any, text: str | None) -> str | None:
+    """The neutral text: what was given, or the stories of an organism's world."""
     from circuits.recall_reasoning.organism import story_text, world_of
     from interp.organisms import ORGANISMS
 
-    if source is None and model.name in ORGANISMS:
+    if text is None and model.name in ORGANISMS:
         return story_text(world_of(model))
-    return neutral_text(source)
+    return text
 
 
 def _asked(model: str | None, recipe: str | None) -> tuple[str, "Settings", str | None]:
@@ -211,7 +210,7 @@ def replicate(
     model: ModelOption,
     out: NeededOutOption,
     published: Annotated[
-        str | None, typer.Option(help="The released prompts (JSON); default: the same words.")
+        str | None, typer.Option(help="The released prompts (JSON); by default the same words.")
     ] = None,
     datasets: DatasetsOption = None,
     design: DesignOption = "A-nonce",

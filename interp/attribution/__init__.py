@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp.attribution.estimators import ESTIMATORS
     from interp.attribution.paths import path_patch
     from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+    from interp.attribution.top_tokens import top_tokens
 
 __all__ = [
     "EDGE_METHODS",
@@ -34,6 +35,7 @@ __all__ = [
     "log_prob_increase",
     "logit_lens",
     "path_patch",
+    "top_tokens",
 ]
 
 lazy(__name__)
