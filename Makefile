@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint pages clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -36,6 +36,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# a page of every kind of result in a browser; needs Chromium and Node
+pages: install
+	$(BIN)/python scripts/look_at_pages.py
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:

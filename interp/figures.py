@@ -36,7 +36,7 @@ def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
     effect = chosen.normalised()
     over = list(chosen.over)
     figure = _curve(chosen, effect) if len(over) == 1 else _heatmap(chosen, effect, over)
-    n = f"pair {pair}" if pair else f"mean of {shown.n_pairs} pairs"
+    n = f"pair {pair}" if pair else f"mean of {chosen.n_pairs} pairs"
     return styled(figure, f"{chosen.site} on {chosen.model}", f"{VERBS[chosen.direction]}, {n}")
 
 

@@ -85,10 +85,10 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, and are aligned on the right."""
+        columns: list[list[Any]] = [self.frame[name].tolist() for name, _ in self._columns]
         return [
-            pd.api.types.is_numeric_dtype(self.frame[name])
-            and not pd.api.types.is_bool_dtype(self.frame[name])
-            for name, _ in self._columns
+            all(isinstance(x, int | float | np.number) and not isinstance(x, bool) for x in values)
+            for values in columns
         ]
 
     @property
@@ -137,13 +137,15 @@ class Figure:
         layout = spec["layout"]
         for name in ("title", "template", "width"):
             layout.pop(name, None)
-        layout["margin"] = layout.get("margin", {}) | {"t": 40, "r": 16}
+        top = 40 if layout.get("annotations") else 10  # panels have titles of their own
+        layout["margin"] = layout.get("margin", {}) | {"t": top, "r": 16}
         return {"data": spec["data"], "layout": layout}
 
     @property
     def width(self) -> int:
-        """Pixels below which it is not squeezed."""
-        return min(int(self.plot.layout.width or 320), WIDEST)
+        """Pixels below which it is not squeezed: its own width, or so much for each panel."""
+        panels = sum(name.startswith("xaxis") for name in self.plot.layout.to_plotly_json())
+        return min(int(self.plot.layout.width or 320 * max(1, panels)), WIDEST)
 
     @property
     def height(self) -> int:
@@ -186,7 +188,7 @@ class Report:
     @property
     def n_excluded(self) -> int:
         """How many rows were left out."""
-        return int(self.excluded["rows"].sum())
+        return sum(map(int, self.excluded["rows"].tolist()))
 
     @property
     def left_out(self) -> Table:
@@ -283,8 +285,9 @@ def shown(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    size = abs(value)
-    return f"{value:.3f}" if size == 0 or 5e-4 <= size < 1e6 else f"{value:.2g}"
+    if value == 0:
+        return "0.000"  # of -0.0, too
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1e6 else f"{value:.2g}"
 
 
 def interval(low: float, high: float) -> str:
@@ -298,7 +301,8 @@ def _heading(name: str, bounds: tuple[str, str] | None) -> str:
 
 
 def _kind_of(part: Part) -> str:
-    return {str: "text", Table: "table", Figure: "figure"}.get(type(part), "list")
+    kinds: dict[type, str] = {str: "text", Table: "table", Figure: "figure"}
+    return kinds.get(type(part), "list")
 
 
 def _json(value: Any) -> Markup:

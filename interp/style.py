@@ -76,7 +76,10 @@ def template(scheme: Scheme) -> go.layout.Template:
             "coloraxis": {"colorscale": scheme.sequential, "autocolorscale": False},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": scheme.ink},
         },
-        data={"heatmap": [{"colorscale": scheme.diverging, "autocolorscale": False}]},
+        data={
+            "heatmap": [{"colorscale": scheme.diverging, "autocolorscale": False}],
+            "bar": [{"error_y": {"color": scheme.ink}}],
+        },
     )
 
 
@@ -115,6 +118,7 @@ def add_band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str, **wher
     figure.add_scatter(
         x=[*places, *places[::-1]],
         y=[*high, *low[::-1]],
+        mode="lines",
         fill="toself",
         line={"width": 0},
         fillcolor=translucent(colour),

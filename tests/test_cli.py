@@ -126,7 +126,7 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
     assert shown["page"] == str(out / "index.html")
     assert shown["top"] == report["top"]
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "plotly.js v" in page
+    assert "plotly.js v" in (out / "plotly.min.js").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=\s*[\"']?https?:", page)
     assert "<h1>resid_pre on smollm2-135m, country_capitals.jsonl</h1>" in page
     assert "logit_diff" in page

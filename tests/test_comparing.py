@@ -222,7 +222,7 @@ def test_arms_are_compared_case_by_case(result: Comparison):
 
 
 def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
-    from circuits.editing.figures import page
+    from circuits.editing.figures import comparison_report
 
     figure = result.plot()
     names = [trace.name for trace in figure.data]
@@ -231,24 +231,24 @@ def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
     for trace in figure.data[1:]:
         assert trace.y[0] == pytest.approx(table.loc[(trace.name, "multi_hop"), "value"])
         assert trace.x[0] == pytest.approx(table.loc[(trace.name, "control_two_hop"), "value"])
-    text = page(result)
+    text = comparison_report(result).html()
     assert "12 of 12 cases" in text and all(arm in text for arm in ARMS)
     assert "By the position of the edited hop" in text
     fluency = table.loc[("rome", "fluency"), "value"]
     assert f"{fluency:.3f} [" in text and "each edited on its own" in text
     piled = replace(result, options=result.options | {"sequential": True})
-    assert "one on top of the other" in page(piled)
+    assert "one on top of the other" in comparison_report(piled).lead
 
 
 def test_the_page_shows_why_layers_were_chosen(result: Comparison):
-    from circuits.editing.figures import page, plot_separation
+    from circuits.editing.figures import comparison_report, plot_separation
 
     at = Placement((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
     chosen, others = plot_separation(at, "m").data
     assert (list(chosen.x), list(chosen.y)) == ([2], [0.75])
     assert (list(others.x), list(others.y)) == ([1], [0.6])
-    assert "Why these layers" in page(replace(result, placement=at))
-    assert "Why these layers" not in page(result)
+    assert "Why these layers" in comparison_report(replace(result, placement=at)).html()
+    assert "Why these layers" not in comparison_report(result).html()
 
 
 # --- folders -----------------------------------------------------------------------------------

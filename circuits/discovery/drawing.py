@@ -74,6 +74,7 @@ def draw(circuit: Circuit, most: int = MOST_EDGES) -> go.Figure:
         height=max(480, 160 + 44 * len(rows)),
         width=max(880, 320 + 62 * graph.n_heads),
         hovermode="closest",
+        legend={"y": -0.03},
         xaxis={"visible": False},
         yaxis={
             "title": "layer",
@@ -166,6 +167,7 @@ def _add_edges(
 ) -> None:
     """One trace a style, for plotly has one style a trace, and one of the points that answer."""
     largest = max(edge.size for edge in edges) or 1.0
+    beside = min(0.2, 0.012 * (graph.n_heads + 1.5))  # within the node, however far apart heads are
     groups: dict[tuple[str, str, float], list[np.ndarray]] = {}
     middles: list[np.ndarray] = []
     # weak ones first: the strong lie on top
@@ -174,7 +176,7 @@ def _add_edges(
         share = edge.size / largest if edge.score is not None else 0.25
         width = WIDTHS[sum(share > bound for bound in (1 / 8, 1 / 4, 1 / 2))]
         end = places[int(graph.owner[edge.destination])]
-        port = {"q": -0.2, "k": 0.0, "v": 0.2, "": 0.0}[way]
+        port = {"q": -1, "k": 0, "v": 1, "": 0}[way] * beside
         curve = _curve(places[edge.source], (end[0] + port, end[1]), port)
         groups.setdefault((edge.sign, way, width), []).append(curve)
         middles.append(curve[len(curve) // 2])
@@ -322,7 +324,12 @@ def plot_faithfulness(results: Sequence[Faithfulness]) -> go.Figure:
         f"Faithfulness of circuits on {first.model}",
         f"{first.source}, {len(first.full)} test pairs, {first.ablation} ablation",
         height=480,
-        xaxis={"type": "log", "title": "part of all edges kept", "tickformat": "~%"},
+        xaxis={
+            "type": "log",
+            "title": "part of all edges kept",
+            "tickformat": "~%",
+            "tickvals": first.absolute.k,
+        },
         yaxis={"title": f"f of {first.metric} (0: all edges cut)"},
     )
 

@@ -72,13 +72,13 @@ def circuit_report(circuit: Circuit) -> Report:
             f"Found by: {circuit.method or 'not recorded'}, on {len(circuit.prompts)} prompts, "
             "which evaluation refuses.",
         ),
-        provenance={"weights": circuit.weights_hash} | dict(circuit.provenance),
+        provenance=dict(circuit.provenance) | {"weights": circuit.weights_hash},
     )
 
 
 def evaluation_report(found: SavedEvaluation) -> Report:
     """Faithfulness of one circuit, beside random ones."""
-    said, random = found
+    said = found.manifest
     f = said["faithfulness"]
     rows = [{"circuit": "the circuit", "mean": f["value"], "low": f["low"], "high": f["high"]}]
     table = pd.DataFrame(rows).assign(largest=f["value"], p=np.nan)
@@ -130,7 +130,7 @@ def faithfulness_report(result: Faithfulness) -> Report:
         ]
     )
     table = result.to_frame()
-    half = table[(table["ranking"] == "absolute") & (table["f"] >= 0.5)]
+    half: Any = table[(table["ranking"] == "absolute") & (table["f"] >= 0.5)]
     reached = (
         f"By size of score, {int(half['n_edges'].min())} edges are the fewest with f of .5 or more."
         if len(half)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuits.editing.files import SavedEdits, SavedPlacement
 
 COLUMNS = ("multi_hop", "control_two_hop", "net_multi_hop", "efficacy", "paraphrase", "specificity")
+AXES = ("control_two_hop", "multi_hop")
 NAMES = {
     "multi_hop": "multi-hop",
     "control_two_hop": "control two-hop",
@@ -41,7 +42,9 @@ def plot_frontier(result: "Comparison") -> go.Figure:
         x=[0, 1], y=[1, 0], mode="lines", line={"dash": "dot", "color": GREY}, name="net 0"
     )
     for i, arm in enumerate(result.arms):
-        x, y = (table.loc[(arm, m)] for m in ("control_two_hop", "multi_hop"))
+        if not {(arm, name) for name in AXES} <= set(table.index):
+            continue  # its cases have no such question
+        x, y = (table.loc[(arm, name)] for name in AXES)
         figure.add_scatter(
             x=[x["value"]],
             y=[y["value"]],
@@ -92,13 +95,7 @@ def _whiskers(line: Any) -> dict[str, Any]:
 def comparison_report(result: "Comparison") -> Report:
     """The frontier, the tables, and what was left out."""
     said = result.summary()
-    table: Any = result.table().set_index(["arm", "metric"])["value"]
-    best = max(result.arms, key=lambda arm: table[arm, "multi_hop"])
-    lead = (
-        f"The largest multi-hop accuracy is that of {best}: {_percent(table[best, 'multi_hop'])}, "
-        f"with {_percent(table[best, 'control_two_hop'])} of the control two-hop questions still "
-        "right."
-    )
+    lead = _best(result)
     how = (
         "the edits made one on top of the other, all questions asked after the last"
         if result.options["sequential"]
@@ -129,12 +126,26 @@ def comparison_report(result: "Comparison") -> Report:
             f"{result.seconds:.0f} s in all.",
         ),
         excluded=excluded_counts(said["excluded"]),
-        provenance={"weights": result.weights_hash} | result.provenance,
+        provenance=result.provenance | {"weights": result.weights_hash},
     )
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _best(result: "Comparison") -> str:
+    """Which method has the largest multi-hop accuracy, and what it costs."""
+    table: Any = result.table().set_index(["arm", "metric"])["value"].unstack()
+    if "multi_hop" not in table:
+        return "These cases have no multi-hop question."
+    best = table["multi_hop"].idxmax()
+    kept = table.reindex(columns=AXES).loc[best, "control_two_hop"]
+    beside = (
+        f"with {100 * kept:.1f} % of the control two-hop questions still right"
+        if math.isfinite(kept)
+        else "and no control two-hop question was asked"
+    )
+    return (
+        f"The largest multi-hop accuracy is that of {best}: "
+        f"{100 * table.loc[best, 'multi_hop']:.1f} %, {beside}."
+    )
 
 
 def _damage(result: "Comparison") -> list[Part]:
@@ -204,7 +215,7 @@ def edit_report(edit: "Edit") -> Report:
             + (f" Made on top of edits {', '.join(edit.after)}." if edit.after else ""),
         ),
         excluded=excluded_counts({note: 1 for note in edit.skipped}),
-        provenance={"weights": edit.weights_hash} | dict(edit.provenance),
+        provenance=dict(edit.provenance) | {"weights": edit.weights_hash},
     )
 
 

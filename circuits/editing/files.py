@@ -209,7 +209,7 @@ class SavedPlacement:
         said, _, _ = folder.read(path, KIND, ())
         try:
             chosen = Placement.of(said)
-            return cls(said["model"], chosen, {"weights": said["weights"]} | said["provenance"])
+            return cls(said["model"], chosen, said["provenance"] | {"weights": said["weights"]})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"{path} is damaged ({type(error).__name__}: {error}); place again."

@@ -213,7 +213,7 @@ class Discovery:
             **tables,
             cost=read["cost"],
             model=read["model"],
-            provenance={"weights": read["weights"]} | read["provenance"],
+            provenance=read["provenance"] | {"weights": read["weights"]},
         )
 
     def summary(self) -> dict[str, Any]:

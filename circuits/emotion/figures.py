@@ -44,7 +44,7 @@ def plot_transfer(table: pd.DataFrame, title: str, layer: int | None = None) -> 
         title,
         "dotted: chance; dashed: largest 95th percentile of shuffled labels; bands: 95 % over "
         "scenarios",
-        xaxis={"title": "layer", "dtick": 2},
+        xaxis={"title": "layer", "dtick": max(1, table["layer"].nunique() // 12)},
         yaxis={"title": "accuracy, six emotions", "range": [0, 1.02]},
         height=520,
     )
@@ -99,14 +99,13 @@ def plot_influence(found: Influence, title: str) -> go.Figure:
                 row=1,
                 col=part + 1,
             )
-    figure.update_xaxes(title="layer")
+    figure.update_xaxes(title="layer", dtick=max(1, len(layers) // 10))
     return styled(
         figure,
         title,
         f"mean of {len(values)} neutral texts; bars: 95 %",
         yaxis={"title": "rise along v_ref for one unit"},
         height=420,
-        width=640,
     )
 
 
@@ -142,13 +141,13 @@ def plot_circuits(circuits: Circuits, title: str) -> go.Figure:
     )
     figure.update_xaxes(title="neurons", row=1, col=1)
     figure.update_xaxes(title="head", dtick=1, row=1, col=2)
+    figure.update_yaxes(dtick=max(1, one.n_layers // 12))
     figure.update_yaxes(title="layer", row=1, col=1)
     return styled(
         figure,
         title,
         barmode="stack",
         height=max(420, 120 + 16 * one.n_layers),
-        width=640,
         coloraxis={"cmin": 0, "cmax": len(circuits), "colorbar": {"title": "emotions"}},
     )
 

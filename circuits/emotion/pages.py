@@ -51,7 +51,8 @@ def plot_arms(control: "Control") -> go.Figure:
             marker={"color": colour},
         )
     n = max(int(rows) for rows in table["n"].tolist())
-    figure.add_hline(y=1 / len(EMOTIONS), line_dash="dot", annotation_text="chance of accuracy")
+    chance = {"color": GREY, "dash": "dot"}
+    figure.add_hline(y=1 / len(EMOTIONS), line=chance, annotation_text="chance of accuracy")
     title = f"{control.model}: {n} replies per arm, judge {control.judges[0]}"
     width = 80 + 60 * len(table)
     return styled(figure, title, yaxis={"range": [0, 1]}, height=460, width=width)
@@ -73,7 +74,10 @@ def plot_frontier(control: "Control", title: str) -> go.Figure:
             marker={"color": colour, "size": 9},
             name=kind,
         )
-    axes = {"xaxis": {"title": "quality: coherent and relevant"}, "yaxis": {"title": "accuracy"}}
+    axes: dict[str, Any] = {
+        "xaxis": {"title": "quality: coherent and relevant"},
+        "yaxis": {"title": "accuracy"},
+    }
     return styled(figure, title, height=560, **axes)
 
 
@@ -186,7 +190,7 @@ def _pairs(control: "Control") -> list[Section]:
 
 
 def _confusions(control: "Control") -> Figure:
-    shares = {}
+    shares: dict[str, float] = {}
     for arm in control.arms:
         counts = control.confusion(arm)
         shares[arm] = np.trace(counts[:, : len(EMOTIONS)]) / max(counts.sum(), 1)

@@ -1,6 +1,6 @@
 """Figures of query and value scores: by layer, and over one prompt's tokens."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -45,7 +45,7 @@ def plot_layers(result: "QueryValue") -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(title="layer")
+    figure.update_xaxes(title="layer", dtick=max(1, scores.sizes["layer"] // 10))
     figure.update_yaxes(title="nats of the answer's log-probability", col=1)
     note = f"mean of {result.n_prompts} prompts with 95 % intervals; dotted: the layers chosen"
     return styled(figure, f"query and value layers of {result.model}", note, margin={"t": 100})
@@ -53,8 +53,8 @@ def plot_layers(result: "QueryValue") -> go.Figure:
 
 def _line(figure: go.Figure, found: xr.Dataset, column: int, name: str, colour: str) -> None:
     x = [int(layer) for layer in found["layer"].values]
-    bounds = (found[bound].values for bound in ("low", "high"))
-    add_band(figure, x, *bounds, colour, row=1, col=column)
+    low, high = (found[bound].values for bound in ("low", "high"))
+    add_band(figure, x, low, high, colour, row=1, col=column)
     figure.add_scatter(
         x=x,
         y=found["mean"].values,
@@ -123,7 +123,7 @@ def _map(figure: go.Figure, z: np.ndarray, labels: list[str]) -> None:
     )
     places = list(range(len(labels)))
     figure.update_xaxes(tickvals=places, ticktext=labels, row=1, col=1)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(z) // 12), row=1, col=1)
 
 
 # --- report ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def report(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> Re
             f"{result.seconds:.1f} s.",
         ),
         excluded=excluded_rows(result.excluded),
-        provenance={"weights": result.weights_hash} | result.provenance,
+        provenance=result.provenance | {"weights": result.weights_hash},
     )
 
 
@@ -179,7 +179,7 @@ def _over_prompts(result: "QueryValue", lead: str, seed: int) -> list[Part]:
 
 
 def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
-    figure = plot_prompt(result, drawn)
+    figure: Any = plot_prompt(result, drawn)
     z = np.asarray(figure.data[0].z)
     layer, token = (int(i) for i in np.unravel_index(np.argmax(z), z.shape))
     row = [one.id for one in result.questions].index(drawn)
@@ -188,6 +188,6 @@ def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
         f"{shown(float(z[layer, token]))}, in layer {layer} at token "
         f"{result.tokens[row][token].strip()!r}."
     )
-    queries = result.queries[result.queries["prompt"] == drawn].head(15)
+    queries: Any = result.queries[result.queries["prompt"] == drawn].head(15)
     table = Table(f"Query neurons of prompt {drawn}", queries.drop(columns="prompt"))
     return [Figure("Layer by token", says, figure), *([table] if len(queries) else [])]

@@ -116,7 +116,7 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
             hovertemplate="layer %{y}, head %{x}: %{z:.1f} %<extra></extra>",
         )
         figure.update_xaxes(title="head", dtick=1, row=1, col=column)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(maps[0]) // 12), row=1, col=1)
     title = f"Where heads matter to one ability more than to the other, {result.model}"
     return styled(figure, title, height=520, width=80 + 340 * len(maps), margin={"t": 90})
 
@@ -216,7 +216,7 @@ def _tables(result: "RecallReasoning", captions: dict[str, str]) -> list[Table]:
 
 def _dissociation(result: "RecallReasoning") -> Figure:
     chosen = result.chosen
-    held = int(chosen["holds"].sum())
+    held = sum(chosen["holds"].tolist())
     says = (
         "Right: the circuit's own ability is lost; within the grey band the other is intact. "
         f"Large points are the chosen circuits: {held} of {len(chosen)} dissociate."
@@ -238,8 +238,8 @@ def _controls(result: "RecallReasoning") -> Figure:
 
 
 def _maps(result: "RecallReasoning") -> Figure:
-    figure = plot_scores(result)
-    best = []
+    figure: Any = plot_scores(result)
+    best: list[str] = []
     for ability, trace in zip(
         design_named(result.settings.design).abilities, figure.data, strict=True
     ):
@@ -275,19 +275,18 @@ def replication_report(result: "Replication") -> Report:
     """The confound table and the labels of layers."""
     sizes: Any = result.layers.groupby(["prompts", "label"]).size()
     labels = sizes.reset_index(name="layers")
-    table = result.confounds.set_index("prompts").T
-    rows = table.rename(index=lambda name: name.replace("_", " ")).reset_index(names="figure")
-    lengths = [
-        f"{row['prompts']} {shown(float(row['length_auc']))}"
-        for row in result.confounds.to_dict("records")
-    ]
+    sets = result.confounds.to_dict("records")
+    figures = [str(name) for name in result.confounds if name != "prompts"]
+    rows = [{"figure": _words(f)} | {str(one["prompts"]): one[f] for one in sets} for f in figures]
+    table = pd.DataFrame(rows, dtype=object)  # counts stay whole numbers
+    lengths = [f"{one['prompts']} {shown(float(one['length_auc']))}" for one in sets]
     return Report(
         title=f"Published statistics on {result.model}",
         lead=f"AUC of prompt length alone: {', '.join(lengths)}.",
         sections=[
             Section(
                 "What length alone explains",
-                [Table("Prompts, and what is called specialised", rows), Table("Layers", labels)],
+                [Table("Prompts, and what is called specialised", table), Table("Layers", labels)],
             )
         ],
         method=(
@@ -296,6 +295,11 @@ def replication_report(result: "Replication") -> Report:
         ),
         provenance=result.provenance,
     )
+
+
+def _words(figure: str) -> str:
+    """The name of a figure in the confound table."""
+    return figure.replace("neurons_neurons", "neurons").replace("_", " ").replace("auc", "AUC")
 
 
 def _brief(table: pd.DataFrame) -> pd.DataFrame:

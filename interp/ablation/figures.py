@@ -64,6 +64,7 @@ def _draw_bars(figure: go.Figure, table: pd.DataFrame) -> None:
         error_y=whiskers(table["effect"], table["low"], table["high"]),
         name="ablated",
         marker={"color": BLUE},
+        offsetgroup="ablated",
     )
     figure.add_scatter(
         x=names,
@@ -72,7 +73,9 @@ def _draw_bars(figure: go.Figure, table: pd.DataFrame) -> None:
         mode="markers",
         marker={"color": GREY, "symbol": "line-ew-open", "size": 12},
         name="random sets",
+        offsetgroup="random",
     )
+    figure.update_layout(barmode="group", scattermode="group")  # side by side
 
 
 # --- report ------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def report(scores: Scores, seed: int = 0) -> Report:
             f"The runs took {scores.seconds:.2f} s.",
         ),
         excluded=excluded_rows(scores.excluded),
-        provenance={"weights": scores.weights_hash} | scores.provenance,
+        provenance=scores.provenance | {"weights": scores.weights_hash},
     )
 
 
