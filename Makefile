@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint pages clean
+.PHONY: install demo test lint pages newcomer clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/interp models pull smollm2-135m
-	$(BIN)/interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
+	$(BIN)/interp patch --model smollm2-135m --pairs country_capitals --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
 	$(BIN)/interp show runs/demo
 	$(BIN)/interp models pull gemma-3-270m
 	rm -rf runs/demo-edits
@@ -40,8 +40,11 @@ lint: install
 # a page of every kind of result in a browser; needs Chromium and Node
 pages: install
 	$(BIN)/python scripts/look_at_pages.py
+# The README in a fresh environment and an empty folder; minutes, and packages from the network.
+newcomer:
+	$(PYTHON) scripts/newcomer.py
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
 	rm -rf $(VENV) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
-	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	find interp circuits tests benchmarks datasets scripts -type d -name __pycache__ -prune -exec rm -rf {} +

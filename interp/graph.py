@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.architecture import Architecture
-from interp.errors import SiteError
+from interp.errors import SiteError, shown
 
 _NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
@@ -159,8 +159,8 @@ class Graph:
         name = component_name(name)
         if name not in self._index[0]:
             raise SiteError(
-                f"no node {name!r}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', with "
-                f"{self.n_layers} layers and {self.n_heads} heads here."
+                f"no node {shown(name)}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', "
+                f"with {self.n_layers} layers and {self.n_heads} heads here."
             )
         return self._index[0][name]
 
@@ -175,11 +175,13 @@ class Graph:
         end = match and component_name(match[2])
         destination = f"{end}<{match[3]}>" if match and match[3] else end
         if match is None or destination not in self._index[1]:
-            raise SiteError(f"no edge {name!r}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'.")
+            raise SiteError(
+                f"no edge {shown(name)}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'."
+            )
         pair = self.node(match[1]), self._index[1][destination]
         if not self.exists[pair]:
             raise SiteError(
-                f"no edge {name!r}: {destination} is computed before {match[1]} writes."
+                f"no edge {shown(name)}: {destination} is computed before {match[1]} writes."
             )
         return pair
 

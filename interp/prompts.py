@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PairError, PlanError
+from interp.errors import PairError, PlanError, shown
 from interp.model import Model
-from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class TokenPrompt:
         whole = place.removesuffix("_last")
         if whole == place or whole not in self.spans:
             raise PlanError(
-                f"no span {place!r}: this prompt has {', '.join(self.spans) or 'none'}; choose one "
-                f"of them or {', '.join(map(repr, named))}."
+                f"no span {shown(place)}: this prompt has {', '.join(self.spans) or 'none'}; "
+                f"choose one of them or {', '.join(map(repr, named))}."
             )
         return self.spans[whole][-1:]
 
 
-def prompt(model: Model, text: str, **spans: str) -> TokenPrompt:
+def prompt(model: Model, text: str, /, **spans: str) -> TokenPrompt:
     """A prompt with named spans, such as ``subject="France"``.
 
     Args:
@@ -63,8 +63,11 @@ def prompt(model: Model, text: str, **spans: str) -> TokenPrompt:
         spans: by name, texts that occur exactly once in it.
 
     Raises:
-        PairError: a span does not occur exactly once.
+        PairError: a span does not occur exactly once, or is called as a place of every prompt is.
     """
+    taken = next((name for name in spans if name in PLACES), None)
+    if taken is not None:
+        raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
     encoded = model.tokenizer(text, return_offsets_mapping=True)
     found = {name: _tokens_of(text, encoded, part, name) for name, part in spans.items()}
     return TokenPrompt(tuple(encoded["input_ids"]), found)
@@ -73,7 +76,8 @@ def prompt(model: Model, text: str, **spans: str) -> TokenPrompt:
 def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
     if not part.strip() or text.count(part) != 1:
         raise PairError(
-            f"span {name!r} ({part!r}) occurs {text.count(part) if part else 0} times in {text!r}; "
+            f"span {shown(name)} ({shown(part)}) occurs {text.count(part) if part else 0} times in "
+            f"{shown(text)}; "
             "give a text that occurs exactly once."
         )
     start = text.index(part)
@@ -110,7 +114,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
         return prompts_of([given])[0]
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
-        raise PairError(f"the prompt {given!r} has no tokens; give at least one.")
+        raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")
     return found
 
 

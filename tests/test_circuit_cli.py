@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_hf
+from conftest import tiny_hf
 from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
@@ -15,7 +15,6 @@ from circuits.cli.app import run
 from circuits.discovery import Pruning, load_circuit
 from interp.model import Model
 
-PROGRAMS = ROOT.parent / "shared" / "data" / "circuits" / "tracr"
 VERBS = ["discover", "evaluate", "compare", "show", "export", "validate"]
 N_EDGES = 262  # of the tiny model: 3 layers of 4 heads
 
@@ -340,11 +339,9 @@ def test_a_circuit_is_exported(circuit: str, tmp_path: Path, capsys):
 # --- validate ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not PROGRAMS.is_dir(), reason="the compiled programs are not in this checkout")
 def test_methods_are_marked_on_a_compiled_program(capsys):
-    program = str(PROGRAMS / "hist.npz")
-    report = said(capsys, "validate", program)
-    assert (report["program"], report["n_edges"]) == ("hist", 8)
+    report = said(capsys, "validate", "tracr-hist")
+    assert (report["program"], report["n_edges"]) == ("tracr-hist", 8)
     assert list(report["methods"]) == ["exact", "eap", "eap-ig", "eap-dg"]
     assert {name: mark["auroc"] for name, mark in report["methods"].items()} == {
         "exact": 1.0, "eap": 0.625, "eap-ig": 0.625, "eap-dg": 1.0
@@ -354,15 +351,17 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
         assert (mark["half_edges"], mark["n_pairs"]) == (4, 24)
         assert (mark["max_abs_error"] is None) == (name == "eap-dg")
     assert report["methods"]["eap-dg"]["forwards"] < 4
-    assert run(["circuit", "validate", program, "--methods", "eap"]) == 0
-    assert "hist: 8 edges" in " ".join(capsys.readouterr().out.split())
-    line = refused(capsys, "circuit", "validate", program, "--methods", "eap-gd")
+    assert run(["circuit", "validate", "tracr-hist", "--methods", "eap"]) == 0
+    assert "tracr-hist: 8 edges" in " ".join(capsys.readouterr().out.split())
+    line = refused(capsys, "circuit", "validate", "tracr-hist", "--methods", "eap-gd")
     assert "unknown attribution method 'eap-gd'" in line
 
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):
     line = refused(capsys, "circuit", "validate", str(tmp_path / "none.npz"))
     assert "none.npz is missing" in line
+    line = refused(capsys, "circuit", "validate", "tracr-hits")
+    assert "Did you mean 'tracr-hist'" in line
 
 
 # --- help --------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_every_cell_counts_as_much():
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
     assert Settings.of(QUICK.record()) == QUICK
-    with pytest.raises(PlanError, match="Did you mean 'n_random'"):
+    with pytest.raises(DataFileError, match="Did you mean 'n_random'"):
         Settings.of({"n_randoms": 3})
     with pytest.raises(PlanError, match="unknown rule"):
         Settings(rules=("diference",)).checked()

@@ -26,7 +26,6 @@ from circuits.cli.output import (
     print_json,
     print_table,
     progress,
-    read_text,
     stdout,
 )
 
@@ -135,12 +134,13 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
         PlanError: both are given, or the file names none.
     """
     from interp.errors import PlanError
+    from interp.records import read_text
 
     if given is not None and file is not None:
         raise PlanError("--components and --components-file are both given; leave one out.")
     if file is None:
         return None if given is None else names_in(given)
-    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(file, "components").splitlines() if line.strip()]
     if not names:
         raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
     return names

@@ -15,7 +15,9 @@ METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
 
 
 def validate(
-    fixture: Annotated[Path, typer.Argument(help="A compiled program: .npz, with .json beside.")],
+    program: Annotated[
+        str, typer.Argument(help="tracr-hist, -sort, -reverse, -xproportion, or a .npz file.")
+    ],
     methods: Annotated[
         str, choice(METHODS, "Attribution methods of edges.", many=True)
     ] = "exact,eap,eap-ig,eap-dg",
@@ -33,12 +35,12 @@ def validate(
     names = names_in(methods)
     if not names:
         raise MetricError("--methods names no method; give some, such as exact,eap,eap-dg.")
-    marks = validate_methods(fixture, names, device)
-    n_edges = Graph.of(load_program(fixture).arch).n_edges
+    marks = validate_methods(program, names, device)
+    n_edges = Graph.of(load_program(program).arch).n_edges
     if as_json:
         rows = {mark.method: asdict(mark) for mark in marks}
         for row in rows.values():
             del row["method"]
-        print_json({"program": fixture.stem, "n_edges": n_edges, "methods": rows})
+        print_json({"program": Path(program).stem, "n_edges": n_edges, "methods": rows})
     else:
-        print_table(pd.DataFrame(marks), f"{fixture.stem}: {n_edges} edges")
+        print_table(pd.DataFrame(marks), f"{Path(program).stem}: {n_edges} edges")

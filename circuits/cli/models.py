@@ -23,6 +23,7 @@ def list_models(as_json: JsonOption = False) -> None:
     """List the built-in models, and whether they have been fetched."""
     from interp import builtin
     from interp.organisms import ORGANISMS
+    from interp.programs import PROGRAMS
 
     rows: list[dict[str, Any]] = [
         {
@@ -33,9 +34,10 @@ def list_models(as_json: JsonOption = False) -> None:
         }
         for model in builtin.BUILTIN.values()
     ]
+    compiled = [(name, f"compiled program, {says}") for name, says in PROGRAMS.items()]
     rows += [
         {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
-        for name, says in ORGANISMS.items()
+        for name, says in [*ORGANISMS.items(), *compiled]
     ]
     if as_json:
         print_json({"models": rows, "cache": str(builtin.cache_dir())})

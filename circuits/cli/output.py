@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 from collections.abc import Generator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -80,25 +79,10 @@ def neutral_text(source: str | None) -> str | None:
     Raises:
         DataFileError: there is none, or it cannot be read as UTF-8.
     """
+    from interp.records import read_text
     from interp.shipped import locate
 
-    return None if source is None else read_text(locate(source, "a text file"))
-
-
-def read_text(file: Path) -> str:
-    """The text of a file that an option names.
-
-    Raises:
-        DataFileError: it cannot be read as UTF-8.
-    """
-    from interp.errors import DataFileError
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
+    return None if source is None else read_text(locate(source, "a text file"), "neutral text")
 
 
 def print_table(frame: "pd.DataFrame", title: str) -> None:

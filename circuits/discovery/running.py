@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
-from interp.errors import DegenerateGap
+from interp.errors import DegenerateGap, shown
 from interp.graph import Graph
 from interp.masked import Writes, run_masked
 from interp.metrics import DEGENERATE
@@ -103,7 +103,7 @@ class Bench:
         seen = self.prompts & set(circuit.prompts)
         if seen:
             raise CircuitError(
-                f"{len(seen)} of the test prompts were seen in discovery, e.g. {min(seen)!r}; "
+                f"{len(seen)} of the test prompts were seen in discovery, e.g. {shown(min(seen))}; "
                 "split by entity first (interp.splits.split_by_entity) and test on the other part."
             )
 

@@ -20,7 +20,7 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
-from interp.errors import RunFolderError
+from interp.errors import RunFolderError, shown
 from interp.model import Model
 from interp.progress import Progress, reported
 
@@ -254,8 +254,8 @@ def refuse_held(model: Model, facts: Sequence[Fact]) -> None:
         if text.startswith(fact.target) and Answer(fact.target).lenient(text):
             at = f"{fact.where}: " if fact.where else ""
             raise FactError(
-                f"{at}{model.name} already continues {fact.cloze!r} with {fact.target!r}; there is "
-                "nothing to edit."
+                f"{at}{model.name} already continues {shown(fact.cloze)} with "
+                f"{shown(fact.target)}; there is nothing to edit."
             )
 
 
@@ -265,8 +265,8 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
             if value < REACHED:
                 raise FactError(
                     f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{fact.target!r} after {fact.cloze!r}; allow more steps, a larger clamp or "
-                    "other layers."
+                    f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
+                    "clamp or other layers."
                 )
 
 

@@ -9,10 +9,11 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import ConfigDict
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -28,6 +29,7 @@ from interp.errors import PlanError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
+from interp.schema import NO_OTHERS, Count, Dose, Index
 
 CLOSING = ('"', "”", "\n")
 """What ends a reply: the quote that its prompt opened, or a new line."""
@@ -45,10 +47,12 @@ class Decoding:
         closing: marks that end a reply, beside the model's own end; none for chats.
     """
 
-    new_tokens: int = 30
-    min_tokens: int = 5
-    repetition_penalty: float = 1.05
-    no_repeat: int = 3
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    new_tokens: Count = 30
+    min_tokens: Index = 5
+    repetition_penalty: Dose = 1.05
+    no_repeat: Count = 3
     closing: tuple[str, ...] = CLOSING
 
     def processors(self, width: int, ends: Sequence[int], device: Any) -> LogitsProcessorList:

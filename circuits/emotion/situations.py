@@ -127,6 +127,12 @@ class Asking:
         ]
         own = EMOTIONS[emotion]
         found = {(r.theme, r.valence): r for r in self.demonstrations if r.emotion == own}
+        missing = next((key for key in wanted if key not in found), None)
+        if missing is not None:
+            raise DataFileError(
+                f"no reply in {own} of theme {missing[0]!r} to a {missing[1]} event, which "
+                "demonstrations need; add one to the file of replies."
+            )
         shown = [replace(found[key], event=found[key].event + feeling) for key in wanted]
         event = situation.event + feeling
         return self.frames.demonstrations.fill(shown, situation.scenario, event)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 
-from interp.errors import SiteError
+from interp.errors import SiteError, shown
 from interp.graph import component_name
 from interp.model import Model
 
@@ -53,8 +53,8 @@ class Component:
         match = _FORM.fullmatch(component_name(name))
         if match is None:
             raise SiteError(
-                f"no component {name!r}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an MLP, "
-                "'m5.n17' for a neuron, 'a3' for all heads of a layer."
+                f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
+                "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
             )
         if match[1] is not None:
             return cls(int(match[1]), "head", int(match[2]))
