@@ -21,7 +21,7 @@ from interp.errors import SiteError, shown
 
 _NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
-_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))")
+_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

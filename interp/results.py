@@ -130,12 +130,12 @@ class PatchResult:
         a, b = (one.drop_vars("pair", errors="ignore") for one in (mine, theirs))
         a, b = xr.align(a, b, join="outer", exclude=["pair"])
         estimate = bootstrap_difference(a.values, b.values, paired, seed)
-        frame = self._dataset_like(a, estimate).to_dataframe().reset_index()
+        frame: pd.DataFrame = self._dataset_like(a, estimate).to_dataframe().reset_index()
         for name, values in (("first", a), ("second", b)):
             frame[name] = values.mean("pair").values.ravel()
         frame = frame.rename(columns={"mean": "difference"})
         frame.attrs["paired"] = paired
-        return frame[[*self.over, "first", "second", "difference", "low", "high"]]
+        return frame.reindex(columns=[*self.over, "first", "second", "difference", "low", "high"])
 
     def _shifts(self) -> xr.DataArray:
         base = self.corrupt if self.direction == "denoise" else self.clean

@@ -354,7 +354,7 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
     assert run(["circuit", "validate", "tracr-hist", "--methods", "eap"]) == 0
     assert "tracr-hist: 8 edges" in " ".join(capsys.readouterr().out.split())
     line = refused(capsys, "circuit", "validate", "tracr-hist", "--methods", "eap-gd")
-    assert "unknown attribution method 'eap-gd'" in line
+    assert "unknown method 'eap-gd'" in line
 
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):

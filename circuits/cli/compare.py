@@ -25,8 +25,8 @@ def compare(
 
     a, b = PatchResult.load(first), PatchResult.load(second)
     cells = a.compare(b, seed)
-    order = cells["difference"].abs().sort_values(ascending=False, kind="stable").index
-    cells, paired = cells.loc[order].reset_index(drop=True), bool(cells.attrs["paired"])
+    paired, order = bool(cells.attrs["paired"]), (-cells["difference"].abs()).argsort(kind="stable")
+    cells = cells.iloc[order].reset_index(drop=True)
     if as_json:
         runs = {"first": str(first), "second": str(second)}
         rows = cells.to_dict("records")
