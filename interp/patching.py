@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.progress import Progress, reported
 from interp.results import PatchResult
 from interp.running import SweepArrays, run_sweep
 from interp.sweep import Direction, Sweep, plan_sweep
@@ -28,7 +29,7 @@ def patch(
     layers: Sequence[int] | None = None,
     neurons: int | Sequence[Sequence[int]] = 1,
     tokens_at_once: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> PatchResult:
     """Patch `site` at every cell of `over`, for every pair, in one pass over the layers.
 
@@ -52,7 +53,7 @@ def patch(
         neurons: group size of the ``neuron`` axis, or the groups themselves.
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
@@ -75,7 +76,8 @@ def patch(
     loaded = load_pairs(pairs)
     kept, excluded = tokenise(model, loaded)
     places = sweep.places(kept)
-    arrays = run_sweep(model, sweep, kept, places, tokens_at_once, progress)
+    with reported(progress, f"patching {site}", len(kept)) as report:
+        arrays = run_sweep(model, sweep, kept, places, tokens_at_once, report)
     seconds = time.perf_counter() - started
     result = label(model, sweep, loaded.source, kept, excluded, arrays, seconds)
     for text in result.warnings:

@@ -139,7 +139,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--select", "best"], "unknown --select 'best'"),
+        (["--select", "best"], "unknown select 'best'"),
         (["--select", "top"], "--select top needs --size"),
         (["--select", "acdc"], "--select acdc needs --threshold"),
         (["--select", "top", "--size", "40", "--threshold", "1"], "no use for --threshold"),
@@ -150,7 +150,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
         (["--size", "0.001"], "--size 0.001 of 262 components is none"),
         (["--select", "threshold", "--threshold", "1e6"], "keeps no path from the input"),
         (["--size", "999"], "cannot take 999 components: there are 262"),
-        (["--size", "9", "--method", "eap-gd"], "no method 'eap-gd' scores edges"),
+        (["--size", "9", "--method", "eap-gd"], "unknown method 'eap-gd'. Did you mean"),
         (["--select", "acdc", "--threshold", "-1"], "ACDC's threshold is -1.0"),
     ],
 )
@@ -354,7 +354,7 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
     assert run(["circuit", "validate", "tracr-hist", "--methods", "eap"]) == 0
     assert "tracr-hist: 8 edges" in " ".join(capsys.readouterr().out.split())
     line = refused(capsys, "circuit", "validate", "tracr-hist", "--methods", "eap-gd")
-    assert "unknown attribution method 'eap-gd'" in line
+    assert "unknown method 'eap-gd'" in line
 
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):

@@ -10,9 +10,15 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
 
 import interp
-from circuits.editing import FactError, Placement
+from circuits.editing import FactError, Placement, knowing
 from circuits.editing import evaluating as module
-from circuits.editing.comparing import REFERENCES, Comparison, compare_into, compare_methods
+from circuits.editing.comparing import (
+    REFERENCES,
+    UNASKED,
+    Comparison,
+    compare_into,
+    compare_methods,
+)
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import IKE, SHOTS, Asked, Pool, parse_cases
 from circuits.editing.facts import Fact
@@ -45,6 +51,23 @@ def world():
 def result(world) -> Comparison:
     model, cases = world
     return compare_methods(model, cases, ARMS, seeds=(0, 1), shots=PLAIN, n_tokens=N_TOKENS)
+
+
+def test_a_limit_stops_the_asking_and_keeps_the_first_cases(result: Comparison, world, monkeypatch):
+    model, cases = world
+    monkeypatch.setattr(knowing, "CASES_AT_ONCE", 4)
+    said: list[tuple[str, int, int]] = []
+    few = compare_methods(
+        model, cases, ["none"], limit=3, shots=PLAIN, progress=lambda *at: said.append(at)
+    )
+    first = list(dict.fromkeys(result.edits["case"]))[:3]
+    assert list(few.edits["case"]) == first
+    assert few.excluded == {UNASKED: 8, "beyond the limit": 1}
+    summary = few.summary()
+    assert (summary["n_cases"], summary["n_asked"], summary["n_filtered"]) == (12, 4, 3)
+    assert said[0] == ("asking before the edit", 0, 12)
+    assert ("asking before the edit", 4, 12) in said
+    assert ("asking before the edit", 8, 12) not in said
 
 
 # --- what is measured --------------------------------------------------------------------------

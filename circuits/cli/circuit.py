@@ -9,23 +9,21 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import marks
-from circuits.cli.output import (
+from circuits.cli.options import (
+    ATTRIBUTION,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LimitOption,
     MetricOption,
     ModelOption,
+    OutOption,
     PairsOption,
     SplitByOption,
     SplitSeedOption,
-    load,
-    load_rows,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    choice,
 )
+from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
@@ -34,7 +32,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
 app.command("validate", epilog=marks.EXAMPLE)(marks.validate)
-CircuitArgument = Annotated[Path, typer.Argument(help="A circuit: JSON file or discover's folder.")]
+METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
+SELECTS = ("top", "greedy", "threshold", "nodes", "neurons", "acdc", "edge-pruning")
+CUT = ("resample", "zero", "mean")
+FORMATS = ("mib", "dot", "html")
+CircuitArgument = Annotated[
+    Path, typer.Argument(help="A circuit: a JSON file, or a folder of `discover`.")
+]
 
 
 @app.callback()
@@ -50,36 +54,42 @@ def circuit() -> None:
     "--out circuit.json`"
 )
 def discover(
-    out: Annotated[Path, typer.Option(help="FILE.json, or a folder for circuit and scores.")],
-    model: Annotated[str | None, typer.Option(help="Built-in name, Hub id, folder, .gguf.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
+    ] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="Prompt pairs to discover on; as in `interp patch`.")
+        str | None, typer.Option(help="Prompt pairs to discover on, as in `interp patch`.")
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Scores of `interp attribute`, instead of model and pairs.")
+        Path | None,
+        typer.Option(help="Run folder of `interp attribute`, instead of --model and --pairs."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="As in `interp attribute`; makes the scores.")
+        str, choice(METHODS, "How scores are estimated, as in `interp attribute`.")
     ] = "eap-dg",
     select: Annotated[
         str,
-        typer.Option(help="top, greedy, threshold, nodes, neurons, acdc or edge-pruning."),
+        choice(SELECTS, "How edges are chosen: from scores, or by search (acdc, edge-pruning)."),
     ] = "top",
     size: Annotated[
         str | None,
-        typer.Option(help="Components to take: a number, or a part of all, such as 0.02."),
+        typer.Option(help="Components to take: a number, or a fraction of all, such as 0.02."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Least score (threshold), or ACDC's, in the metric's unit.")
+        float | None,
+        typer.Option(help="Lowest score kept (threshold), or ACDC's threshold, in metric units."),
     ] = None,
     signed: Annotated[
-        bool, typer.Option("--signed", help="Rank by signed score, not by its size.")
+        bool, typer.Option("--signed", help="Rank by signed score, not by its absolute value.")
     ] = False,
     metric: MetricOption = "logit_diff",
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    seed: Annotated[int, typer.Option(help="Of edge pruning's masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the masks of edge pruning.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -137,17 +147,17 @@ def evaluate(
     model: ModelOption,
     pairs: PairsOption,
     metric: MetricOption = "logit_diff",
-    ablation: Annotated[
-        str, typer.Option(help="What cut edges read: resample, zero or mean.")
-    ] = "resample",
+    ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
-        int, typer.Option("--random", min=0, help="Random circuits of each kind, as controls.")
+        int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
     ] = 20,
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder, with the figure.")] = None,
-    seed: Annotated[int, typer.Option(help="Of bootstrap intervals and random circuits.")] = 0,
+    out: OutOption = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for confidence intervals and random circuits.")
+    ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -317,7 +327,9 @@ def compare(
 @app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
 def show(
     circuit: CircuitArgument,
-    out: Annotated[Path | None, typer.Option(help="Where to draw; default CIRCUIT.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the drawing; by default CIRCUIT.html.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Summarise a circuit and draw it."""
@@ -336,7 +348,8 @@ def export(
     circuit: CircuitArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="mib (JSON), dot (Graphviz) or html (drawing).")
+        str,
+        choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format"),
     ] = "mib",
     as_json: JsonOption = False,
 ) -> None:
@@ -344,15 +357,12 @@ def export(
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
-    from interp.errors import did_you_mean
 
     writers = {
         "mib": save_circuit,
         "dot": lambda found, path: path.write_text(to_dot(found), encoding="utf-8"),
         "html": lambda found, path: _write_html(found, path, standalone=True),
     }
-    if form not in writers:
-        raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
     _, found = _needed(circuit)
     if out.is_dir():
         raise CircuitError(f"--out {out} is a folder; name the file to write.")

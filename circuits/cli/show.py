@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.output import JsonOption, print_json, stdout
+from circuits.cli.options import JsonOption, PageOption
+from circuits.cli.output import print_json, stdout
 
 EXAMPLES = (
     "Examples:\n\n`interp show runs/first`  (writes runs/first/index.html)\n\n"
@@ -15,9 +16,7 @@ EXAMPLES = (
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder of any verb, or a ledger of edits.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the page; default RUN/index.html.")
-    ] = None,
+    out: PageOption = None,
     standalone: Annotated[
         bool,
         typer.Option(

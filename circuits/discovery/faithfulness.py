@@ -254,6 +254,8 @@ def faithfulness(
         CircuitError: scores of another model, or that saw the test prompts.
     """
     done, total = 0, 2 * len(grid)
+    say = progress or (lambda done, total: None)
+    say(0, total)
     curves = []
     for absolute in (False, True):
         sizes, values = [], []
@@ -264,8 +266,7 @@ def faithfulness(
             values.append(test.full if k == 1 else test.metric_of(circuit))
             sizes.append(circuit.n_edges)
             done += 1
-            if progress:
-                progress(done, total)
+            say(done, total)
         curves.append(Curve(tuple(grid), tuple(sizes), np.stack(values)))
     return Faithfulness(
         signed=curves[0],

@@ -123,6 +123,8 @@ def evaluate_arm(
     answers: list[pd.DataFrame] = []
     edits: list[pd.DataFrame] = []
     step = len(cases) if protocol.sequential else SHARD
+    say = progress or (lambda done, total: None)
+    say(0, len(cases))
     for lo in range(0, len(cases), step):
         shard = cases[lo : lo + step]
         done = None if out is None else _read(out, lo, shard)
@@ -132,8 +134,7 @@ def evaluate_arm(
                 _write(out, lo, *done)
         answers.append(done[0])
         edits.append(done[1])
-        if progress:
-            progress(min(lo + step, len(cases)), len(cases))
+        say(min(lo + step, len(cases)), len(cases))
     labels = {"arm": arm.name, "seed": protocol.seed}
     return (
         pd.concat(answers, ignore_index=True).assign(**labels),

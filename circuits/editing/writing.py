@@ -34,6 +34,7 @@ from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.brief import brief
 from interp.model import Model
+from interp.progress import Progress
 
 
 @brief
@@ -371,13 +372,15 @@ def moments_for(
     placement: Placement | None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Moments:
     """All moments that methods need: those of a placement, the rest over the model's samples."""
     given = placement.moments if placement else {}
     needed = dict.fromkeys(place for method in methods for place in places_of(method))
     missing = [place for place in needed if place not in given]
-    found = second_moments(model, missing, n_tokens=n_tokens, seed=seed) if missing else {}
-    return found | given
+    if not missing:
+        return dict(given)
+    return given | second_moments(model, missing, n_tokens=n_tokens, seed=seed, progress=progress)
 
 
 def places_of(method: Method) -> list[Place]:

@@ -7,13 +7,14 @@ from typing import Any
 from interp.ablation.components import Components
 from interp.ablation.readouts import named_readouts
 from interp.ablation.result import AblationResult
-from interp.ablation.running import ClusterBy, Progress, Request, measured, measured_into
+from interp.ablation.running import ClusterBy, Request, measured, measured_into
 from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
 from interp.errors import MetricError, SiteError
 from interp.metrics import AnyMetric
 from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
+from interp.progress import Progress
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 
 
@@ -32,7 +33,7 @@ def ablate(
     cluster_by: ClusterBy | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> AblationResult:
     """Ablate sets of components on the clean prompt of every pair, each against random sets.
 
@@ -61,7 +62,7 @@ def ablate(
             (such as ``"subject"``), or a function of the pair.
         seed: of the random sets, the noise and the bootstrap.
         out: a run folder. A stopped run resumes there, a finished one is loaded.
-        progress: called with (ablated runs done, in all).
+        progress: called with (ablated runs done, in all); True draws a bar where one is watched.
 
     Raises:
         SiteError: a component that the model does not have.

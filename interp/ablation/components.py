@@ -1,4 +1,7 @@
-"""Components, written as in the graph: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron."""
+"""Components, written as in the graph: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron.
+
+The names that papers use, ``L3H1``, ``L5MLP`` and ``L5N17``, are read as well.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import SiteError, shown
+from interp.graph import component_name
 from interp.model import Model
 
 Kind = Literal["head", "mlp", "neuron"]
@@ -18,7 +22,6 @@ SITE_OF: dict[Kind, str] = {"head": "z", "mlp": "mlp_out", "neuron": "mlp_post"}
 """Where each kind of component is replaced."""
 
 _FORM = re.compile(r"a(\d+)\.h(\d+)|m(\d+)(?:\.n(\d+))?")
-_HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _LAYER_OF_HEADS = re.compile(r"a(\d+)")
 
 
@@ -47,14 +50,11 @@ class Component:
         Raises:
             SiteError: it is none.
         """
-        head = _HEAD.fullmatch(name)
-        if head is not None:
-            return cls(int(head[1]), "head", int(head[2]))
-        match = _FORM.fullmatch(name)
+        match = _FORM.fullmatch(component_name(name))
         if match is None:
             raise SiteError(
-                f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an MLP, "
-                "'m5.n17' for a neuron, 'a3' for all heads of a layer."
+                f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
+                "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
             )
         if match[1] is not None:
             return cls(int(match[1]), "head", int(match[2]))

@@ -31,13 +31,13 @@ from interp.graph import Graph
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model import Model
 from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.progress import Progress, reported
 from interp.results import mixed_positions
 from interp.sites import Site
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
-Progress = Callable[[int, int], None]
 Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
 """The metric of the clean and of the corrupt prompts."""
 Rows = tuple[np.ndarray, Baseline]
@@ -50,7 +50,7 @@ def attribute_edges(
     metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> EdgeScores:
     """How much the metric owes to each edge of the graph.
 
@@ -62,7 +62,7 @@ def attribute_edges(
             `interp.patch` takes it.
         steps: interpolation points, of the methods that integrate.
         at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         `EdgeScores`; positive = the edge supports the answer.
@@ -131,7 +131,7 @@ def attribute_nodes(
     metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> NodeScores:
     """How much the metric owes to the embedding, each head and each MLP, all tokens together.
 
@@ -163,7 +163,7 @@ def attribute(
     metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> UnitScores:
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
@@ -181,7 +181,7 @@ def attribute(
             `interp.patch` takes it.
         steps: interpolation points, of the methods that integrate.
         at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
@@ -258,7 +258,7 @@ def _measure(
     pairs: Any,
     metric: AnyMetric,
     at_once: int | None,
-    progress: Progress | None,
+    progress: Progress | bool,
     rows: Callable[[Contrast], Rows],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run micro-batches through `rows`, and everything that labels a result."""
@@ -266,13 +266,13 @@ def _measure(
     loaded = load_pairs(pairs)
     usable, excluded = tokenise(model, loaded)
     parts, baselines, done = [], [], 0
-    for contrast in contrasts(model, usable, metric, at_once):
-        values, metric_of = rows(contrast)
-        parts.append(values)
-        baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
-        done += len(contrast)
-        if progress:
-            progress(done, len(usable))
+    with reported(progress, "attribution", len(usable)) as report:
+        for contrast in contrasts(model, usable, metric, at_once):
+            values, metric_of = rows(contrast)
+            parts.append(values)
+            baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
+            done += len(contrast)
+            report(done, len(usable))
     clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
     chosen = as_metric(metric)
     _check_gap(chosen.name, clean, corrupt, usable)
