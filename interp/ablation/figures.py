@@ -120,7 +120,7 @@ def _strongest(result: "AblationResult", readout: str) -> str:
     beside = "" if not row["n_random"] else f", beside {shown(float(row['random']))} of random sets"
     return (
         f"The largest effect on {readout} is {shown(float(row['effect']))} "
-        f"({UNITS[readout]}), of {row['set']}{beside}."
+        f"({unit_of(readout)}), of {row['set']}{beside}."
     )
 
 
