@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
 NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test test-newest lint newcomer clean
+.PHONY: install demo test test-newest lint newcomer pages docs clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -57,7 +57,18 @@ lint: install
 newcomer:
 	$(PYTHON) scripts/newcomer.py
 
+# a page of every kind of result in a browser; needs Chromium and Node
+pages: install
+	$(BIN)/python scripts/look_at_pages.py
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist site .pytest_cache .ruff_cache .hypothesis
 	find interp circuits tests benchmarks datasets scripts -type d -name __pycache__ -prune -exec rm -rf {} +

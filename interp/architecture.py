@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.brief import brief
 from interp.errors import ModelLoadError, first_line
 from interp.sites import SITES, Site
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class ModulePoint:
     """One side of one module in every block.
@@ -53,6 +55,7 @@ class BlockParts:
     parallel: bool
 
 
+@brief
 @dataclass(frozen=True)
 class Architecture:
     """The map of one model: shapes, module paths, and what does not exist and why.

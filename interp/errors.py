@@ -78,6 +78,10 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+class InterpWarning(UserWarning):
+    """A result that is right in its numbers but easily misread."""
+
+
 def did_you_mean(word: str, available: Iterable[str]) -> str:
     """Return "Did you mean …? Available: …" for the end of an error message.
 

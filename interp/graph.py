@@ -21,6 +21,7 @@ from interp.errors import SiteError, shown
 
 _NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
+_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Graph:
         Raises:
             SiteError: no such node in this model.
         """
+        name = component_name(name)
         if name not in self._index[0]:
             raise SiteError(
                 f"no node {shown(name)}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', "
@@ -170,7 +172,8 @@ class Graph:
                 computed before the source.
         """
         match = _EDGE.fullmatch(name)
-        destination = f"{match[2]}<{match[3]}>" if match and match[3] else match and match[2]
+        end = match and component_name(match[2])
+        destination = f"{end}<{match[3]}>" if match and match[3] else end
         if match is None or destination not in self._index[1]:
             raise SiteError(
                 f"no edge {shown(name)}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'."
@@ -181,6 +184,21 @@ class Graph:
                 f"no edge {shown(name)}: {destination} is computed before {match[1]} writes."
             )
         return pair
+
+
+def component_name(name: str) -> str:
+    """The name of a component here, given it or its name in papers.
+
+    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron); any
+    other text is returned as it is.
+    """
+    match = _IN_PAPERS.fullmatch(name)
+    if match is None:
+        return name
+    layer, head, neuron = match.groups()
+    if head is not None:
+        return f"a{layer}.h{head}"
+    return f"m{layer}" if neuron is None else f"m{layer}.n{neuron}"
 
 
 def edges_of_nodes(graph: Graph, nodes: Sequence[int]) -> Bool[Tensor, "source destination"]:

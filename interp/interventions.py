@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import folder
+from interp.brief import ITEMS, LIMIT, brief, in_few_words
 from interp.errors import PlanError, did_you_mean
 
 Positions = str | int | Sequence[int]
@@ -30,6 +32,7 @@ Positions = str | int | Sequence[int]
 ``_last``, or token numbers."""
 
 
+@brief
 @dataclass(frozen=True)
 class Rewrite:
     """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
@@ -55,9 +58,9 @@ class Rewrite:
             case 1:
                 return self.add[None]
             case 2:
-                return self.add[pos]
+                return _recorded(self.add[pos], pos)
             case _:
-                return self.add[prompt, pos]
+                return _recorded(self.add[prompt, pos], pos)
 
     def __call__(
         self,
@@ -74,6 +77,19 @@ class Rewrite:
             basis = self.basis.to(x.device, wide)
             new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
         return new if add is None else new + add.to(x)
+
+
+def _recorded(
+    added: Float[Tensor, "token feature"], pos: Int[Tensor, " token"]
+) -> Float[Tensor, "token feature"]:
+    """Raise `PlanError` where a value has NaN for a token: its prompt had no such token."""
+    missing = added.isnan().any(-1)
+    if bool(missing.any()):
+        raise PlanError(
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
+            "a shorter one; choose `positions` that both have."
+        )
+    return added
 
 
 SETS = ("layers", "units", "heads", "positions", "queries", "keys")
@@ -306,7 +322,15 @@ class Plan(Sequence[Intervention]):
         return Plan.of(self, other)
 
     def __repr__(self) -> str:
-        return f"Plan({', '.join(map(repr, self.steps))})"
+        whole = f"Plan({', '.join(map(repr, self.steps))})"
+        if len(whole) <= LIMIT:
+            return whole
+        return f"Plan({len(self.steps)} interventions: {', '.join(self._kinds())})"
+
+    def _kinds(self) -> list[str]:
+        """What kinds of interventions there are, and how many of each."""
+        count = Counter(type(step).__name__ for step in self.steps)
+        return [f"{n} {kind}" for kind, n in count.items()]
 
     def to_json(self) -> str:
         """The plan as text; tensors by name, shape and dtype."""
@@ -380,7 +404,11 @@ def _vector(value: Any, what: str) -> Tensor | None:
             f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
             "shape [width], [pos, width] or [prompt, pos, width]."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    usable = torch.isfinite(tensor)
+    if tensor.ndim > 1 and not what.endswith("directions"):
+        # a token's NaN is one beyond a prompt's end, as `interp.activations` records it
+        usable = usable | tensor.isnan().all(-1, keepdim=True)
+    if not bool(usable.all()):
         raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
     return tensor
 
@@ -393,12 +421,20 @@ def _finite(value: float, what: str) -> float:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        a, b = a.cpu(), b.cpu()
+        return bool(((a == b) | (a.isnan() & b.isnan())).all())
     return type(a) is type(b) and a == b
 
 
 def _brief(value: Any) -> str:
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"tensor{list(value.shape)}"
+    if isinstance(value, tuple) and len(value) > ITEMS:
+        run = value == tuple(range(value[0], value[-1] + 1))
+        return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
+    return in_few_words(value)
 
 
 # --- records -----------------------------------------------------------------------------------

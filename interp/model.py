@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.architecture import Architecture, ModulePoint
 from interp.errors import SiteError
-from interp.sites import Site, parse_site
+from interp.sites import PATTERN, Site, parse_site
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,15 @@ class Model:
         """Parse a site and check that this model has it.
 
         Raises:
-            SiteError: unknown name, a site this architecture cannot have (with the reason),
-                or a layer out of range.
+            SiteError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
+                reason), or a layer out of range.
         """
         site, layer = parse_site(text)
+        if site is PATTERN:
+            raise SiteError(
+                f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
+                "can be written there."
+            )
         self._check_exists(site)
         if layer is not None:
             self.check_layers([layer])

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import PairError, shown
 from interp.model import Model
 from interp.records import read_records
@@ -22,6 +23,7 @@ PLACES = ("all", "prompt", "last", "decoded")
 """Names of positions that every prompt has, which no span can take."""
 
 
+@brief
 @dataclass(frozen=True)
 class Pair:
     """One row.
@@ -191,6 +193,7 @@ def _is_place(value: Any) -> bool:
 # --- in a model's tokens -----------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPair:
     """One pair in tokens: both prompts equally long, spans at the same token positions."""
@@ -207,6 +210,12 @@ class TokenPair:
         """First position whose tokens differ; nothing before it can differ in activation."""
         same = (a == b for a, b in zip(self.clean, self.corrupt, strict=True))
         return next(i for i, equal in enumerate(same) if not equal)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The span each token belongs to, or ``""``; the first named wins where spans overlap."""
+        of_position = {p: name for name, span in reversed(list(self.spans.items())) for p in span}
+        return tuple(of_position.get(p, "") for p in range(len(self.clean)))
 
     def positions(self, place: str) -> tuple[int, ...]:
         """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
@@ -322,6 +331,7 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
     return tuple(inside)
 
 
+@brief
 @dataclass(frozen=True)
 class TokenBatch:
     """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.

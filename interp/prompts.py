@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import PairError, PlanError, shown
 from interp.model import Model
 from interp.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPrompt:
     """One prompt.
@@ -54,23 +56,56 @@ class TokenPrompt:
         return self.spans[whole][-1:]
 
 
-def prompt(model: Model, text: str, /, **spans: str) -> TokenPrompt:
+Messages = Sequence[Mapping[str, str]]
+"""A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
+
+
+def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
     """A prompt with named spans, such as ``subject="France"``.
 
     Args:
         model: whose tokens.
-        text: the prompt.
-        spans: by name, texts that occur exactly once in it.
+        text: the prompt; or chat messages, put into the tokenizer's chat template up to where the
+            model's reply begins.
+        spans: by name, texts that occur exactly once in it (of messages, in the whole rendered
+            chat).
 
     Raises:
-        PairError: a span does not occur exactly once, or is called as a place of every prompt is.
+        PairError: a span does not occur exactly once, or is called as a place of every prompt is,
+            or messages that cannot be rendered.
     """
     taken = next((name for name in spans if name in PLACES), None)
     if taken is not None:
         raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
-    encoded = model.tokenizer(text, return_offsets_mapping=True)
-    found = {name: _tokens_of(text, encoded, part, name) for name, part in spans.items()}
+    chat = not isinstance(text, str)
+    whole = _rendered(model, text) if chat else text
+    # a chat template writes the special tokens itself
+    encoded = model.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not chat)
+    found = {name: _tokens_of(whole, encoded, part, name) for name, part in spans.items()}
     return TokenPrompt(tuple(encoded["input_ids"]), found)
+
+
+def _rendered(model: Model, messages: Messages) -> str:
+    """Chat messages as the model's tokenizer writes them, its cue to reply at the end."""
+    for number, message in enumerate(messages, 1):
+        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise PairError(
+                f"message {number} is {str(message):.80}; every message needs 'role' and "
+                "'content', both text."
+            )
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise PairError(
+            f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "
+            "give the prompt as text."
+        )
+    try:
+        return model.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # the template is the model author's program
+        raise PairError(
+            f"the chat template of {model.name} refuses these messages: {str(error):.200}."
+        ) from error
 
 
 def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
@@ -90,32 +125,57 @@ def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]
     )
 
 
-Prompts = str | Iterable[str | TokenPrompt | TokenPair | Pair]
-"""Texts, tokens, or pairs, of which the clean prompts are meant."""
+Prompts = str | Messages | Iterable[str | Messages | TokenPrompt | TokenPair | Pair]
+"""Texts, chats, tokens, or pairs, of which the clean prompts are meant.
+
+A single text or chat is one prompt."""
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
     """Put prompts into a model's tokens.
 
     Raises:
-        PairError: there is none, one is empty, or a pair cannot be used; nothing is left out.
+        PairError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
+            used; nothing is left out.
     """
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    listed: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if listed and _is_chat(listed):
+        listed = [listed]
     if not listed:
         raise PairError("there are no prompts; give at least one.")
     return [_as_prompt(model, one) for one in listed]
 
 
+def _is_chat(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(one, Mapping) for one in given)
+
+
 def _as_prompt(model: Model, given: Any) -> TokenPrompt:
+    if _is_chat(given) and given:
+        return prompt(model, given)
     if isinstance(given, Pair):
-        kept, _ = tokenise(model, PromptPairs((given,), given.where or "pairs"))
-        given = kept[0]
+        given = _token_pair(model, given)
     if isinstance(given, TokenPair):
         return prompts_of([given])[0]
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
         raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")
     return found
+
+
+def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
+    """Prompts that are all pairs, in the model's tokens; ``None`` for other prompts.
+
+    Raises:
+        PairError: a pair cannot be used; nothing is left out.
+    """
+    if not all(isinstance(one, Pair | TokenPair) for one in given):
+        return None
+    return [one if isinstance(one, TokenPair) else _token_pair(model, one) for one in given]
+
+
+def _token_pair(model: Model, pair: Pair) -> TokenPair:
+    return tokenise(model, PromptPairs((pair,), pair.where or "pairs"))[0][0]
 
 
 def prompts_of(

@@ -247,17 +247,17 @@ class RunFolder(Steps):
         self._count = done, total
 
     def finish(
-        self, *write: Callable[[Path], Any], page: Callable[[Path], str] | None = None
+        self, *write: Callable[[Path], Any], page: Callable[[Path], Any] | None = None
     ) -> None:
         """Write the finished folder and put it into place.
 
         Args:
             write: each is called with the folder; the first one makes it (a result's ``save``).
-            page: its ``index.html``, from the folder as it can then be loaded.
+            page: writes its page, from the folder as it can then be loaded.
         """
         beside = self._made(write, self.record.as_json())
         if page:
-            write_text(beside / "index.html", page(beside))
+            page(beside)
         folder.put(beside, self.out)
         self.finished = True
 
@@ -278,7 +278,7 @@ def in_one_piece(
     make: Callable[[], T],
     codec: Codec[T],
     *,
-    page: Callable[[Path], str] | None = None,
+    page: Callable[[Path], Any] | None = None,
     force: bool = False,
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
@@ -289,7 +289,7 @@ def in_one_piece(
         options: every named value.
         make: does the work.
         codec: how the outcome is kept.
-        page: its ``index.html``.
+        page: writes its page into the folder.
         force: replace another run.
 
     Raises:

@@ -52,6 +52,9 @@ SITES: dict[str, Site] = {
     )
 }
 
+PATTERN = Site("pattern", "attn.hook_pattern", "head")
+"""Attention weights after the softmax: recorded by `interp.activations`, cut by `KnockOut`."""
+
 
 def parse_site(text: str) -> tuple[Site, int | None]:
     """Read a site from its short name or its full hook name.
@@ -65,10 +68,11 @@ def parse_site(text: str) -> tuple[Site, int | None]:
     Raises:
         SiteError: the text is neither; the message suggests the nearest names.
     """
-    if text in SITES:
-        return SITES[text], None
+    known = SITES | {PATTERN.name: PATTERN}
+    if text in known:
+        return known[text], None
     match = _FORM.fullmatch(text)
-    by_hook = {site.hook: site for site in SITES.values()}
+    by_hook = {site.hook: site for site in known.values()}
     if match and match[2] in by_hook:
         return by_hook[match[2]], int(match[1])
     raise SiteError(

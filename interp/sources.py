@@ -1,65 +1,25 @@
-"""What interventions write: recorded activations, means, resampled prompts, noise, constants.
+"""What interventions write: means, resampled prompts, noise, constants.
 
 Each ``…_ablation`` gives a plan of one `Ablate` a layer, its values inside.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.binding import Window, bind, resolve, site_layers
-from interp.calls import positions_and_mask
+from interp.binding import Window, bind, resolve
 from interp.errors import PlanError
-from interp.hooks import hooked
 from interp.interventions import Ablate, AblationKind, Plan, Positions
 from interp.model import Model
-from interp.prompts import Prompts, TokenPrompt, as_prompts, batches, pad
-from interp.running import default_budget
+from interp.prompts import Prompts, TokenPrompt, as_prompts
+from interp.recording import Layers, Values, site_values
 from interp.runs import final_resid, forward
 
-Values = dict[int, Float[Tensor, "*prompt_pos width"]]
-"""A value for each layer."""
-
-Layers = int | Sequence[int] | None
 Units = int | Sequence[int] | None
 Per = Literal["all", "position", "template"]
-
-
-def activations(model: Model, prompts: Prompts, site: str, layers: Layers = None) -> Values:
-    """A site's activations in unpatched runs, by layer, as `Patch` takes them.
-
-    Args:
-        model: the model.
-        prompts: texts, token prompts, or pairs (of which the clean prompts run).
-        site: a site's short name, or a hook name for one layer.
-        layers: which layers; all by default.
-
-    Returns:
-        layer -> [prompt, pos, width], zero beyond a prompt's end.
-    """
-    where, chosen = site_layers(model, site, layers)
-    rows = as_prompts(model, prompts)
-    shape = (len(rows), max(len(row.ids) for row in rows), model.width(where))
-    out = {layer: torch.zeros(shape, dtype=model.dtype) for layer in chosen}
-    for group in batches(rows, default_budget(model)):
-        part = [rows[i] for i in group]
-        ids, mask = pad(model, part)
-        kept: dict[int, Tensor] = {}
-        edits = [(where, layer, _keep(kept, layer)) for layer in chosen]
-        with torch.no_grad(), hooked(model, edits):
-            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
-        for layer, found in kept.items():
-            for i, activation in zip(group, found, strict=True):
-                n = len(rows[i].ids)
-                out[layer][i, :n] = activation[-n:].to("cpu")
-    return out
-
-
-def _keep(kept: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
-    return lambda activation: kept.__setitem__(layer, activation.clone())
 
 
 def mean_activations(
@@ -92,7 +52,7 @@ def mean_activations(
         PlanError: no template, or one too many, is given for some prompt.
     """
     rows = as_prompts(model, prompts)
-    recorded = activations(model, rows, site, layers)
+    recorded = site_values(model, rows, site, layers)
     if per == "all":
         scope = _table(rows, positions)
         return {layer: a[scope].double().mean(0).to(a) for layer, a in recorded.items()}
@@ -189,7 +149,7 @@ def resample_ablation(
             f"prompts of {lengths[0]} tokens have counterparts of {lengths[1]}; give each prompt a "
             "counterpart of equal token length."
         )
-    values = activations(model, others, site, layers)
+    values = site_values(model, others, site, layers)
     return _plan(site, values, "resample", units, positions)
 
 
@@ -242,7 +202,7 @@ def noise_ablation(
     generator = torch.Generator().manual_seed(seed)
     values = {
         layer: sigmas * float(a[scope].double().std()) * torch.randn(a.shape, generator=generator)
-        for layer, a in activations(model, rows, site, layers).items()
+        for layer, a in site_values(model, rows, site, layers).items()
     }
     return _plan(site, values, "noise", units, positions)
 
@@ -279,7 +239,7 @@ def optimal_ablation(
     clean = forward(model, rows).logits.log_softmax(-1).to(model.unembed_device)
     scope = _table(rows, positions)
     values: Values = {}
-    for layer, a in activations(model, rows, site, layers).items():
+    for layer, a in site_values(model, rows, site, layers).items():
         chosen = a[scope].float()
         start, size = chosen.mean(0), chosen.std(0, correction=0)
         where = (site, layer, units, positions)

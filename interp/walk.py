@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.brief import brief
 from interp.calls import LayerCalls
 from interp.errors import ModelLoadError
 from interp.hooks import hooked
@@ -34,6 +35,7 @@ ROWS_ATTENTION = "interp_rows"
 # --- rows --------------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Rows:
     """The rows of one walk, ordered by the layer they enter; the base rows come first.
@@ -119,6 +121,7 @@ class Change(Protocol):
         ...
 
 
+@brief
 @dataclass(frozen=True)
 class Write:
     """Copies of activations between tokens of the batch, at one site of one layer.
@@ -148,6 +151,7 @@ class Write:
             flat[into[:, None], features] = flat[source[:, None], features]
 
 
+@brief
 @dataclass(frozen=True)
 class Put:
     """Given values put into tokens of the batch, at one site of one layer.
@@ -179,6 +183,7 @@ class Put:
 # --- attention over rows -----------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class RowsMask:
     """Travels to the attention function in place of a mask.

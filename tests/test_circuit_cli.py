@@ -87,11 +87,6 @@ def shown(capsys: pytest.CaptureFixture, out: Path) -> str:
     return (out / "index.html").read_text(encoding="utf-8")
 
 
-def written(page: str) -> str:
-    """A page without the random names that plotly gives its figures."""
-    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
-
-
 # --- discover ----------------------------------------------------------------------------------
 
 
@@ -142,7 +137,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--select", "best"], "unknown --select 'best'"),
+        (["--select", "best"], "unknown select 'best'"),
         (["--select", "top"], "--select top needs --size"),
         (["--select", "acdc"], "--select acdc needs --threshold"),
         (["--select", "top", "--size", "40", "--threshold", "1"], "no use for --threshold"),
@@ -153,7 +148,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
         (["--size", "0.001"], "--size 0.001 of 262 components is none"),
         (["--select", "threshold", "--threshold", "1e6"], "keeps no path from the input"),
         (["--size", "999"], "cannot take 999 components: there are 262"),
-        (["--size", "9", "--method", "eap-gd"], "no method 'eap-gd' scores edges"),
+        (["--size", "9", "--method", "eap-gd"], "unknown method 'eap-gd'. Did you mean"),
         (["--select", "acdc", "--threshold", "-1"], "ACDC's threshold is -1.0"),
     ],
 )
@@ -208,7 +203,7 @@ def test_a_circuit_is_evaluated_beside_random_ones(
     assert said(capsys, *command) == report
     page = Path(report["page"]).read_text(encoding="utf-8")
     assert f"{f['low']:.3f} to {f['high']:.3f}" in page
-    assert written(shown(capsys, out)) == written(page)
+    assert shown(capsys, out) == page
     other = ["circuit", *command, "--ablation", "zero", "--random", "2"]
     line = refused(capsys, *other)
     assert "ablation='resample' (this one: 'zero') and n_random=4 (this one: 2)" in line
@@ -229,9 +224,8 @@ def test_scores_are_evaluated_at_every_size(folder: Path, scores: str, tmp_path:
     assert [row["f"] for row in report["curve"]][-1] == pytest.approx(1)
     page = Path(report["page"]).read_text(encoding="utf-8")
     assert report["page"] == str(out / "index.html")
-    assert "plotly.js v" in page
-    assert "log_CMD" in page
-    assert written(shown(capsys, out)) == written(page)
+    assert "log CMD" in page
+    assert shown(capsys, out) == page
     assert run(["circuit", *command[:-2]]) == 0
     assert "f at every size, mean" in " ".join(capsys.readouterr().out.split())
 
@@ -323,7 +317,7 @@ def test_a_circuit_is_shown(circuit: str, tmp_path: Path, capsys):
     assert report["n_edges"] == load_circuit(circuit).n_edges
     assert report["top"][0]["edge"] in load_circuit(circuit).edge_names
     text = page.read_text(encoding="utf-8")
-    assert "plotly.js v" in text
+    assert "plotly.js v" in page.with_name("plotly.min.js").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=\s*[\"']?https?:", text)
     assert run(["circuit", "show", circuit, "--out", str(tmp_path / "a" / "b.html")]) == 0
     assert (tmp_path / "a" / "b.html").is_file()
@@ -362,7 +356,7 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
     assert run(["circuit", "validate", "tracr-hist", "--methods", "eap"]) == 0
     assert "tracr-hist: 8 edges" in " ".join(capsys.readouterr().out.split())
     line = refused(capsys, "circuit", "validate", "tracr-hist", "--methods", "eap-gd")
-    assert "unknown attribution method 'eap-gd'" in line
+    assert "unknown method 'eap-gd'" in line
 
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):

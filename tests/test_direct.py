@@ -1,6 +1,5 @@
 """Direct attribution: contributions that add up, and log-prob gains computed the long way."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny, word_pairs
@@ -9,7 +8,6 @@ from interp.attribution.direct import (
     direct_logit_attribution,
     last_token,
     log_prob_increase,
-    logit_lens,
 )
 from interp.blocks import weight_of
 from interp.errors import SiteError
@@ -61,17 +59,6 @@ def test_a_head_that_writes_nothing_has_no_direct_effect():
     graph = Graph.of(model.arch)
     assert nodes[:, graph.node("a1.h1")].abs().max() == 0
     assert nodes[:, graph.node("a1.h0")].abs().min() > 0
-
-
-def test_the_lens_ends_in_the_models_own_prediction(tiny_model: Model):
-    lens = logit_lens(tiny_model, pairs_of(tiny_model))
-    assert lens.shape == (3, tiny_model.arch.n_layers + 1, 2)
-    log_p = final_logits(tiny_model).log_softmax(-1)
-    want = [
-        [row[p.answer], row[p.wrong_answer]]
-        for row, p in zip(log_p, pairs_of(tiny_model), strict=True)
-    ]
-    np.testing.assert_allclose(lens[:, -1].numpy(), np.array(want), atol=1e-4)
 
 
 def test_log_prob_gain_counts_the_final_norms_bias():

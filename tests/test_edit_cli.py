@@ -126,6 +126,13 @@ def test_edits_pile_up_are_exported_and_taken_out(folder: Path, tmp_path: Path, 
     listed = said(capsys, "list", "--ledger", str(ledger))
     assert [one["edit"] for one in listed["edits"]] == [first["edit"], second["edit"]]
     model = ["--model", str(folder / "llama"), "--ledger", str(ledger)]
+    asked = said(capsys, "ask", *model, *asks)
+    assert asked["edits"] == [first["edit"], second["edit"]]
+    assert [one["before"] for one in asked["asked"]] == [one["before"] for one in first["asked"]]
+    assert [one["question"] for one in asked["asked"]] == ["w1 w2 w10 w11", "w50 w51 w52"]
+    assert run(["edit", "ask", *model, *asks]) == 0
+    text = capsys.readouterr().out
+    assert "with 2 edits of" in text and repr(asked["asked"][0]["after"]) in text
     exported = said(capsys, "export", *model, "--out", str(out))
     assert exported == {"model": str(out), "edits": [first["edit"], second["edit"]]}
     assert len({at.stat().st_mode for at in out.iterdir()}) == 1  # all as the umask has it
@@ -356,7 +363,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             "'cot' is no file of demonstrations, and not one of direct and reason",
         ),
         (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
-        (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
+        (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),
     ],

@@ -272,3 +272,13 @@ def test_smollm_generates_alike_cached_batched_and_plain(smollm: Model):
     )
     ids = interp.generate(smollm, rows, max_new_tokens=N)[0].ids
     assert list(ids) == plain[0, len(rows[0].ids) :].tolist()
+
+
+def test_without_attention_in_layer_23_the_capital_is_another(smollm: Model):
+    """The example of README and docs: what it prints is what they say."""
+    texts = [
+        interp.generate(smollm, "The capital of France is", plan, max_new_tokens=3)[0].text
+        for plan in (Plan(), Ablate("attn_out", layers=23))
+    ]
+    assert texts[0].startswith(" Paris")
+    assert texts[1] == " New York City"

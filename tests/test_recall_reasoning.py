@@ -12,7 +12,7 @@ from planted_recall import COPY, RECALL, agreeing_data, planted, planted_data
 from circuits.recall_reasoning import RecallReasoning, Settings, study
 from circuits.recall_reasoning.cells import DESIGNS, Ability
 from circuits.recall_reasoning.dissociation import doubles_table, selectivity, singles_table
-from circuits.recall_reasoning.figures import plot_control, plot_scores, study_page
+from circuits.recall_reasoning.figures import plot_control, plot_scores, study_report
 from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, pooled
 from circuits.recall_reasoning.published import last_token
@@ -79,8 +79,11 @@ def test_summary_and_page_hold_what_was_found(separate):
     result = separate[1]
     keys = {"model", "cells", "circuits", "single_dissociations", "double_dissociation"}
     assert keys | {"random_control", "verdict"} <= set(result.summary())
-    page = study_page(result, "A < B")
-    assert "A &lt; B" in page and "There is a double dissociation" in page
+    page = study_report(replace(result, model="A < B")).html()
+    assert (
+        "<h1>Recall versus reasoning on A &lt; B</h1>" in page
+        and "There is a double dissociation" in page
+    )
     heat = plot_scores(result).data[0].z
     assert np.unravel_index(np.argmax(heat), heat.shape) == RECALL
     assert len(plot_control(result).data) == 3

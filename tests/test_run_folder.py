@@ -50,7 +50,7 @@ def small_run(
             joined = {"x": np.concatenate(found)}
             run.finish(
                 lambda at: folder.write(at, {"kind": "test", "said": "ä"}, {}, joined),
-                page=lambda at: f"<p>{folder.read_manifest(at)['said']}",
+                page=lambda at: write_text(at / "index.html", folder.read_manifest(at)["said"]),
             )
 
 

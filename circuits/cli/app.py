@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -14,6 +14,7 @@ from circuits.cli import (
     attribute,
     bench,
     circuit,
+    compare,
     datasets,
     doctor,
     edit,
@@ -24,18 +25,41 @@ from circuits.cli import (
     query_value,
     recall_reasoning,
     show,
+    top_tokens,
     validate,
 )
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
 
+FIND, CHANGE = "Find components and circuits", "Change a model"
+RESULTS, RESOURCES = "Results", "Models and data"
+PANELS = {
+    FIND: (
+        "patch",
+        "ablate",
+        "attribute",
+        "circuit",
+        "query-value",
+        "top-tokens",
+        "recall-reasoning",
+    ),
+    CHANGE: ("edit", "emotion"),
+    RESULTS: ("show", "compare"),
+    RESOURCES: ("models", "datasets", "validate", "doctor", "bench"),
+}
+"""Group of verbs in `--help` -> its verbs, in order."""
+
 
 class Verbs(typer.core.TyperGroup):
-    """The verbs; Ctrl-C, which typer would swallow, says what a run folder keeps."""
+    """The verbs, in the order of `PANELS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The verbs' names."""
+        return [name for names in PANELS.values() for name in names]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb that was asked for."""
+        """Run the verb; Ctrl-C, which typer would swallow, says what a run folder keeps."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
@@ -47,27 +71,43 @@ class Verbs(typer.core.TyperGroup):
 app = typer.Typer(
     name="interp",
     cls=Verbs,
-    help="Find where a language model computes something, prove it causally, then change it.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(models.app, name="models")
-app.add_typer(bench.app, name="bench")
-app.add_typer(circuit.app, name="circuit")
-app.add_typer(edit.app, name="edit")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from interp import __version__
+
+        print(f"interp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def interp(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Find where a language model computes something, prove it causally, then change it."""
+
+
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+for module in (patch, ablate, attribute, top_tokens, show, compare, datasets, validate, doctor):
+    function = module.__name__.rpartition(".")[2]
+    verb = function.replace("_", "-")
+    add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
+    add(getattr(module, function))
 emotion.app.add_typer(emotion_control.app)
-app.add_typer(emotion.app, name="emotion")
-app.add_typer(query_value.app, name="query-value")
-app.add_typer(recall_reasoning.app, name="recall-reasoning")
-app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
-app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("datasets", epilog=datasets.EXAMPLES)(datasets.datasets)
-app.command("patch", epilog=patch.EXAMPLES)(patch.patch)
-app.command("show", epilog=show.EXAMPLES)(show.show)
-app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
+for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
+    verb = module.__name__.rpartition(".")[2].replace("_", "-")
+    app.add_typer(module.app, name=verb, rich_help_panel=PANEL_OF[verb])
 
 
 def main(arguments: list[str] | None = None) -> None:

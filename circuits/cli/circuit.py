@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import marks
-from circuits.cli.output import (
+from circuits.cli.options import (
+    ATTRIBUTION,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -18,16 +19,13 @@ from circuits.cli.output import (
     LimitOption,
     MetricOption,
     ModelOption,
+    OutOption,
     PairsOption,
     SplitByOption,
     SplitSeedOption,
-    load,
-    load_rows,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    choice,
 )
+from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
@@ -36,7 +34,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
 app.command("validate", epilog=marks.EXAMPLE)(marks.validate)
-CircuitArgument = Annotated[Path, typer.Argument(help="A circuit: JSON file or discover's folder.")]
+METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
+SELECTS = ("top", "greedy", "threshold", "nodes", "neurons", "acdc", "edge-pruning")
+CUT = ("resample", "zero", "mean")
+FORMATS = ("mib", "dot", "html")
+CircuitArgument = Annotated[
+    Path, typer.Argument(help="A circuit: a JSON file, or a folder of `discover`.")
+]
 
 
 @app.callback()
@@ -52,37 +56,43 @@ def circuit() -> None:
     "--out circuit.json`"
 )
 def discover(
-    out: Annotated[Path, typer.Option(help="FILE.json, or a folder for circuit and scores.")],
+    out: Annotated[
+        Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
+    ],
     force: ForceOption = False,
-    model: Annotated[str | None, typer.Option(help="Built-in name, Hub id, folder, .gguf.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
+    ] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="Prompt pairs to discover on; as in `interp patch`.")
+        str | None, typer.Option(help="Prompt pairs to discover on, as in `interp patch`.")
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Scores of `interp attribute`, instead of model and pairs.")
+        Path | None,
+        typer.Option(help="Run folder of `interp attribute`, instead of --model and --pairs."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="As in `interp attribute`; makes the scores.")
+        str, choice(METHODS, "How scores are estimated, as in `interp attribute`.")
     ] = "eap-dg",
     select: Annotated[
         str,
-        typer.Option(help="top, greedy, threshold, nodes, neurons, acdc or edge-pruning."),
+        choice(SELECTS, "How edges are chosen: from scores, or by search (acdc, edge-pruning)."),
     ] = "top",
     size: Annotated[
         str | None,
-        typer.Option(help="Components to take: a number, or a part of all, such as 0.02."),
+        typer.Option(help="Components to take: a number, or a fraction of all, such as 0.02."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Least score (threshold), or ACDC's, in the metric's unit.")
+        float | None,
+        typer.Option(help="Lowest score kept (threshold), or ACDC's threshold, in metric units."),
     ] = None,
     signed: Annotated[
-        bool, typer.Option("--signed", help="Rank by signed score, not by its size.")
+        bool, typer.Option("--signed", help="Rank by signed score, not by its absolute value.")
     ] = False,
     metric: MetricOption = "logit_diff",
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    seed: Annotated[int, typer.Option(help="Of edge pruning's masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the masks of edge pruning.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -123,7 +133,7 @@ def discover(
     else:
         found = discovered_into(out, request, named, find, force)
         file = out / NAME
-    report = {"file": str(file), "select": select, **_summary(found)}
+    report = {"file": str(file), "select": select, **found.summary()}
     if as_json:
         print_json(report)
     else:
@@ -131,33 +141,11 @@ def discover(
         stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
 
 
-def _summary(found: "Circuit") -> dict[str, Any]:
-    strongest = _strongest(found)
-    return {
-        "model": found.model,
-        "method": found.method,
-        "n_edges": found.n_edges,
-        "of_edges": found.graph.n_edges,
-        "n_nodes": len(found.nodes),
-        "n_neurons": sum(len(kept) for kept in found.neurons.values()) if found.neurons else None,
-        "n_prompts": len(found.prompts),
-        "nodes": list(found.nodes),
-        "top": [{"edge": name, "score": score} for name, score in strongest],
-    }
-
-
-def _strongest(found: "Circuit", n: int = 10) -> list[tuple[str, float]]:
-    if found.scores is None:
-        return []
-    scored = zip(found.edge_names, found.scores[found.edges].tolist(), strict=True)
-    return sorted(scored, key=lambda pair: -abs(pair[1]))[:n]
-
-
 def _print_summary(found: "Circuit") -> None:
     import pandas as pd
 
     stdout.print(escape(repr(found)), highlight=False)
-    strongest = _strongest(found)
+    strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
 
@@ -177,18 +165,18 @@ def evaluate(
     model: ModelOption,
     pairs: PairsOption,
     metric: MetricOption = "logit_diff",
-    ablation: Annotated[
-        str, typer.Option(help="What cut edges read: resample, zero or mean.")
-    ] = "resample",
+    ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
-        int, typer.Option("--random", min=0, help="Random circuits of each kind, as controls.")
+        int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
     ] = 20,
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder, with the figure.")] = None,
+    out: OutOption = None,
     force: ForceOption = False,
-    seed: Annotated[int, typer.Option(help="Of bootstrap intervals and random circuits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for confidence intervals and random circuits.")
+    ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -250,7 +238,7 @@ def _evaluate_circuit(
     as_json: bool,
 ) -> None:
     from circuits.discovery.evaluation import Evaluation, evaluate
-    from circuits.discovery.pages import evaluation_page
+    from circuits.kinds import write_page
     from interp.run_folder import in_one_piece
     from interp.steps import Codec
 
@@ -259,14 +247,10 @@ def _evaluate_circuit(
             made, clusters = test()
             return evaluate(made, given, n_random, seed, clusters, report)
 
-    def page_of(at: Path) -> str:
-        done = Evaluation.load(at, given)
-        return evaluation_page(done.summary(seed), done.random)
-
     kept: Codec[Evaluation] = Codec(
         lambda one, at: one.save(at, seed), lambda at: Evaluation.load(at, given)
     )
-    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=page_of, force=force)
+    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
     page = out and out / "index.html"
     summary: dict[str, Any] = {
         "run": str(out) if out else None,
@@ -303,8 +287,8 @@ def _evaluate_scores(
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.drawing import faithfulness_page
     from circuits.discovery.faithfulness import Faithfulness, faithfulness
+    from circuits.kinds import write_page
     from interp.run_folder import in_one_piece
     from interp.steps import Codec
 
@@ -313,16 +297,8 @@ def _evaluate_scores(
             made, clusters = test()
             return faithfulness(made, scores, clusters=clusters, progress=report)
 
-    kept: Codec[Faithfulness] = Codec(lambda one, at: one.save(at), Faithfulness.load)
-    done = in_one_piece(
-        out,
-        "circuit evaluate",
-        named,
-        made,
-        kept,
-        page=lambda at: faithfulness_page(Faithfulness.load(at), seed),
-        force=force,
-    )
+    kept: Codec[Faithfulness] = Codec(lambda one, at: one.save(at, seed), Faithfulness.load)
+    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
     page = out and out / "index.html"
     run = str(out) if out else None
     summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
@@ -380,7 +356,7 @@ def compare(
         for a, b in combinations(loaded, 2)
     ]
     if as_json:
-        listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
+        listed = [{"file": name, **found.summary()} for name, found in loaded.items()]
         print_json({"circuits": listed, "overlaps": rows})
         return
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
@@ -396,7 +372,9 @@ def compare(
 @app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
 def show(
     circuit: CircuitArgument,
-    out: Annotated[Path | None, typer.Option(help="Where to draw; default CIRCUIT.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the drawing; by default CIRCUIT.html.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Summarise a circuit and draw it."""
@@ -404,7 +382,7 @@ def show(
     target = out or file.with_suffix(".html")
     _write_html(found, target)
     if as_json:
-        print_json({"file": str(file), "page": str(target), **_summary(found)})
+        print_json({"file": str(file), "page": str(target), **found.summary()})
     else:
         _print_summary(found)
         stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
@@ -415,7 +393,8 @@ def export(
     circuit: CircuitArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="mib (JSON), dot (Graphviz) or html (drawing).")
+        str,
+        choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format"),
     ] = "mib",
     as_json: JsonOption = False,
 ) -> None:
@@ -423,16 +402,13 @@ def export(
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
-    from interp.errors import did_you_mean
     from interp.files import write_text
 
     writers = {
         "mib": save_circuit,
         "dot": lambda found, path: write_text(path, to_dot(found)),
-        "html": _write_html,
+        "html": lambda found, path: _write_html(found, path, standalone=True),
     }
-    if form not in writers:
-        raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
     _, found = _needed(circuit)
     if out.is_dir():
         raise CircuitError(f"--out {out} is a folder; name the file to write.")
@@ -449,8 +425,7 @@ def _needed(path: Path) -> tuple[Path, "Circuit"]:
     return path / NAME if path.is_dir() else path, load_circuit(path)
 
 
-def _write_html(found: "Circuit", path: Path) -> None:
-    from circuits.discovery.drawing import draw
-    from interp.files import write_text
+def _write_html(found: "Circuit", path: Path, standalone: bool = False) -> None:
+    from circuits.discovery.pages import circuit_report
 
-    write_text(path, draw(found).to_html(include_plotlyjs=True))
+    circuit_report(found).write(path, standalone)

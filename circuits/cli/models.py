@@ -5,16 +5,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from circuits.cli.output import JsonOption, print_json, stderr, stdout
+from circuits.cli.options import JsonOption
+from circuits.cli.output import print_json, stderr, stdout
 
 app = typer.Typer(help="List and fetch the built-in models.", invoke_without_command=True)
 
 
-@app.callback(epilog="Example: `interp models`")
+@app.callback(epilog="Examples: `interp models list`, `interp models pull smollm2-135m`")
 def models(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the built-in models; any Hub id, folder or .gguf file works wherever a name does."""
-    if context.invoked_subcommand:
-        return
+    """List and fetch the built-in models; any Hub id, folder or .gguf file works like a name."""
+    if not context.invoked_subcommand:
+        list_models(as_json)
+
+
+@app.command("list", epilog="Example: `interp models list --json`")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the built-in models, and whether they have been fetched."""
     from interp import builtin
     from interp.organisms import ORGANISMS
     from interp.programs import PROGRAMS

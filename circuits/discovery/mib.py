@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
         "cfg": config,
         "nodes": nodes,
         "edges": edges,
-        "interp": {**own, "prompts": list(circuit.prompts)},
+        "interp": {
+            **own,
+            "prompts": list(circuit.prompts),
+            "provenance": dict(circuit.provenance),
+        },
     }
 
 
@@ -72,6 +77,7 @@ class _Own(Row):
     model: str = ""
     weights_hash: str = ""
     prompts: list[str] = []
+    provenance: dict[str, Any] = {}
 
 
 class _Record(Row):
@@ -116,6 +122,7 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
         model=own.model,
         weights_hash=own.weights_hash,
         prompts=tuple(own.prompts),
+        provenance=own.provenance,
     )
 
 
@@ -132,7 +139,8 @@ def _graph(given: _Record, where: str) -> Graph:
 
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
-    """Write a circuit as MIB JSON; whole or not at all."""
+    """Write a circuit as MIB JSON, with where it comes from; whole or not at all."""
+    circuit = replace(circuit, provenance=folder.provenance() | dict(circuit.provenance))
     return write_text(Path(path), json.dumps(to_json(circuit)))
 
 

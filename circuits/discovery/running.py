@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
+from interp.brief import brief
 from interp.errors import DegenerateGap, shown
 from interp.graph import Graph
 from interp.masked import Writes, run_masked
@@ -24,6 +25,7 @@ ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
 SITES = ("z", "mlp_out", "mlp_post")
 
 
+@brief
 @dataclass(frozen=True)
 class Bench:
     """A model with test prompts, both plain runs done, on which any circuit can be run.

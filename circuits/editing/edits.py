@@ -21,14 +21,17 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
+from interp.brief import brief
 from interp.errors import RunFolderError, shown
 from interp.files import write_text
 from interp.model import Model
+from interp.progress import Progress, reported
 
 REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""
 
 
+@brief
 @dataclass(frozen=True)
 class Edit:
     """A low-rank change of named weights, bound to the weights it was made for.
@@ -182,6 +185,7 @@ def edit(
     placement: Placement | None = None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
+    progress: Progress | bool = True,
 ) -> Edit:
     """Compute an edit of one or several facts, on the model as it is now; nothing is changed.
 
@@ -194,6 +198,8 @@ def edit(
         placement: layers of the ACE presets; see `circuits.editing.place`.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
+        progress: called with (tokens done, in all) while second moments are taken, which is what
+            takes long; True draws a bar where one is watched.
 
     Raises:
         FactError: facts conflict, are held by the model already, or lack what the method needs;
@@ -212,7 +218,8 @@ def edit(
     refuse_held(model, facts)
     for fact in facts:  # before the minutes that moments take
         refuse_unanchored(model, fact)
-    moments = moments_for(model, [chosen], placement, n_tokens, seed)
+    with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
+        moments = moments_for(model, [chosen], placement, n_tokens, seed, report)
     templates = contexts(model, seed=seed)
     request = Request(tuple(facts), tuple(kept))
     (written,) = write(model, [request], chosen, moments, templates)

@@ -34,6 +34,7 @@ from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
+from interp.brief import brief
 from interp.memory import peak_memory
 from interp.model import Model
 from interp.prompts import TokenPrompt
@@ -66,6 +67,7 @@ class Arm:
     strength: float = 1.0
 
 
+@brief
 @dataclass(frozen=True)
 class Protocol:
     """What all arms have in common.
@@ -121,12 +123,13 @@ def evaluate_arm(
     found: list[dict[str, pd.DataFrame]] = []
     at_once = len(cases) if protocol.sequential else SHARD
     kept = steps or Steps()
+    say = progress or (lambda done, total: None)
+    say(0, len(cases))
     for lo in range(0, len(cases), at_once):
         shard = cases[lo : lo + at_once]
         evaluated = partial(_evaluated, model, arm, shard, protocol, moments, templates)
         found.append(kept.step(f"{arm.name}.{protocol.seed}/{lo:06d}", evaluated, TABLES))
-        if progress:
-            progress(lo + len(shard), len(cases))
+        say(lo + len(shard), len(cases))
     answers, edits = (
         pd.concat([shard[name] for shard in found], ignore_index=True).assign(
             arm=arm.name, seed=protocol.seed

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interp.brief import brief
 from interp.errors import InterpError, shown
 
 SLOT = "{}"
@@ -12,6 +13,7 @@ class FactError(InterpError):
     """A fact that cannot be edited as it stands: no subject, no target, or at odds with another."""
 
 
+@brief
 @dataclass(frozen=True)
 class Fact:
     """A subject's new object.

@@ -1,7 +1,9 @@
 """Facts, kept questions, edits and placements as files: what the command line reads and writes."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -95,6 +97,28 @@ def edits_in(ledger: Path) -> list[Edit]:
     return [_edit_in(at) for at in _folders(ledger)]
 
 
+@dataclass(frozen=True)
+class SavedEdits:
+    """A ledger folder.
+
+    Attributes:
+        path: the folder.
+        edits: in order.
+    """
+
+    path: Path
+    edits: Sequence[Edit]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedEdits":
+        """Read a ledger; errors as in `edits_in`."""
+        return cls(path, edits_in(path))
+
+
 def _edit_in(at: Path) -> Edit:
     try:
         return Edit.load(at)
@@ -156,6 +180,41 @@ def save_placement(path: Path, model: Model, placement: Placement) -> Path:
     }
     arrays = {str(i): one.matrix.float().numpy() for i, one in enumerate(moments.values())}
     return folder.write(path, manifest, {}, arrays)
+
+
+@dataclass(frozen=True)
+class SavedPlacement:
+    """A folder of `save_placement`, without the moments: what can be shown without the model.
+
+    Attributes:
+        model: whose layers.
+        placement: which.
+        provenance: as saved.
+    """
+
+    model: str
+    placement: Placement
+    provenance: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {"model": self.model, "placement": self.placement.summary()}
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedPlacement":
+        """Read the folder.
+
+        Raises:
+            RunFolderError: it is missing, damaged or of another kind.
+        """
+        said, _, _ = folder.read(path, KIND, ())
+        try:
+            chosen = Placement.of(said)
+            return cls(said["model"], chosen, said["provenance"] | {"weights": said["weights"]})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(
+                f"{path} is damaged ({type(error).__name__}: {error}); place again."
+            ) from error
 
 
 def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:

@@ -9,12 +9,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
+from interp.brief import brief
 from interp.kv_cache import attention_window, cache_argument
 from interp.model import Model
 
 Tokens = tuple[int, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Row:
     """Tokens under an edit: a beginning that other rows may share, and the rest."""
@@ -29,6 +31,7 @@ class Row:
         return Row(self.edit, (), self.shared + self.rest)
 
 
+@brief
 @dataclass
 class Run:
     """A batch of rows whose beginnings are in the cache.

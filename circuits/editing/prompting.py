@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.brief import brief
 from interp.errors import did_you_mean, shown
 from interp.generation import generate
 from interp.model import Model
@@ -32,6 +33,7 @@ ASKED = (
 that learnt bare questions alone would reach those behind demonstrations less."""
 
 
+@brief
 @dataclass(frozen=True)
 class EditPrompt:
     """A prompt, its anchor, and the target's tokens behind it.
@@ -86,7 +88,9 @@ def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]
 
     Source: Meng et al., arXiv 2210.07229, section 4 (templates), as PMET's code draws them.
     """
-    own = generate(model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed)
+    own = generate(
+        model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed, progress=False
+    )
     said = [start + g.text for start, g in zip(STARTS, own, strict=True)]
     plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in said]
     return BARE + tuple(f"{text}. {SLOT}" for text in plain)

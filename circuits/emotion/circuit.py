@@ -13,6 +13,7 @@ from torch import Tensor
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
 from interp import folder
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.statistics import jaccard
@@ -26,6 +27,7 @@ class EmotionCircuitError(InterpError):
     """A circuit or differences that are not of this model, or that cannot be drawn."""
 
 
+@brief
 @dataclass(frozen=True)
 class Differences:
     """Δμ: how activations in an emotion differ from the mean over emotions, on their own scale.
@@ -173,7 +175,7 @@ class EmotionCircuit:
 
 
 def by_layer(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
-    """Units by their layers, in order."""
+    """Units of each layer, in the order given."""
     found: dict[int, list[int]] = {}
     for layer, unit in units:
         found.setdefault(int(layer), []).append(int(unit))

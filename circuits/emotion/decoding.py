@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from circuits.emotion.modulation import Modulation, Rows
+from interp.brief import brief
 from interp.calls import positions_and_mask
 from interp.errors import PlanError
 from interp.hooks import hooked
@@ -36,6 +37,7 @@ CLOSING = ('"', "”", "\n")
 """What ends a reply: the quote that its prompt opened, or a new line."""
 
 
+@brief
 @dataclass(frozen=True)
 class Decoding:
     """How every arm is decoded: greedily, with the same penalties.
@@ -67,6 +69,7 @@ class Decoding:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class ReadPrompts:
     """Prompts whose keys and values are computed, but for the last token of each.

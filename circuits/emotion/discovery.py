@@ -1,7 +1,7 @@
 """`Discovery`: everything found about a model's emotions, as one value and one folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from circuits.emotion.influence import Final, Influence
 from circuits.emotion.scores import Kind, Scores
 from circuits.emotion.selection import Circuits, Size, as_arrays, from_arrays
 from interp import folder
+from interp.brief import brief
 from interp.model import Model
 
 KIND = "emotion discovery"
@@ -32,6 +33,7 @@ SITES = ("z", "mlp_post")
 TABLES = ("readings", "projections")
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """How a discovery goes about it; the defaults are the clean preset.
@@ -80,6 +82,7 @@ class Settings:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Means:
     """Mean activations over all prompts, in all emotions: what mean-ablation puts in place.
@@ -93,6 +96,7 @@ class Means:
     mlp_post: Float[Tensor, "layer neuron"]
 
 
+@brief
 @dataclass(frozen=True)
 class Discovery:
     """What was found.
@@ -114,6 +118,7 @@ class Discovery:
         readings: accuracy by layer of the tests that chose it, and of the trap.
         projections: states of some groups on the main axes of a few layers, for a figure.
         cost: seconds and forwards.
+        provenance: versions, machine and command line, filled when saved.
     """
 
     model: str
@@ -133,6 +138,7 @@ class Discovery:
     readings: pd.DataFrame
     projections: pd.DataFrame
     cost: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reference(self) -> Float[Tensor, "emotion d_model"]:
@@ -216,6 +222,7 @@ class Discovery:
             layer=read["layer"],
             **tables,
             cost=read["cost"],
+            provenance=read["provenance"] | {"weights": read["weights"]},
         )
 
     def summary(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from circuits.emotion.arms import (
 from circuits.emotion.data import EMOTIONS, Emotion
 from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
+from interp.brief import brief
 from interp.schema import NO_OTHERS, Amount, Dose, Index
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ Layers = Annotated[tuple[Index, Index], AfterValidator(_in_order)]
 """First and last layer, both included."""
 
 
+@brief
 @dataclass(frozen=True)
 class SteeringDose:
     """How strongly, and where, directions are added.
@@ -59,6 +61,7 @@ class SteeringDose:
     own: Mapping[Emotion, Amount] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class CircuitDose:
     """Which circuit is pushed, and how strongly.
@@ -84,6 +87,7 @@ class CircuitDose:
     own: Mapping[Emotion, Amount] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class Doses:
     """The doses of a model's arms, chosen on the tuning file.

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import ConfigDict
 
 from circuits.emotion.data import EMOTIONS, Reply
+from interp.brief import brief
 from interp.errors import DataFileError, shown
 from interp.records import read_json
 from interp.schema import NO_OTHERS, Count, Row, Text, checked
@@ -103,6 +104,7 @@ class Demonstrations:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Frames:
     """All words and prompts.

@@ -21,6 +21,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from circuits.emotion.data import LABELS, Emotion, Label
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.records import placed_rows
 from interp.schema import Row, Text, checked
@@ -236,6 +237,7 @@ VIEWS: Mapping[str, View] = {
 """What the judge is shown of a reply it has not seen, after it was fitted on whole ones."""
 
 
+@brief
 @dataclass(frozen=True)
 class CrossValidation:
     """What judges say of replies to scenarios they were not fitted on.

@@ -23,6 +23,7 @@ from circuits.emotion.quality import quality
 from circuits.emotion.replying import Batch
 from circuits.emotion.situations import NOTHING, Asking
 from circuits.emotion.tokens import token_prompt
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.schema import NO_OTHERS, Amount, Count, Finite, Index
@@ -61,6 +62,7 @@ class Limits:
     sentences: Count = 3
 
 
+@brief
 @dataclass(frozen=True)
 class Yardstick:
     """The unmodulated model's prompts, after which every arm's replies are scored.

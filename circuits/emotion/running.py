@@ -12,12 +12,13 @@ from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.frames import Frames
 from circuits.emotion.judge import Judge, Labelled, Verdict
-from circuits.emotion.pages import control_page
+from circuits.emotion.pages import control_report
 from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_replies, reading
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
 from interp import run_key
+from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
 from interp.model import Model
 from interp.run_folder import RunFolder
@@ -27,6 +28,7 @@ N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
 
 
+@brief
 @dataclass(frozen=True)
 class Sources:
     """The texts that a run needs.
@@ -140,7 +142,10 @@ def compare(
                 "judges_saw": _seen(sources),
             }
             control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
-            run.finish(control.save, page=lambda at: control_page(Control.load(at), found))
+            run.finish(
+                control.save,
+                page=lambda at: control_report(Control.load(at), found).write(at / "index.html"),
+            )
     return Control.load(out)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from circuits.emotion.data import EMOTIONS, THEMES, VALENCES, Reply, Scenario
 from circuits.emotion.frames import Frames, Prompt
+from interp.brief import brief
 from interp.errors import DataFileError, PlanError
 
 
@@ -78,6 +79,7 @@ def _situation(scenario: Scenario, event: int) -> Situation:
 # --- prompts -------------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Asking:
     """How a reply is asked for.

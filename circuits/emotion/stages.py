@@ -10,12 +10,14 @@ import torch
 from circuits.emotion.discovery import Settings
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
+from interp.brief import brief
 from interp.steps import ARRAYS, Codec, Steps, timed
 
 T = TypeVar("T")
 STATES: Codec[States] = Codec(lambda made, path: made.save(path), States.load)
 
 
+@brief
 @dataclass
 class Stages:
     """A discovery on its way: where finished stages are kept, and how long each took."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from interp.brief import brief
 from interp.errors import DataFileError, PairError, did_you_mean, shown
 from interp.files import write_text
 from interp.pairs import Excluded, PromptPairs
@@ -55,6 +56,7 @@ CELLS: dict[str, Cell] = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Ability:
     """A circuit's claim: it is needed for some cells, and for the others not at all."""
@@ -64,6 +66,7 @@ class Ability:
     others: tuple[str, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Design:
     """Which cells are contrasted.
@@ -125,6 +128,7 @@ def design_named(name: str) -> Design:
     return DESIGNS[name]
 
 
+@brief
 @dataclass(frozen=True)
 class Data:
     """Prompt pairs by split and cell.

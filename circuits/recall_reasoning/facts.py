@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
+from interp.brief import brief
 from interp.errors import DataFileError, PairError, shown
 from interp.model import Model
 from interp.pairs import Excluded, single_token
@@ -64,6 +65,7 @@ NONCE = [
 Record = dict[str, Any]
 
 
+@brief
 @dataclass(frozen=True)
 class Fact:
     """A country with what holds of it.

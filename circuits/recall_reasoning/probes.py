@@ -21,8 +21,8 @@ from interp.interventions import AnyPlan, KnockOut, Patch
 from interp.model import Model
 from interp.pairs import PromptPairs, single_token, tokenise
 from interp.prompts import TokenPrompt, prompts_of
+from interp.recording import activations
 from interp.runs import sweep_plans
-from interp.sources import activations
 from interp.statistics import bootstrap_mean
 
 
@@ -72,10 +72,8 @@ def bridge_readout(
 def _lens(
     model: Model, prompts: Sequence[TokenPrompt], place: str, tokens: torch.Tensor
 ) -> Float[np.ndarray, "prompt layer"]:
-    at = torch.tensor([prompt.positions(place)[0] for prompt in prompts])
     columns: list[np.ndarray] = []
-    for kept in activations(model, prompts, "resid_post").values():
-        state = kept[torch.arange(len(prompts)), at]
+    for state in activations(model, prompts, "resid_post", at=place).values():
         log_p = model.logits(state.to(model.dtype)).log_softmax(-1).cpu()
         columns.append(log_p.gather(1, tokens[:, None])[:, 0].numpy())
     return np.stack(columns, 1)

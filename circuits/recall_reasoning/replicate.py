@@ -22,6 +22,7 @@ from circuits.recall_reasoning.published import (
     neuron_counts,
 )
 from interp import folder
+from interp.brief import brief
 from interp.errors import DataFileError
 from interp.model import Model
 from interp.records import read_jsonl, read_rows
@@ -89,6 +90,7 @@ def matched_prompts(data: Data, recall: str, other: str, n: int) -> Prompts:
     return [pair.clean for pair in first], [pair.clean for pair in second]
 
 
+@brief
 @dataclass(frozen=True)
 class Replication:
     """The published tests on one or several sets of prompts.

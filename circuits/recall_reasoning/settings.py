@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.scoring import RULES
 from interp.ablation.values import check_kind
+from interp.brief import brief
 from interp.errors import DataFileError, InterpError, PlanError, did_you_mean, shown
 from interp.prompts import TokenPrompt
 from interp.records import read_json
@@ -17,6 +18,7 @@ from interp.schema import NO_OTHERS, Amount, ClosedRow, Count, Dtype, Index, Tex
 from interp.shipped import locate
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """A study's options.

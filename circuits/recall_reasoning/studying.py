@@ -27,7 +27,7 @@ from circuits.recall_reasoning.dissociation import (
     rating,
     singles_table,
 )
-from circuits.recall_reasoning.figures import study_page
+from circuits.recall_reasoning.figures import study_report
 from circuits.recall_reasoning.filtering import Filtered, filtered
 from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, losses
@@ -49,6 +49,7 @@ from circuits.recall_reasoning.tables import (
 )
 from interp import folder
 from interp.ablation import ComponentSet
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded
@@ -108,14 +109,14 @@ def study(
                 parts.append(_once(model, design, settings, own, seed, run, neutral, said))
                 run.count(len(parts), len(drawn))
             result = _joined(model, settings, parts, time.perf_counter() - started)
-            title = f"Recall versus reasoning on {result.model}"
             run.finish(
                 lambda at: result.save(at, {"weights": model.weights_hash}),
-                page=lambda at: study_page(RecallReasoning.load(at), title),
+                page=lambda at: study_report(RecallReasoning.load(at)).write(at / "index.html"),
             )
     return RecallReasoning.load(out)
 
 
+@brief
 @dataclass(frozen=True)
 class Part:
     """One seed's tables, and its scores by kind of component."""

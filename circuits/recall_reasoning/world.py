@@ -19,6 +19,7 @@ from typing import Self
 
 import numpy as np
 
+from interp.brief import brief
 from interp.errors import DataFileError, shown
 from interp.files import write_text
 from interp.records import read_json
@@ -60,6 +61,7 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 _ENDS = ["", "l", "n", "r", "s", "m"]
 
 
+@brief
 @dataclass(frozen=True)
 class World:
     """Every name of the world and every fact that is always true.

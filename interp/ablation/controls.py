@@ -12,15 +12,17 @@ from jaxtyping import Float
 from interp.ablation.components import KINDS, SITE_OF, Component, Kind, n_units
 from interp.ablation.sets import ComponentSet, Sets
 from interp.blocks import head_writes, weight_of
+from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
-from interp.sources import activations
+from interp.recording import site_values
 from interp.statistics import StatisticsError, matched_random_sets
 from interp.statistics.controls import LEAST_NEIGHBOURS
 
 Norms = dict[Kind, Float[np.ndarray, "layer unit"]]
 
 
+@brief
 @dataclass(frozen=True)
 class Design:
     """Sets and their random controls.
@@ -125,7 +127,7 @@ def write_norms(model: Model, kinds: Sequence[Kind], prompts: Sequence[TokenProm
     sized: set[Kind] = set(kinds) - {"mlp"}
     for kind in sized:
         layers: list[np.ndarray] = []
-        for layer, kept in activations(model, prompts, SITE_OF[kind]).items():
+        for layer, kept in site_values(model, prompts, SITE_OF[kind]).items():
             weight = weight_of(model, SITE_OF[kind], layer)
             tokens = kept[real].to(weight)
             if kind == "head":

@@ -13,14 +13,22 @@ import torch
 
 from interp.ablation.components import SITE_OF, Kind
 from interp.ablation.controls import design, write_norms
-from interp.ablation.readouts import AnswerReader, TextReader, candidate_tokens, windows
+from interp.ablation.readouts import (
+    AnswerReader,
+    Functions,
+    TextReader,
+    candidate_tokens,
+    windows,
+)
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.progress import Progress, reported
 from interp.prompts import TokenPrompt, prompts_of
 from interp.run_folder import RunFolder
 from interp.run_key import fingerprint, identity, names_of
@@ -30,9 +38,9 @@ EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""
 
 ClusterBy = str | Callable[[Pair], Any]
-Progress = Callable[[int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """What `interp.ablate` was asked for, checked; its arguments explain the fields."""
@@ -42,6 +50,7 @@ class Request:
     sets: Sets
     kind: AblateKind
     readouts: tuple[str, ...]
+    functions: Functions
     candidates: tuple[str, ...] | None
     reference: Sequence[TokenPrompt]
     neutral: str | None
@@ -85,7 +94,7 @@ def _span(pair: Pair, name: str) -> str:
 
 
 def measured_into(
-    out: Path, request: Request, progress: Progress | None, force: bool
+    out: Path, request: Request, progress: Progress | bool, force: bool
 ) -> AblationResult:
     """As `measured`, into a run folder, resuming where an earlier call was stopped.
 
@@ -102,7 +111,7 @@ def measured_into(
     return AblationResult.load(out)
 
 
-def measured(request: Request, steps: Steps, progress: Progress | None) -> AblationResult:
+def measured(request: Request, steps: Steps, progress: Progress | bool) -> AblationResult:
     """Carry a request out; finished shards are kept as steps."""
     model = request.model
     kept, excluded = tokenise(model, request.pairs)
@@ -153,6 +162,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 # --- what is run -------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Task:
     """Examples that run under every set: pairs, or windows of text.
@@ -186,7 +196,9 @@ def _pair_task(request: Request, replaced: Replacement, kept: Sequence[TokenPair
         # nothing differs between the two prompts before their first different token
         [pair.first_difference if resampled else 0 for pair in kept],
         dataclasses.replace(replaced, by_position=aligned([*prompts, *request.reference])),
-        lambda lo, hi: AnswerReader(model, request.readouts, answers[lo:hi], tokens),
+        lambda lo, hi: AnswerReader(
+            model, request.readouts, answers[lo:hi], tokens, request.functions
+        ),
     )
 
 
@@ -207,7 +219,7 @@ def _measure(
     tasks: Sequence[Task],
     sets: Sequence[ComponentSet],
     steps: Steps,
-    progress: Progress | None,
+    progress: Progress | bool,
 ) -> tuple[Columns, float]:
     """Every readout of every example under every set, and the seconds it took."""
 
@@ -220,17 +232,17 @@ def _measure(
     out: Columns = {}
     seconds, done = 0.0, 0
     total = len(sets) * sum(len(task.prompts) for task in tasks)
-    for number, lo, first in _blocks(tasks, len(sets)):
-        task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
-        recorded = partial(rewrites, number, lo)
-        measure = partial(_run, model, task, lo, some, recorded)
-        arrays = steps.step(f"{task.name}-{lo:06d}-{first:06d}", measure, ARRAYS)
-        seconds += float(arrays.pop("seconds")[0])
-        _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
-        done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])
-        steps.count(done, total)
-        if progress:
-            progress(done, total)
+    with reported(progress, "ablating", total, "runs") as report:
+        for number, lo, first in _blocks(tasks, len(sets)):
+            task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
+            recorded = partial(rewrites, number, lo)
+            measure = partial(_run, model, task, lo, some, recorded)
+            arrays = steps.step(f"{task.name}-{lo:06d}-{first:06d}", measure, ARRAYS)
+            seconds += float(arrays.pop("seconds")[0])
+            _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
+            done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])
+            steps.count(done, total)
+            report(done, total)
     return out, seconds
 
 

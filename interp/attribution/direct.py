@@ -1,4 +1,4 @@
-"""What each component writes into the final logits directly: DLA, the logit lens, log-prob gain.
+"""What each component writes into the final logits directly: DLA and log-prob gain.
 
 The final norm's scale is that of the whole run, held fixed, so contributions add up exactly.
 Logits are those before a soft-cap, where a model has one.
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.attribution.jacobians import with_fixed_scale
 from interp.blocks import head_writes, norm, weight_of
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import SiteError
 from interp.hooks import hooked
@@ -23,6 +24,7 @@ from interp.sites import SITES
 LOGITS_AT_ONCE = 2**26
 
 
+@brief
 @dataclass(frozen=True)
 class LastToken:
     """Clean prompts at their last token, layer by layer.
@@ -88,6 +90,7 @@ def _layers(
         yield kept
 
 
+@brief
 @dataclass(frozen=True)
 class DirectEffects:
     """Direct logit attribution.
@@ -146,25 +149,6 @@ def _answer_direction(model: Model, answers: Int[Tensor, "pair 2"]) -> Float[Ten
 def _bias_gap(model: Model, answers: Int[Tensor, "pair 2"]) -> Tensor:
     bias: Tensor | None = getattr(model.unembed, "bias", None)
     return torch.zeros(()) if bias is None else bias[answers[:, 0]] - bias[answers[:, 1]]
-
-
-def logit_lens(model: Model, pairs: Sequence[TokenPair]) -> Float[Tensor, "pair depth answer"]:
-    """Log-probabilities of answer and wrong answer read off the stream at every depth.
-
-    Depth 0 is the embedding, depth n_layers the model's own prediction.
-
-    Source: nostalgebraist 2020.
-    """
-    at = last_token(model, pairs)
-    flat = at.resid.flatten(0, 1)
-    answers = at.answers.repeat_interleave(at.resid.shape[1], 0)
-    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
-    with torch.no_grad():
-        read = [
-            model.logits(x).log_softmax(-1).gather(1, tokens)
-            for x, tokens in zip(flat.split(step), answers.split(step), strict=True)
-        ]
-    return torch.cat(read).unflatten(0, at.resid.shape[:2]).float().cpu()
 
 
 def log_prob_increase(

@@ -16,9 +16,11 @@ from circuits.editing.evaluation.reading import (
     texts_of,
 )
 from circuits.editing.facts import Fact
+from interp.brief import brief
 from interp.records import read_records
 
 
+@brief
 @dataclass(frozen=True)
 class CounterFact:
     """One record.

@@ -17,6 +17,7 @@ from circuits.editing.evaluation.reading import (
     text_of,
 )
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.brief import brief
 from interp.errors import DataFileError, shown
 from interp.records import read_records
 
@@ -43,6 +44,7 @@ PHRASES = (
 """How the benchmark words its relations; the group is the subject."""
 
 
+@brief
 @dataclass(frozen=True)
 class Query:
     """A prompt and all the answers that its continuation must give, each by any of its names."""
@@ -58,6 +60,7 @@ class Query:
         return all(answer.lenient(generated) for answer in self.answers)
 
 
+@brief
 @dataclass(frozen=True)
 class Test:
     """Queries of one implication.
@@ -79,6 +82,7 @@ class Test:
         return any(passed) if self.condition == "OR" else all(passed)
 
 
+@brief
 @dataclass(frozen=True)
 class Ripple:
     """One record.

@@ -1,0 +1,50 @@
+"""Attention patterns: how much each query token reads from each key token, head by head."""
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.model import Model
+
+Weights = Float[Tensor, "prompt head query key"]
+
+
+@contextlib.contextmanager
+def weights_kept(model: Model, layers: Sequence[int], kept: dict[int, Weights]) -> Generator[None]:
+    """Keep some layers' attention weights of the runs inside the ``with`` block.
+
+    Fused attention functions never form the weights, so these runs use Hugging Face's eager one;
+    the model's own is back on exit.
+
+    Args:
+        model: the model.
+        layers: which layers.
+        kept: where the weights of each layer go.
+
+    Raises:
+        SiteError: the model's attention gives out no weights.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            module = model.blocks[layer].get_submodule(model.arch.attention)
+            handle = module.register_forward_hook(_keep(model, layer, kept))
+            stack.callback(handle.remove)
+        stack.enter_context(model.attention_named("eager"))
+        yield
+
+
+def _keep(model: Model, layer: int, kept: dict[int, Weights]) -> Callable[..., None]:
+    def keep(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(weights, Tensor) or weights.ndim != 4:
+            raise SiteError(
+                f"{model.name} has no site 'pattern': its {type(module).__name__} gives out no "
+                "attention weights."
+            )
+        kept[layer] = weights
+
+    return keep

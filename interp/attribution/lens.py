@@ -1,0 +1,193 @@
+"""The logit lens: what the residual stream would predict after each layer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import MetricError
+from interp.interventions import AnyPlan, Positions, as_plan
+from interp.model import Model
+from interp.pairs import TokenPair
+from interp.prompts import Prompts, as_prompts, pairs_of
+from interp.readout import LOGITS_AT_ONCE
+from interp.recording import places_of, recorded
+from interp.sites import SITES
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, repr=False)
+class LogitLens:
+    """What was read off the residual stream at every depth; depth d is after d layers.
+
+    Attributes:
+        top: dims (prompt, depth, pos, rank): variables ``token`` (text), ``token_id`` and
+            ``probability`` of the likeliest next tokens; empty, -1 and NaN beyond a prompt's last
+            token. ``position`` (prompt, pos) is the number of the token in its prompt.
+        answers: of prompt pairs, dims (pair, depth, answer): log p of the answer and the wrong
+            answer at the clean prompt's last token; ``None`` for other prompts.
+        tokens: all tokens of each prompt, as text.
+        model: its name.
+    """
+
+    top: xr.Dataset
+    answers: xr.DataArray | None
+    tokens: tuple[tuple[str, ...], ...]
+    model: str
+
+    def table(self, prompt: int = 0) -> pd.DataFrame:
+        """One row per depth, position and rank: the predicted token and its probability.
+
+        Args:
+            prompt: number of the prompt.
+
+        Raises:
+            IndexError: no such prompt.
+        """
+        one = self.top.isel(prompt=prompt)
+        real = one.isel(pos=(one["position"] >= 0).values)
+        frame: pd.DataFrame = real[["token", "probability"]].to_dataframe().reset_index()
+        frame["pos"] = frame.pop("position")
+        frame["after"] = [self.tokens[prompt][p] for p in frame["pos"]]
+        frame = frame.rename(columns={"token": "predicted"})
+        columns = ["depth", "pos", "after", "rank", "predicted", "probability"]
+        return frame.reindex(columns=columns)
+
+    def plot(self, prompt: int = 0) -> "go.Figure":
+        """A heatmap of a prompt: the likeliest token per depth and position."""
+        from interp.token_figures import plot_lens
+
+        return plot_lens(self, prompt)
+
+    def __repr__(self) -> str:
+        n = self.top.sizes
+        pairs = "" if self.answers is None else f"; answers of {len(self.answers)} pairs"
+        return (
+            f"LogitLens({self.model}: {n['prompt']} prompts x {n['depth']} depths x {n['pos']} "
+            f"positions, top {n['rank']}{pairs})"
+        )
+
+    def _repr_html_(self) -> str:
+        from interp.token_figures import lens_html
+
+        return lens_html(self)
+
+
+def logit_lens(
+    model: Model,
+    prompts: Prompts,
+    top: int = 5,
+    *,
+    at: Positions = "all",
+    plan: AnyPlan = (),
+) -> LogitLens:
+    """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
+
+    Depth 0 is the embedding, depth n_layers the model's own prediction.
+
+    Args:
+        model: the model.
+        prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
+        top: how many of the likeliest tokens to keep.
+        at: which tokens, as in `interp.activations`.
+        plan: interventions under which the prompts run; none by default.
+
+    Raises:
+        MetricError: `top` is not a number of tokens that the vocabulary has.
+        PlanError: `at` names no such token, or the plan cannot be carried out.
+
+    Source: nostalgebraist 2020.
+    """
+    vocabulary = model.unembed.weight.shape[0]
+    if not 1 <= top <= vocabulary:
+        raise MetricError(f"top={top}: ask for 1 to {vocabulary} tokens.")
+    given: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    rows, pairs = as_prompts(model, given), pairs_of(model, given)
+    places = places_of(rows, at)
+    # pairs' answers are read at the last token, which goes behind the others
+    ends = [() if pairs is None else (len(row.ids) - 1,) for row in rows]
+    wanted = [(*own, *end) for own, end in zip(places, ends, strict=True)]
+    n_layers = model.arch.n_layers
+    points = [(SITES["resid_pre"], layer) for layer in range(n_layers)]
+    points.append((SITES["resid_post"], n_layers - 1))
+    streams = torch.stack(recorded(model, rows, points, wanted, as_plan(plan)), 1)
+    return LogitLens(
+        top=_top(model, streams, places, top),
+        answers=None if pairs is None else _answers(model, streams, places, pairs),
+        tokens=tuple(tuple(model.token(t) for t in row.ids) for row in rows),
+        model=model.name,
+    )
+
+
+def _top(
+    model: Model,
+    streams: Float[Tensor, "prompt depth pos d_model"],
+    places: Sequence[tuple[int, ...]],
+    top: int,
+) -> xr.Dataset:
+    """The likeliest tokens of every prompt, depth and position."""
+    n, depth, width = len(places), streams.shape[1], max(map(len, places))
+    ids = np.full((n, depth, width, top), -1)
+    probability = np.full((n, depth, width, top), np.nan, dtype=np.float32)
+    position = np.full((n, width), -1)
+    for i, own in enumerate(places):
+        position[i, : len(own)] = own
+        flat = streams[i, :, : len(own)].flatten(0, 1)
+        best = [log_p.topk(top) for log_p in _log_p(model, flat)]
+        shape = (depth, len(own), top)
+        probability[i, :, : len(own)] = torch.cat([b.values for b in best]).exp().view(shape)
+        ids[i, :, : len(own)] = torch.cat([b.indices for b in best]).view(shape)
+    text = {t: model.token(int(t)) if t >= 0 else "" for t in np.unique(ids)}
+    dims = ("prompt", "depth", "pos", "rank")
+    variables = {
+        "token": (dims, np.vectorize(text.__getitem__, otypes=[object])(ids)),
+        "token_id": (dims, ids),
+        "probability": (dims, probability),
+    }
+    coords = {
+        "depth": np.arange(depth),
+        "rank": np.arange(top),
+        "position": (("prompt", "pos"), position),
+    }
+    return xr.Dataset(variables, coords)
+
+
+def _answers(
+    model: Model,
+    streams: Float[Tensor, "pair depth pos d_model"],
+    places: Sequence[tuple[int, ...]],
+    pairs: Sequence[TokenPair],
+) -> xr.DataArray:
+    """Log-probabilities of both answers at the last token, which follows the other positions."""
+    last = streams[torch.arange(len(pairs)), :, [len(own) for own in places]]
+    tokens = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
+    flat, of_row = last.flatten(0, 1), tokens.repeat_interleave(last.shape[1], 0)
+    step, read = 0, []
+    for log_p in _log_p(model, flat):
+        read.append(log_p.gather(1, of_row[step : step + len(log_p)]))
+        step += len(log_p)
+    values = torch.cat(read).unflatten(0, last.shape[:2]).numpy()
+    coords = {
+        "pair": [pair.pair.id for pair in pairs],
+        "depth": np.arange(last.shape[1]),
+        "answer": ["answer", "wrong_answer"],
+    }
+    return xr.DataArray(values, coords, ("pair", "depth", "answer"), "log_p")
+
+
+def _log_p(
+    model: Model, resid: Float[Tensor, "row d_model"]
+) -> Iterator[Float[Tensor, "some vocab"]]:
+    """Log-probabilities over the vocabulary, on the CPU, some rows at a time."""
+    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    with torch.no_grad():
+        for some in resid.split(step):
+            yield model.logits(some).log_softmax(-1).cpu()

@@ -1,0 +1,217 @@
+"""Recorded activations: labelled, with no padding that could be read as a value."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, tiny
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GroupKFold, cross_val_score
+from test_interventions import prompts_for
+
+import interp
+from interp import KnockOut, Patch
+from interp.errors import PlanError, SiteError
+from interp.model import Model
+from interp.prompts import TokenPrompt
+
+TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8", "w9 w10 w11"]
+
+
+def test_what_is_recorded_is_labelled():
+    found = interp.activations(tiny("llama"), TEXTS, "resid_post", [0, 2])
+    assert list(found) == [0, 2]
+    assert found[2].shape == (3, 6, 32)
+    assert found.dims == ("prompt", "pos", "feature")
+    assert found.lengths.tolist() == [6, 2, 3]
+    assert found.mask.tolist()[1] == [True, True, False, False, False, False]
+    assert torch.equal(found[2].isnan().any(-1), ~found.mask)
+    array = found.to_xarray()
+    assert array.dims == ("layer", "prompt", "pos", "feature")
+    assert array.token.values.tolist()[1] == ["w7", "w8", "", "", "", ""]
+    assert array.position.values.tolist()[1] == [0, 1, -1, -1, -1, -1]
+    assert array.length.values.tolist() == [6, 2, 3]
+    np.testing.assert_array_equal(array.sel(layer=2).values, found[2].numpy())
+
+
+def test_what_is_recorded_shows_in_a_notebook():
+    found = interp.activations(tiny("llama"), TEXTS, "resid_post", [0, 2])
+    assert repr(found) == (
+        "Activations(resid_post, layers [0, 2]: prompt 3 x pos 6 x feature 32, torch.float32)"
+    )
+    assert "<td>1</td><td>2</td><td>w7|w8</td>" in found._repr_html_()
+    end = interp.activations(tiny("llama"), TEXTS * 5, "z", at="last")
+    assert "<td>0</td><td>1</td><td>w6</td>" in end._repr_html_()
+    assert "and 5 prompts more" in end._repr_html_()
+
+
+def test_padding_cannot_be_read_as_a_value():
+    found = interp.activations(tiny("llama"), TEXTS, "resid_post", 1)
+    with pytest.raises(ValueError, match="NaN"):
+        LogisticRegression().fit(found[1][:, -1].numpy(), [0, 1, 0])
+    assert found.to_xarray().isel(pos=-1).isnull().any("feature").values.tolist() == [
+        [False, True, True]
+    ]
+
+
+def test_the_last_token_is_each_prompts_own(tiny_model: Model):
+    everything = interp.activations(tiny_model, TEXTS, "resid_post", 1)
+    last = interp.activations(tiny_model, TEXTS, "resid_post", 1, at="last")
+    assert last.dims == ("prompt", "feature")
+    want = torch.stack([everything[1][i, n - 1] for i, n in enumerate(everything.lengths)])
+    torch.testing.assert_close(last[1], want, atol=0, rtol=0)
+    assert last.to_xarray().token.values.tolist() == ["w6", "w8", "w11"]
+
+
+def test_spans_and_numbers_choose_tokens():
+    model, rows = tiny("gemma3"), prompts_for(tiny("gemma3"))
+    everything = interp.activations(model, rows, "z", 1)
+    span = interp.activations(model, rows, "z", 1, at="s")
+    assert span.positions == tuple(row.spans["s"] for row in rows)
+    for i, row in enumerate(rows):
+        n = len(row.spans["s"])
+        assert torch.equal(span[1][i, :n], everything[1][i, list(row.spans["s"])])
+        assert span[1][i, n:].isnan().all()
+    last = interp.activations(model, rows, "z", 1, at="s_last")[1]
+    for i, row in enumerate(rows):
+        assert torch.equal(last[i], everything[1][i, row.spans["s"][-1]])
+    assert torch.equal(interp.activations(model, rows, "z", 1, at=1)[1], everything[1][:, 1])
+    with pytest.raises(PlanError, match="no span 'x'"):
+        interp.activations(model, rows, "z", at="x")
+    with pytest.raises(PlanError, match="covers no token of prompt 0"):
+        interp.activations(model, rows, "z", at="decoded")
+
+
+def test_a_patch_takes_recorded_values_but_never_padding():
+    model = tiny("llama")
+    rows = [TokenPrompt((5, 6, 7, 8)), TokenPrompt((9, 10))]
+    own = interp.activations(model, rows, "resid_post", 1)[1]
+    plain = interp.forward(model, rows).logits
+    got = interp.forward(model, rows, Patch("resid_post", own, layers=1, positions="prompt"))
+    torch.testing.assert_close(got.logits, plain, atol=1e-5, rtol=0)
+    swapped = Patch("resid_post", own.flip(0), layers=1, positions="prompt")
+    with pytest.raises(PlanError, match="NaN for token 2 of a prompt"):
+        interp.forward(model, rows, swapped)
+
+
+def test_a_plan_with_padding_is_kept_and_read_back(tmp_path):
+    own = interp.activations(tiny("llama"), TEXTS, "z", 1)[1]
+    plan = interp.Plan.of(Patch("z", own, layers=1, positions="prompt"))
+    assert interp.Plan.load(plan.save(tmp_path / "plan")) == plan
+    holed = own.clone()
+    holed[0, 0, 0] = torch.nan
+    with pytest.raises(PlanError, match="NaN or infinity"):
+        Patch("z", holed, layers=1)
+
+
+def test_activations_under_a_plan_are_those_of_the_changed_run():
+    model = tiny("llama")
+    plan = interp.Scale("resid_post", 0.0, layers=1)
+    assert not interp.activations(model, TEXTS[0], "resid_post", 1, plan=plan)[1].any()
+    assert interp.activations(model, TEXTS[0], "resid_post", 1)[1].any()
+
+
+# --- attention patterns --------------------------------------------------------------------------
+
+
+def eager_patterns(model: Model, ids: tuple[int, ...]) -> list[torch.Tensor]:
+    before = model.attention_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            out = model.hf(torch.tensor([ids]), output_attentions=True)
+    finally:
+        model.hf.set_attn_implementation(before)
+    return [weights[0] for weights in out.attentions]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "gptj", "gpt_neox"])
+def test_patterns_equal_hugging_faces(family: str):
+    model = tiny(family)
+    rows = [TokenPrompt(tuple(range(5, 13))), TokenPrompt((20, 21, 22))]
+    before = model.attention_implementation
+    found = interp.activations(model, rows, "pattern")
+    assert model.attention_implementation == before
+    assert list(found) == list(range(model.arch.n_layers))
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        for layer, want in enumerate(eager_patterns(model, row.ids)):
+            got = found[layer][i]
+            torch.testing.assert_close(got[:, :n, :n], want, atol=1e-5, rtol=0)
+            assert got[:, n:].isnan().all()
+            assert got[:, :, n:].isnan().all()
+
+
+def test_patterns_of_real_weights(smollm: Model):
+    prompt = interp.prompt(smollm, "The capital of France is")
+    found = interp.activations(smollm, [prompt], "pattern", [0, 23])
+    want = eager_patterns(smollm, prompt.ids)
+    for layer in (0, 23):
+        torch.testing.assert_close(found[layer][0], want[layer], atol=1e-5, rtol=0)
+    last = interp.activations(smollm, [prompt], "pattern", 23, at="last")
+    assert last.dims == ("prompt", "head", "key")
+    torch.testing.assert_close(last[23][0], want[23][:, -1], atol=1e-5, rtol=0)
+    array = found.to_xarray()
+    assert array.dims == ("layer", "prompt", "head", "query", "key")
+    assert array.key_token.values[0].tolist() == ["The", " capital", " of", " France", " is"]
+
+
+def test_a_knock_out_empties_entries_of_the_pattern():
+    model, text = tiny("gemma3"), TEXTS[0]
+    cut = KnockOut(5, (1, 2), layers=1, heads=3)
+    plain = interp.activations(model, text, "pattern", 1)[1][0]
+    got = interp.activations(model, text, "pattern", 1, plan=cut)[1][0]
+    assert not got[3, 5, [1, 2]].any()
+    left = plain[3, 5].clone()
+    left[[1, 2]] = 0
+    torch.testing.assert_close(got[3, 5], left / left.sum(), atol=1e-5, rtol=0)
+    others = torch.ones_like(plain, dtype=torch.bool)
+    others[3, 5] = False
+    torch.testing.assert_close(got[others], plain[others], atol=1e-6, rtol=0)
+
+
+def test_patterns_are_named_by_their_hook_and_never_written():
+    model = tiny("llama")
+    assert list(interp.activations(model, TEXTS[0], "blocks.2.attn.hook_pattern")) == [2]
+    with pytest.raises(SiteError, match="can be read .* and cut"):
+        interp.forward(model, TEXTS[0], interp.Scale("pattern", 0.0))
+    with pytest.raises(SiteError, match="can be read .* and cut"):
+        interp.patch(model, [], "pattern")
+
+
+def test_plotted_patterns_carry_their_tokens():
+    found = interp.activations(tiny("llama"), TEXTS, "pattern", [1])
+    figure = interp.plot_attention(found, 1, heads=(0, 3))
+    assert [trace.name or trace.type for trace in figure.data] == ["heatmap"] * 2
+    assert list(figure.data[0].x) == ["0 w7", "1 w8"]
+    np.testing.assert_allclose(figure.data[1].z, found[1][1, 3, :2, :2].numpy())
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == ["L1H0", "L1H3"]
+    with pytest.raises(SiteError, match="no layer 2"):
+        interp.plot_attention(found, layer=2)
+    with pytest.raises(SiteError, match="draws the site 'pattern'"):
+        interp.plot_attention(interp.activations(tiny("llama"), TEXTS, "z"))
+
+
+EUROPE = (
+    "Austria Belgium Bulgaria Denmark England Finland France Germany Greece Hungary Ireland Italy "
+    "Netherlands Norway Poland Portugal Scotland Spain Sweden Wales"
+)
+
+
+def test_a_probe_of_the_last_token_generalises_to_unseen_countries(smollm: Model):
+    rows = [json.loads(line) for line in (ROOT / "datasets/country_capitals.jsonl").open()]
+    rows = [row for row in rows if row["template"] in ("plain", "flew")]
+    countries = [row["spans"]["subject"][0] for row in rows]
+    european = np.array([country in EUROPE.split() for country in countries])
+    texts = [row["clean"] for row in rows]
+    last = interp.activations(smollm, texts, "resid_post", 22, at="last")[22].numpy()
+    end = interp.activations(smollm, texts, "resid_post", 22)[22][:, -1].nan_to_num(0).numpy()
+
+    def right(x: np.ndarray) -> float:
+        probe = RidgeClassifier(1e3)
+        return cross_val_score(probe, x, european, cv=GroupKFold(5), groups=countries).mean()
+
+    assert right(last) > 0.85
+    assert right(end) < 0.6
