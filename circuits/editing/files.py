@@ -114,6 +114,7 @@ class SavedEdits:
         return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
 
     @classmethod
+    @folder.decoding
     def load(cls, path: Path) -> "SavedEdits":
         """Read a ledger; errors as in `edits_in`."""
         return cls(path, edits_in(path))
@@ -201,6 +202,7 @@ class SavedPlacement:
         return {"model": self.model, "placement": self.placement.summary()}
 
     @classmethod
+    @folder.decoding
     def load(cls, path: Path) -> "SavedPlacement":
         """Read the folder.
 
