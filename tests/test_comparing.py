@@ -316,7 +316,7 @@ def test_what_cannot_be_compared_is_refused(world, tmp_path):
     model, cases = world
     with pytest.raises(FactError, match="unknown method 'romme'. Did you mean 'rome'"):
         compare_methods(model, cases, ["romme"])
-    with pytest.raises(FactError, match="needs the layers that an attribution chose"):
+    with pytest.raises(FactError, match="the package has no layers; choose those of"):
         compare_methods(model, cases, ["ace"])
     with pytest.raises(FactError, match="knows none of the 12 chains"):
         compare_into(tmp_path / "run", tiny("gpt2"), cases, ["none"], shots=PLAIN)

@@ -23,8 +23,8 @@ from circuits.editing import Edit, Placement
 from circuits.editing.changes import Change
 from circuits.editing.comparing import Comparison
 from circuits.editing.facts import Fact
-from circuits.editing.files import placement_in, save_placement
 from circuits.editing.moments import Moment
+from circuits.editing.placement import placement_in, save_placement
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery
 from circuits.query_value.result import QueryValue

@@ -15,8 +15,9 @@ from circuits.cli.app import run
 from circuits.editing import Fact, Kept, edit, evaluating, placing
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.prompts import NAMED
-from circuits.editing.files import edits_in, save_placement
+from circuits.editing.files import edits_in
 from circuits.editing.methods import Placement
+from circuits.editing.placement import save_placement
 
 pytestmark = pytest.mark.usefixtures("cache")
 

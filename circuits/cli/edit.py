@@ -103,8 +103,9 @@ def apply(
 ) -> None:
     """Make an edit on top of those in the ledger, and add it to them."""
     from circuits.editing import edit
-    from circuits.editing.files import edits_in, load_facts, load_kept, next_folder, placement_for
+    from circuits.editing.files import edits_in, load_facts, load_kept, next_folder
     from circuits.editing.methods import refuse_unknown
+    from circuits.editing.placement import placement_for
     from interp.run_folder import RunFolder
     from interp.run_key import fingerprint, identity
 
@@ -292,8 +293,8 @@ def evaluate(
     """Edit each case by each method, and ask what became of the model."""
     from circuits.editing.comparing import REFERENCES, compare_into
     from circuits.editing.evaluation import load_cases, shots_named
-    from circuits.editing.files import placement_for
     from circuits.editing.methods import refuse_unknown
+    from circuits.editing.placement import placement_for
 
     names = names_in(methods)
     for name in names:
@@ -359,8 +360,8 @@ def place(
 ) -> None:
     """Choose the layers of the ACE presets by where an edit would reach what it should."""
     from circuits.editing.evaluation import load_cases
-    from circuits.editing.files import placement_in, save_placement
     from circuits.editing.methods import Placement
+    from circuits.editing.placement import placement_in, save_placement
     from circuits.editing.placing import place as choose
     from interp.run_folder import in_one_piece
     from interp.run_key import fingerprint, identity

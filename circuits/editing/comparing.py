@@ -29,6 +29,7 @@ from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS
+from circuits.editing.placement import placement_for
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp import folder
@@ -237,7 +238,7 @@ def compare_methods(
         cases: from `circuits.editing.evaluation.load_cases`.
         methods: presets (`METHODS`, with ``+`` at the end for equal information), ``"none"``,
             ``"told"`` or ``"ike"``.
-        placement: layers of the ACE presets.
+        placement: layers of the ACE presets; built-in models have shipped ones, the default.
         seeds: of contexts, controls and preserved questions; each is a run of its own.
         limit: the first so many usable cases. Cases are asked `CASES_AT_ONCE` at a time until so
             many are usable; controls and preserved questions come from the cases asked.
@@ -252,10 +253,11 @@ def compare_methods(
         progress: called with (what is being done, done, in all).
 
     Raises:
-        FactError: an unknown method, no usable case, or an ACE preset without a placement.
+        FactError: an unknown method, no usable case, or an ACE preset and no layers for the model.
     """
     started = time.perf_counter()
     say, kept_in = progress or (lambda what, done, total: None), steps or Steps()
+    placement = placement or placement_for(model, None, *methods)
     arms = [_arm(name, model, placement) for name in methods]
     known, n_asked = _known(model, cases, shots, limit, sequential, say)
     used, excluded = _usable(model, cases[:n_asked], known, limit, sequential)
@@ -357,6 +359,7 @@ def compare_into(
     """
     if out is None:
         return compare_methods(model, cases, methods, placement, progress=progress, **options)
+    placement = placement or placement_for(model, None, *methods)
     named = _named(cases, methods, placement, **options) | identity(model)
     with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
         if not run.finished:

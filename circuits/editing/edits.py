@@ -18,6 +18,7 @@ from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger, refuse_shared_neurons
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS
+from circuits.editing.placement import placement_for
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
@@ -195,7 +196,8 @@ def edit(
         method: a preset's name (`METHODS`) or a `Method`.
         kept: questions whose answers are to stay; of presets the ACE neurons and those with a
             ``+`` can keep some.
-        placement: layers of the ACE presets; see `circuits.editing.place`.
+        placement: layers of the ACE presets, from `circuits.editing.place`; built-in models have
+            shipped ones, which are the default.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
         progress: called with (tokens done, in all) while second moments are taken, which is what
@@ -210,7 +212,11 @@ def edit(
         raise FactError("there is no fact to edit; give at least one.")
     refuse_conflicts(facts)
     started = time.perf_counter()
-    chosen = preset(method, model, placement) if isinstance(method, str) else method
+    if isinstance(method, str):
+        placement = placement or placement_for(model, None, method)
+        chosen = preset(method, model, placement)
+    else:
+        chosen = method
     if kept and not any(stage.kept_weight for stage in chosen.stages):
         raise FactError(
             f"{chosen.name} keeps no questions; give none, or take ace or a preset with a +."
