@@ -128,10 +128,10 @@ def damaged(rng: random.Random, file: Path) -> str:
 def damage_all(folders: dict[str, Any], tmp_path: Path, seed: int, n: int) -> None:
     rng = random.Random(seed)
     for kind, (at, load) in folders.items():
-        files = [file for file in sorted(at.iterdir()) if file.suffix != ".html" and file.is_file()]
+        files = ["manifest.json", *folder.read_manifest(at)["files"]]
         for _ in range(n):
             copy = Path(shutil.copytree(at, tmp_path / "copy"))
-            what = damaged(rng, copy / rng.choice(files).name)
+            what = damaged(rng, copy / rng.choice(files))
             assert tried(load, copy, f"{kind}, {what}"), f"{kind}, {what}: not noticed"
             shutil.rmtree(copy)
 
