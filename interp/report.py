@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from interp.errors import RunFolderError
+from interp.files import write_text
 from interp.pairs import Excluded
 from interp.style import SCHEMES, template
 
@@ -229,17 +229,13 @@ class Report:
         """Write the page and, unless it is to stand alone, plotly beside it.
 
         Raises:
-            RunFolderError: it cannot be written there.
+            DataFileError: it cannot be written there.
         """
         page = Path(page)
-        try:
-            page.parent.mkdir(parents=True, exist_ok=True)
-            page.write_text(self.html(standalone), encoding="utf-8")
-            library = page.with_name(PLOTLY)
-            if not standalone and (not library.is_file() or library.read_text() != get_plotlyjs()):
-                library.write_text(get_plotlyjs(), encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"cannot write {page} ({error.strerror}).") from error
+        write_text(page, self.html(standalone))
+        library, plotly = page.with_name(PLOTLY), get_plotlyjs()
+        if not standalone and not (library.is_file() and library.read_bytes() == plotly.encode()):
+            write_text(library, plotly)
         return page
 
 

@@ -61,5 +61,5 @@ def test_a_folder_of_something_else_is_told_before_data_is_read(
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "notes.txt"):
         line = refused(capsys, verb, *MODEL, "--pairs", NONE, "--out", str(out))
-        assert f"--out {out} exists and is not a run folder" in line
+        assert f"{out} exists and is not a run folder" in line
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.errors import InterpError, RunFolderError, did_you_mean
+from interp.errors import InterpError, did_you_mean
 from interp.sites import SITES, parse_site
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
@@ -82,8 +82,10 @@ def numbers(option: str, text: str | None) -> list[int] | None:
 
 def _out(value: Path | None) -> Path | None:
     """Refuse a folder of something else now, not when a model has run for an hour."""
-    if value is not None and value.exists() and not (value / "manifest.json").is_file():
-        raise RunFolderError(f"--out {value} exists and is not a run folder; choose another.")
+    if value is not None and value.exists():
+        from interp.folder import refuse_foreign
+
+        refuse_foreign(value)
     return value
 
 
