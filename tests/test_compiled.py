@@ -51,7 +51,7 @@ def bench_of(name: str) -> tuple[Bench, set[str]]:
 def test_programs_compute_what_they_were_compiled_to(name: str):
     model, program, _ = loaded(name)
     ids = torch.tensor([pair.clean_ids for pair in program.pairs])
-    described = json.loads((TRACR / f"{name}.json").read_text())
+    described = json.loads(file_of(at(name)).with_suffix(".json").read_text())
     want = torch.tensor([pair["clean_out"] for pair in described["pairs"]])
     torch.testing.assert_close(model.hf(ids).logits, want, atol=1e-4, rtol=0)
     text = " ".join(program.pairs[0].clean)

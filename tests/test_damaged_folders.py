@@ -128,10 +128,10 @@ def damaged(rng: random.Random, file: Path) -> str:
 def damage_all(folders: dict[str, Any], tmp_path: Path, seed: int, n: int) -> None:
     rng = random.Random(seed)
     for kind, (at, load) in folders.items():
-        files = [file for file in sorted(at.iterdir()) if file.suffix != ".html" and file.is_file()]
+        files = ["manifest.json", *folder.read_manifest(at)["files"]]
         for _ in range(n):
             copy = Path(shutil.copytree(at, tmp_path / "copy"))
-            what = damaged(rng, copy / rng.choice(files).name)
+            what = damaged(rng, copy / rng.choice(files))
             assert tried(load, copy, f"{kind}, {what}"), f"{kind}, {what}: not noticed"
             shutil.rmtree(copy)
 
@@ -161,7 +161,9 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def altered_manifest(rng: random.Random, copy: Path) -> str:
     manifest = folder.read_manifest(copy)
-    way = rng.choice([one for one in places(manifest) if one[0] not in ("files", "provenance")])
+    # other weights are another model's, which a placement is refused for in its own words
+    kept = ("files", "provenance", "weights")
+    way = rng.choice([one for one in places(manifest) if one[0] not in kept])
     inside = manifest
     for key in way[:-1]:
         inside = inside[key]

@@ -172,7 +172,8 @@ class Edit:
         named = manifest.get("id")
         if edit.id != named:
             raise RunFolderError(
-                f"{path} is damaged: its factors are not those of edit {named}; make it again."
+                f"{path} is damaged: its factors are not those of edit {shown(named)}; make it "
+                "again."
             )
         return edit
 
