@@ -4,7 +4,7 @@ The path of data is one line: prompt pairs -> runs with interventions -> a label
 statistics -> a figure or a file.
 
     model = interp.load_model("smollm2-135m")
-    pairs = interp.load_pairs("datasets/country_capitals.jsonl")
+    pairs = interp.load_pairs("country_capitals")
     result = interp.patch(model, pairs[:16], site="resid_pre", over=("layer", "pos"))
     result.plot()
 """
@@ -35,6 +35,7 @@ from interp.prompts import TokenPrompt, prompt
 from interp.recording import Activations, activations
 from interp.results import PatchResult
 from interp.runs import forward, sweep_plans
+from interp.shipped import datasets
 from interp.sites import SITES, Site
 from interp.sources import (
     mean_ablation,
@@ -79,6 +80,7 @@ __all__ = [
     "attribute_nodes",
     "bridge_hooks",
     "cumulative",
+    "datasets",
     "direct_logit_attribution",
     "forward",
     "generate",

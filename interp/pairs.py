@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import DataFileError, PairError
+from interp.errors import PairError
 from interp.model import Model
-from interp.records import from_hub, read_jsonl
+from interp.records import read_records
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
 
@@ -105,8 +105,8 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     """Load prompt pairs.
 
     Args:
-        source: path of a JSONL file, a Hugging Face ``datasets.Dataset``, the Hub id of one,
-            or an iterable of records.
+        source: name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
+            of a data set, a Hugging Face ``datasets.Dataset``, or an iterable of records.
         split: which split of a Hub data set.
 
     Raises:
@@ -116,12 +116,7 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     if isinstance(source, PromptPairs):
         return source
     if isinstance(source, str | Path):
-        path = Path(source)
-        if path.is_file():
-            return PromptPairs.from_records([row for _, row in read_jsonl(path)], path.name)
-        if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in source:
-            raise DataFileError(f"no such file: {path}; give a JSONL file of prompt pairs.")
-        return PromptPairs.from_records(from_hub(source, split), source)
+        return PromptPairs.from_records(*read_records(source, split, "prompt pairs"))
     name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
     return PromptPairs.from_records(source, name or "records")
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import DataFileError
+from interp.shipped import locate
 
 
 def read_records(
     source: str | Path, split: str | None = None, expected: str = "rows"
 ) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a ``.json`` (a list of objects) or ``.jsonl`` file, or of a Hub data set.
+    """The rows of a data set: a ``.json`` (a list of objects) or ``.jsonl`` file, ours, the Hub's.
 
     Args:
-        source: path of a file, or the Hub id of a data set.
+        source: path of a file, name of a shipped data set, or Hub id of another.
         split: which split of a Hub data set; by default ``train``.
         expected: what the rows are, for messages.
 
@@ -24,17 +25,41 @@ def read_records(
     Raises:
         DataFileError: no such file or data set, or it is malformed (named by line or row).
     """
+    rows, name = _rows(source, split, expected)
+    return [row for _, row in rows], name
+
+
+def read_rows(
+    source: str | Path, split: str | None = None, expected: str = "rows"
+) -> list[tuple[str, dict[str, Any]]]:
+    """As `read_records`, each row behind the place where it stands: ``facts.jsonl, line 3``."""
+    return _rows(source, split, expected)[0]
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether ``owner/name`` means a data set of the Hub: it is no file, nor named like one."""
     path = Path(source)
-    if path.is_file():
-        if path.suffix == ".jsonl":
-            return [row for _, row in read_jsonl(path)], path.name
-        return read_json(path), path.name
-    named = str(source)
-    if path.suffix in (".jsonl", ".json") or isinstance(source, Path) or "/" not in named:
-        raise DataFileError(
-            f"no such file: {path}; give a JSON or JSONL file of {expected}, or a Hub id."
-        )
-    return [dict(row) for row in from_hub(named, split or "train")], named
+    return (
+        isinstance(source, str)
+        and source.count("/") == 1
+        and not source.startswith((".", "/", "~"))
+        and path.suffix not in (".jsonl", ".json", ".txt")
+        and not path.exists()
+    )
+
+
+def _rows(
+    source: str | Path, split: str | None, expected: str
+) -> tuple[list[tuple[str, dict[str, Any]]], str]:
+    if is_hub_id(source):
+        name = str(source)
+        found = enumerate(from_hub(name, split or "train"), 1)
+        return [(f"{name}, row {number}", dict(row)) for number, row in found], name
+    path = locate(source, f"a JSON or JSONL file of {expected}, a Hub id")
+    if path.suffix == ".json":
+        listed = enumerate(read_json(path), 1)
+        return [(f"{path}, row {number}", row) for number, row in listed], path.name
+    return [(f"{path}, line {number}", row) for number, row in read_jsonl(path)], path.name
 
 
 def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:

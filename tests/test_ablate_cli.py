@@ -162,7 +162,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture):
         (["--components", "a1", "--cluster-by", "city"], "no span 'city' to cluster by"),
         (["--components", "a1", "--components-file", "x"], "are both given; leave one out"),
         (["--components-file", "nowhere.txt"], "cannot read nowhere.txt as UTF-8 text"),
-        (["--components", "a1", "--neutral", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--components", "a1", "--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
     ],
 )
 def test_bad_options_are_named(

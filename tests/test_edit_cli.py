@@ -179,7 +179,7 @@ def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, l
         (["--prompt", "w1 {}", "--target", "w4"], "needs all three of --prompt, --subject"),
         ([], "give either --facts, or --prompt, --subject and --target"),
         ([*FACT, "--facts", "x.json"], "give either --facts"),
-        (["--facts", "nowhere.json"], "cannot read nowhere.json"),
+        (["--facts", "nowhere.json"], "no such file: nowhere.json"),
         ([*FACT, "--method", "roem"], "unknown method 'roem'. Did you mean 'rome'"),
         ([*FACT, "--method", "none"], "unknown method 'none'"),
     ],
@@ -203,10 +203,10 @@ def test_a_mistaken_command_is_refused_before_a_model_is_loaded(
         ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is no field; fields are prompt, subject"),
         ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is to be a list of texts"),
         ([ROW | {"target": 4}], "{0}, row 1: 'target' is to be text"),
-        (["w1"], "{0}, row 1: 'w1' is no field"),
+        (["w1"], "{0}, row 1: a str, not a JSON object"),
         ([ROW | {"prompt": "w1"}], "{0}, row 1: the prompt 'w1' has 0 slots"),
-        ([], "{0} must hold a JSON list of facts"),
-        ({"facts": 1}, "{0} must hold a JSON list of facts"),
+        ([], "{0} holds no facts; give at least one"),
+        ({"facts": 1}, "{0} holds a dict, not a list of rows"),
     ],
 )
 def test_a_bad_file_of_facts_is_refused_by_row(
@@ -227,7 +227,7 @@ def test_a_bad_file_of_facts_is_refused_by_row(
         ([KEPT | {"kindred": "yes"}], "{0}, row 1: 'kindred' is to be true or false"),
         ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is to be text"),
         ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
-        ([], "{0} must hold a JSON list of questions"),
+        ([], "{0} holds no questions; give at least one"),
     ],
 )
 def test_a_bad_file_of_questions_to_keep_is_refused_by_row(
@@ -354,7 +354,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             ["--shots", "cot"],
             "'cot' is no file of demonstrations, and not one of direct and reason",
         ),
-        (["--neutral", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
         (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),

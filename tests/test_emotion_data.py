@@ -374,7 +374,7 @@ def test_malformed_scenarios_are_named_by_file_and_line(tmp_path: Path, row: obj
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path):
-    with pytest.raises(DataFileError, match="cannot read nowhere"):
+    with pytest.raises(DataFileError, match="no such file: nowhere"):
         load_vignettes("nowhere.jsonl")
     with pytest.raises(DataFileError, match="holds no rows"):
         load_scenarios(write(tmp_path / "empty.jsonl", ""))

@@ -54,7 +54,7 @@ def test_find_and_show_on_a_real_model(tmp_path, capsys):
 
 def test_mistakes_are_told_in_a_sentence(tmp_path, capsys):
     assert run(["query-value", "find", "--model", "smollm2-135m", "--prompts", "none.jsonl"]) == 2
-    assert "cannot read none.jsonl" in capsys.readouterr().err
+    assert "no such file: none.jsonl" in capsys.readouterr().err
     assert run(["query-value", "show", str(tmp_path / "none")]) == 2
     assert "no run folder" in capsys.readouterr().err
 

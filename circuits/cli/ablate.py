@@ -13,8 +13,10 @@ from circuits.cli.output import (
     JsonOption,
     LimitOption,
     ModelOption,
+    NeutralOption,
     PairsOption,
     load,
+    neutral_text,
     print_json,
     print_table,
     progress,
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples:\n\n"
-    "`interp ablate --model smollm2-135m --pairs datasets/country_capitals.jsonl --mode singles "
+    "`interp ablate --model smollm2-135m --pairs country_capitals --mode singles "
     "--limit 16 --out runs/singles`\n\n"
-    "`interp ablate --model smollm2-135m --pairs datasets/country_capitals.jsonl --components "
+    "`interp ablate --model smollm2-135m --pairs country_capitals --components "
     "a23.h4,a29.h1,a23.h1 --mode curve --kind mean --limit 64 --random 100 "
-    "--neutral datasets/neutral_text.txt --out runs/curve --json`"
+    "--neutral neutral_text --out runs/curve --json`"
 )
 
 
@@ -69,9 +71,7 @@ def ablate(
         str | None,
         typer.Option(help="Pairs for --kind mean; default: the rows of --pairs after --limit."),
     ] = None,
-    neutral: Annotated[
-        Path | None, typer.Option(help="Text file whose perplexity is read, too.")
-    ] = None,
+    neutral: NeutralOption = None,
     random: Annotated[int, typer.Option(min=0, help="Matched random sets for each set.")] = 20,
     match_norms: Annotated[
         bool, typer.Option("--match-norms", help="Match them also by the norm of what they write.")
@@ -91,7 +91,7 @@ def ablate(
 
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)
-    text = None if neutral is None else read_text(neutral)
+    text = neutral_text(neutral)
     others = interp.load_pairs(reference) if reference else limit and rows[limit:]
     loaded = load(model, device, dtype)
     with progress("ablating", "runs") as report:

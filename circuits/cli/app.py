@@ -12,6 +12,7 @@ from circuits.cli import (
     attribute,
     bench,
     circuit,
+    datasets,
     edit,
     emotion,
     emotion_control,
@@ -44,6 +45,7 @@ app.add_typer(query_value.app, name="query-value")
 app.add_typer(recall_reasoning.app, name="recall-reasoning")
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
+app.command("datasets", epilog=datasets.EXAMPLES)(datasets.datasets)
 app.command("patch", epilog=patch.EXAMPLES)(patch.patch)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)

@@ -27,9 +27,9 @@ from circuits.cli.output import (
 
 EXAMPLES = (
     "Examples:\n\n"
-    "`interp attribute --model smollm2-135m --pairs datasets/ioi.jsonl --limit 32 "
+    "`interp attribute --model smollm2-135m --pairs ioi --limit 32 "
     "--split-by io,s1 --out runs/ioi-edges`\n\n"
-    "`interp attribute --model smollm2-135m --pairs datasets/country_capitals.jsonl --of mlp_post "
+    "`interp attribute --model smollm2-135m --pairs country_capitals --of mlp_post "
     "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json`"
 )
 

@@ -10,6 +10,7 @@ from circuits.cli.output import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    PairsOption,
     load,
     print_json,
     stdout,
@@ -25,11 +26,11 @@ def bench() -> None:
 
 @app.command(
     epilog="Example: `interp bench sweep --model smollm2-135m --pairs "
-    "datasets/country_capitals.jsonl --peers hooks,transformer-lens,nnsight`"
+    "country_capitals --peers hooks,transformer-lens,nnsight`"
 )
 def sweep(
     model: ModelOption,
-    pairs: Annotated[str, typer.Option(help="JSONL file; its first usable pair is swept.")],
+    pairs: PairsOption,
     peers: Annotated[str, typer.Option(help="Some of hooks, transformer-lens, nnsight.")] = (
         "hooks,transformer-lens,nnsight"
     ),
@@ -41,7 +42,7 @@ def sweep(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one pair's denoising sweep with interp and each peer, interleaved."""
+    """Run the first usable pair's denoising sweep with interp and each peer, interleaved."""
     import interp
     from interp.benchmark import bench_sweep
 

@@ -44,7 +44,7 @@ def circuit() -> None:
 
 @app.command(
     epilog="Examples:\n\n"
-    "`interp circuit discover --model smollm2-135m --pairs datasets/ioi.jsonl --limit 32 "
+    "`interp circuit discover --model smollm2-135m --pairs ioi --limit 32 "
     "--split-by io,s1 --size 0.02 --out runs/ioi-circuit`\n\n"
     "`interp circuit discover --scores runs/ioi-edges --select greedy --size 500 "
     "--out circuit.json`"
@@ -52,7 +52,9 @@ def circuit() -> None:
 def discover(
     out: Annotated[Path, typer.Option(help="FILE.json, or a folder for circuit and scores.")],
     model: Annotated[str | None, typer.Option(help="Built-in name, Hub id, folder, .gguf.")] = None,
-    pairs: Annotated[str | None, typer.Option(help="Prompt pairs to discover on.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Prompt pairs to discover on; as in `interp patch`.")
+    ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Scores of `interp attribute`, instead of model and pairs.")
     ] = None,
@@ -148,8 +150,8 @@ def _print_summary(found: "Circuit") -> None:
 @app.command(
     epilog="Examples:\n\n"
     "`interp circuit evaluate runs/ioi-circuit/circuit.json --model smollm2-135m "
-    "--pairs datasets/ioi.jsonl --split-by io,s1 --limit 32 --out runs/ioi-evaluated`\n\n"
-    "`interp circuit evaluate runs/ioi-edges --model smollm2-135m --pairs datasets/ioi.jsonl "
+    "--pairs ioi --split-by io,s1 --limit 32 --out runs/ioi-evaluated`\n\n"
+    "`interp circuit evaluate runs/ioi-edges --model smollm2-135m --pairs ioi "
     "--split-by io,s1 --limit 32 --out runs/ioi-curve --json`"
 )
 def evaluate(

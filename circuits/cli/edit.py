@@ -16,10 +16,10 @@ from circuits.cli.output import (
     LimitOption,
     ModelOption,
     load,
+    neutral_text,
     print_json,
     print_table,
     progress,
-    read_text,
     stdout,
 )
 
@@ -38,19 +38,23 @@ EXAMPLES = (
 )
 EVALUATE_EXAMPLES = (
     "Examples:\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases datasets/multihop_chains.json --split "
+    "`interp edit evaluate --model gemma-3-270m --cases multihop_chains --split "
     "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
     "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
     "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
 )
 PLACE_EXAMPLE = (
-    "Example: `interp edit place --model gemma-3-270m --cases datasets/multihop_chains.json "
+    "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
     "--split design --out runs/gemma-layers`"
 )
 LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
 PlacementOption = Annotated[
     Path | None,
     typer.Option(help="Folder of `interp edit place`; the built-in language models have one."),
+]
+CasesOption = Annotated[
+    str,
+    typer.Option(help="Cases in MQuAKE's schema: multihop_chains, a JSON file or a Hub id."),
 ]
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 TokensOption = Annotated[
@@ -63,7 +67,7 @@ def apply(
     model: ModelOption,
     ledger: LedgerOption,
     facts: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="JSON list of facts: prompt with {}, subject, target, question, …"),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="One fact: its cloze with {}.")] = None,
@@ -71,7 +75,7 @@ def apply(
     target: Annotated[str | None, typer.Option(help="One fact: the new object.")] = None,
     method: Annotated[str, typer.Option(help="A preset; see `interp edit evaluate`.")] = "ace",
     kept: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="JSON list of questions whose answers are to stay: text, subject, relation, and "
             "kindred where it could be asked of the edited subject, too."
@@ -173,7 +177,7 @@ def export_model(
 @app.command("evaluate", epilog=EVALUATE_EXAMPLES)
 def evaluate(
     model: ModelOption,
-    cases: Annotated[str, typer.Option(help="Cases in MQuAKE's schema: a path or a Hub id.")],
+    cases: CasesOption,
     methods: Annotated[
         str,
         typer.Option(
@@ -193,8 +197,8 @@ def evaluate(
         ),
     ] = "direct",
     neutral: Annotated[
-        Path | None,
-        typer.Option(help="Text file on which drift is measured (divergence, perplexity)."),
+        str | None,
+        typer.Option(help="Text on which drift is measured: neutral_text, or a text file."),
     ] = None,
     sequential: Annotated[
         bool,
@@ -221,7 +225,7 @@ def evaluate(
         refuse_unknown(name, REFERENCES)
     draws, demonstrations = _numbers("--seeds", seeds), shots_named(shots)
     rows = load_cases(cases, split)
-    text = None if neutral is None else read_text(neutral)
+    text = neutral_text(neutral)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
     with progress("editing", "steps") as report:
@@ -256,7 +260,7 @@ def evaluate(
 @app.command("place", epilog=PLACE_EXAMPLE)
 def place(
     model: ModelOption,
-    cases: Annotated[str, typer.Option(help="Held-out cases in MQuAKE's schema.")],
+    cases: CasesOption,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
     limit: LimitOption = 120,
@@ -292,7 +296,7 @@ def place(
 
 
 def _facts(
-    file: Path | None, prompt: str | None, subject: str | None, target: str | None, read: Any
+    file: str | None, prompt: str | None, subject: str | None, target: str | None, read: Any
 ) -> "list[Fact]":
     from circuits.editing import Fact, FactError
 

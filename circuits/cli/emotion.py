@@ -1,12 +1,10 @@
 """`interp emotion`: bring emotions about, find their directions, components and circuits."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuits.cli.emotion_shared import (
-    DATASETS,
     DISCOVERY_TEXTS,
     TEST_TEXTS,
     TUNING_TEXTS,
@@ -16,6 +14,7 @@ from circuits.cli.emotion_shared import (
     OutOption,
     discovered,
     found_in,
+    in_folder,
     say,
     texts_of,
 )
@@ -46,7 +45,12 @@ PaperOption = Annotated[
     str | None,
     typer.Option(help="The published settings, in this style: a frame and a word set."),
 ]
-EventsOption = Annotated[Path | None, typer.Option(help="Of SEV's schema; default: our own.")]
+EventsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts of SEV's schema: a file or Hub id; default the shipped discovery set."
+    ),
+]
 
 
 @app.command(
@@ -59,7 +63,7 @@ def elicit(
         str, typer.Option(help="Another model, on whose activations the judge is fitted.")
     ],
     out: OutOption,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     events: EventsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Events replied to, in six emotions each.")] = 48,
     device: DeviceOption = None,
@@ -73,7 +77,7 @@ def elicit(
     from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
 
-    given = texts_of(datasets, events or datasets / DISCOVERY_TEXTS, plain=TUNING_TEXTS)
+    given = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS), plain=TUNING_TEXTS)
     asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
     loaded = load(model, device, dtype)
     judges = judges_of(load(reader, device, dtype), given)
@@ -98,7 +102,7 @@ def elicit(
 def circuit(
     model: ModelOption,
     out: OutOption,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     events: EventsOption = None,
     styles: StylesOption = None,
     paper: PaperOption = None,
@@ -127,9 +131,10 @@ def circuit(
 def directions(
     model: ModelOption,
     discovery: DiscoveryOption,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     events: Annotated[
-        Path | None, typer.Option(help="Unseen texts of SEV's schema; default: our test file.")
+        str | None,
+        typer.Option(help="Unseen texts of SEV's schema; default: the shipped test set."),
     ] = None,
     n: Annotated[int, typer.Option(min=1, help="Unseen scenarios that are read.")] = 24,
     device: DeviceOption = None,
@@ -143,8 +148,8 @@ def directions(
 
     loaded = load(model, device, dtype)
     found = found_in(loaded, discovery, datasets)
-    unseen = texts_of(datasets, events or datasets / TEST_TEXTS)
-    vignettes = load_vignettes(datasets / "emotion_vignettes.jsonl")
+    unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
+    vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))
     read = transfer_tests(
         loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )
@@ -168,7 +173,7 @@ def locate(
     emotion: Annotated[str, typer.Option(help="Whose components.")] = "anger",
     score: Annotated[str, typer.Option(help="centred, or paper: the signed mean.")] = "centred",
     top: Annotated[int, typer.Option(min=1, help="How many neurons and heads.")] = 10,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,

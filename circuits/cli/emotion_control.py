@@ -7,7 +7,6 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.emotion_shared import (
-    DATASETS,
     TEST_TEXTS,
     DatasetsOption,
     DiscoveryOption,
@@ -15,6 +14,7 @@ from circuits.cli.emotion_shared import (
     OutOption,
     discovered,
     found_in,
+    in_folder,
     say,
     texts_of,
 )
@@ -38,17 +38,21 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 RecipeOption = Annotated[
-    Path | None, typer.Option(help="JSON with model, doses, limits, reader; else the shipped one.")
+    str | None,
+    typer.Option(help="A shipped recipe such as smollm2-135m, or a file; else the model's own."),
 ]
 EventsOption = Annotated[
-    Path | None, typer.Option(help="Texts to reply to, of SEV's schema; default: our test file.")
+    str | None,
+    typer.Option(
+        help="Texts to reply to, of SEV's schema: a file, a Hub id; default our test set."
+    ),
 ]
 ArmsOption = Annotated[
     str | None, typer.Option(help="Arms with commas; default: all. unmodulated is always there.")
 ]
 NOption = Annotated[int | None, typer.Option(min=1, help="Situations; else the recipe's.")]
 PublishedOption = Annotated[
-    Path | None, typer.Option(help="Judged replies of another model, to fit the judges on, too.")
+    str | None, typer.Option(help="Judged replies of another model, to fit the judges on, too.")
 ]
 ReaderOption = Annotated[
     str | None, typer.Option(help="The model that the first judge reads with; not --model.")
@@ -74,7 +78,7 @@ def control(
     ] = False,
     n: Annotated[int, typer.Option(min=1, help="Situations.")] = 4,
     events: EventsOption = None,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     recipe: RecipeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -95,7 +99,7 @@ def control(
     found = found_in(loaded, discovery, datasets, _settings(said))
     plain, *rest = chosen_arms(all_arms(loaded, found, said), [arm])
     asked = _at(rest[0] if rest else plain, strength, any_dose)
-    sources = texts_of(datasets, events or datasets / TEST_TEXTS)
+    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     asking, texts = sources.asking(said.style), situations(sources.events, n)
     writer = Writer(loaded, asking, texts, said.decoding)
     tables: list[Any] = [writer.write(one) for one in (plain, asked)]
@@ -150,14 +154,14 @@ def evaluate(
     recipe: RecipeOption = None,
     reader: ReaderOption = None,
     published: PublishedOption = None,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put every arm to the same events, decode alike, judge with the target hidden."""
     said = _recipe(model, recipe, n, reader)
-    sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
+    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
     result = _compared(said, discovery, out, sources, datasets, arms, device, dtype)
     _told(result, out, as_json)
 
@@ -165,7 +169,7 @@ def evaluate(
 @app.command(
     epilog="Examples:\n\n`interp emotion run --model smollm2-135m --out runs/emotion/smollm2 "
     "--json`\n\n`interp emotion run --recipe "
-    "circuits/emotion/recipes/llama-3.2-3b-instruct.json --out runs/emotion/llama --json`"
+    "llama-3.2-3b-instruct --out runs/emotion/llama --json`"
 )
 def run(
     out: Annotated[Path, typer.Option(help="Folder of all stages; a stopped run goes on.")],
@@ -179,17 +183,17 @@ def run(
     reader: ReaderOption = None,
     published: PublishedOption = None,
     discovery_events: Annotated[
-        Path | None, typer.Option(help="Texts for discovery, of SEV's schema; default: our own.")
+        str | None, typer.Option(help="Texts for discovery, of SEV's schema; default: our own.")
     ] = None,
     limit: LimitOption = None,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The whole chain: discovery, circuits, replies in every arm, judges, a page."""
     said = _recipe(model, recipe, n, reader)
-    sources = texts_of(datasets, events or datasets / TEST_TEXTS, published)
+    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
     result = _compared(
         said, out / "discovery", out / "control", sources, datasets, arms, device, dtype,
         discovery_events, limit,
@@ -202,11 +206,11 @@ def _compared(
     discovery: Path,
     out: Path,
     sources: "Sources",
-    datasets: Path,
+    datasets: Path | None,
     arms: str | None,
     device: str | None,
     dtype: str | None,
-    discovery_events: Path | None = None,
+    discovery_events: str | None = None,
     limit: int | None = None,
 ) -> "Control":
     from circuits.emotion.pages import control_page
@@ -242,7 +246,7 @@ def _told(result: "Control", out: Path, as_json: bool) -> None:
 
 
 def _recipe(
-    model: str | None, path: Path | None, n: int | None = None, reader: str | None = None
+    model: str | None, path: str | None, n: int | None = None, reader: str | None = None
 ) -> "Recipe":
     """The recipe that a file or the model's name gives, with what the command line overrides.
 

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from circuits.emotion.running import Sources
     from interp.model import Model
 
-DATASETS = Path("datasets")
 DISCOVERY_TEXTS = "emotion_scenarios_discovery.jsonl"
 TUNING_TEXTS = "emotion_scenarios_tuning.jsonl"
 LABELLED = "emotion_blind_labels.jsonl"
 TEST_TEXTS = "emotion_scenarios_test.jsonl"
 
-DatasetsOption = Annotated[Path, typer.Option(help=f"Folder with {DISCOVERY_TEXTS} and the like.")]
+DatasetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Folder with your own {DISCOVERY_TEXTS} and the like; default: the shipped data."
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")]
 DiscoveryOption = Annotated[
     Path, typer.Option(help="Folder of `interp emotion circuit`; made if it is not there.")
@@ -35,13 +39,23 @@ def say(stage: str, done: int, total: int) -> None:
         stderr.print(f"[dim]{escape(stage)}: {total} done[/dim]", highlight=False)
 
 
+def in_folder(datasets: Path | None, file: str) -> Path:
+    """A file of the folder that --datasets names, else the shipped one."""
+    from interp.shipped import folder
+
+    return (datasets or folder()) / file
+
+
 def texts_of(
-    datasets: Path, events: Path, published: Path | None = None, plain: str = DISCOVERY_TEXTS
+    datasets: Path | None,
+    events: str | Path,
+    published: str | None = None,
+    plain: str = DISCOVERY_TEXTS,
 ) -> "Sources":
     """Texts to reply to, and those that demonstrations and judges come from.
 
     Args:
-        datasets: folder of the shipped files.
+        datasets: folder of the texts; None takes the shipped ones.
         events: scenarios whose events are replied to.
         published: judged replies of another model.
         plain: file in `datasets` with other events, to which the judges' reader replies.
@@ -53,20 +67,20 @@ def texts_of(
 
     return Sources(
         load_scenarios(events),
-        load_frames(datasets / "emotion_frames.json"),
-        load_replies(datasets / "emotion_replies.jsonl"),
-        load_scenarios(datasets / plain),
+        load_frames(in_folder(datasets, "emotion_frames.json")),
+        load_replies(in_folder(datasets, "emotion_replies.jsonl")),
+        load_scenarios(in_folder(datasets, plain)),
         load_verdicts(published) if published else (),
-        load_labelled(datasets / LABELLED, "tuning"),
+        load_labelled(in_folder(datasets, LABELLED), "tuning"),
     )
 
 
 def discovered(
     model: "Model",
     out: Path,
-    datasets: Path,
+    datasets: Path | None,
     settings: "Settings | None" = None,
-    events: Path | None = None,
+    events: str | None = None,
     limit: int | None = None,
 ) -> "Discovery":
     """The discovery with these settings and texts in a folder: loaded, gone on with, or begun.
@@ -77,13 +91,13 @@ def discovered(
     from circuits.emotion.discovering import discover
     from circuits.emotion.trying import interleaved
 
-    texts = texts_of(datasets, events or datasets / DISCOVERY_TEXTS)
+    texts = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))
     scenarios = texts.events if limit is None else interleaved(texts.events)[:limit]
     return discover(model, scenarios, texts.frames, settings, texts.replies, out, say)
 
 
 def found_in(
-    model: "Model", folder: Path, datasets: Path, settings: "Settings | None" = None
+    model: "Model", folder: Path, datasets: Path | None, settings: "Settings | None" = None
 ) -> "Discovery":
     """The discovery in a folder, whatever its settings; a new one where there is none."""
     from circuits.emotion.discovery import Discovery

@@ -8,10 +8,7 @@ import typer
 
 from circuits.cli.output import JsonOption, print_json, print_table
 
-EXAMPLE = (
-    "Example: `interp circuit validate shared/data/circuits/tracr/hist.npz "
-    "--methods exact,eap,eap-dg`"
-)
+EXAMPLE = "Example: `interp circuit validate tracr-hist --methods exact,eap,eap-dg`"
 
 
 def validate(

@@ -30,7 +30,13 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32 (default on CPU), bfloat16 (default on CUDA), float16.")
 ]
-PairsOption = Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")]
+PairsOption = Annotated[
+    str, typer.Option(help="Prompt pairs: a name from `interp datasets`, JSONL file or Hub id.")
+]
+NeutralOption = Annotated[
+    str | None,
+    typer.Option(help="Text whose perplexity is measured, too: neutral_text, or a text file."),
+]
 MetricOption = Annotated[str, typer.Option(help="logit_diff, logprob or prob.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")]
 SeedOption = Annotated[int, typer.Option(help="Of the bootstrap intervals.")]
@@ -86,6 +92,17 @@ def load_rows(
     if split_by:
         rows = split_by_entity(rows, split_by.split(","), seed=split_seed)[half]
     return rows[:limit]
+
+
+def neutral_text(source: str | None) -> str | None:
+    """The text that `NeutralOption` names: a shipped one, or a file.
+
+    Raises:
+        DataFileError: there is none, or it cannot be read as UTF-8.
+    """
+    from interp.shipped import locate
+
+    return None if source is None else read_text(locate(source, "a text file"))
 
 
 def read_text(file: Path) -> str:

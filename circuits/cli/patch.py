@@ -12,6 +12,7 @@ from circuits.cli.output import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    PairsOption,
     load,
     print_json,
     progress,
@@ -20,16 +21,16 @@ from circuits.cli.output import (
 
 EXAMPLES = (
     "Examples:\n\n"
-    "`interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl "
+    "`interp patch --model smollm2-135m --pairs country_capitals "
     "--site resid_pre --over layer,pos --limit 16 --out runs/first`\n\n"
-    "`interp patch --model gemma-3-270m --pairs datasets/ioi.jsonl --site z --over layer,head "
+    "`interp patch --model gemma-3-270m --pairs ioi --site z --over layer,head "
     "--direction noise --out runs/heads --json`"
 )
 
 
 def patch(
     model: ModelOption,
-    pairs: Annotated[str, typer.Option(help="JSONL file or Hub data set of prompt pairs.")],
+    pairs: PairsOption,
     site: Annotated[
         str,
         typer.Option(

@@ -32,7 +32,7 @@ def query_value() -> None:
 
 @app.command(
     epilog="Examples:\n\n"
-    "`interp query-value find --model gemma-3-270m --prompts questions.jsonl --limit 20 "
+    "`interp query-value find --model gemma-3-270m --prompts capital_questions --limit 20 "
     "--out runs/qv`\n\n"
     "`interp query-value find --model smollm2-135m --prompts questions.jsonl --top 50 --json`\n\n"
     "A line of the file: "
@@ -42,8 +42,11 @@ def query_value() -> None:
 def find(
     model: ModelOption,
     prompts: Annotated[
-        Path,
-        typer.Option(help="JSONL: prompt, answer, and optionally label, cluster, spans."),
+        str,
+        typer.Option(
+            help="Questions: capital_questions, a Hub id, or a JSONL file of prompt, answer, and "
+            "optionally label, cluster, spans."
+        ),
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N prompts.")] = None,
     top: Annotated[

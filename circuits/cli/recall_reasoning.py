@@ -13,10 +13,11 @@ from circuits.cli.output import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    NeutralOption,
     load,
+    neutral_text,
     print_json,
     print_table,
-    read_text,
     stderr,
     stdout,
 )
@@ -37,9 +38,12 @@ DesignOption = Annotated[
     ),
 ]
 DatasetsOption = Annotated[
-    Path, typer.Option(help="Folder with recall_facts.jsonl, ioi.jsonl, linguistic_puzzles.jsonl.")
+    Path | None,
+    typer.Option(
+        help="Folder with your own recall_facts.jsonl, ioi.jsonl and linguistic_puzzles.jsonl; "
+        "default: the shipped ones."
+    ),
 ]
-DATASETS = Path("datasets")
 
 
 @app.command(
@@ -50,7 +54,7 @@ def build(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     design: DesignOption = "A-conflict",
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Pairs drawn a cell and split.")] = 120,
     seed: Annotated[int, typer.Option(help="Of splits and draws.")] = 0,
     filtered: Annotated[
@@ -82,21 +86,22 @@ def build(
 @app.command(
     epilog="Examples:\n\n`interp recall-reasoning run --model two-hop-organism --design 2x2 --out "
     "runs/organism`\n\n`interp recall-reasoning run --recipe "
-    "circuits/recall_reasoning/recipes/qwen2.5-7b-instruct.json --out runs/qwen --json`"
+    "qwen2.5-7b-instruct --out runs/qwen --json`"
 )
 def run(
     out: Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")],
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id or local folder; else the recipe's.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="JSON: model, dtype, settings.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
+    ] = None,
     design: Annotated[
         str | None, typer.Option(help="2x2, A-conflict, A-nonce, A-ioi, …; else the recipe's.")
     ] = None,
-    datasets: DatasetsOption = DATASETS,
-    neutral: Annotated[
-        Path | None, typer.Option(help="Text whose perplexity is read, too.")
-    ] = None,
+    datasets: DatasetsOption = None,
+    neutral: NeutralOption = None,
     sizes: Annotated[str | None, typer.Option(help="Heads in a circuit: 4,8,12,16.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of the splits: 0,1,2.")] = None,
     ablations: Annotated[
@@ -140,21 +145,21 @@ def run(
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
 
 
-def _neutral(model: Any, file: Path | None) -> str | None:
+def _neutral(model: Any, source: str | None) -> str | None:
     """The neutral text: a file's, or the stories of an organism's world.
 
     Raises:
-        DataFileError: the file cannot be read.
+        DataFileError: there is no such text.
     """
     from circuits.recall_reasoning.organism import story_text, world_of
     from interp.organisms import ORGANISMS
 
-    if file is None:
-        return story_text(world_of(model)) if model.name in ORGANISMS else None
-    return read_text(file)
+    if source is None and model.name in ORGANISMS:
+        return story_text(world_of(model))
+    return neutral_text(source)
 
 
-def _asked(model: str | None, recipe: Path | None) -> tuple[str, "Settings", str | None]:
+def _asked(model: str | None, recipe: str | None) -> tuple[str, "Settings", str | None]:
     """Model, settings and dtype from the options and the recipe.
 
     Raises:
@@ -203,9 +208,9 @@ def replicate(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="Run folder.")],
     published: Annotated[
-        Path | None, typer.Option(help="The released prompts (JSON); default: the same words.")
+        str | None, typer.Option(help="The released prompts (JSON); default: the same words.")
     ] = None,
-    datasets: DatasetsOption = DATASETS,
+    datasets: DatasetsOption = None,
     design: Annotated[str, typer.Option(help="Design whose two cells are the matched prompts.")] = (
         "A-nonce"
     ),
@@ -223,8 +228,9 @@ def replicate(
         published_prompts,
     )
     from circuits.recall_reasoning.replicate import replicate as test
+    from interp.shipped import folder
 
-    source = published or datasets / "recall_facts.jsonl"
+    source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}
     loaded = load(model, device, dtype)
     chosen = design_named(design)

@@ -1,6 +1,5 @@
 """Facts, kept questions, edits and placements as files: what the command line reads and writes."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,15 +15,16 @@ from circuits.editing.prompting import Kept
 from interp import folder
 from interp.errors import DataFileError, RunFolderError
 from interp.model import Model
+from interp.records import read_rows
 
 PLACEMENTS = Path(__file__).with_name("placements")
-"""Chosen for built-in models on the design half of ``datasets/multihop_chains.json``."""
+"""Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
 KIND = "edit placement"
 """Of a placement's folder."""
 
 
-def load_facts(path: Path) -> list[Fact]:
-    """Facts from a JSON list of objects with the fields of `Fact`.
+def load_facts(path: str | Path) -> list[Fact]:
+    """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
     Raises:
         DataFileError: no such file, no list, an unknown or missing field; file and row are named.
@@ -41,8 +41,8 @@ def load_facts(path: Path) -> list[Fact]:
     return out
 
 
-def load_kept(path: Path) -> list[Kept]:
-    """Questions to leave alone from a JSON list of objects with the fields of `Kept`.
+def load_kept(path: str | Path) -> list[Kept]:
+    """Questions to leave alone, from objects with the fields of `Kept`; sources as `load_facts`.
 
     Raises:
         DataFileError: no such file, no list, an unknown or missing field, or a question without
@@ -64,18 +64,17 @@ def load_kept(path: Path) -> list[Kept]:
 
 
 def _rows(
-    path: Path, of: type[Fact] | type[Kept], what: str, required: Sequence[str]
+    path: str | Path, of: type[Fact] | type[Kept], what: str, required: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list with the fields of a class, each with its file and row."""
-    rows = _json(path)
-    if not isinstance(rows, list) or not rows:
-        raise DataFileError(f"{path} must hold a JSON list of {what}, at least one.")
+    """The objects of a file with the fields of a class, each with its file and row."""
+    rows = read_rows(path, expected=what)
+    if not rows:
+        raise DataFileError(f"{path} holds no {what}; give at least one.")
     known = [f.name for f in fields(of) if f.name != "where"]
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, row {number}"
-        if not isinstance(row, dict) or not set(row) <= set(known):
-            odd = sorted(set(row) - set(known))[0] if isinstance(row, dict) else row
-            raise DataFileError(f"{where}: {odd!r} is no field; fields are {', '.join(known)}.")
+    for where, row in rows:
+        odd = sorted(set(row) - set(known))
+        if odd:
+            raise DataFileError(f"{where}: {odd[0]!r} is no field; fields are {', '.join(known)}.")
         missing = sorted(set(required) - set(row))
         if missing:
             raise DataFileError(f"{where}: {missing[0]!r} is missing.")
@@ -200,12 +199,3 @@ def _unplaced(why: str, model: Model) -> FactError:
         f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
         "… --out layers` and give --placement layers."
     )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DataFileError(f"cannot read {path} ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataFileError(f"{path} is not valid JSON ({error}).") from error

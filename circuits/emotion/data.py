@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import DataFileError, did_you_mean
-from interp.records import read_jsonl
+from interp.records import read_rows
 
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
 """The six, in the order of every table and tensor axis."""
@@ -120,8 +120,9 @@ def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
     """Read scenarios of SEV's schema.
 
     Args:
-        path: a JSONL file with ``theme``, ``scenario``, ``skeleton_id`` and ``event``, an object
-            with a text for each of ``positive``, ``neutral`` and ``negative``.
+        path: a JSONL file, shipped name or Hub id; its rows have ``theme``, ``scenario``,
+            ``skeleton_id`` and ``event``, an object with a text for each of ``positive``,
+            ``neutral`` and ``negative``.
 
     Raises:
         DataFileError: the file is missing or malformed, has no rows, or uses an id twice; the
@@ -185,10 +186,9 @@ def load_replies(path: str | Path) -> tuple[Reply, ...]:
 
 
 def _rows(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    file = Path(path)
-    rows = [(f"{file}, line {number}", row) for number, row in read_jsonl(file)]
+    rows = read_rows(path)
     if not rows:
-        raise DataFileError(f"{file} holds no rows; give at least one.")
+        raise DataFileError(f"{path} holds no rows; give at least one.")
     return rows
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from circuits.emotion.data import EMOTIONS, Reply
 from interp.errors import DataFileError, did_you_mean
+from interp.shipped import locate
 
 Distance = Literal["near", "far"]
 DISTANCES = ("near", "far")
@@ -115,13 +116,13 @@ def load_frames(path: str | Path) -> Frames:
     """Read the words and prompts.
 
     Args:
-        path: a JSON file of the form of ``datasets/emotion_frames.json``.
+        path: a JSON file of the form of the shipped ``emotion_frames``, or that name.
 
     Raises:
         DataFileError: the file is missing or malformed, a set lacks an emotion, two emotions share
             a word, or a prompt lacks a field or has another; the message names the place.
     """
-    file = Path(path)
+    file = locate(path, "a JSON file of frames")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from circuits.emotion.data import EMOTIONS, LABELS
 from interp.errors import DataFileError, InterpError
-from interp.records import read_jsonl
+from interp.records import read_rows
 
 OPENER = 3
 """Words that count as a reply's opener."""
@@ -73,8 +73,7 @@ def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
         DataFileError: the file is missing or malformed; the message names file and line.
     """
     rows: list[Verdict] = []
-    for number, row in read_jsonl(Path(path)):
-        where = f"{path}, line {number}"
+    for where, row in read_rows(path):
         texts = [row.get(key) for key in ("gen_text", "emotion", "skeleton_id")]
         if not all(isinstance(text, str) for text in texts) or row.get("match") not in (0, 1):
             raise DataFileError(
@@ -101,11 +100,11 @@ def load_labelled(path: str | Path, part: str) -> tuple[Labelled, ...]:
         DataFileError: the file is missing or malformed; the message names file and line.
     """
     rows: list[Labelled] = []
-    for number, row in read_jsonl(Path(path)):
+    for where, row in read_rows(path):
         texts = [row.get(key) for key in ("part", "situation", "reply", "label")]
         if not all(isinstance(text, str) for text in texts) or row["label"] not in LABELS:
             raise DataFileError(
-                f"{path}, line {number}: needs the texts part, situation and reply, and a label of "
+                f"{where}: needs the texts part, situation and reply, and a label of "
                 f"{', '.join(LABELS)}; has {json.dumps(row)[:80]}."
             )
         if row["part"] == part:

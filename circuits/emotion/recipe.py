@@ -10,8 +10,11 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import CircuitDose, Doses, SteeringDose
 from circuits.emotion.marking import Limits
 from interp.errors import PlanError
+from interp.shipped import locate
 
 FOLDER = Path(__file__).parent / "recipes"
+RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
+"""Name -> file of the shipped recipes."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,19 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read a recipe.
+        """Read a recipe from a file, or a shipped one by its name.
 
         Raises:
-            PlanError: it is missing or malformed.
+            DataFileError: no such file or name.
+            PlanError: it is malformed.
         """
+        file = locate(path, "a recipe file", RECIPES)
         try:
-            return cls.of(json.loads(Path(path).read_text("utf-8")))
+            return cls.of(json.loads(file.read_text("utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PlanError(
                 f"{path} is no recipe ({type(error).__name__}: {error}); give JSON with model, "
-                "doses, limits and reader, such as circuits/emotion/recipes/smollm2-135m.json."
+                f"doses, limits and reader, such as {RECIPES['smollm2-135m']}."
             ) from error
 
 
@@ -102,11 +107,10 @@ def recipe_of(model: str) -> Recipe:
     Raises:
         PlanError: none is shipped.
     """
-    known = sorted(FOLDER.glob("*.json"))
-    path = FOLDER / f"{model.rpartition('/')[2].lower()}.json"
-    if path not in known:
+    name = model.rpartition("/")[2].lower()
+    if name not in RECIPES:
         raise PlanError(
-            f"no recipe for {model!r}; there are {', '.join(one.stem for one in known)}. Doses "
+            f"no recipe for {model!r}; there are {', '.join(RECIPES)}. Doses "
             "do not carry over between models: write a recipe and give it with --recipe."
         )
-    return Recipe.load(path)
+    return Recipe.load(name)

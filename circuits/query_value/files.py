@@ -8,7 +8,7 @@ from typing import Any
 from interp.errors import DataFileError
 from interp.model import Model
 from interp.prompts import TokenPrompt, prompt
-from interp.records import read_jsonl
+from interp.records import read_rows
 
 KNOWN = ("prompt", "answer", "label", "cluster", "spans", "id")
 
@@ -32,15 +32,15 @@ class Row:
     spans: dict[str, str] = field(default_factory=dict)
 
 
-def load_rows(path: Path) -> list[Row]:
-    """Read a file.
+def load_rows(source: str | Path) -> list[Row]:
+    """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub.
 
     Raises:
         DataFileError: it is missing or empty, or a line is malformed; the message names the line.
     """
-    rows = [_row(f"{path}, line {number}", record) for number, record in read_jsonl(path)]
+    rows = [_row(where, record) for where, record in read_rows(source, expected="questions")]
     if not rows:
-        raise DataFileError(f"{path} holds no prompts; write one JSON object a line.")
+        raise DataFileError(f"{source} holds no prompts; write one JSON object a line.")
     return rows
 
 

@@ -1,7 +1,7 @@
 """Recall versus reasoning: are they separate circuits, and can one go without the other?
 
     model = interp.load_model("gemma-3-270m")
-    result = study(model, Settings("A-conflict"), "runs/recall", datasets="datasets")
+    result = study(model, Settings("A-conflict"), "runs/recall")
     result.verdict
 
 `cells` says what is compared and `building` where it comes from; `filtering`, `scoring`,

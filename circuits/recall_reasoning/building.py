@@ -10,7 +10,7 @@ from circuits.recall_reasoning.cells import SPLITS, Data, Design, data_of
 from circuits.recall_reasoning.facts import fact_cells, load_facts
 from circuits.recall_reasoning.organism import organism_cells, world_of
 from circuits.recall_reasoning.quadruples import quadruple_cells
-from interp.errors import DataFileError
+from interp import shipped
 from interp.model import Model
 from interp.organisms import ORGANISMS
 from interp.pairs import Pair, PromptPairs, load_pairs
@@ -27,21 +27,19 @@ def build(
     Args:
         model: an organism gets its own world's cells, any other model those of `datasets`.
         design: which cells.
-        datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``.
+        datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``;
+            by default the shipped files.
         n: pairs a cell and split, before the model is asked any.
         seed: of splits and draws.
 
     Raises:
-        DataFileError: a file is missing.
+        DataFileError: a file of the folder is missing.
         PairError: a split is left without pairs.
     """
     cells = set(design.cells)
     if model.name in ORGANISMS:
         return _only(organism_cells(world_of(model), n, seed), cells)
-    if datasets is None:
-        raise DataFileError(
-            f"{model.name} needs the folder with recall_facts.jsonl; give `datasets`."
-        )
+    datasets = datasets or shipped.folder()
     if cells & {"P-recall", "P-reasoning"}:
         return puzzle_cells(load_pairs(datasets / "linguistic_puzzles.jsonl"), n, seed)
     facts = load_facts(datasets / "recall_facts.jsonl")

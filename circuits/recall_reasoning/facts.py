@@ -21,6 +21,7 @@ from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from interp.errors import DataFileError, PairError
 from interp.model import Model
 from interp.pairs import Excluded, single_token
+from interp.shipped import locate
 
 FRAMES = {
     "capital": "The capital of {} is the city of",
@@ -78,14 +79,15 @@ class Fact:
     landmarks: tuple[str, ...]
 
 
-def load_facts(path: Path) -> list[Fact]:
-    """Read `datasets/recall_facts.jsonl`.
+def load_facts(path: str | Path) -> list[Fact]:
+    """Read facts of the form of the shipped ``recall_facts``.
 
     Raises:
         DataFileError: the file is missing or malformed.
     """
+    file = locate(path, "a JSONL file of facts")
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         return [
             Fact(row["country"], {r: row[r] for r in FRAMES}, tuple(row["landmarks"]))
             for row in rows

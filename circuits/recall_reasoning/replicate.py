@@ -25,6 +25,7 @@ from circuits.recall_reasoning.published import (
 from interp import folder
 from interp.errors import DataFileError
 from interp.model import Model
+from interp.shipped import locate
 from interp.statistics import auroc
 
 KIND = "recall_replication"
@@ -39,19 +40,20 @@ Prompts = tuple[list[str], list[str]]
 """Recall and reasoning prompts."""
 
 
-def published_prompts(path: Path) -> Prompts:
+def published_prompts(path: str | Path) -> Prompts:
     """The published prompts from a file of triples or of finished prompts.
 
     Args:
         path: the released JSON file, a list of records with ``recall`` and ``reasoning``; or
-            `datasets/recall_facts.jsonl`, whose first 30 countries are put in the same words.
+            the shipped ``recall_facts``, whose first 30 countries are put in the same words.
 
     Raises:
         DataFileError: the file is missing or of another form.
     """
+    file = locate(path, "a file of published prompts")
     try:
-        text = path.read_text("utf-8")
-        if path.suffix == ".jsonl":
+        text = file.read_text("utf-8")
+        if file.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines()][:N_PUBLISHED]
             return [RECALL.format(**row) for row in rows], [REASONING.format(**r) for r in rows]
         rows = json.loads(text)

@@ -10,6 +10,7 @@ from circuits.recall_reasoning.scoring import RULES
 from interp.ablation.values import check_kind
 from interp.errors import PlanError, did_you_mean
 from interp.prompts import TokenPrompt
+from interp.shipped import locate
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,20 @@ class Settings:
         return cls(**lists).checked()
 
 
-def load_recipe(path: Path) -> tuple[dict[str, Any], Settings]:
-    """Read a recipe: a JSON file with ``model``, ``dtype`` and ``settings``.
+RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.json"))}
+"""Name -> file of the shipped recipes."""
+
+
+def load_recipe(path: str | Path) -> tuple[dict[str, Any], Settings]:
+    """Read a recipe: a JSON file with ``model``, ``dtype`` and ``settings``, or a shipped name.
 
     Raises:
-        PlanError: it is missing or malformed.
+        DataFileError: no such file or name.
+        PlanError: it is malformed.
     """
+    file = locate(path, "a recipe file", RECIPES)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(file.read_text("utf-8"))
         return {k: found[k] for k in ("model", "dtype")}, Settings.of(found["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PlanError(

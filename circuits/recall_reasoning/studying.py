@@ -74,7 +74,8 @@ def study(
         model: from `interp.load_model`.
         settings: what to do.
         out: the run folder.
-        datasets: folder of the data files, for models other than organisms.
+        datasets: folder of the data files, for models other than organisms; by default the
+            shipped ones.
         neutral: a text unrelated to the cells; its perplexity shows damage in general.
         data: the data of a seed, where it is not to be built from the design.
         say: called with a line at each step.

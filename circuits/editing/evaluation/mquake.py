@@ -16,7 +16,7 @@ from circuits.editing.evaluation.reading import (
 )
 from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
 from interp.errors import DataFileError
-from interp.records import read_records
+from interp.records import is_hub_id, read_records
 
 
 def load_cases(source: str | Path, split: str | None = None) -> Cases:
@@ -37,7 +37,7 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases:
         DataFileError: no such file, or a row is not of this schema (named by number).
     """
     records, name = read_records(source, split, "MQuAKE records")
-    if Path(source).is_file() and split is not None:
+    if split is not None and not is_hub_id(source):
         records = _of_split(records, split, name)
     return parse_cases(records, name)
 
