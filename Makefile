@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test notebooks lint clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -31,6 +31,10 @@ test: install
 	$(BIN)/interp models pull smollm2-135m
 	$(BIN)/interp models pull gemma-3-270m
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
+
+# runs them from top to bottom and keeps their outputs; static images need Chrome or Chromium
+notebooks: install
+	$(BIN)/python scripts/notebooks.py
 
 lint: install
 	$(BIN)/ruff check .
