@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEWEST := .venv-newest
+NEWEST_STAMP := $(NEWEST)/.installed
+NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test notebooks lint clean
+.PHONY: install demo test test-newest lint newcomer notebooks pages docs clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -20,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/interp models pull smollm2-135m
-	$(BIN)/interp patch --model smollm2-135m --pairs datasets/country_capitals.jsonl --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
+	$(BIN)/interp patch --model smollm2-135m --pairs country_capitals --site resid_pre --over layer,pos --metric logit_diff --limit 16 --out runs/demo
 	$(BIN)/interp show runs/demo
 	$(BIN)/interp models pull gemma-3-270m
 	rm -rf runs/demo-edits
@@ -32,6 +35,19 @@ test: install
 	$(BIN)/interp models pull gemma-3-270m
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
 
+# the newest versions that pyproject.toml allows, beside the pinned ones: what pip gives a newcomer.
+# torch alone stays pinned.
+$(NEWEST_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt) uv
+	$(NEWEST)/bin/uv pip install --quiet --upgrade --python $(NEWEST)/bin/python -e '.[dev]' $(shell grep '^torch==' constraints.txt)
+	@touch $@
+
+test-newest: $(NEWEST_STAMP)
+	$(NEWEST)/bin/interp models pull smollm2-135m
+	$(NEWEST)/bin/interp models pull gemma-3-270m
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 $(NEWEST_TESTS)
+
 # runs them from top to bottom and keeps their outputs; static images need Chrome or Chromium
 notebooks: install
 	$(BIN)/python scripts/notebooks.py
@@ -41,7 +57,22 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The README in a fresh environment and an empty folder; minutes, and packages from the network.
+newcomer:
+	$(PYTHON) scripts/newcomer.py
+
+# a page of every kind of result in a browser; needs Chromium and Node
+pages: install
+	$(BIN)/python scripts/look_at_pages.py
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) runs/demo runs/demo-edits build dist .pytest_cache .ruff_cache .hypothesis
-	find interp circuits tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist site .pytest_cache .ruff_cache .hypothesis
+	find interp circuits tests benchmarks datasets scripts -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Edit real two-hop cases and ask two hops later: the figures of docs/editing_measured.md.
+"""Edit real two-hop cases and ask two hops later: the figures of docs/results/editing.md.
 
     python benchmarks/edit_methods.py know    --model gemma-3-270m
     python benchmarks/edit_methods.py place   --model gemma-3-270m

@@ -9,43 +9,49 @@ statistics -> a figure or a file.
     result.plot()
 """
 
-from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
-from interp.applying import applied
-from interp.attribution import (
-    LogitLens,
-    Scores,
-    attribute,
-    attribute_edges,
-    attribute_nodes,
-    direct_logit_attribution,
-    log_prob_increase,
-    logit_lens,
-    path_patch,
-)
-from interp.bridge_engine import bridge_hooks
-from interp.errors import InterpError
-from interp.generation import Generation, generate
-from interp.interventions import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
-from interp.loading import load_model
-from interp.metrics import METRICS
-from interp.model import Model
-from interp.pairs import Pair, PromptPairs, load_pairs
-from interp.patching import patch
-from interp.prompts import TokenPrompt, prompt
-from interp.recording import Activations, activations
-from interp.results import PatchResult
-from interp.runs import forward, sweep_plans
-from interp.shipped import datasets
-from interp.sites import SITES, Site
-from interp.sources import (
-    mean_ablation,
-    mean_activations,
-    noise_ablation,
-    optimal_ablation,
-    resample_ablation,
-)
-from interp.token_figures import plot_attention
-from interp.validation import validate
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
+    from interp.applying import applied
+    from interp.attribution import (
+        LogitLens,
+        Scores,
+        attribute,
+        attribute_edges,
+        attribute_nodes,
+        direct_logit_attribution,
+        log_prob_increase,
+        logit_lens,
+        path_patch,
+        top_tokens,
+    )
+    from interp.bridge_engine import bridge_hooks
+    from interp.errors import InterpError
+    from interp.generation import Generation, generate
+    from interp.interventions import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+    from interp.loading import load_model
+    from interp.metrics import METRICS
+    from interp.model import Model
+    from interp.pairs import Pair, PromptPairs, load_pairs
+    from interp.patching import patch
+    from interp.prompts import TokenPrompt, prompt
+    from interp.recording import Activations, activations
+    from interp.results import PatchResult
+    from interp.runs import forward, sweep_plans
+    from interp.shipped import datasets
+    from interp.sites import SITES, Site
+    from interp.sources import (
+        mean_ablation,
+        mean_activations,
+        noise_ablation,
+        optimal_ablation,
+        resample_ablation,
+    )
+    from interp.token_figures import plot_attention
+    from interp.validation import validate
 
 __version__ = "0.1.0"
 
@@ -99,5 +105,8 @@ __all__ = [
     "resample_ablation",
     "singles",
     "sweep_plans",
+    "top_tokens",
     "validate",
 ]
+
+lazy(__name__)

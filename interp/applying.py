@@ -12,6 +12,7 @@ from interp.binding import BoundEdit, BoundKnockOut, Run, Window, bind
 from interp.errors import PlanError
 from interp.hooks import hook_point
 from interp.interventions import AnyPlan, as_plan
+from interp.kv_cache import cache_in
 from interp.model import Model
 from interp.prompts import Prompts, as_prompts
 
@@ -42,7 +43,7 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
 def hooked_run(model: Model, run: Run) -> Generator[None]:
     """Install a run's hooks; they are gone on exit, whatever happened."""
     with contextlib.ExitStack() as stack:
-        enter = model.hf.base_model.register_forward_pre_hook(_enter(run), with_kwargs=True)
+        enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
         stack.callback(enter.remove)
         for edit in run.edits:
             module, point = model.point(edit.site, edit.layer)
@@ -58,7 +59,7 @@ def _enter(run: Run) -> Callable[..., None]:
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
         ids = next(x for x in given if x is not None)
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         start = int(cache.get_seq_length()) if cache is not None else 0
         run.enter(ids, kwargs.get("attention_mask"), start, cache)
 

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.errors import ModelLoadError
+from interp.brief import brief
+from interp.errors import ModelLoadError, first_line
 from interp.sites import SITES, Site
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class ModulePoint:
     """One side of one module in every block.
@@ -53,12 +55,14 @@ class BlockParts:
     parallel: bool
 
 
+@brief
 @dataclass(frozen=True)
 class Architecture:
     """The map of one model: shapes, module paths, and what does not exist and why.
 
     `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
     ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
+    `bridge_reads_scores` says whether a bridge's output follows its `hook_attn_scores`.
     """
 
     adapter: str
@@ -76,6 +80,7 @@ class Architecture:
     d_mlp: int | None
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
+    bridge_reads_scores: bool = True
     neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
 
 
@@ -87,7 +92,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
 
     Raises:
         ModelLoadError: TransformerLens has no adapter for the model's class, or the adapter
-            describes no stack of blocks.
+            describes no stack of blocks, or one that the model does not have.
     """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
@@ -99,12 +104,12 @@ def architecture_of(hf: nn.Module) -> Architecture:
         tree = adapter.component_mapping or {}
         block: Any = tree["blocks"]
         norm: Any = tree["ln_final"]
-    except (ValueError, KeyError) as error:
+        first = hf.get_submodule(f"{block.name}.0")
+    except Exception as error:  # configs that no adapter was written for fail in many ways
         raise ModelLoadError(
-            f"TransformerLens has no adapter for {family} ({error}); interp supports the causal "
-            "language models that transformer_lens lists as supported architectures."
+            f"TransformerLens has no adapter for {family} ({first_line(error)}); interp supports "
+            "the causal language models that transformer_lens lists as supported architectures."
         ) from error
-    first = hf.get_submodule(f"{block.name}.0")
     parts = _parts(block, bool(getattr(cfg, "parallel_attn_mlp", False)))
     points, missing = _points(block, first, parts.parallel)
     attn = block.submodules.get("attn")
@@ -120,9 +125,10 @@ def architecture_of(hf: nn.Module) -> Architecture:
         n_heads=cfg.n_heads,
         n_kv_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
         d_model=cfg.d_model,
-        d_head=cfg.d_head,
+        d_head=(_width_in(first, points.get("z")) or 0) // cfg.n_heads or cfg.d_head,
         d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
         logits_transform=adapter.apply_output_logits_transform,
+        bridge_reads_scores=_reads_scores(attn),
         neuron_keys=_neuron_keys(block, first),
     )
 
@@ -152,7 +158,7 @@ def _points(
     points: dict[str, ModulePoint] = {}
     missing: dict[str, str] = {}
     for site in SITES.values():
-        found = _resolve(block, site, first)
+        found = _site(block, site, first)
         if isinstance(found, ModulePoint):
             points[site.name] = found
         elif site.name == "resid_mid" and parallel:
@@ -168,8 +174,35 @@ def _points(
 def _neuron_keys(block: Any, first: nn.Module) -> dict[str, ModulePoint]:
     """Empty where the MLP is a mixture of experts or one module computes gate and up together."""
     hooks = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
-    found = {key: _resolve(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
+    found = {key: _site(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
     return {key: point for key, point in found.items() if isinstance(point, ModulePoint)}
+
+
+def _site(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
+    """Where a site lies, or why it does not exist."""
+    found = _resolve(block, site, first)
+    mlp = block.submodules.get("mlp")
+    if site.units == "neuron" and isinstance(found, ModulePoint) and found.path == mlp.name:
+        return (
+            "the MLP is a mixture of experts, whose neurons are computed only for the tokens "
+            "that are routed to their expert"
+        )
+    if site.units in ("head", "kv_head") and isinstance(found, str) and _is_latent(block):
+        return "latent attention computes queries, keys and values jointly, from compressed ones"
+    return found
+
+
+def _is_latent(block: Any) -> bool:
+    from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
+
+    return isinstance(block.submodules.get("attn"), MLAAttentionBridge)
+
+
+def _reads_scores(attn: Any) -> bool:
+    """Whether a bridge computes attention itself; elsewhere its hooks fire after the fact."""
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    return isinstance(attn, AttentionBridge) and type(attn).forward is not AttentionBridge.forward
 
 
 def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp.brief import brief
 from interp.errors import PlanError, SiteError
 from interp.interventions import Edit, KnockOut, Plan, Positions, Rewrite
 from interp.model import Model
@@ -20,6 +21,7 @@ from interp.prompts import TokenPrompt
 from interp.sites import Site
 
 
+@brief
 @dataclass(frozen=True)
 class Window:
     """The tokens of one forward call.
@@ -51,6 +53,7 @@ class Window:
         return Window(self.pos[:n], self.real[:n], self.start, self.cache)
 
 
+@brief
 @dataclass(frozen=True)
 class Scope:
     """Positions resolved against the rows of a batch.
@@ -78,6 +81,7 @@ class Scope:
         return chosen & window.real & self.rows[:n, None]
 
 
+@brief
 @dataclass(frozen=True)
 class BoundEdit:
     """An edit at one site of one layer, resolved against model and prompts.
@@ -143,6 +147,7 @@ class BoundEdit:
             )
 
 
+@brief
 @dataclass(frozen=True)
 class BoundKnockOut:
     """A knock-out in one layer, resolved against model and prompts."""
@@ -167,6 +172,7 @@ class BoundKnockOut:
         return cut & chosen[None, :, None, None]
 
 
+@brief
 @dataclass
 class Run:
     """Plans resolved against a batch, and the tokens of the forward call under way.

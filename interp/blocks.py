@@ -101,11 +101,22 @@ def norm(model: Model, layer: int, path: str | None) -> Callable[[Tensor], Tenso
 def mlp_write(
     model: Model, layer: int, resid: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
-    """What a layer's MLP adds to the residual stream it reads."""
+    """What a layer's MLP adds to the residual stream it reads.
+
+    Raises:
+        SiteError: the block has no MLP module.
+    """
     parts = model.arch.parts
-    out = model.blocks[layer].get_submodule(parts.mlp)(norm(model, layer, parts.ln2)(resid))
+    out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
     out = first_output(out)
     return norm(model, layer, parts.ln2_post)(out)
+
+
+def _mlp(model: Model, layer: int) -> nn.Module:
+    path = model.arch.parts.mlp
+    if not path:
+        raise SiteError(f"{model.name} has no MLP module: its matrices lie in the block itself.")
+    return model.blocks[layer].get_submodule(path)
 
 
 class _Reached(Exception):
@@ -222,4 +233,4 @@ def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) ->
         keep(own)
         return (own, *args[1:])
 
-    return model.blocks[layer].get_submodule(model.arch.parts.mlp).register_forward_pre_hook(before)
+    return _mlp(model, layer).register_forward_pre_hook(before)

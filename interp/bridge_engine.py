@@ -12,7 +12,6 @@ from interp.errors import PlanError
 from interp.interventions import AnyPlan, as_plan
 from interp.model import Model
 from interp.prompts import Prompts, as_prompts, pad
-from interp.walk import shares_prefixes
 
 BridgeHook = tuple[str, Callable[[Tensor, Any], Tensor]]
 """A TransformerLens hook name and its function, as ``fwd_hooks=`` takes them."""
@@ -34,16 +33,19 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
 
     Raises:
         SiteError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts.
+        PlanError: the plan cannot be carried out on these prompts, or, from inside the bridge's
+            generation, the bridge does not read its KV cache.
     """
     rows = as_prompts(model, prompts)
     run = bind(model, as_plan(plan), rows)
     # hook_embed fires first in every forward pass, so it can tell the run what comes in
     hooks: list[BridgeHook] = [("hook_embed", _enter(run, pad(model, rows)[1]))]
-    if run.knock_outs and not shares_prefixes(model):
+    if model.arch.bridge_reads_scores and "z" in model.arch.points:
+        hooks.append(("blocks.0.attn.hook_attn_scores", _reads_cache(run)))
+    if run.knock_outs and not model.arch.bridge_reads_scores:
         raise PlanError(
-            "TransformerLens takes edits of attention scores only where transformers dispatches "
-            f"attention by name, not on {model.name}; run this KnockOut with interp.forward."
+            "TransformerLens takes no edits of attention scores on this architecture "
+            f"({model.arch.adapter}); run this KnockOut with interp.forward."
         )
     hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in run.edits]
     for cut in run.knock_outs:
@@ -63,6 +65,22 @@ def _enter(run: Run, real: Tensor) -> Callable[[Tensor, Any], Tensor]:
         return embeddings
 
     return enter
+
+
+def _reads_cache(run: Run) -> Callable[[Tensor, Any], Tensor]:
+    """Refuse decoding that has lost the prompt: TransformerLens 4.3 does on transformers 5.24."""
+
+    def reads_cache(scores: Tensor, hook: Any) -> Tensor:
+        window = run.tokens
+        if window.start and scores.shape[-1] == window.n_new:
+            raise PlanError(
+                "this version of TransformerLens does not read the KV cache of this version of "
+                "transformers, so each new token is computed without the prompt; pass "
+                "use_past_kv_cache=False to generate, or use interp.generate."
+            )
+        return scores
+
+    return reads_cache
 
 
 def _edited(run: Run, edit: BoundEdit) -> Callable[[Tensor, Any], Tensor]:

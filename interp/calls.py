@@ -9,9 +9,11 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp.brief import brief
 from interp.model import Model
 
 
+@brief
 @dataclass(frozen=True)
 class LayerCalls:
     """A padded batch of prompts at the bottom of the model, and every layer's arguments.

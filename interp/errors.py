@@ -7,6 +7,7 @@ prints it without a traceback; anything that is not an :class:`InterpError` is a
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -61,6 +62,26 @@ class OutOfMemory(InterpError):
     """The work does not fit the device, even in its smallest pieces."""
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxtuple = 3, 4, 6, 6
+N_NAMED = 40
+"""Names in one message, at most."""
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value for a message: as Python writes it, in one line and at most `limit` characters."""
+    _BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = limit
+    try:
+        text = " ".join(_BRIEF.repr(value).splitlines())
+    except (ValueError, RecursionError):  # such as a number of more digits than Python writes
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+class InterpWarning(UserWarning):
+    """A result that is right in its numbers but easily misread."""
+
+
 def did_you_mean(word: str, available: Iterable[str]) -> str:
     """Return "Did you mean …? Available: …" for the end of an error message.
 
@@ -72,6 +93,14 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
         One or two sentences without a leading space; never empty.
     """
     names = sorted(available)
-    close = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.5)
-    question = f"Did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return f"{question}Available: {', '.join(names) or 'none'}."
+    close = difflib.get_close_matches(word[:100].lower(), names, n=2, cutoff=0.5)
+    question = f"Did you mean {' or '.join(map(shown, close))}? " if close else ""
+    more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
+    return f"{question}Available: {', '.join(names[:N_NAMED]) or 'none'}{more}."
+
+
+def first_line(error: object, most: int = 150) -> str:
+    """The first line of a foreign error or text, cut, for use inside a message of ours."""
+    name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
+    line = next((text for text in str(error).splitlines() if text.strip()), "no message").strip()
+    return name + (line if len(line) <= most else line[: most - 1] + "…")

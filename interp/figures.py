@@ -1,11 +1,13 @@
-"""Figures of results: plotly heatmaps and curves, and the self-contained page they sit on."""
+"""Figures of patching results: heatmaps and curves, and the report they belong to."""
 
-import html
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
+
+from interp.report import Figure, Part, Report, Section, Table, excluded_rows, shown
+from interp.style import BLUE, add_band, label, styled
 
 if TYPE_CHECKING:
     from interp.results import PatchResult
@@ -17,31 +19,25 @@ AXIS_NAMES = {
     "head": "head",
     "neuron": "neuron group",
 }
+VERBS = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
 
 
 def plot_result(result: "PatchResult", pair: str | None = None) -> go.Figure:
     """Draw a sweep: a heatmap over two axes, a curve with its interval over one.
 
     Colours show the normalised effect, 0 = corrupt and 1 = clean, on a scale centred at 0 for
-    denoising and at 1 for noising, so that white always means "this cell changed nothing".
+    denoising and at 1 for noising, so that its middle always means "this cell changed nothing".
 
     Args:
         result: from `interp.patch`; of three axes, the last is shown at its strongest cell.
         pair: draw this pair alone, with its own tokens.
     """
-    shown = result if pair is None else result.select(pair)
-    effect = shown.normalised()
-    over = list(shown.over)
-    figure = _curve(shown, effect) if len(over) == 1 else _heatmap(shown, effect, over)
-    n = f"pair {pair}" if pair else f"mean of {shown.n_pairs} pairs"
-    verb = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
-    figure.update_layout(
-        title=f"{shown.site} on {shown.model}<br><sup>{verb[shown.direction]}, {n}</sup>",
-        template="plotly_white",
-        font={"size": 13},
-        margin={"t": 80, "r": 30},
-    )
-    return figure
+    chosen = result if pair is None else result.select(pair)
+    effect = chosen.normalised()
+    over = list(chosen.over)
+    figure = _curve(chosen, effect) if len(over) == 1 else _heatmap(chosen, effect, over)
+    n = f"pair {pair}" if pair else f"mean of {chosen.n_pairs} pairs"
+    return styled(figure, f"{chosen.site} on {chosen.model}", f"{VERBS[chosen.direction]}, {n}")
 
 
 def _heatmap(result: "PatchResult", effect: xr.Dataset, over: list[str]) -> go.Figure:
@@ -63,7 +59,6 @@ def _heatmap(result: "PatchResult", effect: xr.Dataset, over: list[str]) -> go.F
             customdata=bounds,
             hovertemplate=f"{vertical} %{{y}}, {horizontal} %{{x}}: %{{z:.3f}}"
             f"{interval if bounds is not None else ''}<extra></extra>",
-            colorscale="RdBu",
             zmin=_unchanged(result) - reach,
             zmax=_unchanged(result) + reach,
             colorbar={"title": f"{result.metric}<br>0 = corrupt<br>1 = clean"},
@@ -96,16 +91,9 @@ def _curve(result: "PatchResult", effect: xr.Dataset) -> go.Figure:
     x = list(range(len(labels)))
     figure = go.Figure()
     if result.n_pairs > 1:
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=[*effect["high"].values, *effect["low"].values[::-1]],
-            fill="toself",
-            line={"width": 0},
-            fillcolor="rgba(31,119,180,0.2)",
-            name="95 % interval",
-            hoverinfo="skip",
-        )
-    figure.add_scatter(x=x, y=effect["mean"].values, name="mean", line={"color": "#1f77b4"})
+        low, high = (effect[bound].values for bound in ("low", "high"))
+        add_band(figure, x, low, high, BLUE, "95 % interval")
+    figure.add_scatter(x=x, y=effect["mean"].values, name="mean", line={"color": BLUE})
     figure.update_layout(
         xaxis={"title": AXIS_NAMES[axis], "tickvals": x, "ticktext": labels},
         yaxis={"title": f"{result.metric} (0 = corrupt, 1 = clean)"},
@@ -115,69 +103,67 @@ def _curve(result: "PatchResult", effect: xr.Dataset) -> go.Figure:
 
 def _labels(result: "PatchResult", axis: str) -> list[str]:
     if axis == "pos":
-        return [f"{i} {t.strip() or repr(t)}" for i, t in enumerate(result.position_labels())]
-    return [str(value) for value in result.values.coords[axis].values]
+        tokens = enumerate(result.position_labels())
+        return [label(f"{i} {text.strip() or repr(text)}") for i, text in tokens]
+    return [label(value) for value in result.values.coords[axis].values]
 
 
-# --- pages -------------------------------------------------------------------------------------
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
-       color: #222; }
-table { border-collapse: collapse; font-size: 14px; }
-td, th { padding: 3px 12px; text-align: right; border-bottom: 1px solid #ddd; }
-th { background: #f5f5f5; } td:first-child, th:first-child { text-align: left; }
-code { background: #f5f5f5; padding: 1px 4px; } .muted { color: #666; }
-"""
+# --- report ------------------------------------------------------------------------------------
 
 
-def result_html(result: "PatchResult", scripts: bool | str = "cdn") -> str:
-    """The figure, the baselines, the strongest cells and what was left out, as HTML."""
-    figure = plot_result(result).to_html(full_html=False, include_plotlyjs=scripts)
-    top = result.top(10).to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    left_out = "".join(
-        f"<tr><td>{html.escape(row.id)}</td><td>{html.escape(row.where)}</td>"
-        f"<td style='text-align:left'>{html.escape(row.reason)}</td></tr>"
-        for row in result.excluded
+def report(result: "PatchResult", seed: int = 0) -> Report:
+    """The figure, the strongest cells, and where the answer is, as a report."""
+    top = result.top(10, seed)
+    strongest = "No cell has an effect."
+    if len(top):
+        place = ", ".join(_place(name, top.iloc[0][name]) for name in top.columns[:-4])
+        strongest = (
+            f"The strongest cell is {place}: it changes {result.metric} by "
+            f"{shown(float(top.iloc[0]['effect']))} {result.unit} "
+            f"(normalised effect {shown(float(top.iloc[0]['normalised']))})."
+        )
+    colours = "Colours" if len(result.over) > 1 else "The curve"
+    centre = "0 = corrupt, 1 = clean; the middle of the scale is a cell that changes nothing"
+    says = f"{colours} show the normalised effect ({centre}). {strongest}"
+    drawn = Figure(
+        f"{VERBS[result.direction].capitalize()}, cell by cell", says, plot_result(result)
     )
-    excluded = (
-        f"<details><summary>{len(result.excluded)} rows were excluded</summary><table>"
-        f"<tr><th>id</th><th>where</th><th>reason</th></tr>{left_out}</table></details>"
-        if result.excluded
-        else "<p class='muted'>No row was excluded.</p>"
-    )
-    return (
-        f"<p><b>{html.escape(result.metric)}</b> ({html.escape(result.unit)}): "
-        f"{float(result.clean.mean()):.3f} on clean, {float(result.corrupt.mean()):.3f} on "
-        f"corrupt prompts; {result.n_pairs} pairs of {html.escape(result.source)}; "
-        f"{html.escape(result.direction)}; swept in {result.seconds:.2f} s.</p>"
-        f"{figure}{_carriers_html(result)}<h3>Strongest cells</h3>"
-        f"<p class='muted'>effect = change of the metric against "
-        f"the unpatched run, with a 95 % bootstrap interval over pairs; normalised: 0 = corrupt, "
-        f"1 = clean.</p>{top}{excluded}"
-    )
-
-
-def _carriers_html(result: "PatchResult") -> str:
-    if set(result.over) != {"layer", "pos"}:
-        return ""
-    table = result.carriers().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    return (
-        "<h3>Where the answer is</h3><p class='muted'>Tokens that account for at least half of the "
-        "gap: in which layers, and their strongest cell with its 95 % interval.</p>" + table
+    parts: list[Part] = [drawn, Table("Strongest cells", top)]
+    sections = [Section("Effect of each cell", parts)]
+    if set(result.over) == {"layer", "pos"}:
+        sections.append(Section("Where the answer is", [_carriers(result, seed)]))
+    return Report(
+        title=f"{result.site} on {result.model}, {result.source}",
+        lead=f"{result.metric} ({result.unit}): {float(result.clean.mean()):.3f} on clean, "
+        f"{float(result.corrupt.mean()):.3f} on corrupt prompts; {result.n_pairs} pairs of "
+        f"{result.source}. {strongest}",
+        sections=sections,
+        method=(
+            f"Direction: {result.direction} ({VERBS[result.direction]}); positions: {result.at}; "
+            f"the sweep took {result.seconds:.2f} s.",
+            "Effect: change of the metric against the unpatched run, with its 95 % bootstrap "
+            "interval over pairs. Normalised effect: (patched - corrupt) / (clean - corrupt), "
+            "each averaged over pairs.",
+        ),
+        excluded=excluded_rows(result.excluded),
+        provenance=result.provenance,
+        warnings=result.warnings,
     )
 
 
-def page(result: "PatchResult", title: str) -> str:
-    """A self-contained HTML page: no network is needed to read it."""
-    made = result.provenance
-    versions = ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items())
-    command = " ".join(made.get("command", []))
-    note = f"{made.get('made')}; {versions}; seed {made.get('seed')}; weights {made.get('weights')}"
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{result_html(result, scripts=True)}<hr>"
-        f"<p class='muted'>{html.escape(note)}<br><code>{html.escape(command)}</code></p>"
-        f"</body></html>"
+def _place(name: str, value: object) -> str:
+    return f"token {str(value).strip()!r}" if name == "token" else f"{AXIS_NAMES[name]} {value}"
+
+
+def _carriers(result: "PatchResult", seed: int) -> Table:
+    return Table(
+        "Tokens that account for at least half of the gap",
+        result.carriers(seed=seed),
+        "In which layers, and the part of the gap at their strongest cell.",
+        {
+            "first": "first layer",
+            "last": "last layer",
+            "peak": "strongest layer",
+            "mean": "part of the gap [95 % interval]",
+        },
     )

@@ -7,12 +7,16 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.binding import bind
+from interp.brief import brief
 from interp.interventions import AnyPlan, as_plan
+from interp.kv_cache import keeps_keys
 from interp.model import Model
+from interp.progress import Progress, reported
 from interp.prompts import Prompts, as_prompts, batches, pad
 from interp.running import default_budget
 
 
+@brief
 @dataclass(frozen=True)
 class Generation:
     """What one prompt was continued by.
@@ -37,6 +41,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     use_cache: bool = True,
+    progress: Progress | bool = True,
 ) -> list[Generation]:
     """Continue prompts under a plan; with an empty one this is ``model.hf.generate``.
 
@@ -50,7 +55,9 @@ def generate(
         max_new_tokens: at most so many tokens a prompt.
         temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
         seed: of the sampling; a batch of other prompts draws other numbers.
-        use_cache: keep keys and values; without, every step recomputes all tokens.
+        use_cache: keep keys and values; without, and for recurrent models (Mamba), every step
+            recomputes all tokens.
+        progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
         SiteError: a site, layer or unit that the model does not have.
@@ -59,22 +66,24 @@ def generate(
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     sampling = {"temperature": temperature} if temperature else {}
     out: dict[int, Generation] = {}
-    for group in batches(rows, default_budget(model)):
-        part = [rows[i] for i in group]
-        ids, mask = pad(model, part)
-        with torch.random.fork_rng(), hooked_run(model, bind(model, steps, part, group)):
-            torch.manual_seed(seed)
-            both = model.hf.generate(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                max_new_tokens=max_new_tokens,
-                do_sample=bool(temperature),
-                use_cache=use_cache,
-                pad_token_id=model.tokenizer.pad_token_id or 0,
-                **sampling,
-            )
-        for i, new in zip(group, both[:, ids.shape[1] :], strict=True):
-            out[i] = _generation(model, rows[i].ids, new)
+    with reported(progress, "generating", len(rows), "prompts") as report:
+        for group in batches(rows, default_budget(model)):
+            part = [rows[i] for i in group]
+            ids, mask = pad(model, part)
+            with torch.random.fork_rng(), hooked_run(model, bind(model, steps, part, group)):
+                torch.manual_seed(seed)
+                both = model.hf.generate(
+                    input_ids=ids,
+                    attention_mask=mask.long(),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=bool(temperature),
+                    use_cache=use_cache and keeps_keys(model.hf),
+                    pad_token_id=model.tokenizer.pad_token_id or 0,
+                    **sampling,
+                )
+            for i, new in zip(group, both[:, ids.shape[1] :], strict=True):
+                out[i] = _generation(model, rows[i].ids, new)
+            report(len(out), len(rows))
     return [out[i] for i in range(len(rows))]
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.architecture import Architecture
-from interp.errors import SiteError
+from interp.errors import SiteError, shown
 
 _NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
+_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,11 @@ class Graph:
         Raises:
             SiteError: no such node in this model.
         """
+        name = component_name(name)
         if name not in self._index[0]:
             raise SiteError(
-                f"no node {name!r}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', with "
-                f"{self.n_layers} layers and {self.n_heads} heads here."
+                f"no node {shown(name)}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', "
+                f"with {self.n_layers} layers and {self.n_heads} heads here."
             )
         return self._index[0][name]
 
@@ -170,15 +172,33 @@ class Graph:
                 computed before the source.
         """
         match = _EDGE.fullmatch(name)
-        destination = f"{match[2]}<{match[3]}>" if match and match[3] else match and match[2]
+        end = match and component_name(match[2])
+        destination = f"{end}<{match[3]}>" if match and match[3] else end
         if match is None or destination not in self._index[1]:
-            raise SiteError(f"no edge {name!r}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'.")
+            raise SiteError(
+                f"no edge {shown(name)}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'."
+            )
         pair = self.node(match[1]), self._index[1][destination]
         if not self.exists[pair]:
             raise SiteError(
-                f"no edge {name!r}: {destination} is computed before {match[1]} writes."
+                f"no edge {shown(name)}: {destination} is computed before {match[1]} writes."
             )
         return pair
+
+
+def component_name(name: str) -> str:
+    """The name of a component here, given it or its name in papers.
+
+    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron); any
+    other text is returned as it is.
+    """
+    match = _IN_PAPERS.fullmatch(name)
+    if match is None:
+        return name
+    layer, head, neuron = match.groups()
+    if head is not None:
+        return f"a{layer}.h{head}"
+    return f"m{layer}" if neuron is None else f"m{layer}.n{neuron}"
 
 
 def edges_of_nodes(graph: Graph, nodes: Sequence[int]) -> Bool[Tensor, "source destination"]:

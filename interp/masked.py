@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.blocks import attend, head_writes, mlp_write, norm, project
+from interp.brief import brief
 from interp.calls import LayerCalls
 from interp.errors import SiteError
 from interp.graph import Graph
@@ -21,6 +22,7 @@ from interp.model import Model
 from interp.sites import SITES
 
 
+@brief
 @dataclass(frozen=True)
 class Writes:
     """What every source of a run writes from, for a batch of rows.

@@ -1,22 +1,25 @@
 """Metrics: how far the final logits favour the answer. Every definition of the toolkit is here.
 
-A metric maps the logits at a prompt's last token to one number a row; all but `kl` and `rank`
-grow as the answer becomes more likely.
+A metric maps the logits at a prompt's last token to one number per row; all but `kl` and `rank`
+grow as the answer becomes more likely. A function of the user's is one, too.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import MetricError, did_you_mean
 
 DEGENERATE = 1e-4
 """A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
 
 
+@brief
 @dataclass(frozen=True)
 class Metric:
     """A metric and what it must be given.
@@ -25,37 +28,50 @@ class Metric:
         name: what results and the command line call it.
         unit: of its values.
         reads: ``"answers"`` where the two answers' logits suffice, else ``"vocab"``.
-        compute: (logits of answer and wrong answer, all logits, the clean run's logits) ->
-            one value a row; the last two are empty where only the answers are read.
+        compute: (logits of answer and wrong answer, all logits, the clean run's logits, token ids
+            of both answers) -> one value per row; all logits and the clean run's are empty where
+            only the answers are read.
     """
 
     name: str
     unit: str
     reads: Literal["answers", "vocab"]
     compute: Callable[
-        [Float[Tensor, "row answer"], Float[Tensor, "row vocab"], Float[Tensor, "row vocab"]],
+        [
+            Float[Tensor, "row answer"],
+            Float[Tensor, "row vocab"],
+            Float[Tensor, "row vocab"],
+            Int[Tensor, "row answer"],
+        ],
         Float[Tensor, " row"],
     ]
 
 
-def _logit_diff(answers: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
+AnyMetric = str | Callable[..., Float[Tensor, " row"]]
+"""A name in `METRICS`; or a function of the logits at each prompt's last token, ``[row, vocab]`` in
+fp32, and if it takes two arguments of the token ids of the pair's answer and wrong answer,
+``[row, 2]``, that returns one number per row, ``[row]``. Rows are independent of each other and may
+come in any order, several prompts and cells together."""
+
+
+def _logit_diff(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
     return answers[:, 0] - answers[:, 1]
 
 
-def _logprob(answers: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
+def _logprob(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
     return answers[:, 0] - logits.logsumexp(-1)
 
 
-def _prob(answers: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
-    return _logprob(answers, logits, clean).exp()
+def _prob(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
+    return _logprob(answers, logits, clean, tokens).exp()
 
 
-def _kl(answers: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
+def _kl(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
     p = clean.log_softmax(-1)
     return (p.exp() * (p - logits.log_softmax(-1))).sum(-1)
 
 
-def _rank(answers: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
+def _rank(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
     return (logits > answers[:, :1]).sum(-1).float()
 
 
@@ -76,12 +92,52 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_named(name: str) -> Metric:
-    """Look a metric up.
+def as_metric(given: AnyMetric) -> Metric:
+    """A metric by its name, or made of a function, whose name results record.
 
     Raises:
-        MetricError: unknown name; the message suggests the nearest.
+        MetricError: unknown name (the message suggests the nearest); or a function that takes
+            neither one nor two arguments, or is named as a metric of `METRICS` is.
     """
+    if isinstance(given, str):
+        if given in METRICS:
+            return METRICS[given]
+        raise MetricError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
+    if not callable(given):
+        raise MetricError(
+            f"metric is {str(given):.80}; give one of {', '.join(METRICS)}, or a function of the "
+            "logits."
+        )
+    name = getattr(given, "__name__", type(given).__name__)
     if name in METRICS:
-        return METRICS[name]
-    raise MetricError(f"unknown metric {name!r}. {did_you_mean(name, METRICS)}")
+        raise MetricError(
+            f"the metric function is named {name!r}, as a metric of the toolkit is; rename it, so "
+            "that results tell them apart."
+        )
+    return Metric(name, f"{name} units", "vocab", _checked(given, name))
+
+
+def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
+    """The user's function in the form of `Metric.compute`; what it returns is checked."""
+    parameters = inspect.signature(given).parameters.values()
+    needed = sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+    if needed not in (1, 2):
+        raise MetricError(
+            f"the metric function {name!r} takes {needed} arguments; it must take the logits "
+            "[row, vocab], or the logits and the answers' token ids [row, 2]."
+        )
+
+    def compute(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
+        values = given(logits) if needed == 1 else given(logits, tokens)
+        if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise MetricError(
+                f"the metric function {name!r} returned {found} for {len(logits)} rows; it must "
+                f"return one number per row, a tensor of shape ({len(logits)},)."
+            )
+        return values.float()
+
+    return compute

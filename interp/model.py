@@ -56,6 +56,11 @@ class Model:
         return list(self.hf.get_submodule(self.arch.blocks))
 
     @property
+    def body(self) -> nn.Module:
+        """The module that holds the blocks: every forward pass enters here, with its arguments."""
+        return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
+
+    @property
     def ln_final(self) -> nn.Module:
         """The norm before the unembedding."""
         return self.hf.get_submodule(self.arch.ln_final)
@@ -86,12 +91,7 @@ class Model:
                 f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
                 "can be written there."
             )
-        if site.name not in self.arch.points:
-            reason = self.arch.missing[site.name]
-            raise SiteError(
-                f"{self.name} has no site {site.name!r}: {reason}. It has: "
-                f"{', '.join(self.arch.points)}."
-            )
+        self._check_exists(site)
         if layer is not None:
             self.check_layers([layer])
         return site, layer
@@ -106,9 +106,21 @@ class Model:
             )
 
     def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
-        """The module that carries `site` in `layer`, and which side of it."""
+        """The module that carries `site` in `layer`, and which side of it.
+
+        Raises:
+            SiteError: the architecture cannot have this site; the message has the reason.
+        """
+        self._check_exists(site)
         point = self.arch.points[site.name]
         return self.blocks[layer].get_submodule(point.path), point
+
+    def _check_exists(self, site: Site) -> None:
+        if site.name not in self.arch.points:
+            raise SiteError(
+                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
+                f"{', '.join(self.arch.points)}."
+            )
 
     def n_units(self, site: Site) -> int:
         """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""

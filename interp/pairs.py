@@ -13,13 +13,17 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PairError
+from interp.brief import brief
+from interp.errors import PairError, shown
 from interp.model import Model
 from interp.records import read_records
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
+PLACES = ("all", "prompt", "last", "decoded")
+"""Names of positions that every prompt has, which no span can take."""
 
 
+@brief
 @dataclass(frozen=True)
 class Pair:
     """One row.
@@ -94,7 +98,7 @@ class PromptPairs(Sequence[Pair]):
         for pair in pairs:
             if pair.id in seen:
                 raise PairError(
-                    f"{pair.where}: id {pair.id!r} was used before, in {seen[pair.id]}; "
+                    f"{pair.where}: id {shown(pair.id)} was used before, in {seen[pair.id]}; "
                     "give every row its own id."
                 )
             seen[pair.id] = pair.where
@@ -121,22 +125,33 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     return PromptPairs.from_records(source, name or "records")
 
 
-def _pair(record: Mapping[str, Any], where: str, number: int) -> Pair:
+def _pair(record: Any, where: str, number: int) -> Pair:
+    if not isinstance(record, Mapping):
+        raise PairError(
+            f"{where}: {shown(record)} is not a pair; give an object of names and texts."
+        )
     for key in REQUIRED:
         if key not in record:
             raise PairError(f"{where}: {key!r} is missing; every pair needs {', '.join(REQUIRED)}.")
         if not isinstance(record[key], str) or not record[key].strip():
-            raise PairError(f"{where}: {key!r} is {record[key]!r}; it must be non-empty text.")
+            raise PairError(f"{where}: {key!r} is {shown(record[key])}; it must be non-empty text.")
     texts = {key: record[key] for key in REQUIRED}
     prompts = (texts["clean"], texts["corrupt"])
-    if not isinstance(record.get("spans") or {}, Mapping):
-        raise PairError(f"{where}: 'spans' is {record['spans']!r}; it must map names to spans.")
-    named = {k: v for k, v in dict(record.get("spans") or {}).items() if v is not None}
+    given = {} if record.get("spans") is None else record["spans"]
+    if not isinstance(given, Mapping):
+        raise PairError(f"{where}: 'spans' is {shown(given)}; it must map names to spans.")
+    named = {k: v for k, v in given.items() if v is not None}
     if record.get("subject") is not None:
         named.setdefault("subject", record["subject"])
+    taken = next((name for name in named if name in PLACES), None)
+    if taken is not None:
+        raise PairError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
     spans = {name: _span(name, value, prompts, where) for name, value in named.items()}
+    id = number if record.get("id") is None else record["id"]
+    if not isinstance(id, str | int) or isinstance(id, bool):
+        raise PairError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
     return Pair(
-        id=str(number if record.get("id") is None else record["id"]),
+        id=str(id),
         **texts,
         spans=spans,
         where=where,
@@ -147,7 +162,7 @@ def _span(
     name: str, value: Any, prompts: tuple[str, str], where: str
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     both = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-    if all(isinstance(v, int) for v in both):
+    if all(map(_is_place, both)):
         both = (value, value)
     first, second = (
         _range(name, v, prompt, where) for v, prompt in zip(both, prompts, strict=True)
@@ -158,21 +173,27 @@ def _span(
 def _range(name: str, value: Any, prompt: str, where: str) -> tuple[int, int]:
     if isinstance(value, list | tuple) and len(value) == 2:
         start, end = value
-        if isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(prompt):
+        if _is_place(start) and _is_place(end) and 0 <= start < end <= len(prompt):
             return start, end
     if isinstance(value, str) and value and prompt.count(value) == 1:
         start = prompt.index(value)
         return start, start + len(value)
     found = f"occurs {prompt.count(value)} times" if isinstance(value, str) and value else "is not"
     raise PairError(
-        f"{where}: span {name!r} ({value!r}) {found} in {prompt!r}; give a text that occurs "
-        "exactly once, or a [start, end] range of characters."
+        f"{where}: span {shown(name)} ({shown(value)}) {found} in {shown(prompt)}; give a text "
+        "that occurs exactly once, or a [start, end] range of characters."
     )
+
+
+def _is_place(value: Any) -> bool:
+    """Whether it is a number of characters; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 # --- in a model's tokens -----------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPair:
     """One pair in tokens: both prompts equally long, spans at the same token positions."""
@@ -189,6 +210,12 @@ class TokenPair:
         """First position whose tokens differ; nothing before it can differ in activation."""
         same = (a == b for a, b in zip(self.clean, self.corrupt, strict=True))
         return next(i for i, equal in enumerate(same) if not equal)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The span each token belongs to, or ``""``; the first named wins where spans overlap."""
+        of_position = {p: name for name, span in reversed(list(self.spans.items())) for p in span}
+        return tuple(of_position.get(p, "") for p in range(len(self.clean)))
 
     def positions(self, place: str) -> tuple[int, ...]:
         """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
@@ -261,13 +288,14 @@ def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: st
     full = model.encode(prompt + text)
     if full[: len(ids)] != ids:
         raise PairError(
-            f"{key} {answer!r} merges with the end of the prompt {prompt[-12:]!r} into one token; "
+            f"{key} {shown(answer)} merges with the end of the prompt {prompt[-12:]!r} into one "
+            "token; "
             "end the prompt before the space."
         )
     rest = full[len(ids) :]
     if len(rest) != 1:
-        pieces = [model.token(t) for t in rest]
-        raise PairError(f"{key} {text!r} is {len(rest)} tokens {pieces}, and must be one.")
+        pieces = shown([model.token(t) for t in rest])
+        raise PairError(f"{key} {shown(text)} is {len(rest)} tokens {pieces}, and must be one.")
     return rest[0]
 
 
@@ -281,7 +309,8 @@ def _token_span(
     )
     if clean != corrupt:
         raise PairError(
-            f"span {name!r} covers tokens {list(clean)} of clean and {list(corrupt)} of corrupt; "
+            f"span {shown(name)} covers tokens {shown(list(clean))} of clean and "
+            f"{shown(list(corrupt))} of corrupt; "
             "it must cover the same positions in both."
         )
     return clean
@@ -298,10 +327,11 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
         if lo < hi and lo < end and start < hi and prompt[max(lo, start) : min(hi, end)].strip()
     ]
     if not inside:
-        raise PairError(f"the characters {start} to {end} of {prompt!r} lie in no token.")
+        raise PairError(f"the characters {start} to {end} of {shown(prompt)} lie in no token.")
     return tuple(inside)
 
 
+@brief
 @dataclass(frozen=True)
 class TokenBatch:
     """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.

@@ -1,16 +1,18 @@
 """Activation patching: replace one activation by its value in the other prompt, read a metric."""
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from interp.errors import DegenerateGap
-from interp.metrics import DEGENERATE
+from interp.errors import DegenerateGap, InterpWarning
+from interp.metrics import DEGENERATE, AnyMetric
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.progress import Progress, reported
 from interp.results import PatchResult
 from interp.running import SweepArrays, run_sweep
 from interp.sweep import Direction, Sweep, plan_sweep
@@ -21,13 +23,13 @@ def patch(
     pairs: PromptPairs | Sequence[Any] | str,
     site: str = "resid_pre",
     over: Sequence[str] | str = ("layer", "pos"),
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     direction: Direction = "denoise",
     at: str = "all",
     layers: Sequence[int] | None = None,
     neurons: int | Sequence[Sequence[int]] = 1,
     tokens_at_once: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> PatchResult:
     """Patch `site` at every cell of `over`, for every pair, in one pass over the layers.
 
@@ -42,7 +44,8 @@ def patch(
         over: axes of the sweep, in order: ``layer``; ``pos`` (each token) or ``span`` (each
             named span, its last token, and the prompt's last token); ``head`` or ``neuron``.
             What is not an axis is patched together: all layers, all positions, all heads.
-        metric: a name in `interp.metrics.METRICS`.
+        metric: a name in `interp.metrics.METRICS`, or a function: (logits [row, vocab]) or
+            (logits, token ids of both answers [row, 2]) -> [row]; see `interp.metrics.AnyMetric`.
         direction: ``"denoise"`` or ``"noise"``.
         at: where no position axis is given, which positions to patch: ``"all"``, ``"last"``,
             a span's name, or ``"<span>_last"``.
@@ -50,15 +53,19 @@ def patch(
         neurons: group size of the ``neuron`` axis, or the groups themselves.
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
 
+    Warns:
+        InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
+            are; ``result.warnings`` says so, too.
+
     Raises:
         SiteError: the site, a layer, or an axis does not exist in this model.
         PairError: no pair is usable, or a span is missing from some pair.
-        MetricError: unknown metric.
+        MetricError: unknown metric, or a function of another form.
         DegenerateGap: clean and corrupt prompts score the same, so nothing can be localised.
         OutOfMemory: even one row at a time does not fit.
 
@@ -69,9 +76,13 @@ def patch(
     loaded = load_pairs(pairs)
     kept, excluded = tokenise(model, loaded)
     places = sweep.places(kept)
-    arrays = run_sweep(model, sweep, kept, places, tokens_at_once, progress)
+    with reported(progress, f"patching {site}", len(kept)) as report:
+        arrays = run_sweep(model, sweep, kept, places, tokens_at_once, report)
     seconds = time.perf_counter() - started
-    return label(model, sweep, loaded.source, kept, excluded, arrays, seconds)
+    result = label(model, sweep, loaded.source, kept, excluded, arrays, seconds)
+    for text in result.warnings:
+        warnings.warn(text, InterpWarning, stacklevel=2)
+    return result
 
 
 def label(
@@ -107,15 +118,9 @@ def label(
         at=sweep.at,
         source=source,
         tokens=tuple(tuple(model.token(t) for t in pair.clean) for pair in kept),
-        roles=tuple(map(_roles, kept)),
+        roles=tuple(pair.roles for pair in kept),
         seconds=seconds,
     )
-
-
-def _roles(pair: TokenPair) -> tuple[str, ...]:
-    """The span each token belongs to; the first named wins where spans overlap."""
-    of_position = {p: name for name, span in reversed(list(pair.spans.items())) for p in span}
-    return tuple(of_position.get(p, "") for p in range(len(pair.clean)))
 
 
 def _check_gap(sweep: Sweep, kept: Sequence[TokenPair], arrays: SweepArrays) -> None:

@@ -9,24 +9,26 @@ sites, blocks and attention interface as a Hugging Face model.
     logits = x W_U                                                   no norms, no causal mask
 """
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.architecture import Architecture, BlockParts, ModulePoint
-from interp.errors import DataFileError, ModelLoadError
+from interp.errors import DataFileError, ModelLoadError, did_you_mean, shown
 from interp.model import Model
+from interp.programs import PROGRAMS, file_of
+from interp.records import is_file, read_json
+from interp.schema import Count, Finite, Index, Row, checked
 
 SHAPE = ("n_layers", "n_heads", "d_head", "d_mlp", "d_model", "d_out")
 
@@ -133,89 +135,173 @@ class PlainTransformer(nn.Module):
 # --- compiled programs ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit."""
+class ProgramConfig(Row):
+    """Shapes of a compiled program."""
 
-    config: Mapping[str, Any]
-    input_ids: Mapping[str, int]
-    pairs: tuple[Mapping[str, Any], ...]
-    record: Mapping[str, Any]
-    path: Path
+    n_layers: Count
+    n_heads: Count
+    d_head: Count
+    d_mlp: Count
+    d_model: Count
+    d_out: Count
+    act: str
+    causal: bool = False
+    layer_norm: bool = False
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Name -> size."""
+        return {name: getattr(self, name) for name in SHAPE}
+
+
+class ProgramPair(Row):
+    """One example: tokens, BOS first, and the words that they are."""
+
+    clean: list[str]
+    corrupt: list[str]
+    clean_ids: list[Index]
+    corrupt_ids: list[Index]
+
+
+class Program(Row):
+    """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit.
+
+    Attributes:
+        config: shapes.
+        input_ids: word -> token.
+        pairs: examples, all of one length.
+        gt_edges_resample_nonzero: edges of the true circuit, where they are known.
+        edge_scores: edge -> method -> score, where they are known.
+    """
+
+    config: ProgramConfig
+    input_ids: dict[str, Index]
+    pairs: Annotated[list[ProgramPair], Field(min_length=1)]
+    gt_edges_resample_nonzero: list[str] | None = None
+    edge_scores: dict[str, dict[str, Finite]] | None = None
 
 
 def read_program(path: str | Path) -> Program:
     """Read the description beside a compiled program's weights.
 
     Args:
-        path: the ``.npz`` file; its ``.json`` lies beside it.
+        path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
 
     Raises:
-        DataFileError: the description is missing or lacks a field.
+        DataFileError: the description is missing, lacks a field, or contradicts itself.
     """
-    described = Path(path).with_suffix(".json")
-    for file in (Path(path), described):
-        if not file.is_file():
+    path = file_of(path)
+    described = path.with_suffix(".json")
+    for file in (path, described):
+        if not is_file(file):
             raise DataFileError(
-                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it."
+                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it, or "
+                f"a shipped one. {did_you_mean(str(path), PROGRAMS)}"
             )
-    try:
-        record = json.loads(described.read_text("utf-8"))
-        return Program(
-            record["config"], record["input_ids"], tuple(record["pairs"]), record, Path(path)
-        )
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    program = checked(Program, read_json(described), str(described))
+    tokens = set(program.input_ids.values())
+    missing = {"BOS", "compiler_pad"} - program.input_ids.keys()
+    if missing or tokens != set(range(len(program.input_ids))):
         raise DataFileError(
-            f"{described} does not describe a compiled program ({type(error).__name__}: {error})."
-        ) from error
+            f"{described}: 'input_ids' must number BOS, compiler_pad and all other words from 0, "
+            "each once."
+        )
+    rows = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
+    used = {token for ids in rows for token in ids}
+    if len({len(ids) for ids in rows}) > 1 or len(rows[0]) < 2 or not used <= tokens:
+        raise DataFileError(
+            f"{described}: the ids of 'pairs' must all be of one length, BOS and a word at least, "
+            "and of the vocabulary."
+        )
+    return program
 
 
 def load_program(path: str | Path) -> Model:
-    """Load a compiled program (``.npz`` weights and the ``.json`` beside them) as a `Model`.
+    """Load a compiled program as a `Model`.
+
+    Args:
+        path: the ``.npz`` weights, their ``.json`` beside them; or the name of a shipped program.
 
     Raises:
         ModelLoadError: the weights are damaged, not finite, or not of the shape described.
-        DataFileError: the description is missing.
+        DataFileError: the description is missing or malformed.
 
     Source: Lindner et al., "Tracr", arXiv 2301.05062.
     """
     program = read_program(path)
     config = program.config
-    if config.get("layer_norm") or config.get("causal") or config.get("act") != "relu":
+    if config.layer_norm or config.causal or config.act != "relu":
         raise ModelLoadError(f"{path}: only ReLU programs without norms and causal mask load.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-        shape = {name: int(config[name]) for name in SHAPE}
-        n_positions = weights["pos_embed/embeddings"].shape[0]
-        n_tokens = weights["token_embed/embeddings"].shape[0]
-        hf = PlainTransformer(shape, n_tokens, n_positions)
-        hf.load_state_dict(_state(weights))
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else ""
+        with np.load(file_of(path), allow_pickle=False) as arrays:
+            state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    except Exception as error:  # zip, zlib, numpy and torch have each their own
         raise ModelLoadError(
             f"{path} does not hold the compiled program that its .json describes "
-            f"({type(error).__name__}: {first})."
+            f"({type(error).__name__}: {shown(str(error), 120)[1:-1]})."
         ) from error
-    if not all(bool(w.isfinite().all()) for w in hf.state_dict().values()):
+    fault = _misfit(state, _shapes(program, state))
+    if fault:
+        raise ModelLoadError(
+            f"{path} does not hold the compiled program that its .json describes ({fault})."
+        )
+    if not all(bool(w.isfinite().all()) for w in state.values()):
         raise ModelLoadError(f"{path} holds weights that are not finite; compile it again.")
+    hf = PlainTransformer(config.shape, len(program.input_ids), len(state["position.weight"]))
+    hf.load_state_dict(state)
     tokenizer = _tokenizer(program.input_ids)
-    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(shape))
+    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(config.shape))
+
+
+def _shapes(program: Program, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Parameter -> its shape, as the description has it; sizes are compared before any is used."""
+    c = program.config
+    width, positions = c.n_heads * c.d_head, len(state.get("position.weight", ()))
+    linear = {
+        "attn.query": (width, c.d_model),
+        "attn.key": (width, c.d_model),
+        "attn.value": (width, c.d_model),
+        "attn.linear": (c.d_model, width),
+        "mlp.linear_1": (c.d_mlp, c.d_model),
+        "mlp.linear_2": (c.d_model, c.d_mlp),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.weight": (len(program.input_ids), c.d_model),
+        "position.weight": (max(positions, len(program.pairs[0].clean_ids)), c.d_model),
+        "unembed.weight": (c.d_out, c.d_model),
+    }
+    for layer in range(min(c.n_layers, len(state))):
+        for name, (rows, columns) in linear.items():
+            shapes[f"layers.{layer}.{name}.weight"] = (rows, columns)
+            shapes[f"layers.{layer}.{name}.bias"] = (rows,)
+    return shapes
+
+
+def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What is missing, left over or of another shape; empty where all fits."""
+    for name, shape in shapes.items():
+        if name not in state:
+            return f"{name} is missing"
+        if tuple(state[name].shape) != shape:
+            return f"{name} has shape {tuple(state[name].shape)}, not {shape}"
+    return next((f"{shown(name)} is left over" for name in state if name not in shapes), "")
 
 
 def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Haiku's names and (in, out) matrices as this module's names and (out, in) matrices."""
+    if not all(w.is_floating_point() for w in weights.values()):
+        raise ValueError("weights that are no floating-point numbers")
     state = {
         "embed.weight": weights["token_embed/embeddings"],
         "position.weight": weights["pos_embed/embeddings"],
-        "unembed.weight": weights["unembed"].T,
+        "unembed.weight": weights["unembed"].t(),
     }
     for name, value in weights.items():
         if name.startswith("transformer/layer_"):
             _, layer, sublayer, module, leaf = name.split("/")
             path = f"layers.{layer.removeprefix('layer_')}.{sublayer}.{module}"
             state[f"{path}.{'weight' if leaf == 'w' else 'bias'}"] = value.t()
-    return state
+    return {name: value.float() for name, value in state.items()}
 
 
 def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:

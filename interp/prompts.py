@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PairError, PlanError
+from interp.brief import brief
+from interp.errors import PairError, PlanError, shown
 from interp.model import Model
-from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
 
 
+@brief
 @dataclass(frozen=True)
 class TokenPrompt:
     """One prompt.
@@ -48,8 +50,8 @@ class TokenPrompt:
         whole = place.removesuffix("_last")
         if whole == place or whole not in self.spans:
             raise PlanError(
-                f"no span {place!r}: this prompt has {', '.join(self.spans) or 'none'}; choose one "
-                f"of them or {', '.join(map(repr, named))}."
+                f"no span {shown(place)}: this prompt has {', '.join(self.spans) or 'none'}; "
+                f"choose one of them or {', '.join(map(repr, named))}."
             )
         return self.spans[whole][-1:]
 
@@ -58,7 +60,7 @@ Messages = Sequence[Mapping[str, str]]
 """A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
 
 
-def prompt(model: Model, text: str | Messages, **spans: str) -> TokenPrompt:
+def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
     """A prompt with named spans, such as ``subject="France"``.
 
     Args:
@@ -69,8 +71,12 @@ def prompt(model: Model, text: str | Messages, **spans: str) -> TokenPrompt:
             chat).
 
     Raises:
-        PairError: a span does not occur exactly once, or messages that cannot be rendered.
+        PairError: a span does not occur exactly once, or is called as a place of every prompt is,
+            or messages that cannot be rendered.
     """
+    taken = next((name for name in spans if name in PLACES), None)
+    if taken is not None:
+        raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
     chat = not isinstance(text, str)
     whole = _rendered(model, text) if chat else text
     # a chat template writes the special tokens itself
@@ -105,7 +111,8 @@ def _rendered(model: Model, messages: Messages) -> str:
 def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
     if not part.strip() or text.count(part) != 1:
         raise PairError(
-            f"span {name!r} ({part!r}) occurs {text.count(part) if part else 0} times in {text!r}; "
+            f"span {shown(name)} ({shown(part)}) occurs {text.count(part) if part else 0} times in "
+            f"{shown(text)}; "
             "give a text that occurs exactly once."
         )
     start = text.index(part)
@@ -152,7 +159,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
         return prompts_of([given])[0]
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
-        raise PairError(f"the prompt {given!r} has no tokens; give at least one.")
+        raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")
     return found
 
 

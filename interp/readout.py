@@ -30,7 +30,7 @@ def measure(
     if metric.reads == "answers":
         pair = answer_logits(model, resid, answers)
         empty = pair[:, :0]
-        return metric.compute(pair, empty, empty).cpu()
+        return metric.compute(pair, empty, empty, answers).cpu()
     step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
     chunks = zip(resid.split(step), clean_resid.split(step), answers.split(step), strict=True)
     return torch.cat([_over_vocabulary(model, metric, *chunk) for chunk in chunks])
@@ -41,7 +41,8 @@ def _over_vocabulary(
 ) -> Tensor:
     logits = model.logits(resid)
     reference = model.logits(clean) if metric.name == "kl" else logits
-    return metric.compute(logits.gather(1, answers.to(logits.device)), logits, reference).cpu()
+    tokens = answers.to(logits.device)
+    return metric.compute(logits.gather(1, tokens), logits, reference, tokens).cpu()
 
 
 def answer_logits(

@@ -1,5 +1,6 @@
 """`PatchResult`: labelled values of a sweep, with baselines, intervals, a figure and a folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from interp import folder
-from interp.errors import DegenerateGap, SiteError
+from interp.errors import DegenerateGap, MetricError, SiteError
 from interp.metrics import DEGENERATE
 from interp.pairs import Excluded
-from interp.statistics import bootstrap_mean, bootstrap_ratio
+from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,6 +62,17 @@ class PatchResult:
         """How many pairs were measured."""
         return len(self.clean)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mind when reading the result; empty where there is nothing."""
+        mixed = mixed_positions(self.tokens, self.roles) if "pos" in self.over else ""
+        if not mixed:
+            return ()
+        return (
+            f"{mixed}; sweep over='span' (each named span, its last token, and the last token of "
+            "the prompt), or over pairs of one template.",
+        )
+
     def normalised(self, seed: int = 0) -> xr.Dataset:
         """Effect of each cell on a scale where 0 = corrupt and 1 = clean.
 
@@ -84,16 +96,68 @@ class PatchResult:
 
     def effect(self, seed: int = 0) -> xr.Dataset:
         """Change each cell makes to the run it was patched into, in the metric's unit."""
-        base = self.corrupt if self.direction == "denoise" else self.clean
-        return self._dataset(bootstrap_mean(self.values.values - self._per_pair(base), seed))
+        return self._dataset(bootstrap_mean(self._shifts().values, seed))
 
     def _per_pair(self, values: xr.DataArray) -> np.ndarray:
         return values.values.reshape(-1, *[1] * len(self.over))
 
     def _dataset(self, bounds: tuple[np.ndarray, np.ndarray, np.ndarray]) -> xr.Dataset:
-        coords = {dim: self.values.coords[dim] for dim in self.over}
+        return self._dataset_like(self.values, bounds)
+
+    def _dataset_like(
+        self, values: xr.DataArray, bounds: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> xr.Dataset:
+        coords = {dim: values.coords[dim] for dim in self.over}
         named = zip(("mean", "low", "high"), bounds, strict=True)
         return xr.Dataset({k: (self.over, np.asarray(v)) for k, v in named}, coords)
+
+    def compare(self, other: "PatchResult", seed: int = 0) -> pd.DataFrame:
+        """How the effect of each cell differs from another run's, with 95 % bootstrap intervals.
+
+        Args:
+            other: a sweep over the same axes, with the same metric and direction.
+            seed: of the bootstrap.
+
+        Returns:
+            A row per cell: the axes, ``first`` and ``second`` (mean effects of this run and of the
+            other, in the metric's unit), ``difference`` (second - first), ``low`` and ``high``;
+            NaN where one run has no such cell. ``frame.attrs["paired"]`` says whether both runs
+            measure the same prompts, which are then resampled together.
+
+        Raises:
+            SiteError: the axes differ.
+            MetricError: metric or direction differ.
+        """
+        if self.over != other.over:
+            raise SiteError(f"the axes differ: {list(self.over)} and {list(other.over)}.")
+        for name in ("metric", "direction"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise MetricError(f"the {name} differs: {mine} and {theirs}.")
+        mine, theirs = self._shifts(), other._shifts()
+        paired = sorted(self._prompts) == sorted(other._prompts)
+        if paired:
+            places = {prompt: i for i, prompt in enumerate(other._prompts)}
+            theirs = theirs[[places[prompt] for prompt in self._prompts]]
+        a, b = (one.drop_vars("pair", errors="ignore") for one in (mine, theirs))
+        a, b = xr.align(a, b, join="outer", exclude=["pair"])
+        estimate = bootstrap_difference(a.values, b.values, paired, seed)
+        frame: pd.DataFrame = self._dataset_like(a, estimate).to_dataframe().reset_index()
+        for name, values in (("first", a), ("second", b)):
+            frame[name] = values.mean("pair").values.ravel()
+        frame = frame.rename(columns={"mean": "difference"})
+        frame.attrs["paired"] = paired
+        return frame.reindex(columns=[*self.over, "first", "second", "difference", "low", "high"])
+
+    def _shifts(self) -> xr.DataArray:
+        base = self.corrupt if self.direction == "denoise" else self.clean
+        return self.values - self._per_pair(base)
+
+    @property
+    def _prompts(self) -> list[tuple[str, ...]]:
+        """What tells pairs apart: their ids and their clean tokens."""
+        ids = map(str, self.clean.coords["pair"].values)
+        return [(i, *tokens) for i, tokens in zip(ids, self.tokens, strict=True)]
 
     def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
         """The cells with the largest absolute effect, with effects, intervals and labels."""
@@ -201,6 +265,7 @@ class PatchResult:
             "shape": [int(n) for n in self.values.shape[1:]],
             "n_pairs": self.n_pairs,
             "excluded": [vars_of(row) for row in self.excluded],
+            "warnings": list(self.warnings),
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "seconds": round(self.seconds, 4),
@@ -277,9 +342,37 @@ class PatchResult:
         )
 
     def _repr_html_(self) -> str:
-        from interp.figures import result_html
+        from interp.figures import report
 
-        return result_html(self)
+        return report(self).fragment()
+
+
+def _shared(roles: Sequence[tuple[str, ...]]) -> set[str]:
+    """Names that every row has."""
+    return set[str].intersection(*map(set, roles)) if roles else set()
+
+
+def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, ...]]) -> str:
+    """Why a mean over pairs at one position mixes different things; empty where it does not.
+
+    Args:
+        tokens: each pair's tokens.
+        roles: for each of these the span it belongs to, or ``""``.
+    """
+    lengths = sorted({len(row) for row in tokens})
+    if len(lengths) > 1:
+        return (
+            f"The prompts have {lengths[0]} to {lengths[-1]} tokens, so a mean over pairs at one "
+            "position mixes tokens of different roles"
+        )
+    for name in sorted(_shared(roles) - {""}):
+        places = {tuple(i for i, role in enumerate(row) if role == name) for row in roles}
+        if len(places) > 1:
+            return (
+                f"The span {name!r} is at different positions in different prompts, so a mean over "
+                "pairs at one position mixes tokens of different roles"
+            )
+    return ""
 
 
 def vars_of(row: Excluded) -> dict[str, str]:

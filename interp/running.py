@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import OutOfMemory
 from interp.model import Model
@@ -21,6 +22,7 @@ CPU_TOKENS = 4096
 """Tokens in a CPU batch: enough to fill the matrix units, few enough for the caches."""
 
 
+@brief
 @dataclass(frozen=True)
 class SweepArrays:
     """What a sweep measured.

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.binding import Run, Window, bind, site_layers
+from interp.brief import brief
 from interp.calls import positions_and_mask, record_layer_calls
 from interp.hooks import hook_point
 from interp.interventions import AnyPlan, Edit, Intervention, Plan, as_plan
-from interp.metrics import metric_named
+from interp.metrics import AnyMetric, as_metric
 from interp.model import Model
 from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
@@ -24,6 +25,7 @@ from interp.running import default_budget
 from interp.sites import SITES
 
 
+@brief
 @dataclass(frozen=True)
 class Prediction:
     """What the model computes at each prompt's last token.
@@ -82,7 +84,7 @@ def sweep_plans(
     model: Model,
     pairs: PromptPairs | Sequence[TokenPair] | Any,
     plans: Mapping[str, AnyPlan] | Sequence[AnyPlan],
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     run: Literal["clean", "corrupt"] = "clean",
 ) -> xr.DataArray:
     """A metric under each of many plans, for each pair; plans and pairs share batches.
@@ -92,7 +94,7 @@ def sweep_plans(
         pairs: prompt pairs (anything `load_pairs` takes, or already in tokens); rows that do
             not fit the model are left out, as the coordinates show.
         plans: by name, or numbered. In values with a prompt axis, entry i is for pair i.
-        metric: a name in `METRICS`.
+        metric: a name in `METRICS`, or a function of the logits, as `interp.patch` takes it.
         run: which prompt of each pair is run.
 
     Returns:
@@ -105,7 +107,7 @@ def sweep_plans(
     rows = _token_pairs(model, pairs)
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
-    chosen, prompts = metric_named(metric), prompts_of(rows, run)
+    chosen, prompts = as_metric(metric), prompts_of(rows, run)
     values = np.zeros((len(rows), len(steps)))
     clean = forward(model, prompts_of(rows)).resid if chosen.reads == "vocab" else None
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in rows])
@@ -119,8 +121,8 @@ def sweep_plans(
             measured = measure(model, chosen, resid, answers[pair], reference).double()
             values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
-    attrs = {"metric": metric, "unit": chosen.unit, "run": run, "model": model.name}
-    return xr.DataArray(values, coords, ("pair", "plan"), metric, attrs)
+    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
+    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
 
 
 def _token_pairs(model: Model, pairs: Any) -> Sequence[TokenPair]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from interp.errors import PairError, did_you_mean
+from interp.errors import PairError, did_you_mean, shown
 from interp.pairs import Excluded, Pair, PromptPairs
 
 HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
@@ -84,7 +84,7 @@ def split_by_entity(
         if len({split_of[entity] for entity in own}) == 1:
             kept[split_of[own[0]]].append(pair)
         else:
-            where = ", ".join(f"{entity!r} ({split_of[entity]})" for entity in own)
+            where = ", ".join(f"{shown(entity)} ({split_of[entity]})" for entity in own)
             dropped.append(Excluded(pair.id, pair.where, f"entities in different splits: {where}."))
     return Splits(
         {name: PromptPairs(tuple(rows), f"{pairs.source}, {name}") for name, rows in kept.items()},
@@ -105,7 +105,9 @@ def _entities(
     if callable(by):
         found = tuple(dict.fromkeys(by(pair)))
         if not found:
-            raise PairError(f"{pair.where}: `by` found no entity in {pair.clean!r}; return one.")
+            raise PairError(
+                f"{pair.where}: `by` found no entity in {shown(pair.clean)}; return one."
+            )
         return found
     texts: list[str] = []
     for name in [by] if isinstance(by, str) else by:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from interp.brief import brief
 from interp.errors import PairError, SiteError
-from interp.metrics import Metric, metric_named
+from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model import Model
 from interp.pairs import TokenPair
 from interp.sites import Site
@@ -16,6 +17,7 @@ Direction = Literal["denoise", "noise"]
 AXES = ("layer", "pos", "span", "head", "neuron")
 
 
+@brief
 @dataclass(frozen=True)
 class Sweep:
     """A sweep over cells, resolved against one model and independent of the prompts.
@@ -70,7 +72,7 @@ def plan_sweep(
     model: Model,
     site: str,
     over: Sequence[str] | str,
-    metric: str,
+    metric: AnyMetric,
     direction: str,
     at: str,
     layers: Sequence[int] | None,
@@ -94,7 +96,7 @@ def plan_sweep(
     return Sweep(
         site=where,
         over=axes,
-        metric=metric_named(metric),
+        metric=as_metric(metric),
         direction=direction,
         at=at,
         layers=tuple(range(model.arch.n_layers) if chosen is None else chosen),
@@ -174,6 +176,7 @@ def live_positions(
     ]
 
 
+@brief
 @dataclass(frozen=True)
 class Cells:
     """Cells as columns of indices, ordered by the layer in which their row joins the walk.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.blocks import first_output
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
@@ -25,6 +26,7 @@ from interp.walk import causal_mask, no_eager, shares_prefixes
 HELD_ATTENTION = "interp_held"
 
 
+@brief
 @dataclass
 class Held:
     """Travels to the attention function in place of a mask; one a layer.
@@ -79,6 +81,7 @@ def held_attention(
 ALL_ATTENTION_FUNCTIONS.register(HELD_ATTENTION, held_attention)
 
 
+@brief
 @dataclass(frozen=True)
 class Tails:
     """Prompts padded on the left, so that their tails are the last columns.

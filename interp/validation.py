@@ -1,64 +1,32 @@
-"""Does a model do what its map says? The short check at load, and the full conformance report."""
+"""Does a model do what its map says? The full conformance report."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from interp.applying import applied
 from interp.calls import positions_and_mask, record_layer_calls
-from interp.errors import InterpError, ModelLoadError
+from interp.errors import InterpError, ModelLoadError, first_line
+from interp.fitting import (
+    every_site,
+    misfits,
+    probe,
+    probe_ids,
+    require_causal,
+    require_head,
+    rounding,
+)
 from interp.hooks import hooked
+from interp.interventions import Add
+from interp.kv_cache import keeps_keys
 from interp.model import Model
-from interp.sites import SITES, Site
-from interp.walk import Rows, walk
-
-
-def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
-    """A few ordinary tokens of the model's vocabulary."""
-    vocab = model.hf.get_input_embeddings().weight.shape[0]
-    return (torch.arange(1, n + 1, device=model.device) * 7919 % vocab)[None]
-
-
-def self_check(model: Model) -> None:
-    """The load-time check: every advertised site fires with its shape, in every layer.
-
-    Raises:
-        ModelLoadError: a site does not fire or has another shape, so the map is wrong.
-    """
-    seen = site_shapes(model, probe_ids(model))
-    for site, layer in every_site(model):
-        want, got = (1, 6, model.width(site)), seen.get((site.name, layer))
-        if got != want:
-            raise ModelLoadError(
-                f"{model.name}: site {site.at(layer)} "
-                + (f"has shape {got}, not {want}" if got else "never fired")
-                + f"; TransformerLens's {model.arch.adapter} does not fit this model."
-            )
-
-
-def every_site(model: Model) -> Iterator[tuple[Site, int]]:
-    """All (site, layer) pairs the model has."""
-    for name in model.arch.points:
-        for layer in range(model.arch.n_layers):
-            yield SITES[name], layer
-
-
-def site_shapes(model: Model, ids: Int[Tensor, "1 pos"]) -> dict[tuple[str, int], tuple[int, ...]]:
-    """Shape of every site's activation in one forward pass."""
-    seen: dict[tuple[str, int], tuple[int, ...]] = {}
-
-    def note(site: Site, layer: int) -> Callable[[Tensor], None]:
-        return lambda activation: seen.__setitem__((site.name, layer), tuple(activation.shape))
-
-    edits = [(site, layer, note(site, layer)) for site, layer in every_site(model)]
-    with torch.no_grad(), hooked(model, edits):
-        model.hf(input_ids=ids, use_cache=False)
-    return seen
-
-
-# --- the full report ---------------------------------------------------------------------------
+from interp.prompts import TokenPrompt
+from interp.sites import SITES
+from interp.walk import Pack, Rows, Write, shares_prefixes, walk
 
 
 @dataclass(frozen=True)
@@ -78,14 +46,15 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
         tolerance: largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
             16-bit formats, whose kernels round differently by batch shape.
     """
-    allowed = tolerance or (1e-4 if model.dtype == torch.float32 else 0.05)
+    allowed = tolerance or rounding(model)
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
         ("every site fires with its shape", _check_sites),
-        ("one-pass walk equals the model's own forward", _check_walk),
+        ("one-pass walk equals the model's own forward under plain hooks", _check_walk),
         ("padding on either side changes nothing", _check_padding),
         ("replacing an activation by itself changes nothing", _check_no_op),
         ("editing any site changes the prediction", _check_effective),
         ("resid_mid edits reach the residual stream", _check_resid_mid),
+        ("generating under a plan equals running everything again per token", _check_generation),
         ("tokens survive a round trip", _check_tokens),
     )
     with torch.no_grad():
@@ -97,9 +66,9 @@ def _run(name: str, check: Callable[[Model, float], str], model: Model, allowed:
         return Check(name, True, check(model, allowed))
     except InterpError as error:
         return Check(name, False, str(error))
-    except (RuntimeError, IndexError, TypeError) as error:
+    except Exception as error:
         # A wrong map fails in any of torch's ways; the report must still be made.
-        return Check(name, False, f"{type(error).__name__}: {error}")
+        return Check(name, False, first_line(error))
 
 
 def _last_logits(model: Model, ids: Tensor) -> Float[Tensor, "prompt vocab"]:
@@ -117,18 +86,33 @@ def _require(difference: float, allowed: float, what: str) -> str:
 
 
 def _check_sites(model: Model, allowed: float) -> str:
-    self_check(model)
+    seen = probe(model)
+    for site, why in misfits(model, seen):
+        raise ModelLoadError(f"site {site!r}: {why}")
+    require_causal(model, seen)
+    require_head(model, seen)
     absent = "; ".join(f"no {name}: {why}" for name, why in model.arch.missing.items())
     return f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {absent}".strip()
 
 
 def _check_walk(model: Model, allowed: float) -> str:
-    ids = probe_ids(model)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    zero, end = torch.zeros(1, dtype=torch.long), torch.tensor([ids.shape[1]])
-    rows = Rows(zero, zero, end, end - 1, [1] * (model.arch.n_layers + 1), 1)
-    resid = walk(model, record_layer_calls(model, ids, mask), rows, [])
-    return _require(_difference(model.logits(resid), _last_logits(model, ids)), allowed, "walk")
+    """Two prompts, and the second with an activation of the first: one walk, and plain hooks."""
+    ids = torch.cat([probe_ids(model), probe_ids(model, 7)[:, 1:]])
+    n, layer, pos = ids.shape[1], model.arch.n_layers // 2, 2
+    start = torch.tensor([0, 0, pos if shares_prefixes(model) else 0])
+    end = torch.full_like(start, n)
+    entry = [2 + (i >= layer) for i in range(model.arch.n_layers + 1)]
+    rows = Rows(torch.tensor([0, 1, 1]), start, end, end - 1, entry, 2)
+    into, source = (Pack(rows, n).token(torch.tensor([row]), torch.tensor([pos])) for row in (2, 0))
+    write = Write(SITES["resid_pre"], layer, into, source, None)
+    calls = record_layer_calls(model, ids, torch.ones_like(ids, dtype=torch.bool))
+    got = model.logits(walk(model, calls, rows, [write]))
+    kept: list[Tensor] = []
+    note = (SITES["resid_pre"], layer, lambda a: kept.append(a[:1, pos].clone()))
+    plain = _hooked_logits(model, ids, [note])
+    put = (SITES["resid_pre"], layer, lambda a: a[:, pos].copy_(kept[0]))
+    want = torch.cat([plain, _hooked_logits(model, ids[1:], [put])])
+    return _require(_difference(got, want), allowed, "walk")
 
 
 def _check_padding(model: Model, allowed: float) -> str:
@@ -170,8 +154,9 @@ def _check_effective(model: Model, allowed: float) -> str:
 
 
 def _check_resid_mid(model: Model, allowed: float) -> str:
-    if "resid_mid" not in model.arch.points:
-        return f"not applicable: {model.arch.missing['resid_mid']}"
+    for site in ("resid_mid", "mlp_out"):
+        if site not in model.arch.points:
+            return f"not applicable, no {site}: {model.arch.missing[site]}"
     ids, last = probe_ids(model), model.arch.n_layers - 1
     after: list[Tensor] = []
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
@@ -183,6 +168,42 @@ def _check_resid_mid(model: Model, allowed: float) -> str:
             _last_logits(model, ids)
     moved = (after[1] - after[0]).float()
     return _require(_difference(moved, delta.to(moved).expand_as(moved)), max(allowed, 1e-3), "mid")
+
+
+def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
+    """Steer every decoded token: with the KV cache, and in a loop with plain hooks and no cache."""
+    ids, seen = probe_ids(model), probe(model)
+    n, layer = ids.shape[1], model.arch.n_layers // 2
+    direction = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
+    direction *= float(seen.final[0, -1].float().norm() / direction.norm())
+    plan = Add("resid_post", direction, layers=layer, positions="decoded")
+    with applied(model, plan, [TokenPrompt(tuple(ids[0].tolist()))]):
+        out = model.hf.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_new,
+            min_new_tokens=n_new,
+            do_sample=False,
+            use_cache=keeps_keys(model.hf),
+            pad_token_id=model.tokenizer.pad_token_id or 0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    edits = [(SITES["resid_post"], layer, lambda a: a[:, n:].add_(direction.to(a)))]
+    cached = torch.stack(out.logits).float()
+    again, plain = (
+        torch.stack([_hooked_logits(model, out.sequences[:, : n + i], how) for i in range(n_new)])
+        for how in (edits, [])
+    )
+    if torch.equal(again[-1], plain[-1]):
+        raise ModelLoadError("steering decoded tokens leaves the prediction unchanged")
+    worst = max(_difference(one, two) for one, two in zip(cached, again, strict=True))
+    return f"{n_new} tokens, {_require(worst, allowed, 'generation')}"
+
+
+def _hooked_logits(model: Model, ids: Tensor, edits: Sequence[Any]) -> Tensor:
+    with hooked(model, edits):
+        return _last_logits(model, ids)
 
 
 def _check_tokens(model: Model, allowed: float) -> str:

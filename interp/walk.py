@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.brief import brief
 from interp.calls import LayerCalls
 from interp.errors import ModelLoadError
 from interp.hooks import hooked
@@ -34,6 +35,7 @@ ROWS_ATTENTION = "interp_rows"
 # --- rows --------------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Rows:
     """The rows of one walk, ordered by the layer they enter; the base rows come first.
@@ -119,6 +121,7 @@ class Change(Protocol):
         ...
 
 
+@brief
 @dataclass(frozen=True)
 class Write:
     """Copies of activations between tokens of the batch, at one site of one layer.
@@ -148,6 +151,7 @@ class Write:
             flat[into[:, None], features] = flat[source[:, None], features]
 
 
+@brief
 @dataclass(frozen=True)
 class Put:
     """Given values put into tokens of the batch, at one site of one layer.
@@ -179,6 +183,7 @@ class Put:
 # --- attention over rows -----------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class RowsMask:
     """Travels to the attention function in place of a mask.
@@ -321,11 +326,23 @@ Call = Callable[[int, Tensor, int, Sequence[Change]], Tensor]
 
 
 def shares_prefixes(model: Model) -> bool:
-    """Whether the model's attention dispatches by name, so that rows can share prefixes."""
-    attention = model.blocks[0].get_submodule(model.arch.attention)
+    """Whether tokens meet in attention that dispatches by name alone, so rows can share prefixes.
+
+    Blocks with a convolution over tokens (Mamba, linear attention, LFM2) mix them there, too.
+    """
+    if not model.arch.causal or not all(_dispatches(model, block) for block in model.blocks):
+        return False
+    return model.attention_implementation in ("sdpa", "eager")
+
+
+def _dispatches(model: Model, block: nn.Module) -> bool:
+    try:
+        attention = block.get_submodule(model.arch.attention)
+    except AttributeError:
+        return False
     code = vars(sys.modules[type(attention).__module__])
-    dispatches = hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code
-    return dispatches and model.arch.causal and model.attention_implementation in ("sdpa", "eager")
+    mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())
+    return hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code and not mixes
 
 
 @contextlib.contextmanager

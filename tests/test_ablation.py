@@ -245,7 +245,7 @@ def test_components_come_in_many_forms():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("h3", "no component 'h3': write 'a3.h1' for a head"),
+        ("h3", "no component 'h3': write 'a3.h1' or 'L3H1' for a head"),
         ("", "no component ''"),
         ("a9.h0", "no component 'a9.h0': .* layers 0 to 2 and heads 0 to 3"),
         ("a0.h4", "heads 0 to 3"),
@@ -306,3 +306,13 @@ def test_smollm_reads_capitals_with_head_23_4(smollm: Model):
     assert table.loc["a23.h4", "effect"] == pytest.approx(-14.331, abs=0.02)
     assert table.loc["a23.h4", "p"] == 1 / 9
     assert abs(table.loc["a23.h4", "random"]) < 2
+
+
+def test_a_head_may_be_named_as_papers_do():
+    model = tiny("llama")
+    assert components_of(model, "L1H2, a0.h3,m1") == components_of(model, ["a1.h2", "a0.h3", "m1"])
+    assert str(components_of(model, "l1h2")[0]) == "a1.h2"
+    with pytest.raises(SiteError, match="no component 'a9.h2'"):
+        components_of(model, "L9H2")
+    with pytest.raises(SiteError, match="'a1.h2' is named twice"):
+        components_of(model, "L1H2,a1.h2")

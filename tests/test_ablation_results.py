@@ -261,7 +261,8 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     counted, said = [], []
     monkeypatch.setattr(running, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
     same(full(out=out, progress=lambda *done: said.append(done)), whole)
-    assert len(counted) == len(said) - 2
+    assert said[0] == (0, said[-1][1])
+    assert len(counted) == len(said) - 3
     assert said[-1][0] == said[-1][1]
     assert not partial.exists()
     monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))

@@ -168,13 +168,13 @@ def test_shards_are_as_one_run(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "eap-gd"], "no method 'eap-gd' scores edges. Did you mean"),
+        (["--method", "eap-gd"], "unknown method 'eap-gd'. Did you mean"),
         (["--of", "nodes", "--method", "eap-qk"], "no method 'eap-qk' scores nodes"),
         (["--of", "z", "--method", "exact"], "no method 'exact' scores z"),
         (["--of", "edge"], "unknown site 'edge'"),
         (["--over", "layer"], "edges have no axes 'layer'"),
         (["--of", "z", "--over", "layer,neuron"], "cannot attribute to 'z' over"),
-        (["--metric", "kl"], "'kl' has no gradient"),
+        (["--metric", "kl"], "unknown metric 'kl'. Available: logit_diff, logprob, prob"),
         (["--steps", "3"], "cannot take 3 steps"),
         (["--split-by", "subjet"], "no span 'subjet'"),
         (["--pairs", "nowhere.jsonl"], "no such file: nowhere.jsonl"),

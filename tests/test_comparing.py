@@ -10,9 +10,15 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
 
 import interp
-from circuits.editing import FactError, Placement
+from circuits.editing import FactError, Placement, knowing
 from circuits.editing import evaluating as module
-from circuits.editing.comparing import REFERENCES, Comparison, compare_into, compare_methods
+from circuits.editing.comparing import (
+    REFERENCES,
+    UNASKED,
+    Comparison,
+    compare_into,
+    compare_methods,
+)
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import IKE, SHOTS, Asked, Pool, parse_cases
 from circuits.editing.facts import Fact
@@ -45,6 +51,23 @@ def world():
 def result(world) -> Comparison:
     model, cases = world
     return compare_methods(model, cases, ARMS, seeds=(0, 1), shots=PLAIN, n_tokens=N_TOKENS)
+
+
+def test_a_limit_stops_the_asking_and_keeps_the_first_cases(result: Comparison, world, monkeypatch):
+    model, cases = world
+    monkeypatch.setattr(knowing, "CASES_AT_ONCE", 4)
+    said: list[tuple[str, int, int]] = []
+    few = compare_methods(
+        model, cases, ["none"], limit=3, shots=PLAIN, progress=lambda *at: said.append(at)
+    )
+    first = list(dict.fromkeys(result.edits["case"]))[:3]
+    assert list(few.edits["case"]) == first
+    assert few.excluded == {UNASKED: 8, "beyond the limit": 1}
+    summary = few.summary()
+    assert (summary["n_cases"], summary["n_asked"], summary["n_filtered"]) == (12, 4, 3)
+    assert said[0] == ("asking before the edit", 0, 12)
+    assert ("asking before the edit", 4, 12) in said
+    assert ("asking before the edit", 8, 12) not in said
 
 
 # --- what is measured --------------------------------------------------------------------------
@@ -199,7 +222,7 @@ def test_arms_are_compared_case_by_case(result: Comparison):
 
 
 def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
-    from circuits.editing.figures import page
+    from circuits.editing.figures import comparison_report
 
     figure = result.plot()
     names = [trace.name for trace in figure.data]
@@ -208,24 +231,24 @@ def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
     for trace in figure.data[1:]:
         assert trace.y[0] == pytest.approx(table.loc[(trace.name, "multi_hop"), "value"])
         assert trace.x[0] == pytest.approx(table.loc[(trace.name, "control_two_hop"), "value"])
-    text = page(result)
+    text = comparison_report(result).html()
     assert "12 of 12 cases" in text and all(arm in text for arm in ARMS)
     assert "By the position of the edited hop" in text
     fluency = table.loc[("rome", "fluency"), "value"]
     assert f"{fluency:.3f} [" in text and "each edited on its own" in text
     piled = replace(result, options=result.options | {"sequential": True})
-    assert "one on top of the other" in page(piled)
+    assert "one on top of the other" in comparison_report(piled).lead
 
 
 def test_the_page_shows_why_layers_were_chosen(result: Comparison):
-    from circuits.editing.figures import page, plot_separation
+    from circuits.editing.figures import comparison_report, plot_separation
 
     at = Placement((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
     chosen, others = plot_separation(at, "m").data
     assert (list(chosen.x), list(chosen.y)) == ([2], [0.75])
     assert (list(others.x), list(others.y)) == ([1], [0.6])
-    assert "Why these layers" in page(replace(result, placement=at))
-    assert "Why these layers" not in page(result)
+    assert "Why these layers" in comparison_report(replace(result, placement=at)).html()
+    assert "Why these layers" not in comparison_report(result).html()
 
 
 # --- folders -----------------------------------------------------------------------------------

@@ -15,18 +15,26 @@ from circuits.discovery.running import Bench, prepared
 from circuits.discovery.search import Pruning, edge_pruning
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes
-from interp.errors import DataFileError, ModelLoadError, SiteError
+from interp.errors import DataFileError, ModelLoadError, ModelNotFound, SiteError
 from interp.graph import Graph
 from interp.plain import load_program, read_program
+from interp.programs import PROGRAMS as SHIPPED
+from interp.programs import file_of
 
 TRACR = Path(__file__).parents[2] / "shared" / "data" / "circuits" / "tracr"
-PROGRAMS = ["reverse", "xproportion", "hist", "sort"]
-pytestmark = pytest.mark.skipif(not TRACR.is_dir(), reason=f"no compiled programs at {TRACR}")
+"""Other examples and scores of the same programs, made by others."""
+NAMES = ["reverse", "xproportion", "hist", "sort"]
+PROGRAMS = [*SHIPPED] + (NAMES if TRACR.is_dir() else [])
+needs_others = pytest.mark.skipif(not TRACR.is_dir(), reason=f"no compiled programs at {TRACR}")
+
+
+def at(name: str) -> str:
+    """A shipped name as it is, or the path of another's program."""
+    return name if name.startswith("tracr-") else str(TRACR / f"{name}.npz")
 
 
 def loaded(name: str):
-    program = read_program(TRACR / f"{name}.npz")
-    model = load_program(TRACR / f"{name}.npz")
+    model, program = load_program(at(name)), read_program(at(name))
     return model, program, program_contrast(model, program)
 
 
@@ -36,26 +44,25 @@ def bench_of(name: str) -> tuple[Bench, set[str]]:
     batches, full, empty = prepared(model, [contrast], "resample")
     ids = tuple(str(i) for i in range(len(contrast)))
     made = Bench(model, batches, full, empty, (), ids, frozenset(), "resample", "output", name)
-    return made, set(program.record["gt_edges_resample_nonzero"])
+    return made, set(program.gt_edges_resample_nonzero or ())
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_compute_what_they_were_compiled_to(name: str):
     model, program, _ = loaded(name)
-    ids = torch.tensor([pair["clean_ids"] for pair in program.pairs])
-    want = torch.tensor([pair["clean_out"] for pair in program.pairs])
+    ids = torch.tensor([pair.clean_ids for pair in program.pairs])
+    described = json.loads((TRACR / f"{name}.json").read_text())
+    want = torch.tensor([pair["clean_out"] for pair in described["pairs"]])
     torch.testing.assert_close(model.hf(ids).logits, want, atol=1e-4, rtol=0)
-    text = " ".join(program.pairs[0]["clean"])
-    assert model.encode(text) == program.pairs[0]["clean_ids"]
+    text = " ".join(program.pairs[0].clean)
+    assert model.encode(text) == program.pairs[0].clean_ids
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_stored_scores_are_reproduced_and_the_circuit_found(name: str):
     marks = {
         m.method: m
-        for m in validate_methods(
-            TRACR / f"{name}.npz", ["exact", "eap", "eap-ig", "clean-corrupted", "eap-dg"]
-        )
+        for m in validate_methods(at(name), ["exact", "eap", "eap-ig", "clean-corrupted", "eap-dg"])
     }
     assert marks["exact"].auroc == 1.0
     for method in ("exact", "eap", "eap-ig", "clean-corrupted"):
@@ -63,12 +70,15 @@ def test_stored_scores_are_reproduced_and_the_circuit_found(name: str):
         assert error is not None
         assert error < 1e-4
     blind = {"hist": 0.625, "sort": 0.714}
-    assert marks["eap"].auroc == pytest.approx(blind.get(name, 1.0), abs=1e-3)
+    assert marks["eap"].auroc == pytest.approx(
+        blind.get(name.removeprefix("tracr-"), 1.0), abs=1e-3
+    )
     # The toolkit's own: right on every program, below half an exact search.
     assert marks["eap-dg"].auroc == 1.0
     assert marks["eap-dg"].forwards < marks["eap-dg"].half_edges
 
 
+@needs_others
 def test_expected_numbers():
     found = {}
     for name in ("reverse", "xproportion"):
@@ -89,6 +99,7 @@ def test_expected_numbers():
         assert score("xproportion", method, "input->m0") == pytest.approx(value, abs=1e-4)
 
 
+@needs_others
 def test_qk_fix_restores_what_a_saturated_softmax_hides():
     model, _, contrast = loaded("sort")
     graph = Graph.of(model.arch)
@@ -122,7 +133,7 @@ def test_acdc_finds_the_true_circuit(name: str):
     assert set(acdc(data, 1e-3).edge_names) == truth
 
 
-@pytest.mark.parametrize("name", ["reverse", "xproportion"])
+@pytest.mark.parametrize("name", ["tracr-reverse", "tracr-xproportion"])
 def test_edge_pruning_finds_the_true_circuit(name: str):
     data, truth = bench_of(name)
     target = 1 - len(truth) / data.graph.n_edges
@@ -142,7 +153,7 @@ def test_the_true_circuit_is_faithful_and_without_any_edge_it_is_not(name: str):
 
 
 def test_criteria_tell_a_needless_node_and_a_missing_edge():
-    data, truth = bench_of("sort")
+    data, truth = bench_of("tracr-sort")
     padded = of_edges(data.graph, truth | {"input->m2", "m2->logits"})
     result = criteria(data, padded, n_sets=6)
     assert result.faithfulness == pytest.approx(1, abs=1e-4)
@@ -156,7 +167,7 @@ def test_criteria_tell_a_needless_node_and_a_missing_edge():
 
 
 def test_exact_nodes_name_the_true_nodes():
-    model, _, contrast = loaded("sort")
+    model, _, contrast = loaded("tracr-sort")
     graph = Graph.of(model.arch)
     effects = exact_nodes(model, contrast, range(graph.n_sources)).mean(0)
     found = {graph.sources[i] for i in (effects.abs() > 1e-3).nonzero()[:, 0].tolist()}
@@ -165,8 +176,7 @@ def test_exact_nodes_name_the_true_nodes():
 
 def test_damaged_fixtures_are_refused(tmp_path):
     for name in ("hist.npz", "hist.json"):
-        shutil.copy(TRACR / name, tmp_path / name)
-        (tmp_path / name).chmod(0o644)
+        shutil.copy(file_of("tracr-hist").with_name(name), tmp_path / name)
     (tmp_path / "hist.json").rename(tmp_path / "away.json")
     with pytest.raises(DataFileError, match=r"hist\.json is missing"):
         interp.load_model(str(tmp_path / "hist.npz"))
@@ -183,22 +193,22 @@ def test_damaged_fixtures_are_refused(tmp_path):
     with pytest.raises(ModelLoadError, match="does not hold"):
         interp.load_model(str(tmp_path / "hist.npz"))
     (tmp_path / "hist.json").write_text(json.dumps({"config": {}}))
-    with pytest.raises(DataFileError, match="does not describe a compiled program"):
+    with pytest.raises(DataFileError, match="'config.n_layers' is missing"):
         interp.load_model(str(tmp_path / "hist.npz"))
 
 
 def test_programs_run_under_plans():
-    model, program, _ = loaded("reverse")
-    text = " ".join(program.pairs[0]["clean"])
+    model, program, _ = loaded("tracr-reverse")
+    text = " ".join(program.pairs[0].clean)
     plan = interp.Ablate("blocks.3.attn.hook_z")
     plain, cut = (interp.forward(model, [text], steps).logits for steps in ((), plan))
-    ids = torch.tensor([program.pairs[0]["clean_ids"]])
+    ids = torch.tensor([program.pairs[0].clean_ids])
     torch.testing.assert_close(plain[0], model.hf(ids).logits[0, -1])
     assert float(cut.abs().max()) < 1e-4  # the answer is written by that head alone
 
 
 def test_next_token_sweeps_are_refused_on_programs():
-    model, _, _ = loaded("hist")
+    model, _, _ = loaded("tracr-hist")
     pairs = [{"clean": "1 2 3 4 1", "corrupt": "1 2 3 4 2", "answer": "1", "wrong_answer": "2"}]
     with pytest.raises(SiteError, match="attends in both directions"):
         interp.patch(model, pairs)
@@ -218,3 +228,22 @@ def test_a_bench_needs_a_gap():
     with pytest.raises(DegenerateGap, match="score alike"):
         bench(tiny("llama"), [pair, back])
     assert len(bench(tiny("llama"), word_pairs()).ids) == 3
+
+
+def test_programs_load_by_name_in_the_dtype_asked_for():
+    model = interp.load_model("tracr-sort", dtype="bfloat16")
+    assert (model.name, model.hf.unembed.weight.dtype) == ("tracr-sort", torch.bfloat16)
+    with pytest.raises(ModelNotFound, match="Did you mean 'tracr-sort'"):
+        interp.load_model("tracr-srot")
+
+
+def test_the_four_programs_are_described_where_they_lie():
+    folder = file_of("tracr-hist").parent
+    assert {f"tracr-{file.stem}" for file in folder.glob("*.npz")} == set(SHIPPED)
+    card = (folder / "README.md").read_text()
+    for name, what in SHIPPED.items():
+        graph, record = Graph.of(load_program(name).arch), read_program(name)
+        true = len(record.gt_edges_resample_nonzero or ())
+        line = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
+        assert line.replace("*", "").endswith(f"| {graph.n_edges} | {true} |")
+        assert what in line.replace("*", "")

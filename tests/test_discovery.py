@@ -301,9 +301,9 @@ def test_files_that_are_no_circuits_are_refused(tmp_path):
         load_circuit(tmp_path / "none.json")
     bad = tmp_path / "bad.json"
     for text, error, match in (
-        ("{", DataFileError, "is not JSON"),
-        ("[]", CircuitError, "holds a list"),
-        ("{}", CircuitError, "no circuit in MIB's form"),
+        ("{", DataFileError, "line 1: not valid JSON"),
+        ("[]", DataFileError, "it is \\[\\]; it must be a JSON object"),
+        ("{}", DataFileError, "'cfg' is missing"),
     ):
         bad.write_text(text)
         with pytest.raises(error, match=match):

@@ -9,11 +9,13 @@ from conftest import tiny, word_pairs
 
 from circuits.discovery import Circuit, bench, faithfulness, of_edges, top_edges
 from circuits.discovery.circuit import CircuitError
-from circuits.discovery.drawing import draw, faithfulness_page, plot_faithfulness, to_dot
+from circuits.discovery.drawing import draw, plot_faithfulness, to_dot
 from circuits.discovery.evaluation import evaluate, random_circuit
+from circuits.discovery.pages import faithfulness_report
 from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.figures import plot_scores, scores_html
+from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
+from interp.style import GREY
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +85,15 @@ def test_one_axis_is_a_curve_with_its_interval():
     np.testing.assert_allclose(mean.y, scores.mean().values, rtol=1e-6)
 
 
-def test_scores_as_html(edges: EdgeScores):
-    text = scores_html(replace(edges, method="<b>"))
+def test_scores_as_a_report(edges: EdgeScores):
+    text = report(replace(edges, method="<b>")).html()
     assert "&lt;b&gt;" in text
     assert "3 pairs of records" in text
     assert "No row was excluded" in text
     assert edges.top(1)["edge"][0].replace(">", "&gt;") in text
-    assert edges._repr_html_().startswith("<p>")
+    cell = edges._repr_html_()
+    assert cell.startswith('<div class="interp-report">')
+    assert "3 pairs of records" in cell and edges.top(1)["edge"][0].replace(">", "&gt;") in cell
 
 
 # --- circuits ----------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def test_an_empty_circuit_is_not_drawn(edges: EdgeScores):
 
 def test_graphviz_text(edges: EdgeScores):
     text = to_dot(of_edges(edges.graph, ["input->a0.h1<q>", "a0.h1->logits"]))
-    assert '"input" -> "a0.h1" [color="#777777", style=dashed' in text
+    assert '"input" -> "a0.h1" [color="' + GREY + '", style=dashed' in text
     assert 'label="q"' in text
     assert '"a0.h1" -> "logits"' in text
     assert text.count("->") == 2
@@ -174,8 +178,9 @@ def test_faithfulness_curves(edges: EdgeScores):
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.shapes[0].y0 == 1
     assert result.plot().data[0].name == "eap-dg, by size"
-    page = faithfulness_page(result)
-    assert "log_CPR" in page
+    page = faithfulness_report(result).html()
+    value, low, high = result.areas()["log_CPR"]
+    assert "log CPR" in page and f"{value:.3f} [{low:.3f}, {high:.3f}]" in page
     assert "3 test pairs" in page
 
 

@@ -126,6 +126,13 @@ def test_edits_pile_up_are_exported_and_taken_out(folder: Path, tmp_path: Path, 
     listed = said(capsys, "list", "--ledger", str(ledger))
     assert [one["edit"] for one in listed["edits"]] == [first["edit"], second["edit"]]
     model = ["--model", str(folder / "llama"), "--ledger", str(ledger)]
+    asked = said(capsys, "ask", *model, *asks)
+    assert asked["edits"] == [first["edit"], second["edit"]]
+    assert [one["before"] for one in asked["asked"]] == [one["before"] for one in first["asked"]]
+    assert [one["question"] for one in asked["asked"]] == ["w1 w2 w10 w11", "w50 w51 w52"]
+    assert run(["edit", "ask", *model, *asks]) == 0
+    text = capsys.readouterr().out
+    assert "with 2 edits of" in text and repr(asked["asked"][0]["after"]) in text
     exported = said(capsys, "export", *model, "--out", str(out))
     assert exported == {"model": str(out), "edits": [first["edit"], second["edit"]]}
     edited = interp.load_model(str(out))
@@ -200,13 +207,13 @@ def test_a_mistaken_command_is_refused_before_a_model_is_loaded(
             "is to become both 'w40' and 'w50' ({0}, row 1, {0}, row 2)",
         ),
         ([ROW, {"prompt": "w1 {}"}], "{0}, row 2: 'subject' is missing"),
-        ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is no field; fields are prompt, subject"),
-        ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is to be a list of texts"),
-        ([ROW | {"target": 4}], "{0}, row 1: 'target' is to be text"),
+        ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is not a field that is known here"),
+        ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is 'w4'; it must be a list"),
+        ([ROW | {"target": 4}], "{0}, row 1: 'target' is 4; it must be text"),
         (["w1"], "{0}, row 1: a str, not a JSON object"),
         ([ROW | {"prompt": "w1"}], "{0}, row 1: the prompt 'w1' has 0 slots"),
         ([], "{0} holds no facts; give at least one"),
-        ({"facts": 1}, "{0} holds a dict, not a list of rows"),
+        ({"facts": 1}, "{0} holds a dict, not a list of facts"),
     ],
 )
 def test_a_bad_file_of_facts_is_refused_by_row(
@@ -223,9 +230,9 @@ def test_a_bad_file_of_facts_is_refused_by_row(
     ("rows", "why"),
     [
         ([KEPT, {"text": "w5 w12"}], "{0}, row 2: 'subject' is missing"),
-        ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is no field; fields are text, subject"),
-        ([KEPT | {"kindred": "yes"}], "{0}, row 1: 'kindred' is to be true or false"),
-        ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is to be text"),
+        ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is not a field that is known here"),
+        ([KEPT | {"kindred": "yes"}], "{0}, row 1: 'kindred' is 'yes'; it must be true or false"),
+        ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is 4; it must be text"),
         ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
         ([], "{0} holds no questions; give at least one"),
     ],
@@ -355,7 +362,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             "'cot' is no file of demonstrations, and not one of direct and reason",
         ),
         (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
-        (["--seeds", "0,a"], "--seeds '0,a': write whole numbers"),
+        (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
         (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),
     ],

@@ -58,7 +58,7 @@ def test_circuit_then_the_others_go_on_from_its_folder(
 def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     located = ["--model", model, "--discovery", str(tmp_path / "d"), *DATA[:2]]
     assert run(["emotion", "locate", *located, "--emotion", "joy"]) == 2
-    assert "unknown 'joy'" in capsys.readouterr().err
+    assert "unknown emotion 'joy'" in capsys.readouterr().err
     begin = ["--model", model, "--out", str(tmp_path / "d"), *DATA]
     assert run(["emotion", "circuit", *begin, "--paper", "felt:A", "--styles", "felt:B"]) == 2
     assert "not both" in capsys.readouterr().err

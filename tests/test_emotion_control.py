@@ -1,5 +1,6 @@
 """Marks by hand, arms side by side, a writer that resumes, and results that come back."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,7 +325,7 @@ def test_coarse_and_hateful_replies_are_not_shown():
 
 
 def test_pages_and_figures_hold_what_was_measured():
-    from circuits.emotion.pages import control_page, examples, plot_arms, plot_confusion
+    from circuits.emotion.pages import control_report, examples, plot_arms, plot_confusion
 
     found = control()
     figure = plot_arms(found)
@@ -333,6 +334,10 @@ def test_pages_and_figures_hold_what_was_measured():
     table = examples(found, n=1)
     assert list(table.columns) == ["text", "emotion", "steering", "circuit"]
     assert table["circuit"].tolist() == [f"{emotion} ✓" for emotion in EMOTIONS]
-    page = control_page(replace(found, judges=("spelled",)))
+    page = control_report(replace(found, judges=("spelled",))).html()
     value, low, high = found.by("spelled").paired("circuit", "steering")
-    assert f"<td>circuit - steering</td>\n      <td>{value:.3f} [{low:.3f}, {high:.3f}]" in page
+    assert re.search(
+        r'<th scope="row">circuit - steering</th>\s*'
+        + re.escape(f'<td class="number">{value:.3f} [{low:.3f}, {high:.3f}]</td>'),
+        page,
+    )

@@ -16,7 +16,7 @@ from circuits.emotion import running
 from circuits.emotion.judge import Labelled
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from interp import builtin
-from interp.errors import PlanError
+from interp.errors import DataFileError
 
 DATA = ["--datasets", str(ROOT / "datasets")]
 SIZES = {
@@ -162,7 +162,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["emotion", "run", "--model", "gpt2", "--out", str(tmp_path / "r")]) == 2
     assert "no recipe for 'gpt2'" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text('{"model": "x"}')
-    with pytest.raises(PlanError, match=r"bad\.json is no recipe \(KeyError"):
+    with pytest.raises(DataFileError, match=r"bad\.json: 'doses' is missing"):
         Recipe.load(tmp_path / "bad.json")
 
 

@@ -361,8 +361,11 @@ def write(path: Path, *rows: object) -> Path:
         ("[1]", r"line 2: a list, not a JSON object"),
         ({**ROW, "scenario": " "}, r"line 2: 'scenario' is ' '; it must be non-empty text"),
         ({k: v for k, v in ROW.items() if k != "theme"}, r"line 2: 'theme' is missing"),
-        ({**ROW, "event": {"positive": "x"}}, r"line 2: 'event' has \['positive'\]"),
-        ({**ROW, "event": {**TEXTS, "neutral": 3}}, r"line 2: 'neutral' is 3"),
+        ({**ROW, "event": {"positive": "x"}}, r"line 2: 'event.neutral' is missing"),
+        (
+            {**ROW, "event": {**TEXTS, "neutral": 3}},
+            r"line 2: 'event.neutral' is 3; it must be",
+        ),
         (ROW, r"line 2: id 'i' was used before, in .*line 1"),
     ],
 )
@@ -374,12 +377,12 @@ def test_malformed_scenarios_are_named_by_file_and_line(tmp_path: Path, row: obj
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path):
-    with pytest.raises(DataFileError, match="no such file: nowhere"):
+    with pytest.raises(DataFileError, match="no such file: nowhere.jsonl"):
         load_vignettes("nowhere.jsonl")
     with pytest.raises(DataFileError, match="holds no rows"):
         load_scenarios(write(tmp_path / "empty.jsonl", ""))
     path = write(tmp_path / "v.jsonl", {"id": "1", "emotion": "angr", "text": "x"})
-    with pytest.raises(DataFileError, match="unknown emotion 'angr'. Did you mean 'anger'"):
+    with pytest.raises(DataFileError, match="'emotion' is unknown: 'angr'. Did you mean 'anger'"):
         load_vignettes(path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "caf\xe9"}')
     with pytest.raises(DataFileError, match="not UTF-8"):
@@ -389,7 +392,7 @@ def test_missing_empty_and_foreign_files(tmp_path: Path):
 def test_a_reply_of_unknown_valence_is_refused(tmp_path: Path):
     row = {k: "x" for k in ("id", "event_id", "theme", "scenario", "event", "reply")}
     path = write(tmp_path / "r.jsonl", {**row, "emotion": "fear", "valence": "good"})
-    with pytest.raises(DataFileError, match="unknown valence 'good'"):
+    with pytest.raises(DataFileError, match="'valence' is unknown: 'good'"):
         load_replies(path)
 
 
@@ -410,13 +413,13 @@ def changed(place: list, value: object) -> dict:
     [
         (changed(["words", "A"], {"anger": "angry"}), "words 'A': has anger"),
         (changed(["words", "A", "fear"], "furious"), "'furious' stands for two"),
-        (changed(["frames", 0, "distance"], "middle"), "unknown distance 'middle'"),
+        (changed(["frames", 0, "distance"], "middle"), "distance' is unknown: 'middle'"),
         (changed(["frames", 0, "text"], "{scenario} {event}"), "frame 'felt': has the fields"),
         (changed(["frames", 0, "neutral"], "{scenario} {event} {word}"), "frame 'felt': has"),
         (changed(["frames", 0, "system"], "Be brief."), "both system and neutral_system"),
         (changed(["demonstrations", "query"], "{event}"), "query: has the fields"),
         (changed(["vignette"], "x"), "vignette: has the fields"),
-        ({"words": {}}, "must have words, frames"),
+        ({"words": {}}, "'frames' is missing"),
     ],
 )
 def test_malformed_frames_are_refused(tmp_path: Path, frames: dict, message: str):

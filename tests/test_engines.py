@@ -10,7 +10,7 @@ from test_interventions import prompts_for, vector
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale, nnsight_engine
 from interp.architecture import bridge
-from interp.bridge_engine import bridge_hooks
+from interp.bridge_engine import BridgeHook, bridge_hooks
 from interp.calls import positions_and_mask
 from interp.errors import PlanError
 from interp.model import Model
@@ -54,16 +54,17 @@ def of_bridge(wrapped, model: Model, plan: Plan, rows) -> torch.Tensor:
 def test_a_transformer_bridge_computes_the_same(family: str):
     model = tiny(family)
     rows, wrapped = prompts_for(model), bridge(copy.deepcopy(model.hf))
-    plans = edits_of(model) | ({} if family == "gptj" else KNOCK_OUTS)
+    plans = edits_of(model) | (KNOCK_OUTS if family not in ("gptj", "gpt_neo") else {})
     for name, plan in plans.items():
         want = interp.forward(model, rows, plan).logits
         got = of_bridge(wrapped, model, plan, rows)
         torch.testing.assert_close(got, want, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_a_bridge_that_ignores_edits_of_scores_is_refused():
-    model = tiny("gptj")
-    with pytest.raises(PlanError, match=r"TransformerLens takes edits .* run .* interp\.forward"):
+@pytest.mark.parametrize("family", ["gptj", "gpt_neo"])
+def test_a_bridge_that_ignores_edits_of_scores_is_refused(family: str):
+    model = tiny(family)
+    with pytest.raises(PlanError, match=r"takes no edits .* run .* interp\.forward"):
         bridge_hooks(model, KNOCK_OUTS["edges"], prompts_for(model))
 
 
@@ -91,11 +92,27 @@ def test_a_bridge_generates_the_same(family: str, scope: str):
         KnockOut("decoded", "s", layers=2),
     )
     want = interp.generate(model, rows, plan, 6)[0].ids
-    with torch.no_grad(), wrapped.hooks(fwd_hooks=bridge_hooks(model, plan, rows)):
-        out = wrapped.generate(
-            ids, max_new_tokens=6, do_sample=False, stop_at_eos=False, verbose=False
-        )
-    assert tuple(out[0, ids.shape[1] :].tolist())[: len(want)] == want
+
+    n_keys: list[int] = []
+
+    def count(scores: torch.Tensor, hook) -> torch.Tensor:
+        n_keys.append(scores.shape[-1])
+        return scores
+
+    def generated(hooks: list[BridgeHook], cached: bool) -> tuple[int, ...]:
+        options = {"do_sample": False, "stop_at_eos": False, "verbose": False}
+        with torch.no_grad(), wrapped.hooks(fwd_hooks=hooks):
+            out = wrapped.generate(ids, 6, use_past_kv_cache=cached, **options)
+        return tuple(out[0, ids.shape[1] :].tolist())[: len(want)]
+
+    hooks = bridge_hooks(model, plan, rows)
+    assert generated(hooks, False) == want
+    generated([("blocks.1.attn.hook_attn_scores", count)], True)
+    if n_keys[-1] > 1:
+        assert generated(hooks, True) == want
+    else:  # this TransformerLens does not know this transformers' name for the cache
+        with pytest.raises(PlanError, match=r"KV cache .* use_past_kv_cache=False"):
+            generated(hooks, True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,13 +1,17 @@
 """Generation under plans: plain without one, the same with and without cache, alone and batched."""
 
+import inspect
+
 import pytest
 import torch
+import transformers
 from conftest import FAMILIES, tiny
 from test_interventions import assert_untouched, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
 from interp.errors import PlanError
+from interp.kv_cache import attention_window, cache_argument, cache_in
 from interp.model import Model
 from interp.pairs import tokenise
 from interp.prompts import TokenPrompt, pad
@@ -208,6 +212,34 @@ def test_long_lists_are_split_into_batches(monkeypatch):
     assert interp.generate(model, rows, plan, N) == whole
 
 
+def test_conformance_notices_a_plan_that_does_not_see_the_cache(monkeypatch):
+    model = tiny("llama")
+    name = "generating under a plan equals running everything again per token"
+    assert {check.name: check.holds for check in interp.validate(model)}[name]
+    monkeypatch.setattr("interp.applying.cache_in", lambda kwargs: None)
+    held = {check.name: check.holds for check in interp.validate(model)}
+    assert [check for check, holds in held.items() if not holds] == [name]
+
+
+def test_the_cache_is_found_by_either_name():
+    cache = transformers.DynamicCache()  # empty, so false where it is taken for a truth value
+    assert cache_in({"cache": cache, "use_cache": True}) is cache
+    assert cache_in({"past_key_values": cache, "cache": None}) is cache
+    assert cache_in({"use_cache": True}) is None
+    (name,) = cache_argument(tiny("llama").hf.base_model, cache)
+    assert name in inspect.signature(tiny("llama").hf.base_model.forward).parameters
+
+
+def test_the_shortest_window_counts_whatever_it_is_called():
+    sizes = {family: attention_window(tiny(family).hf.config) for family in FAMILIES}
+    assert {family: size for family, size in sizes.items() if size} == {
+        "mistral": 4,
+        "gemma2": 4,
+        "gemma3": 4,
+        "gpt_neo": 4,
+    }
+
+
 # --- real weights --------------------------------------------------------------------------------
 
 
@@ -240,3 +272,13 @@ def test_smollm_generates_alike_cached_batched_and_plain(smollm: Model):
     )
     ids = interp.generate(smollm, rows, max_new_tokens=N)[0].ids
     assert list(ids) == plain[0, len(rows[0].ids) :].tolist()
+
+
+def test_without_attention_in_layer_23_the_capital_is_another(smollm: Model):
+    """The example of README and docs: what it prints is what they say."""
+    texts = [
+        interp.generate(smollm, "The capital of France is", plan, max_new_tokens=3)[0].text
+        for plan in (Plan(), Ablate("attn_out", layers=23))
+    ]
+    assert texts[0].startswith(" Paris")
+    assert texts[1] == " New York City"

@@ -8,7 +8,7 @@ from planted_cases import PLAIN, planted
 
 from circuits.editing import knowing
 from circuits.editing.evaluation import SHOTS, Answer, parse_cases
-from circuits.editing.knowing import Knowledge, know, usable_cases
+from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
 
 CASES = parse_cases(records())
 
@@ -78,6 +78,25 @@ def test_composed_questions_are_asked_only_where_every_hop_is_known():
     assert not unasked & set(found.asked)
 
 
+def test_cases_are_asked_until_enough_are_usable(monkeypatch):
+    model = tiny("llama")
+    cases = parse_cases(planted(model, 6))
+    monkeypatch.setattr(knowing, "CASES_AT_ONCE", 5)
+    whole, _ = usable_cases(cases, know(model, cases, PLAIN))
+    steps: list[tuple[int, int]] = []
+    found, n = know_enough(
+        model, cases, PLAIN, lambda usable: len(usable) >= 7, lambda *at: steps.append(at)
+    )
+    assert n == 10 and steps == [(0, 12), (5, 12), (10, 12)]
+    assert usable_cases(cases[:n], found)[0][:7] == whole[:7]
+    later = {hop.question for hop in cases[11].hops} - {
+        hop.question for case in cases[:10] for hop in (*case.hops, *case.new_hops)
+    }
+    assert later and not later & set(found.asked)
+    _, n = know_enough(model, cases, PLAIN, lambda usable: False)
+    assert n == 12
+
+
 def test_a_model_is_asked_in_batches_and_says_what_it_would_alone(monkeypatch):
     model = tiny("llama")
     cases = parse_cases(planted(model, 3))
@@ -87,7 +106,7 @@ def test_a_model_is_asked_in_batches_and_says_what_it_would_alone(monkeypatch):
     monkeypatch.setattr(knowing, "AT_ONCE", 4)
     parts = know(model, cases, PLAIN, lambda done, n: steps.append((done, n)))
     assert parts == whole
-    assert steps[0] == (4, steps[0][1]) and steps[-1][0] == steps[-1][1]
+    assert steps[:2] == [(0, steps[0][1]), (4, steps[0][1])] and steps[-1][0] == steps[-1][1]
     # goes on from answers of an earlier call, and asks nothing that is there
     steps.clear()
     assert know(model, cases, PLAIN, lambda done, n: steps.append((done, n)), whole.asked) == whole

@@ -156,7 +156,9 @@ def test_a_bad_line_is_named_by_number(tmp_path: Path, lines: list[str], says: s
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "folder/nowhere.json", "nowhere"])
 def test_a_missing_file_is_named(name: str):
-    with pytest.raises(DataFileError, match=f"no such file: {name}; give a JSONL file"):
+    with pytest.raises(
+        DataFileError, match=f"no such file: {name}; give a JSON or JSONL file of prompt pairs"
+    ):
         load_pairs(name)
 
 

@@ -64,10 +64,10 @@ def test_mistakes_are_told_in_a_sentence(tmp_path, capsys):
     [
         ("", "holds no prompts"),
         ('{"prompt": "a", "answer": "b"}\n{', "questions.jsonl, line 2: not valid JSON"),
-        ('{"prompt": "a"}', "questions.jsonl, line 1 lacks"),
+        ('{"prompt": "a"}', "questions.jsonl, line 1: 'answer' is missing"),
         ('["a"]', "questions.jsonl, line 1: a list, not a JSON object"),
-        ('{"prompt": "a", "answer": "b", "spam": 1}', "has fields prompt, answer, spam"),
-        ('{"prompt": "a", "answer": 3}', "questions.jsonl, line 1 has fields"),
+        ('{"prompt": "a", "answer": "b", "spam": 1}', "line 1: 'spam' is not a field"),
+        ('{"prompt": "a", "answer": 3}', "questions.jsonl, line 1: 'answer' is 3; it must be text"),
     ],
 )
 def test_malformed_files_are_refused(lines: str, message: str, tmp_path):

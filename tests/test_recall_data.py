@@ -131,7 +131,7 @@ def test_saved_cells_read_back(speller, tmp_path):
     again = load_data(tmp_path / "cells.jsonl")
     assert again.records() == data.records()
     assert (again.candidates, again.rejected) == (data.candidates, data.rejected)
-    with pytest.raises(DataFileError, match="is no file of cells"):
+    with pytest.raises(DataFileError, match="line 1: 'source' is missing"):
         load_data(FACTS)
 
 

@@ -12,14 +12,14 @@ from planted_recall import COPY, RECALL, agreeing_data, planted, planted_data
 from circuits.recall_reasoning import RecallReasoning, Settings, study
 from circuits.recall_reasoning.cells import DESIGNS, Ability
 from circuits.recall_reasoning.dissociation import doubles_table, selectivity, singles_table
-from circuits.recall_reasoning.figures import plot_control, plot_scores, study_page
+from circuits.recall_reasoning.figures import plot_control, plot_scores, study_report
 from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, pooled
 from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.scoring import RULES, Circuit, circuits_of
 from interp.ablation import Component
-from interp.errors import InterpError, PlanError, RunFolderError
+from interp.errors import DataFileError, InterpError, PlanError, RunFolderError
 
 QUICK = Settings(
     design="A-C",
@@ -77,8 +77,11 @@ def test_summary_and_page_hold_what_was_found(separate):
     result = separate[1]
     keys = {"model", "cells", "circuits", "single_dissociations", "double_dissociation"}
     assert keys | {"random_control", "verdict"} <= set(result.summary())
-    page = study_page(result, "A < B")
-    assert "A &lt; B" in page and "There is a double dissociation" in page
+    page = study_report(replace(result, model="A < B")).html()
+    assert (
+        "<h1>Recall versus reasoning on A &lt; B</h1>" in page
+        and "There is a double dissociation" in page
+    )
     heat = plot_scores(result).data[0].z
     assert np.unravel_index(np.argmax(heat), heat.shape) == RECALL
     assert len(plot_control(result).data) == 3
@@ -242,7 +245,7 @@ def test_every_cell_counts_as_much():
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
     assert Settings.of(QUICK.record()) == QUICK
-    with pytest.raises(PlanError, match="Did you mean 'n_random'"):
+    with pytest.raises(DataFileError, match="Did you mean 'n_random'"):
         Settings.of({"n_randoms": 3})
     with pytest.raises(PlanError, match="unknown rule"):
         Settings(rules=("diference",)).checked()

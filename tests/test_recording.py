@@ -35,6 +35,17 @@ def test_what_is_recorded_is_labelled():
     np.testing.assert_array_equal(array.sel(layer=2).values, found[2].numpy())
 
 
+def test_what_is_recorded_shows_in_a_notebook():
+    found = interp.activations(tiny("llama"), TEXTS, "resid_post", [0, 2])
+    assert repr(found) == (
+        "Activations(resid_post, layers [0, 2]: prompt 3 x pos 6 x feature 32, torch.float32)"
+    )
+    assert "<td>1</td><td>2</td><td>w7|w8</td>" in found._repr_html_()
+    end = interp.activations(tiny("llama"), TEXTS * 5, "z", at="last")
+    assert "<td>0</td><td>1</td><td>w6</td>" in end._repr_html_()
+    assert "and 5 prompts more" in end._repr_html_()
+
+
 def test_padding_cannot_be_read_as_a_value():
     found = interp.activations(tiny("llama"), TEXTS, "resid_post", 1)
     with pytest.raises(ValueError, match="NaN"):

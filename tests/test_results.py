@@ -222,10 +222,10 @@ def test_three_axes_of_a_short_pair():
 
 def test_the_notebook_page_names_the_metric_and_what_was_left_out():
     text = small()._repr_html_()
-    assert "<b>logit_diff</b> (logits): 3.000 on clean, -1.000 on corrupt prompts" in text
-    assert "1 rows were excluded" in text
-    assert "<td>bad</td><td>p.jsonl, row 3</td>" in text
-    escaped = "answer &lt;b&gt;x&lt;/b&gt; is 2 tokens [&#x27;a&#x27;, &#x27;b&#x27;] &amp; more"
+    assert "logit_diff (logits): 3.000 on clean, -1.000 on corrupt prompts" in text
+    assert "1 row was excluded" in text
+    assert "<td>bad (p.jsonl, row 3)</td>" in text
+    escaped = "answer &lt;b&gt;x&lt;/b&gt; is 2 tokens [&#39;a&#39;, &#39;b&#39;] &amp; more"
     assert escaped in text
     assert "<b>x</b>" not in text
     whole = dataclasses.replace(small(), excluded=())._repr_html_()
@@ -234,9 +234,9 @@ def test_the_notebook_page_names_the_metric_and_what_was_left_out():
 
 def test_a_page_escapes_its_title_and_command():
     result = dataclasses.replace(small(), provenance={"command": ["interp", "<x>"], "seed": 3})
-    text = figures.page(result, "<i>title")
-    assert "<h1>&lt;i&gt;title</h1>" in text
-    assert "<code>interp &lt;x&gt;</code>" in text
+    text = figures.report(dataclasses.replace(result, source="<i>")).html()
+    assert "<h1>resid_pre on a model, &lt;i&gt;</h1>" in text
+    assert "<code>interp &#39;&lt;x&gt;&#39;</code>" in text
 
 
 # --- run folders -------------------------------------------------------------------------------

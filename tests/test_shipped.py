@@ -11,6 +11,7 @@ from conftest import ROOT
 
 import interp
 from circuits.cli.app import run
+from circuits.cli.emotion_shared import texts_of
 from circuits.editing.evaluation import load_cases
 from circuits.editing.files import load_facts as load_edit_facts
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
@@ -143,6 +144,13 @@ def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys):
     build = ["recall-reasoning", "build", "--model", "smollm2-135m", "--n", "6", "--all", "--json"]
     assert run([*build, "--out", str(tmp_path / "cells.jsonl")]) == 0
     assert "cells" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_emotion_verbs_read_the_shipped_texts_unless_a_folder_is_given(tmp_path):
+    given = texts_of(None, "emotion_scenarios_tuning")
+    assert (len(given.events), len(given.replies), len(given.frames.frames)) == (40, 168, 7)
+    with pytest.raises(DataFileError, match="no such file: .*emotion_frames.json"):
+        texts_of(tmp_path, "emotion_scenarios_tuning")
 
 
 def test_the_library_datasets_stays_importable_from_the_root():

@@ -1,26 +1,31 @@
 """`interp ablate`: ablate components from the command line, into a run folder."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from circuits.cli.output import (
+from circuits.cli.options import (
+    ABLATIONS,
+    METRICS,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LimitOption,
     ModelOption,
     NeutralOption,
+    OutOption,
     PairsOption,
+    choice,
+    names_in,
+)
+from circuits.cli.output import (
     load,
     neutral_text,
     print_json,
     print_table,
     progress,
-    read_text,
     stdout,
 )
 
@@ -37,13 +42,8 @@ EXAMPLES = (
 )
 
 
-class Mode(StrEnum):
-    """Which sets the components make."""
-
-    SINGLES = "singles"
-    SET = "set"
-    ALL_BUT = "all-but"
-    CURVE = "curve"
+MODES = ("singles", "set", "all-but", "curve")
+READOUTS = (*METRICS, "accuracy", "vocab_accuracy")
 
 
 def ablate(
@@ -51,37 +51,48 @@ def ablate(
     pairs: PairsOption,
     components: Annotated[
         str | None,
-        typer.Option(help="a3.h1 a head, a3 a layer's heads, m5 an MLP, m5.n17 a neuron; commas."),
+        typer.Option(
+            help="Components, with commas: a3.h1 or L3H1 a head, a3 all heads of a layer, m5 an "
+            "MLP, m5.n17 a neuron."
+        ),
     ] = None,
     components_file: Annotated[
-        Path | None, typer.Option(help="The same, one a line; for a curve in ranked order.")
+        Path | None,
+        typer.Option(help="File of components, one per line; for a curve in ranked order."),
     ] = None,
-    kind: Annotated[str, typer.Option(help="resample, mean, zero or noise.")] = "resample",
+    kind: Annotated[str, choice(ABLATIONS, "What takes the components' place.")] = "resample",
     mode: Annotated[
-        Mode, typer.Option(help="Each alone, together, all but them, or first 1, 2, 4, …")
-    ] = Mode.SET,
+        str,
+        choice(
+            MODES,
+            "Ablate each component alone, all together, all but them, or the first 1, 2, 4, ….",
+        ),
+    ] = "set",
     readouts: Annotated[
         str,
-        typer.Option(
-            help="logit_diff, logprob, prob, kl, rank, accuracy (among all answers), "
-            "vocab_accuracy."
-        ),
+        choice(READOUTS, "What is measured; accuracy chooses among all answers.", many=True),
     ] = "logit_diff,accuracy",
     reference: Annotated[
         str | None,
-        typer.Option(help="Pairs for --kind mean; default: the rows of --pairs after --limit."),
+        typer.Option(help="Pairs for --kind mean; by default the rows of --pairs after --limit."),
     ] = None,
     neutral: NeutralOption = None,
-    random: Annotated[int, typer.Option(min=0, help="Matched random sets for each set.")] = 20,
+    random: Annotated[int, typer.Option(min=0, help="Number of matched random sets per set.")] = 20,
     match_norms: Annotated[
-        bool, typer.Option("--match-norms", help="Match them also by the norm of what they write.")
+        bool,
+        typer.Option("--match-norms", help="Match random sets by the norm of their output, too."),
     ] = False,
     cluster_by: Annotated[
-        str | None, typer.Option(help="Span that names a pair's entity, e.g. subject.")
+        str | None,
+        typer.Option(
+            help="Span that names a pair's entity, such as subject; intervals resample it."
+        ),
     ] = None,
     limit: LimitOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random sets, noise and intervals.")] = 0,
+    out: OutOption = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for random sets, noise and confidence intervals.")
+    ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -100,7 +111,7 @@ def ablate(
             rows[:limit],
             _sets(loaded, mode, given),
             kind,
-            readouts=readouts.split(","),
+            readouts=names_in(readouts),
             reference=(others or None) if kind == "mean" else None,
             neutral=text,
             n_random=random,
@@ -111,7 +122,7 @@ def ablate(
             progress=report,
         )
     if as_json:
-        print_json({"run": str(out) if out else None, "mode": mode.value, **result.summary()})
+        print_json({"run": str(out) if out else None, "mode": mode, **result.summary()})
     else:
         _print(result, out)
 
@@ -123,26 +134,27 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
         PlanError: both are given, or the file names none.
     """
     from interp.errors import PlanError
+    from interp.records import read_text
 
     if given is not None and file is not None:
         raise PlanError("--components and --components-file are both given; leave one out.")
     if file is None:
-        return None if given is None else [name.strip() for name in given.split(",")]
-    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        return None if given is None else names_in(given)
+    names = [line.strip() for line in read_text(file, "components").splitlines() if line.strip()]
     if not names:
         raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
     return names
 
 
-def _sets(model: Any, mode: Mode, given: list[str] | None) -> Any:
+def _sets(model: Any, mode: str, given: list[str] | None) -> Any:
     import interp
     from interp.errors import PlanError
 
-    if mode is Mode.SINGLES:
+    if mode == "singles":
         return interp.singles(model, given)
     if given is None:
-        raise PlanError(f"--mode {mode.value} needs --components or --components-file.")
-    make = {Mode.CURVE: interp.cumulative, Mode.ALL_BUT: interp.all_but}.get(mode)
+        raise PlanError(f"--mode {mode} needs --components or --components-file.")
+    make = {"curve": interp.cumulative, "all-but": interp.all_but}.get(mode)
     return given if make is None else make(model, given)
 
 

@@ -3,16 +3,19 @@
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from circuits.cli import (
     ablate,
     attribute,
     bench,
     circuit,
+    compare,
     datasets,
+    doctor,
     edit,
     emotion,
     emotion_control,
@@ -21,34 +24,80 @@ from circuits.cli import (
     query_value,
     recall_reasoning,
     show,
+    top_tokens,
     validate,
 )
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
 
+FIND, CHANGE = "Find components and circuits", "Change a model"
+RESULTS, RESOURCES = "Results", "Models and data"
+PANELS = {
+    FIND: (
+        "patch",
+        "ablate",
+        "attribute",
+        "circuit",
+        "query-value",
+        "top-tokens",
+        "recall-reasoning",
+    ),
+    CHANGE: ("edit", "emotion"),
+    RESULTS: ("show", "compare"),
+    RESOURCES: ("models", "datasets", "validate", "doctor", "bench"),
+}
+"""Group of verbs in `--help` -> its verbs, in order."""
+
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs, in the order of `PANELS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The verbs' names."""
+        return [name for names in PANELS.values() for name in names]
+
+
 app = typer.Typer(
     name="interp",
-    help="Find where a language model computes something, prove it causally, then change it.",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(models.app, name="models")
-app.add_typer(bench.app, name="bench")
-app.add_typer(circuit.app, name="circuit")
-app.add_typer(edit.app, name="edit")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from interp import __version__
+
+        print(f"interp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def interp(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Find where a language model computes something, prove it causally, then change it."""
+
+
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+for module in (patch, ablate, attribute, top_tokens, show, compare, datasets, validate, doctor):
+    function = module.__name__.rpartition(".")[2]
+    verb = function.replace("_", "-")
+    add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
+    add(getattr(module, function))
 emotion.app.add_typer(emotion_control.app)
-app.add_typer(emotion.app, name="emotion")
-app.add_typer(query_value.app, name="query-value")
-app.add_typer(recall_reasoning.app, name="recall-reasoning")
-app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
-app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
-app.command("datasets", epilog=datasets.EXAMPLES)(datasets.datasets)
-app.command("patch", epilog=patch.EXAMPLES)(patch.patch)
-app.command("show", epilog=show.EXAMPLES)(show.show)
-app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
+for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
+    verb = module.__name__.rpartition(".")[2].replace("_", "-")
+    app.add_typer(module.app, name=verb, rich_help_panel=PANEL_OF[verb])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,29 +1,26 @@
 """`interp attribute`: score edges, nodes or units from the command line, into a run folder."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from circuits.cli.output import (
+from circuits.cli.options import (
+    ATTRIBUTION,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LimitOption,
     MetricOption,
     ModelOption,
+    OutOption,
     PairsOption,
     SeedOption,
     SplitByOption,
     SplitSeedOption,
-    load,
-    load_rows,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    choice,
 )
+from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -33,39 +30,41 @@ EXAMPLES = (
     "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json`"
 )
 
+METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk", "grad-drop")
+
 
 def attribute(
     model: ModelOption,
     pairs: PairsOption,
     method: Annotated[
         str,
-        typer.Option(
-            help="eap, eap-ig, eap-gl, eap-dg, relp, clean-corrupted; of edges and nodes also "
-            "exact; of edges eap-ig-activations; of edges and the sites q and k eap-qk; of a site "
-            "grad-drop."
+        choice(
+            METHODS,
+            "How scores are estimated. exact: edges and nodes only; eap-ig-activations: edges; "
+            "eap-qk: edges and the sites q and k; grad-drop: a site.",
         ),
     ] = "eap-dg",
-    of: Annotated[str, typer.Option(help="edges, nodes, or a site such as z or mlp_post.")] = (
-        "edges"
-    ),
+    of: Annotated[
+        str, typer.Option(help="What is scored: edges, nodes, or a site such as z or mlp_post.")
+    ] = ("edges"),
     over: Annotated[
         str | None,
-        typer.Option(help="Axes of a site: layer, pos, head or neuron; default layer,pos."),
+        typer.Option(help="Axes of a site: layer, pos, head or neuron; by default layer,pos."),
     ] = None,
     metric: MetricOption = "logit_diff",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Interpolation points, of eap-ig and eap-gl.")
+        int | None, typer.Option(min=1, help="Number of interpolation points of eap-ig and eap-gl.")
     ] = None,
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    out: OutOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score what the metric owes to edges, nodes or units, by one backward pass or so a pair."""
+    """Score what the metric owes to edges, nodes or units, by about one backward pass per pair."""
     from interp.attribution.resuming import attribute_into, attribute_to
 
     rows = load_rows(pairs, limit, split_by, split_seed, "discovery")

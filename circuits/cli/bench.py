@@ -5,18 +5,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from circuits.cli.output import (
+from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     PairsOption,
-    load,
-    print_json,
-    stdout,
+    choice,
+    names_in,
 )
+from circuits.cli.output import load, print_json, stdout
 
-app = typer.Typer(help="Time our sweeps beside other libraries' in one process.")
+app = typer.Typer(help="Time interp's sweeps beside other libraries' in one process.")
+PEERS = ("hooks", "transformer-lens", "nnsight")
 
 
 @app.callback()
@@ -31,13 +32,13 @@ def bench() -> None:
 def sweep(
     model: ModelOption,
     pairs: PairsOption,
-    peers: Annotated[str, typer.Option(help="Some of hooks, transformer-lens, nnsight.")] = (
-        "hooks,transformer-lens,nnsight"
-    ),
+    peers: Annotated[str, choice(PEERS, "What to compare with.", many=True)] = ",".join(PEERS),
     over: Annotated[
-        str, typer.Option(help="layer,pos (resid_pre) or layer,head (z).")
+        str, choice(("layer,pos", "layer,head"), "Axes: of resid_pre, or of the heads' z.")
     ] = "layer,pos",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; medians are shown.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of timed rounds; medians are shown.")
+    ] = 3,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -48,7 +49,7 @@ def sweep(
 
     rows = interp.load_pairs(pairs)
     loaded = load(model, device, dtype)
-    names = [name for name in peers.split(",") if name]
+    names = names_in(peers)
     report = bench_sweep(loaded, rows, names, over, repeats)
     if as_json:
         print_json(report)

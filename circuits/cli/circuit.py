@@ -9,23 +9,21 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import marks
-from circuits.cli.output import (
+from circuits.cli.options import (
+    ATTRIBUTION,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LimitOption,
     MetricOption,
     ModelOption,
+    OutOption,
     PairsOption,
     SplitByOption,
     SplitSeedOption,
-    load,
-    load_rows,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    choice,
 )
+from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
@@ -34,7 +32,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
 app.command("validate", epilog=marks.EXAMPLE)(marks.validate)
-CircuitArgument = Annotated[Path, typer.Argument(help="A circuit: JSON file or discover's folder.")]
+METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
+SELECTS = ("top", "greedy", "threshold", "nodes", "neurons", "acdc", "edge-pruning")
+CUT = ("resample", "zero", "mean")
+FORMATS = ("mib", "dot", "html")
+CircuitArgument = Annotated[
+    Path, typer.Argument(help="A circuit: a JSON file, or a folder of `discover`.")
+]
 
 
 @app.callback()
@@ -50,36 +54,42 @@ def circuit() -> None:
     "--out circuit.json`"
 )
 def discover(
-    out: Annotated[Path, typer.Option(help="FILE.json, or a folder for circuit and scores.")],
-    model: Annotated[str | None, typer.Option(help="Built-in name, Hub id, folder, .gguf.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
+    ] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="Prompt pairs to discover on; as in `interp patch`.")
+        str | None, typer.Option(help="Prompt pairs to discover on, as in `interp patch`.")
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Scores of `interp attribute`, instead of model and pairs.")
+        Path | None,
+        typer.Option(help="Run folder of `interp attribute`, instead of --model and --pairs."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="As in `interp attribute`; makes the scores.")
+        str, choice(METHODS, "How scores are estimated, as in `interp attribute`.")
     ] = "eap-dg",
     select: Annotated[
         str,
-        typer.Option(help="top, greedy, threshold, nodes, neurons, acdc or edge-pruning."),
+        choice(SELECTS, "How edges are chosen: from scores, or by search (acdc, edge-pruning)."),
     ] = "top",
     size: Annotated[
         str | None,
-        typer.Option(help="Components to take: a number, or a part of all, such as 0.02."),
+        typer.Option(help="Components to take: a number, or a fraction of all, such as 0.02."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Least score (threshold), or ACDC's, in the metric's unit.")
+        float | None,
+        typer.Option(help="Lowest score kept (threshold), or ACDC's threshold, in metric units."),
     ] = None,
     signed: Annotated[
-        bool, typer.Option("--signed", help="Rank by signed score, not by its size.")
+        bool, typer.Option("--signed", help="Rank by signed score, not by its absolute value.")
     ] = False,
     metric: MetricOption = "logit_diff",
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    seed: Annotated[int, typer.Option(help="Of edge pruning's masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the masks of edge pruning.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -105,7 +115,7 @@ def discover(
         found = found_from_model(request, load(model or "", device, dtype), rows, keep)
     check_found(found)
     file = save_circuit(found, out if out.suffix == ".json" else out / "circuit.json")
-    report = {"file": str(file), "select": select, **_summary(found)}
+    report = {"file": str(file), "select": select, **found.summary()}
     if as_json:
         print_json(report)
     else:
@@ -113,33 +123,11 @@ def discover(
         stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
 
 
-def _summary(found: "Circuit") -> dict[str, Any]:
-    strongest = _strongest(found)
-    return {
-        "model": found.model,
-        "method": found.method,
-        "n_edges": found.n_edges,
-        "of_edges": found.graph.n_edges,
-        "n_nodes": len(found.nodes),
-        "n_neurons": sum(len(kept) for kept in found.neurons.values()) if found.neurons else None,
-        "n_prompts": len(found.prompts),
-        "nodes": list(found.nodes),
-        "top": [{"edge": name, "score": score} for name, score in strongest],
-    }
-
-
-def _strongest(found: "Circuit", n: int = 10) -> list[tuple[str, float]]:
-    if found.scores is None:
-        return []
-    scored = zip(found.edge_names, found.scores[found.edges].tolist(), strict=True)
-    return sorted(scored, key=lambda pair: -abs(pair[1]))[:n]
-
-
 def _print_summary(found: "Circuit") -> None:
     import pandas as pd
 
     stdout.print(escape(repr(found)), highlight=False)
-    strongest = _strongest(found)
+    strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
 
@@ -159,17 +147,17 @@ def evaluate(
     model: ModelOption,
     pairs: PairsOption,
     metric: MetricOption = "logit_diff",
-    ablation: Annotated[
-        str, typer.Option(help="What cut edges read: resample, zero or mean.")
-    ] = "resample",
+    ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
-        int, typer.Option("--random", min=0, help="Random circuits of each kind, as controls.")
+        int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
     ] = 20,
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder, with the figure.")] = None,
-    seed: Annotated[int, typer.Option(help="Of bootstrap intervals and random circuits.")] = 0,
+    out: OutOption = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for confidence intervals and random circuits.")
+    ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -217,7 +205,7 @@ def _evaluate_circuit(
     as_json: bool,
 ) -> None:
     from circuits.discovery.evaluation import evaluate
-    from circuits.discovery.pages import evaluation_page
+    from circuits.kinds import write_page
 
     with progress("circuits", "run") as report:
         done = evaluate(test, given, n_random, seed, clusters, report)
@@ -228,8 +216,7 @@ def _evaluate_circuit(
     }
     page = None
     if out:
-        page = done.save(out, seed) / "index.html"
-        page.write_text(evaluation_page(summary, done.random), encoding="utf-8")
+        page = write_page(done.save(out, seed))
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return
@@ -259,16 +246,15 @@ def _evaluate_scores(
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.drawing import faithfulness_page
     from circuits.discovery.faithfulness import faithfulness
+    from circuits.kinds import write_page
 
     scores = _edge_scores(path)
     with progress("circuits", "run") as report:
         done = faithfulness(test, scores, clusters=clusters, progress=report)
     page = None
     if out:
-        page = done.save(out) / "index.html"
-        page.write_text(faithfulness_page(done, seed), encoding="utf-8")
+        page = write_page(done.save(out, seed))
     run = str(out) if out else None
     summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
     if as_json:
@@ -325,7 +311,7 @@ def compare(
         for a, b in combinations(loaded, 2)
     ]
     if as_json:
-        listed = [{"file": name, **_summary(found)} for name, found in loaded.items()]
+        listed = [{"file": name, **found.summary()} for name, found in loaded.items()]
         print_json({"circuits": listed, "overlaps": rows})
         return
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
@@ -341,7 +327,9 @@ def compare(
 @app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
 def show(
     circuit: CircuitArgument,
-    out: Annotated[Path | None, typer.Option(help="Where to draw; default CIRCUIT.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the drawing; by default CIRCUIT.html.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Summarise a circuit and draw it."""
@@ -349,7 +337,7 @@ def show(
     target = out or file.with_suffix(".html")
     _write_html(found, target)
     if as_json:
-        print_json({"file": str(file), "page": str(target), **_summary(found)})
+        print_json({"file": str(file), "page": str(target), **found.summary()})
     else:
         _print_summary(found)
         stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
@@ -360,7 +348,8 @@ def export(
     circuit: CircuitArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="mib (JSON), dot (Graphviz) or html (drawing).")
+        str,
+        choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format"),
     ] = "mib",
     as_json: JsonOption = False,
 ) -> None:
@@ -368,15 +357,12 @@ def export(
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
-    from interp.errors import did_you_mean
 
     writers = {
         "mib": save_circuit,
         "dot": lambda found, path: path.write_text(to_dot(found), encoding="utf-8"),
-        "html": _write_html,
+        "html": lambda found, path: _write_html(found, path, standalone=True),
     }
-    if form not in writers:
-        raise CircuitError(f"unknown format {form!r}. {did_you_mean(form, writers)}")
     _, found = _needed(circuit)
     if out.is_dir():
         raise CircuitError(f"--out {out} is a folder; name the file to write.")
@@ -395,8 +381,7 @@ def _needed(path: Path) -> tuple[Path, "Circuit"]:
     return file, load_circuit(file)
 
 
-def _write_html(found: "Circuit", path: Path) -> None:
-    from circuits.discovery.drawing import draw
+def _write_html(found: "Circuit", path: Path, standalone: bool = False) -> None:
+    from circuits.discovery.pages import circuit_report
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(found).write_html(path, include_plotlyjs=True)
+    circuit_report(found).write(path, standalone)

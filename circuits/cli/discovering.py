@@ -18,7 +18,6 @@ from circuits.discovery.running import Bench, bench
 from circuits.discovery.search import Pruning, acdc, edge_pruning
 from interp.attribution.resuming import attribute_into, attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.errors import did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs
 
@@ -30,7 +29,6 @@ FROM_SCORES: dict[str, tuple[str, str | None, type[Scores]]] = {
     "neurons": ("mlp_post", "layer,neuron", UnitScores),
 }
 """Ways to select from scores: what is scored, over which axes, and the kind of scores."""
-SELECTS = (*FROM_SCORES, "acdc", "edge-pruning")
 NEEDS_SIZE = ("top", "greedy", "nodes", "neurons", "edge-pruning")
 NEEDS_THRESHOLD = ("threshold", "acdc")
 
@@ -53,10 +51,6 @@ class Request:
         Raises:
             CircuitError: which, and what to give.
         """
-        if self.select not in SELECTS:
-            raise CircuitError(
-                f"unknown --select {self.select!r}. {did_you_mean(self.select, SELECTS)}"
-            )
         if scores is None and (model is None or pairs is None):
             raise CircuitError("nothing to discover from: give --model and --pairs, or --scores.")
         if scores is not None and (model or pairs or self.select not in FROM_SCORES):

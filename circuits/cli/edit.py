@@ -5,25 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 from rich.markup import escape
 
-from circuits.cli.output import (
+from circuits.cli.options import (
+    CasesOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LimitOption,
     ModelOption,
-    load,
-    neutral_text,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    OutOption,
+    SplitOption,
+    names_in,
+    numbers,
 )
+from circuits.cli.output import load, neutral_text, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuits.editing import Edit, Fact
 
 app = typer.Typer(
@@ -33,8 +34,8 @@ EXAMPLES = (
     "Examples:\n\n"
     "`interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
     "--target Rome --method rome --ledger runs/edits`\n\n"
-    "`interp edit list --ledger runs/edits`\n\n"
-    "`interp edit export --model smollm2-135m --ledger runs/edits --out runs/edited`"
+    "`interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the "
+    "capital of France?'`"
 )
 EVALUATE_EXAMPLES = (
     "Examples:\n\n"
@@ -47,18 +48,23 @@ PLACE_EXAMPLE = (
     "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
     "--split design --out runs/gemma-layers`"
 )
-LedgerOption = Annotated[Path, typer.Option(help="Folder that holds the edits, in order.")]
+LedgerOption = Annotated[
+    Path, typer.Option(help="Folder that holds the edits, in the order they were made.")
+]
 PlacementOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of `interp edit place`; the built-in language models have one."),
+    typer.Option(help="Folder of `interp edit place`; built-in language models come with one."),
 ]
-CasesOption = Annotated[
-    str,
-    typer.Option(help="Cases in MQuAKE's schema: multihop_chains, a JSON file or a Hub id."),
+AskOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A question to ask before and after the edit; may be repeated."),
 ]
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 TokensOption = Annotated[
-    int, typer.Option(min=1, help="Of the model's own samples, for second moments.")
+    int,
+    typer.Option(
+        min=1, help="Number of the model's own tokens that second moments are taken over."
+    ),
 ]
 
 
@@ -68,26 +74,29 @@ def apply(
     ledger: LedgerOption,
     facts: Annotated[
         str | None,
-        typer.Option(help="JSON list of facts: prompt with {}, subject, target, question, …"),
+        typer.Option(
+            help="JSON file with a list of facts: prompt with {}, subject, target, question."
+        ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="One fact: its cloze with {}.")] = None,
-    subject: Annotated[str | None, typer.Option(help="One fact: what fills the slot.")] = None,
-    target: Annotated[str | None, typer.Option(help="One fact: the new object.")] = None,
-    method: Annotated[str, typer.Option(help="A preset; see `interp edit evaluate`.")] = "ace",
+    prompt: Annotated[
+        str | None, typer.Option(help="One fact: its prompt, with {} for the subject.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="One fact: its subject.")] = None,
+    target: Annotated[str | None, typer.Option(help="One fact: the new answer.")] = None,
+    method: Annotated[
+        str, typer.Option(help="Editing method, as in `interp edit evaluate --methods`.")
+    ] = "ace",
     kept: Annotated[
         str | None,
         typer.Option(
-            help="JSON list of questions whose answers are to stay: text, subject, relation, and "
-            "kindred where it could be asked of the edited subject, too."
+            help="JSON file with a list of questions whose answers must not change: text, subject, "
+            "relation, and kindred if it could be asked of the edited subject, too."
         ),
     ] = None,
     placement: PlacementOption = None,
-    ask: Annotated[
-        list[str] | None,
-        typer.Option(help="A question to put before and after the edit; may be repeated."),
-    ] = None,
+    ask: AskOption = None,
     n_tokens: TokensOption = N_TOKENS,
-    seed: Annotated[int, typer.Option(help="Of contexts and samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for contexts and samples.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -107,7 +116,17 @@ def apply(
     at = placement_for(loaded, placement, method)
     questions = ask or []
     before = _asked(loaded, questions)
-    made = edit(loaded, given, method, kept=to_stay, placement=at, n_tokens=n_tokens, seed=seed)
+    with progress("second moments", "tokens") as report:
+        made = edit(
+            loaded,
+            given,
+            method,
+            kept=to_stay,
+            placement=at,
+            n_tokens=n_tokens,
+            seed=seed,
+            progress=report,
+        )
     made.apply(loaded)
     said = zip(questions, before, _asked(loaded, questions), strict=True)
     asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
@@ -115,10 +134,50 @@ def apply(
     _say(made, made.save(next_folder(ledger)), as_json, answers=answers, asked=asked)
 
 
+@app.command(
+    "ask",
+    epilog="Example: `interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city "
+    "is the capital of France?'`",
+)
+def ask_edited(
+    model: ModelOption,
+    ledger: LedgerOption,
+    ask: Annotated[
+        list[str],
+        typer.Option(help="A question to ask without and with the edits; may be repeated."),
+    ],
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions of the model without and with all edits of the ledger."""
+    from circuits.editing.files import edits_in
+
+    edits = edits_in(ledger)
+    loaded = load(model, device, dtype)
+    before = _asked(loaded, ask)
+    for one in edits:
+        one.apply(loaded)
+    said = zip(ask, before, _asked(loaded, ask), strict=True)
+    asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
+    if as_json:
+        edited = [one.id for one in edits]
+        print_json({"model": model, "ledger": str(ledger), "edits": edited, "asked": asked})
+    else:
+        stdout.print(f"with {len(edits)} edits of {ledger}:", highlight=False, markup=False)
+        _print_asked(asked)
+
+
+def _print_asked(asked: list[dict[str, str]]) -> None:
+    for one in asked:
+        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
+
+
 @app.command("undo", epilog="Example: `interp edit undo --ledger runs/edits`")
 def undo(
     ledger: LedgerOption,
-    edit: Annotated[str | None, typer.Option(help="Id of the edit; default: the last.")] = None,
+    edit: Annotated[str | None, typer.Option(help="Id of the edit; by default the last.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take an edit out of the ledger."""
@@ -132,6 +191,8 @@ def undo(
 @app.command("list", epilog="Example: `interp edit list --ledger runs/edits --json`")
 def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
     """List the edits of a ledger, in order."""
+    import pandas as pd
+
     from circuits.editing.files import edits_in
 
     edits = edits_in(ledger)
@@ -150,7 +211,11 @@ def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
     print_table(pd.DataFrame(rows, columns=["edit", "model", "method", "facts"]), str(ledger))
 
 
-@app.command("export", epilog=EXAMPLES)
+@app.command(
+    "export",
+    epilog="Example: `interp edit export --model smollm2-135m --ledger runs/edits --out "
+    "runs/edited`",
+)
 def export_model(
     model: ModelOption,
     ledger: LedgerOption,
@@ -181,35 +246,37 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="ft, rome, memit, pmet, alphaedit, ifmet, ace, ace-query-first, ace-paper, "
-            "ace-released; + behind a name gives it the two-hop prompts and preserved questions "
-            "that ace sees; none (unedited), told (the edit in the prompt) and ike (the same, "
-            "behind demonstrations)."
+            help="Editing methods, with commas: ft, rome, memit, pmet, alphaedit, ifmet, ace, "
+            "ace-query-first, ace-paper, ace-released; + after a name gives it the two-hop prompts "
+            "and preserved questions that ace gets. Baselines: none (unedited), told (the edit in "
+            "the prompt), ike (in the prompt, with demonstrations)."
         ),
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
-    split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
+    split: SplitOption = None,
     placement: PlacementOption = None,
     shots: Annotated[
         str,
         typer.Option(
             help="Demonstrations before every question: direct, reasoned (chain of thought), or a "
-            "file of MQuAKE's prompts."
+            "file with MQuAKE's prompts."
         ),
     ] = "direct",
     neutral: Annotated[
         str | None,
-        typer.Option(help="Text on which drift is measured: neutral_text, or a text file."),
+        typer.Option(help="Text for divergence and perplexity: neutral_text, or a text file."),
     ] = None,
     sequential: Annotated[
         bool,
         typer.Option(
-            "--sequential", help="Make the edits one on top of the other; ask after the last."
+            "--sequential", help="Make the edits one on top of the other; ask after the last one."
         ),
     ] = False,
-    seeds: Annotated[str, typer.Option(help="Of contexts and controls; commas.")] = "0",
+    seeds: Annotated[
+        str, typer.Option(help="Random seeds for contexts and controls, such as 0,1,2.")
+    ] = "0",
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
+    out: OutOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -220,15 +287,15 @@ def evaluate(
     from circuits.editing.files import placement_for
     from circuits.editing.methods import refuse_unknown
 
-    names = [name.strip() for name in methods.split(",")]
+    names = names_in(methods)
     for name in names:
         refuse_unknown(name, REFERENCES)
-    draws, demonstrations = _numbers("--seeds", seeds), shots_named(shots)
+    draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
     rows = load_cases(cases, split)
     text = neutral_text(neutral)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
-    with progress("editing", "steps") as report:
+    with progress("editing", "") as report:
         result = compare_into(
             out,
             loaded,
@@ -241,7 +308,7 @@ def evaluate(
             neutral=text,
             sequential=sequential,
             n_tokens=n_tokens,
-            progress=lambda what, done, total: report(done, total),
+            progress=lambda what, done, total: report(done, total, what),
         )
     found = result.summary()
     if as_json:
@@ -249,7 +316,8 @@ def evaluate(
         return
     print_table(
         _by_metric(found["methods"]),
-        f"{found['n_filtered']} of {found['n_cases']} cases, {found['model']}",
+        f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
+        f"{found['model']}",
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
@@ -261,18 +329,20 @@ def evaluate(
 def place(
     model: ModelOption,
     cases: CasesOption,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    split: Annotated[str | None, typer.Option(help="Only cases of this split.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write the choice of layers to.")],
+    split: SplitOption = None,
     limit: LimitOption = 120,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.1, max=1, help="Gain at which value neurons fire, if not as chosen."),
+        typer.Option(
+            min=0.1, max=1, help="Match score at which value neurons fire, if not as chosen."
+        ),
     ] = None,
     until: Annotated[
         float | None,
-        typer.Option(min=0, help="Mean NLL at which the query neurons' search ends."),
+        typer.Option(min=0, help="Mean loss (nats) at which the search for query neurons ends."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -310,8 +380,10 @@ def _facts(
     return [Fact(prompt, subject, target)]
 
 
-def _by_metric(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
     """A line a figure and a column a method, which fits a terminal; without the intervals."""
+    import pandas as pd
+
     first = next(iter(methods.values()))
     figures = [name for name, value in first.items() if not isinstance(value, list)]
     columns = {
@@ -337,15 +409,6 @@ def _asked(model: Any, questions: list[str]) -> list[str]:
     return [SHOTS.read(said) for said in generations(model, asks, [()])]
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    from interp.errors import PlanError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise PlanError(f"{option} {text!r}: write whole numbers, such as 0,1,2.") from error
-
-
 def _say(
     edit: "Edit",
     at: Path,
@@ -364,9 +427,7 @@ def _say(
             f"{word} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(said)}",
             highlight=False,
         )
-    for one in asked or []:
-        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
-        stdout.print(escape(line), highlight=False, soft_wrap=True)
+    _print_asked(asked or [])
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

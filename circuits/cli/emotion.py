@@ -10,24 +10,24 @@ from circuits.cli.emotion_shared import (
     TUNING_TEXTS,
     DatasetsOption,
     DiscoveryOption,
-    LimitOption,
-    OutOption,
+    EmotionOption,
+    ScenariosOption,
     discovered,
     found_in,
     in_folder,
     say,
     texts_of,
 )
-from circuits.cli.output import (
+from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
-    load,
-    print_json,
-    print_table,
-    stdout,
+    NeededOutOption,
+    choice,
+    names_in,
 )
+from circuits.cli.output import load, print_json, print_table, stdout
 
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Settings
@@ -39,16 +39,18 @@ app = typer.Typer(
 )
 
 StylesOption = Annotated[
-    str | None, typer.Option(help="Frames and word sets: felt:A,day:B,…; else the preset's.")
+    str | None,
+    typer.Option(help="Frames and word sets, such as felt:A,day:B; by default the preset's."),
 ]
 PaperOption = Annotated[
     str | None,
-    typer.Option(help="The published settings, in this style: a frame and a word set."),
+    typer.Option(help="Use the published settings, in this style: a frame and a word set."),
 ]
 EventsOption = Annotated[
     str | None,
     typer.Option(
-        help="Texts of SEV's schema: a file or Hub id; default the shipped discovery set."
+        help="Texts in SEV's schema: a shipped name, a file or a Hub data set; by default the "
+        "shipped discovery set."
     ),
 ]
 
@@ -62,10 +64,12 @@ def elicit(
     reader: Annotated[
         str, typer.Option(help="Another model, on whose activations the judge is fitted.")
     ],
-    out: OutOption,
+    out: NeededOutOption,
     datasets: DatasetsOption = None,
     events: EventsOption = None,
-    n: Annotated[int, typer.Option(min=1, help="Events replied to, in six emotions each.")] = 48,
+    n: Annotated[
+        int, typer.Option(min=1, help="Number of events replied to, in six emotions each.")
+    ] = 48,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -101,12 +105,12 @@ def elicit(
 )
 def circuit(
     model: ModelOption,
-    out: OutOption,
+    out: NeededOutOption,
     datasets: DatasetsOption = None,
     events: EventsOption = None,
     styles: StylesOption = None,
     paper: PaperOption = None,
-    limit: LimitOption = None,
+    limit: ScenariosOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -114,8 +118,10 @@ def circuit(
     """Find every emotion's circuit: directions, scores, influence, allocation."""
     from circuits.emotion.selection import overlap_table
 
+    settings = _settings(styles, paper)
+    texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))  # bad files are told now
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, _settings(styles, paper), events, limit)
+    found = discovered(loaded, out, datasets, settings, events, limit)
     if as_json:
         print_json({"model": model, "run": str(out), **found.summary()})
         return
@@ -134,9 +140,9 @@ def directions(
     datasets: DatasetsOption = None,
     events: Annotated[
         str | None,
-        typer.Option(help="Unseen texts of SEV's schema; default: the shipped test set."),
+        typer.Option(help="Unseen texts in SEV's schema; by default the shipped test set."),
     ] = None,
-    n: Annotated[int, typer.Option(min=1, help="Unseen scenarios that are read.")] = 24,
+    n: Annotated[int, typer.Option(min=1, help="Number of unseen scenarios that are read.")] = 24,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -146,10 +152,10 @@ def directions(
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
 
-    loaded = load(model, device, dtype)
-    found = found_in(loaded, discovery, datasets)
     unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))
+    loaded = load(model, device, dtype)
+    found = found_in(loaded, discovery, datasets)
     read = transfer_tests(
         loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )
@@ -170,23 +176,19 @@ def directions(
 def locate(
     model: ModelOption,
     discovery: DiscoveryOption,
-    emotion: Annotated[str, typer.Option(help="Whose components.")] = "anger",
-    score: Annotated[str, typer.Option(help="centred, or paper: the signed mean.")] = "centred",
-    top: Annotated[int, typer.Option(min=1, help="How many neurons and heads.")] = 10,
+    emotion: EmotionOption = "anger",
+    score: Annotated[
+        str, choice(("centred", "paper"), "Score of a component; paper is the signed mean.")
+    ] = "centred",
+    top: Annotated[int, typer.Option(min=1, help="Number of neurons and heads shown.")] = 10,
     datasets: DatasetsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The neurons and heads that write an emotion, and what each sublayer can do for it."""
-    from circuits.emotion.data import EMOTIONS
-    from circuits.emotion.scores import KINDS
+    """Show the neurons and heads that write an emotion, and each sublayer's influence."""
     from circuits.emotion.selection import top_table
-    from interp.errors import PlanError, did_you_mean
 
-    for given, known in ((emotion, EMOTIONS), (score, KINDS)):
-        if given not in known:
-            raise PlanError(f"unknown {given!r}. {did_you_mean(given, known)}")
     loaded = load(model, device, dtype)
     found = found_in(loaded, discovery, datasets)
     scored = {str(kind): own for kind, own in found.scores.items()}
@@ -217,4 +219,4 @@ def _settings(styles: str | None, paper: str | None) -> "Settings":
         raise PlanError("give --styles or --paper, not both: --paper names its style itself.")
     if paper:
         return Settings.paper(paper)
-    return Settings(styles=tuple(styles.split(","))) if styles else Settings()
+    return Settings(styles=tuple(names_in(styles))) if styles else Settings()

@@ -10,24 +10,24 @@ from circuits.cli.emotion_shared import (
     TEST_TEXTS,
     DatasetsOption,
     DiscoveryOption,
-    LimitOption,
-    OutOption,
+    EmotionOption,
+    ScenariosOption,
     discovered,
     found_in,
     in_folder,
     say,
     texts_of,
 )
-from circuits.cli.output import (
+from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
-    load,
-    print_json,
-    print_table,
-    stdout,
+    NeededOutOption,
+    RecipeModelOption,
+    names_in,
 )
+from circuits.cli.output import load, print_json, print_table, stdout
 
 if TYPE_CHECKING:
     from circuits.emotion.control import Control
@@ -39,23 +39,31 @@ app = typer.Typer()
 
 RecipeOption = Annotated[
     str | None,
-    typer.Option(help="A shipped recipe such as smollm2-135m, or a file; else the model's own."),
+    typer.Option(
+        help="Recipe: a shipped one such as smollm2-135m, or a file; by default the model's own."
+    ),
 ]
 EventsOption = Annotated[
     str | None,
     typer.Option(
-        help="Texts to reply to, of SEV's schema: a file, a Hub id; default our test set."
+        help="Texts to reply to, in SEV's schema: a shipped name, a file or a Hub data set; by "
+        "default the shipped test set."
     ),
 ]
 ArmsOption = Annotated[
-    str | None, typer.Option(help="Arms with commas; default: all. unmodulated is always there.")
+    str | None,
+    typer.Option(help="Conditions, with commas; by default all. unmodulated always runs."),
 ]
-NOption = Annotated[int | None, typer.Option(min=1, help="Situations; else the recipe's.")]
+NOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of situations; by default the recipe's.")
+]
 PublishedOption = Annotated[
-    str | None, typer.Option(help="Judged replies of another model, to fit the judges on, too.")
+    str | None,
+    typer.Option(help="Judged replies of another model, on which the judges are fitted, too."),
 ]
 ReaderOption = Annotated[
-    str | None, typer.Option(help="The model that the first judge reads with; not --model.")
+    str | None,
+    typer.Option(help="Model that the first judge reads with; another one than --model."),
 ]
 MOST = 1.5
 """A dose above so many times the tuned one brings out profanity and hatred."""
@@ -68,15 +76,17 @@ MOST = 1.5
 def control(
     model: ModelOption,
     discovery: DiscoveryOption,
-    emotion: Annotated[str, typer.Option(help="Which emotion.")] = "anger",
-    arm: Annotated[str, typer.Option(help="circuit, steering, prompting, random, …")] = "circuit",
+    emotion: EmotionOption = "anger",
+    arm: Annotated[
+        str, typer.Option(help="Condition: circuit, steering, prompting, random, ….")
+    ] = "circuit",
     strength: Annotated[
-        float | None, typer.Option(help="Instead of the tuned dose; at most 1.5 times it.")
+        float | None, typer.Option(help="Strength instead of the tuned one; at most 1.5 times it.")
     ] = None,
     any_dose: Annotated[
-        bool, typer.Option("--any-dose", help="Allow more; expect profanity and hatred.")
+        bool, typer.Option("--any-dose", help="Allow any strength; expect profanity and hatred.")
     ] = False,
-    n: Annotated[int, typer.Option(min=1, help="Situations.")] = 4,
+    n: Annotated[int, typer.Option(min=1, help="Number of situations.")] = 4,
     events: EventsOption = None,
     datasets: DatasetsOption = None,
     recipe: RecipeOption = None,
@@ -84,22 +94,18 @@ def control(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write replies to events in one emotion, beside the unmodulated ones."""
+    """Write replies to events in one emotion, beside unmodulated replies."""
     from circuits.emotion.controlling import Writer
-    from circuits.emotion.data import EMOTIONS
     from circuits.emotion.quality import uncoarse
     from circuits.emotion.running import all_arms, chosen_arms
     from circuits.emotion.situations import situations
-    from interp.errors import PlanError, did_you_mean
 
-    if emotion not in EMOTIONS:
-        raise PlanError(f"unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}")
     said = _recipe(model, recipe)
+    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     loaded = load(model, device, dtype or said.dtype)
     found = found_in(loaded, discovery, datasets, _settings(said))
     plain, *rest = chosen_arms(all_arms(loaded, found, said), [arm])
     asked = _at(rest[0] if rest else plain, strength, any_dose)
-    sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     asking, texts = sources.asking(said.style), situations(sources.events, n)
     writer = Writer(loaded, asking, texts, said.decoding)
     tables: list[Any] = [writer.write(one) for one in (plain, asked)]
@@ -147,7 +153,7 @@ def _at(arm: Any, strength: float | None, any_dose: bool) -> Any:
 def evaluate(
     model: ModelOption,
     discovery: DiscoveryOption,
-    out: OutOption,
+    out: NeededOutOption,
     events: EventsOption = None,
     arms: ArmsOption = None,
     n: NOption = None,
@@ -159,7 +165,7 @@ def evaluate(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put every arm to the same events, decode alike, judge with the target hidden."""
+    """Compare all conditions on the same events, judged with the target hidden."""
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
     result = _compared(said, discovery, out, sources, datasets, arms, device, dtype)
@@ -172,10 +178,8 @@ def evaluate(
     "llama-3.2-3b-instruct --out runs/emotion/llama --json`"
 )
 def run(
-    out: Annotated[Path, typer.Option(help="Folder of all stages; a stopped run goes on.")],
-    model: Annotated[
-        str | None, typer.Option(help="Built-in name, Hub id or local folder; else the recipe's.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all stages; a stopped run resumes.")],
+    model: RecipeModelOption = None,
     recipe: RecipeOption = None,
     events: EventsOption = None,
     arms: ArmsOption = None,
@@ -183,15 +187,16 @@ def run(
     reader: ReaderOption = None,
     published: PublishedOption = None,
     discovery_events: Annotated[
-        str | None, typer.Option(help="Texts for discovery, of SEV's schema; default: our own.")
+        str | None,
+        typer.Option(help="Texts for discovery, in SEV's schema; by default the shipped ones."),
     ] = None,
-    limit: LimitOption = None,
+    limit: ScenariosOption = None,
     datasets: DatasetsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole chain: discovery, circuits, replies in every arm, judges, a page."""
+    """Run the whole chain: discovery, circuits, replies in every condition, judges, a page."""
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
     result = _compared(
@@ -213,9 +218,11 @@ def _compared(
     discovery_events: str | None = None,
     limit: int | None = None,
 ) -> "Control":
-    from circuits.emotion.pages import control_page
+    from circuits.emotion.pages import control_report
     from circuits.emotion.running import compare
 
+    if discovery_events is not None:
+        texts_of(datasets, discovery_events)  # bad files are told before a model is loaded
     loaded = load(recipe.model, device, dtype or recipe.dtype)
     settings = _settings(recipe)
     if discovery_events is None and limit is None:
@@ -229,10 +236,10 @@ def _compared(
         sources,
         lambda name: load(name, device, None),
         out,
-        arms.split(",") if arms else None,
+        names_in(arms) if arms else None,
         say,
     )
-    (out / "index.html").write_text(control_page(result, found), encoding="utf-8")
+    control_report(result, found).write(out / "index.html")
     return result
 
 

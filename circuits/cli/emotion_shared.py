@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from circuits.cli.options import EMOTIONS, choice
 from circuits.cli.output import stderr
 
 if TYPE_CHECKING:
@@ -21,15 +22,18 @@ TEST_TEXTS = "emotion_scenarios_test.jsonl"
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
-        help=f"Folder with your own {DISCOVERY_TEXTS} and the like; default: the shipped data."
+        exists=True,
+        file_okay=False,
+        help=f"Folder with your own {DISCOVERY_TEXTS} and the like; by default the shipped data.",
     ),
 ]
-OutOption = Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")]
+EmotionOption = Annotated[str, choice(EMOTIONS, "Target emotion.")]
 DiscoveryOption = Annotated[
-    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it is not there.")
+    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it does not exist.")
 ]
-LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use N discovery scenarios, of all themes.")
+ScenariosOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Use only N discovery scenarios, of all themes."),
 ]
 
 

@@ -6,17 +6,22 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.output import JsonOption, print_json, print_table
+from circuits.cli.options import ATTRIBUTION, DeviceOption, JsonOption, choice, names_in
+from circuits.cli.output import print_json, print_table
 
 EXAMPLE = "Example: `interp circuit validate tracr-hist --methods exact,eap,eap-dg`"
 
+METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
+
 
 def validate(
-    fixture: Annotated[Path, typer.Argument(help="A compiled program: .npz, with .json beside.")],
+    program: Annotated[
+        str, typer.Argument(help="tracr-hist, -sort, -reverse, -xproportion, or a .npz file.")
+    ],
     methods: Annotated[
-        str, typer.Option(help="Attribution methods of edges, comma-separated.")
+        str, choice(METHODS, "Attribution methods of edges.", many=True)
     ] = "exact,eap,eap-ig,eap-dg",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default cpu.")] = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Mark attribution methods on a compiled program, whose true circuit is known."""
@@ -27,15 +32,15 @@ def validate(
     from interp.graph import Graph
     from interp.plain import load_program
 
-    names = [name for name in methods.split(",") if name]
+    names = names_in(methods)
     if not names:
         raise MetricError("--methods names no method; give some, such as exact,eap,eap-dg.")
-    marks = validate_methods(fixture, names, device)
-    n_edges = Graph.of(load_program(fixture).arch).n_edges
+    marks = validate_methods(program, names, device)
+    n_edges = Graph.of(load_program(program).arch).n_edges
     if as_json:
         rows = {mark.method: asdict(mark) for mark in marks}
         for row in rows.values():
             del row["method"]
-        print_json({"program": fixture.stem, "n_edges": n_edges, "methods": rows})
+        print_json({"program": Path(program).stem, "n_edges": n_edges, "methods": rows})
     else:
-        print_table(pd.DataFrame(marks), f"{fixture.stem}: {n_edges} edges")
+        print_table(pd.DataFrame(marks), f"{Path(program).stem}: {n_edges} edges")

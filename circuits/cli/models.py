@@ -5,18 +5,25 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from circuits.cli.output import JsonOption, print_json, stderr, stdout
+from circuits.cli.options import JsonOption
+from circuits.cli.output import print_json, stderr, stdout
 
 app = typer.Typer(help="List and fetch the built-in models.", invoke_without_command=True)
 
 
-@app.callback(epilog="Example: `interp models`")
+@app.callback(epilog="Examples: `interp models list`, `interp models pull smollm2-135m`")
 def models(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the built-in models; any Hub id, folder or .gguf file works wherever a name does."""
-    if context.invoked_subcommand:
-        return
+    """List and fetch the built-in models; any Hub id, folder or .gguf file works like a name."""
+    if not context.invoked_subcommand:
+        list_models(as_json)
+
+
+@app.command("list", epilog="Example: `interp models list --json`")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the built-in models, and whether they have been fetched."""
     from interp import builtin
     from interp.organisms import ORGANISMS
+    from interp.programs import PROGRAMS
 
     rows: list[dict[str, Any]] = [
         {
@@ -27,9 +34,10 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         }
         for model in builtin.BUILTIN.values()
     ]
+    compiled = [(name, f"compiled program, {says}") for name, says in PROGRAMS.items()]
     rows += [
         {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
-        for name, says in ORGANISMS.items()
+        for name, says in [*ORGANISMS.items(), *compiled]
     ]
     if as_json:
         print_json({"models": rows, "cache": str(builtin.cache_dir())})

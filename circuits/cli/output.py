@@ -1,13 +1,11 @@
-"""What every verb shares: options, progress on stderr, one JSON object on stdout."""
+"""What every verb prints: progress on stderr, tables or one JSON object on stdout."""
 
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Protocol
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,41 +19,18 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True)
 stdout = Console()
 
-ModelOption = Annotated[
-    str, typer.Option("--model", help="Built-in name, Hub id, local folder or .gguf file.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: CUDA if there is one.")
-]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32 (default on CPU), bfloat16 (default on CUDA), float16.")
-]
-PairsOption = Annotated[
-    str, typer.Option(help="Prompt pairs: a name from `interp datasets`, JSONL file or Hub id.")
-]
-NeutralOption = Annotated[
-    str | None,
-    typer.Option(help="Text whose perplexity is measured, too: neutral_text, or a text file."),
-]
-MetricOption = Annotated[str, typer.Option(help="logit_diff, logprob or prob.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")]
-SeedOption = Annotated[int, typer.Option(help="Of the bootstrap intervals.")]
-SplitByOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Deal the entities of this span (or spans: io,s1) to two halves: scores and circuits "
-        "come from the discovery half, evaluation uses the test half. Before --limit."
-    ),
-]
-SplitSeedOption = Annotated[int, typer.Option(help="Of the deal; the same for both halves.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
-]
+
+class Report(Protocol):
+    """What a bar is told."""
+
+    def __call__(self, done: int, total: int, what: str = ...) -> None:
+        """So many are done, of so many; of what, where that changes."""
+        ...
 
 
 @contextlib.contextmanager
-def progress(label: str, unit: str) -> Generator[Callable[[int, int], None]]:
-    """A progress bar on stderr; yields a function to call with (done, total)."""
+def progress(label: str, unit: str) -> Generator[Report]:
+    """A progress bar on stderr, there once its total is told; yields what to tell."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,8 +39,12 @@ def progress(label: str, unit: str) -> Generator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(done: int, total: int, what: str = label) -> None:
+            task = bar.task_ids[0] if bar.task_ids else bar.add_task(what)
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
 
 
 def load(name: str, device: str | None, dtype: str | None) -> Any:
@@ -100,25 +79,10 @@ def neutral_text(source: str | None) -> str | None:
     Raises:
         DataFileError: there is none, or it cannot be read as UTF-8.
     """
+    from interp.records import read_text
     from interp.shipped import locate
 
-    return None if source is None else read_text(locate(source, "a text file"))
-
-
-def read_text(file: Path) -> str:
-    """The text of a file that an option names.
-
-    Raises:
-        DataFileError: it cannot be read as UTF-8.
-    """
-    from interp.errors import DataFileError
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(
-            f"cannot read {file} as UTF-8 text ({type(error).__name__})."
-        ) from error
+    return None if source is None else read_text(locate(source, "a text file"), "neutral text")
 
 
 def print_table(frame: "pd.DataFrame", title: str) -> None:

@@ -1,5 +1,6 @@
 """`interp patch`: one sweep from the command line, into a run folder."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,17 +8,22 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from circuits.cli.output import (
+from circuits.cli.options import (
+    METRICS,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LayersOption,
+    LimitOption,
     ModelOption,
+    OutOption,
     PairsOption,
-    load,
-    print_json,
-    progress,
-    stdout,
+    SeedOption,
+    SiteOption,
+    choice,
+    numbers,
 )
+from circuits.cli.output import load, print_json, progress, stdout
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -31,40 +37,41 @@ EXAMPLES = (
 def patch(
     model: ModelOption,
     pairs: PairsOption,
-    site: Annotated[
-        str,
-        typer.Option(
-            help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, "
-            "q, k, v, z, mlp_post, or a full hook name."
-        ),
-    ] = "resid_pre",
+    site: SiteOption = "resid_pre",
     over: Annotated[
-        str, typer.Option(help="Axes: layer, pos or span, head or neuron.")
+        str,
+        typer.Option(help="Axes of the sweep: layer, pos or span, head or neuron; with commas."),
     ] = "layer,pos",
-    metric: Annotated[
-        str, typer.Option(help="logit_diff, logprob, prob, kl or rank.")
-    ] = "logit_diff",
+    metric: Annotated[str, choice(METRICS, "What is measured at the last token.")] = "logit_diff",
     direction: Annotated[
-        str, typer.Option(help="denoise (clean into corrupt) or noise.")
+        str,
+        choice(
+            ("denoise", "noise"),
+            "denoise patches clean activations into the corrupt prompt; noise the reverse.",
+        ),
     ] = "denoise",
     at: Annotated[
-        str, typer.Option(help="Positions where none is an axis: all, last, a span.")
+        str,
+        typer.Option(help="Positions, where they are not an axis: all, last, or a span's name."),
     ] = "all",
-    layers: Annotated[str | None, typer.Option(help="Some layers only, e.g. 0,4,8-11.")] = None,
-    neurons: Annotated[int, typer.Option(help="Neurons a group on the neuron axis.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N pairs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a stopped run resumes.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
+    layers: LayersOption = None,
+    neurons: Annotated[
+        int, typer.Option(min=1, help="Number of neurons per group on the neuron axis.")
+    ] = 1,
+    limit: LimitOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
+    from interp.errors import InterpWarning
     from interp.resuming import patch_into
 
     rows = interp.load_pairs(pairs)[:limit]
-    chosen = parse_layers(layers)
+    chosen = numbers("--layers", layers)
     loaded = load(model, device, dtype)
     options: dict[str, Any] = {
         "site": site,
@@ -77,32 +84,15 @@ def patch(
     }
     with progress(f"patching {site}", "pairs") as report:
         if out is None:
-            result = interp.patch(loaded, rows, **options, progress=report)
+            with warnings.catch_warnings():  # said below, with the result
+                warnings.simplefilter("ignore", InterpWarning)
+                result = interp.patch(loaded, rows, **options, progress=report)
         else:
             result = patch_into(out, loaded, rows, **options, seed=seed, progress=report)
     if as_json:
         print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
     else:
         _print(result, out, seed)
-
-
-def parse_layers(text: str | None) -> list[int] | None:
-    """Layers from ``"0,4,8-11"``.
-
-    Raises:
-        SiteError: not of that form.
-    """
-    from interp.errors import SiteError
-
-    if text is None:
-        return None
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise SiteError(f"--layers {text!r}: write numbers and ranges, such as 0,4,8-11.")
-        chosen.extend(range(int(first), int(last or first) + 1))
-    return chosen
 
 
 def _print(result: Any, out: Path | None, seed: int) -> None:
@@ -114,6 +104,8 @@ def _print(result: Any, out: Path | None, seed: int) -> None:
         f"{float(result.corrupt.mean()):.3f} corrupt",
         highlight=False,
     )
+    for text in result.warnings:
+        stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
     top = result.top(10, seed)
     table = Table(*top.columns, title="strongest cells (effect on the metric, 95 % interval)")
     for row in top.itertuples(index=False):

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from circuits.cli.output import (
+from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LayersOption,
+    LimitOption,
     ModelOption,
+    OutOption,
+    PageOption,
     SeedOption,
-    load,
-    print_json,
-    print_table,
-    progress,
-    stdout,
+    choice,
+    numbers,
 )
+from circuits.cli.output import load, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue
@@ -48,20 +50,19 @@ def find(
             "optionally label, cluster, spans."
         ),
     ],
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N prompts.")] = None,
+    limit: LimitOption = None,
     top: Annotated[
-        int, typer.Option(min=1, help="Value neurons a prompt, of FFNs and of heads each.")
+        int,
+        typer.Option(min=1, help="Number of value neurons per prompt, of FFNs and of heads each."),
     ] = 30,
-    layers: Annotated[
-        str | None, typer.Option(help="Where value neurons are looked for: 8,9,10; default all.")
-    ] = None,
+    layers: LayersOption = None,
     key: Annotated[
-        str, typer.Option(help="What FFN value neurons are read with: gate, or up (gated FFNs).")
+        str, choice(("gate", "up"), "Projection that queries FFN value neurons (gated FFNs).")
     ] = "gate",
     every: Annotated[
         bool, typer.Option("--every", help="Score every FFN neuron, for sums over layers (slow).")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    out: OutOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -72,6 +73,7 @@ def find(
     from circuits.query_value.files import load_rows, token_prompts_of
 
     rows = load_rows(prompts)[:limit]
+    chosen = numbers("--layers", layers)
     loaded = load(model, device, dtype)
     with progress("query and value neurons", "prompts") as report:
         result = found_in(
@@ -81,7 +83,7 @@ def find(
             labels=[row.label for row in rows],
             clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
             key=key,
-            layers=None if layers is None else _numbers(layers),
+            layers=chosen,
             top=top,
             every=every,
             progress=report,
@@ -98,13 +100,6 @@ def find(
         )
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"layers {text!r}: give numbers such as 8,9,10.") from None
-
-
 @app.command(
     epilog="Examples: `interp query-value show runs/qv`  (writes runs/qv/index.html)\n\n"
     "`interp query-value show runs/qv --prompt 3 --json`"
@@ -112,22 +107,20 @@ def _numbers(text: str) -> list[int]:
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder of `query-value find`.")],
     prompt: Annotated[
-        str | None, typer.Option(help="Id of a prompt to draw, token by token; default the first.")
+        str | None,
+        typer.Option(help="Id of the prompt to draw, token by token; by default the first."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write; default RUN/index.html.")
-    ] = None,
+    out: PageOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's figures and tables as one HTML file."""
-    from circuits.query_value.figures import page
+    from circuits.query_value.figures import report
     from circuits.query_value.result import QueryValue
 
     result = QueryValue.load(run)
     target = out or run / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(result, prompt, seed), encoding="utf-8")
+    report(result, prompt, seed).write(target)
     if as_json:
         print_json({"run": str(run), "page": str(target), **result.summary(seed)})
         return

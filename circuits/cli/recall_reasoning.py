@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.output import (
+from circuits.cli.options import (
+    DESIGNS,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
+    NeededOutOption,
     NeutralOption,
-    load,
-    neutral_text,
-    print_json,
-    print_table,
-    stderr,
-    stdout,
+    RecipeModelOption,
+    choice,
+    names_in,
+    numbers,
 )
+from circuits.cli.output import load, neutral_text, print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     from circuits.recall_reasoning.replicate import Prompts
@@ -31,17 +32,15 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-DesignOption = Annotated[
-    str,
-    typer.Option(
-        help="2x2, A-D, A-C, A-conflict, A-nonce, A-ioi or puzzles: which cells are contrasted."
-    ),
-]
+CUT = ("resample", "mean", "zero")
+DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contrasted.")]
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
+        exists=True,
+        file_okay=False,
         help="Folder with your own recall_facts.jsonl, ioi.jsonl and linguistic_puzzles.jsonl; "
-        "default: the shipped ones."
+        "by default the shipped ones.",
     ),
 ]
 
@@ -55,10 +54,11 @@ def build(
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     design: DesignOption = "A-conflict",
     datasets: DatasetsOption = None,
-    n: Annotated[int, typer.Option(min=1, help="Pairs drawn a cell and split.")] = 120,
-    seed: Annotated[int, typer.Option(help="Of splits and draws.")] = 0,
+    n: Annotated[int, typer.Option(min=1, help="Number of pairs drawn per cell and split.")] = 120,
+    seed: Annotated[int, typer.Option(help="Random seed for splits and draws.")] = 0,
     filtered: Annotated[
-        bool, typer.Option("--filtered/--all", help="Keep the pairs the model gets right.")
+        bool,
+        typer.Option("--filtered/--all", help="Keep only the pairs that the model gets right."),
     ] = True,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -89,51 +89,62 @@ def build(
     "qwen2.5-7b-instruct --out runs/qwen --json`"
 )
 def run(
-    out: Annotated[Path, typer.Option(help="Run folder; a stopped run resumes.")],
-    model: Annotated[
-        str | None, typer.Option(help="Built-in name, Hub id or local folder; else the recipe's.")
-    ] = None,
+    out: NeededOutOption,
+    model: RecipeModelOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
     ] = None,
     design: Annotated[
-        str | None, typer.Option(help="2x2, A-conflict, A-nonce, A-ioi, …; else the recipe's.")
+        str | None,
+        choice(DESIGNS, "Which kinds of prompts are contrasted; by default the recipe's."),
     ] = None,
     datasets: DatasetsOption = None,
     neutral: NeutralOption = None,
-    sizes: Annotated[str | None, typer.Option(help="Heads in a circuit: 4,8,12,16.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Of the splits: 0,1,2.")] = None,
-    ablations: Annotated[
-        str | None, typer.Option(help="resample,mean,zero; the first decides.")
+    sizes: Annotated[
+        str | None, typer.Option(help="Numbers of heads in a circuit, such as 4,8,12,16.")
     ] = None,
-    neurons: Annotated[str | None, typer.Option(help="Neurons in a circuit, such as 64.")] = None,
-    mlps: Annotated[str | None, typer.Option(help="MLPs in a circuit, such as 1,2.")] = None,
-    n_test: Annotated[int | None, typer.Option(min=1, help="Most test pairs a cell.")] = None,
-    n_random: Annotated[int | None, typer.Option(min=1, help="Random sets a control.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Random seeds for the splits, such as 0,1,2.")
+    ] = None,
+    ablations: Annotated[
+        str | None, choice(CUT, "Ablations; the first one decides.", many=True)
+    ] = None,
+    neurons: Annotated[
+        str | None, typer.Option(help="Numbers of neurons in a circuit, such as 64.")
+    ] = None,
+    mlps: Annotated[
+        str | None, typer.Option(help="Numbers of MLPs in a circuit, such as 1,2.")
+    ] = None,
+    n_test: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of test pairs per cell.")
+    ] = None,
+    n_random: Annotated[
+        int | None, typer.Option(min=1, help="Number of random sets per control.")
+    ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.recall_reasoning.figures import study_page
+    from circuits.kinds import write_page
     from circuits.recall_reasoning.studying import study
 
     name, settings, recipe_dtype = _asked(model, recipe)
     given = {"design": design, "n_test": n_test, "n_random": n_random, "ablations": ablations}
     given |= {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
     settings = _with_options(settings, given)
+    text = neutral_text(neutral)
     loaded = load(name, device, dtype or recipe_dtype)
     result = study(
         loaded,
         settings,
         out,
         datasets,
-        _neutral(loaded, neutral),
+        _neutral(loaded, text),
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
-    page = out / "index.html"
-    page.write_text(study_page(result, f"Recall versus reasoning on {result.model}"), "utf-8")
+    page = write_page(out)
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return
@@ -145,18 +156,14 @@ def run(
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
 
 
-def _neutral(model: Any, source: str | None) -> str | None:
-    """The neutral text: a file's, or the stories of an organism's world.
-
-    Raises:
-        DataFileError: there is no such text.
-    """
+def _neutral(model: Any, text: str | None) -> str | None:
+    """The neutral text: what was given, or the stories of an organism's world."""
     from circuits.recall_reasoning.organism import story_text, world_of
     from interp.organisms import ORGANISMS
 
-    if source is None and model.name in ORGANISMS:
+    if text is None and model.name in ORGANISMS:
         return story_text(world_of(model))
-    return neutral_text(source)
+    return text
 
 
 def _asked(model: str | None, recipe: str | None) -> tuple[str, "Settings", str | None]:
@@ -180,21 +187,16 @@ def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
     """The settings with what the command line overrides.
 
     Raises:
-        PlanError: a list of numbers does not parse.
+        InterpError: a list of numbers does not parse.
     """
-    from interp.errors import PlanError
-
     changed: dict[str, Any] = {}
     for key, value in given.items():
         if value is None:
             continue
         if key == "ablations":
-            changed[key] = tuple(value.split(","))
+            changed[key] = tuple(names_in(value))
         elif key in ("sizes", "seeds", "neurons", "mlps"):
-            try:
-                changed[key] = tuple(int(part) for part in str(value).split(",") if part.strip())
-            except ValueError as error:
-                raise PlanError(f"--{key} {value!r}: give numbers with commas.") from error
+            changed[key] = tuple(numbers(f"--{key}", value) or ())
         else:
             changed[key] = value
     return replace(settings, **changed).checked()
@@ -206,23 +208,21 @@ def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
 )
 def replicate(
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Run folder.")],
+    out: NeededOutOption,
     published: Annotated[
-        str | None, typer.Option(help="The released prompts (JSON); default: the same words.")
+        str | None, typer.Option(help="The released prompts (JSON); by default the same words.")
     ] = None,
     datasets: DatasetsOption = None,
-    design: Annotated[str, typer.Option(help="Design whose two cells are the matched prompts.")] = (
-        "A-nonce"
-    ),
-    n: Annotated[int, typer.Option(min=3, help="Matched prompts of each kind.")] = 30,
+    design: DesignOption = "A-nonce",
+    n: Annotated[int, typer.Option(min=3, help="Number of matched prompts per kind.")] = 30,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The published layer, head and neuron tests, on published and on length-matched prompts."""
+    """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
+    from circuits.kinds import write_page
     from circuits.recall_reasoning.building import build as draw
     from circuits.recall_reasoning.cells import design_named
-    from circuits.recall_reasoning.figures import replication_page
     from circuits.recall_reasoning.replicate import (
         matched_prompts,
         published_prompts,
@@ -237,9 +237,7 @@ def replicate(
     data = draw(loaded, chosen, datasets, n, 0)
     sets["matched"] = matched_prompts(data, chosen.cells[0], chosen.cells[1], n)
     result = test(loaded, sets)
-    result.save(out)
-    page = out / "index.html"
-    page.write_text(replication_page(result, f"Published statistics on {model}"), "utf-8")
+    page = write_page(result.save(out))
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return

@@ -6,14 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from circuits.cli.output import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    load,
-    print_json,
-    stdout,
-)
+from circuits.cli.options import DeviceOption, DtypeOption, JsonOption
+from circuits.cli.output import load, print_json, stdout
 
 EXAMPLES = "Example: `interp validate gemma-3-270m`"
 

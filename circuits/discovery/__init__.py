@@ -5,25 +5,30 @@ circuit = top_edges(scores, 2000)
 curve = faithfulness(bench(model, splits["test"]), scores)
 """
 
-from circuits.discovery.circuit import (
-    Circuit,
-    CircuitError,
-    edge_matrix,
-    greedy_edges,
-    of_edges,
-    prune,
-    threshold_edges,
-    top_edges,
-    top_neurons,
-    top_nodes,
-    whole,
-)
-from circuits.discovery.compare import Overlap, overlap, score_stability
-from circuits.discovery.criteria import Criteria, criteria
-from circuits.discovery.faithfulness import GRID, Faithfulness, faithfulness, random_scores
-from circuits.discovery.mib import from_json, load_circuit, save_circuit, to_json
-from circuits.discovery.running import ABLATIONS, Bench, bench
-from circuits.discovery.search import Pruning, acdc, edge_pruning
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.discovery.circuit import (
+        Circuit,
+        CircuitError,
+        edge_matrix,
+        greedy_edges,
+        of_edges,
+        prune,
+        threshold_edges,
+        top_edges,
+        top_neurons,
+        top_nodes,
+        whole,
+    )
+    from circuits.discovery.compare import Overlap, overlap, score_stability
+    from circuits.discovery.criteria import Criteria, criteria
+    from circuits.discovery.faithfulness import GRID, Faithfulness, faithfulness, random_scores
+    from circuits.discovery.mib import from_json, load_circuit, save_circuit, to_json
+    from circuits.discovery.running import ABLATIONS, Bench, bench
+    from circuits.discovery.search import Pruning, acdc, edge_pruning
 
 __all__ = [
     "ABLATIONS",
@@ -57,3 +62,5 @@ __all__ = [
     "top_nodes",
     "whole",
 ]
+
+lazy(__name__)

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Circuit:
         method: how it was found.
         model: name of the model; `weights_hash` its weights'.
         prompts: every prompt that discovery saw; evaluation refuses them.
+        provenance: versions, machine and command line, filled when saved.
     """
 
     graph: Graph
@@ -40,6 +42,7 @@ class Circuit:
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = field(default=(), repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_edges(self) -> int:
@@ -72,6 +75,27 @@ class Circuit:
         edges[gone] = False
         edges[:, torch.isin(self.graph.owner, torch.tensor(gone, dtype=torch.long))] = False
         return replace(self, edges=edges)
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float]]:
+        """The edges with the largest scores; none where it was not chosen by scores."""
+        if self.scores is None:
+            return []
+        scored = zip(self.edge_names, self.scores[self.edges].tolist(), strict=True)
+        return sorted(scored, key=lambda pair: -abs(pair[1]))[:n]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {
+            "model": self.model,
+            "method": self.method,
+            "n_edges": self.n_edges,
+            "of_edges": self.graph.n_edges,
+            "n_nodes": len(self.nodes),
+            "n_neurons": sum(map(len, self.neurons.values())) if self.neurons else None,
+            "n_prompts": len(self.prompts),
+            "nodes": list(self.nodes),
+            "top": [{"edge": name, "score": score} for name, score in self.strongest()],
+        }
 
     def __repr__(self) -> str:
         share = self.n_edges / self.graph.n_edges

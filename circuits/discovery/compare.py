@@ -6,9 +6,11 @@ import numpy as np
 
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.scores import Scores
+from interp.brief import brief
 from interp.statistics import Estimate, jaccard, spearman, stability
 
 
+@brief
 @dataclass(frozen=True)
 class Overlap:
     """Two circuits of one model beside each other.

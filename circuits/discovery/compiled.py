@@ -13,7 +13,7 @@ from interp.attribution.attribute import edges_by
 from interp.attribution.contrast import Contrast
 from interp.attribution.cost import forward_equivalents
 from interp.calls import record_layer_calls
-from interp.errors import DataFileError
+from interp.errors import DataFileError, shown
 from interp.graph import Graph
 from interp.loading import check_device
 from interp.model import Model
@@ -28,7 +28,7 @@ def program_contrast(model: Model, program: Program) -> Contrast:
     program it is output[clean answer] - output[corrupt answer], summed over the tokens where
     these differ; of a numeric one, sign(clean - corrupt) x output.
     """
-    prompts = [ids for pair in program.pairs for ids in (pair["clean_ids"], pair["corrupt_ids"])]
+    prompts = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
     ids = torch.tensor(prompts, device=model.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     calls = record_layer_calls(model, ids, mask)
@@ -89,7 +89,7 @@ def validate_methods(
     Runs in float64: the programs' steep selectors lose 1e-5 of a score in fp32.
 
     Args:
-        path: the ``.npz`` file.
+        path: the ``.npz`` file, or the name of a shipped program.
         methods: names of `EDGE_METHODS`.
         device: where to run.
 
@@ -102,14 +102,18 @@ def validate_methods(
     where = torch.device(device or "cpu")
     check_device(where)
     model.hf.to(device=where, dtype=torch.float64)
-    try:
-        truth = set(program.record["gt_edges_resample_nonzero"])
-        stored = program.record["edge_scores"]
-    except KeyError as error:
+    truth, stored = program.gt_edges_resample_nonzero, program.edge_scores
+    if not truth or stored is None:
         raise DataFileError(
-            f"{program.path.with_suffix('.json')} lacks {error}, which marks need."
-        ) from error
-    return [_marks(model, program, method, truth, stored) for method in methods]
+            f"{Path(path).with_suffix('.json')} lacks gt_edges_resample_nonzero or edge_scores, "
+            "which marks need."
+        )
+    unknown = sorted({*truth, *stored} - {*Graph.of(model.arch).edge_names})
+    if unknown:
+        raise DataFileError(
+            f"{Path(path).with_suffix('.json')}: {shown(unknown[0])} is no edge of its graph."
+        )
+    return [_marks(model, program, method, set(truth), stored) for method in methods]
 
 
 def _marks(

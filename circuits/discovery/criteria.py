@@ -7,8 +7,10 @@ import numpy as np
 
 from circuits.discovery.circuit import Circuit, CircuitError, whole
 from circuits.discovery.running import Bench
+from interp.brief import brief
 
 
+@brief
 @dataclass(frozen=True)
 class Criteria:
     """How a circuit stands up, in the metric's unit (means over pairs).

@@ -1,16 +1,18 @@
 """Figures of circuits: the drawn graph, Graphviz text, and faithfulness against size."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from circuits.discovery.circuit import Circuit, CircuitError
 from circuits.discovery.faithfulness import Faithfulness
-from interp.figures import STYLE
 from interp.graph import Graph
+from interp.style import AGAINST, BLUE, FOR, GREY, PALETTE, styled, whiskers
 
 MOST_EDGES = 200
 """Edges that can be told apart in one drawing."""
@@ -20,7 +22,7 @@ WAYS = {
     "v": ("into value", "solid"),
     "": ("into MLP or logits", "solid"),
 }
-SIGNS = {"supports": "#2166ac", "opposes": "#b2182b", "": "#777777"}
+SIGNS = {"supports": FOR, "opposes": AGAINST, "": GREY}
 FILLS = {"head": "#fff2df", "mlp": "#dff0e4", "end": "#e4e4e4"}
 WIDTHS = (0.8, 1.8, 3.2, 5.0)
 """Line widths, of scores up to 1/8, 1/4, 1/2 and all of the largest."""
@@ -65,14 +67,14 @@ def draw(circuit: Circuit, most: int = MOST_EDGES) -> go.Figure:
     figure = go.Figure()
     _add_edges(figure, graph, edges, places)
     _add_nodes(figure, graph, edges, places)
-    figure.update_layout(
-        title=_title(circuit, edges),
-        template="plotly_white",
-        font={"size": 13},
+    return styled(
+        figure,
+        circuit.method or "circuit",
+        note_of(circuit, most),
         height=max(480, 160 + 44 * len(rows)),
         width=max(880, 320 + 62 * graph.n_heads),
-        margin={"t": 80, "r": 30},
         hovermode="closest",
+        legend={"y": -0.03},
         xaxis={"visible": False},
         yaxis={
             "title": "layer",
@@ -83,18 +85,18 @@ def draw(circuit: Circuit, most: int = MOST_EDGES) -> go.Figure:
             "zeroline": False,
         },
     )
-    return figure
 
 
-def _title(circuit: Circuit, edges: Sequence[_Edge]) -> str:
+def note_of(circuit: Circuit, most: int = MOST_EDGES) -> str:
+    """How large a circuit is, and how much of it `draw` leaves out."""
     note = (
         f"{circuit.n_edges} of {circuit.graph.n_edges} edges, {len(circuit.nodes)} nodes, on "
         f"{circuit.model or 'no model'}"
     )
-    if len(edges) < circuit.n_edges:
+    if most < circuit.n_edges:
         which = "first" if circuit.scores is None else "strongest"
-        note += f"; the {len(edges)} {which} are drawn, {circuit.n_edges - len(edges)} left out"
-    return f"{html.escape(circuit.method or 'circuit')}<br><sup>{html.escape(note)}</sup>"
+        note += f"; the {most} {which} are drawn, {circuit.n_edges - most} left out"
+    return note
 
 
 def _strongest(circuit: Circuit, most: int) -> list[_Edge]:
@@ -165,6 +167,7 @@ def _add_edges(
 ) -> None:
     """One trace a style, for plotly has one style a trace, and one of the points that answer."""
     largest = max(edge.size for edge in edges) or 1.0
+    beside = min(0.2, 0.012 * (graph.n_heads + 1.5))  # within the node, however far apart heads are
     groups: dict[tuple[str, str, float], list[np.ndarray]] = {}
     middles: list[np.ndarray] = []
     # weak ones first: the strong lie on top
@@ -173,7 +176,7 @@ def _add_edges(
         share = edge.size / largest if edge.score is not None else 0.25
         width = WIDTHS[sum(share > bound for bound in (1 / 8, 1 / 4, 1 / 2))]
         end = places[int(graph.owner[edge.destination])]
-        port = {"q": -0.2, "k": 0.0, "v": 0.2, "": 0.0}[way]
+        port = {"q": -1, "k": 0, "v": 1, "": 0}[way] * beside
         curve = _curve(places[edge.source], (end[0] + port, end[1]), port)
         groups.setdefault((edge.sign, way, width), []).append(curve)
         middles.append(curve[len(curve) // 2])
@@ -247,10 +250,10 @@ def _add_nodes(
                 "symbol": symbol,
                 "size": 30 if kind != "end" else 40,
                 "color": FILLS[kind],
-                "line": {"color": "#444", "width": 1},
+                "line": {"color": GREY, "width": 1},
             },
             text=[name.partition(".")[2] or name for name in names],
-            textfont={"size": 11},
+            textfont={"size": 11, "color": "#1f2328"},
             customdata=[
                 [name, n_in[node], n_out[node]] for name, node in zip(names, nodes, strict=True)
             ],
@@ -291,8 +294,6 @@ def to_dot(circuit: Circuit) -> str:
 
 # --- faithfulness ------------------------------------------------------------------------------
 
-PALETTE = ("#2166ac", "#b2182b", "#1b7837", "#e08214", "#762a83", "#444444")
-
 
 def plot_faithfulness(results: Sequence[Faithfulness]) -> go.Figure:
     """Faithfulness against the part of edges kept, both rankings of each method."""
@@ -313,41 +314,61 @@ def plot_faithfulness(results: Sequence[Faithfulness]) -> go.Figure:
             )
     figure.add_hline(
         y=1,
-        line={"color": "#444", "dash": "dot"},
+        line={"color": GREY, "dash": "dot"},
         annotation_text="whole model",
         annotation_position="bottom right",
     )
     first = results[0]
-    figure.update_layout(
-        title=f"Faithfulness of circuits on {html.escape(first.model)}<br><sup>"
-        f"{html.escape(first.source)}, {len(first.full)} test pairs, {first.ablation} ablation"
-        "</sup>",
-        template="plotly_white",
-        font={"size": 13},
+    return styled(
+        figure,
+        f"Faithfulness of circuits on {first.model}",
+        f"{first.source}, {len(first.full)} test pairs, {first.ablation} ablation",
         height=480,
-        width=860,
-        margin={"t": 80, "r": 30},
-        xaxis={"type": "log", "title": "part of all edges kept", "tickformat": "~%"},
+        xaxis={
+            "type": "log",
+            "title": "part of all edges kept",
+            "tickformat": "~%",
+            "tickvals": first.absolute.k,
+        },
         yaxis={"title": f"f of {first.metric} (0: all edges cut)"},
     )
-    return figure
 
 
-def faithfulness_page(result: Faithfulness, seed: int = 0) -> str:
-    """A self-contained HTML page: areas with intervals, the curves, and f at every size."""
-    areas = "".join(
-        f"<tr><td>{name}</td><td>{value:.3f}</td><td>{low:.3f} to {high:.3f}</td></tr>"
-        for name, (value, low, high) in result.areas(seed).items()
+def plot_evaluation(
+    summary: Mapping[str, Any], random: Mapping[str, Float[np.ndarray, " draw"]]
+) -> go.Figure:
+    """Faithfulness of a circuit with its 95 % interval, and of each random circuit.
+
+    Args:
+        summary: of `Evaluation.summary`.
+        random: faithfulness of the random circuits, by kind of control.
+    """
+    f = summary["faithfulness"]
+    figure = go.Figure()
+    for kind, drawn in random.items():
+        name = f"random {kind}<br>p = {summary['random'][kind]['p']:.3f}"
+        figure.add_scatter(
+            x=drawn,
+            y=[name] * len(drawn),
+            mode="markers",
+            marker={"color": GREY, "symbol": "line-ns-open", "size": 18},
+            showlegend=False,
+        )
+    figure.add_scatter(
+        x=[f["value"]],
+        y=["circuit"],
+        error_x=whiskers([f["value"]], [f["low"]], [f["high"]]),
+        mode="markers",
+        marker={"color": BLUE, "size": 12},
+        showlegend=False,
     )
-    title = html.escape(f"{result.method} on {result.model}: faithfulness of its circuits")
-    table = result.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    figure = plot_faithfulness([result]).to_html(full_html=False, include_plotlyjs=True)
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>"
-        f"<p>{len(result.full)} test pairs of {html.escape(result.source)}, {result.n_excluded} "
-        f"excluded; {result.metric} {result.full.mean():.3f} of the whole model, "
-        f"{result.empty.mean():.3f} with all edges cut ({result.ablation}).</p>"
-        f"<table><tr><th>area</th><th>value</th><th>95 % interval</th></tr>{areas}</table>"
-        f"{figure}<h3>f at every size</h3>{table}</body></html>"
+    for at, text in ((0, "all edges cut"), (1, "whole model")):
+        figure.add_vline(x=at, line={"color": GREY, "dash": "dot"}, annotation_text=text)
+    return styled(
+        figure,
+        f"{summary['circuit']} on {summary['model']}",
+        f"{summary['n_edges']} of {summary['of_edges']} edges, {summary['n_pairs']} test pairs, "
+        f"{summary['ablation']} ablation; 95 % interval over pairs; a line is a random circuit",
+        height=220 + 60 * len(random),
+        xaxis={"title": f"faithfulness ({summary['metric']})", "zeroline": False},
     )

@@ -114,8 +114,11 @@ def evaluate(
     Raises:
         CircuitError: a circuit of another model, or that saw the test prompts.
     """
-    values = test.metric_of(circuit)
     done, total = 1, 1 + n_random * len(CONTROLS)
+    say = progress or (lambda done, total: None)
+    say(0, total)
+    values = test.metric_of(circuit)
+    say(done, total)
     random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
     for kind, drawn in random.items():
         for draw in range(n_random):
@@ -123,8 +126,7 @@ def evaluate(
             control = random_circuit(circuit, kind, seed * n_random + draw, width)
             drawn.append(test.faithfulness(test.metric_of(control)))
             done += 1
-            if progress:
-                progress(done, total)
+            say(done, total)
     return Evaluation(
         circuit=circuit,
         values=values,

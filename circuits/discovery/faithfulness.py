@@ -9,7 +9,7 @@ bound. 85 % of both comes from circuits of more than a fifth of all edges, so f 
 area on a logarithmic axis are always reported too.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from circuits.discovery.circuit import Circuit, CircuitError, top_edges
 from circuits.discovery.running import Bench
 from interp import folder
 from interp.attribution.scores import EdgeScores
+from interp.brief import brief
 from interp.statistics import Estimate, resample_weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Select = Callable[[EdgeScores, int, bool], Circuit]
 
 
+@brief
 @dataclass(frozen=True)
 class Curve:
     """Circuits of growing size under one ranking.
@@ -48,6 +50,7 @@ class Curve:
     values: Float[np.ndarray, "k pair"]
 
 
+@brief
 @dataclass(frozen=True)
 class Faithfulness:
     """Both curves of one method on test prompts.
@@ -59,6 +62,7 @@ class Faithfulness:
         method, model, metric, ablation, source: what was measured, on what.
         ids: of the test pairs; `clusters` their entities, where given.
         n_excluded: test rows refused.
+        provenance: versions, machine and command line, filled when saved.
     """
 
     signed: Curve
@@ -73,6 +77,7 @@ class Faithfulness:
     ids: tuple[str, ...] = field(repr=False)
     clusters: tuple[Hashable, ...] | None = field(default=None, repr=False)
     n_excluded: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def f(self, curve: Curve) -> Float[np.ndarray, " k"]:
         """Faithfulness at each size."""
@@ -167,16 +172,20 @@ class Faithfulness:
             "curve": self.to_frame().to_dict("records"),
         }
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, seed: int = 0) -> Path:
         """Write a run folder (kind ``faithfulness``) with per-pair values.
+
+        Args:
+            path: the folder.
+            seed: of the intervals in its manifest, and on its page.
 
         Raises:
             RunFolderError: the path holds something that is not a run folder.
         """
         manifest = {
             "kind": "faithfulness",
-            **self.summary(),
-            "provenance": folder.provenance(),
+            **self.summary(seed),
+            "provenance": folder.provenance() | dict(self.provenance) | {"seed": seed},
         }
         arrays = {
             "signed": self.signed.values,
@@ -214,6 +223,7 @@ class Faithfulness:
             ids=tuple(pairs["pair"].tolist()),
             clusters=tuple(pairs["cluster"].tolist()) if "cluster" in pairs else None,
             **{name: manifest[name] for name in named},
+            provenance=manifest["provenance"],
         )
 
 
@@ -244,6 +254,8 @@ def faithfulness(
         CircuitError: scores of another model, or that saw the test prompts.
     """
     done, total = 0, 2 * len(grid)
+    say = progress or (lambda done, total: None)
+    say(0, total)
     curves = []
     for absolute in (False, True):
         sizes, values = [], []
@@ -254,8 +266,7 @@ def faithfulness(
             values.append(test.full if k == 1 else test.metric_of(circuit))
             sizes.append(circuit.n_edges)
             done += 1
-            if progress:
-                progress(done, total)
+            say(done, total)
         curves.append(Curve(tuple(grid), tuple(sizes), np.stack(values)))
     return Faithfulness(
         signed=curves[0],

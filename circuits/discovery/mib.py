@@ -2,14 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from circuits.discovery.circuit import Circuit, CircuitError
-from interp.errors import DataFileError, SiteError
+from interp import folder
+from interp.errors import DataFileError, SiteError, shown
 from interp.graph import Graph
+from interp.records import read_json
+from interp.schema import Count, Finite, Index, Row, checked
 
 
 def to_json(circuit: Circuit) -> dict[str, Any]:
@@ -40,63 +44,100 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
         "cfg": config,
         "nodes": nodes,
         "edges": edges,
-        "interp": {**own, "prompts": list(circuit.prompts)},
+        "interp": {
+            **own,
+            "prompts": list(circuit.prompts),
+            "provenance": dict(circuit.provenance),
+        },
     }
+
+
+class _Config(Row):
+    n_layers: Count
+    n_heads: Count
+    d_model: Count
+    parallel_attn_mlp: bool
+
+
+class _Node(Row):
+    kept_neurons: list[Index] | None = None
+
+
+class _Edge(Row):
+    in_graph: bool
+    score: Finite | None = None
+
+
+class _Own(Row):
+    method: str = ""
+    model: str = ""
+    weights_hash: str = ""
+    prompts: list[str] = []
+    provenance: dict[str, Any] = {}
+
+
+class _Record(Row):
+    cfg: _Config
+    nodes: dict[str, _Node]
+    edges: dict[str, _Edge]
+    interp: _Own | None = None
 
 
 def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
     """Read MIB's record.
 
     Raises:
-        CircuitError: a field is missing, or an edge is not one of the graph's.
+        DataFileError: a field is missing or of another kind, or the nodes are not the graph's.
+        CircuitError: an edge, or an MLP with neurons, is none of the graph's.
     """
+    given = checked(_Record, record, where)
+    graph = _graph(given, where)
+    edges = torch.zeros_like(graph.exists)
+    scores = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
     try:
-        config = record["cfg"]
-        graph = Graph(
-            config["n_layers"],
-            config["n_heads"],
-            config["d_model"],
-            bool(config["parallel_attn_mlp"]),
-        )
-        edges = torch.zeros_like(graph.exists)
-        scores = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
-        for name, entry in record["edges"].items():
+        for name, entry in given.edges.items():
             at = graph.edge(name)
-            edges[at] = bool(entry["in_graph"])
-            score = entry.get("score")
-            scores[at] = math.nan if score is None else float(score)
-        neurons = {
-            name: tuple(entry["kept_neurons"])
-            for name, entry in record["nodes"].items()
-            if "kept_neurons" in entry
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CircuitError(
-            f"{where} is no circuit in MIB's form ({type(error).__name__}: {error})."
-        ) from error
+            edges[at] = entry.in_graph
+            scores[at] = math.nan if entry.score is None else entry.score
     except SiteError as error:
         raise CircuitError(f"{where}: {error}") from error
-    unknown = [name for name in neurons if name not in graph.sources or name[0] != "m"]
-    if unknown:
+    kept = {name: node.kept_neurons for name, node in given.nodes.items()}
+    neurons = {name: tuple(some) for name, some in kept.items() if some is not None}
+    odd = next((n for n, some in neurons.items() if n[0] != "m" or len({*some}) < len(some)), None)
+    if odd is not None:
         raise CircuitError(
-            f"{where} keeps neurons of {unknown[0]!r}, which is no MLP of its graph."
+            f"{where} keeps neurons of {shown(odd)}, which is no MLP of its graph or has one twice."
         )
-    own = record.get("interp") or {}
+    own = given.interp or _Own()
     return Circuit(
         graph=graph,
         edges=edges,
         scores=scores if bool(scores.isfinite().any()) else None,
         neurons=neurons,
-        method=own.get("method", ""),
-        model=own.get("model", ""),
-        weights_hash=own.get("weights_hash", ""),
-        prompts=tuple(own.get("prompts", ())),
+        method=own.method,
+        model=own.model,
+        weights_hash=own.weights_hash,
+        prompts=tuple(own.prompts),
+        provenance=own.provenance,
     )
 
 
+def _graph(given: _Record, where: str) -> Graph:
+    """The graph of the config, before anything of its size is made checked against the nodes."""
+    cfg, nodes = given.cfg, given.nodes.keys() - {"logits"}
+    graph = Graph(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.parallel_attn_mlp)
+    if graph.n_sources != len(nodes) or nodes != set(graph.sources):
+        raise DataFileError(
+            f"{where}: its {len(nodes)} nodes are not those of {cfg.n_layers} layers of "
+            f"{cfg.n_heads} heads and an MLP."
+        )
+    return graph
+
+
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
-    """Write a circuit as MIB JSON; whole or not at all."""
+    """Write a circuit as MIB JSON, with where it comes from; whole or not at all."""
     path = Path(path)
+    circuit = replace(circuit, provenance=folder.provenance() | dict(circuit.provenance))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -111,16 +152,7 @@ def load_circuit(path: str | Path) -> Circuit:
     """Read a circuit from MIB JSON.
 
     Raises:
-        DataFileError: the file is missing or not JSON.
-        CircuitError: it is JSON, but no circuit.
+        DataFileError: the file is missing, not JSON, or not of MIB's form.
+        CircuitError: an edge or an MLP is none of its graph's.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataFileError(f"no such file: {path}; give a circuit in MIB's JSON form.")
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataFileError(f"{path} is not JSON ({type(error).__name__}: {error}).") from error
-    if not isinstance(record, dict):
-        raise CircuitError(f"{path} holds a {type(record).__name__}, not a circuit.")
-    return from_json(record, str(path))
+    return from_json(read_json(path, "a circuit (MIB's JSON)"), str(path))

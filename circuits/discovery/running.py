@@ -12,7 +12,8 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
-from interp.errors import DegenerateGap
+from interp.brief import brief
+from interp.errors import DegenerateGap, shown
 from interp.graph import Graph
 from interp.masked import Writes, run_masked
 from interp.metrics import DEGENERATE
@@ -24,6 +25,7 @@ ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
 SITES = ("z", "mlp_out", "mlp_post")
 
 
+@brief
 @dataclass(frozen=True)
 class Bench:
     """A model with test prompts, both plain runs done, on which any circuit can be run.
@@ -103,7 +105,7 @@ class Bench:
         seen = self.prompts & set(circuit.prompts)
         if seen:
             raise CircuitError(
-                f"{len(seen)} of the test prompts were seen in discovery, e.g. {min(seen)!r}; "
+                f"{len(seen)} of the test prompts were seen in discovery, e.g. {shown(min(seen))}; "
                 "split by entity first (interp.splits.split_by_entity) and test on the other part."
             )
 

@@ -43,6 +43,8 @@ def acdc(
     edges = (start or whole(graph)).edges.clone()
     current = _distance(data, edges)
     total, tried = int(edges.sum()), 0
+    say = progress or (lambda done, total: None)
+    say(0, total)
     for destination in reversed(range(graph.n_destinations)):
         owner = int(graph.owner[destination])
         sources = edges[:, destination].nonzero()[:, 0].tolist()
@@ -57,8 +59,7 @@ def acdc(
                 current = distance
             else:
                 edges[source, destination] = True
-        if progress:
-            progress(tried, total)
+        say(tried, total)
     return _found(data, prune(graph, edges), f"ACDC, threshold {threshold:g}")
 
 
@@ -128,6 +129,8 @@ def edge_pruning(
     log_alpha = torch.full((graph.n_edges,), 2.0).requires_grad_(True)
     multipliers = torch.zeros(2, requires_grad=True)
     optimiser = torch.optim.Adam([log_alpha, multipliers], lr=chosen.rate)
+    say = progress or (lambda done, total: None)
+    say(0, chosen.steps)
     for step in range(chosen.steps):
         aim = chosen.target * min(1.0, step / (0.8 * chosen.steps))
         mask = _as_matrix(graph, _hard_concrete(log_alpha, generator))
@@ -139,8 +142,7 @@ def edge_pruning(
         if multipliers.grad is not None:
             multipliers.grad.neg_()
         optimiser.step()
-        if progress:
-            progress(step + 1, chosen.steps)
+        say(step + 1, chosen.steps)
     n_kept = round((1 - chosen.target) * graph.n_edges)
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
     kept[log_alpha.argsort(descending=True, stable=True)[:n_kept]] = True

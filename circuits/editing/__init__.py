@@ -3,21 +3,26 @@
 facts -> prompts -> targets (search) and keys -> one closed form -> changes -> an `Edit`.
 """
 
-from circuits.editing.edits import Edit, edit, export, merge
-from circuits.editing.facts import Fact, FactError
-from circuits.editing.ledger import ledger
-from circuits.editing.methods import (
-    METHODS,
-    FineTune,
-    Method,
-    Neurons,
-    Placement,
-    Stage,
-    preset,
-)
-from circuits.editing.moments import second_moments
-from circuits.editing.prompting import Kept
-from circuits.editing.search import Search
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.editing.edits import Edit, edit, export, merge
+    from circuits.editing.facts import Fact, FactError
+    from circuits.editing.ledger import ledger
+    from circuits.editing.methods import (
+        METHODS,
+        FineTune,
+        Method,
+        Neurons,
+        Placement,
+        Stage,
+        preset,
+    )
+    from circuits.editing.moments import second_moments
+    from circuits.editing.prompting import Kept
+    from circuits.editing.search import Search
 
 __all__ = [
     "METHODS",
@@ -38,3 +43,5 @@ __all__ = [
     "preset",
     "second_moments",
 ]
+
+lazy(__name__)

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.model import Model
 from interp.projections import Rewrite, rewriting
 
 
+@brief
 @dataclass(frozen=True)
 class Change:
     """W + up @ down^T of a projection in `layer`.

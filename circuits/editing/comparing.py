@@ -28,13 +28,14 @@ from circuits.editing.evaluation import (
 )
 from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.facts import FactError
-from circuits.editing.knowing import Knowledge, know, usable_cases
+from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp import folder
 from interp.ablation.readouts import windows
+from interp.brief import brief
 from interp.model import Model
 from interp.resuming import open_partial, refuse_other_run
 
@@ -57,9 +58,13 @@ HEADLINE = (
 N_PASSAGES = 4
 """Windows of neutral text that every edited model reads."""
 
+UNASKED = "not asked, as enough before them were usable"
+MOMENTS = "second moments, tokens"
+
 Progress = Callable[[str, int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Comparison:
     """What became of the same cases under several methods.
@@ -120,6 +125,7 @@ class Comparison:
             "model": self.model,
             "source": self.source,
             "n_cases": self.n_cases,
+            "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
             "placement": self.placement and self.placement.summary(),
@@ -191,7 +197,7 @@ class Comparison:
 def _usable(
     model: Model, cases: Cases, known: Knowledge, limit: int | None, sequential: bool
 ) -> tuple[list[Case], dict[str, int]]:
-    """The cases to edit, and how many are left out and why."""
+    """The cases to edit, and how many are left out and why; `cases` are those that were asked."""
     kept, excluded = usable_cases(cases, known)
     if sequential:
         usable, kept = len(kept), side_by_side(kept)
@@ -232,7 +238,8 @@ def compare_methods(
             ``"told"`` or ``"ike"``.
         placement: layers of the ACE presets.
         seeds: of contexts, controls and preserved questions; each is a run of its own.
-        limit: the first so many usable cases.
+        limit: the first so many usable cases. Cases are asked `CASES_AT_ONCE` at a time until so
+            many are usable; controls and preserved questions come from the cases asked.
         shots: demonstrations before each question; the same for all arms.
         neutral: text on whose first `N_PASSAGES` windows of 64 tokens drift is measured.
         sequential: make the edits one on top of the other and ask all questions after the last,
@@ -249,12 +256,16 @@ def compare_methods(
     started = time.perf_counter()
     say = progress or (lambda what, done, total: None)
     arms = [_arm(name, model, placement) for name in methods]
-    known = know(model, cases, shots, lambda done, n: say("asking before the edit", done, n))
-    used, excluded = _usable(model, cases, known, limit, sequential)
+    known, n_asked = _known(model, cases, shots, limit, sequential, say)
+    used, excluded = _usable(model, cases[:n_asked], known, limit, sequential)
+    if n_asked < len(cases):
+        excluded[UNASKED] = len(cases) - n_asked
     passages = () if neutral is None else tuple(windows(model, neutral)[:N_PASSAGES])
-    pool = Pool.of(cases, known.right)
+    pool = Pool.of(cases[:n_asked], known.right)
     written = [arm.method for arm in arms if arm.method]
-    moments = moments_for(model, written, placement, n_tokens)
+    moments = moments_for(
+        model, written, placement, n_tokens, progress=lambda done, n: say(MOMENTS, done, n)
+    )
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in seeds:
         templates = contexts(model, seed=seed)[: 1 + n_contexts]
@@ -286,6 +297,22 @@ def compare_methods(
         options,
         time.perf_counter() - started,
     )
+
+
+def _known(
+    model: Model, cases: Cases, shots: Shots, limit: int | None, sequential: bool, say: Progress
+) -> tuple[Knowledge, int]:
+    """What the model knows of as many cases as are needed, and how many these are."""
+
+    def enough(usable: Sequence[Case]) -> bool:
+        return limit is not None and len(side_by_side(usable) if sequential else usable) >= limit
+
+    def asked(done: int, n: int) -> None:
+        say("asking before the edit", done, n)
+
+    if limit is None:
+        return know(model, cases, shots, asked), len(cases)
+    return know_enough(model, cases, shots, enough, asked)
 
 
 def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
@@ -330,8 +357,8 @@ def compare_into(
             shutil.rmtree(unfinished)
         raise
     result.save(out, {"run": run})
-    from circuits.editing.figures import page
+    from circuits.editing.figures import comparison_report
 
-    (out / "index.html").write_text(page(result), "utf-8")
+    comparison_report(Comparison.load(out)).write(out / "index.html")
     shutil.rmtree(unfinished)
     return Comparison.load(out)

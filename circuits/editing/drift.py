@@ -9,10 +9,12 @@ from torch import Tensor
 
 from circuits.editing.changes import Changes, under
 from circuits.editing.search import LOGITS_AT_ONCE
+from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
 
+@brief
 @dataclass(frozen=True)
 class Drift:
     """Of each edit, mean over the passages' tokens.

@@ -20,13 +20,16 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
-from interp.errors import RunFolderError
+from interp.brief import brief
+from interp.errors import RunFolderError, shown
 from interp.model import Model
+from interp.progress import Progress, reported
 
 REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""
 
 
+@brief
 @dataclass(frozen=True)
 class Edit:
     """A low-rank change of named weights, bound to the weights it was made for.
@@ -185,6 +188,7 @@ def edit(
     placement: Placement | None = None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
+    progress: Progress | bool = True,
 ) -> Edit:
     """Compute an edit of one or several facts, on the model as it is now; nothing is changed.
 
@@ -197,6 +201,8 @@ def edit(
         placement: layers of the ACE presets; see `circuits.editing.place`.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
+        progress: called with (tokens done, in all) while second moments are taken, which is what
+            takes long; True draws a bar where one is watched.
 
     Raises:
         FactError: facts conflict, are held by the model already, or lack what the method needs;
@@ -215,7 +221,8 @@ def edit(
     refuse_held(model, facts)
     for fact in facts:  # before the minutes that moments take
         refuse_unanchored(model, fact)
-    moments = moments_for(model, [chosen], placement, n_tokens, seed)
+    with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
+        moments = moments_for(model, [chosen], placement, n_tokens, seed, report)
     templates = contexts(model, seed=seed)
     request = Request(tuple(facts), tuple(kept))
     (written,) = write(model, [request], chosen, moments, templates)
@@ -249,8 +256,8 @@ def refuse_held(model: Model, facts: Sequence[Fact]) -> None:
         if text.startswith(fact.target) and Answer(fact.target).lenient(text):
             at = f"{fact.where}: " if fact.where else ""
             raise FactError(
-                f"{at}{model.name} already continues {fact.cloze!r} with {fact.target!r}; there is "
-                "nothing to edit."
+                f"{at}{model.name} already continues {shown(fact.cloze)} with "
+                f"{shown(fact.target)}; there is nothing to edit."
             )
 
 
@@ -260,8 +267,8 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
             if value < REACHED:
                 raise FactError(
                     f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{fact.target!r} after {fact.cloze!r}; allow more steps, a larger clamp or "
-                    "other layers."
+                    f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
+                    "clamp or other layers."
                 )
 
 

@@ -34,6 +34,7 @@ from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
+from interp.brief import brief
 from interp.errors import RunFolderError
 from interp.memory import peak_memory
 from interp.model import Model
@@ -66,6 +67,7 @@ class Arm:
     strength: float = 1.0
 
 
+@brief
 @dataclass(frozen=True)
 class Protocol:
     """What all arms have in common.
@@ -121,6 +123,8 @@ def evaluate_arm(
     answers: list[pd.DataFrame] = []
     edits: list[pd.DataFrame] = []
     step = len(cases) if protocol.sequential else SHARD
+    say = progress or (lambda done, total: None)
+    say(0, len(cases))
     for lo in range(0, len(cases), step):
         shard = cases[lo : lo + step]
         done = None if out is None else _read(out, lo, shard)
@@ -130,8 +134,7 @@ def evaluate_arm(
                 _write(out, lo, *done)
         answers.append(done[0])
         edits.append(done[1])
-        if progress:
-            progress(min(lo + step, len(cases)), len(cases))
+        say(min(lo + step, len(cases)), len(cases))
     labels = {"arm": arm.name, "seed": protocol.seed}
     return (
         pd.concat(answers, ignore_index=True).assign(**labels),

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from interp.errors import InterpError
+from interp.brief import brief
+from interp.errors import InterpError, shown
 
 SLOT = "{}"
 
@@ -12,6 +13,7 @@ class FactError(InterpError):
     """A fact that cannot be edited as it stands: no subject, no target, or at odds with another."""
 
 
+@brief
 @dataclass(frozen=True)
 class Fact:
     """A subject's new object.
@@ -40,23 +42,23 @@ class Fact:
         at = f"{self.where}: " if self.where else ""
         if self.prompt.count(SLOT) != 1:
             raise FactError(
-                f"{at}the prompt {self.prompt!r} has {self.prompt.count(SLOT)} slots; write it "
-                "with one {} where the subject stands."
+                f"{at}the prompt {shown(self.prompt)} has {self.prompt.count(SLOT)} slots; write "
+                "it with one {} where the subject stands."
             )
         if self.question and self.question.count(SLOT) != 1:
             raise FactError(
-                f"{at}the question {self.question!r} has {self.question.count(SLOT)} slots; write "
-                "it with one {} where the subject stands."
+                f"{at}the question {shown(self.question)} has {self.question.count(SLOT)} slots; "
+                "write it with one {} where the subject stands."
             )
         if not self.subject.strip() or not self.target.strip():
             raise FactError(
-                f"{at}a fact needs a subject and a target, but they are {self.subject!r} and "
-                f"{self.target!r}."
+                f"{at}a fact needs a subject and a target, but they are {shown(self.subject)} and "
+                f"{shown(self.target)}."
             )
         if self.prompt != self.prompt.rstrip() or self.target != self.target.strip():
             raise FactError(
-                f"{at}one space is set between the prompt {self.prompt!r} and the target "
-                f"{self.target!r}; write them without spaces of their own there."
+                f"{at}one space is set between the prompt {shown(self.prompt)} and the target "
+                f"{shown(self.target)}; write them without spaces of their own there."
             )
 
     @property
@@ -87,6 +89,7 @@ def refuse_conflicts(facts: Sequence[Fact]) -> None:
         other = seen.setdefault(key, fact)
         if other.target.casefold() != fact.target.casefold():
             raise FactError(
-                f"{fact.cloze!r} is to become both {other.target!r} and {fact.target!r}"
+                f"{shown(fact.cloze)} is to become both {shown(other.target)} and "
+                f"{shown(fact.target)}"
                 f"{f' ({other.where}, {fact.where})' if fact.where else ''}; keep one of them."
             )

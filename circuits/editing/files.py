@@ -1,9 +1,9 @@
 """Facts, kept questions, edits and placements as files: what the command line reads and writes."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,14 +13,38 @@ from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
 from circuits.editing.prompting import Kept
 from interp import folder
-from interp.errors import DataFileError, RunFolderError
+from interp.errors import DataFileError, RunFolderError, shown
 from interp.model import Model
-from interp.records import read_rows
+from interp.records import placed_rows
+from interp.schema import ClosedRow, checked
 
 PLACEMENTS = Path(__file__).with_name("placements")
 """Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
 KIND = "edit placement"
 """Of a placement's folder."""
+
+
+class FactRow(ClosedRow):
+    """A row of a file of facts; the fields are those of `Fact`."""
+
+    prompt: str
+    subject: str
+    target: str
+    question: str = ""
+    relation: str = ""
+    implicit: list[str] = []
+
+
+class KeptRow(ClosedRow):
+    """A row of a file of questions to leave alone; the fields are those of `Kept`."""
+
+    text: str
+    subject: str
+    relation: str = ""
+    kindred: bool = False
+
+
+R = TypeVar("R", FactRow, KeptRow)
 
 
 def load_facts(path: str | Path) -> list[Fact]:
@@ -31,12 +55,9 @@ def load_facts(path: str | Path) -> list[Fact]:
         FactError: a fact that cannot be edited, or two that contradict each other.
     """
     out: list[Fact] = []
-    for where, row in _rows(path, Fact, "facts", ("prompt", "subject", "target")):
-        implicit = row.pop("implicit", [])
-        if not isinstance(implicit, list) or not all(isinstance(text, str) for text in implicit):
-            raise DataFileError(f"{where}: 'implicit' is to be a list of texts.")
-        _refuse_no_text(where, row)
-        out.append(Fact(**row, implicit=tuple(implicit), where=where))
+    for where, row in _rows(path, FactRow, "facts"):
+        given = row.model_dump(exclude={"implicit"})
+        out.append(Fact(**given, implicit=tuple(row.implicit), where=where))
     refuse_conflicts(out)
     return out
 
@@ -49,42 +70,22 @@ def load_kept(path: str | Path) -> list[Kept]:
             its subject; file and row are named.
     """
     out: list[Kept] = []
-    for where, row in _rows(path, Kept, "questions", ("text", "subject")):
-        kindred = row.pop("kindred", False)
-        if not isinstance(kindred, bool):
-            raise DataFileError(f"{where}: 'kindred' is to be true or false.")
-        _refuse_no_text(where, row)
-        if not row["subject"] or row["subject"] not in row["text"]:
+    for where, row in _rows(path, KeptRow, "questions"):
+        if not row.subject.strip() or row.subject not in row.text:
             raise DataFileError(
-                f"{where}: the question {row['text']!r} does not contain its subject "
-                f"{row['subject']!r}; write it as it stands there."
+                f"{where}: the question {shown(row.text)} does not contain its subject "
+                f"{shown(row.subject)}; write it as it stands there."
             )
-        out.append(Kept(**row, kindred=kindred))
+        out.append(Kept(**row.model_dump()))
     return out
 
 
-def _rows(
-    path: str | Path, of: type[Fact] | type[Kept], what: str, required: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file with the fields of a class, each with its file and row."""
-    rows = read_rows(path, expected=what)
+def _rows(path: str | Path, kind: type[R], what: str) -> list[tuple[str, R]]:
+    """The rows of a file, each with the place where it stands."""
+    rows = placed_rows(path, what)
     if not rows:
         raise DataFileError(f"{path} holds no {what}; give at least one.")
-    known = [f.name for f in fields(of) if f.name != "where"]
-    for where, row in rows:
-        odd = sorted(set(row) - set(known))
-        if odd:
-            raise DataFileError(f"{where}: {odd[0]!r} is no field; fields are {', '.join(known)}.")
-        missing = sorted(set(required) - set(row))
-        if missing:
-            raise DataFileError(f"{where}: {missing[0]!r} is missing.")
-        yield where, dict(row)
-
-
-def _refuse_no_text(where: str, row: Mapping[str, Any]) -> None:
-    odd = next((name for name, value in row.items() if not isinstance(value, str)), None)
-    if odd is not None:
-        raise DataFileError(f"{where}: {odd!r} is to be text.")
+    return [(where, checked(kind, row, where)) for where, row in rows]
 
 
 def edits_in(ledger: Path) -> list[Edit]:
@@ -94,6 +95,28 @@ def edits_in(ledger: Path) -> list[Edit]:
         RunFolderError: a file of an edit is missing or damaged.
     """
     return [_edit_in(at) for at in _folders(ledger)]
+
+
+@dataclass(frozen=True)
+class SavedEdits:
+    """A ledger folder.
+
+    Attributes:
+        path: the folder.
+        edits: in order.
+    """
+
+    path: Path
+    edits: Sequence[Edit]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedEdits":
+        """Read a ledger; errors as in `edits_in`."""
+        return cls(path, edits_in(path))
 
 
 def _edit_in(at: Path) -> Edit:
@@ -157,6 +180,41 @@ def save_placement(path: Path, model: Model, placement: Placement) -> Path:
     }
     arrays = {str(i): one.matrix.float().numpy() for i, one in enumerate(moments.values())}
     return folder.write(path, manifest, {}, arrays)
+
+
+@dataclass(frozen=True)
+class SavedPlacement:
+    """A folder of `save_placement`, without the moments: what can be shown without the model.
+
+    Attributes:
+        model: whose layers.
+        placement: which.
+        provenance: as saved.
+    """
+
+    model: str
+    placement: Placement
+    provenance: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {"model": self.model, "placement": self.placement.summary()}
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedPlacement":
+        """Read the folder.
+
+        Raises:
+            RunFolderError: it is missing, damaged or of another kind.
+        """
+        said, _, _ = folder.read(path, KIND, ())
+        try:
+            chosen = Placement.of(said)
+            return cls(said["model"], chosen, said["provenance"] | {"weights": said["weights"]})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(
+                f"{path} is damaged ({type(error).__name__}: {error}); place again."
+            ) from error
 
 
 def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:

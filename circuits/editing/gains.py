@@ -30,6 +30,7 @@ from circuits.editing.prompting import (
     kept_prompts,
 )
 from circuits.editing.solving import Metric, solve
+from interp.brief import brief
 from interp.model import Model
 from interp.statistics import auroc
 
@@ -37,6 +38,7 @@ FALSE_ALARMS = 0.1
 """Part of the questions to be left alone that value neurons may half fire at."""
 
 
+@brief
 @dataclass(frozen=True)
 class Reach:
     """What an edit of one fact should reach, and what not.
@@ -57,6 +59,7 @@ class Reach:
     single: tuple[EditPrompt, ...] = ()
 
 
+@brief
 @dataclass(frozen=True)
 class Gains:
     """Gains by fact and layer, mean over each fact's prompts.

@@ -8,11 +8,17 @@ from circuits.editing.asking import asking, generations
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Hop
 from circuits.editing.evaluation.prompts import Shots
+from interp.brief import brief
 from interp.model import Model
 
 AT_ONCE = 512
+"""Questions in a batch."""
+
+CASES_AT_ONCE = 256
+"""Cases that are asked before it is seen whether they are enough; controls are drawn from them."""
 
 
+@brief
 @dataclass(frozen=True)
 class Knowledge:
     """Answers of the unedited model.
@@ -67,16 +73,50 @@ def know(
         said: answers that an earlier call got from this model, which are not asked for again.
     """
     answers = dict(said or {})
-    hops = {hop.question: hop.answer for case in cases for hop in _true_hops(case)}
+    hops: dict[str, Answer] = {}
+    for case in cases:
+        for hop in _true_hops(case):
+            hops.setdefault(hop.question, hop.answer)  # the first, whatever cases follow
     right = _ask(model, hops, shots, answers, progress)
-    composed = {
-        question: case.answer
-        for case in cases
-        if all(hop.question in right for hop in case.hops)
-        for question in case.questions
-    }
+    composed: dict[str, Answer] = {}
+    for case in cases:
+        if all(hop.question in right for hop in case.hops):
+            for question in case.questions:
+                composed.setdefault(question, case.answer)
     right |= _ask(model, composed, shots, answers, progress)
     return Knowledge(frozenset(right), answers)
+
+
+def know_enough(
+    model: Model,
+    cases: Sequence[Case],
+    shots: Shots,
+    enough: Callable[[Sequence[Case]], bool],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Knowledge, int]:
+    """As `know`, of the first cases only: until what is usable of them is enough.
+
+    A case is usable or not whatever other cases are asked, so the usable cases are the first ones
+    of all usable cases.
+
+    Args:
+        model: the model.
+        cases: whose questions.
+        shots: the demonstrations.
+        enough: whether these usable cases will do.
+        progress: called with (cases asked, cases in all).
+
+    Returns:
+        What the model knows of the cases asked, and how many these are.
+    """
+    known, n = Knowledge(frozenset(), {}), 0
+    say = progress or (lambda done, total: None)
+    say(0, len(cases))
+    while n < len(cases) and not (n and enough(usable_cases(cases[:n], known)[0])):
+        n = min(n + CASES_AT_ONCE, len(cases))
+        known = know(model, cases[:n], shots, said=known.asked)
+        say(n, len(cases))
+    return known, n
 
 
 def _true_hops(case: Case) -> list[Hop]:
@@ -94,11 +134,13 @@ def _ask(
 ) -> set[str]:
     """Put what is new to the model, note what it says, and return what is right."""
     todo = [text for text in questions if text not in said]
+    say = progress or (lambda done, total: None)
+    if todo:
+        say(0, len(todo))
     for lo in range(0, len(todo), AT_ONCE):
         some = todo[lo : lo + AT_ONCE]
         asks = [asking(shots, text) for text in some]
         for text, answer in zip(some, generations(model, asks, [()]), strict=True):
             said[text] = shots.read(answer)
-        if progress:
-            progress(lo + len(some), len(todo))
+        say(lo + len(some), len(todo))
     return {text for text, answer in questions.items() if answer.lenient(said[text])}

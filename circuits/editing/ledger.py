@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from circuits.editing.changes import Change, Changes, taken_neurons
 from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
+from interp.brief import brief
 from interp.model import Model
 from interp.projections import projection
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _ATTRIBUTE = "interp_edits"
 
 
+@brief
 @dataclass
 class Ledger:
     """The edits of one loaded model.

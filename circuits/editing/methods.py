@@ -15,6 +15,7 @@ from circuits.editing.moments import Moments
 from circuits.editing.prompting import Anchor, Form
 from circuits.editing.search import Search
 from circuits.editing.solving import MetricName
+from interp.brief import brief
 from interp.errors import did_you_mean
 from interp.model import Model
 
@@ -28,6 +29,7 @@ the layer's output (MEMIT). Post-norm models bound what an FFN can add to the st
 ``"resid"`` means the FFN's output too."""
 
 
+@brief
 @dataclass(frozen=True)
 class Stage:
     """One search and the layers it is written to.
@@ -73,6 +75,7 @@ class Stage:
         raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
+@brief
 @dataclass(frozen=True)
 class Neurons:
     """Two neurons a fact in each layer, query and value written (`circuits.editing.neurons`).
@@ -129,6 +132,7 @@ model all but certain of the new object makes it say that object behind any ques
 subject, also where the question asks what follows from it."""
 
 
+@brief
 @dataclass(frozen=True)
 class FineTune:
     """Low-rank fine-tuning of one layer's down-projection, the crude baseline.
@@ -151,6 +155,7 @@ class FineTune:
     until: float = 0.05
 
 
+@brief
 @dataclass(frozen=True)
 class Method:
     """A named way to edit.
@@ -193,6 +198,7 @@ def early(model: Model) -> tuple[int, ...]:
     return tuple(range(lo, max(lo, hi) + 1))
 
 
+@brief
 @dataclass(frozen=True)
 class Placement:
     """The layers that an attribution chose for a two-stage edit.

@@ -15,9 +15,11 @@ from torch import Tensor
 from circuits.editing.keys import Place
 from circuits.editing.ledger import ledger
 from circuits.editing.prefixed import Row, Run
+from interp.brief import brief
 from interp.builtin import cache_dir
 from interp.errors import InterpError
 from interp.model import Model
+from interp.progress import Progress
 from interp.projections import rewriting
 from interp.prompts import TokenPrompt, batches, pad
 from interp.running import default_budget
@@ -37,6 +39,7 @@ class MomentError(InterpError):
     """Text from which no second moment can be estimated."""
 
 
+@brief
 @dataclass(frozen=True)
 class Moment:
     """Uncentred second moment of one projection's input.
@@ -62,7 +65,7 @@ def second_moments(
     n_tokens: int = N_TOKENS,
     seed: int = 0,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Moments:
     """E[k k^T] at several projections, from one pass over the text.
 
@@ -74,7 +77,7 @@ def second_moments(
         seed: of the samples.
         cache: folder of kept moments; by default the package's cache. Entries are bound to the
             model's weights, the edits they carry, and the text.
-        progress: called with (tokens read, tokens in all).
+        progress: called with (tokens done, in all): each is sampled, if need be, and read.
 
     Raises:
         SiteError: no such projection.
@@ -90,11 +93,16 @@ def second_moments(
     kept = {place: _read(_file(folder, place, key)) for place in places}
     missing = [place for place, moment in kept.items() if moment is None]
     if missing:
+        say = progress or (lambda done, total: None)
         if texts is None:
-            rows = own_samples(model, n_tokens, seed)
+            total = 2 * n_tokens
+            rows = own_samples(model, n_tokens, seed, lambda done, n: say(done, total))
+            fresh = _streamed(
+                model, missing, rows, said, lambda n, _: say(min(n_tokens + n, total), total)
+            )
+            say(total, total)
         else:
-            rows = _windows(model, texts, n_tokens)
-        fresh = _streamed(model, missing, rows, said, progress)
+            fresh = _streamed(model, missing, _windows(model, texts, n_tokens), said, say)
         for place, moment in fresh.items():
             _write(_file(folder, place, key), moment)
         kept |= fresh
@@ -102,19 +110,34 @@ def second_moments(
 
 
 @torch.no_grad()
-def own_samples(model: Model, n_tokens: int, seed: int = 0) -> list[TokenPrompt]:
+def own_samples(
+    model: Model, n_tokens: int, seed: int = 0, progress: Progress | None = None
+) -> list[TokenPrompt]:
     """Passages that the model writes itself at temperature 1, from its beginning-of-text token.
 
     None ends early: end-of-text tokens are not drawn.
+
+    Args:
+        model: the model.
+        n_tokens: how many tokens, at least; whole passages of `WINDOW` tokens are written.
+        seed: of the draws.
+        progress: called with (tokens written, tokens in all).
     """
     n_rows, draws = -(-n_tokens // WINDOW), torch.Generator().manual_seed(seed)
     rows: list[TokenPrompt] = []
+
+    def report(written: int) -> None:
+        if progress:
+            progress(min(len(rows) * WINDOW + written, n_tokens), n_tokens)
+
     while len(rows) < n_rows:
-        rows += _sampled(model, min(ROWS_AT_ONCE, n_rows - len(rows)), draws)
+        rows += _sampled(model, min(ROWS_AT_ONCE, n_rows - len(rows)), draws, report)
     return rows
 
 
-def _sampled(model: Model, n: int, draws: torch.Generator) -> list[TokenPrompt]:
+def _sampled(
+    model: Model, n: int, draws: torch.Generator, report: Callable[[int], None]
+) -> list[TokenPrompt]:
     tokenizer, stop = model.tokenizer, model.hf.generation_config.eos_token_id
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     run = Run.start(model, [Row(0, (), (start,))] * n, [()], WINDOW)
@@ -125,6 +148,7 @@ def _sampled(model: Model, n: int, draws: torch.Generator) -> list[TokenPrompt]:
             logits[:, stop] = -torch.inf
         run.go_on(_drawn(logits, draws))
         columns.append(run.ids)
+        report(n * (len(columns) - 1))
     return [TokenPrompt(tuple(row)) for row in torch.cat(columns, 1).tolist()]
 
 
@@ -158,7 +182,7 @@ def _streamed(
     places: Sequence[Place],
     rows: Sequence[TokenPrompt],
     said: str,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Moments:
     """Sum outer products batch by batch; first tokens are left out, whose keys are outliers."""
     sums: dict[Place, Tensor] = {}

@@ -9,11 +9,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
+from interp.brief import brief
+from interp.kv_cache import attention_window, cache_argument
 from interp.model import Model
 
 Tokens = tuple[int, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Row:
     """Tokens under an edit: a beginning that other rows may share, and the rest."""
@@ -28,6 +31,7 @@ class Row:
         return Row(self.edit, (), self.shared + self.rest)
 
 
+@brief
 @dataclass
 class Run:
     """A batch of rows whose beginnings are in the cache.
@@ -54,7 +58,7 @@ class Run:
         where a window is shorter than the batch nothing is shared.
         """
         longest = max(len(row.shared) for row in rows) + max(len(row.rest) for row in rows)
-        window = getattr(model.hf.config, "sliding_window", None)
+        window = attention_window(model.hf.config)
         if window is not None and longest + n_more > window:
             rows = [row.whole for row in rows]
         begun = list(dict.fromkeys((row.edit, row.shared) for row in rows))
@@ -81,8 +85,8 @@ class Run:
             input_ids=self.ids,
             attention_mask=self.mask.long(),
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_argument(model.hf.base_model, self.cache),
         )
         return out.last_hidden_state[:, -1]
 

@@ -6,7 +6,8 @@ from typing import Literal, get_args
 
 from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.facts import SLOT, Fact, FactError
-from interp.errors import did_you_mean
+from interp.brief import brief
+from interp.errors import did_you_mean, shown
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import TokenPrompt
@@ -32,6 +33,7 @@ ASKED = (
 that learnt bare questions alone would reach those behind demonstrations less."""
 
 
+@brief
 @dataclass(frozen=True)
 class EditPrompt:
     """A prompt, its anchor, and the target's tokens behind it.
@@ -86,7 +88,9 @@ def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]
 
     Source: Meng et al., arXiv 2210.07229, section 4 (templates), as PMET's code draws them.
     """
-    own = generate(model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed)
+    own = generate(
+        model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed, progress=False
+    )
     said = [start + g.text for start, g in zip(STARTS, own, strict=True)]
     plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in said]
     return BARE + tuple(f"{text}. {SLOT}" for text in plain)
@@ -122,7 +126,7 @@ def edit_prompts(
         question = fact.question or fact.prompt
         wholes = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
-        raise FactError(f"no form {form!r} of prompts. {did_you_mean(form, FORMS)}")
+        raise FactError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
     return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
 
 
@@ -138,8 +142,8 @@ def refuse_unanchored(model: Model, fact: Fact) -> None:
     if all(hi != end for _, hi in encoded["offset_mapping"]):
         at = f"{fact.where}: " if fact.where else ""
         raise FactError(
-            f"{at}the subject {fact.subject!r} ends inside a token of {fact.cloze!r}; write a "
-            "prompt in which it ends a word."
+            f"{at}the subject {shown(fact.subject)} ends inside a token of {shown(fact.cloze)}; "
+            "write a prompt in which it ends a word."
         )
 
 
@@ -156,7 +160,8 @@ def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[Edi
         before, found, behind = one.text.rpartition(one.subject)
         if not found:
             raise FactError(
-                f"{one.text!r} is to be kept, but does not contain its subject {one.subject!r}."
+                f"{shown(one.text)} is to be kept, but does not contain its subject "
+                f"{shown(one.subject)}."
             )
         whole = ASKED[anchor == "last"].replace(SLOT, before + SLOT + behind)
         out.append(_tokenised(model, whole, one.subject, anchor, "", None))
@@ -242,13 +247,15 @@ def _tokenised(
         end = start + len(subject.rstrip())
         inside = [i for i, (lo, hi) in enumerate(encoded["offset_mapping"]) if lo < end <= hi]
         if not inside:
-            raise FactError(f"{at}the subject {subject!r} has no token of its own in {text!r}.")
+            raise FactError(
+                f"{at}the subject {shown(subject)} has no token of its own in {shown(text)}."
+            )
         position = inside[-1]
     whole = tuple(model.encode(f"{text} {target}")) if target else ids
     if whole[: len(ids)] != ids:
         raise FactError(
-            f"{at}the target {target!r} does not follow {text!r} as tokens of its own; end the "
-            "prompt in a whole word."
+            f"{at}the target {shown(target)} does not follow {shown(text)} as tokens of its own; "
+            "end the prompt in a whole word."
         )
     cut = template[:start].rfind("\n\n") + 2
     n_shown = sum(hi <= cut for _, hi in encoded["offset_mapping"]) if cut > 1 else 0

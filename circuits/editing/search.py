@@ -18,6 +18,7 @@ from circuits.editing.changes import Changes, under
 from circuits.editing.endings import continuing_tokens
 from circuits.editing.keys import Place, module_at
 from circuits.editing.prompting import EditPrompt
+from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
 from interp.tails import Tails, tails
@@ -55,6 +56,7 @@ class Search:
     until: float = 0.03
 
 
+@brief
 @dataclass(frozen=True)
 class FactPrompts:
     """What one fact's target is searched on.
@@ -69,6 +71,7 @@ class FactPrompts:
     essence: EditPrompt
 
 
+@brief
 @dataclass(frozen=True)
 class Targets:
     """What the search found.

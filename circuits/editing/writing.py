@@ -32,9 +32,12 @@ from circuits.editing.prompting import (
 )
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
+from interp.brief import brief
 from interp.model import Model
+from interp.progress import Progress
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """One edit to be made: its facts, written together, and the questions to leave alone."""
@@ -43,6 +46,7 @@ class Request:
     kept: tuple[Kept, ...] = ()
 
 
+@brief
 @dataclass(frozen=True)
 class Written:
     """What one request became.
@@ -368,13 +372,15 @@ def moments_for(
     placement: Placement | None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Moments:
     """All moments that methods need: those of a placement, the rest over the model's samples."""
     given = placement.moments if placement else {}
     needed = dict.fromkeys(place for method in methods for place in places_of(method))
     missing = [place for place in needed if place not in given]
-    found = second_moments(model, missing, n_tokens=n_tokens, seed=seed) if missing else {}
-    return found | given
+    if not missing:
+        return dict(given)
+    return given | second_moments(model, missing, n_tokens=n_tokens, seed=seed, progress=progress)
 
 
 def places_of(method: Method) -> list[Place]:

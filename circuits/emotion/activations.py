@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.calls import positions_and_mask, record_layer_calls
 from interp.hooks import hooked
 from interp.model import Model
@@ -23,6 +24,7 @@ READ = ("resid_pre", "attn_out", "z", "mlp_post", "resid_post")
 Progress = Callable[[int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Activations:
     """Activations at the last token of each prompt, on the CPU.
@@ -179,6 +181,7 @@ def embeddings(
     return kept[0]
 
 
+@brief
 @dataclass(frozen=True)
 class Read:
     """Keeps the activation of some tokens of a walk's batch; changes nothing.

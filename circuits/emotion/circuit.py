@@ -13,6 +13,7 @@ from torch import Tensor
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
 from interp import folder
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.statistics import jaccard
@@ -26,6 +27,7 @@ class EmotionCircuitError(InterpError):
     """A circuit or differences that are not of this model, or that cannot be drawn."""
 
 
+@brief
 @dataclass(frozen=True)
 class Differences:
     """Δμ: how activations in an emotion differ from the mean over emotions, on their own scale.
@@ -104,8 +106,8 @@ class EmotionCircuit:
         a = model.arch
         return cls(
             emotion,
-            _by_layer(neurons),
-            _by_layer(heads),
+            by_layer(neurons),
+            by_layer(heads),
             a.d_mlp or 0,
             a.n_heads,
             a.n_layers,
@@ -154,7 +156,7 @@ class EmotionCircuit:
             EmotionCircuitError: the model has too few units outside the circuit.
         """
         drawn = {
-            part: _by_layer(
+            part: by_layer(
                 _drawn(self.units(part), self._shape(part), rng, disjoint, (norms or {}).get(part))
             )
             for part in ("neurons", "heads")
@@ -169,7 +171,8 @@ class EmotionCircuit:
         return f"EmotionCircuit({self.emotion}: {n} neurons, {self.size - n} heads; {self.method})"
 
 
-def _by_layer(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
+def by_layer(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
+    """Units of each layer, in the order given."""
     found: dict[int, list[int]] = {}
     for layer, unit in units:
         found.setdefault(int(layer), []).append(int(unit))

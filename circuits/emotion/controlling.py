@@ -22,12 +22,14 @@ from circuits.emotion.marking import Judges, Limits, Yardstick, against, judge_w
 from circuits.emotion.modulation import Modulation
 from circuits.emotion.replying import Arm, Batch, read_all, replies
 from circuits.emotion.situations import Asking, Situation
+from interp.brief import brief
 from interp.model import Model
 
 Progress = Callable[[str, int, int], None]
 """Called with (arm, replies done, in all)."""
 
 
+@brief
 @dataclass
 class Writer:
     """Writes arms' replies to one list of situations; neutral prompts are read once for all.

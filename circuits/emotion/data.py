@@ -9,16 +9,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar, get_args
 
-from interp.errors import DataFileError, did_you_mean
-from interp.records import read_rows
+from interp.errors import DataFileError, shown
+from interp.records import placed_rows
+from interp.schema import ClosedRow, Row, Text, checked
 
-EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
+Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]
+Label = Literal[Emotion, "neutral"]
+Valence = Literal["positive", "neutral", "negative"]
+EMOTIONS: tuple[str, ...] = get_args(Emotion)
 """The six, in the order of every table and tensor axis."""
 NEUTRAL = "neutral"
 LABELS = (*EMOTIONS, NEUTRAL)
-VALENCES = ("positive", "neutral", "negative")
+VALENCES: tuple[str, ...] = get_args(Valence)
 THEMES: Mapping[str, str] = {
     "Work/Job": "work",
     "School/Academia": "school",
@@ -116,6 +120,36 @@ class Reply:
     where: str = ""
 
 
+class _Events(ClosedRow):
+    positive: Text
+    neutral: Text
+    negative: Text
+
+
+class _ScenarioRow(Row):
+    skeleton_id: Text
+    theme: Text
+    scenario: Text
+    event: _Events
+
+
+class _VignetteRow(Row):
+    id: Text
+    emotion: Label
+    text: Text
+
+
+class _ReplyRow(Row):
+    id: Text
+    event_id: Text
+    theme: Text
+    valence: Valence
+    scenario: Text
+    event: Text
+    emotion: Label
+    reply: Text
+
+
 def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
     """Read scenarios of SEV's schema.
 
@@ -129,14 +163,8 @@ def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
             message names file and line.
     """
     scenarios = tuple(
-        Scenario(
-            id=_text(row, "skeleton_id", where),
-            theme=_text(row, "theme", where),
-            text=_text(row, "scenario", where),
-            events=_events(row, where),
-            where=where,
-        )
-        for where, row in _rows(path)
+        Scenario(row.skeleton_id, row.theme, row.scenario, _events(row.event), where)
+        for where, row in _rows(path, _ScenarioRow)
     )
     _require_unique([(s.id, s.where) for s in scenarios])
     return scenarios
@@ -149,13 +177,7 @@ def load_vignettes(path: str | Path) -> tuple[Vignette, ...]:
         DataFileError: as `load_scenarios`, or an emotion is none of `LABELS`.
     """
     vignettes = tuple(
-        Vignette(
-            id=_text(row, "id", where),
-            emotion=_one_of(LABELS, row, "emotion", where),
-            text=_text(row, "text", where),
-            where=where,
-        )
-        for where, row in _rows(path)
+        Vignette(row.id, row.emotion, row.text, where) for where, row in _rows(path, _VignetteRow)
     )
     _require_unique([(v.id, v.where) for v in vignettes])
     return vignettes
@@ -168,57 +190,29 @@ def load_replies(path: str | Path) -> tuple[Reply, ...]:
         DataFileError: as `load_scenarios`, or an emotion or a valence is unknown.
     """
     replies = tuple(
-        Reply(
-            id=_text(row, "id", where),
-            event_id=_text(row, "event_id", where),
-            theme=_text(row, "theme", where),
-            valence=_one_of(VALENCES, row, "valence", where),
-            scenario=_text(row, "scenario", where),
-            event=_text(row, "event", where),
-            emotion=_one_of(LABELS, row, "emotion", where),
-            text=_text(row, "reply", where),
-            where=where,
-        )
-        for where, row in _rows(path)
+        Reply(**row.model_dump(exclude={"reply"}), text=row.reply, where=where)
+        for where, row in _rows(path, _ReplyRow)
     )
     _require_unique([(r.id, r.where) for r in replies])
     return replies
 
 
-def _rows(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = read_rows(path)
-    if not rows:
+R = TypeVar("R", bound=Row)
+
+
+def _rows(path: str | Path, kind: type[R]) -> list[tuple[str, R]]:
+    lines = placed_rows(path)
+    if not lines:
         raise DataFileError(f"{path} holds no rows; give at least one.")
-    return rows
+    return [(where, checked(kind, row, where)) for where, row in lines]
 
 
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        found = "is missing" if key not in row else f"is {value!r}"
-        raise DataFileError(f"{where}: {key!r} {found}; it must be non-empty text.")
-    return value
-
-
-def _one_of(allowed: tuple[str, ...], row: Mapping[str, Any], key: str, where: str) -> str:
-    value = _text(row, key, where)
-    if value not in allowed:
-        raise DataFileError(f"{where}: unknown {key} {value!r}. {did_you_mean(value, allowed)}")
-    return value
-
-
-def _events(row: Mapping[str, Any], where: str) -> tuple[Event, Event, Event]:
-    events = row.get("event")
-    if not isinstance(events, Mapping) or set(events) != set(VALENCES):
-        found = sorted(map(str, events)) if isinstance(events, Mapping) else events
-        raise DataFileError(
-            f"{where}: 'event' has {found!r}; it must be an object with a text for each of "
-            f"{', '.join(VALENCES)}."
-        )
-    positive, neutral, negative = (
-        Event(valence, _text(events, valence, where)) for valence in VALENCES
+def _events(row: _Events) -> tuple[Event, Event, Event]:
+    return (
+        Event("positive", row.positive),
+        Event("neutral", row.neutral),
+        Event("negative", row.negative),
     )
-    return positive, neutral, negative
 
 
 def _require_unique(ids: list[tuple[str, str]]) -> None:
@@ -226,5 +220,6 @@ def _require_unique(ids: list[tuple[str, str]]) -> None:
     if repeated:
         first, second = [where for name, where in ids if name == repeated[0]][:2]
         raise DataFileError(
-            f"{second}: id {repeated[0]!r} was used before, in {first}; give every row its own id."
+            f"{second}: id {shown(repeated[0])} was used before, in {first}; give every row "
+            "its own id."
         )

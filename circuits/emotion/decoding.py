@@ -9,10 +9,11 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import ConfigDict
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -23,16 +24,20 @@ from transformers import (
 )
 
 from circuits.emotion.modulation import Modulation, Rows
+from interp.brief import brief
 from interp.calls import positions_and_mask
 from interp.errors import PlanError
 from interp.hooks import hooked
+from interp.kv_cache import attention_window, cache_argument
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
+from interp.schema import NO_OTHERS, Count, Dose, Index
 
 CLOSING = ('"', "”", "\n")
 """What ends a reply: the quote that its prompt opened, or a new line."""
 
 
+@brief
 @dataclass(frozen=True)
 class Decoding:
     """How every arm is decoded: greedily, with the same penalties.
@@ -45,10 +50,12 @@ class Decoding:
         closing: marks that end a reply, beside the model's own end; none for chats.
     """
 
-    new_tokens: int = 30
-    min_tokens: int = 5
-    repetition_penalty: float = 1.05
-    no_repeat: int = 3
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    new_tokens: Count = 30
+    min_tokens: Index = 5
+    repetition_penalty: Dose = 1.05
+    no_repeat: Count = 3
     closing: tuple[str, ...] = CLOSING
 
     def processors(self, width: int, ends: Sequence[int], device: Any) -> LogitsProcessorList:
@@ -62,6 +69,7 @@ class Decoding:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class ReadPrompts:
     """Prompts whose keys and values are computed, but for the last token of each.
@@ -104,12 +112,12 @@ def read_prompts(model: Model, prompts: Sequence[TokenPrompt]) -> ReadPrompts:
     cache = DynamicCache(config=model.hf.config)
     if shared:
         first = torch.tensor([prompts[0].ids[:shared]], device=model.device)
-        cache = model.hf.base_model(input_ids=first, use_cache=True).past_key_values
+        step(model, first, torch.ones_like(first, dtype=torch.bool), cache, 0)
         cache.batch_repeat_interleave(len(prompts))
         ids = torch.cat([first.expand(len(prompts), -1), ids], 1)
         mask = torch.cat([torch.ones_like(ids[:, :shared], dtype=torch.bool), mask], 1)
     if ids.shape[1] - 1 > shared:
-        cache = step(model, ids[:, shared:-1], mask[:, :-1], cache, shared)[1]
+        step(model, ids[:, shared:-1], mask[:, :-1], cache, shared)
     return ReadPrompts(ids, mask, cache)
 
 
@@ -119,7 +127,7 @@ def _shared(model: Model, prompts: Sequence[TokenPrompt]) -> int:
     Sliding windows count columns and would count the padding, so no prompt may outgrow one.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
-    window = getattr(model.hf.config, "sliding_window", None)
+    window = attention_window(model.hf.config)
     if len(prompts) == 1 or (window and longest + 64 > window):
         return 0
     least = min(len(prompt.ids) for prompt in prompts) - 2
@@ -134,13 +142,13 @@ def step(
     mask: Bool[Tensor, "row pos"],
     cache: DynamicCache,
     start: int,
-) -> tuple[Float[Tensor, "row new d_model"], DynamicCache]:
-    """Run new tokens; final states and the grown cache."""
+) -> Float[Tensor, "row new d_model"]:
+    """Run new tokens, which the cache takes in; their final states."""
     said = positions_and_mask(model, mask)
     if "position_ids" in said:
         said["position_ids"] = said["position_ids"][:, start:]
-    out = model.hf.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **said)
-    return out.last_hidden_state, out.past_key_values
+    said |= cache_argument(model.hf.base_model, cache)
+    return model.hf.base_model(input_ids=ids, use_cache=True, **said).last_hidden_state
 
 
 @torch.no_grad()
@@ -177,7 +185,7 @@ def decode(
         for number in range(decoding.new_tokens):
             if number == decoding.min_tokens:
                 processors.pop()  # the last one bans endings, which are many, at a price
-            hidden, cache = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
+            hidden = step(model, ids[:, -1:], mask, cache, ids.shape[1] - 1)
             logits = model.arch.logits_transform(model.unembed(hidden[:, -1]).float())
             new = processors(seen, logits).argmax(-1)  # pyright: ignore[reportArgumentType]
             for row, token in zip(live.tolist(), new.tolist(), strict=True):

@@ -123,6 +123,7 @@ def discover(
         cost=_cost(
             model, len(groups), len(neutral), min(chosen.n_demonstrations, len(scenarios)), run
         ),
+        model=model.name,
     )
     return run.finish(made)
 

@@ -1,7 +1,7 @@
 """`Discovery`: everything found about a model's emotions, as one value and one folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from circuits.emotion.circuit import (
     Differences,
     EmotionCircuit,
     Unit,
+    by_layer,
     check_model,
     manifest,
 )
@@ -24,6 +25,7 @@ from circuits.emotion.influence import Final, Influence
 from circuits.emotion.scores import Kind, Scores
 from circuits.emotion.selection import Circuits, Size, as_arrays, from_arrays
 from interp import folder
+from interp.brief import brief
 from interp.model import Model
 
 KIND = "emotion discovery"
@@ -31,6 +33,7 @@ SITES = ("z", "mlp_post")
 TABLES = ("readings", "projections")
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """How a discovery goes about it; the defaults are the clean preset.
@@ -79,6 +82,7 @@ class Settings:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Means:
     """Mean activations over all prompts, in all emotions: what mean-ablation puts in place.
@@ -92,6 +96,7 @@ class Means:
     mlp_post: Float[Tensor, "layer neuron"]
 
 
+@brief
 @dataclass(frozen=True)
 class Discovery:
     """What was found.
@@ -112,6 +117,8 @@ class Discovery:
         readings: accuracy by layer of the tests that chose it, and of the trap.
         projections: states of some groups on the main axes of a few layers, for a figure.
         cost: seconds and forwards.
+        model: name of the model.
+        provenance: versions, machine and command line, filled when saved.
     """
 
     settings: Settings
@@ -129,6 +136,8 @@ class Discovery:
     readings: pd.DataFrame
     projections: pd.DataFrame
     cost: Mapping[str, Any]
+    model: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reference(self) -> Float[Tensor, "emotion d_model"]:
@@ -167,17 +176,23 @@ class Discovery:
         return folder.write(Path(path), said, written, arrays)
 
     @classmethod
-    def load(cls, path: str | Path, model: Model) -> "Discovery":
+    def load(cls, path: str | Path, model: Model | None = None) -> "Discovery":
         """Read what `save` wrote.
+
+        Args:
+            path: the folder.
+            model: whose weights it must be of; without one, nothing is compared.
 
         Raises:
             EmotionCircuitError: it is of other weights.
             RunFolderError: the folder is missing or damaged.
         """
         read, tables, arrays = folder.read(Path(path), KIND, TABLES)
-        check_model(path, read, model)
+        if model is not None:
+            check_model(path, read, model)
         settings, counts = _settings(read["settings"]), read["n_groups"]
         t = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        shape = t["mean_mlp_post"].shape[1], t["mean_z"].shape[1], t["mean_z"].shape[0]
         return cls(
             settings=settings,
             directions=Directions(
@@ -192,7 +207,7 @@ class Discovery:
             scores=from_arrays(arrays),
             influence=Influence(t["influence"], settings.alphas, settings.final),
             circuits={
-                preset: {emotion: _circuit(model, emotion, row) for emotion, row in rows.items()}
+                preset: {emotion: _circuit(shape, emotion, row) for emotion, row in rows.items()}
                 for preset, rows in read["circuits"].items()
             },
             references={s: dict(enumerate(map(float, arrays[f"reference_{s}"]))) for s in SITES},
@@ -201,6 +216,8 @@ class Discovery:
             layer=read["layer"],
             **tables,
             cost=read["cost"],
+            model=read["model"],
+            provenance=read["provenance"] | {"weights": read["weights"]},
         )
 
     def summary(self) -> dict[str, Any]:
@@ -233,9 +250,10 @@ def _row(circuit: EmotionCircuit) -> dict[str, Any]:
     return {"method": circuit.method, **{p: [list(u) for u in units] for p, units in parts.items()}}
 
 
-def _circuit(model: Model, emotion: str, row: Mapping[str, Any]) -> EmotionCircuit:
-    neurons, heads = (_units(row[part]) for part in ("neurons", "heads"))
-    return EmotionCircuit.of(model, emotion, neurons, heads, row["method"])
+def _circuit(shape: tuple[int, int, int], emotion: str, row: Mapping[str, Any]) -> EmotionCircuit:
+    """A circuit of a model with so many neurons and heads in a layer, and layers."""
+    neurons, heads = (by_layer(_units(row[part])) for part in ("neurons", "heads"))
+    return EmotionCircuit(emotion, neurons, heads, *shape, row["method"])
 
 
 def _units(rows: list[list[int]]) -> list[Unit]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import AfterValidator, ConfigDict
 
 from circuits.emotion.arms import (
     ArmError,
@@ -20,17 +21,27 @@ from circuits.emotion.arms import (
     steering,
     weighted,
 )
-from circuits.emotion.data import EMOTIONS
+from circuits.emotion.data import EMOTIONS, Emotion
 from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
+from interp.brief import brief
+from interp.schema import NO_OTHERS, Amount, Dose, Index
 
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Discovery
 
-Layers = tuple[int, int]
+
+def _in_order(layers: tuple[int, int]) -> tuple[int, int]:
+    if layers[0] > layers[1]:
+        raise ValueError("the first layer must not lie behind the last")
+    return layers
+
+
+Layers = Annotated[tuple[Index, Index], AfterValidator(_in_order)]
 """First and last layer, both included."""
 
 
+@brief
 @dataclass(frozen=True)
 class SteeringDose:
     """How strongly, and where, directions are added.
@@ -42,12 +53,15 @@ class SteeringDose:
         own: emotion -> fraction of its own in place of `fraction`.
     """
 
-    fraction: float
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    fraction: Dose
     layers: Layers
     feedback: bool = False
-    own: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[Emotion, Amount] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class CircuitDose:
     """Which circuit is pushed, and how strongly.
@@ -62,15 +76,18 @@ class CircuitDose:
         own: emotion -> lambda of its own in place of `strength`.
     """
 
-    strength: float
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    strength: Dose
     preset: str = "centred"
     size: Literal["absolute", "relative"] = "absolute"
     layers: Layers | None = None
     by_influence: bool = False
     feedback: bool = False
-    own: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[Emotion, Amount] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True)
 class Doses:
     """The doses of a model's arms, chosen on the tuning file.
@@ -80,6 +97,8 @@ class Doses:
         circuit: of the circuit and of all its controls.
         others: name -> dose of further circuit arms, such as other presets.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
 
     steering: SteeringDose
     circuit: CircuitDose
@@ -118,7 +137,7 @@ def modulate(found: "Discovery", dose: CircuitDose, tables: Tables | None = None
     return replace(made, feedback=_feedback(found) if dose.feedback else None)
 
 
-def _parts(own: Mapping[str, float], common: float) -> Float[torch.Tensor, " emotion"]:
+def _parts(own: Mapping[Any, float], common: float) -> Float[torch.Tensor, " emotion"]:
     """Each emotion's dose as a part of the common one."""
     unknown = sorted(set(own) - set(EMOTIONS))
     if unknown:

@@ -12,11 +12,10 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
 from circuits.emotion.influence import Influence
 from circuits.emotion.selection import Circuits
+from interp.style import GREY, PALETTE, RED, add_band, styled
 
-COLOURS = ("#d62728", "#1f77b4", "#e6a700", "#7b3294", "#17a2a2", "#4d7c0f")
-"""One an emotion, in the order of `EMOTIONS`."""
-LINES = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3294", "#8c564b", "#17a2a2", "#e377c2")
-GREY = "#888888"
+COLOURS = (RED, *PALETTE[:5])
+"""One per emotion, in the order of `EMOTIONS`."""
 CHANCE = 1 / len(EMOTIONS)
 
 
@@ -31,7 +30,7 @@ def plot_transfer(table: pd.DataFrame, title: str, layer: int | None = None) -> 
     figure = go.Figure()
     for colour, name, rows in _parts(table, "test"):
         label = f"{name} (n {int(rows['n'].iloc[0])}, {int(rows['clusters'].iloc[0])} clusters)"
-        _band(figure, rows["layer"], rows["low"], rows["high"], colour)
+        add_band(figure, rows["layer"], rows["low"], rows["high"], colour)
         figure.add_scatter(
             x=rows["layer"], y=rows["accuracy"], name=label, mode="lines", line={"color": colour}
         )
@@ -39,21 +38,20 @@ def plot_transfer(table: pd.DataFrame, title: str, layer: int | None = None) -> 
     figure.add_hline(y=CHANCE, line={"color": GREY, "dash": "dot"})
     figure.add_hline(y=null, line={"color": GREY, "dash": "dash"})
     if layer is not None:
-        figure.add_vline(x=layer, line={"color": "black", "width": 1})
-    _styled(
+        figure.add_vline(x=layer, line={"color": GREY, "width": 1})
+    return styled(
         figure,
-        title=f"{title}<br><sup>dotted: chance; dashed: largest 95th percentile of shuffled "
-        "labels; bands: 95 % over scenarios</sup>",
-        xaxis={"title": "layer", "dtick": 2},
+        title,
+        "dotted: chance; dashed: largest 95th percentile of shuffled labels; bands: 95 % over "
+        "scenarios",
+        xaxis={"title": "layer", "dtick": max(1, table["layer"].nunique() // 12)},
         yaxis={"title": "accuracy, six emotions", "range": [0, 1.02]},
-        legend={"orientation": "h", "y": -0.2},
         height=520,
     )
-    return figure
 
 
 def plot_similarity(directions: Directions, layers: Sequence[int], title: str) -> go.Figure:
-    """Cosines between the six directions, one map a layer; centring makes their mean -1/5."""
+    """Cosines between the six directions, one map per layer; centring makes their mean -1/5."""
     names = [f"layer {layer}" for layer in layers]
     figure = make_subplots(1, len(layers), subplot_titles=names, shared_yaxes=True)
     for column, layer in enumerate(layers, 1):
@@ -64,38 +62,23 @@ def plot_similarity(directions: Directions, layers: Sequence[int], title: str) -
             y=list(EMOTIONS),
             texttemplate="%{z:.2f}",
             textfont={"size": 10},
-            coloraxis="coloraxis",
+            **_cosines(showscale=column == len(layers)),
             row=1,
             col=column,
         )
-    _styled(
-        figure,
-        title=title,
-        coloraxis=_diverging(1.0, "cosine"),
-        height=400,
-        width=100 + 340 * len(layers),
-    )
     figure.update_yaxes(autorange="reversed")
-    return figure
+    return styled(figure, title, height=400, width=100 + 340 * len(layers))
 
 
 def plot_along(directions: Directions, emotion: str, title: str) -> go.Figure:
     """Cosines of one emotion's directions between all places: attention 0, MLP 0, attention 1..."""
     values = directions.along(EMOTIONS.index(emotion)).numpy()
-    figure = go.Figure(go.Heatmap(z=values, coloraxis="coloraxis"))
+    figure = go.Figure(go.Heatmap(z=values, **_cosines()))
     ticks = _ticks(len(values))
     axis: dict[str, Any] = {"tickvals": ticks, "ticktext": [str(i // 2) for i in ticks]}
     axis["title"] = "layer: attention, then MLP"
-    _styled(
-        figure,
-        title=title,
-        coloraxis=_diverging(1.0, "cosine"),
-        xaxis=axis,
-        yaxis=axis | {"autorange": "reversed"},
-        height=560,
-        width=640,
-    )
-    return figure
+    reverse = axis | {"autorange": "reversed"}
+    return styled(figure, title, xaxis=axis, yaxis=reverse, height=560, width=640)
 
 
 def plot_influence(found: Influence, title: str) -> go.Figure:
@@ -116,14 +99,14 @@ def plot_influence(found: Influence, title: str) -> go.Figure:
                 row=1,
                 col=part + 1,
             )
-    figure.update_xaxes(title="layer")
-    _styled(
+    figure.update_xaxes(title="layer", dtick=max(1, len(layers) // 10))
+    return styled(
         figure,
-        title=f"{title}<br><sup>mean of {len(values)} neutral texts; bars: 95 %</sup>",
+        title,
+        f"mean of {len(values)} neutral texts; bars: 95 %",
         yaxis={"title": "rise along v_ref for one unit"},
         height=420,
     )
-    return figure
 
 
 def plot_circuits(circuits: Circuits, title: str) -> go.Figure:
@@ -152,24 +135,21 @@ def plot_circuits(circuits: Circuits, title: str) -> go.Figure:
         z=shared,
         customdata=names,
         hovertemplate="layer %{y}, head %{x}: %{customdata}<extra></extra>",
-        colorscale="Blues",
-        zmin=0,
-        zmax=len(circuits),
-        colorbar={"title": "emotions"},
+        coloraxis="coloraxis",
         row=1,
         col=2,
     )
     figure.update_xaxes(title="neurons", row=1, col=1)
     figure.update_xaxes(title="head", dtick=1, row=1, col=2)
+    figure.update_yaxes(dtick=max(1, one.n_layers // 12))
     figure.update_yaxes(title="layer", row=1, col=1)
-    _styled(
+    return styled(
         figure,
-        title=title,
+        title,
         barmode="stack",
         height=max(420, 120 + 16 * one.n_layers),
-        legend={"orientation": "h", "y": -0.15},
+        coloraxis={"cmin": 0, "cmax": len(circuits), "colorbar": {"title": "emotions"}},
     )
-    return figure
 
 
 def plot_curves(table: pd.DataFrame, value: str, title: str, emotion: str = "all") -> go.Figure:
@@ -187,7 +167,7 @@ def plot_curves(table: pd.DataFrame, value: str, title: str, emotion: str = "all
         drawn = name in ("random", "norm-matched")
         rows = rows.sort_values("k")
         if not drawn:
-            _band(figure, rows["k"], rows["low"], rows["high"], colour)
+            add_band(figure, rows["k"], rows["low"], rows["high"], colour)
         figure.add_scatter(
             x=rows["k"],
             y=rows[value],
@@ -196,19 +176,18 @@ def plot_curves(table: pd.DataFrame, value: str, title: str, emotion: str = "all
             line={"color": colour},
             name=f"{name}, each draw" if drawn else str(name),
         )
-    _styled(
+    return styled(
         figure,
-        title=f"{title}<br><sup>{emotion}; n {int(chosen['n'].max())} texts in six emotions; "
-        "bands: 95 % over scenarios</sup>",
+        title,
+        f"{emotion}; n {int(chosen['n'].max())} texts in six emotions; bands: 95 % over scenarios",
         xaxis={"title": "components", "type": "log"},
         yaxis={"title": "part of the emotion gap", "rangemode": "tozero"},
         height=460,
     )
-    return figure
 
 
 def plot_states(table: pd.DataFrame, title: str) -> go.Figure:
-    """Group-centred states on the two principal axes of their own layer, a map a layer.
+    """Group-centred states on the two principal axes of their own layer, one map per layer.
 
     Args:
         table: of `circuits.emotion.projections.projections`.
@@ -230,43 +209,18 @@ def plot_states(table: pd.DataFrame, title: str) -> go.Figure:
         )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
-    _styled(figure, title=title, height=360, width=120 + 180 * len(layers))
-    return figure
+    return styled(figure, title, height=360, width=120 + 180 * len(layers))
 
 
 def _parts(table: Any, column: str) -> Iterator[tuple[str, str, Any]]:
     """(colour, name, rows) of each value of a column, in order of appearance."""
     groups = table.groupby(column, sort=False)
-    return ((LINES[i % len(LINES)], str(name), rows) for i, (name, rows) in enumerate(groups))
-
-
-def _band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str) -> None:
-    figure.add_scatter(
-        x=[*x, *reversed(list(x))],
-        y=[*high, *reversed(list(low))],
-        fill="toself",
-        fillcolor=colour,
-        opacity=0.15,
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-
-
-def _styled(figure: go.Figure, **layout: Any) -> None:
-    figure.update_layout(
-        template="plotly_white", font={"size": 13}, margin={"t": 80, "r": 30}, **layout
-    )
+    return ((PALETTE[i % len(PALETTE)], str(name), rows) for i, (name, rows) in enumerate(groups))
 
 
 def _ticks(n: int) -> list[int]:
     return list(range(0, n, max(2, n // 20 * 2)))
 
 
-def _diverging(largest: float, title: str) -> dict[str, Any]:
-    return {
-        "colorscale": "RdBu_r",
-        "cmin": -largest,
-        "cmax": largest,
-        "colorbar": {"title": title},
-    }
+def _cosines(showscale: bool = True) -> dict[str, Any]:
+    return {"zmin": -1, "zmax": 1, "colorbar": {"title": "cosine"}, "showscale": showscale}

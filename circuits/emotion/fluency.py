@@ -52,7 +52,7 @@ def _surprise(
     # the last prompt token predicts the first of the reply; the reply's last predicts nothing here
     inputs = torch.cat([ids[:, -1:], new[:, :-1]], 1)
     mask = torch.cat([mask, real[:, :-1]], 1)
-    hidden, _ = step(model, inputs, mask, read.rows(chosen), ids.shape[1] - 1)
+    hidden = step(model, inputs, mask, read.rows(chosen), ids.shape[1] - 1)
     losses = torch.zeros(real.shape, dtype=torch.double, device=model.device)
     losses[real] = _losses(model, hidden[real], new[real])
     return losses.sum(1) / real.sum(1)

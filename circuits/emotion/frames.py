@@ -4,19 +4,24 @@ A frame comes in two forms that differ in the emotion word alone as far as Engli
 the word, to bring a state about, and without, to steer from.
 """
 
-import json
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from string import Formatter
+from typing import ClassVar, Literal, get_args
+
+from pydantic import ConfigDict
 
 from circuits.emotion.data import EMOTIONS, Reply
-from interp.errors import DataFileError, did_you_mean
+from interp.brief import brief
+from interp.errors import DataFileError, shown
+from interp.records import read_json
+from interp.schema import NO_OTHERS, Count, Row, Text, checked
 from interp.shipped import locate
 
 Distance = Literal["near", "far"]
-DISTANCES = ("near", "far")
+DISTANCES: tuple[str, ...] = get_args(Distance)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class Frame:
         neutral_system: the same without the word.
     """
 
-    name: str
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    name: Text
     distance: Distance
     text: str
     neutral: str
@@ -73,7 +80,9 @@ class Demonstrations:
         query: with ``{scenario}`` and ``{event}``.
     """
 
-    number: int
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    number: Count
     separator: str
     demonstration: str
     query: str
@@ -86,15 +95,16 @@ class Demonstrations:
         """
         if len(replies) != self.number:
             raise ValueError(f"{len(replies)} replies, not {self.number}")
-        shown = [
+        given = [
             self.demonstration.format(scenario=r.scenario, event=r.event, reply=r.text)
             for r in replies
         ]
         return Prompt(
-            self.separator.join([*shown, self.query.format(scenario=scenario, event=event)])
+            self.separator.join([*given, self.query.format(scenario=scenario, event=event)])
         )
 
 
+@brief
 @dataclass(frozen=True)
 class Frames:
     """All words and prompts.
@@ -122,56 +132,60 @@ def load_frames(path: str | Path) -> Frames:
         DataFileError: the file is missing or malformed, a set lacks an emotion, two emotions share
             a word, or a prompt lacks a field or has another; the message names the place.
     """
-    file = locate(path, "a JSON file of frames")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"cannot read {file} as JSON: {error}.") from error
-    try:
-        words, frames = raw["words"], [_frame(row, str(file)) for row in raw["frames"]]
-        shown, vignette = Demonstrations(**raw["demonstrations"]), raw["vignette"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataFileError(
-            f"{file}: {error!r}; it must have words, frames, demonstrations and vignette."
-        ) from error
-    _check_words(words, str(file))
-    _check_fields(shown.demonstration, {"scenario", "event", "reply"}, f"{file}, demonstration")
-    _check_fields(shown.query, {"scenario", "event"}, f"{file}, query")
-    _check_fields(vignette, {"text"}, f"{file}, vignette")
-    return Frames(words, {frame.name: frame for frame in frames}, shown, vignette)
+    path = locate(path, "a JSON file of frames")
+    found = checked(_FramesFile, read_json(path, "words and prompts (JSON)"), str(path))
+    _check_words(found.words, str(path))
+    for frame in found.frames:
+        _check_frame(frame, str(path))
+    shown_with = found.demonstrations
+    fields = {"scenario", "event"}
+    _check_fields(shown_with.demonstration, fields | {"reply"}, f"{path}, demonstration")
+    _check_fields(shown_with.query, fields, f"{path}, query")
+    _check_fields(found.vignette, {"text"}, f"{path}, vignette")
+    frames = {frame.name: frame for frame in found.frames}
+    if len(frames) < len(found.frames):
+        raise DataFileError(f"{path}: two frames have the same name; give each its own.")
+    return Frames(found.words, frames, shown_with, found.vignette)
 
 
-def _frame(row: Mapping[str, Any], file: str) -> Frame:
-    frame = Frame(**row)
-    where = f"{file}, frame {frame.name!r}"
-    if frame.distance not in DISTANCES:
-        raise DataFileError(
-            f"{where}: unknown distance {frame.distance!r}. "
-            f"{did_you_mean(frame.distance, DISTANCES)}"
-        )
-    _check_fields(frame.text + (frame.system or ""), {"scenario", "event", "word"}, where)
-    _check_fields(frame.neutral + (frame.neutral_system or ""), {"scenario", "event"}, where)
+class _FramesFile(Row):
+    words: dict[str, dict[str, Text]]
+    frames: list[Frame]
+    demonstrations: Demonstrations
+    vignette: str
+
+
+def _check_frame(frame: Frame, file: str) -> None:
+    where = f"{file}, frame {shown(frame.name)}"
     if (frame.system is None) != (frame.neutral_system is None):
         raise DataFileError(f"{where}: give both system and neutral_system, or neither.")
-    return frame
+    words = {"scenario", "event", "word"}
+    _check_fields(frame.text, words, where, frame.system)
+    _check_fields(frame.neutral, words - {"word"}, where, frame.neutral_system)
 
 
 def _check_words(words: Mapping[str, Mapping[str, str]], file: str) -> None:
     for name, row in words.items():
         if tuple(row) != EMOTIONS:
             raise DataFileError(
-                f"{file}, words {name!r}: has {', '.join(row)}; "
+                f"{file}, words {shown(name)}: has {shown(', '.join(row))[1:-1]}; "
                 f"it must have {', '.join(EMOTIONS)}, in this order."
             )
-    every = [word for row in words.values() for word in row.values()]
-    repeated = sorted({word for word in every if every.count(word) > 1})
-    if repeated:
-        raise DataFileError(f"{file}: {repeated[0]!r} stands for two sets or emotions.")
+    twice = [
+        w for w, n in Counter(w for row in words.values() for w in row.values()).items() if n > 1
+    ]
+    if twice:
+        raise DataFileError(f"{file}: {shown(min(twice))} stands for two sets or emotions.")
 
 
-def _check_fields(template: str, fields: set[str], where: str) -> None:
-    found = set(re.findall(r"\{(\w*)\}", template))
-    if found != fields:
+def _check_fields(template: str, fields: set[str], where: str, system: str | None = None) -> None:
+    try:
+        parts = [part for text in (template, system or "") for part in Formatter().parse(text)]
+    except ValueError as error:
+        raise DataFileError(f"{where}: {error}; write {{{{ for a brace.") from error
+    found = {name for _, name, _, _ in parts if name is not None}
+    if found != fields or any(form or conversion for _, _, form, conversion in parts):
         raise DataFileError(
-            f"{where}: has the fields {sorted(found)}, and must have {sorted(fields)}."
+            f"{where}: has the fields {shown(sorted(found))}, and must have {sorted(fields)}, each "
+            "as {name} alone."
         )

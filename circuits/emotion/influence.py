@@ -14,6 +14,7 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import STREAMS, Directions, aligned
 from circuits.emotion.last_token import Change, Progress, final_states
 from circuits.emotion.states import States
+from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
@@ -22,6 +23,7 @@ SITES_OF = {"resid_mid": "attn_out", "resid_post": "mlp_out"}
 Final = Literal["stream", "normed"]
 
 
+@brief
 @dataclass(frozen=True)
 class Influence:
     """Rise of the final state along v_ref for each unit of a nudge along a sublayer's direction.

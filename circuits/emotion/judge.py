@@ -6,12 +6,11 @@ comes with what it was measured to read (`VIEWS`), with its calibration, and, wh
 verdict exists, with its agreement.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,9 +20,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
-from circuits.emotion.data import EMOTIONS, LABELS
-from interp.errors import DataFileError, InterpError
-from interp.records import read_rows
+from circuits.emotion.data import LABELS, Emotion, Label
+from interp.brief import brief
+from interp.errors import InterpError
+from interp.records import placed_rows
+from interp.schema import Row, Text, checked
 
 OPENER = 3
 """Words that count as a reply's opener."""
@@ -66,26 +67,28 @@ class Verdict:
     group: str
 
 
+class _VerdictRow(Row):
+    gen_text: str
+    emotion: Emotion
+    match: Literal[0, 1]
+    skeleton_id: Text
+
+
+class _LabelledRow(Row):
+    part: Text
+    situation: Text
+    reply: str
+    label: Label
+
+
 def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
     """Read judged replies: rows of ``gen_text``, ``emotion``, ``match`` and ``skeleton_id``.
 
     Raises:
         DataFileError: the file is missing or malformed; the message names file and line.
     """
-    rows: list[Verdict] = []
-    for where, row in read_rows(path):
-        texts = [row.get(key) for key in ("gen_text", "emotion", "skeleton_id")]
-        if not all(isinstance(text, str) for text in texts) or row.get("match") not in (0, 1):
-            raise DataFileError(
-                f"{where}: needs the texts gen_text, emotion and skeleton_id, and match 0 or 1; "
-                f"has {json.dumps(row)[:80]}."
-            )
-        if row["emotion"] not in EMOTIONS:
-            raise DataFileError(f"{where}: unknown emotion {row['emotion']!r}.")
-        rows.append(
-            Verdict(row["gen_text"], row["emotion"], bool(row["match"]), row["skeleton_id"])
-        )
-    return tuple(rows)
+    rows = [checked(_VerdictRow, row, where) for where, row in placed_rows(path)]
+    return tuple(Verdict(r.gen_text, r.emotion, bool(r.match), r.skeleton_id) for r in rows)
 
 
 def load_labelled(path: str | Path, part: str) -> tuple[Labelled, ...]:
@@ -99,17 +102,8 @@ def load_labelled(path: str | Path, part: str) -> tuple[Labelled, ...]:
     Raises:
         DataFileError: the file is missing or malformed; the message names file and line.
     """
-    rows: list[Labelled] = []
-    for where, row in read_rows(path):
-        texts = [row.get(key) for key in ("part", "situation", "reply", "label")]
-        if not all(isinstance(text, str) for text in texts) or row["label"] not in LABELS:
-            raise DataFileError(
-                f"{where}: needs the texts part, situation and reply, and a label of "
-                f"{', '.join(LABELS)}; has {json.dumps(row)[:80]}."
-            )
-        if row["part"] == part:
-            rows.append(Labelled(row["reply"], row["label"], row["situation"]))
-    return tuple(rows)
+    rows = [checked(_LabelledRow, row, where) for where, row in placed_rows(path)]
+    return tuple(Labelled(r.reply, r.label, r.situation) for r in rows if r.part == part)
 
 
 # --- fitting -------------------------------------------------------------------------------------
@@ -243,6 +237,7 @@ VIEWS: Mapping[str, View] = {
 """What the judge is shown of a reply it has not seen, after it was fitted on whole ones."""
 
 
+@brief
 @dataclass(frozen=True)
 class CrossValidation:
     """What judges say of replies to scenarios they were not fitted on.

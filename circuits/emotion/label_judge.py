@@ -13,6 +13,7 @@ from jaxtyping import Float
 from circuits.emotion.data import LABELS, Reply
 from circuits.emotion.decoding import read_prompts
 from circuits.emotion.fluency import surprise
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.prompts import TokenPrompt
@@ -25,6 +26,7 @@ class LabelJudgeError(InterpError):
     """Examples from which no question can be made."""
 
 
+@brief
 @dataclass(frozen=True)
 class LabelJudge:
     """A model asked for labels.

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.calls import record_layer_calls
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
@@ -18,6 +19,7 @@ Progress = Callable[[int, int], None]
 Read = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
 
 
+@brief
 @dataclass(frozen=True)
 class Change:
     """x <- keep * x + add at a site of a layer, at a prompt's last token.

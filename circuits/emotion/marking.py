@@ -9,11 +9,12 @@ event, is worth little, so joint is the headline.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from pydantic import ConfigDict
 
 from circuits.emotion.data import LABELS
 from circuits.emotion.decoding import ReadPrompts, read_prompts
@@ -22,8 +23,10 @@ from circuits.emotion.quality import quality
 from circuits.emotion.replying import Batch
 from circuits.emotion.situations import NOTHING, Asking
 from circuits.emotion.tokens import token_prompt
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
+from interp.schema import NO_OTHERS, Amount, Count, Finite, Index
 
 MARKS = ("expressed", "coherent", "relevant", "joint")
 
@@ -51,12 +54,15 @@ class Limits:
         sentences: most sentences.
     """
 
-    ratio: float = 5.0
-    relevance: float = 0.0
-    words: int = 3
-    sentences: int = 3
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    ratio: Amount = 5.0
+    relevance: Finite = 0.0
+    words: Index = 3
+    sentences: Count = 3
 
 
+@brief
 @dataclass(frozen=True)
 class Yardstick:
     """The unmodulated model's prompts, after which every arm's replies are scored.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.hooks import Edit
 from interp.model import Model
 from interp.sites import SITES, Site
@@ -21,6 +22,7 @@ MOST_GAIN = 2.0
 """What feedback multiplies a dose by at most."""
 
 
+@brief
 @dataclass
 class Rows:
     """The rows of a batch that are still being written.
@@ -47,6 +49,7 @@ class Rows:
         self.gain = self.next_gain
 
 
+@brief
 @dataclass(frozen=True)
 class Push:
     """A vector an emotion added at a site in several layers, at every new token.
@@ -96,6 +99,7 @@ class Push:
         return replace(self, strength=strength)
 
 
+@brief
 @dataclass(frozen=True)
 class Feedback:
     """Less dose where the state already shows the emotion, more where it does not.
@@ -129,6 +133,7 @@ class Feedback:
         return [(SITES["resid_post"], self.layer, read)]
 
 
+@brief
 @dataclass(frozen=True)
 class Modulation:
     """All that is done to the activations; nothing by default.

@@ -1,7 +1,7 @@
-"""The report page of a comparison: arms, curves, confusions, examples, and the discovery behind."""
+"""Reports of emotions: a discovery, and the arms of a comparison with their replies."""
 
-import html
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from circuits.emotion.figures import (
     plot_transfer,
 )
 from circuits.emotion.quality import uncoarse
-from interp.figures import STYLE
+from interp.report import Figure, Part, Report, Section, Table, interval, shown
+from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
     from circuits.emotion.control import Control
@@ -26,49 +27,62 @@ if TYPE_CHECKING:
 EXAMPLES = 2
 SHOWN = ("unmodulated", "prompting", "steering", "circuit", "random")
 """Arms in the table of examples and confusions."""
-LOOK: dict[str, Any] = {"template": "plotly_white", "font": {"size": 13}, "margin": {"t": 70}}
+NAMES = {
+    "ratio": "perplexity ratio",
+    "faulty": "with faults of form",
+    "distinct_2": "distinct bigrams",
+    "n_words": "words",
+    "accuracy": "accuracy [95 % interval]",
+    "quality": "quality [95 % interval]",
+    "joint": "joint [95 % interval]",
+}
 
 
 def plot_arms(control: "Control") -> go.Figure:
     """Accuracy, quality and joint of every arm, with 95 % intervals over scenarios."""
     table, figure = control.table(), go.Figure()
-    for name, colour in (("accuracy", "#1f77b4"), ("quality", "#bbbbbb"), ("joint", "#d95f02")):
-        error = {
-            "type": "data",
-            "array": table[f"{name}_high"] - table[name],
-            "arrayminus": table[name] - table[f"{name}_low"],
-        }
+    for name, colour in (("accuracy", BLUE), ("quality", GREY), ("joint", PALETTE[1])):
+        error = whiskers(table[name], table[f"{name}_low"], table[f"{name}_high"])
         figure.add_bar(
-            x=table["arm"], y=table[name], error_y=error, name=name, marker={"color": colour}
+            x=[label(arm) for arm in table["arm"]],
+            y=table[name],
+            error_y=error,
+            name=name,
+            marker={"color": colour},
         )
     n = max(int(rows) for rows in table["n"].tolist())
-    figure.add_hline(y=1 / len(EMOTIONS), line_dash="dot", annotation_text="chance of accuracy")
-    title = f"{html.escape(control.model)}: {n} replies an arm, judge {control.judges[0]}"
-    return figure.update_layout(title=title, yaxis={"range": [0, 1]}, height=460, **LOOK)
+    chance = {"color": GREY, "dash": "dot"}
+    figure.add_hline(y=1 / len(EMOTIONS), line=chance, annotation_text="chance of accuracy")
+    title = f"{control.model}: {n} replies per arm, judge {control.judges[0]}"
+    width = 80 + 60 * len(table)
+    return styled(figure, title, yaxis={"range": [0, 1]}, height=460, width=width)
 
 
 def plot_frontier(control: "Control", title: str) -> go.Figure:
-    """Accuracy against quality, a point an arm; up and to the right is better."""
+    """Accuracy against quality, one point per arm; up and to the right is better."""
     table, figure = control.table(), go.Figure()
     kinds = table["arm"].map(lambda name: "steering" if str(name).startswith("steer") else "other")
-    for kind, colour in (("steering", "#1f77b4"), ("other", "#d95f02")):
+    for kind, colour in (("steering", BLUE), ("other", PALETTE[1])):
         rows = table[kinds == kind]
         figure.add_scatter(
             x=rows["quality"],
             y=rows["accuracy"],
-            text=rows["arm"],
+            text=[label(arm) for arm in rows["arm"]],
             mode="markers+text",
             textposition="top center",
             textfont={"size": 9},
             marker={"color": colour, "size": 9},
             name=kind,
         )
-    axes = {"xaxis": {"title": "quality: coherent and relevant"}, "yaxis": {"title": "accuracy"}}
-    return figure.update_layout(title=title, height=560, **axes, **LOOK)
+    axes: dict[str, Any] = {
+        "xaxis": {"title": "quality: coherent and relevant"},
+        "yaxis": {"title": "accuracy"},
+    }
+    return styled(figure, title, height=560, **axes)
 
 
 def plot_confusion(control: "Control") -> go.Figure:
-    """What the judge said of each target's replies, a map an arm."""
+    """What the judge said of each target's replies, one map per arm."""
     arms = [arm for arm in SHOWN if arm in control.arms]
     figure = make_subplots(1, len(arms), subplot_titles=arms, shared_yaxes=True)
     for column, arm in enumerate(arms, 1):
@@ -85,10 +99,8 @@ def plot_confusion(control: "Control") -> go.Figure:
             col=column,
         )
     figure.update_yaxes(autorange="reversed")
-    colours = {"colorscale": "Blues", "cmin": 0, "cmax": 1}
-    return figure.update_layout(
-        title="target (rows) and label (columns)", coloraxis=colours, height=380, **LOOK
-    )
+    title, colours = "target (rows) and label (columns)", {"cmin": 0, "cmax": 1}
+    return styled(figure, title, coloraxis=colours, height=400, width=80 + 240 * len(arms))
 
 
 def examples(control: "Control", n: int = EXAMPLES) -> pd.DataFrame:
@@ -112,90 +124,204 @@ def examples(control: "Control", n: int = EXAMPLES) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def control_page(control: "Control", found: "Discovery | None" = None) -> str:
-    """A self-contained HTML page: no network is needed to read it."""
-    figures = [plot_arms(control), plot_frontier(control, "Accuracy and quality"),
-               plot_confusion(control)]  # fmt: skip
-    figures += discovery_figures(found) if found else []
-    drawn = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
-    table, arms = control.table(), _marks(control)
+# --- reports -----------------------------------------------------------------------------------
+
+
+def control_report(control: "Control", found: "Discovery | None" = None) -> Report:
+    """All arms, their replies, and where given the discovery behind them.
+
+    Args:
+        control: the comparison.
+        found: the discovery that steering and circuits come from.
+    """
+    table, limits = control.table(), control.limits
+    best = table.loc[table["joint"].idxmax()]
+    lead = (
+        f"The largest joint score is that of {best['arm']}: {shown(float(best['joint']))} "
+        f"{interval(best['joint_low'], best['joint_high'])}."
+    )
+    n, judge = max(int(rows) for rows in table["n"].tolist()), control.judges[0]
+    return Report(
+        title=f"Emotion control on {control.model}",
+        lead=f"{n} replies per arm, judged by {judge}. {lead}",
+        sections=[
+            Section("Arms", _arms(control, table, lead)),
+            *_pairs(control),
+            Section("What the judge answers", [_confusions(control)]),
+            *_other_judges(control),
+            Section("Replies side by side", _replies(control)),
+            *([_discovery_section(found)] if found else []),
+        ],
+        method=(
+            "Accuracy: the judge, which is not given the target, names it among seven labels. "
+            f"Quality: the reply is coherent (no fault of form and at most {limits.ratio:g} times "
+            "the perplexity of the unmodulated reply) and relevant (the event makes the reply "
+            f"likelier by more than {limits.relevance:g} nats per token). Joint: all three. "
+            "Intervals: 95 %, over scenarios.",
+        ),
+        provenance=dict(control.provenance),
+    )
+
+
+def _arms(control: "Control", table: pd.DataFrame, lead: str) -> list[Part]:
+    arms = _marks(control)
     for name in ("neutral", "ratio", "faulty", "distinct_2", "n_words"):
         arms[name] = table[name]
+    chance = f"chance of accuracy is {1 / len(EMOTIONS):.3f}"
+    by_accuracy = table.loc[table["accuracy"].idxmax(), "arm"]
+    says = f"Up: the emotion is found more often ({by_accuracy} most often); right: better replies."
+    return [
+        Figure(
+            "Accuracy, quality and joint per arm", f"{lead} Dotted: {chance}.", plot_arms(control)
+        ),
+        Table("All arms", arms, names=NAMES),
+        Figure("Accuracy against quality", says, plot_frontier(control, "Accuracy and quality")),
+    ]
+
+
+def _pairs(control: "Control") -> list[Section]:
     differences = control.summary()["paired"]
-    paired = pd.DataFrame({"difference": list(differences)}).assign(
-        joint=[_span(*found) for found in differences.values()]
-    )
-    by_judge = [
-        f"<h3>Judge: {html.escape(judge)}</h3>{_table(_marks(control.by(judge)))}"
+    rows = [
+        {"difference": name, "joint": value, "low": low, "high": high}
+        for name, (value, low, high) in differences.items()
+    ]
+    table = Table("Circuit less another arm, reply by reply", pd.DataFrame(rows))
+    return [Section("Circuit against the other arms", [table])] if rows else []
+
+
+def _confusions(control: "Control") -> Figure:
+    shares: dict[str, float] = {}
+    for arm in control.arms:
+        counts = control.confusion(arm)
+        shares[arm] = np.trace(counts[:, : len(EMOTIONS)]) / max(counts.sum(), 1)
+    told = ", ".join(f"{arm} {shown(float(shares[arm]))}" for arm in SHOWN if arm in shares)
+    says = f"Rows: targets; columns: labels; the diagonal is right. Part on the diagonal: {told}."
+    return Figure("Labels of each target's replies", says, plot_confusion(control))
+
+
+def _other_judges(control: "Control") -> list[Section]:
+    tables = [
+        Table(f"Judge: {judge}", _marks(control.by(judge)), names=NAMES)
         for judge in control.judges[1:]
     ]
-    limits = control.limits
-    said = (
-        "Expressed: the judge, which is not told the target, names it among seven labels. "
-        f"Coherent: no fault of form and at most {limits.ratio:g} times the perplexity of the "
-        "unmodulated reply. Relevant: the event makes the reply likelier by more than "
-        f"{limits.relevance:g} nats a token. Joint: all three. Intervals: 95 %, over scenarios."
+    return [Section("Other judges", tables)] if tables else []
+
+
+def _replies(control: "Control") -> list[Part]:
+    note = "The first situations of the file, not chosen; ✓: joint."
+    return [Table("Replies to the same events", examples(control), note)]
+
+
+def discovery_report(found: "Discovery") -> Report:
+    """Where emotions are read, what carries them, and their circuits."""
+    section = _discovery_section(found)
+    return Report(
+        title=f"Emotions found in {found.model or 'a model'}",
+        lead=f"{found.directions.n_groups} groups of texts in six emotions; states are read best "
+        f"in layer {found.layer}.",
+        sections=[section, Section("Circuits", _circuits(found))],
+        method=(
+            f"Styles: {', '.join(found.settings.styles)}. Directions: mean difference of an "
+            "emotion's states from the mean over emotions, per text. Influence: rise of the final "
+            "state along the reference direction for one unit of a nudge at a sublayer's output.",
+            f"Cost: {shown(dict(found.cost))}.",
+        ),
+        provenance=found.provenance,
     )
-    return _page(
-        f"Emotion control on {control.model}",
-        f"<p class='muted'>{said}</p>{drawn[0]}{_table(arms)}"
-        f"<h2>Circuit against the other arms, joint, paired</h2>{_table(paired)}"
-        f"{drawn[1]}{drawn[2]}<h2>Other judges</h2>{''.join(by_judge)}"
-        f"<h2>Replies side by side</h2><p class='muted'>✓: joint.</p>{_table(examples(control))}"
-        f"<h2>Discovery</h2>{''.join(drawn[3:])}",
-        dict(control.provenance),
-    )
 
 
-def discovery_page(found: "Discovery", model: str) -> str:
-    """A discovery as a self-contained HTML page."""
-    figures = discovery_figures(found)
-    drawn = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
-    return _page(f"Emotions found in {model}", "".join(drawn), {})
-
-
-def discovery_figures(found: "Discovery") -> list[go.Figure]:
-    """States and readings by layer, similarity of directions, influence, and circuits."""
+def _discovery_section(found: "Discovery") -> Section:
     n = found.directions.resid_post.shape[1]
     layers = sorted({n // 3, found.layer, n - 1})
-    return [
-        plot_states(
-            found.projections,
-            "States of discovery texts, less their text's mean, on the main axes of their layer",
-        ),
-        plot_transfer(found.readings, "Tests that chose the reading layer", found.layer),
-        plot_similarity(found.directions, layers, "Cosines between directions"),
-        plot_influence(found.influence, "Influence of each sublayer on the final state"),
-        *(
-            plot_circuits(circuits, f"Circuits: {name}")
-            for name, circuits in found.circuits.items()
-        ),
-    ]
+    at: Any = found.readings[found.readings["layer"] == found.layer].drop(columns="layer")
+    best = at["accuracy"].min() if len(at) else float("nan")
+    cosines = found.directions.similarity(found.layer).numpy()
+    between = cosines[~np.eye(len(cosines), dtype=bool)]
+    peaks = found.influence.values.mean((0, 1)).argmax(-1).tolist()
+    return Section(
+        "Discovery",
+        [
+            Figure(
+                "States on the two main axes of their layer",
+                "2-D PCA of last-token activations, each text's mean subtracted; one point per "
+                "text and emotion. Clusters that part by colour can be told apart in that layer.",
+                plot_states(found.projections, "States on the main axes of their layer"),
+            ),
+            Figure(
+                "Accuracy of reading, layer by layer",
+                f"The line marks layer {found.layer}, where every test is at least "
+                f"{shown(float(best))} right. Dotted: chance; dashed: 95th percentile of shuffled "
+                "labels.",
+                plot_transfer(found.readings, "Tests that chose the reading layer", found.layer),
+            ),
+            Table(f"Accuracy at layer {found.layer}", at, "", {"null": "shuffled labels, 95th"}),
+            Figure(
+                "Cosines between directions",
+                f"Blue: alike; red: opposed. In layer {found.layer} different emotions have "
+                f"cosines from {shown(float(between.min()))} to {shown(float(between.max()))}; "
+                "centring alone makes their mean -0.2.",
+                plot_similarity(found.directions, layers, "Cosines between directions"),
+            ),
+            Figure(
+                "Influence of each sublayer on the final state",
+                f"Mean over emotions, attention has most influence in layer {peaks[0]} and the "
+                f"MLP in layer {peaks[1]}.",
+                plot_influence(found.influence, "Influence of each sublayer on the final state"),
+            ),
+        ],
+    )
+
+
+def _circuits(found: "Discovery") -> list[Part]:
+    parts: list[Part] = []
+    for name, circuits in found.circuits.items():
+        sizes = [
+            {"emotion": emotion, "neurons": len(one.units("neurons"))}
+            | {"heads": len(one.units("heads")), "layers": len(one.layers)}
+            for emotion, one in circuits.items()
+        ]
+        heads = [unit for one in circuits.values() for unit in one.units("heads")]
+        shared = len([unit for unit in set(heads) if heads.count(unit) == len(circuits)])
+        says = (
+            f"Left: neurons of each emotion by layer; right: how many emotions have a head. "
+            f"{shared} of {len(set(heads))} heads are in every emotion's circuit."
+        )
+        parts += [
+            Figure(f"Circuits: {name}", says, plot_circuits(circuits, f"Circuits: {name}")),
+            Table(f"Sizes: {name}", pd.DataFrame(sizes)),
+        ]
+    return parts
 
 
 def _marks(control: "Control") -> pd.DataFrame:
-    """Every arm's marks by the first judge, each as value [low, high]."""
-    table = control.table()
-    out = table.loc[:, ["arm", "n"]]
-    for name in ("accuracy", "quality", "joint"):
-        bounds = (table[column].tolist() for column in (name, f"{name}_low", f"{name}_high"))
-        out[name] = [_span(*row) for row in zip(*bounds, strict=True)]
-    return out
+    """Accuracy, quality and joint of every arm by the first judge, with their bounds."""
+    names = ("accuracy", "quality", "joint")
+    bounds = [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
+    return control.table().loc[:, ["arm", "n", *bounds]]
 
 
-def _span(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+# --- the whole chain -----------------------------------------------------------------------------
 
 
-def _table(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+class EmotionRun(NamedTuple):
+    """What `interp emotion run` leaves: a comparison, and the discovery behind it."""
+
+    control: "Control"
+    found: "Discovery"
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the comparison."""
+        return self.control.summary()
 
 
-def _page(title: str, body: str, made: dict[str, Any]) -> str:
-    note = f"{made.get('made', '')} {' '.join(made.get('command', []))}"
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{body}<hr>"
-        f"<p class='muted'>{html.escape(note)}</p></body></html>"
-    )
+def load_run(path: Path) -> EmotionRun:
+    """Read the folder of `interp emotion run`; errors as of its two parts."""
+    from circuits.emotion.control import Control
+    from circuits.emotion.discovery import Discovery
+
+    return EmotionRun(Control.load(path / "control"), Discovery.load(path / "discovery"))
+
+
+def run_report(run: EmotionRun) -> Report:
+    """The comparison with the discovery behind it."""
+    return control_report(run.control, run.found)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from circuits.emotion.overlap import words
+from interp.brief import brief
 from interp.errors import InterpError
 
 MOST_SENTENCES = 2
@@ -42,6 +43,7 @@ class QualityError(InterpError):
     """Replies and events that cannot be compared."""
 
 
+@brief
 @dataclass(frozen=True)
 class Quality:
     """The form of one reply.

@@ -1,15 +1,18 @@
 """Recipes: all that `interp emotion run` needs to be told, as a JSON file."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from circuits.emotion.decoding import Decoding
-from circuits.emotion.doses import CircuitDose, Doses, SteeringDose
+from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
-from interp.errors import PlanError
+from interp.errors import PlanError, shown
+from interp.records import read_json
+from interp.schema import NO_OTHERS, Count, Dtype, Text, checked
 from interp.shipped import locate
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -33,14 +36,16 @@ class Recipe:
         decoding: of every arm.
     """
 
-    model: str
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
+    model: Text
     doses: Doses
     limits: Limits
-    reader: str
-    dtype: str | None = None
-    paper: str | None = None
-    style: str = "felt:B"
-    n: int = 80
+    reader: Text
+    dtype: Dtype | None = None
+    paper: Text | None = None
+    style: Text = "felt:B"
+    n: Count = 80
     decoding: Decoding = field(default_factory=Decoding)
 
     def record(self) -> dict[str, Any]:
@@ -52,50 +57,14 @@ class Recipe:
         Path(path).write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Recipe":
-        """From what `record` gave.
-
-        Raises:
-            TypeError: a field is missing or unknown.
-            KeyError: the doses are missing.
-        """
-        doses = raw["doses"]
-        made: dict[str, Any] = {
-            "doses": Doses(
-                _dose(SteeringDose, doses["steering"]),
-                _dose(CircuitDose, doses["circuit"]),
-                {name: _dose(CircuitDose, one) for name, one in doses.get("others", {}).items()},
-            ),
-            "limits": Limits(**raw["limits"]),
-        }
-        if "decoding" in raw:
-            said: dict[str, Any] = dict(raw["decoding"])
-            if "closing" in said:
-                said["closing"] = tuple(said["closing"])
-            made["decoding"] = Decoding(**said)
-        return cls(**{**raw, **made})
-
-    @classmethod
     def load(cls, path: str | Path) -> "Recipe":
         """Read a recipe from a file, or a shipped one by its name.
 
         Raises:
-            DataFileError: no such file or name.
-            PlanError: it is malformed.
+            DataFileError: no such file or name, or it is malformed; the field is named.
         """
         file = locate(path, "a recipe file", RECIPES)
-        try:
-            return cls.of(json.loads(file.read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PlanError(
-                f"{path} is no recipe ({type(error).__name__}: {error}); give JSON with model, "
-                f"doses, limits and reader, such as {RECIPES['smollm2-135m']}."
-            ) from error
-
-
-def _dose(kind: Any, raw: Mapping[str, Any]) -> Any:
-    layers = raw.get("layers")
-    return kind(**{**raw, "layers": layers and tuple(layers)})
+        return checked(cls, read_json(file, "recipe (JSON)"), str(file))
 
 
 def recipe_of(model: str) -> Recipe:
@@ -110,7 +79,7 @@ def recipe_of(model: str) -> Recipe:
     name = model.rpartition("/")[2].lower()
     if name not in RECIPES:
         raise PlanError(
-            f"no recipe for {model!r}; there are {', '.join(RECIPES)}. Doses "
-            "do not carry over between models: write a recipe and give it with --recipe."
+            f"no recipe for {shown(model)}; there are {', '.join(RECIPES)}. "
+            "Doses do not carry over between models: write a recipe and give it with --recipe."
         )
     return Recipe.load(name)

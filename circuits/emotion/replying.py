@@ -10,6 +10,7 @@ from circuits.emotion.decoding import Decoding, ReadPrompts, decode, read_prompt
 from circuits.emotion.modulation import Modulation
 from circuits.emotion.situations import KINDS, Asking, Situation
 from circuits.emotion.tokens import token_prompt
+from interp.brief import brief
 from interp.model import Model
 
 AT_ONCE = 480
@@ -31,6 +32,7 @@ class Arm:
     modulation: Modulation = field(default_factory=Modulation)
 
 
+@brief
 @dataclass(frozen=True)
 class Batch:
     """Prompts that are read together, and the rows that continue them.

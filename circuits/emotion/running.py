@@ -16,13 +16,15 @@ from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_repli
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
-from interp.errors import PlanError, did_you_mean
+from interp.brief import brief
+from interp.errors import PlanError, did_you_mean, shown
 from interp.model import Model
 
 N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
 
 
+@brief
 @dataclass(frozen=True)
 class Sources:
     """The texts that a run needs.
@@ -56,7 +58,7 @@ class Sources:
         frame, _, words = style.partition(":")
         if frame not in self.frames.frames or words not in self.frames.words:
             known = [f"{f}:{w}" for f in self.frames.frames for w in self.frames.words]
-            raise PlanError(f"unknown style {style!r}. {did_you_mean(style, known)}")
+            raise PlanError(f"unknown style {shown(style)}. {did_you_mean(style, known)}")
         return Asking(self.frames, self.replies, frame, words)
 
 
@@ -77,7 +79,7 @@ def chosen_arms(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
     known = [arm.name for arm in arms]
     for name in names:
         if name not in known:
-            raise PlanError(f"no arm {name!r}. {did_you_mean(name, known)}")
+            raise PlanError(f"no arm {shown(name)}. {did_you_mean(name, known)}")
     return [arm for arm in arms if arm.name in (*names, "unmodulated")]
 
 

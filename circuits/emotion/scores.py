@@ -17,6 +17,7 @@ from circuits.emotion.directions import Directions
 from circuits.emotion.states import States
 from interp.attribution.jacobians import with_fixed_scale
 from interp.blocks import head_writes, norm, weight_of
+from interp.brief import brief
 from interp.errors import InterpError
 from interp.model import Model
 from interp.projections import writer
@@ -31,6 +32,7 @@ class ScoreError(InterpError):
     """A score that a model's blocks do not have."""
 
 
+@brief
 @dataclass(frozen=True)
 class Scores:
     """Scores of all components for all emotions; larger is more of the emotion.

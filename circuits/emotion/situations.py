@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from circuits.emotion.data import EMOTIONS, THEMES, VALENCES, Reply, Scenario
 from circuits.emotion.frames import Frames, Prompt
+from interp.brief import brief
 from interp.errors import DataFileError, PlanError
 
 
@@ -78,6 +79,7 @@ def _situation(scenario: Scenario, event: int) -> Situation:
 # --- prompts -------------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Asking:
     """How a reply is asked for.
@@ -127,6 +129,12 @@ class Asking:
         ]
         own = EMOTIONS[emotion]
         found = {(r.theme, r.valence): r for r in self.demonstrations if r.emotion == own}
+        missing = next((key for key in wanted if key not in found), None)
+        if missing is not None:
+            raise DataFileError(
+                f"no reply in {own} of theme {missing[0]!r} to a {missing[1]} event, which "
+                "demonstrations need; add one to the file of replies."
+            )
         shown = [replace(found[key], event=found[key].event + feeling) for key in wanted]
         event = situation.event + feeling
         return self.frames.demonstrations.fill(shown, situation.scenario, event)

@@ -17,10 +17,12 @@ from circuits.emotion.frames import Frames
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
 from interp import folder
+from interp.brief import brief
 from interp.errors import RunFolderError
 from interp.model import Model
 
 
+@brief
 @dataclass
 class Stages:
     """A discovery on its way: its folder, what is finished, and how long each stage took."""

@@ -15,6 +15,7 @@ from circuits.emotion.activations import Progress, last_activations
 from circuits.emotion.data import EMOTIONS, VALENCES, Scenario
 from circuits.emotion.frames import Frame, Frames
 from circuits.emotion.tokens import token_prompt
+from interp.brief import brief
 from interp.errors import InterpError, did_you_mean
 from interp.model import Model
 from interp.prompts import TokenPrompt
@@ -26,6 +27,7 @@ class StatesError(InterpError):
     """Groups that are not complete, or a style that the frames do not have."""
 
 
+@brief
 @dataclass(frozen=True)
 class Group:
     """One text in all emotions.
@@ -43,6 +45,7 @@ class Group:
     style: str
 
 
+@brief
 @dataclass(frozen=True)
 class States:
     """Last-token activations of complete groups, on the CPU in fp32.

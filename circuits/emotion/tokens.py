@@ -1,7 +1,7 @@
 """Prompts of the emotion system in a model's tokens: plain texts, and chat turns by template."""
 
 from circuits.emotion.frames import Prompt
-from interp.errors import InterpError
+from interp.errors import InterpError, shown
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
@@ -27,8 +27,8 @@ def token_prompt(model: Model, prompt: Prompt, *, double_bos: bool = False) -> T
         return TokenPrompt(tuple(model.encode(prompt.text)))
     if not getattr(model.tokenizer, "chat_template", None):
         raise ChatError(
-            f"{model.name} has no chat template, so the system turn {prompt.system!r} cannot be "
-            "put before it; use a frame without a system turn, such as 'felt'."
+            f"{model.name} has no chat template, so the system turn {shown(prompt.system)} cannot "
+            "be put before it; use a frame without a system turn, such as 'felt'."
         )
     turns = [
         {"role": "system", "content": prompt.system},

@@ -16,12 +16,14 @@ from jaxtyping import Bool, Float, Int
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
 from circuits.emotion.states import States, StatesError
+from interp.brief import brief
 from interp.statistics import bootstrap_mean
 
 N_PERMUTATIONS = 999
 COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", "p", "rank"]
 
 
+@brief
 @dataclass(frozen=True)
 class Reading:
     """What directions said of states whose emotion is known, layer by layer.

@@ -11,9 +11,11 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.scores import Kind
 from circuits.emotion.selection import Circuits, top_units
+from interp.brief import brief
 from interp.model import Model
 
 
+@brief
 @dataclass(frozen=True)
 class Trial:
     """One circuit an emotion, all chosen in one way.

@@ -21,6 +21,7 @@ from circuits.query_value.validation import READOUTS, Validation
 from interp.ablation.components import Component
 from interp.ablation.controls import random_sets, write_norms
 from interp.ablation.sets import ComponentSet
+from interp.brief import brief
 from interp.calls import positions_and_mask
 from interp.hooks import Edit, hooked
 from interp.interventions import Positions
@@ -34,6 +35,7 @@ from interp.sources import mean_activations
 Neuron = tuple[int, int]  # (layer, neuron)
 
 
+@brief
 @dataclass(frozen=True)
 class Sets:
     """What is ablated and read in the prompts of one cluster, or of all.

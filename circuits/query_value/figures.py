@@ -1,22 +1,21 @@
 """Figures of query and value scores: by layer, and over one prompt's tokens."""
 
-import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
 from circuits.query_value.questions import QuestionError
-from interp.figures import STYLE
-from interp.results import vars_of
+from interp.report import Figure, Part, Report, Section, Table, excluded_rows, shown
+from interp.style import GREY, PALETTE, add_band, label, styled
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue
 
-COLOURS = {"ffn": "31,119,180", "attention": "255,127,14"}
+COLOURS = {"ffn": PALETTE[0], "attention": PALETTE[1]}
+NAMES = {"ffn": "FFN", "attention": "attention"}
 
 
 def plot_layers(result: "QueryValue") -> go.Figure:
@@ -34,7 +33,7 @@ def plot_layers(result: "QueryValue") -> go.Figure:
     chosen = result.layers(*[min(3, scores.sizes["layer"] // 2)] * 2)
     for column, layers in ((1, chosen.query), (2, chosen.value)):
         for layer in layers:
-            line = {"dash": "dot", "color": "gray", "width": 1}
+            line = {"dash": "dot", "color": GREY, "width": 1}
             figure.add_shape(
                 type="line",
                 x0=layer,
@@ -46,32 +45,21 @@ def plot_layers(result: "QueryValue") -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(title="layer")
+    figure.update_xaxes(title="layer", dtick=max(1, scores.sizes["layer"] // 10))
     figure.update_yaxes(title="nats of the answer's log-probability", col=1)
     note = f"mean of {result.n_prompts} prompts with 95 % intervals; dotted: the layers chosen"
-    return _laid_out(figure, f"query and value layers of {result.model}", note)
+    return styled(figure, f"query and value layers of {result.model}", note, margin={"t": 100})
 
 
 def _line(figure: go.Figure, found: xr.Dataset, column: int, name: str, colour: str) -> None:
     x = [int(layer) for layer in found["layer"].values]
     low, high = (found[bound].values for bound in ("low", "high"))
-    if np.isfinite(low).all() and np.isfinite(high).all():
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            line={"width": 0},
-            fillcolor=f"rgba({colour},0.2)",
-            hoverinfo="skip",
-            showlegend=False,
-            row=1,
-            col=column,
-        )
+    add_band(figure, x, low, high, colour, row=1, col=column)
     figure.add_scatter(
         x=x,
         y=found["mean"].values,
-        name={"ffn": "FFN", "attention": "attention"}[name],
-        line={"color": f"rgb({colour})"},
+        name=NAMES[name],
+        line={"color": colour},
         legendgroup=name,
         showlegend=column == 1,
         row=1,
@@ -104,28 +92,28 @@ def plot_prompt(result: "QueryValue", prompt: str) -> go.Figure:
     )
     one = result.scores.isel(prompt=row)
     z = one["query_writer"].sel(writer="ffn").sum("path").transpose("layer", "pos").values
-    _map(figure, z[:, : len(tokens)], [f"{i} {t.strip() or repr(t)}" for i, t in enumerate(tokens)])
+    labels = [label(f"{i} {token.strip() or repr(token)}") for i, token in enumerate(tokens)]
+    _map(figure, z[:, : len(tokens)], labels)
     value = result.by_layer()["value"].isel(prompt=row)
     for sublayer, colour in COLOURS.items():
         figure.add_bar(
             x=value.sel(sublayer=sublayer).values,
             y=[int(layer) for layer in value["layer"].values],
             orientation="h",
-            name={"ffn": "FFN", "attention": "attention"}[sublayer],
-            marker={"color": f"rgb({colour})"},
+            name=NAMES[sublayer],
+            marker={"color": colour},
             row=1,
             col=2,
         )
     figure.update_layout(height=max(480, 160 + 14 * len(z)), width=max(900, 420 + 45 * len(tokens)))
     answer = f"{result.questions[row].text} → answer"
-    return _laid_out(figure, f"query and value layers of {result.model}", answer)
+    return styled(figure, f"query and value layers of {result.model}", answer, margin={"t": 100})
 
 
 def _map(figure: go.Figure, z: np.ndarray, labels: list[str]) -> None:
     reach = float(np.abs(z).max()) or 1.0
     figure.add_heatmap(
         z=z,
-        colorscale="RdBu",
         zmin=-reach,
         zmax=reach,
         colorbar={"x": 0.63, "thickness": 12},
@@ -135,66 +123,71 @@ def _map(figure: go.Figure, z: np.ndarray, labels: list[str]) -> None:
     )
     places = list(range(len(labels)))
     figure.update_xaxes(tickvals=places, ticktext=labels, row=1, col=1)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(z) // 12), row=1, col=1)
 
 
-def _laid_out(figure: go.Figure, title: str, note: str) -> go.Figure:
-    figure.update_layout(
-        title=f"{html.escape(title)}<br><sup>{html.escape(note)}</sup>",
-        template="plotly_white",
-        font={"size": 13},
-        margin={"t": 100, "r": 30},
-    )
-    return figure
+# --- report ------------------------------------------------------------------------------------
 
 
-# --- pages -------------------------------------------------------------------------------------
-
-
-def result_html(
-    result: "QueryValue", prompt: str | None, seed: int = 0, scripts: bool | str = "cdn"
-) -> str:
-    """Both figures, the strongest neurons, and what was left out, as HTML.
+def report(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> Report:
+    """Both figures, the strongest neurons and the order of layers, as a report.
 
     Args:
         result: from `find`.
         prompt: the prompt to draw token by token; by default the first.
         seed: of the intervals.
-        scripts: as plotly's ``include_plotlyjs``.
+
+    Raises:
+        QuestionError: no such prompt.
     """
     drawn = prompt or result.questions[0].id
-    by_layer = plot_layers(result).to_html(full_html=False, include_plotlyjs=scripts)
-    by_token = plot_prompt(result, drawn).to_html(full_html=False, include_plotlyjs=False)
-    queries = result.queries[result.queries["prompt"] == drawn].head(15)
-    left_out = pd.DataFrame([vars_of(row) for row in result.excluded])
-    tables = (
-        ("Query neurons, mean over prompts", result.query_neurons(10)),
-        ("Value neurons, mean over prompts", result.value_neurons(10)),
-        (f"Query neurons of prompt {drawn}", queries),
-        ("Query scores by span", result.by_span(seed)),
-        ("Order of layers", result.order(seed)),
-        (f"{len(result.excluded)} prompts were excluded", left_out),
-    )
-    shown = "".join(
-        f"<h3>{html.escape(title)}</h3>"
-        + table.to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-        for title, table in tables
-        if len(table)
-    )
-    return (
-        f"<p>{result.n_prompts} prompts; top {result.top} value neurons each, read with "
-        f"{html.escape(result.key)} keys; bases: {html.escape(result.base)}; scores in nats of the "
-        f"answer's log-probability; {result.seconds:.1f} s.</p>{by_layer}{by_token}{shown}"
+    chosen = result.layers(*[min(3, result.scores.sizes["layer"] // 2)] * 2)
+    lead = f"Query layers {shown(chosen.query)}; value layers {shown(chosen.value)}."
+    return Report(
+        title=f"query and value neurons of {result.model}",
+        lead=f"{result.n_prompts} prompts. {lead}",
+        sections=[
+            Section("Layers and neurons", _over_prompts(result, lead, seed)),
+            Section(f"Prompt {drawn}", _of_prompt(result, drawn)),
+        ],
+        method=(
+            "Scores are in nats of the answer's log-probability. A value neuron raises the answer; "
+            "a query neuron raises the value neurons that lie above it.",
+            f"The top {result.top} value neurons of each prompt, read with {result.key} keys; "
+            f"bases: {result.base}; intervals: 95 % bootstrap over clusters of prompts; "
+            f"{result.seconds:.1f} s.",
+        ),
+        excluded=excluded_rows(result.excluded),
+        provenance=result.provenance | {"weights": result.weights_hash},
     )
 
 
-def page(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> str:
-    """A self-contained HTML page: no network is needed to read it."""
-    title = html.escape(f"query and value neurons of {result.model}")
-    command = html.escape(" ".join(result.provenance.get("command", [])))
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>"
-        f"{result_html(result, prompt, seed, scripts=True)}<hr>"
-        f"<p class='muted'><code>{command}</code></p></body></html>"
+def _over_prompts(result: "QueryValue", lead: str, seed: int) -> list[Part]:
+    layers = Figure(
+        "Scores layer by layer",
+        f"Query scores (left) and value scores (right) of FFNs and attention, mean of "
+        f"{result.n_prompts} prompts. {lead} Dotted lines mark them.",
+        plot_layers(result),
     )
+    return [
+        layers,
+        Table("Query neurons, mean over prompts", result.query_neurons(10)),
+        Table("Value neurons, mean over prompts", result.value_neurons(10)),
+        Table("Query scores by span", result.by_span(seed)),
+        Table("Order of layers", result.order(seed), "", {"what": "neurons"}),
+    ]
+
+
+def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
+    figure: Any = plot_prompt(result, drawn)
+    z = np.asarray(figure.data[0].z)
+    layer, token = (int(i) for i in np.unravel_index(np.argmax(z), z.shape))
+    row = [one.id for one in result.questions].index(drawn)
+    says = (
+        f"{result.questions[row].text} → answer. The largest query score of an FFN is "
+        f"{shown(float(z[layer, token]))}, in layer {layer} at token "
+        f"{result.tokens[row][token].strip()!r}."
+    )
+    queries: Any = result.queries[result.queries["prompt"] == drawn].head(15)
+    table = Table(f"Query neurons of prompt {drawn}", queries.drop(columns="prompt"))
+    return [Figure("Layer by token", says, figure), *([table] if len(queries) else [])]

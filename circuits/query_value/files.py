@@ -1,20 +1,17 @@
 """Questions from JSONL files: one object a line, ``prompt`` and ``answer`` at least."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from interp.errors import DataFileError
 from interp.model import Model
 from interp.prompts import TokenPrompt, prompt
-from interp.records import read_rows
+from interp.records import placed_rows
+from interp.schema import ClosedRow, Text, checked
 
-KNOWN = ("prompt", "answer", "label", "cluster", "spans", "id")
 
-
-@dataclass(frozen=True)
-class Row:
+class Row(ClosedRow):
     """A line of a file.
 
     Attributes:
@@ -23,13 +20,15 @@ class Row:
         label: kind of knowledge, or empty.
         cluster: entity, or empty.
         spans: name -> a text that occurs exactly once in the prompt.
+        id: for the reader; results number the prompts.
     """
 
-    prompt: str
-    answer: str
+    prompt: Text
+    answer: Text
     label: str = ""
     cluster: str = ""
-    spans: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, Text] = {}
+    id: Any = None
 
 
 def load_rows(source: str | Path) -> list[Row]:
@@ -38,25 +37,10 @@ def load_rows(source: str | Path) -> list[Row]:
     Raises:
         DataFileError: it is missing or empty, or a line is malformed; the message names the line.
     """
-    rows = [_row(where, record) for where, record in read_rows(source, expected="questions")]
+    rows = [checked(Row, record, where) for where, record in placed_rows(source, "prompts")]
     if not rows:
-        raise DataFileError(f"{source} holds no prompts; write one JSON object a line.")
+        raise DataFileError(f"{source} holds no prompts; write one JSON object per line.")
     return rows
-
-
-def _row(where: str, record: dict[str, Any]) -> Row:
-    texts = ("prompt", "answer", "label", "cluster")
-    if not {"prompt", "answer"} <= set(record):
-        raise DataFileError(f"{where} lacks 'prompt' or 'answer'; give both.")
-    unknown = set(record) - set(KNOWN)
-    spans: Any = record.get("spans", {})
-    values = [record.get(name, "") for name in texts]
-    if unknown or not isinstance(spans, dict) or not all(isinstance(v, str) for v in values):
-        raise DataFileError(
-            f"{where} has fields {', '.join(map(str, record))}; known are {', '.join(KNOWN)}: "
-            "texts, but for spans, an object of name and text."
-        )
-    return Row(*values, spans={str(k): str(v) for k, v in spans.items()})
 
 
 def token_prompts_of(model: Model, rows: Sequence[Row]) -> list[TokenPrompt]:

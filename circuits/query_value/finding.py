@@ -1,7 +1,7 @@
 """`find`: the query and value neurons of a set of questions."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from circuits.query_value.trace import Trace, trace
 from circuits.query_value.value import ValueNeurons, ValueScores, lens_of, value_scores
 from interp.blocks import neuron_keys
 from interp.model import Model
+from interp.progress import Progress, reported
 from interp.prompts import TokenPrompt
-
-Progress = Callable[[int, int], None]
 
 
 def find(
@@ -34,7 +33,7 @@ def find(
     top: int = 30,
     top_query: int = 100,
     every: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> QueryValue:
     """Find the neurons that raise an answer's log-probability, and those that switch them on.
 
@@ -53,7 +52,7 @@ def find(
         every: score every FFN neuron, so that layer sums are over all and not over the top ones.
             Costs one projection of all neurons through the vocabulary, and an exponential a
             prompt, neuron and token of the vocabulary.
-        progress: called with (prompts done, prompts in all).
+        progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
         QuestionError: prompts and answers do not fit, or the model answers none of them.
@@ -76,15 +75,14 @@ def find(
         )
     found: list[tuple[ValueScores, QueryScores]] = []
     runs: list[Trace] = []
-    with torch.no_grad():
+    with torch.no_grad(), reported(progress, "finding neurons", len(asked), "prompts") as report:
         for done, one in enumerate(asked, 1):
             run = trace(model, one.prompt)
             value = value_scores(run, lens_of(run, one.answer), chosen, top)
             query = query_scores(run, value.neurons, value.attention_neurons, key)
             found.append((value, query))
             runs += [run] if every else []
-            if progress:
-                progress(done, len(asked))
+            report(done, len(asked))
     sums = every_neuron(runs, [one.answer for one in asked], chosen).sum(-1) if every else None
     return QueryValue(
         scores=_dataset(model, asked, found, chosen, sums),

@@ -22,12 +22,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
+from interp.brief import brief
 from interp.model import Model
 
 LOGITS_AT_ONCE = 2**24
 """Full-vocabulary logits held at a time (64 MB in fp32)."""
 
 
+@brief
 @dataclass(frozen=True)
 class Lens:
     """Base states of one prompt, read at its last token.

@@ -29,11 +29,13 @@ from torch import Tensor
 from circuits.query_value.trace import Trace, output_rows
 from circuits.query_value.value import ValueNeurons
 from interp.blocks import neuron_keys, weight_of
+from interp.brief import brief
 
 PATHS = ("direct", "moved", "attention")
 WRITERS = ("attention", "ffn")
 
 
+@brief
 @dataclass(frozen=True)
 class QueryScores:
     """What `query_scores` found, in nats.

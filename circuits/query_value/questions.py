@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from interp.errors import InterpError, PairError
+from interp.errors import InterpError, PairError, shown
 from interp.model import Model
 from interp.pairs import Excluded, single_token
 from interp.prompts import TokenPrompt, as_prompts
@@ -112,8 +112,8 @@ def _text(model: Model, row: TokenPrompt) -> str:
 
 def _answer(model: Model, row: TokenPrompt, text: str, answer: str) -> int:
     if not answer.strip():
-        raise PairError(f"the prompt {text!r} has no answer; give one token of text.")
-    return single_token(model, text, list(row.ids), answer, f"the answer of {text!r},")
+        raise PairError(f"the prompt {shown(text)} has no answer; give one token of text.")
+    return single_token(model, text, list(row.ids), answer, f"the answer of {shown(text)},")
 
 
 def token_prompts(found: Sequence[Question]) -> list[TokenPrompt]:

@@ -324,9 +324,9 @@ class QueryValue:
         return load(Path(path))
 
     def _repr_html_(self) -> str:
-        from circuits.query_value.figures import result_html
+        from circuits.query_value.figures import report
 
-        return result_html(self, None)
+        return report(self).fragment()
 
     def __repr__(self) -> str:
         return (

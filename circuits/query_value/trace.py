@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
 from interp.blocks import last_attention, norm, weight_of
+from interp.brief import brief
 from interp.calls import record_layer_calls
 from interp.errors import SiteError
 from interp.hooks import hooked
@@ -21,6 +22,7 @@ TOLERANCE = 1e-2
 """Relative error at which a model's blocks do not add up as the method assumes (16-bit: 4e-3)."""
 
 
+@brief
 @dataclass(frozen=True)
 class Trace:
     """One prompt's run; ``last`` is its last token.

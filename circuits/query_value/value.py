@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.trace import Trace, output_rows
+from interp.brief import brief
 
 BASE = (
     "attention: the layer's input; FFN: the residual stream after attention (of parallel blocks: "
@@ -21,6 +22,7 @@ BASE = (
 )
 
 
+@brief
 @dataclass(frozen=True)
 class ValueNeurons:
     """The strongest value neurons of one kind, by falling score.
@@ -40,6 +42,7 @@ class ValueNeurons:
     coefficient: Float[Tensor, " neuron"]
 
 
+@brief
 @dataclass(frozen=True)
 class ValueScores:
     """What `value_scores` found, in nats.

@@ -9,11 +9,16 @@
 statistics, and `probes` what two-hop recall and copying are known by.
 """
 
-from circuits.recall_reasoning.building import build
-from circuits.recall_reasoning.cells import CELLS, DESIGNS, Data, load_data
-from circuits.recall_reasoning.result import RecallReasoning
-from circuits.recall_reasoning.settings import Settings
-from circuits.recall_reasoning.studying import study
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.recall_reasoning.building import build
+    from circuits.recall_reasoning.cells import CELLS, DESIGNS, Data, load_data
+    from circuits.recall_reasoning.result import RecallReasoning
+    from circuits.recall_reasoning.settings import Settings
+    from circuits.recall_reasoning.studying import study
 
 __all__ = [
     "CELLS",
@@ -25,3 +30,5 @@ __all__ = [
     "load_data",
     "study",
 ]
+
+lazy(__name__)

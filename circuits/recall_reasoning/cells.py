@@ -8,10 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from interp.errors import DataFileError, PairError, did_you_mean
+from pydantic import AfterValidator
+
+from interp.brief import brief
+from interp.errors import DataFileError, PairError, did_you_mean, shown
 from interp.pairs import Excluded, PromptPairs
+from interp.records import read_jsonl
+from interp.schema import Index, Row, Text, checked
 
 SPLITS = ("selection", "validation", "test")
 """Circuits are scored on the first, chosen on the second, and tested once, on the third."""
@@ -50,6 +55,7 @@ CELLS: dict[str, Cell] = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Ability:
     """A circuit's claim: it is needed for some cells, and for the others not at all."""
@@ -59,6 +65,7 @@ class Ability:
     others: tuple[str, ...]
 
 
+@brief
 @dataclass(frozen=True)
 class Design:
     """Which cells are contrasted.
@@ -116,10 +123,11 @@ def design_named(name: str) -> Design:
         PairError: unknown name; the message suggests the nearest.
     """
     if name not in DESIGNS:
-        raise PairError(f"unknown design {name!r}. {did_you_mean(name, DESIGNS)}")
+        raise PairError(f"unknown design {shown(name)}. {did_you_mean(name, DESIGNS)}")
     return DESIGNS[name]
 
 
+@brief
 @dataclass(frozen=True)
 class Data:
     """Prompt pairs by split and cell.
@@ -240,6 +248,12 @@ def data_of(
     )
 
 
+def _is_cell(name: str) -> str:
+    if name not in CELLS:
+        raise ValueError(f"it must be one of {', '.join(CELLS)}")
+    return name
+
+
 def load_data(path: Path) -> Data:
     """Read what `Data.save` wrote.
 
@@ -247,13 +261,40 @@ def load_data(path: Path) -> Data:
         DataFileError: the file is missing or is no such file.
         PairError: a row is not a pair.
     """
-    try:
-        head, *records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        candidates = {cell: tuple(texts) for cell, texts in head["candidates"].items()}
-        rejected = tuple(Excluded(**row) for row in head["rejected"])
-        return data_of(records, candidates, rejected, head["source"], head["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFileError(
-            f"{path} is no file of cells ({type(error).__name__}: {error}); write one with "
-            "`interp recall-reasoning build`."
-        ) from error
+    lines = read_jsonl(path, "cells")
+    if not lines:
+        raise DataFileError(f"{path} is empty; write one with `interp recall-reasoning build`.")
+    (first, start), *rows = lines
+    head = checked(_Head, start, f"{path}, line {first}")
+    seen: dict[str, int] = {}
+    for number, record in rows:
+        row = checked(_CellRow, record, f"{path}, line {number}")
+        if row.id in seen:
+            raise DataFileError(
+                f"{path}, line {number}: id {shown(row.id)} was used before, in line "
+                f"{seen[row.id]}; give every row its own."
+            )
+        if row.cell not in head.candidates:
+            raise DataFileError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
+        seen[row.id] = number
+    candidates = {cell: tuple(texts) for cell, texts in head.candidates.items()}
+    records = [record for _, record in rows]
+    return data_of(records, candidates, tuple(head.rejected), head.source, head.seed)
+
+
+class _Head(Row):
+    source: str
+    seed: Index
+    candidates: dict[str, list[Text]]
+    rejected: list[Excluded]
+
+
+class _CellRow(Row):
+    """What `data_of` reads; the rest of a row is that of a prompt pair."""
+
+    id: Text
+    split: Literal["selection", "validation", "test"]
+    cell: Annotated[str, AfterValidator(_is_cell)]
+    bridge: Text
+    relation: str = ""
+    shortcuts: list[Text] = []

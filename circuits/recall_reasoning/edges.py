@@ -107,7 +107,9 @@ def _circuits(
     """The edges that matter most to each ability and not to the others, by every rule and size."""
     scores: dict[str, np.ndarray] = {}
     for cell in data.cells:
-        found = attribute_edges(model, data.of("selection", cell)[: settings.n_select])
+        found = attribute_edges(
+            model, data.of("selection", cell)[: settings.n_select], progress=False
+        )
         effect = float((found.clean - found.corrupt).mean())
         scores[cell] = (edge_matrix(found) / effect).nan_to_num().numpy()
     circuits: dict[str, EdgeCircuit] = {}

@@ -8,7 +8,6 @@ In every cell the first sentence states one fact. Only where it is about the cou
 does it hold the answer. The matcher draws triples in a model's own tokens and says what it leaves.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
-from interp.errors import DataFileError, PairError
+from interp.brief import brief
+from interp.errors import DataFileError, PairError, shown
 from interp.model import Model
 from interp.pairs import Excluded, single_token
-from interp.shipped import locate
+from interp.records import placed_rows
+from interp.schema import Row, Text, checked
 
 FRAMES = {
     "capital": "The capital of {} is the city of",
@@ -64,6 +65,7 @@ NONCE = [
 Record = dict[str, Any]
 
 
+@brief
 @dataclass(frozen=True)
 class Fact:
     """A country with what holds of it.
@@ -85,18 +87,28 @@ def load_facts(path: str | Path) -> list[Fact]:
     Raises:
         DataFileError: the file is missing or malformed.
     """
-    file = locate(path, "a JSONL file of facts")
-    try:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        return [
-            Fact(row["country"], {r: row[r] for r in FRAMES}, tuple(row["landmarks"]))
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFileError(
-            f"cannot read facts from {path} ({type(error).__name__}: {error}); give a JSONL file "
-            "with country, capital, language and landmarks."
-        ) from error
+    rows = placed_rows(path, "country, capital, language and landmarks")
+    if not rows:
+        raise DataFileError(f"{path} holds no facts; give at least one line.")
+    seen: dict[str, str] = {}
+    found: list[Fact] = []
+    for where, record in rows:
+        row = checked(_FactRow, record, where)
+        if row.country in seen:  # it could come into two splits
+            raise DataFileError(
+                f"{where}: {shown(row.country)} was there before, in {seen[row.country]}; keep one."
+            )
+        seen[row.country] = where
+        answers = {"capital": row.capital, "language": row.language}
+        found.append(Fact(row.country, answers, tuple(row.landmarks)))
+    return found
+
+
+class _FactRow(Row):
+    country: Text
+    capital: Text
+    language: Text
+    landmarks: list[Text]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Figures of a study: own against other loss, score maps, random controls; and a page of them."""
+"""Figures of a study: own against other loss, score maps, random controls; and its report."""
 
-import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +9,20 @@ from plotly.subplots import make_subplots
 
 from circuits.recall_reasoning.cells import CELLS, design_named
 from circuits.recall_reasoning.scoring import RULES
-from interp.figures import STYLE
+from interp.report import Figure, Report, Section, Table, excluded_counts, shown
+from interp.style import GREY, PALETTE, RED, label, styled, translucent, whiskers
 
 if TYPE_CHECKING:
     from circuits.recall_reasoning.replicate import Replication
     from circuits.recall_reasoning.result import RecallReasoning
 
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3294")
-GREY = "150,150,150"
+NAMES = {
+    "own_accuracy": "own accuracy lost [95 % interval]",
+    "other_accuracy": "other accuracy lost [95 % interval]",
+    "own_effect": "own effect lost [95 % interval]",
+    "other_effect": "other effect lost [95 % interval]",
+    "effect_auc": "effect AUC",
+}
 
 
 def plot_dissociation(result: "RecallReasoning") -> go.Figure:
@@ -33,13 +38,13 @@ def plot_dissociation(result: "RecallReasoning") -> go.Figure:
     figure.add_hrect(
         y0=-margin,
         y1=margin,
-        fillcolor=f"rgba({GREY},0.2)",
+        fillcolor=translucent(GREY),
         line_width=0,
         annotation_text="counts as intact",
         annotation_position="bottom right",
     )
     for ability, colour in zip(
-        design_named(result.settings.design).abilities, COLOURS, strict=False
+        design_named(result.settings.design).abilities, PALETTE, strict=False
     ):
         own = table[table["ability"] == ability.name]
         name = f"{ability.name}: loses {'+'.join(ability.own)}, not {'+'.join(ability.others)}?"
@@ -48,17 +53,14 @@ def plot_dissociation(result: "RecallReasoning") -> go.Figure:
     kind = result.settings.ablations[0]
     seeds = ", ".join(map(str, result.settings.seeds))
     note = f"{kind} ablation, test split, split seeds {seeds}; bars: 95 % over bridge entities"
-    figure.update_layout(
-        title=f"Dissociation on {html.escape(result.model)}<br><sup>{note}</sup>",
+    return styled(
+        figure,
+        f"Dissociation on {result.model}",
+        note,
         xaxis={"title": "own effect lost (% of total effect)", "zeroline": True},
         yaxis={"title": "other effect lost (%)", "zeroline": True},
-        template="plotly_white",
-        font={"size": 13},
-        legend={"orientation": "h", "y": -0.2},
         height=560,
-        margin={"t": 80, "r": 30},
     )
-    return figure
 
 
 def _points(
@@ -69,13 +71,8 @@ def _points(
     bars = {}
     for axis, side in (("error_x", "own_effect"), ("error_y", "other_effect")):
         if with_bounds:
-            bars[axis] = {
-                "type": "data",
-                "symmetric": False,
-                "array": 100 * (rows[f"{side}_high"] - rows[side]).to_numpy(),
-                "arrayminus": 100 * (rows[side] - rows[f"{side}_low"]).to_numpy(),
-                "thickness": 1.2,
-            }
+            bounds = (100 * rows[f"{side}{end}"] for end in ("", "_low", "_high"))
+            bars[axis] = whiskers(*bounds)
     figure.add_scatter(
         x=100 * rows["own_effect"],
         y=100 * rows["other_effect"],
@@ -86,7 +83,7 @@ def _points(
             "size": 13 if with_bounds else 6,
             "opacity": 1 if with_bounds else 0.45,
         },
-        text=[f"{c}, seed {s}" for c, s in zip(rows["circuit"], rows["seed"], strict=True)],
+        text=[label(f"{c}, seed {s}") for c, s in zip(rows["circuit"], rows["seed"], strict=True)],
         hovertemplate="%{text}<br>own %{x:.0f} %, other %{y:.0f} %<extra></extra>",
         **bars,
     )
@@ -112,7 +109,6 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
             z=values,
             zmin=-largest,
             zmax=largest,
-            colorscale="RdBu_r",
             colorbar={"title": "% of total effect"},
             showscale=column == len(maps),
             row=1,
@@ -120,14 +116,9 @@ def plot_scores(result: "RecallReasoning", rule: str = "difference") -> go.Figur
             hovertemplate="layer %{y}, head %{x}: %{z:.1f} %<extra></extra>",
         )
         figure.update_xaxes(title="head", dtick=1, row=1, col=column)
-    figure.update_yaxes(title="layer", row=1, col=1)
-    figure.update_layout(
-        title=f"Where heads matter to one ability more than to the other, {result.model}",
-        template="plotly_white",
-        height=520,
-        margin={"t": 90},
-    )
-    return figure
+    figure.update_yaxes(title="layer", dtick=max(1, len(maps[0]) // 12), row=1, col=1)
+    title = f"Where heads matter to one ability more than to the other, {result.model}"
+    return styled(figure, title, height=520, width=80 + 340 * len(maps), margin={"t": 90})
 
 
 def plot_control(result: "RecallReasoning") -> go.Figure:
@@ -147,79 +138,168 @@ def plot_control(result: "RecallReasoning") -> go.Figure:
             pointpos=0,
             jitter=0.5,
             marker={"size": 3, "opacity": 0.4},
-            line={"color": f"rgb({GREY})"},
+            line={"color": GREY},
             showlegend=False,
         )
     figure.add_scatter(
         x=100 * control["selectivity"],
         y=control["ability"],
         mode="markers",
-        marker={"symbol": "diamond", "size": 13, "color": "#d62728"},
-        name="chosen circuit, one a split seed",
+        marker={"symbol": "diamond", "size": 13, "color": RED},
+        name="chosen circuit, one per split seed",
     )
     n = control.groupby(["seed", "circuit"])["n_random"].sum().min() if len(control) else 0
-    figure.update_layout(
-        title=f"Chosen circuits against {n} or more random sets of the same or nearby layers",
-        xaxis={"title": "own − other effect lost (% of total effect)"},
-        template="plotly_white",
-        height=160 + 110 * max(1, draws["ability"].nunique()),
-        margin={"l": 140, "t": 70},
-        legend={"orientation": "h", "y": -0.15},
+    return styled(
+        figure,
+        f"Chosen circuits against {n} or more random sets of the same or nearby layers",
+        xaxis={"title": "own − other effect lost (% of total)"},
+        height=220 + 110 * max(1, draws["ability"].nunique()),
     )
-    return figure
 
 
 def _of_depth(table: Any) -> Any:
     return table[(table["reading"] == "effect") & table["control"].isin(["layer", "near"])]
 
 
-def study_page(result: "RecallReasoning", title: str) -> str:
-    """A study as a self-contained HTML page: verdict, figures, tables."""
-    design = design_named(result.settings.design)
-    cells = "".join(f"<li><b>{c}</b>: {html.escape(CELLS[c].says)}</li>" for c in design.cells)
-    said = "".join(f"<li>{html.escape(line)}</li>" for line in result.verdict)
-    figures = [plot_dissociation(result), plot_control(result), plot_scores(result)]
-    drawn = [
-        f.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f"figure-{i}")
-        for i, f in enumerate(figures)
-    ]
-    tables = {
-        "Single dissociations of the chosen circuits": _brief(result.chosen),
-        "Double dissociations": result.tables["doubles"],
-        "Random controls": result.tables["control"],
-        "Cells: what the model gets right": result.tables["cells"],
-        "Perplexity of neutral text": _of_chosen(result, "neutral"),
-        "Heads one by one and together": result.tables["backup"],
-        "Circuits of one relation each": result.tables["relations"],
-        "Firing of neurons, by circuit": _firing(result),
-        "Overlap of circuits over split seeds": result.overlap(),
-    }
-    shown = "".join(f"<h3>{name}</h3>{_table(table)}" for name, table in tables.items())
-    margins = result.settings
-    return _page(
-        title,
-        f"<ul>{said}</ul><ul class='muted'>{cells}</ul>{drawn[0]}"
-        f"<p class='muted'>needed: at least {100 * margins.min_drop:.0f} points of accuracy lost, "
-        f"interval above 0; intact: accuracy within ±{100 * margins.accuracy_margin:.0f} points "
-        f"and logit difference within ±{100 * margins.effect_margin:.0f} % of the total effect, by "
-        "equivalence tests; specific: above the 99th percentile of random sets: those of as many "
-        "units a layer, of nearby layers where a layer holds few units, and of any.</p>"
-        f"{drawn[1]}{drawn[2]}{shown}",
-        result.provenance,
+# --- reports -----------------------------------------------------------------------------------
+
+
+def study_report(result: "RecallReasoning") -> Report:
+    """The verdict, the figures and the tables of a study."""
+    cells = design_named(result.settings.design).cells
+    return Report(
+        title=f"Recall versus reasoning on {result.model}",
+        lead=result.verdict[0],
+        sections=[
+            Section(
+                "Verdict",
+                [list(result.verdict), "Cells:", [f"{name}: {CELLS[name].says}" for name in cells]],
+            ),
+            Section("Dissociation", [_dissociation(result), *_tables(result, OUTCOMES)]),
+            Section("Random controls", [_controls(result), *_tables(result, CONTROLS)]),
+            Section("Where the heads are", [_maps(result), *_tables(result, PARTS)]),
+        ],
+        method=_method(result),
+        excluded=_dropped(result),
+        provenance=result.provenance,
     )
 
 
-def replication_page(result: "Replication", title: str) -> str:
-    """A replication as a page: the confound table and the labels of layers and heads."""
+OUTCOMES = {
+    "chosen": "Single dissociations of the chosen circuits",
+    "doubles": "Double dissociations",
+    "cells": "Cells: what the model gets right",
+}
+CONTROLS = {"control": "Random controls", "neutral": "Perplexity of neutral text"}
+PARTS = {
+    "backup": "Heads one by one and together",
+    "relations": "Circuits of one relation each",
+    "firing": "Firing of neurons, mean per circuit",
+    "overlap": "Overlap of circuits over split seeds",
+}
+
+
+def _tables(result: "RecallReasoning", captions: dict[str, str]) -> list[Table]:
+    made: dict[str, Any] = {
+        "chosen": lambda: _brief(result.chosen),
+        "neutral": lambda: _of_chosen(result, "neutral"),
+        "firing": lambda: _firing(result),
+        "overlap": result.overlap,
+    }
+    frames = {name: made[name]() if name in made else result.tables[name] for name in captions}
+    return [
+        Table(caption, frames[name], names=NAMES)
+        for name, caption in captions.items()
+        if len(frames[name])
+    ]
+
+
+def _dissociation(result: "RecallReasoning") -> Figure:
+    chosen = result.chosen
+    held = sum(chosen["holds"].tolist())
+    says = (
+        "Right: the circuit's own ability is lost; within the grey band the other is intact. "
+        f"Large points are the chosen circuits: {held} of {len(chosen)} dissociate."
+    )
+    return Figure("What each circuit's ablation costs", says, plot_dissociation(result))
+
+
+def _controls(result: "RecallReasoning") -> Figure:
+    control = _of_depth(result.tables["control"])
+    parts = [
+        f"{name} {100 * rows['selectivity'].mean():.0f} %"
+        for name, rows in control.groupby("ability", sort=False)
+    ]
+    says = (
+        "Diamonds: chosen circuits; violins: random sets. Mean of the chosen circuits: "
+        f"{', '.join(parts) or 'none'}."
+    )
+    return Figure("Selectivity beside random sets", says, plot_control(result))
+
+
+def _maps(result: "RecallReasoning") -> Figure:
+    figure: Any = plot_scores(result)
+    best: list[str] = []
+    for ability, trace in zip(
+        design_named(result.settings.design).abilities, figure.data, strict=True
+    ):
+        z = np.asarray(trace.z)
+        layer, head = np.unravel_index(np.argmax(z), z.shape)
+        best.append(f"{ability.name}: layer {layer}, head {head} ({z[layer, head]:.1f} %)")
+    says = f"Blue: matters more to the map's own ability. Largest: {'; '.join(best)}."
+    return Figure("Heads that one ability needs more than the other", says, figure)
+
+
+def _method(result: "RecallReasoning") -> tuple[str, ...]:
+    s = result.settings
+    return (
+        f"Needed: at least {100 * s.min_drop:.0f} points of accuracy lost, interval above 0. "
+        f"Intact: accuracy within ±{100 * s.accuracy_margin:.0f} points and logit difference "
+        f"within ±{100 * s.effect_margin:.0f} % of the total effect, by equivalence tests. "
+        "Specific: above the 99th percentile of random sets: those of as many units per layer, of "
+        "nearby layers where a layer holds few units, and of any.",
+        f"Settings: {shown(s.record())}. {result.seconds:.0f} s.",
+    )
+
+
+def _dropped(result: "RecallReasoning") -> pd.DataFrame:
+    """Pairs that were left out, over all seeds, by reason."""
+    table: Any = result.tables["dropped"]
+    if "reason" not in table:
+        return excluded_counts({})
+    counts = table.groupby("reason", sort=False).size()
+    return excluded_counts({str(reason): int(n) for reason, n in counts.items()})
+
+
+def replication_report(result: "Replication") -> Report:
+    """The confound table and the labels of layers."""
     sizes: Any = result.layers.groupby(["prompts", "label"]).size()
     labels = sizes.reset_index(name="layers")
-    return _page(
-        title,
-        "<p>The published statistics compare prompts and intervene on nothing. Where length "
-        "alone tells the two sets apart (AUC 1), whatever depends on length is significant.</p>"
-        f"{_table(result.confounds.T.reset_index())}<h3>Layer labels</h3>{_table(labels)}",
-        result.provenance,
+    sets = result.confounds.to_dict("records")
+    figures = [str(name) for name in result.confounds if name != "prompts"]
+    rows = [{"figure": _words(f)} | {str(one["prompts"]): one[f] for one in sets} for f in figures]
+    table = pd.DataFrame(rows, dtype=object)  # counts stay whole numbers
+    lengths = [f"{one['prompts']} {shown(float(one['length_auc']))}" for one in sets]
+    return Report(
+        title=f"Published statistics on {result.model}",
+        lead=f"AUC of prompt length alone: {', '.join(lengths)}.",
+        sections=[
+            Section(
+                "What length alone explains",
+                [Table("Prompts, and what is called specialised", table), Table("Layers", labels)],
+            )
+        ],
+        method=(
+            "The published statistics compare prompts and intervene on nothing. Where length "
+            "alone tells the two sets apart (AUC 1), whatever depends on length is significant.",
+        ),
+        provenance=result.provenance,
     )
+
+
+def _words(figure: str) -> str:
+    """The name of a figure in the confound table."""
+    return figure.replace("neurons_neurons", "neurons").replace("_", " ").replace("auc", "AUC")
 
 
 def _brief(table: pd.DataFrame) -> pd.DataFrame:
@@ -236,22 +316,7 @@ def _of_chosen(result: "RecallReasoning", name: str) -> pd.DataFrame:
 
 
 def _firing(result: "RecallReasoning") -> pd.DataFrame:
-    """Mean over the neurons of each circuit; the table holds a row a neuron."""
+    """Mean over the neurons of each circuit; the table holds one row per neuron."""
     table: Any = result.tables["firing"]
     by = table.groupby(["seed", "circuit"], sort=False)
     return by[["own", "other", "specificity"]].mean().reset_index()
-
-
-def _table(table: pd.DataFrame) -> str:
-    made = table.to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    return f"<div style='overflow-x:auto'>{made}</div>"
-
-
-def _page(title: str, body: str, made: dict[str, object]) -> str:
-    note = f"{made.get('made')}; weights {made.get('weights')}; {made.get('versions')}"
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{body}<hr><p class='muted'>{html.escape(note)}</p>"
-        "</body></html>"
-    )

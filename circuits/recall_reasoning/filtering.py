@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool
 
 from circuits.recall_reasoning.cells import Data
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs, TokenPair, single_token, tokenise
@@ -24,6 +25,7 @@ from interp.statistics import auroc, wilson
 AT_ONCE = 128
 
 
+@brief
 @dataclass(frozen=True)
 class Filtered:
     """Data that a model gets right, and what became of the rest.

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filtering import candidates
 from interp.ablation import AblationResult, ComponentSet, ablate
+from interp.brief import brief
 from interp.errors import PlanError
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
@@ -18,6 +19,7 @@ from interp.runs import sweep_plans
 Sets = Mapping[str, ComponentSet]
 
 
+@brief
 @dataclass(frozen=True)
 class Losses:
     """What the pairs of each cell lose under each set.

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import SiteError
 from interp.hooks import hook_point
 from interp.model import Model
@@ -30,6 +31,7 @@ Features = Mapping[str, Float[np.ndarray, "prompt ..."]]
 """Name -> values: of layers [prompt, layer], of heads [prompt, layer, head]."""
 
 
+@brief
 @dataclass(frozen=True)
 class LastToken:
     """What the published statistics look at, of each prompt's last token.

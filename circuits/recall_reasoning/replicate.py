@@ -6,7 +6,6 @@ Beside them the same tests run on matched prompts: recall (A) and the same quest
 prompt (C), of one template and one length.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,11 @@ from circuits.recall_reasoning.published import (
     neuron_counts,
 )
 from interp import folder
+from interp.brief import brief
 from interp.errors import DataFileError
 from interp.model import Model
+from interp.records import read_jsonl, read_rows
+from interp.schema import Row, Text, checked
 from interp.shipped import locate
 from interp.statistics import auroc
 
@@ -50,19 +52,29 @@ def published_prompts(path: str | Path) -> Prompts:
     Raises:
         DataFileError: the file is missing or of another form.
     """
-    file = locate(path, "a file of published prompts")
-    try:
-        text = file.read_text("utf-8")
-        if file.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines()][:N_PUBLISHED]
-            return [RECALL.format(**row) for row in rows], [REASONING.format(**r) for r in rows]
-        rows = json.loads(text)
-        return [row["recall"] for row in rows], [row["reasoning"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFileError(
-            f"cannot read published prompts from {path} ({type(error).__name__}: {error}); give a "
-            "JSON list of records with recall and reasoning."
-        ) from error
+    path = locate(path, "a file of published prompts")
+    if path.suffix == ".jsonl":
+        lines = read_jsonl(path, "country and continent")[:N_PUBLISHED]
+        rows = [checked(_Country, row, f"{path}, line {n}") for n, row in lines]
+        found = [template.format(**dict(row)) for template in (RECALL, REASONING) for row in rows]
+    else:
+        listed = read_rows(path, "recall and reasoning prompts")
+        pairs = [checked(_Released, row, f"{path}, row {n}") for n, row in enumerate(listed, 1)]
+        found = [row.recall for row in pairs] + [row.reasoning for row in pairs]
+    n = len(found) // 2
+    if n < 3:
+        raise DataFileError(f"{path} holds {n} rows; the tests need 3 or more.")
+    return found[:n], found[n:]
+
+
+class _Country(Row):
+    country: Text
+    continent: Text
+
+
+class _Released(Row):
+    recall: Text
+    reasoning: Text
 
 
 def matched_prompts(data: Data, recall: str, other: str, n: int) -> Prompts:
@@ -78,6 +90,7 @@ def matched_prompts(data: Data, recall: str, other: str, n: int) -> Prompts:
     return [pair.clean for pair in first], [pair.clean for pair in second]
 
 
+@brief
 @dataclass(frozen=True)
 class Replication:
     """The published tests on one or several sets of prompts.

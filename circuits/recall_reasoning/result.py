@@ -196,10 +196,6 @@ class RecallReasoning:
         )
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<li>{line}</li>" for line in self.verdict)
-        columns = ["seed", "ability", "circuit", "own_accuracy", "other_accuracy", "own_effect"]
-        columns += ["other_effect", "needed", "intact", "specific", "holds"]
-        table = self.chosen[columns].to_html(
-            index=False, float_format=lambda x: f"{x:.3f}", border=0
-        )
-        return f"<ul>{said}</ul>{table}"
+        from circuits.recall_reasoning.figures import study_report
+
+        return study_report(self).fragment()

@@ -18,6 +18,7 @@ from circuits.recall_reasoning.cells import Ability
 from interp.ablation import Component, ComponentSet
 from interp.attribution import attribute
 from interp.attribution.scores import UnitScores
+from interp.brief import brief
 from interp.errors import PlanError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs
@@ -106,6 +107,7 @@ def attributed_heads(model: Model, pairs: PromptPairs, file: Path) -> xr.DataArr
     return _attributed(model, pairs, "z", file)
 
 
+@brief
 @dataclass(frozen=True)
 class Circuit:
     """A set of components that is claimed to serve one ability.

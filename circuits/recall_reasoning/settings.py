@@ -1,18 +1,24 @@
 """What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field
 
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.scoring import RULES
 from interp.ablation.values import check_kind
-from interp.errors import PlanError, did_you_mean
+from interp.brief import brief
+from interp.errors import DataFileError, InterpError, PlanError, did_you_mean, shown
 from interp.prompts import TokenPrompt
+from interp.records import read_json
+from interp.schema import NO_OTHERS, Amount, ClosedRow, Count, Dtype, Index, Text, checked
 from interp.shipped import locate
 
 
+@brief
 @dataclass(frozen=True)
 class Settings:
     """A study's options.
@@ -35,22 +41,24 @@ class Settings:
         effect_margin: the same of the logit difference, as a part of the total effect.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
+
     design: str = "A-conflict"
-    sizes: tuple[int, ...] = (4, 8, 12, 16)
+    sizes: tuple[Count, ...] = (4, 8, 12, 16)
     rules: tuple[str, ...] = ("exclusive", "absolute", "clipped", "difference")
     ablations: tuple[str, ...] = ("resample", "mean", "zero")
-    n_drawn: int = 120
-    n_select: int = 60
-    n_validate: int = 40
-    n_test: int = 100
-    n_control: int = 32
-    n_random: int = 100
-    seeds: tuple[int, ...] = (0, 1, 2)
-    mlps: tuple[int, ...] = ()
-    neurons: tuple[int, ...] = ()
-    min_drop: float = 0.15
-    accuracy_margin: float = 0.03
-    effect_margin: float = 0.10
+    n_drawn: Count = 120
+    n_select: Count = 60
+    n_validate: Count = 40
+    n_test: Count = 100
+    n_control: Count = 32
+    n_random: Count = 100
+    seeds: tuple[Index, ...] = (0, 1, 2)
+    mlps: tuple[Count, ...] = ()
+    neurons: tuple[Count, ...] = ()
+    min_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
+    accuracy_margin: Annotated[float, Field(ge=0, le=1)] = 0.03
+    effect_margin: Amount = 0.10
 
     def checked(self) -> Self:
         """The same settings.
@@ -61,7 +69,7 @@ class Settings:
         design_named(self.design)
         for rule in self.rules:
             if rule not in RULES:
-                raise PlanError(f"unknown rule {rule!r}. {did_you_mean(rule, RULES)}")
+                raise PlanError(f"unknown rule {shown(rule)}. {did_you_mean(rule, RULES)}")
         for kind in self.ablations:
             check_kind(kind, [TokenPrompt((0,))])
         if not (self.sizes and self.rules and self.ablations and self.seeds):
@@ -77,16 +85,15 @@ class Settings:
         """From JSON.
 
         Raises:
-            PlanError: an unknown key.
+            InterpError: an unknown key or a value that cannot be; as `checked`.
         """
-        known = {field.name for field in fields(cls)}
-        for key in record:
-            if key not in known:
-                raise PlanError(f"unknown setting {key!r}. {did_you_mean(key, known)}")
-        lists: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in record.items()
-        }
-        return cls(**lists).checked()
+        return checked(cls, record, "settings").checked()
+
+
+class _Recipe(ClosedRow):
+    model: Text
+    dtype: Dtype | None
+    settings: Settings
 
 
 RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.json"))}
@@ -97,15 +104,12 @@ def load_recipe(path: str | Path) -> tuple[dict[str, Any], Settings]:
     """Read a recipe: a JSON file with ``model``, ``dtype`` and ``settings``, or a shipped name.
 
     Raises:
-        DataFileError: no such file or name.
-        PlanError: it is malformed.
+        DataFileError: no such file or name, or it is malformed; the field is named.
     """
     file = locate(path, "a recipe file", RECIPES)
+    found = checked(_Recipe, read_json(file, "recipe (JSON)"), str(file))
     try:
-        found = json.loads(file.read_text("utf-8"))
-        return {k: found[k] for k in ("model", "dtype")}, Settings.of(found["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlanError(
-            f"{path} is no recipe ({type(error).__name__}: {error}); give JSON with model, dtype "
-            "and settings."
-        ) from error
+        settings = found.settings.checked()
+    except InterpError as error:
+        raise DataFileError(f"{file}: {error}") from error
+    return {"model": found.model, "dtype": found.dtype}, settings

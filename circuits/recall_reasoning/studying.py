@@ -48,6 +48,7 @@ from circuits.recall_reasoning.tables import (
     neutral_table,
 )
 from interp.ablation import ComponentSet
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Excluded, PromptPairs
@@ -105,6 +106,7 @@ def study(
     return RecallReasoning.load(out)
 
 
+@brief
 @dataclass(frozen=True)
 class Part:
     """One seed's tables, and its scores by kind of component."""

@@ -19,7 +19,10 @@ from typing import Self
 
 import numpy as np
 
-from interp.errors import DataFileError
+from interp.brief import brief
+from interp.errors import DataFileError, shown
+from interp.records import read_json
+from interp.schema import checked
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
 N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15
@@ -57,6 +60,7 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 _ENDS = ["", "l", "n", "r", "s", "m"]
 
 
+@brief
 @dataclass(frozen=True)
 class World:
     """Every name of the world and every fact that is always true.
@@ -139,18 +143,15 @@ class World:
         Raises:
             DataFileError: the file is missing or holds no world.
         """
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            found["values"] = {k: tuple(v) for k, v in found["values"].items()}
-            found["held_out"] = tuple((p, r) for p, r in found["held_out"])
-            for name in ("story_people", "story_lands", "never_composed"):
-                found[name] = tuple(found[name])
-            return cls(**found)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataFileError(
-                f"{path} holds no world ({type(error).__name__}: {error}); it comes with the "
-                "organism, and benchmarks/train_organism.py writes it."
-            ) from error
+        world = checked(cls, read_json(path, "the organism's world (JSON)"), str(path))
+        lands = {*world.attributes, *world.story_lands}
+        lost = next((land for land in world.home.values() if land not in lands), None)
+        if lost is not None:
+            raise DataFileError(f"{path}: {shown(lost)} is somebody's home, but not a land.")
+        for name, row in {"values": world.values, **world.attributes}.items():
+            if set(row) != set(RELATIONS):
+                raise DataFileError(f"{path}, {shown(name)}: must have {', '.join(RELATIONS)}.")
+        return world
 
 
 def _names(rng: np.random.Generator, n: int) -> list[str]:

@@ -4,10 +4,15 @@
 `values` says what takes their place; `rows` runs many sets at once, `readouts` reads the outcome.
 """
 
-from interp.ablation.ablate import ablate
-from interp.ablation.components import Component
-from interp.ablation.result import AblationResult
-from interp.ablation.sets import ComponentSet, all_but, cumulative, singles
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.ablation.ablate import ablate
+    from interp.ablation.components import Component
+    from interp.ablation.result import AblationResult
+    from interp.ablation.sets import ComponentSet, all_but, cumulative, singles
 
 __all__ = [
     "AblationResult",
@@ -18,3 +23,5 @@ __all__ = [
     "cumulative",
     "singles",
 ]
+
+lazy(__name__)

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from interp.ablation.components import Components
-from interp.ablation.readouts import check_readouts
+from interp.ablation.readouts import named_readouts
 from interp.ablation.result import AblationResult
-from interp.ablation.running import ClusterBy, Progress, Request, measured, measured_into
+from interp.ablation.running import ClusterBy, Request, measured, measured_into
 from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
-from interp.errors import SiteError
+from interp.errors import MetricError, SiteError
+from interp.metrics import AnyMetric
 from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
+from interp.progress import Progress
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 
 
@@ -22,7 +24,7 @@ def ablate(
     sets: Components | ComponentSet | Sets,
     kind: str = "resample",
     *,
-    readouts: Sequence[str] = ("logit_diff", "accuracy"),
+    readouts: Sequence[AnyMetric] = ("logit_diff", "accuracy"),
     candidates: Sequence[str] | None = None,
     reference: Prompts | None = None,
     neutral: str | None = None,
@@ -31,7 +33,7 @@ def ablate(
     cluster_by: ClusterBy | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> AblationResult:
     """Ablate sets of components on the clean prompt of every pair, each against random sets.
 
@@ -47,7 +49,8 @@ def ablate(
             `reference`, at each position if all prompts have one length and their spans at the
             same positions, else over all tokens; ``"zero"``; ``"noise"``: Gaussian noise of 3
             standard deviations of the site's activations is added.
-        readouts: names in `METRICS`, ``"accuracy"`` among `candidates`, or ``"vocab_accuracy"``.
+        readouts: names in `METRICS`, ``"accuracy"`` among `candidates`, ``"vocab_accuracy"``, or
+            functions of the logits, as `interp.patch` takes them.
         candidates: answers of one token; by default all answers and wrong answers of the pairs.
         reference: prompts of the mean (of pairs, the clean ones). Use others than `pairs`.
         neutral: a text unrelated to the task, whose perplexity shows damage in general. There,
@@ -59,12 +62,12 @@ def ablate(
             (such as ``"subject"``), or a function of the pair.
         seed: of the random sets, the noise and the bootstrap.
         out: a run folder. A stopped run resumes there, a finished one is loaded.
-        progress: called with (ablated runs done, in all).
+        progress: called with (ablated runs done, in all); True draws a bar where one is watched.
 
     Raises:
         SiteError: a component that the model does not have.
         PairError: no pair is usable, or one lacks an entity or is not among the candidates.
-        MetricError: an unknown readout.
+        MetricError: an unknown readout, or a function together with `out`.
         PlanError: an unknown kind, or one that lacks its reference.
         RunFolderError: `out` holds another run.
         OutOfMemory: even one row at a time does not fit.
@@ -77,14 +80,21 @@ def ablate(
             f"{model.name} attends in both directions and predicts no next token; use "
             "`interp.attribute` on compiled programs."
         )
-    check_readouts(readouts)
+    names, functions = named_readouts(readouts)
+    if functions and out is not None:
+        raise MetricError(
+            f"the readout function {next(iter(functions))!r} is known by its name only, so a run "
+            "folder could not tell whether it is the same when it resumes; leave `out` away and "
+            "save the result."
+        )
     averaged = [] if reference is None else _prompts(model, reference)
     request = Request(
         model=model,
         pairs=load_pairs(pairs),
         sets=as_sets(model, sets),
         kind=check_kind(kind, averaged),
-        readouts=tuple(readouts),
+        readouts=names,
+        functions=functions,
         candidates=None if candidates is None else tuple(candidates),
         reference=averaged,
         neutral=neutral,

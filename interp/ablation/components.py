@@ -1,4 +1,7 @@
-"""Components, written as in the graph: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron."""
+"""Components, written as in the graph: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron.
+
+The names that papers use, ``L3H1``, ``L5MLP`` and ``L5N17``, are read as well.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +11,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 
-from interp.errors import SiteError
+from interp.errors import SiteError, shown
+from interp.graph import component_name
 from interp.model import Model
 
 Kind = Literal["head", "mlp", "neuron"]
@@ -41,16 +45,16 @@ class Component:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a component's name.
+        """Read a component's name; a head may also be written ``L3H1``.
 
         Raises:
             SiteError: it is none.
         """
-        match = _FORM.fullmatch(name)
+        match = _FORM.fullmatch(component_name(name))
         if match is None:
             raise SiteError(
-                f"no component {name!r}: write 'a3.h1' for a head, 'm5' for an MLP, 'm5.n17' for a "
-                "neuron, 'a3' for all heads of a layer."
+                f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
+                "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
             )
         if match[1] is not None:
             return cls(int(match[1]), "head", int(match[2]))
@@ -60,9 +64,9 @@ class Component:
 
 
 Components = str | Component | Iterable[str | Component] | Any
-"""``"a3.h1,m5"``, a list or column of names, a data frame (columns ``component``, or ``layer`` and
-``head`` or ``neuron``), or an array [layer, head] or [layer, neuron]: those that are true, or all
-that are finite, by falling absolute score."""
+"""``"a3.h1,m5"`` (or ``"L3H1,m5"``), a list or column of names, a data frame (columns
+``component``, or ``layer`` and ``head`` or ``neuron``), or an array [layer, head] or [layer,
+neuron]: those that are true, or all that are finite, by falling absolute score."""
 
 
 def n_units(model: Model, kind: Kind) -> int:

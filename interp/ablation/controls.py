@@ -12,6 +12,7 @@ from jaxtyping import Float
 from interp.ablation.components import KINDS, SITE_OF, Component, Kind, n_units
 from interp.ablation.sets import ComponentSet, Sets
 from interp.blocks import head_writes, weight_of
+from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
 from interp.recording import site_values
@@ -21,6 +22,7 @@ from interp.statistics.controls import LEAST_NEIGHBOURS
 Norms = dict[Kind, Float[np.ndarray, "layer unit"]]
 
 
+@brief
 @dataclass(frozen=True)
 class Design:
     """Sets and their random controls.

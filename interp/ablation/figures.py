@@ -1,15 +1,14 @@
 """Figures of ablations: a curve over nested sets, bars over others, beside random sets."""
 
-import html
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.ablation.readouts import UNITS
+from interp.ablation.readouts import unit_of
 from interp.ablation.sets import nested
-from interp.figures import STYLE
+from interp.report import Figure, Report, Section, Table, excluded_rows, shown
+from interp.style import BLUE, GREY, add_band, label, styled, whiskers
 
 if TYPE_CHECKING:
     from interp.ablation.result import AblationResult
@@ -33,101 +32,104 @@ def plot_ablation(result: "AblationResult", readout: str) -> go.Figure:
     axis = "components kept, all others ablated" if kept else "components ablated"
     of = "windows of neutral text" if readout == "nll" else "pairs"
     note = f"mean of {table['n'].iloc[0]} {of}, 95 % intervals"
-    figure.update_layout(
-        title=f"{result.kind} ablation on {result.model}<br><sup>{note}</sup>",
+    return styled(
+        figure,
+        f"{result.kind} ablation on {result.model}",
+        note,
         xaxis={"title": axis if curve else ""},
-        yaxis={"title": f"{readout} ({UNITS[readout]})" if curve else f"change of {readout}"},
-        template="plotly_white",
-        font={"size": 13},
-        margin={"t": 80, "r": 30},
+        yaxis={"title": f"{readout} ({unit_of(readout)})" if curve else f"change of {readout}"},
     )
-    return figure
 
 
 def _draw_curve(figure: go.Figure, table: pd.DataFrame) -> None:
     x, base = table["size"].to_numpy(), table["baseline"].iloc[0]
     controlled = table[table["n_random"] > 0]
-    for shown, prefix, name, colour in (
-        (controlled, "random", "random sets", "140,140,140"),
-        (table, "effect", "ablated", "31,119,180"),
+    for rows, prefix, name, colour in (
+        (controlled, "random", "random sets", GREY),
+        (table, "effect", "ablated", BLUE),
     ):
         low, high = ("low", "high") if prefix == "effect" else ("random_low", "random_high")
-        sizes = list(shown["size"])
-        figure.add_scatter(
-            x=sizes + sizes[::-1],
-            y=[*(base + shown[high]), *(base + shown[low])[::-1]],
-            fill="toself",
-            line={"width": 0},
-            fillcolor=f"rgba({colour},0.2)",
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        figure.add_scatter(
-            x=sizes, y=base + shown[prefix], name=name, line={"color": f"rgb({colour})"}
-        )
-    figure.add_hline(y=base, line={"dash": "dot", "color": "gray"}, annotation_text="unablated")
+        sizes = list(rows["size"])
+        add_band(figure, sizes, base + rows[low], base + rows[high], colour)
+        figure.add_scatter(x=sizes, y=base + rows[prefix], name=name, line={"color": colour})
+    figure.add_hline(y=base, line={"dash": "dot", "color": GREY}, annotation_text="unablated")
     figure.update_xaxes(type="log" if x.min() > 0 and x.max() > 16 else "linear", tickvals=x)
 
 
 def _draw_bars(figure: go.Figure, table: pd.DataFrame) -> None:
+    names = [label(name) for name in table["set"]]
     figure.add_bar(
-        x=table["set"],
+        x=names,
         y=table["effect"],
-        error_y=_error(table, "effect", "low", "high"),
+        error_y=whiskers(table["effect"], table["low"], table["high"]),
         name="ablated",
+        marker={"color": BLUE},
+        offsetgroup="ablated",
     )
     figure.add_scatter(
-        x=table["set"],
+        x=names,
         y=table["random"],
-        error_y=_error(table, "random", "random_low", "random_high"),
+        error_y=whiskers(table["random"], table["random_low"], table["random_high"]),
         mode="markers",
-        marker={"color": "gray", "symbol": "line-ew-open", "size": 12},
+        marker={"color": GREY, "symbol": "line-ew-open", "size": 12},
         name="random sets",
+        offsetgroup="random",
+    )
+    figure.update_layout(barmode="group", scattermode="group")  # side by side
+
+
+# --- report ------------------------------------------------------------------------------------
+
+
+def report(result: "AblationResult") -> Report:
+    """Of each readout the figure and the sets of largest effect, as a report."""
+    n = len(result.sets)
+    without = f" {len(result.uncontrolled)} without random sets to compare." * bool(
+        result.uncontrolled
+    )
+    first = _strongest(result, result.readouts[0])
+    sections = [_section(result, readout) for readout in result.readouts]
+    if result.uncontrolled:
+        sections.append(Section("Sets without random sets", [_uncontrolled(result)]))
+    return Report(
+        title=f"{result.kind} ablation on {result.model}, {result.source}",
+        lead=f"{n} set{'s' * (n != 1)} of components, {result.n_pairs} pairs of {result.source}."
+        f"{without} {first}",
+        sections=sections,
+        method=(
+            "Effect: ablated - baseline, mean over examples, with its 95 % bootstrap interval; "
+            "random sets: the mean effect of matched random sets and the central 95 % of theirs. "
+            "p: how often a random set does at least as much; adjusted over all sets "
+            "(Benjamini-Hochberg).",
+            f"Kind of ablation: {result.kind}"
+            + (f", mean over {result.mean_over}" if result.mean_over else "")
+            + f"; seed {result.seed}; the runs took {result.seconds:.2f} s.",
+        ),
+        excluded=excluded_rows(result.excluded),
+        provenance=result.provenance,
     )
 
 
-def _error(table: pd.DataFrame, middle: str, low: str, high: str) -> dict[str, object]:
-    """Asymmetric error bars; none where an interval is infinite."""
-    above, below = table[high] - table[middle], table[middle] - table[low]
-    finite = np.isfinite(above) & np.isfinite(below)
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": above.where(finite, 0),
-        "arrayminus": below.where(finite, 0),
-    }
+def _uncontrolled(result: "AblationResult") -> Table:
+    rows = pd.DataFrame({"set": list(result.uncontrolled), "why": result.uncontrolled.values()})
+    return Table("No random set could be matched", rows)
 
 
-# --- pages -------------------------------------------------------------------------------------
-
-
-def ablation_page(result: "AblationResult") -> str:
-    """A self-contained HTML page: of each readout the figure and the sets of largest effect."""
-    title = f"{result.kind} ablation on {result.model}, {result.source}"
-    parts = "".join(
-        f"<h2>{html.escape(readout)}</h2>"
-        f"{plot_ablation(result, readout).to_html(full_html=False, include_plotlyjs=not i)}"
-        f"{result.top(15, readout).to_html(index=False, float_format=_short, border=0)}"
-        for i, readout in enumerate(result.readouts)
-    )
-    left_out = "".join(
-        f"<li>{html.escape(name)}: {html.escape(reason)}</li>"
-        for name, reason in [
-            *((row.id, row.reason) for row in result.excluded),
-            *result.uncontrolled.items(),
-        ]
-    )
-    command = " ".join(result.provenance.get("command", []))
+def _strongest(result: "AblationResult", readout: str) -> str:
+    row = result.top(1, readout).iloc[0]
+    beside = "" if not row["n_random"] else f", beside {shown(float(row['random']))} of random sets"
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1><p>{len(result.sets)} set(s), {result.n_pairs} "
-        f"pairs, {len(result.excluded)} excluded; {len(result.uncontrolled)} without a control.</p>"
-        f"<p class='muted'>effect = ablated - baseline with its 95 % interval; random = the same "
-        f"of matched random sets.</p>{parts}<ul>{left_out}</ul><hr>"
-        f"<p class='muted'><code>{html.escape(command)}</code></p></body></html>"
+        f"The largest effect on {readout} is {shown(float(row['effect']))} "
+        f"({unit_of(readout)}), of {row['set']}{beside}."
     )
 
 
-def _short(x: float) -> str:
-    return f"{x:.3f}"
+def _section(result: "AblationResult", readout: str) -> Section:
+    baseline = float(result.reading(readout)["baseline"].mean())
+    says = (
+        f"Blue: {readout} with the sets ablated; grey: with matched random sets; "
+        f"{baseline:.3f} unablated. {_strongest(result, readout)}"
+    )
+    drawn = Figure(f"Effect on {readout}", says, plot_ablation(result, readout))
+    names = {"random": "random sets [central 95 %]", "n_random": "number of random sets"}
+    return Section(readout, [drawn, Table("Largest effects", result.top(15, readout), "", names)])

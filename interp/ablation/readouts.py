@@ -1,13 +1,13 @@
 """What is read from an ablated run: a metric, accuracy, or the perplexity of neutral text.
 
-- a name in `METRICS`: that metric at the prompt's last token;
+- a name in `METRICS`, or a function of the logits: that metric at the prompt's last token;
 - ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
 - ``vocab_accuracy``: 1 where no token at all has (rank 0);
 - ``nll``: mean negative log-likelihood, in nats a token, of a window of neutral text; its
   perplexity is exp of the mean over windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import MetricError, PairError, PlanError, did_you_mean
-from interp.metrics import METRICS
+from interp.metrics import METRICS, AnyMetric, Metric, as_metric
 from interp.model import Model
 from interp.pairs import TokenPair, single_token
 from interp.prompts import TokenPrompt
@@ -28,27 +29,33 @@ UNITS = {metric.name: metric.unit for metric in METRICS.values()} | {
     "vocab_accuracy": "right answers",
     "nll": "nats per token",
 }
+Functions = Mapping[str, Metric]
+"""The readouts that are functions of the user's, by name."""
+
 READOUTS = tuple(name for name in UNITS if name != "nll")
 
 WINDOW = 64
 """Tokens in a window of neutral text."""
 
 
+@brief
 @dataclass(frozen=True)
 class AnswerReader:
     """Reads the prediction at each pair's last token.
 
     Attributes:
         model: the model.
-        readouts: some of `READOUTS`.
+        readouts: some of `READOUTS`, or names of `functions`.
         answers: each pair's answer and wrong answer.
         candidates: the tokens that `accuracy` chooses among.
+        functions: those readouts that are functions of the user's.
     """
 
     model: Model
     readouts: Sequence[str]
     answers: Int[Tensor, "pair 2"]
     candidates: Int[Tensor, " candidate"]
+    functions: Functions
 
     def __call__(
         self, hidden: Float[Tensor, "token d_model"], pack: Pack, pair: Int[Tensor, " row"]
@@ -64,18 +71,33 @@ class AnswerReader:
             among = torch.cat([answers[:, :1], self.candidates.expand(len(pair), -1)], 1)
             logits = answer_logits(self.model, resid, among).cpu()
             return (logits[:, 1:] <= logits[:, :1]).all(1)
-        metric = METRICS["rank" if name == "vocab_accuracy" else name]
+        known = {**METRICS, **self.functions}
+        metric = known["rank" if name == "vocab_accuracy" else name]
         values = measure(self.model, metric, resid, answers, resid[pair.to(resid.device)])
         return values == 0 if name == "vocab_accuracy" else values
 
 
-def check_readouts(names: Sequence[str]) -> None:
-    """Raise `MetricError` unless there is a readout, and each is known."""
-    if not names:
+def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functions]:
+    """The names of readouts, and those of them that are functions.
+
+    Raises:
+        MetricError: there is none, one is unknown, or a function has the name of another readout.
+    """
+    if not given:
         raise MetricError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
+    names = [one if isinstance(one, str) else as_metric(one).name for one in given]
+    functions = {m.name: m for m in (as_metric(f) for f in given if not isinstance(f, str))}
     for name in names:
-        if name not in READOUTS:
+        if name in functions and (name in UNITS or names.count(name) > 1):
+            raise MetricError(f"the readout function {name!r} has the name of another; rename it.")
+        if name not in READOUTS and name not in functions:
             raise MetricError(f"unknown readout {name!r}. {did_you_mean(name, READOUTS)}")
+    return tuple(names), functions
+
+
+def unit_of(readout: str) -> str:
+    """The unit of a readout's values."""
+    return UNITS.get(readout, f"{readout} units")
 
 
 def candidate_tokens(
@@ -124,6 +146,7 @@ def windows(model: Model, text: str) -> list[TokenPrompt]:
     return [TokenPrompt((*prefix, *tokens)) for tokens in cut]
 
 
+@brief
 @dataclass(frozen=True)
 class TextReader:
     """Reads the negative log-likelihood of windows of text, all of one length."""

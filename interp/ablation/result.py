@@ -12,7 +12,7 @@ import xarray as xr
 from interp import folder
 from interp.ablation.components import Component
 from interp.ablation.controls import Design
-from interp.ablation.readouts import UNITS
+from interp.ablation.readouts import unit_of
 from interp.ablation.sets import ComponentSet, Sets
 from interp.errors import MetricError, RunFolderError, did_you_mean
 from interp.pairs import Excluded
@@ -250,7 +250,9 @@ class AblationResult:
         )
 
     def _repr_html_(self) -> str:
-        return self.top().to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+        from interp.ablation.figures import report
+
+        return report(self).fragment()
 
 
 def _means(effects: np.ndarray, seed: int, clusters: Sequence[str] | None) -> Estimate:
@@ -314,7 +316,7 @@ def _dataset(
     }
     dims = (example,), (example, "set"), (example, "set", "draw")
     variables: Any = {k: (d, v) for k, d, v in zip(VARIABLES, dims, values, strict=True)}
-    return xr.Dataset(variables, coords, {"unit": UNITS[name]})
+    return xr.Dataset(variables, coords, {"unit": unit_of(name)})
 
 
 def _example(readout: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.ablation.components import SITE_OF, Component, Kind, n_units
 from interp.ablation.values import Rewrites
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.interventions import Rewrite
 from interp.model import Model
@@ -29,6 +30,7 @@ Measured = dict[str, tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, "prom
 """readout -> (unablated values, ablated values)."""
 
 
+@brief
 @dataclass(frozen=True)
 class Units:
     """Which units of a site each set ablates in one layer."""
@@ -38,6 +40,7 @@ class Units:
     chosen: Bool[Tensor, "set unit"]
 
 
+@brief
 @dataclass(frozen=True)
 class Removal:
     """Replaces the units that each row's set ablates, at one site of one layer.
@@ -76,6 +79,7 @@ class Removal:
         flat[into] = torch.where(features, self.rewrite(x, self.prompt, self.pos), x)
 
 
+@brief
 @dataclass(frozen=True)
 class Cells:
     """Rows beside the unablated ones, ordered by the layer in which they join the walk."""

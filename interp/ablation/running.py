@@ -14,14 +14,22 @@ import torch
 
 from interp.ablation.components import SITE_OF, Kind
 from interp.ablation.controls import design, write_norms
-from interp.ablation.readouts import AnswerReader, TextReader, candidate_tokens, windows
+from interp.ablation.readouts import (
+    AnswerReader,
+    Functions,
+    TextReader,
+    candidate_tokens,
+    windows,
+)
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
+from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.progress import Progress, reported
 from interp.prompts import TokenPrompt, prompts_of
 from interp.resuming import (
     partial_folder,
@@ -34,9 +42,9 @@ EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""
 
 ClusterBy = str | Callable[[Pair], Any]
-Progress = Callable[[int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Request:
     """What `interp.ablate` was asked for, checked; its arguments explain the fields."""
@@ -46,6 +54,7 @@ class Request:
     sets: Sets
     kind: AblateKind
     readouts: tuple[str, ...]
+    functions: Functions
     candidates: tuple[str, ...] | None
     reference: Sequence[TokenPrompt]
     neutral: str | None
@@ -92,7 +101,7 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
 
 
-def measured_into(out: Path, request: Request, progress: Progress | None) -> AblationResult:
+def measured_into(out: Path, request: Request, progress: Progress | bool) -> AblationResult:
     """As `measured`, into a run folder, resuming where an earlier call was stopped.
 
     Raises:
@@ -108,7 +117,7 @@ def measured_into(out: Path, request: Request, progress: Progress | None) -> Abl
     return AblationResult.load(out)
 
 
-def measured(request: Request, shards: Path | None, progress: Progress | None) -> AblationResult:
+def measured(request: Request, shards: Path | None, progress: Progress | bool) -> AblationResult:
     """Carry a request out; finished shards are kept in a folder, and read back from it."""
     model = request.model
     kept, excluded = tokenise(model, request.pairs)
@@ -159,6 +168,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 # --- what is run -------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class Task:
     """Examples that run under every set: pairs, or windows of text.
@@ -192,7 +202,9 @@ def _pair_task(request: Request, replaced: Replacement, kept: Sequence[TokenPair
         # nothing differs between the two prompts before their first different token
         [pair.first_difference if resampled else 0 for pair in kept],
         dataclasses.replace(replaced, by_position=aligned([*prompts, *request.reference])),
-        lambda lo, hi: AnswerReader(model, request.readouts, answers[lo:hi], tokens),
+        lambda lo, hi: AnswerReader(
+            model, request.readouts, answers[lo:hi], tokens, request.functions
+        ),
     )
 
 
@@ -213,7 +225,7 @@ def _measure(
     tasks: Sequence[Task],
     sets: Sequence[ComponentSet],
     shards: Path | None,
-    progress: Progress | None,
+    progress: Progress | bool,
 ) -> tuple[Columns, float]:
     """Every readout of every example under every set, and the seconds it took."""
 
@@ -226,19 +238,19 @@ def _measure(
     out: Columns = {}
     seconds, done = 0.0, 0
     total = len(sets) * sum(len(task.prompts) for task in tasks)
-    for number, lo, first in _blocks(tasks, len(sets)):
-        task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
-        file = shards and shards / f"{task.name}-{lo:06d}-{first:06d}.safetensors"
-        arrays = read_shard(file) if file else None
-        if arrays is None:
-            arrays = _run(model, task, lo, some, lambda at=(number, lo): rewrites(*at))
-            if file:
-                write_shard(file, arrays)
-        seconds += float(arrays.pop("seconds")[0])
-        _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
-        done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])
-        if progress:
-            progress(done, total)
+    with reported(progress, "ablating", total, "runs") as report:
+        for number, lo, first in _blocks(tasks, len(sets)):
+            task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
+            file = shards and shards / f"{task.name}-{lo:06d}-{first:06d}.safetensors"
+            arrays = read_shard(file) if file else None
+            if arrays is None:
+                arrays = _run(model, task, lo, some, lambda at=(number, lo): rewrites(*at))
+                if file:
+                    write_shard(file, arrays)
+            seconds += float(arrays.pop("seconds")[0])
+            _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
+            done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])
+            report(done, total)
     return out, seconds
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from interp.ablation.components import KINDS, Component, Components, Kind, components_of, everything
+from interp.brief import brief
 from interp.errors import PlanError
 from interp.model import Model
 
@@ -13,6 +14,7 @@ NAMED = 3
 """A set's name lists its components up to so many."""
 
 
+@brief
 @dataclass(frozen=True)
 class ComponentSet:
     """What is ablated together.

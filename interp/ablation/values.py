@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+from interp.brief import brief
 from interp.errors import PlanError, did_you_mean
 from interp.interventions import Ablate, Plan, Rewrite
 from interp.model import Model
@@ -17,6 +18,7 @@ Rewrites = Mapping[tuple[str, int], Rewrite]
 """(site, layer) -> what happens to all its units; which of them it happens to, the sets say."""
 
 
+@brief
 @dataclass(frozen=True)
 class Replacement:
     """How ablated activations are made up.

@@ -1,18 +1,24 @@
 """Attribution: what the metric owes to nodes, neurons and edges. Positive = supports the answer."""
 
-from interp.attribution.attribute import (
-    EDGE_METHODS,
-    NODE_METHODS,
-    UNIT_METHODS,
-    attribute,
-    attribute_edges,
-    attribute_nodes,
-)
-from interp.attribution.direct import direct_logit_attribution, log_prob_increase
-from interp.attribution.estimators import ESTIMATORS
-from interp.attribution.lens import LogitLens, logit_lens
-from interp.attribution.paths import path_patch
-from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.attribution.attribute import (
+        EDGE_METHODS,
+        NODE_METHODS,
+        UNIT_METHODS,
+        attribute,
+        attribute_edges,
+        attribute_nodes,
+    )
+    from interp.attribution.direct import direct_logit_attribution, log_prob_increase
+    from interp.attribution.estimators import ESTIMATORS
+    from interp.attribution.lens import LogitLens, logit_lens
+    from interp.attribution.paths import path_patch
+    from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+    from interp.attribution.top_tokens import top_tokens
 
 __all__ = [
     "LogitLens",
@@ -31,4 +37,7 @@ __all__ = [
     "log_prob_increase",
     "logit_lens",
     "path_patch",
+    "top_tokens",
 ]
+
+lazy(__name__)

@@ -1,6 +1,7 @@
 """The three calls: attribute the metric to edges, to nodes, or to the units of a site."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,17 +26,18 @@ from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
 from interp.attribution.runs import run
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
-from interp.errors import DegenerateGap, MetricError, SiteError, did_you_mean
+from interp.errors import DegenerateGap, InterpWarning, MetricError, SiteError, did_you_mean
 from interp.graph import Graph
-from interp.metrics import DEGENERATE, METRICS
+from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model import Model
 from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.progress import Progress, reported
+from interp.results import mixed_positions
 from interp.sites import Site
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
-Progress = Callable[[int, int], None]
 Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
 """The metric of the clean and of the corrupt prompts."""
 Rows = tuple[np.ndarray, Baseline]
@@ -45,10 +47,10 @@ def attribute_edges(
     model: Model,
     pairs: PromptPairs | Sequence[Any] | str,
     method: str = "eap-dg",
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> EdgeScores:
     """How much the metric owes to each edge of the graph.
 
@@ -56,10 +58,11 @@ def attribute_edges(
         model: from `interp.load_model`.
         pairs: `PromptPairs`, or anything `load_pairs` takes.
         method: one of `EDGE_METHODS`; ``"exact"`` runs the model once an edge and pair.
-        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
+            `interp.patch` takes it.
         steps: interpolation points, of the methods that integrate.
         at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         `EdgeScores`; positive = the edge supports the answer.
@@ -125,10 +128,10 @@ def attribute_nodes(
     model: Model,
     pairs: PromptPairs | Sequence[Any] | str,
     method: str = "eap-dg",
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> NodeScores:
     """How much the metric owes to the embedding, each head and each MLP, all tokens together.
 
@@ -157,10 +160,10 @@ def attribute(
     site: str,
     over: Sequence[str] | str = ("layer", "pos"),
     method: str = "eap-dg",
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     at_once: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> UnitScores:
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
@@ -174,16 +177,21 @@ def attribute(
             them; the others are summed.
         method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP), ``"eap-qk"`` (of
             the sites q and k) and ``"grad-drop"`` are AtP*'s two corrections of it.
-        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
+            `interp.patch` takes it.
         steps: interpolation points, of the methods that integrate.
         at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
 
     Returns:
         `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
 
     Raises:
         SiteError: the site or an axis does not exist in this model.
+
+    Warns:
+        InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
+            are.
     """
     where, layer = model.site(site)
     axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
@@ -211,7 +219,10 @@ def attribute(
         values = _aligned(found[where.name].numpy(), contrast)
         return values if "pos" in axes else np.nansum(values, 2, keepdims=True), read
 
-    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
+    loaded = load_pairs(pairs)
+    if "pos" in axes:
+        _warn_of_mixed_positions(tokenise(model, loaded)[0])
+    values, labels = _measure(model, loaded, metric, at_once, progress, rows)
     full = xr.DataArray(values.astype(np.float32), dims=("pair", "layer", "pos", unit))
     full = full.squeeze("pos", drop=True) if "pos" not in axes else full
     full = full.sum(unit, skipna=False) if unit not in axes else full
@@ -219,6 +230,13 @@ def attribute(
     coords = {axis: list(range(full.sizes[axis])) for axis in axes}
     named = full.assign_coords({"pair": labels.pop("ids"), **coords})
     return UnitScores(values=named, method=f"{method} ({site})", **labels)
+
+
+def _warn_of_mixed_positions(pairs: Sequence[TokenPair]) -> None:
+    mixed = mixed_positions([pair.clean for pair in pairs], [pair.roles for pair in pairs])
+    if mixed:
+        text = f"{mixed}; attribute over pairs of one template, or leave 'pos' out."
+        warnings.warn(text, InterpWarning, stacklevel=3)
 
 
 def _qk_units(model: Model, contrast: Contrast, site: Site) -> Float[Tensor, "pair layer pos unit"]:
@@ -238,9 +256,9 @@ def _aligned(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contras
 def _measure(
     model: Model,
     pairs: Any,
-    metric: str,
+    metric: AnyMetric,
     at_once: int | None,
-    progress: Progress | None,
+    progress: Progress | bool,
     rows: Callable[[Contrast], Rows],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run micro-batches through `rows`, and everything that labels a result."""
@@ -248,15 +266,16 @@ def _measure(
     loaded = load_pairs(pairs)
     usable, excluded = tokenise(model, loaded)
     parts, baselines, done = [], [], 0
-    for contrast in contrasts(model, usable, metric, at_once):
-        values, metric_of = rows(contrast)
-        parts.append(values)
-        baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
-        done += len(contrast)
-        if progress:
-            progress(done, len(usable))
+    with reported(progress, "attribution", len(usable)) as report:
+        for contrast in contrasts(model, usable, metric, at_once):
+            values, metric_of = rows(contrast)
+            parts.append(values)
+            baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
+            done += len(contrast)
+            report(done, len(usable))
     clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-    _check_gap(metric, clean, corrupt, usable)
+    chosen = as_metric(metric)
+    _check_gap(chosen.name, clean, corrupt, usable)
     ids = [pair.pair.id for pair in usable]
     series = [xr.DataArray(x, dims="pair", coords={"pair": ids}) for x in (clean, corrupt)]
     labels: Mapping[str, Any] = {
@@ -264,8 +283,8 @@ def _measure(
         "clean": series[0],
         "corrupt": series[1],
         "graph": Graph.of(model.arch),
-        "metric": metric,
-        "unit": METRICS[metric].unit,
+        "metric": chosen.name,
+        "unit": chosen.unit,
         "model": model.name,
         "weights_hash": model.weights_hash,
         "source": loaded.source,

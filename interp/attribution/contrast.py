@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import MetricError, PairError
-from interp.metrics import metric_named
+from interp.metrics import AnyMetric, as_metric
 from interp.model import Model
 from interp.pairs import TokenPair, batch
 from interp.readout import measure
@@ -20,6 +21,7 @@ Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[T
 PAIRS_AT_ONCE = 8
 
 
+@brief
 @dataclass(frozen=True)
 class Contrast:
     """A batch of pairs of equally long prompts.
@@ -49,21 +51,25 @@ class Contrast:
 
 
 def contrasts(
-    model: Model, pairs: Sequence[TokenPair], metric: str = "logit_diff", at_once: int | None = None
+    model: Model,
+    pairs: Sequence[TokenPair],
+    metric: AnyMetric = "logit_diff",
+    at_once: int | None = None,
 ) -> Iterator[Contrast]:
     """Micro-batches of pairs, each read at its prompts' last token.
 
     Args:
         model: the model.
         pairs: from `interp.pairs.tokenise`.
-        metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
+            `interp.patch` takes it.
         at_once: pairs in a batch; by default `PAIRS_AT_ONCE`.
 
     Raises:
         MetricError: a metric that has no useful gradient at the clean run.
         PairError: fewer than one pair in a batch.
     """
-    chosen = metric_named(metric)
+    chosen = as_metric(metric)
     if metric in ("kl", "rank"):
         raise MetricError(
             f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
@@ -80,7 +86,13 @@ def contrasts(
         ):
             rows = torch.arange(len(resid), device=resid.device)
             at = resid[rows, last[pair].to(resid.device)]
-            return measure(model, chosen, at, answers[pair], at)
+            values = measure(model, chosen, at, answers[pair], at)
+            if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
+                raise MetricError(
+                    f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
+                    "it with differentiable functions of the logits, or use method='exact'."
+                )
+            return values
 
         calls = record_layer_calls(model, tokens.ids, tokens.mask)
         yield Contrast(calls, tokens.mask[0::2], read)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.attribution.jacobians import with_fixed_scale
 from interp.blocks import head_writes, norm, weight_of
+from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
 from interp.errors import SiteError
 from interp.hooks import hooked
@@ -23,6 +24,7 @@ from interp.sites import SITES
 LOGITS_AT_ONCE = 2**26
 
 
+@brief
 @dataclass(frozen=True)
 class LastToken:
     """Clean prompts at their last token, layer by layer.
@@ -88,6 +90,7 @@ def _layers(
         yield kept
 
 
+@brief
 @dataclass(frozen=True)
 class DirectEffects:
     """Direct logit attribution.

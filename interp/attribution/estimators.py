@@ -15,6 +15,7 @@ from torch import Tensor
 from interp.attribution.contrast import Contrast
 from interp.attribution.rules import DiscreteGradient, Gradient, RelP
 from interp.attribution.runs import Run, run
+from interp.brief import brief
 from interp.errors import MetricError, did_you_mean
 from interp.model import Model
 
@@ -22,6 +23,7 @@ IG_STEPS = 5
 """MIB's number of interpolation steps."""
 
 
+@brief
 @dataclass(frozen=True)
 class Estimator:
     """A first-order method.
@@ -102,6 +104,7 @@ def node_estimator_named(name: str, steps: int | None = None) -> Estimator:
     return Estimator(right_riemann(len(found.points)), found.rule, found.source)
 
 
+@brief
 @dataclass(frozen=True)
 class Linearised:
     """A contrast's runs, one of them differentiable.

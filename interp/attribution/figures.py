@@ -1,15 +1,16 @@
 """Figures of attributions: where in the model the metric comes from, layer by layer."""
 
-import html
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
 from interp.attribution.scores import EdgeScores, NodeScores, Scores
-from interp.figures import AXIS_NAMES, STYLE
+from interp.figures import AXIS_NAMES
 from interp.graph import Graph
+from interp.report import Figure, Report, Section, Table, excluded_rows, shown
+from interp.style import BLUE, add_band, label, styled
 
 MOST_COLUMNS = 64
 """Columns of a heatmap; neurons beyond are not drawn one by one."""
@@ -31,14 +32,8 @@ def plot_scores(scores: Scores) -> go.Figure:
         figure = _nodes(scores)
     else:
         figure = _units(scores)
-    figure.update_layout(
-        title=f"{html.escape(scores.method)} on {html.escape(scores.model)}<br><sup>"
-        f"{_what(scores)}, mean of {scores.n_pairs} pairs</sup>",
-        template="plotly_white",
-        font={"size": 13},
-        margin={"t": 80, "r": 30},
-    )
-    return figure
+    note = f"{_what(scores)}, mean of {scores.n_pairs} pairs"
+    return styled(figure, f"{scores.method} on {scores.model}", note)
 
 
 def _what(scores: Scores) -> str:
@@ -64,7 +59,6 @@ def _edges(scores: EdgeScores) -> go.Figure:
         sources,
         [*names, "logits"],
         np.where(exists, table, np.nan),
-        "Blues",
     )
     figure.update_layout(
         xaxis_title="into (heads' queries, keys and values together)",
@@ -138,16 +132,8 @@ def _curve(scores: Scores) -> go.Figure:
     x = list(range(len(labels)))
     figure = go.Figure()
     if scores.n_pairs > 1:
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            line={"width": 0},
-            fillcolor="rgba(31,119,180,0.2)",
-            name="95 % interval",
-            hoverinfo="skip",
-        )
-    figure.add_scatter(x=x, y=mean, name="mean", line={"color": "#1f77b4"})
+        add_band(figure, x, low, high, BLUE, "95 % interval")
+    figure.add_scatter(x=x, y=mean, name="mean", line={"color": BLUE})
     figure.update_layout(
         xaxis={"title": AXIS_NAMES[axis], "tickvals": x, "ticktext": labels},
         yaxis={"title": f"{scores.metric} ({scores.unit})"},
@@ -160,42 +146,41 @@ def _heatmap(
     rows: list[str],
     columns: list[str],
     true: Float[np.ndarray, "row column"] | None = None,
-    scale: str = "RdBu",
     note: str | None = None,
     notes: np.ndarray | None = None,
 ) -> go.Figure:
-    """Layers from bottom to top; white is nothing.
+    """Layers from bottom to top; the middle of the scale is nothing.
 
     Args:
         z: what the colours show.
         rows: labels of the vertical axis.
         columns: labels of the horizontal axis.
-        true: what the pointer shows, where colours are transformed.
-        scale: plotly's colour scale; ``RdBu`` is centred at 0.
+        true: what the pointer shows, where colours are transformed sizes; they begin at 0.
         note: a word before each cell's `notes`.
         notes: shown by the pointer besides.
     """
     reach = float(np.nanmax(np.abs(z))) or 1.0
-    shown = z if true is None else true
+    values = z if true is None else true
     extra = np.full(z.shape, "") if notes is None else np.char.add(f", {note} ", notes.astype(str))
     figure = go.Figure(
         go.Heatmap(
             z=z,
-            customdata=np.stack([np.char.mod("%.4g", shown), extra], -1),
+            customdata=np.stack([np.char.mod("%.4g", values), extra], -1),
             hovertemplate="from %{y} into %{x}: %{customdata[0]}<extra></extra>"
             if true is not None
             else "layer %{y}, %{x}: %{customdata[0]}%{customdata[1]}<extra></extra>",
-            colorscale=scale,
-            zmin=-reach if scale == "RdBu" else 0,
-            zmax=reach,
-            colorbar={"title": "score" if true is None else "sum of |score|"}
-            | ({} if true is None else _square_ticks(reach)),
+            **_colours(reach, true is not None),
         )
     )
+    if true is not None:
+        bar = {"title": "sum of |score|"} | _square_ticks(reach)
+        figure.update_layout(coloraxis={"cmin": 0, "cmax": reach, "colorbar": bar})
     for axis, labels in (("xaxis", columns), ("yaxis", rows)):
         step = max(1, len(labels) // 40)
         places = list(range(0, len(labels), step))
-        figure.update_layout({axis: {"tickvals": places, "ticktext": labels[::step]}})
+        figure.update_layout(
+            {axis: {"tickvals": places, "ticktext": [label(text) for text in labels[::step]]}}
+        )
     figure.update_layout(
         height=max(420, 140 + 16 * len(rows)), width=min(1100, max(640, 60 * len(columns)))
     )
@@ -207,35 +192,64 @@ def _square_ticks(reach: float) -> dict[str, list[float] | list[str]]:
     return {"tickvals": places.tolist(), "ticktext": [f"{place**2:.3g}" for place in places]}
 
 
-# --- pages -------------------------------------------------------------------------------------
+def _colours(reach: float, sizes: bool) -> dict[str, Any]:
+    if sizes:
+        return {"coloraxis": "coloraxis"}
+    return {"zmin": -reach, "zmax": reach, "colorbar": {"title": "score"}}
 
 
-def scores_html(scores: Scores, scripts: bool | str = "cdn") -> str:
-    """The figure, the baselines, the strongest components and what was left out, as HTML."""
-    figure = plot_scores(scores).to_html(full_html=False, include_plotlyjs=scripts)
-    top = scores.top(15).to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    left_out = pd.DataFrame([vars(row) for row in scores.excluded]).to_html(index=False, border=0)
-    excluded = (
-        f"<details><summary>{len(scores.excluded)} rows were excluded</summary>{left_out}</details>"
-        if scores.excluded
-        else "<p class='muted'>No row was excluded.</p>"
+# --- report ------------------------------------------------------------------------------------
+
+
+def report(scores: Scores, seed: int = 0) -> Report:
+    """The figure and the strongest components, as a report."""
+    top = scores.top(15, seed)
+    strongest = ""
+    if len(top):
+        place = ", ".join(_named(axis, top.iloc[0][axis]) for axis in scores.over)
+        score = float(top.iloc[0]["score"])
+        side = "supports" if score >= 0 else "opposes"
+        strongest = (
+            f"The strongest is {place}: its score is {shown(score)}, so it {side} the answer."
+        )
+    kind = scores.KIND.replace("_", " ")
+    return Report(
+        title=f"{scores.method} on {scores.model}, {scores.source}",
+        lead=f"{scores.metric} ({scores.unit}): {float(scores.clean.mean()):.3f} on clean, "
+        f"{float(scores.corrupt.mean()):.3f} on corrupt prompts; {scores.n_pairs} pairs of "
+        f"{scores.source}. {strongest}",
+        sections=[
+            Section(
+                kind.capitalize(),
+                [
+                    Figure("Scores by layer", f"{_seen(scores)} {strongest}", plot_scores(scores)),
+                    Table("Strongest components", top),
+                ],
+            )
+        ],
+        method=(
+            f"Scores by {scores.method}; positive = supports the answer. Means over pairs with "
+            "95 % bootstrap intervals.",
+            *_complete(scores),
+            f"The runs took {scores.seconds:.2f} s.",
+        ),
+        excluded=excluded_rows(scores.excluded),
+        provenance=scores.provenance | {"weights": scores.weights_hash},
     )
-    return (
-        f"<p><b>{html.escape(scores.metric)}</b> ({html.escape(scores.unit)}): "
-        f"{float(scores.clean.mean()):.3f} on clean, {float(scores.corrupt.mean()):.3f} on "
-        f"corrupt prompts; {scores.n_pairs} pairs of {html.escape(scores.source)}; "
-        f"{html.escape(scores.method)}, {scores.seconds:.2f} s.</p>{figure}"
-        f"<h3>Strongest</h3><p class='muted'>mean score over pairs with a 95 % bootstrap interval; "
-        f"positive = supports the answer.</p>{top}{excluded}"
-    )
 
 
-def scores_page(scores: Scores, title: str) -> str:
-    """A self-contained HTML page: no network is needed to read it."""
-    command = " ".join(scores.provenance.get("command", []))
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{scores_html(scores, scripts=True)}<hr>"
-        f"<p class='muted'><code>{html.escape(command)}</code></p></body></html>"
-    )
+def _named(axis: str, value: object) -> str:
+    return str(value) if axis in ("edge", "node") else f"{AXIS_NAMES.get(axis, axis)} {value}"
+
+
+def _seen(scores: Scores) -> str:
+    what = _what(scores)
+    said = f"{what[0].upper()}{what[1:]}, mean of {scores.n_pairs} pairs."
+    return f"{said} Colours follow the square root." if isinstance(scores, EdgeScores) else said
+
+
+def _complete(scores: Scores) -> tuple[str, ...]:
+    part = scores.convergence
+    if part is None:
+        return ()
+    return (f"The scores of the input add up to {part:.3f} of the clean-corrupt gap (1 = all).",)

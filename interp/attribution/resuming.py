@@ -12,7 +12,6 @@ from interp.attribution.attribute import (
     EDGE_METHODS,
     NODE_METHODS,
     UNIT_METHODS,
-    Progress,
     attribute,
     attribute_edges,
     attribute_nodes,
@@ -21,6 +20,7 @@ from interp.attribution.scores import Scores
 from interp.errors import MetricError, RunFolderError, SiteError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
+from interp.progress import Progress
 from interp.resuming import partial_folder, refuse_other_run, run_key
 
 SHARD = 16
@@ -54,7 +54,7 @@ def attribute_to(
         SiteError: axes were given for edges or nodes; or no such site.
     """
     _check(of, over, method)
-    options: dict[str, Any] = {"metric": metric, "steps": steps, "progress": progress}
+    options: dict[str, Any] = {"metric": metric, "steps": steps, "progress": progress or False}
     if of == "edges":
         return attribute_edges(model, pairs, method, **options)
     if of == "nodes":

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast
 from interp.blocks import split_mlp_input
+from interp.brief import brief
 from interp.hooks import hooked
 from interp.model import Model
 from interp.sites import SITES
 
 
+@brief
 @dataclass
 class Run:
     """Activations of a batch of rows at the asked sites, one entry a layer.

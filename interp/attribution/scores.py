@@ -191,9 +191,9 @@ class Scores:
         )
 
     def _repr_html_(self) -> str:
-        from interp.attribution.figures import scores_html
+        from interp.attribution.figures import report
 
-        return scores_html(self)
+        return report(self).fragment()
 
 
 class EdgeScores(Scores):

@@ -4,12 +4,13 @@ In a wheel they lie in this folder, in a checkout in ``datasets/``.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import DataFileError, did_you_mean
+from interp.errors import DataFileError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,12 +79,11 @@ def locate(
     named = files() if among is None else among
     if str(source) in named:
         return named[str(source)]
-    path = Path(source)
-    if path.is_file():
-        return path
+    if os.path.exists(source):  # noqa: PTH110 (Path.exists raises for some texts)
+        return Path(source)
     raise DataFileError(
-        f"no such file: {path}; give {expected}, or a shipped name. "
-        f"{did_you_mean(path.stem, named)}"
+        f"no such file: {shown(str(source), 200)[1:-1]}; give {expected}, or a shipped name. "
+        f"{did_you_mean(Path(source).stem[:80], named)}"
     )
 
 

@@ -4,25 +4,31 @@
 proportions; `controls` draws random component sets; `agreement` compares rankings and sets.
 """
 
-from interp.statistics.agreement import auroc, jaccard, spearman, stability
-from interp.statistics.bootstrap import (
-    Equivalence,
-    Estimate,
-    StatisticsError,
-    bootstrap_mean,
-    bootstrap_ratio,
-    equivalence,
-    resample_weights,
-)
-from interp.statistics.controls import matched_random_sets
-from interp.statistics.significance import (
-    benjamini_hochberg,
-    discordant,
-    empirical_p,
-    mcnemar,
-    sign_flip_test,
-    wilson,
-)
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.statistics.agreement import auroc, jaccard, spearman, stability
+    from interp.statistics.bootstrap import (
+        Equivalence,
+        Estimate,
+        StatisticsError,
+        bootstrap_difference,
+        bootstrap_mean,
+        bootstrap_ratio,
+        equivalence,
+        resample_weights,
+    )
+    from interp.statistics.controls import matched_random_sets
+    from interp.statistics.significance import (
+        benjamini_hochberg,
+        discordant,
+        empirical_p,
+        mcnemar,
+        sign_flip_test,
+        wilson,
+    )
 
 __all__ = [
     "Equivalence",
@@ -30,6 +36,7 @@ __all__ = [
     "StatisticsError",
     "auroc",
     "benjamini_hochberg",
+    "bootstrap_difference",
     "bootstrap_mean",
     "bootstrap_ratio",
     "discordant",
@@ -44,3 +51,5 @@ __all__ = [
     "stability",
     "wilson",
 ]
+
+lazy(__name__)

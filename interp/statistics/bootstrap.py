@@ -83,6 +83,44 @@ def bootstrap_ratio(
     return _ratio(filled, shaped, present, seed, n_resamples, level, clusters)
 
 
+def bootstrap_difference(
+    first: Float[np.ndarray, "pair ..."],
+    second: Float[np.ndarray, "other ..."],
+    paired: bool,
+    seed: int = 0,
+    n_resamples: int = 2000,
+) -> Estimate:
+    """Mean of `second` minus mean of `first`, with a 95 % percentile bootstrap interval.
+
+    Args:
+        first: one value per pair on the first axis; NaN where a pair has none.
+        second: the same cells.
+        paired: whether both hold the same pairs in the same order, which are then resampled
+            together; otherwise each is resampled by itself.
+        seed: of the resampling.
+        n_resamples: bootstrap resamples, shared by all cells.
+
+    Returns:
+        (value, low, high), each without the pair axis.
+    """
+    if paired:
+        return bootstrap_mean(second - first, seed, n_resamples)
+    draws: list[np.ndarray] = []
+    for values, own in ((first, seed), (second, seed + 1)):
+        present = (~np.isnan(values)).astype(float)
+        weights = np.vstack([np.ones(len(values)), resample_weights(len(values), own, n_resamples)])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
+            draws.append(sums / np.tensordot(weights, present, 1))
+    found = draws[1] - draws[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cell without values is all NaN
+        low, high = np.nanquantile(found[1:], [0.025, 0.975], axis=0)
+    n = np.minimum((~np.isnan(first)).sum(0), (~np.isnan(second)).sum(0))
+    low, high = (np.where(n == 1, end, at) for end, at in ((-np.inf, low), (np.inf, high)))
+    return Estimate(found[0], low, high)
+
+
 def equivalence(
     differences: Float[np.ndarray, "pair ..."],
     margin: float,

@@ -5,11 +5,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from interp.brief import brief
+
 ARTICLES = ("a", "an", "the")
 SHORT = 3
 """Names of up to so many letters keep their case inside a longer text: IT, IN and US are words."""
 
 
+@brief
 @dataclass(frozen=True)
 class Answer:
     """A name and its other names.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.reading import Records
 from circuits.editing.facts import Fact
+from interp.brief import brief
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Hop:
     answer: Answer
 
 
+@brief
 @dataclass(frozen=True)
 class Case:
     """One record of a multi-hop benchmark.

@@ -7,6 +7,8 @@ from typing import Any
 
 from circuits.editing.evaluation.reading import (
     Records,
+    list_of,
+    name_of,
     names_of,
     object_of,
     parsed,
@@ -14,9 +16,11 @@ from circuits.editing.evaluation.reading import (
     texts_of,
 )
 from circuits.editing.facts import Fact
+from interp.brief import brief
 from interp.records import read_records
 
 
+@brief
 @dataclass(frozen=True)
 class CounterFact:
     """One record.
@@ -54,7 +58,7 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> CounterFact:
         text_of(rewrite, "prompt", where),
         text_of(rewrite, "subject", where),
         text_of(object_of(rewrite, "target_new", where), "str", where),
-        relation=str(rewrite.get("relation_id") or ""),
+        relation=name_of(rewrite, "relation_id", where) or "",
         where=where,
     )
     return CounterFact(
@@ -65,7 +69,7 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> CounterFact:
         # MEMIT's multi_counterfact pairs each prompt with its target, which is the true object
         neighbours=tuple(
             text_of(given if isinstance(given, dict) else {"prompt": given}, "prompt", where)
-            for given in row.get("neighborhood_prompts") or ()
+            for given in list_of(row, "neighborhood_prompts", where)
         ),
         generations=names_of(row, "generation_prompts", where),
     )

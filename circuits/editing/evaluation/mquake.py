@@ -7,6 +7,7 @@ from typing import Any
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Cases, Hop, chain_of
 from circuits.editing.evaluation.reading import (
+    name_of,
     names_of,
     object_of,
     objects_of,
@@ -15,7 +16,7 @@ from circuits.editing.evaluation.reading import (
     texts_of,
 )
 from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
-from interp.errors import DataFileError
+from interp.errors import DataFileError, shown
 from interp.records import is_hub_id, read_records
 
 
@@ -49,12 +50,11 @@ def parse_cases(records: Sequence[Mapping[str, Any]], source: str = "records") -
 
 
 def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict[str, Any]]:
-    found = [record for record in records if record.get("split") == split]
+    splits = [name_of(r, "split", f"{name}, row {n}") for n, r in enumerate(records, 1)]
+    found = [record for record, own in zip(records, splits, strict=True) if own == split]
     if not found:
-        named = sorted({str(r["split"]) for r in records if r.get("split")})
-        raise DataFileError(
-            f"no record of {name} is of split {split!r}; it has {', '.join(named) or 'none'}."
-        )
+        named = shown(", ".join(sorted({own for own in splits if own})) or "none", 120)[1:-1]
+        raise DataFileError(f"no record of {name} is of split {shown(split)}; it has {named}.")
     return found
 
 
@@ -80,7 +80,7 @@ def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
         subject=subject,
         bridges=tuple(objects[:-1]),
         cluster=chain_of(subject, relations, objects),
-        split=record.get("split"),
+        split=name_of(record, "split", where),
         where=where,
     )
 
@@ -110,13 +110,17 @@ def _chain(record: Mapping[str, Any], n: int, where: str) -> tuple[str, tuple[st
     labelled: Any = orig.get("triples_labeled")
     ids: Any = orig.get("triples") or labelled
     for triples in (labelled, ids):
-        whole = isinstance(triples, list) and all(isinstance(t, list) for t in triples)
-        if not whole or [len(triple) for triple in triples] != [3] * n:
+        whole = isinstance(triples, list) and all(map(_is_triple, triples))
+        if not whole or len(triples) != n:
             raise DataFileError(
-                f"{where}: orig.triples_labeled (and orig.triples, if any) must hold {n} triples, "
-                "one a hop."
+                f"{where}: orig.triples_labeled (and orig.triples, if any) must hold {n} triples "
+                "of texts, one per hop."
             )
-    return str(labelled[0][0]), tuple(str(relation) for _, relation, _ in ids)
+    return labelled[0][0], tuple(relation for _, relation, _ in ids)
+
+
+def _is_triple(given: Any) -> bool:
+    return isinstance(given, list) and len(given) == 3 and all(isinstance(t, str) for t in given)
 
 
 def _edits(
@@ -138,8 +142,8 @@ def _edits(
         at = _hop_of((prompt.replace(SLOT, subject), subject, target), subjects, new_hops)
         if at is None:
             raise FactError(
-                f"{where}: the edit {prompt.replace(SLOT, subject)!r} to {target!r} stands at no "
-                "hop of the new chain."
+                f"{where}: the edit {shown(prompt.replace(SLOT, subject))} to {shown(target)} "
+                "stands at no hop of the new chain."
             )
         question = text_of({"question": new_hops[at].question, **row}, "question", where)
         templated = question.replace(subject, SLOT) if question.count(subject) == 1 else ""
@@ -157,7 +161,9 @@ def _implicit(row: Mapping[str, Any], named: Sequence[str], where: str) -> tuple
     for phrase in phrases:
         for entity in named:
             if Answer(entity).lenient(phrase):
-                raise FactError(f"{where}: the implicit subject {phrase!r} names {entity!r}.")
+                raise FactError(
+                    f"{where}: the implicit subject {shown(phrase)} names {shown(entity)}."
+                )
     return phrases
 
 

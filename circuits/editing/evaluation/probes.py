@@ -14,6 +14,7 @@ from typing import Literal
 
 from circuits.editing.evaluation.answers import Answer, normalised
 from circuits.editing.evaluation.cases import Case
+from interp.brief import brief
 
 ProbeKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
 KeyKind = Literal["same_relation", "kindred", "other_relation", "two_hop"]
@@ -21,6 +22,7 @@ KINDS: tuple[ProbeKind, ...] = ("neighbour", "same_answer", "control_two_hop", "
 """In the order in which they are drawn: what is rare first, as no question is drawn twice."""
 
 
+@brief
 @dataclass(frozen=True)
 class Known:
     """A question that the model answers rightly before any edit.
@@ -43,6 +45,7 @@ class Known:
         return frozenset(map(normalised, self.subjects))
 
 
+@brief
 @dataclass(frozen=True)
 class Pool:
     """Known questions by what they are about.

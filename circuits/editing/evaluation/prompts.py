@@ -1,13 +1,14 @@
 """`Shots`: demonstrations before a question, MQuAKE's own or ours, and how the reply is read."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.facts import SLOT
-from interp.errors import DataFileError
+from interp.errors import DataFileError, shown
+from interp.records import is_file, read_json, read_text
+from interp.schema import checked
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
 BLOCK = "\n\n"
@@ -48,14 +49,14 @@ ZERO = Shots("", LINES)
 
 
 def load_shots(path: str | Path) -> Shots:
-    """Read MQuAKE's ``multihop-prompts.txt`` or ``multihop-cot-prompts.txt``, byte for byte.
+    """Read MQuAKE's ``multihop-prompts.txt`` or ``multihop-cot-prompts.txt``, as it stands.
 
     One of the official demonstrations lacks its ``A:``; it stays so, as in all published figures.
 
     Raises:
         DataFileError: no such file, or it has neither form.
     """
-    text = _exact(Path(path))
+    text = read_text(path, "demonstrations")
     if text.startswith("Q: "):
         return _closed(text, LINE, "\n")
     if text.startswith("Question: ") and "\nThoughts: " in text and "\nAnswer: " in text:
@@ -75,9 +76,10 @@ def shots_named(name: str) -> Shots:
     """
     if name in NAMED:
         return NAMED[name]
-    if not Path(name).is_file():
+    if not is_file(name):
         raise DataFileError(
-            f"{name!r} is no file of demonstrations, and not one of {' and '.join(NAMED)}."
+            f"{shown(name, 200)} is no file of demonstrations, and not one of "
+            f"{' and '.join(NAMED)}."
         )
     return load_shots(name)
 
@@ -88,25 +90,14 @@ def load_relation_shots(path: str | Path) -> dict[str, Shots]:
     Raises:
         DataFileError: no such file, or it does not map relations to lines ``Q: … A: …``.
     """
-    try:
-        found = json.loads(_exact(Path(path)))
-    except json.JSONDecodeError as error:
+    found = checked(dict[str, str], read_json(path, "demonstrations (JSON)"), str(path))
+    odd = next((name for name, text in found.items() if not text.startswith("Q: ")), None)
+    if odd is not None or not found:
         raise DataFileError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg})."
-        ) from error
-    good = isinstance(found, dict) and all(str(text).startswith("Q: ") for text in found.values())
-    if not good:
-        raise DataFileError(f"{path} must map relations to lines of the form 'Q: … A: …'.")
+            f"{path}{'' if odd is None else f', {shown(odd)}'}: must map relations to lines of the "
+            "form 'Q: … A: …'."
+        )
     return {relation: _closed(text, LINE, "\n") for relation, text in found.items()}
-
-
-def _exact(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataFileError(f"cannot read {path} ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
 
 
 def _closed(text: str, form: str, separator: str) -> Shots:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from circuits.editing.facts import FactError
-from interp.errors import DataFileError
+from interp.errors import DataFileError, shown
 from interp.pairs import Excluded
 
 T = TypeVar("T")
@@ -62,10 +62,12 @@ def parsed(
     seen: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         where = f"{source}, row {number}"
-        id = str(number) if id_key is None else str(row.get(id_key, ""))
-        if not id or id in seen:
-            problem = f"was used before, in {seen[id]}" if id else "is missing"
-            raise DataFileError(f"{where}: {id_key} {id!r} {problem}; give every row its own.")
+        id = str(number) if id_key is None else _id_of(row, id_key, where)
+        if id in seen:
+            raise DataFileError(
+                f"{where}: {id_key} {shown(id)} was used before, in {seen[id]}; give every row its "
+                "own."
+            )
         seen[id] = where
         try:
             kept.append(parse(row, id, where))
@@ -74,47 +76,65 @@ def parsed(
     return Records(tuple(kept), source, tuple(excluded))
 
 
+def _id_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key, "")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise DataFileError(f"{where}: {key} is {shown(value)}; it must be text or a whole number.")
+    if value == "":
+        raise DataFileError(f"{where}: {key} '' is missing; give every row its own.")
+    return str(value)
+
+
 def text_of(row: Any, key: str, where: str) -> str:
     """A field that must be non-empty text."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, str) or not value.strip():
-        raise DataFileError(f"{where}: {key!r} is {value!r}; it must be non-empty text.")
+        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be non-empty text.")
+    return value
+
+
+def name_of(row: Mapping[str, Any], key: str, where: str) -> str | None:
+    """A field that may be missing, or must be text."""
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be text.")
     return value
 
 
 def texts_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that must be a non-empty list of texts."""
-    values = tuple(text_of({key: value}, key, where) for value in _list_of(row, key, where))
+    values = tuple(text_of({key: value}, key, where) for value in list_of(row, key, where))
     if not values:
         raise DataFileError(
-            f"{where}: {key!r} is {row.get(key)!r}; it must list at least one text."
+            f"{where}: {key!r} is {shown(row.get(key))}; it must list at least one text."
         )
     return values
 
 
 def names_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that may be missing, or must be a list of texts; some may be empty."""
-    values = _list_of(row, key, where)
+    values = list_of(row, key, where)
     if not all(isinstance(value, str) for value in values):
-        raise DataFileError(f"{where}: {key!r} is {values!r}; it must be a list of texts.")
+        raise DataFileError(f"{where}: {key!r} is {shown(values)}; it must be a list of texts.")
     return tuple(values)
 
 
 def objects_of(row: Mapping[str, Any], key: str, where: str) -> tuple[Mapping[str, Any], ...]:
     """A field that may be missing, or must be a list of objects."""
-    return tuple(object_of({key: value}, key, where) for value in _list_of(row, key, where))
+    return tuple(object_of({key: value}, key, where) for value in list_of(row, key, where))
 
 
-def _list_of(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
+def list_of(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    """A field that may be missing, or must be a list."""
     values = row.get(key)
     if values is not None and not isinstance(values, list):
-        raise DataFileError(f"{where}: {key!r} is {values!r}; it must be a list.")
-    return values or []
+        raise DataFileError(f"{where}: {key!r} is {shown(values)}; it must be a list.")
+    return [] if values is None else values
 
 
 def object_of(row: Any, key: str, where: str) -> Mapping[str, Any]:
     """A field that must be an object."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, Mapping):
-        raise DataFileError(f"{where}: {key!r} is {value!r}; it must be an object.")
+        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be an object.")
     return value

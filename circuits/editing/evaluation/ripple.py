@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.reading import Records, object_of, objects_of, parsed, text_of
+from circuits.editing.evaluation.reading import (
+    Records,
+    list_of,
+    name_of,
+    object_of,
+    objects_of,
+    parsed,
+    text_of,
+)
 from circuits.editing.facts import SLOT, Fact, FactError
-from interp.errors import DataFileError
+from interp.brief import brief
+from interp.errors import DataFileError, shown
 from interp.records import read_records
 
 CRITERIA: Mapping[str, str] = {
@@ -35,6 +44,7 @@ PHRASES = (
 """How the benchmark words its relations; the group is the subject."""
 
 
+@brief
 @dataclass(frozen=True)
 class Query:
     """A prompt and all the answers that its continuation must give, each by any of its names."""
@@ -50,6 +60,7 @@ class Query:
         return all(answer.lenient(generated) for answer in self.answers)
 
 
+@brief
 @dataclass(frozen=True)
 class Test:
     """Queries of one implication.
@@ -71,6 +82,7 @@ class Test:
         return any(passed) if self.condition == "OR" else all(passed)
 
 
+@brief
 @dataclass(frozen=True)
 class Ripple:
     """One record.
@@ -110,7 +122,8 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> Ripple:
     edit = object_of(row, "edit", where)
     relation = text_of(edit, "relation", where)
     prompt, subject, target = _parts(text_of(edit, "prompt", where), relation, where)
-    before = edit.get("previous_fact") or edit.get("original_fact")
+    key = next((k for k in ("previous_fact", "original_fact") if edit.get(k) is not None), None)
+    before = object_of(edit, key, where) if key else None
     true = _parts(text_of(before, "prompt", where), relation, where)[2] if before else None
     tests = tuple(
         _test(test, name, where)
@@ -124,7 +137,7 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> Ripple:
         id=id,
         fact=Fact(prompt, subject, target, relation=relation, where=where),
         true=true,
-        subset=str(row.get("example_type") or ""),
+        subset=name_of(row, "example_type", where) or "",
         tests=answered,
         n_unanswered=len(tests) - len(answered),
     )
@@ -143,14 +156,15 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
             start, end = first.span(2)
             return head[:start] + SLOT + head[end:], subject, target
     raise FactError(
-        f"{where}: {statement!r} does not tell subject and object apart as a wording of {relation}."
+        f"{where}: {shown(statement)} does not tell subject and object apart as a wording of "
+        f"{shown(relation)}."
     )
 
 
 def _test(test: Mapping[str, Any], criterion: str, where: str) -> Test:
     condition = test.get("test_condition", "OR")
-    if condition not in ("OR", "AND"):
-        raise DataFileError(f"{where}: test_condition is {condition!r}; it is 'OR' or 'AND'.")
+    if condition != "OR" and condition != "AND":
+        raise DataFileError(f"{where}: test_condition is {shown(condition)}; it is 'OR' or 'AND'.")
     return Test(
         criterion,
         tuple(_query(query, where) for query in objects_of(test, "test_queries", where)),
@@ -161,8 +175,15 @@ def _test(test: Mapping[str, Any], criterion: str, where: str) -> Test:
 
 def _query(query: Mapping[str, Any], where: str) -> Query:
     answers = tuple(
-        Answer(str(given["value"]), tuple(map(str, given.get("aliases") or ())))
+        Answer(value, tuple(_name(one, where) for one in list_of(given, "aliases", where)))
         for given in objects_of(query, "answers", where)
-        if str(given.get("value") or "").strip()
+        if (value := _name(given.get("value"), where)).strip()
     )
     return Query(text_of(query, "prompt", where), answers)
+
+
+def _name(value: Any, where: str) -> str:
+    """A name, which may be a number or missing."""
+    if value is not None and (not isinstance(value, str | int) or isinstance(value, bool)):
+        raise DataFileError(f"{where}: an answer is {shown(value)}; it must be text.")
+    return "" if value is None else str(value)

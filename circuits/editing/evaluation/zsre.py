@@ -9,6 +9,7 @@ from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Question
 from circuits.editing.evaluation.reading import Records, parsed, text_of, texts_of
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.errors import shown
 from interp.records import read_records
 
 UNRELATED = "nq question: "
@@ -49,7 +50,9 @@ def load_zsre(source: str | Path, split: str | None = None) -> Records[ZsRE]:
 def _record(row: Mapping[str, Any], id: str, where: str) -> ZsRE:
     text, subject = text_of(row, "src", where), text_of(row, "subject", where)
     if text.count(subject) != 1:
-        raise FactError(f"{where}: {subject!r} stands {text.count(subject)} times in {text!r}.")
+        raise FactError(
+            f"{where}: {shown(subject)} stands {text.count(subject)} times in {shown(text)}."
+        )
     true = texts_of(row, "answers", where)[0]
     return ZsRE(
         id=id,

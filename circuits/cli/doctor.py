@@ -1,0 +1,78 @@
+"""`interp doctor`: what is installed here, and was it tested?"""
+
+import platform
+import shutil
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from circuits.cli.output import JsonOption, print_json, stdout
+
+EXAMPLES = "Example: `interp doctor`"
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions (and whether they were tested), CUDA, the cache, free memory and disk."""
+    report = examine()
+    if as_json:
+        print_json(report)
+        return
+    table = Table("package", "version", "tested", "within")
+    for row in report["versions"]:
+        mark = {True: "[green]yes[/green]", False: "[red]NO[/red]", None: "–"}[row["within"]]
+        table.add_row(row["name"], row["version"] or "not installed", row["tested"], mark)
+    stdout.print(table)
+    cache = report["cache"]
+    pulled = ", ".join(cache["pulled"]) or "no model"
+    lines = [
+        f"platform: {report['platform']}",
+        f"CUDA: {', '.join(report['cuda']) or 'none, so models run on the CPU'}",
+        f"cache: {cache['folder']} (pulled: {pulled})",
+        f"free: {report['free_memory_gb']:.1f} GB of memory, {report['free_disk_gb']:.1f} GB of "
+        "disk at the cache",
+        *report["warnings"],
+    ]
+    for line in lines:
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def examine() -> dict[str, Any]:
+    """All that `interp doctor` shows."""
+    import psutil
+    import torch
+
+    from interp import builtin
+
+    versions = _versions()
+    folder = builtin.cache_dir()
+    pulled = [name for name in builtin.BUILTIN if builtin.is_cached(name)]
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cache": {"folder": str(folder), "pulled": pulled},
+        "free_memory_gb": psutil.virtual_memory().available / 1e9,
+        "free_disk_gb": shutil.disk_usage(there).free / 1e9,
+        "warnings": [_warning(row) for row in versions if row["within"] is False],
+    }
+
+
+def _versions() -> list[dict[str, Any]]:
+    from interp.tested import TESTED, installed, was_tested
+
+    rows = []
+    for name, ends in TESTED.items():
+        version = platform.python_version() if name == "python" else installed(name)
+        within = None if version is None else was_tested(name, version)
+        tested = " to ".join(dict.fromkeys(ends))
+        rows.append({"name": name, "version": version, "tested": tested, "within": within})
+    return rows
+
+
+def _warning(row: dict[str, Any]) -> str:
+    return (
+        f"{row['name']} {row['version']} was not tested with interp ({row['tested']} was): run "
+        "'interp validate' on your model before you trust a number."
+    )

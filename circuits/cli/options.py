@@ -1,0 +1,170 @@
+"""Every option that several verbs take, defined once, and what reads the lists in options."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.errors import InterpError, RunFolderError, did_you_mean
+from interp.sites import SITES, parse_site
+
+METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
+GAP_METRICS = ("logit_diff", "logprob", "prob")
+DTYPES = ("float32", "bfloat16", "float16")
+ATTRIBUTION = ("exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted")
+ABLATIONS = ("resample", "mean", "zero", "noise")
+EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
+DESIGNS = ("2x2", "A-D", "A-C", "A-conflict", "A-nonce", "A-ioi", "puzzles")
+# the names that modules know which import torch; tests/test_options.py compares them
+
+
+def choice(names: Iterable[str], help: str, *flags: str, many: bool = False) -> Any:
+    """An option that takes one of some names, or several with commas.
+
+    Args:
+        names: what it takes; `--help` shows them.
+        help: a full phrase.
+        flags: as of `typer.Option`.
+        many: take several, separated by commas.
+
+    Returns:
+        For `Annotated`. Another name is refused, with the nearest ones, before the verb runs.
+    """
+    known = tuple(names)
+
+    def checked(param: typer.CallbackParam, value: str | None) -> str | None:
+        given = [] if value is None else names_in(value) if many else [value]
+        for name in given:
+            if name not in known:
+                noun = param.opts[0].strip("-").removesuffix("s" if many else "")
+                raise InterpError(f"unknown {noun} {name!r}. {did_you_mean(name, known)}")
+        return value
+
+    listed, end = "|".join(known), ",…" if many else ""
+    short = len(listed) <= 34  # longer ones would be broken anywhere in the column of a terminal
+    return typer.Option(
+        *flags,
+        help=help if short else f"{help} {'Any' if many else 'One'} of: {', '.join(known)}.",
+        metavar=f"[{listed}]{end}" if short else f"<name>{end}",
+        callback=checked,
+        autocompletion=lambda: list(known),
+    )
+
+
+def names_in(text: str) -> list[str]:
+    """The names in ``"a,b"``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """The whole numbers in ``"0,4,8-11"``; None where the option was not given.
+
+    Raises:
+        InterpError: not of that form.
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if match is None:
+            raise InterpError(
+                f"{option} {text[:80]!r}: write numbers and ranges, such as 0,4,8-11."
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first > 100_000:
+            raise InterpError(f"{option} {text[:80]!r}: {part.strip()} is not a usable range.")
+        found.extend(range(first, last + 1))
+    return found
+
+
+def _out(value: Path | None) -> Path | None:
+    """Refuse a folder of something else now, not when a model has run for an hour."""
+    if value is not None and value.exists() and not (value / "manifest.json").is_file():
+        raise RunFolderError(f"--out {value} exists and is not a run folder; choose another.")
+    return value
+
+
+def _site(value: str) -> str:
+    parse_site(value)
+    return value
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Built-in name, Hub id, local folder or .gguf file.")
+]
+RecipeModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Built-in name, Hub id, local folder or .gguf file; by default the recipe's model.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Device: cpu, cuda, cuda:1, …; by default CUDA if there is one.")
+]
+DtypeOption = Annotated[
+    str | None,
+    choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA."),
+]
+PairsOption = Annotated[
+    str,
+    typer.Option(
+        help="Prompt pairs: a name from `interp datasets`, a JSONL file or a Hub data set."
+    ),
+]
+NeutralOption = Annotated[
+    str | None,
+    typer.Option(help="Text whose perplexity is measured, too: neutral_text, or a text file."),
+]
+CasesOption = Annotated[
+    str,
+    typer.Option(
+        help="Edit cases in MQuAKE's schema: multihop_chains, a JSON file or a Hub data set."
+    ),
+]
+SiteOption = Annotated[
+    str,
+    typer.Option(
+        help=f"Activation to replace: {', '.join(SITES)}, or a full hook name.",
+        callback=_site,
+        autocompletion=lambda: list(SITES),
+    ),
+]
+MetricOption = Annotated[str, choice(GAP_METRICS, "What is measured at the last token.")]
+LayersOption = Annotated[
+    str | None, typer.Option(help="Layers to use, such as 0,4,8-11; by default all.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first N rows.")]
+SeedOption = Annotated[int, typer.Option(help="Random seed for bootstrap confidence intervals.")]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Use only the cases of this split, such as design or test.")
+]
+SplitByOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Divide the entities of this span (or spans: io,s1) into two halves: scores and "
+        "circuits come from the discovery half, evaluation uses the test half. Applied before "
+        "--limit."
+    ),
+]
+SplitSeedOption = Annotated[
+    int, typer.Option(help="Random seed of that division; the same for both halves.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the results; a stopped run with the same options resumes.", callback=_out
+    ),
+]
+NeededOutOption = Annotated[
+    Path, typer.Option(help="Folder for the results; a stopped run with the same options resumes.")
+]
+PageOption = Annotated[
+    Path | None, typer.Option(help="Where to write the page; by default RUN/index.html.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
+]

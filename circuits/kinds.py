@@ -1,0 +1,132 @@
+"""Kinds of run folders: what reads each, and what makes its page."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp import folder
+from interp.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from interp.report import Report
+
+SCORES = ("interp.attribution.scores:Scores.load", "interp.attribution.figures:report")
+CIRCUIT, LEDGER, EMOTION_RUN = "circuit", "edit ledger", "emotion run"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was read.
+
+    Attributes:
+        kind: a name in `KINDS`.
+        result: what its loader gave, with a ``summary()``.
+        report: its page.
+    """
+
+    kind: str
+    result: Any
+    report: "Report"
+
+
+KINDS: dict[str, tuple[str, str]] = {
+    "patch": ("interp.results:PatchResult.load", "interp.figures:report"),
+    "ablation": ("interp.ablation.result:AblationResult.load", "interp.ablation.figures:report"),
+    "edge_scores": SCORES,
+    "node_scores": SCORES,
+    "unit_scores": SCORES,
+    CIRCUIT: ("circuits.discovery.mib:load_circuit", "circuits.discovery.pages:circuit_report"),
+    "evaluation": (
+        "circuits.discovery.pages:SavedEvaluation.load",
+        "circuits.discovery.pages:evaluation_report",
+    ),
+    "faithfulness": (
+        "circuits.discovery.faithfulness:Faithfulness.load",
+        "circuits.discovery.pages:faithfulness_report",
+    ),
+    "query_value": (
+        "circuits.query_value.result:QueryValue.load",
+        "circuits.query_value.figures:report",
+    ),
+    "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
+    LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
+    "edit placement": (
+        "circuits.editing.files:SavedPlacement.load",
+        "circuits.editing.figures:placement_report",
+    ),
+    "edit comparison": (
+        "circuits.editing.comparing:Comparison.load",
+        "circuits.editing.figures:comparison_report",
+    ),
+    "recall_reasoning": (
+        "circuits.recall_reasoning.result:RecallReasoning.load",
+        "circuits.recall_reasoning.figures:study_report",
+    ),
+    "recall_replication": (
+        "circuits.recall_reasoning.replicate:Replication.load",
+        "circuits.recall_reasoning.figures:replication_report",
+    ),
+    "emotion discovery": (
+        "circuits.emotion.discovery:Discovery.load",
+        "circuits.emotion.pages:discovery_report",
+    ),
+    "emotion control": (
+        "circuits.emotion.control:Control.load",
+        "circuits.emotion.pages:control_report",
+    ),
+    EMOTION_RUN: (
+        "circuits.emotion.pages:load_run",
+        "circuits.emotion.pages:run_report",
+    ),
+}
+"""Kind -> its loader and its report, as ``module:name``: imported only when one is shown."""
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a folder: what its manifest says, or what lies in it.
+
+    Raises:
+        RunFolderError: there is no such folder, or it is of no kind that can be shown.
+    """
+    if (path / "circuit.json").is_file():
+        return CIRCUIT
+    if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "control")):
+        return EMOTION_RUN
+    if path.is_dir() and not (path / "manifest.json").is_file() and _numbered(path):
+        return LEDGER
+    kind = str(folder.read_manifest(path).get("kind"))
+    if kind not in KINDS:
+        raise RunFolderError(
+            f"{path} is of kind {kind!r}, which has no page; pages are made of {', '.join(KINDS)}."
+        )
+    return kind
+
+
+def _numbered(path: Path) -> bool:
+    return any(at.name.isdigit() and (at / "manifest.json").is_file() for at in path.iterdir())
+
+
+def read(path: Path) -> Run:
+    """Read a run folder of any kind.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or of no kind that can be shown.
+    """
+    kind = kind_of(path)
+    load, report = map(_named, KINDS[kind])
+    result = load(path / "circuit.json" if kind == CIRCUIT else path)
+    return Run(kind, result, report(result))
+
+
+def write_page(path: Path, page: Path | None = None) -> Path:
+    """Write the page of a run folder, by default ``index.html`` in it; errors as in `read`."""
+    return read(path).report.write(page or path / "index.html")
+
+
+def _named(where: str) -> Any:
+    module, _, names = where.partition(":")
+    found: Any = import_module(module)
+    for name in names.split("."):
+        found = getattr(found, name)
+    return found

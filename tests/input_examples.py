@@ -1,0 +1,253 @@
+"""A small valid file of every kind that a user can give, and what loads it, for tests."""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import ROOT
+from edit_records import records
+
+from circuits.cli.ablate import _components
+from circuits.discovery import load_circuit, to_json
+from circuits.discovery.circuit import of_edges
+from circuits.discovery.compiled import validate_methods
+from circuits.editing.evaluation.counterfact import load_counterfact
+from circuits.editing.evaluation.mquake import load_cases
+from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
+from circuits.editing.evaluation.ripple import load_ripple
+from circuits.editing.evaluation.zsre import load_zsre
+from circuits.editing.files import load_facts, load_kept
+from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
+from circuits.emotion.frames import load_frames
+from circuits.emotion.judge import load_labelled, load_verdicts
+from circuits.emotion.recipe import Recipe
+from circuits.query_value.files import load_rows
+from circuits.recall_reasoning.cells import SPLITS, load_data
+from circuits.recall_reasoning.facts import load_facts as load_countries
+from circuits.recall_reasoning.replicate import published_prompts
+from circuits.recall_reasoning.settings import load_recipe
+from circuits.recall_reasoning.world import RELATIONS, World
+from interp.graph import Graph
+from interp.pairs import load_pairs
+from interp.plain import load_program
+from interp.records import read_text
+
+DATA = ROOT / "datasets"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input file.
+
+    Attributes:
+        file: its name.
+        content: rows of JSONL, the value of JSON, or bytes.
+        load: reads the file.
+        beside: other files that it needs.
+    """
+
+    file: str
+    content: Any
+    load: Callable[[Path], Any]
+    beside: Mapping[str, bytes]
+
+    def text(self) -> bytes:
+        """The file's bytes."""
+        return self.content if isinstance(self.content, bytes) else dumped(self.file, self.content)
+
+
+def dumped(file: str, content: Any) -> bytes:
+    """JSON or JSONL, by the file's name."""
+    if not file.endswith(".jsonl"):
+        return json.dumps(content).encode()
+    rows = content if isinstance(content, list) else [content]
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def first(name: str, n: int = 2) -> Any:
+    """The first rows of a shipped file, or all of a shipped object."""
+    text = (DATA / name).read_text("utf-8")
+    if name.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()[:n]]
+    found = json.loads(text)
+    return found[:n] if isinstance(found, list) else found
+
+
+def shipped(path: str) -> Any:
+    return json.loads((ROOT / "circuits" / path).read_text("utf-8"))
+
+
+def program() -> tuple[dict[str, Any], bytes]:
+    """A compiled program of one layer: its description and its weights, which copy the input."""
+    d, n = 4, 4
+    sizes = {"n_layers": 1, "n_heads": 1, "d_head": 2, "d_mlp": 3, "d_model": d, "d_out": d}
+    linear = {"query": (d, 2), "key": (d, 2), "value": (d, 2), "linear": (2, d)}
+    weights = {
+        "token_embed/embeddings": np.eye(n, d),
+        "pos_embed/embeddings": np.zeros((3, d)),
+        "unembed": np.eye(d),
+    }
+    layers = [("attn", linear), ("mlp", {"linear_1": (d, 3), "linear_2": (3, d)})]
+    for part, (name, shape) in ((p, one) for p, names in layers for one in names.items()):
+        weights[f"transformer/layer_0/{part}/{name}/w"] = np.ones(shape)
+        weights[f"transformer/layer_0/{part}/{name}/b"] = np.zeros(shape[1])
+    config = sizes | {"act": "relu", "causal": False, "layer_norm": False}
+    described = {
+        "config": config,
+        "input_ids": {"a": 0, "b": 1, "BOS": 2, "compiler_pad": 3},
+        "pairs": [
+            {"clean": ["a", "b"], "corrupt": ["b", "a"],
+             "clean_ids": [2, 0, 1], "corrupt_ids": [2, 1, 0]},
+        ],
+        "gt_edges_resample_nonzero": ["input->logits"],
+        "edge_scores": {"input->logits": {"exact": 1.0, "eap": 1.0}},
+    }  # fmt: skip
+    return described, _npz(weights)
+
+
+def _npz(weights: Mapping[str, np.ndarray]) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    np.savez(file, **weights)  # pyright: ignore[reportArgumentType]
+    return file.getvalue()
+
+
+def cells() -> list[Any]:
+    """What `interp recall-reasoning build` writes: a head and a row per pair."""
+    head = {
+        "source": "facts",
+        "seed": 0,
+        "candidates": {"A": ["x", "y"], "C": ["x", "y"]},
+        "rejected": [{"id": "z", "where": "facts", "reason": "too long"}],
+    }
+    rows = [
+        {"id": f"{split}-{cell}", "split": split, "cell": cell, "bridge": "Peru", "relation": "r",
+         "clean": "Peru is", "corrupt": "Chad is", "answer": "x", "wrong_answer": "y",
+         "spans": {"subject": [[0, 4], [0, 4]]}, "shortcuts": ["Peru"]}
+        for split, cell in itertools.product(SPLITS, ("A", "C"))
+    ]  # fmt: skip
+    return [head, *rows]
+
+
+def world() -> dict[str, Any]:
+    values = {relation: [f"{relation}1", f"{relation}2"] for relation in RELATIONS}
+    return {
+        "home": {"mira": "tolva"},
+        "attributes": {"tolva": {relation: f"{relation}1" for relation in RELATIONS}},
+        "story_people": ["ben"],
+        "story_lands": ["hova"],
+        "values": values,
+        "held_out": [["mira", "food"]],
+        "never_composed": [],
+        "seed": 0,
+    }
+
+
+COUNTERFACT = {
+    "case_id": 0,
+    "requested_rewrite": {
+        "prompt": "The mother tongue of {} is",
+        "relation_id": "P103",
+        "target_new": {"str": "English"},
+        "target_true": {"str": "French"},
+        "subject": "Danielle Darrieux",
+    },
+    "paraphrase_prompts": ["Danielle Darrieux, a native"],
+    "neighborhood_prompts": ["The native language of Montesquieu is"],
+    "generation_prompts": ["Danielle Darrieux's mother tongue is"],
+}
+ZSRE = {
+    "subject": "Watts Humphrey",
+    "src": "What university did Watts Humphrey attend?",
+    "answers": ["Trinity College"],
+    "alt": "University of Michigan",
+    "rephrase": "Where did Watts Humphrey study?",
+    "loc": "nq question: who played Desmond Doss's father",
+    "loc_ans": "Hugo Weaving",
+}
+RIPPLE = {
+    "example_type": "popular",
+    "edit": {
+        "relation": "FATHER",
+        "prompt": "The name of the father of Book is Ann.",
+        "original_fact": {"prompt": "The name of the father of Book is Bob."},
+    },
+    "Compositionality_I": [
+        {
+            "test_queries": [
+                {"prompt": "The brother of", "answers": [{"value": "x", "aliases": ["y"]}]}
+            ],
+            "condition_queries": [],
+            "test_condition": "OR",
+        }
+    ],
+}
+FACT = {
+    "prompt": "The capital of {} is",
+    "subject": "France",
+    "target": "Rome",
+    "question": "What is the capital of {}?",
+    "implicit": ["the country of the Eiffel Tower"],
+}
+QUESTION = {"prompt": "Rome is in", "answer": "Italy", "label": "c", "spans": {"s": "Rome"}}
+VERDICT = {"gen_text": "x", "emotion": "fear", "match": 1, "skeleton_id": "work_00"}
+RATED = {"part": "tuning", "situation": "work_00_neutral", "reply": "x", "label": "fear"}
+SHOTS = b"Q: Who wrote Emma? A: Jane Austen\nQ: Who wrote Ulysses? A: James Joyce"
+THOUGHTS = b"Question: Who?\nThoughts: It is Ann.\nAnswer: Ann\n\n"
+CIRCUIT = to_json(of_edges(Graph(1, 2, 4, False), ["input->m0", "m0->logits"]))
+DESCRIBED, WEIGHTS = program()
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind by its name."""
+
+    def kind(file: str, content: Any, load: Callable[[Path], Any], **beside: bytes) -> Kind:
+        return Kind(file, content, load, {n.replace("_", "."): b for n, b in beside.items()})
+
+    def marked(path: Path) -> Any:
+        return validate_methods(path.with_suffix(".npz"), ["eap"])
+
+    return {
+        "pairs": kind("p.jsonl", first("ioi.jsonl") + first("country_capitals.jsonl"), load_pairs),
+        "questions": kind("q.jsonl", [QUESTION, QUESTION], load_rows),
+        "components": kind("c.txt", b"a0.h1\nm3\n", lambda path: _components(None, path)),
+        "neutral text": kind("n.txt", b"It was a day like any other.\n", read_text),
+        "circuit": kind("c.json", CIRCUIT, load_circuit),
+        "program": kind("x.json", DESCRIBED, marked, x_npz=WEIGHTS),
+        "weights": kind("x.npz", WEIGHTS, load_program, x_json=json.dumps(DESCRIBED).encode()),
+        "cases": kind("m.json", records()[:2], load_cases),
+        "cases of a split": kind("m.json", first("multihop_chains.json", 1), of_design),
+        "cases by line": kind("m.jsonl", records()[2:4], load_cases),
+        "counterfact": kind("c.json", [COUNTERFACT], load_counterfact),
+        "zsre": kind("z.json", [ZSRE], load_zsre),
+        "ripple": kind("r.json", [RIPPLE], load_ripple),
+        "facts": kind("f.json", [FACT, FACT | {"subject": "Italy"}], load_facts),
+        "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_kept),
+        "shots": kind("s.txt", SHOTS, load_shots),
+        "reasoned shots": kind("s.txt", THOUGHTS, load_shots),
+        "relation shots": kind("s.json", {"P1": SHOTS.decode()}, load_relation_shots),
+        "scenarios": kind("s.jsonl", first("emotion_scenarios_test.jsonl"), load_scenarios),
+        "vignettes": kind("v.jsonl", first("emotion_vignettes.jsonl"), load_vignettes),
+        "replies": kind("r.jsonl", first("emotion_replies.jsonl"), load_replies),
+        "frames": kind("f.json", first("emotion_frames.json"), load_frames),
+        "verdicts": kind("v.jsonl", [VERDICT, VERDICT], load_verdicts),
+        "labels": kind("l.jsonl", [RATED, RATED], lambda path: load_labelled(path, "tuning")),
+        "emotion recipe": kind("r.json", shipped("emotion/recipes/smollm2-135m.json"), Recipe.load),
+        "recall recipe": kind(
+            "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe
+        ),
+        "countries": kind("c.jsonl", first("recall_facts.jsonl", 3), load_countries),
+        "published": kind("p.jsonl", first("recall_facts.jsonl", 3), published_prompts),
+        "released": kind("p.json", [{"recall": "a", "reasoning": "b"}] * 3, published_prompts),
+        "cells": kind("c.jsonl", cells(), load_data),
+        "world": kind("w.json", world(), World.load),
+    }
+
+
+def of_design(path: Path) -> Any:
+    return load_cases(path, "design")

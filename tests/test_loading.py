@@ -1,0 +1,395 @@
+"""What `load_model` takes and refuses: other architectures, damaged files, Hub ids."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import COMMON, tiny, tiny_hf, word_pairs, word_tokenizer
+
+import interp
+from interp import Add
+from interp.errors import InterpError, ModelLoadError, ModelNotFound, SiteError
+from interp.gguf_header import check_gguf
+from interp.model import Model
+from interp.pairs import tokenise
+
+EXPERTS = COMMON | {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+}
+LATENT = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 12,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
+OPT = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "ffn_dim": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+LINEAR = {
+    "head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+MIXED = {"layer_types": ["full_attention", "conv", "full_attention"]}
+PARTIAL = {
+    "mixtral": ("MixtralConfig", EXPERTS, "mlp_post", "mixture of experts"),
+    "qwen3_moe": ("Qwen3MoeConfig", EXPERTS | {"head_dim": 16}, "mlp_post", "mixture of experts"),
+    "olmoe": ("OlmoeConfig", EXPERTS, "mlp_post", "mixture of experts"),
+    "gpt_oss": (
+        "GptOssConfig",
+        EXPERTS | {"head_dim": 16, "sliding_window": 4},
+        "mlp_post",
+        "mixture of experts",
+    ),
+    "granitemoe": ("GraniteMoeConfig", EXPERTS, "mlp_out", "declares no 'hook_mlp_out'"),
+    "opt": ("OPTConfig", OPT, "mlp_out", "all rows in one flat axis"),
+    "deepseek_v3": ("DeepseekV3Config", EXPERTS | LATENT, "q", "latent attention"),
+    "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "layer 1 has no module 'self_attn.out_proj'"),
+    "qwen3_next": ("Qwen3NextConfig", EXPERTS | LINEAR, "z", "no module 'self_attn.o_proj'"),
+}
+
+
+def random_hf(name: str, options: dict) -> torch.nn.Module:
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**options))
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    return hf
+
+
+@pytest.fixture(scope="module", params=PARTIAL)
+def partial(request: pytest.FixtureRequest) -> tuple[Model, str, str]:
+    """A model that cannot have every site, one that it lacks, and why."""
+    name, options, site, why = PARTIAL[request.param]
+    model = interp.load_model(random_hf(name, options), tokenizer=word_tokenizer())
+    return model, site, why
+
+
+def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
+    model, site, why = partial
+    assert {"resid_pre", "resid_post"} <= set(model.arch.points)
+    assert why in model.arch.missing[site]
+    with pytest.raises(SiteError, match=why):
+        interp.patch(model, word_pairs(), site=site)
+    with pytest.raises(SiteError, match=why):
+        interp.forward(model, ["w1 w2"], Add(site, torch.zeros(32)))
+    checks = interp.validate(model)
+    assert [check for check in checks if not check.holds] == []
+    assert f"no {site}: {model.arch.missing[site]}" in checks[0].detail
+
+
+def test_patching_what_is_there_equals_a_loop_of_plain_hooks(partial):
+    model, _, _ = partial
+    pairs, _ = tokenise(model, word_pairs())
+    pair = pairs[0]
+    got = interp.patch(model, word_pairs()[:1], site="resid_pre", over=("layer", "pos"))
+    clean, corrupt = (torch.tensor([ids]) for ids in (pair.clean, pair.corrupt))
+    with torch.no_grad():
+        seen = model.hf(clean, use_cache=False, output_hidden_states=True).hidden_states
+        base = [logit_diff(model, ids, pair) for ids in (corrupt, clean)]
+        for layer, block in enumerate(model.blocks):
+            for pos in range(len(pair.clean)):
+
+                def put(module, args, kwargs, layer=layer, pos=pos):
+                    (args[0] if args else kwargs["hidden_states"])[:, pos] = seen[layer][:, pos]
+
+                handle = block.register_forward_pre_hook(put, with_kwargs=True)
+                value = logit_diff(model, corrupt, pair)
+                handle.remove()
+                assert float(got.values[0, layer, pos]) == pytest.approx(value, abs=1e-4)
+    assert abs(base[0] - base[1]) > 0.01
+
+
+def logit_diff(model: Model, ids: torch.Tensor, pair) -> float:
+    logits = model.hf(ids, use_cache=False).logits[0, -1]
+    return float(logits[pair.answer] - logits[pair.wrong_answer])
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+PLAIN = {key: value for key, value in COMMON.items() if key != "num_key_value_heads"}
+BOTH_WAYS = {
+    "head_dim": 8,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 8,
+    "use_bidirectional_attention": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("BertConfig", PLAIN | {"is_decoder": False}, "is not causal"),
+        ("Gemma3TextConfig", COMMON | BOTH_WAYS, "is not causal"),
+        ("ModernBertDecoderConfig", PLAIN, "logits are not the final norm and the unembedding"),
+    ],
+)
+@pytest.mark.parametrize("scale", [1, 6])
+def test_what_interp_would_compute_wrongly_is_refused(name: str, options: dict, says, scale: int):
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**options))
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.mul_(scale if parameter.ndim > 1 else 1)
+    with pytest.raises(ModelLoadError, match=says):
+        interp.load_model(hf, tokenizer=word_tokenizer())
+
+
+def test_models_of_another_kind_are_refused():
+    vision = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=56
+    )
+    others = [
+        transformers.ViTForImageClassification(vision),
+        transformers.BertModel(transformers.BertConfig(**PLAIN)),
+        transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=97, d_model=32, d_ff=56, num_layers=2, num_heads=4)
+        ),
+        tiny_hf("llama").model,
+    ]
+    for hf in others:
+        with pytest.raises(ModelLoadError) as caught:
+            interp.load_model(hf, tokenizer=word_tokenizer())
+        assert "\n" not in str(caught.value)
+
+
+# --- Hub ids -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ref", ["gpt2", "no-such-model", "owner/name"])
+def test_a_hub_id_that_is_not_cached_is_tried_and_named(ref: str):
+    start = time.monotonic()
+    with pytest.raises(ModelNotFound) as caught:
+        interp.load_model(ref)
+    assert time.monotonic() - start < 5
+    message = str(caught.value)
+    assert f"unknown model {ref!r}: no built-in name" in message
+    assert "not cached here and could not be fetched: HF_HUB_OFFLINE is set" in message
+    assert "Available: gemma-3-270m, smollm2-135m" in message
+    assert "\n" not in message
+
+
+def test_a_cached_hub_id_without_an_owner_loads(tmp_path: Path, monkeypatch):
+    """Laid out as huggingface_hub keeps it, so nothing is fetched."""
+    commit = "0" * 40
+    home = tmp_path / "models--gpt2"
+    snapshot = home / "snapshots" / commit
+    tiny_hf("gpt2").save_pretrained(snapshot)
+    word_tokenizer().save_pretrained(snapshot)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = interp.load_model("gpt2", device="cpu")
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(model.hf(ids).logits, tiny("gpt2").hf(ids).logits)
+
+
+@pytest.mark.parametrize("ref", ["a/b/c", "", "no model", "-x", "../gpt2", "owner/name/"])
+def test_what_cannot_be_a_hub_id_is_not_asked_for(ref: str, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(ModelNotFound, match="unknown model .* not a built-in name"):
+        interp.load_model(ref)
+
+
+# --- damaged files -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny model."""
+    path = tmp_path_factory.mktemp("saved")
+    tiny_hf("llama").save_pretrained(path, max_shard_size="20KB")
+    word_tokenizer().save_pretrained(path)
+    return path
+
+
+def copied(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+BROKEN = ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "3", '{"a": 1}', '{"model_type": 7}', '{"weight_map": []}', "\xff\x00"],
+)
+def test_a_broken_file_of_a_folder_gets_one_sentence(folder, tmp_path, name: str, text: str):
+    here = copied(folder, tmp_path / "broken")
+    (here / name).write_bytes(text.encode("latin-1"))
+    loads_or_says_why(str(here))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_mutated_folder_gets_one_sentence(folder, tmp_path, seed: int):
+    rng = random.Random(seed)
+    here = copied(folder, tmp_path / "mutated")
+    file = here / BROKEN[seed % len(BROKEN)]
+    document = json.loads(file.read_text())
+    mutate(document, rng)
+    file.write_text(json.dumps(document))
+    loads_or_says_why(str(here))
+
+
+def mutate(document, rng: random.Random) -> None:
+    """Give one entry of a JSON document, at any depth, a value of another kind."""
+    at = document
+    while True:
+        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+        key = rng.choice(keys)
+        if not (isinstance(at[key], dict | list) and at[key]) or rng.random() < 0.2:
+            break
+        at = at[key]
+    at[key] = rng.choice([None, -1, 10**12, "x", [], {}, 1.5, True, float("nan"), [[[]]], ""])
+
+
+def loads_or_says_why(ref: str) -> None:
+    try:
+        model = interp.load_model(ref, device="cpu")
+    except InterpError as error:
+        message = str(error)
+        assert "\n" not in message
+        assert len(message) < 600, message
+    else:
+        assert model.encode("w1 w2") is not None
+
+
+def test_missing_weights_are_not_made_up(folder, tmp_path):
+    here = copied(folder, tmp_path / "lacking")
+    index = json.loads((here / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
+    config = json.loads((here / "config.json").read_text()) | {"num_hidden_layers": 4}
+    (here / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match=r"lack 9 weights, such as 'model\.layers\.3\."):
+        interp.load_model(str(here))
+
+
+# --- GGUF ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a GGUF file."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    tokens = ["<unk>", "<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyzTF", "▁a", "th", "▁the"]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0, 0.0, 0.0, *(-float(i) for i in range(len(tokens) - 3))])
+    writer.add_token_types([2, 3, 3, *[1] * (len(tokens) - 3)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    rng = np.random.default_rng(0)
+    shapes = {"token_embd": (len(tokens), 32), "output": (len(tokens), 32), "output_norm": (32,)}
+    for layer in range(2):
+        inside = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32)}
+        inside |= {"attn_output": (32, 32), "ffn_gate": (48, 32), "ffn_up": (48, 32)}
+        inside |= {"ffn_down": (32, 48), "attn_norm": (32,), "ffn_norm": (32,)}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in inside.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32) * 0.3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def header_size(file: Path) -> int:
+    return int(gguf.GGUFReader(file).data_offset)
+
+
+def mutated(data: bytes, header: int, rng: random.Random) -> bytes:
+    """One to three bytes, a whole count, or the file's length changed."""
+    out = bytearray(data)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return bytes(out[: rng.randrange(len(out))])
+    if kind == 1:
+        at = rng.randrange(header - 8)
+        out[at : at + 8] = rng.choice([0, 1, 2**16, 2**31, 2**40, 2**63, 2**64 - 1]).to_bytes(
+            8, "little"
+        )
+        return bytes(out)
+    for _ in range(rng.randint(1, 3)):
+        out[rng.randrange(header)] = rng.randrange(256)
+    return bytes(out)
+
+
+def test_a_sound_gguf_file_loads(gguf_file: Path):
+    check_gguf(gguf_file)
+    model = interp.load_model(str(gguf_file), device="cpu")
+    assert (model.arch.n_layers, model.arch.d_model, model.arch.d_mlp) == (2, 32, 48)
+
+
+def test_mutated_gguf_headers_neither_hang_nor_raise_anything_else(gguf_file: Path, tmp_path):
+    data, header = gguf_file.read_bytes(), header_size(gguf_file)
+    file, refused = tmp_path / "mutated.gguf", 0
+    for seed in range(1000):
+        file.write_bytes(mutated(data, header, random.Random(seed)))
+        start = time.monotonic()
+        try:
+            check_gguf(file)
+        except ModelLoadError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        assert time.monotonic() - start < 2, seed
+    assert 400 < refused < 1000
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(60)] + [pytest.param(range(60, 3000), marks=pytest.mark.slow)]
+)
+def test_mutated_gguf_files_load_or_say_why(gguf_file: Path, tmp_path, seeds):
+    data, header = gguf_file.read_bytes(), header_size(gguf_file)
+    for seed in seeds:
+        file = tmp_path / f"{seed}.gguf"
+        file.write_bytes(mutated(data, header, random.Random(seed)))
+        start = time.monotonic()
+        try:
+            interp.load_model(str(file), device="cpu")
+        except InterpError as error:
+            assert "\n" not in str(error)
+        assert time.monotonic() - start < 30, seed
+        file.unlink()

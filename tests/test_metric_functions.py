@@ -1,0 +1,115 @@
+"""A function of the logits as the metric, wherever a metric is named."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny, word_pairs
+from torch import Tensor
+
+import interp
+from interp.errors import MetricError
+from interp.pairs import tokenise
+from interp.results import PatchResult
+
+
+def answer_gap(logits: Tensor, answers: Tensor) -> Tensor:
+    chosen = logits.gather(1, answers)
+    return chosen[:, 0] - chosen[:, 1]
+
+
+def entropy(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def certain(logits: Tensor) -> Tensor:
+    return (logits.softmax(-1).amax(-1) > 0.5).float()
+
+
+@pytest.mark.filterwarnings("ignore::interp.errors.InterpWarning")
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_sweep_reads_the_function(family: str, tmp_path):
+    model, pairs = tiny(family), word_pairs()
+    named = interp.patch(model, pairs)
+    given = interp.patch(model, pairs, metric=answer_gap)
+    np.testing.assert_allclose(given.values, named.values, atol=1e-5)
+    assert (given.metric, given.unit) == ("answer_gap", "answer_gap units")
+    assert PatchResult.load(given.save(tmp_path / "run")).metric == "answer_gap"
+    unsure = interp.patch(model, pairs, "resid_post", metric=entropy)
+    logits = interp.forward(model, pairs).logits
+    np.testing.assert_allclose(unsure.clean, entropy(logits), atol=1e-5)
+    np.testing.assert_allclose(unsure.values[0, -1, 5], unsure.clean[0], atol=1e-5)
+
+
+def test_plans_and_ablations_read_the_function(tmp_path):
+    model, pairs = tiny("llama"), word_pairs()
+    got = interp.sweep_plans(model, pairs, {"cut": interp.Ablate("z", layers=1)}, entropy)
+    want = entropy(interp.forward(model, pairs, interp.Ablate("z", layers=1)).logits)
+    np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
+    assert got.name == "entropy"
+    found = interp.ablate(model, pairs, "L1H2", readouts=("logit_diff", answer_gap, entropy))
+    assert found.readouts == ("logit_diff", "answer_gap", "entropy")
+    for variable in ("baseline", "ablated"):
+        np.testing.assert_allclose(
+            found.reading("answer_gap")[variable], found.reading("logit_diff")[variable], atol=1e-5
+        )
+    again = interp.AblationResult.load(found.save(tmp_path / "run"))
+    assert again.reading("entropy").attrs["unit"] == "entropy units"
+    assert again.table("entropy").equals(found.table("entropy"))
+    with pytest.raises(MetricError, match="known by its name only"):
+        interp.ablate(model, pairs, "L1H2", readouts=(entropy,), out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
+def test_attribution_differentiates_the_function(method: str):
+    model, pairs = tiny("gpt2"), word_pairs()
+    given = interp.attribute_nodes(model, pairs, method, metric=answer_gap)
+    named = interp.attribute_nodes(model, pairs, method)
+    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
+    assert given.metric == "answer_gap"
+
+
+def test_a_function_without_a_gradient_is_refused_where_one_is_needed():
+    model, pairs = tiny("gpt2"), word_pairs()
+    with pytest.raises(MetricError, match="'certain' has no gradient"):
+        interp.attribute_nodes(model, pairs, "eap", metric=certain)
+
+
+def test_functions_of_another_form_are_refused_in_a_sentence():
+    model, pairs = tiny("gpt2"), word_pairs()
+
+    def kl(logits: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    for wrong, why in (
+        (lambda: 0, "takes 0 arguments"),
+        (lambda a, b, c: a, "takes 3 arguments"),
+        (lambda logits: logits, r"returned \(\d+, 97\) for"),
+        (lambda logits: 3.0, "returned float for"),
+        (kl, "named 'kl', as a metric of the toolkit"),
+        (7, "metric is 7; give one of"),
+        ("prop", "Did you mean 'prob'"),
+    ):
+        with pytest.raises(MetricError, match=why):
+            interp.patch(model, pairs, over="layer", metric=wrong)
+
+    def nll(logits: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    for readouts in ((nll,), (entropy, entropy)):
+        with pytest.raises(MetricError, match="has the name of another"):
+            interp.ablate(model, pairs, "L1H2", readouts=readouts)
+
+
+def test_the_function_sees_only_fp32_logits_and_the_pairs_answers():
+    model, seen = tiny("llama"), []
+
+    def spy(logits: Tensor, answers: Tensor) -> Tensor:
+        seen.append((logits.dtype, answers))
+        return answer_gap(logits, answers)
+
+    interp.patch(model, word_pairs()[:1], over="layer", metric=spy)
+    (pair,) = tokenise(model, word_pairs()[:1])[0]
+    assert {dtype for dtype, _ in seen} == {torch.float32}
+    rows = torch.cat([answers for _, answers in seen])
+    assert rows.unique(dim=0).tolist() == [[pair.answer, pair.wrong_answer]]

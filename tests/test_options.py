@@ -1,0 +1,134 @@
+"""Options: the names they offer are those that the modules know, and help says what they take."""
+
+import re
+
+import pytest
+from test_cli import refused
+from typer.main import get_command
+
+import interp
+from circuits.cli import ablate, attribute, bench, circuit, marks, options
+from circuits.cli.app import PANELS, app, run
+from interp.errors import InterpError, SiteError
+from interp.graph import component_name
+
+
+def verbs(command=None, path: tuple[str, ...] = ()):
+    """Every verb that does something, with its command."""
+    command = command or get_command(app)
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield " ".join(path), command
+    for name, one in inner.items():
+        yield from verbs(one, (*path, name))
+
+
+VERBS = dict(verbs())
+
+
+def test_the_names_offered_are_those_that_are_known():
+    from circuits.discovery.running import ABLATIONS
+    from circuits.emotion.data import EMOTIONS
+    from circuits.recall_reasoning import DESIGNS
+    from interp.ablation.readouts import READOUTS
+    from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
+    from interp.loading import DTYPES
+    from interp.peers import PEERS
+
+    assert set(options.METRICS) == set(interp.METRICS)
+    assert set(options.DTYPES) == set(DTYPES)
+    assert set(options.EMOTIONS) == set(EMOTIONS)
+    assert set(options.DESIGNS) == set(DESIGNS)
+    assert set(ablate.READOUTS) == set(READOUTS)
+    assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
+    assert set(circuit.METHODS) == set(marks.METHODS) == set(EDGE_METHODS)
+    assert set(circuit.CUT) == set(ABLATIONS)
+    assert set(bench.PEERS) == set(PEERS)
+
+
+def test_the_ways_to_select_are_those_that_discovery_has():
+    from circuits.cli.discovering import FROM_SCORES
+
+    assert (*FROM_SCORES, "acdc", "edge-pruning") == circuit.SELECTS
+
+
+def test_every_verb_is_in_a_group():
+    assert {name for names in PANELS.values() for name in names} == set(get_command(app).commands)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_described_by_a_full_phrase(verb: str):
+    for option in VERBS[verb].params:
+        if option.name != "help":
+            says = option.help or ""
+            assert re.match(r"[A-Za-z]", says), option.name
+            assert says.endswith(".") and len(says.split()) >= 3, (option.name, says)
+            assert not says.startswith("Of "), (option.name, says)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example_with_shipped_data(verb: str):
+    says = VERBS[verb].epilog or ""
+    assert re.search(rf"Examples?:\s+`interp {verb}\b", says), says
+    assert "datasets/" not in says
+
+
+def test_choices_are_shown_and_others_are_refused(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["patch", "--help"]) == 0
+    assert "[logit_diff|logprob|prob|kl|rank]" in capsys.readouterr().out
+    line = refused(capsys, "patch", "--model", "x", "--pairs", "y", "--metric", "logitdif")
+    assert line.startswith("error: unknown metric 'logitdif'. Did you mean 'logit_diff'?")
+    line = refused(capsys, "ablate", "--model", "x", "--pairs", "y", "--readouts", "prob,logprop")
+    assert line.startswith("error: unknown readout 'logprop'. Did you mean 'logprob' or")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"interp {interp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("3", [3]), ("0,4,8-11", [0, 4, 8, 9, 10, 11]), (None, None)]
+)
+def test_numbers_are_numbers_and_ranges(text: str | None, layers: list[int] | None):
+    assert options.numbers("--layers", text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "1-x", "9" * 5000])
+def test_other_numbers_are_refused(text: str):
+    with pytest.raises(InterpError, match="write numbers and ranges, such as 0,4,8-11") as refusal:
+        options.numbers("--layers", text)
+    assert len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["7-3", "0-999999999"])
+def test_a_range_that_is_none_is_refused(text: str):
+    with pytest.raises(InterpError, match="is not a usable range"):
+        options.numbers("--layers", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("L23H4", "a23.h4"), ("L5MLP", "m5"), ("L5N17", "m5.n17"), ("a1.h2", "a1.h2"), ("L5", "L5")],
+)
+def test_components_go_by_their_names_in_papers(text: str, name: str):
+    assert component_name(text) == name
+
+
+def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
+    from interp.ablation.components import Component, components_of
+    from interp.graph import Graph
+
+    assert components_of(smollm, "L23H4,m5,L5N17") == [
+        Component(23, "head", 4), Component(5, "mlp"), Component(5, "neuron", 17),
+    ]  # fmt: skip
+    with pytest.raises(SiteError, match="named twice"):
+        components_of(smollm, "L23H4,a23.h4")
+    with pytest.raises(SiteError, match="layers 0 to 29"):
+        components_of(smollm, "L30H0")
+    graph = Graph.of(smollm.arch)
+    assert graph.node("L23H4") == graph.node("a23.h4")
+    assert graph.edge("L5H3->L9H2<q>") == graph.edge("a5.h3->a9.h2<q>")
