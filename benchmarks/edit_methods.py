@@ -32,7 +32,6 @@ from circuits.editing import Placement, preset
 from circuits.editing.comparing import REFERENCES
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
-from circuits.editing.files import placement_for, save_placement
 from circuits.editing.gains import Reach, gains, site_of
 from circuits.editing.knowing import Knowledge, know
 from circuits.editing.methods import (
@@ -44,11 +43,14 @@ from circuits.editing.methods import (
     early,
 )
 from circuits.editing.moments import Moment, Moments
+from circuits.editing.placement import placement_for, save_placement
 from circuits.editing.placing import placed, reach_of
 from circuits.editing.prompting import contexts
 from circuits.editing.wordings import question_moments_of, subject_moments_of
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most
@@ -197,9 +199,11 @@ def run(
     """Evaluate one arm, print its line, return its scores."""
     moments = moments_at(args, cases, arm.method) if arm.method else {}
     templates = contexts(model, seed=seed)[: 1 + CONTEXTS]
-    folder = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{arm.name}.{seed}"
+    at = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{arm.name}.{seed}"
     protocol = Protocol(SHOTS, pool, seed=seed)
-    answers, edits = evaluate_arm(model, arm, cases, protocol, moments, templates, folder)
+    named = {"arm": arm.name, "seed": seed, "cases": fingerprint(cases)} | identity(model)
+    with RunFolder.open(at, "edit arm", named) as steps:  # never finished: its steps are read
+        answers, edits = evaluate_arm(model, arm, cases, protocol, moments, templates, steps)
     scores = score(answers)
     for part in [[], ["position"]]:
         table = summary(scores, part)

@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +47,8 @@ from circuits.emotion.running import chosen_arms
 from circuits.emotion.situations import Asking, situations
 from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
 from interp.model import Model
+from interp.run_folder import RunFolder
+from interp.run_key import identity
 
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
@@ -85,15 +88,20 @@ def asking() -> Asking:
     )
 
 
-def writer(model: Model, part: str) -> Writer:
+def kept(model: Model, part: str) -> AbstractContextManager[RunFolder]:
+    """Where written arms of a part stay; it is never finished, so that arms can be added."""
+    return RunFolder.open(RUNS / model.name / part, f"emotion {part}", identity(model), unit="arms")
+
+
+def writer(model: Model, part: str, steps: RunFolder) -> Writer:
     chosen, file = SITUATIONS[part], "tuning" if part == "tuning" else "test"
     texts = situations(load_scenarios(f"datasets/emotion_scenarios_{file}.jsonl"), chosen.stop)
-    return Writer(model, asking(), texts[chosen], store=RUNS / model.name / f"{part}.partial")
+    return Writer(model, asking(), texts[chosen], steps=steps)
 
 
 def tuning_arms(model: Model) -> list[Arm]:
     """Steering and circuit in turn, so that a stopped run has tried as many of either."""
-    found, n = Discovery.load(RUNS / model.name / "discovery", model), model.arch.n_layers
+    found, n = Discovery.load(RUNS / model.name / "discovery").of(model), model.arch.n_layers
     windows, presets = TUNED[model.name]
     steering = {f"steer {name}": steering_grid(n)[f"steer {name}"] for name in windows}
     circuit = {name: circuit_grid(n)[name] for name in presets}
@@ -112,7 +120,7 @@ def folder(model: str, part: str) -> Path:
 
 def test_arms(model: Model) -> list[Arm]:
     chat = bool(getattr(model.tokenizer, "chat_template", None))
-    found = Discovery.load(RUNS / model.name / "discovery", model)
+    found = Discovery.load(RUNS / model.name / "discovery").of(model)
     return [*prompted_arms(chat), *modulated_arms(found, recipe_of(model.name).doses)]
 
 
@@ -151,8 +159,9 @@ def plain(name: str) -> list[str]:
 
 def choose(model: Model, published: str | None) -> None:
     """Each emotion's best dose within a window or preset, by readers that saw none of its texts."""
-    made = writer(model, "tuning")
-    written = pd.concat([made.write(arm) for arm in tuning_arms(model)], ignore_index=True)
+    with kept(model, "tuning") as steps:
+        made = writer(model, "tuning", steps)
+        written = pd.concat([made.write(arm) for arm in tuning_arms(model)], ignore_index=True)
     tuned = against(written, written[written["arm"] == "unmodulated"])
     make = reading(interp.load_model(READER[model.name], device="cpu", dtype="float32"))
     replies = load_replies("datasets/emotion_replies.jsonl")
@@ -210,13 +219,15 @@ def main() -> None:
         choose(model, options.published)
         return
     if options.what == "tune":
-        write(writer(model, "tuning"), tuning_arms(model), until)
+        with kept(model, "tuning") as steps:
+            write(writer(model, "tuning", steps), tuning_arms(model), until)
         return
-    made = writer(model, options.what)
     arms = chosen_arms(test_arms(model), options.arms and options.arms.split(","))
-    if write(made, arms, until) and time.monotonic() < until:
-        judges, out = judges_of(model.name, options.published), folder(model.name, options.what)
-        show(judged(made, arms, recipe_of(model.name).limits, judges, out))
+    with kept(model, options.what) as steps:
+        made = writer(model, options.what, steps)
+        if write(made, arms, until) and time.monotonic() < until:
+            judges, out = judges_of(model.name, options.published), folder(model.name, options.what)
+            show(judged(made, arms, recipe_of(model.name).limits, judges, out))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ VERBS = ("discover", "transfer", "words", "neurons", "heads", "presets", "vignet
 def found_in(model: Model, folder: Path) -> Discovery:
     """The discovery that is there; a new one where there is none."""
     if (folder / "discovery").is_dir():
-        return Discovery.load(folder / "discovery", model)
+        return Discovery.load(folder / "discovery").of(model)
     return discover(
         model,
         load_scenarios(DATA / "emotion_scenarios_discovery.jsonl"),

@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
     LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
     "edit placement": (
-        "circuits.editing.files:SavedPlacement.load",
+        "circuits.editing.placement:SavedPlacement.load",
         "circuits.editing.figures:placement_report",
     ),
     "edit comparison": (

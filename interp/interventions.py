@@ -353,14 +353,15 @@ class Plan(Sequence[Intervention]):
         return folder.write(Path(path), manifest, {}, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    @folder.decoding
+    def load(cls, path: Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
             RunFolderError: the folder is missing, damaged, or no plan.
             PlanError: it names a kind of intervention that this version does not know.
         """
-        manifest, _, arrays = folder.read(Path(path), "plan", ())
+        manifest, _, arrays = folder.read(path, "plan", ())
         return cls(tuple(_from_record(record, arrays) for record in manifest["plan"]))
 
 

@@ -151,12 +151,16 @@ class Model:
     @cached_property
     def weights_hash(self) -> str:
         """Hash of every weight's name, shape and bytes: the identity that results record."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.hf.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            flat = tensor.detach().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).cpu().numpy().data)
-        return digest.hexdigest()
+        return self.hash_now()
+
+    def hash_now(self) -> str:
+        """`weights_hash` of the weights as they are now, with all that changed them since."""
+        state = self.hf.state_dict()
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        known: Any = self.__dict__.get("_hashed")
+        if known is None or known[0] != version:
+            known = self.__dict__["_hashed"] = (version, _hash(state))
+        return known[1]
 
     @property
     def attention_implementation(self) -> str:
@@ -182,3 +186,12 @@ class Model:
 
     def _attention_config(self, block: nn.Module) -> Any:
         return block.get_submodule(self.arch.attention).config
+
+
+def _hash(state: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        flat = tensor.detach().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()

@@ -306,13 +306,14 @@ class PatchResult:
         return folder.write(Path(path), manifest, tables, {"values": self.values.values})
 
     @classmethod
-    def load(cls, path: str | Path) -> "PatchResult":
+    @folder.decoding
+    def load(cls, path: Path) -> "PatchResult":
         """Read a run folder back, exactly.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder; the message names the file.
         """
-        manifest, tables, arrays = folder.read(Path(path), "patch", ("pairs", "excluded"))
+        manifest, tables, arrays = folder.read(path, "patch", ("pairs", "excluded"))
         pairs = tables["pairs"]
         ids = pairs["pair"].tolist()
         tokens = tuple(tuple(row) for row in pairs["tokens"])

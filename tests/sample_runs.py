@@ -24,7 +24,7 @@ from circuits.editing.changes import Change
 from circuits.editing.comparing import compare_methods
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import parse_cases
-from circuits.editing.files import save_placement
+from circuits.editing.placement import save_placement
 from circuits.emotion import load_frames
 from circuits.emotion.discovering import discover
 from circuits.query_value import find

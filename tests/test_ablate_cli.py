@@ -116,7 +116,7 @@ def test_a_stopped_curve_resumes_into_its_folder(
     assert run(arguments) == 130
     capsys.readouterr()
     assert not out.exists()
-    assert len(list((tmp_path / "runs" / "curve.partial").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "runs" / "curve.partial").glob("*/arrays.safetensors"))) == 2
     monkeypatch.setattr(running, "run_sets", lambda *a: done.append(1) or run_sets(*a))
     said = report(capsys, *arguments)
     assert len(done) == 3 + 1
@@ -125,7 +125,9 @@ def test_a_stopped_curve_resumes_into_its_folder(
     assert not (tmp_path / "runs" / "curve.partial").exists()
     monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))
     assert report(capsys, *arguments) == said
-    assert "holds a run with another model" in refused(capsys, *arguments, "--seed", "7")
+    assert "holds an ablate run with seed=0 (this one: 7)" in refused(
+        capsys, *arguments, "--seed", "7"
+    )
     assert list(interp.AblationResult.load(out).sets) == ["1", "2", "3"]
     assert run(["show", str(out)]) == 0
     page = (out / "index.html").read_text(encoding="utf-8")

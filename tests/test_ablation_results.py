@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -255,9 +256,9 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         full(out=out)
     assert not out.exists()
     partial = tmp_path / "run.partial"
-    assert len(list(partial.glob("*.safetensors"))) == 3
+    assert len(list(partial.glob("*/arrays.safetensors"))) == 3
     # a half-written shard is measured again
-    next(partial.glob("*.safetensors")).write_bytes(b"half")
+    next(partial.glob("*/arrays.safetensors")).write_bytes(b"half")
     counted, said = [], []
     monkeypatch.setattr(running, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
     same(full(out=out, progress=lambda *done: said.append(done)), whole)
@@ -267,8 +268,14 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert not partial.exists()
     monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))
     same(full(out=out), whole)
-    for other in ({"seed": 1}, {"kind": "zero"}, {"n_random": 3}, {"neutral": None}):
-        with pytest.raises(RunFolderError, match="holds a run with another model"):
+    others = {
+        "seed=0 (this one: 1)": {"seed": 1},
+        "kind='resample' (this one: 'zero')": {"kind": "zero"},
+        "n_random=4 (this one: 3)": {"n_random": 3},
+        "other neutral": {"neutral": None},
+    }
+    for says, other in others.items():
+        with pytest.raises(RunFolderError, match=re.escape(f"holds an ablate run with {says}")):
             full(out=out, **other)
 
 

@@ -120,7 +120,11 @@ def test_a_stopped_run_resumes(
 
     monkeypatch.setattr(resuming, "attribute_to", stopped)
     out = tmp_path / "run"
+    capsys.readouterr()
     assert run([*command, "--out", str(out)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"interrupted: 2 of 3 pairs are kept in {out}.partial; run the same command again to go on."
+    )
     assert not out.exists()
     shards = sorted((tmp_path / "run.partial").glob("0*"))
     assert len(shards) == 2
@@ -147,9 +151,13 @@ def test_a_stopped_run_resumes(
     capsys.readouterr()
     assert run([*command, "--out", str(out)]) == 0
     assert last_json(capsys.readouterr().out)["n_pairs"] == 3
-    assert "holds a run with another model" in refused(
-        capsys, *command, "--out", str(out), "--method", "eap"
+    other = [*command, "--out", str(out), "--method", "eap"]
+    assert "run holds an attribute run with method='eap-dg' (this one: 'eap')" in refused(
+        capsys, *other
     )
+    monkeypatch.setattr(resuming, "attribute_to", original)
+    assert run([*other, "--force"]) == 0
+    assert Scores.load(out).method == "eap (resid_pre)"
 
 
 def test_shards_are_as_one_run(

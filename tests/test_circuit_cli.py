@@ -128,10 +128,8 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
     assert f"{first['n_edges']} of {N_EDGES} edges" in shown(capsys, out)
     monkeypatch.setattr(resuming, "attribute_to", lambda *a, **o: pytest.fail("measured again"))
     assert said(capsys, *command) == first
-    assert (
-        said(capsys, "discover", "--scores", str(out / "scores"), *command[-4:])["top"]
-        == (first["top"])
-    )
+    again = [*command[-4:-1], str(tmp_path / "again")]
+    assert said(capsys, "discover", "--scores", str(out / "scores"), *again)["top"] == first["top"]
     assert run(["circuit", *command]) == 0
     assert "strongest edges" in capsys.readouterr().out
 
@@ -163,7 +161,8 @@ def test_bad_requests_are_named(folder: Path, tmp_path: Path, capsys, options: l
 
 def test_other_runs_are_not_written_into(folder: Path, scores: str, tmp_path: Path, capsys):
     command = ["circuit", "discover", *on(folder, "discovery"), "--size", "9", "--out"]
-    assert "holds another run" in refused(capsys, *command, scores)
+    line = refused(capsys, *command, scores)
+    assert "scores holds an attribute run, not a circuit discover run; choose another" in line
     assert not (Path(scores) / "circuit.json").exists()
     (tmp_path / "notes").write_text("mine")
     assert "is a file; name FILE.json" in refused(capsys, *command, str(tmp_path / "notes"))
@@ -205,7 +204,10 @@ def test_a_circuit_is_evaluated_beside_random_ones(
     page = Path(report["page"]).read_text(encoding="utf-8")
     assert f"{f['low']:.3f} to {f['high']:.3f}" in page
     assert shown(capsys, out) == page
-    assert run(["circuit", *command, "--ablation", "zero", "--random", "2"]) == 0
+    other = ["circuit", *command, "--ablation", "zero", "--random", "2"]
+    line = refused(capsys, *other)
+    assert "ablation='resample' (this one: 'zero') and n_random=4 (this one: 2)" in line
+    assert run([*other, "--force"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "all edges cut (zero)" in text
     assert "random heads" in text

@@ -2,15 +2,18 @@
 
 import functools
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from conftest import ROOT, tiny_hf, word_tokenizer
 
 import interp
-from circuits.cli.app import run
+from circuits.cli.app import app, main, run
 from interp import resuming
 from interp.model import Model
 from interp.results import PatchResult
@@ -119,7 +122,7 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
     assert run(arguments) == 0
     assert last_json(capsys.readouterr().out) == report
     assert run([*arguments[:-1], "--site", "z", "--over", "layer,head"]) == 2
-    assert "holds a run with another model" in capsys.readouterr().err
+    assert "first holds a patch run with site=" in capsys.readouterr().err
 
     assert run(["show", str(out), "--json"]) == 0
     shown = last_json(capsys.readouterr().out)
@@ -181,6 +184,49 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(verb.split()[0] in text for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "patch",
+        "attribute",
+        "ablate",
+        "circuit discover",
+        "circuit evaluate",
+        "edit evaluate",
+        "edit place",
+        "query-value find",
+        "emotion elicit",
+        "emotion circuit",
+        "emotion evaluate",
+        "emotion run",
+        "recall-reasoning run",
+        "recall-reasoning replicate",
+    ],
+)
+def test_every_verb_with_a_run_folder_can_replace_another_run(verb: str):
+    command = typer.main.get_command(app)
+    for name in verb.split():
+        command = command.get_command(None, name)
+    assert {"out", "force"} <= {option.name for option in command.params}
+
+
+def test_a_process_that_is_asked_to_end_says_so(llama: str, tmp_path: Path, capsys, monkeypatch):
+    def ended(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(resuming, "run_sweep", ended)
+    before = signal.getsignal(signal.SIGTERM)
+    command = ["patch", "--model", llama, "--pairs", write(tmp_path, ROW), "--site", "z"]
+    try:
+        with pytest.raises(SystemExit) as done:
+            main([*command, "--over", "layer,head", "--out", str(tmp_path / "run")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"  # nothing was finished
+    assert not list(tmp_path.glob("run*"))
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -291,19 +291,32 @@ def test_a_stopped_comparison_goes_on(world, tmp_path, monkeypatch):
         compare_into(out, model, cases, ["none"], shots=PLAIN, n_tokens=N_TOKENS)
 
 
-def test_shards_of_other_cases_are_refused(world, tmp_path):
+def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
     model, cases = world
-    protocol = Protocol(PLAIN, Pool.of(cases, know(model, cases, PLAIN).right))
-    evaluate_arm(model, Arm("none"), cases[:3], protocol, {}, out=tmp_path / "arm")
-    with pytest.raises(RunFolderError, match="holds other cases"):
-        evaluate_arm(model, Arm("none"), cases[3:6], protocol, {}, out=tmp_path / "arm")
+    work, out = module._evaluated, tmp_path / "run"
+
+    def stopped(model, arm, *rest):
+        if arm.name == "none":
+            raise KeyboardInterrupt
+        return work(model, arm, *rest)
+
+    monkeypatch.setattr(module, "_evaluated", stopped)
+    options = {"shots": PLAIN, "n_tokens": N_TOKENS}
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        compare_into(out, model, cases, ["told", "none"], **options)
+    assert interrupted.value.__notes__ == [
+        f"12 of 24 edits are kept in {out}.partial; run the same command again to go on."
+    ]
+    with pytest.raises(RunFolderError, match=r"cases=12 \(this one: 3\) and other rows"):
+        compare_into(out, model, cases[:3], ["told", "none"], **options)
+    assert [at.name for at in tmp_path.iterdir()] == ["run.partial"]
 
 
 def test_what_cannot_be_compared_is_refused(world, tmp_path):
     model, cases = world
     with pytest.raises(FactError, match="unknown method 'romme'. Did you mean 'rome'"):
         compare_methods(model, cases, ["romme"])
-    with pytest.raises(FactError, match="needs the layers that an attribution chose"):
+    with pytest.raises(FactError, match="the package has no layers; choose those of"):
         compare_methods(model, cases, ["ace"])
     with pytest.raises(FactError, match="knows none of the 12 chains"):
         compare_into(tmp_path / "run", tiny("gpt2"), cases, ["none"], shots=PLAIN)

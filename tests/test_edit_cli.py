@@ -15,8 +15,9 @@ from circuits.cli.app import run
 from circuits.editing import Fact, Kept, edit, evaluating, placing
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.prompts import NAMED
-from circuits.editing.files import edits_in, save_placement
+from circuits.editing.files import edits_in
 from circuits.editing.methods import Placement
+from circuits.editing.placement import save_placement
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -135,6 +136,7 @@ def test_edits_pile_up_are_exported_and_taken_out(folder: Path, tmp_path: Path, 
     assert "with 2 edits of" in text and repr(asked["asked"][0]["after"]) in text
     exported = said(capsys, "export", *model, "--out", str(out))
     assert exported == {"model": str(out), "edits": [first["edit"], second["edit"]]}
+    assert len({at.stat().st_mode for at in out.iterdir()}) == 1  # all as the umask has it
     edited = interp.load_model(str(out))
     assert continued(edited, "w1 w2 w10 w11") == "w40" and continued(edited, "w3 w13") == "w41"
     assert "exists" in refused(capsys, "edit", "export", *model, "--out", str(out))
@@ -348,9 +350,9 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
     again = said(capsys, *command)
     assert len(calls) == 4 and again["methods"] == report["methods"]
     line = refused(capsys, "edit", *command, "--shots", "reasoned")
-    assert "holds a run with" in line and len(calls) == 4
+    assert "holds an edit evaluate run with other shots; choose" in line and len(calls) == 4
     line = refused(capsys, "edit", *evaluation(folder, "--out", str(out), "--limit", "7"))
-    assert "holds a run with" in line and len(calls) == 4
+    assert "run with limit=8 (this one: 7); choose another" in line and len(calls) == 4
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ def test_bad_facts_are_refused_in_a_sentence():
         preset("rom", tiny("llama"))
     with pytest.raises(FactError, match="needs the layers that an attribution chose"):
         preset("ace", tiny("llama"))
+    with pytest.raises(FactError, match="the package has no layers; choose those of"):
+        edit(tiny("llama"), FACTS[:1], "ace")
 
 
 def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):

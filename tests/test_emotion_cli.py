@@ -67,8 +67,10 @@ def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     other = ["--model", model, "--out", str(tmp_path / "e"), *DATA, "--styles", "nowhere:A"]
     assert run(["emotion", "circuit", *other]) == 2
     assert "unknown style 'nowhere:A'" in capsys.readouterr().err
-    assert run(["emotion", "circuit", *begin]) == 2
-    assert "other texts, settings or weights" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # what was refused left nothing behind
+    assert run(["emotion", "circuit", *begin]) == 0
+    assert run(["emotion", "circuit", *begin, "--styles", "felt:A"]) == 2
+    assert "d holds an emotion circuit run with styles=" in capsys.readouterr().err
 
 
 def test_elicit_asks_and_judges(

@@ -23,6 +23,7 @@ from circuits.emotion.situations import NOTHING, Asking, Situation, situations
 from circuits.emotion.tokens import token_prompt
 from interp.errors import PlanError, RunFolderError
 from interp.model import Model
+from interp.run_folder import RunFolder
 
 LIMITS = Limits(ratio=4.0, relevance=0.0, words=3, sentences=2)
 SHORT = Decoding(new_tokens=4, min_tokens=2)
@@ -263,14 +264,15 @@ def test_finished_arms_are_read_and_changed_ones_written(
 
     model = tiny("llama")
     arms = [Arm("unmodulated"), Arm("steering", modulation=push(model, 0.3))]
-    made = Writer(model, Small(), TEXTS, SHORT, tmp_path / "store")
-    first = evaluate(made, arms, {"spelled": Spelled()}, LIMITS, note={"why": "test"})
+    with kept(tmp_path) as steps:
+        made = Writer(model, Small(), TEXTS, SHORT, steps)
+        first = evaluate(made, arms, {"spelled": Spelled()}, LIMITS, note={"why": "test"})
     assert first.arms == ["unmodulated", "steering"] and len(first.replies) == 60
     plain, steered = (first.replies[first.replies["arm"] == name] for name in first.arms)
     wanted = np.exp(steered["surprise"].to_numpy() - plain["surprise"].to_numpy())
     np.testing.assert_allclose(steered["ratio"], wanted)
     assert plain["ratio"].tolist() == [1.0] * 30
-    with pytest.raises(MarkError, match="no unmodulated reply to 's0_x'"):
+    with kept(tmp_path) as steps, pytest.raises(MarkError, match="no unmodulated reply to 's0_x'"):
         evaluate(made, arms[1:], {"spelled": Spelled()}, LIMITS)
     assert first.settings["why"] == "test" and first.settings["decoding"]["new_tokens"] == 4
 
@@ -278,13 +280,19 @@ def test_finished_arms_are_read_and_changed_ones_written(
         raise AssertionError("written again")
 
     monkeypatch.setattr(controlling, "replies", broken)
-    again = Writer(model, Small(), TEXTS, SHORT, tmp_path / "store")
-    second = evaluate(again, arms, {"spelled": Spelled()}, LIMITS)
-    assert list(second.replies["reply"]) == list(first.replies["reply"])
-    with pytest.raises(AssertionError, match="written again"):
-        again.write(Arm("steering", modulation=push(model, 0.31)))
-    with pytest.raises(AssertionError, match="written again"):
-        Writer(model, Small(), TEXTS[:4], SHORT, tmp_path / "store").write(arms[0])
+    with kept(tmp_path) as steps:
+        again = Writer(model, Small(), TEXTS, SHORT, steps)
+        second = evaluate(again, arms, {"spelled": Spelled()}, LIMITS)
+        assert list(second.replies["reply"]) == list(first.replies["reply"])
+        with pytest.raises(AssertionError, match="written again"):
+            again.write(Arm("steering", modulation=push(model, 0.31)))
+        with pytest.raises(AssertionError, match="written again"):
+            Writer(model, Small(), TEXTS[:4], SHORT, steps).write(arms[0])
+
+
+def kept(at: Path):
+    """Steps that stay, of a run that is not finished."""
+    return RunFolder.open(at / "control", "test", {})
 
 
 def test_fingerprints_tell_modulations_apart():

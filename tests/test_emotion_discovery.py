@@ -179,7 +179,7 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     model = tiny(family)
     made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
     assert not (tmp_path / "d.partial").exists()
-    read = Discovery.load(tmp_path / "d", model)
+    read = Discovery.load(tmp_path / "d").of(model)
     assert read.circuits == made.circuits and read.settings == SETTINGS
     assert read.references == made.references and read.layer == made.layer
     for name in ("low", "high"):
@@ -197,7 +197,7 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     n_heads = model.arch.n_layers * model.arch.n_heads // 4
     assert set(sizes.values()) == {(30, n_heads)} and len(sizes) == 4
     with pytest.raises(EmotionCircuitError, match="other weights"):
-        Discovery.load(tmp_path / "d", tiny("qwen2"))
+        read.of(tiny("qwen2"))
 
 
 def test_a_stopped_discovery_goes_on(
@@ -227,7 +227,7 @@ def test_a_stopped_discovery_goes_on(
 def test_another_discovery_in_the_folder_is_refused(tmp_path: Path, frames: Frames):
     model = tiny("llama")
     discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
-    with pytest.raises(RunFolderError, match="other texts, settings or weights"):
+    with pytest.raises(RunFolderError, match=r"scenarios=8 \(this one: 4\) and other texts"):
         discover(model, SCENARIOS[:4], frames, SETTINGS, out=tmp_path / "d")
 
 

@@ -102,8 +102,8 @@ def test_prompts_alone_are_families_of_one():
 
 def test_states_are_cut_and_saved(tmp_path: Path):
     found = states(tiny("llama"), GROUPS)
-    found.save(tmp_path / "states.safetensors")
-    read = States.load(tmp_path / "states.safetensors")
+    found.save(tmp_path / "states")
+    read = States.load(tmp_path / "states")
     assert (read.themes, read.texts, read.styles) == (found.themes, found.texts, found.styles)
     assert torch.equal(read.z, found.z)
     assert found.of_style("day:A").texts == ("four",)

@@ -8,7 +8,7 @@ import torch
 from conftest import hooks_left, tiny, word_pairs
 
 import interp
-from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale, folder
 from interp.binding import Window, bind
 from interp.calls import positions_and_mask
 from interp.errors import InterpError, PairError, PlanError, RunFolderError, SiteError
@@ -271,11 +271,12 @@ def test_a_plan_survives_its_folder(tmp_path):
 
 
 def test_an_unknown_kind_in_a_folder_is_named(tmp_path):
-    folder = Plan.of(Scale("z", 0.5)).save(tmp_path / "plan")
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"Scale"', '"Scald"'))
-    with pytest.raises(PlanError, match="Did you mean 'Scale'"):
-        Plan.load(folder)
+    at = Plan.of(Scale("z", 0.5)).save(tmp_path / "plan")
+    manifest = folder.read_manifest(at)
+    manifest["plan"][0]["intervention"] = "Scald"
+    folder.seal(at, manifest)
+    with pytest.raises(RunFolderError, match=r"plan is damaged \(PlanError: .*'Scald'"):
+        Plan.load(at)
     with pytest.raises(RunFolderError, match="no run folder"):
         Plan.load(tmp_path / "nothing")
 

@@ -13,11 +13,11 @@ from circuits.editing import ledger, merge
 from circuits.editing.changes import taken_neurons, under
 from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError
-from circuits.editing.files import placement_for, save_placement
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import Method, Neurons, Placement
 from circuits.editing.moments import Moment, MomentError, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
+from circuits.editing.placement import placement_for, save_placement
 from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kept_prompts
 from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric

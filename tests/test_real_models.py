@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 import interp
-from circuits.editing.files import placement_for
+from circuits.editing.placement import placement_for
 from interp.pairs import tokenise
 from interp.peers import sweep_with_hooks
 

@@ -69,8 +69,10 @@ def test_saved_study_reads_back_and_is_not_run_again(separate):
     for name, table in result.tables.items():
         pd.testing.assert_frame_equal(table, again.tables[name])
     assert again.scores["head"].equals(RecallReasoning.load(out).scores["head"])
-    with pytest.raises(RunFolderError, match="another model or other settings"):
+    with pytest.raises(RunFolderError, match=r"n_random=10 \(this one: 9\)"):
         study(planted(), replace(QUICK, n_random=9), out, data=planted_data)
+    with pytest.raises(RunFolderError, match="recall-reasoning run with other data"):
+        study(planted(), QUICK, out, data=lambda seed: planted_data(seed + 2))
 
 
 def test_summary_and_page_hold_what_was_found(separate):
@@ -153,10 +155,7 @@ def test_stopped_study_resumes_with_the_same_result(tmp_path, separate):
         study(planted(), QUICK, tmp_path / "run", data=planted_data, say=stop)
     assert not (tmp_path / "run").exists()
 
-    def never(seed):
-        raise AssertionError("the data is drawn once")
-
-    result = study(planted(), QUICK, tmp_path / "run", data=never)
+    result = study(planted(), QUICK, tmp_path / "run", data=planted_data)
     pd.testing.assert_frame_equal(result.tables["singles"], separate[1].tables["singles"])
 
 

@@ -1,7 +1,7 @@
 """Results by hand computation, run folders that are whole or absent, and runs that resume."""
 
 import dataclasses
-import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 from conftest import tiny, word_pairs
 
 import interp
-from interp import figures, resuming
+from interp import figures, folder, resuming
 from interp.errors import DegenerateGap, RunFolderError
 from interp.pairs import Excluded
 from interp.results import PatchResult
@@ -332,8 +332,8 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str):
 def test_a_folder_that_is_absent_or_of_another_kind_is_named(tmp_path: Path):
     with pytest.raises(RunFolderError, match=f"no run folder at {tmp_path / 'run'}"):
         PatchResult.load(tmp_path / "run")
-    manifest = small().save(tmp_path / "run") / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"kind": "edges"}))
+    out = small().save(tmp_path / "run")
+    folder.seal(out, folder.read_manifest(out) | {"kind": "edges"})
     with pytest.raises(RunFolderError, match="holds a 'edges' run, not 'patch'"):
         PatchResult.load(tmp_path / "run")
 
@@ -403,20 +403,30 @@ def test_a_damaged_shard_is_measured_again(tmp_path: Path, sweeps: list):
     model, out = tiny("llama"), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         patch_into(out, model, word_pairs(), progress=stop_after(2))
-    shard = tmp_path / "run.partial" / "000000.safetensors"
+    shard = tmp_path / "run.partial" / "000000" / "arrays.safetensors"
     shard.write_bytes(shard.read_bytes()[:50])
     patch_into(out, model, word_pairs())
     assert sweeps == [["1"], ["2"], ["1"], ["3"]]
 
 
-def test_shards_of_other_options_are_not_used(tmp_path: Path, sweeps: list):
+def test_steps_of_other_options_are_refused_and_left(tmp_path: Path, sweeps: list):
     model, out = tiny("llama"), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         patch_into(out, model, word_pairs(), progress=stop_after(1))
-    result = patch_into(out, model, word_pairs(), direction="noise")
-    assert sweeps == [["1"], ["1"], ["2"], ["3"]]
+    says = (
+        "run.partial holds a patch run with direction='denoise' (this one: 'noise'); choose "
+        "another --out, or pass --force to replace it."
+    )
+    with pytest.raises(RunFolderError, match=re.escape(says)):
+        patch_into(out, model, word_pairs(), direction="noise")
+    with pytest.raises(KeyboardInterrupt):  # the refused run left all as it was
+        patch_into(out, model, word_pairs(), progress=stop_after(2))
+    assert sweeps == [["1"], ["2"]]
+    result = patch_into(out, model, word_pairs(), direction="noise", force=True)
+    assert sweeps == [["1"], ["2"], ["1"], ["2"], ["3"]]
     whole = interp.patch(model, word_pairs(), direction="noise")
     np.testing.assert_allclose(result.values, whole.values, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_finished_run_is_loaded_and_another_is_refused(tmp_path: Path, sweeps: list):
@@ -424,14 +434,14 @@ def test_a_finished_run_is_loaded_and_another_is_refused(tmp_path: Path, sweeps:
     first = patch_into(out, model, word_pairs())
     same(patch_into(out, model, word_pairs()), first)
     assert len(sweeps) == 3
-    others = [
-        (model, word_pairs(), {"site": "z"}),
-        (model, word_pairs(), {"seed": 1}),
-        (model, word_pairs()[:2], {}),
-        (tiny("qwen2"), word_pairs(), {}),
-    ]
-    for other, pairs, options in others:
-        with pytest.raises(RunFolderError, match="holds a run with another model, other pairs"):
+    others = {
+        "site='resid_pre' (this one: 'z')": (model, word_pairs(), {"site": "z"}),
+        "seed=0 (this one: 1)": (model, word_pairs(), {"seed": 1}),
+        "pairs=3 (this one: 2) and other rows": (model, word_pairs()[:2], {}),
+        "other weights": (tiny("qwen2"), word_pairs(), {}),
+    }
+    for says, (other, pairs, options) in others.items():
+        with pytest.raises(RunFolderError, match=re.escape(f"run holds a patch run with {says};")):
             patch_into(out, other, pairs, **options)
     same(PatchResult.load(out), first)
     assert len(sweeps) == 3

@@ -12,6 +12,7 @@ from sample_runs import EVIL, SAMPLES
 
 from circuits.cli.app import run
 from circuits.kinds import KINDS
+from interp import folder
 from interp.report import PLOTLY
 from interp.style import AGAINST, FOR, SCHEMES
 
@@ -171,7 +172,7 @@ def test_the_shipped_layers_are_shown(tmp_path: Path):
 def test_a_folder_of_no_known_kind_is_refused(samples: dict[str, Path], tmp_path: Path, capsys):
     out = tmp_path / "other"
     shutil.copytree(samples["patch"], out)
-    (out / "manifest.json").write_text('{"kind": "thesis"}')
+    folder.seal(out, {"kind": "thesis"})
     line = refused(capsys, "show", str(out))
     assert "is of kind 'thesis', which has no page" in line
     assert all(kind in line for kind in KINDS)

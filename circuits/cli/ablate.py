@@ -11,6 +11,7 @@ from circuits.cli.options import (
     METRICS,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -90,6 +91,7 @@ def ablate(
     ] = None,
     limit: LimitOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     seed: Annotated[
         int, typer.Option(help="Random seed for random sets, noise and confidence intervals.")
     ] = 0,
@@ -119,6 +121,7 @@ def ablate(
             cluster_by=cluster_by,
             seed=seed,
             out=out,
+            force=force,
             progress=report,
         )
     if as_json:

@@ -1,6 +1,7 @@
 """`interp`: the verbs put together, and exit codes: 2 the user's mistake, 1 ours, 130 Ctrl-C."""
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated, Any
@@ -57,6 +58,15 @@ class Verbs(typer.core.TyperGroup):
         """The verbs' names."""
         return [name for names in PANELS.values() for name in names]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Ctrl-C, which typer would swallow, says what a run folder keeps."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            notes: list[str] = getattr(stopped, "__notes__", [])  # the outermost folder's is last
+            print(": ".join(["interrupted", *notes[-1:]]), file=sys.stderr)
+            raise typer.Exit(130) from stopped
+
 
 app = typer.Typer(
     name="interp",
@@ -101,7 +111,8 @@ for module in (circuit, query_value, recall_reasoning, edit, emotion, models, be
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; ask it to end, and it ends as on Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(arguments))
 
 

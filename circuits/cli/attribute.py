@@ -9,6 +9,7 @@ from circuits.cli.options import (
     ATTRIBUTION,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     MetricOption,
@@ -59,6 +60,7 @@ def attribute(
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
     out: OutOption = None,
+    force: ForceOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -80,7 +82,9 @@ def attribute(
         if out is None:
             scores = attribute_to(loaded, rows, **options, progress=report)
         else:
-            scores = attribute_into(out, loaded, rows, **options, seed=seed, progress=report)
+            scores = attribute_into(
+                out, loaded, rows, **options, seed=seed, force=force, progress=report
+            )
     if as_json:
         print_json({"run": str(out) if out else None, **scores.summary(seed), "seed": seed})
         return

@@ -1,5 +1,6 @@
 """`interp circuit`: discover circuits, evaluate, compare, show and export them, mark methods."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ from circuits.cli.options import (
     ATTRIBUTION,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     MetricOption,
@@ -57,6 +59,7 @@ def discover(
     out: Annotated[
         Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
     ],
+    force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
     ] = None,
@@ -97,24 +100,39 @@ def discover(
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
     from circuits.cli.discovering import (
         Request,
-        check_found,
         check_out,
+        discovered_into,
         found_from_model,
         found_from_scores,
     )
-    from circuits.discovery.mib import save_circuit
+    from circuits.discovery.mib import NAME, save_circuit
+    from interp.folder import read_manifest
+    from interp.run_key import fingerprint, identity, names_of
 
     request = Request(select, method, size, threshold, signed, metric, seed)
     request.check(scores=scores, model=model, pairs=pairs)
     check_out(out)
     if scores is not None:
-        found = found_from_scores(request, scores)
+        given = scores
+        named = {"scores": fingerprint(read_manifest(scores)["files"])}
+
+        def find(keep: Path | None) -> "Circuit":
+            return found_from_scores(request, given)
+
     else:
         rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
-        keep = None if out.suffix == ".json" else out / "scores"
-        found = found_from_model(request, load(model or "", device, dtype), rows, keep)
-    check_found(found)
-    file = save_circuit(found, out if out.suffix == ".json" else out / "circuit.json")
+        loaded = load(model or "", device, dtype)
+        named = names_of(rows) | identity(loaded)
+
+        def find(keep: Path | None) -> "Circuit":
+            return found_from_model(request, loaded, rows, keep)
+
+    if out.suffix == ".json":
+        found = find(None)
+        file = save_circuit(found, out)
+    else:
+        found = discovered_into(out, request, named, find, force)
+        file = out / NAME
     report = {"file": str(file), "select": select, **found.summary()}
     if as_json:
         print_json(report)
@@ -155,6 +173,7 @@ def evaluate(
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
     out: OutOption = None,
+    force: ForceOption = False,
     seed: Annotated[
         int, typer.Option(help="Random seed for confidence intervals and random circuits.")
     ] = 0,
@@ -163,25 +182,34 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
+    from circuits.discovery.mib import to_json
     from circuits.discovery.running import bench
+    from interp.run_key import fingerprint, identity, names_of
 
     given = _circuit_at(what)
+    scored: Any = _edge_scores(what) if given is None else None
     rows = load_rows(pairs, limit, split_by, split_seed, "test")
     loaded = load(model, device, dtype)
-    test = bench(loaded, rows, metric, ablation)  # pyright: ignore[reportArgumentType]
-    clusters = _clusters(rows, test.ids, split_by)
+    named = {"metric": metric, "ablation": ablation, "clusters": split_by, "seed": seed}
+    named |= names_of(rows) | identity(loaded)
+
+    def test() -> "tuple[Bench, tuple[str, ...] | None]":
+        made = bench(loaded, rows, metric, ablation)  # pyright: ignore[reportArgumentType]
+        return made, _clusters(rows, made.ids, split_by)
+
     if given is None:
-        _evaluate_scores(test, what, clusters, out, seed, as_json)
+        named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
+        _evaluate_scores(test, scored, out, named, force, seed, as_json)
     else:
-        _evaluate_circuit(test, given, n_random, clusters, out, seed, as_json)
+        named |= {"circuit": fingerprint(to_json(given)), "n_random": n_random}
+        _evaluate_circuit(test, given, n_random, out, named, force, seed, as_json)
 
 
 def _circuit_at(path: Path) -> "Circuit | None":
     """The circuit in a file or folder; ``None`` for a folder of something else."""
-    from circuits.discovery.mib import load_circuit
+    from circuits.discovery.mib import NAME, load_circuit
 
-    file = path / "circuit.json" if path.is_dir() else path
-    return load_circuit(file) if file.is_file() or not path.is_dir() else None
+    return load_circuit(path) if (path / NAME).is_file() or not path.is_dir() else None
 
 
 def _clusters(
@@ -195,35 +223,47 @@ def _clusters(
     return tuple(entity[i] for i in ids)
 
 
+Test = Callable[[], "tuple[Bench, tuple[str, ...] | None]"]
+"""Runs the test prompts: the bench, and the clusters of its pairs."""
+
+
 def _evaluate_circuit(
-    test: "Bench",
+    test: Test,
     given: "Circuit",
     n_random: int,
-    clusters: tuple[str, ...] | None,
     out: Path | None,
+    named: dict[str, Any],
+    force: bool,
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.evaluation import evaluate
+    from circuits.discovery.evaluation import Evaluation, evaluate
     from circuits.kinds import write_page
+    from interp.run_folder import in_one_piece
+    from interp.steps import Codec
 
-    with progress("circuits", "run") as report:
-        done = evaluate(test, given, n_random, seed, clusters, report)
+    def made() -> Evaluation:
+        with progress("circuits", "run") as report:
+            made, clusters = test()
+            return evaluate(made, given, n_random, seed, clusters, report)
+
+    kept: Codec[Evaluation] = Codec(
+        lambda one, at: one.save(at, seed), lambda at: Evaluation.load(at, given)
+    )
+    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
+    page = out and out / "index.html"
     summary: dict[str, Any] = {
         "run": str(out) if out else None,
         "kind": "circuit",
         **done.summary(seed),
     }
-    page = None
-    if out:
-        page = write_page(done.save(out, seed))
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return
     f = summary["faithfulness"]
     stdout.print(
-        f"{escape(repr(given))}\n{test.metric}: {summary['full']:.3f} whole model, "
-        f"{summary['empty']:.3f} all edges cut ({test.ablation}), {summary['circuit_metric']:.3f} "
+        f"{escape(repr(given))}\n{done.metric}: {summary['full']:.3f} whole model, "
+        f"{summary['empty']:.3f} all edges cut ({done.ablation}), {summary['circuit_metric']:.3f} "
         f"circuit\n[bold]faithfulness {f['value']:.3f}[/bold] (95 % interval {f['low']:.3f} to "
         f"{f['high']:.3f}, n = {summary['n_pairs']} pairs)",
         highlight=False,
@@ -239,28 +279,33 @@ def _evaluate_circuit(
 
 
 def _evaluate_scores(
-    test: "Bench",
-    path: Path,
-    clusters: tuple[str, ...] | None,
+    test: Test,
+    scores: Any,
     out: Path | None,
+    named: dict[str, Any],
+    force: bool,
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.faithfulness import faithfulness
+    from circuits.discovery.faithfulness import Faithfulness, faithfulness
     from circuits.kinds import write_page
+    from interp.run_folder import in_one_piece
+    from interp.steps import Codec
 
-    scores = _edge_scores(path)
-    with progress("circuits", "run") as report:
-        done = faithfulness(test, scores, clusters=clusters, progress=report)
-    page = None
-    if out:
-        page = write_page(done.save(out, seed))
+    def made() -> Faithfulness:
+        with progress("circuits", "run") as report:
+            made, clusters = test()
+            return faithfulness(made, scores, clusters=clusters, progress=report)
+
+    kept: Codec[Faithfulness] = Codec(lambda one, at: one.save(at, seed), Faithfulness.load)
+    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
+    page = out and out / "index.html"
     run = str(out) if out else None
     summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return
-    print_table(done.to_frame(), f"{done.method} on {done.model}: f at every size, {test.ablation}")
+    print_table(done.to_frame(), f"{done.method} on {done.model}: f at every size, {done.ablation}")
     for name in ("CPR", "CMD", "log_CPR", "log_CMD"):
         value, low, high = summary[name].values()
         stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
@@ -357,16 +402,16 @@ def export(
     from circuits.discovery.circuit import CircuitError
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
+    from interp.files import write_text
 
     writers = {
         "mib": save_circuit,
-        "dot": lambda found, path: path.write_text(to_dot(found), encoding="utf-8"),
+        "dot": lambda found, path: write_text(path, to_dot(found)),
         "html": lambda found, path: _write_html(found, path, standalone=True),
     }
     _, found = _needed(circuit)
     if out.is_dir():
         raise CircuitError(f"--out {out} is a folder; name the file to write.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     writers[form](found, out)
     if as_json:
         print_json({"file": str(out), "format": form, "n_edges": found.n_edges})
@@ -375,10 +420,9 @@ def export(
 
 
 def _needed(path: Path) -> tuple[Path, "Circuit"]:
-    from circuits.discovery.mib import load_circuit
+    from circuits.discovery.mib import NAME, load_circuit
 
-    file = path / "circuit.json" if path.is_dir() else path
-    return file, load_circuit(file)
+    return path / NAME if path.is_dir() else path, load_circuit(path)
 
 
 def _write_html(found: "Circuit", path: Path, standalone: bool = False) -> None:

@@ -1,6 +1,8 @@
 """What `interp circuit discover` was asked for, checked, and carried out."""
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from circuits.discovery.circuit import (
     top_neurons,
     top_nodes,
 )
+from circuits.discovery.mib import NAME, load_circuit, save_circuit
 from circuits.discovery.running import Bench, bench
 from circuits.discovery.search import Pruning, acdc, edge_pruning
+from interp import folder
 from interp.attribution.resuming import attribute_into, attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.model import Model
 from interp.pairs import PromptPairs
+from interp.run_folder import RunFolder
 
 FROM_SCORES: dict[str, tuple[str, str | None, type[Scores]]] = {
     "top": ("edges", None, EdgeScores),
@@ -98,11 +103,41 @@ def check_out(out: Path) -> None:
     Raises:
         CircuitError: what is there.
     """
-    if (out / "manifest.json").is_file():
-        raise CircuitError(f"--out {out} holds another run; choose another folder.")
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
         raise CircuitError(f"--out {out} is {what}; name FILE.json, or a folder.")
+
+
+def discovered_into(
+    out: Path,
+    request: Request,
+    named: Mapping[str, Any],
+    find: Callable[[Path], Circuit],
+    force: bool,
+) -> Circuit:
+    """A circuit in a run folder, with the scores that chose it.
+
+    Args:
+        out: the folder.
+        request: what to do.
+        named: the options that `request` lacks.
+        find: folder for scores -> the circuit.
+        force: replace another run.
+    """
+    with RunFolder.open(out, "circuit discover", {**asdict(request), **named}, force=force) as run:
+        if not run.finished:
+            scores = run.work / "scores"
+            found = find(scores)
+
+            def write(at: Path) -> None:
+                about = {"kind": "circuit", "model": found.model, "provenance": folder.provenance()}
+                folder.write(at, about, {}, {})
+                save_circuit(found, at / NAME)
+                if scores.exists():
+                    shutil.copytree(scores, at / "scores")
+
+            run.finish(write)
+    return load_circuit(out)
 
 
 def check_found(found: Circuit) -> None:
@@ -145,7 +180,9 @@ def found_from_scores(request: Request, path: Path) -> Circuit:
             f"{path} holds {scores.KIND.replace('_', ' ')}, and --select {request.select} needs "
             f"scores of {of}: `interp attribute --of {of}`."
         )
-    return _selected(request, scores)
+    found = _selected(request, scores)
+    check_found(found)
+    return found
 
 
 def _selected(request: Request, scores: Any) -> Circuit:
@@ -168,6 +205,14 @@ def found_from_model(
         rows: discovery prompts.
         keep: run folder for the scores, so that a stopped run resumes; ``None`` keeps none.
     """
+    found = _found_from_model(request, model, rows, keep)
+    check_found(found)
+    return found
+
+
+def _found_from_model(
+    request: Request, model: Model, rows: PromptPairs, keep: Path | None
+) -> Circuit:
     if request.select == "edge-pruning":
         return _pruned(request, _bench(request, model, rows))
     if request.select == "acdc":

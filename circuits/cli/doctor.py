@@ -7,7 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from circuits.cli.output import JsonOption, print_json, stdout
+from circuits.cli.options import JsonOption
+from circuits.cli.output import print_json, stdout
 
 EXAMPLES = "Example: `interp doctor`"
 

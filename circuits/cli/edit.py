@@ -1,6 +1,5 @@
 """`interp edit`: write facts into a model, take them out, list and export them, judge methods."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from circuits.cli.options import (
     CasesOption,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -103,8 +103,11 @@ def apply(
 ) -> None:
     """Make an edit on top of those in the ledger, and add it to them."""
     from circuits.editing import edit
-    from circuits.editing.files import edits_in, load_facts, load_kept, next_folder, placement_for
+    from circuits.editing.files import edits_in, load_facts, load_kept, next_folder
     from circuits.editing.methods import refuse_unknown
+    from circuits.editing.placement import placement_for
+    from interp.run_folder import RunFolder
+    from interp.run_key import fingerprint, identity
 
     refuse_unknown(method)
     given = _facts(facts, prompt, subject, target, load_facts)
@@ -114,24 +117,28 @@ def apply(
     for one in carried:
         one.apply(loaded)
     at = placement_for(loaded, placement, method)
-    questions = ask or []
-    before = _asked(loaded, questions)
-    with progress("second moments", "tokens") as report:
-        made = edit(
-            loaded,
-            given,
-            method,
-            kept=to_stay,
-            placement=at,
-            n_tokens=n_tokens,
-            seed=seed,
-            progress=report,
-        )
-    made.apply(loaded)
-    said = zip(questions, before, _asked(loaded, questions), strict=True)
-    asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
-    answers = _continued(loaded, given)
-    _say(made, made.save(next_folder(ledger)), as_json, answers=answers, asked=asked)
+    named = {"method": method, "facts": fingerprint(given), "kept": fingerprint(to_stay)}
+    named |= {"n_tokens": n_tokens, "seed": seed} | identity(loaded)
+    with RunFolder.open(next_folder(ledger), "edit apply", named) as run:
+        questions = ask or []
+        before = _asked(loaded, questions)
+        with progress("second moments", "tokens") as report:
+            made = edit(
+                loaded,
+                given,
+                method,
+                kept=to_stay,
+                placement=at,
+                n_tokens=n_tokens,
+                seed=seed,
+                progress=report,
+            )
+        made.apply(loaded)
+        said = zip(questions, before, _asked(loaded, questions), strict=True)
+        asked = [{"question": q, "before": b, "after": a} for q, b, a in said]
+        answers = _continued(loaded, given)
+        run.finish(made.save)
+    _say(made, run.out, as_json, answers=answers, asked=asked)
 
 
 @app.command(
@@ -182,9 +189,10 @@ def undo(
 ) -> None:
     """Take an edit out of the ledger."""
     from circuits.editing.files import removed
+    from interp.folder import discard
 
     one, at = removed(ledger, edit)
-    shutil.rmtree(at)
+    discard(at)
     _say(one, at, as_json, word="undone")
 
 
@@ -277,6 +285,7 @@ def evaluate(
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
     out: OutOption = None,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -284,8 +293,8 @@ def evaluate(
     """Edit each case by each method, and ask what became of the model."""
     from circuits.editing.comparing import REFERENCES, compare_into
     from circuits.editing.evaluation import load_cases, shots_named
-    from circuits.editing.files import placement_for
     from circuits.editing.methods import refuse_unknown
+    from circuits.editing.placement import placement_for
 
     names = names_in(methods)
     for name in names:
@@ -308,6 +317,7 @@ def evaluate(
             neutral=text,
             sequential=sequential,
             n_tokens=n_tokens,
+            force=force,
             progress=lambda what, done, total: report(done, total, what),
         )
     found = result.summary()
@@ -330,6 +340,7 @@ def place(
     model: ModelOption,
     cases: CasesOption,
     out: Annotated[Path, typer.Option(help="Folder to write the choice of layers to.")],
+    force: ForceOption = False,
     split: SplitOption = None,
     limit: LimitOption = 120,
     threshold: Annotated[
@@ -349,16 +360,29 @@ def place(
 ) -> None:
     """Choose the layers of the ACE presets by where an edit would reach what it should."""
     from circuits.editing.evaluation import load_cases
-    from circuits.editing.files import save_placement
+    from circuits.editing.methods import Placement
+    from circuits.editing.placement import placement_in, save_placement
     from circuits.editing.placing import place as choose
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
+    from interp.steps import Codec
 
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)
-    with progress("asking", "questions") as report:
-        found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
     given = {"threshold": threshold, "until": until}
-    found = replace(found, **{name: value for name, value in given.items() if value is not None})
-    save_placement(out, loaded, found)
+    named = given | {"limit": limit, "seed": seed} | identity(loaded)
+    named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
+
+    def chosen() -> Placement:
+        with progress("asking", "questions") as report:
+            found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+        return replace(found, **{k: value for k, value in given.items() if value is not None})
+
+    kept: Codec[Placement] = Codec(
+        lambda one, at: save_placement(at, loaded, one),
+        lambda at: placement_in(loaded, at),
+    )
+    found = in_one_piece(out, "edit place", named, chosen, kept, force=force)
     if as_json:
         print_json({"model": model, "placement": found.summary(), "run": str(out)})
     else:

@@ -21,6 +21,7 @@ from circuits.cli.emotion_shared import (
 from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     NeededOutOption,
@@ -65,6 +66,7 @@ def elicit(
         str, typer.Option(help="Another model, on whose activations the judge is fitted.")
     ],
     out: NeededOutOption,
+    force: ForceOption = False,
     datasets: DatasetsOption = None,
     events: EventsOption = None,
     n: Annotated[
@@ -75,21 +77,27 @@ def elicit(
     as_json: JsonOption = False,
 ) -> None:
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
-    from circuits.emotion.controlling import Writer, evaluate, finish
+    from circuits.emotion.control import Control
+    from circuits.emotion.controlling import Writer, evaluate
     from circuits.emotion.doses import prompted_arms
     from circuits.emotion.marking import Limits
     from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
+    from interp.run_folder import RunFolder
+    from interp.run_key import fingerprint, identity
 
     given = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS), plain=TUNING_TEXTS)
     asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
     loaded = load(model, device, dtype)
-    judges = judges_of(load(reader, device, dtype), given)
-    store = out.with_name(f"{out.name}.partial")
-    writer = Writer(loaded, asking, texts, store=store, progress=say)
     arms = prompted_arms(bool(getattr(loaded.tokenizer, "chat_template", None)))
-    result = evaluate(writer, arms, judges, Limits())
-    finish(result, out, store)
+    named = {"reader": reader, "n": n, "arms": [arm.name for arm in arms]}
+    named |= {"texts": fingerprint(given)} | identity(loaded)
+    with RunFolder.open(out, "emotion elicit", named, unit="arms", force=force) as kept:
+        if not kept.finished:
+            judges = judges_of(load(reader, device, dtype), given)
+            writer = Writer(loaded, asking, texts, steps=kept, progress=say)
+            kept.finish(evaluate(writer, arms, judges, Limits()).save)
+    result = Control.load(out)
     if as_json:
         print_json({"run": str(out), **result.summary()})
         return
@@ -106,6 +114,7 @@ def elicit(
 def circuit(
     model: ModelOption,
     out: NeededOutOption,
+    force: ForceOption = False,
     datasets: DatasetsOption = None,
     events: EventsOption = None,
     styles: StylesOption = None,
@@ -121,7 +130,7 @@ def circuit(
     settings = _settings(styles, paper)
     texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))  # bad files are told now
     loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, settings, events, limit)
+    found = discovered(loaded, out, datasets, settings, events, limit, force)
     if as_json:
         print_json({"model": model, "run": str(out), **found.summary()})
         return
@@ -151,6 +160,7 @@ def directions(
     from circuits.emotion.data import load_vignettes
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
+    from interp.files import replacing
 
     unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))
@@ -160,7 +170,8 @@ def directions(
         loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
     )
     table = tables(read)
-    table.to_parquet(discovery / "transfer.parquet", index=False)
+    with replacing(discovery / "transfer.parquet") as file:
+        table.to_parquet(file, index=False)
     at: Any = table[table["layer"] == found.layer]
     if as_json:
         rows = [dict(row) for _, row in at.iterrows()]

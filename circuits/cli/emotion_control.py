@@ -21,6 +21,7 @@ from circuits.cli.emotion_shared import (
 from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     NeededOutOption,
@@ -154,6 +155,7 @@ def evaluate(
     model: ModelOption,
     discovery: DiscoveryOption,
     out: NeededOutOption,
+    force: ForceOption = False,
     events: EventsOption = None,
     arms: ArmsOption = None,
     n: NOption = None,
@@ -168,7 +170,7 @@ def evaluate(
     """Compare all conditions on the same events, judged with the target hidden."""
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
-    result = _compared(said, discovery, out, sources, datasets, arms, device, dtype)
+    result = _compared(said, discovery, out, sources, datasets, arms, device, dtype, force)
     _told(result, out, as_json)
 
 
@@ -179,6 +181,7 @@ def evaluate(
 )
 def run(
     out: Annotated[Path, typer.Option(help="Folder for all stages; a stopped run resumes.")],
+    force: ForceOption = False,
     model: RecipeModelOption = None,
     recipe: RecipeOption = None,
     events: EventsOption = None,
@@ -200,8 +203,8 @@ def run(
     said = _recipe(model, recipe, n, reader)
     sources = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS), published)
     result = _compared(
-        said, out / "discovery", out / "control", sources, datasets, arms, device, dtype,
-        discovery_events, limit,
+        said, out / "discovery", out / "control", sources, datasets, arms, device, dtype, force,
+        discovery_events, limit, force,
     )  # fmt: skip
     _told(result, out / "control", as_json)
 
@@ -215,21 +218,24 @@ def _compared(
     arms: str | None,
     device: str | None,
     dtype: str | None,
+    force: bool,
     discovery_events: str | None = None,
     limit: int | None = None,
+    discover_anew: bool = False,
 ) -> "Control":
-    from circuits.emotion.pages import control_report
     from circuits.emotion.running import compare
 
     if discovery_events is not None:
         texts_of(datasets, discovery_events)  # bad files are told before a model is loaded
     loaded = load(recipe.model, device, dtype or recipe.dtype)
     settings = _settings(recipe)
-    if discovery_events is None and limit is None:
+    if discovery_events is None and limit is None and not discover_anew:
         found = found_in(loaded, discovery, datasets, settings)
     else:
-        found = discovered(loaded, discovery, datasets, settings, discovery_events, limit)
-    result = compare(
+        found = discovered(
+            loaded, discovery, datasets, settings, discovery_events, limit, discover_anew
+        )
+    return compare(
         loaded,
         found,
         recipe,
@@ -237,10 +243,9 @@ def _compared(
         lambda name: load(name, device, None),
         out,
         names_in(arms) if arms else None,
+        force,
         say,
     )
-    control_report(result, found).write(out / "index.html")
-    return result
 
 
 def _told(result: "Control", out: Path, as_json: bool) -> None:

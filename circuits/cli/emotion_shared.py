@@ -86,6 +86,7 @@ def discovered(
     settings: "Settings | None" = None,
     events: str | None = None,
     limit: int | None = None,
+    force: bool = False,
 ) -> "Discovery":
     """The discovery with these settings and texts in a folder: loaded, gone on with, or begun.
 
@@ -97,7 +98,7 @@ def discovered(
 
     texts = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))
     scenarios = texts.events if limit is None else interleaved(texts.events)[:limit]
-    return discover(model, scenarios, texts.frames, settings, texts.replies, out, say)
+    return discover(model, scenarios, texts.frames, settings, texts.replies, out, force, say)
 
 
 def found_in(
@@ -107,5 +108,5 @@ def found_in(
     from circuits.emotion.discovery import Discovery
 
     if (folder / "manifest.json").is_file():
-        return Discovery.load(folder, model)
+        return Discovery.load(folder).of(model)
     return discovered(model, folder, datasets, settings)

@@ -162,6 +162,10 @@ OutOption = Annotated[
 NeededOutOption = Annotated[
     Path, typer.Option(help="Folder for the results; a stopped run with the same options resumes.")
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Replace another run, or a damaged one, that --out holds."),
+]
 PageOption = Annotated[
     Path | None, typer.Option(help="Where to write the page; by default RUN/index.html.")
 ]

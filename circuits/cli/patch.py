@@ -12,6 +12,7 @@ from circuits.cli.options import (
     METRICS,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LayersOption,
     LimitOption,
@@ -60,6 +61,7 @@ def patch(
     ] = 1,
     limit: LimitOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -88,7 +90,9 @@ def patch(
                 warnings.simplefilter("ignore", InterpWarning)
                 result = interp.patch(loaded, rows, **options, progress=report)
         else:
-            result = patch_into(out, loaded, rows, **options, seed=seed, progress=report)
+            result = patch_into(
+                out, loaded, rows, **options, seed=seed, force=force, progress=report
+            )
     if as_json:
         print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
     else:

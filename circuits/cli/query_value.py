@@ -9,6 +9,7 @@ from rich.markup import escape
 from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     LayersOption,
     LimitOption,
@@ -63,6 +64,7 @@ def find(
         bool, typer.Option("--every", help="Score every FFN neuron, for sums over layers (slow).")
     ] = False,
     out: OutOption = None,
+    force: ForceOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -71,25 +73,34 @@ def find(
     """Find the value neurons of each answer, and what at which token switches them on."""
     from circuits.query_value import find as found_in
     from circuits.query_value.files import load_rows, token_prompts_of
+    from circuits.query_value.result import QueryValue
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
+    from interp.steps import Codec
 
     rows = load_rows(prompts)[:limit]
     chosen = numbers("--layers", layers)
     loaded = load(model, device, dtype)
-    with progress("query and value neurons", "prompts") as report:
-        result = found_in(
-            loaded,
-            token_prompts_of(loaded, rows),
-            [row.answer for row in rows],
-            labels=[row.label for row in rows],
-            clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
-            key=key,
-            layers=chosen,
-            top=top,
-            every=every,
-            progress=report,
-        )
-    if out is not None:
-        result.save(out, {"seed": seed})
+    named = {"top": top, "layers": chosen, "key": key, "every": every, "seed": seed}
+    named |= {"prompts": len(rows), "rows": fingerprint(rows)} | identity(loaded)
+
+    def made() -> QueryValue:
+        with progress("query and value neurons", "prompts") as report:
+            return found_in(
+                loaded,
+                token_prompts_of(loaded, rows),
+                [row.answer for row in rows],
+                labels=[row.label for row in rows],
+                clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
+                key=key,
+                layers=chosen,
+                top=top,
+                every=every,
+                progress=report,
+            )
+
+    kept: Codec[QueryValue] = Codec(lambda one, at: one.save(at, {"seed": seed}), QueryValue.load)
+    result = in_one_piece(out, "query-value find", named, made, kept, force=force)
     if as_json:
         print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
         return

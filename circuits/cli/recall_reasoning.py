@@ -12,6 +12,7 @@ from circuits.cli.options import (
     DESIGNS,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     NeededOutOption,
@@ -90,6 +91,7 @@ def build(
 )
 def run(
     out: NeededOutOption,
+    force: ForceOption = False,
     model: RecipeModelOption = None,
     recipe: Annotated[
         str | None,
@@ -127,7 +129,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.kinds import write_page
     from circuits.recall_reasoning.studying import study
 
     name, settings, recipe_dtype = _asked(model, recipe)
@@ -142,9 +143,10 @@ def run(
         out,
         datasets,
         _neutral(loaded, text),
+        force=force,
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
-    page = write_page(out)
+    page = out / "index.html"
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return
@@ -209,6 +211,7 @@ def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
 def replicate(
     model: ModelOption,
     out: NeededOutOption,
+    force: ForceOption = False,
     published: Annotated[
         str | None, typer.Option(help="The released prompts (JSON); by default the same words.")
     ] = None,
@@ -224,11 +227,15 @@ def replicate(
     from circuits.recall_reasoning.building import build as draw
     from circuits.recall_reasoning.cells import design_named
     from circuits.recall_reasoning.replicate import (
+        Replication,
         matched_prompts,
         published_prompts,
     )
     from circuits.recall_reasoning.replicate import replicate as test
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
     from interp.shipped import folder
+    from interp.steps import Codec
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}
@@ -236,8 +243,17 @@ def replicate(
     chosen = design_named(design)
     data = draw(loaded, chosen, datasets, n, 0)
     sets["matched"] = matched_prompts(data, chosen.cells[0], chosen.cells[1], n)
-    result = test(loaded, sets)
-    page = write_page(result.save(out))
+    kept: Codec[Replication] = Codec(lambda one, at: one.save(at), Replication.load)
+    result = in_one_piece(
+        out,
+        "recall-reasoning replicate",
+        {"sets": fingerprint(sets)} | identity(loaded),
+        lambda: test(loaded, sets),
+        kept,
+        page=write_page,
+        force=force,
+    )
+    page = out / "index.html"
     if as_json:
         print_json({"run": str(out), "page": str(page), **result.summary()})
         return

@@ -16,6 +16,8 @@ from circuits.discovery.running import Bench
 from interp import folder
 from interp.statistics import Estimate, bootstrap_ratio, empirical_p
 
+PAIRED = ("values", "full", "empty")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -88,9 +90,36 @@ class Evaluation:
             **self.summary(seed),
             "provenance": folder.provenance() | {"seed": seed},
         }
-        pairs = {"pair": self.ids, "circuit": self.values, "full": self.full, "empty": self.empty}
-        tables = {"pairs": pd.DataFrame(pairs), "random": pd.DataFrame(dict(self.random))}
+        pairs = pd.DataFrame({"pair": self.ids, **{name: getattr(self, name) for name in PAIRED}})
+        if self.clusters is not None:
+            pairs["cluster"] = [str(one) for one in self.clusters]
+        tables = {"pairs": pairs, "random": pd.DataFrame(dict(self.random))}
         return folder.write(Path(path), manifest, tables, {})
+
+    @classmethod
+    @folder.decoding
+    def load(cls, path: Path, circuit: Circuit) -> "Evaluation":
+        """Read a run folder back.
+
+        Args:
+            path: the folder.
+            circuit: what was evaluated, which it does not hold.
+
+        Raises:
+            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
+        """
+        manifest, tables, _ = folder.read(path, "evaluation", ("pairs", "random"))
+        pairs, random = tables["pairs"], tables["random"]
+        said = {name: manifest[name] for name in ("model", "metric", "ablation", "source")}
+        return cls(
+            circuit=circuit,
+            **{name: pairs[name].to_numpy() for name in PAIRED},
+            random={str(kind): random[kind].to_numpy() for kind in random},
+            ids=tuple(pairs["pair"].tolist()),
+            clusters=tuple(pairs["cluster"].tolist()) if "cluster" in pairs else None,
+            n_excluded=manifest["n_excluded"],
+            **said,
+        )
 
 
 def evaluate(

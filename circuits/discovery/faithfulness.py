@@ -201,13 +201,14 @@ class Faithfulness:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> "Faithfulness":
+    @folder.decoding
+    def load(cls, path: Path) -> "Faithfulness":
         """Read a run folder back.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder, or one of another kind.
         """
-        manifest, tables, arrays = folder.read(Path(path), "faithfulness", ("pairs", "curve"))
+        manifest, tables, arrays = folder.read(path, "faithfulness", ("pairs", "curve"))
         pairs = tables["pairs"]
         curves = {
             str(name): Curve(

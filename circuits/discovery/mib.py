@@ -11,9 +11,13 @@ import torch
 from circuits.discovery.circuit import Circuit, CircuitError
 from interp import folder
 from interp.errors import DataFileError, SiteError, shown
+from interp.files import write_text
 from interp.graph import Graph
 from interp.records import read_json
 from interp.schema import Count, Finite, Index, Row, checked
+
+NAME = "circuit.json"
+"""Of a circuit's file in a folder."""
 
 
 def to_json(circuit: Circuit) -> dict[str, Any]:
@@ -136,23 +140,23 @@ def _graph(given: _Record, where: str) -> Graph:
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
     """Write a circuit as MIB JSON, with where it comes from; whole or not at all."""
-    path = Path(path)
     circuit = replace(circuit, provenance=folder.provenance() | dict(circuit.provenance))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(json.dumps(to_json(circuit)), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return write_text(Path(path), json.dumps(to_json(circuit)))
 
 
 def load_circuit(path: str | Path) -> Circuit:
     """Read a circuit from MIB JSON.
 
+    Args:
+        path: the file, or a folder of `interp circuit discover`.
+
     Raises:
+        RunFolderError: the folder is damaged.
         DataFileError: the file is missing, not JSON, or not of MIB's form.
         CircuitError: an edge or an MLP is none of its graph's.
     """
+    path = Path(path)
+    if path.is_dir():
+        folder.check_files(path, folder.read_manifest(path))
+        path = path / NAME
     return from_json(read_json(path, "a circuit (MIB's JSON)"), str(path))

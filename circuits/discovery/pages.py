@@ -38,6 +38,7 @@ class SavedEvaluation(NamedTuple):
         return dict(self.manifest)
 
     @classmethod
+    @folder.decoding
     def load(cls, path: Path) -> "SavedEvaluation":
         """Read a run folder of kind ``evaluation``.
 

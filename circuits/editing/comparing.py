@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,13 +29,16 @@ from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
 from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS
+from circuits.editing.placement import placement_for
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp import folder
 from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.model import Model
-from interp.resuming import open_partial, refuse_other_run
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Steps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -175,13 +176,14 @@ class Comparison:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> "Comparison":
+    @folder.decoding
+    def load(cls, path: Path) -> "Comparison":
         """Read a run folder.
 
         Raises:
             RunFolderError: a file is missing or damaged, or the folder is of another kind.
         """
-        manifest, tables, _ = folder.read(Path(path), cls.KIND, ("answers", "edits"))
+        manifest, tables, _ = folder.read(path, cls.KIND, ("answers", "edits"))
         at = manifest["placement"]
         names = ("model", "weights_hash", "source", "n_cases", "excluded", "options", "seconds")
         said = {name: manifest[name] for name in names}
@@ -226,7 +228,7 @@ def compare_methods(
     sequential: bool = False,
     n_contexts: int = 2,
     n_tokens: int = N_TOKENS,
-    parts: Path | None = None,
+    steps: Steps | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Edit every case that the model knows by every method, and ask what became of it.
@@ -236,7 +238,7 @@ def compare_methods(
         cases: from `circuits.editing.evaluation.load_cases`.
         methods: presets (`METHODS`, with ``+`` at the end for equal information), ``"none"``,
             ``"told"`` or ``"ike"``.
-        placement: layers of the ACE presets.
+        placement: layers of the ACE presets; built-in models have shipped ones, the default.
         seeds: of contexts, controls and preserved questions; each is a run of its own.
         limit: the first so many usable cases. Cases are asked `CASES_AT_ONCE` at a time until so
             many are usable; controls and preserved questions come from the cases asked.
@@ -247,14 +249,15 @@ def compare_methods(
             earlier one are left out, and controls have nothing to do with any edit.
         n_contexts: sampled contexts beside the bare cloze, at most five.
         n_tokens: of the model's own samples, for second moments.
-        parts: folder of finished parts; a stopped run goes on from there.
+        steps: where finished parts are kept; a stopped run goes on from there.
         progress: called with (what is being done, done, in all).
 
     Raises:
-        FactError: an unknown method, no usable case, or an ACE preset without a placement.
+        FactError: an unknown method, no usable case, or an ACE preset and no layers for the model.
     """
     started = time.perf_counter()
-    say = progress or (lambda what, done, total: None)
+    say, kept_in = progress or (lambda what, done, total: None), steps or Steps()
+    placement = placement or placement_for(model, None, *methods)
     arms = [_arm(name, model, placement) for name in methods]
     known, n_asked = _known(model, cases, shots, limit, sequential, say)
     used, excluded = _usable(model, cases[:n_asked], known, limit, sequential)
@@ -270,10 +273,15 @@ def compare_methods(
     for seed in seeds:
         templates = contexts(model, seed=seed)[: 1 + n_contexts]
         for arm in arms:
-            at = None if parts is None else parts / f"{arm.name}.{seed}"
             protocol = Protocol(shots, pool, seed=seed, neutral=passages, sequential=sequential)
-            told = partial(say, arm.name)
-            found.append(evaluate_arm(model, arm, used, protocol, moments, templates, at, told))
+
+            def told(done: int, total: int, name: str = arm.name, before: int = len(found)) -> None:
+                kept_in.count(before * total + done, len(arms) * len(seeds) * total)
+                say(name, done, total)
+
+            found.append(
+                evaluate_arm(model, arm, used, protocol, moments, templates, kept_in, told)
+            )
     answers, edits = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
     options = {
         "methods": list(methods),
@@ -323,7 +331,15 @@ def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
 
 
 def compare_into(
-    out: Path | None, model: Model, cases: Cases, *given: Any, **options: Any
+    out: Path | None,
+    model: Model,
+    cases: Cases,
+    methods: Sequence[str],
+    placement: Placement | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Comparison:
     """As `compare_methods`, into a run folder, resuming where an earlier call was stopped.
 
@@ -331,7 +347,10 @@ def compare_into(
         out: the run folder; ``None`` keeps nothing.
         model: as in `compare_methods`; so is all that follows.
         cases: what is edited.
-        given: methods and placement.
+        methods: presets.
+        placement: layers of the ACE presets.
+        force: replace another run, or a damaged one, that `out` holds.
+        progress: called with (what is being done, done, in all).
         options: the rest.
 
     Raises:
@@ -339,26 +358,38 @@ def compare_into(
         FactError: whatever `compare_methods` refuses.
     """
     if out is None:
-        return compare_methods(model, cases, *given, **options)
-    shots = options.get("shots", SHOTS)
-    said = {k: v for k, v in options.items() if k not in ("progress", "shots")}
-    said |= {"given": given, "shots": [shots.prefix, shots.form, shots.stop, shots.n_tokens]}
-    rows = [asdict(case) for case in cases]
-    text = json.dumps([model.weights_hash, str(model.dtype), rows, said], default=str)
-    run = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    if out.exists():
-        refuse_other_run(out, run)
-        return Comparison.load(out)
-    unfinished = open_partial(out, run)
-    try:
-        result = compare_methods(model, cases, *given, parts=unfinished, **options)
-    except FactError:  # refused before anything was edited: nothing to go on from
-        if not any(at.is_dir() for at in unfinished.iterdir()):
-            shutil.rmtree(unfinished)
-        raise
-    result.save(out, {"run": run})
-    from circuits.editing.figures import comparison_report
+        return compare_methods(model, cases, methods, placement, progress=progress, **options)
+    placement = placement or placement_for(model, None, *methods)
+    named = _named(cases, methods, placement, **options) | identity(model)
+    with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
+        if not run.finished:
+            from circuits.kinds import write_page
 
-    comparison_report(Comparison.load(out)).write(out / "index.html")
-    shutil.rmtree(unfinished)
+            result = compare_methods(
+                model, cases, methods, placement, steps=run, progress=progress, **options
+            )
+            run.finish(result.save, page=write_page)
     return Comparison.load(out)
+
+
+def _named(
+    cases: Cases,
+    methods: Sequence[str],
+    placement: Placement | None,
+    shots: Shots = SHOTS,
+    neutral: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Every option, by name; a placement's moments are its layers' own."""
+    moments = placement.moments.values() if placement else ()
+    digests = [hashlib.blake2b(one.matrix.numpy().tobytes()).hexdigest() for one in moments]
+    demonstrations = [shots.prefix, shots.form, shots.stop, shots.n_tokens, shots.read.__name__]
+    return {
+        "methods": list(methods),
+        **options,
+        "placement": placement and fingerprint([placement.summary(), digests]),
+        "shots": fingerprint(demonstrations),
+        "neutral": neutral and fingerprint(neutral),
+        "cases": len(cases),
+        "rows": fingerprint(list(cases)),
+    }

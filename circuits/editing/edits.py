@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,13 @@ from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger, refuse_shared_neurons
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS
+from circuits.editing.placement import placement_for
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp import folder
 from interp.brief import brief
 from interp.errors import RunFolderError, shown
+from interp.files import write_text
 from interp.model import Model
 from interp.progress import Progress, reported
 
@@ -137,40 +140,35 @@ class Edit:
         return folder.write(Path(path), manifest, {}, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Edit":
+    @folder.decoding
+    def load(cls, path: Path) -> "Edit":
         """Read a folder written by `save`.
 
         Raises:
             RunFolderError: a file is missing, damaged or altered.
         """
-        manifest, _, arrays = folder.read(Path(path), cls.KIND, ())
-        try:
-            changes = tuple(
-                Change(site, layer, *(torch.from_numpy(arrays[f"{i}.{n}"]) for n in ("up", "down")))
-                for i, (site, layer) in enumerate(manifest["places"])
-            )
-            facts = tuple(
-                Fact(**fact | {"implicit": tuple(fact["implicit"])}) for fact in manifest["facts"]
-            )
-            stages = [tuple(np.nan if x is None else x for x in stage) for stage in manifest["p"]]
-            edit = cls(
-                facts,
-                changes,
-                manifest["method"],
-                manifest["model"],
-                manifest["weights_hash"],
-                tuple(manifest["after"]),
-                tuple(stages),
-                tuple(manifest["skipped"]),
-                manifest["seconds"],
-                manifest["seed"],
-                manifest["provenance"],
-            )
-        except (KeyError, TypeError) as error:
-            raise RunFolderError(
-                f"{path}/manifest.json is damaged ({type(error).__name__}: {error}); make the edit "
-                "again."
-            ) from error
+        manifest, _, arrays = folder.read(path, cls.KIND, ())
+        changes = tuple(
+            Change(site, layer, *(torch.from_numpy(arrays[f"{i}.{n}"]) for n in ("up", "down")))
+            for i, (site, layer) in enumerate(manifest["places"])
+        )
+        facts = tuple(
+            Fact(**fact | {"implicit": tuple(fact["implicit"])}) for fact in manifest["facts"]
+        )
+        stages = [tuple(np.nan if x is None else x for x in stage) for stage in manifest["p"]]
+        edit = cls(
+            facts,
+            changes,
+            manifest["method"],
+            manifest["model"],
+            manifest["weights_hash"],
+            tuple(manifest["after"]),
+            tuple(stages),
+            tuple(manifest["skipped"]),
+            manifest["seconds"],
+            manifest["seed"],
+            manifest["provenance"],
+        )
         named = manifest.get("id")
         if edit.id != named:
             raise RunFolderError(
@@ -198,7 +196,8 @@ def edit(
         method: a preset's name (`METHODS`) or a `Method`.
         kept: questions whose answers are to stay; of presets the ACE neurons and those with a
             ``+`` can keep some.
-        placement: layers of the ACE presets; see `circuits.editing.place`.
+        placement: layers of the ACE presets, from `circuits.editing.place`; built-in models have
+            shipped ones, which are the default.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
         progress: called with (tokens done, in all) while second moments are taken, which is what
@@ -213,7 +212,11 @@ def edit(
         raise FactError("there is no fact to edit; give at least one.")
     refuse_conflicts(facts)
     started = time.perf_counter()
-    chosen = preset(method, model, placement) if isinstance(method, str) else method
+    if isinstance(method, str):
+        placement = placement or placement_for(model, None, method)
+        chosen = preset(method, model, placement)
+    else:
+        chosen = method
     if kept and not any(stage.kept_weight for stage in chosen.stages):
         raise FactError(
             f"{chosen.name} keeps no questions; give none, or take ace or a preset with a +."
@@ -314,12 +317,11 @@ def export(model: Model, path: str | Path) -> Path:
     out = Path(path)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise RunFolderError(f"{out} exists; choose a new folder to export to.")
-    beside = out.with_name(f".{out.name}.half")
-    model.hf.save_pretrained(beside)
-    model.tokenizer.save_pretrained(beside)
-    note = {"edits": [one.summary() for one in ledger(model).applied]}
-    (beside / "interp_edits.json").write_text(json.dumps(note, indent=1), "utf-8")
-    if out.exists():
-        out.rmdir()
-    beside.rename(out)
+    with folder.placing(out) as beside:
+        model.hf.save_pretrained(beside)
+        model.tokenizer.save_pretrained(beside)
+        note = {"edits": [one.summary() for one in ledger(model).applied]}
+        write_text(beside / "interp_edits.json", json.dumps(note, indent=1))
+        for file in beside.glob("*.safetensors"):  # which only the user could read
+            shutil.copymode(beside / "config.json", file)
     return out

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -35,10 +35,10 @@ from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
 from interp.brief import brief
-from interp.errors import RunFolderError
 from interp.memory import peak_memory
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.steps import TABLES, Steps
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""
@@ -99,7 +99,7 @@ def evaluate_arm(
     protocol: Protocol,
     moments: Moments,
     templates: Sequence[str] = BARE,
-    out: Path | None = None,
+    steps: Steps | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Edit every case and ask its questions.
@@ -111,7 +111,7 @@ def evaluate_arm(
         protocol: shared by all arms.
         moments: of the projections that the arm writes to.
         templates: contexts of clozes.
-        out: folder of finished shards, which are not computed again.
+        steps: where finished shards are kept, which are not computed again.
         progress: called with (cases done, cases in all).
 
     Returns:
@@ -120,26 +120,23 @@ def evaluate_arm(
         target's probability reached in each stage; what a stage left out; and what became of
         other text (`circuits.editing.evaluation.metrics.DAMAGE`).
     """
-    answers: list[pd.DataFrame] = []
-    edits: list[pd.DataFrame] = []
-    step = len(cases) if protocol.sequential else SHARD
+    found: list[dict[str, pd.DataFrame]] = []
+    at_once = len(cases) if protocol.sequential else SHARD
+    kept = steps or Steps()
     say = progress or (lambda done, total: None)
     say(0, len(cases))
-    for lo in range(0, len(cases), step):
-        shard = cases[lo : lo + step]
-        done = None if out is None else _read(out, lo, shard)
-        if done is None:
-            done = _evaluated(model, arm, shard, protocol, moments, templates)
-            if out is not None:
-                _write(out, lo, *done)
-        answers.append(done[0])
-        edits.append(done[1])
-        say(min(lo + step, len(cases)), len(cases))
-    labels = {"arm": arm.name, "seed": protocol.seed}
-    return (
-        pd.concat(answers, ignore_index=True).assign(**labels),
-        pd.concat(edits, ignore_index=True).assign(**labels),
+    for lo in range(0, len(cases), at_once):
+        shard = cases[lo : lo + at_once]
+        evaluated = partial(_evaluated, model, arm, shard, protocol, moments, templates)
+        found.append(kept.step(f"{arm.name}.{protocol.seed}/{lo:06d}", evaluated, TABLES))
+        say(lo + len(shard), len(cases))
+    answers, edits = (
+        pd.concat([shard[name] for shard in found], ignore_index=True).assign(
+            arm=arm.name, seed=protocol.seed
+        )
+        for name in ("answers", "edits")
     )
+    return answers, edits
 
 
 def _evaluated(
@@ -149,7 +146,7 @@ def _evaluated(
     protocol: Protocol,
     moments: Moments,
     templates: Sequence[str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> dict[str, pd.DataFrame]:
     drawn, kept = _controls(cases, protocol)
     requests = [Request(c.facts, k) for c, k in zip(cases, kept, strict=True)]
     started = time.perf_counter()
@@ -179,7 +176,7 @@ def _evaluated(
             **_damage(model, cases, edits, owner, protocol.neutral),
         }
     )
-    return pd.DataFrame(rows), lines
+    return {"answers": pd.DataFrame(rows), "edits": lines}
 
 
 def _controls(
@@ -263,25 +260,3 @@ def _ask(number: int, question: Asked, case: Case, shots: Shots, told: str | Non
 
 def _row(question: Asked, case: Case, said: str, shots: Shots) -> dict[str, Any]:
     return row(case, question, short_answer(said) if question.cloze else shots.read(said))
-
-
-def _file(out: Path, first: int, what: str) -> Path:
-    return out / f"{first:06d}.{what}.parquet"
-
-
-def _read(out: Path, first: int, cases: Sequence[Case]) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """A finished shard; the lines are written last, so that their file means it is whole."""
-    if not _file(out, first, "edits").is_file():
-        return None
-    answers, edits = (pd.read_parquet(_file(out, first, w)) for w in ("answers", "edits"))
-    if list(edits["case"]) != [case.id for case in cases]:
-        raise RunFolderError(f"{out} holds other cases; choose another --out.")
-    return answers, edits
-
-
-def _write(out: Path, first: int, answers: pd.DataFrame, edits: pd.DataFrame) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for what, frame in (("answers", answers), ("edits", edits)):
-        beside = _file(out, first, what).with_suffix(".half")
-        frame.to_parquet(beside, index=False)
-        beside.replace(_file(out, first, what))

@@ -15,7 +15,8 @@ from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
 if TYPE_CHECKING:
     from circuits.editing.comparing import Comparison
     from circuits.editing.edits import Edit
-    from circuits.editing.files import SavedEdits, SavedPlacement
+    from circuits.editing.files import SavedEdits
+    from circuits.editing.placement import SavedPlacement
 
 COLUMNS = ("multi_hop", "control_two_hop", "net_multi_hop", "efficacy", "paraphrase", "specificity")
 AXES = ("control_two_hop", "multi_hop")

@@ -1,27 +1,17 @@
-"""Facts, kept questions, edits and placements as files: what the command line reads and writes."""
+"""Facts, kept questions and ledgers of edits as files: what the command line reads and writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
-from circuits.editing.methods import Placement
-from circuits.editing.moments import Moment
 from circuits.editing.prompting import Kept
 from interp import folder
 from interp.errors import DataFileError, RunFolderError, shown
-from interp.model import Model
 from interp.records import placed_rows
 from interp.schema import ClosedRow, checked
-
-PLACEMENTS = Path(__file__).with_name("placements")
-"""Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
-KIND = "edit placement"
-"""Of a placement's folder."""
 
 
 class FactRow(ClosedRow):
@@ -114,6 +104,7 @@ class SavedEdits:
         return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
 
     @classmethod
+    @folder.decoding
     def load(cls, path: Path) -> "SavedEdits":
         """Read a ledger; errors as in `edits_in`."""
         return cls(path, edits_in(path))
@@ -161,99 +152,3 @@ def _folders(ledger: Path) -> list[Path]:
     if not ledger.is_dir():
         raise RunFolderError(f"{ledger} is a file; a ledger is a folder of edits.")
     return sorted(at for at in ledger.iterdir() if at.name.isdigit())
-
-
-def save_placement(path: Path, model: Model, placement: Placement) -> Path:
-    """Write what was chosen for a model as a folder that names its weights.
-
-    Raises:
-        RunFolderError: the path holds something that is not a run folder.
-    """
-    moments = placement.moments
-    manifest = {
-        "kind": KIND,
-        "model": model.name,
-        "weights": model.weights_hash,
-        **placement.summary(),
-        "moments": [[*at, one.n_tokens, one.text] for at, one in moments.items()],
-        "provenance": folder.provenance(),
-    }
-    arrays = {str(i): one.matrix.float().numpy() for i, one in enumerate(moments.values())}
-    return folder.write(path, manifest, {}, arrays)
-
-
-@dataclass(frozen=True)
-class SavedPlacement:
-    """A folder of `save_placement`, without the moments: what can be shown without the model.
-
-    Attributes:
-        model: whose layers.
-        placement: which.
-        provenance: as saved.
-    """
-
-    model: str
-    placement: Placement
-    provenance: Mapping[str, Any]
-
-    def summary(self) -> dict[str, Any]:
-        """The figures the command line prints."""
-        return {"model": self.model, "placement": self.placement.summary()}
-
-    @classmethod
-    def load(cls, path: Path) -> "SavedPlacement":
-        """Read the folder.
-
-        Raises:
-            RunFolderError: it is missing, damaged or of another kind.
-        """
-        said, _, _ = folder.read(path, KIND, ())
-        try:
-            chosen = Placement.of(said)
-            return cls(said["model"], chosen, said["provenance"] | {"weights": said["weights"]})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(
-                f"{path} is damaged ({type(error).__name__}: {error}); place again."
-            ) from error
-
-
-def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:
-    """The layers of a model for the ACE presets, from a folder or, of a built-in model, ours.
-
-    Args:
-        model: whose layers.
-        path: a folder of `save_placement`.
-        methods: the presets asked for; without one of the ACE family there is nothing to place.
-
-    Raises:
-        FactError: there are none for this model.
-        RunFolderError: the folder is missing or damaged.
-    """
-    if not any(name.startswith("ace") for name in methods):
-        return None
-    ours = [at.name for at in PLACEMENTS.iterdir()]
-    if path is None and model.name not in ours:
-        raise _unplaced("the package has no layers", model)
-    here = path or PLACEMENTS / model.name
-    said, _, arrays = folder.read(here, KIND, ())
-    if said.get("weights") != model.weights_hash:
-        raise _unplaced(f"{here} has the layers of {said.get('model')!r}, other weights", model)
-    try:
-        moments = {
-            (site, layer): Moment(torch.from_numpy(arrays[str(i)]).double(), n, text)
-            for i, (site, layer, n, text) in enumerate(said["moments"])
-        }
-        chosen = Placement.of(said, moments)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(
-            f"{here} is damaged ({type(error).__name__}: {error}); place again."
-        ) from error
-    model.check_layers([*chosen.query, *chosen.value])
-    return chosen
-
-
-def _unplaced(why: str, model: Model) -> FactError:
-    return FactError(
-        f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
-        "… --out layers` and give --placement layers."
-    )

@@ -18,6 +18,7 @@ from circuits.editing.prefixed import Row, Run
 from interp.brief import brief
 from interp.builtin import cache_dir
 from interp.errors import InterpError
+from interp.files import replacing
 from interp.model import Model
 from interp.progress import Progress
 from interp.projections import rewriting
@@ -221,14 +222,12 @@ def _read(file: Path) -> Moment | None:
         with safe_open(file, "pt") as opened:
             said = opened.metadata()
             matrix = opened.get_tensor("matrix").double()
-    except (OSError, SafetensorError):
+        return Moment(matrix, int(said["n_tokens"]), said["text"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return Moment(matrix, int(said["n_tokens"]), said["text"])
 
 
 def _write(file: Path, moment: Moment) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".half")
     said = {"n_tokens": str(moment.n_tokens), "text": moment.text}
-    save_file({"matrix": moment.matrix.float()}, beside, said)
-    beside.replace(file)
+    with replacing(file) as beside:
+        save_file({"matrix": moment.matrix.float()}, beside, said)

@@ -56,7 +56,10 @@ class Differences:
         """Write a folder that names the model's weights."""
         arrays = {"z": self.z.numpy(), "mlp_post": self.mlp_post.numpy()}
         return folder.write(
-            Path(path), manifest("emotion differences", model) | dict(note or {}), {}, arrays
+            Path(path),
+            manifest("emotion differences", model.name, model.weights_hash) | dict(note or {}),
+            {},
+            arrays,
         )
 
     @classmethod
@@ -67,9 +70,9 @@ class Differences:
             EmotionCircuitError: they are of other weights.
             RunFolderError: the folder is missing or damaged.
         """
-        read, _, arrays = folder.read(Path(path), "emotion differences", ())
-        check_model(path, read, model)
-        return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        _, arrays = read_of(Path(path), "emotion differences", model)
+        with folder.reading(path):
+            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,11 @@ def save_circuits(
         }
         for name, circuit in circuits.items()
     }
-    said = manifest("emotion circuits", model) | {"circuits": rows} | dict(note or {})
+    said = (
+        manifest("emotion circuits", model.name, model.weights_hash)
+        | {"circuits": rows}
+        | dict(note or {})
+    )
     return folder.write(Path(path), said, {}, {})
 
 
@@ -243,43 +250,51 @@ def load_circuits(path: str | Path, model: Model) -> dict[str, EmotionCircuit]:
         EmotionCircuitError: they are of other weights.
         RunFolderError: the folder is missing or damaged.
     """
-    read, _, _ = folder.read(Path(path), "emotion circuits", ())
-    check_model(path, read, model)
-    return {
-        emotion: EmotionCircuit.of(
-            model, emotion, _units(row["neurons"]), _units(row["heads"]), row["method"]
-        )
-        for emotion, row in read["circuits"].items()
-    }
+    read, _ = read_of(Path(path), "emotion circuits", model)
+    with folder.reading(path):
+        return {
+            emotion: EmotionCircuit.of(
+                model, emotion, _units(row["neurons"]), _units(row["heads"]), row["method"]
+            )
+            for emotion, row in read["circuits"].items()
+        }
 
 
 def _units(table: Mapping[str, Sequence[int]]) -> list[Unit]:
     return [(int(layer), unit) for layer, units in table.items() for unit in units]
 
 
-def manifest(kind: str, model: Model) -> dict[str, Any]:
+def manifest(kind: str, model: str, weights_hash: str) -> dict[str, Any]:
     """What a folder of findings says about whose they are."""
     return {
         "kind": kind,
-        "model": model.name,
-        "weights": model.weights_hash,
+        "model": model,
+        "weights": weights_hash,
         "emotions": list(EMOTIONS),
         "provenance": folder.provenance(),
     }
 
 
-def check_model(path: str | Path, read: Mapping[str, Any], model: Model) -> None:
-    """Refuse findings of other weights, or of other emotions.
+def read_of(path: Path, kind: str, model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Manifest and arrays of findings in a model.
+
+    Raises:
+        EmotionCircuitError: they are of other weights.
+        RunFolderError: the folder is missing or damaged.
+    """
+    read, _, arrays = folder.read(path, kind, ())
+    check_model(str(path), str(read.get("model")), str(read.get("weights")), model)
+    return read, arrays
+
+
+def check_model(what: str, name: str, weights_hash: str, model: Model) -> None:
+    """Refuse findings of other weights.
 
     Raises:
         EmotionCircuitError: as said.
     """
-    if read.get("weights") != model.weights_hash:
+    if weights_hash != model.weights_hash:
         raise EmotionCircuitError(
-            f"{path} was found in {read.get('model')!r} with other weights than {model.name}'s; "
-            "load that model, or run the discovery again."
-        )
-    if tuple(read.get("emotions", ())) != EMOTIONS:
-        raise EmotionCircuitError(
-            f"{path} is about {read.get('emotions')}; it must be about {', '.join(EMOTIONS)}."
+            f"{what} was found in {name!r} with other weights than {model.name}'s; load that "
+            "model, or run the discovery again."
         )

@@ -155,13 +155,14 @@ class Control:
         return folder.write(Path(path), manifest, {"replies": self.replies}, {})
 
     @classmethod
-    def load(cls, path: str | Path) -> "Control":
+    @folder.decoding
+    def load(cls, path: Path) -> "Control":
         """Read a run folder back.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder.
         """
-        manifest, tables, _ = folder.read(Path(path), KIND, ("replies",))
+        manifest, tables, _ = folder.read(path, KIND, ("replies",))
         return cls(
             tables["replies"],
             Limits(**manifest["limits"]),

@@ -1,16 +1,14 @@
 """`evaluate`: every arm's replies to the same situations, decoded alike, measured and judged.
 
-Each arm is a file beside the run folder as soon as it is written, so that a stopped run goes on
-where it was. Judges read the finished replies; another judge or other limits cost no generation.
+Each arm is a step of its run, so that a stopped run goes on where it was. Judges read the finished
+replies; another judge or other limits cost no generation.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,6 +22,7 @@ from circuits.emotion.replying import Arm, Batch, read_all, replies
 from circuits.emotion.situations import Asking, Situation
 from interp.brief import brief
 from interp.model import Model
+from interp.steps import TABLES, Steps
 
 Progress = Callable[[str, int, int], None]
 """Called with (arm, replies done, in all)."""
@@ -39,7 +38,7 @@ class Writer:
         asking: words, frames and demonstrations.
         texts: the situations.
         decoding: the decoder's settings, of every arm.
-        store: folder of finished arms; none are kept without.
+        steps: where finished arms are kept.
         progress: called as replies come.
     """
 
@@ -47,14 +46,15 @@ class Writer:
     asking: Asking
     texts: Sequence[Situation]
     decoding: Decoding = Decoding()
-    store: Path | None = None
+    steps: Steps = field(default_factory=Steps)
     progress: Progress | None = None
 
     def write(self, arm: Arm) -> pd.DataFrame:
-        """The measured replies of an arm, from the store if it has them."""
-        file = self.store and self.store / f"{arm.name}-{self._key(arm)}.parquet"
-        if file and file.is_file():
-            return pd.read_parquet(file)
+        """The measured replies of an arm, read back if they are kept."""
+        name = f"{arm.name}-{self._key(arm)}"
+        return self.steps.step(name, lambda: {"replies": self._measured(arm)}, TABLES)["replies"]
+
+    def _measured(self, arm: Arm) -> pd.DataFrame:
         told = self.progress
         neutral = arm.prompt == "neutral"
         table = replies(
@@ -65,13 +65,7 @@ class Writer:
             self.decoding,
             told and (lambda done, total: told(arm.name, done, total)),
         )
-        table = measure(self.model, table, self._yardstick).assign(arm=arm.name)
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_suffix(".writing")
-            table.to_parquet(beside, index=False)
-            beside.rename(file)
-        return table
+        return measure(self.model, table, self._yardstick).assign(arm=arm.name)
 
     @cached_property
     def _neutral(self) -> list[Batch]:
@@ -137,7 +131,11 @@ def evaluate(
     Raises:
         MarkError: no arm is ``unmodulated``.
     """
-    table = pd.concat([writer.write(arm) for arm in arms], ignore_index=True)
+    written: list[pd.DataFrame] = []
+    for arm in arms:
+        written.append(writer.write(arm))
+        writer.steps.count(len(written), len(arms))
+    table = pd.concat(written, ignore_index=True)
     plain: Any = table[table["arm"] == "unmodulated"]
     table = against(table, plain)
     return Control(
@@ -147,9 +145,3 @@ def evaluate(
         model=writer.model.name,
         settings={"decoding": asdict(writer.decoding)} | dict(note or {}),
     )
-
-
-def finish(control: Control, out: Path, store: Path) -> None:
-    """Write the run folder, and drop the finished arms beside it."""
-    control.save(out)
-    shutil.rmtree(store, ignore_errors=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from circuits.emotion.circuit import check_model, manifest
+from circuits.emotion.circuit import manifest, read_of
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
 from interp import folder
@@ -112,7 +112,8 @@ class Directions:
         """Write a folder that names the model's weights."""
         arrays = {site: getattr(self, site).numpy() for site in STREAMS}
         said = {"styles": list(self.styles), "n_groups": self.n_groups} | dict(note or {})
-        return folder.write(Path(path), manifest("emotion directions", model) | said, {}, arrays)
+        about = manifest("emotion directions", model.name, model.weights_hash)
+        return folder.write(Path(path), about | said, {}, arrays)
 
     @classmethod
     def load(cls, path: str | Path, model: Model) -> "Directions":
@@ -122,10 +123,10 @@ class Directions:
             EmotionCircuitError: they are of other weights.
             RunFolderError: the folder is missing or damaged.
         """
-        read, _, arrays = folder.read(Path(path), "emotion directions", ())
-        check_model(path, read, model)
-        mid, post = (torch.from_numpy(arrays[site]) for site in STREAMS)
-        return cls(mid, post, tuple(read["styles"]), read["n_groups"])
+        read, arrays = read_of(Path(path), "emotion directions", model)
+        with folder.reading(path):
+            mid, post = (torch.from_numpy(arrays[site]) for site in STREAMS)
+            return cls(mid, post, tuple(read["styles"]), read["n_groups"])
 
     def __repr__(self) -> str:
         n = self.resid_post.shape[1]

@@ -43,6 +43,9 @@ from circuits.emotion.transfer import (
 from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Steps
 
 TRAP = "within (trap)"
 Progress = Callable[[str, int, int], None]
@@ -56,6 +59,7 @@ def discover(
     settings: Settings | None = None,
     replies: Sequence[Reply] = (),
     out: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Discovery:
     """Find a model's emotion directions, the components that write them, and circuits.
@@ -69,6 +73,7 @@ def discover(
             in which states are read is the one where directions carry over best: to styles with
             another word and another frame, and to texts after demonstrations.
         out: folder to write; a stopped discovery resumes, a finished one is loaded.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (stage, done, in all).
 
     Raises:
@@ -76,10 +81,44 @@ def discover(
         StatesError: a style that the frames do not have.
     """
     chosen = settings or Settings()
-    run = Stages.of(model, scenarios, frames, chosen, replies, out)
-    if run.finished is not None:
-        return run.finished
-    say = progress or (lambda stage, done, total: None)
+    given = (model, scenarios, frames, replies, progress or (lambda stage, done, total: None))
+    if out is None:
+        return _discovered(Stages(Steps(), chosen), *given)
+    named = _plain_settings(chosen) | {
+        "scenarios": len(scenarios),
+        "texts": fingerprint([(s.id, s.text, [e.text for e in s.events]) for s in scenarios]),
+        "replies": fingerprint([(r.id, r.text) for r in replies]),
+        "frames": fingerprint(_used(frames, chosen)),
+    }
+    with RunFolder.open(out, "emotion circuit", named | identity(model), force=force) as run:
+        if not run.finished:
+            made = _discovered(Stages(run, chosen), *given)
+            run.finish(made.save)
+    return Discovery.load(out)
+
+
+def _plain_settings(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+
+
+def _used(frames: Frames, settings: Settings) -> list[Any]:
+    """The frames and word sets that the styles name."""
+    pairs = [style.partition(":")[::2] for style in settings.styles]
+    return [
+        [frames.frames[frame] for frame, _ in pairs if frame in frames.frames],
+        {words: frames.words[words] for _, words in pairs if words in frames.words},
+    ]
+
+
+def _discovered(
+    run: Stages,
+    model: Model,
+    scenarios: Sequence[Scenario],
+    frames: Frames,
+    replies: Sequence[Reply],
+    say: Progress,
+) -> Discovery:
+    chosen = run.settings
     groups = groups_of(model, scenarios, frames, chosen.styles, double_bos=chosen.double_bos)
     found = run.states("states", lambda: states(model, groups, progress=partial(say, "states")))
     if chosen.normed_final:
@@ -105,7 +144,9 @@ def discover(
     )
     circuits, layer = circuits_of(model, scored, pushed, chosen.size), _layer(model, readings)
     run.seconds["scores"] = time.monotonic() - began
-    made = Discovery(
+    return Discovery(
+        model=model.name,
+        weights_hash=model.weights_hash,
         settings=chosen,
         directions=directions,
         by_style={s: Directions.of(found.of_style(s)) for s in directions.styles},
@@ -123,9 +164,7 @@ def discover(
         cost=_cost(
             model, len(groups), len(neutral), min(chosen.n_demonstrations, len(scenarios)), run
         ),
-        model=model.name,
     )
-    return run.finish(made)
 
 
 def with_normed_final(model: Model, found: States) -> States:

@@ -102,6 +102,7 @@ class Discovery:
     """What was found.
 
     Attributes:
+        model, weights_hash: in what.
         settings: how.
         directions: where emotions point.
         by_style: the same of each style alone, for transfer tests.
@@ -117,10 +118,11 @@ class Discovery:
         readings: accuracy by layer of the tests that chose it, and of the trap.
         projections: states of some groups on the main axes of a few layers, for a figure.
         cost: seconds and forwards.
-        model: name of the model.
         provenance: versions, machine and command line, filled when saved.
     """
 
+    model: str
+    weights_hash: str
     settings: Settings
     directions: Directions
     by_style: Mapping[str, Directions]
@@ -136,7 +138,6 @@ class Discovery:
     readings: pd.DataFrame
     projections: pd.DataFrame
     cost: Mapping[str, Any]
-    model: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -144,7 +145,16 @@ class Discovery:
         """v_ref of each emotion."""
         return self.directions.reference()
 
-    def save(self, path: str | Path, model: Model, note: Mapping[str, Any] | None = None) -> Path:
+    def of(self, model: Model) -> "Discovery":
+        """The same, which is a model's own.
+
+        Raises:
+            EmotionCircuitError: it was made in other weights.
+        """
+        check_model("the discovery", self.model, self.weights_hash, model)
+        return self
+
+    def save(self, path: str | Path) -> Path:
         """Write a folder that names the model's weights."""
         arrays = {site: getattr(self.directions, site).numpy() for site in STREAMS}
         arrays |= {
@@ -161,7 +171,7 @@ class Discovery:
             f"reference_{s}": np.array([row[layer] for layer in sorted(row)])
             for s, row in self.references.items()
         }
-        said = manifest(KIND, model) | {
+        said = manifest(KIND, self.model, self.weights_hash) | {
             "settings": asdict(self.settings),
             "n_groups": {s: own.n_groups for s, own in self.by_style.items()},
             "layer": self.layer,
@@ -171,29 +181,25 @@ class Discovery:
                 for preset, circuits in self.circuits.items()
             },
         }
-        said |= dict(note or {})
         written = {name: getattr(self, name) for name in TABLES}
         return folder.write(Path(path), said, written, arrays)
 
     @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> "Discovery":
-        """Read what `save` wrote.
-
-        Args:
-            path: the folder.
-            model: whose weights it must be of; without one, nothing is compared.
+    @folder.decoding
+    def load(cls, path: Path) -> "Discovery":
+        """Read what `save` wrote; `of` tells whose it is.
 
         Raises:
-            EmotionCircuitError: it is of other weights.
             RunFolderError: the folder is missing or damaged.
         """
-        read, tables, arrays = folder.read(Path(path), KIND, TABLES)
-        if model is not None:
-            check_model(path, read, model)
+        read, tables, arrays = folder.read(path, KIND, TABLES)
         settings, counts = _settings(read["settings"]), read["n_groups"]
         t = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        shape = t["mean_mlp_post"].shape[1], t["mean_z"].shape[1], t["mean_z"].shape[0]
+        n_layers, n_heads = t["mean_z"].shape[:2]
+        sizes = t["mean_mlp_post"].shape[1], n_heads, n_layers
         return cls(
+            model=read["model"],
+            weights_hash=read["weights"],
             settings=settings,
             directions=Directions(
                 t["resid_mid"], t["resid_post"], tuple(counts), sum(counts.values())
@@ -207,7 +213,7 @@ class Discovery:
             scores=from_arrays(arrays),
             influence=Influence(t["influence"], settings.alphas, settings.final),
             circuits={
-                preset: {emotion: _circuit(shape, emotion, row) for emotion, row in rows.items()}
+                preset: {emotion: _circuit(emotion, row, sizes) for emotion, row in rows.items()}
                 for preset, rows in read["circuits"].items()
             },
             references={s: dict(enumerate(map(float, arrays[f"reference_{s}"]))) for s in SITES},
@@ -216,7 +222,6 @@ class Discovery:
             layer=read["layer"],
             **tables,
             cost=read["cost"],
-            model=read["model"],
             provenance=read["provenance"] | {"weights": read["weights"]},
         )
 
@@ -250,10 +255,9 @@ def _row(circuit: EmotionCircuit) -> dict[str, Any]:
     return {"method": circuit.method, **{p: [list(u) for u in units] for p, units in parts.items()}}
 
 
-def _circuit(shape: tuple[int, int, int], emotion: str, row: Mapping[str, Any]) -> EmotionCircuit:
-    """A circuit of a model with so many neurons and heads in a layer, and layers."""
+def _circuit(emotion: str, row: Mapping[str, Any], sizes: tuple[int, int, int]) -> EmotionCircuit:
     neurons, heads = (by_layer(_units(row[part])) for part in ("neurons", "heads"))
-    return EmotionCircuit(emotion, neurons, heads, *shape, row["method"])
+    return EmotionCircuit(emotion, neurons, heads, *sizes, row["method"])
 
 
 def _units(rows: list[list[int]]) -> list[Unit]:

@@ -11,6 +11,7 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
 from interp.errors import PlanError, shown
+from interp.files import write_text
 from interp.records import read_json
 from interp.schema import NO_OTHERS, Count, Dtype, Text, checked
 from interp.shipped import locate
@@ -54,7 +55,7 @@ class Recipe:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        Path(path).write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.record(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":

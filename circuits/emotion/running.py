@@ -5,20 +5,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from circuits.emotion.control import Control
-from circuits.emotion.controlling import Progress, Writer, evaluate, finish
+from circuits.emotion.controlling import Progress, Writer, evaluate, fingerprint
 from circuits.emotion.data import Reply, Scenario
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.frames import Frames
 from circuits.emotion.judge import Judge, Labelled, Verdict
+from circuits.emotion.pages import control_report
 from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_replies, reading
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
+from interp import run_key
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
 from interp.model import Model
+from interp.run_folder import RunFolder
+from interp.run_key import identity
 
 N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
@@ -91,6 +95,7 @@ def compare(
     load_reader: Callable[[str], Model],
     out: Path,
     names: Sequence[str] | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Control:
     """Put the arms to the events of the sources; a stopped run goes on arm by arm.
@@ -103,6 +108,7 @@ def compare(
         load_reader: loads the judges' reader by name, once the replies are written.
         out: run folder.
         names: arms; all by default.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called as replies come.
 
     Raises:
@@ -113,29 +119,44 @@ def compare(
             f"the judges' reader must not be the model under test, {model.name}; give another."
         )
     arms = chosen_arms(all_arms(model, found, recipe), names)
-    store = out.parent / f"{out.name}.partial"
     n_events = sum(len(scenario.events) for scenario in sources.events)
     texts = situations(sources.events, min(recipe.n, n_events))
-    writer = Writer(model, sources.asking(recipe.style), texts, recipe.decoding, store, progress)
-    for arm in arms:
-        writer.write(arm)
-    judges = judges_of(load_reader(recipe.reader), sources)
-    note = {
-        "doses": asdict(recipe.doses),
-        "reader": recipe.reader,
-        "judges_saw": [
-            name
-            for name, rows in (
-                ("self-written", sources.replies),
-                ("published", sources.verdicts),
-                ("labelled blind", sources.labelled),
-            )
-            if rows
-        ],
+    named = {
+        **recipe.record(),
+        "arms": {arm.name: [arm.prompt, fingerprint(arm.modulation)] for arm in arms},
+        "texts": run_key.fingerprint(sources),
     }
-    control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
-    finish(control, out, store)
-    return control
+    named = {name: value for name, value in named.items() if name != "model"}
+    with RunFolder.open(
+        out, "emotion evaluate", named | identity(model), unit="arms", force=force
+    ) as run:
+        if not run.finished:
+            asking = sources.asking(recipe.style)
+            writer = Writer(model, asking, texts, recipe.decoding, run, progress)
+            for arm in arms:
+                writer.write(arm)
+            judges = judges_of(load_reader(recipe.reader), sources)
+            note = {
+                "doses": asdict(recipe.doses),
+                "reader": recipe.reader,
+                "judges_saw": _seen(sources),
+            }
+            control = with_lexicon(evaluate(writer, arms, judges, recipe.limits, note=note))
+            run.finish(
+                control.save,
+                page=lambda at: control_report(Control.load(at), found).write(at / "index.html"),
+            )
+    return Control.load(out)
+
+
+def _seen(sources: Sources) -> list[str]:
+    """Which replies the judges are fitted on."""
+    given = {
+        "self-written": sources.replies,
+        "published": sources.verdicts,
+        "labelled blind": sources.labelled,
+    }
+    return [name for name, rows in given.items() if rows]
 
 
 def judges_of(reader: Model, sources: Sources) -> dict[str, Judge]:

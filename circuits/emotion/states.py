@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from circuits.emotion.activations import Progress, last_activations
 from circuits.emotion.data import EMOTIONS, VALENCES, Scenario
 from circuits.emotion.frames import Frame, Frames
 from circuits.emotion.tokens import token_prompt
+from interp import folder
 from interp.brief import brief
 from interp.errors import InterpError, did_you_mean
 from interp.model import Model
 from interp.prompts import TokenPrompt
 
 TENSORS = ("resid_mid", "resid_post", "z", "mlp_post")
+LABELS = ("themes", "texts", "styles")
 
 
 class StatesError(InterpError):
@@ -98,18 +98,23 @@ class States:
             )
         return self.only(chosen)
 
-    def save(self, file: str | Path) -> None:
-        """Write one safetensors file."""
-        labels = {name: "\n".join(getattr(self, name)) for name in ("themes", "texts", "styles")}
-        save_file({name: getattr(self, name).contiguous() for name in TENSORS}, file, labels)
+    def save(self, path: str | Path) -> Path:
+        """Write a folder."""
+        labels = {name: list(getattr(self, name)) for name in LABELS}
+        arrays = {name: getattr(self, name).numpy() for name in TENSORS}
+        return folder.write(Path(path), {"kind": "emotion states", **labels}, {}, arrays)
 
     @classmethod
-    def load(cls, file: str | Path) -> "States":
-        """Read what `save` wrote."""
-        with safe_open(str(file), "pt") as opened:
-            said: dict[str, str] = opened.metadata()
-        labels: dict[str, Any] = {name: tuple(text.split("\n")) for name, text in said.items()}
-        return cls(**load_file(file), **labels)
+    @folder.decoding
+    def load(cls, path: Path) -> "States":
+        """Read what `save` wrote.
+
+        Raises:
+            RunFolderError: the folder is missing or damaged.
+        """
+        said, _, arrays = folder.read(path, "emotion states", ())
+        labels: dict[str, Any] = {name: tuple(said[name]) for name in LABELS}
+        return cls(**{name: torch.from_numpy(arrays[name]) for name in TENSORS}, **labels)
 
 
 def centred(x: Float[Tensor, "group emotion ..."]) -> Float[Tensor, "group emotion ..."]:

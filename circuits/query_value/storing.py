@@ -48,19 +48,20 @@ def load(path: Path) -> "QueryValue":
     """Read what `save` wrote; errors as in `interp.folder.read`."""
     from circuits.query_value.result import QueryValue
 
-    manifest, tables, arrays = folder.read(path, KIND, ("values", "queries", "excluded"))
-    variables = {name: (dims, arrays[name]) for name, dims in manifest["dims"].items()}
-    return QueryValue(
-        scores=xr.Dataset(variables, manifest["coords"]),
-        values=tables["values"],
-        queries=tables["queries"],
-        questions=tuple(_question(record) for record in manifest["questions"]),
-        tokens=tuple(tuple(row) for row in manifest["tokens"]),
-        excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
-        layers_searched=tuple(manifest["layers_searched"]),
-        provenance=manifest["provenance"],
-        **{name: manifest[name] for name in FIELDS},
-    )
+    with folder.reading(path):
+        manifest, tables, arrays = folder.read(path, KIND, ("values", "queries", "excluded"))
+        variables = {name: (dims, arrays[name]) for name, dims in manifest["dims"].items()}
+        return QueryValue(
+            scores=xr.Dataset(variables, manifest["coords"]),
+            values=tables["values"],
+            queries=tables["queries"],
+            questions=tuple(_question(record) for record in manifest["questions"]),
+            tokens=tuple(tuple(row) for row in manifest["tokens"]),
+            excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
+            layers_searched=tuple(manifest["layers_searched"]),
+            provenance=manifest["provenance"],
+            **{name: manifest[name] for name in FIELDS},
+        )
 
 
 def _record(one: Question) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator
 
 from interp.brief import brief
 from interp.errors import DataFileError, PairError, did_you_mean, shown
+from interp.files import write_text
 from interp.pairs import Excluded, PromptPairs
 from interp.records import read_jsonl
 from interp.schema import Index, Row, Text, checked
@@ -183,10 +184,7 @@ class Data:
         }
         lines = [head, *self.records()]
         text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(text + "\n", "utf-8")
-        beside.replace(path)
+        write_text(path, text + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """One record a pair, as `PromptPairs.from_records` takes them, with split and cell."""

@@ -135,13 +135,14 @@ class Replication:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> "Replication":
+    @folder.decoding
+    def load(cls, path: Path) -> "Replication":
         """Read a run folder back.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder.
         """
-        manifest, tables, _ = folder.read(Path(path), KIND, TABLES)
+        manifest, tables, _ = folder.read(path, KIND, TABLES)
         return cls(**tables, model=manifest["model"], provenance=manifest["provenance"])
 
 

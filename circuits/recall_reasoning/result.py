@@ -14,7 +14,6 @@ from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.settings import Settings
 from circuits.recall_reasoning.verdict import verdict_of
 from interp import folder
-from interp.errors import RunFolderError
 from interp.statistics import jaccard
 
 if TYPE_CHECKING:
@@ -154,13 +153,14 @@ class RecallReasoning:
         return folder.write(Path(path), manifest, self.tables, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "RecallReasoning":
+    @folder.decoding
+    def load(cls, path: Path) -> "RecallReasoning":
         """Read a run folder back.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder; the message names the file.
         """
-        manifest, tables, arrays = folder.read(Path(path), KIND, TABLES)
+        manifest, tables, arrays = folder.read(path, KIND, TABLES)
         scores = {
             kind: xr.DataArray(arrays[kind], coords, tuple(coords), name=kind)
             for kind, coords in manifest["coords"].items()
@@ -173,20 +173,6 @@ class RecallReasoning:
             seconds=manifest["seconds"],
             provenance=manifest["provenance"],
         )
-
-    @classmethod
-    def finished(cls, path: Path, run: str) -> "RecallReasoning":
-        """Load a run folder of this very run.
-
-        Raises:
-            RunFolderError: it holds another one.
-        """
-        if folder.read_manifest(path).get("provenance", {}).get("run") != run:
-            raise RunFolderError(
-                f"{path} holds a run with another model or other settings; choose another `out`, "
-                "or remove that folder."
-            )
-        return cls.load(path)
 
     def __repr__(self) -> str:
         design = design_named(self.settings.design)

@@ -23,6 +23,8 @@ from interp.errors import PlanError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs
 from interp.resuming import patch_into
+from interp.run_folder import RunFolder
+from interp.run_key import identity, names_of
 
 Kind = Literal["head", "mlp", "neuron"]
 Scores = dict[str, xr.DataArray]
@@ -93,11 +95,12 @@ def scores_of(
 def _attributed(model: Model, pairs: PromptPairs, site: str, file: Path) -> xr.DataArray:
     """Attribution of every unit of a site, as a part of the total effect; kept in a file."""
     unit = "neuron" if site == "mlp_post" else "head"
-    if file.exists():
-        result = UnitScores.load(file)
-    else:
-        result = attribute(model, pairs, site, ("layer", unit))
-        result.save(file)
+    axes = ("layer", unit)
+    named = {"site": site, "over": axes} | names_of(pairs) | identity(model)
+    with RunFolder.open(file, "attribute", named, unit="pairs") as run:
+        if not run.finished:
+            run.finish(attribute(model, pairs, site, axes).save)
+    result = UnitScores.load(file)
     effect = float((result.clean - result.corrupt).mean())
     return result.mean().rename({unit: "unit"}) / effect
 

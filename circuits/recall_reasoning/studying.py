@@ -7,7 +7,6 @@
 What is chosen is fixed before the test split is run; all other circuits are reported beside it.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from circuits.recall_reasoning.dissociation import (
     rating,
     singles_table,
 )
+from circuits.recall_reasoning.figures import study_report
 from circuits.recall_reasoning.filtering import Filtered, filtered
 from circuits.recall_reasoning.firing import firing_table
 from circuits.recall_reasoning.measuring import Losses, losses
@@ -47,12 +47,15 @@ from circuits.recall_reasoning.tables import (
     cost_table,
     neutral_table,
 )
+from interp import folder
 from interp.ablation import ComponentSet
 from interp.brief import brief
 from interp.errors import PairError
 from interp.model import Model
-from interp.pairs import Excluded, PromptPairs
-from interp.resuming import open_partial, run_key
+from interp.pairs import Excluded
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity
+from interp.steps import Codec
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""
@@ -67,6 +70,7 @@ def study(
     datasets: str | Path | None = None,
     neutral: str | None = None,
     data: Callable[[int], Data] | None = None,
+    force: bool = False,
     say: Say | None = None,
 ) -> RecallReasoning:
     """Run a study into a run folder. A stopped one resumes there, a finished one is loaded.
@@ -79,6 +83,7 @@ def study(
             shipped ones.
         neutral: a text unrelated to the cells; its perplexity shows damage in general.
         data: the data of a seed, where it is not to be built from the design.
+        force: replace another run, or a damaged one, that `out` holds.
         say: called with a line at each step.
 
     Raises:
@@ -86,23 +91,28 @@ def study(
         PairError: a cell of the design keeps too few pairs that the model gets right.
     """
     settings.checked()
-    out, said = Path(out), say or (lambda _: None)
-    asked = {"settings": settings.record(), "neutral": neutral, "own_data": data is not None}
-    run = run_key(model, PromptPairs(()), asked)
-    if out.exists():
-        return RecallReasoning.finished(out, run)
-    partial = open_partial(out, run)
-    design = design_named(settings.design)
-    folder = None if datasets is None else Path(datasets)
-    draw = data or (lambda seed: build(model, design, folder, settings.n_drawn, seed))
-    started = time.perf_counter()
-    parts = [
-        _once(model, design, settings, draw, seed, partial / f"seed-{seed}", neutral, said)
-        for seed in settings.seeds
-    ]
-    result = _joined(model, settings, parts, time.perf_counter() - started)
-    result.save(out, {"run": run, "weights": model.weights_hash})
-    shutil.rmtree(partial)
+    design, said = design_named(settings.design), say or (lambda _: None)
+    files = None if datasets is None else Path(datasets)
+    draw = data or (lambda seed: build(model, design, files, settings.n_drawn, seed))
+    drawn = {seed: draw(seed) for seed in settings.seeds}
+    named = settings.record() | {
+        "neutral": neutral and fingerprint(neutral),
+        "data": fingerprint(list(drawn.values())),
+    }
+    with RunFolder.open(
+        out, "recall-reasoning", named | identity(model), unit="seeds", force=force
+    ) as run:
+        if not run.finished:
+            started = time.perf_counter()
+            parts: list[Part] = []
+            for seed, own in drawn.items():
+                parts.append(_once(model, design, settings, own, seed, run, neutral, said))
+                run.count(len(parts), len(drawn))
+            result = _joined(model, settings, parts, time.perf_counter() - started)
+            run.finish(
+                lambda at: result.save(at, {"weights": model.weights_hash}),
+                page=lambda at: study_report(RecallReasoning.load(at)).write(at / "index.html"),
+            )
     return RecallReasoning.load(out)
 
 
@@ -119,16 +129,18 @@ def _once(
     model: Model,
     design: Design,
     settings: Settings,
-    draw: Callable[[int], Data],
+    drawn: Data,
     seed: int,
-    out: Path,
+    run: RunFolder,
     neutral: str | None,
     say: Say,
 ) -> Part:
-    asked = _filtered(model, settings, draw, seed, out)
+    out = run.work / f"seed-{seed}"
+    asked = run.step(
+        f"seed-{seed}/data", lambda: _filtered(model, design, settings, drawn), FILTERED
+    )
     data = asked.data
     say(f"seed {seed}: " + ", ".join(f"{c} {asked.n(c)}" for c in data.cells) + " pairs kept")
-    _check_feasible(asked, design)
     selection = {c: data.of("selection", c)[: settings.n_select] for c in data.cells}
     say(f"seed {seed}: scoring components")
     scores = {kind: scores_of(model, selection, kind, out) for kind in _kinds(settings)}
@@ -188,35 +200,32 @@ def _kinds(settings: Settings) -> list[Kind]:
     return [kind for kind, use in wanted if use]
 
 
-def _filtered(
-    model: Model, settings: Settings, draw: Callable[[int], Data], seed: int, out: Path
-) -> Filtered:
-    """The data that the model gets right; asked once, then read back."""
-    rows, counts, left = out / "data.jsonl", out / "counts.parquet", out / "dropped.parquet"
-    if not rows.exists():
-        _ask(model, settings, draw(seed), rows, counts, left)
-    # read back even if just written, so that a resumed run has the very same rows
-    dropped = [Excluded(**row) for row in pd.read_parquet(left).to_dict("records")]
-    return Filtered(load_data(rows), pd.read_parquet(counts), tuple(dropped))
-
-
-def _ask(
-    model: Model, settings: Settings, drawn: Data, rows: Path, counts: Path, left: Path
-) -> None:
-    """Filter, and write the three files, the one that says that they are there last.
+def _filtered(model: Model, design: Design, settings: Settings, drawn: Data) -> Filtered:
+    """The data that the model gets right.
 
     Raises:
-        PairError: a cell of some split keeps no pair at all.
+        PairError: a cell keeps fewer than `MINIMUM` pairs in some split.
     """
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    found = filtered(model, drawn, max(settings.n_select, settings.n_validate, settings.n_test))
-    kept: Any = found.counts["kept"]
-    if kept.min() < 1:
-        _check_feasible(found, design_named(settings.design))
-    columns = ["id", "where", "reason"]
-    pd.DataFrame([vars(r) for r in found.dropped], columns=columns).to_parquet(left)
-    found.counts.to_parquet(counts)
-    found.data.save(rows)
+    most = max(settings.n_select, settings.n_validate, settings.n_test)
+    found = filtered(model, drawn, most)
+    _check_feasible(found, design)
+    return found
+
+
+def _save_filtered(found: Filtered, path: Path) -> None:
+    left = pd.DataFrame([vars(row) for row in found.dropped], columns=["id", "where", "reason"])
+    folder.write(path, {"kind": "filtered"}, {"counts": found.counts, "dropped": left}, {})
+    found.data.save(path / "data.jsonl")
+
+
+def _load_filtered(path: Path) -> Filtered:
+    _, tables, _ = folder.read(path, "filtered", ("counts", "dropped"))
+    with folder.reading(path):
+        dropped = [Excluded(**row) for row in tables["dropped"].to_dict("records")]
+        return Filtered(load_data(path / "data.jsonl"), tables["counts"], tuple(dropped))
+
+
+FILTERED: Codec[Filtered] = Codec(_save_filtered, _load_filtered)
 
 
 def _check_feasible(asked: Filtered, design: Design) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from interp.brief import brief
 from interp.errors import DataFileError, shown
+from interp.files import write_text
 from interp.records import read_json
 from interp.schema import checked
 
@@ -134,7 +135,7 @@ class World:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False) + "\n", "utf-8")
+        write_text(path, json.dumps(asdict(self), ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

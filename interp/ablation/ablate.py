@@ -16,6 +16,7 @@ from interp.model import Model
 from interp.pairs import PromptPairs, load_pairs, tokenise
 from interp.progress import Progress
 from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
+from interp.steps import Steps
 
 
 def ablate(
@@ -33,6 +34,7 @@ def ablate(
     cluster_by: ClusterBy | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    force: bool = False,
     progress: Progress | bool = True,
 ) -> AblationResult:
     """Ablate sets of components on the clean prompt of every pair, each against random sets.
@@ -62,6 +64,7 @@ def ablate(
             (such as ``"subject"``), or a function of the pair.
         seed: of the random sets, the noise and the bootstrap.
         out: a run folder. A stopped run resumes there, a finished one is loaded.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (ablated runs done, in all); True draws a bar where one is watched.
 
     Raises:
@@ -104,8 +107,8 @@ def ablate(
         seed=seed,
     )
     if out is None:
-        return measured(request, None, progress)
-    return measured_into(Path(out), request, progress)
+        return measured(request, Steps(), progress)
+    return measured_into(Path(out), request, progress, force)
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:

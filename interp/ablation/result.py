@@ -14,7 +14,7 @@ from interp.ablation.components import Component
 from interp.ablation.controls import Design
 from interp.ablation.readouts import unit_of
 from interp.ablation.sets import ComponentSet, Sets
-from interp.errors import MetricError, RunFolderError, did_you_mean
+from interp.errors import MetricError, did_you_mean
 from interp.pairs import Excluded
 from interp.results import vars_of
 from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
@@ -199,14 +199,15 @@ class AblationResult:
         return folder.write(Path(path), manifest, tables, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "AblationResult":
+    @folder.decoding
+    def load(cls, path: Path) -> "AblationResult":
         """Read a run folder back, exactly.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder; the message names the file.
         """
         names = ("pairs", "sets", "controls", "excluded")
-        manifest, tables, arrays = folder.read(Path(path), "ablation", names)
+        manifest, tables, arrays = folder.read(path, "ablation", names)
         pairs, sets = tables["pairs"], dict(_sets(tables["sets"]))
         controls: dict[str, list[ComponentSet]] = {name: [] for name in sets}
         for name, one in _sets(tables["controls"]):
@@ -226,20 +227,6 @@ class AblationResult:
             **manifest["fields"],
             provenance=manifest["provenance"],
         )
-
-    @classmethod
-    def finished(cls, path: Path, run: str) -> "AblationResult":
-        """Load a run folder of this very run.
-
-        Raises:
-            RunFolderError: it holds another one.
-        """
-        if folder.read_manifest(path).get("provenance", {}).get("run") != run:
-            raise RunFolderError(
-                f"{path} holds a run with another model, other pairs or other options; choose "
-                "another `out`, or remove that folder."
-            )
-        return cls.load(path)
 
     def __repr__(self) -> str:
         what = ", ".join(f"{k} {float(v['baseline'].mean()):.3f}" for k, v in self.readings.items())

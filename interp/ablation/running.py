@@ -1,11 +1,10 @@
 """Run a request: pairs and windows of text in shards, each set and each control once."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,9 @@ from interp.model import Model
 from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.progress import Progress, reported
 from interp.prompts import TokenPrompt, prompts_of
-from interp.resuming import (
-    partial_folder,
-    read_shard,
-    run_key,
-    write_shard,
-)
+from interp.run_folder import RunFolder
+from interp.run_key import fingerprint, identity, names_of
+from interp.steps import ARRAYS, Steps
 
 EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""
@@ -69,10 +65,10 @@ class Request:
         said = ("kind", "readouts", "candidates", "n_random", "match_norms", "seed")
         sets = [[name, *map(str, one.components), *one.among] for name, one in self.sets.items()]
         return {name: getattr(self, name) for name in said} | {
-            "sets": _hash(sets),
-            "reference": _hash([prompt.ids for prompt in self.reference]),
-            "neutral": self.neutral and _hash(self.neutral),
-            "clusters": _hash(self.clusters(self.pairs)),
+            "sets": fingerprint(sets),
+            "reference": fingerprint([prompt.ids for prompt in self.reference]),
+            "neutral": self.neutral and fingerprint(self.neutral),
+            "clusters": fingerprint(self.clusters(self.pairs)),
         }
 
     def clusters(self, pairs: Sequence[Pair]) -> list[str]:
@@ -97,28 +93,26 @@ def _span(pair: Pair, name: str) -> str:
     return pair.clean[start:end]
 
 
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
-
-
-def measured_into(out: Path, request: Request, progress: Progress | bool) -> AblationResult:
+def measured_into(
+    out: Path, request: Request, progress: Progress | bool, force: bool
+) -> AblationResult:
     """As `measured`, into a run folder, resuming where an earlier call was stopped.
 
     Raises:
         RunFolderError: `out` holds another run.
     """
-    run = run_key(request.model, request.pairs, request.options)
-    if out.exists():
-        return AblationResult.finished(out, run)
-    with partial_folder(out, run) as shards:
-        result = measured(request, shards, progress)
-        note = {"seed": request.seed, "run": run, "options": request.options}
-        result.save(out, note | {"weights": request.model.weights_hash})
+    model = request.model
+    named = request.options | names_of(request.pairs) | identity(model)
+    with RunFolder.open(out, "ablate", named, unit="runs", force=force) as run:
+        if not run.finished:
+            result = measured(request, run, progress)
+            note = {"seed": request.seed, "weights": model.weights_hash}
+            run.finish(lambda at: result.save(at, note))
     return AblationResult.load(out)
 
 
-def measured(request: Request, shards: Path | None, progress: Progress | bool) -> AblationResult:
-    """Carry a request out; finished shards are kept in a folder, and read back from it."""
+def measured(request: Request, steps: Steps, progress: Progress | bool) -> AblationResult:
+    """Carry a request out; finished shards are kept as steps."""
     model = request.model
     kept, excluded = tokenise(model, request.pairs)
     prompts = prompts_of(kept)
@@ -130,7 +124,7 @@ def measured(request: Request, shards: Path | None, progress: Progress | bool) -
     tasks = [_pair_task(request, replaced, kept)]
     if request.neutral is not None:
         tasks.append(_text_task(replaced, windows(model, request.neutral)))
-    values, seconds = _measure(model, tasks, distinct, shards, progress)
+    values, seconds = _measure(model, tasks, distinct, steps, progress)
     order = [*request.readouts, *(["nll"] if request.neutral is not None else [])]
     return result_of(
         {name: values[name] for name in order},
@@ -224,7 +218,7 @@ def _measure(
     model: Model,
     tasks: Sequence[Task],
     sets: Sequence[ComponentSet],
-    shards: Path | None,
+    steps: Steps,
     progress: Progress | bool,
 ) -> tuple[Columns, float]:
     """Every readout of every example under every set, and the seconds it took."""
@@ -241,15 +235,13 @@ def _measure(
     with reported(progress, "ablating", total, "runs") as report:
         for number, lo, first in _blocks(tasks, len(sets)):
             task, some = tasks[number], sets[first : first + SETS_AT_ONCE]
-            file = shards and shards / f"{task.name}-{lo:06d}-{first:06d}.safetensors"
-            arrays = read_shard(file) if file else None
-            if arrays is None:
-                arrays = _run(model, task, lo, some, lambda at=(number, lo): rewrites(*at))
-                if file:
-                    write_shard(file, arrays)
+            recorded = partial(rewrites, number, lo)
+            measure = partial(_run, model, task, lo, some, recorded)
+            arrays = steps.step(f"{task.name}-{lo:06d}-{first:06d}", measure, ARRAYS)
             seconds += float(arrays.pop("seconds")[0])
             _fill(out, arrays, (len(task.prompts), len(sets)), lo, first)
             done += len(some) * len(task.prompts[lo : lo + EXAMPLES_AT_ONCE])
+            steps.count(done, total)
             report(done, total)
     return out, seconds
 

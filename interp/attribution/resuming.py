@@ -1,8 +1,8 @@
-"""Attributions that survive being killed: finished shards of pairs are run folders of their own."""
+"""`attribute_into`: attributions into a run folder, shard of pairs by shard of pairs."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from interp.attribution.attribute import (
     attribute_nodes,
 )
 from interp.attribution.scores import Scores
-from interp.errors import MetricError, RunFolderError, SiteError, did_you_mean
+from interp.errors import MetricError, SiteError, did_you_mean
 from interp.model import Model
 from interp.pairs import PromptPairs, tokenise
 from interp.progress import Progress
-from interp.resuming import partial_folder, refuse_other_run, run_key
+from interp.run_folder import RunFolder
+from interp.run_key import identity, names_of
+from interp.steps import Codec
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""
+SCORES: Codec[Scores] = Codec(lambda scores, path: scores.save(path), Scores.load)
 
 
 def attribute_to(
@@ -80,6 +83,7 @@ def attribute_into(
     metric: str = "logit_diff",
     steps: int | None = None,
     seed: int = 0,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
     """As `attribute_to`, into a run folder, resuming where an earlier call was stopped.
@@ -97,13 +101,13 @@ def attribute_into(
         metric: what to read.
         steps: interpolation points.
         seed: of the bootstrap; recorded.
+        force: replace another run, or a damaged one, that `out` holds.
         progress: called with (pairs done, pairs in all).
 
     Raises:
         RunFolderError: `out` holds another run, or something else.
         InterpError: whatever `attribute_to` refuses.
     """
-    out = Path(out)
     options: dict[str, Any] = {
         "of": of,
         "over": over,
@@ -111,52 +115,38 @@ def attribute_into(
         "metric": metric,
         "steps": steps,
     }
-    run = run_key(model, pairs, options | {"seed": seed})
-    if out.exists():
-        refuse_other_run(out, run)
-        return Scores.load(out)
     _check(of, over, method)
-    kept, excluded = tokenise(model, pairs)
-    rows = PromptPairs(tuple(pair.pair for pair in kept), pairs.source)
-    with partial_folder(out, run) as partial:
-        shards = [
-            _shard(partial / f"{first:06d}", model, rows, first, options, progress)
-            for first in range(0, len(rows), SHARD)
-        ]
-        joined = replace(_joined(shards), excluded=tuple(excluded))
-        record = {"seed": seed, "run": run, "options": options, "weights": model.weights_hash}
-        joined.save(out, record)
+    named = options | {"seed": seed} | names_of(pairs) | identity(model)
+    with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
+        if not run.finished:
+            scores = _attributed(run, model, pairs, options, progress)
+            run.finish(lambda at: scores.save(at, {"seed": seed, "weights": model.weights_hash}))
     return Scores.load(out)
 
 
-def _shard(
-    at: Path,
+def _attributed(
+    run: RunFolder,
     model: Model,
-    rows: PromptPairs,
-    first: int,
+    pairs: PromptPairs,
     options: dict[str, Any],
     progress: Progress | None,
 ) -> Scores:
-    """One shard, read back where it is finished and measured where not."""
+    """All scores from their shards, each read back or measured."""
+    kept, excluded = tokenise(model, pairs)
+    rows = PromptPairs(tuple(pair.pair for pair in kept), pairs.source)
+    shards: list[Scores] = []
 
-    def report(done: int, _: int) -> None:
+    def report(first: int, done: int, _: int = 0) -> None:
         if progress:
             progress(first + done, len(rows))
 
-    shard = _finished(at)
-    if shard is None:
-        shutil.rmtree(at, ignore_errors=True)
-        shard = attribute_to(model, rows[first : first + SHARD], **options, progress=report)
-        shard.save(at)
-    report(shard.n_pairs, 0)
-    return shard
-
-
-def _finished(shard: Path) -> Scores | None:
-    try:
-        return Scores.load(shard)
-    except RunFolderError:
-        return None
+    for first in range(0, len(rows), SHARD):
+        some = rows[first : first + SHARD]
+        measure = partial(attribute_to, model, some, **options, progress=partial(report, first))
+        shards.append(run.step(f"{first:06d}", measure, SCORES))
+        run.count(first + len(some), len(rows))
+        report(first, len(some))
+    return replace(_joined(shards), excluded=tuple(excluded))
 
 
 def _joined(shards: Sequence[Scores]) -> Scores:

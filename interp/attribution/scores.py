@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from interp import folder
-from interp.errors import RunFolderError
+from interp.errors import RunFolderError, shown
 from interp.graph import Graph
 from interp.pairs import Excluded
 from interp.results import vars_of
@@ -151,19 +151,20 @@ class Scores:
         return folder.write(Path(path), manifest, tables, {"values": self.values.values})
 
     @classmethod
-    def load(cls, path: str | Path) -> "Scores":
+    @folder.decoding
+    def load(cls, path: Path) -> "Scores":
         """Read a run folder back, exactly, as the kind of scores it holds.
 
         Raises:
             RunFolderError: missing, incomplete or damaged folder, or one of another kind.
         """
-        manifest = folder.read_manifest(Path(path))
+        manifest = folder.read_manifest(path)
         kinds = {kind.KIND: kind for kind in (EdgeScores, NodeScores, UnitScores)}
         if manifest.get("kind") not in kinds:
-            raise RunFolderError(f"{path} holds a {manifest.get('kind')!r} run, not scores.")
+            raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not scores.")
         axes = manifest["dims"][1:]
         names = ("pairs", "prompts", "excluded", *(f"axis_{dim}" for dim in axes))
-        manifest, tables, arrays = folder.read(Path(path), manifest["kind"], names)
+        manifest, tables, arrays = folder.read(path, manifest["kind"], names)
         ids = tables["pairs"]["pair"].tolist()
         coords = {"pair": ids} | {dim: tables[f"axis_{dim}"][dim].to_numpy() for dim in axes}
         clean, corrupt = (
