@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
 NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py)
 
-.PHONY: install demo test test-newest lint newcomer pages docs clean
+.PHONY: install demo test test-newest lint newcomer notebooks pages docs clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -47,6 +47,10 @@ test-newest: $(NEWEST_STAMP)
 	$(NEWEST)/bin/interp models pull smollm2-135m
 	$(NEWEST)/bin/interp models pull gemma-3-270m
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 $(NEWEST_TESTS)
+
+# runs them from top to bottom and keeps their outputs; static images need Chrome or Chromium
+notebooks: install
+	$(BIN)/python scripts/notebooks.py
 
 lint: install
 	$(BIN)/ruff check .

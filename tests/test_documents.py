@@ -164,10 +164,19 @@ def test_notebooks_run_from_top_to_bottom(path: Path):
     ).execute()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_notebooks_are_kept_without_outputs(path: Path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert all(not cell.get("outputs") for cell in cells)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_kept_with_outputs(path: Path):
+    """As scripts/notebooks.py leaves them: run in order, figures with a static image, no paths."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {"display_data", "execute_result", "stream"}
+    figures = [o.data for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert all("image/png" in figure for figure in figures)
+    assert figures, "a reader sees no figure"
+    text = path.read_text()
+    assert str(ROOT) not in text
+    assert len(text) < 2_000_000
 
 
 def test_datasets_is_no_package():
