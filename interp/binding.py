@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError, SiteError
-from interp.interventions import Edit, KnockOut, Plan, Positions, Rewrite
+from interp.interventions import Edit, KnockOut, Plan, Positions
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.rewrite import Rewrite
 from interp.sites import Site
 
 

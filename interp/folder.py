@@ -153,12 +153,12 @@ def _old(beside: Path) -> Path:
 def seal(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a folder whose other files are there, with a digest of each.
 
-    Pages are left out: they are drawn from the rest, and may be drawn anew.
+    Pages and plotly beside them are left out: they may be drawn anew, by another version.
     """
     files = {
         file.relative_to(path).as_posix(): _digest_of(file)
         for file in sorted(path.rglob("*"))
-        if file.is_file() and file != path / MANIFEST and file.suffix != ".html"
+        if file.is_file() and file != path / MANIFEST and file.suffix not in (".html", ".js")
     }
     record = json.loads(json.dumps({**manifest, "files": files}))
     sealed = record | {"seal": digest(record)}

@@ -23,73 +23,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import folder
-from interp.brief import ITEMS, LIMIT, brief, in_few_words
+from interp.brief import ITEMS, LIMIT, in_few_words
 from interp.errors import PlanError, did_you_mean
+from interp.rewrite import Rewrite, selected
 
 Positions = str | int | Sequence[int]
 """Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
 (the tokens generated so far, as they are read back), a span's name, a span's name with
 ``_last``, or token numbers."""
-
-
-@brief
-@dataclass(frozen=True)
-class Rewrite:
-    """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
-
-    Attributes:
-        keep: the factor.
-        add: what is added: one vector, one a position, or one a prompt and position.
-        basis: B, orthonormal directions that are projected out.
-    """
-
-    keep: float = 1.0
-    add: Float[Tensor, "*prompt_pos feature"] | None = None
-    basis: Float[Tensor, "feature direction"] | None = None
-
-    def added(
-        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
-    ) -> Float[Tensor, "token_or_one feature"] | None:
-        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
-        if self.add is None:
-            return None
-        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
-        match self.add.ndim:
-            case 1:
-                return self.add[None]
-            case 2:
-                return _recorded(self.add[pos], pos)
-            case _:
-                return _recorded(self.add[prompt, pos], pos)
-
-    def __call__(
-        self,
-        x: Float[Tensor, "token feature"],
-        prompt: Int[Tensor, " token"],
-        pos: Int[Tensor, " token"],
-    ) -> Float[Tensor, "token feature"]:
-        """The new features of some tokens."""
-        # 0 x inf is no number, and what is replaced may be infinite.
-        new = x * self.keep if self.keep else torch.zeros_like(x)
-        add = self.added(prompt, pos)
-        if self.basis is not None:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            basis = self.basis.to(x.device, wide)
-            new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
-        return new if add is None else new + add.to(x)
-
-
-def _recorded(
-    added: Float[Tensor, "token feature"], pos: Int[Tensor, " token"]
-) -> Float[Tensor, "token feature"]:
-    """Raise `PlanError` where a value has NaN for a token: its prompt had no such token."""
-    missing = added.isnan().any(-1)
-    if bool(missing.any()):
-        raise PlanError(
-            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
-            "a shorter one; choose `positions` that both have."
-        )
-    return added
 
 
 SETS = ("layers", "units", "heads", "positions", "queries", "keys")
@@ -252,8 +193,7 @@ class ProjectOut(Edit):
         Raises:
             PlanError: the directions are linearly dependent.
         """
-        rows = self.directions.reshape(-1, self.directions.shape[-1]).double()
-        rows = selected(rows, features)
+        rows = selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
         basis, r = torch.linalg.qr(rows.T)
         size = r.diagonal().abs()
         if len(size) < len(rows) or not bool((size > 1e-6 * rows.norm(dim=1)).all()):
@@ -325,12 +265,9 @@ class Plan(Sequence[Intervention]):
         whole = f"Plan({', '.join(map(repr, self.steps))})"
         if len(whole) <= LIMIT:
             return whole
-        return f"Plan({len(self.steps)} interventions: {', '.join(self._kinds())})"
-
-    def _kinds(self) -> list[str]:
-        """What kinds of interventions there are, and how many of each."""
         count = Counter(type(step).__name__ for step in self.steps)
-        return [f"{n} {kind}" for kind, n in count.items()]
+        kinds = ", ".join(f"{n} {kind}" for kind, n in count.items())
+        return f"Plan({len(self.steps)} interventions: {kinds})"
 
     def to_json(self) -> str:
         """The plan as text; tensors by name, shape and dtype."""
@@ -345,7 +282,7 @@ class Plan(Sequence[Intervention]):
         steps = json.loads(self.to_json())
         # numpy has no bfloat16; fp32 holds it exactly, and the manifest says what it was
         arrays = {
-            _array(i, name): value.detach().cpu().to(_storable(value.dtype)).numpy()
+            f"{i}.{name}": value.detach().cpu().to(_storable(value.dtype)).numpy()
             for i, step in enumerate(self.steps)
             for name, value in _tensors(step)
         }
@@ -373,13 +310,6 @@ def as_plan(plan: "AnyPlan") -> Plan:
     if isinstance(plan, Plan):
         return plan
     return Plan.of(plan) if isinstance(plan, _Described) else Plan.of(*plan)
-
-
-def selected(
-    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
-) -> Float[Tensor, "*any feature"]:
-    """Some features of a value; ``None`` for all."""
-    return value if features is None else value[..., features.to(value.device)]
 
 
 # --- normal forms ------------------------------------------------------------------------------
@@ -440,10 +370,6 @@ def _brief(value: Any) -> str:
 # --- records -----------------------------------------------------------------------------------
 
 
-def _array(i: int, name: str) -> str:
-    return f"{i}.{name}"
-
-
 def _tensors(step: Intervention) -> list[tuple[str, Tensor]]:
     values = step._fields().items()  # pyright: ignore[reportPrivateUsage]
     return [(name, value) for name, value in values if isinstance(value, Tensor)]
@@ -458,7 +384,7 @@ def _record(i: int, step: Intervention) -> dict[str, Any]:
     record |= step._fields()  # pyright: ignore[reportPrivateUsage]
     for name, value in _tensors(step):
         dtype = str(value.dtype).removeprefix("torch.")
-        record[name] = {"array": _array(i, name), "shape": list(value.shape), "dtype": dtype}
+        record[name] = {"array": f"{i}.{name}", "shape": list(value.shape), "dtype": dtype}
     return record
 
 

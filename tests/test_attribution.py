@@ -11,6 +11,7 @@ import interp
 from circuits.discovery.running import prepared
 from interp.attribution.activations import grad_drop_scores, ig_activation_scores
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+from interp.attribution.chords import log_mean
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import (
@@ -22,7 +23,6 @@ from interp.attribution.estimators import (
 from interp.attribution.exact import exact_edges, exact_nodes
 from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores
-from interp.attribution.rules import log_mean
 from interp.blocks import attend
 from interp.errors import MetricError
 from interp.graph import Graph, edges_of_nodes

@@ -7,7 +7,7 @@ from test_cli import refused
 from typer.main import get_command
 
 import interp
-from circuits.cli import ablate, attribute, bench, circuit, marks, options
+from circuits.cli import ablate, attribute, bench, circuit, circuit_evaluation, marks, options
 from circuits.cli.app import PANELS, app, run
 from interp.errors import InterpError, SiteError
 from interp.graph import component_name
@@ -42,7 +42,7 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
     assert set(circuit.METHODS) == set(marks.METHODS) == set(EDGE_METHODS)
-    assert set(circuit.CUT) == set(ABLATIONS)
+    assert set(circuit_evaluation.CUT) == set(ABLATIONS)
     assert set(bench.PEERS) == set(PEERS)
 
 

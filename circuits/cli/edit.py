@@ -1,35 +1,31 @@
-"""`interp edit`: write facts into a model, take them out, list and export them, judge methods."""
+"""`interp edit`: write facts into a model, ask it, take them out, list and export them."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from circuits.cli import edit_evaluation, edit_layers
 from circuits.cli.options import (
-    CasesOption,
+    N_TOKENS,
     DeviceOption,
     DtypeOption,
-    ForceOption,
     JsonOption,
-    LimitOption,
     ModelOption,
-    OutOption,
-    SplitOption,
-    names_in,
-    numbers,
+    PlacementOption,
+    TokensOption,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, progress, stdout
+from circuits.cli.output import load, print_json, print_table, progress, stdout
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from circuits.editing import Edit, Fact
 
 app = typer.Typer(
     name="edit", help="Write facts into a model's weights, and judge it.", no_args_is_help=True
 )
+app.command("evaluate", epilog=edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
+app.command("place", epilog=edit_layers.EXAMPLE)(edit_layers.place)
 EXAMPLES = (
     "Examples:\n\n"
     "`interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
@@ -37,34 +33,12 @@ EXAMPLES = (
     "`interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the "
     "capital of France?'`"
 )
-EVALUATE_EXAMPLES = (
-    "Examples:\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases multihop_chains --split "
-    "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
-    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
-)
-PLACE_EXAMPLE = (
-    "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
-    "--split design --out runs/gemma-layers`"
-)
 LedgerOption = Annotated[
     Path, typer.Option(help="Folder that holds the edits, in the order they were made.")
-]
-PlacementOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of `interp edit place`; built-in language models come with one."),
 ]
 AskOption = Annotated[
     list[str] | None,
     typer.Option(help="A question to ask before and after the edit; may be repeated."),
-]
-N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
-TokensOption = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Number of the model's own tokens that second moments are taken over."
-    ),
 ]
 
 
@@ -247,148 +221,6 @@ def export_model(
         stdout.print(f"{len(edits)} edits in {escape(str(at))}", highlight=False)
 
 
-@app.command("evaluate", epilog=EVALUATE_EXAMPLES)
-def evaluate(
-    model: ModelOption,
-    cases: CasesOption,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Editing methods, with commas: ft, rome, memit, pmet, alphaedit, ifmet, ace, "
-            "ace-query-first, ace-paper, ace-released; + after a name gives it the two-hop prompts "
-            "and preserved questions that ace gets. Baselines: none (unedited), told (the edit in "
-            "the prompt), ike (in the prompt, with demonstrations)."
-        ),
-    ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
-    split: SplitOption = None,
-    placement: PlacementOption = None,
-    shots: Annotated[
-        str,
-        typer.Option(
-            help="Demonstrations before every question: direct, reasoned (chain of thought), or a "
-            "file with MQuAKE's prompts."
-        ),
-    ] = "direct",
-    neutral: Annotated[
-        str | None,
-        typer.Option(help="Text for divergence and perplexity: neutral_text, or a text file."),
-    ] = None,
-    sequential: Annotated[
-        bool,
-        typer.Option(
-            "--sequential", help="Make the edits one on top of the other; ask after the last one."
-        ),
-    ] = False,
-    seeds: Annotated[
-        str, typer.Option(help="Random seeds for contexts and controls, such as 0,1,2.")
-    ] = "0",
-    limit: LimitOption = None,
-    n_tokens: TokensOption = N_TOKENS,
-    out: OutOption = None,
-    force: ForceOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.comparing import REFERENCES, compare_into
-    from circuits.editing.evaluation import load_cases, shots_named
-    from circuits.editing.methods import refuse_unknown
-    from circuits.editing.placement import placement_for
-
-    names = names_in(methods)
-    for name in names:
-        refuse_unknown(name, REFERENCES)
-    draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
-    rows = load_cases(cases, split)
-    text = neutral_text(neutral)
-    loaded = load(model, device, dtype)
-    at = placement_for(loaded, placement, *names)
-    with progress("editing", "") as report:
-        result = compare_into(
-            out,
-            loaded,
-            rows,
-            names,
-            at,
-            seeds=draws,
-            limit=limit,
-            shots=demonstrations,
-            neutral=text,
-            sequential=sequential,
-            n_tokens=n_tokens,
-            force=force,
-            progress=lambda what, done, total: report(done, total, what),
-        )
-    found = result.summary()
-    if as_json:
-        print_json({"run": str(out) if out else None, **found})
-        return
-    print_table(
-        _by_metric(found["methods"]),
-        f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
-        f"{found['model']}",
-    )
-    for reason, n in found["excluded"].items():
-        stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
-
-
-@app.command("place", epilog=PLACE_EXAMPLE)
-def place(
-    model: ModelOption,
-    cases: CasesOption,
-    out: Annotated[Path, typer.Option(help="Folder to write the choice of layers to.")],
-    force: ForceOption = False,
-    split: SplitOption = None,
-    limit: LimitOption = 120,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, max=1, help="Match score at which value neurons fire, if not as chosen."
-        ),
-    ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option(min=0, help="Mean loss (nats) at which the search for query neurons ends."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Choose the layers of the ACE presets by where an edit would reach what it should."""
-    from circuits.editing.evaluation import load_cases
-    from circuits.editing.methods import Placement
-    from circuits.editing.placement import placement_in, save_placement
-    from circuits.editing.placing import place as choose
-    from interp.run_folder import in_one_piece
-    from interp.run_key import fingerprint, identity
-    from interp.steps import Codec
-
-    rows = load_cases(cases, split)
-    loaded = load(model, device, dtype)
-    given = {"threshold": threshold, "until": until}
-    named = given | {"limit": limit, "seed": seed} | identity(loaded)
-    named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
-
-    def chosen() -> Placement:
-        with progress("asking", "questions") as report:
-            found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
-        return replace(found, **{k: value for k, value in given.items() if value is not None})
-
-    kept: Codec[Placement] = Codec(
-        lambda one, at: save_placement(at, loaded, one),
-        lambda at: placement_in(loaded, at),
-    )
-    found = in_one_piece(out, "edit place", named, chosen, kept, force=force)
-    if as_json:
-        print_json({"model": model, "placement": found.summary(), "run": str(out)})
-    else:
-        stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
-
-
 def _facts(
     file: str | None, prompt: str | None, subject: str | None, target: str | None, read: Any
 ) -> "list[Fact]":
@@ -402,19 +234,6 @@ def _facts(
     if prompt is None or subject is None or target is None:
         raise FactError("one fact needs all three of --prompt, --subject and --target.")
     return [Fact(prompt, subject, target)]
-
-
-def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
-    """A line a figure and a column a method, which fits a terminal; without the intervals."""
-    import pandas as pd
-
-    first = next(iter(methods.values()))
-    figures = [name for name, value in first.items() if not isinstance(value, list)]
-    columns = {
-        method: ["–" if line[name] is None else f"{line[name]:.3g}" for name in figures]
-        for method, line in methods.items()
-    }
-    return pd.DataFrame({"figure": figures} | columns)
 
 
 def _continued(model: Any, facts: "list[Fact]") -> list[str]:

@@ -127,6 +127,17 @@ CasesOption = Annotated[
         help="Edit cases in MQuAKE's schema: multihop_chains, a JSON file or a Hub data set."
     ),
 ]
+PlacementOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of `interp edit place`; built-in language models come with one."),
+]
+N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+TokensOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Number of the model's own tokens that second moments are taken over."
+    ),
+]
 SiteOption = Annotated[
     str,
     typer.Option(

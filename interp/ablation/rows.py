@@ -13,9 +13,9 @@ from interp.ablation.components import SITE_OF, Component, Kind, n_units
 from interp.ablation.values import Rewrites
 from interp.brief import brief
 from interp.calls import LayerCalls, record_layer_calls
-from interp.interventions import Rewrite
 from interp.model import Model
 from interp.prompts import TokenPrompt, pad
+from interp.rewrite import Rewrite
 from interp.running import default_budget, halved
 from interp.sites import SITES, Site
 from interp.walk import Pack, Rows, shares_prefixes, walk_tokens

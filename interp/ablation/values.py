@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean
-from interp.interventions import Ablate, Plan, Rewrite
+from interp.interventions import Ablate, Plan
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.rewrite import Rewrite
 from interp.sources import mean_ablation, noise_ablation, resample_ablation
 
 AblateKind = Literal["zero", "mean", "resample", "noise"]

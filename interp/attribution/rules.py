@@ -21,13 +21,20 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from interp.attribution.chords import (
+    Chord,
+    Elementwise,
+    Linear,
+    LogSumExp,
+    Product,
+    Softmax,
+)
 from interp.calls import restore_forward
 from interp.model import Model
 
@@ -36,9 +43,6 @@ ELEMENTWISE = frozenset(
 )
 PRODUCT = frozenset(["mul", "__mul__", "__rmul__", "multiply"])
 QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
-CLOSE = 1e-3
-"""Runs closer than this, relative to their size, take the slope at their midpoint: the chord
-would be lost in rounding."""
 
 
 class Gradient:
@@ -219,7 +223,7 @@ class RelP(_Rule):
             return value
         near = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x).detach()
         slope = f(near, *args, **kw).detach() / near
-        return _Linear.apply(x, value, slope)  # pyright: ignore[reportReturnType]
+        return Linear.apply(x, value, slope)  # pyright: ignore[reportReturnType]
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         """Half the gradient to each factor where both depend on the input."""
@@ -241,13 +245,6 @@ def _both_depend(a: Any, b: Any) -> bool:
     )
 
 
-@dataclass
-class _Chord:
-    """The corrupt run's operands at one function, filled in after the clean run."""
-
-    operands: tuple[Tensor, ...] = ()
-
-
 class DiscreteGradient(_Rule):
     """Chords between the clean and the corrupt run; the module docstring has the formulas.
 
@@ -257,7 +254,7 @@ class DiscreteGradient(_Rule):
     """
 
     def __init__(self) -> None:
-        self.slots: list[_Chord | None] = []
+        self.slots: list[Chord | None] = []
         self.next: int | None = None
 
     @contextlib.contextmanager
@@ -280,10 +277,10 @@ class DiscreteGradient(_Rule):
         """The corrupt run."""
         return corrupt
 
-    def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> _Chord | None:
+    def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> Chord | None:
         """This function's slot: a new one in the clean run, the filled one in the corrupt run."""
         if self.next is None:
-            self.slots.append(_Chord() if depends else None)
+            self.slots.append(Chord() if depends else None)
             return self.slots[-1]
         chord, self.next = self.slots[self.next], self.next + 1
         if chord is not None:
@@ -294,7 +291,7 @@ class DiscreteGradient(_Rule):
         """Slope of the chord."""
         chord = self._meet((x,), _depends(x))
         of = functools.partial(_call, f, args, kw)
-        return of(x) if chord is None else _Elementwise.apply(x, of, chord)  # pyright: ignore[reportReturnType]
+        return of(x) if chord is None else Elementwise.apply(x, of, chord)  # pyright: ignore[reportReturnType]
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         """Each factor's change times the other's mean."""
@@ -302,14 +299,14 @@ class DiscreteGradient(_Rule):
             return f(a, b)
         chord = self._meet((a, b), _both_depend(a, b))
         matrix = f.__name__ not in PRODUCT
-        return f(a, b) if chord is None else _Product.apply(a, b, matrix, chord)  # pyright: ignore[reportReturnType]
+        return f(a, b) if chord is None else Product.apply(a, b, matrix, chord)  # pyright: ignore[reportReturnType]
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         """The softmax's own Jacobian with logarithmic means in place of probabilities."""
         x = x if dtype is None else x.to(dtype)
         log_p = torch.log_softmax(x.detach(), dim)
         chord = self._meet((log_p,), _depends(x))
-        return log_p.exp() if chord is None else _Softmax.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+        return log_p.exp() if chord is None else Softmax.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
 
     def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
         """Weights L / sum(L)."""
@@ -317,7 +314,7 @@ class DiscreteGradient(_Rule):
         chord = self._meet((log_p,), _depends(x))
         if chord is None:
             return torch.logsumexp(x, dim)
-        return _LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+        return LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
         """Slope of the chord."""
@@ -330,104 +327,3 @@ def _depends(x: Tensor) -> bool:
 
 def _call(f: Callable[..., Tensor], args: tuple[Any, ...], kw: dict[str, Any], x: Tensor) -> Tensor:
     return f(x, *args, **kw)
-
-
-# --- autograd functions: ordinary values, the rules' slopes ------------------------------------
-
-
-class _Linear(torch.autograd.Function):
-    """A given value with a given elementwise slope."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return value.detach().clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (slope,) = ctx.saved_tensors
-        return grads[0] * slope, None, None
-
-
-class _Elementwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], chord: _Chord) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.f, ctx.chord = f, chord
-        return f(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (x,), (other,) = ctx.saved_tensors, ctx.chord.operands
-        return grads[0] * _slope(ctx.f, x, other), None, None
-
-
-def _slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
-    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close.
-
-    At least in fp32: in 16-bit formats runs a rounding step apart would give a chord of noise.
-    """
-    kind = x.dtype
-    x, other = (v.to(torch.promote_types(kind, torch.float32)) for v in (x, other))
-    with torch.no_grad():
-        step = x - other
-        close = step.abs() <= CLOSE * torch.maximum(x.abs(), other.abs())
-        chord = (f(x) - f(other)) / torch.where(close, torch.ones_like(step), step)
-    with torch.enable_grad():
-        middle = ((x + other) / 2).detach().requires_grad_(True)
-        (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
-    return torch.where(close, derivative, chord).to(kind)
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, matrix: bool, chord: _Chord) -> Tensor:
-        ctx.save_for_backward(a, b)
-        ctx.matrix, ctx.chord = matrix, chord
-        return a @ b if matrix else a * b
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (a, b), (other_a, other_b) = ctx.saved_tensors, ctx.chord.operands
-        g, mean_a, mean_b = grads[0], (a + other_a) / 2, (b + other_b) / 2
-        if ctx.matrix:
-            to_a, to_b = g @ mean_b.transpose(-1, -2), mean_a.transpose(-1, -2) @ g
-        else:
-            to_a, to_b = g * mean_b, g * mean_a
-        return to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape), None, None
-
-
-def log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Logarithmic mean (p - q) / (log p - log q) of two probabilities; 0 where one is 0."""
-    gap = (log_p - log_q).nan_to_num(0.0).abs()
-    ratio = torch.where(gap < 1e-4, 1 - gap / 2, -torch.expm1(-gap) / gap.clamp(min=1e-4))
-    return torch.maximum(log_p, log_q).exp() * ratio
-
-
-class _Softmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, log_p: Tensor, dim: int, chord: _Chord) -> Tensor:
-        ctx.save_for_backward(log_p)
-        ctx.dim, ctx.chord = dim, chord
-        return log_p.exp()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        mean = log_mean(ctx.saved_tensors[0], ctx.chord.operands[0])
-        weighted = mean * grads[0]
-        share = weighted.sum(ctx.dim, keepdim=True) / mean.sum(ctx.dim, keepdim=True)
-        return weighted - mean * share, None, None, None
-
-
-class _LogSumExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, log_p: Tensor, dim: int, chord: _Chord) -> Tensor:
-        ctx.save_for_backward(log_p)
-        ctx.dim, ctx.chord = dim, chord
-        return torch.logsumexp(x, dim)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        mean = log_mean(ctx.saved_tensors[0], ctx.chord.operands[0])
-        weights = mean / mean.sum(ctx.dim, keepdim=True)
-        return grads[0].unsqueeze(ctx.dim) * weights, None, None, None

@@ -1,0 +1,77 @@
+"""`interp edit place`: the layers that an edit changes, chosen on cases."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuits.cli.options import (
+    CasesOption,
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SplitOption,
+)
+from circuits.cli.output import load, print_json, progress, stdout
+
+EXAMPLE = (
+    "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
+    "--split design --out runs/gemma-layers`"
+)
+
+
+def place(
+    model: ModelOption,
+    cases: CasesOption,
+    out: Annotated[Path, typer.Option(help="Folder to write the choice of layers to.")],
+    force: ForceOption = False,
+    split: SplitOption = None,
+    limit: LimitOption = 120,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, max=1, help="Match score at which value neurons fire, if not as chosen."
+        ),
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(min=0, help="Mean loss (nats) at which the search for query neurons ends."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the layers of the ACE presets by where an edit would reach what it should."""
+    from circuits.editing.evaluation import load_cases
+    from circuits.editing.methods import Placement
+    from circuits.editing.placement import placement_in, save_placement
+    from circuits.editing.placing import place as choose
+    from interp.run_folder import in_one_piece
+    from interp.run_key import fingerprint, identity
+    from interp.steps import Codec
+
+    rows = load_cases(cases, split)
+    loaded = load(model, device, dtype)
+    given = {"threshold": threshold, "until": until}
+    named = given | {"limit": limit, "seed": seed} | identity(loaded)
+    named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
+
+    def chosen() -> Placement:
+        with progress("asking", "questions") as report:
+            found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+        return replace(found, **{k: value for k, value in given.items() if value is not None})
+
+    kept: Codec[Placement] = Codec(
+        lambda one, at: save_placement(at, loaded, one),
+        lambda at: placement_in(loaded, at),
+    )
+    found = in_one_piece(out, "edit place", named, chosen, kept, force=force)
+    if as_json:
+        print_json({"model": model, "placement": found.summary(), "run": str(out)})
+    else:
+        stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)

@@ -1,0 +1,77 @@
+"""The affine map that an intervention applies to the features of a token it selects."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.brief import brief
+from interp.errors import PlanError
+
+
+@brief
+@dataclass(frozen=True)
+class Rewrite:
+    """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
+
+    Attributes:
+        keep: the factor.
+        add: what is added: one vector, one a position, or one a prompt and position.
+        basis: B, orthonormal directions that are projected out.
+    """
+
+    keep: float = 1.0
+    add: Float[Tensor, "*prompt_pos feature"] | None = None
+    basis: Float[Tensor, "feature direction"] | None = None
+
+    def added(
+        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    ) -> Float[Tensor, "token_or_one feature"] | None:
+        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
+        if self.add is None:
+            return None
+        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
+        match self.add.ndim:
+            case 1:
+                return self.add[None]
+            case 2:
+                return _recorded(self.add[pos], pos)
+            case _:
+                return _recorded(self.add[prompt, pos], pos)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "token feature"],
+        prompt: Int[Tensor, " token"],
+        pos: Int[Tensor, " token"],
+    ) -> Float[Tensor, "token feature"]:
+        """The new features of some tokens."""
+        # 0 x inf is no number, and what is replaced may be infinite.
+        new = x * self.keep if self.keep else torch.zeros_like(x)
+        add = self.added(prompt, pos)
+        if self.basis is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            basis = self.basis.to(x.device, wide)
+            new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
+        return new if add is None else new + add.to(x)
+
+
+def _recorded(
+    added: Float[Tensor, "token feature"], pos: Int[Tensor, " token"]
+) -> Float[Tensor, "token feature"]:
+    """Raise `PlanError` where a value has NaN for a token: its prompt had no such token."""
+    missing = added.isnan().any(-1)
+    if bool(missing.any()):
+        raise PlanError(
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
+            "a shorter one; choose `positions` that both have."
+        )
+    return added
+
+
+def selected(
+    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
+) -> Float[Tensor, "*any feature"]:
+    """Some features of a value; ``None`` for all."""
+    return value if features is None else value[..., features.to(value.device)]
