@@ -29,7 +29,8 @@ from circuits.editing import Fact, preset
 from circuits.editing.endings import continuing_tokens
 from circuits.editing.evaluation import load_cases
 from circuits.editing.keys import module_at
-from circuits.editing.methods import METHODS, Stage
+from circuits.editing.method_names import METHODS
+from circuits.editing.methods import Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
 from circuits.editing.placement import placement_for
 from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SCORES = ("interp.attribution.scores:Scores.load", "interp.attribution.figures:report")
 CIRCUIT, LEDGER, EMOTION_RUN = "circuit", "edit ledger", "emotion run"
+QUERY_VALUE = "query_value"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "circuits.discovery.faithfulness:Faithfulness.load",
         "circuits.discovery.pages:faithfulness_report",
     ),
-    "query_value": (
+    QUERY_VALUE: (
         "circuits.query_value.result:QueryValue.load",
         "circuits.query_value.figures:report",
     ),
@@ -107,16 +108,26 @@ def _numbered(path: Path) -> bool:
     return any(at.name.isdigit() and (at / "manifest.json").is_file() for at in path.iterdir())
 
 
-def read(path: Path) -> Run:
+def read(path: Path, prompt: str | None = None) -> Run:
     """Read a run folder of any kind.
 
+    Args:
+        path: the folder.
+        prompt: id of the prompt that the page of a query-value run draws; by default the first.
+
     Raises:
-        RunFolderError: it is missing, damaged, or of no kind that can be shown.
+        RunFolderError: it is missing, damaged, or of no kind that can be shown; or there is a
+            `prompt`, which pages of this kind do not choose.
     """
     kind = kind_of(path)
+    if prompt is not None and kind != QUERY_VALUE:
+        raise RunFolderError(
+            f"{path} is of kind {kind!r}: only pages of `interp query-value find` draw one prompt; "
+            "leave --prompt out."
+        )
     load, report = map(_named, KINDS[kind])
     result = load(path / "circuit.json" if kind == CIRCUIT else path)
-    return Run(kind, result, report(result))
+    return Run(kind, result, report(result, *([] if prompt is None else [prompt])))
 
 
 def write_page(path: Path, page: Path | None = None) -> Path:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all), first with (0, in all)."""
@@ -24,18 +25,35 @@ def reported(
     if callable(progress):
         progress(0, total)
         yield progress
-    elif progress and _watched():
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc=label, unit=f" {unit}", delay=1, leave=False) as bar:
-
-            def report(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+    elif progress:
+        with bar(label, unit) as report:
+            report(0, total)
             yield report
     else:
         yield lambda done, total: None
+
+
+class Report(Protocol):
+    """What a bar is told."""
+
+    def __call__(self, done: int, total: int, what: str = ...) -> None:
+        """So many are done, of so many; of what, where that changes."""
+        ...
+
+
+@contextmanager
+def bar(label: str, unit: str) -> Generator[Report]:
+    """What to tell a bar on stderr; none is drawn within a second, nor where nobody watches."""
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=label, unit=f" {unit}", delay=1, leave=False, disable=not _watched()) as drawn:
+
+        def report(done: int, total: int, what: str = label) -> None:
+            drawn.total = total
+            drawn.set_description(what, refresh=False)
+            drawn.update(done - drawn.n)
+
+        yield report
 
 
 def _watched() -> bool:

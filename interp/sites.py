@@ -52,6 +52,9 @@ SITES: dict[str, Site] = {
     )
 }
 
+AXES = ("layer", "pos", "span", "head", "neuron")
+"""What a sweep or an attribution can tell apart."""
+
 PATTERN = Site("pattern", "attn.hook_pattern", "head")
 """Attention weights after the softmax: recorded by `interp.activations`, cut by `KnockOut`."""
 

@@ -11,10 +11,9 @@ from interp.errors import PairError, SiteError
 from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model import Model
 from interp.pairs import TokenPair
-from interp.sites import Site
+from interp.sites import AXES, Site
 
 Direction = Literal["denoise", "noise"]
-AXES = ("layer", "pos", "span", "head", "neuron")
 
 
 @brief
@@ -86,7 +85,7 @@ def plan_sweep(
         )
     where, layer = model.site(site)
     axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
-    _check_axes(model, where, axes, at)
+    check_axes(where, axes, at)
     if direction not in ("denoise", "noise"):
         raise SiteError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
     if layers is not None:
@@ -105,7 +104,12 @@ def plan_sweep(
     )
 
 
-def _check_axes(model: Model, site: Site, axes: tuple[str, ...], at: str) -> None:
+def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
+    """Raise unless one can sweep a site over these axes, whatever the model.
+
+    Raises:
+        SiteError: as said.
+    """
     for axis in axes:
         if axis not in AXES:
             raise SiteError(f"unknown axis {axis!r}; sweep over some of {', '.join(AXES)}.")

@@ -54,6 +54,58 @@ def test_a_missing_file_is_told_before_a_model_is_looked_for(
     assert not list(tmp_path.iterdir())
 
 
+GRAMMAR = {
+    "patch --site pattern": (["patch", "--site", "pattern"], "attention pattern cannot be"),
+    "patch --over": (["patch", "--over", "layer,posn"], "unknown axis 'posn'. Did you mean 'pos'"),
+    "patch, no heads": (["patch", "--over", "layer,head"], "'resid_pre' has no heads"),
+    "patch, twice": (["patch", "--over", "pos,pos"], "name each axis once"),
+    "attribute --of": (["attribute", "--of", "edge"], "unknown site 'edge'. Did you mean 'edges'"),
+    "attribute --over": (
+        ["attribute", "--of", "z", "--over", "layer,haed"],
+        "unknown axis 'haed'. Did you mean 'head'",
+    ),
+    "attribute, no neurons": (
+        ["attribute", "--of", "z", "--over", "layer,neuron"],
+        "cannot attribute to 'z' over ['layer', 'neuron']",
+    ),
+    "attribute, axes of edges": (["attribute", "--over", "layer"], "edges have no axes"),
+    "attribute --method": (["attribute", "--of", "nodes", "--method", "eap-qk"], "scores nodes"),
+    "ablate --components": (["ablate", "--components", "a1.h1,x7"], "no component 'x7'"),
+}
+
+
+@pytest.mark.parametrize("case", GRAMMAR)
+def test_what_no_model_has_is_told_before_one_is_loaded(
+    case: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(interp, "load_model", lambda *a, **k: pytest.fail("a model is loaded"))
+    (verb, *options), told = GRAMMAR[case]
+    assert told in refused(capsys, verb, *MODEL, "--pairs", "ioi", *options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["top-tokens", "L1X2", *MODEL], "no component 'L1X2'"),
+        (["generate", *MODEL, "--prompt", "a", "--ablate", "a1.q2"], "no component 'a1.q2'"),
+        (["edit", "apply", *MODEL, "--ledger", "e", *FACT, "--method", "rom"], "mean 'rome'"),
+        (["edit", "evaluate", *MODEL, "--cases", "c", "--methods", "ace,memmit"], "mean 'memit'"),
+    ],
+)
+def test_other_names_are_told_before_a_model_is_loaded(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(interp, "load_model", lambda *a, **k: pytest.fail("a model is loaded"))
+    assert told in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 245, "x/" * 5000])
+def test_a_folder_of_too_long_a_name_is_told_in_a_sentence(name: str, capsys):
+    line = refused(capsys, "patch", *MODEL, "--pairs", NONE, "--out", name)
+    assert line.startswith("error: --out 'x") and len(line) < 160
+    assert "longer than 240 bytes" in line or "File name too long" in line
+
+
 @pytest.mark.parametrize("verb", ["patch", "ablate", "attribute"])
 def test_a_folder_of_something_else_is_told_before_data_is_read(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture

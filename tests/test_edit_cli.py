@@ -233,7 +233,7 @@ def test_a_bad_file_of_facts_is_refused_by_row(
     [
         ([KEPT, {"text": "w5 w12"}], "{0}, row 2: 'subject' is missing"),
         ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is not a field that is known here"),
-        ([KEPT | {"kindred": "yes"}], "{0}, row 1: 'kindred' is 'yes'; it must be true or false"),
+        ([KEPT | {"related": "yes"}], "{0}, row 1: 'related' is 'yes'; it must be true or false"),
         ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is 4; it must be text"),
         ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
         ([], "{0} holds no questions; give at least one"),

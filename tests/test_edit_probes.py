@@ -108,21 +108,21 @@ def test_the_small_world_s_probes_by_hand():
     }
 
 
-def test_kindred_relations_are_asked_of_the_same_subjects():
+def test_related_relations_are_asked_of_the_same_subjects():
     by_kind = {"last": {"citizenship"}, "first": set()}  # of where Writer05 was born; of a book's
     for position, expected in by_kind.items():
         case = BY_POSITION[2, position]
-        assert POOL.kindred(case) == expected
+        assert POOL.related(case) == expected
         keys = preservation(case, POOL, draw_probes(case, POOL))
-        assert {q.relations[0] for q in keys["kindred"]} == expected
+        assert {q.relations[0] for q in keys["related"]} == expected
         others = {q.relations[0] for q in keys["other_relation"]}
         assert others and others.isdisjoint(expected | set(case.relations[case.edited_hops[0]]))
-        assert [k.relation for k in kept_of(keys) if k.kindred] == [
-            q.relations[0] for q in keys["kindred"]
+        assert [k.relation for k in kept_of(keys) if k.related] == [
+            q.relations[0] for q in keys["related"]
         ]
     # one subject in common may be a namesake
     some = {**POOL.facts, "citizenship": POOL.facts["citizenship"][:1]}
-    assert Pool(some, POOL.chains).kindred(BY_POSITION[2, "last"]) == set()
+    assert Pool(some, POOL.chains).related(BY_POSITION[2, "last"]) == set()
 
 
 def test_draws_repeat_and_depend_on_the_seed():

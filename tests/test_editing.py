@@ -16,9 +16,8 @@ from circuits.editing.edits import Edit
 from circuits.editing.endings import continuing_tokens
 from circuits.editing.facts import refuse_conflicts
 from circuits.editing.keys import keys_at, outputs_at
+from circuits.editing.method_names import METHODS
 from circuits.editing.methods import (
-    ONE_STAGE,
-    TWO_STAGE,
     FineTune,
     Method,
     Placement,
@@ -256,9 +255,6 @@ def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str
 
 
 # --- writing -----------------------------------------------------------------------------------
-
-
-METHODS = (*ONE_STAGE, *TWO_STAGE)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -154,10 +154,10 @@ def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_pa
 def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
     fact = Fact("w1 {}", "w10", "w40", "w2 {}", "r", ("w20 w21", "w22"))
     kept = (
-        Kept("w3 w50 w4", "w50", "s", kindred=True),
-        Kept("w3 w51 w4", "w51", "s", kindred=True),
-        Kept("w5 w52", "w52", "t", kindred=True),
-        Kept("w2 w53", "w53", "r", kindred=True),  # what is edited
+        Kept("w3 w50 w4", "w50", "s", related=True),
+        Kept("w3 w51 w4", "w51", "s", related=True),
+        Kept("w5 w52", "w52", "t", related=True),
+        Kept("w2 w53", "w53", "r", related=True),  # what is edited
         Kept("w6 w54", "w54", "u"),  # not asked of such subjects
     )
     assert [(one.text, one.relation) for one in contrasts(fact, kept)] == [
@@ -166,9 +166,9 @@ def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
         ("w5 w10", "t"),
         ("w5 w22", "t"),
     ]
-    assert contrasts(fact, [replace(one, kindred=False) for one in kept]) == ()
+    assert contrasts(fact, [replace(one, related=False) for one in kept]) == ()
     assert len(contrasts(replace(fact, implicit=()), kept)) == 2
-    unnamed = [Kept(f"w7 w{i}", f"w{i}", kindred=True) for i in (55, 56)]
+    unnamed = [Kept(f"w7 w{i}", f"w{i}", related=True) for i in (55, 56)]
     for one in (fact, replace(fact, relation="")):
         assert len(contrasts(one, unnamed)) == 4
 

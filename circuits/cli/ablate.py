@@ -21,14 +21,8 @@ from circuits.cli.options import (
     choice,
     names_in,
 )
-from circuits.cli.output import (
-    load,
-    neutral_text,
-    print_json,
-    print_table,
-    progress,
-    stdout,
-)
+from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
+from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,13 +95,15 @@ def ablate(
 ) -> None:
     """Ablate components and show what is lost, against matched random sets."""
     import interp
+    from interp.ablation.components import refuse_unreadable
 
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)
+    refuse_unreadable(given or ())
     text = neutral_text(neutral)
     others = interp.load_pairs(reference) if reference else limit and rows[limit:]
     loaded = load(model, device, dtype)
-    with progress("ablating", "runs") as report:
+    with bar("ablating", "runs") as report:
         result = interp.ablate(
             loaded,
             rows[:limit],

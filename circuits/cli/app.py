@@ -20,6 +20,8 @@ from circuits.cli import (
     edit,
     emotion,
     emotion_control,
+    generate,
+    lens,
     models,
     patch,
     query_value,
@@ -41,10 +43,11 @@ PANELS = {
         "attribute",
         "circuit",
         "query-value",
+        "lens",
         "top-tokens",
         "recall-reasoning",
     ),
-    CHANGE: ("edit", "emotion"),
+    CHANGE: ("generate", "edit", "emotion"),
     RESULTS: ("show", "compare"),
     RESOURCES: ("models", "datasets", "validate", "doctor", "bench"),
 }
@@ -99,7 +102,11 @@ def interp(
 
 
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-for module in (patch, ablate, attribute, top_tokens, show, compare, datasets, validate, doctor):
+ALONE = (
+    *(patch, ablate, attribute, lens, top_tokens, generate),
+    *(show, compare, datasets, validate, doctor),
+)
+for module in ALONE:
     function = module.__name__.rpartition(".")[2]
     verb = function.replace("_", "-")
     add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])

@@ -21,7 +21,9 @@ from circuits.cli.options import (
     SplitSeedOption,
     choice,
 )
-from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
+from circuits.cli.output import load, load_rows, print_json, print_table, stdout
+from interp.progress import bar
+from interp.sites import AXES, SITES
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -31,6 +33,7 @@ EXAMPLES = (
     "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json`"
 )
 
+UNIT_AXES = tuple(axis for axis in AXES if axis != "span")
 METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk", "grad-drop")
 
 
@@ -46,11 +49,16 @@ def attribute(
         ),
     ] = "eap-dg",
     of: Annotated[
-        str, typer.Option(help="What is scored: edges, nodes, or a site such as z or mlp_post.")
-    ] = ("edges"),
+        str,
+        choice(
+            ("edges", "nodes", *SITES),
+            "What is scored: edges, nodes, or units of a site.",
+            noun="site",
+        ),
+    ] = "edges",
     over: Annotated[
         str | None,
-        typer.Option(help="Axes of a site: layer, pos, head or neuron; by default layer,pos."),
+        choice(UNIT_AXES, "Axes of a site; by default layer,pos.", many=True, noun="axis"),
     ] = None,
     metric: MetricOption = "logit_diff",
     steps: Annotated[
@@ -67,8 +75,9 @@ def attribute(
     as_json: JsonOption = False,
 ) -> None:
     """Score what the metric owes to edges, nodes or units, by about one backward pass per pair."""
-    from interp.attribution.resuming import attribute_into, attribute_to
+    from interp.attribution.resuming import attribute_into, attribute_to, refuse_mismatch
 
+    refuse_mismatch(of, over, method)
     rows = load_rows(pairs, limit, split_by, split_seed, "discovery")
     loaded = load(model, device, dtype)
     options: dict[str, Any] = {
@@ -78,7 +87,7 @@ def attribute(
         "metric": metric,
         "steps": steps,
     }
-    with progress(f"{method} of {of}", "pairs") as report:
+    with bar(f"{method} of {of}", "pairs") as report:
         if out is None:
             scores = attribute_to(loaded, rows, **options, progress=report)
         else:

@@ -21,7 +21,8 @@ from circuits.cli.options import (
     SplitSeedOption,
     choice,
 )
-from circuits.cli.output import load, load_rows, print_json, print_table, progress, stdout
+from circuits.cli.output import load, load_rows, print_json, print_table, stdout
+from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
@@ -121,7 +122,7 @@ def _evaluate_circuit(
     from interp.steps import Codec
 
     def made() -> Evaluation:
-        with progress("circuits", "run") as report:
+        with bar("circuits", "run") as report:
             made, clusters = test()
             return evaluate(made, given, n_random, seed, clusters, report)
 
@@ -171,7 +172,7 @@ def _evaluate_scores(
     from interp.steps import Codec
 
     def made() -> Faithfulness:
-        with progress("circuits", "run") as report:
+        with bar("circuits", "run") as report:
             made, clusters = test()
             return faithfulness(made, scores, clusters=clusters, progress=report)
 

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.cli.output import progress
 from circuits.discovery.circuit import (
     Circuit,
     CircuitError,
@@ -24,6 +23,7 @@ from interp.attribution.resuming import attribute_into, attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.model import Model
 from interp.pairs import PromptPairs
+from interp.progress import bar
 from interp.run_folder import RunFolder
 
 FROM_SCORES: dict[str, tuple[str, str | None, type[Scores]]] = {
@@ -219,7 +219,7 @@ def _found_from_model(
         start = None
         if request.size is not None:
             start = top_edges(*_sized(request, _scores(request, model, rows, keep, "top")))
-        with progress("ACDC", "edges") as report:
+        with bar("ACDC", "edges") as report:
             return acdc(_bench(request, model, rows), request.threshold or 0.0, start, report)
     return _selected(request, _scores(request, model, rows, keep, request.select))
 
@@ -234,7 +234,7 @@ def _bench(request: Request, model: Model, rows: PromptPairs) -> Bench:
 
 def _pruned(request: Request, data: Bench) -> Circuit:
     kept = request.n(data.graph.n_edges) / data.graph.n_edges
-    with progress("edge pruning", "steps") as report:
+    with bar("edge pruning", "steps") as report:
         return edge_pruning(data, Pruning(target=1 - kept, seed=request.seed), report)
 
 
@@ -248,7 +248,7 @@ def _scores(
         "method": request.method,
         "metric": request.metric,
     }
-    with progress(f"{request.method} of {of}", "pairs") as report:
+    with bar(f"{request.method} of {of}", "pairs") as report:
         if keep is None:
             return attribute_to(model, rows, **options, progress=report)
         return attribute_into(keep, model, rows, **options, progress=report)

@@ -15,8 +15,11 @@ from circuits.cli.options import (
     ModelOption,
     PlacementOption,
     TokensOption,
+    choice,
 )
-from circuits.cli.output import load, print_json, print_table, progress, stdout
+from circuits.cli.output import load, print_json, print_table, stdout
+from circuits.editing.method_names import INFORMED, METHODS
+from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.editing import Edit, Fact
@@ -58,13 +61,15 @@ def apply(
     subject: Annotated[str | None, typer.Option(help="One fact: its subject.")] = None,
     target: Annotated[str | None, typer.Option(help="One fact: the new answer.")] = None,
     method: Annotated[
-        str, typer.Option(help="Editing method, as in `interp edit evaluate --methods`.")
+        str,
+        choice((*METHODS, *INFORMED), "Editing method; with +, it gets the prompts that ace gets."),
     ] = "ace",
     kept: Annotated[
         str | None,
         typer.Option(
             help="JSON file with a list of questions whose answers must not change: text, subject, "
-            "relation, and kindred if it could be asked of the edited subject, too."
+            "relation, and related (true if it could be asked of the edited subject, "
+            "too)."
         ),
     ] = None,
     placement: PlacementOption = None,
@@ -75,15 +80,13 @@ def apply(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an edit on top of those in the ledger, and add it to them."""
+    """Edit the model on top of the edits in the ledger, and add the new edit to it."""
     from circuits.editing import edit
     from circuits.editing.files import edits_in, load_facts, load_kept, next_folder
-    from circuits.editing.methods import refuse_unknown
     from circuits.editing.placement import placement_for
     from interp.run_folder import RunFolder
     from interp.run_key import fingerprint, identity
 
-    refuse_unknown(method)
     given = _facts(facts, prompt, subject, target, load_facts)
     to_stay = load_kept(kept) if kept else []
     carried = edits_in(ledger)
@@ -96,7 +99,7 @@ def apply(
     with RunFolder.open(next_folder(ledger), "edit apply", named) as run:
         questions = ask or []
         before = _asked(loaded, questions)
-        with progress("second moments", "tokens") as report:
+        with bar("second moments", "tokens") as report:
             made = edit(
                 loaded,
                 given,

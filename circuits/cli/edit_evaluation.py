@@ -18,10 +18,13 @@ from circuits.cli.options import (
     PlacementOption,
     SplitOption,
     TokensOption,
+    choice,
     names_in,
     numbers,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, progress, stdout
+from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
+from circuits.editing.method_names import BASELINES, INFORMED, METHODS
+from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +43,12 @@ def evaluate(
     cases: CasesOption,
     methods: Annotated[
         str,
-        typer.Option(
-            help="Editing methods, with commas: ft, rome, memit, pmet, alphaedit, ifmet, ace, "
-            "ace-query-first, ace-paper, ace-released; + after a name gives it the two-hop prompts "
-            "and preserved questions that ace gets. Baselines: none (unedited), told (the edit in "
-            "the prompt), ike (in the prompt, with demonstrations)."
+        choice(
+            (*METHODS, *INFORMED, *BASELINES),
+            "Editing methods; + after a name gives it the two-hop prompts and preserved questions "
+            "that ace gets. Baselines: none (unedited), told (the edit in the prompt), ike (in the "
+            "prompt, with demonstrations).",
+            many=True,
         ),
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: SplitOption = None,
@@ -78,20 +82,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.comparing import REFERENCES, compare_into
+    from circuits.editing.comparing import compare_into
     from circuits.editing.evaluation import load_cases, shots_named
-    from circuits.editing.methods import refuse_unknown
     from circuits.editing.placement import placement_for
 
     names = names_in(methods)
-    for name in names:
-        refuse_unknown(name, REFERENCES)
     draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
     rows = load_cases(cases, split)
     text = neutral_text(neutral)
     loaded = load(model, device, dtype)
     at = placement_for(loaded, placement, *names)
-    with progress("editing", "") as report:
+    with bar("editing", "") as report:
         result = compare_into(
             out,
             loaded,

@@ -16,7 +16,8 @@ from circuits.cli.options import (
     ModelOption,
     SplitOption,
 )
-from circuits.cli.output import load, print_json, progress, stdout
+from circuits.cli.output import load, print_json, stdout
+from interp.progress import bar
 
 EXAMPLE = (
     "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
@@ -34,19 +35,24 @@ def place(
     threshold: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=1, help="Match score at which value neurons fire, if not as chosen."
+            min=0.1,
+            max=1,
+            help="Match score above which value neurons are active; by default as chosen.",
         ),
     ] = None,
     until: Annotated[
         float | None,
-        typer.Option(min=0, help="Mean loss (nats) at which the search for query neurons ends."),
+        typer.Option(
+            min=0,
+            help="Mean loss (nats) at which the search for query neurons ends; by default 0.3.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the layers of the ACE presets by where an edit would reach what it should."""
+    """Choose the query and value layers in which the ace methods edit a model, from cases."""
     from circuits.editing.evaluation import load_cases
     from circuits.editing.methods import Placement
     from circuits.editing.placement import placement_in, save_placement
@@ -62,7 +68,7 @@ def place(
     named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
 
     def chosen() -> Placement:
-        with progress("asking", "questions") as report:
+        with bar("asking", "questions") as report:
             found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 

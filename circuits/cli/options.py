@@ -1,5 +1,6 @@
 """Every option that several verbs take, defined once, and what reads the lists in options."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.errors import InterpError, did_you_mean
-from interp.sites import SITES, parse_site
+from interp.errors import InterpError, SiteError, did_you_mean
+from interp.sites import PATTERN, SITES, parse_site
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "prob")
@@ -19,8 +20,13 @@ EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
 DESIGNS = ("2x2", "A-D", "A-C", "A-conflict", "A-nonce", "A-ioi", "puzzles")
 # the names that modules know which import torch; tests/test_options.py compares them
 
+LONGEST = 240
+"""Bytes in the name of a result: file systems take 255, and unfinished ones have longer names."""
 
-def choice(names: Iterable[str], help: str, *flags: str, many: bool = False) -> Any:
+
+def choice(
+    names: Iterable[str], help: str, *flags: str, many: bool = False, noun: str | None = None
+) -> Any:
     """An option that takes one of some names, or several with commas.
 
     Args:
@@ -28,6 +34,7 @@ def choice(names: Iterable[str], help: str, *flags: str, many: bool = False) -> 
         help: a full phrase.
         flags: as of `typer.Option`.
         many: take several, separated by commas.
+        noun: what a name is one of, for messages; by default the option's own name.
 
     Returns:
         For `Annotated`. Another name is refused, with the nearest ones, before the verb runs.
@@ -38,9 +45,9 @@ def choice(names: Iterable[str], help: str, *flags: str, many: bool = False) -> 
         given = [] if value is None else names_in(value) if many else [value]
         for name in given:
             if name not in known:
-                noun = param.opts[0].strip("-").removesuffix("s" if many else "")
-                raise InterpError(f"unknown {noun} {name!r}. {did_you_mean(name, known)}")
-        return value
+                what = noun or param.opts[0].strip("-").removesuffix("s" if many else "")
+                raise InterpError(f"unknown {what} {name!r}. {did_you_mean(name, known)}")
+        return ",".join(given) if many and value is not None else value
 
     listed, end = "|".join(known), ",…" if many else ""
     short = len(listed) <= 34  # longer ones would be broken anywhere in the column of a terminal
@@ -82,7 +89,19 @@ def numbers(option: str, text: str | None) -> list[int] | None:
 
 def _out(value: Path | None) -> Path | None:
     """Refuse a folder of something else now, not when a model has run for an hour."""
-    if value is not None and value.exists():
+    from interp.errors import DataFileError, shown
+
+    if value is None:
+        return None
+    try:
+        found = value.exists()
+    except OSError as error:
+        raise DataFileError(f"--out {shown(str(value))}: {error.strerror}.") from error
+    if max((len(os.fsencode(part)) for part in value.parts), default=0) > LONGEST:
+        raise DataFileError(
+            f"--out {shown(str(value))}: a name is longer than {LONGEST} bytes; choose another."
+        )
+    if found:
         from interp.folder import refuse_foreign
 
         refuse_foreign(value)
@@ -90,7 +109,11 @@ def _out(value: Path | None) -> Path | None:
 
 
 def _site(value: str) -> str:
-    parse_site(value)
+    if parse_site(value)[0] is PATTERN:
+        raise SiteError(
+            "the attention pattern cannot be replaced; choose one of "
+            f"{', '.join(SITES)}, or cut attention edges with `interp.KnockOut`."
+        )
     return value
 
 
@@ -111,6 +134,7 @@ DtypeOption = Annotated[
     str | None,
     choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA."),
 ]
+PromptOption = Annotated[str, typer.Option(help="Text of the prompt.")]
 PairsOption = Annotated[
     str,
     typer.Option(

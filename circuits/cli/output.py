@@ -1,14 +1,11 @@
-"""What every verb prints: progress on stderr, tables or one JSON object on stdout."""
+"""What every verb reads and prints: tables or one JSON object on stdout."""
 
-import contextlib
 import json
 import math
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -18,33 +15,6 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True)
 stdout = Console()
-
-
-class Report(Protocol):
-    """What a bar is told."""
-
-    def __call__(self, done: int, total: int, what: str = ...) -> None:
-        """So many are done, of so many; of what, where that changes."""
-        ...
-
-
-@contextlib.contextmanager
-def progress(label: str, unit: str) -> Generator[Report]:
-    """A progress bar on stderr, there once its total is told; yields what to tell."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr) as bar:
-
-        def report(done: int, total: int, what: str = label) -> None:
-            task = bar.task_ids[0] if bar.task_ids else bar.add_task(what)
-            bar.update(task, completed=done, total=total, description=what)
-
-        yield report
 
 
 def load(name: str, device: str | None, dtype: str | None) -> Any:

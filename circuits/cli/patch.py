@@ -24,7 +24,9 @@ from circuits.cli.options import (
     choice,
     numbers,
 )
-from circuits.cli.output import load, print_json, progress, stdout
+from circuits.cli.output import load, print_json, stdout
+from interp.progress import bar
+from interp.sites import AXES, parse_site
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -41,7 +43,7 @@ def patch(
     site: SiteOption = "resid_pre",
     over: Annotated[
         str,
-        typer.Option(help="Axes of the sweep: layer, pos or span, head or neuron; with commas."),
+        choice(AXES, "Axes of the sweep: pos or span, head or neuron.", many=True, noun="axis"),
     ] = "layer,pos",
     metric: Annotated[str, choice(METRICS, "What is measured at the last token.")] = "logit_diff",
     direction: Annotated[
@@ -71,9 +73,11 @@ def patch(
     import interp
     from interp.errors import InterpWarning
     from interp.resuming import patch_into
+    from interp.sweep import check_axes
 
     rows = interp.load_pairs(pairs)[:limit]
     chosen = numbers("--layers", layers)
+    check_axes(parse_site(site)[0], over.split(","), at)
     loaded = load(model, device, dtype)
     options: dict[str, Any] = {
         "site": site,
@@ -84,7 +88,7 @@ def patch(
         "layers": chosen,
         "neurons": neurons,
     }
-    with progress(f"patching {site}", "pairs") as report:
+    with bar(f"patching {site}", "pairs") as report:
         if out is None:
             with warnings.catch_warnings():  # said below, with the result
                 warnings.simplefilter("ignore", InterpWarning)

@@ -1,6 +1,5 @@
-"""`interp query-value`: find query and value neurons, and show what was found."""
+"""`interp query-value`: find query and value neurons."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,12 +14,12 @@ from circuits.cli.options import (
     LimitOption,
     ModelOption,
     OutOption,
-    PageOption,
     SeedOption,
     choice,
     numbers,
 )
-from circuits.cli.output import load, print_json, print_table, progress, stdout
+from circuits.cli.output import load, print_json, print_table, stdout
+from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue
@@ -85,7 +84,7 @@ def find(
     named |= {"prompts": len(rows), "rows": fingerprint(rows)} | identity(loaded)
 
     def made() -> QueryValue:
-        with progress("query and value neurons", "prompts") as report:
+        with bar("query and value neurons", "prompts") as report:
             return found_in(
                 loaded,
                 token_prompts_of(loaded, rows),
@@ -106,37 +105,7 @@ def find(
         return
     _print(result, seed)
     if out:
-        stdout.print(
-            f"run folder: {out}   (interp query-value show {out})", soft_wrap=True, markup=False
-        )
-
-
-@app.command(
-    epilog="Examples: `interp query-value show runs/qv`  (writes runs/qv/index.html)\n\n"
-    "`interp query-value show runs/qv --prompt 3 --json`"
-)
-def show(
-    run: Annotated[Path, typer.Argument(help="A run folder of `query-value find`.")],
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="Id of the prompt to draw, token by token; by default the first."),
-    ] = None,
-    out: PageOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a run's figures and tables as one HTML file."""
-    from circuits.query_value.figures import report
-    from circuits.query_value.result import QueryValue
-
-    result = QueryValue.load(run)
-    target = out or run / "index.html"
-    report(result, prompt, seed).write(target)
-    if as_json:
-        print_json({"run": str(run), "page": str(target), **result.summary(seed)})
-        return
-    _print(result, seed)
-    stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
+        stdout.print(f"run folder: {out}   (interp show {out})", soft_wrap=True, markup=False)
 
 
 def _print(result: "QueryValue", seed: int) -> None:

@@ -24,12 +24,19 @@ def show(
             help="Put plotly (5 MB) into the page, instead of plotly.min.js beside it.",
         ),
     ] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Id of the prompt drawn token by token, of `query-value find`; by default the "
+            "first."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the figures, tables and provenance of a run as a page that opens offline."""
     from circuits.kinds import read
 
-    found = read(run)
+    found = read(run, prompt)
     page = found.report.write(out or run / "index.html", standalone)
     if as_json:
         print_json(

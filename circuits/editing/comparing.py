@@ -27,6 +27,7 @@ from circuits.editing.evaluation import (
 from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
+from circuits.editing.method_names import BASELINES
 from circuits.editing.methods import Placement, preset, refuse_unknown
 from circuits.editing.moments import N_TOKENS
 from circuits.editing.placement import placement_for
@@ -43,7 +44,7 @@ from interp.steps import Steps
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REFERENCES = {"none": None, "told": "", "ike": IKE}
+REFERENCES = dict(zip(BASELINES, (None, "", IKE), strict=True))
 """Arms that change no weight, and how the edit is told in the prompt: not at all, as it is, or
 behind demonstrations of how told facts are used, as in IKE (arXiv 2305.12740)."""
 

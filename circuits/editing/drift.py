@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.editing.changes import Changes, under
-from circuits.editing.search import LOGITS_AT_ONCE
 from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.readout import LOGITS_AT_ONCE
 
 
 @brief

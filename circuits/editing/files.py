@@ -31,7 +31,7 @@ class KeptRow(ClosedRow):
     text: str
     subject: str
     relation: str = ""
-    kindred: bool = False
+    related: bool = False
 
 
 R = TypeVar("R", FactRow, KeptRow)

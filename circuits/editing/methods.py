@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from circuits.editing.facts import FactError
+from circuits.editing.method_names import METHODS
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import Anchor, Form
 from circuits.editing.search import Search
@@ -270,13 +271,6 @@ class Placement:
             said["until"],
             {int(layer): value for layer, value in said["separation"].items()},
         )
-
-
-ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
-TWO_STAGE = ("ifmet", "ace", "ace-query-first", "ace-paper", "ace-released")
-METHODS = (*ONE_STAGE, *TWO_STAGE)
-"""Names of all presets; a name of `ONE_STAGE` or ``ifmet`` followed by ``+`` is that method with
-the two-hop prompts and preserved questions that ``ace`` sees."""
 
 
 def refuse_unknown(name: str, also: Collection[str] = ()) -> None:

@@ -74,13 +74,13 @@ class Kept:
         text: the question.
         subject: who or what it is about, as it stands in the text.
         relation: what it asks of the subject, or empty.
-        kindred: whether it could be asked of the edited subject, too.
+        related: whether it could be asked of the edited subject, too.
     """
 
     text: str
     subject: str
     relation: str = ""
-    kindred: bool = False
+    related: bool = False
 
 
 def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ def kept_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
     Those whose subject is not in their text are left out: they have no token to keep.
     """
     return tuple(
-        Kept(question.text, question.subjects[0], _relation(question), kind == "kindred")
+        Kept(question.text, question.subjects[0], _relation(question), kind == "related")
         for kind, questions in known.items()
         for question in questions
         if question.subjects[0] in question.text
@@ -191,12 +191,12 @@ def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
 
     One question a relation, once with the subject's name and once with one of its implicit
     phrases, the next one in turn: the edited fact has nothing to say there. Questions whose
-    relation has no name count as one each. Without kindred questions there are none.
+    relation has no name count as one each. Without related questions there are none.
     """
     other = {
         one.relation or one.text: one
         for one in kept
-        if one.kindred and (not one.relation or one.relation != fact.relation)
+        if one.related and (not one.relation or one.relation != fact.relation)
     }
     out: list[Kept] = []
     for i, one in enumerate(other.values()):

@@ -21,9 +21,9 @@ from circuits.editing.prompting import EditPrompt
 from interp.brief import brief
 from interp.model import Model
 from interp.prompts import TokenPrompt
+from interp.readout import LOGITS_AT_ONCE
 from interp.tails import Tails, tails
 
-LOGITS_AT_ONCE = 2**26
 EVEN = math.log(2)
 """Negative log-probability of what is as likely as not."""
 ROUNDS = 3

@@ -63,6 +63,17 @@ class Component:
         return cls(int(match[3]), "mlp")
 
 
+def refuse_unreadable(names: Iterable[str]) -> None:
+    """Raise where a name is that of no component of any model.
+
+    Raises:
+        SiteError: naming the first.
+    """
+    for name in names:
+        if _LAYER_OF_HEADS.fullmatch(name) is None:
+            Component.parse(name)
+
+
 Components = str | Component | Iterable[str | Component] | Any
 """``"a3.h1,m5"`` (or ``"L3H1,m5"``), a list or column of names, a data frame (columns
 ``component``, or ``layer`` and ``head`` or ``neuron``), or an array [layer, head] or [layer,

@@ -194,16 +194,7 @@ def attribute(
             are.
     """
     where, layer = model.site(site)
-    axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
-    unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(where.units, "unit")
-    allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
-    wrong = [axis for axis in axes if axis not in allowed]
-    if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
-        raise SiteError(
-            f"cannot attribute to {site!r} over {list(axes)}: name the site without a layer, and "
-            f"'layer' and some of {', '.join(allowed[1:])} as axes."
-        )
-
+    axes, unit = checked_axes(where, layer, over)
     if method == "eap-qk" and where.name not in ("q", "k"):
         raise MetricError(f"'eap-qk' recomputes queries and keys: of {site!r} use 'eap'.")
 
@@ -230,6 +221,26 @@ def attribute(
     coords = {axis: list(range(full.sizes[axis])) for axis in axes}
     named = full.assign_coords({"pair": labels.pop("ids"), **coords})
     return UnitScores(values=named, method=f"{method} ({site})", **labels)
+
+
+def checked_axes(
+    site: Site, layer: int | None, over: Sequence[str] | str
+) -> tuple[tuple[str, ...], str]:
+    """The axes, and the name of the site's unit axis: ``"unit"`` where it has none to tell apart.
+
+    Raises:
+        SiteError: one cannot attribute to that over these axes, whatever the model.
+    """
+    axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
+    unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
+    allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
+    wrong = [axis for axis in axes if axis not in allowed]
+    if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
+        raise SiteError(
+            f"cannot attribute to {site.name!r} over {list(axes)}: name the site without a layer, "
+            f"and 'layer' and some of {', '.join(allowed[1:])} as axes."
+        )
+    return axes, unit
 
 
 def _warn_of_mixed_positions(pairs: Sequence[TokenPair]) -> None:

@@ -19,9 +19,8 @@ from interp.errors import SiteError
 from interp.hooks import hooked
 from interp.model import Model
 from interp.pairs import TokenPair, batch
+from interp.readout import LOGITS_AT_ONCE
 from interp.sites import SITES
-
-LOGITS_AT_ONCE = 2**26
 
 
 @brief

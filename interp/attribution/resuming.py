@@ -15,6 +15,7 @@ from interp.attribution.attribute import (
     attribute,
     attribute_edges,
     attribute_nodes,
+    checked_axes,
 )
 from interp.attribution.scores import Scores
 from interp.errors import MetricError, SiteError, did_you_mean
@@ -23,6 +24,7 @@ from interp.pairs import PromptPairs, tokenise
 from interp.progress import Progress
 from interp.run_folder import RunFolder
 from interp.run_key import identity, names_of
+from interp.sites import parse_site
 from interp.steps import Codec
 
 SHARD = 16
@@ -56,7 +58,7 @@ def attribute_to(
         MetricError: this method does not attribute to that.
         SiteError: axes were given for edges or nodes; or no such site.
     """
-    _check(of, over, method)
+    refuse_mismatch(of, over, method)
     options: dict[str, Any] = {"metric": metric, "steps": steps, "progress": progress or False}
     if of == "edges":
         return attribute_edges(model, pairs, method, **options)
@@ -65,12 +67,15 @@ def attribute_to(
     return attribute(model, pairs, of, over or "layer,pos", method, **options)
 
 
-def _check(of: str, over: str | None, method: str) -> None:
+def refuse_mismatch(of: str, over: str | None, method: str) -> None:
+    """Raise where a method cannot attribute to that, whatever the model; errors as above."""
     known = {"edges": EDGE_METHODS, "nodes": NODE_METHODS}.get(of, UNIT_METHODS)
     if method not in known:
         raise MetricError(f"no method {method!r} scores {of}. {did_you_mean(method, known)}")
     if over is not None and of in ("edges", "nodes"):
         raise SiteError(f"{of} have no axes {over!r}; leave `over` out, or name a site, such as z.")
+    if of not in ("edges", "nodes"):
+        checked_axes(*parse_site(of), over or "layer,pos")
 
 
 def attribute_into(
@@ -115,7 +120,7 @@ def attribute_into(
         "metric": metric,
         "steps": steps,
     }
-    _check(of, over, method)
+    refuse_mismatch(of, over, method)
     named = options | {"seed": seed} | names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:

@@ -17,7 +17,7 @@ from circuits.editing.evaluation.cases import Case
 from interp.brief import brief
 
 ProbeKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
-KeyKind = Literal["same_relation", "kindred", "other_relation", "two_hop"]
+KeyKind = Literal["same_relation", "related", "other_relation", "two_hop"]
 KINDS: tuple[ProbeKind, ...] = ("neighbour", "same_answer", "control_two_hop", "same_relation")
 """In the order in which they are drawn: what is rare first, as no question is drawn twice."""
 
@@ -93,7 +93,7 @@ class Pool:
         """The single facts of all other relations."""
         return [f for r, facts in self.facts.items() if r not in _edited(case) for f in facts]
 
-    def kindred(self, case: Case) -> frozenset[str]:
+    def related(self, case: Case) -> frozenset[str]:
         """Other relations that are asked of the same kind of subjects as an edited one.
 
         These have two subjects in common, as one may be a namesake.
@@ -166,8 +166,8 @@ def preservation(
         seed: of the draws.
 
     Returns:
-        ``same_relation``: single facts of the edited relation. ``kindred``: of relations that are
-        asked of the same kind of subjects (`Pool.kindred`), ``other_relation``: of all others,
+        ``same_relation``: single facts of the edited relation. ``related``: of relations that are
+        asked of the same kind of subjects (`Pool.related`), ``other_relation``: of all others,
         both of as many relations as there are.
         ``two_hop``: questions of other chains with the edited relation at the same hop. None has
         an entity of the case's own chains.
@@ -177,10 +177,10 @@ def preservation(
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
     taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
-    near, others = pool.kindred(case), pool.of_other_relations(case)
+    near, others = pool.related(case), pool.of_other_relations(case)
     candidates: dict[KeyKind, list[Known]] = {
         "same_relation": pool.of_relations(case),
-        "kindred": [fact for fact in others if fact.relations[0] in near],
+        "related": [fact for fact in others if fact.relations[0] in near],
         "other_relation": [fact for fact in others if fact.relations[0] not in near],
         "two_hop": pool.composed(case),
     }
@@ -189,7 +189,7 @@ def preservation(
     for kind, questions in candidates.items():
         free = [question for question in questions if taken.isdisjoint(question.entities)]
         rng = random.Random(f"{seed} {case.id} keep {kind}")
-        if kind in ("kindred", "other_relation"):
+        if kind in ("related", "other_relation"):
             drawn[kind] = _one_a_relation(_draw(free, apart, len(free), rng))[:k]
         else:
             drawn[kind] = _draw(free, apart, k, rng)

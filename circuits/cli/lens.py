@@ -1,0 +1,45 @@
+"""`interp lens`: what the residual stream would predict after each layer."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, PromptOption
+from circuits.cli.output import load, print_json, print_table
+
+EXAMPLES = "Example: `interp lens --model smollm2-135m --prompt 'The capital of France is' --top 3`"
+
+
+def lens(
+    model: ModelOption,
+    prompt: PromptOption,
+    top: Annotated[int, typer.Option(min=1, help="Number of tokens shown per depth.")] = 5,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the logit lens at the last token: the likeliest next tokens at every depth."""
+    import pandas as pd
+
+    import interp
+
+    found = interp.logit_lens(load(model, device, dtype), prompt, top, at="last")
+    depths = {
+        int(depth): [
+            {"token": row.predicted, "probability": row.probability} for row in rows.itertuples()
+        ]
+        for depth, rows in found.table().groupby("depth")
+    }
+    last = found.tokens[0][-1]
+    if as_json:
+        listed = [{"depth": depth, "predicted": rows} for depth, rows in depths.items()]
+        print_json({"model": model, "prompt": prompt, "token": last, "depths": listed})
+        return
+    table = [
+        {"depth": depth}
+        | {str(i): f"{one['token']!r} {one['probability']:.2f}" for i, one in enumerate(rows, 1)}
+        for depth, rows in depths.items()
+    ]
+    title = f"next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
+    print_table(pd.DataFrame(table), title)
