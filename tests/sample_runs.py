@@ -1,41 +1,58 @@
-"""A small run folder of every kind, of tiny random models and planted results."""
+"""A small run folder of every kind, and of every verb, of tiny random models and planted data."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
+from conftest import tiny, word_pairs
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
+from test_comparing import sharp
 from test_discovery_figures import interp_pairs
-from test_emotion_control import control
+from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
 from test_emotion_discovery import SCENARIOS, SETTINGS
 from test_results import LEFT_OUT, small
 
 import interp
+from circuits.cli.discovering import Request, discovered_into, found_from_model
 from circuits.discovery import bench, faithfulness, top_edges
 from circuits.discovery.evaluation import evaluate
 from circuits.discovery.mib import save_circuit
 from circuits.editing import Fact, Placement
 from circuits.editing.changes import Change
-from circuits.editing.comparing import compare_methods
+from circuits.editing.comparing import compare_into, compare_methods
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import parse_cases
 from circuits.editing.placement import save_placement
-from circuits.emotion import load_frames
+from circuits.emotion.controlling import Writer
+from circuits.emotion.controlling import evaluate as control_of
 from circuits.emotion.discovering import discover
+from circuits.emotion.frames import load_frames
+from circuits.emotion.replying import Arm
 from circuits.query_value import find
+from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import Settings, study
 from circuits.recall_reasoning.replicate import replicate
+from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
+from interp.attribution.resuming import attribute_into
 from interp.prompts import prompt
+from interp.resuming import patch_into
+from interp.run_folder import RunFolder, in_one_piece
+from interp.run_key import identity
+from interp.steps import Codec
 
 EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
 MODEL = f"a model {EVIL}"
+NEUTRAL = " ".join(f"w{i * i % 90}" for i in range(140))
 QUICK = Settings(
     design="A-C",
     sizes=(1,),
@@ -123,10 +140,7 @@ def placement(out: Path) -> Path:
 
 
 def comparison(out: Path) -> Path:
-    hf = tiny_hf("llama")
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
-    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    model = sharp()
     # both cases are of one cluster, so there is no interval
     cases = parse_cases(planted_chains(model, 2))
     found = compare_methods(model, cases[:2], ("rome", "none"), shots=PLAIN, n_tokens=200)
@@ -135,7 +149,7 @@ def comparison(out: Path) -> Path:
 
 
 def recall_study(out: Path) -> Path:
-    return replace(study(planted(), QUICK, out, data=planted_data), model=MODEL).save(out)
+    return replace(recall_run(out), model=MODEL).save(out)
 
 
 def recall_replication(out: Path) -> Path:
@@ -183,3 +197,96 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "emotion run": emotion_run,
 }
 """Kind -> what writes a folder of it."""
+
+
+# --- as the verbs write them ---------------------------------------------------------------------
+
+
+def patch_run(out: Path) -> None:
+    patch_into(out, tiny("llama"), word_pairs(), site="z", over="layer,head")
+
+
+def attribute_run(out: Path) -> None:
+    attribute_into(out, tiny("llama"), word_pairs())
+
+
+def ablate_run(out: Path) -> None:
+    options: dict[str, Any] = {"n_random": 2, "neutral": NEUTRAL, "out": out}
+    interp.ablate(tiny("llama"), word_pairs(), "a0.h1,m1", **options)
+
+
+def circuit_discover(out: Path) -> None:
+    request = Request("top", "eap-dg", "40", None, False, "logit_diff", 0)
+    model, rows = tiny("llama"), word_pairs()
+    discovered_into(out, request, {}, lambda at: found_from_model(request, model, rows, at), False)
+
+
+@cache
+def edited() -> tuple[Any, Any]:
+    model = sharp()
+    return model, parse_cases(planted_chains(model, 6))[:3]
+
+
+def edit_evaluate(out: Path) -> None:
+    compare_into(out, *edited(), ["none", "told"], shots=PLAIN, n_tokens=600)
+
+
+def query_value_run(out: Path) -> None:
+    model, text = tiny("llama"), "w1 w2 w3"
+    logits = interp.forward(model, [text]).logits[0]
+    answer = model.token(int(logits.argmax()))
+    kept: Codec[QueryValue] = Codec(lambda one, at: one.save(at), QueryValue.load)
+    options = {"answer": answer} | identity(model)
+    in_one_piece(out, "query-value", options, lambda: find(model, [text], [answer], top=3), kept)
+
+
+def recall_run(out: Path) -> RecallReasoning:
+    return study(planted(), QUICK, out, data=planted_data)
+
+
+def emotion_evaluate(out: Path) -> None:
+    model = tiny("llama")
+    arms = [Arm("unmodulated"), Arm("steering", modulation=push(model, 0.3))]
+    with RunFolder.open(out, "emotion evaluate", identity(model), unit="arms") as run:
+        if not run.finished:
+            writer = Writer(model, Small(), TEXTS[:2], replace(SHORT, new_tokens=2), run)
+            run.finish(control_of(writer, arms, {"spelled": Spelled()}, LIMITS).save)
+
+
+RUNS: dict[str, Callable[[Path], Any]] = {
+    "patch": patch_run,
+    "attribute": attribute_run,
+    "ablate": ablate_run,
+    "circuit discover": circuit_discover,
+    "edit evaluate": edit_evaluate,
+    "query-value": query_value_run,
+    "recall": recall_run,
+    "emotion circuit": emotion_discovery,
+    "emotion evaluate": emotion_evaluate,
+}
+"""Verb -> what writes a folder as the verb does: killed on its way, it goes on when run again."""
+
+
+def content(at: Path) -> dict[str, Any]:
+    """All that a folder holds, but for times and what they change."""
+    return dict(_parts(at))
+
+
+def _parts(at: Path) -> Iterator[tuple[str, Any]]:
+    for file in sorted(at.rglob("*")):
+        name = file.relative_to(at).as_posix()
+        if file.suffix == ".json":
+            yield name, _timeless(json.loads(file.read_text("utf-8")))
+        elif file.suffix == ".parquet":
+            table = pd.read_parquet(file)
+            timed = [c for c in table if "seconds" in str(c) or c == "peak_gb"]
+            yield name, table.drop(columns=timed).to_csv()
+        else:
+            yield name, file.read_bytes() if file.suffix == ".safetensors" else ""
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        times = ("seconds", "made", "command", "files", "seal")
+        return {k: _timeless(v) for k, v in value.items() if k not in times}
+    return [_timeless(one) for one in value] if isinstance(value, list) else value

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny, word_pairs
-from run_samples import RUNS
+from conftest import tiny
+from sample_runs import RUNS, SAMPLES
 
-import interp
-from circuits.discovery import bench, faithfulness, load_circuit
-from circuits.discovery.evaluation import Evaluation, evaluate
+from circuits.discovery import load_circuit
 from circuits.discovery.faithfulness import Faithfulness
+from circuits.discovery.pages import SavedEvaluation
 from circuits.editing import Edit, Placement
-from circuits.editing.changes import Change
 from circuits.editing.comparing import Comparison
-from circuits.editing.facts import Fact
 from circuits.editing.moments import Moment
 from circuits.editing.placement import placement_in, save_placement
 from circuits.emotion.control import Control
@@ -47,6 +43,13 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "emotion circuit": Discovery.load,
     "emotion evaluate": Control.load,
 }
+MORE: dict[str, Callable[[Path], Any]] = {
+    "evaluation": SavedEvaluation.load,
+    "faithfulness": Faithfulness.load,
+    "unit_scores": UnitScores.load,
+    "edit": Edit.load,
+    "recall_replication": Replication.load,
+}
 ODD: list[Any] = [
     None, True, -1, 0, 10**400, 1e308, float("nan"), float("-inf"), "", "x" * 5000,
     "b0.mlp", [], [[]], [1, "a", None], {}, {"a": {"b": []}}, json.loads("[" * 200 + "]" * 200),
@@ -66,23 +69,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, cache: None) -> dict[str, 
         loads[name] = load
         return base / name
 
-    test, seen = bench(model, word_pairs()), Scores.load(base / "attribute")
-    found = replace(load_circuit(base / "circuit discover"), prompts=())
-    evaluate(test, found, 2).save(add("evaluation", lambda at: Evaluation.load(at, found)))
-    faithfulness(test, replace(seen, prompts=()), grid=(0.1, 1.0)).save(  # pyright: ignore
-        add("faithfulness", Faithfulness.load)
-    )
-    units = interp.attribute(model, word_pairs(), "z", "layer,head")
-    units.save(add("units", UnitScores.load))
-    change = Change("mlp_post", 1, torch.ones(32, 1), torch.ones(56, 1))
-    made = Edit((Fact("w1 {}", "w2", "w3"),), (change,), "rome", "m", "h", p=((0.9,),))
-    made.save(add("edit", Edit.load))
+    for kind, load in MORE.items():
+        SAMPLES[kind](add(kind, load))
     moments = {("mlp_post", 1): Moment(torch.eye(56).double(), 10, "own samples")}
     placed = Placement((0,), (1,), "by hand", moments, separation={1: 0.6})
     save_placement(add("placement", lambda at: placement_in(model, at)), model, placed)
     Plan.of(Scale("z", 0.5)).save(add("plan", Plan.load))
-    table = pd.DataFrame({"prompts": ["a"], "label": ["b"], "n": [1]})
-    Replication(table, table, table, "m").save(add("replication", Replication.load))
     return {name: (base / name, load) for name, load in loads.items()}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from kills import events_of, killed_at, names
-from run_samples import RUNS, content
+from sample_runs import RUNS, content
 
 from interp import resuming
 from interp.attribution import resuming as attributing

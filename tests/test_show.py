@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from interp.report import PLOTLY
 from interp.style import AGAINST, FOR, SCHEMES
 
 pytestmark = pytest.mark.usefixtures("cache")
+COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
+MADE_BY = "interp patch --model 'x y'"
 UNSHOWN = ("edit", "edit ledger", "recall_replication", "emotion run")
 
 
@@ -55,7 +58,9 @@ def samples(tmp_path_factory) -> dict[str, Path]:
 
     class Written(dict):
         def __missing__(self, kind: str) -> Path:
-            self[kind] = SAMPLES[kind](root / kind.replace(" ", "-"))
+            with pytest.MonkeyPatch.context() as patch:  # pytest's workers have other arguments
+                patch.setattr(sys, "argv", COMMAND)
+                self[kind] = SAMPLES[kind](root / kind.replace(" ", "-"))
             return self[kind]
 
     return Written()
@@ -93,7 +98,7 @@ def test_every_kind_is_shown(kind: str, samples: dict[str, Path], capsys):
     for heading in ("Method", "Excluded", "Provenance"):
         assert heading in page.texts["h2"]
     assert "Made" in page.texts["dt"] and "Versions" in page.texts["dt"]
-    assert "To reproduce:" in visible and "pytest" in page.texts["code"][0]
+    assert "To reproduce:" in visible and page.texts["code"][0] == MADE_BY
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in (
         page.tags
     )

@@ -25,21 +25,21 @@ def lens(
     import interp
 
     found = interp.logit_lens(load(model, device, dtype), prompt, top, at="last")
-    depths = {
-        int(depth): [
-            {"token": row.predicted, "probability": row.probability} for row in rows.itertuples()
-        ]
-        for depth, rows in found.table().groupby("depth")
-    }
+    top_tokens = found.top.isel(prompt=0, pos=0).transpose("depth", "rank")
+    by_depth = zip(top_tokens["token"].values, top_tokens["probability"].values, strict=True)
+    depths = [
+        [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
+        for row in by_depth
+    ]
     last = found.tokens[0][-1]
     if as_json:
-        listed = [{"depth": depth, "predicted": rows} for depth, rows in depths.items()]
+        listed = [{"depth": depth, "predicted": rows} for depth, rows in enumerate(depths)]
         print_json({"model": model, "prompt": prompt, "token": last, "depths": listed})
         return
     table = [
         {"depth": depth}
         | {str(i): f"{one['token']!r} {one['probability']:.2f}" for i, one in enumerate(rows, 1)}
-        for depth, rows in depths.items()
+        for depth, rows in enumerate(depths)
     ]
     title = f"next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
     print_table(pd.DataFrame(table), title)
