@@ -1,5 +1,6 @@
 """`interp`: the verbs put together, and exit codes: 2 the user's mistake, 1 ours, 130 Ctrl-C."""
 
+import errno
 import os
 import signal
 import sys
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    from interp.errors import InterpError
+    from interp.errors import InterpError, shown
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
@@ -143,10 +144,20 @@ def run(arguments: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return _told()
+        print(f"error: {shown(error.filename)}: {error.strerror}", file=sys.stderr)
+        return 2
     except Exception:
-        traceback.print_exc()
-        print("this is a bug in interp, not a mistake of yours; please report it", file=sys.stderr)
-        return 1
+        return _told()
+
+
+def _told() -> int:
+    """Tell of the exception that is handled: a mistake of ours."""
+    traceback.print_exc()
+    print("this is a bug in interp, not a mistake of yours; please report it", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

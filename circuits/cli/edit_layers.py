@@ -1,7 +1,6 @@
 """`interp edit place`: the layers that an edit changes, chosen on cases."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from circuits.cli.options import (
     JsonOption,
     LimitOption,
     ModelOption,
+    NeededOutOption,
     SplitOption,
 )
 from circuits.cli.output import load, print_json, stdout
@@ -28,7 +28,7 @@ EXAMPLE = (
 def place(
     model: ModelOption,
     cases: CasesOption,
-    out: Annotated[Path, typer.Option(help="Folder to write the choice of layers to.")],
+    out: NeededOutOption,
     force: ForceOption = False,
     split: SplitOption = None,
     limit: LimitOption = 120,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.errors import InterpError, SiteError, did_you_mean
+from interp.errors import DataFileError, InterpError, SiteError, did_you_mean, shown
 from interp.sites import PATTERN, SITES, parse_site
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
@@ -87,21 +87,18 @@ def numbers(option: str, text: str | None) -> list[int] | None:
     return found
 
 
-def _out(value: Path | None) -> Path | None:
-    """Refuse a folder of something else now, not when a model has run for an hour."""
-    from interp.errors import DataFileError, shown
-
-    if value is None:
-        return None
-    try:
-        found = value.exists()
-    except OSError as error:
-        raise DataFileError(f"--out {shown(str(value))}: {error.strerror}.") from error
-    if max((len(os.fsencode(part)) for part in value.parts), default=0) > LONGEST:
+def _named(value: Path | None) -> Path | None:
+    """Refuse a name that a folder cannot have, now and not when a model has run for an hour."""
+    if value is not None and any(len(os.fsencode(part)) > LONGEST for part in value.parts):
         raise DataFileError(
             f"--out {shown(str(value))}: a name is longer than {LONGEST} bytes; choose another."
         )
-    if found:
+    return value
+
+
+def _out(value: Path | None) -> Path | None:
+    """Refuse a folder of something else as early."""
+    if value is not None and _named(value) and value.exists():
         from interp.folder import refuse_foreign
 
         refuse_foreign(value)
@@ -197,7 +194,11 @@ OutOption = Annotated[
     ),
 ]
 NeededOutOption = Annotated[
-    Path, typer.Option(help="Folder for the results; a stopped run with the same options resumes.")
+    Path,
+    typer.Option(
+        help="Folder for the results; a stopped run with the same options resumes.",
+        callback=_named,
+    ),
 ]
 ForceOption = Annotated[
     bool,
