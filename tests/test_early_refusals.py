@@ -114,7 +114,7 @@ def test_any_path_of_too_long_a_name_is_told_in_a_sentence(capsys):
         ["recall-reasoning", "run", *MODEL, "--out", "y" * 300],
     ):
         line = refused(capsys, *arguments)
-        assert "'yyy" in line and "yyy'" in line and len(line) < 160
+        assert "yyy...yyy" in line and len(line) < 160
 
 
 @pytest.mark.parametrize("verb", ["patch", "ablate", "attribute"])
