@@ -4,8 +4,9 @@ Nothing here runs a model: `interp.binding` resolves a plan against a model and 
 `interp.applying`, `interp.bridge_engine` and `interp.nnsight_engine` carry it out.
 
 Every vector is as wide as its site, whatever `units` selects of it, and may carry a position
-axis, ``[pos, width]``, or one value a prompt, ``[prompt, pos, width]``. Positions count a
-prompt's own tokens from 0, padding left out.
+axis, ``[pos, width]``, one entry per prompt, ``[prompt, pos, width]``, or one per layer of
+`layers`, ``[layer, prompt, pos, width]``. Positions count a prompt's own tokens from 0, padding
+left out. `interp.Activations` in place of a vector are written where they were recorded.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,12 +25,31 @@ from torch import Tensor
 
 from interp import folder
 from interp.brief import ITEMS, LIMIT, brief, in_few_words
-from interp.errors import PlanError, did_you_mean
+from interp.errors import PlanError, did_you_mean, shown
+from interp.sites import parse_site
 
 Positions = str | int | Sequence[int]
 """Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
 (the tokens generated so far, as they are read back), a span's name, a span's name with
 ``_last``, or token numbers."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """Activations that know where they were recorded, as `interp.Activations` do."""
+
+    @property
+    def site(self) -> str:
+        """The site's short name."""
+        ...
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers."""
+        ...
+
+    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
+        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
+        ...
 
 
 @brief
@@ -39,13 +59,20 @@ class Rewrite:
 
     Attributes:
         keep: the factor.
-        add: what is added: one vector, one a position, or one a prompt and position.
+        add: what is added: one vector, one per position, or one per prompt and position; before it
+            is given to its layers, one per layer, prompt and position.
         basis: B, orthonormal directions that are projected out.
     """
 
     keep: float = 1.0
     add: Float[Tensor, "*prompt_pos feature"] | None = None
     basis: Float[Tensor, "feature direction"] | None = None
+
+    def of_layers(self, n: int) -> "list[Rewrite]":
+        """The rewrite of each of `n` layers."""
+        if self.add is None or self.add.ndim < 4:
+            return [self] * n
+        return [dataclasses.replace(self, add=add) for add in self.add]
 
     def added(
         self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
@@ -86,8 +113,8 @@ def _recorded(
     missing = added.isnan().any(-1)
     if bool(missing.any()):
         raise PlanError(
-            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
-            "a shorter one; choose `positions` that both have."
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was recorded "
+            "there (a shorter prompt, or other tokens); choose `positions` that were recorded."
         )
     return added
 
@@ -108,7 +135,7 @@ class _Described:
             if name in self.tensors:
                 object.__setattr__(self, name, _vector(value, f"{type(self).__name__}.{name}"))
             elif name in SETS and value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, _numbers(value, name))
+                object.__setattr__(self, name, whole_numbers(value, name))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -137,6 +164,25 @@ class Edit(_Described):
     units: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
     positions: Positions = dataclasses.field(default="all", kw_only=True)
 
+    def __post_init__(self) -> None:
+        for name in self.tensors:
+            value = getattr(self, name)
+            if isinstance(value, Recorded):
+                layers = _recorded_layers(self, value)
+                aligned = [value.aligned(layer) for layer in layers]
+                object.__setattr__(self, "layers", layers)
+                object.__setattr__(
+                    self, name, aligned[0] if len(layers) == 1 else torch.stack(aligned)
+                )
+        super().__post_init__()
+        for name, value in _tensors(self):
+            layers: Any = self.layers
+            if value.ndim == 4 and len(value) != len(layers or ()):
+                raise PlanError(
+                    f"{type(self).__name__}.{name} holds one entry for each of {len(value)} layers; "
+                    "name those layers in `layers`."
+                )
+
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """What to do to the chosen features."""
         raise NotImplementedError
@@ -147,7 +193,8 @@ class Patch(Edit):
     """Write given activations, such as another prompt's.
 
     Attributes:
-        value: what is written.
+        value: what is written: a tensor, or `interp.Activations` of this site, which are written
+            in their layers at the tokens that they were recorded at.
     """
 
     value: Float[Tensor, "*prompt_pos width"]
@@ -168,7 +215,7 @@ class Ablate(Edit):
     `interp.sources` makes all kinds but zero from a model and prompts.
 
     Attributes:
-        value: what is written; for noise, what is added. ``None`` for zero.
+        value: what is written, as `Patch` takes it; for noise, what is added. ``None`` for zero.
         kind: what the value is, for the record.
     """
 
@@ -195,7 +242,7 @@ class Add(Edit):
     """Add a vector: steering.
 
     Attributes:
-        vector: what is added.
+        vector: what is added, as `Patch` takes it.
         scale: times this.
     """
 
@@ -306,7 +353,7 @@ class Plan(Sequence[Intervention]):
         flat = [one for step in steps for one in (step if isinstance(step, Plan) else (step,))]
         for one in flat:
             if type(one).__name__ not in KINDS:
-                raise PlanError(f"{one!r} is no intervention; a plan takes {', '.join(KINDS)}.")
+                raise PlanError(f"{one!r} is not an intervention; a plan takes {', '.join(KINDS)}.")
         return cls(tuple(flat))
 
     def __len__(self) -> int:
@@ -385,9 +432,35 @@ def selected(
 # --- normal forms ------------------------------------------------------------------------------
 
 
-def _numbers(value: int | Sequence[int], name: str) -> tuple[int, ...]:
-    listed = value if isinstance(value, Iterable) else (value,)
-    numbers = tuple(operator.index(v) for v in listed)
+def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
+    """The layers of a step whose value is recorded activations: its own, or all recorded."""
+    site, named = parse_site(step.site)
+    if site.name != found.site:
+        raise PlanError(
+            f"{type(step).__name__} at {step.site!r} was given activations of the site "
+            f"{found.site!r}; record {site.name!r}."
+        )
+    wanted = step.layers if step.layers is not None else named
+    layers = tuple(found) if wanted is None else whole_numbers(wanted, "layers")
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        raise PlanError(
+            f"the activations of {found.site!r} hold layers {shown(list(found))}, not "
+            f"{missing[0]}; record that layer."
+        )
+    return layers
+
+
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One number or several as plain integers.
+
+    Raises:
+        PlanError: there is none, or one is not a whole number or negative.
+    """
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
+    except TypeError:
+        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
     if not numbers:
         raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
     if min(numbers) < 0:
@@ -399,10 +472,10 @@ def _vector(value: Any, what: str) -> Tensor | None:
     if value is None:
         return None
     tensor = torch.as_tensor(value)
-    if not 1 <= tensor.ndim <= 3 or not tensor.is_floating_point():
+    if not 1 <= tensor.ndim <= 4 or not tensor.is_floating_point():
         raise PlanError(
             f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
-            "shape [width], [pos, width] or [prompt, pos, width]."
+            "shape [width], [pos, width], [prompt, pos, width] or [layer, prompt, pos, width]."
         )
     usable = torch.isfinite(tensor)
     if tensor.ndim > 1 and not what.endswith("directions"):
