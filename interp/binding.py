@@ -306,20 +306,20 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
     for step in plan:
-        for name in () if isinstance(step, KnockOut) else step.tensors:
-            axes = _axes(step, getattr(step, name))
+        if isinstance(step, KnockOut):
+            continue
+        for name in step.tensors:
+            axes, what = _axes(step, getattr(step, name)), f"{type(step).__name__}.{name}"
             if len(axes) == 2 and axes[0] != n:
                 raise PlanError(
-                    f"{type(step).__name__}.{name} at {step.site!r} holds one entry for each of "
-                    f"{axes[0]} prompts, but {n} {'is' if n == 1 else 'are'} run; apply it to those "
-                    "prompts."
+                    f"{what} at {step.site!r} holds one entry for each of {axes[0]} prompts, but "
+                    f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
                 )
             if len(axes) == 1 and axes[0] == n != longest and n > 1:
                 raise PlanError(
-                    f"{type(step).__name__}.{name} at {step.site!r} has shape [{n}, width], which "
-                    f"means {n} positions, but there are {n} prompts of at most {longest} tokens; "
-                    "for one value per prompt, give the recorded Activations themselves or "
-                    "[prompt, pos, width]."
+                    f"{what} at {step.site!r} has shape [{n}, width], which means {n} positions, "
+                    f"but there are {n} prompts of at most {longest} tokens; for one value per "
+                    "prompt, give the recorded Activations themselves or [prompt, pos, width]."
                 )
 
 

@@ -67,8 +67,9 @@ def generate(
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     check_values(steps, rows)
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
+    most: object = max_new_tokens
+    if not isinstance(most, int) or most < 1:
+        raise PlanError(f"max_new_tokens={shown(most)}: ask for 1 token or more.")
     sampling = {"temperature": temperature} if temperature else {}
     out: dict[int, Generation] = {}
     with reported(progress, "generating", len(rows), "prompts") as report:

@@ -113,8 +113,8 @@ def _recorded(
     missing = added.isnan().any(-1)
     if bool(missing.any()):
         raise PlanError(
-            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was recorded "
-            "there (a shorter prompt, or other tokens); choose `positions` that were recorded."
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
+            "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
         )
     return added
 
@@ -169,18 +169,16 @@ class Edit(_Described):
             value = getattr(self, name)
             if isinstance(value, Recorded):
                 layers = _recorded_layers(self, value)
-                aligned = [value.aligned(layer) for layer in layers]
+                aligned = torch.stack([value.aligned(layer) for layer in layers])
                 object.__setattr__(self, "layers", layers)
-                object.__setattr__(
-                    self, name, aligned[0] if len(layers) == 1 else torch.stack(aligned)
-                )
+                object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
         super().__post_init__()
         for name, value in _tensors(self):
             layers: Any = self.layers
             if value.ndim == 4 and len(value) != len(layers or ()):
                 raise PlanError(
-                    f"{type(self).__name__}.{name} holds one entry for each of {len(value)} layers; "
-                    "name those layers in `layers`."
+                    f"{type(self).__name__}.{name} holds one entry for each of {len(value)} "
+                    "layers; name those layers in `layers`."
                 )
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
