@@ -67,9 +67,7 @@ def generate(
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     check_values(steps, rows)
-    most: object = max_new_tokens
-    if not isinstance(most, int) or most < 1:
-        raise PlanError(f"max_new_tokens={shown(most)}: ask for 1 token or more.")
+    _check_length(max_new_tokens)
     sampling = {"temperature": temperature} if temperature else {}
     out: dict[int, Generation] = {}
     with reported(progress, "generating", len(rows), "prompts") as report:
@@ -91,6 +89,11 @@ def generate(
                 out[i] = _generation(model, rows[i].ids, new)
             report(len(out), len(rows))
     return [out[i] for i in range(len(rows))]
+
+
+def _check_length(max_new_tokens: object) -> None:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
 
 
 def _generation(model: Model, prompt: tuple[int, ...], new: Tensor) -> Generation:

@@ -115,7 +115,7 @@ def _neurons(scores: Scores) -> go.Figure:
     shown = np.take_along_axis(values, order, 1)
     layers = [str(layer) for layer in mean.coords["layer"].values]
     ranks = [str(rank + 1) for rank in range(shown.shape[1])]
-    figure = _heatmap(cell_text, layers, ranks, note="neuron", notes=order)
+    figure = _heatmap(shown, layers, ranks, note="neuron", notes=order)
     figure.update_layout(
         xaxis_title=f"neurons of the layer, strongest first ({len(ranks)} of {values.shape[1]})",
         yaxis_title="layer",
