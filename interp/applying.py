@@ -91,7 +91,7 @@ def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tenso
             plain causality is enough.
 
     Raises:
-        PlanError: a token is left with nothing to read, or the attention is no sdpa or eager.
+        PlanError: a token is left with nothing to read, or the attention is not sdpa or eager.
     """
     if model.attention_implementation not in ("sdpa", "eager"):
         raise PlanError(

@@ -257,6 +257,8 @@ def bind(
     n = len(prompts) if prompts is not None else 0
     which = torch.ones(n, dtype=torch.bool) if rows is None else rows
     of_row = None if prompts is None else torch.tensor(numbers or range(n))
+    if prompts is not None and numbers is None:
+        check_values(plan, prompts)
     run = Run([], [], None if prompts is None else [len(prompt.ids) for prompt in prompts])
     for step in plan:
         if isinstance(step, KnockOut):
@@ -277,15 +279,49 @@ def _bind_edit(
     scope = resolve(step.positions, prompts, rows)
     features = _features(model, site, step.units)
     value = _vector(model, site, step)
-    axes = value.shape[:-1] if value is not None and "directions" not in step.tensors else ()
+    axes = _axes(step, value)
     if len(axes) == 2 and (numbers is None or bool((numbers[rows] >= axes[0]).any())):
         raise PlanError(
             f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply it "
             "to those prompts."
         )
-    rewrite = step.rewrite(features)
+    rewrites = step.rewrite(features).of_layers(len(layers))
     positional = axes[-1] if axes else None
-    return [BoundEdit(site, i, scope, features, rewrite, numbers, positional) for i in layers]
+    return [
+        BoundEdit(site, layer, scope, features, rewrite, numbers, positional)
+        for layer, rewrite in zip(layers, rewrites, strict=True)
+    ]
+
+
+def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
+    """Sizes of a value's prompt and position axes, as far as it has them."""
+    return () if value is None or "directions" in step.tensors else tuple(value.shape[:-1][-2:])
+
+
+def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
+    """Refuse values that do not belong to these prompts, before they are run batch by batch.
+
+    Raises:
+        PlanError: a value's prompt axis counts other prompts; or a value ``[n, width]``, which has
+            a position axis, is as long as there are prompts and no prompt has so many tokens.
+    """
+    n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
+    for step in plan:
+        if isinstance(step, KnockOut):
+            continue
+        for name in step.tensors:
+            axes, what = _axes(step, getattr(step, name)), f"{type(step).__name__}.{name}"
+            if len(axes) == 2 and axes[0] != n:
+                raise PlanError(
+                    f"{what} at {step.site!r} holds one entry for each of {axes[0]} prompts, but "
+                    f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
+                )
+            if len(axes) == 1 and axes[0] == n != longest and n > 1:
+                raise PlanError(
+                    f"{what} at {step.site!r} has shape [{n}, width], which means {n} positions, "
+                    f"but there are {n} prompts of at most {longest} tokens; for one value per "
+                    "prompt, give the recorded Activations themselves or [prompt, pos, width]."
+                )
 
 
 def _bind_knock_out(
@@ -316,12 +352,8 @@ def resolve(
     table = torch.zeros(len(prompts), int(length.max()), dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         if rows[row]:
-            table[row, list(prompt.positions(_place(positions)))] = True
+            table[row, list(prompt.positions(positions))] = True
     return Scope(table, length, rows, positions in ("all", "decoded"))
-
-
-def _place(positions: Positions) -> Any:
-    return (positions,) if isinstance(positions, int) else positions
 
 
 def site_layers(

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from interp.report import Figure, Part, Report, Section, Table, excluded_rows, shown
+from interp.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
 from interp.style import BLUE, add_band, label, styled
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def report(result: "PatchResult", seed: int = 0) -> Report:
         place = ", ".join(_place(name, top.iloc[0][name]) for name in top.columns[:-4])
         strongest = (
             f"The strongest cell is {place}: it changes {result.metric} by "
-            f"{shown(float(top.iloc[0]['effect']))} {result.unit} "
-            f"(normalised effect {shown(float(top.iloc[0]['normalised']))})."
+            f"{cell_text(float(top.iloc[0]['effect']))} {result.unit} "
+            f"(normalised effect {cell_text(float(top.iloc[0]['normalised']))})."
         )
     colours = "Colours" if len(result.over) > 1 else "The curve"
     centre = "0 = corrupt, 1 = clean; the middle of the scale is a cell that changes nothing"
@@ -130,7 +130,7 @@ def report(result: "PatchResult", seed: int = 0) -> Report:
     )
     parts: list[Part] = [drawn, Table("Strongest cells", top)]
     sections = [Section("Effect of each cell", parts)]
-    if set(result.over) == {"layer", "pos"}:
+    if result.by_token:
         sections.append(Section("Where the answer is", [_carriers(result, seed)]))
     return Report(
         title=f"{result.site} on {result.model}, {result.source}",

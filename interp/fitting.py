@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.brief import brief
 from interp.errors import ModelLoadError, first_line
 from interp.hooks import hooked
 from interp.model import Model
@@ -21,6 +22,7 @@ STREAM = ("resid_pre", "resid_post")
 """Sites without which there is nothing to work with."""
 
 
+@brief
 @dataclass(frozen=True)
 class Probe:
     """What one forward pass over two rows that differ in their last token shows.

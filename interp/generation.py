@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from interp.applying import hooked_run
-from interp.binding import bind
+from interp.binding import bind, check_values
 from interp.brief import brief
+from interp.errors import PlanError, shown
 from interp.interventions import AnyPlan, as_plan
 from interp.kv_cache import keeps_keys
 from interp.model import Model
@@ -50,9 +51,9 @@ def generate(
 
     Args:
         model: the model; its own generation config applies (repetition penalty, top-k, …).
-        prompts: texts, token prompts, or pairs (of which the clean prompts run).
+        prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
         plan: what to do; nothing by default.
-        max_new_tokens: at most so many tokens a prompt.
+        max_new_tokens: at most so many tokens per prompt; 1 or more.
         temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
         seed: of the sampling; a batch of other prompts draws other numbers.
         use_cache: keep keys and values; without, and for recurrent models (Mamba), every step
@@ -61,9 +62,12 @@ def generate(
 
     Raises:
         SiteError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts.
+        PlanError: the plan cannot be carried out on these prompts, or `max_new_tokens` is not a
+            positive whole number.
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
+    check_values(steps, rows)
+    _check_length(max_new_tokens)
     sampling = {"temperature": temperature} if temperature else {}
     out: dict[int, Generation] = {}
     with reported(progress, "generating", len(rows), "prompts") as report:
@@ -85,6 +89,11 @@ def generate(
                 out[i] = _generation(model, rows[i].ids, new)
             report(len(out), len(rows))
     return [out[i] for i in range(len(rows))]
+
+
+def _check_length(max_new_tokens: object) -> None:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
 
 
 def _generation(model: Model, prompt: tuple[int, ...], new: Tensor) -> Generation:

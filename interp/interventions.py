@@ -4,8 +4,9 @@ Nothing here runs a model: `interp.binding` resolves a plan against a model and 
 `interp.applying`, `interp.bridge_engine` and `interp.nnsight_engine` carry it out.
 
 Every vector is as wide as its site, whatever `units` selects of it, and may carry a position
-axis, ``[pos, width]``, or one value a prompt, ``[prompt, pos, width]``. Positions count a
-prompt's own tokens from 0, padding left out.
+axis, ``[pos, width]``, one entry per prompt, ``[prompt, pos, width]``, or one per layer of
+`layers`, ``[layer, prompt, pos, width]``. Positions count a prompt's own tokens from 0, padding
+left out. `interp.Activations` in place of a vector are written where they were recorded.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,13 +25,32 @@ from torch import Tensor
 
 from interp import folder
 from interp.brief import ITEMS, LIMIT, in_few_words
-from interp.errors import PlanError, did_you_mean
+from interp.errors import PlanError, did_you_mean, shown
 from interp.rewrite import Rewrite, selected
+from interp.sites import parse_site
 
 Positions = str | int | Sequence[int]
 """Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
 (the tokens generated so far, as they are read back), a span's name, a span's name with
 ``_last``, or token numbers."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """Activations that know where they were recorded, as `interp.Activations` do."""
+
+    @property
+    def site(self) -> str:
+        """The site's short name."""
+        ...
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers."""
+        ...
+
+    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
+        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
+        ...
 
 
 SETS = ("layers", "units", "heads", "positions", "queries", "keys")
@@ -49,7 +69,7 @@ class _Described:
             if name in self.tensors:
                 object.__setattr__(self, name, _vector(value, f"{type(self).__name__}.{name}"))
             elif name in SETS and value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, _numbers(value, name))
+                object.__setattr__(self, name, whole_numbers(value, name))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -78,6 +98,23 @@ class Edit(_Described):
     units: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
     positions: Positions = dataclasses.field(default="all", kw_only=True)
 
+    def __post_init__(self) -> None:
+        for name in self.tensors:
+            value = getattr(self, name)
+            if isinstance(value, Recorded):
+                layers = _recorded_layers(self, value)
+                aligned = torch.stack([value.aligned(layer) for layer in layers])
+                object.__setattr__(self, "layers", layers)
+                object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
+        super().__post_init__()
+        for name, value in _tensors(self):
+            layers: Any = self.layers
+            if value.ndim == 4 and len(value) != len(layers or ()):
+                raise PlanError(
+                    f"{type(self).__name__}.{name} holds one entry for each of {len(value)} "
+                    "layers; name those layers in `layers`."
+                )
+
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """What to do to the chosen features."""
         raise NotImplementedError
@@ -88,7 +125,8 @@ class Patch(Edit):
     """Write given activations, such as another prompt's.
 
     Attributes:
-        value: what is written.
+        value: what is written: a tensor, or `interp.Activations` of this site, which are written
+            in their layers at the tokens that they were recorded at.
     """
 
     value: Float[Tensor, "*prompt_pos width"]
@@ -109,7 +147,7 @@ class Ablate(Edit):
     `interp.sources` makes all kinds but zero from a model and prompts.
 
     Attributes:
-        value: what is written; for noise, what is added. ``None`` for zero.
+        value: what is written, as `Patch` takes it; for noise, what is added. ``None`` for zero.
         kind: what the value is, for the record.
     """
 
@@ -136,7 +174,7 @@ class Add(Edit):
     """Add a vector: steering.
 
     Attributes:
-        vector: what is added.
+        vector: what is added, as `Patch` takes it.
         scale: times this.
     """
 
@@ -246,7 +284,7 @@ class Plan(Sequence[Intervention]):
         flat = [one for step in steps for one in (step if isinstance(step, Plan) else (step,))]
         for one in flat:
             if type(one).__name__ not in KINDS:
-                raise PlanError(f"{one!r} is no intervention; a plan takes {', '.join(KINDS)}.")
+                raise PlanError(f"{one!r} is not an intervention; a plan takes {', '.join(KINDS)}.")
         return cls(tuple(flat))
 
     def __len__(self) -> int:
@@ -315,9 +353,35 @@ def as_plan(plan: "AnyPlan") -> Plan:
 # --- normal forms ------------------------------------------------------------------------------
 
 
-def _numbers(value: int | Sequence[int], name: str) -> tuple[int, ...]:
-    listed = value if isinstance(value, Iterable) else (value,)
-    numbers = tuple(operator.index(v) for v in listed)
+def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
+    """The layers of a step whose value is recorded activations: its own, or all recorded."""
+    site, named = parse_site(step.site)
+    if site.name != found.site:
+        raise PlanError(
+            f"{type(step).__name__} at {step.site!r} was given activations of the site "
+            f"{found.site!r}; record {site.name!r}."
+        )
+    wanted = step.layers if step.layers is not None else named
+    layers = tuple(found) if wanted is None else whole_numbers(wanted, "layers")
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        raise PlanError(
+            f"the activations of {found.site!r} hold layers {shown(list(found))}, not "
+            f"{missing[0]}; record that layer."
+        )
+    return layers
+
+
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One number or several as plain integers.
+
+    Raises:
+        PlanError: there is none, or one is not a whole number or negative.
+    """
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
+    except TypeError:
+        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
     if not numbers:
         raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
     if min(numbers) < 0:
@@ -329,10 +393,10 @@ def _vector(value: Any, what: str) -> Tensor | None:
     if value is None:
         return None
     tensor = torch.as_tensor(value)
-    if not 1 <= tensor.ndim <= 3 or not tensor.is_floating_point():
+    if not 1 <= tensor.ndim <= 4 or not tensor.is_floating_point():
         raise PlanError(
             f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
-            "shape [width], [pos, width] or [prompt, pos, width]."
+            "shape [width], [pos, width], [prompt, pos, width] or [layer, prompt, pos, width]."
         )
     usable = torch.isfinite(tensor)
     if tensor.ndim > 1 and not what.endswith("directions"):

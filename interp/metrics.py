@@ -4,6 +4,7 @@ A metric maps the logits at a prompt's last token to one number per row; all but
 grow as the answer becomes more likely. A function of the user's is one, too.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import MetricError, did_you_mean
+from interp.errors import MetricError, did_you_mean, shown
 
 DEGENERATE = 1e-4
 """A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
@@ -97,7 +98,8 @@ def as_metric(given: AnyMetric) -> Metric:
 
     Raises:
         MetricError: unknown name (the message suggests the nearest); or a function that takes
-            neither one nor two arguments, or is named as a metric of `METRICS` is.
+            neither one nor two arguments, has no name of its own (lambda, partial), or the
+            name of a metric in `METRICS`.
     """
     if isinstance(given, str):
         if given in METRICS:
@@ -105,10 +107,15 @@ def as_metric(given: AnyMetric) -> Metric:
         raise MetricError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
     if not callable(given):
         raise MetricError(
-            f"metric is {str(given):.80}; give one of {', '.join(METRICS)}, or a function of the "
+            f"metric is {shown(given, 80)}; give one of {', '.join(METRICS)}, or a function of the "
             "logits."
         )
     name = getattr(given, "__name__", type(given).__name__)
+    if name == "<lambda>" or isinstance(given, functools.partial):
+        raise MetricError(
+            "the metric is a lambda or a partial function, which has no name that results could "
+            "tell it by; name the function (def)."
+        )
     if name in METRICS:
         raise MetricError(
             f"the metric function is named {name!r}, as a metric of the toolkit is; rename it, so "
@@ -119,14 +126,20 @@ def as_metric(given: AnyMetric) -> Metric:
 
 def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
     """The user's function in the form of `Metric.compute`; what it returns is checked."""
-    parameters = inspect.signature(given).parameters.values()
-    needed = sum(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in parameters
-    )
-    if needed not in (1, 2):
+    try:
+        parameters = inspect.signature(given).parameters.values()
+    except (ValueError, TypeError):  # compiled functions have none
         raise MetricError(
-            f"the metric function {name!r} takes {needed} arguments; it must take the logits "
+            f"the metric function {name!r} does not say what it takes; wrap it in a function of "
+            "the logits [row, vocab]."
+        ) from None
+    required = [p for p in parameters if p.default is p.empty]
+    needed = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in required)
+    by_name = [p.name for p in required if p.kind is p.KEYWORD_ONLY]
+    if needed not in (1, 2) or by_name:
+        also = f" and needs {', '.join(by_name)} by name" if by_name else ""
+        raise MetricError(
+            f"the metric function {name!r} takes {needed} arguments{also}; it must take the logits "
             "[row, vocab], or the logits and the answers' token ids [row, 2]."
         )
 

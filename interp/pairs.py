@@ -1,7 +1,7 @@
 """Prompt pairs: a clean and a corrupt prompt that differ in one fact, and both answers.
 
-`PromptPairs` is text, with where each row came from; `TokenPairs` is the same rows in one
-model's tokens, aligned and padded, with every refused row and its reason.
+`PromptPairs` is text, with where each row came from; a `TokenPair` is one row in a model's tokens,
+aligned; `tokenise` makes them and names every refused row with its reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

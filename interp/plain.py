@@ -290,7 +290,7 @@ def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) 
 def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Haiku's names and (in, out) matrices as this module's names and (out, in) matrices."""
     if not all(w.is_floating_point() for w in weights.values()):
-        raise ValueError("weights that are no floating-point numbers")
+        raise ValueError("weights that are not floating-point numbers")
     state = {
         "embed.weight": weights["token_embed/embeddings"],
         "position.weight": weights["pos_embed/embeddings"],

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import PairError, PlanError, shown
+from interp.errors import PairError, PlanError, first_line, shown
+from interp.interventions import Positions, whole_numbers
 from interp.model import Model
 from interp.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
 
@@ -27,20 +28,22 @@ class TokenPrompt:
     ids: tuple[int, ...]
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def positions(self, place: str | Sequence[int]) -> tuple[int, ...]:
+    def positions(self, place: Positions) -> tuple[int, ...]:
         """Positions of the prompt in ``all``, ``prompt``, ``last``, a span, or its ``_last`` token.
 
         Raises:
-            PlanError: no such span, or a number beyond the prompt's end.
+            PlanError: no such span; or no number, one that is not whole, a negative one, or one
+                beyond the prompt's end.
         """
         n = len(self.ids)
         if not isinstance(place, str):
-            if max(place) >= n:
+            numbers = whole_numbers(place, "positions")
+            if max(numbers) >= n:
                 raise PlanError(
-                    f"position {max(place)} is beyond the end of a prompt of {n} tokens (0 to "
+                    f"position {max(numbers)} is beyond the end of a prompt of {n} tokens (0 to "
                     f"{n - 1})."
                 )
-            return tuple(place)
+            return numbers
         everything = tuple(range(n))
         named = {"all": everything, "prompt": everything, "last": everything[-1:], "decoded": ()}
         if place in named:
@@ -71,13 +74,18 @@ def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
             chat).
 
     Raises:
-        PairError: a span does not occur exactly once, or is called as a place of every prompt is,
-            or messages that cannot be rendered.
+        PairError: a span does not occur exactly once, or is called as a place of every prompt is;
+            neither a text nor messages, or messages that cannot be rendered.
     """
     taken = next((name for name in spans if name in PLACES), None)
     if taken is not None:
         raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
     chat = not isinstance(text, str)
+    if chat and not (_is_chat(text) and text):
+        raise PairError(
+            f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
+            "and 'content'."
+        )
     whole = _rendered(model, text) if chat else text
     # a chat template writes the special tokens itself
     encoded = model.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not chat)
@@ -90,7 +98,7 @@ def _rendered(model: Model, messages: Messages) -> str:
     for number, message in enumerate(messages, 1):
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise PairError(
-                f"message {number} is {str(message):.80}; every message needs 'role' and "
+                f"message {number} is {shown(message, 80)}; every message needs 'role' and "
                 "'content', both text."
             )
     if not getattr(model.tokenizer, "chat_template", None):
@@ -104,7 +112,7 @@ def _rendered(model: Model, messages: Messages) -> str:
         )
     except Exception as error:  # the template is the model author's program
         raise PairError(
-            f"the chat template of {model.name} refuses these messages: {str(error):.200}."
+            f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
         ) from error
 
 
@@ -125,10 +133,19 @@ def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]
     )
 
 
-Prompts = str | Messages | Iterable[str | Messages | TokenPrompt | TokenPair | Pair]
+Prompt = str | Messages | TokenPrompt | TokenPair | Pair
+Prompts = Prompt | Iterable[Prompt]
 """Texts, chats, tokens, or pairs, of which the clean prompts are meant.
 
-A single text or chat is one prompt."""
+A single text, chat, token prompt or pair is one prompt."""
+
+
+def listed(prompts: Prompts) -> list[Any]:
+    """Prompts as a list; one text, chat, token prompt or pair is a list of one."""
+    if not isinstance(prompts, Iterable) or isinstance(prompts, str | Mapping):
+        return [prompts]
+    several: list[Any] = list(prompts)
+    return [several] if several and _is_chat(several) else several
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
@@ -138,12 +155,10 @@ def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
         PairError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
             used; nothing is left out.
     """
-    listed: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
-    if listed and _is_chat(listed):
-        listed = [listed]
-    if not listed:
+    given = listed(prompts)
+    if not given:
         raise PairError("there are no prompts; give at least one.")
-    return [_as_prompt(model, one) for one in listed]
+    return [_as_prompt(model, one) for one in given]
 
 
 def _is_chat(given: Any) -> bool:
@@ -157,6 +172,11 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
         given = _token_pair(model, given)
     if isinstance(given, TokenPair):
         return prompts_of([given])[0]
+    if not isinstance(given, str | TokenPrompt):
+        raise PairError(
+            f"a prompt is {shown(given)}; give texts, chats (lists of mappings with 'role' and "
+            "'content'), token prompts or pairs."
+        )
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
         raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")

@@ -1,6 +1,6 @@
 """Recording activations: what a site holds in runs of prompts, labelled by token."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.applying import hooked_run
 from interp.attention import weights_kept
-from interp.binding import bind, chosen_layers, site_layers
+from interp.binding import bind, check_values, chosen_layers, site_layers
 from interp.calls import positions_and_mask
 from interp.errors import PlanError
 from interp.hooks import hooked
@@ -35,6 +35,11 @@ Places = Sequence[tuple[int, ...]]
 @dataclass(frozen=True, eq=False, repr=False)
 class Activations(Mapping[int, Tensor]):
     """A site's activations by layer: ``found[8]`` is layer 8's.
+
+    `Patch`, `Add` and `Ablate` take the whole object and write each value at the token that it was
+    recorded at. A tensor taken out of it, ``found[8]``, is a value for them only where every token
+    was recorded (``at="all"``): in other tensors the position axis is missing or counts recorded
+    tokens. `aligned` gives a layer as such a tensor.
 
     Attributes:
         by_layer: layer -> [prompt, pos, width], where a prompt with fewer tokens than others has
@@ -68,6 +73,25 @@ class Activations(Mapping[int, Tensor]):
     def mask(self) -> Bool[Tensor, "prompt pos"]:
         """Which entries of the position axis are tokens; the others hold NaN."""
         return torch.arange(int(self.lengths.max())) < self.lengths[:, None]
+
+    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
+        """A layer's values at their positions in the prompt, NaN where nothing was recorded.
+
+        Args:
+            layer: a recorded layer.
+
+        Raises:
+            PlanError: attention patterns, which are not written.
+        """
+        if self.site == PATTERN.name:
+            raise PlanError("attention patterns can be read and cut (KnockOut), not written.")
+        values = self.by_layer[layer]
+        values = values[:, None] if values.ndim == 2 else values
+        shape = (len(values), max(map(len, self.tokens)), values.shape[-1])
+        out = values.new_full(shape, torch.nan)
+        for row, value, places in zip(out, values, self.positions, strict=True):
+            row[list(places)] = value[: len(places)]
+        return out
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -132,7 +156,7 @@ def activations(
     at: Positions = "all",
     plan: AnyPlan = (),
 ) -> Activations:
-    """A site's activations, by layer, as `Patch` takes them.
+    """A site's activations, by layer, in the model's dtype; `Patch` takes them as they are.
 
     Args:
         model: the model.
@@ -147,7 +171,8 @@ def activations(
 
     Raises:
         SiteError: a site or layer that the model does not have.
-        PlanError: `at` names no token of some prompt, or the plan cannot be carried out.
+        PlanError: `at` names no token of some prompt, or one beyond its end, or the plan cannot be
+            carried out.
     """
     rows = as_prompts(model, prompts)
     where, named = parse_site(site)
@@ -173,7 +198,7 @@ def places_of(rows: Sequence[TokenPrompt], at: Positions) -> list[tuple[int, ...
     Raises:
         PlanError: it means no token of some prompt.
     """
-    places = [row.positions((at,) if isinstance(at, int) else at) for row in rows]
+    places = [row.positions(at) for row in rows]
     if not all(places):
         raise PlanError(f"at={at!r} covers no token of prompt {places.index(())}.")
     return places
@@ -183,7 +208,7 @@ def _one_token(at: Positions, rows: Sequence[TokenPrompt]) -> bool:
     """Whether a scope means one token of every prompt, whatever the prompt."""
     if isinstance(at, str):
         return at == "last" or (at.endswith("_last") and not any(at in row.spans for row in rows))
-    return isinstance(at, int)
+    return not isinstance(at, Iterable)
 
 
 def _with_nan(
@@ -270,6 +295,7 @@ def run_batches(
     Yields:
         The numbers of the prompts that have just been run.
     """
+    check_values(plan, rows)
     for group in batches(rows, default_budget(model)):
         part = [rows[i] for i in group]
         ids, mask = pad(model, part)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from interp.brief import brief
 from interp.files import write_text
 from interp.pairs import Excluded
 from interp.style import SCHEMES, template
@@ -52,6 +53,7 @@ PROVENANCE = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Table:
     """A table of a page.
@@ -73,7 +75,7 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """One heading a column shown."""
+        """One heading per column shown."""
         return [self.names.get(name) or _heading(name, bounds) for name, bounds in self._columns]
 
     @property
@@ -106,7 +108,7 @@ class Table:
         return [(name, bounds.get(name)) for name in names if name not in taken]
 
     def _texts(self, name: str, bounds: tuple[str, str] | None) -> list[str]:
-        values = [shown(value) for value in self.frame[name].tolist()]
+        values = [cell_text(value) for value in self.frame[name].tolist()]
         if bounds is None:
             return values
         low, high = (self.frame[bound].tolist() for bound in bounds)
@@ -157,6 +159,7 @@ Part = str | Table | Figure | Sequence[str]
 """A paragraph, a table, a figure, or a list of sentences."""
 
 
+@brief
 @dataclass(frozen=True)
 class Section:
     """Parts of a page under one heading."""
@@ -165,6 +168,7 @@ class Section:
     parts: Sequence[Part]
 
 
+@brief
 @dataclass(frozen=True)
 class Report:
     """A page.
@@ -211,7 +215,7 @@ class Report:
     def made(self) -> list[tuple[str, str]]:
         """Provenance as names and texts, without the command."""
         return [
-            (PROVENANCE.get(name, name.replace("_", " ").capitalize()), shown(value))
+            (PROVENANCE.get(name, name.replace("_", " ").capitalize()), cell_text(value))
             for name, value in self.provenance.items()
             if name != "command" and value not in (None, "", {}, [])
         ]
@@ -222,7 +226,11 @@ class Report:
         return _template("page").render(report=self, plotly=plotly, **_SHARED)
 
     def fragment(self) -> str:
-        """The same for a notebook cell, in the notebook's own colours."""
+        """Its texts and tables for a notebook cell, in the notebook's own colours.
+
+        Figures are left to ``.plot()``: the notebook draws those itself, while here each cell
+        would hold plotly.js or fetch it from the network.
+        """
         return _template("fragment").render(report=self, **_SHARED)
 
     def write(self, page: str | Path, standalone: bool = False) -> Path:
@@ -267,14 +275,14 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def shown(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value as a reader sees it: three decimals, two digits where that would be 0."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return "; ".join(f"{str(k).replace('_', ' ')} {shown(v)}" for k, v in value.items())
+        return "; ".join(f"{str(k).replace('_', ' ')} {cell_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(shown, value)) or "none"
+        return ", ".join(map(cell_text, value)) or "none"
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
     if isinstance(value, bool):
@@ -308,11 +316,6 @@ def _json(value: Any) -> Markup:
     return Markup(json.dumps(value).replace("<", "\\u003c"))
 
 
-def _drawn(figure: Figure) -> Markup:
-    """A figure for a notebook, which brings its own plotly."""
-    return Markup(figure.plot.to_html(full_html=False, include_plotlyjs="cdn"))
-
-
 def get_plotlyjs() -> str:
     """The text of plotly.js."""
     from plotly.offline import get_plotlyjs
@@ -336,7 +339,6 @@ def _template(name: str) -> Template:
 _SHARED: dict[str, Any] = {
     "kind_of": _kind_of,
     "as_json": _json,
-    "drawn": _drawn,
     "schemes": SCHEMES,
     "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},
     "plotly_file": PLOTLY,

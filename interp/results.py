@@ -119,10 +119,11 @@ class PatchResult:
             seed: of the bootstrap.
 
         Returns:
-            A row per cell: the axes, ``first`` and ``second`` (mean effects of this run and of the
-            other, in the metric's unit), ``difference`` (second - first), ``low`` and ``high``;
+            One row per cell: the axes, ``first`` and ``second`` (mean effects of this run and of
+            the other, in the metric's unit), ``difference`` (second - first), ``low`` and ``high``;
             NaN where one run has no such cell. ``frame.attrs["paired"]`` says whether both runs
-            measure the same prompts, which are then resampled together.
+            measure the same prompts, which are then resampled together, and
+            ``frame.attrs["differ"]`` in what else they differ: model, site, at or source -> both.
 
         Raises:
             SiteError: the axes differ.
@@ -146,7 +147,12 @@ class PatchResult:
         for name, values in (("first", a), ("second", b)):
             frame[name] = values.mean("pair").values.ravel()
         frame = frame.rename(columns={"mean": "difference"})
-        frame.attrs["paired"] = paired
+        names = ("model", "site", "at", "source")
+        both = {name: [getattr(self, name), getattr(other, name)] for name in names}
+        frame.attrs |= {
+            "paired": paired,
+            "differ": {name: two for name, two in both.items() if two[0] != two[1]},
+        }
         return frame.reindex(columns=[*self.over, "first", "second", "difference", "low", "high"])
 
     def _shifts(self) -> xr.DataArray:
@@ -193,8 +199,9 @@ class PatchResult:
         return labels
 
     @property
-    def _by_token(self) -> bool:
-        return set(self.over) == {"layer", "pos"}
+    def by_token(self) -> bool:
+        """Whether each cell is one token in one layer, and means the same in all pairs."""
+        return set(self.over) == {"layer", "pos"} and not self.warnings
 
     def carriers(self, threshold: float = 0.5, seed: int = 0) -> pd.DataFrame:
         """Which token carries the answer in which layers, of a sweep over layer and pos.
@@ -205,13 +212,13 @@ class PatchResult:
             seed: of the bootstrap.
 
         Returns:
-            A row for each position that carries it anywhere: first and last layer that do, and
-            the strongest cell with its part of the gap and 95 % interval.
+            One row per position that carries it anywhere: first and last layer that do, and the
+            strongest cell with its part of the gap and 95 % interval.
 
         Raises:
             SiteError: the sweep has other axes.
         """
-        if not self._by_token:
+        if set(self.over) != {"layer", "pos"}:
             raise SiteError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
         part = self.normalised(seed).transpose("layer", "pos")
         if self.direction == "noise":
@@ -230,7 +237,7 @@ class PatchResult:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a pair and cell: labels, the patched value and both baselines."""
+        """One row per pair and cell: labels, the patched value and both baselines."""
         frame = self.values.to_dataframe(name="value").reset_index()
         for name in ("clean", "corrupt"):
             frame[name] = getattr(self, name).sel(pair=frame["pair"].to_numpy()).values
@@ -270,7 +277,7 @@ class PatchResult:
             "corrupt_metric": float(self.corrupt.mean()),
             "seconds": round(self.seconds, 4),
             "top": self.top(10, seed).to_dict("records"),
-            "carriers": self.carriers(seed=seed).to_dict("records") if self._by_token else None,
+            "carriers": self.carriers(seed=seed).to_dict("records") if self.by_token else None,
         }
 
     def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:

@@ -1,5 +1,6 @@
 """The affine map that an intervention applies to the features of a token it selects."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,20 @@ class Rewrite:
 
     Attributes:
         keep: the factor.
-        add: what is added: one vector, one a position, or one a prompt and position.
+        add: what is added: one vector, one per position, or one per prompt and position; before it
+            is given to its layers, one per layer, prompt and position.
         basis: B, orthonormal directions that are projected out.
     """
 
     keep: float = 1.0
     add: Float[Tensor, "*prompt_pos feature"] | None = None
     basis: Float[Tensor, "feature direction"] | None = None
+
+    def of_layers(self, n: int) -> "list[Rewrite]":
+        """The rewrite of each of `n` layers."""
+        if self.add is None or self.add.ndim < 4:
+            return [self] * n
+        return [dataclasses.replace(self, add=add) for add in self.add]
 
     def added(
         self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
@@ -64,8 +72,8 @@ def _recorded(
     missing = added.isnan().any(-1)
     if bool(missing.any()):
         raise PlanError(
-            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: it was recorded on "
-            "a shorter one; choose `positions` that both have."
+            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
+            "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
         )
     return added
 

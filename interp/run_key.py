@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from interp import folder
+from interp.brief import brief
 from interp.errors import shown
 from interp.model import Model
 
@@ -48,6 +49,7 @@ def names_of(rows: Sequence[Any]) -> dict[str, Any]:
     return {"pairs": len(rows), "rows": fingerprint(rows)}
 
 
+@brief
 @dataclass(frozen=True)
 class Record:
     """What makes a run this run and no other.

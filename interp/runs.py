@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.applying import hooked_run
-from interp.binding import Run, Window, bind, site_layers
+from interp.binding import Run, Window, bind, check_values, site_layers
 from interp.brief import brief
 from interp.calls import positions_and_mask, record_layer_calls
 from interp.hooks import hook_point
@@ -52,6 +52,7 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
         PlanError: the plan cannot be carried out on these prompts.
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
+    check_values(steps, rows)
     resid = torch.zeros(len(rows), model.arch.d_model, dtype=model.dtype)
     with torch.no_grad():
         for group in batches(rows, default_budget(model)):
@@ -108,6 +109,8 @@ def sweep_plans(
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
+    for plan in steps:
+        check_values(plan, prompts)
     values = np.zeros((len(rows), len(steps)))
     clean = forward(model, prompts_of(rows)).resid if chosen.reads == "vocab" else None
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in rows])

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.errors import SiteError
+from interp.style import label, styled
 
 if TYPE_CHECKING:
     from interp.attribution.lens import LogitLens
@@ -19,7 +20,7 @@ COLUMNS = 4
 
 def token_labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
     """Labels of an axis: no two alike, so that equal tokens stay apart."""
-    return [f"{p} {tokens[p].strip() or repr(tokens[p])}" for p in positions]
+    return [label(f"{p} {tokens[p].strip() or repr(tokens[p])}") for p in positions]
 
 
 def plot_attention(
@@ -74,14 +75,14 @@ def plot_attention(
         )
         figure.add_trace(heatmap, i // columns + 1, i % columns + 1)
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(
-        template="plotly_white",
-        title=f"Attention in layer {chosen}: how much each token (down) reads from each (across)",
-        coloraxis={"colorscale": "Blues", "cmin": 0, "cmax": 1, "colorbar": {"title": "weight"}},
+    return styled(
+        figure,
+        f"Attention in layer {chosen}",
+        "how much each token (down) reads from each (across)",
+        coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "weight"}},
         height=120 + rows * max(260, 26 * len(queries)),
         width=max(520, 80 + columns * max(260, 26 * len(keys))),
     )
-    return figure
 
 
 def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
@@ -99,7 +100,7 @@ def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
     best = table[table["rank"] == 0].set_index(["depth", "pos"])
     others = {
         key: "<br>".join(
-            f"{html.escape(repr(predicted))} {probability:.3f}"
+            f"{label(repr(predicted))} {probability:.3f}"
             for predicted, probability in zip(group["predicted"], group["probability"], strict=True)
         )
         for key, group in table.groupby(["depth", "pos"])
@@ -110,25 +111,24 @@ def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
             z=[[best.loc[cell, "probability"] for cell in row] for row in cells],
             x=token_labels(lens.tokens[prompt], positions),
             y=depths,
-            text=[[html.escape(str(best.loc[cell, "predicted"])) for cell in row] for row in cells],
+            text=[[label(best.loc[cell, "predicted"]) for cell in row] for row in cells],
             texttemplate="%{text}",
+            textfont={"size": 11},
             customdata=[[others[cell] for cell in row] for row in cells],
             hovertemplate="depth %{y}, %{x}<br>%{customdata}<extra></extra>",
-            colorscale="Blues",
-            zmin=0,
-            zmax=1,
-            colorbar={"title": "probability"},
+            coloraxis="coloraxis",
         )
     )
-    figure.update_layout(
-        template="plotly_white",
-        title=f"Logit lens on {lens.model}: the likeliest next token at each depth",
+    return styled(
+        figure,
+        f"Logit lens on {lens.model}",
+        "the likeliest next token at each depth",
+        coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "probability"}},
         xaxis={"title": "token"},
         yaxis={"title": f"layers passed (0 = embedding, {depths[-1]} = the model's prediction)"},
         height=max(360, 140 + 22 * len(depths)),
         width=max(520, 160 + 96 * len(positions)),
     )
-    return figure
 
 
 def activations_html(found: "Activations") -> str:

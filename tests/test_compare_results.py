@@ -25,6 +25,10 @@ def test_the_same_pairs_are_compared_pair_by_pair(runs):
     a, b = runs
     found = a.compare(b)
     assert found.attrs["paired"] is True
+    assert found.attrs["differ"] == {"site": ["z", "attn_out"]}
+    last = interp.patch(tiny("llama"), word_pairs(), site="z", over=("layer",), at="last")
+    assert a.compare(last).attrs["differ"] == {"at": ["all", "last"]}
+    assert a.compare(a).attrs["differ"] == {}
     shifts = [one.values.values - one.corrupt.values[:, None] for one in runs]
     value, low, high = bootstrap_mean(shifts[1] - shifts[0])
     assert found["difference"].to_numpy() == pytest.approx(value)
@@ -82,9 +86,12 @@ def test_the_command_line_compares_real_weights(tmp_path: Path, smollm, capsys, 
         result.save(path)
     assert run(["compare", *folders, "--json"]) == 0
     said = last_json(capsys.readouterr().out)
+    assert said["differ"] == {"site": ["attn_out", "mlp_out"]}
     assert said["paired"] is True and len(said["cells"]) == 2
     sizes = [abs(cell["difference"]) for cell in said["cells"]]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
     assert run(["compare", *folders]) == 0
-    assert "paired: both runs measure the same 4 pairs" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "paired: both runs measure the same 4 pairs" in text
+    assert "the runs differ in site: attn_out and mlp_out" in text
     assert "no run folder" in refused(capsys, "compare", folders[0], str(tmp_path / "none"))

@@ -386,7 +386,7 @@ def test_circuits_are_of_their_own_graph(tmp_path: Path, place, value, message: 
         (("input_ids", "a"), 1, "'input_ids' must number BOS, compiler_pad and all other words"),
         (("pairs", 0, "clean_ids"), [2, 0], "must all be of one length"),
         (("pairs", 0, "clean_ids"), [2, 0, 9], "and of the vocabulary"),
-        (("edge_scores", "m9->logits"), {"eap": 1}, "'m9->logits' is no edge of its graph"),
+        (("edge_scores", "m9->logits"), {"eap": 1}, "'m9->logits' is not an edge of its graph"),
         (("gt_edges_resample_nonzero",), [], "lacks gt_edges_resample_nonzero"),
     ],
 )

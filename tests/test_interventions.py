@@ -336,7 +336,8 @@ def assert_untouched(model: Model) -> None:
         (lambda: Add("mlp_post", torch.ones(32)), PlanError, "width 32.*site's is 56"),
         (lambda: Add("z", torch.tensor([1.0, float("nan")])), PlanError, "Add.vector holds NaN"),
         (lambda: Scale("z", float("inf")), PlanError, "Scale.factor is inf; give"),
-        (lambda: Patch("z", torch.ones(1, 1, 1, 32)), PlanError, "give floats of shape"),
+        (lambda: Patch("z", torch.ones(1, 1, 1, 1, 32)), PlanError, "give floats of shape"),
+        (lambda: Patch("z", torch.ones(1, 1, 1, 32)), PlanError, "name those layers"),
         (lambda: Patch("z", torch.ones(32).long()), PlanError, "int64"),
         (lambda: Patch("z", torch.ones(2, 8, 32)), PlanError, "each of 2 prompts"),
         (lambda: Patch("z", torch.ones(4, 32)), PlanError, "position axis of 4"),
@@ -349,7 +350,7 @@ def assert_untouched(model: Model) -> None:
         (lambda: KnockOut("last", "s", heads=9), SiteError, "head 9 is out of range"),
         (lambda: KnockOut("last", "s", layers=9), SiteError, "layer 9 is out of range"),
         (lambda: KnockOut("all", 0), PlanError, "nothing to attend to"),
-        (lambda: "z", InterpError, "no intervention"),
+        (lambda: "z", InterpError, "not an intervention"),
     ],
 )
 def test_mistakes_are_named(make, error: type, says: str):

@@ -1,6 +1,9 @@
 """The logit lens: what each depth predicts, on text and on pairs."""
 
+import dataclasses
+
 import numpy as np
+import plotly.io as pio
 import pytest
 import torch
 from conftest import tiny
@@ -78,3 +81,22 @@ def test_positions_and_pairs_choose_what_is_read():
     for top in (0, 10**6):
         with pytest.raises(MetricError, match="ask for 1 to 97"):
             interp.logit_lens(model, TEXTS, top=top)
+
+
+def test_figures_over_tokens_share_the_look_and_show_tags_as_text():
+    model = tiny("llama")
+    found = interp.activations(model, TEXTS, "pattern", 1)
+    lens = interp.logit_lens(model, TEXTS, top=2)
+    tags = (("<s>", "<b>x", "w3", "w4", "w5", "w6"), lens.tokens[1])
+    lens = dataclasses.replace(lens, tokens=tags, top=lens.top.assign(token=lens.top.token + "<s>"))
+    found = dataclasses.replace(found, tokens=tags)
+    (drawn,) = lens.plot().data
+    assert list(drawn.x)[:2] == ["0 &lt;s&gt;", "1 &lt;b&gt;x"]
+    assert drawn.text[1][0].endswith("&lt;s&gt;")
+    assert "&lt;s&gt;" in drawn.customdata[0][0] and "<s>" not in drawn.customdata[0][0]
+    assert drawn.textfont.size == 11
+    for figure in (lens.plot(), interp.plot_attention(found)):
+        assert figure.layout.template == pio.templates["interp"]
+        assert figure.layout.coloraxis.colorscale is None  # the template's
+        assert list(figure.data[0].x)[0] == "0 &lt;s&gt;"
+        assert "<sup>" in figure.layout.title.text

@@ -1,5 +1,7 @@
 """A function of the logits as the metric, wherever a metric is named."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -81,13 +83,33 @@ def test_functions_of_another_form_are_refused_in_a_sentence():
     def kl(logits: Tensor) -> Tensor:
         return logits[:, 0]
 
+    def nothing() -> int:
+        return 0
+
+    def three(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return a
+
+    def all_logits(logits: Tensor) -> Tensor:
+        return logits
+
+    def number(logits: Tensor) -> float:
+        return 3.0
+
+    def at_temperature(logits: Tensor, *, t: float) -> Tensor:
+        return entropy(logits / t)
+
     for wrong, why in (
-        (lambda: 0, "takes 0 arguments"),
-        (lambda a, b, c: a, "takes 3 arguments"),
-        (lambda logits: logits, r"returned \(\d+, 97\) for"),
-        (lambda logits: 3.0, "returned float for"),
+        (nothing, "takes 0 arguments;"),
+        (three, "takes 3 arguments;"),
+        (all_logits, r"returned \(\d+, 97\) for"),
+        (number, "returned float for"),
+        (at_temperature, "takes 1 arguments and needs t by name; it must take"),
+        (torch.logsumexp, "'logsumexp' does not say what it takes; wrap it"),
+        (lambda logits: logits[:, 0], "is a lambda .* name the function"),
+        (functools.partial(at_temperature, t=2.0), "partial function, .* name the function"),
         (kl, "named 'kl', as a metric of the toolkit"),
         (7, "metric is 7; give one of"),
+        (np.ones((2, 2)), r"metric is array.*1.* give one of"),
         ("prop", "Did you mean 'prob'"),
     ):
         with pytest.raises(MetricError, match=why):

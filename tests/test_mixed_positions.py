@@ -6,6 +6,7 @@ import pytest
 from conftest import tiny, word_pairs
 
 import interp
+from circuits.cli.patch import _print
 from interp.errors import InterpWarning
 from interp.pairs import PromptPairs
 from interp.results import PatchResult
@@ -38,6 +39,9 @@ def test_mixed_positions_are_said(rows, reason: str, tmp_path):
     assert "over='span'" in text
     assert result.summary()["warnings"] == [text]
     assert text.partition("'")[0] in result._repr_html_().replace("&#x27;", "'")
+    # which token carries the answer cannot be said of a mean over different tokens
+    assert result.summary()["carriers"] is None
+    assert "Where the answer is" not in result._repr_html_()
     assert PatchResult.load(result.save(tmp_path / "run")).warnings == result.warnings
     assert result.select(str(result.values.pair.values[0])).warnings == ()
     with pytest.warns(InterpWarning, match="one template, or leave 'pos' out"):
@@ -51,4 +55,17 @@ def test_nothing_is_said_where_positions_agree_or_are_named():
         spans = interp.patch(tiny("llama"), word_pairs(), over="layer,span")
         interp.attribute(tiny("llama"), word_pairs(), "z", ("layer", "head"), "eap")
     assert alike.warnings == spans.warnings == ()
+    assert alike.summary()["carriers"] is not None
+    assert "Where the answer is" in alike._repr_html_()
     assert spans.values.span.values.tolist() == ["s", "s_last", "last"]
+
+
+def test_the_command_line_names_no_carrier_of_mixed_positions(tmp_path, capsys):
+    with pytest.warns(InterpWarning):
+        mixed = interp.patch(tiny("llama"), PromptPairs.from_records(SHIFTED), over="layer,pos")
+    alike = interp.patch(tiny("llama"), PromptPairs.from_records(ALIKE), over="layer,pos")
+    assert len(mixed.carriers()) and len(alike.carriers())
+    _print(mixed, None, 0)
+    assert "carries the answer" not in capsys.readouterr().out
+    _print(alike, None, 0)
+    assert "carries the answer" in capsys.readouterr().out

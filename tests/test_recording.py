@@ -215,3 +215,115 @@ def test_a_probe_of_the_last_token_generalises_to_unseen_countries(smollm: Model
 
     assert right(last) > 0.85
     assert right(end) < 0.6
+
+
+# --- recorded activations as what a plan writes --------------------------------------------------
+
+EVEN = [TokenPrompt(tuple(range(4 * i + 1, 4 * i + 5)), {"s": (1, 2)}) for i in range(8)]
+
+
+@pytest.mark.parametrize("at", ["all", "last", "s", "s_last", 1, (1, 2)])
+@pytest.mark.parametrize("layers", [1, [0, 1]])
+def test_what_was_recorded_is_written_back_where_it_was(at, layers):
+    model = tiny("llama")
+    plain = interp.forward(model, EVEN).logits
+    found = interp.activations(model, EVEN, "z", layers, at=at)
+    own = interp.forward(model, EVEN, Patch("z", found, positions=at))
+    torch.testing.assert_close(own.logits, plain, atol=1e-5, rtol=0)
+    others = interp.activations(model, EVEN[::-1], "z", layers, at=at)
+    swapped = interp.forward(model, EVEN, Patch("z", others, positions=at)).logits
+    by_hand = [
+        Patch("z", interp.activations(model, EVEN[::-1], "z", n)[n], layers=n, positions=at)
+        for n in others
+    ]
+    torch.testing.assert_close(swapped, interp.forward(model, EVEN, by_hand).logits)
+    assert (swapped - plain).abs().max() > 0.001
+
+
+def test_added_and_ablated_values_are_recorded_ones_too(tmp_path):
+    model = tiny("llama")
+    found = interp.activations(model, EVEN, "resid_post", [0, 2], at="last")
+    add = interp.Add("resid_post", found, -1.0, layers=2, positions="last")
+    zeroed = interp.activations(model, EVEN, "resid_post", 2, at="last", plan=add)[2]
+    assert zeroed.abs().max() < 1e-5
+    mean = interp.Ablate("resid_post", found, kind="resample", positions="last")
+    assert mean.layers == (0, 2)
+    plan = interp.Plan.of(add, mean)
+    assert interp.Plan.load(plan.save(tmp_path / "plan")) == plan
+    assert interp.generate(model, EVEN, add, 2)[0].ids
+
+
+def test_recorded_values_of_something_else_are_refused():
+    model = tiny("llama")
+    found = interp.activations(model, EVEN, "resid_post", [0, 2], at="last")
+    for wrong, why in (
+        (lambda: Patch("z", found), "was given activations of the site 'resid_post'"),
+        (lambda: Patch("resid_post", found, layers=1), r"hold layers \[0, 2\], not 1"),
+        (lambda: Patch("blocks.1.hook_resid_post", found), r"hold layers \[0, 2\], not 1"),
+        (lambda: Patch("resid_post", found), "nothing was recorded there"),
+        (lambda: Patch("pattern", interp.activations(model, EVEN, "pattern", 1)), "not written"),
+        (lambda: Patch("z", torch.zeros(2, 1, 1, 32), layers=1), "each of 2 layers"),
+    ):
+        with pytest.raises(PlanError, match=why):
+            interp.forward(model, EVEN, wrong())
+    step = Patch("resid_post", found, positions="last")
+    for run in (interp.forward, interp.generate, interp.applied, activations_of):
+        with pytest.raises(PlanError, match="each of 8 prompts, but 2 are run"):
+            with_plan(run, model, EVEN[:2], step)
+    longer = [TokenPrompt((1, 2, 3, 4, 5))] * 8
+    with pytest.raises(PlanError, match="none of it belongs to token 4"):
+        interp.forward(model, longer, step)
+
+
+def activations_of(model: Model, rows: list[TokenPrompt], plan):
+    return interp.activations(model, rows, "z", plan=plan)
+
+
+def with_plan(run, model: Model, rows: list[TokenPrompt], plan) -> None:
+    if run is interp.applied:
+        with run(model, plan, rows):
+            return
+    run(model, rows, plan)
+
+
+def test_a_tensor_of_one_token_per_prompt_is_not_read_as_positions():
+    model = tiny("llama")
+    last = interp.activations(model, EVEN, "resid_post", 2, at="last")[2]
+    step = Patch("resid_post", last, layers=2, positions="last")
+    for run in (interp.forward, interp.generate, interp.applied, activations_of):
+        with pytest.raises(PlanError, match="means 8 positions, but there are 8 prompts of at"):
+            with_plan(run, model, EVEN, step)
+    # as many positions as the prompts have tokens: a position axis
+    interp.forward(model, EVEN[:4], Patch("resid_post", last[:4], layers=2))
+
+
+@pytest.mark.parametrize(
+    ("at", "why"),
+    [
+        (-1, "-1 is negative; count from 0 .or 'last'"),
+        ((0, -100), "-100 is negative"),
+        ((), "positions is empty"),
+        (1.0, "positions is 1.0; give whole numbers"),
+        ((1, "last"), "give whole numbers"),
+        (6, "position 6 is beyond the end"),
+        (None, "positions is None; give whole numbers"),
+    ],
+)
+def test_token_numbers_that_are_none_are_refused(at, why: str):
+    model = tiny("llama")
+    for read in (
+        lambda: interp.activations(model, TEXTS[0], "z", at=at),
+        lambda: interp.logit_lens(model, TEXTS[0], at=at),
+        lambda: interp.forward(model, TEXTS[0], interp.Scale("z", 0.0, positions=at)),
+    ):
+        with pytest.raises(PlanError, match=why):
+            read()
+
+
+def test_any_whole_number_is_a_token_number():
+    model = tiny("llama")
+    one = interp.activations(model, TEXTS[0], "z", 1, at=np.int64(2))
+    assert one.dims == ("prompt", "feature")
+    assert one.positions == ((2,),)
+    assert torch.equal(one[1], interp.activations(model, TEXTS[0], "z", 1, at=2)[1])
+    assert interp.activations(model, TEXTS[0], "z", 1, at=np.arange(3)).positions == ((0, 1, 2),)

@@ -7,7 +7,7 @@ import pytest
 from plotly.subplots import make_subplots
 
 from interp.pairs import Excluded
-from interp.report import Figure, Report, Section, Table, excluded_rows, interval, shown
+from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows, interval
 from interp.style import AGAINST, FOR, GREY, PALETTE, SCHEMES, add_band, styled, whiskers
 
 
@@ -32,7 +32,7 @@ from interp.style import AGAINST, FOR, GREY, PALETTE, SCHEMES, add_band, styled,
     ],
 )
 def test_values_are_shown_alike(value, text: str):
-    assert shown(value) == text
+    assert cell_text(value) == text
 
 
 def test_an_interval_without_bounds_is_none():
@@ -139,3 +139,13 @@ def test_colours_read_in_both_schemes(scheme):
     assert contrast(scheme.ink, scheme.paper) > 7
     for colour in (*PALETTE, FOR, AGAINST, GREY):
         assert contrast(colour, scheme.paper) >= 3, colour
+
+
+def test_a_notebook_cell_fetches_nothing_and_says_where_its_figures_are():
+    figure = Figure("Effect <of> each cell", "says", go.Figure(go.Scatter(x=[1], y=[1])))
+    table = Table("rows", pd.DataFrame({"set": ["a"], "n": [3]}))
+    cell = Report("t", "l", [Section("s", [figure, table])]).fragment()
+    assert "Figure: Effect &lt;of&gt; each cell. It is drawn by <code>.plot()</code>" in cell
+    assert '<td class="number">3</td>' in cell
+    for foreign in ("<script", "http:", "https:", "src=", "url("):
+        assert foreign not in cell

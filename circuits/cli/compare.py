@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from circuits.cli.options import JsonOption, SeedOption
 from circuits.cli.output import print_json, print_table, stdout
@@ -30,7 +31,8 @@ def compare(
     if as_json:
         runs = {"first": str(first), "second": str(second)}
         rows = cells.to_dict("records")
-        print_json(runs | {"paired": paired, "metric": a.metric, "cells": rows, "seed": seed})
+        said = {"paired": paired, "differ": cells.attrs["differ"], "metric": a.metric}
+        print_json(runs | said | {"cells": rows, "seed": seed})
         return
     print_table(cells.head(top), f"{a.site} on {a.model} against {b.site} on {b.model}: {a.metric}")
     how = (
@@ -40,3 +42,6 @@ def compare(
         "intervals are wider"
     )
     stdout.print(f"difference = second - first, 95 % interval, {how}", highlight=False)
+    for name, two in cells.attrs["differ"].items():
+        text = f"the runs differ in {name}: {two[0]} and {two[1]}"
+        stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)

@@ -78,11 +78,11 @@ def numbers(option: str, text: str | None) -> list[int] | None:
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if match is None:
             raise InterpError(
-                f"{option} {text[:80]!r}: write numbers and ranges, such as 0,4,8-11."
+                f"{option} {shown(text, 80)}: write numbers and ranges, such as 0,4,8-11."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first > 100_000:
-            raise InterpError(f"{option} {text[:80]!r}: {part.strip()} is not a usable range.")
+            raise InterpError(f"{option} {shown(text, 80)}: {part.strip()} is not a usable range.")
         found.extend(range(first, last + 1))
     return found
 

@@ -119,7 +119,7 @@ def _print(result: Any, out: Path | None, seed: int) -> None:
     for row in top.itertuples(index=False):
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row))
     stdout.print(table)
-    if {"layer", "pos"} == set(result.over):
+    if result.by_token:
         _print_carriers(result, seed)
     for row in result.excluded[:5]:
         stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)

@@ -111,7 +111,7 @@ def validate_methods(
     unknown = sorted({*truth, *stored} - {*Graph.of(model.arch).edge_names})
     if unknown:
         raise DataFileError(
-            f"{Path(path).with_suffix('.json')}: {shown(unknown[0])} is no edge of its graph."
+            f"{Path(path).with_suffix('.json')}: {shown(unknown[0])} is not an edge of its graph."
         )
     return [_marks(model, program, method, set(truth), stored) for method in methods]
 

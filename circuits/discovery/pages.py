@@ -12,7 +12,7 @@ from circuits.discovery.circuit import Circuit
 from circuits.discovery.drawing import draw, note_of, plot_evaluation
 from circuits.discovery.faithfulness import Faithfulness
 from interp import folder
-from interp.report import Figure, Report, Section, Table, excluded_counts, shown
+from interp.report import Figure, Report, Section, Table, cell_text, excluded_counts
 
 REFUSED = "refused by the loader; the run printed why"
 READING = (
@@ -117,7 +117,9 @@ def evaluation_report(found: SavedEvaluation) -> Report:
 def _with_interval(table: pd.DataFrame) -> list[str]:
     """Means as texts, with their interval where they have one."""
     return [
-        shown(mean) if np.isnan(low) else f"{shown(mean)} [{shown(low)}, {shown(high)}]"
+        cell_text(mean)
+        if np.isnan(low)
+        else f"{cell_text(mean)} [{cell_text(low)}, {cell_text(high)}]"
         for mean, low, high in zip(table["mean"], table["low"], table["high"], strict=True)
     ]
 

@@ -74,7 +74,7 @@ class Comparison:
     Attributes:
         answers: every generated answer (`circuits.editing.evaluation.metrics.row`), with
             ``arm`` and ``seed``.
-        edits: one line a case, arm and seed: seconds, probabilities reached, what was left out.
+        edits: one line per case, arm and seed: seconds, probabilities reached, what was left out.
         model, weights_hash, source: what was edited, on which cases.
         n_cases: cases before the filter.
         excluded: why cases were left out, and how many.
@@ -104,7 +104,7 @@ class Comparison:
         return list(dict.fromkeys(self.answers["arm"]))
 
     def scores(self, match: Match = "lenient") -> pd.DataFrame:
-        """One line of scores a case, arm and seed (`circuits.editing.evaluation.metrics`)."""
+        """One line of scores per case, arm and seed (`circuits.editing.evaluation.metrics`)."""
         of_edit: Any = self.edits.filter(["arm", "seed", "case", *DAMAGE])
         return score(self.answers, match).merge(of_edit, on=["arm", "seed", "case"])
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.methods import Placement
-from interp.report import Figure, Part, Report, Section, Table, excluded_counts, shown
+from interp.report import Figure, Part, Report, Section, Table, cell_text, excluded_counts
 from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def comparison_report(result: "Comparison") -> Report:
             "Brackets are 95 % bootstrap intervals over clusters of cases; one cluster alone has "
             "no interval. A method with + gets the two-hop prompts and preserved questions that "
             "ace gets.",
-            f"Settings: {shown({k: v for k, v in result.options.items() if k != 'prefix'})}. "
+            f"Settings: {cell_text({k: v for k, v in result.options.items() if k != 'prefix'})}. "
             f"{result.seconds:.0f} s in all.",
         ),
         excluded=excluded_counts(said["excluded"]),
@@ -163,13 +163,13 @@ def _layers(placement: Placement | None, model: str) -> list[Section]:
     """The chosen layers, and the picture of what chose them, where that is known."""
     if placement is None:
         return []
-    said = f"Query layers {shown(placement.query)}; value layers {shown(placement.value)}."
+    said = f"Query layers {cell_text(placement.query)}; value layers {cell_text(placement.value)}."
     parts: list[Part] = [f"{said} Chosen by: {placement.by}."]
     if placement.separation:
         best = max(placement.separation, key=lambda layer: placement.separation[layer])
         says = (
             f"Blue: the value layers. The largest separation is "
-            f"{shown(placement.separation[best])}, in layer {best}. {CHANCE}"
+            f"{cell_text(placement.separation[best])}, in layer {best}. {CHANCE}"
         )
         figure = plot_separation(placement, model)
         parts.append(Figure("Separation of a fact's questions from others", says, figure))
@@ -273,10 +273,10 @@ def placement_report(saved: "SavedPlacement") -> Report:
         {"what": "gain at which value neurons fire", "value": at.threshold},
         {"what": "NLL at which the search for query neurons ends", "value": at.until},
     ]
-    table = pd.DataFrame(rows).assign(value=[shown(row["value"]) for row in rows])
+    table = pd.DataFrame(rows).assign(value=[cell_text(row["value"]) for row in rows])
     return Report(
         title=f"Layers for edits of {saved.model}",
-        lead=f"Query layers {shown(at.query)}; value layers {shown(at.value)}.",
+        lead=f"Query layers {cell_text(at.query)}; value layers {cell_text(at.value)}.",
         sections=[
             Section("Settings", [Table("What was chosen", table)]),
             *_layers(at, saved.model),

@@ -9,6 +9,7 @@ from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.prompting import Kept
 from interp import folder
+from interp.brief import brief
 from interp.errors import DataFileError, RunFolderError, shown
 from interp.records import placed_rows
 from interp.schema import ClosedRow, checked
@@ -87,6 +88,7 @@ def edits_in(ledger: Path) -> list[Edit]:
     return [_edit_in(at) for at in _folders(ledger)]
 
 
+@brief
 @dataclass(frozen=True)
 class SavedEdits:
     """A ledger folder.

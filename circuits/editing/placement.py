@@ -11,6 +11,7 @@ from circuits.editing.facts import FactError
 from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
 from interp import folder
+from interp.brief import brief
 from interp.errors import RunFolderError
 from interp.model import Model
 
@@ -39,6 +40,7 @@ def save_placement(path: Path, model: Model, placement: Placement) -> Path:
     return folder.write(path, manifest, {}, arrays)
 
 
+@brief
 @dataclass(frozen=True)
 class SavedPlacement:
     """A folder of `save_placement`, without the moments: what can be shown without the model.

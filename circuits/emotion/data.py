@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from interp.brief import brief
 from interp.errors import DataFileError, shown
 from interp.records import placed_rows
 from interp.schema import ClosedRow, Row, Text, checked
@@ -49,6 +50,7 @@ class Event:
     text: str
 
 
+@brief
 @dataclass(frozen=True)
 class Scenario:
     """What somebody did, and three ways in which it turned out.

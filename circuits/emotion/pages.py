@@ -17,7 +17,7 @@ from circuits.emotion.figures import (
     plot_transfer,
 )
 from circuits.emotion.quality import uncoarse
-from interp.report import Figure, Part, Report, Section, Table, interval, shown
+from interp.report import Figure, Part, Report, Section, Table, cell_text, interval
 from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def control_report(control: "Control", found: "Discovery | None" = None) -> Repo
     table, limits = control.table(), control.limits
     best = table.loc[table["joint"].idxmax()]
     lead = (
-        f"The largest joint score is that of {best['arm']}: {shown(float(best['joint']))} "
+        f"The largest joint score is that of {best['arm']}: {cell_text(float(best['joint']))} "
         f"{interval(best['joint_low'], best['joint_high'])}."
     )
     n, judge = max(int(rows) for rows in table["n"].tolist()), control.judges[0]
@@ -194,7 +194,7 @@ def _confusions(control: "Control") -> Figure:
     for arm in control.arms:
         counts = control.confusion(arm)
         shares[arm] = np.trace(counts[:, : len(EMOTIONS)]) / max(counts.sum(), 1)
-    told = ", ".join(f"{arm} {shown(float(shares[arm]))}" for arm in SHOWN if arm in shares)
+    told = ", ".join(f"{arm} {cell_text(float(shares[arm]))}" for arm in SHOWN if arm in shares)
     says = f"Rows: targets; columns: labels; the diagonal is right. Part on the diagonal: {told}."
     return Figure("Labels of each target's replies", says, plot_confusion(control))
 
@@ -224,7 +224,7 @@ def discovery_report(found: "Discovery") -> Report:
             f"Styles: {', '.join(found.settings.styles)}. Directions: mean difference of an "
             "emotion's states from the mean over emotions, per text. Influence: rise of the final "
             "state along the reference direction for one unit of a nudge at a sublayer's output.",
-            f"Cost: {shown(dict(found.cost))}.",
+            f"Cost: {cell_text(dict(found.cost))}.",
         ),
         provenance=found.provenance,
     )
@@ -250,16 +250,16 @@ def _discovery_section(found: "Discovery") -> Section:
             Figure(
                 "Accuracy of reading, layer by layer",
                 f"The line marks layer {found.layer}, where every test is at least "
-                f"{shown(float(best))} right. Dotted: chance; dashed: 95th percentile of shuffled "
-                "labels.",
+                f"{cell_text(float(best))} right. Dotted: chance; dashed: 95th percentile of "
+                "shuffled labels.",
                 plot_transfer(found.readings, "Tests that chose the reading layer", found.layer),
             ),
             Table(f"Accuracy at layer {found.layer}", at, "", {"null": "shuffled labels, 95th"}),
             Figure(
                 "Cosines between directions",
                 f"Blue: alike; red: opposed. In layer {found.layer} different emotions have "
-                f"cosines from {shown(float(between.min()))} to {shown(float(between.max()))}; "
-                "centring alone makes their mean -0.2.",
+                f"cosines from {cell_text(float(between.min()))} to "
+                f"{cell_text(float(between.max()))}; centring alone makes their mean -0.2.",
                 plot_similarity(found.directions, layers, "Cosines between directions"),
             ),
             Figure(

@@ -8,7 +8,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from circuits.query_value.questions import QuestionError
-from interp.report import Figure, Part, Report, Section, Table, excluded_rows, shown
+from interp.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
 from interp.style import GREY, PALETTE, add_band, label, styled
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def report(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> Re
     """
     drawn = prompt or result.questions[0].id
     chosen = result.layers(*[min(3, result.scores.sizes["layer"] // 2)] * 2)
-    lead = f"Query layers {shown(chosen.query)}; value layers {shown(chosen.value)}."
+    lead = f"Query layers {cell_text(chosen.query)}; value layers {cell_text(chosen.value)}."
     return Report(
         title=f"query and value neurons of {result.model}",
         lead=f"{result.n_prompts} prompts. {lead}",
@@ -185,7 +185,7 @@ def _of_prompt(result: "QueryValue", drawn: str) -> list[Part]:
     row = [one.id for one in result.questions].index(drawn)
     says = (
         f"{result.questions[row].text} → answer. The largest query score of an FFN is "
-        f"{shown(float(z[layer, token]))}, in layer {layer} at token "
+        f"{cell_text(float(z[layer, token]))}, in layer {layer} at token "
         f"{result.tokens[row][token].strip()!r}."
     )
     queries: Any = result.queries[result.queries["prompt"] == drawn].head(15)

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from circuits.recall_reasoning.cells import CELLS, design_named
 from circuits.recall_reasoning.scoring import RULES
-from interp.report import Figure, Report, Section, Table, excluded_counts, shown
+from interp.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.style import GREY, PALETTE, RED, label, styled, translucent, whiskers
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _method(result: "RecallReasoning") -> tuple[str, ...]:
         f"within ±{100 * s.effect_margin:.0f} % of the total effect, by equivalence tests. "
         "Specific: above the 99th percentile of random sets: those of as many units per layer, of "
         "nearby layers where a layer holds few units, and of any.",
-        f"Settings: {shown(s.record())}. {result.seconds:.0f} s.",
+        f"Settings: {cell_text(s.record())}. {result.seconds:.0f} s.",
     )
 
 
@@ -279,7 +279,7 @@ def replication_report(result: "Replication") -> Report:
     figures = [str(name) for name in result.confounds if name != "prompts"]
     rows = [{"figure": _words(f)} | {str(one["prompts"]): one[f] for one in sets} for f in figures]
     table = pd.DataFrame(rows, dtype=object)  # counts stay whole numbers
-    lengths = [f"{one['prompts']} {shown(float(one['length_auc']))}" for one in sets]
+    lengths = [f"{one['prompts']} {cell_text(float(one['length_auc']))}" for one in sets]
     return Report(
         title=f"Published statistics on {result.model}",
         lead=f"AUC of prompt length alone: {', '.join(lengths)}.",

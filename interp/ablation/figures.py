@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from interp.ablation.readouts import unit_of
 from interp.ablation.sets import nested
-from interp.report import Figure, Report, Section, Table, excluded_rows, shown
+from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows
 from interp.style import BLUE, GREY, add_band, label, styled, whiskers
 
 if TYPE_CHECKING:
@@ -117,9 +117,11 @@ def _uncontrolled(result: "AblationResult") -> Table:
 
 def _strongest(result: "AblationResult", readout: str) -> str:
     row = result.top(1, readout).iloc[0]
-    beside = "" if not row["n_random"] else f", beside {shown(float(row['random']))} of random sets"
+    beside = (
+        "" if not row["n_random"] else f", beside {cell_text(float(row['random']))} of random sets"
+    )
     return (
-        f"The largest effect on {readout} is {shown(float(row['effect']))} "
+        f"The largest effect on {readout} is {cell_text(float(row['effect']))} "
         f"({unit_of(readout)}), of {row['set']}{beside}."
     )
 

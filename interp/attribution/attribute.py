@@ -57,7 +57,7 @@ def attribute_edges(
     Args:
         model: from `interp.load_model`.
         pairs: `PromptPairs`, or anything `load_pairs` takes.
-        method: one of `EDGE_METHODS`; ``"exact"`` runs the model once an edge and pair.
+        method: one of `EDGE_METHODS`; ``"exact"`` runs the model once per edge and pair.
         metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
             `interp.patch` takes it.
         steps: interpolation points, of the methods that integrate.

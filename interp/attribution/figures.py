@@ -9,7 +9,7 @@ from jaxtyping import Float
 from interp.attribution.scores import EdgeScores, NodeScores, Scores
 from interp.figures import AXIS_NAMES
 from interp.graph import Graph
-from interp.report import Figure, Report, Section, Table, excluded_rows, shown
+from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows
 from interp.style import BLUE, add_band, label, styled
 
 MOST_COLUMNS = 64
@@ -210,7 +210,7 @@ def report(scores: Scores, seed: int = 0) -> Report:
         score = float(top.iloc[0]["score"])
         side = "supports" if score >= 0 else "opposes"
         strongest = (
-            f"The strongest is {place}: its score is {shown(score)}, so it {side} the answer."
+            f"The strongest is {place}: its score is {cell_text(score)}, so it {side} the answer."
         )
     kind = scores.KIND.replace("_", " ")
     return Report(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from interp.errors import MetricError
 from interp.interventions import AnyPlan, Positions, as_plan
 from interp.model import Model
 from interp.pairs import TokenPair
-from interp.prompts import Prompts, as_prompts, pairs_of
+from interp.prompts import Prompts, as_prompts, listed, pairs_of
 from interp.readout import LOGITS_AT_ONCE
 from interp.recording import places_of, recorded
 from interp.sites import SITES
@@ -91,7 +91,8 @@ def logit_lens(
 ) -> LogitLens:
     """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
 
-    Depth 0 is the embedding, depth n_layers the model's own prediction.
+    Depth 0 is the embedding, depth n_layers the model's own prediction. The stream and both steps
+    have the model's dtype, the softmax fp32.
 
     Args:
         model: the model.
@@ -102,6 +103,7 @@ def logit_lens(
 
     Raises:
         MetricError: `top` is not a number of tokens that the vocabulary has.
+        PairError: prompts or pairs that cannot be used.
         PlanError: `at` names no such token, or the plan cannot be carried out.
 
     Source: nostalgebraist 2020.
@@ -109,7 +111,7 @@ def logit_lens(
     vocabulary = model.unembed.weight.shape[0]
     if not 1 <= top <= vocabulary:
         raise MetricError(f"top={top}: ask for 1 to {vocabulary} tokens.")
-    given: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    given = listed(prompts)
     rows, pairs = as_prompts(model, given), pairs_of(model, given)
     places = places_of(rows, at)
     # pairs' answers are read at the last token, which goes behind the others

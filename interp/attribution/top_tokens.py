@@ -16,7 +16,7 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
 
     Its output row (column of the down-projection) goes through the final norm and the unembedding
     as if it were all that the residual stream holds; a post-norm of the MLP comes first. Where the
-    neuron's activation is negative, the two lists swap.
+    neuron's activation is negative, the two lists swap. Computed in the model's dtype.
 
     Args:
         model: from `interp.load_model`.
@@ -30,7 +30,8 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
         ``logit`` (of the normed row; only its order can be compared between neurons).
 
     Raises:
-        SiteError: another site, or no such layer or neuron.
+        SiteError: another site, no such layer or neuron, or `n` is not a number of tokens that the
+            vocabulary has.
 
     Source: Geva et al., arXiv 2203.14680.
     """

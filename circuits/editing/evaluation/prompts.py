@@ -63,7 +63,7 @@ def load_shots(path: str | Path) -> Shots:
         shots = _closed(text, THOUGHTS, BLOCK)
         return replace(shots, read=reasoned_answer, stop=BLOCK, n_tokens=N_REASONED)
     raise DataFileError(
-        f"{path} starts with {text[:20]!r}; demonstrations are lines 'Q: … A: …', or blocks of "
+        f"{path} starts with {shown(text, 30)}; demonstrations are lines 'Q: … A: …', or blocks of "
         "'Question: …', 'Thoughts: …' and 'Answer: …'."
     )
 
