@@ -170,7 +170,11 @@ def test_notebooks_are_kept_with_outputs(path: Path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert {output.output_type for output in outputs} <= {"display_data", "execute_result", "stream"}
+    assert {output.output_type for output in outputs} <= {
+        "display_data",
+        "execute_result",
+        "stream",
+    }
     figures = [o.data for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert all("image/png" in figure for figure in figures)
     assert figures, "a reader sees no figure"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.devices import check_spelling
 from interp.errors import InterpError, did_you_mean
 from interp.sites import SITES, parse_site
 
@@ -89,6 +90,11 @@ def _out(value: Path | None) -> Path | None:
     return value
 
 
+def _device(value: str | None) -> str | None:
+    """Refuse a name that means no device now; whether there is one is told by `load_model`."""
+    return None if value is None else check_spelling(value)
+
+
 def _site(value: str) -> str:
     parse_site(value)
     return value
@@ -105,7 +111,10 @@ RecipeModelOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="Device: cpu, cuda, cuda:1, …; by default CUDA if there is one.")
+    str | None,
+    typer.Option(
+        help="Device: cpu, cuda, cuda:1, …; by default CUDA if there is one.", callback=_device
+    ),
 ]
 DtypeOption = Annotated[
     str | None,
