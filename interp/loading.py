@@ -58,8 +58,9 @@ def load_model(
         ModelFetchError: a built-in model could not be fetched.
         ModelLoadError: the files do not make a causal language model that interp can map: they
             are damaged or incomplete, or tokens read later ones, or the logits are not the
-            unembedding of the normed residual stream; or there is no such device or dtype. Sites that a model cannot have, or has in
-            another shape, are only missing: `Model.arch` tells which and why.
+            unembedding of the normed residual stream. Sites that a model cannot have, or has in
+            another shape, are only missing: `Model.arch` tells which and why. Also for a device
+            or dtype that is unknown, and a device that is not there.
     """
     device = None if device is None else usable(device)
     if str(ref).endswith(".npz") or str(ref) in PROGRAMS:

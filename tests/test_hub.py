@@ -25,6 +25,7 @@ def online(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     home = f"http://127.0.0.1:{port}"
     template = home + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(constants, "ENDPOINT", home)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 

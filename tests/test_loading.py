@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import COMMON, tiny, tiny_hf, word_pairs, word_tokenizer
+from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp import Add
