@@ -187,7 +187,7 @@ class Model:
             for config, name in zip(configs, before, strict=True):
                 config._attn_implementation_internal = name
 
-    @property
+    @cached_property
     def _attention_configs(self) -> list[Any]:
         """The configs that attention modules read, each once; blocks without attention have none.
 
