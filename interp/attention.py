@@ -26,15 +26,26 @@ def weights_kept(model: Model, layers: Sequence[int], kept: dict[int, Weights]) 
         kept: where the weights of each layer go.
 
     Raises:
-        SiteError: the model's attention gives out no weights.
+        SiteError: a layer has no attention, or it gives out no weights.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            module = model.blocks[layer].get_submodule(model.arch.attention)
+            module = _attention(model, layer)
             handle = module.register_forward_hook(_keep(model, layer, kept))
             stack.callback(handle.remove)
         stack.enter_context(model.attention_named("eager"))
         yield
+
+
+def _attention(model: Model, layer: int) -> nn.Module:
+    path = model.arch.attention
+    try:
+        return model.blocks[layer].get_submodule(path)
+    except AttributeError:
+        raise SiteError(
+            f"layer {layer} of {model.name} has no site 'pattern': it has no attention module "
+            f"{path!r}; give layers that have one."
+        ) from None
 
 
 def _keep(model: Model, layer: int, kept: dict[int, Weights]) -> Callable[..., None]:

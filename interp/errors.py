@@ -100,7 +100,11 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
 
 
 def first_line(error: object, most: int = 150) -> str:
-    """The first line of a foreign error or text, cut, for use inside a message of ours."""
+    """The first line of a foreign error or text, cut, for use inside a message of ours.
+
+    Control characters, which could rewrite the terminal, are escaped.
+    """
     name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
     line = next((text for text in str(error).splitlines() if text.strip()), "no message").strip()
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: most + 1])
     return name + (line if len(line) <= most else line[: most - 1] + "…")

@@ -21,6 +21,9 @@ from interp.sites import SITES, Site
 STREAM = ("resid_pre", "resid_post")
 """Sites without which there is nothing to work with."""
 
+LEAK = 1e-4
+"""Largest relative change of an earlier token's state by a later one that rounding may make."""
+
 
 @brief
 @dataclass(frozen=True)
@@ -125,17 +128,32 @@ def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
 def require_causal(model: Model, seen: Probe) -> None:
     """Refuse a model in which a token reads later ones.
 
+    Both rows run in one batch, so rounding by batch shape is no excuse, in any number format. Only
+    where a row's numbers depend on what else is in the batch, as they do where experts take the
+    tokens of all rows together, is that allowed for.
+
     Raises:
         ModelLoadError: the last token changes what lies before it.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()
     moved, size = (before - changed).norm(dim=-1), before.norm(dim=-1)
-    if bool((moved > rounding(model) * size).any()):
+    if bool((moved <= LEAK * size).all()):
+        return
+    if bool((moved > LEAK * size + 4 * _moved_by_other_rows(model, seen).max()).any()):
         raise ModelLoadError(
             f"{model.name} is not causal: changing the last token changes the residual stream at "
-            f"earlier ones (by {float((moved / size).max()):.1%}); interp works with models whose "
+            f"earlier ones (by {float((moved / size).max()):.2%}); interp works with models whose "
             "tokens read only earlier tokens."
         )
+
+
+def _moved_by_other_rows(model: Model, seen: Probe) -> Float[Tensor, " pos"]:
+    """How far the first row's residual stream moves where only the other row is another."""
+    last, final = model.arch.n_layers - 1, list[Tensor]()
+    rows = probe_ids(model, 12).view(2, 6)
+    with torch.no_grad(), hooked(model, [(SITES["resid_post"], last, final.append)]):
+        model.hf(input_ids=rows, use_cache=False)
+    return (final[0][0, :-1].float() - seen.final[0, :-1].float()).norm(dim=-1)
 
 
 def require_head(model: Model, seen: Probe) -> None:

@@ -90,16 +90,28 @@ def check_gguf(path: Path) -> None:
     """Refuse a GGUF file whose header does not fit the file, or itself.
 
     Raises:
-        ModelLoadError: the file is damaged or not a GGUF file; the message says where.
+        ModelLoadError: the file is damaged or not a GGUF file, and the message says where; or it
+            is one part of several.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _check_settings(_read(_Reader(data)))
+            header = _read(_Reader(data))
+            _refuse_part(header, path)
+            _check_settings(header)
     except (_Damaged, OSError, ValueError) as error:  # mmap: ValueError for an empty file
         why = str(error) if isinstance(error, _Damaged) else first_line(error)
         raise ModelLoadError(
             f"cannot load {str(path)!r}: {why}; the file is damaged, so fetch it again."
         ) from error
+
+
+def _refuse_part(header: _Header, path: Path) -> None:
+    n_parts = header.settings.get("split.count")
+    if isinstance(n_parts, int) and n_parts > 1:
+        raise ModelLoadError(
+            f"cannot load {str(path)!r}: it is one of the {n_parts} parts of a split GGUF file; "
+            "merge them first, with 'llama-gguf-split --merge'."
+        )
 
 
 def _read(reader: _Reader) -> _Header:

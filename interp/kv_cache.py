@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from interp.errors import PlanError
+
 NAMES = ("cache", "past_key_values")
 """The keyword's names, the newest first."""
 
@@ -20,9 +22,19 @@ def cache_in(kwargs: Mapping[str, Any]) -> Any:
 
 
 def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
-    """A KV cache as the keyword argument that this module's forward takes it by."""
+    """A KV cache as the keyword argument that this module's forward takes it by.
+
+    Raises:
+        PlanError: it takes none, as recurrent models do.
+    """
     parameters = inspect.signature(module.forward).parameters
-    return {next(name for name in NAMES if name in parameters): cache}
+    name = next((name for name in NAMES if name in parameters), None)
+    if name is None:
+        raise PlanError(
+            f"a {type(module).__name__} takes no cache of keys and values, which reading a prompt "
+            "in parts needs; use a model whose every layer has attention."
+        )
+    return {name: cache}
 
 
 def keeps_keys(hf: Any) -> bool:
@@ -33,7 +45,9 @@ def keeps_keys(hf: Any) -> bool:
 def attention_window(config: Any) -> int | None:
     """How many columns back the shortest local attention of a model reaches; ``None``: all.
 
-    Windows count columns, padding among them.
+    Windows count columns, padding among them. A model of text and images has them in its text
+    part's config.
     """
+    text = config.get_text_config()
     names = ("sliding_window", "window_size", "attention_chunk_size")
-    return min((size for name in names if (size := getattr(config, name, None))), default=None)
+    return min((size for name in names if (size := getattr(text, name, None))), default=None)

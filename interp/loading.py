@@ -1,7 +1,6 @@
 """`load_model`: from a name, a Hub id, a folder, a file or a loaded object to a checked `Model`."""
 
 import contextlib
-import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from interp import builtin
 from interp.architecture import architecture_of, is_bridge, unwrap_bridge
+from interp.devices import usable
 from interp.errors import (
     InterpError,
     ModelLoadError,
@@ -21,14 +21,12 @@ from interp.errors import (
 )
 from interp.fitting import fitted
 from interp.gguf_header import check_gguf
+from interp.hub import is_cached, require_on_hub
 from interp.model import Model
 from interp.organisms import ORGANISMS, folder_of
 from interp.programs import PROGRAMS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-"""``name`` or ``owner/name``."""
 
 MOST_LAYERS = 2000
 """No model has more; a damaged config could claim billions, which would be built one by one."""
@@ -61,8 +59,10 @@ def load_model(
         ModelLoadError: the files do not make a causal language model that interp can map: they
             are damaged or incomplete, or tokens read later ones, or the logits are not the
             unembedding of the normed residual stream. Sites that a model cannot have, or has in
-            another shape, are only missing: `Model.arch` tells which and why.
+            another shape, are only missing: `Model.arch` tells which and why. Also for a device
+            or dtype that is unknown, and a device that is not there.
     """
+    device = None if device is None else usable(device)
     if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
         from interp.plain import load_program  # pydantic takes a while to import
 
@@ -70,7 +70,7 @@ def load_model(
         program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
         return program
     if isinstance(ref, str | Path):
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
         name = str(ref)
     else:
@@ -120,7 +120,6 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    check_device(device)
     if ref in builtin.BUILTIN:
         return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
     if ref in ORGANISMS:
@@ -133,45 +132,25 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
         return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
     if ref and path.is_dir():  # the path of no name is the folder we are in
         return _from_pretrained(ref, ref, device, dtype)
-    require_on_hub(ref)
+    return _from_hub(ref, device, dtype)
+
+
+def _from_hub(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A Hub model from the cache, asking no network, where it is whole there; else fetched."""
+    ours = [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS]
+    if is_cached(ref):
+        try:
+            return _from_pretrained(ref, ref, device, dtype, local_files_only=True)
+        except ModelLoadError as incomplete:
+            if not isinstance(incomplete.__cause__, OSError):  # as transformers tells missing files
+                raise
+            try:
+                require_on_hub(ref, ours)
+            except ModelNotFound:
+                raise incomplete from None
+    else:
+        require_on_hub(ref, ours)
     return _from_pretrained(ref, ref, device, dtype)
-
-
-def require_on_hub(ref: str) -> None:
-    """Find a model's config in the Hugging Face cache or, in one attempt, on the Hub.
-
-    Raises:
-        ModelNotFound: not a Hub id, or neither cached nor to be fetched.
-    """
-    from huggingface_hub import hf_hub_download
-
-    names = did_you_mean(ref, [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS])
-    if not HUB_ID.fullmatch(ref):
-        raise ModelNotFound(
-            f"unknown model {ref[:80]!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
-            f"('gpt2', 'owner/name'). {names}"
-        )
-    try:
-        hf_hub_download(ref, "config.json")
-    except Exception as error:
-        raise ModelNotFound(
-            f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} "
-            f"from the Hugging Face Hub ({_why_not_on_hub(error)}); check the id and the "
-            f"connection. {names}"
-        ) from error
-
-
-def _why_not_on_hub(error: Exception) -> str:
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return "access is restricted; accept its terms there and log in with 'hf auth login'"
-    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-        return "there is no such public model"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
-        return f"it is not cached here and could not be fetched: {offline}"
-    return first_line(error)
 
 
 def _from_pretrained(
@@ -180,21 +159,26 @@ def _from_pretrained(
     device: torch.device,
     dtype: torch.dtype,
     gguf: dict[str, str] | None = None,
+    local_files_only: bool = False,
 ) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    # Without the first, transformers asks on a terminal whether to run code from the files.
+    given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
+    read = {**given, **(gguf or {})}
+
     # Where a GGUF kernel is installed, weights would otherwise stay packed.
-    unpacked = {**gguf, "quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+    unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
-        n_layers = getattr(AutoConfig.from_pretrained(source, **gguf or {}), "num_hidden_layers", 0)
+        n_layers = getattr(AutoConfig.from_pretrained(source, **read), "num_hidden_layers", 0)
         if not isinstance(n_layers, int) or n_layers > MOST_LAYERS:
             raise ValueError(f"its config claims {str(n_layers)[:20]} layers")
     with _one_sentence(ref, "its tokenizer cannot be used"):
-        tokenizer = AutoTokenizer.from_pretrained(source, **gguf or {})
+        tokenizer = AutoTokenizer.from_pretrained(source, **read)
         tokenizer.decode(tokenizer("The capital of France")["input_ids"])
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
         both: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **unpacked
+            source, dtype=dtype, output_loading_info=True, **read, **unpacked
         )
         hf, found = both
         if found["missing_keys"]:
@@ -221,16 +205,6 @@ def _moved(hf: Any, ref: str, device: torch.device) -> Any:
         raise OutOfMemory(
             f"{ref!r} does not fit in the memory of {device}; use a smaller dtype or model."
         ) from error
-
-
-def check_device(device: torch.device) -> None:
-    """Refuse CUDA where there is none.
-
-    Raises:
-        ModelLoadError: torch sees no GPU.
-    """
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError("device 'cuda' was asked for, but torch sees no GPU; use 'cpu'.")
 
 
 def _from_object(ref: Any) -> tuple[Any, Any]:

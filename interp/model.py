@@ -165,7 +165,7 @@ class Model:
     @property
     def attention_implementation(self) -> str:
         """The attention function in use, ``"sdpa"`` or ``"eager"``."""
-        return self._attention_config(self.blocks[0])._attn_implementation
+        return self._attention_configs[0]._attn_implementation
 
     @contextlib.contextmanager
     def attention_named(self, implementation: str) -> Generator[None]:
@@ -173,8 +173,11 @@ class Model:
 
         Masks are built by the caller; only the dispatch name in the config changes, and it is
         put back even after an exception.
+
+        Raises:
+            SiteError: the model has no attention modules.
         """
-        configs = {id(c): c for c in map(self._attention_config, self.blocks)}.values()
+        configs = self._attention_configs
         before = [c._attn_implementation for c in configs]
         try:
             for config in configs:
@@ -184,8 +187,23 @@ class Model:
             for config, name in zip(configs, before, strict=True):
                 config._attn_implementation_internal = name
 
-    def _attention_config(self, block: nn.Module) -> Any:
-        return block.get_submodule(self.arch.attention).config
+    @cached_property
+    def _attention_configs(self) -> list[Any]:
+        """The configs that attention modules read, each once; blocks without attention have none.
+
+        Raises:
+            SiteError: no block has attention that reads its function's name from a config.
+        """
+        found: dict[int, Any] = {}
+        for block in self.blocks:
+            with contextlib.suppress(AttributeError):  # a convolution or linear attention
+                config: Any = block.get_submodule(self.arch.attention).config
+                found[id(config)] = config
+        if not found:
+            raise SiteError(
+                f"{self.name} has no attention modules whose function interp could choose."
+            )
+        return list(found.values())
 
 
 def _hash(state: dict[str, Tensor]) -> str:

@@ -131,13 +131,18 @@ def placed_rows(source: str | Path, expected: str = "rows") -> list[tuple[str, d
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether ``owner/name`` means a data set of the Hub: it is no file, nor named like one."""
+    """Whether ``owner/name`` means a data set of the Hub.
+
+    Not where a file or its folder is there, nor where it ends like the name of a file: a mistyped
+    path is to be told as one, without asking the network.
+    """
     return (
         isinstance(source, str)
         and source.count("/") == 1
         and not source.startswith((".", "/", "~"))
-        and Path(source).suffix not in (".jsonl", ".json", ".txt")
+        and not re.fullmatch(r"\.[a-z]{2,8}", Path(source).suffix.lower())
         and not os.path.exists(source)  # noqa: PTH110 (Path.exists raises for some texts)
+        and not os.path.isdir(os.path.dirname(source))  # noqa: PTH112, PTH120
     )
 
 

@@ -31,11 +31,23 @@ from interp.walk import Pack, Rows, Write, shares_prefixes, walk
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the conformance report."""
+    """One line of the conformance report.
+
+    Attributes:
+        name: what was checked.
+        holds: whether it holds; true, too, of what does not apply to the model.
+        detail: by how much, or why not.
+        applies: whether the model is of a kind that can be checked for it.
+    """
 
     name: str
     holds: bool
     detail: str
+    applies: bool = True
+
+
+class _NotApplicable(Exception):
+    """Why a check does not apply to a model."""
 
 
 def validate(model: Model, tolerance: float | None = None) -> list[Check]:
@@ -49,7 +61,7 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
     allowed = tolerance or rounding(model)
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
         ("every site fires with its shape", _check_sites),
-        ("one-pass walk equals the model's own forward under plain hooks", _check_walk),
+        ("the packed forward equals the model's own forward under plain hooks", _check_walk),
         ("padding on either side changes nothing", _check_padding),
         ("replacing an activation by itself changes nothing", _check_no_op),
         ("editing any site changes the prediction", _check_effective),
@@ -64,6 +76,8 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
 def _run(name: str, check: Callable[[Model, float], str], model: Model, allowed: float) -> Check:
     try:
         return Check(name, True, check(model, allowed))
+    except _NotApplicable as reason:
+        return Check(name, True, f"not applicable: {reason}", applies=False)
     except InterpError as error:
         return Check(name, False, str(error))
     except Exception as error:
@@ -89,10 +103,14 @@ def _check_sites(model: Model, allowed: float) -> str:
     seen = probe(model)
     for site, why in misfits(model, seen):
         raise ModelLoadError(f"site {site!r}: {why}")
-    require_causal(model, seen)
+    notes = [f"no {name}: {why}" for name, why in model.arch.missing.items()]
+    if model.arch.causal:
+        require_causal(model, seen)
+    else:
+        notes.append("tokens read in both directions, as the program was compiled to")
     require_head(model, seen)
-    absent = "; ".join(f"no {name}: {why}" for name, why in model.arch.missing.items())
-    return f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {absent}".strip()
+    said = f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {'; '.join(notes)}"
+    return said.strip()
 
 
 def _check_walk(model: Model, allowed: float) -> str:
@@ -116,6 +134,8 @@ def _check_walk(model: Model, allowed: float) -> str:
 
 
 def _check_padding(model: Model, allowed: float) -> str:
+    if not model.arch.causal:
+        raise _NotApplicable("a compiled program has no attention mask to leave padding out")
     ids = probe_ids(model)
     alone = _last_logits(model, ids)
     worst = 0.0
@@ -147,16 +167,23 @@ def _check_effective(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
     plain = _last_logits(model, ids)
     for site, layer in every_site(model):
+        if site.units != "d_model" and not model.arch.causal:
+            continue
         with hooked(model, [(site, layer, _disturb)]):
             if torch.equal(_last_logits(model, ids), plain):
                 raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
-    return "every site in every layer"
+    if model.arch.causal:
+        return "every site in every layer"
+    return (
+        "every site of whole vectors in every layer; not applicable to heads and neurons, some of "
+        "which a compiled program leaves unused"
+    )
 
 
 def _check_resid_mid(model: Model, allowed: float) -> str:
     for site in ("resid_mid", "mlp_out"):
         if site not in model.arch.points:
-            return f"not applicable, no {site}: {model.arch.missing[site]}"
+            raise _NotApplicable(f"no {site}: {model.arch.missing[site]}")
     ids, last = probe_ids(model), model.arch.n_layers - 1
     after: list[Tensor] = []
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
@@ -172,6 +199,8 @@ def _check_resid_mid(model: Model, allowed: float) -> str:
 
 def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
     """Steer every decoded token: with the KV cache, and in a loop with plain hooks and no cache."""
+    if not hasattr(model.hf, "generate"):
+        raise _NotApplicable("a compiled program answers at every token and does not generate")
     ids, seen = probe_ids(model), probe(model)
     n, layer = ids.shape[1], model.arch.n_layers // 2
     direction = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))

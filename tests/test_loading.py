@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import COMMON, tiny, tiny_hf, word_pairs, word_tokenizer
+from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp import Add
@@ -161,6 +161,25 @@ def test_what_interp_would_compute_wrongly_is_refused(name: str, options: dict, 
         interp.load_model(hf, tokenizer=word_tokenizer())
 
 
+@pytest.mark.parametrize("scale", [0.5, 1, 6])
+def test_reading_later_tokens_is_noticed_in_sixteen_bits(scale: float):
+    """Both rows run in one batch, so nothing of it is rounding."""
+    torch.manual_seed(0)
+    hf = transformers.BertLMHeadModel(transformers.BertConfig(**PLAIN)).bfloat16()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.mul_(scale if parameter.ndim > 1 else 1)
+    with pytest.raises(ModelLoadError, match="is not causal"):
+        interp.load_model(hf, tokenizer=word_tokenizer())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_that_round_by_batch_load_in_sixteen_bits(name: str):
+    config, options, _, _ = PARTIAL[name]
+    hf = random_hf(config, options).bfloat16()
+    assert interp.load_model(hf, tokenizer=word_tokenizer()).dtype == torch.bfloat16
+
+
 def test_models_of_another_kind_are_refused():
     vision = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=56
@@ -195,25 +214,9 @@ def test_a_hub_id_that_is_not_cached_is_tried_and_named(ref: str):
     assert "\n" not in message
 
 
-def test_a_cached_hub_id_without_an_owner_loads(tmp_path: Path, monkeypatch):
-    """Laid out as huggingface_hub keeps it, so nothing is fetched."""
-    commit = "0" * 40
-    home = tmp_path / "models--gpt2"
-    snapshot = home / "snapshots" / commit
-    tiny_hf("gpt2").save_pretrained(snapshot)
-    word_tokenizer().save_pretrained(snapshot)
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
-    model = interp.load_model("gpt2", device="cpu")
-    ids = torch.tensor([[5, 6, 7]])
-    torch.testing.assert_close(model.hf(ids).logits, tiny("gpt2").hf(ids).logits)
-
-
 @pytest.mark.parametrize("ref", ["a/b/c", "", "no model", "-x", "../gpt2", "owner/name/"])
 def test_what_cannot_be_a_hub_id_is_not_asked_for(ref: str, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", None)
     with pytest.raises(ModelNotFound, match="unknown model .* not a built-in name"):
         interp.load_model(ref)
 
@@ -334,6 +337,21 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_one_part_of_a_split_gguf_file_is_said_to_be_that(gguf_file: Path, tmp_path):
+    part = tmp_path / "tiny-00002-of-00003.gguf"
+    writer = gguf.GGUFWriter(part, "llama")
+    writer.add_uint16("split.no", 1)
+    writer.add_uint16("split.count", 3)
+    writer.add_tensor("blk.1.attn_q.weight", np.zeros((32, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelLoadError, match=r"one of the 3 parts .*; merge them first") as said:
+        interp.load_model(str(part))
+    assert "damaged" not in str(said.value)
 
 
 def header_size(file: Path) -> int:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
+import transformers
+from conftest import COMMON, ROOT, tiny, word_tokenizer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GroupKFold, cross_val_score
 from test_interventions import prompts_for
@@ -178,6 +179,25 @@ def test_patterns_are_named_by_their_hook_and_never_written():
         interp.forward(model, TEXTS[0], interp.Scale("pattern", 0.0))
     with pytest.raises(SiteError, match="can be read .* and cut"):
         interp.patch(model, [], "pattern")
+
+
+def test_patterns_of_layers_without_attention_are_refused():
+    def hybrid(config):
+        torch.manual_seed(0)
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+        return interp.load_model(hf, tokenizer=word_tokenizer())
+
+    kinds = ["conv", "full_attention", "conv"]
+    model = hybrid(transformers.Lfm2Config(**COMMON, layer_types=kinds))
+    with pytest.raises(SiteError, match=r"^layer 0 of .* has no site 'pattern': it has no atten"):
+        interp.activations(model, TEXTS[0], "pattern")
+    weights = interp.activations(model, TEXTS[0], "pattern", 1)[1][0]
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
+    mamba = hybrid(
+        transformers.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4)
+    )
+    with pytest.raises(SiteError, match="has no site 'pattern'|has no attention"):
+        interp.activations(mamba, TEXTS[0], "pattern")
 
 
 def test_plotted_patterns_carry_their_tokens():

@@ -23,6 +23,7 @@ from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe
 from interp import shipped
 from interp.errors import DataFileError
+from interp.records import is_hub_id
 
 READERS = {
     "prompt pairs": interp.load_pairs,
@@ -92,6 +93,34 @@ def test_a_mistyped_name_is_answered_with_the_right_one():
         interp.load_pairs("datasets/country_capitals.jsonl")
     with pytest.raises(DataFileError, match="Did you mean 'neutral_text'"):
         shipped.locate("neutral_txt")
+
+
+def test_a_missing_file_of_another_set_is_no_hindrance(tmp_path, monkeypatch):
+    (tmp_path / "ioi.jsonl").write_bytes(shipped.locate("ioi").read_bytes())
+    monkeypatch.setattr(shipped, "folder", lambda: tmp_path)
+    assert len(interp.load_pairs("ioi")) == 576
+    with pytest.raises(DataFileError, match="country_capitals is not in .*; install interp again"):
+        interp.load_pairs("country_capitals")
+    with pytest.raises(DataFileError, match="is not in"):
+        interp.datasets()
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.tsv", "pairs.parquet", "pairs.JSONL"])
+def test_a_mistyped_path_is_not_asked_of_the_hub(name: str, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(DataFileError, match=rf"^no such file: data/{name}; give a JSON or JSONL"):
+        interp.load_pairs(f"data/{name}")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataFileError, match="^no such file: data/pairs; give") as said:
+        interp.load_pairs("data/pairs")
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("name", ["owner/name", "owner/name-1.5", "owner/name.v2", "owner/a.b-c"])
+def test_names_with_dots_stay_hub_ids(name: str):
+    assert is_hub_id(name)
 
 
 def test_recipes_are_taken_by_name():

@@ -8,8 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+<<<<<<< HEAD
+from interp.devices import check_spelling
 from interp.errors import DataFileError, InterpError, SiteError, did_you_mean, shown
 from interp.sites import PATTERN, SITES, parse_site
+=======
+from interp.devices import check_spelling
+from interp.errors import InterpError, did_you_mean
+from interp.sites import SITES, parse_site
+>>>>>>> fixload
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "prob")
@@ -105,6 +112,11 @@ def _out(value: Path | None) -> Path | None:
     return value
 
 
+def _device(value: str | None) -> str | None:
+    """Refuse a name that means no device now; whether there is one is told by `load_model`."""
+    return None if value is None else check_spelling(value)
+
+
 def _site(value: str) -> str:
     if parse_site(value)[0] is PATTERN:
         raise SiteError(
@@ -125,7 +137,10 @@ RecipeModelOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="Device: cpu, cuda, cuda:1, …; by default CUDA if there is one.")
+    str | None,
+    typer.Option(
+        help="Device: cpu, cuda, cuda:1, …; by default CUDA if there is one.", callback=_device
+    ),
 ]
 DtypeOption = Annotated[
     str | None,

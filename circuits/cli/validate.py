@@ -13,7 +13,9 @@ EXAMPLES = "Example: `interp validate gemma-3-270m`"
 
 
 def validate(
-    model: Annotated[str, typer.Argument(help="Built-in name, Hub id, folder or .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(help="Built-in name, Hub id, folder, .gguf file or compiled program.")
+    ],
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -24,13 +26,16 @@ def validate(
     loaded = load(model, device, dtype)
     checks = interp.validate(loaded)
     if as_json:
-        rows = [{"check": c.name, "holds": c.holds, "detail": c.detail} for c in checks]
+        rows = [
+            {"check": c.name, "holds": c.holds, "applies": c.applies, "detail": c.detail}
+            for c in checks
+        ]
         print_json({"model": model, "holds": all(c.holds for c in checks), "checks": rows})
     else:
         table = Table("holds", "check", "detail")
         for check in checks:
-            mark = "[green]yes[/green]" if check.holds else "[red]NO[/red]"
-            table.add_row(mark, check.name, escape(check.detail))
+            yes = "[green]yes[/green]" if check.applies else "–"
+            table.add_row(yes if check.holds else "[red]NO[/red]", check.name, escape(check.detail))
         stdout.print(table)
     if not all(check.holds for check in checks):
         raise typer.Exit(2)

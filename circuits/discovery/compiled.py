@@ -13,9 +13,9 @@ from interp.attribution.attribute import edges_by
 from interp.attribution.contrast import Contrast
 from interp.attribution.cost import forward_equivalents
 from interp.calls import record_layer_calls
+from interp.devices import usable
 from interp.errors import DataFileError, shown
 from interp.graph import Graph
-from interp.loading import check_device
 from interp.model import Model
 from interp.plain import Program, load_program, read_program
 from interp.statistics import auroc
@@ -97,10 +97,9 @@ def validate_methods(
         DataFileError: the description lacks the true circuit or the scores.
         MetricError: unknown method.
     """
+    where = usable(device or "cpu")
     program = read_program(path)
     model = load_program(path)
-    where = torch.device(device or "cpu")
-    check_device(where)
     model.hf.to(device=where, dtype=torch.float64)
     truth, stored = program.gt_edges_resample_nonzero, program.edge_scores
     if not truth or stored is None:

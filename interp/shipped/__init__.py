@@ -48,16 +48,15 @@ def files() -> dict[str, Path]:
     Raises:
         DataFileError: one is not in this installation.
     """
-    found = {name: _file(name) for name in SETS}
-    missing = [name for name, file in found.items() if file is None]
-    if missing:
-        raise DataFileError(f"{missing[0]} is not in {folder()}; install interp again.")
-    return {name: file for name, file in found.items() if file is not None}
+    return {name: _file(name) for name in SETS}
 
 
-def _file(name: str) -> Path | None:
-    named = (folder() / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".txt"))
-    return next((file for file in named if file.is_file()), None)
+def _file(name: str) -> Path:
+    for suffix in (".jsonl", ".json", ".txt"):
+        file = folder() / f"{name}{suffix}"
+        if file.is_file():
+            return file
+    raise DataFileError(f"{name} is not in {folder()}; install interp again.")
 
 
 def locate(
@@ -74,11 +73,12 @@ def locate(
         among: shipped files by name; by default the data sets.
 
     Raises:
-        DataFileError: neither a file nor a name; the message suggests names.
+        DataFileError: neither a file nor a name, and the message suggests names; or that data set
+            is not in this installation.
     """
-    named = files() if among is None else among
+    named = SETS if among is None else among
     if str(source) in named:
-        return named[str(source)]
+        return _file(str(source)) if among is None else among[str(source)]
     if os.path.exists(source):  # noqa: PTH110 (Path.exists raises for some texts)
         return Path(source)
     raise DataFileError(
