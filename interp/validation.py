@@ -159,18 +159,26 @@ def _rewrite(activation: Tensor) -> None:
     activation.copy_(activation.clone())
 
 
-def _disturb(activation: Tensor) -> None:
-    activation.mul_(1.5).add_(0.1)
+def _disturb_row(row: int) -> Callable[[Tensor], None]:
+    def disturb(activation: Tensor) -> None:
+        activation[row].mul_(1.5).add_(0.1)
+
+    return disturb
 
 
 def _check_effective(model: Model, allowed: float) -> str:
-    ids = probe_ids(model)
-    plain = _last_logits(model, ids)
-    for site, layer in every_site(model):
+    """One batch per site, its row n disturbed in layer n."""
+    n_layers = model.arch.n_layers
+    rows = probe_ids(model).expand(n_layers, -1)
+    plain = _last_logits(model, rows)
+    for site in map(SITES.__getitem__, model.arch.points):
         if site.units != "d_model" and not model.arch.causal:
             continue
-        with hooked(model, [(site, layer, _disturb)]):
-            if torch.equal(_last_logits(model, ids), plain):
+        disturbed = _hooked_logits(
+            model, rows, [(site, layer, _disturb_row(layer)) for layer in range(n_layers)]
+        )
+        for layer in range(n_layers):
+            if torch.equal(disturbed[layer], plain[layer]):
                 raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
     if model.arch.causal:
         return "every site in every layer"

@@ -8,15 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-<<<<<<< HEAD
 from interp.devices import check_spelling
 from interp.errors import DataFileError, InterpError, SiteError, did_you_mean, shown
 from interp.sites import PATTERN, SITES, parse_site
-=======
-from interp.devices import check_spelling
-from interp.errors import InterpError, did_you_mean
-from interp.sites import SITES, parse_site
->>>>>>> fixload
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "prob")
