@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.brief import brief
+
 CLOSE = 1e-3
 """Runs closer than this, relative to their size, take the slope at their midpoint: the chord
 would be lost in rounding."""
 
 
+@brief
 @dataclass
 class Chord:
     """The corrupt run's operands at one function, filled in after the clean run."""
