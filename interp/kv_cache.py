@@ -29,7 +29,7 @@ def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
     """
     parameters = inspect.signature(module.forward).parameters
     name = next((name for name in NAMES if name in parameters), None)
-    if name is None:
+    if name is None or not keeps_keys(module):
         raise PlanError(
             f"a {type(module).__name__} takes no cache of keys and values, which reading a prompt "
             "in parts needs; use a model whose every layer has attention."
