@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 import interp
-from interp.architecture import bridge
 from interp.attribution.attribute import attribute_edges
 from interp.attribution.contrast import contrasts
 from interp.attribution.cost import forward_equivalents
 from interp.attribution.estimators import linearise, node_estimator_named
 from interp.attribution.nodes import unit_scores
-from interp.graph import Graph
-from interp.memory import peak_memory
-from interp.pairs import tokenise
+from interp.data.pairs import tokenise
+from interp.forward.budget import peak_memory
+from interp.model.architecture import bridge
+from interp.model.graph import Graph
 
 ROOT = Path(__file__).parent.parent
 PAIRS = ROOT / "datasets" / "country_capitals.jsonl"

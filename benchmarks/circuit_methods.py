@@ -24,9 +24,9 @@ from interp.attribution.contrast import contrasts
 from interp.attribution.cost import forward_equivalents
 from interp.attribution.exact import exact_edges
 from interp.attribution.scores import EdgeScores
-from interp.graph import Graph
-from interp.pairs import PromptPairs, tokenise
-from interp.splits import split_by_entity
+from interp.data.pairs import PromptPairs, tokenise
+from interp.data.splits import split_by_entity
+from interp.model.graph import Graph
 from interp.statistics import spearman
 
 ROOT = Path(__file__).parent.parent

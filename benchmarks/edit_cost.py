@@ -36,7 +36,7 @@ from circuits.editing.placement import placement_for
 from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt
 from circuits.editing.search import ROUNDS, FactPrompts, Search, Targets, search_targets
 from circuits.editing.writing import places_of
-from interp.prompts import TokenPrompt, pad
+from interp.data.prompts import TokenPrompt, pad
 
 CHAINS = "datasets/multihop_chains.json"
 

@@ -49,8 +49,8 @@ from circuits.editing.prompting import contexts
 from circuits.editing.wordings import question_moments_of, subject_moments_of
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
-from interp.run_folder import RunFolder
-from interp.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most

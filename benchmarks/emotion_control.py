@@ -46,9 +46,9 @@ from circuits.emotion.replying import Arm
 from circuits.emotion.running import chosen_arms
 from circuits.emotion.situations import Asking, situations
 from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
-from interp.model import Model
-from interp.run_folder import RunFolder
-from interp.run_key import identity
+from interp.model.model import Model
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import identity
 
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}

@@ -58,8 +58,8 @@ from circuits.emotion.transfer import joined, left_out, tables
 from circuits.emotion.trials import preset_trials, trials
 from circuits.emotion.trying import transfer_tests
 from circuits.emotion.wordless import vignette_states
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.data.prompts import TokenPrompt
+from interp.model.model import Model
 from interp.statistics import bootstrap_mean
 
 DATA = Path("datasets")

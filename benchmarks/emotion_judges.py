@@ -31,8 +31,8 @@ from circuits.emotion.judge import (
 )
 from circuits.emotion.label_judge import LabelJudge, label_judge
 from circuits.emotion.panel import EVERY, WORDS_KEPT, cohen_kappa, reading, training_replies
-from interp.model import Model
-from interp.records import read_jsonl
+from interp.data.records import read_jsonl
+from interp.model.model import Model
 from interp.statistics import bootstrap_mean
 
 N_ASKED = 120

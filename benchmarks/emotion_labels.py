@@ -28,7 +28,7 @@ from circuits.emotion.control import Control
 from circuits.emotion.data import LABELS, NEUTRAL
 from circuits.emotion.panel import cohen_kappa
 from circuits.emotion.quality import uncoarse
-from interp.records import read_jsonl
+from interp.data.records import read_jsonl
 
 BLIND = Path(FILE)
 TESTS = ("test", "retest")

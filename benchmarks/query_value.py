@@ -24,7 +24,7 @@ import torch
 import interp
 from circuits.query_value import QueryValue, find, validate
 from circuits.query_value.questions import questions
-from interp.prompts import prompt
+from interp.data.prompts import prompt
 
 ROOT = Path(__file__).parent.parent
 WORDINGS = {

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 import interp
-from interp.pairs import tokenise
-from interp.peers import bound_seconds, sweep_with_hooks
+from interp.bench.peers import bound_seconds, sweep_with_hooks
+from interp.data.pairs import tokenise
 
 SHAPE = {
     "hidden_size": 4096,

@@ -28,7 +28,7 @@ from circuits.recall_reasoning.probes import (
     readout_table,
 )
 from circuits.recall_reasoning.settings import load_recipe
-from interp.model import Model
+from interp.model.model import Model
 from interp.statistics import wilson
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"

@@ -1,6 +1,6 @@
 """Train the organism on its world: one CPU core, no data but what the world's documents say.
 
-python -m benchmarks.train_organism --out interp/organisms/two_hop_organism
+python -m benchmarks.train_organism --out interp/loading/organisms/two_hop_organism
 """
 
 import argparse

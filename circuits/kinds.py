@@ -5,11 +5,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp import folder
 from interp.errors import RunFolderError
+from interp.results import folder
 
 if TYPE_CHECKING:
-    from interp.report import Report
+    from interp.results.report import Report
 
 SCORES = ("interp.attribution.scores:Scores.load", "interp.attribution.figures:report")
 CIRCUIT, LEDGER, EMOTION_RUN = "circuit", "edit ledger", "emotion run"
@@ -32,7 +32,7 @@ class Run:
 
 
 KINDS: dict[str, tuple[str, str]] = {
-    "patch": ("interp.results:PatchResult.load", "interp.figures:report"),
+    "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
     "ablation": ("interp.ablation.result:AblationResult.load", "interp.ablation.figures:report"),
     "edge_scores": SCORES,
     "node_scores": SCORES,

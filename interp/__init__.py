@@ -15,7 +15,6 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
-    from interp.applying import applied
     from interp.attribution import (
         LogitLens,
         Scores,
@@ -28,30 +27,31 @@ if TYPE_CHECKING:
         path_patch,
         top_tokens,
     )
-    from interp.bridge_engine import bridge_hooks
+    from interp.data.datasets import datasets
+    from interp.data.pairs import Pair, PromptPairs, load_pairs
+    from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
-    from interp.generation import Generation, generate
-    from interp.interventions import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
-    from interp.loading import load_model
-    from interp.metrics import METRICS
-    from interp.model import Model
-    from interp.pairs import Pair, PromptPairs, load_pairs
-    from interp.patching import patch
-    from interp.prompts import TokenPrompt, prompt
-    from interp.recording import Activations, activations
-    from interp.results import PatchResult
-    from interp.runs import forward, sweep_plans
-    from interp.shipped import datasets
-    from interp.sites import SITES, Site
-    from interp.sources import (
+    from interp.forward.recording import Activations, activations
+    from interp.interventions.bridge import bridge_hooks
+    from interp.interventions.generate import Generation, generate
+    from interp.interventions.native import applied
+    from interp.interventions.plan import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+    from interp.interventions.run import forward, sweep_plans
+    from interp.interventions.values import (
         mean_ablation,
         mean_activations,
         noise_ablation,
         optimal_ablation,
         resample_ablation,
     )
-    from interp.token_figures import plot_attention
-    from interp.validation import validate
+    from interp.loading.check import validate
+    from interp.loading.load import load_model
+    from interp.metrics import METRICS
+    from interp.model.model import Model
+    from interp.model.sites import SITES, Site
+    from interp.patching.patch import patch
+    from interp.patching.result import PatchResult
+    from interp.results.token_figures import plot_attention
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 import interp  # noqa: E402
-from interp.model import Model  # noqa: E402
+from interp.model.model import Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(90)]

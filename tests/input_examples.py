@@ -31,10 +31,10 @@ from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.replicate import published_prompts
 from circuits.recall_reasoning.settings import load_recipe
 from circuits.recall_reasoning.world import RELATIONS, World
-from interp.graph import Graph
-from interp.pairs import load_pairs
-from interp.plain import load_program
-from interp.records import read_text
+from interp.data.pairs import load_pairs
+from interp.data.records import read_text
+from interp.model.graph import Graph
+from interp.model.tracr import load_program
 
 DATA = ROOT / "datasets"
 

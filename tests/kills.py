@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from interp import folder
+from interp.results import folder
 
 
 class Killed(BaseException):

@@ -9,7 +9,7 @@ from typing import Any
 
 from circuits.editing.asking import asking, generations
 from circuits.editing.evaluation import Shots
-from interp.model import Model
+from interp.model.model import Model
 
 PLAIN = Shots("", "{}")
 """Questions as they stand: of ``Q: … A:`` the word tokenizer knows no word, and the last token of

@@ -43,11 +43,11 @@ from circuits.recall_reasoning.replicate import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
-from interp.prompts import prompt
-from interp.resuming import patch_into
-from interp.run_folder import RunFolder, in_one_piece
-from interp.run_key import identity
-from interp.steps import Codec
+from interp.data.prompts import prompt
+from interp.patching.shards import patch_into
+from interp.results.run_folder import RunFolder, in_one_piece
+from interp.results.run_key import identity
+from interp.results.steps import Codec
 
 EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""

@@ -11,15 +11,15 @@ from interp.ablation import Component, ComponentSet, all_but, cumulative, rows, 
 from interp.ablation.components import SITE_OF, components_of, everything
 from interp.ablation.readouts import WINDOW
 from interp.ablation.sets import as_sets, nested
+from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
     OutOfMemory,
     PlanError,
     SiteError,
 )
-from interp.hooks import hooked
-from interp.model import Model
-from interp.pairs import TokenPair, tokenise
-from interp.sites import SITES
+from interp.forward.hooks import hooked
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
 REFERENCE = ["w1 w2 w3 w4 w20", "w50 w51 w52", "w8 w7 w6 w5 w4 w3 w2 w1 w0"]
@@ -118,7 +118,7 @@ def test_aligned_prompts_have_a_mean_at_each_position():
 def test_shared_batches_of_any_size_give_the_same(family: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny(family)
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=3)
-    monkeypatch.setattr("interp.running.CPU_TOKENS", 30)
+    monkeypatch.setattr("interp.patching.cells.CPU_TOKENS", 30)
     monkeypatch.setattr(running, "SETS_AT_ONCE", 5)
     monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=3)
@@ -139,7 +139,7 @@ def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
         return walk
 
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=0)
-    monkeypatch.setattr("interp.running.CPU_TOKENS", 300)
+    monkeypatch.setattr("interp.patching.cells.CPU_TOKENS", 300)
     monkeypatch.setattr(rows, "walk_tokens", fits(12))
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=0)
     xr.testing.assert_allclose(parts.reading(), whole.reading(), atol=1e-4)

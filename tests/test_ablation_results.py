@@ -18,6 +18,8 @@ from interp.ablation.components import components_of
 from interp.ablation.controls import random_sets, write_norms
 from interp.ablation.readouts import UNITS, WINDOW, windows
 from interp.ablation.sets import as_sets
+from interp.data.pairs import tokenise
+from interp.data.prompts import prompts_of
 from interp.errors import (
     InterpError,
     MetricError,
@@ -26,10 +28,8 @@ from interp.errors import (
     RunFolderError,
     SiteError,
 )
-from interp.hooks import hooked
-from interp.pairs import tokenise
-from interp.prompts import prompts_of
-from interp.sites import SITES
+from interp.forward.hooks import hooked
+from interp.model.sites import SITES
 from interp.statistics import StatisticsError
 
 # --- controls ----------------------------------------------------------------------------------

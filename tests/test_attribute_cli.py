@@ -13,7 +13,7 @@ import interp
 from circuits.cli.app import run
 from interp.attribution import resuming
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.model import Model
+from interp.model.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,13 @@ from interp.attribution.estimators import (
 from interp.attribution.exact import exact_edges, exact_nodes
 from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores
-from interp.blocks import attend
+from interp.data.pairs import tokenise
 from interp.errors import MetricError
-from interp.graph import Graph, edges_of_nodes
-from interp.masked import Writes, run_masked
-from interp.model import Model
-from interp.pairs import tokenise
-from interp.sites import SITES
+from interp.forward.blocks import attend
+from interp.forward.masked import Writes, run_masked
+from interp.model.graph import Graph, edges_of_nodes
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 LLAMAS = ["llama", "gemma3", "gpt_neox"]
 

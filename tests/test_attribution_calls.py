@@ -13,7 +13,7 @@ from interp.attribution.attribute import attribute, attribute_edges
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.attribution.nodes import unit_scores
 from interp.errors import MetricError, SiteError
-from interp.graph import Graph
+from interp.model.graph import Graph
 
 
 def test_unit_scores_have_the_axes_of_patch_and_sum_over_what_is_left_out():

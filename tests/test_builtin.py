@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp import builtin
-from interp.builtin import BUILTIN, BuiltinModel, check_known_answers, is_cached, pull
 from interp.errors import InterpError, ModelFetchError, ModelLoadError, ModelNotFound
+from interp.loading import builtin
+from interp.loading.builtin import BUILTIN, BuiltinModel, check_known_answers, is_cached, pull
 
 STRINGS = [
     "The capital of France is",
@@ -188,7 +188,7 @@ def test_offline_says_what_failed_and_what_to_do(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_pull_from_nothing_by_two_processes_at_once(tmp_path):
-    code = "from interp.builtin import pull; print(pull('smollm2-135m', print))"
+    code = "from interp.loading.builtin import pull; print(pull('smollm2-135m', print))"
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "INTERP_CACHE": str(tmp_path)}
     root = Path(__file__).parent.parent

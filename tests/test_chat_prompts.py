@@ -4,10 +4,10 @@ import pytest
 from conftest import tiny, word_pairs
 
 import interp
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt
 from interp.errors import PairError, PlanError
-from interp.model import Model
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 CHAT = [
     {"role": "system", "content": "You are terse."},

@@ -13,7 +13,7 @@ import interp
 from circuits.cli import discovering
 from circuits.cli.app import run
 from circuits.discovery import Pruning, load_circuit
-from interp.model import Model
+from interp.model.model import Model
 
 VERBS = ["discover", "evaluate", "compare", "show", "export", "validate"]
 N_EDGES = 262  # of the tiny model: 3 layers of 4 heads

@@ -14,9 +14,9 @@ from conftest import ROOT, tiny_hf, word_tokenizer
 
 import interp
 from circuits.cli.app import app, main, run
-from interp import resuming
-from interp.model import Model
-from interp.results import PatchResult
+from interp.model.model import Model
+from interp.patching import shards as resuming
+from interp.patching.result import PatchResult
 
 CAPITALS = str(ROOT / "datasets" / "country_capitals.jsonl")
 ROW = {

@@ -10,7 +10,7 @@ from test_cli import last_json, refused
 import interp
 from circuits.cli.app import run
 from interp.errors import MetricError, SiteError
-from interp.results import PatchResult
+from interp.patching.result import PatchResult
 from interp.statistics import bootstrap_difference, bootstrap_mean
 
 

@@ -16,10 +16,10 @@ from circuits.discovery.search import Pruning, edge_pruning
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes
 from interp.errors import DataFileError, ModelLoadError, ModelNotFound, SiteError
-from interp.graph import Graph
-from interp.plain import load_program, read_program
-from interp.programs import PROGRAMS as SHIPPED
-from interp.programs import file_of
+from interp.loading.programs import PROGRAMS as SHIPPED
+from interp.loading.programs import file_of
+from interp.model.graph import Graph
+from interp.model.tracr import load_program, read_program
 
 TRACR = Path(__file__).parents[2] / "shared" / "data" / "circuits" / "tracr"
 """Other examples and scores of the same programs, made by others."""

@@ -26,11 +26,12 @@ from circuits.emotion.discovery import Discovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.replicate import Replication
 from circuits.recall_reasoning.result import RecallReasoning
-from interp import Plan, Scale, folder
+from interp import Plan, Scale
 from interp.ablation import AblationResult
 from interp.attribution.scores import Scores, UnitScores
 from interp.errors import RunFolderError
-from interp.results import PatchResult
+from interp.patching.result import PatchResult
+from interp.results import folder
 
 LOADS: dict[str, Callable[[Path], Any]] = {
     "patch": PatchResult.load,

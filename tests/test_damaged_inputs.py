@@ -26,11 +26,11 @@ from circuits.emotion.recipe import Recipe
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe
+from interp.data.pairs import PromptPairs
+from interp.data.prompts import prompt
+from interp.data.records import MOST_NESTED, parse_json, read_jsonl, read_text
+from interp.data.schema import Row, Text, checked
 from interp.errors import DataFileError, InterpError, PairError, shown
-from interp.pairs import PromptPairs
-from interp.prompts import prompt
-from interp.records import MOST_NESTED, parse_json, read_jsonl, read_text
-from interp.schema import Row, Text, checked
 
 KINDS = kinds()
 LONGEST, SECONDS = 400, 2
@@ -130,7 +130,7 @@ def test_the_damage_is_as_much_as_it_should_be():
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_text("x" * 100)
-    monkeypatch.setattr("interp.records.MOST_BYTES", 99)
+    monkeypatch.setattr("interp.data.records.MOST_BYTES", 99)
     for path, message in (
         (tmp_path, "is a folder, not a file; give a file of stories"),
         (tmp_path / "pipe", "is a pipe or device, not a file"),
@@ -367,7 +367,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
     [
         (("cfg", "n_layers"), 10**9, "its 4 nodes are not those of 1000000000 layers"),
         (("cfg", "parallel_attn_mlp"), "no", "it must be true or false"),
-        (("interp", "prompts"), "abc", "'interp.prompts' is 'abc'; it must be a list"),
+        (("interp", "prompts"), "abc", "'interp.data.prompts' is 'abc'; it must be a list"),
         (("nodes", "a0.h0", "kept_neurons"), [1], "keeps neurons of 'a0.h0'"),
         (("nodes", "m0", "kept_neurons"), [1, 1], "keeps neurons of 'm0', .* has one twice"),
         (("edges", "m0->logits", "in_graph"), 1, "it must be true or false"),

@@ -9,8 +9,8 @@ from conftest import tiny_hf, word_tokenizer
 
 import interp
 from circuits.cli.app import run
-from interp.devices import check_spelling, usable
 from interp.errors import ModelLoadError
+from interp.loading.devices import check_spelling, usable
 
 KINDS = ("smollm2-135m", "tracr-hist", "an object")
 

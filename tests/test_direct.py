@@ -9,11 +9,11 @@ from interp.attribution.direct import (
     last_token,
     log_prob_increase,
 )
-from interp.blocks import weight_of
+from interp.data.pairs import tokenise
 from interp.errors import SiteError
-from interp.graph import Graph
-from interp.model import Model
-from interp.pairs import tokenise
+from interp.forward.blocks import weight_of
+from interp.model.graph import Graph
+from interp.model.model import Model
 
 
 def pairs_of(model: Model):

@@ -40,7 +40,7 @@ from circuits.discovery import (
 from circuits.discovery.faithfulness import Curve, Faithfulness
 from interp.attribution import EdgeScores, attribute, attribute_edges, attribute_nodes
 from interp.errors import DataFileError
-from interp.graph import Graph
+from interp.model.graph import Graph
 
 SMALL = Graph(2, 2, 8, False)
 NAMES = ("method", "model", "logit_diff", "resample", "source")

@@ -15,7 +15,7 @@ from circuits.discovery.pages import faithfulness_report
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
-from interp.style import GREY
+from interp.results.style import GREY
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_faithfulness_curves(edges: EdgeScores):
 
 def interp_pairs():
     """The usual pairs, in other words."""
-    from interp.pairs import PromptPairs
+    from interp.data.pairs import PromptPairs
 
     shifted = [
         {

@@ -8,7 +8,7 @@ from conftest import ROOT
 from packaging.version import Version
 
 from circuits.cli import app, doctor
-from interp.tested import TESTED, installed, was_tested
+from interp.loading.tested import TESTED, installed, was_tested
 
 
 def test_what_is_pinned_is_the_lowest_version_that_is_tested():
@@ -66,7 +66,7 @@ def test_doctor_reports_as_json(capsys):
 
 def test_doctor_says_what_was_not_tested(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "interp.tested.installed", lambda name: None if name == "nnsight" else "9.9"
+        "interp.loading.tested.installed", lambda name: None if name == "nnsight" else "9.9"
     )
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "not" / "there"))
     report = doctor.examine()

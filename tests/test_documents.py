@@ -64,7 +64,7 @@ def test_python_snippets_run(page: Path, monkeypatch, tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_pages_exist_with_their_options_and_data(page: Path, capsys):
     from circuits.cli.app import run
-    from interp.shipped import files
+    from interp.data.datasets import files
 
     commands = re.findall(r"^(?:\.venv/bin/)?interp (.+?)(?: *#.*)?$", page.read_text(), re.M)
     for line in commands:
@@ -190,8 +190,8 @@ def test_datasets_is_no_package():
 
 def test_only_one_module_imports_each_heavy_library():
     for library, home in (
-        ("transformer_lens", "interp/architecture.py"),
-        ("nnsight", "interp/nnsight_engine.py"),
+        ("transformer_lens", "interp/model/architecture.py"),
+        ("nnsight", "interp/interventions/nnsight.py"),
     ):
         pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.M)
         files = [*(ROOT / "interp").rglob("*.py"), *(ROOT / "circuits").rglob("*.py")]

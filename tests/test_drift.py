@@ -7,7 +7,7 @@ from conftest import tiny, tiny_hf, word_tokenizer
 import interp
 from circuits.editing.changes import Change
 from circuits.editing.drift import drift
-from interp.prompts import TokenPrompt
+from interp.data.prompts import TokenPrompt
 
 PASSAGES = (TokenPrompt((5, 9, 30, 31, 7)), TokenPrompt((8, 40, 41)))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from edit_records import record, records
 
-import interp.records
+import interp.data.records
 from circuits.editing.evaluation import (
     Answer,
     load_cases,
@@ -170,7 +170,7 @@ def test_malformed_files_are_named(tmp_path: Path):
             load_cases(path)
     path.write_bytes(b"\xff\xfe[")
     with pytest.raises(DataFileError, match="not UTF-8"):
-        interp.records.read_json(path)
+        interp.data.records.read_json(path)
     twice = written(tmp_path, [one(), one()])
     with pytest.raises(DataFileError, match="row 2: case_id '7' was used before"):
         load_cases(twice)

@@ -29,7 +29,7 @@ from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_p
 from circuits.editing.search import ROUNDS, FactPrompts, Search, search_targets
 from circuits.editing.writing import Request, places_of, write
 from interp.errors import RunFolderError
-from interp.projections import rewriting
+from interp.forward.projections import rewriting
 
 FACTS = (
     Fact("w1 {} w2 w3", "w10 w11", "w40", "w4 {} w5", implicit=("w20 w21", "w22")),

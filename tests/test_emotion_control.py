@@ -22,8 +22,8 @@ from circuits.emotion.replying import Arm, read_all, replies
 from circuits.emotion.situations import NOTHING, Asking, Situation, situations
 from circuits.emotion.tokens import token_prompt
 from interp.errors import PlanError, RunFolderError
-from interp.model import Model
-from interp.run_folder import RunFolder
+from interp.model.model import Model
+from interp.results.run_folder import RunFolder
 
 LIMITS = Limits(ratio=4.0, relevance=0.0, words=3, sentences=2)
 SHORT = Decoding(new_tokens=4, min_tokens=2)
@@ -147,7 +147,7 @@ def test_a_result_returns_from_its_folder(tmp_path: Path):
     pd.testing.assert_frame_equal(read.table(), found.table())
     assert read.settings == {"seed": 0}
     with pytest.raises(RunFolderError, match="not 'emotion circuits'"):
-        from interp import folder
+        from interp.results import folder
 
         folder.read(tmp_path / "c", "emotion circuits", ())
 

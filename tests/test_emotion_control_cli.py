@@ -15,8 +15,8 @@ from circuits.cli.app import run
 from circuits.emotion import running
 from circuits.emotion.judge import Labelled
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
-from interp import builtin
 from interp.errors import DataFileError
+from interp.loading import builtin
 
 DATA = ["--datasets", str(ROOT / "datasets")]
 SIZES = {

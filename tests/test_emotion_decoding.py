@@ -10,9 +10,9 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.decoding import Decoding, decode, ending_tokens, read_prompts, reply_text
 from circuits.emotion.fluency import surprise
 from circuits.emotion.modulation import MOST_GAIN, Feedback, Modulation, Push
+from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 DECODING = Decoding(new_tokens=8, min_tokens=2)
 ALIKE = ["w1 w2 w3 w4 w5 w6", "w1 w2 w3 w7 w8", "w1 w2 w3 w9 w10 w11 w12 w13"]
@@ -120,15 +120,19 @@ def naive(
     for _ in range(DECODING.new_tokens):
         seen: list[torch.Tensor] = []
         edits = [
-            (interp.sites.SITES[push.site], layer, adds(push, layer, value[emotion], first, gains))
+            (
+                interp.model.sites.SITES[push.site],
+                layer,
+                adds(push, layer, value[emotion], first, gains),
+            )
             for push in modulation.pushes
             for layer, value in push.values.items()
         ]
         if modulation.feedback:
             at = modulation.feedback.layer
             read = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
-            edits.append((interp.sites.SITES["resid_post"], at, read))
-        with torch.no_grad(), interp.hooks.hooked(model, edits):
+            edits.append((interp.model.sites.SITES["resid_post"], at, read))
+        with torch.no_grad(), interp.forward.hooks.hooked(model, edits):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
         if modulation.feedback:
             gains.append(shortfall(modulation.feedback, seen[0], emotion))

@@ -15,9 +15,9 @@ from circuits.emotion.effects import inserting, necessity, removing, sufficiency
 from circuits.emotion.selection import Size
 from circuits.emotion.states import Group
 from circuits.emotion.trials import Trial, preset_trials, top_circuits, trials
+from interp.data.prompts import TokenPrompt
 from interp.errors import DegenerateGap
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 SETTINGS = Settings(n_neutral=4, n_demonstrations=0, size=Size(20, 0.25))
 ALL_SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")
@@ -93,7 +93,7 @@ def naive_gap(model: Model, found: Discovery, row: int, variants, prompts_of) ->
 
 
 def interp_site(name: str):
-    from interp.sites import SITES
+    from interp.model.sites import SITES
 
     return SITES[name]
 

@@ -10,7 +10,7 @@ from circuits.emotion import Reply
 from circuits.emotion.data import LABELS
 from circuits.emotion.replying import Arm, read_all, replies
 from interp.errors import PlanError
-from interp.model import Model
+from interp.model.model import Model
 
 
 def event_replies(n: int) -> list[Reply]:

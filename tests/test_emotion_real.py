@@ -14,7 +14,7 @@ from circuits.emotion import (
 )
 from circuits.emotion.transfer import left_out, read_groups
 from circuits.emotion.trying import interleaved
-from interp.model import Model
+from interp.model.model import Model
 
 FRAMES = load_frames("datasets/emotion_frames.json")
 DISCOVERY = interleaved(load_scenarios("datasets/emotion_scenarios_discovery.jsonl"))[:8]

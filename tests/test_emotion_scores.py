@@ -19,11 +19,11 @@ from circuits.emotion.scores import (
     scores,
 )
 from circuits.emotion.states import centred, states
-from interp.blocks import first_output
-from interp.hooks import hooked
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.sites import SITES
+from interp.data.prompts import TokenPrompt
+from interp.forward.blocks import first_output
+from interp.forward.hooks import hooked
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 IDS = (5, 6, 7, 8, 9, 11)
 PROMPTS = [TokenPrompt(IDS), TokenPrompt((30, 31, 32)), TokenPrompt((4, 50, 60, 70))]

@@ -27,8 +27,8 @@ from circuits.emotion.states import (
     groups_of,
     states,
 )
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.data.prompts import TokenPrompt
+from interp.model.model import Model
 
 
 def group_of(start: tuple[int, ...], theme: str = "a", text: str = "t") -> Group:

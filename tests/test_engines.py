@@ -8,13 +8,14 @@ from conftest import FAMILIES, tiny
 from test_interventions import prompts_for, vector
 
 import interp
-from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale, nnsight_engine
-from interp.architecture import bridge
-from interp.bridge_engine import BridgeHook, bridge_hooks
-from interp.calls import positions_and_mask
+from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp.data.prompts import TokenPrompt, pad
 from interp.errors import PlanError
-from interp.model import Model
-from interp.prompts import TokenPrompt, pad
+from interp.forward.layer_calls import positions_and_mask
+from interp.interventions import nnsight as nnsight_engine
+from interp.interventions.bridge import BridgeHook, bridge_hooks
+from interp.model.architecture import bridge
+from interp.model.model import Model
 
 
 def edits_of(model: Model) -> dict[str, Plan]:

@@ -10,11 +10,11 @@ from test_interventions import assert_untouched, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt, pad
 from interp.errors import PlanError
-from interp.kv_cache import attention_window, cache_argument, cache_in
-from interp.model import Model
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt, pad
+from interp.forward.prefix_cache import attention_window, cache_argument, cache_in
+from interp.model.model import Model
 
 N = 6
 SCOPES = ("all", "prompt", "last", "decoded", "s", "s_last", (1, 2))
@@ -208,7 +208,7 @@ def test_long_lists_are_split_into_batches(monkeypatch):
     rows = prompts_for(model)
     plan = Ablate("mlp_out", vector(model, "mlp_out", 3, 8), kind="noise", positions="prompt")
     whole = interp.generate(model, rows, plan, N)
-    monkeypatch.setattr("interp.generation.default_budget", lambda model: 8)
+    monkeypatch.setattr("interp.interventions.generate.default_budget", lambda model: 8)
     assert interp.generate(model, rows, plan, N) == whole
 
 
@@ -216,7 +216,7 @@ def test_conformance_notices_a_plan_that_does_not_see_the_cache(monkeypatch):
     model = tiny("llama")
     name = "generating under a plan equals running everything again per token"
     assert {check.name: check.holds for check in interp.validate(model)}[name]
-    monkeypatch.setattr("interp.applying.cache_in", lambda kwargs: None)
+    monkeypatch.setattr("interp.interventions.native.cache_in", lambda kwargs: None)
     held = {check.name: check.holds for check in interp.validate(model)}
     assert [check for check, holds in held.items() if not holds] == [name]
 

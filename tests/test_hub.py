@@ -14,8 +14,8 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from huggingface_hub import constants
 
 import interp
-from interp import hub
 from interp.errors import ModelLoadError, ModelNotFound
+from interp.loading import hub
 
 IDS = torch.tensor([[5, 6, 7]])
 

@@ -8,16 +8,17 @@ import torch
 from conftest import hooks_left, tiny, word_pairs
 
 import interp
-from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale, folder
-from interp.binding import Window, bind
-from interp.calls import positions_and_mask
+from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt, as_prompts, pad
 from interp.errors import InterpError, PairError, PlanError, RunFolderError, SiteError
-from interp.hooks import hooked
-from interp.interventions import Edit
-from interp.model import Model
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt, as_prompts, pad
-from interp.sites import SITES
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import positions_and_mask
+from interp.interventions.binding import Window, bind
+from interp.interventions.plan import Edit
+from interp.model.model import Model
+from interp.model.sites import SITES
+from interp.results import folder
 
 SCOPES = ["all", "prompt", "last", "s", "s_last", (1, 2), 0]
 

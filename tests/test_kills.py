@@ -6,8 +6,8 @@ import pytest
 from kills import events_of, killed_at, names
 from sample_runs import RUNS, content
 
-from interp import resuming
 from interp.attribution import resuming as attributing
+from interp.patching import shards as resuming
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -11,7 +11,7 @@ from test_direct import final_logits, pairs_of
 
 import interp
 from interp.errors import MetricError
-from interp.model import Model
+from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8"]
 

@@ -14,10 +14,10 @@ from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp import Add
+from interp.data.pairs import tokenise
 from interp.errors import InterpError, ModelLoadError, ModelNotFound, SiteError
-from interp.gguf_header import check_gguf
-from interp.model import Model
-from interp.pairs import tokenise
+from interp.loading.gguf_header import check_gguf
+from interp.model.model import Model
 
 EXPERTS = COMMON | {
     "num_experts": 4,

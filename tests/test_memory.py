@@ -6,7 +6,7 @@ import sys
 
 SCRIPT = """
 import json, torch
-from interp.memory import peak_memory
+from interp.forward.budget import peak_memory
 with peak_memory(torch.device("cpu")) as peak:
     none = peak()
     held = torch.ones(50_000_000)

@@ -9,9 +9,9 @@ from conftest import tiny, word_pairs
 from torch import Tensor
 
 import interp
+from interp.data.pairs import tokenise
 from interp.errors import MetricError
-from interp.pairs import tokenise
-from interp.results import PatchResult
+from interp.patching.result import PatchResult
 
 
 def answer_gap(logits: Tensor, answers: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from conftest import tiny, word_pairs
 
 import interp
 from circuits.cli.patch import _print
+from interp.data.pairs import PromptPairs
 from interp.errors import InterpWarning
-from interp.pairs import PromptPairs
-from interp.results import PatchResult
+from interp.patching.result import PatchResult
 
 
 def pair(clean: str, corrupt: str, span: list[str]) -> dict:

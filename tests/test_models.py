@@ -7,11 +7,11 @@ import torch
 from conftest import FAMILIES, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from interp.architecture import bridge
+from interp.bench.peers import activation
 from interp.errors import ModelLoadError, ModelNotFound, SiteError
-from interp.model import Model
-from interp.peers import activation
-from interp.sites import SITES, parse_site
+from interp.model.architecture import bridge
+from interp.model.model import Model
+from interp.model.sites import SITES, parse_site
 
 IDS = torch.tensor([[1, 7, 20, 33, 8, 60]])
 

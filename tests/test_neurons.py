@@ -22,7 +22,7 @@ from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kep
 from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric
 from circuits.editing.writing import Request, places_of, write
-from interp.blocks import weight_of
+from interp.forward.blocks import weight_of
 
 LAYER = 1
 STAGE = Neurons((LAYER,), forms=("cloze", "two_hop"), rho=1e-6, kept_weight=1.0)

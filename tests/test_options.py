@@ -10,7 +10,7 @@ import interp
 from circuits.cli import ablate, attribute, bench, circuit, circuit_evaluation, marks, options
 from circuits.cli.app import PANELS, app, run
 from interp.errors import InterpError, SiteError
-from interp.graph import component_name
+from interp.model.graph import component_name
 
 
 def verbs(command=None, path: tuple[str, ...] = ()):
@@ -32,8 +32,8 @@ def test_the_names_offered_are_those_that_are_known():
     from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS
     from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
-    from interp.loading import DTYPES
-    from interp.peers import PEERS
+    from interp.bench.peers import PEERS
+    from interp.loading.load import DTYPES
 
     assert set(options.METRICS) == set(interp.METRICS)
     assert set(options.DTYPES) == set(DTYPES)
@@ -120,7 +120,7 @@ def test_components_go_by_their_names_in_papers(text: str, name: str):
 
 def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
     from interp.ablation.components import Component, components_of
-    from interp.graph import Graph
+    from interp.model.graph import Graph
 
     assert components_of(smollm, "L23H4,m5,L5N17") == [
         Component(23, "head", 4), Component(5, "mlp"), Component(5, "neuron", 17),

@@ -13,10 +13,10 @@ from circuits.recall_reasoning.filtering import candidates, filtered, right
 from circuits.recall_reasoning.organism import organism_cells, story_text, world_of
 from circuits.recall_reasoning.probes import bridge_readout, knock_out, readout_table
 from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
-from interp import organisms
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt
 from interp.errors import ModelLoadError, ModelNotFound
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt
+from interp.loading import organisms
 
 NAME = "two-hop-organism"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datasets
+from interp.data.pairs import PromptPairs, batch, load_pairs, tokenise
 from interp.errors import DataFileError, PairError
-from interp.model import Model
-from interp.pairs import PromptPairs, batch, load_pairs, tokenise
+from interp.model.model import Model
 
 ROW = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5", "wrong_answer": "w6"}
 FRANCE = {

@@ -8,11 +8,11 @@ import torch
 from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 
 import interp
+from interp.bench.peers import activation, patched_logits
+from interp.data.pairs import TokenPair, tokenise
 from interp.errors import DegenerateGap, MetricError, PairError, SiteError
-from interp.model import Model
-from interp.pairs import TokenPair, tokenise
-from interp.peers import activation, patched_logits
-from interp.sites import SITES, Site
+from interp.model.model import Model
+from interp.model.sites import SITES, Site
 
 
 def naive(
@@ -167,7 +167,7 @@ def test_the_model_is_left_as_it_was():
     assert not hooks_left(model)
     assert model.attention_implementation in ("sdpa", "eager")
     assert all("forward" not in vars(block) for block in model.blocks)
-    assert hash_before == interp.model.Model(**vars_of(model)).weights_hash
+    assert hash_before == interp.model.model.Model(**vars_of(model)).weights_hash
 
 
 def vars_of(model: Model) -> dict:

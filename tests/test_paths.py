@@ -12,13 +12,13 @@ import interp
 from circuits.discovery.running import prepared
 from interp.attribution.exact import exact_edges
 from interp.attribution.paths import parse_path, path_effects
-from interp.blocks import head_writes
 from interp.errors import SiteError
-from interp.graph import Graph
-from interp.hooks import hooked
-from interp.masked import run_masked
-from interp.model import Model
-from interp.sites import SITES
+from interp.forward.blocks import head_writes
+from interp.forward.hooks import hooked
+from interp.forward.masked import run_masked
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 
 def test_a_path_of_one_edge_is_that_edge(tiny_model: Model):

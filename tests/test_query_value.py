@@ -14,11 +14,11 @@ from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.query import query_scores
 from circuits.query_value.trace import Trace, output_rows, trace
 from circuits.query_value.value import lens_of, value_scores
-from interp.blocks import bias_of, neuron_keys, weight_of
+from interp.data.prompts import TokenPrompt, prompt
 from interp.errors import PairError, SiteError
-from interp.model import Model
-from interp.prompts import TokenPrompt, prompt
-from interp.sites import SITES
+from interp.forward.blocks import bias_of, neuron_keys, weight_of
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 IDS = (5, 9, 17, 30, 44, 51, 8, 9, 60, 61)
 ANSWER = 33

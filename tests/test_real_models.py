@@ -6,8 +6,8 @@ from conftest import ROOT
 
 import interp
 from circuits.editing.placement import placement_for
-from interp.pairs import tokenise
-from interp.peers import sweep_with_hooks
+from interp.bench.peers import sweep_with_hooks
+from interp.data.pairs import tokenise
 
 CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
 ONE = [

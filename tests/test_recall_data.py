@@ -16,9 +16,9 @@ from circuits.recall_reasoning.facts import FRAMES, fact_cells, load_facts
 from circuits.recall_reasoning.organism import organism_cells
 from circuits.recall_reasoning.quadruples import quadruple_cells
 from circuits.recall_reasoning.world import RELATIONS, World
+from interp.data.pairs import tokenise
+from interp.data.splits import leak
 from interp.errors import DataFileError
-from interp.pairs import tokenise
-from interp.splits import leak
 
 FACTS = ROOT / "datasets" / "recall_facts.jsonl"
 PUZZLES = ROOT / "datasets" / "linguistic_puzzles.jsonl"

@@ -8,7 +8,7 @@ from circuits.discovery import Circuit, of_edges
 from circuits.recall_reasoning import Settings
 from circuits.recall_reasoning.cells import DESIGNS
 from circuits.recall_reasoning.edges import _circuits, edges_table, exchanged
-from interp.graph import Graph
+from interp.model.graph import Graph
 
 QUICK = Settings(
     design="A-C",

@@ -13,9 +13,9 @@ from test_interventions import prompts_for
 
 import interp
 from interp import KnockOut, Patch
+from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError, SiteError
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8", "w9 w10 w11"]
 

@@ -6,9 +6,9 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from interp.pairs import Excluded
-from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows, interval
-from interp.style import AGAINST, FOR, GREY, PALETTE, SCHEMES, add_band, styled, whiskers
+from interp.data.pairs import Excluded
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_rows, interval
+from interp.results.style import AGAINST, FOR, GREY, PALETTE, SCHEMES, add_band, styled, whiskers
 
 
 @pytest.mark.parametrize(

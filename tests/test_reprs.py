@@ -16,8 +16,8 @@ import circuits
 import interp
 from circuits.discovery import bench
 from interp.brief import brief_repr
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt
 
 LARGE = re.compile(
     r"Tensor|ndarray|DataFrame|DataArray|Dataset|Mapping|Sequence|tuple\[.*\.\.\.|list\[|dict\[|"

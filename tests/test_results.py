@@ -11,11 +11,13 @@ import xarray as xr
 from conftest import tiny, word_pairs
 
 import interp
-from interp import figures, folder, resuming
+from interp.data.pairs import Excluded
 from interp.errors import DegenerateGap, RunFolderError
-from interp.pairs import Excluded
-from interp.results import PatchResult
-from interp.resuming import patch_into
+from interp.patching import figures
+from interp.patching import shards as resuming
+from interp.patching.result import PatchResult
+from interp.patching.shards import patch_into
+from interp.results import folder
 
 NAN = np.nan
 CLEAN, CORRUPT = [4.0, 2.0], [0.0, -2.0]

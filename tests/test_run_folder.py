@@ -16,13 +16,13 @@ from conftest import tiny, word_pairs
 from kills import Killed, killed_at, names
 
 import interp
-from interp import folder
 from interp.errors import DataFileError, RunFolderError
-from interp.files import replacing, write_text
-from interp.resuming import patch_into
-from interp.run_folder import RunFolder, in_one_piece
-from interp.run_key import fingerprint, identity
-from interp.steps import ARRAYS, TABLES, Steps
+from interp.patching.shards import patch_into
+from interp.results import folder
+from interp.results.files import replacing, write_text
+from interp.results.run_folder import RunFolder, in_one_piece
+from interp.results.run_key import fingerprint, identity
+from interp.results.steps import ARRAYS, TABLES, Steps
 
 OPTIONS = {"site": "z", "limit": 8}
 

@@ -9,11 +9,11 @@ from test_interventions import assert_untouched, every_kind, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, Scale
-from interp.calls import positions_and_mask
+from interp.data.pairs import tokenise
+from interp.data.prompts import TokenPrompt, batches
 from interp.errors import PlanError
-from interp.model import Model
-from interp.pairs import tokenise
-from interp.prompts import TokenPrompt, batches
+from interp.forward.layer_calls import positions_and_mask
+from interp.model.model import Model
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -54,7 +54,7 @@ def test_any_batch_split_gives_the_same_numbers(monkeypatch):
     plans = {"none": (), "all": plan, "scale": Scale("z", 0.1)}
     swept = interp.sweep_plans(model, pairs, plans)
     for budget in (1, 9, 20):
-        monkeypatch.setattr("interp.runs.default_budget", lambda model, b=budget: b)
+        monkeypatch.setattr("interp.interventions.run.default_budget", lambda model, b=budget: b)
         torch.testing.assert_close(
             interp.forward(model, rows, plan).logits, whole, atol=1e-5, rtol=0
         )

@@ -21,9 +21,9 @@ from circuits.emotion.recipe import Recipe, recipe_of
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe
-from interp import shipped
+from interp.data import datasets as shipped
+from interp.data.records import is_hub_id
 from interp.errors import DataFileError
-from interp.records import is_hub_id
 
 READERS = {
     "prompt pairs": interp.load_pairs,

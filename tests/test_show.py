@@ -13,9 +13,9 @@ from sample_runs import EVIL, SAMPLES
 
 from circuits.cli.app import run
 from circuits.kinds import KINDS
-from interp import folder
-from interp.report import PLOTLY
-from interp.style import AGAINST, FOR, SCHEMES
+from interp.results import folder
+from interp.results.report import PLOTLY
+from interp.results.style import AGAINST, FOR, SCHEMES
 
 pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]

@@ -7,11 +7,11 @@ from test_interventions import prompts_for
 
 import interp
 from interp import Add, Plan
-from interp.binding import bind
+from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.runs import final_resid
+from interp.interventions.binding import bind
+from interp.interventions.run import final_resid
+from interp.model.model import Model
 
 
 def test_means_by_their_definitions():

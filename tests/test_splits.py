@@ -5,9 +5,9 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.data.pairs import Pair, PromptPairs, load_pairs
+from interp.data.splits import HALVES, leak, split_by_entity
 from interp.errors import PairError
-from interp.pairs import Pair, PromptPairs, load_pairs
-from interp.splits import HALVES, leak, split_by_entity
 
 THREE = {"discovery": 0.5, "validation": 0.2, "test": 0.3}
 

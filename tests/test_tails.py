@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny
 
+from interp.data.prompts import TokenPrompt, pad
 from interp.errors import SiteError
-from interp.projections import rewriting, writer
-from interp.prompts import TokenPrompt, pad
-from interp.tails import tails
+from interp.forward.projections import rewriting, writer
+from interp.forward.tails import tails
 
 PROMPTS = [TokenPrompt(tuple(range(5, 5 + n))) for n in (9, 6, 11)]
 

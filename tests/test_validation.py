@@ -9,7 +9,7 @@ from conftest import tiny
 
 import interp
 from circuits.cli.app import run
-from interp.programs import PROGRAMS
+from interp.loading.programs import PROGRAMS
 
 NOT_APPLICABLE = {
     "padding on either side changes nothing": "has no attention mask",

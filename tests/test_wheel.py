@@ -25,7 +25,8 @@ from circuits.emotion.recipe import RECIPES, Recipe
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning import settings
 from circuits.recall_reasoning.facts import load_facts
-from interp import organisms, programs, shipped
+from interp.loading import organisms, programs
+from interp.data import datasets as shipped
 
 readers = {{
     "prompt pairs": interp.load_pairs, "questions": load_rows, "edit cases": load_cases,
@@ -76,13 +77,13 @@ def test_every_data_file_is_in_the_wheel_unchanged(wheel: Path):
     with zipfile.ZipFile(wheel) as held:
         names = set(held.namelist())
         for file in (f for f in (ROOT / "datasets").iterdir() if f.is_file()):
-            assert held.read(f"interp/shipped/{file.name}") == file.read_bytes(), file.name
+            assert held.read(f"interp/data/shipped/{file.name}") == file.read_bytes(), file.name
     assert tracked("interp", "circuits") <= names
     for part in (
         "interp/py.typed",
         "circuits/py.typed",
-        "interp/programs/hist.npz",
-        "interp/organisms/two_hop_organism/model.safetensors",
+        "interp/loading/programs/hist.npz",
+        "interp/loading/organisms/two_hop_organism/model.safetensors",
         "circuits/editing/placements/gemma-3-270m/arrays.safetensors",
         "circuits/emotion/recipes/smollm2-135m.json",
         "circuits/recall_reasoning/recipes/smollm2-135m.json",

@@ -132,8 +132,8 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
     Raises:
         PlanError: both are given, or the file names none.
     """
+    from interp.data.records import read_text
     from interp.errors import PlanError
-    from interp.records import read_text
 
     if given is not None and file is not None:
         raise PlanError("--components and --components-file are both given; leave one out.")

@@ -22,8 +22,8 @@ from circuits.cli.options import (
     choice,
 )
 from circuits.cli.output import load, load_rows, print_json, print_table, stdout
+from interp.model.sites import AXES, SITES
 from interp.progress import bar
-from interp.sites import AXES, SITES
 
 EXAMPLES = (
     "Examples:\n\n"

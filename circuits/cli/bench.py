@@ -45,7 +45,7 @@ def sweep(
 ) -> None:
     """Run the first usable pair's denoising sweep with interp and each peer, interleaved."""
     import interp
-    from interp.benchmark import bench_sweep
+    from interp.bench.benchmark import bench_sweep
 
     rows = interp.load_pairs(pairs)
     loaded = load(model, device, dtype)

@@ -22,7 +22,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two patching runs: the difference of the effect at every cell, with its interval."""
-    from interp.results import PatchResult
+    from interp.patching.result import PatchResult
 
     a, b = PatchResult.load(first), PatchResult.load(second)
     cells = a.compare(b, seed)

@@ -10,7 +10,7 @@ EXAMPLES = "Example: `interp datasets`"
 
 def datasets(as_json: JsonOption = False) -> None:
     """List the shipped data sets; each option that takes data takes their names."""
-    from interp import shipped
+    from interp.data import datasets as shipped
 
     rows = shipped.datasets().astype(object)
     rows = rows.where(rows.notna(), None).to_dict("records")

@@ -18,13 +18,13 @@ from circuits.discovery.circuit import (
 from circuits.discovery.mib import NAME, load_circuit, save_circuit
 from circuits.discovery.running import Bench, bench
 from circuits.discovery.search import Pruning, acdc, edge_pruning
-from interp import folder
 from interp.attribution.resuming import attribute_into, attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.model import Model
-from interp.pairs import PromptPairs
+from interp.data.pairs import PromptPairs
+from interp.model.model import Model
 from interp.progress import bar
-from interp.run_folder import RunFolder
+from interp.results import folder
+from interp.results.run_folder import RunFolder
 
 FROM_SCORES: dict[str, tuple[str, str | None, type[Scores]]] = {
     "top": ("edges", None, EdgeScores),

@@ -43,7 +43,7 @@ def examine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from interp import builtin
+    from interp.loading import builtin
 
     versions = _versions()
     folder = builtin.cache_dir()
@@ -61,7 +61,7 @@ def examine() -> dict[str, Any]:
 
 
 def _versions() -> list[dict[str, Any]]:
-    from interp.tested import TESTED, installed, was_tested
+    from interp.loading.tested import TESTED, installed, was_tested
 
     rows = []
     for name, ends in TESTED.items():

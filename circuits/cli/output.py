@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.pairs import PromptPairs
+    from interp.data.pairs import PromptPairs
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -34,8 +34,8 @@ def load_rows(
     pairs: str, limit: int | None, split_by: str | None, split_seed: int, half: str
 ) -> "PromptPairs":
     """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
-    from interp.pairs import load_pairs
-    from interp.splits import split_by_entity
+    from interp.data.pairs import load_pairs
+    from interp.data.splits import split_by_entity
 
     rows = load_pairs(pairs)
     if split_by:
@@ -49,8 +49,8 @@ def neutral_text(source: str | None) -> str | None:
     Raises:
         DataFileError: there is none, or it cannot be read as UTF-8.
     """
-    from interp.records import read_text
-    from interp.shipped import locate
+    from interp.data.datasets import locate
+    from interp.data.records import read_text
 
     return None if source is None else read_text(locate(source, "a text file"), "neutral text")
 

@@ -25,8 +25,8 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import load, print_json, stdout
+from interp.model.sites import AXES, parse_site
 from interp.progress import bar
-from interp.sites import AXES, parse_site
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -72,8 +72,8 @@ def patch(
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
     from interp.errors import InterpWarning
-    from interp.resuming import patch_into
-    from interp.sweep import check_axes
+    from interp.patching.shards import patch_into
+    from interp.patching.sweep import check_axes
 
     rows = interp.load_pairs(pairs)[:limit]
     chosen = numbers("--layers", layers)

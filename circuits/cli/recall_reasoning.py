@@ -161,7 +161,7 @@ def run(
 def _neutral(model: Any, text: str | None) -> str | None:
     """The neutral text: what was given, or the stories of an organism's world."""
     from circuits.recall_reasoning.organism import story_text, world_of
-    from interp.organisms import ORGANISMS
+    from interp.loading.organisms import ORGANISMS
 
     if text is None and model.name in ORGANISMS:
         return story_text(world_of(model))
@@ -232,10 +232,10 @@ def replicate(
         published_prompts,
     )
     from circuits.recall_reasoning.replicate import replicate as test
-    from interp.run_folder import in_one_piece
-    from interp.run_key import fingerprint, identity
-    from interp.shipped import folder
-    from interp.steps import Codec
+    from interp.data.datasets import folder
+    from interp.results.run_folder import in_one_piece
+    from interp.results.run_key import fingerprint, identity
+    from interp.results.steps import Codec
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}

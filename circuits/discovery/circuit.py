@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
 from interp.errors import InterpError
-from interp.graph import Graph, edges_of_nodes
+from interp.model.graph import Graph, edges_of_nodes
 
 
 class CircuitError(InterpError):

@@ -12,12 +12,12 @@ from torch import Tensor
 from interp.attribution.attribute import edges_by
 from interp.attribution.contrast import Contrast
 from interp.attribution.cost import forward_equivalents
-from interp.calls import record_layer_calls
-from interp.devices import usable
 from interp.errors import DataFileError, shown
-from interp.graph import Graph
-from interp.model import Model
-from interp.plain import Program, load_program, read_program
+from interp.forward.layer_calls import record_layer_calls
+from interp.loading.devices import usable
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.tracr import Program, load_program, read_program
 from interp.statistics import auroc
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from circuits.discovery.circuit import Circuit, CircuitError
 from circuits.discovery.faithfulness import Faithfulness
-from interp.graph import Graph
-from interp.style import AGAINST, BLUE, FOR, GREY, PALETTE, styled, whiskers
+from interp.model.graph import Graph
+from interp.results.style import AGAINST, BLUE, FOR, GREY, PALETTE, styled, whiskers
 
 MOST_EDGES = 200
 """Edges that can be told apart in one drawing."""

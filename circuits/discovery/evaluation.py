@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.discovery.circuit import Circuit
 from circuits.discovery.running import Bench
-from interp import folder
+from interp.results import folder
 from interp.statistics import Estimate, bootstrap_ratio, empirical_p
 
 PAIRED = ("values", "full", "empty")

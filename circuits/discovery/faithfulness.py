@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from circuits.discovery.circuit import Circuit, CircuitError, top_edges
 from circuits.discovery.running import Bench
-from interp import folder
 from interp.attribution.scores import EdgeScores
 from interp.brief import brief
+from interp.results import folder
 from interp.statistics import Estimate, resample_weights
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from circuits.discovery.circuit import Circuit, CircuitError
-from interp import folder
+from interp.data.records import read_json
+from interp.data.schema import Count, Finite, Index, Row, checked
 from interp.errors import DataFileError, SiteError, shown
-from interp.files import write_text
-from interp.graph import Graph
-from interp.records import read_json
-from interp.schema import Count, Finite, Index, Row, checked
+from interp.model.graph import Graph
+from interp.results import folder
+from interp.results.files import write_text
 
 NAME = "circuit.json"
 """Of a circuit's file in a folder."""

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from circuits.discovery.circuit import Circuit
 from circuits.discovery.drawing import draw, note_of, plot_evaluation
 from circuits.discovery.faithfulness import Faithfulness
-from interp import folder
-from interp.report import Figure, Report, Section, Table, cell_text, excluded_counts
+from interp.results import folder
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 
 REFUSED = "refused by the loader; the run printed why"
 READING = (

@@ -13,12 +13,12 @@ from circuits.discovery.circuit import Circuit, CircuitError
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
 from interp.brief import brief
+from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
 from interp.errors import DegenerateGap, shown
-from interp.graph import Graph
-from interp.masked import Writes, run_masked
+from interp.forward.masked import Writes, run_masked
 from interp.metrics import DEGENERATE
-from interp.model import Model
-from interp.pairs import Excluded, PromptPairs, load_pairs, tokenise
+from interp.model.graph import Graph
+from interp.model.model import Model
 
 Ablation = Literal["resample", "zero", "mean"]
 ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
@@ -106,7 +106,7 @@ class Bench:
         if seen:
             raise CircuitError(
                 f"{len(seen)} of the test prompts were seen in discovery, e.g. {shown(min(seen))}; "
-                "split by entity first (interp.splits.split_by_entity) and test on the other part."
+                "split by entity first (split_by_entity) and test on the other part."
             )
 
 

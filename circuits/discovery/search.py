@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.discovery.circuit import Circuit, CircuitError, prune, whole
 from circuits.discovery.running import Bench
-from interp.graph import Graph
+from interp.model.graph import Graph
 
 Progress = Callable[[int, int], None]
 

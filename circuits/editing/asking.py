@@ -13,7 +13,7 @@ from circuits.editing.changes import Changes, under
 from circuits.editing.evaluation.prompts import Shots
 from circuits.editing.prefixed import Row, Run
 from interp.errors import PairError
-from interp.model import Model
+from interp.model.model import Model
 
 ROWS_AT_ONCE = 96
 

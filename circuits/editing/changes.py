@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.model import Model
-from interp.projections import Rewrite, rewriting
+from interp.forward.projections import Rewrite, rewriting
+from interp.model.model import Model
 
 
 @brief

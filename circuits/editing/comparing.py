@@ -33,13 +33,13 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.placement import placement_for
 from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
-from interp import folder
 from interp.ablation.readouts import windows
 from interp.brief import brief
-from interp.model import Model
-from interp.run_folder import RunFolder
-from interp.run_key import fingerprint, identity
-from interp.steps import Steps
+from interp.model.model import Model
+from interp.results import folder
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity
+from interp.results.steps import Steps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from circuits.editing.changes import Changes, under
 from interp.brief import brief
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.readout import LOGITS_AT_ONCE
+from interp.data.prompts import TokenPrompt
+from interp.forward.readout import LOGITS_AT_ONCE
+from interp.model.model import Model
 
 
 @brief

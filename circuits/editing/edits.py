@@ -21,12 +21,12 @@ from circuits.editing.moments import N_TOKENS
 from circuits.editing.placement import placement_for
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
-from interp import folder
 from interp.brief import brief
 from interp.errors import RunFolderError, shown
-from interp.files import write_text
-from interp.model import Model
+from interp.model.model import Model
 from interp.progress import Progress, reported
+from interp.results import folder
+from interp.results.files import write_text
 
 REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""

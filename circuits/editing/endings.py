@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.editing.evaluation.answers import in_word
-from interp.model import Model
+from interp.model.model import Model
 
 
 def continuing_tokens(model: Model) -> Bool[Tensor, " vocab"]:

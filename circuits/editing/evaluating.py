@@ -35,10 +35,10 @@ from circuits.editing.moments import Moments
 from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
 from interp.brief import brief
-from interp.memory import peak_memory
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.steps import TABLES, Steps
+from interp.data.prompts import TokenPrompt
+from interp.forward.budget import peak_memory
+from interp.model.model import Model
+from interp.results.steps import TABLES, Steps
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""

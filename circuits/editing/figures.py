@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from circuits.editing.evaluation.metrics import DAMAGE
 from circuits.editing.methods import Placement
-from interp.report import Figure, Part, Report, Section, Table, cell_text, excluded_counts
-from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_counts
+from interp.results.style import BLUE, GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
     from circuits.editing.comparing import Comparison

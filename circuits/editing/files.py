@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, FactError, refuse_conflicts
 from circuits.editing.prompting import Kept
-from interp import folder
 from interp.brief import brief
+from interp.data.records import placed_rows
+from interp.data.schema import ClosedRow, checked
 from interp.errors import DataFileError, RunFolderError, shown
-from interp.records import placed_rows
-from interp.schema import ClosedRow, checked
+from interp.results import folder
 
 
 class FactRow(ClosedRow):

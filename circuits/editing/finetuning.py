@@ -9,9 +9,9 @@ from torch import Tensor
 from circuits.editing.changes import Change, Changes, under
 from circuits.editing.methods import FineTune
 from circuits.editing.prompting import EditPrompt
-from interp.model import Model
-from interp.projections import rewriting, writer
-from interp.tails import tails
+from interp.forward.projections import rewriting, writer
+from interp.forward.tails import tails
+from interp.model.model import Model
 
 EDITS_AT_ONCE = 8
 SITE = "mlp_post"

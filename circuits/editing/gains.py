@@ -31,7 +31,7 @@ from circuits.editing.prompting import (
 )
 from circuits.editing.solving import Metric, solve
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 from interp.statistics import auroc
 
 FALSE_ALARMS = 0.1

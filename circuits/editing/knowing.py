@@ -9,7 +9,7 @@ from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Hop
 from circuits.editing.evaluation.prompts import Shots
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 
 AT_ONCE = 512
 """Questions in a batch."""

@@ -11,8 +11,8 @@ from circuits.editing.changes import Change, Changes, taken_neurons
 from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
 from interp.brief import brief
-from interp.model import Model
-from interp.projections import projection
+from interp.forward.projections import projection
+from interp.model.model import Model
 
 if TYPE_CHECKING:
     from circuits.editing.edits import Edit

@@ -18,7 +18,7 @@ from circuits.editing.search import Search
 from circuits.editing.solving import MetricName
 from interp.brief import brief
 from interp.errors import did_you_mean
-from interp.model import Model
+from interp.model.model import Model
 
 Spread = Literal["joint", "linear", "sqrt"]
 """How layers share a target: a vector of its own for each, searched together; or the residual

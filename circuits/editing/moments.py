@@ -16,14 +16,14 @@ from circuits.editing.keys import Place
 from circuits.editing.ledger import ledger
 from circuits.editing.prefixed import Row, Run
 from interp.brief import brief
-from interp.builtin import cache_dir
+from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import InterpError
-from interp.files import replacing
-from interp.model import Model
+from interp.forward.projections import rewriting
+from interp.loading.builtin import cache_dir
+from interp.model.model import Model
+from interp.patching.cells import default_budget
 from interp.progress import Progress
-from interp.projections import rewriting
-from interp.prompts import TokenPrompt, batches, pad
-from interp.running import default_budget
+from interp.results.files import replacing
 
 WINDOW = 128
 """Tokens a passage."""

@@ -21,8 +21,8 @@ from circuits.editing.changes import Change, Changes
 from circuits.editing.facts import FactError
 from circuits.editing.moments import Moment
 from circuits.editing.solving import Metric, solve
-from interp.blocks import neuron_keys, weight_of
-from interp.model import Model
+from interp.forward.blocks import neuron_keys, weight_of
+from interp.model.model import Model
 
 SHARPNESS = 40.0
 """By which a threshold's argument is multiplied: SiLU and GELU are then relu to 0.007 and 0.004."""

@@ -10,10 +10,10 @@ import torch
 from circuits.editing.facts import FactError
 from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
-from interp import folder
 from interp.brief import brief
 from interp.errors import RunFolderError
-from interp.model import Model
+from interp.model.model import Model
+from interp.results import folder
 
 PLACEMENTS = Path(__file__).with_name("placements")
 """Chosen for built-in models on the design half of the shipped ``multihop_chains``."""

@@ -30,7 +30,7 @@ from circuits.editing.prompting import (
 from circuits.editing.scatter import keys_by_fact, scatter
 from circuits.editing.search import FactPrompts, Search, search_targets
 from circuits.editing.wordings import further, is_deep, reading, subject_moments_of, worded
-from interp.model import Model
+from interp.model.model import Model
 
 TRIED = 8
 """Facts on which the search is tried in a layer."""

@@ -10,8 +10,8 @@ from transformers import DynamicCache
 
 from circuits.editing.changes import Changes, under
 from interp.brief import brief
-from interp.kv_cache import attention_window, cache_argument
-from interp.model import Model
+from interp.forward.prefix_cache import attention_window, cache_argument
+from interp.model.model import Model
 
 Tokens = tuple[int, ...]
 

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.facts import SLOT, Fact, FactError
 from interp.brief import brief
+from interp.data.prompts import TokenPrompt
 from interp.errors import did_you_mean, shown
-from interp.generation import generate
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.interventions.generate import generate
+from interp.model.model import Model
 
 Form = Literal["cloze", "question", "two_hop"]
 """How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form,

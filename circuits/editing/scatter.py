@@ -14,7 +14,7 @@ from torch import Tensor
 from circuits.editing.keys import Place, keys_at
 from circuits.editing.moments import Moment, MomentError, Moments
 from circuits.editing.prompting import EditPrompt
-from interp.model import Model
+from interp.model.model import Model
 
 WITHIN = 0.9
 """Weight of the scatter within facts, against the second moment of all keys."""

@@ -19,10 +19,10 @@ from circuits.editing.endings import continuing_tokens
 from circuits.editing.keys import Place, module_at
 from circuits.editing.prompting import EditPrompt
 from interp.brief import brief
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.readout import LOGITS_AT_ONCE
-from interp.tails import Tails, tails
+from interp.data.prompts import TokenPrompt
+from interp.forward.readout import LOGITS_AT_ONCE
+from interp.forward.tails import Tails, tails
+from interp.model.model import Model
 
 EVEN = math.log(2)
 """Negative log-probability of what is as likely as not."""

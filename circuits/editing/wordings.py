@@ -20,7 +20,7 @@ from circuits.editing.prompting import (
     whole_prompt,
 )
 from circuits.editing.scatter import question_moments
-from interp.model import Model
+from interp.model.model import Model
 
 NAMED = 240
 """Facts from which it is learnt how keys at a subject's own token vary."""

@@ -33,7 +33,7 @@ from circuits.editing.prompting import (
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 from interp.progress import Progress
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
-from interp import folder
 from interp.brief import brief
 from interp.errors import InterpError
-from interp.model import Model
+from interp.model.model import Model
+from interp.results import folder
 from interp.statistics import jaccard
 
 Part = Literal["neurons", "heads"]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from circuits.emotion.data import EMOTIONS, LABELS
 from circuits.emotion.marking import MARKS, Limits, MarkError, mark
 from circuits.emotion.quality import distinct
-from interp import folder
+from interp.results import folder
 from interp.statistics import Estimate, bootstrap_mean
 
 KIND = "emotion control"

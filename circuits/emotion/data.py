@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from interp.brief import brief
+from interp.data.records import placed_rows
+from interp.data.schema import ClosedRow, Row, Text, checked
 from interp.errors import DataFileError, shown
-from interp.records import placed_rows
-from interp.schema import ClosedRow, Row, Text, checked
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]
 Label = Literal[Emotion, "neutral"]

@@ -25,13 +25,13 @@ from transformers import (
 
 from circuits.emotion.modulation import Modulation, Rows
 from interp.brief import brief
-from interp.calls import positions_and_mask
+from interp.data.prompts import TokenPrompt, pad
+from interp.data.schema import NO_OTHERS, Count, Dose, Index
 from interp.errors import PlanError
-from interp.hooks import hooked
-from interp.kv_cache import attention_window, cache_argument
-from interp.model import Model
-from interp.prompts import TokenPrompt, pad
-from interp.schema import NO_OTHERS, Count, Dose, Index
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import positions_and_mask
+from interp.forward.prefix_cache import attention_window, cache_argument
+from interp.model.model import Model
 
 CLOSING = ('"', "”", "\n")
 """What ends a reply: the quote that its prompt opened, or a new line."""

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from circuits.emotion.circuit import manifest, read_of
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
-from interp import folder
-from interp.model import Model
+from interp.model.model import Model
+from interp.results import folder
 
 Stream = Literal["resid_mid", "resid_post"]
 STREAMS: tuple[Stream, ...] = ("resid_mid", "resid_post")

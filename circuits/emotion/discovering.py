@@ -41,11 +41,11 @@ from circuits.emotion.transfer import (
     tables,
 )
 from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.run_folder import RunFolder
-from interp.run_key import fingerprint, identity
-from interp.steps import Steps
+from interp.data.prompts import TokenPrompt
+from interp.model.model import Model
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity
+from interp.results.steps import Steps
 
 TRAP = "within (trap)"
 Progress = Callable[[str, int, int], None]

@@ -24,9 +24,9 @@ from circuits.emotion.directions import STREAMS, Directions
 from circuits.emotion.influence import Final, Influence
 from circuits.emotion.scores import Kind, Scores
 from circuits.emotion.selection import Circuits, Size, as_arrays, from_arrays
-from interp import folder
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
+from interp.results import folder
 
 KIND = "emotion discovery"
 SITES = ("z", "mlp_post")

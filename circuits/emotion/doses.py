@@ -25,7 +25,7 @@ from circuits.emotion.data import EMOTIONS, Emotion
 from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
 from interp.brief import brief
-from interp.schema import NO_OTHERS, Amount, Dose, Index
+from interp.data.schema import NO_OTHERS, Amount, Dose, Index
 
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Discovery

@@ -20,9 +20,9 @@ from circuits.emotion.discovery import Discovery, Means
 from circuits.emotion.last_token import Change, Progress, Variant, final_states
 from circuits.emotion.states import Group
 from circuits.emotion.trials import Trial
+from interp.data.prompts import TokenPrompt
 from interp.errors import DegenerateGap
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 from interp.statistics import bootstrap_ratio
 
 Fill = Literal["mean", "zero"]

@@ -12,7 +12,7 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
 from circuits.emotion.influence import Influence
 from circuits.emotion.selection import Circuits
-from interp.style import GREY, PALETTE, RED, add_band, styled
+from interp.results.style import GREY, PALETTE, RED, add_band, styled
 
 COLOURS = (RED, *PALETTE[:5])
 """One per emotion, in the order of `EMOTIONS`."""

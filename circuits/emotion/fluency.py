@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.emotion.decoding import ReadPrompts, step
-from interp.model import Model
+from interp.model.model import Model
 
 LOGITS = 2**26
 """Logits held at once."""

@@ -15,10 +15,10 @@ from pydantic import ConfigDict
 
 from circuits.emotion.data import EMOTIONS, Reply
 from interp.brief import brief
+from interp.data.datasets import locate
+from interp.data.records import read_json
+from interp.data.schema import NO_OTHERS, Count, Row, Text, checked
 from interp.errors import DataFileError, shown
-from interp.records import read_json
-from interp.schema import NO_OTHERS, Count, Row, Text, checked
-from interp.shipped import locate
 
 Distance = Literal["near", "far"]
 DISTANCES: tuple[str, ...] = get_args(Distance)

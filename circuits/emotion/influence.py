@@ -15,8 +15,8 @@ from circuits.emotion.directions import STREAMS, Directions, aligned
 from circuits.emotion.last_token import Change, Progress, final_states
 from circuits.emotion.states import States
 from interp.brief import brief
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.data.prompts import TokenPrompt
+from interp.model.model import Model
 
 PAPER_ALPHAS = (0.1, 0.3, 0.5, 0.7)
 SITES_OF = {"resid_mid": "attn_out", "resid_post": "mlp_out"}

@@ -22,9 +22,9 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from circuits.emotion.data import LABELS, Emotion, Label
 from interp.brief import brief
+from interp.data.records import placed_rows
+from interp.data.schema import Row, Text, checked
 from interp.errors import InterpError
-from interp.records import placed_rows
-from interp.schema import Row, Text, checked
 
 OPENER = 3
 """Words that count as a reply's opener."""

@@ -14,9 +14,9 @@ from circuits.emotion.data import LABELS, Reply
 from circuits.emotion.decoding import read_prompts
 from circuits.emotion.fluency import surprise
 from interp.brief import brief
+from interp.data.prompts import TokenPrompt
 from interp.errors import InterpError
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 CONTENT_FREE = ("...", "N/A", "It is ten.")
 AT_ONCE = 64

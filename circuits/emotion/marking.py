@@ -24,9 +24,9 @@ from circuits.emotion.replying import Batch
 from circuits.emotion.situations import NOTHING, Asking
 from circuits.emotion.tokens import token_prompt
 from interp.brief import brief
+from interp.data.schema import NO_OTHERS, Amount, Count, Finite, Index
 from interp.errors import InterpError
-from interp.model import Model
-from interp.schema import NO_OTHERS, Amount, Count, Finite, Index
+from interp.model.model import Model
 
 MARKS = ("expressed", "coherent", "relevant", "joint")
 

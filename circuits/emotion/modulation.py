@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.hooks import Edit
-from interp.model import Model
-from interp.sites import SITES, Site
+from interp.forward.hooks import Edit
+from interp.model.model import Model
+from interp.model.sites import SITES, Site
 
 Size = Literal["absolute", "norm", "relative"]
 MOST_GAIN = 2.0

@@ -17,8 +17,8 @@ from circuits.emotion.figures import (
     plot_transfer,
 )
 from circuits.emotion.quality import uncoarse
-from interp.report import Figure, Part, Report, Section, Table, cell_text, interval
-from interp.style import BLUE, GREY, PALETTE, label, styled, whiskers
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, interval
+from interp.results.style import BLUE, GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
     from circuits.emotion.control import Control

@@ -14,7 +14,7 @@ from circuits.emotion.modulation import Modulation
 from circuits.emotion.reader import by_reading
 from circuits.emotion.situations import Asking, Situation
 from circuits.emotion.tokens import token_prompt
-from interp.model import Model
+from interp.model.model import Model
 
 WORDS_KEPT = 26
 """Of a published reply: small models' replies are as short."""

@@ -10,11 +10,11 @@ from pydantic import ConfigDict
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
+from interp.data.datasets import locate
+from interp.data.records import read_json
+from interp.data.schema import NO_OTHERS, Count, Dtype, Text, checked
 from interp.errors import PlanError, shown
-from interp.files import write_text
-from interp.records import read_json
-from interp.schema import NO_OTHERS, Count, Dtype, Text, checked
-from interp.shipped import locate
+from interp.results.files import write_text
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}

@@ -11,7 +11,7 @@ from circuits.emotion.modulation import Modulation
 from circuits.emotion.situations import KINDS, Asking, Situation
 from circuits.emotion.tokens import token_prompt
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 
 AT_ONCE = 480
 """Rows decoded together."""

@@ -17,12 +17,12 @@ from circuits.emotion.panel import default_judges, judge_by_lexicon, plain_repli
 from circuits.emotion.recipe import Recipe
 from circuits.emotion.replying import Arm
 from circuits.emotion.situations import Asking, situations
-from interp import run_key
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
-from interp.model import Model
-from interp.run_folder import RunFolder
-from interp.run_key import identity
+from interp.model.model import Model
+from interp.results import run_key
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import identity
 
 N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""

@@ -16,11 +16,11 @@ from circuits.emotion.circuit import Part
 from circuits.emotion.directions import Directions
 from circuits.emotion.states import States
 from interp.attribution.jacobians import with_fixed_scale
-from interp.blocks import head_writes, norm, weight_of
 from interp.brief import brief
 from interp.errors import InterpError
-from interp.model import Model
-from interp.projections import writer
+from interp.forward.blocks import head_writes, norm, weight_of
+from interp.forward.projections import writer
+from interp.model.model import Model
 
 Kind = Literal["paper", "centred"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -18,7 +18,7 @@ from circuits.emotion.directions import Directions
 from circuits.emotion.influence import Influence
 from circuits.emotion.scores import Kind, Scores, scores
 from circuits.emotion.states import States
-from interp.model import Model
+from interp.model.model import Model
 
 PRESETS = ("centred", "centred-influence", "paper", "paper-influence")
 PARTS: tuple[Part, ...] = get_args(Part)

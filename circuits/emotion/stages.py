@@ -11,7 +11,7 @@ from circuits.emotion.discovery import Settings
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
 from interp.brief import brief
-from interp.steps import ARRAYS, Codec, Steps, timed
+from interp.results.steps import ARRAYS, Codec, Steps, timed
 
 T = TypeVar("T")
 STATES: Codec[States] = Codec(lambda made, path: made.save(path), States.load)

@@ -13,11 +13,11 @@ from circuits.emotion.activations import Progress, last_activations
 from circuits.emotion.data import EMOTIONS, VALENCES, Scenario
 from circuits.emotion.frames import Frame, Frames
 from circuits.emotion.tokens import token_prompt
-from interp import folder
 from interp.brief import brief
+from interp.data.prompts import TokenPrompt
 from interp.errors import InterpError, did_you_mean
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
+from interp.results import folder
 
 TENSORS = ("resid_mid", "resid_post", "z", "mlp_post")
 LABELS = ("themes", "texts", "styles")

@@ -1,9 +1,9 @@
 """Prompts of the emotion system in a model's tokens: plain texts, and chat turns by template."""
 
 from circuits.emotion.frames import Prompt
+from interp.data.prompts import TokenPrompt
 from interp.errors import InterpError, shown
-from interp.model import Model
-from interp.prompts import TokenPrompt
+from interp.model.model import Model
 
 
 class ChatError(InterpError):

@@ -12,7 +12,7 @@ from circuits.emotion.discovery import Discovery
 from circuits.emotion.scores import Kind
 from circuits.emotion.selection import Circuits, top_units
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 
 
 @brief

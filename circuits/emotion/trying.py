@@ -19,7 +19,7 @@ from circuits.emotion.wordless import (
     reply_groups,
     vignette_states,
 )
-from interp.model import Model
+from interp.model.model import Model
 
 Pair = tuple[tuple[str, ...], str]
 """(styles of the directions, style read). No word is on both sides, so none is told by itself."""

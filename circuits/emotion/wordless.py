@@ -14,7 +14,7 @@ from circuits.emotion.situations import Asking, Situation
 from circuits.emotion.states import Group, StatesError
 from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import Reading, read_states
-from interp.model import Model
+from interp.model.model import Model
 
 DEMONSTRATIONS = "demonstrations"
 REPLIES = "replies"

@@ -22,15 +22,15 @@ from interp.ablation.components import Component
 from interp.ablation.controls import random_sets, write_norms
 from interp.ablation.sets import ComponentSet
 from interp.brief import brief
-from interp.calls import positions_and_mask
-from interp.hooks import Edit, hooked
-from interp.interventions import Positions
-from interp.model import Model
-from interp.pairs import Excluded
-from interp.prompts import TokenPrompt
-from interp.recording import Values
-from interp.sites import SITES
-from interp.sources import mean_activations
+from interp.data.pairs import Excluded
+from interp.data.prompts import TokenPrompt
+from interp.forward.hooks import Edit, hooked
+from interp.forward.layer_calls import positions_and_mask
+from interp.forward.recording import Values
+from interp.interventions.plan import Positions
+from interp.interventions.values import mean_activations
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 Neuron = tuple[int, int]  # (layer, neuron)
 

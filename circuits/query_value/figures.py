@@ -8,8 +8,8 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from circuits.query_value.questions import QuestionError
-from interp.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
-from interp.style import GREY, PALETTE, add_band, label, styled
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
+from interp.results.style import GREY, PALETTE, add_band, label, styled
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue

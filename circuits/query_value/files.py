@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interp.data.prompts import TokenPrompt, prompt
+from interp.data.records import placed_rows
+from interp.data.schema import ClosedRow, Text, checked
 from interp.errors import DataFileError
-from interp.model import Model
-from interp.prompts import TokenPrompt, prompt
-from interp.records import placed_rows
-from interp.schema import ClosedRow, Text, checked
+from interp.model.model import Model
 
 
 class Row(ClosedRow):

@@ -15,10 +15,10 @@ from circuits.query_value.questions import Question, QuestionError, questions
 from circuits.query_value.result import SUBLAYERS, QueryValue
 from circuits.query_value.trace import Trace, trace
 from circuits.query_value.value import ValueNeurons, ValueScores, lens_of, value_scores
-from interp.blocks import neuron_keys
-from interp.model import Model
+from interp.data.prompts import TokenPrompt
+from interp.forward.blocks import neuron_keys
+from interp.model.model import Model
 from interp.progress import Progress, reported
-from interp.prompts import TokenPrompt
 
 
 def find(

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
-from interp.model import Model
+from interp.model.model import Model
 
 LOGITS_AT_ONCE = 2**24
 """Full-vocabulary logits held at a time (64 MB in fp32)."""

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from circuits.query_value.trace import Trace, output_rows
 from circuits.query_value.value import ValueNeurons
-from interp.blocks import neuron_keys, weight_of
 from interp.brief import brief
+from interp.forward.blocks import neuron_keys, weight_of
 
 PATHS = ("direct", "moved", "attention")
 WRITERS = ("attention", "ffn")
@@ -64,7 +64,7 @@ def query_scores(
         run: the prompt's run.
         neurons: its FFN value neurons.
         attention_neurons: its attention value neurons.
-        key: ``"gate"`` or ``"up"``; see `interp.blocks.neuron_keys`.
+        key: ``"gate"`` or ``"up"``; see `interp.forward.blocks.neuron_keys`.
     """
     at_ffn = _ffn_keys(run, neurons, key)
     # what is read of attention's, and of an FFN's, write at the last token of each layer

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from interp.data.pairs import Excluded, single_token
+from interp.data.prompts import TokenPrompt, as_prompts
 from interp.errors import InterpError, PairError, shown
-from interp.model import Model
-from interp.pairs import Excluded, single_token
-from interp.prompts import TokenPrompt, as_prompts
-from interp.runs import forward
+from interp.interventions.run import forward
+from interp.model.model import Model
 
 
 class QuestionError(InterpError):

@@ -11,8 +11,8 @@ import xarray as xr
 
 from circuits.query_value.questions import Question, QuestionError
 from circuits.query_value.value import BASE
-from interp.pairs import Excluded
-from interp.results import vars_of
+from interp.data.pairs import Excluded
+from interp.patching.result import vars_of
 from interp.statistics import Estimate, bootstrap_mean, spearman
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import pandas as pd
 import xarray as xr
 
 from circuits.query_value.questions import Question
-from interp import folder
-from interp.pairs import Excluded
-from interp.prompts import TokenPrompt
-from interp.results import vars_of
+from interp.data.pairs import Excluded
+from interp.data.prompts import TokenPrompt
+from interp.patching.result import vars_of
+from interp.results import folder
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue
@@ -45,7 +45,7 @@ def save(result: "QueryValue", path: Path, provenance: dict[str, Any] | None) ->
 
 
 def load(path: Path) -> "QueryValue":
-    """Read what `save` wrote; errors as in `interp.folder.read`."""
+    """Read what `save` wrote; errors as in `interp.results.folder.read`."""
     from circuits.query_value.result import QueryValue
 
     with folder.reading(path):

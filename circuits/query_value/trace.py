@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
-from interp.blocks import last_attention, norm, weight_of
 from interp.brief import brief
-from interp.calls import record_layer_calls
+from interp.data.prompts import TokenPrompt
 from interp.errors import SiteError
-from interp.hooks import hooked
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.sites import SITES
+from interp.forward.blocks import last_attention, norm, weight_of
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import record_layer_calls
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 SITES_READ = ("resid_pre", "attn_out", "mlp_out", "mlp_post", "v", "z", "resid_post")
 TOLERANCE = 1e-2

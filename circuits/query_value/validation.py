@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from interp.pairs import Excluded
+from interp.data.pairs import Excluded
 from interp.statistics import bootstrap_mean, bootstrap_ratio, empirical_p
 
 READOUTS = ("activation", "logprob", "accuracy")

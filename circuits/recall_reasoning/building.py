@@ -10,11 +10,11 @@ from circuits.recall_reasoning.cells import SPLITS, Data, Design, data_of
 from circuits.recall_reasoning.facts import fact_cells, load_facts
 from circuits.recall_reasoning.organism import organism_cells, world_of
 from circuits.recall_reasoning.quadruples import quadruple_cells
-from interp import shipped
-from interp.model import Model
-from interp.organisms import ORGANISMS
-from interp.pairs import Pair, PromptPairs, load_pairs
-from interp.splits import split_by_entity
+from interp.data import datasets as shipped
+from interp.data.pairs import Pair, PromptPairs, load_pairs
+from interp.data.splits import split_by_entity
+from interp.loading.organisms import ORGANISMS
+from interp.model.model import Model
 
 Record = dict[str, Any]
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from interp.brief import brief
+from interp.data.pairs import Excluded, PromptPairs
+from interp.data.records import read_jsonl
+from interp.data.schema import Index, Row, Text, checked
 from interp.errors import DataFileError, PairError, did_you_mean, shown
-from interp.files import write_text
-from interp.pairs import Excluded, PromptPairs
-from interp.records import read_jsonl
-from interp.schema import Index, Row, Text, checked
+from interp.results.files import write_text
 
 SPLITS = ("selection", "validation", "test")
 """Circuits are scored on the first, chosen on the second, and tested once, on the third."""

@@ -14,9 +14,9 @@ from circuits.recall_reasoning.scoring import Circuit
 from interp.ablation import Component, ComponentSet
 from interp.ablation.components import everything
 from interp.ablation.controls import Norms, random_sets, write_norms
-from interp.model import Model
-from interp.pairs import PromptPairs, tokenise
-from interp.prompts import prompts_of
+from interp.data.pairs import PromptPairs, tokenise
+from interp.data.prompts import prompts_of
+from interp.model.model import Model
 from interp.statistics import StatisticsError
 
 Draw = Callable[[np.random.Generator], list[Component]]

@@ -25,8 +25,8 @@ from circuits.recall_reasoning.scoring import RULES
 from circuits.recall_reasoning.settings import Settings
 from interp.attribution import attribute_edges
 from interp.errors import PlanError
-from interp.graph import Graph
-from interp.model import Model
+from interp.model.graph import Graph
+from interp.model.model import Model
 
 SIZES = (16, 64, 256)
 

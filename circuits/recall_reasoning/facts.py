@@ -18,11 +18,11 @@ import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from interp.brief import brief
+from interp.data.pairs import Excluded, single_token
+from interp.data.records import placed_rows
+from interp.data.schema import Row, Text, checked
 from interp.errors import DataFileError, PairError, shown
-from interp.model import Model
-from interp.pairs import Excluded, single_token
-from interp.records import placed_rows
-from interp.schema import Row, Text, checked
+from interp.model.model import Model
 
 FRAMES = {
     "capital": "The capital of {} is the city of",

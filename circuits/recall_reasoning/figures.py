@@ -9,8 +9,8 @@ from plotly.subplots import make_subplots
 
 from circuits.recall_reasoning.cells import CELLS, design_named
 from circuits.recall_reasoning.scoring import RULES
-from interp.report import Figure, Report, Section, Table, cell_text, excluded_counts
-from interp.style import GREY, PALETTE, RED, label, styled, translucent, whiskers
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
+from interp.results.style import GREY, PALETTE, RED, label, styled, translucent, whiskers
 
 if TYPE_CHECKING:
     from circuits.recall_reasoning.replicate import Replication

@@ -14,12 +14,12 @@ from jaxtyping import Bool
 
 from circuits.recall_reasoning.cells import Data
 from interp.brief import brief
+from interp.data.pairs import Excluded, PromptPairs, TokenPair, single_token, tokenise
+from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import PairError
-from interp.model import Model
-from interp.pairs import Excluded, PromptPairs, TokenPair, single_token, tokenise
-from interp.prompts import TokenPrompt, prompts_of
-from interp.readout import answer_logits
-from interp.runs import forward
+from interp.forward.readout import answer_logits
+from interp.interventions.run import forward
+from interp.model.model import Model
 from interp.statistics import auroc, wilson
 
 AT_ONCE = 128

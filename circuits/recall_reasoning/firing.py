@@ -11,8 +11,8 @@ import pandas as pd
 from circuits.recall_reasoning.cells import Design
 from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.scoring import Circuit
-from interp.model import Model
-from interp.pairs import PromptPairs
+from interp.data.pairs import PromptPairs
+from interp.model.model import Model
 
 COLUMNS = ["circuit", "ability", "neuron", "score", "own", "other", "specificity", "n"]
 

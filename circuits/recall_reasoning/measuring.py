@@ -11,10 +11,10 @@ from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filtering import candidates
 from interp.ablation import AblationResult, ComponentSet, ablate
 from interp.brief import brief
+from interp.data.pairs import PromptPairs, tokenise
 from interp.errors import PlanError
-from interp.model import Model
-from interp.pairs import PromptPairs, tokenise
-from interp.runs import sweep_plans
+from interp.interventions.run import sweep_plans
+from interp.model.model import Model
 
 Sets = Mapping[str, ComponentSet]
 

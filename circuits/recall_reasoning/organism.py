@@ -11,8 +11,8 @@ import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from circuits.recall_reasoning.world import RELATIONS, World, one_hop, stated, two_hops
-from interp.model import Model
-from interp.organisms import folder_of
+from interp.loading.organisms import folder_of
+from interp.model.model import Model
 
 Record = dict[str, Any]
 

@@ -15,14 +15,14 @@ import xarray as xr
 from jaxtyping import Float
 
 from interp.attribution import direct_logit_attribution
+from interp.data.pairs import PromptPairs, single_token, tokenise
+from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import PairError
-from interp.graph import Graph
-from interp.interventions import AnyPlan, KnockOut, Patch
-from interp.model import Model
-from interp.pairs import PromptPairs, single_token, tokenise
-from interp.prompts import TokenPrompt, prompts_of
-from interp.recording import activations
-from interp.runs import sweep_plans
+from interp.forward.recording import activations
+from interp.interventions.plan import AnyPlan, KnockOut, Patch
+from interp.interventions.run import sweep_plans
+from interp.model.graph import Graph
+from interp.model.model import Model
 from interp.statistics import bootstrap_mean
 
 

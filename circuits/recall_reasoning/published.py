@@ -18,9 +18,9 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.errors import SiteError
-from interp.hooks import hook_point
-from interp.model import Model
-from interp.sites import SITES
+from interp.forward.hooks import hook_point
+from interp.model.model import Model
+from interp.model.sites import SITES
 from interp.statistics import benjamini_hochberg
 
 LAYER_METRICS = ("norm", "mean", "entropy", "concentration", "gate", "sparsity")

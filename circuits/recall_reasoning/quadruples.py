@@ -19,9 +19,9 @@ import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from circuits.recall_reasoning.facts import NONCE, Fact, Record
+from interp.data.pairs import Excluded, single_token
 from interp.errors import PairError
-from interp.model import Model
-from interp.pairs import Excluded, single_token
+from interp.model.model import Model
 
 ONE_HOP = (
     "the land of {}",

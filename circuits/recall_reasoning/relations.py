@@ -15,8 +15,8 @@ import pandas as pd
 from circuits.recall_reasoning.cells import Data, Design
 from circuits.recall_reasoning.measuring import Losses, losses
 from circuits.recall_reasoning.scoring import Circuit, circuits_of, scores_of
-from interp.model import Model
-from interp.pairs import PromptPairs
+from interp.data.pairs import PromptPairs
+from interp.model.model import Model
 from interp.statistics import bootstrap_mean, jaccard
 
 _LOST = [f"{key}{bound}" for key in ("accuracy", "effect") for bound in ("", "_low", "_high")]

@@ -21,13 +21,13 @@ from circuits.recall_reasoning.published import (
     layer_table,
     neuron_counts,
 )
-from interp import folder
 from interp.brief import brief
+from interp.data.datasets import locate
+from interp.data.records import read_jsonl, read_rows
+from interp.data.schema import Row, Text, checked
 from interp.errors import DataFileError
-from interp.model import Model
-from interp.records import read_jsonl, read_rows
-from interp.schema import Row, Text, checked
-from interp.shipped import locate
+from interp.model.model import Model
+from interp.results import folder
 from interp.statistics import auroc
 
 KIND = "recall_replication"

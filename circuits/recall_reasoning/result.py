@@ -13,7 +13,7 @@ import xarray as xr
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.settings import Settings
 from circuits.recall_reasoning.verdict import verdict_of
-from interp import folder
+from interp.results import folder
 from interp.statistics import jaccard
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from interp.ablation import Component, ComponentSet
 from interp.attribution import attribute
 from interp.attribution.scores import UnitScores
 from interp.brief import brief
+from interp.data.pairs import PromptPairs
 from interp.errors import PlanError, did_you_mean
-from interp.model import Model
-from interp.pairs import PromptPairs
-from interp.resuming import patch_into
-from interp.run_folder import RunFolder
-from interp.run_key import identity, names_of
+from interp.model.model import Model
+from interp.patching.shards import patch_into
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import identity, names_of
 
 Kind = Literal["head", "mlp", "neuron"]
 Scores = dict[str, xr.DataArray]

@@ -47,15 +47,15 @@ from circuits.recall_reasoning.tables import (
     cost_table,
     neutral_table,
 )
-from interp import folder
 from interp.ablation import ComponentSet
 from interp.brief import brief
+from interp.data.pairs import Excluded
 from interp.errors import PairError
-from interp.model import Model
-from interp.pairs import Excluded
-from interp.run_folder import RunFolder
-from interp.run_key import fingerprint, identity
-from interp.steps import Codec
+from interp.model.model import Model
+from interp.results import folder
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity
+from interp.results.steps import Codec
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""

@@ -11,8 +11,8 @@ import xarray as xr
 from circuits.recall_reasoning.filtering import Filtered, length_auc
 from circuits.recall_reasoning.measuring import Losses
 from circuits.recall_reasoning.scoring import Circuit, attributed_heads
-from interp.model import Model
-from interp.pairs import PromptPairs, tokenise
+from interp.data.pairs import PromptPairs, tokenise
+from interp.model.model import Model
 from interp.statistics import spearman
 
 

@@ -20,10 +20,10 @@ from typing import Self
 import numpy as np
 
 from interp.brief import brief
+from interp.data.records import read_json
+from interp.data.schema import checked
 from interp.errors import DataFileError, shown
-from interp.files import write_text
-from interp.records import read_json
-from interp.schema import checked
+from interp.results.files import write_text
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
 N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15

@@ -1,4 +1,4 @@
-"""Compile the programs in ``interp/programs``: RASP programs whose true circuit is known.
+"""Compile the programs in ``interp/loading/programs``: RASP programs whose true circuit is known.
 
     python -m venv tracr && tracr/bin/pip install tracr-pypi==1.0.0
     tracr/bin/python datasets/build/compile_programs.py

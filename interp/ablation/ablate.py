@@ -10,13 +10,13 @@ from interp.ablation.result import AblationResult
 from interp.ablation.running import ClusterBy, Request, measured, measured_into
 from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
+from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.errors import MetricError, SiteError
 from interp.metrics import AnyMetric
-from interp.model import Model
-from interp.pairs import PromptPairs, load_pairs, tokenise
+from interp.model.model import Model
 from interp.progress import Progress
-from interp.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
-from interp.steps import Steps
+from interp.results.steps import Steps
 
 
 def ablate(

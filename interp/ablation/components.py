@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import SiteError, shown
-from interp.graph import component_name
-from interp.model import Model
+from interp.model.graph import component_name
+from interp.model.model import Model
 
 Kind = Literal["head", "mlp", "neuron"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -11,13 +11,13 @@ from jaxtyping import Float
 
 from interp.ablation.components import KINDS, SITE_OF, Component, Kind, n_units
 from interp.ablation.sets import ComponentSet, Sets
-from interp.blocks import head_writes, weight_of
 from interp.brief import brief
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.recording import site_values
+from interp.data.prompts import TokenPrompt
+from interp.forward.blocks import head_writes, weight_of
+from interp.forward.recording import site_values
+from interp.model.model import Model
 from interp.statistics import StatisticsError, matched_random_sets
-from interp.statistics.controls import LEAST_NEIGHBOURS
+from interp.statistics.random_sets import LEAST_NEIGHBOURS
 
 Norms = dict[Kind, Float[np.ndarray, "layer unit"]]
 

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 
 from interp.ablation.readouts import unit_of
 from interp.ablation.sets import nested
-from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows
-from interp.style import BLUE, GREY, add_band, label, styled, whiskers
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_rows
+from interp.results.style import BLUE, GREY, add_band, label, styled, whiskers
 
 if TYPE_CHECKING:
     from interp.ablation.result import AblationResult

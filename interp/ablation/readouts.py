@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
+from interp.data.pairs import TokenPair, single_token
+from interp.data.prompts import TokenPrompt
 from interp.errors import MetricError, PairError, PlanError, did_you_mean
+from interp.forward.packed import Pack
+from interp.forward.readout import LOGITS_AT_ONCE, answer_logits, measure
 from interp.metrics import METRICS, AnyMetric, Metric, as_metric
-from interp.model import Model
-from interp.pairs import TokenPair, single_token
-from interp.prompts import TokenPrompt
-from interp.readout import LOGITS_AT_ONCE, answer_logits, measure
-from interp.walk import Pack
+from interp.model.model import Model
 
 UNITS = {metric.name: metric.unit for metric in METRICS.values()} | {
     "accuracy": "right answers",

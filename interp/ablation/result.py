@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from interp import folder
 from interp.ablation.components import Component
 from interp.ablation.controls import Design
 from interp.ablation.readouts import unit_of
 from interp.ablation.sets import ComponentSet, Sets
+from interp.data.pairs import Excluded
 from interp.errors import MetricError, did_you_mean
-from interp.pairs import Excluded
-from interp.results import vars_of
+from interp.patching.result import vars_of
+from interp.results import folder
 from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
 
 if TYPE_CHECKING:

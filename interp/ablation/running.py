@@ -25,14 +25,14 @@ from interp.ablation.rows import Read, run_sets
 from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
 from interp.brief import brief
+from interp.data.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import PairError
-from interp.model import Model
-from interp.pairs import Pair, PromptPairs, TokenPair, tokenise
+from interp.model.model import Model
 from interp.progress import Progress, reported
-from interp.prompts import TokenPrompt, prompts_of
-from interp.run_folder import RunFolder
-from interp.run_key import fingerprint, identity, names_of
-from interp.steps import ARRAYS, Steps
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity, names_of
+from interp.results.steps import ARRAYS, Steps
 
 EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""

@@ -8,7 +8,7 @@ from typing import Any
 from interp.ablation.components import KINDS, Component, Components, Kind, components_of, everything
 from interp.brief import brief
 from interp.errors import PlanError
-from interp.model import Model
+from interp.model.model import Model
 
 NAMED = 3
 """A set's name lists its components up to so many."""

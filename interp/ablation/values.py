@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from interp.brief import brief
+from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError, did_you_mean
-from interp.interventions import Ablate, Plan
-from interp.model import Model
-from interp.prompts import TokenPrompt
-from interp.rewrite import Rewrite
-from interp.sources import mean_ablation, noise_ablation, resample_ablation
+from interp.interventions.plan import Ablate, Plan
+from interp.interventions.rewrite import Rewrite
+from interp.interventions.values import mean_ablation, noise_ablation, resample_ablation
+from interp.model.model import Model
 
 AblateKind = Literal["zero", "mean", "resample", "noise"]
 

@@ -12,9 +12,9 @@ from interp.attribution.contrast import Contrast
 from interp.attribution.edges import kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, Linearised, linearise
 from interp.attribution.runs import gradients, run
-from interp.graph import Graph
-from interp.model import Model
-from interp.sites import SITES
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 
 def ig_activation_scores(

@@ -26,14 +26,14 @@ from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
 from interp.attribution.runs import run
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
+from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.errors import DegenerateGap, InterpWarning, MetricError, SiteError, did_you_mean
-from interp.graph import Graph
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
-from interp.model import Model
-from interp.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import Site
+from interp.patching.result import mixed_positions
 from interp.progress import Progress, reported
-from interp.results import mixed_positions
-from interp.sites import Site
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)

@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.calls import LayerCalls, record_layer_calls
+from interp.data.pairs import TokenPair, batch
 from interp.errors import MetricError, PairError
+from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.readout import measure
 from interp.metrics import AnyMetric, as_metric
-from interp.model import Model
-from interp.pairs import TokenPair, batch
-from interp.readout import measure
+from interp.model.model import Model
 
 Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[Tensor, " row"]]
 """(residual stream after the last block, which pair each row belongs to) -> metric of each row."""
@@ -60,7 +60,7 @@ def contrasts(
 
     Args:
         model: the model.
-        pairs: from `interp.pairs.tokenise`.
+        pairs: from `interp.data.pairs.tokenise`.
         metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
             `interp.patch` takes it.
         at_once: pairs in a batch; by default `PAIRS_AT_ONCE`.

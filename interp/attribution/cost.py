@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.attribution.contrast import Contrast
 from interp.attribution.runs import run
-from interp.model import Model
+from interp.model.model import Model
 
 
 def forward_equivalents(model: Model, contrast: Contrast, work: Callable[[], Any]) -> float:

@@ -12,15 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.jacobians import with_fixed_scale
-from interp.blocks import head_writes, norm, weight_of
 from interp.brief import brief
-from interp.calls import LayerCalls, record_layer_calls
+from interp.data.pairs import TokenPair, batch
 from interp.errors import SiteError
-from interp.hooks import hooked
-from interp.model import Model
-from interp.pairs import TokenPair, batch
-from interp.readout import LOGITS_AT_ONCE
-from interp.sites import SITES
+from interp.forward.blocks import head_writes, norm, weight_of
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.readout import LOGITS_AT_ONCE
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 
 @brief
@@ -110,7 +110,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
 
     Args:
         model: the model.
-        pairs: from `interp.pairs.tokenise`.
+        pairs: from `interp.data.pairs.tokenise`.
 
     Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
     """
@@ -160,7 +160,7 @@ def log_prob_increase(
 
     Args:
         model: the model.
-        pairs: from `interp.pairs.tokenise`.
+        pairs: from `interp.data.pairs.tokenise`.
         unit: ``"neuron"`` (FFN neurons), ``"head"``, or ``"attention-neuron"`` (one coordinate
             of one head's output).
         layers: some layers; by default all. Every unit reads the whole vocabulary.

@@ -17,10 +17,10 @@ from interp.attribution.contrast import Contrast
 from interp.attribution.estimators import Estimator, Linearised, linearise
 from interp.attribution.jacobians import pull_back, push_forward
 from interp.attribution.runs import gradients
-from interp.blocks import head_writes, norm, weight_of
-from interp.graph import Graph
-from interp.model import Model
-from interp.sites import SITES
+from interp.forward.blocks import head_writes, norm, weight_of
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 KEPT = ("resid_pre", "q", "k", "v", "z", "mlp_in", "mlp_out")
 FLOATS_AT_ONCE = 2**25

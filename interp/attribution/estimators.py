@@ -17,7 +17,7 @@ from interp.attribution.rules import DiscreteGradient, Gradient, RelP
 from interp.attribution.runs import Run, run
 from interp.brief import brief
 from interp.errors import MetricError, did_you_mean
-from interp.model import Model
+from interp.model.model import Model
 
 IG_STEPS = 5
 """MIB's number of interpolation steps."""

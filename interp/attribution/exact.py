@@ -16,12 +16,12 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast
 from interp.attribution.runs import run
-from interp.blocks import bias_of, head_writes, mlp_write, norm, weight_of
-from interp.calls import LayerCalls
-from interp.graph import Graph
-from interp.model import Model
-from interp.sites import SITES
-from interp.walk import Change, Pack, Put, Rows, Write, shares_prefixes, walk_tokens
+from interp.forward.blocks import bias_of, head_writes, mlp_write, norm, weight_of
+from interp.forward.layer_calls import LayerCalls
+from interp.forward.packed import Change, Pack, Put, Rows, Write, shares_prefixes, walk_tokens
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 TOKENS_AT_ONCE = 4096
 """Tokens in a walk's batch, the prompts aside."""

@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from interp.attribution.scores import EdgeScores, NodeScores, Scores
-from interp.figures import AXIS_NAMES
-from interp.graph import Graph
-from interp.report import Figure, Report, Section, Table, cell_text, excluded_rows
-from interp.style import BLUE, add_band, label, styled
+from interp.model.graph import Graph
+from interp.patching.figures import AXIS_NAMES
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_rows
+from interp.results.style import BLUE, add_band, label, styled
 
 MOST_COLUMNS = 64
 """Columns of a heatmap; neurons beyond are not drawn one by one."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.rules import DiscreteGradient, Gradient
-from interp.model import Model
+from interp.model.model import Model
 
 Function = Callable[[Tensor], Tensor]
 

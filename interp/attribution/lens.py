@@ -11,14 +11,14 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.data.pairs import TokenPair
+from interp.data.prompts import Prompts, as_prompts, listed, pairs_of
 from interp.errors import MetricError
-from interp.interventions import AnyPlan, Positions, as_plan
-from interp.model import Model
-from interp.pairs import TokenPair
-from interp.prompts import Prompts, as_prompts, listed, pairs_of
-from interp.readout import LOGITS_AT_ONCE
-from interp.recording import places_of, recorded
-from interp.sites import SITES
+from interp.forward.readout import LOGITS_AT_ONCE
+from interp.forward.recording import places_of, recorded
+from interp.interventions.plan import AnyPlan, Positions, as_plan
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -63,7 +63,7 @@ class LogitLens:
 
     def plot(self, prompt: int = 0) -> "go.Figure":
         """A heatmap of a prompt: the likeliest token per depth and position."""
-        from interp.token_figures import plot_lens
+        from interp.results.token_figures import plot_lens
 
         return plot_lens(self, prompt)
 
@@ -76,7 +76,7 @@ class LogitLens:
         )
 
     def _repr_html_(self) -> str:
-        from interp.token_figures import lens_html
+        from interp.results.token_figures import lens_html
 
         return lens_html(self)
 

@@ -18,9 +18,9 @@ from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.attribution.exact import Effects
 from interp.attribution.runs import gradients
-from interp.blocks import attend, norm, project
-from interp.graph import Graph
-from interp.model import Model
+from interp.forward.blocks import attend, norm, project
+from interp.model.graph import Graph
+from interp.model.model import Model
 
 KEPT = ("resid_pre", "q", "k", "v", "z")
 

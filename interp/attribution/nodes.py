@@ -15,9 +15,9 @@ from torch import Tensor
 from interp.attribution.contrast import Contrast
 from interp.attribution.estimators import Linearised
 from interp.attribution.runs import gradients
-from interp.graph import Graph
-from interp.model import Model
-from interp.sites import SITES
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 NODE_SITES = ("resid_pre", "z", "mlp_out")
 

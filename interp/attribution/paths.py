@@ -16,11 +16,11 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.exact import Effects
-from interp.blocks import attend, mlp_write
+from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.errors import SiteError
-from interp.graph import Graph
-from interp.model import Model
-from interp.pairs import PromptPairs, load_pairs, tokenise
+from interp.forward.blocks import attend, mlp_write
+from interp.model.graph import Graph
+from interp.model.model import Model
 
 
 def path_patch(

@@ -18,14 +18,14 @@ from interp.attribution.attribute import (
     checked_axes,
 )
 from interp.attribution.scores import Scores
+from interp.data.pairs import PromptPairs, tokenise
 from interp.errors import MetricError, SiteError, did_you_mean
-from interp.model import Model
-from interp.pairs import PromptPairs, tokenise
+from interp.model.model import Model
+from interp.model.sites import parse_site
 from interp.progress import Progress
-from interp.run_folder import RunFolder
-from interp.run_key import identity, names_of
-from interp.sites import parse_site
-from interp.steps import Codec
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import identity, names_of
+from interp.results.steps import Codec
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""

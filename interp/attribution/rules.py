@@ -35,8 +35,8 @@ from interp.attribution.chords import (
     Product,
     Softmax,
 )
-from interp.calls import restore_forward
-from interp.model import Model
+from interp.forward.layer_calls import restore_forward
+from interp.model.model import Model
 
 ELEMENTWISE = frozenset(
     ["relu", "gelu", "silu", "tanh", "sigmoid", "exp", "pow", "__pow__", "square"]

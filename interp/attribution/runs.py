@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast
-from interp.blocks import split_mlp_input
 from interp.brief import brief
-from interp.hooks import hooked
-from interp.model import Model
-from interp.sites import SITES
+from interp.forward.blocks import split_mlp_input
+from interp.forward.hooks import hooked
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 
 @brief

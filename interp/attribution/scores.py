@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from interp import folder
+from interp.data.pairs import Excluded
 from interp.errors import RunFolderError, shown
-from interp.graph import Graph
-from interp.pairs import Excluded
-from interp.results import vars_of
+from interp.model.graph import Graph
+from interp.patching.result import vars_of
+from interp.results import folder
 from interp.statistics import bootstrap_mean
 
 if TYPE_CHECKING:

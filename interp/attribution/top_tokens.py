@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.blocks import norm, weight_of
 from interp.errors import SiteError
-from interp.model import Model
-from interp.sites import SITES
+from interp.forward.blocks import norm, weight_of
+from interp.model.model import Model
+from interp.model.sites import SITES
 
 
 def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> pd.DataFrame:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         equivalence,
         resample_weights,
     )
-    from interp.statistics.controls import matched_random_sets
+    from interp.statistics.random_sets import matched_random_sets
     from interp.statistics.significance import (
         benjamini_hochberg,
         discordant,

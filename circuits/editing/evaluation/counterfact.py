@@ -17,7 +17,7 @@ from circuits.editing.evaluation.reading import (
 )
 from circuits.editing.facts import Fact
 from interp.brief import brief
-from interp.records import read_records
+from interp.data.records import read_records
 
 
 @brief

@@ -16,8 +16,8 @@ from circuits.editing.evaluation.reading import (
     texts_of,
 )
 from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
+from interp.data.records import is_hub_id, read_records
 from interp.errors import DataFileError, shown
-from interp.records import is_hub_id, read_records
 
 
 def load_cases(source: str | Path, split: str | None = None) -> Cases:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.facts import SLOT
+from interp.data.records import is_file, read_json, read_text
+from interp.data.schema import checked
 from interp.errors import DataFileError, shown
-from interp.records import is_file, read_json, read_text
-from interp.schema import checked
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
 BLOCK = "\n\n"

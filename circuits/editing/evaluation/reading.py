@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from circuits.editing.facts import FactError
+from interp.data.pairs import Excluded
 from interp.errors import DataFileError, shown
-from interp.pairs import Excluded
 
 T = TypeVar("T")
 

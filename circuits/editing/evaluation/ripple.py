@@ -18,8 +18,8 @@ from circuits.editing.evaluation.reading import (
 )
 from circuits.editing.facts import SLOT, Fact, FactError
 from interp.brief import brief
+from interp.data.records import read_records
 from interp.errors import DataFileError, shown
-from interp.records import read_records
 
 CRITERIA: Mapping[str, str] = {
     "Logical_Generalization": "logical_generalization",

@@ -9,8 +9,8 @@ from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Question
 from circuits.editing.evaluation.reading import Records, parsed, text_of, texts_of
 from circuits.editing.facts import SLOT, Fact, FactError
+from interp.data.records import read_records
 from interp.errors import shown
-from interp.records import read_records
 
 UNRELATED = "nq question: "
 

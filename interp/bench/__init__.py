@@ -1,0 +1,1 @@
+"""The sweep beside its peers, for parity and for speed."""

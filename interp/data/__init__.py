@@ -1,0 +1,1 @@
+"""What goes in: prompts, prompt pairs, splits, records of files, and the shipped data sets."""

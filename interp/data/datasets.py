@@ -1,0 +1,124 @@
+"""The data sets that come with the package, and what a path or the name of one means.
+
+In a wheel they lie in this folder, in a checkout in ``datasets/``.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import DataFileError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SETS = {
+    "country_capitals": "prompt pairs",
+    "ioi": "prompt pairs",
+    "landmark_countries": "prompt pairs",
+    "linguistic_puzzles": "prompt pairs",
+    "capital_questions": "questions",
+    "multihop_chains": "edit cases",
+    "multihop_facts": "facts",
+    "recall_facts": "facts",
+    "emotion_scenarios_discovery": "events",
+    "emotion_scenarios_tuning": "events",
+    "emotion_scenarios_test": "events",
+    "emotion_vignettes": "vignettes",
+    "emotion_frames": "frames",
+    "emotion_replies": "replies",
+    "emotion_blind_labels": "labelled replies",
+    "neutral_text": "text",
+}
+"""Name -> what its rows are."""
+
+
+def folder() -> Path:
+    """Where the shipped files lie: beside this module, or in the checkout that it is part of."""
+    here = Path(__file__).with_name("shipped")
+    return here if (here / "neutral_text.txt").is_file() else here.parents[2] / "datasets"
+
+
+def files() -> dict[str, Path]:
+    """The file of every shipped data set, by name.
+
+    Raises:
+        DataFileError: one is not in this installation.
+    """
+    return {name: _file(name) for name in SETS}
+
+
+def _file(name: str) -> Path:
+    for suffix in (".jsonl", ".json", ".txt"):
+        file = folder() / f"{name}{suffix}"
+        if file.is_file():
+            return file
+    raise DataFileError(f"{name} is not in {folder()}; install interp again.")
+
+
+def locate(
+    source: str | Path, expected: str = "a data file", among: Mapping[str, Path] | None = None
+) -> Path:
+    """The file that a path or a shipped name means.
+
+    A shipped name means the shipped file whatever lies in the current folder; ``./name`` is a
+    file of that name there.
+
+    Args:
+        source: path or name.
+        expected: what to give, for the message.
+        among: shipped files by name; by default the data sets.
+
+    Raises:
+        DataFileError: neither a file nor a name, and the message suggests names; or that data set
+            is not in this installation.
+    """
+    named = SETS if among is None else among
+    if str(source) in named:
+        return _file(str(source)) if among is None else among[str(source)]
+    if os.path.exists(source):  # noqa: PTH110 (Path.exists raises for some texts)
+        return Path(source)
+    raise DataFileError(
+        f"no such file: {shown(str(source), 200)[1:-1]}; give {expected}, or a shipped name. "
+        f"{did_you_mean(Path(source).stem[:80], named)}"
+    )
+
+
+def datasets() -> "pd.DataFrame":
+    """The data sets that come with the package.
+
+    Returns:
+        One row per set: ``name`` (which `interp.load_pairs` and every option that takes data
+        accept), ``kind`` of its rows, ``rows`` (how many; missing for a set that is not a list),
+        ``licence``, ``summary`` and ``path``. The card, a Markdown file, lies beside ``path``.
+    """
+    import pandas as pd
+
+    rows = [_described(name, SETS[name], path) for name, path in files().items()]
+    return pd.DataFrame(rows).astype({"rows": "Int64"})
+
+
+def _described(name: str, kind: str, path: Path) -> dict[str, Any]:
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    summary = card.split("\n\n")[1].replace("\n", " ")
+    licence = card.partition("## Licence\n\n")[2].split("\n\n")[0].replace("\n", " ").strip()
+    return {
+        "name": name,
+        "kind": kind,
+        "rows": _n_rows(path),
+        "licence": licence,
+        "summary": re.split(r"(?<=\.) |: ", summary)[0].rstrip("."),
+        "path": str(path),
+    }
+
+
+def _n_rows(path: Path) -> int | None:
+    """Lines of a text, objects of a list."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return sum(1 for line in text.splitlines() if line.strip())
+    read = json.loads(text)
+    return len(read) if isinstance(read, list) else None

@@ -1,0 +1,232 @@
+"""Prompts in a model's tokens, with named spans, and batches of them padded to one length."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.brief import brief
+from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
+from interp.errors import PairError, PlanError, first_line, shown
+from interp.interventions.plan import Positions, whole_numbers
+from interp.model.model import Model
+
+
+@brief
+@dataclass(frozen=True)
+class TokenPrompt:
+    """One prompt.
+
+    Attributes:
+        ids: its tokens.
+        spans: name -> token positions.
+    """
+
+    ids: tuple[int, ...]
+    spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def positions(self, place: Positions) -> tuple[int, ...]:
+        """Positions of the prompt in ``all``, ``prompt``, ``last``, a span, or its ``_last`` token.
+
+        Raises:
+            PlanError: no such span; or no number, one that is not whole, a negative one, or one
+                beyond the prompt's end.
+        """
+        n = len(self.ids)
+        if not isinstance(place, str):
+            numbers = whole_numbers(place, "positions")
+            if max(numbers) >= n:
+                raise PlanError(
+                    f"position {max(numbers)} is beyond the end of a prompt of {n} tokens (0 to "
+                    f"{n - 1})."
+                )
+            return numbers
+        everything = tuple(range(n))
+        named = {"all": everything, "prompt": everything, "last": everything[-1:], "decoded": ()}
+        if place in named:
+            return named[place]
+        if place in self.spans:
+            return self.spans[place]
+        whole = place.removesuffix("_last")
+        if whole == place or whole not in self.spans:
+            raise PlanError(
+                f"no span {shown(place)}: this prompt has {', '.join(self.spans) or 'none'}; "
+                f"choose one of them or {', '.join(map(repr, named))}."
+            )
+        return self.spans[whole][-1:]
+
+
+Messages = Sequence[Mapping[str, str]]
+"""A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
+
+
+def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
+    """A prompt with named spans, such as ``subject="France"``.
+
+    Args:
+        model: whose tokens.
+        text: the prompt; or chat messages, put into the tokenizer's chat template up to where the
+            model's reply begins.
+        spans: by name, texts that occur exactly once in it (of messages, in the whole rendered
+            chat).
+
+    Raises:
+        PairError: a span does not occur exactly once, or is called as a place of every prompt is;
+            neither a text nor messages, or messages that cannot be rendered.
+    """
+    taken = next((name for name in spans if name in PLACES), None)
+    if taken is not None:
+        raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
+    chat = not isinstance(text, str)
+    if chat and not (_is_chat(text) and text):
+        raise PairError(
+            f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
+            "and 'content'."
+        )
+    whole = _rendered(model, text) if chat else text
+    # a chat template writes the special tokens itself
+    encoded = model.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not chat)
+    found = {name: _tokens_of(whole, encoded, part, name) for name, part in spans.items()}
+    return TokenPrompt(tuple(encoded["input_ids"]), found)
+
+
+def _rendered(model: Model, messages: Messages) -> str:
+    """Chat messages as the model's tokenizer writes them, its cue to reply at the end."""
+    for number, message in enumerate(messages, 1):
+        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise PairError(
+                f"message {number} is {shown(message, 80)}; every message needs 'role' and "
+                "'content', both text."
+            )
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise PairError(
+            f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "
+            "give the prompt as text."
+        )
+    try:
+        return model.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # the template is the model author's program
+        raise PairError(
+            f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
+        ) from error
+
+
+def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
+    if not part.strip() or text.count(part) != 1:
+        raise PairError(
+            f"span {shown(name)} ({shown(part)}) occurs {text.count(part) if part else 0} times in "
+            f"{shown(text)}; "
+            "give a text that occurs exactly once."
+        )
+    start = text.index(part)
+    end = start + len(part)
+    return tuple(
+        i
+        for i, (lo, hi) in enumerate(encoded["offset_mapping"])
+        # a token that only shares a blank with the span is not in it
+        if text[max(lo, start) : min(hi, end)].strip()
+    )
+
+
+Prompt = str | Messages | TokenPrompt | TokenPair | Pair
+Prompts = Prompt | Iterable[Prompt]
+"""Texts, chats, tokens, or pairs, of which the clean prompts are meant.
+
+A single text, chat, token prompt or pair is one prompt."""
+
+
+def listed(prompts: Prompts) -> list[Any]:
+    """Prompts as a list; one text, chat, token prompt or pair is a list of one."""
+    if not isinstance(prompts, Iterable) or isinstance(prompts, str | Mapping):
+        return [prompts]
+    several: list[Any] = list(prompts)
+    return [several] if several and _is_chat(several) else several
+
+
+def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
+    """Put prompts into a model's tokens.
+
+    Raises:
+        PairError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
+            used; nothing is left out.
+    """
+    given = listed(prompts)
+    if not given:
+        raise PairError("there are no prompts; give at least one.")
+    return [_as_prompt(model, one) for one in given]
+
+
+def _is_chat(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(one, Mapping) for one in given)
+
+
+def _as_prompt(model: Model, given: Any) -> TokenPrompt:
+    if _is_chat(given) and given:
+        return prompt(model, given)
+    if isinstance(given, Pair):
+        given = _token_pair(model, given)
+    if isinstance(given, TokenPair):
+        return prompts_of([given])[0]
+    if not isinstance(given, str | TokenPrompt):
+        raise PairError(
+            f"a prompt is {shown(given)}; give texts, chats (lists of mappings with 'role' and "
+            "'content'), token prompts or pairs."
+        )
+    found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
+    if not found.ids:
+        raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")
+    return found
+
+
+def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
+    """Prompts that are all pairs, in the model's tokens; ``None`` for other prompts.
+
+    Raises:
+        PairError: a pair cannot be used; nothing is left out.
+    """
+    if not all(isinstance(one, Pair | TokenPair) for one in given):
+        return None
+    return [one if isinstance(one, TokenPair) else _token_pair(model, one) for one in given]
+
+
+def _token_pair(model: Model, pair: Pair) -> TokenPair:
+    return tokenise(model, PromptPairs((pair,), pair.where or "pairs"))[0][0]
+
+
+def prompts_of(
+    pairs: Sequence[TokenPair], side: Literal["clean", "corrupt"] = "clean"
+) -> list[TokenPrompt]:
+    """One side of pairs as prompts."""
+    return [
+        TokenPrompt(pair.clean if side == "clean" else pair.corrupt, pair.spans) for pair in pairs
+    ]
+
+
+def pad(
+    model: Model, prompts: Sequence[TokenPrompt]
+) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
+    """Pad on the left; token ids, and which tokens are real."""
+    width = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask[row, width - len(prompt.ids) :] = True
+    return ids.to(model.device), mask.to(model.device)
+
+
+def batches(prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:
+    """Prompt numbers in groups of like length, each at most so many tokens; at least one prompt."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids)):
+        # the first of a group is its longest, so the others pad to it
+        if groups and (len(groups[-1]) + 1) * len(prompts[groups[-1][0]].ids) <= tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

@@ -1,0 +1,275 @@
+"""Rows and settings as files hold them: text, strict JSON and JSONL, data sets of the Hub."""
+
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from interp.data.datasets import locate
+from interp.errors import DataFileError, first_line, shown
+
+MOST_BYTES = 1 << 30
+"""A file of more is taken for a mistake, such as weights."""
+MOST_NESTED = 64
+"""Levels of lists and objects in a JSON text."""
+MOST_DIGITS = 18
+"""Digits of a whole number: all that 64 bits hold."""
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
+    """The text of a file, without a byte-order mark, its lines ended by newlines.
+
+    Args:
+        path: of the file.
+        expected: what it should hold, for messages.
+
+    Raises:
+        DataFileError: it is missing, a folder or a pipe, unreadable, larger than `MOST_BYTES`, or
+            not UTF-8.
+    """
+    try:
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):
+            what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or device"
+            raise DataFileError(f"{path} is a {what}, not a file; give a file of {expected}.")
+        if found.st_size > MOST_BYTES:
+            raise DataFileError(
+                f"{path} has {found.st_size:,} bytes, more than a file of {expected} can have "
+                f"({MOST_BYTES:,}); split it."
+            )
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
+    except FileNotFoundError as error:
+        raise DataFileError(f"no such file: {path}; give a file of {expected}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise DataFileError(
+            f"cannot read {shown(str(path), 200)[1:-1]} ({reason}); give a file of {expected}."
+        ) from error
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file here; False, too, for what cannot be a path."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names that are too long)
+
+
+def read_json(path: str | Path, expected: str = "JSON") -> Any:
+    """What a JSON file holds, as `parse_json` takes it.
+
+    Raises:
+        DataFileError: as `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path, expected), str(path))
+
+
+def read_rows(path: str | Path, expected: str = "rows") -> list[dict[str, Any]]:
+    """A JSON file's list of objects.
+
+    Raises:
+        DataFileError: as `read_json`, or it is not a list of objects; the row is named.
+    """
+    rows = read_json(path, f"{expected} (JSON)")
+    if not isinstance(rows, list):
+        raise DataFileError(f"{path} holds a {type(rows).__name__}, not a list of {expected}.")
+    for number, row in enumerate(rows, 1):
+        _refuse_no_object(row, f"{path}, row {number}")
+    return rows
+
+
+def read_jsonl(path: str | Path, expected: str = "rows") -> list[tuple[int, dict[str, Any]]]:
+    """One object a line, with the line's number from 1; blank lines are passed over.
+
+    Raises:
+        DataFileError: as `read_text` and `parse_json`, or a line is not an object; it is named.
+    """
+    rows: list[tuple[int, dict[str, Any]]] = []
+    # not splitlines, which also splits at separators that may stand inside a JSON string
+    for number, line in enumerate(read_text(path, f"{expected} (JSONL)").split("\n"), 1):
+        if line.strip():
+            row = parse_json(line, str(path), number)
+            _refuse_no_object(row, f"{path}, line {number}")
+            rows.append((number, row))
+    return rows
+
+
+def _refuse_no_object(row: Any, where: str) -> None:
+    if not isinstance(row, dict):
+        raise DataFileError(f"{where}: a {type(row).__name__}, not a JSON object.")
+
+
+def read_records(
+    source: str | Path, split: str | None = None, expected: str = "rows"
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a data set: a ``.json`` (a list of objects) or ``.jsonl`` file, ours, the Hub's.
+
+    Args:
+        source: path of a file, name of a shipped data set, or Hub id of another.
+        split: which split of a Hub data set; by default ``train``.
+        expected: what the rows are, for messages.
+
+    Returns:
+        The rows, and the name of where they came from, for messages.
+
+    Raises:
+        DataFileError: no such file or data set, or it is malformed (named by line or row).
+    """
+    rows, name = _placed(source, split, expected)
+    return [row for _, row in rows], name
+
+
+def placed_rows(source: str | Path, expected: str = "rows") -> list[tuple[str, dict[str, Any]]]:
+    """As `read_records`, each row behind the place where it stands: ``facts.jsonl, line 3``."""
+    return _placed(source, None, expected)[0]
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether ``owner/name`` means a data set of the Hub.
+
+    Not where a file or its folder is there, nor where it ends like the name of a file: a mistyped
+    path is to be told as one, without asking the network.
+    """
+    return (
+        isinstance(source, str)
+        and source.count("/") == 1
+        and not source.startswith((".", "/", "~"))
+        and not re.fullmatch(r"\.[a-z]{2,8}", Path(source).suffix.lower())
+        and not os.path.exists(source)  # noqa: PTH110 (Path.exists raises for some texts)
+        and not os.path.isdir(os.path.dirname(source))  # noqa: PTH112, PTH120
+    )
+
+
+def _placed(
+    source: str | Path, split: str | None, expected: str
+) -> tuple[list[tuple[str, dict[str, Any]]], str]:
+    if is_hub_id(source):
+        name = str(source)
+        found = enumerate(from_hub(name, split or "train"), 1)
+        return [(f"{name}, row {number}", dict(row)) for number, row in found], name
+    path = locate(source, f"a JSON or JSONL file of {expected}, a Hub id")
+    if path.suffix == ".json":
+        listed = enumerate(read_rows(path, expected), 1)
+        return [(f"{path}, row {number}", row) for number, row in listed], path.name
+    lines = read_jsonl(path, expected)
+    return [(f"{path}, line {number}", row) for number, row in lines], path.name
+
+
+def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
+    """A split of a data set of the Hugging Face Hub.
+
+    Raises:
+        DataFileError: it cannot be loaded.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, split=split)  # pyright: ignore[reportReturnType]
+    except Exception as error:
+        raise DataFileError(
+            f"cannot load data set {shown(name, 100)} from the Hugging Face Hub "
+            f"({first_line(error)}); "
+            "check the id and the connection, or give a JSONL file."
+        ) from error
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+class _Refused(ValueError):
+    """JSON for Python's parser, but nothing that a data file may hold."""
+
+
+def parse_json(text: str, where: str, line: int | None = None) -> Any:
+    """A JSON text's value; anything whose meaning could be mistaken is refused.
+
+    Args:
+        text: the whole text.
+        where: file, for messages.
+        line: of a JSONL file, the line that `text` is.
+
+    Raises:
+        DataFileError: not JSON; NaN, infinity or a number that becomes it; a whole number of more
+            than 18 digits; a key twice in one object; half of a surrogate pair; or more than 64
+            levels of lists and objects.
+    """
+    at = where if line is None else f"{where}, line {line}"
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_whole,
+            parse_float=_number,
+        )
+        _refuse_deep(value, text)
+        _refuse_half_pairs(value, text)
+    except json.JSONDecodeError as error:
+        at = f"{where}, line {line or error.lineno}"
+        raise DataFileError(
+            f"{at}: not valid JSON ({error.msg} at column {error.colno})."
+        ) from error
+    except _Refused as error:
+        raise DataFileError(f"{at}: {error}.") from error
+    except RecursionError as error:
+        raise DataFileError(f"{at}: {_TOO_DEEP}.") from error
+    return value
+
+
+_TOO_DEEP = f"lists or objects are nested more than {MOST_NESTED} deep"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _Refused(f"key {shown(twice)} stands twice in one object; keep one")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a number of JSON; write null or a finite number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise _Refused(f"{shown(digits, 24)[1:-1]} is too large; whole numbers have up to "
+                       f"{MOST_DIGITS} digits")  # fmt: skip
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _Refused(f"{shown(digits, 24)[1:-1]} is too large for a number")
+    return value
+
+
+def _refuse_deep(value: Any, text: str) -> None:
+    if text.count("[") + text.count("{") <= MOST_NESTED:
+        return
+    level: list[Any] = [value]
+    for _ in range(MOST_NESTED + 1):
+        inner: list[Any] = [one for one in level if isinstance(one, dict | list)]
+        if not inner:
+            return
+        level = [c for one in inner for c in (one.values() if isinstance(one, dict) else one)]
+    raise _Refused(_TOO_DEEP)
+
+
+def _refuse_half_pairs(value: Any, text: str) -> None:
+    if not re.search(r"\\u[dD][89a-fA-F]", text):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise _Refused(
+            f"{half} is half of a character (a lone surrogate); write it whole"
+        ) from error

@@ -1,0 +1,149 @@
+"""Discovery and test prompts that share no entity, and the check that they share no prompt.
+
+A circuit chosen on prompts about France may know about France. So entities are dealt to splits,
+not rows, and a row whose entities were dealt apart is dropped and counted: the price of pairs
+that link two entities.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from interp.data.pairs import Excluded, Pair, PromptPairs
+from interp.errors import PairError, did_you_mean, shown
+
+HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
+N_DEALS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Splits(Mapping[str, PromptPairs]):
+    """Named sets of pairs without a common entity.
+
+    Attributes:
+        pairs: split -> its pairs, in their first order.
+        entities: split -> the entities dealt to it.
+        dropped: the rows whose entities lie in several splits, with the reason.
+    """
+
+    pairs: Mapping[str, PromptPairs]
+    entities: Mapping[str, frozenset[str]]
+    dropped: tuple[Excluded, ...]
+
+    def __getitem__(self, name: str) -> PromptPairs:
+        return self.pairs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        sizes = (f"{k} {len(v)} pairs, {len(self.entities[k])} entities" for k, v in self.items())
+        return f"Splits({'; '.join(sizes)}; {len(self.dropped)} pairs dropped)"
+
+
+def split_by_entity(
+    pairs: PromptPairs,
+    by: str | Sequence[str] | Callable[[Pair], Iterable[str]] = "subject",
+    fractions: Mapping[str, float] = HALVES,
+    seed: int = 0,
+) -> Splits:
+    """Deal entities at random to splits, and keep the pairs whose entities all lie in one.
+
+    Of 100 random deals the one is kept whose smallest split, relative to its fraction, has most
+    pairs; no model takes part in that choice. With two entities a pair that have nothing to do
+    with each other, about half of the rows are lost to two halves.
+
+    Args:
+        pairs: the rows to split.
+        by: where a pair's entities are: a span or several, whose texts in clean and in corrupt
+            are all entities, or a function of the pair that returns them.
+        fractions: split -> its part of the entities; they add up to 1.
+        seed: of the deals.
+
+    Raises:
+        PairError: a pair has no such span or no entity, the fractions do not add up to 1, or a
+            split is left without pairs.
+    """
+    if min(fractions.values(), default=0) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise PairError(
+            f"fractions are {dict(fractions)}; give each split a positive part, 1 in all."
+        )
+    found = [_entities(pair, by) for pair in pairs]
+    entities = sorted(set[str]().union(*found))
+    home = _deal(found, entities, fractions, seed)
+    names = list(fractions)
+    split_of = {entity: names[at] for entity, at in zip(entities, home, strict=True)}
+    kept: dict[str, list[Pair]] = {name: [] for name in names}
+    dropped: list[Excluded] = []
+    for pair, own in zip(pairs, found, strict=True):
+        if len({split_of[entity] for entity in own}) == 1:
+            kept[split_of[own[0]]].append(pair)
+        else:
+            where = ", ".join(f"{shown(entity)} ({split_of[entity]})" for entity in own)
+            dropped.append(Excluded(pair.id, pair.where, f"entities in different splits: {where}."))
+    return Splits(
+        {name: PromptPairs(tuple(rows), f"{pairs.source}, {name}") for name, rows in kept.items()},
+        {name: frozenset(e for e in entities if split_of[e] == name) for name in names},
+        tuple(dropped),
+    )
+
+
+def leak(a: PromptPairs, b: PromptPairs) -> list[str]:
+    """The prompts, clean or corrupt, that occur in both sets, sorted; none in a sound split."""
+    first, second = ({text for p in rows for text in (p.clean, p.corrupt)} for rows in (a, b))
+    return sorted(first & second)
+
+
+def _entities(
+    pair: Pair, by: str | Sequence[str] | Callable[[Pair], Iterable[str]]
+) -> tuple[str, ...]:
+    if callable(by):
+        found = tuple(dict.fromkeys(by(pair)))
+        if not found:
+            raise PairError(
+                f"{pair.where}: `by` found no entity in {shown(pair.clean)}; return one."
+            )
+        return found
+    texts: list[str] = []
+    for name in [by] if isinstance(by, str) else by:
+        if name not in pair.spans:
+            raise PairError(f"{pair.where}: no span {name!r}. {did_you_mean(name, pair.spans)}")
+        ranges = zip((pair.clean, pair.corrupt), pair.spans[name], strict=True)
+        texts += [text[start:end] for text, (start, end) in ranges]
+    return tuple(dict.fromkeys(texts))
+
+
+def _deal(
+    found: Sequence[tuple[str, ...]],
+    entities: Sequence[str],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> Int[np.ndarray, " entity"]:
+    """The index of the split that each entity goes to."""
+    code = {entity: n for n, entity in enumerate(entities)}
+    width = max(map(len, found), default=1)
+    # short rows repeat their first entity, which leaves the set of their splits as it is
+    rows = np.array([[code[e] for e in (own + own[:1] * width)[:width]] for own in found])
+    parts = np.array(list(fractions.values()))
+    ends = np.round(np.cumsum([0, *parts]) * len(entities)).astype(int)
+    in_order = np.repeat(np.arange(len(parts)), np.diff(ends))
+    rng = np.random.default_rng(seed)
+
+    def smallest(home: np.ndarray) -> float:
+        at = home[rows]
+        whole = (at == at[:, :1]).all(1)
+        return float((np.bincount(at[whole, 0], minlength=len(parts)) / parts).min())
+
+    home = max((rng.permutation(in_order) for _ in range(N_DEALS)), key=smallest)
+    if not smallest(home):
+        raise PairError(
+            f"{len(found)} pairs link their {len(entities)} entities so closely that one of the "
+            f"splits {list(fractions)} was empty in each of {N_DEALS} random deals; use fewer "
+            "splits, or pair each entity with fewer others."
+        )
+    return home

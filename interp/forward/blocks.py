@@ -1,0 +1,236 @@
+"""The pieces of a block that circuits take apart: projections, head writes, norms, attention.
+
+Each works on any architecture that `architecture` maps, and computes what the block itself
+computes, with its own modules.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import restore_forward
+from interp.model.model import Model
+from interp.model.sites import SITES
+
+
+def first_output(out: Any) -> Tensor:
+    """A block's output: a tensor, or the first of a tuple (GPT-J)."""
+    return out[0] if isinstance(out, tuple) else out
+
+
+def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
+    """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
+    module, point = model.point(SITES[site], layer)
+    weight = _matrix(module)
+    if point.features is None:
+        return weight
+    return weight[point.features.to(weight.device)]
+
+
+def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
+    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+    return weight.T if type(module).__name__ == "Conv1D" else weight
+
+
+def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, "neuron d_model"]:
+    """The rows that an MLP's neurons read their normed input with.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        which: ``"gate"``: what goes through the activation function, in gated and plain MLPs;
+            ``"up"``: what it is multiplied by.
+
+    Raises:
+        SiteError: the MLP has no such matrix.
+    """
+    if which not in model.arch.neuron_keys:
+        known = ", ".join(map(repr, model.arch.neuron_keys)) or "none that can be read"
+        raise SiteError(f"{model.name} has no neuron keys {which!r}: its MLPs have {known}.")
+    path = model.arch.neuron_keys[which].path
+    return _matrix(model.blocks[layer].get_submodule(path))
+
+
+def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
+    """Bias of the linear module that computes q, k or v; ``None`` where it has none."""
+    module, point = model.point(SITES[site], layer)
+    bias: Tensor | None = getattr(module, "bias", None)
+    if bias is None or point.features is None:
+        return bias
+    return bias[point.features.to(bias.device)]
+
+
+def project(
+    model: Model, site: str, layer: int, x: Float[Tensor, "row branch pos d_model"]
+) -> Float[Tensor, "row pos branch d_head"]:
+    """Queries, keys or values of each query head from a normed input of its own.
+
+    Branches are query heads; keys and values take the matrix of the group a head belongs to.
+    """
+    a = model.arch
+    weight = weight_of(model, site, layer).unflatten(0, (-1, a.d_head))
+    shared = a.n_heads // len(weight)
+    out = torch.einsum("bhpd,hkd->bphk", x, weight.repeat_interleave(shared, 0))
+    bias = bias_of(model, site, layer)
+    if bias is not None:
+        out = out + bias.unflatten(0, (-1, a.d_head)).repeat_interleave(shared, 0)
+    return out
+
+
+def head_writes(
+    model: Model, layer: int, z: Float[Tensor, "row pos width"]
+) -> Float[Tensor, "row head pos d_model"]:
+    """What each head adds to attention's output, before a post-norm: z_h W_O^h."""
+    a = model.arch
+    by_head = weight_of(model, "z", layer).T.unflatten(0, (a.n_heads, a.d_head))
+    return torch.einsum("bphk,hkd->bhpd", z.unflatten(-1, (a.n_heads, a.d_head)), by_head)
+
+
+def norm(model: Model, layer: int, path: str | None) -> Callable[[Tensor], Tensor]:
+    """A norm of a block by its path; the identity where the block has none."""
+    return (lambda x: x) if path is None else model.blocks[layer].get_submodule(path)
+
+
+def mlp_write(
+    model: Model, layer: int, resid: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    """What a layer's MLP adds to the residual stream it reads.
+
+    Raises:
+        SiteError: the block has no MLP module.
+    """
+    parts = model.arch.parts
+    out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
+    out = first_output(out)
+    return norm(model, layer, parts.ln2_post)(out)
+
+
+def _mlp(model: Model, layer: int) -> nn.Module:
+    path = model.arch.parts.mlp
+    if not path:
+        raise SiteError(f"{model.name} has no MLP module: its matrices lie in the block itself.")
+    return model.blocks[layer].get_submodule(path)
+
+
+class _Reached(Exception):
+    """Ends a block's run where its heads have been computed."""
+
+
+def attend(
+    model: Model,
+    layer: int,
+    kwargs: dict[str, Any],
+    q: Float[Tensor, "row pos head d_head"],
+    k: Float[Tensor, "row pos head d_head"],
+    v: Float[Tensor, "row pos head d_head"],
+) -> Float[Tensor, "row pos width"]:
+    """Run a layer's attention, as the model does it, on given queries, keys and values.
+
+    Keys and values are given per query head. Where the model shares them within a group, the
+    block runs once per member of the group, and each run gives that member's heads.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        kwargs: the layer's arguments for these rows.
+        q: queries, before rotary embedding and their norm.
+        k: keys of each query head, likewise.
+        v: values of each query head.
+
+    Returns:
+        ``z``, all heads side by side.
+    """
+    a = model.arch
+    group = a.n_heads // a.n_kv_heads
+    kept: list[Tensor] = []
+    found: list[Tensor] = []
+
+    def put(value: Tensor) -> Callable[[Tensor], None]:
+        return lambda activation: _overwrite(activation, value.flatten(-2))
+
+    def reach(z: Tensor) -> None:
+        kept.append(z)
+        raise _Reached
+
+    still = torch.zeros(*q.shape[:2], a.d_model, dtype=q.dtype, device=q.device)
+    for member in range(group):
+        own = slice(member, None, group)
+        edits = [("q", put(q)), ("k", put(k[:, :, own])), ("v", put(v[:, :, own])), ("z", reach)]
+        here = [(SITES[site], layer, edit) for site, edit in edits]
+        try:
+            with _blank_projections(model, layer), hooked(model, here):
+                model.blocks[layer](still, **kwargs)
+        except _Reached:
+            found.append(kept.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
+    return torch.stack(found, 3).flatten(2)
+
+
+def last_attention(
+    model: Model, layer: int, hidden: Float[Tensor, "row pos d_model"], kwargs: dict[str, Any]
+) -> Float[Tensor, "row head pos"]:
+    """Weight of each token's value in what each head writes at the last token.
+
+    Read off heads that are given one-hot values, so any attention function will do.
+
+    Args:
+        model: the model.
+        layer: which layer.
+        hidden: the layer's input.
+        kwargs: the layer's arguments for these rows.
+    """
+    a, n = model.arch, hidden.shape[1]
+    found: list[Tensor] = []
+
+    def reach(z: Tensor) -> None:
+        found.append(z[:, -1].unflatten(-1, (a.n_heads, a.d_head)))
+        raise _Reached
+
+    for first in range(0, n, a.d_head):
+        one_hot = torch.eye(n, a.d_head, dtype=hidden.dtype, device=hidden.device).roll(first, 0)
+        put = functools.partial(_overwrite, value=one_hot.repeat(1, a.n_kv_heads))
+        here = [(SITES["v"], layer, put), (SITES["z"], layer, reach)]
+        with contextlib.suppress(_Reached), hooked(model, here):
+            model.blocks[layer](hidden, **kwargs)
+    return torch.cat(found, -1)[..., :n]
+
+
+@contextlib.contextmanager
+def _blank_projections(model: Model, layer: int) -> Generator[None]:
+    """Spare the products of the projections whose outputs are given anyway."""
+    modules = {id(m): m for m, _ in (model.point(SITES[part], layer) for part in "qkv")}
+    with contextlib.ExitStack() as stack:
+        for module in modules.values():
+            weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+            width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+            stack.callback(restore_forward, module, module.__dict__.get("forward"))
+            module.forward = functools.partial(_blank, width)
+        yield
+
+
+def _blank(width: int, x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], width)
+
+
+def _overwrite(activation: Tensor, value: Tensor) -> None:
+    activation.copy_(value)
+
+
+def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) -> Any:
+    """Give the MLP a view of its own of its input, so that its gradient is its own.
+
+    Parallel blocks pass one normed tensor to attention and MLP alike.
+    """
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        own = args[0].view_as(args[0])
+        keep(own)
+        return (own, *args[1:])
+
+    return _mlp(model, layer).register_forward_pre_hook(before)

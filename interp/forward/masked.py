@@ -1,0 +1,176 @@
+"""Run a model with some edges of its graph cut: their sources are read from another run.
+
+Every node is recomputed from its own input, which sums what it reads from this run over kept
+edges and what it reads from the ablation run over cut ones (EAP-IG / MIB semantics). The mask may
+be fractional and require a gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.brief import brief
+from interp.errors import SiteError
+from interp.forward.blocks import attend, head_writes, mlp_write, norm, project
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import LayerCalls
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.model.sites import SITES
+
+
+@brief
+@dataclass(frozen=True)
+class Writes:
+    """What every source of a run writes from, for a batch of rows.
+
+    Attributes:
+        embed: the input node.
+        z: of each layer, all heads side by side.
+        mlp_out: of each layer, after a post-norm.
+        neurons: of each layer, the down-projection's input; needed to ablate single neurons.
+        first: first position at which these differ from the prompts' own run; nothing before it
+            is looked at.
+    """
+
+    embed: Float[Tensor, "row pos d_model"]
+    z: list[Float[Tensor, "row pos width"]]
+    mlp_out: list[Float[Tensor, "row pos d_model"]]
+    neurons: list[Float[Tensor, "row pos d_mlp"]] | None = None
+    first: int = 0
+
+
+def run_masked(
+    model: Model,
+    calls: LayerCalls,
+    prompt: Int[Tensor, " row"],
+    mask: Float[Tensor, "source destination"],
+    ablated: Writes,
+    neurons: Bool[Tensor, "layer neuron"] | None = None,
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream after the last block, as the logits read it, with edges cut.
+
+    Args:
+        model: the model.
+        calls: recorded prompts.
+        prompt: the prompt of each row.
+        mask: 1 = the edge is kept, 0 = its source is read from `ablated`.
+        ablated: the other run's writes, row by row.
+        neurons: which neurons compute as ever; the others take the ablation run's value.
+    """
+    state = _Stream(model, calls.embeddings[prompt.to(calls.embeddings.device)], mask, ablated)
+    for layer in range(model.arch.n_layers):
+        heads = _heads(model, calls.of_rows(layer, prompt), state, layer)
+        kept = None if neurons is None else neurons[layer]
+        if state.graph.parallel:
+            out = _mlp(model, state, layer, kept)
+            state.add_heads(layer, *heads)
+        else:
+            state.add_heads(layer, *heads)
+            out = _mlp(model, state, layer, kept)
+        state.add(out, ablated.mlp_out[layer] - out)
+    return state.read(slice(state.graph.logits, None))[0]
+
+
+class _Stream:
+    """The residual stream, and how far each source so far is from its ablated value."""
+
+    def __init__(self, model: Model, embed: Tensor, mask: Tensor, ablated: Writes):
+        self.model, self.graph, self.ablated = model, Graph.of(model.arch), ablated
+        self.resid = embed
+        self.cut = (1 - mask).to(embed)
+        self.first = ablated.first
+        changed = embed[:, self.first :]
+        self.changes = changed.new_empty(0, *changed.shape)
+        self.sums: dict[int, Tensor] = {}
+        self._room = changed.new_empty(self.graph.n_sources, *changed.shape)
+        self._note((ablated.embed - embed)[None])
+
+    def _note(self, changes: Float[Tensor, "source row pos d_model"]) -> None:
+        """Append in place where no gradient needs the earlier state, which spares copying it."""
+        changes = changes[:, :, self.first :]
+        start, stop = len(self.changes), len(self.changes) + len(changes)
+        if torch.is_grad_enabled():
+            self.changes = torch.cat([self.changes, changes])
+        else:
+            self._room[start:stop] = changes
+            self.changes = self._room[:stop]
+
+    def add(self, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
+        """A source that writes to the stream as it is."""
+        self.resid = self.resid + write
+        self._note(change[None])
+
+    def add_heads(
+        self,
+        layer: int,
+        total: Float[Tensor, "row pos d_model"],
+        changes: Float[Tensor, "head row pos d_model"],
+    ) -> None:
+        """A layer's heads, which write through their sum's post-norm."""
+        post = norm(self.model, layer, self.model.arch.parts.ln1_post)
+        self.resid = self.resid + post(total)
+        self.sums[layer] = total
+        self._note(changes)
+
+    def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
+        """The residual stream as each destination sees it."""
+        changed = self._moved(destinations)
+        return self.resid + torch.nn.functional.pad(changed, (0, 0, self.first, 0))
+
+    def _moved(self, destinations: slice) -> Float[Tensor, "destination row some d_model"]:
+        """What the cut edges change, from the first position that differs on."""
+        changes = self.changes
+        cut = self.cut[: len(changes), destinations]
+        if self.model.arch.parts.ln1_post is None:
+            return _weighted(cut, changes)
+        plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
+        moved = 0
+        for layer, whole in self.sums.items():
+            own, total = self.graph.heads(layer), whole[:, self.first :]
+            plain[own] = False
+            post = norm(self.model, layer, self.model.arch.parts.ln1_post)
+            moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
+        return moved + _weighted(cut[plain], changes[plain])
+
+
+def _weighted(
+    cut: Float[Tensor, "source destination"], changes: Float[Tensor, "source row pos d"]
+) -> Float[Tensor, "destination row pos d"]:
+    return (cut.T @ changes.flatten(1)).unflatten(1, changes.shape[1:])
+
+
+def _heads(
+    model: Model, kwargs: dict[str, Any], state: _Stream, layer: int
+) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "head row pos d_model"]]:
+    """Attention's output from the heads' own inputs, and how far each head is from ablated."""
+    read = state.read(state.graph.qkv(layer)).transpose(0, 1)  # (row, 3 head, pos, d_model)
+    normed = norm(model, layer, model.arch.parts.ln1)(read)
+    branches = normed.unflatten(1, (3, state.graph.n_heads))
+    q, k, v = (project(model, part, layer, branches[:, i]) for i, part in enumerate("qkv"))
+    z = attend(model, layer, kwargs, q, k, v)
+    module, _ = model.point(SITES["z"], layer)
+    changes = head_writes(model, layer, state.ablated.z[layer] - z)
+    return module(z), changes.transpose(0, 1)
+
+
+def _mlp(
+    model: Model, state: _Stream, layer: int, kept: Bool[Tensor, " neuron"] | None
+) -> Float[Tensor, "row pos d_model"]:
+    at = state.graph.mlp_in(layer)
+    resid = state.read(slice(at, at + 1))[0]
+    if kept is None:
+        return mlp_write(model, layer, resid)
+    if state.ablated.neurons is None:
+        raise SiteError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
+    other = state.ablated.neurons[layer]
+    keep = kept.to(resid.device)
+
+    def ablate(neurons: Tensor) -> None:
+        neurons.copy_(torch.where(keep, neurons, other))
+
+    with hooked(model, [(SITES["mlp_post"], layer, ablate)]):
+        return mlp_write(model, layer, resid)

@@ -1,0 +1,398 @@
+"""The one-pass walk: many patched runs as rows of one batch that grows layer by layer.
+
+A row is one prompt with one intervention. It joins the batch at the first layer its
+intervention touches, and holds only the tokens from its first changed position on: with causal
+attention nothing before that position, and nothing below that layer, can differ from the
+unpatched run, whose own row is in the batch from the start. So each layer is called once, on
+exactly the tokens that may differ, packed without padding into one sequence; each row's
+attention reads the keys and values it lacks from its base row.
+
+Models whose attention does not go through transformers' attention interface (GPT-J) run the
+same walk with whole, padded rows and the masks as Hugging Face made them.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from interp.brief import brief
+from interp.errors import ModelLoadError
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import LayerCalls
+from interp.model.model import Model
+from interp.model.sites import SITES, Site
+
+ROWS_ATTENTION = "interp_rows"
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+@brief
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one walk, ordered by the layer they enter; the base rows come first.
+
+    Attributes:
+        prompt: which recorded prompt each row continues.
+        start: first padded position held; everything before is read from the base row.
+        stop: one past the last padded position held.
+        read: the padded position whose final residual stream is wanted.
+        entry: how many rows are in the batch in each layer and after the last one.
+        n_base: the first `n_base` rows are the unpatched prompts, whole, in prompt order.
+    """
+
+    prompt: Int[Tensor, " row"]
+    start: Int[Tensor, " row"]
+    stop: Int[Tensor, " row"]
+    read: Int[Tensor, " row"]
+    entry: Sequence[int]
+    n_base: int
+
+
+class Pack:
+    """Index tables between rows and the flat sequence of their tokens.
+
+    Attributes:
+        row: row of each token.
+        pos: padded position of each token.
+        offset: flat index of each row's token at its `start`.
+        parent: flat index of the base row's token at the same position.
+        grid: flat index of the token that a row reads at each padded position.
+    """
+
+    def __init__(self, rows: Rows, n_pos: int):
+        length = rows.stop - rows.start
+        self.rows, self.n_pos = rows, n_pos
+        self.row = torch.repeat_interleave(torch.arange(len(length)), length)
+        self.offset = length.cumsum(0) - length
+        self.ends = [0, *length.cumsum(0).tolist()]
+        self.pos = torch.arange(len(self.row)) - self.offset[self.row] + rows.start[self.row]
+        patched = rows.start[rows.n_base :].tolist()
+        self.first_patched = min(patched, default=0)
+        base = self.offset[: rows.n_base] - rows.start[: rows.n_base]
+        self.parent = base[rows.prompt[self.row]] + self.pos
+        every = torch.arange(n_pos)
+        own = self.offset[:, None] + every - rows.start[:, None]
+        inherited = base[rows.prompt][:, None] + every
+        first = rows.start[: rows.n_base][rows.prompt][:, None]
+        grid = torch.where(every >= rows.start[:, None], own, inherited)
+        real = (every >= first) & (every < rows.stop[:, None])
+        self.grid = torch.where(real, grid, self.offset[:, None])
+        self.prompt = rows.prompt[self.row]
+
+    def token(self, row: Int[Tensor, " n"], pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Flat index of a row's token at a padded position that the row holds."""
+        return self.offset[row] + pos - self.rows.start[row]
+
+    def n_tokens(self, n_rows: int) -> int:
+        """Tokens held by the first `n_rows` rows."""
+        return self.ends[n_rows]
+
+    def to(self, device: torch.device) -> "Pack":
+        """Move the per-token tables to where the layers run."""
+        for name in ("row", "pos", "parent", "grid", "prompt"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+
+class Change(Protocol):
+    """Anything that changes the whole batch's activation at one site of one layer, in place."""
+
+    @property
+    def site(self) -> Site:
+        """Where."""
+        ...
+
+    @property
+    def layer(self) -> int:
+        """In which block."""
+        ...
+
+    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
+        """Apply."""
+        ...
+
+
+@brief
+@dataclass(frozen=True)
+class Write:
+    """Copies of activations between tokens of the batch, at one site of one layer.
+
+    Attributes:
+        site: where.
+        layer: in which block.
+        into: flat indices of the tokens changed.
+        source: flat indices of the tokens copied from.
+        features: the features copied, per token; ``None`` for all.
+    """
+
+    site: Site
+    layer: int
+    into: Int[Tensor, " n"]
+    source: Int[Tensor, " n"]
+    features: Int[Tensor, "n width"] | None
+
+    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
+        """Apply to the activation of the whole batch, in place."""
+        flat = activation.view(-1, activation.shape[-1])
+        into, source = self.into.to(flat.device), self.source.to(flat.device)
+        if self.features is None:
+            flat[into] = flat[source]
+        else:
+            features = self.features.to(flat.device)
+            flat[into[:, None], features] = flat[source[:, None], features]
+
+
+@brief
+@dataclass(frozen=True)
+class Put:
+    """Given values put into tokens of the batch, at one site of one layer.
+
+    Attributes:
+        site: where.
+        layer: in which block.
+        into: flat indices of the tokens changed.
+        values: what each token gets.
+        features: the features changed, per token; ``None`` for all.
+    """
+
+    site: Site
+    layer: int
+    into: Int[Tensor, " n"]
+    values: Float[Tensor, "n width"]
+    features: Int[Tensor, "n width"] | None
+
+    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
+        """Apply to the activation of the whole batch, in place."""
+        flat = activation.view(-1, activation.shape[-1])
+        into, values = self.into.to(flat.device), self.values.to(flat)
+        if self.features is None:
+            flat[into] = values
+        else:
+            flat[into[:, None], self.features.to(flat.device)] = values
+
+
+# --- attention over rows -----------------------------------------------------------------------
+
+
+@brief
+@dataclass(frozen=True)
+class RowsMask:
+    """Travels to the attention function in place of a mask.
+
+    Attributes:
+        pack: the tables.
+        n_rows: how many rows are in the batch now.
+        mask: the padded prompts' own mask, or ``None`` where plain causality is enough.
+        implementation: the attention function the model would have used.
+    """
+
+    pack: Pack
+    n_rows: int
+    mask: Tensor | None
+    implementation: str
+
+
+def rows_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 head token d_head"],
+    key: Float[Tensor, "1 kv_head token d_head"],
+    value: Float[Tensor, "1 kv_head token d_head"],
+    attention_mask: RowsMask,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "1 token head d_head"], None]:
+    """Attention in which each row sees its own tokens and, before them, its base row's.
+
+    The base rows attend over whole prompts; the patched rows only from the earliest position
+    any of them holds. The arithmetic is the model's own attention function's.
+    """
+    rows, n_base = attention_mask, attention_mask.pack.rows.n_base
+    parts = [_attend(module, query, key, value, rows, 0, n_base, kwargs)]
+    if rows.n_rows > n_base:
+        parts.append(_attend(module, query, key, value, rows, n_base, rows.n_rows, kwargs))
+    return torch.cat(parts)[None], None
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: RowsMask,
+    lo: int,
+    hi: int,
+    kwargs: dict[str, Any],
+) -> Float[Tensor, "token head d_head"]:
+    pack = rows.pack
+    first = 0 if lo < pack.rows.n_base else pack.first_patched
+    grid = pack.grid[lo:hi]
+    k, v = (x[0].transpose(0, 1)[grid].transpose(1, 2) for x in (key, value))
+    q = query[0].transpose(0, 1)[grid[:, first:]].transpose(1, 2)
+    mask = rows.mask
+    if mask is None and first:
+        mask = causal_mask(pack.n_pos, q)
+    if mask is not None:
+        prompt = pack.rows.prompt[lo:hi].to(mask.device)
+        mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", no_eager)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(rows.implementation, eager)
+    out, _ = attend(module, q, k, v, mask, **kwargs)
+    span = slice(pack.n_tokens(lo), pack.n_tokens(hi))
+    return out[pack.row[span] - lo, pack.pos[span] - first]
+
+
+def no_eager(*_: Any, **__: Any) -> Any:
+    """Stands for the eager attention of a model that has none."""
+    raise ModelLoadError("this model defines no eager attention; load it with 'sdpa'.")
+
+
+def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
+    """What Hugging Face means by no mask, spelt out."""
+    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=like.device).tril()[None, None]
+
+
+ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
+
+
+# --- the walk ----------------------------------------------------------------------------------
+
+
+def walk(
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
+) -> Float[Tensor, "row d_model"]:
+    """Run every row through the layers it needs, each layer called once.
+
+    Args:
+        model: the model.
+        calls: from `record_layer_calls` on the same prompts.
+        rows: which prompts, from which position and layer on.
+        writes: the interventions, by flat token numbers of the batch (`Pack.token`).
+
+    Returns:
+        The residual stream after the last block at each row's last real position.
+    """
+    hidden, pack = walk_tokens(model, calls, rows, writes)
+    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
+
+
+def walk_tokens(
+    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
+) -> tuple[Float[Tensor, "token d_model"], Pack]:
+    """As `walk`, but the residual stream of every token, and the tables that find them."""
+    pack = Pack(rows, calls.mask.shape[1]).to(calls.embeddings.device)
+    layout = _packed if shares_prefixes(model) else _padded
+    by_layer: dict[int, list[Change]] = {}
+    for write in writes:
+        by_layer.setdefault(write.layer, []).append(write)
+    base = slice(0, pack.n_tokens(rows.n_base))
+    hidden = calls.embeddings[pack.prompt[base], pack.pos[base]]
+    with layout(model, calls, pack) as call:
+        for layer in range(model.arch.n_layers):
+            here = by_layer.get(layer, [])
+            hidden = _join(hidden, pack, rows.entry[layer])
+            _apply(here, "resid_pre", hidden)
+            inside = [w for w in here if w.site.name not in ("resid_pre", "resid_post")]
+            hidden = call(layer, hidden, rows.entry[layer], inside)
+            if any(w.site.name == "resid_post" for w in here):
+                hidden = _join(hidden, pack, rows.entry[layer + 1])
+                _apply(here, "resid_post", hidden)
+    return hidden, pack
+
+
+def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Tensor, "more d"]:
+    """Add the rows that enter here: copies of their base row's tokens."""
+    new = pack.parent[len(hidden) : pack.n_tokens(n_rows)]
+    return torch.cat([hidden, hidden[new.to(hidden.device)]]) if len(new) else hidden
+
+
+def _apply(writes: list[Change], site: str, hidden: Float[Tensor, "token d"]) -> None:
+    for write in writes:
+        if write.site == SITES[site]:
+            write(hidden)
+
+
+# --- calling one layer on the batch ------------------------------------------------------------
+
+Call = Callable[[int, Tensor, int, Sequence[Change]], Tensor]
+"""(layer, flat hidden states, rows present, writes inside the layer) -> flat hidden states."""
+
+
+def shares_prefixes(model: Model) -> bool:
+    """Whether tokens meet in attention that dispatches by name alone, so rows can share prefixes.
+
+    Blocks with a convolution over tokens (Mamba, linear attention, LFM2) mix them there, too.
+    """
+    if not model.arch.causal or not all(_dispatches(model, block) for block in model.blocks):
+        return False
+    return model.attention_implementation in ("sdpa", "eager")
+
+
+def _dispatches(model: Model, block: nn.Module) -> bool:
+    try:
+        attention = block.get_submodule(model.arch.attention)
+    except AttributeError:
+        return False
+    code = vars(sys.modules[type(attention).__module__])
+    mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())
+    return hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code and not mixes
+
+
+@contextlib.contextmanager
+def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
+    """One sequence of all tokens; attention goes through `rows_attention`."""
+    implementation = model.attention_implementation
+    gathered: dict[int, Any] = {}
+
+    def per_token(value: Any) -> Any:
+        """Masks aside, whatever HF laid out as (prompt or 1, pos, ...), laid out by token."""
+        if isinstance(value, tuple | list):
+            return type(value)(per_token(v) for v in value)
+        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[1] != pack.n_pos:
+            return value
+        if id(value) not in gathered:
+            prompt = pack.prompt if value.shape[0] > 1 else torch.zeros_like(pack.prompt)
+            gathered[id(value)] = value[prompt.to(value.device), pack.pos.to(value.device)][None]
+        return gathered[id(value)][:, :n_tokens]
+
+    n_tokens = 0
+
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
+        nonlocal n_tokens
+        n_tokens = len(hidden)
+        kwargs = {k: per_token(v) for k, v in calls.kwargs[layer].items() if k != "attention_mask"}
+        mask = calls.kwargs[layer].get("attention_mask")
+        rows = RowsMask(pack, n_rows, mask, implementation)
+        out = _call_block(model, layer, hidden[None], {**kwargs, "attention_mask": rows}, writes)
+        return out[0]
+
+    with model.attention_named(ROWS_ATTENTION):
+        yield call
+
+
+@contextlib.contextmanager
+def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
+    """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
+
+    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
+        prompt = pack.rows.prompt[:n_rows]
+        kwargs = calls.of_rows(layer, prompt)
+        batch = hidden.view(n_rows, pack.n_pos, -1)
+        return _call_block(model, layer, batch, kwargs, writes).flatten(0, 1)
+
+    yield call
+
+
+def _call_block(
+    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Change]
+) -> Tensor:
+    with hooked(model, [(write.site, layer, write) for write in writes]):
+        out = model.blocks[layer](hidden, **kwargs)
+    return out[0] if isinstance(out, tuple) else out

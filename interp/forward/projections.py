@@ -1,0 +1,84 @@
+"""The linear maps that an edit may change: hooked so that input and output are both seen."""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.model.model import Model
+from interp.model.sites import SITES
+
+WRITERS = ("mlp_post", "z")
+"""Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
+
+READERS = ("gate", "up")
+"""What an FFN's neurons read their input with: the map inside the activation function (of plain
+FFNs the only one), and its factor in gated ones."""
+
+Rewrite = Callable[
+    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_out"]],
+    Float[Tensor, "row pos d_out"],
+]
+"""(input, output) of a projection -> the output that the model shall use instead."""
+
+
+def writer(model: Model, site: str, layer: int) -> nn.Module:
+    """The linear module that reads `site` and writes towards the residual stream.
+
+    Raises:
+        SiteError: `site` is not one that a writing projection reads, this model has no such
+            site, or the layer is out of range.
+    """
+    if site not in WRITERS:
+        raise SiteError(
+            f"no projection writes from {site!r}; choose 'mlp_post' (the FFN's down-projection) or "
+            "'z' (attention's output projection)."
+        )
+    model.site(site)
+    model.check_layers([layer])
+    return model.point(SITES[site], layer)[0]
+
+
+def projection(model: Model, name: str, layer: int) -> nn.Module:
+    """A linear module by name: a site of `WRITERS`, or one of `READERS`.
+
+    Raises:
+        SiteError: no such projection in this model, or the layer is out of range.
+    """
+    if name not in READERS:
+        return writer(model, name, layer)
+    if name not in model.arch.neuron_keys:
+        raise SiteError(
+            f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
+            "that write into neurons' keys cannot be used on it."
+        )
+    model.check_layers([layer])
+    return model.blocks[layer].get_submodule(model.arch.neuron_keys[name].path)
+
+
+@contextlib.contextmanager
+def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
+    """Run `rewrites` whenever their projection is computed; every hook is gone on exit.
+
+    Args:
+        model: the model that will be run inside the ``with`` block.
+        rewrites: (projection, layer, function) triples, applied in the order given.
+
+    Raises:
+        SiteError: as `projection`.
+    """
+    with contextlib.ExitStack() as stack:
+        for site, layer, rewrite in rewrites:
+            module = projection(model, site, layer)
+            stack.callback(module.register_forward_hook(_hook(rewrite)).remove)
+        yield
+
+
+def _hook(rewrite: Rewrite) -> Callable[..., Tensor]:
+    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return rewrite(args[0], output)
+
+    return after

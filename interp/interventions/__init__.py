@@ -1,0 +1,1 @@
+"""Interventions as data, and the engines that carry them out."""

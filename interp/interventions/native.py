@@ -1,0 +1,133 @@
+"""Carry out a plan with hooks on the untouched model: the native engine."""
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from interp.data.prompts import Prompts, as_prompts
+from interp.errors import PlanError
+from interp.forward.hooks import hook_point
+from interp.forward.prefix_cache import cache_in
+from interp.interventions.binding import BoundEdit, BoundKnockOut, Run, Window, bind
+from interp.interventions.plan import AnyPlan, as_plan
+from interp.model.model import Model
+
+
+@contextlib.contextmanager
+def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Generator[Run]:
+    """Carry out a plan in every forward pass of ``model.hf`` inside the ``with`` block.
+
+    Padding may be on either side: scopes refer to real tokens, as the attention mask tells.
+
+    Args:
+        model: the model.
+        plan: what to do; interventions at the same site apply in the plan's order.
+        prompts: the rows of the batches that will be run. Without them only
+            ``positions="all"`` has a meaning.
+
+    Raises:
+        SiteError: a site, layer or unit that the model does not have.
+        PlanError: the plan cannot be carried out on these prompts, or another batch is run.
+    """
+    known = None if prompts is None else as_prompts(model, prompts)
+    run = bind(model, as_plan(plan), known)
+    with hooked_run(model, run):
+        yield run
+
+
+@contextlib.contextmanager
+def hooked_run(model: Model, run: Run) -> Generator[None]:
+    """Install a run's hooks; they are gone on exit, whatever happened."""
+    with contextlib.ExitStack() as stack:
+        enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
+        stack.callback(enter.remove)
+        for edit in run.edits:
+            module, point = model.point(edit.site, edit.layer)
+            stack.callback(hook_point(module, point, _in_window(run, edit)).remove)
+        for knock_out in run.knock_outs:
+            attention = model.blocks[knock_out.layer].get_submodule(model.arch.attention)
+            hook = _masked(model, run, knock_out)
+            stack.callback(attention.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _enter(run: Run) -> Callable[..., None]:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        ids = next(x for x in given if x is not None)
+        cache = cache_in(kwargs)
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        run.enter(ids, kwargs.get("attention_mask"), start, cache)
+
+    return enter
+
+
+def _in_window(run: Run, edit: BoundEdit) -> Callable[[Tensor], None]:
+    return lambda activation: edit(activation, run.tokens)
+
+
+def _masked(model: Model, run: Run, knock_out: BoundKnockOut) -> Callable[..., Any]:
+    """A pre-hook that gives the attention module a mask with the edges cut."""
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = cut_mask(model, knock_out, run.tokens, kwargs.get("attention_mask"))
+        return args, kwargs | {"attention_mask": mask}
+
+    return before
+
+
+def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tensor | None) -> Tensor:
+    """The attention mask with a knock-out's edges cut.
+
+    Args:
+        model: the model.
+        knock_out: which edges.
+        window: the tokens of this call.
+        mask: what Hugging Face passes: boolean (True = attend), additive, or ``None`` where
+            plain causality is enough.
+
+    Raises:
+        PlanError: a token is left with nothing to read, or the attention is not sdpa or eager.
+    """
+    if model.attention_implementation not in ("sdpa", "eager"):
+        raise PlanError(
+            f"KnockOut needs 'sdpa' or 'eager' attention, not {model.attention_implementation!r}; "
+            "load the model with one of them."
+        )
+    n_keys, offset = window.n_new, 0
+    if window.cache is not None:
+        n_keys, offset = window.cache.get_mask_sizes(window.n_new, knock_out.layer)
+    cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
+    if mask is None:
+        mask = plain_mask(model, window, n_keys, offset)
+    closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    left = mask.masked_fill(cut.to(mask.device), closed)
+    refuse_blind(knock_out, mask > closed, left > closed)
+    return left
+
+
+def refuse_blind(knock_out: BoundKnockOut, before: Tensor, after: Tensor) -> None:
+    """Raise unless every query that could read something, by these masks, still can.
+
+    Raises:
+        PlanError: a token is left with nothing to read.
+    """
+    if bool((before.any(-1) & ~after.any(-1)).any()):
+        raise PlanError(
+            f"KnockOut in layer {knock_out.layer} leaves a token with nothing to attend to; keep "
+            "at least one key (token 0 can read only itself)."
+        )
+
+
+def plain_mask(
+    model: Model, window: Window, n_keys: int, offset: int
+) -> Bool[Tensor, "1 1 query key"]:
+    """What Hugging Face means by no mask: causality alone, or everything."""
+    columns = torch.arange(offset, offset + n_keys)
+    queries = torch.arange(window.start, window.start + window.n_new)[:, None]
+    seen = columns <= queries if model.arch.causal else torch.ones(len(queries), n_keys) > 0
+    return seen[None, None].to(model.device)

@@ -1,0 +1,211 @@
+"""Plans and sweeps through nnsight. The only module that imports `nnsight`.
+
+nnsight is imported inside functions: it patches `object` and `Tensor.backward`, and reads
+``-v`` from the command line.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.data.prompts import Prompts, as_prompts, pad
+from interp.errors import InterpError
+from interp.forward.layer_calls import positions_and_mask
+from interp.interventions.binding import BoundEdit, BoundKnockOut, Window, bind
+from interp.interventions.native import plain_mask, refuse_blind
+from interp.interventions.plan import AnyPlan, as_plan
+from interp.model.model import Model
+
+ORDER = (
+    "resid_pre",
+    "mask",
+    *("q", "k", "v", "z"),
+    *("attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post"),
+)
+"""The order in which a block computes its sites; nnsight must ask for them in this order."""
+
+
+def traced(model: Model) -> Any:
+    """Wrap a copy of the model for nnsight, which hooks itself into every module's forward.
+
+    Raises:
+        InterpError: nnsight is not installed.
+    """
+    return _nnsight().NNsight(copy.deepcopy(model.hf))
+
+
+def _nnsight() -> Any:
+    try:
+        import nnsight
+    except ImportError as error:
+        raise InterpError(
+            "nnsight is not installed; pip install 'interp-circuits[nnsight]'."
+        ) from error
+    return nnsight
+
+
+def sweep_resid_pre(
+    wrapped: Any,
+    model: Model,
+    clean: Int[Tensor, "1 pos"],
+    corrupt: Int[Tensor, "1 pos"],
+    metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
+) -> Float[Tensor, "layer pos"]:
+    """Layer x position sweep over ``resid_pre``: record once, then one trace a cell."""
+    path = model.arch.blocks
+    n_layers, n_pos = model.arch.n_layers, clean.shape[1]
+    values = torch.zeros(n_layers, n_pos)
+    with torch.no_grad():
+        source = _block_inputs(wrapped, path, n_layers, clean)
+        for layer in range(n_layers):
+            for pos in range(n_pos):
+                values[layer, pos] = _one_cell(wrapped, path, corrupt, layer, pos, source, metric)
+    return values
+
+
+def _blocks(wrapped: Any, path: str) -> Any:
+    for name in path.split("."):
+        wrapped = getattr(wrapped, name)
+    return wrapped
+
+
+def _block_inputs(wrapped: Any, path: str, n_layers: int, ids: Tensor) -> list[Tensor]:
+    import nnsight
+
+    blocks = _blocks(wrapped, path)
+    with wrapped.trace(ids):
+        # nnsight ends the block early; only names saved inside it survive.
+        inputs = nnsight.save([blocks[i].input for i in range(n_layers)])
+    return inputs  # noqa: RET504
+
+
+def _one_cell(
+    wrapped: Any,
+    path: str,
+    ids: Tensor,
+    layer: int,
+    pos: int,
+    source: list[Tensor],
+    metric: Callable[[Tensor], Tensor],
+) -> Tensor:
+    import nnsight
+
+    block = _blocks(wrapped, path)[layer]
+    replacement = source[layer][:, pos]
+    with wrapped.trace(ids):
+        block.input[:, pos] = replacement
+        logits = nnsight.save(wrapped.output.logits)
+    return metric(logits)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def remote_traced(model: Model) -> Any:
+    """Wrap a copy of the model for nnsight so that traces can also be sent to a server.
+
+    Raises:
+        InterpError: nnsight is not installed.
+    """
+    return _nnsight().TransformersModel(
+        copy.deepcopy(model.hf), tokenizer=model.tokenizer, task="text-generation"
+    )
+
+
+def run_plan(
+    wrapped: Any, model: Model, plan: AnyPlan, prompts: Prompts, remote: bool | str = False
+) -> Float[Tensor, "prompt vocab"]:
+    """Run prompts under a plan in one nnsight trace.
+
+    Args:
+        wrapped: an nnsight model of the same weights: `traced`, `remote_traced`, or the
+            user's own.
+        model: interp's model, which knows the sites.
+        plan: what to do.
+        prompts: texts, token prompts, or pairs (of which the clean prompts run).
+        remote: as nnsight takes it: ``True`` for NDIF, ``"local"`` for a dry run that ships
+            the trace to itself. Needs a `TransformersModel`.
+
+    Returns:
+        Logits at each prompt's last token, in fp32.
+
+    Raises:
+        SiteError: a site, layer or unit that the model does not have.
+        PlanError: the plan cannot be carried out on these prompts.
+    """
+    import nnsight
+
+    rows = as_prompts(model, prompts)
+    run = bind(model, as_plan(plan), rows)
+    ids, mask = pad(model, rows)
+    window = Window.of(mask.cpu())
+    steps = [_edit_step(wrapped, model, edit, window) for edit in run.edits]
+    steps += [_mask_step(wrapped, model, cut, window) for cut in run.knock_outs]
+    # nnsight asks for activations in the order in which they are computed
+    ordered = [step for _, step in sorted(steps, key=lambda found: found[0])]
+    options = positions_and_mask(model, mask) | ({"remote": remote} if remote else {})
+    # The block may be shipped as source, so it is plain tensor code on plain tuples.
+    with torch.no_grad(), wrapped.trace(ids, use_cache=False, **options):
+        for module, side, where, keep, add, basis in ordered:
+            if side == "mask":
+                args, kwargs = module.inputs
+                cut, plain = where
+                seen = kwargs.get("attention_mask")
+                seen = plain if seen is None else seen
+                closed = False if seen.dtype == torch.bool else torch.finfo(seen.dtype).min
+                seen = seen.masked_fill(cut, closed)
+                module.inputs = (args, {**kwargs, "attention_mask": seen})
+                continue
+            x = module.input if side == "in" else module.output
+            x = x[0] if isinstance(x, tuple) else x
+            old = x[where]
+            new = old * keep
+            if basis is not None:
+                new = new - (old @ basis) @ basis.T
+            x[where] = new if add is None else new + add
+        logits = nnsight.save(wrapped.output.logits[:, -1].float())
+    return logits.cpu()
+
+
+Step = tuple[tuple[int, int], tuple[Any, ...]]
+"""When it is computed, and (module, side, which elements, keep, add, basis)."""
+
+
+def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> Step:
+    """An edit as tensors: the elements it changes and the numbers of its `Rewrite`."""
+    _, point = model.point(edit.site, edit.layer)
+    module = _submodule(_blocks(wrapped, model.arch.blocks)[edit.layer], point.path)
+    row, column, prompt, pos = edit.tokens(window)
+    features = torch.arange(model.width(edit.site)) if edit.features is None else edit.features
+    if point.features is not None:
+        features = point.features[features]
+    where = tuple(i.to(model.device) for i in (row[:, None], column[:, None], features))
+    rewrite = edit.rewrite
+    add = rewrite.added(prompt, pos)
+    add, basis = (
+        None if t is None else t.to(model.device, model.dtype) for t in (add, rewrite.basis)
+    )
+    when = (edit.layer, ORDER.index(edit.site.name))
+    return when, (module, point.side, where, rewrite.keep, add, basis)
+
+
+def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -> Step:
+    """A knock-out as the scores it cuts, and the mask to cut them from where there is none."""
+    module = _submodule(_blocks(wrapped, model.arch.blocks)[cut.layer], model.arch.attention)
+    scores = cut.cut(window, window.n_new, 0, model.arch.n_heads).to(model.device)
+    plain = plain_mask(model, window, window.n_new, 0)
+    real = window.real.to(model.device)
+    readable = plain & real[:, None, None, :] & real[:, None, :, None]
+    refuse_blind(cut, readable, readable & ~scores)
+    where = (scores, plain)
+    return (cut.layer, ORDER.index("mask")), (module, "mask", where, 1.0, None, None)
+
+
+def _submodule(block: Any, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        block = getattr(block, name)
+    return block

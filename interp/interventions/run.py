@@ -1,0 +1,207 @@
+"""Predictions under plans: one plan over prompts, or many plans over pairs, in batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.brief import brief
+from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
+from interp.forward.hooks import hook_point
+from interp.forward.layer_calls import positions_and_mask, record_layer_calls
+from interp.forward.readout import measure
+from interp.interventions.binding import Run, Window, bind, check_values, site_layers
+from interp.interventions.native import hooked_run
+from interp.interventions.plan import AnyPlan, Edit, Intervention, Plan, as_plan
+from interp.metrics import AnyMetric, as_metric
+from interp.model.model import Model
+from interp.model.sites import SITES
+from interp.patching.cells import default_budget
+
+
+@brief
+@dataclass(frozen=True)
+class Prediction:
+    """What the model computes at each prompt's last token.
+
+    Attributes:
+        resid: residual stream after the last block.
+        logits: in fp32, after any soft-cap.
+    """
+
+    resid: Float[Tensor, "prompt d_model"]
+    logits: Float[Tensor, "prompt vocab"]
+
+
+def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
+    """Run prompts under a plan and predict the next token of each.
+
+    Args:
+        model: the model.
+        prompts: texts, token prompts, or pairs (of which the clean prompts run).
+        plan: what to do; nothing by default.
+
+    Raises:
+        SiteError: a site, layer or unit that the model does not have.
+        PlanError: the plan cannot be carried out on these prompts.
+    """
+    rows, steps = as_prompts(model, prompts), as_plan(plan)
+    check_values(steps, rows)
+    resid = torch.zeros(len(rows), model.arch.d_model, dtype=model.dtype)
+    with torch.no_grad():
+        for group in batches(rows, default_budget(model)):
+            part = [rows[i] for i in group]
+            resid[group] = final_resid(model, part, bind(model, steps, part, group)).to(resid)
+        return Prediction(resid, model.logits(resid).cpu())
+
+
+def final_resid(
+    model: Model, prompts: Sequence[TokenPrompt], run: Run
+) -> Float[Tensor, "prompt d_model"]:
+    """The residual stream after the last block at each prompt's last token, differentiable.
+
+    The unembedding of all other tokens is never computed.
+    """
+    ids, mask = pad(model, prompts)
+    module, point = model.point(SITES["resid_post"], model.arch.n_layers - 1)
+    kept: list[Tensor] = []
+    with hooked_run(model, run):
+        # after the plan's own hooks, so that it sees what they wrote
+        last = hook_point(module, point, lambda a: kept.append(a[:, -1]))
+        try:
+            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+        finally:
+            last.remove()
+    return kept[0]
+
+
+def sweep_plans(
+    model: Model,
+    pairs: PromptPairs | Sequence[TokenPair] | Any,
+    plans: Mapping[str, AnyPlan] | Sequence[AnyPlan],
+    metric: AnyMetric = "logit_diff",
+    run: Literal["clean", "corrupt"] = "clean",
+) -> xr.DataArray:
+    """A metric under each of many plans, for each pair; plans and pairs share batches.
+
+    Args:
+        model: the model.
+        pairs: prompt pairs (anything `load_pairs` takes, or already in tokens); rows that do
+            not fit the model are left out, as the coordinates show.
+        plans: by name, or numbered. In values with a prompt axis, entry i is for pair i.
+        metric: a name in `METRICS`, or a function of the logits, as `interp.patch` takes it.
+        run: which prompt of each pair is run.
+
+    Returns:
+        Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates.
+
+    Raises:
+        MetricError: unknown metric.
+        PlanError: a plan cannot be carried out on these prompts.
+    """
+    rows = _token_pairs(model, pairs)
+    named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
+    steps = [as_plan(plan) for plan in named.values()]
+    chosen, prompts = as_metric(metric), prompts_of(rows, run)
+    for plan in steps:
+        check_values(plan, prompts)
+    values = np.zeros((len(rows), len(steps)))
+    clean = forward(model, prompts_of(rows)).resid if chosen.reads == "vocab" else None
+    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in rows])
+    with torch.no_grad():
+        for group, which in _blocks(model, prompts, steps):
+            resid = _walk_plans(
+                model, [prompts[i] for i in group], group, [steps[j] for j in which]
+            )
+            pair = torch.tensor(group).repeat(len(which))
+            reference = resid if clean is None else clean[pair].to(resid.device)
+            measured = measure(model, chosen, resid, answers[pair], reference).double()
+            values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
+    coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
+    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
+    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
+
+
+def _token_pairs(model: Model, pairs: Any) -> Sequence[TokenPair]:
+    if isinstance(pairs, list | tuple) and all(isinstance(pair, TokenPair) for pair in pairs):
+        return list(pairs)
+    return tokenise(model, load_pairs(pairs))[0]
+
+
+def _blocks(
+    model: Model, prompts: Sequence[TokenPrompt], plans: Sequence[Plan]
+) -> list[tuple[list[int], list[int]]]:
+    """Pairs x plans in batches: pairs of like length, and plans in order of their first layer."""
+    budget = default_budget(model)
+    order = sorted(range(len(plans)), key=lambda j: _entry(model, plans[j]))
+    blocks: list[tuple[list[int], list[int]]] = []
+    for group in batches(prompts, budget):
+        once = max(1, budget // (len(group) * len(prompts[group[0]].ids)) - 1)
+        blocks += [(group, order[lo : lo + once]) for lo in range(0, len(order), once)]
+    return blocks
+
+
+def _entry(model: Model, plan: Plan) -> int:
+    """The first layer that a plan touches; below it nothing differs from the plain run."""
+    layers = [_first_layer(model, step) for step in plan]
+    return min(layers, default=model.arch.n_layers)
+
+
+def _first_layer(model: Model, step: Intervention) -> int:
+    if isinstance(step, Edit):
+        return min(site_layers(model, step.site, step.layers)[1])
+    given: Any = step.layers
+    return min(given or (0,))
+
+
+def _walk_plans(
+    model: Model, prompts: Sequence[TokenPrompt], numbers: list[int], plans: Sequence[Plan]
+) -> Float[Tensor, "row d_model"]:
+    """Final residual streams, plan by plan, each over all prompts.
+
+    The layers are called one by one on a growing batch: the prompts unpatched, and from its
+    first layer on each plan's own copy of them.
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        numbers: of the prompts, for values that differ by prompt.
+        plans: in the order of their first layers.
+    """
+    n, entry = len(prompts), [_entry(model, plan) for plan in plans]
+    ids, mask = pad(model, prompts)
+    calls = record_layer_calls(model, ids, mask)
+    which = torch.arange(n).repeat(1 + len(plans))
+    run = _together(model, [*prompts] * (1 + len(plans)), numbers * (1 + len(plans)), plans)
+    window = Window.of(mask.cpu()[which])
+    hidden = calls.embeddings
+    with hooked_run(model, run):
+        for layer, block in enumerate(model.blocks):
+            present = n * (1 + sum(first <= layer for first in entry))
+            joining = which[len(hidden) : present].to(hidden.device)
+            hidden = torch.cat([hidden, hidden[joining]])
+            run.window = window.first(present)
+            out = block(hidden, **calls.of_rows(layer, which[:present]))
+            hidden = out[0] if isinstance(out, tuple) else out
+    # a plan that touches nothing never joined: it is the plain run
+    last = torch.cat([hidden[:, -1], hidden[which[len(hidden) :].to(hidden.device), -1]])
+    return last[n:]
+
+
+def _together(
+    model: Model, rows: Sequence[TokenPrompt], numbers: list[int], plans: Sequence[Plan]
+) -> Run:
+    """One run in which each plan edits its own rows; the first rows are nobody's."""
+    owner = torch.arange(-1, len(plans)).repeat_interleave(len(rows) // (1 + len(plans)))
+    run = bind(model, Plan(), rows)
+    for j, plan in enumerate(plans):
+        one = bind(model, plan, rows, numbers, owner == j)
+        run.edits += one.edits
+        run.knock_outs += one.knock_outs
+    return run

@@ -1,0 +1,290 @@
+"""What interventions write: means, resampled prompts, noise, constants.
+
+Each ``…_ablation`` gives a plan of one `Ablate` a layer, its values inside.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.data.prompts import Prompts, TokenPrompt, as_prompts
+from interp.errors import PlanError
+from interp.forward.recording import Layers, Values, site_values
+from interp.interventions.binding import Window, bind, resolve
+from interp.interventions.plan import Ablate, AblationKind, Plan, Positions
+from interp.interventions.run import final_resid, forward
+from interp.model.model import Model
+
+Units = int | Sequence[int] | None
+Per = Literal["all", "position", "template"]
+
+
+def mean_activations(
+    model: Model,
+    prompts: Prompts,
+    site: str,
+    layers: Layers = None,
+    *,
+    per: Per = "all",
+    positions: Positions = "all",
+    templates: Sequence[Hashable] | None = None,
+) -> Values:
+    """Means of a site's activations over prompts.
+
+    Args:
+        model: the model.
+        prompts: texts, token prompts, or pairs (of which the clean prompts run).
+        site: a site's short name, or a hook name for one layer.
+        layers: which layers; all by default.
+        per: ``"all"``: one mean over all tokens; ``"position"``: one a position, over the
+            prompts that reach it; ``"template"``: one a position and template (Wang et al.,
+            arXiv 2211.00593), given out to each prompt.
+        positions: the tokens that the one mean of ``per="all"`` is over.
+        templates: the template of each prompt, for ``per="template"``.
+
+    Returns:
+        layer -> [width], [pos, width] or [prompt, pos, width].
+
+    Raises:
+        PlanError: no template, or one too many, is given for some prompt.
+    """
+    rows = as_prompts(model, prompts)
+    recorded = site_values(model, rows, site, layers)
+    if per == "all":
+        scope = _table(rows, positions)
+        return {layer: a[scope].double().mean(0).to(a) for layer, a in recorded.items()}
+    real = _table(rows, "all")
+    if per == "position":
+        return {layer: _by_position(a, real) for layer, a in recorded.items()}
+    if templates is None or len(templates) != len(rows):
+        raise PlanError(
+            f"per='template' needs the template of each of the {len(rows)} prompts; got "
+            f"{0 if templates is None else len(templates)}."
+        )
+    out = {layer: torch.zeros_like(a) for layer, a in recorded.items()}
+    for template in set(templates):
+        same = torch.tensor([t == template for t in templates])
+        for layer, a in recorded.items():
+            out[layer][same] = _by_position(a[same], real[same])
+    return out
+
+
+def _table(rows: Sequence[TokenPrompt], positions: Positions) -> Bool[Tensor, "prompt pos"]:
+    """Which positions of each prompt a scope covers."""
+    length = torch.tensor([len(row.ids) for row in rows])
+    real = torch.arange(int(length.max())) < length[:, None]
+    scope = resolve(positions, rows, torch.ones(len(rows), dtype=torch.bool))
+    chosen = scope.columns(Window.of(real))
+    if not chosen.any():
+        raise PlanError(f"positions={positions!r} covers no token of the prompts to learn from.")
+    return chosen
+
+
+def _by_position(
+    a: Float[Tensor, "prompt pos width"], real: Bool[Tensor, "prompt pos"]
+) -> Float[Tensor, "pos width"]:
+    count = real.sum(0).clamp(min=1)[:, None]
+    return ((a.double() * real[:, :, None]).sum(0) / count).to(a)
+
+
+# --- ablations ---------------------------------------------------------------------------------
+
+
+def mean_ablation(
+    model: Model,
+    prompts: Prompts,
+    site: str,
+    layers: Layers = None,
+    *,
+    units: Units = None,
+    positions: Positions = "prompt",
+    per: Per = "all",
+    templates: Sequence[Hashable] | None = None,
+) -> Plan:
+    """Replace activations by their mean over prompts; arguments as in `mean_activations`."""
+    values = mean_activations(
+        model, prompts, site, layers, per=per, positions=positions, templates=templates
+    )
+    return _plan(site, values, "mean", units, positions)
+
+
+def resample_ablation(
+    model: Model,
+    prompts: Prompts,
+    site: str,
+    layers: Layers = None,
+    *,
+    units: Units = None,
+    positions: Positions = "prompt",
+    counterparts: Prompts | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Replace each prompt's activations by those of another prompt of the same length.
+
+    Args:
+        model: the model.
+        prompts: the prompts that will be run.
+        site: a site's short name, or a hook name for one layer.
+        layers: which layers; all by default.
+        units: heads or neurons; all by default.
+        positions: which tokens.
+        counterparts: the other prompts, one for each; by default the prompts themselves,
+            cyclically shifted among those of one length in an order drawn from `seed`.
+        seed: of that order.
+
+    Raises:
+        PlanError: a counterpart has another length, or a prompt no other of its length.
+    """
+    rows = as_prompts(model, prompts)
+    if counterparts is None:
+        others = [rows[i] for i in _derangement(rows, seed)]
+    else:
+        others = as_prompts(model, counterparts)
+    lengths = [[len(row.ids) for row in side] for side in (rows, others)]
+    if lengths[0] != lengths[1]:
+        raise PlanError(
+            f"prompts of {lengths[0]} tokens have counterparts of {lengths[1]}; give each prompt a "
+            "counterpart of equal token length."
+        )
+    values = site_values(model, others, site, layers)
+    return _plan(site, values, "resample", units, positions)
+
+
+def _derangement(rows: Sequence[TokenPrompt], seed: int) -> list[int]:
+    """For each prompt, another of its length."""
+    source = list(range(len(rows)))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    for n in {len(row.ids) for row in rows}:
+        same = [i for i in order if len(rows[i].ids) == n]
+        if len(same) == 1:
+            raise PlanError(
+                f"prompt {same[0]} is the only one of {n} tokens, so there is none to resample "
+                "from; add prompts of that length or give `counterparts`."
+            )
+        for i, j in zip(same, same[1:] + same[:1], strict=True):
+            source[i] = j
+    return source
+
+
+def noise_ablation(
+    model: Model,
+    prompts: Prompts,
+    site: str = "blocks.0.hook_resid_pre",
+    layers: Layers = None,
+    *,
+    units: Units = None,
+    positions: Positions = "prompt",
+    sigmas: float = 3.0,
+    seed: int = 0,
+) -> Plan:
+    """Add Gaussian noise, by default to what enters layer 0, the embeddings.
+
+    The noise is drawn here, once for each prompt and position, so a plan always adds the same.
+
+    Args:
+        model: the model.
+        prompts: the prompts that will be run.
+        site: a site's short name, or a hook name for one layer.
+        layers: which layers.
+        units: heads or neurons; all by default.
+        positions: which tokens; the noise is in units of the standard deviation of the
+            site's activations at these tokens, over all prompts and features.
+        sigmas: how many standard deviations.
+        seed: of the noise.
+
+    Source: Meng et al., arXiv 2202.05262, section 2.1 (3 standard deviations).
+    """
+    rows = as_prompts(model, prompts)
+    scope = _table(rows, positions)
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        layer: sigmas * float(a[scope].double().std()) * torch.randn(a.shape, generator=generator)
+        for layer, a in site_values(model, rows, site, layers).items()
+    }
+    return _plan(site, values, "noise", units, positions)
+
+
+def optimal_ablation(
+    model: Model,
+    prompts: Prompts,
+    site: str,
+    layers: Layers = None,
+    *,
+    units: Units = None,
+    positions: Positions = "prompt",
+    steps: int = 30,
+    learning_rate: float = 0.1,
+) -> Plan:
+    """Replace activations by the constant that harms the predictions least, layer by layer.
+
+    The constant starts at the mean and follows Adam on the KL divergence from the clean to
+    the ablated prediction at the last token; the best constant met is kept.
+
+    Args:
+        model: the model.
+        prompts: the prompts to learn from, in one batch.
+        site: a site's short name, or a hook name for one layer.
+        layers: which layers, each with a constant of its own, learned with the others intact.
+        units: heads or neurons; all by default.
+        positions: which tokens.
+        steps: of Adam.
+        learning_rate: in standard deviations of each feature.
+
+    Source: Li & Janson, arXiv 2409.09951.
+    """
+    rows = as_prompts(model, prompts)
+    clean = forward(model, rows).logits.log_softmax(-1).to(model.unembed_device)
+    scope = _table(rows, positions)
+    values: Values = {}
+    for layer, a in site_values(model, rows, site, layers).items():
+        chosen = a[scope].float()
+        start, size = chosen.mean(0), chosen.std(0, correction=0)
+        where = (site, layer, units, positions)
+        values[layer] = _descend(model, rows, clean, where, (start, size), steps, learning_rate)
+    return _plan(site, values, "optimal", units, positions)
+
+
+def _descend(
+    model: Model,
+    rows: Sequence[TokenPrompt],
+    clean: Float[Tensor, "prompt vocab"],
+    where: tuple[str, int, Units, Positions],
+    scaled: tuple[Float[Tensor, " width"], Float[Tensor, " width"]],
+    steps: int,
+    learning_rate: float,
+) -> Float[Tensor, " width"]:
+    """The best of the constants that Adam visits, in coordinates scaled to each feature."""
+    site, layer, units, positions = where
+    start, size = scaled
+    shift = torch.zeros_like(start, requires_grad=True)
+    adam = torch.optim.Adam([shift], lr=learning_rate)
+    best, lowest = start, float("inf")
+    for _ in range(steps + 1):
+        constant = start + size * shift
+        step = Ablate(
+            site, constant, kind="optimal", layers=layer, units=units, positions=positions
+        )
+        with torch.enable_grad():
+            resid = final_resid(model, rows, bind(model, Plan.of(step), rows))
+            log_p = model.logits(resid).log_softmax(-1)
+            loss = (clean.exp() * (clean - log_p)).sum(-1).mean()
+        if loss.item() < lowest:
+            best, lowest = constant.detach(), loss.item()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return best
+
+
+def _plan(
+    site: str, values: Values, kind: AblationKind, units: Units, positions: Positions
+) -> Plan:
+    return Plan.of(
+        *(
+            Ablate(site, value, kind=kind, layers=layer, units=units, positions=positions)
+            for layer, value in values.items()
+        )
+    )

@@ -1,0 +1,1 @@
+"""From a name, a Hub id, a folder or a file to a checked model."""

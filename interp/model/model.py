@@ -1,0 +1,215 @@
+"""`Model`: a Hugging Face causal language model that knows its sites, shapes and tokens."""
+
+import contextlib
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.model.architecture import Architecture, ModulePoint
+from interp.model.sites import PATTERN, Site, parse_site
+
+
+@dataclass(frozen=True)
+class Model:
+    """An untouched Hugging Face model with its map.
+
+    Attributes:
+        hf: the model, in eval mode; interp only ever adds hooks for the length of a call.
+        tokenizer: its tokenizer.
+        name: what the user asked for, as results will record it.
+        arch: where each site lies, and the shapes.
+    """
+
+    hf: Any
+    tokenizer: Any
+    name: str
+    arch: Architecture = field(repr=False)
+
+    def __repr__(self) -> str:
+        a = self.arch
+        return (
+            f"Model({self.name}: {type(self.hf).__name__}, {a.n_layers} layers, d_model "
+            f"{a.d_model}, {a.n_heads} heads / {a.n_kv_heads} kv, d_mlp {a.d_mlp}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in: the embedding's device."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the residual stream."""
+        return self.hf.get_input_embeddings().weight.dtype
+
+    @cached_property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order."""
+        return list(self.hf.get_submodule(self.arch.blocks))
+
+    @property
+    def body(self) -> nn.Module:
+        """The module that holds the blocks: every forward pass enters here, with its arguments."""
+        return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
+
+    @property
+    def ln_final(self) -> nn.Module:
+        """The norm before the unembedding."""
+        return self.hf.get_submodule(self.arch.ln_final)
+
+    @property
+    def unembed(self) -> nn.Linear:
+        """The linear map from residual stream to logits."""
+        return self.hf.get_output_embeddings()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma)."""
+        return self.tokenizer(text)["input_ids"]
+
+    def token(self, token_id: int) -> str:
+        """The text of one token, leading space included."""
+        return self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+
+    def site(self, text: str) -> tuple[Site, int | None]:
+        """Parse a site and check that this model has it.
+
+        Raises:
+            SiteError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
+                reason), or a layer out of range.
+        """
+        site, layer = parse_site(text)
+        if site is PATTERN:
+            raise SiteError(
+                f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
+                "can be written there."
+            )
+        self._check_exists(site)
+        if layer is not None:
+            self.check_layers([layer])
+        return site, layer
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise `SiteError` unless every layer exists (negative numbers do not)."""
+        wrong = [i for i in layers if not 0 <= i < self.arch.n_layers]
+        if wrong:
+            raise SiteError(
+                f"layer {wrong[0]} is out of range: {self.name} has layers 0 to "
+                f"{self.arch.n_layers - 1}."
+            )
+
+    def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
+        """The module that carries `site` in `layer`, and which side of it.
+
+        Raises:
+            SiteError: the architecture cannot have this site; the message has the reason.
+        """
+        self._check_exists(site)
+        point = self.arch.points[site.name]
+        return self.blocks[layer].get_submodule(point.path), point
+
+    def _check_exists(self, site: Site) -> None:
+        if site.name not in self.arch.points:
+            raise SiteError(
+                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
+                f"{', '.join(self.arch.points)}."
+            )
+
+    def n_units(self, site: Site) -> int:
+        """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""
+        a = self.arch
+        return {
+            "head": a.n_heads,
+            "kv_head": a.n_kv_heads,
+            "neuron": a.d_mlp or 0,
+            "d_model": 1,
+        }[site.units]
+
+    def width(self, site: Site) -> int:
+        """Length of the site's last axis."""
+        a = self.arch
+        per_unit = {"head": a.d_head, "kv_head": a.d_head, "neuron": 1, "d_model": a.d_model}
+        return self.n_units(site) * per_unit[site.units]
+
+    def logits(self, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Final norm, unembedding and the architecture's own transform (soft-cap, scale)."""
+        logits = self.unembed(self.ln_final(resid.to(self.unembed_device)))
+        return self.arch.logits_transform(logits.float())
+
+    @property
+    def unembed_device(self) -> torch.device:
+        """Where the final norm and the unembedding live."""
+        return self.unembed.weight.device
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of every weight's name, shape and bytes: the identity that results record."""
+        return self.hash_now()
+
+    def hash_now(self) -> str:
+        """`weights_hash` of the weights as they are now, with all that changed them since."""
+        state = self.hf.state_dict()
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        known: Any = self.__dict__.get("_hashed")
+        if known is None or known[0] != version:
+            known = self.__dict__["_hashed"] = (version, _hash(state))
+        return known[1]
+
+    @property
+    def attention_implementation(self) -> str:
+        """The attention function in use, ``"sdpa"`` or ``"eager"``."""
+        return self._attention_configs[0]._attn_implementation
+
+    @contextlib.contextmanager
+    def attention_named(self, implementation: str) -> Generator[None]:
+        """Run every block's attention through a registered attention function.
+
+        Masks are built by the caller; only the dispatch name in the config changes, and it is
+        put back even after an exception.
+
+        Raises:
+            SiteError: the model has no attention modules.
+        """
+        configs = self._attention_configs
+        before = [c._attn_implementation for c in configs]
+        try:
+            for config in configs:
+                config._attn_implementation_internal = implementation
+            yield
+        finally:
+            for config, name in zip(configs, before, strict=True):
+                config._attn_implementation_internal = name
+
+    @cached_property
+    def _attention_configs(self) -> list[Any]:
+        """The configs that attention modules read, each once; blocks without attention have none.
+
+        Raises:
+            SiteError: no block has attention that reads its function's name from a config.
+        """
+        found: dict[int, Any] = {}
+        for block in self.blocks:
+            with contextlib.suppress(AttributeError):  # a convolution or linear attention
+                config: Any = block.get_submodule(self.arch.attention).config
+                found[id(config)] = config
+        if not found:
+            raise SiteError(
+                f"{self.name} has no attention modules whose function interp could choose."
+            )
+        return list(found.values())
+
+
+def _hash(state: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        flat = tensor.detach().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Sites: the named places in a transformer where an activation can be read or replaced.
+
+Names are TransformerLens's hook names, so notebooks and papers carry over. `Site` is the
+value; `SITES` is the whole vocabulary; where a site lies in a given Hugging Face model is
+`interp.model.architecture`'s business.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.errors import SiteError, did_you_mean
+
+Units = Literal["d_model", "head", "kv_head", "neuron"]
+
+_FORM = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One kind of activation, present once per layer.
+
+    Attributes:
+        name: the short name, e.g. ``"z"``.
+        hook: the TransformerLens hook name inside a block, e.g. ``"attn.hook_z"``.
+        units: what its last axis is made of; heads, key-value heads and neurons can be
+            patched one by one.
+    """
+
+    name: str
+    hook: str
+    units: Units
+
+    def at(self, layer: int) -> str:
+        """The full TransformerLens hook name, e.g. ``blocks.7.attn.hook_z``."""
+        return f"blocks.{layer}.{self.hook}"
+
+
+SITES: dict[str, Site] = {
+    site.name: site
+    for site in (
+        Site("resid_pre", "hook_resid_pre", "d_model"),
+        Site("resid_mid", "hook_resid_mid", "d_model"),
+        Site("resid_post", "hook_resid_post", "d_model"),
+        Site("attn_out", "hook_attn_out", "d_model"),
+        Site("mlp_out", "hook_mlp_out", "d_model"),
+        Site("q", "attn.hook_q", "head"),
+        Site("k", "attn.hook_k", "kv_head"),
+        Site("v", "attn.hook_v", "kv_head"),
+        Site("z", "attn.hook_z", "head"),
+        Site("mlp_post", "mlp.hook_post", "neuron"),
+    )
+}
+
+AXES = ("layer", "pos", "span", "head", "neuron")
+"""What a sweep or an attribution can tell apart."""
+
+PATTERN = Site("pattern", "attn.hook_pattern", "head")
+"""Attention weights after the softmax: recorded by `interp.activations`, cut by `KnockOut`."""
+
+
+def parse_site(text: str) -> tuple[Site, int | None]:
+    """Read a site from its short name or its full hook name.
+
+    Args:
+        text: ``"z"`` (every layer) or ``"blocks.7.attn.hook_z"`` (that layer).
+
+    Returns:
+        The site and the layer, ``None`` where the text names none.
+
+    Raises:
+        SiteError: the text is neither; the message suggests the nearest names.
+    """
+    known = SITES | {PATTERN.name: PATTERN}
+    if text in known:
+        return known[text], None
+    match = _FORM.fullmatch(text)
+    by_hook = {site.hook: site for site in known.values()}
+    if match and match[2] in by_hook:
+        return by_hook[match[2]], int(match[1])
+    raise SiteError(
+        f"unknown site {text!r}. {did_you_mean(text, SITES)} A full hook name such as "
+        "'blocks.7.attn.hook_z' works too."
+    )

@@ -1,0 +1,351 @@
+"""A transformer small enough to read, into which compiled (tracr) programs load.
+
+Its circuit is known, and everything else in the toolkit runs on it unchanged: it has the same
+sites, blocks and attention interface as a Hugging Face model.
+
+    x = embed(ids) + position
+    x = x + sum_h softmax(q_h k_h^T / sqrt(d_head)) v_h W_O_h        every layer
+    x = x + relu(x W_in) W_out
+    logits = x W_U                                                   no norms, no causal mask
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from interp.data.records import is_file, read_json
+from interp.data.schema import Count, Finite, Index, Row, checked
+from interp.errors import DataFileError, ModelLoadError, did_you_mean, shown
+from interp.loading.programs import PROGRAMS, file_of
+from interp.model.architecture import Architecture, BlockParts, ModulePoint
+from interp.model.model import Model
+
+SHAPE = ("n_layers", "n_heads", "d_head", "d_mlp", "d_model", "d_out")
+
+
+class PlainAttention(nn.Module):
+    """Attention of every token to every token."""
+
+    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
+        super().__init__()
+        d, width = shape["d_model"], shape["n_heads"] * shape["d_head"]
+        self.config, self.d_head, self.is_causal = config, shape["d_head"], False
+        self.query, self.key, self.value = (nn.Linear(d, width) for _ in range(3))
+        self.linear = nn.Linear(width, d)
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        """Softmax attention through transformers' attention interface."""
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )  # (row, head, pos, d_head)
+        attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        z, _ = attend(self, q, k, v, None, scaling=1 / math.sqrt(self.d_head), is_causal=False)
+        return self.linear(z.flatten(-2))
+
+
+class PlainMLP(nn.Module):
+    """One hidden layer of ReLU neurons."""
+
+    def __init__(self, shape: Mapping[str, int]):
+        super().__init__()
+        self.linear_1 = nn.Linear(shape["d_model"], shape["d_mlp"])
+        self.linear_2 = nn.Linear(shape["d_mlp"], shape["d_model"])
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        """Neurons, then their writes."""
+        return self.linear_2(torch.relu(self.linear_1(hidden_states)))
+
+
+class PlainBlock(nn.Module):
+    """Attention, then the MLP, each added to the residual stream."""
+
+    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
+        super().__init__()
+        self.attn, self.mid, self.mlp = (
+            PlainAttention(shape, config),
+            nn.Identity(),
+            PlainMLP(shape),
+        )
+
+    def forward(
+        self, hidden_states: Float[Tensor, "row pos d"], **_: Any
+    ) -> Float[Tensor, "row pos d"]:
+        """The residual stream after the block."""
+        hidden_states = hidden_states + self.attn(hidden_states)
+        return hidden_states + self.mlp(self.mid(hidden_states))
+
+
+class PlainTransformer(nn.Module):
+    """The whole model, with the few methods of a Hugging Face model that interp calls."""
+
+    def __init__(self, shape: Mapping[str, int], n_tokens: int, n_positions: int):
+        super().__init__()
+        self.config = PreTrainedConfig()
+        self.config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
+        self.embed = nn.Embedding(n_tokens, shape["d_model"])
+        self.position = nn.Embedding(n_positions, shape["d_model"])
+        self.layers = nn.ModuleList(
+            PlainBlock(shape, self.config) for _ in range(shape["n_layers"])
+        )
+        self.norm = nn.Identity()
+        self.unembed = nn.Linear(shape["d_model"], shape["d_out"], bias=False)
+
+    @property
+    def base_model(self) -> "PlainTransformer":
+        """What runs use that need no logits; here the whole model, whose logits are few."""
+        return self
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The unembedding."""
+        return self.unembed
+
+    def forward(self, input_ids: Int[Tensor, "row pos"], **_: Any) -> SimpleNamespace:
+        """Logits of every position, as ``.logits``.
+
+        Raises:
+            ModelLoadError: a program was compiled for shorter inputs.
+        """
+        n_pos = input_ids.shape[1]
+        if n_pos > self.position.num_embeddings:
+            raise ModelLoadError(
+                f"{n_pos} tokens are too many: the program was compiled for "
+                f"{self.position.num_embeddings}, BOS included."
+            )
+        hidden = self.embed(input_ids) + self.position.weight[:n_pos]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return SimpleNamespace(logits=self.unembed(self.norm(hidden)))
+
+
+# --- compiled programs ---------------------------------------------------------------------------
+
+
+class ProgramConfig(Row):
+    """Shapes of a compiled program."""
+
+    n_layers: Count
+    n_heads: Count
+    d_head: Count
+    d_mlp: Count
+    d_model: Count
+    d_out: Count
+    act: str
+    causal: bool = False
+    layer_norm: bool = False
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Name -> size."""
+        return {name: getattr(self, name) for name in SHAPE}
+
+
+class ProgramPair(Row):
+    """One example: tokens, BOS first, and the words that they are."""
+
+    clean: list[str]
+    corrupt: list[str]
+    clean_ids: list[Index]
+    corrupt_ids: list[Index]
+
+
+class Program(Row):
+    """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit.
+
+    Attributes:
+        config: shapes.
+        input_ids: word -> token.
+        pairs: examples, all of one length.
+        gt_edges_resample_nonzero: edges of the true circuit, where they are known.
+        edge_scores: edge -> method -> score, where they are known.
+    """
+
+    config: ProgramConfig
+    input_ids: dict[str, Index]
+    pairs: Annotated[list[ProgramPair], Field(min_length=1)]
+    gt_edges_resample_nonzero: list[str] | None = None
+    edge_scores: dict[str, dict[str, Finite]] | None = None
+
+
+def read_program(path: str | Path) -> Program:
+    """Read the description beside a compiled program's weights.
+
+    Args:
+        path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
+
+    Raises:
+        DataFileError: the description is missing, lacks a field, or contradicts itself.
+    """
+    path = file_of(path)
+    described = path.with_suffix(".json")
+    for file in (path, described):
+        if not is_file(file):
+            raise DataFileError(
+                f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it, or "
+                f"a shipped one. {did_you_mean(str(path), PROGRAMS)}"
+            )
+    program = checked(Program, read_json(described), str(described))
+    tokens = set(program.input_ids.values())
+    missing = {"BOS", "compiler_pad"} - program.input_ids.keys()
+    if missing or tokens != set(range(len(program.input_ids))):
+        raise DataFileError(
+            f"{described}: 'input_ids' must number BOS, compiler_pad and all other words from 0, "
+            "each once."
+        )
+    rows = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
+    used = {token for ids in rows for token in ids}
+    if len({len(ids) for ids in rows}) > 1 or len(rows[0]) < 2 or not used <= tokens:
+        raise DataFileError(
+            f"{described}: the ids of 'pairs' must all be of one length, BOS and a word at least, "
+            "and of the vocabulary."
+        )
+    return program
+
+
+def load_program(path: str | Path) -> Model:
+    """Load a compiled program as a `Model`.
+
+    Args:
+        path: the ``.npz`` weights, their ``.json`` beside them; or the name of a shipped program.
+
+    Raises:
+        ModelLoadError: the weights are damaged, not finite, or not of the shape described.
+        DataFileError: the description is missing or malformed.
+
+    Source: Lindner et al., "Tracr", arXiv 2301.05062.
+    """
+    program = read_program(path)
+    config = program.config
+    if config.layer_norm or config.causal or config.act != "relu":
+        raise ModelLoadError(f"{path}: only ReLU programs without norms and causal mask load.")
+    try:
+        with np.load(file_of(path), allow_pickle=False) as arrays:
+            state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    except Exception as error:  # zip, zlib, numpy and torch have each their own
+        raise ModelLoadError(
+            f"{path} does not hold the compiled program that its .json describes "
+            f"({type(error).__name__}: {shown(str(error), 120)[1:-1]})."
+        ) from error
+    fault = _misfit(state, _shapes(program, state))
+    if fault:
+        raise ModelLoadError(
+            f"{path} does not hold the compiled program that its .json describes ({fault})."
+        )
+    if not all(bool(w.isfinite().all()) for w in state.values()):
+        raise ModelLoadError(f"{path} holds weights that are not finite; compile it again.")
+    hf = PlainTransformer(config.shape, len(program.input_ids), len(state["position.weight"]))
+    hf.load_state_dict(state)
+    tokenizer = _tokenizer(program.input_ids)
+    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(config.shape))
+
+
+def _shapes(program: Program, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Parameter -> its shape, as the description has it; sizes are compared before any is used."""
+    c = program.config
+    width, positions = c.n_heads * c.d_head, len(state.get("position.weight", ()))
+    linear = {
+        "attn.query": (width, c.d_model),
+        "attn.key": (width, c.d_model),
+        "attn.value": (width, c.d_model),
+        "attn.linear": (c.d_model, width),
+        "mlp.linear_1": (c.d_mlp, c.d_model),
+        "mlp.linear_2": (c.d_model, c.d_mlp),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.weight": (len(program.input_ids), c.d_model),
+        "position.weight": (max(positions, len(program.pairs[0].clean_ids)), c.d_model),
+        "unembed.weight": (c.d_out, c.d_model),
+    }
+    for layer in range(min(c.n_layers, len(state))):
+        for name, (rows, columns) in linear.items():
+            shapes[f"layers.{layer}.{name}.weight"] = (rows, columns)
+            shapes[f"layers.{layer}.{name}.bias"] = (rows,)
+    return shapes
+
+
+def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What is missing, left over or of another shape; empty where all fits."""
+    for name, shape in shapes.items():
+        if name not in state:
+            return f"{name} is missing"
+        if tuple(state[name].shape) != shape:
+            return f"{name} has shape {tuple(state[name].shape)}, not {shape}"
+    return next((f"{shown(name)} is left over" for name in state if name not in shapes), "")
+
+
+def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Haiku's names and (in, out) matrices as this module's names and (out, in) matrices."""
+    if not all(w.is_floating_point() for w in weights.values()):
+        raise ValueError("weights that are not floating-point numbers")
+    state = {
+        "embed.weight": weights["token_embed/embeddings"],
+        "position.weight": weights["pos_embed/embeddings"],
+        "unembed.weight": weights["unembed"].t(),
+    }
+    for name, value in weights.items():
+        if name.startswith("transformer/layer_"):
+            _, layer, sublayer, module, leaf = name.split("/")
+            path = f"layers.{layer.removeprefix('layer_')}.{sublayer}.{module}"
+            state[f"{path}.{'weight' if leaf == 'w' else 'bias'}"] = value.t()
+    return {name: value.float() for name, value in state.items()}
+
+
+def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:
+    """One word, one token, BOS first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    raw = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="compiler_pad"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    raw.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="BOS $A", special_tokens=[("BOS", vocabulary["BOS"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="BOS", pad_token="compiler_pad", unk_token="compiler_pad"
+    )
+
+
+def _architecture(shape: Mapping[str, int]) -> Architecture:
+    points = {
+        "resid_pre": ModulePoint("", "in"),
+        "resid_mid": ModulePoint("mid", "in"),
+        "resid_post": ModulePoint("", "out"),
+        "attn_out": ModulePoint("attn", "out"),
+        "mlp_out": ModulePoint("mlp", "out"),
+        "q": ModulePoint("attn.query", "out"),
+        "k": ModulePoint("attn.key", "out"),
+        "v": ModulePoint("attn.value", "out"),
+        "z": ModulePoint("attn.linear", "in"),
+        "mlp_post": ModulePoint("mlp.linear_2", "in"),
+    }
+    parts = BlockParts(None, None, None, None, "mlp", False)
+    return Architecture(
+        adapter="plain",
+        blocks="layers",
+        attention="attn",
+        ln_final="norm",
+        points=points,
+        missing={},
+        parts=parts,
+        n_layers=shape["n_layers"],
+        n_heads=shape["n_heads"],
+        n_kv_heads=shape["n_heads"],
+        d_model=shape["d_model"],
+        d_head=shape["d_head"],
+        d_mlp=shape["d_mlp"],
+        logits_transform=lambda logits: logits,
+        causal=False,
+    )

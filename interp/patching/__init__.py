@@ -1,0 +1,1 @@
+"""Activation patching: what the metric becomes when one activation is replaced."""

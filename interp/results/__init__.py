@@ -1,0 +1,1 @@
+"""What comes out: sealed run folders that resume, pages, and the look of figures."""

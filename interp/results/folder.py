@@ -1,0 +1,299 @@
+"""Folders of results: a sealed manifest.json, tables in Parquet, arrays in safetensors."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+from interp.errors import RunFolderError, shown
+from interp.results.files import replacing, write_text
+
+PATCH_FIELDS = ("model", "site", "metric", "unit", "direction", "at", "source")
+PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")
+MANIFEST = "manifest.json"
+ARRAYS = "arrays.safetensors"
+AGAIN = "run it again with --force"
+
+C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def provenance() -> dict[str, Any]:
+    """Where, when and with which versions a result was made."""
+    from interp import __version__
+
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "interp": __version__,
+        "git": _own_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+@functools.cache
+def _own_commit() -> str | None:
+    """The commit of the toolkit, where it is a checkout; never that of the user's own folder."""
+    home = Path(__file__).resolve().parents[2]
+    if not (home / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(home), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    return None
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def write(
+    path: Path,
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    arrays: Mapping[str, np.ndarray],
+) -> Path:
+    """Write a folder beside `path` and rename it into place.
+
+    Raises:
+        RunFolderError: `path` exists and is not a run folder.
+        DataFileError: it cannot be written there.
+    """
+    refuse_foreign(path)
+    with placing(path) as beside:
+        for name, table in tables.items():
+            with replacing(beside / f"{name}.parquet") as file:
+                table.to_parquet(file, index=False)
+        if arrays:
+            with replacing(beside / ARRAYS) as file:
+                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
+        seal(beside, manifest)
+    return path
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise where there is something that no run has written.
+
+    Raises:
+        RunFolderError: as said.
+    """
+    if path.is_file() or (
+        path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir())
+    ):
+        raise RunFolderError(f"{path} exists and is not a run folder; choose another path.")
+
+
+@contextlib.contextmanager
+def placing(path: Path) -> Generator[Path]:
+    """A new folder beside `path`; it takes that place at the end, or goes on an error."""
+    beside = path.with_name(f".part-{path.name}")
+    old = _old(beside)
+    if old.exists() and not path.exists():  # killed between the two renames of `put`
+        old.rename(path)
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        put(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def put(beside: Path, path: Path) -> None:
+    """Rename a folder to `path`; a folder that stood there goes only once it can."""
+    old = _old(beside)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists() and any(path.iterdir()):
+        path.rename(old)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder; it is whole or gone."""
+    gone = path.with_name(f".gone-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _old(beside: Path) -> Path:
+    return beside.with_name(f"{beside.name}-old")
+
+
+def seal(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder whose other files are there, with a digest of each.
+
+    Pages and plotly beside them are left out: they may be drawn anew, by another version.
+    """
+    files = {
+        file.relative_to(path).as_posix(): _digest_of(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file != path / MANIFEST and file.suffix not in (".html", ".js")
+    }
+    record = json.loads(json.dumps({**manifest, "files": files}))
+    sealed = record | {"seal": digest(record)}
+    write_text(path / MANIFEST, json.dumps(sealed, indent=1, ensure_ascii=False))
+
+
+def stamp(path: Path, note: Mapping[str, Any]) -> None:
+    """Add to the provenance of a folder, and seal it again."""
+    manifest = read_manifest(path)
+    seal(path, manifest | {"provenance": manifest.get("provenance", {}) | dict(note)})
+
+
+def digest(record: Any) -> str:
+    """Identity of a value made of JSON's types."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _digest_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def read(
+    path: Path, kind: str, tables: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, np.ndarray]]:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: a file is missing, damaged or altered, or the folder is of another kind.
+    """
+    manifest = read_manifest(path)
+    if manifest.get("kind") != kind:
+        raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not {kind!r}.")
+    check_files(path, manifest)
+    loaded = {name: _load(path / f"{name}.parquet", pd.read_parquet) for name in tables}
+    arrays = _load(path / ARRAYS, load_file) if ARRAYS in manifest["files"] else {}
+    return manifest, loaded, arrays
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run folder, without its seal, which is checked; errors as in `read`."""
+    if not path.is_dir():
+        verbs = "`interp patch`, `attribute`, `ablate` or `circuit`"
+        raise RunFolderError(f"no run folder at {path}; make one with {verbs} and --out.")
+    file = path / MANIFEST
+    manifest: Any = _load(file, lambda at: json.loads(at.read_text("utf-8")))
+    if not isinstance(manifest, dict) or "seal" not in manifest:
+        raise RunFolderError(f"{file} is damaged (it has no seal); {AGAIN}.")
+    found: Any = manifest.pop("seal")
+    if found != digest(manifest):
+        raise RunFolderError(f"{file} is damaged or was altered (its seal is broken); {AGAIN}.")
+    return manifest
+
+
+def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise unless every file that a folder was sealed with is there, as it was.
+
+    Raises:
+        RunFolderError: naming the first that is not.
+    """
+    with reading(path):
+        for name, sealed in manifest["files"].items():
+            file = path / str(name)
+            if not file.is_file():
+                raise _missing(file)
+            if _digest_of(file) != sealed:
+                raise RunFolderError(
+                    f"{file} is damaged or was altered (its seal is broken); {AGAIN}."
+                )
+
+
+def _load(file: Path, reader: Callable[[Path], T]) -> T:
+    if not file.is_file():
+        raise _missing(file)
+    with reading(file):
+        return reader(file)
+
+
+def _missing(file: Path) -> RunFolderError:
+    return RunFolderError(f"{file} is missing: the run folder is incomplete; {AGAIN}.")
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Generator[None]:
+    """Whatever goes wrong while a folder is decoded is said as damage to it.
+
+    Raises:
+        RunFolderError: something went wrong.
+    """
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        short = said if len(said) <= 120 else f"{said[:119]}…"
+        raise RunFolderError(f"{path} is damaged ({short}); {AGAIN}.") from error
+
+
+def decoding(
+    load: Callable[Concatenate[C, Path, P], T],
+) -> Callable[Concatenate[C, str | Path, P], T]:
+    """A class's ``load(path)`` inside `reading`, its fields of the types that they should be."""
+
+    @functools.wraps(load)
+    def checked(cls: C, path: str | Path, *args: P.args, **kwargs: P.kwargs) -> T:
+        with reading(path):
+            found = load(cls, Path(path), *args, **kwargs)
+            for name, hint in get_type_hints(type(found)).items():
+                if not _fits(getattr(found, name), hint):
+                    raise TypeError(f"{name} is not {hint}")
+            return found
+
+    return checked
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation's type, as far as plain types and containers tell."""
+    outer, inner = get_origin(hint), get_args(hint)
+    if hint is Any or outer is ClassVar:
+        return True
+    if outer in (UnionType, Union):
+        return any(_fits(value, one) for one in inner)
+    if outer is tuple and inner[-1] is Ellipsis:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if isinstance(outer, type) and issubclass(outer, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
+        )
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    return not isinstance(hint, type) or isinstance(value, hint)

@@ -1,0 +1,345 @@
+"""`Report`: what a result has to say, as one page of text, tables and figures."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from interp.brief import brief
+from interp.data.pairs import Excluded
+from interp.results.files import write_text
+from interp.results.style import SCHEMES, template
+
+PLOTLY = "plotly.min.js"
+"""Written once beside the pages of a folder."""
+NONE = "–"
+WIDEST = 900
+"""Pixels that a figure may ask for; on a narrower screen it scrolls in its own frame."""
+
+HEADINGS = {
+    "n": "n",
+    "p": "p",
+    "p_adjusted": "p, adjusted",
+    "n_pairs": "pairs",
+    "n_edges": "edges",
+    "n_random": "random sets",
+    "pos": "position",
+    "f": "faithfulness",
+    "arm": "method",
+    "k": "part of edges",
+}
+"""Column names that are not words yet."""
+PROVENANCE = {
+    "made": "Made",
+    "interp": "interp",
+    "versions": "Versions",
+    "weights": "Weights",
+    "machine": "Machine",
+    "python": "Python",
+    "git": "Commit",
+    "seed": "Seed",
+    "run": "Run key",
+    "options": "Options",
+}
+
+
+@brief
+@dataclass(frozen=True)
+class Table:
+    """A table of a page.
+
+    A column with its bounds (``x``, ``x_low``, ``x_high``, or a column followed by ``low`` and
+    ``high``) becomes one column with the interval in brackets.
+
+    Attributes:
+        caption: what the rows are.
+        frame: the values; the first column names the row.
+        note: what the columns mean.
+        names: headings of columns whose name does not say enough.
+    """
+
+    caption: str
+    frame: pd.DataFrame
+    note: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headings(self) -> list[str]:
+        """One heading per column shown."""
+        return [self.names.get(name) or _heading(name, bounds) for name, bounds in self._columns]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells as texts."""
+        columns = [self._texts(name, bounds) for name, bounds in self._columns]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and are aligned on the right."""
+        columns: list[list[Any]] = [self.frame[name].tolist() for name, _ in self._columns]
+        return [
+            all(isinstance(x, int | float | np.number) and not isinstance(x, bool) for x in values)
+            for values in columns
+        ]
+
+    @property
+    def _columns(self) -> list[tuple[str, tuple[str, str] | None]]:
+        """Columns in order, each with the names of its bounds."""
+        names = [str(name) for name in self.frame.columns]
+        bounds: dict[str, tuple[str, str]] = {}
+        for at, name in enumerate(names):
+            own = (f"{name}_low", f"{name}_high")
+            if set(own) <= set(names):
+                bounds[name] = own
+            elif names[at + 1 : at + 3] == ["low", "high"]:
+                bounds[name] = ("low", "high")
+        taken = {bound for pair in bounds.values() for bound in pair}
+        return [(name, bounds.get(name)) for name in names if name not in taken]
+
+    def _texts(self, name: str, bounds: tuple[str, str] | None) -> list[str]:
+        values = [cell_text(value) for value in self.frame[name].tolist()]
+        if bounds is None:
+            return values
+        low, high = (self.frame[bound].tolist() for bound in bounds)
+        return [
+            text if text == NONE else f"{text} {interval(a, b)}"
+            for text, a, b in zip(values, low, high, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a page.
+
+    Attributes:
+        title: what is drawn.
+        says: what is seen in it, in a sentence or two; it is also the text alternative.
+        plot: the figure; its own title is not shown.
+    """
+
+    title: str
+    says: str
+    plot: go.Figure
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What plotly.js draws: data and layout, without title, template and width."""
+        spec = json.loads(str(self.plot.to_json()))
+        layout = spec["layout"]
+        for name in ("title", "template", "width"):
+            layout.pop(name, None)
+        top = 40 if layout.get("annotations") else 10  # panels have titles of their own
+        layout["margin"] = layout.get("margin", {}) | {"t": top, "r": 16}
+        return {"data": spec["data"], "layout": layout}
+
+    @property
+    def width(self) -> int:
+        """Pixels below which it is not squeezed: its own width, or so much for each panel."""
+        panels = sum(name.startswith("xaxis") for name in self.plot.layout.to_plotly_json())
+        return min(int(self.plot.layout.width or 320 * max(1, panels)), WIDEST)
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.plot.layout.height or 450)
+
+
+Part = str | Table | Figure | Sequence[str]
+"""A paragraph, a table, a figure, or a list of sentences."""
+
+
+@brief
+@dataclass(frozen=True)
+class Section:
+    """Parts of a page under one heading."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+@brief
+@dataclass(frozen=True)
+class Report:
+    """A page.
+
+    Attributes:
+        title: what was measured, on which model.
+        lead: the outcome in a sentence or two.
+        sections: figures and tables.
+        method: how to read the numbers, one sentence or more each.
+        excluded: rows that were left out: ``reason``, ``rows`` (how many), and which.
+        provenance: of the run folder.
+        warnings: what to mind when reading it; they stand right below the lead.
+    """
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    method: Sequence[str] = ()
+    excluded: pd.DataFrame = field(default_factory=lambda: excluded_rows(()))
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+    @property
+    def n_excluded(self) -> int:
+        """How many rows were left out."""
+        return sum(map(int, self.excluded["rows"].tolist()))
+
+    @property
+    def left_out(self) -> Table:
+        """The rows that were left out, as a table."""
+        return Table("Rows that were left out", self.excluded)
+
+    @property
+    def command(self) -> str:
+        """The command line that made the result; empty where none is recorded."""
+        given = [str(word) for word in self.provenance.get("command") or ()]
+        if not given:
+            return ""
+        name = Path(given[0]).name
+        program = ["interp"] if name in ("interp", "interp.exe") else ["python", given[0]]
+        return shlex.join([*program, *given[1:]])
+
+    @property
+    def made(self) -> list[tuple[str, str]]:
+        """Provenance as names and texts, without the command."""
+        return [
+            (PROVENANCE.get(name, name.replace("_", " ").capitalize()), cell_text(value))
+            for name, value in self.provenance.items()
+            if name != "command" and value not in (None, "", {}, [])
+        ]
+
+    def html(self, standalone: bool = False) -> str:
+        """The page, which reads plotly from the file beside it, or holds it itself."""
+        plotly = Markup(get_plotlyjs()) if standalone else None
+        return _template("page").render(report=self, plotly=plotly, **_SHARED)
+
+    def fragment(self) -> str:
+        """Its texts and tables for a notebook cell, in the notebook's own colours.
+
+        Figures are left to ``.plot()``: the notebook draws those itself, while here each cell
+        would hold plotly.js or fetch it from the network.
+        """
+        return _template("fragment").render(report=self, **_SHARED)
+
+    def write(self, page: str | Path, standalone: bool = False) -> Path:
+        """Write the page and, unless it is to stand alone, plotly beside it.
+
+        Raises:
+            DataFileError: it cannot be written there.
+        """
+        page = Path(page)
+        write_text(page, self.html(standalone))
+        library, plotly = page.with_name(PLOTLY), get_plotlyjs()
+        if not standalone and not (library.is_file() and library.read_bytes() == plotly.encode()):
+            write_text(library, plotly)
+        return page
+
+
+def excluded_rows(rows: Sequence[Excluded]) -> pd.DataFrame:
+    """Rows that were left out, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        by_reason.setdefault(row.reason, []).append(f"{row.id} ({row.where})")
+    return excluded_counts(
+        {reason: len(which) for reason, which in by_reason.items()},
+        {reason: _some(which) for reason, which in by_reason.items()},
+    )
+
+
+def excluded_counts(
+    counts: Mapping[str, int], which: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """The same where only numbers are known."""
+    rows = [
+        {"reason": reason, "rows": n} | ({} if which is None else {"which": which[reason]})
+        for reason, n in counts.items()
+        if n
+    ]
+    return pd.DataFrame(rows, columns=["reason", "rows", *([] if which is None else ["which"])])
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def cell_text(value: Any) -> str:
+    """A value as a reader sees it: three decimals, two digits where that would be 0."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return "; ".join(f"{str(k).replace('_', ' ')} {cell_text(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell_text, value)) or "none"
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0.000"  # of -0.0, too
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1e6 else f"{value:.2g}"
+
+
+def interval(low: float, high: float) -> str:
+    """A 95 % interval in brackets, or that there is none."""
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"[{_number(low)}, {_number(high)}]" if known else "(no interval)"
+
+
+def _heading(name: str, bounds: tuple[str, str] | None) -> str:
+    return HEADINGS.get(name, name.replace("_", " ")) + (" [95 % interval]" if bounds else "")
+
+
+def _kind_of(part: Part) -> str:
+    kinds: dict[type, str] = {str: "text", Table: "table", Figure: "figure"}
+    return kinds.get(type(part), "list")
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand inside a script element."""
+    return Markup(json.dumps(value).replace("<", "\\u003c"))
+
+
+def get_plotlyjs() -> str:
+    """The text of plotly.js."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+@cache
+def _template(name: str) -> Template:
+    loader = FileSystemLoader(Path(__file__).with_name("pages"))
+    found = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return found.get_template(f"{name}.html")
+
+
+_SHARED: dict[str, Any] = {
+    "kind_of": _kind_of,
+    "as_json": _json,
+    "schemes": SCHEMES,
+    "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},
+    "plotly_file": PLOTLY,
+}
