@@ -18,44 +18,28 @@ class InterpError(Exception):
     exit_code: ClassVar[int] = 2
 
 
-class ModelNotFound(InterpError):
-    """No model goes by this name: not built in, not a folder or file here, not on the Hub."""
+class DataError(InterpError):
+    """A file, row, prompt or table that is missing, malformed or unfit; the message says where."""
 
 
-class ModelFetchError(InterpError):
-    """A model's files could not be downloaded, or are not the published ones."""
-
-
-class ModelLoadError(InterpError):
-    """The files are there, but do not make the model they claim to be."""
-
-
-class SiteError(InterpError):
-    """A site name that does not parse, or that this architecture does not have."""
-
-
-class PairError(InterpError):
-    """A clean/corrupt prompt pair that cannot be compared, such as misaligned tokens."""
-
-
-class MetricError(InterpError):
-    """An unknown metric, or one asked for without what it needs."""
+class ModelError(InterpError):
+    """A model that is not found, not what it claims to be, or lacks what is asked of it."""
 
 
 class PlanError(InterpError):
-    """An intervention that cannot be carried out: on this model, these prompts, or at all."""
+    """A site, component, metric, intervention or setting that cannot be carried out."""
 
 
-class DegenerateGap(InterpError):
+class StatisticsError(DataError):
+    """Too little data, or a degenerate design, for a statistic."""
+
+
+class DegenerateGap(StatisticsError):
     """Clean and corrupt runs score alike, so a normalised effect would divide by nothing."""
 
 
 class RunFolderError(InterpError):
     """A run folder that is missing, incomplete, or written by another configuration."""
-
-
-class DataFileError(InterpError):
-    """A data file that is missing or malformed; the message names the line."""
 
 
 class OutOfMemory(InterpError):

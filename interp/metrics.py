@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import MetricError, did_you_mean, shown
+from interp.errors import PlanError, did_you_mean, shown
 
 DEGENERATE = 1e-4
 """A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
@@ -97,27 +97,27 @@ def as_metric(given: AnyMetric) -> Metric:
     """A metric by its name, or made of a function, whose name results record.
 
     Raises:
-        MetricError: unknown name (the message suggests the nearest); or a function that takes
+        PlanError: unknown name (the message suggests the nearest); or a function that takes
             neither one nor two arguments, has no name of its own (lambda, partial), or the
             name of a metric in `METRICS`.
     """
     if isinstance(given, str):
         if given in METRICS:
             return METRICS[given]
-        raise MetricError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
+        raise PlanError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
     if not callable(given):
-        raise MetricError(
+        raise PlanError(
             f"metric is {shown(given, 80)}; give one of {', '.join(METRICS)}, or a function of the "
             "logits."
         )
     name = getattr(given, "__name__", type(given).__name__)
     if name == "<lambda>" or isinstance(given, functools.partial):
-        raise MetricError(
+        raise PlanError(
             "the metric is a lambda or a partial function, which has no name that results could "
             "tell it by; name the function (def)."
         )
     if name in METRICS:
-        raise MetricError(
+        raise PlanError(
             f"the metric function is named {name!r}, as a metric of the toolkit is; rename it, so "
             "that results tell them apart."
         )
@@ -129,7 +129,7 @@ def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
     try:
         parameters = inspect.signature(given).parameters.values()
     except (ValueError, TypeError):  # compiled functions have none
-        raise MetricError(
+        raise PlanError(
             f"the metric function {name!r} does not say what it takes; wrap it in a function of "
             "the logits [row, vocab]."
         ) from None
@@ -138,7 +138,7 @@ def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
     by_name = [p.name for p in required if p.kind is p.KEYWORD_ONLY]
     if needed not in (1, 2) or by_name:
         also = f" and needs {', '.join(by_name)} by name" if by_name else ""
-        raise MetricError(
+        raise PlanError(
             f"the metric function {name!r} takes {needed} arguments{also}; it must take the logits "
             "[row, vocab], or the logits and the answers' token ids [row, 2]."
         )
@@ -147,7 +147,7 @@ def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
         values = given(logits) if needed == 1 else given(logits, tokens)
         if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
             found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise MetricError(
+            raise PlanError(
                 f"the metric function {name!r} returned {found} for {len(logits)} rows; it must "
                 f"return one number per row, a tensor of shape ({len(logits)},)."
             )

@@ -15,7 +15,6 @@ from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
     OutOfMemory,
     PlanError,
-    SiteError,
 )
 from interp.forward.hooks import hooked
 from interp.model.model import Model
@@ -257,13 +256,13 @@ def test_components_come_in_many_forms():
     ],
 )
 def test_other_components_are_refused(given, says: str):
-    with pytest.raises(SiteError, match=says):
+    with pytest.raises(PlanError, match=says):
         components_of(tiny("llama"), given)
 
 
 def test_a_table_of_other_columns_is_refused():
     table = interp.patch(tiny("llama"), word_pairs(), over="layer").top(2)
-    with pytest.raises(SiteError, match="names no components; give 'component'"):
+    with pytest.raises(PlanError, match="names no components; give 'component'"):
         components_of(tiny("llama"), table)
 
 
@@ -312,7 +311,7 @@ def test_a_head_may_be_named_as_papers_do():
     model = tiny("llama")
     assert components_of(model, "L1H2, a0.h3,m1") == components_of(model, ["a1.h2", "a0.h3", "m1"])
     assert str(components_of(model, "l1h2")[0]) == "a1.h2"
-    with pytest.raises(SiteError, match="no component 'a9.h2'"):
+    with pytest.raises(PlanError, match="no component 'a9.h2'"):
         components_of(model, "L9H2")
-    with pytest.raises(SiteError, match="'a1.h2' is named twice"):
+    with pytest.raises(PlanError, match="'a1.h2' is named twice"):
         components_of(model, "L1H2,a1.h2")

@@ -21,16 +21,14 @@ from interp.ablation.sets import as_sets
 from interp.data.pairs import tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import (
+    DataError,
     InterpError,
-    MetricError,
-    PairError,
     PlanError,
     RunFolderError,
-    SiteError,
+    StatisticsError,
 )
 from interp.forward.hooks import hooked
 from interp.model.sites import SITES
-from interp.statistics import StatisticsError
 
 # --- controls ----------------------------------------------------------------------------------
 
@@ -214,7 +212,7 @@ def test_pairs_of_one_entity_are_resampled_together():
     apart = interp.ablate(tiny("llama"), many, "a1", n_random=0)
     assert one.table()["high"][0] == np.inf
     assert np.isfinite(apart.table()["high"][0])
-    with pytest.raises(PairError, match="no span 'subject' to cluster by"):
+    with pytest.raises(DataError, match="no span 'subject' to cluster by"):
         interp.ablate(tiny("llama"), many, "a1", cluster_by="subject")
 
 
@@ -300,12 +298,12 @@ def test_figures_are_curves_of_nested_sets_and_bars_of_others():
     [
         ({"kind": "zeros"}, PlanError, "unknown kind of ablation 'zeros'. Did you mean 'zero'"),
         ({"kind": "mean"}, PlanError, "needs reference prompts to take the mean over"),
-        ({"readouts": ["acuracy"]}, MetricError, "Did you mean 'accuracy'"),
-        ({"readouts": []}, MetricError, "there is nothing to read"),
-        ({"readouts": ["nll"]}, MetricError, "unknown readout 'nll'"),
+        ({"readouts": ["acuracy"]}, PlanError, "Did you mean 'accuracy'"),
+        ({"readouts": []}, PlanError, "there is nothing to read"),
+        ({"readouts": ["nll"]}, PlanError, "unknown readout 'nll'"),
         ({"sets": {}}, PlanError, "there are no sets"),
-        ({"candidates": ["w30"]}, PairError, "answer 'w20' is not among the 1 candidates"),
-        ({"candidates": ["w30 w31"]}, PairError, "is 2 tokens"),
+        ({"candidates": ["w30"]}, DataError, "answer 'w20' is not among the 1 candidates"),
+        ({"candidates": ["w30 w31"]}, DataError, "is 2 tokens"),
         ({"neutral": "w1 w2"}, PlanError, "neutral text has 2 tokens; give at least 128"),
     ],
 )
@@ -317,12 +315,12 @@ def test_what_cannot_be_ablated_is_named(options: dict, error: type[InterpError]
 
 def test_a_readout_that_was_not_read_is_named():
     result = interp.ablate(tiny("llama"), [PAIR], "a0.h1", n_random=0)
-    with pytest.raises(MetricError, match="'nll' was not read"):
+    with pytest.raises(PlanError, match="'nll' was not read"):
         result.perplexity()
 
 
 def test_models_without_a_next_token_are_refused():
     model = tiny("llama")
     model = dataclasses.replace(model, arch=dataclasses.replace(model.arch, causal=False))
-    with pytest.raises(SiteError, match="attends in both directions"):
+    with pytest.raises(PlanError, match="attends in both directions"):
         interp.ablate(model, [PAIR], "a0.h1")

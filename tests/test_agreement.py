@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from interp.errors import StatisticsError
 from interp.statistics import (
-    StatisticsError,
     auroc,
     jaccard,
     matched_random_sets,

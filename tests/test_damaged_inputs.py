@@ -30,7 +30,7 @@ from interp.data.pairs import PromptPairs
 from interp.data.prompts import prompt
 from interp.data.records import MOST_NESTED, parse_json, read_jsonl, read_text
 from interp.data.schema import Row, Text, checked
-from interp.errors import DataFileError, InterpError, PairError, shown
+from interp.errors import DataError, InterpError, shown
 
 KINDS = kinds()
 LONGEST, SECONDS = 400, 2
@@ -139,11 +139,11 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, monkeypatch)
         (tmp_path / "x" / ("n" * 5000), "cannot read .*File name too long"),
         ("nul\0", "cannot read .*null"),
     ):
-        with limited(SECONDS), pytest.raises(DataFileError, match=message) as caught:
+        with limited(SECONDS), pytest.raises(DataError, match=message) as caught:
             read_text(path, "stories")
         assert len(str(caught.value)) <= LONGEST
     for load in (interp.load_pairs, load_cases):
-        with pytest.raises(DataFileError, match="no such file: n.*n.jsonl; give a JSON"):
+        with pytest.raises(DataError, match="no such file: n.*n.jsonl; give a JSON"):
             load("n" * 5000 + ".jsonl")
 
 
@@ -177,7 +177,7 @@ def test_lines_are_ended_by_newlines_alone(tmp_path: Path):
     ],
 )
 def test_json_that_could_be_mistaken_is_refused(text: str, message: str):
-    with limited(SECONDS), pytest.raises(DataFileError, match=message) as caught:
+    with limited(SECONDS), pytest.raises(DataError, match=message) as caught:
         parse_json(text, "f")
     assert len(str(caught.value)) < 120
 
@@ -187,7 +187,7 @@ def test_json_that_means_one_thing_is_read():
     assert json.dumps(parse_json(deep, "f")) == deep
     assert parse_json(f"[{'9' * 18}, -0.5, 1e300]", "f") == [10**18 - 1, -0.5, 1e300]
     assert parse_json(r'["\ud83d\ude00"]', "f") == ["😀"]
-    with pytest.raises(DataFileError, match="f, line 7: not valid JSON"):
+    with pytest.raises(DataError, match="f, line 7: not valid JSON"):
         parse_json("{", "f", 7)
 
 
@@ -235,7 +235,7 @@ class Sample(Row):
     ],
 )
 def test_a_fault_names_place_value_and_what_it_must_be(record: Any, message: str):
-    with pytest.raises(DataFileError) as caught:
+    with pytest.raises(DataError) as caught:
         checked(Sample, record, "f")
     assert str(caught.value) == message
 
@@ -262,7 +262,7 @@ PAIR = {"clean": "a b c", "corrupt": "a d c", "answer": "x", "wrong_answer": "y"
     ],
 )
 def test_odd_pairs_are_refused(change: dict[str, Any], message: str):
-    with pytest.raises(PairError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         PromptPairs.from_records([PAIR | {"spans": {"s": ["b", "d"]}} | change])
     assert len(str(caught.value)) <= LONGEST
 
@@ -270,7 +270,7 @@ def test_odd_pairs_are_refused(change: dict[str, Any], message: str):
 def test_spans_of_prompts_may_have_any_name_that_is_free():
     model = tiny("llama")
     assert prompt(model, "w1 w2", model="w2", text="w1").spans["model"] == (1,)
-    with pytest.raises(PairError, match="a span cannot be called 'all'"):
+    with pytest.raises(DataError, match="a span cannot be called 'all'"):
         prompt(model, "w1 w2", all="w2")
 
 
@@ -293,7 +293,7 @@ STUDY = shipped("recall_reasoning/recipes/two-hop-organism.json")
     ],
 )
 def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], value, message: str):
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         Recipe.load(changed(tmp_path / "r.json", RECIPE, place, value))
 
 
@@ -310,7 +310,7 @@ def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], val
     ],
 )
 def test_recipes_of_recall_studies(tmp_path: Path, place: tuple[str, ...], value, message: str):
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         load_recipe(changed(tmp_path / "r.json", STUDY, place, value))
 
 
@@ -341,14 +341,14 @@ def test_settings_still_take_whole_numbers_for_margins():
 )
 def test_frames_have_their_fields_alone(tmp_path: Path, place, value, message: str):
     content = first("emotion_frames.json")
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         load_frames(changed(tmp_path / "f.json", content, place, value))
 
 
 def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
     rows = first("recall_facts.jsonl", 2)
     (tmp_path / "c.jsonl").write_bytes(dumped("c.jsonl", [*rows, rows[0]]))
-    with pytest.raises(DataFileError, match="line 3: 'Afghanistan' was there before, in .* line 1"):
+    with pytest.raises(DataError, match="line 3: 'Afghanistan' was there before, in .* line 1"):
         load_countries(tmp_path / "c.jsonl")
     head, row, *others = KINDS["cells"].content
     for odd, message in (
@@ -358,7 +358,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
         (row | {"id": "x", "cell": "B"}, "line 1: candidates of cell B are missing"),
     ):
         (tmp_path / "d.jsonl").write_bytes(dumped("d.jsonl", [head, row, odd, *others]))
-        with pytest.raises(DataFileError, match=message):
+        with pytest.raises(DataError, match=message):
             load_data(tmp_path / "d.jsonl")
 
 

@@ -9,7 +9,7 @@ from conftest import tiny_hf, word_tokenizer
 
 import interp
 from circuits.cli.app import run
-from interp.errors import ModelLoadError
+from interp.errors import ModelError
 from interp.loading.devices import check_spelling, usable
 
 KINDS = ("smollm2-135m", "tracr-hist", "an object")
@@ -24,7 +24,7 @@ def load(kind: str, device: object):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("device", ["gpu", "", "CUDA", "cuda:x", "meta", "cpu\n", 0])
 def test_an_unknown_device_is_refused(kind: str, device: object):
-    with pytest.raises(ModelLoadError, match=r"^unknown device .*; give cpu, cuda, cuda:1") as said:
+    with pytest.raises(ModelError, match=r"^unknown device .*; give cpu, cuda, cuda:1") as said:
         load(kind, device)
     assert "\n" not in str(said.value)
 
@@ -33,14 +33,14 @@ def test_an_unknown_device_is_refused(kind: str, device: object):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("device", ["cuda", torch.device("cuda:1")])
 def test_a_gpu_that_is_not_there_is_refused(kind: str, device: object):
-    with pytest.raises(ModelLoadError, match="was asked for, but torch sees no GPU; use 'cpu'"):
+    with pytest.raises(ModelError, match="was asked for, but torch sees no GPU; use 'cpu'"):
         load(kind, device)
 
 
 def test_a_device_that_torch_was_not_built_for_is_refused():
     if torch.xpu.is_available():
         pytest.skip("there is one")
-    with pytest.raises(ModelLoadError, match=r"'xpu' was asked for, but torch cannot use it here"):
+    with pytest.raises(ModelError, match=r"'xpu' was asked for, but torch cannot use it here"):
         usable("xpu")
 
 

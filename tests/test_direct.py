@@ -10,7 +10,7 @@ from interp.attribution.direct import (
     log_prob_increase,
 )
 from interp.data.pairs import tokenise
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import weight_of
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -105,7 +105,7 @@ def test_log_prob_gain_is_two_softmaxes_under_one_norm_scale(unit: str):
 
 def test_unknown_units_are_refused():
     model = tiny("llama")
-    with pytest.raises(SiteError, match="no unit 'cell'"):
+    with pytest.raises(PlanError, match="no unit 'cell'"):
         log_prob_increase(model, pairs_of(model), "cell")
-    with pytest.raises(SiteError, match="out of range"):
+    with pytest.raises(PlanError, match="out of range"):
         log_prob_increase(model, pairs_of(model), "head", [7])

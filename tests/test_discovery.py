@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from circuits.discovery import (
     GRID,
     Circuit,
-    CircuitError,
     acdc,
     bench,
     criteria,
@@ -39,7 +38,7 @@ from circuits.discovery import (
 )
 from circuits.discovery.faithfulness import Curve, Faithfulness
 from interp.attribution import EdgeScores, attribute, attribute_edges, attribute_nodes
-from interp.errors import DataFileError
+from interp.errors import DataError, PlanError
 from interp.model.graph import Graph
 
 SMALL = Graph(2, 2, 8, False)
@@ -180,14 +179,14 @@ def test_faithfulness_runs_mibs_sizes_on_the_test_prompts(found: EdgeScores):
 def test_circuits_are_not_tested_on_what_discovery_saw(found: EdgeScores):
     model = tiny("gemma3")
     for rows in (word_pairs(), word_pairs()[1:]):
-        with pytest.raises(CircuitError, match="were seen in discovery"):
+        with pytest.raises(PlanError, match="were seen in discovery"):
             bench(model, rows).metric_of(top_edges(found, 30))
-        with pytest.raises(CircuitError, match="were seen in discovery"):
+        with pytest.raises(PlanError, match="were seen in discovery"):
             faithfulness(bench(model, rows), found)
     searched = acdc(bench(model, word_pairs()[:1]), 1e6)
-    with pytest.raises(CircuitError, match="were seen in discovery"):
+    with pytest.raises(PlanError, match="were seen in discovery"):
         bench(model, word_pairs()[:1]).metric_of(searched)
-    with pytest.raises(CircuitError, match="another shape of model"):
+    with pytest.raises(PlanError, match="another shape of model"):
         bench(tiny("llama"), word_pairs()[2:]).metric_of(top_edges(found, 30))
 
 
@@ -249,7 +248,7 @@ def test_without_cuts_every_edge_of_a_node():
 
 def test_criteria_need_a_node():
     test = bench(tiny("gemma3"), word_pairs()[2:])
-    with pytest.raises(CircuitError, match="no heads or MLPs"):
+    with pytest.raises(PlanError, match="no heads or MLPs"):
         criteria(test, of_edges(test.graph, ["input->logits"]))
 
 
@@ -262,7 +261,7 @@ def test_overlap_and_stability():
     assert both.nodes == pytest.approx(2 / 4)
     assert (both.only_first, both.only_second) == (("m1",), ("a1.h0",))
     assert both.rank_correlation is None
-    with pytest.raises(CircuitError, match="differently shaped"):
+    with pytest.raises(PlanError, match="differently shaped"):
         overlap(first, whole(Graph(1, 2, 8, False)))
     same = np.tile(np.arange(SMALL.n_edges, dtype=float), (6, 1))
     assert score_stability(scores_of(same), 5).value == 1
@@ -297,29 +296,29 @@ def test_mibs_own_example_loads():
 
 
 def test_files_that_are_no_circuits_are_refused(tmp_path):
-    with pytest.raises(DataFileError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         load_circuit(tmp_path / "none.json")
     bad = tmp_path / "bad.json"
     for text, error, match in (
-        ("{", DataFileError, "line 1: not valid JSON"),
-        ("[]", DataFileError, "it is \\[\\]; it must be a JSON object"),
-        ("{}", DataFileError, "'cfg' is missing"),
+        ("{", DataError, "line 1: not valid JSON"),
+        ("[]", DataError, "it is \\[\\]; it must be a JSON object"),
+        ("{}", DataError, "'cfg' is missing"),
     ):
         bad.write_text(text)
         with pytest.raises(error, match=match):
             load_circuit(bad)
     record = to_json(of_edges(SMALL, ["input->m0"]))
     record["edges"]["m1->m0"] = {"in_graph": True}
-    with pytest.raises(CircuitError, match="computed before m1 writes"):
+    with pytest.raises(PlanError, match="computed before m1 writes"):
         from_json(record)
 
 
 def test_sizes_and_thresholds_are_checked(found: EdgeScores):
-    with pytest.raises(CircuitError, match="cannot take 99999 components"):
+    with pytest.raises(PlanError, match="cannot take 99999 components"):
         top_edges(found, 99_999)
-    with pytest.raises(CircuitError, match="threshold is -1"):
+    with pytest.raises(PlanError, match="threshold is -1"):
         acdc(bench(tiny("gemma3"), word_pairs()[:1]), -1)
-    with pytest.raises(CircuitError, match="unknown ablation 'none'"):
+    with pytest.raises(PlanError, match="unknown ablation 'none'"):
         bench(tiny("gemma3"), word_pairs(), ablation="none")  # pyright: ignore[reportArgumentType]
 
 
@@ -332,5 +331,5 @@ def test_differences_of_areas_are_paired():
     # Every pair alone gives the same gain, so there is no doubt about the difference.
     assert first.minus(second)["CPR"] == pytest.approx((0.125, 0.125, 0.125))
     assert first.minus(second)["CMD"] == pytest.approx((-0.125, -0.125, -0.125))
-    with pytest.raises(CircuitError, match="same test pairs"):
+    with pytest.raises(PlanError, match="same test pairs"):
         first.minus(dataclasses.replace(second, ids=("a", "b", "x")))

@@ -8,13 +8,13 @@ import pytest
 from conftest import tiny, word_pairs
 
 from circuits.discovery import Circuit, bench, faithfulness, of_edges, top_edges
-from circuits.discovery.circuit import CircuitError
 from circuits.discovery.drawing import draw, plot_faithfulness, to_dot
 from circuits.discovery.evaluation import evaluate, random_circuit
 from circuits.discovery.pages import faithfulness_report
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
+from interp.errors import PlanError
 from interp.results.style import GREY
 
 
@@ -151,7 +151,7 @@ def test_sign_way_and_size_have_their_style():
 
 
 def test_an_empty_circuit_is_not_drawn(edges: EdgeScores):
-    with pytest.raises(CircuitError, match="has no edges to draw"):
+    with pytest.raises(PlanError, match="has no edges to draw"):
         draw(of_edges(edges.graph, []))
     assert to_dot(of_edges(edges.graph, [])).startswith("digraph")
 

@@ -22,7 +22,7 @@ from circuits.editing.evaluation import (
 )
 from circuits.editing.evaluation.answers import normalised
 from circuits.editing.evaluation.prompts import DEMONSTRATIONS, IN_CONTEXT
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 WORDS = st.text(st.characters(categories=["L", "N", "M"]), min_size=1, max_size=8).filter(
@@ -208,15 +208,15 @@ def test_relations_have_prompts_of_their_own():
 
 def test_other_files_are_no_prompts(tmp_path: Path):
     path = tmp_path / "prompts.txt"
-    with pytest.raises(DataFileError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         load_shots(path)
-    with pytest.raises(DataFileError, match="prompts.txt' is no file of demonstrations"):
+    with pytest.raises(DataError, match="prompts.txt' is no file of demonstrations"):
         shots_named(str(path))
     path.write_text("Once upon a time")
-    with pytest.raises(DataFileError, match="starts with 'Once upon a time'"):
+    with pytest.raises(DataError, match="starts with 'Once upon a time'"):
         load_shots(path)
-    with pytest.raises(DataFileError, match="line 1: not valid JSON"):
+    with pytest.raises(DataError, match="line 1: not valid JSON"):
         load_relation_shots(path)
     path.write_text('["Q: a A: b"]')
-    with pytest.raises(DataFileError, match=r"it is .*; it must be a JSON object"):
+    with pytest.raises(DataError, match=r"it is .*; it must be a JSON object"):
         load_relation_shots(path)

@@ -18,7 +18,7 @@ from circuits.editing.evaluation import (
     parse_cases,
 )
 from datasets import Dataset
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
@@ -102,7 +102,7 @@ def test_a_split_a_slice_and_other_clusters(tmp_path: Path):
         f"Writer{n:02}" for n in range(6)
     }
     assert all(case.n_edits == 2 for case in cases.where(lambda case: case.n_edits == 2))
-    with pytest.raises(DataFileError, match="of split 'dev'; it has test, train"):
+    with pytest.raises(DataError, match="of split 'dev'; it has test, train"):
         load_cases(path, "dev")
 
 
@@ -151,13 +151,13 @@ def test_what_cannot_be_edited_is_excluded_with_its_reason():
     ],
 )
 def test_malformed_rows_are_named(change: dict[str, Any], message: str):
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         parse_cases([one(**change)], "rows")
 
 
 def test_malformed_files_are_named(tmp_path: Path):
     path = tmp_path / "rows.json"
-    with pytest.raises(DataFileError, match="no such file.*MQuAKE records"):
+    with pytest.raises(DataError, match="no such file.*MQuAKE records"):
         load_cases(path)
     for text, message in (
         ("[{]", "line 1: not valid JSON"),
@@ -166,13 +166,13 @@ def test_malformed_files_are_named(tmp_path: Path):
         ("[]", "holds no rows"),
     ):
         path.write_text(text)
-        with pytest.raises(DataFileError, match=message):
+        with pytest.raises(DataError, match=message):
             load_cases(path)
     path.write_bytes(b"\xff\xfe[")
-    with pytest.raises(DataFileError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         interp.data.records.read_json(path)
     twice = written(tmp_path, [one(), one()])
-    with pytest.raises(DataFileError, match="row 2: case_id '7' was used before"):
+    with pytest.raises(DataError, match="row 2: case_id '7' was used before"):
         load_cases(twice)
 
 
@@ -223,7 +223,7 @@ def test_counterfact(tmp_path: Path):
     assert found.neighbours == ("Writer02 speaks", "Writer03 speaks")
     paired = COUNTERFACT | {"neighborhood_prompts": [{"prompt": "p", "target": "French"}]}
     assert load_counterfact(written(tmp_path, [paired]))[0].neighbours == ("p",)
-    with pytest.raises(DataFileError, match="row 1: 'paraphrase_prompts' is None"):
+    with pytest.raises(DataError, match="row 1: 'paraphrase_prompts' is None"):
         load_counterfact(written(tmp_path, [COUNTERFACT | {"paraphrase_prompts": None}]))
 
 
@@ -244,7 +244,7 @@ def test_zsre(tmp_path: Path):
     assert len(found) == 1 and "stands 0 times" in found.excluded[0].reason
     assert (found[0].fact.prompt, found[0].fact.target) == ("Who wrote {}?", "Writer05")
     assert found[0].unrelated.text == "who wrote the anthem"
-    with pytest.raises(DataFileError, match="row 1: 'loc_ans' is None"):
+    with pytest.raises(DataError, match="row 1: 'loc_ans' is None"):
         load_zsre(written(tmp_path, [ZSRE | {"loc_ans": None}]))
 
 
@@ -324,8 +324,8 @@ def test_the_subject_of_a_ripple_edit(
 
 
 def test_malformed_ripple_rows(tmp_path: Path):
-    with pytest.raises(DataFileError, match="row 1: no criterion"):
+    with pytest.raises(DataError, match="row 1: no criterion"):
         load_ripple(written(tmp_path, [{"edit": RIPPLE["edit"]}]))
     test = RIPPLE["Relation_Specifity"][0] | {"test_condition": "XOR"}
-    with pytest.raises(DataFileError, match="test_condition is 'XOR'"):
+    with pytest.raises(DataError, match="test_condition is 'XOR'"):
         load_ripple(written(tmp_path, [RIPPLE | {"Relation_Specifity": [test]}]))

@@ -29,7 +29,7 @@ from circuits.editing.evaluation import (
     token_accuracy,
 )
 from circuits.editing.evaluation.asking import KINDS
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, mcnemar
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
@@ -196,11 +196,11 @@ def test_strict_and_lenient_are_scored_apart():
 
 def test_tables_that_cannot_be_scored_are_refused():
     rows = by_hand(HAND)
-    with pytest.raises(MetricError, match="no column 'kind'"):
+    with pytest.raises(PlanError, match="no column 'kind'"):
         score(rows.drop(columns="kind"))
-    with pytest.raises(MetricError, match="of kind 'paraphrased'. Did you mean 'paraphrase'"):
+    with pytest.raises(PlanError, match="of kind 'paraphrased'. Did you mean 'paraphrase'"):
         score(rows.replace({"kind": {"hop": "paraphrased"}}))
-    with pytest.raises(MetricError, match="two answers .*case a1, kind efficacy, index 0"):
+    with pytest.raises(PlanError, match="two answers .*case a1, kind efficacy, index 0"):
         score(pd.concat([rows, rows]))
     both = pd.concat([rows.assign(seed=0), rows.assign(seed=1)])
     assert len(score(both)) == 4
@@ -264,7 +264,7 @@ def test_a_summary_by_position_splits_the_cases():
     for key, value in parts.items():
         assert value == pytest.approx(whole[key])
     assert set(lines["cases"]) == {20}
-    with pytest.raises(MetricError, match="no column 'colour'"):
+    with pytest.raises(PlanError, match="no column 'colour'"):
         summary(SCORES, by=["colour"])
 
 
@@ -302,9 +302,9 @@ def test_an_arm_against_itself_differs_by_nothing():
 
 def test_arms_on_different_cases_are_not_compared():
     fewer = SCORES[~((SCORES["arm"] == "rome") & (SCORES["case"] == "c07"))]
-    with pytest.raises(MetricError, match="different cases .1 only in one, such as 'c07'"):
+    with pytest.raises(PlanError, match="different cases .1 only in one, such as 'c07'"):
         compare(fewer, "ace", "rome")
-    with pytest.raises(MetricError, match="no scores of arm 'memit'; the table has 'ace', 'rome'"):
+    with pytest.raises(PlanError, match="no scores of arm 'memit'; the table has 'ace', 'rome'"):
         compare(SCORES, "ace", "memit")
 
 
@@ -333,7 +333,7 @@ def test_counterfact_by_hand():
     near, far = np.exp(-1), np.exp(-3)
     assert found["NM"] == pytest.approx((1 + 1 / 3) / 2 * (near - far))
     assert found["S"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
-    with pytest.raises(MetricError, match="no prompts of kind neighbourhood"):
+    with pytest.raises(PlanError, match="no prompts of kind neighbourhood"):
         counterfact_scores(rows[rows["kind"] != "neighbourhood"])
 
 
@@ -388,7 +388,7 @@ def test_harmonic_mean(values: list[float]):
 
 def test_a_harmonic_mean_of_nothing_is_refused():
     for values in ([], [0.5, -0.1]):
-        with pytest.raises(MetricError, match="at least 0"):
+        with pytest.raises(PlanError, match="at least 0"):
             harmonic_mean(values)
 
 

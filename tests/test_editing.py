@@ -9,7 +9,7 @@ from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
 
 import interp
 from benchmarks.edit_cost import whole_prompts
-from circuits.editing import Fact, FactError, edit, export, ledger, merge
+from circuits.editing import Fact, edit, export, ledger, merge
 from circuits.editing.asking import Ask, generations
 from circuits.editing.changes import Change, under
 from circuits.editing.edits import Edit
@@ -28,7 +28,7 @@ from circuits.editing.moments import WINDOW, own_samples, second_moments
 from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
 from circuits.editing.search import ROUNDS, FactPrompts, Search, search_targets
 from circuits.editing.writing import Request, places_of, write
-from interp.errors import RunFolderError
+from interp.errors import DataError, RunFolderError
 from interp.forward.projections import rewriting
 
 FACTS = (
@@ -84,23 +84,23 @@ def test_anchors_and_targets_are_where_they_should_be():
 
 
 def test_bad_facts_are_refused_in_a_sentence():
-    with pytest.raises(FactError, match="has 0 slots"):
+    with pytest.raises(DataError, match="has 0 slots"):
         Fact("w1 w2", "w3", "w4")
-    with pytest.raises(FactError, match="needs a subject and a target"):
+    with pytest.raises(DataError, match="needs a subject and a target"):
         Fact("w1 {}", " ", "w4", where="facts.json, row 2")
-    with pytest.raises(FactError, match="is to become both 'w40' and 'w50'"):
+    with pytest.raises(DataError, match="is to become both 'w40' and 'w50'"):
         refuse_conflicts([FACTS[0], replace(FACTS[0], target="w50")])
-    with pytest.raises(FactError, match="unknown method 'rom'. Did you mean 'rome'"):
+    with pytest.raises(DataError, match="unknown method 'rom'. Did you mean 'rome'"):
         preset("rom", tiny("llama"))
-    with pytest.raises(FactError, match="needs the layers that an attribution chose"):
+    with pytest.raises(DataError, match="needs the layers that an attribution chose"):
         preset("ace", tiny("llama"))
-    with pytest.raises(FactError, match="the package has no layers; choose those of"):
+    with pytest.raises(DataError, match="the package has no layers; choose those of"):
         edit(tiny("llama"), FACTS[:1], "ace")
 
 
 def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):
     monkeypatch.setattr("circuits.editing.edits.moments_for", None)
-    with pytest.raises(FactError, match="'w1' ends inside a token of 'w3 w12 w4'; write a prompt"):
+    with pytest.raises(DataError, match="'w1' ends inside a token of 'w3 w12 w4'; write a prompt"):
         edit(tiny("llama"), [Fact("w3 {}2 w4", "w1", "w40")], "rome")
 
 
@@ -481,16 +481,16 @@ def test_what_was_made_on_top_needs_what_was_below(made):
     second = make(FACTS[2])
     assert second.after == (first.id,)
     second.apply(model)
-    with pytest.raises(FactError, match="undo it first"):
+    with pytest.raises(DataError, match="undo it first"):
         first.undo(model)
     second.undo(model)
     first.undo(model)
-    with pytest.raises(FactError, match="apply that one first"):
+    with pytest.raises(DataError, match="apply that one first"):
         second.apply(model)
-    with pytest.raises(FactError, match="is not applied"):
+    with pytest.raises(DataError, match="is not applied"):
         second.undo(model)
     first.apply(model)
-    with pytest.raises(FactError, match="is already applied"):
+    with pytest.raises(DataError, match="is already applied"):
         first.apply(model)
 
 
@@ -502,7 +502,7 @@ def test_saved_edits_come_back_and_damage_is_told(made, tmp_path):
     assert back.id == one.id and back.facts == one.facts and back.p == one.p
     other = interp.load_model(tiny_hf("qwen2"), tokenizer=word_tokenizer())
     before = weights(other)
-    with pytest.raises(FactError, match="was made for"):
+    with pytest.raises(DataError, match="was made for"):
         back.apply(other)
     assert same(weights(other), before)
     manifest = tmp_path / "one" / "manifest.json"
@@ -531,7 +531,7 @@ def test_merged_edits_do_what_both_did(made, tmp_path):
         export(model, tmp_path / "out")
     again = interp.load_model(str(tmp_path / "out"))
     assert same(weights(again), want)
-    with pytest.raises(FactError, match="is to become both"):
+    with pytest.raises(DataError, match="is to become both"):
         merge([first, make(replace(FACTS[0], target="w60"))])
     with pytest.raises(RunFolderError, match="exists"):
         export(model, tmp_path / "out")
@@ -541,12 +541,12 @@ def test_a_fact_that_is_held_already_or_not_reached_is_refused(made):
     model, make = made
     fact = FACTS[0]
     (said,) = generations(model, [Ask(0, fact.cloze, n_tokens=1)], [()])
-    with pytest.raises(FactError, match="already continues"):
+    with pytest.raises(DataError, match="already continues"):
         make(replace(fact, target=said))
     weak = Method("weak", (Stage((1,), search=Search(steps=1, clamp=0.01)),))
-    with pytest.raises(FactError, match="reached only p = 0.0"):
+    with pytest.raises(DataError, match="reached only p = 0.0"):
         edit(model, [fact], weak, n_tokens=600)
-    with pytest.raises(FactError, match="there is no fact"):
+    with pytest.raises(DataError, match="there is no fact"):
         edit(model, [], weak)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.emotion.allocation import AllocationError, Budget, allocate, quotas
+from circuits.emotion.allocation import Budget, allocate, quotas
+from interp.errors import PlanError
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "sev" / "anger_alloc.csv"
 
@@ -60,7 +61,7 @@ def test_the_least_falls_to_one_and_to_none_where_the_budget_is_small():
 def test_quotas_meet_budget_and_bounds(influence: list[float], size: int, least: int, cap: int):
     n = len(influence)
     if cap * n < size:
-        with pytest.raises(AllocationError, match=f"{n} layers of at most {cap} cannot hold"):
+        with pytest.raises(PlanError, match=f"{n} layers of at most {cap} cannot hold"):
             quotas(np.array(influence), size, least, cap)
         return
     quota = quotas(np.array(influence), size, least, cap)
@@ -90,14 +91,14 @@ def test_the_best_of_each_layer_are_chosen_best_first():
 )
 def test_allocate_refuses_what_does_not_fit(scores: np.ndarray, message: str):
     influence = {"neuron": np.ones(2), "head": np.ones(2)}
-    with pytest.raises(AllocationError, match=message):
+    with pytest.raises(PlanError, match=message):
         allocate(influence, {"neuron": scores, "head": np.zeros((2, 2))}, Budget(4, 2, cap=1.0))
 
 
 def test_bad_budgets_and_influences_are_refused():
-    with pytest.raises(AllocationError, match="cap above 0"):
+    with pytest.raises(PlanError, match="cap above 0"):
         Budget(4, 2, cap=0.0)
-    with pytest.raises(AllocationError, match="at least 0"):
+    with pytest.raises(PlanError, match="at least 0"):
         Budget(-1, 2)
-    with pytest.raises(AllocationError, match="must all be finite"):
+    with pytest.raises(PlanError, match="must all be finite"):
         quotas(np.array([1.0, np.nan]), 2, 0, 2)

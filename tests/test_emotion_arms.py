@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from circuits.emotion.arms import (
-    ArmError,
     masked,
     others,
     others_vectors,
@@ -30,6 +29,7 @@ from circuits.emotion.doses import (
 )
 from circuits.emotion.modulation import Modulation
 from circuits.emotion.tuning import circuit_grid, steering_grid, window
+from interp.errors import PlanError
 
 LAYERS, HEADS, D_HEAD, NEURONS = 4, 5, 3, 40
 
@@ -95,7 +95,7 @@ def test_controls_are_as_large_as_the_circuit():
         for layer, values in drawn[site].items():
             cosine = torch.cosine_similarity(scaled[site][layer], values, dim=-1)
             assert bool(((cosine > 1 - 1e-5) | (values.abs().sum(-1) == 0)).all())
-    with pytest.raises(ArmError, match="nothing at z to scale"):
+    with pytest.raises(PlanError, match="nothing at z to scale"):
         scaled_to(masked(Differences(differences().z * 0, differences().mlp_post), circuits()), own)
 
 
@@ -168,9 +168,9 @@ def test_every_arm_is_made_once_and_controls_share_the_dose():
 
 
 def test_doses_that_do_not_fit_are_refused():
-    with pytest.raises(ArmError, match="layers 2 to 4 are not of a model with layers 0 to 3"):
+    with pytest.raises(PlanError, match="layers 2 to 4 are not of a model with layers 0 to 3"):
         steer(discovery(), SteeringDose(0.1, (2, 4)))
-    with pytest.raises(ArmError, match="no circuits 'best'.*centred, paper"):
+    with pytest.raises(PlanError, match="no circuits 'best'.*centred, paper"):
         modulate(discovery(), CircuitDose(1.0, "best"))
 
 
@@ -199,7 +199,7 @@ def test_an_emotion_may_have_a_dose_of_its_own():
         ratio = after.values[1].norm(dim=-1) / before.values[1].norm(dim=-1)
         expected = [2.5 if emotion == "fear" else 1.0 for emotion in EMOTIONS]
         assert np.allclose(ratio, expected) and after.strength == before.strength
-    with pytest.raises(ArmError, match="a dose for 'envy'"):
+    with pytest.raises(PlanError, match="a dose for 'envy'"):
         modulate(found, CircuitDose(2.0, own={"envy": 1.0}))
 
 

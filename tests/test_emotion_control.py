@@ -16,12 +16,12 @@ from circuits.emotion.controlling import Writer, evaluate, fingerprint
 from circuits.emotion.data import LABELS
 from circuits.emotion.decoding import Decoding
 from circuits.emotion.fluency import surprise
-from circuits.emotion.marking import Limits, MarkError, Yardstick, judge_with, mark, measure
+from circuits.emotion.marking import Limits, Yardstick, judge_with, mark, measure
 from circuits.emotion.modulation import Feedback, Modulation, Push
 from circuits.emotion.replying import Arm, read_all, replies
 from circuits.emotion.situations import NOTHING, Asking, Situation, situations
 from circuits.emotion.tokens import token_prompt
-from interp.errors import PlanError, RunFolderError
+from interp.errors import DataError, PlanError, RunFolderError
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder
 
@@ -108,7 +108,7 @@ def test_a_judge_is_not_told_the_target():
     found = judge_with(table, {"spelled": Spelled()})
     assert set(found["said_spelled"]) == {"disgust"}
     assert found["p_spelled"].tolist() == [0.01] * 5 + [0.94]
-    with pytest.raises(MarkError, match="'words' has not read these replies; spelled have"):
+    with pytest.raises(DataError, match="'words' has not read these replies; spelled have"):
         mark(found, LIMITS, "words")
 
 
@@ -122,12 +122,12 @@ def test_rates_differences_and_confusion():
     assert found.confusion("circuit").tolist() == np.eye(6, 7, dtype=int).__mul__(4).tolist()
     assert found.confusion("steering")[:, LABELS.index("neutral")].tolist() == [2] * 6
     assert found.by_emotion().loc[1, "fear"] == 0.5
-    with pytest.raises(MarkError, match="no arm 'random'; there are circuit, steering"):
+    with pytest.raises(DataError, match="no arm 'random'; there are circuit, steering"):
         found.rate("random")
-    with pytest.raises(MarkError, match="no judge 'words'"):
+    with pytest.raises(DataError, match="no judge 'words'"):
         found.by("words")
     fewer = replace(found, replies=found.replies.iloc[:-1])
-    with pytest.raises(MarkError, match="did not reply to the same"):
+    with pytest.raises(DataError, match="did not reply to the same"):
         fewer.paired("circuit", "steering")
 
 
@@ -272,7 +272,7 @@ def test_finished_arms_are_read_and_changed_ones_written(
     wanted = np.exp(steered["surprise"].to_numpy() - plain["surprise"].to_numpy())
     np.testing.assert_allclose(steered["ratio"], wanted)
     assert plain["ratio"].tolist() == [1.0] * 30
-    with kept(tmp_path) as steps, pytest.raises(MarkError, match="no unmodulated reply to 's0_x'"):
+    with kept(tmp_path) as steps, pytest.raises(DataError, match="no unmodulated reply to 's0_x'"):
         evaluate(made, arms[1:], {"spelled": Spelled()}, LIMITS)
     assert first.settings["why"] == "test" and first.settings["decoding"]["new_tokens"] == 4
 

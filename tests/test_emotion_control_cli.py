@@ -15,7 +15,7 @@ from circuits.cli.app import run
 from circuits.emotion import running
 from circuits.emotion.judge import Labelled
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
-from interp.errors import DataFileError
+from interp.errors import DataError
 from interp.loading import builtin
 
 DATA = ["--datasets", str(ROOT / "datasets")]
@@ -162,7 +162,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["emotion", "run", "--model", "gpt2", "--out", str(tmp_path / "r")]) == 2
     assert "no recipe for 'gpt2'" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text('{"model": "x"}')
-    with pytest.raises(DataFileError, match=r"bad\.json: 'doses' is missing"):
+    with pytest.raises(DataError, match=r"bad\.json: 'doses' is missing"):
         Recipe.load(tmp_path / "bad.json")
 
 

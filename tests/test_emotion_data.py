@@ -31,7 +31,7 @@ from circuits.emotion import (
     scenario_texts,
 )
 from circuits.emotion.lexicon import coloured_words, emotion_names
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 DATA = ROOT / "datasets"
 SEV = ROOT.parent / "shared" / "data" / "sev"
@@ -273,7 +273,7 @@ def test_a_common_opener_is_found():
 
 
 def test_require_names_the_first_finding_and_counts_the_rest():
-    with pytest.raises(DataFileError, match=r"f, line 1: id 'x' .*1 × id, 1 × form"):
+    with pytest.raises(DataError, match=r"f, line 1: id 'x' .*1 × id, 1 × form"):
         bad = scenario(id="x", text="We put out two chairs and a table in front of the house")
         require(f for f in check_scenarios([bad], "test", 1) if f.rule != "count")
     require([])
@@ -371,28 +371,28 @@ def write(path: Path, *rows: object) -> Path:
 )
 def test_malformed_scenarios_are_named_by_file_and_line(tmp_path: Path, row: object, message: str):
     path = write(tmp_path / "bad.jsonl", ROW, row)
-    with pytest.raises(DataFileError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_scenarios(path)
     assert "bad.jsonl" in str(caught.value)
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path):
-    with pytest.raises(DataFileError, match="no such file: nowhere.jsonl"):
+    with pytest.raises(DataError, match="no such file: nowhere.jsonl"):
         load_vignettes("nowhere.jsonl")
-    with pytest.raises(DataFileError, match="holds no rows"):
+    with pytest.raises(DataError, match="holds no rows"):
         load_scenarios(write(tmp_path / "empty.jsonl", ""))
     path = write(tmp_path / "v.jsonl", {"id": "1", "emotion": "angr", "text": "x"})
-    with pytest.raises(DataFileError, match="'emotion' is unknown: 'angr'. Did you mean 'anger'"):
+    with pytest.raises(DataError, match="'emotion' is unknown: 'angr'. Did you mean 'anger'"):
         load_vignettes(path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "caf\xe9"}')
-    with pytest.raises(DataFileError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         load_replies(tmp_path / "latin.jsonl")
 
 
 def test_a_reply_of_unknown_valence_is_refused(tmp_path: Path):
     row = {k: "x" for k in ("id", "event_id", "theme", "scenario", "event", "reply")}
     path = write(tmp_path / "r.jsonl", {**row, "emotion": "fear", "valence": "good"})
-    with pytest.raises(DataFileError, match="'valence' is unknown: 'good'"):
+    with pytest.raises(DataError, match="'valence' is unknown: 'good'"):
         load_replies(path)
 
 
@@ -424,5 +424,5 @@ def changed(place: list, value: object) -> dict:
 )
 def test_malformed_frames_are_refused(tmp_path: Path, frames: dict, message: str):
     path = write(tmp_path / "frames.json", frames)
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         load_frames(path)

@@ -19,14 +19,13 @@ from circuits.emotion import (
     load_replies,
     load_scenarios,
 )
-from circuits.emotion.circuit import EmotionCircuitError
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovering import discover, neutral_prompts
 from circuits.emotion.discovery import Discovery, Settings
 from circuits.emotion.influence import normed
 from circuits.emotion.selection import Size, overlap_table, stability_table, top_units
 from circuits.emotion.situations import Asking, situations
-from circuits.emotion.states import States, StatesError, centred, states
+from circuits.emotion.states import States, centred, states
 from circuits.emotion.transfer import Reading, across, best_layer, left_out, read_groups, tables
 from circuits.emotion.wordless import (
     demonstration_groups,
@@ -34,7 +33,7 @@ from circuits.emotion.wordless import (
     reply_groups,
     vignette_states,
 )
-from interp.errors import RunFolderError
+from interp.errors import DataError, PlanError, RunFolderError
 
 SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")[::20]
 SETTINGS = Settings(n_neutral=4, n_demonstrations=0, size=Size(30, 0.25))
@@ -123,7 +122,7 @@ def test_transfer_between_styles_leaves_themes_out():
     inside = across(found, [("x:A", "y:B")])[0]
     assert inside.name == "x:A→y:B" and inside.right[:, 1].all() and len(inside.true) == 72
     one = replace(found, themes=("a",) * 24)
-    with pytest.raises(StatesError, match="all groups are of the theme 'a'"):
+    with pytest.raises(DataError, match="all groups are of the theme 'a'"):
         left_out(one, one, "within")
 
 
@@ -154,7 +153,7 @@ def test_wordless_prompts_have_no_word_and_are_complete(frames: Frames):
     assert [len(g.prompts) for g in shown] == [6, 6, 6] and shown[0].style == "demonstrations"
     spoken = reply_groups(model, frames, replies)
     assert len(spoken) == 24 and len({g.text for g in spoken}) == 24
-    with pytest.raises(StatesError, match="no reply in anger"):
+    with pytest.raises(DataError, match="no reply in anger"):
         reply_groups(model, frames, [r for r in replies if r.emotion != "anger"])
 
 
@@ -196,7 +195,7 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
              read.circuits.items()}  # fmt: skip
     n_heads = model.arch.n_layers * model.arch.n_heads // 4
     assert set(sizes.values()) == {(30, n_heads)} and len(sizes) == 4
-    with pytest.raises(EmotionCircuitError, match="other weights"):
+    with pytest.raises(PlanError, match="other weights"):
         read.of(tiny("qwen2"))
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from circuits.emotion.data import LABELS, load_scenarios
 from circuits.emotion.judge import (
-    JudgeError,
     Labelled,
     Verdict,
     agreement,
@@ -23,7 +22,7 @@ from circuits.emotion.judge import (
     without_opener,
 )
 from circuits.emotion.quality import uncoarse
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 MARKS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
 FILLER = [
@@ -121,9 +120,9 @@ def test_agreement_counts_hits_and_rightly_missed_ones():
 
 def test_what_cannot_be_fitted_is_refused():
     rows = planted()
-    with pytest.raises(JudgeError, match="no reply is labelled neutral"):
+    with pytest.raises(DataError, match="no reply is labelled neutral"):
         fit_judge([r for r in rows if r.label != "neutral"])
-    with pytest.raises(JudgeError, match="2 scenarios cannot be dealt to 5 folds"):
+    with pytest.raises(DataError, match="2 scenarios cannot be dealt to 5 folds"):
         cross_validate([r for r in rows if r.group in ("s0", "s1")])
 
 
@@ -134,7 +133,7 @@ def test_verdicts_are_read_and_bad_rows_named(tmp_path: Path):
     assert load_verdicts(path) == (Verdict("x", "fear", True, "work_00"),)
     for change in ({"match": 2}, {"gen_text": None}, {"emotion": "awe"}):
         path.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
-        with pytest.raises(DataFileError, match="'(match' is 2|gen_text' is None|emotion' is unk)"):
+        with pytest.raises(DataError, match="'(match' is 2|gen_text' is None|emotion' is unk)"):
             load_verdicts(path)
 
 
@@ -148,7 +147,7 @@ def test_blind_labels_are_read_by_part(tmp_path: Path):
     assert load_labelled(path, "test") == (Labelled("x", "fear", "work_test_00_neutral"),)
     for wrong in ({"label": "envy"}, {"part": None}):
         path.write_text(json.dumps(rows[0] | wrong) + "\n")
-        with pytest.raises(DataFileError, match="line 1: '(label' is unknown|part' is None)"):
+        with pytest.raises(DataError, match="line 1: '(label' is unknown|part' is None)"):
             load_labelled(path, "test")
 
 

@@ -35,7 +35,8 @@ def test_label_scores_are_those_of_whole_forwards(smollm: Model):
 
 
 def test_questions_differ_in_order_and_examples_and_content_free_texts_are_even(smollm: Model):
-    from circuits.emotion.label_judge import CONTENT_FREE, LabelJudgeError, label_judge
+    from circuits.emotion.label_judge import CONTENT_FREE, label_judge
+    from interp.errors import DataError
 
     judge = label_judge(smollm, event_replies(4), orders=2)
     first, second = (question.split("\n")[0] for question in judge.questions)
@@ -43,7 +44,7 @@ def test_questions_differ_in_order_and_examples_and_content_free_texts_are_even(
     scores = np.mean([judge._scores(q, list(CONTENT_FREE)) for q in judge.questions], 0)
     assert np.abs(scores.mean(0)).max() < 1e-6
     assert judge.probabilities(["w1", "w2"]).sum(1) == pytest.approx(1.0)
-    with pytest.raises(LabelJudgeError, match="4 events.*5 orders"):
+    with pytest.raises(DataError, match="4 events.*5 orders"):
         label_judge(smollm, event_replies(4), orders=5)
 
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 from circuits.emotion import load_replies
-from circuits.emotion.quality import QualityError, content_overlap, distinct, quality, relevance
+from circuits.emotion.quality import content_overlap, distinct, quality, relevance
+from interp.errors import DataError
 
 
 def test_counts_by_hand():
@@ -82,7 +83,7 @@ def test_self_written_replies_are_relevant_and_shuffled_ones_are_not():
 
 
 def test_relevance_refuses_what_cannot_be_compared():
-    with pytest.raises(QualityError, match="2 replies, 1 prompts and 1 groups"):
+    with pytest.raises(DataError, match="2 replies, 1 prompts and 1 groups"):
         relevance(["a", "b"], ["a"], ["g"])
-    with pytest.raises(QualityError, match="one scenario"):
+    with pytest.raises(DataError, match="one scenario"):
         relevance(["a", "b"], ["a", "b"], ["g", "g"])

@@ -10,16 +10,10 @@ from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
 from circuits.emotion.influence import influence, normed, stream_scales
 from circuits.emotion.last_token import Change, final_states
-from circuits.emotion.scores import (
-    ScoreError,
-    head_parts,
-    head_table,
-    neuron_parts,
-    neuron_table,
-    scores,
-)
+from circuits.emotion.scores import head_parts, head_table, neuron_parts, neuron_table, scores
 from circuits.emotion.states import centred, states
 from interp.data.prompts import TokenPrompt
+from interp.errors import PlanError
 from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
 from interp.model.model import Model
@@ -78,7 +72,7 @@ def test_head_shortcut_is_zeroing_by_hooks(tiny_model: Model, reading: str):
         mid = at_last(tiny_model, "resid_pre", layer) + at_last(tiny_model, "attn_out", layer)
         z = at_last(tiny_model, "z", layer).unflatten(-1, (tiny_model.arch.n_heads, -1))[None]
         if reading == "normed" and parts.parallel:
-            with pytest.raises(ScoreError, match="in parallel"):
+            with pytest.raises(PlanError, match="in parallel"):
                 head_parts(tiny_model, layer, mid[None], z, v, normed=True)
             return
         got = head_parts(tiny_model, layer, mid[None], z, v, normed=reading == "normed")[0]

@@ -14,20 +14,13 @@ from circuits.emotion.activations import last_activations
 from circuits.emotion.circuit import (
     Differences,
     EmotionCircuit,
-    EmotionCircuitError,
     Part,
     load_circuits,
     save_circuits,
 )
-from circuits.emotion.states import (
-    Group,
-    States,
-    StatesError,
-    centred,
-    groups_of,
-    states,
-)
+from circuits.emotion.states import Group, States, centred, groups_of, states
 from interp.data.prompts import TokenPrompt
+from interp.errors import DataError, PlanError
 from interp.model.model import Model
 
 
@@ -84,9 +77,9 @@ def test_group_centring_sums_to_zero_over_emotions():
 
 def test_incomplete_groups_are_refused():
     short = Group(GROUPS[0].prompts[:5], "one", "a", "felt:A")
-    with pytest.raises(StatesError, match="5 prompts"):
+    with pytest.raises(DataError, match="5 prompts"):
         states(tiny("llama"), [short])
-    with pytest.raises(StatesError, match="no groups"):
+    with pytest.raises(DataError, match="no groups"):
         states(tiny("llama"), [])
 
 
@@ -108,7 +101,7 @@ def test_states_are_cut_and_saved(tmp_path: Path):
     assert torch.equal(read.z, found.z)
     assert found.of_style("day:A").texts == ("four",)
     assert torch.equal(found.only([2, 0]).mlp_post[1], found.mlp_post[0])
-    with pytest.raises(StatesError, match="day:A"):
+    with pytest.raises(DataError, match="day:A"):
         found.of_style("day:B")
 
 
@@ -119,7 +112,7 @@ def test_styles_take_turns_and_see_every_valence():
     found = groups_of(tiny("llama"), scenarios, frames, styles)
     seen = {(one.style, one.text.rsplit("_", 1)[1]) for one in found}
     assert len(found) == 18 and len(seen) == 9
-    with pytest.raises(StatesError, match="felt:B"):
+    with pytest.raises(DataError, match="felt:B"):
         groups_of(tiny("llama"), scenarios, frames, ["felt:D"])
 
 
@@ -163,7 +156,7 @@ def test_a_random_circuit_takes_the_nearest_layer_where_its_own_is_full():
     full = EmotionCircuit.of(
         tiny("llama"), "anger", [], [(n, h) for n in range(3) for h in range(3)]
     )
-    with pytest.raises(EmotionCircuitError, match="3 units are left"):
+    with pytest.raises(PlanError, match="3 units are left"):
         full.random(np.random.default_rng(1))
 
 
@@ -175,5 +168,5 @@ def test_circuits_and_differences_return_from_files(tmp_path: Path):
     differences.save(tmp_path / "d", model)
     assert torch.equal(Differences.load(tmp_path / "d", model).z, differences.z)
     for load, name in ((load_circuits, "c"), (Differences.load, "d")):
-        with pytest.raises(EmotionCircuitError, match="other weights"):
+        with pytest.raises(PlanError, match="other weights"):
             load(tmp_path / name, tiny("qwen2"))

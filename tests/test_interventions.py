@@ -11,7 +11,7 @@ import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt, as_prompts, pad
-from interp.errors import InterpError, PairError, PlanError, RunFolderError, SiteError
+from interp.errors import DataError, InterpError, PlanError, RunFolderError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions.binding import Window, bind
@@ -327,13 +327,13 @@ def assert_untouched(model: Model) -> None:
         (lambda: Scale("z", 0.5, positions=5), PlanError, "position 5 is beyond .* 4 tokens"),
         (lambda: Scale("z", 0.5, positions=()), PlanError, "positions is empty"),
         (lambda: Scale("z", 0.5, positions=-1), PlanError, "-1 is negative"),
-        (lambda: Scale("z", 0.5, units=4), SiteError, "head 4 is out of range.* 0 to 3"),
-        (lambda: Scale("v", 0.5, units=2), SiteError, "kv-head 2 is out of range.* 0 to 1"),
-        (lambda: Scale("mlp_post", 0.5, units=56), SiteError, "neuron 56 is out of range"),
-        (lambda: Scale("mlp_out", 0.5, units=0), SiteError, "no heads or neurons"),
-        (lambda: Scale("z", 0.5, layers=3), SiteError, "layer 3 is out of range"),
-        (lambda: Scale("y", 0.5), SiteError, "unknown site"),
-        (lambda: Scale("blocks.1.hook_mlp_out", 2, layers=0), SiteError, "names layer 1"),
+        (lambda: Scale("z", 0.5, units=4), PlanError, "head 4 is out of range.* 0 to 3"),
+        (lambda: Scale("v", 0.5, units=2), PlanError, "kv-head 2 is out of range.* 0 to 1"),
+        (lambda: Scale("mlp_post", 0.5, units=56), PlanError, "neuron 56 is out of range"),
+        (lambda: Scale("mlp_out", 0.5, units=0), PlanError, "no heads or neurons"),
+        (lambda: Scale("z", 0.5, layers=3), PlanError, "layer 3 is out of range"),
+        (lambda: Scale("y", 0.5), PlanError, "unknown site"),
+        (lambda: Scale("blocks.1.hook_mlp_out", 2, layers=0), PlanError, "names layer 1"),
         (lambda: Add("mlp_post", torch.ones(32)), PlanError, "width 32.*site's is 56"),
         (lambda: Add("z", torch.tensor([1.0, float("nan")])), PlanError, "Add.vector holds NaN"),
         (lambda: Scale("z", float("inf")), PlanError, "Scale.factor is inf; give"),
@@ -348,8 +348,8 @@ def assert_untouched(model: Model) -> None:
         (lambda: ProjectOut("z", torch.ones(2, 32)), PlanError, "linearly dependent"),
         (lambda: ProjectOut("z", torch.ones(1, 2, 32)), PlanError, "give .direction, width."),
         (lambda: KnockOut("last", "nobody"), PlanError, "no span 'nobody'"),
-        (lambda: KnockOut("last", "s", heads=9), SiteError, "head 9 is out of range"),
-        (lambda: KnockOut("last", "s", layers=9), SiteError, "layer 9 is out of range"),
+        (lambda: KnockOut("last", "s", heads=9), PlanError, "head 9 is out of range"),
+        (lambda: KnockOut("last", "s", layers=9), PlanError, "layer 9 is out of range"),
         (lambda: KnockOut("all", 0), PlanError, "nothing to attend to"),
         (lambda: "z", InterpError, "not an intervention"),
     ],
@@ -387,14 +387,14 @@ def test_scopes_need_the_prompts():
 
 def test_prompts_must_be_prompts():
     model = tiny("llama")
-    with pytest.raises(PairError, match="no prompts"):
+    with pytest.raises(DataError, match="no prompts"):
         interp.forward(model, [])
-    with pytest.raises(PairError, match="no tokens"):
+    with pytest.raises(DataError, match="no tokens"):
         interp.forward(model, [""])
     assert len(interp.forward(model, "w1 w2").logits) == 1
     with pytest.raises(PlanError, match="'decoded' covers no token"):
         interp.mean_ablation(model, "w1 w2", "z", positions="decoded")
-    with pytest.raises(SiteError, match="layers is empty"):
+    with pytest.raises(PlanError, match="layers is empty"):
         interp.activations(model, "w1 w2", "z", layers=[])
     with pytest.raises(PlanError, match="template of each of the 1"):
         interp.mean_activations(model, "w1 w2", "z", per="template")
@@ -405,7 +405,7 @@ def test_spans_of_a_prompt_are_found_in_its_text():
     row = interp.prompt(model, "w1 w2 w3 w4", pair="w2 w3", blank=" w4")
     assert row == TokenPrompt((5, 6, 7, 8), {"pair": (1, 2), "blank": (3,)})
     assert row.positions("pair_last") == (2,)
-    with pytest.raises(PairError, match="occurs 4 times"):
+    with pytest.raises(DataError, match="occurs 4 times"):
         interp.prompt(model, "w1 w2 w3 w4", s="w")
-    with pytest.raises(PairError, match="occurs 0 times"):
+    with pytest.raises(DataError, match="occurs 0 times"):
         interp.prompt(model, "w1 w2", s="")

@@ -10,7 +10,7 @@ from conftest import tiny
 from test_direct import final_logits, pairs_of
 
 import interp
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8"]
@@ -79,7 +79,7 @@ def test_positions_and_pairs_choose_what_is_read():
     assert torch.isfinite(torch.tensor(skipped.top.probability[0].values)).all()
     assert not np.allclose(skipped.top.probability[0, 1], whole.top.probability[0, 1, 0, 0])
     for top in (0, 10**6):
-        with pytest.raises(MetricError, match="ask for 1 to 97"):
+        with pytest.raises(PlanError, match="ask for 1 to 97"):
             interp.logit_lens(model, TEXTS, top=top)
 
 

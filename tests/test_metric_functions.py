@@ -10,7 +10,7 @@ from torch import Tensor
 
 import interp
 from interp.data.pairs import tokenise
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.patching.result import PatchResult
 
 
@@ -58,7 +58,7 @@ def test_plans_and_ablations_read_the_function(tmp_path):
     again = interp.AblationResult.load(found.save(tmp_path / "run"))
     assert again.reading("entropy").attrs["unit"] == "entropy units"
     assert again.table("entropy").equals(found.table("entropy"))
-    with pytest.raises(MetricError, match="known by its name only"):
+    with pytest.raises(PlanError, match="known by its name only"):
         interp.ablate(model, pairs, "L1H2", readouts=(entropy,), out=tmp_path / "other")
 
 
@@ -73,7 +73,7 @@ def test_attribution_differentiates_the_function(method: str):
 
 def test_a_function_without_a_gradient_is_refused_where_one_is_needed():
     model, pairs = tiny("gpt2"), word_pairs()
-    with pytest.raises(MetricError, match="'certain' has no gradient"):
+    with pytest.raises(PlanError, match="'certain' has no gradient"):
         interp.attribute_nodes(model, pairs, "eap", metric=certain)
 
 
@@ -112,14 +112,14 @@ def test_functions_of_another_form_are_refused_in_a_sentence():
         (np.ones((2, 2)), r"metric is array.*1.* give one of"),
         ("prop", "Did you mean 'prob'"),
     ):
-        with pytest.raises(MetricError, match=why):
+        with pytest.raises(PlanError, match=why):
             interp.patch(model, pairs, over="layer", metric=wrong)
 
     def nll(logits: Tensor) -> Tensor:
         return logits[:, 0]
 
     for readouts in ((nll,), (entropy, entropy)):
-        with pytest.raises(MetricError, match="has the name of another"):
+        with pytest.raises(PlanError, match="has the name of another"):
             interp.ablate(model, pairs, "L1H2", readouts=readouts)
 
 

@@ -8,7 +8,7 @@ from conftest import FAMILIES, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp.bench.peers import activation
-from interp.errors import ModelLoadError, ModelNotFound, SiteError
+from interp.errors import ModelError, PlanError
 from interp.model.architecture import bridge
 from interp.model.model import Model
 from interp.model.sites import SITES, parse_site
@@ -72,7 +72,7 @@ def test_shapes_know_grouped_heads_and_own_head_size():
 
 def test_parallel_blocks_have_no_resid_mid():
     for family in ("gptj", "gpt_neox"):
-        with pytest.raises(SiteError, match="parallel"):
+        with pytest.raises(PlanError, match="parallel"):
             tiny(family).site("resid_mid")
     for family in set(FAMILIES) - {"gptj", "gpt_neox"}:
         assert set(tiny(family).arch.points) == set(SITES)
@@ -98,10 +98,10 @@ def test_conformance_notices_a_wrong_map():
 @pytest.mark.parametrize(
     ("ref", "error", "says"),
     [
-        ("smolm2-135m", ModelNotFound, "Did you mean 'smollm2-135m'"),
-        ("owner/no-such-model", ModelNotFound, "Hugging Face Hub"),
-        ("/no/such/file.gguf", ModelNotFound, "no such file"),
-        (3, ModelLoadError, "cannot load a int"),
+        ("smolm2-135m", ModelError, "Did you mean 'smollm2-135m'"),
+        ("owner/no-such-model", ModelError, "Hugging Face Hub"),
+        ("/no/such/file.gguf", ModelError, "no such file"),
+        (3, ModelError, "cannot load a int"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(ref, error, says: str):
@@ -110,12 +110,12 @@ def test_what_cannot_be_loaded_is_named(ref, error, says: str):
 
 
 def test_bad_dtype_and_missing_tokenizer_and_gpu():
-    with pytest.raises(ModelLoadError, match="unknown dtype 'fp8'"):
+    with pytest.raises(ModelError, match="unknown dtype 'fp8'"):
         interp.load_model("smollm2-135m", dtype="fp8")
-    with pytest.raises(ModelLoadError, match="without a tokenizer"):
+    with pytest.raises(ModelError, match="without a tokenizer"):
         interp.load_model(tiny_hf("llama"))
     if not torch.cuda.is_available():
-        with pytest.raises(ModelLoadError, match="no GPU"):
+        with pytest.raises(ModelError, match="no GPU"):
             interp.load_model("smollm2-135m", device="cuda")
 
 
@@ -126,7 +126,7 @@ def test_an_architecture_without_an_adapter_is_refused():
         def get_output_embeddings(self):
             return None
 
-    with pytest.raises(ModelLoadError, match="no adapter for Odd"):
+    with pytest.raises(ModelError, match="no adapter for Odd"):
         interp.load_model(Odd(), tokenizer=word_tokenizer())
 
 

@@ -12,16 +12,17 @@ from torch import Tensor
 from circuits.editing import ledger, merge
 from circuits.editing.changes import taken_neurons, under
 from circuits.editing.edits import Edit
-from circuits.editing.facts import Fact, FactError
+from circuits.editing.facts import Fact
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import Method, Neurons, Placement
-from circuits.editing.moments import Moment, MomentError, second_moments
+from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
 from circuits.editing.placement import placement_for, save_placement
 from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kept_prompts
 from circuits.editing.scatter import question_moments
 from circuits.editing.solving import Metric
 from circuits.editing.writing import Request, places_of, write
+from interp.errors import DataError, PlanError
 from interp.forward.blocks import weight_of
 
 LAYER = 1
@@ -100,9 +101,9 @@ def test_prompts_whose_target_has_begun_are_kept_at_each_of_its_tokens():
 
 
 def test_a_layer_is_not_both_query_and_value_layer():
-    with pytest.raises(FactError, match=r"layers \[2\] are to be both"):
+    with pytest.raises(DataError, match=r"layers \[2\] are to be both"):
         Placement((1, 2), (2, 3))
-    with pytest.raises(FactError, match="until is nan; give a number"):
+    with pytest.raises(DataError, match="until is nan; give a number"):
         Placement((1,), (2,), until=float("nan"))
 
 
@@ -142,7 +143,7 @@ def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_pa
     matrix = 0.9 * within + 0.1 * k.T @ k / 3
     matrix += 0.01 * matrix.diagonal().mean() * torch.eye(len(matrix))
     torch.testing.assert_close(found.matrix, matrix)
-    with pytest.raises(MomentError, match="asked in two ways"):
+    with pytest.raises(PlanError, match="asked in two ways"):
         question_moments(model, [at], asked[1:])
 
     placement = Placement((0,), (LAYER,), "test", {at: found})
@@ -184,7 +185,7 @@ def test_idle_neurons_are_those_that_write_least(moments_of):
     assert idle(model, {("mlp_post", LAYER): moment}, 3).tolist() == order[:3]
     rest = idle_neurons(model, LAYER, moment, 3, set(order[:2]))
     assert rest.tolist() == order[2:5]
-    with pytest.raises(FactError, match="1 neurons left, 2 are needed"):
+    with pytest.raises(DataError, match="1 neurons left, 2 are needed"):
         idle_neurons(model, LAYER, moment, 2, set(order[1:]))
 
 
@@ -210,12 +211,12 @@ def test_edits_that_take_the_same_neurons_are_refused_side_by_side(moments_of):
         for fact in FACTS[:2]
         for got in write(model, [Request((fact,))], METHOD, moments, TEMPLATES)
     ]
-    with pytest.raises(FactError, match="both write neuron .* of layer 1"):
+    with pytest.raises(DataError, match="both write neuron .* of layer 1"):
         merge(made)
     before = model.blocks[LAYER].mlp.gate_proj.weight.clone()
     with made[0].applied(model):
         once = model.blocks[LAYER].mlp.gate_proj.weight.clone()
-        with pytest.raises(FactError, match="make the second on top of the first"):
+        with pytest.raises(DataError, match="make the second on top of the first"):
             made[1].apply(model)
         assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, once)
         (on_top,) = write(model, [Request(FACTS[1:2])], METHOD, moments, TEMPLATES)

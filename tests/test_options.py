@@ -9,7 +9,7 @@ from typer.main import get_command
 import interp
 from circuits.cli import ablate, attribute, bench, circuit, circuit_evaluation, marks, options
 from circuits.cli.app import PANELS, app, run
-from interp.errors import InterpError, SiteError
+from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name
 
 
@@ -125,9 +125,9 @@ def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
     assert components_of(smollm, "L23H4,m5,L5N17") == [
         Component(23, "head", 4), Component(5, "mlp"), Component(5, "neuron", 17),
     ]  # fmt: skip
-    with pytest.raises(SiteError, match="named twice"):
+    with pytest.raises(PlanError, match="named twice"):
         components_of(smollm, "L23H4,a23.h4")
-    with pytest.raises(SiteError, match="layers 0 to 29"):
+    with pytest.raises(PlanError, match="layers 0 to 29"):
         components_of(smollm, "L30H0")
     graph = Graph.of(smollm.arch)
     assert graph.node("L23H4") == graph.node("a23.h4")

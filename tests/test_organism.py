@@ -15,7 +15,7 @@ from circuits.recall_reasoning.probes import bridge_readout, knock_out, readout_
 from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt
-from interp.errors import ModelLoadError, ModelNotFound
+from interp.errors import ModelError
 from interp.loading import organisms
 
 NAME = "two-hop-organism"
@@ -79,9 +79,9 @@ def test_every_word_of_the_world_is_one_token(organism, world):
 
 def test_other_weights_than_the_card_speaks_of_are_refused(monkeypatch):
     monkeypatch.setitem(organisms.WEIGHTS, NAME, "0" * 64)
-    with pytest.raises(ModelLoadError, match="not the organism that its card speaks of"):
+    with pytest.raises(ModelError, match="not the organism that its card speaks of"):
         organisms.folder_of(NAME)
-    with pytest.raises(ModelNotFound, match=f"Did you mean '{NAME}'"):
+    with pytest.raises(ModelError, match=f"Did you mean '{NAME}'"):
         organisms.folder_of("two-hop-organisms")
 
 

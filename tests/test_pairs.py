@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import datasets
 from interp.data.pairs import PromptPairs, batch, load_pairs, tokenise
-from interp.errors import DataFileError, PairError
+from interp.errors import DataError
 from interp.model.model import Model
 
 ROW = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5", "wrong_answer": "w6"}
@@ -129,13 +129,13 @@ def test_a_null_span_counts_as_absent():
     ],
 )
 def test_bad_rows_are_named(records: list, says: str):
-    with pytest.raises(PairError) as error:
+    with pytest.raises(DataError) as error:
         PromptPairs.from_records(records, "mine")
     assert says in str(error.value)
 
 
 def test_spans_that_are_no_mapping_are_named():
-    with pytest.raises(PairError, match="row 1.*spans"):
+    with pytest.raises(DataError, match="row 1.*spans"):
         PromptPairs.from_records([row(spans=["w1"])])
 
 
@@ -148,7 +148,7 @@ def test_spans_that_are_no_mapping_are_named():
     ],
 )
 def test_a_bad_line_is_named_by_number(tmp_path: Path, lines: list[str], says: str):
-    with pytest.raises(DataFileError) as error:
+    with pytest.raises(DataError) as error:
         load_pairs(write(tmp_path / "p.jsonl", *lines))
     assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}, ")
     assert says in str(error.value)
@@ -157,14 +157,14 @@ def test_a_bad_line_is_named_by_number(tmp_path: Path, lines: list[str], says: s
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "folder/nowhere.json", "nowhere"])
 def test_a_missing_file_is_named(name: str):
     with pytest.raises(
-        DataFileError, match=f"no such file: {name}; give a JSON or JSONL file of prompt pairs"
+        DataError, match=f"no such file: {name}; give a JSON or JSONL file of prompt pairs"
     ):
         load_pairs(name)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path):
     (tmp_path / "p.jsonl").write_bytes(b'{"clean": "\xff"}')
-    with pytest.raises(DataFileError, match="p.jsonl is not UTF-8 text"):
+    with pytest.raises(DataError, match="p.jsonl is not UTF-8 text"):
         load_pairs(tmp_path / "p.jsonl")
 
 
@@ -173,7 +173,7 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPa
         raise ConnectionError("no route\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataFileError) as error:
+    with pytest.raises(DataError) as error:
         load_pairs("someone/pairs")
     assert "cannot load data set 'someone/pairs'" in str(error.value)
     assert "(ConnectionError: no route)" in str(error.value)
@@ -223,7 +223,7 @@ def test_unusable_rows_are_left_out_with_their_reason(record: dict, says: str):
 @pytest.mark.parametrize(("record", "says"), REFUSALS)
 def test_a_set_without_a_usable_row_is_refused(record: dict, says: str):
     pairs = PromptPairs.from_records([record, record], "mine")
-    with pytest.raises(PairError) as error:
+    with pytest.raises(DataError) as error:
         tokenise(tiny("llama"), pairs)
     assert "none of the 2 pairs in mine can be used with" in str(error.value)
     assert f"first: mine, row 1: {says}" in str(error.value)
@@ -231,7 +231,7 @@ def test_a_set_without_a_usable_row_is_refused(record: dict, says: str):
 
 def test_an_answer_that_merges_with_a_trailing_space_is_refused(smollm: Model):
     spaced = FRANCE | {"clean": "The capital of France is ", "corrupt": "The capital of Italy is "}
-    with pytest.raises(PairError) as error:
+    with pytest.raises(DataError) as error:
         tokenise(smollm, PromptPairs.from_records([spaced]))
     assert "answer 'Paris' merges with the end of the prompt" in str(error.value)
     assert "end the prompt before the space." in str(error.value)

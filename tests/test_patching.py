@@ -10,7 +10,7 @@ from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 import interp
 from interp.bench.peers import activation, patched_logits
 from interp.data.pairs import TokenPair, tokenise
-from interp.errors import DegenerateGap, MetricError, PairError, SiteError
+from interp.errors import DataError, DegenerateGap, PlanError
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -186,18 +186,18 @@ def zeroed(model: Model) -> torch.nn.Module:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"site": "resid_per"}, SiteError, "Did you mean 'resid_pre'"),
-        ({"site": "blocks.9.hook_resid_pre"}, SiteError, "layer 9 is out of range"),
-        ({"layers": [0, 7]}, SiteError, "layer 7 is out of range"),
-        ({"over": "layer,head"}, SiteError, "has no heads"),
-        ({"over": "layer,neuron", "site": "z"}, SiteError, "has no neurons"),
-        ({"over": "layer,pos,span"}, SiteError, "both position axes"),
-        ({"over": "layer,layer"}, SiteError, "each axis once"),
-        ({"over": "depth"}, SiteError, "unknown axis"),
-        ({"over": "layer", "at": "subject"}, PairError, "no span 'subject'"),
-        ({"metric": "logit_dif"}, MetricError, "Did you mean 'logit_diff'"),
-        ({"direction": "back"}, SiteError, "unknown direction"),
-        ({"site": "mlp_post", "over": "neuron", "neurons": [[99]]}, SiteError, "neuron 99"),
+        ({"site": "resid_per"}, PlanError, "Did you mean 'resid_pre'"),
+        ({"site": "blocks.9.hook_resid_pre"}, PlanError, "layer 9 is out of range"),
+        ({"layers": [0, 7]}, PlanError, "layer 7 is out of range"),
+        ({"over": "layer,head"}, PlanError, "has no heads"),
+        ({"over": "layer,neuron", "site": "z"}, PlanError, "has no neurons"),
+        ({"over": "layer,pos,span"}, PlanError, "both position axes"),
+        ({"over": "layer,layer"}, PlanError, "each axis once"),
+        ({"over": "depth"}, PlanError, "unknown axis"),
+        ({"over": "layer", "at": "subject"}, DataError, "no span 'subject'"),
+        ({"metric": "logit_dif"}, PlanError, "Did you mean 'logit_diff'"),
+        ({"direction": "back"}, PlanError, "unknown direction"),
+        ({"site": "mlp_post", "over": "neuron", "neurons": [[99]]}, PlanError, "neuron 99"),
     ],
 )
 def test_bad_arguments_are_named(options: dict, error: type, says: str):
@@ -206,7 +206,7 @@ def test_bad_arguments_are_named(options: dict, error: type, says: str):
 
 
 def test_a_site_that_cannot_exist_says_why():
-    with pytest.raises(SiteError, match="in parallel"):
+    with pytest.raises(PlanError, match="in parallel"):
         interp.patch(tiny("gptj"), word_pairs(), site="resid_mid")
 
 

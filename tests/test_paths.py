@@ -12,7 +12,7 @@ import interp
 from circuits.discovery.running import prepared
 from interp.attribution.exact import exact_edges
 from interp.attribution.paths import parse_path, path_effects
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import head_writes
 from interp.forward.hooks import hooked
 from interp.forward.masked import run_masked
@@ -109,7 +109,7 @@ def test_bad_paths_are_named():
         ("m0->a1.h0", "no edge"),
         ("x->m1", "no node 'x'"),
     ):
-        with pytest.raises(SiteError, match=says):
+        with pytest.raises(PlanError, match=says):
             parse_path(graph, path)
 
 

@@ -10,7 +10,7 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
 
 import interp
-from circuits.editing import Fact, FactError
+from circuits.editing import Fact
 from circuits.editing.changes import Change
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import Pool, parse_cases
@@ -25,6 +25,7 @@ from circuits.editing.prompting import Kept, begun, edit_prompts, kept_prompts, 
 from circuits.editing.search import Search
 from circuits.editing.solving import RIDGE, Metric, solve
 from circuits.editing.wordings import question_moments_of
+from interp.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
 FACT = Fact("w1 {} w2", "w10", "w40", "w3 {} w4", implicit=("w20 w21", "w22"))
@@ -189,9 +190,9 @@ def test_gains_of_neurons_are_what_their_thresholds_see():
 def test_facts_without_prompts_are_refused(moments):
     model = tiny("llama")
     same, other = prompts("w5 w6"), prompts("w7")
-    with pytest.raises(FactError, match="has no two_hop prompts"):
+    with pytest.raises(DataError, match="has no two_hop prompts"):
         gains(model, [Reach(replace(FACT, implicit=()), same, other)], STAGE, moments, LAYERS)
-    with pytest.raises(FactError, match="lacks prompts to reach"):
+    with pytest.raises(DataError, match="lacks prompts to reach"):
         gains(model, [Reach(FACT, same, ())], STAGE, moments, LAYERS)
 
 
@@ -212,7 +213,7 @@ def test_reaches_are_last_hops_with_questions_through_the_fact_and_beside_it(wor
         beside = {tuple(model.encode(PLAIN.ask(q.text))) for q in pool.composed(case)}
         assert {prompt.ids for prompt in reach.other} <= beside - own
     assert len(reaches_of(model, cases, 2, PLAIN)) == 2
-    with pytest.raises(FactError, match="no case of records edits a last hop"):
+    with pytest.raises(DataError, match="no case of records edits a last hop"):
         reaches_of(model, cases.where(lambda case: case.position == "first"), None, PLAIN)
 
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from circuits.query_value import QueryValue, QuestionError, find, validate
+from circuits.query_value import QueryValue, find, validate
 from circuits.query_value.every import every_neuron
 from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.query import query_scores
 from circuits.query_value.trace import Trace, output_rows, trace
 from circuits.query_value.value import lens_of, value_scores
 from interp.data.prompts import TokenPrompt, prompt
-from interp.errors import PairError, SiteError
+from interp.errors import DataError, PlanError
 from interp.forward.blocks import bias_of, neuron_keys, weight_of
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -420,13 +420,13 @@ def forward_log_p(model: Model, one: TokenPrompt) -> torch.Tensor:
 def test_validation_refuses_what_would_not_be_a_test():
     model = planted("moved")
     result = find(model, [SENTENCE], [TARGET], clusters=["fact"])
-    with pytest.raises(QuestionError, match="used to find the neurons"):
+    with pytest.raises(DataError, match="used to find the neurons"):
         validate(model, result, [*NEW, SENTENCE], [TARGET] * 3)
-    with pytest.raises(QuestionError, match="no attributed prompt is of cluster 'other'"):
+    with pytest.raises(DataError, match="no attributed prompt is of cluster 'other'"):
         validate(model, result, NEW, [TARGET] * 2, clusters=["fact", "other"], neurons="own")
-    with pytest.raises(QuestionError, match="other weights"):
+    with pytest.raises(DataError, match="other weights"):
         validate(planted("attention"), result, NEW, [TARGET] * 2)
-    with pytest.raises(QuestionError, match="answers none of the 2"):
+    with pytest.raises(DataError, match="answers none of the 2"):
         validate(model, result, NEW, ["w51"] * 2)
 
 
@@ -439,27 +439,27 @@ def test_wrong_answers_are_left_out_with_what_the_model_says():
     result = find(model, texts, [TARGET, "w51"])
     assert result.n_prompts == 1
     assert [(row.id, row.reason) for row in result.excluded] == [("1", "the model says 'w50'")]
-    with pytest.raises(QuestionError, match="answers none of the 1 prompts"):
+    with pytest.raises(DataError, match="answers none of the 1 prompts"):
         find(model, texts[1:], ["w51"])
 
 
 def test_unusable_questions_are_refused():
     model = planted("moved")
-    with pytest.raises(PairError, match="2 tokens"):
+    with pytest.raises(DataError, match="2 tokens"):
         find(model, [SENTENCE], ["w50 w51"])
-    with pytest.raises(PairError, match="no answer"):
+    with pytest.raises(DataError, match="no answer"):
         find(model, [SENTENCE], [" "])
-    with pytest.raises(QuestionError, match="1 prompts came with 2 answers"):
+    with pytest.raises(DataError, match="1 prompts came with 2 answers"):
         find(model, [SENTENCE], [TARGET, TARGET])
-    with pytest.raises(QuestionError, match="given twice"):
+    with pytest.raises(DataError, match="given twice"):
         find(model, [SENTENCE, SENTENCE], [TARGET, TARGET])
-    with pytest.raises(SiteError, match="out of range"):
+    with pytest.raises(PlanError, match="out of range"):
         find(model, [SENTENCE], [TARGET], layers=[3])
-    with pytest.raises(SiteError, match="no neuron keys 'down'"):
+    with pytest.raises(PlanError, match="no neuron keys 'down'"):
         find(model, [SENTENCE], [TARGET], key="down")
-    with pytest.raises(SiteError, match="no neuron keys 'up'"):
+    with pytest.raises(PlanError, match="no neuron keys 'up'"):
         find(tiny("gpt2"), [SENTENCE], [TARGET], key="up")
-    with pytest.raises(SiteError, match="none that can be read"):
+    with pytest.raises(PlanError, match="none that can be read"):
         find(tiny("phi3"), [SENTENCE], [TARGET])
 
 
@@ -471,7 +471,7 @@ def test_blocks_that_scale_what_they_add_are_refused():
     run_of(model)
     block = hf.model.layers[1]
     block.register_forward_hook(lambda module, args, out: out * 1.5)
-    with pytest.raises(SiteError, match="do not add up"):
+    with pytest.raises(PlanError, match="do not add up"):
         run_of(model)
     assert hf.model.layers[1].self_attn.forward == before
 
@@ -525,7 +525,7 @@ def test_layers_lie_in_order_and_say_what_was_skipped(result: QueryValue):
         assert max(query) < min(value)
         mean = result.by_layer()["value"].sel(sublayer="ffn").mean("prompt").values
         assert all(mean[layer] >= mean[list(value)].min() for layer in skipped)
-    with pytest.raises(QuestionError, match="do not fit the 3 layers"):
+    with pytest.raises(DataError, match="do not fit the 3 layers"):
         result.layers(2, 2)
 
 
@@ -544,7 +544,7 @@ def test_knowledge_types_are_means_within_labels(result: QueryValue):
     mine = table[(table["label"] == "a") & (table["score"] == "query")]
     np.testing.assert_allclose(mine["mean"], want, rtol=1e-5)
     assert set(table["n_prompts"]) == {2}
-    with pytest.raises(QuestionError, match="2 labels for 4"):
+    with pytest.raises(DataError, match="2 labels for 4"):
         result.knowledge_types(["a", "b"])
 
 
@@ -565,7 +565,7 @@ def test_figures_show_what_the_result_holds(result: QueryValue):
     one = result.plot("2")
     z = result.scores["query_writer"].isel(prompt=2).sel(writer="ffn").sum("path").values
     np.testing.assert_allclose(one.data[0].z, z[:, :3], rtol=1e-6)
-    with pytest.raises(QuestionError, match="no prompt '9'"):
+    with pytest.raises(DataError, match="no prompt '9'"):
         result.plot("9")
     assert "Query neurons" in result._repr_html_()
 
@@ -578,7 +578,7 @@ def test_pooled_neurons_are_means_over_prompts(result: QueryValue):
     mine = result.values[result.values["sublayer"] == "ffn"]
     best = mine.groupby(["layer", "neuron"])["score"].sum().nlargest(3) / 4
     assert value["score"].tolist() == pytest.approx(best.tolist())
-    with pytest.raises(QuestionError, match="no attributed prompt"):
+    with pytest.raises(DataError, match="no attributed prompt"):
         result.query_neurons(5, "nobody")
 
 

@@ -8,7 +8,7 @@ import pytest
 from circuits.cli.app import run
 from circuits.query_value import QueryValue
 from circuits.query_value.files import load_rows
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 ROWS = [
     {
@@ -73,7 +73,7 @@ def test_mistakes_are_told_in_a_sentence(tmp_path, capsys):
 def test_malformed_files_are_refused(lines: str, message: str, tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text(lines)
-    with pytest.raises(DataFileError, match=message):
+    with pytest.raises(DataError, match=message):
         load_rows(file)
 
 

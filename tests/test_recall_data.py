@@ -18,7 +18,7 @@ from circuits.recall_reasoning.quadruples import quadruple_cells
 from circuits.recall_reasoning.world import RELATIONS, World
 from interp.data.pairs import tokenise
 from interp.data.splits import leak
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 FACTS = ROOT / "datasets" / "recall_facts.jsonl"
 PUZZLES = ROOT / "datasets" / "linguistic_puzzles.jsonl"
@@ -131,7 +131,7 @@ def test_saved_cells_read_back(speller, tmp_path):
     again = load_data(tmp_path / "cells.jsonl")
     assert again.records() == data.records()
     assert (again.candidates, again.rejected) == (data.candidates, data.rejected)
-    with pytest.raises(DataFileError, match="line 1: 'source' is missing"):
+    with pytest.raises(DataError, match="line 1: 'source' is missing"):
         load_data(FACTS)
 
 

@@ -26,7 +26,7 @@ from circuits.recall_reasoning.published import (
     neuron_counts,
 )
 from circuits.recall_reasoning.replicate import Replication, published_prompts, replicate
-from interp.errors import SiteError
+from interp.errors import PlanError
 
 
 def test_cohens_d_by_hand():
@@ -58,7 +58,7 @@ def test_last_token_reads_what_the_model_computes():
 
 
 def test_model_without_gates_is_refused():
-    with pytest.raises(SiteError, match="no gate projection"):
+    with pytest.raises(PlanError, match="no gate projection"):
         last_token(tiny("gpt2"), ["w1 w2"])
 
 

@@ -19,7 +19,7 @@ from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.relations import relations_table
 from circuits.recall_reasoning.scoring import RULES, Circuit, circuits_of
 from interp.ablation import Component
-from interp.errors import DataFileError, InterpError, PlanError, RunFolderError
+from interp.errors import DataError, InterpError, PlanError, RunFolderError
 
 QUICK = Settings(
     design="A-C",
@@ -244,7 +244,7 @@ def test_every_cell_counts_as_much():
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
     assert Settings.of(QUICK.record()) == QUICK
-    with pytest.raises(DataFileError, match="Did you mean 'n_random'"):
+    with pytest.raises(DataError, match="Did you mean 'n_random'"):
         Settings.of({"n_randoms": 3})
     with pytest.raises(PlanError, match="unknown rule"):
         Settings(rules=("diference",)).checked()

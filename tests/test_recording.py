@@ -14,7 +14,7 @@ from test_interventions import prompts_for
 import interp
 from interp import KnockOut, Patch
 from interp.data.prompts import TokenPrompt
-from interp.errors import PlanError, SiteError
+from interp.errors import PlanError
 from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8", "w9 w10 w11"]
@@ -175,9 +175,9 @@ def test_a_knock_out_empties_entries_of_the_pattern():
 def test_patterns_are_named_by_their_hook_and_never_written():
     model = tiny("llama")
     assert list(interp.activations(model, TEXTS[0], "blocks.2.attn.hook_pattern")) == [2]
-    with pytest.raises(SiteError, match="can be read .* and cut"):
+    with pytest.raises(PlanError, match="can be read .* and cut"):
         interp.forward(model, TEXTS[0], interp.Scale("pattern", 0.0))
-    with pytest.raises(SiteError, match="can be read .* and cut"):
+    with pytest.raises(PlanError, match="can be read .* and cut"):
         interp.patch(model, [], "pattern")
 
 
@@ -189,14 +189,14 @@ def test_patterns_of_layers_without_attention_are_refused():
 
     kinds = ["conv", "full_attention", "conv"]
     model = hybrid(transformers.Lfm2Config(**COMMON, layer_types=kinds))
-    with pytest.raises(SiteError, match=r"^layer 0 of .* has no site 'pattern': it has no atten"):
+    with pytest.raises(PlanError, match=r"^layer 0 of .* has no site 'pattern': it has no atten"):
         interp.activations(model, TEXTS[0], "pattern")
     weights = interp.activations(model, TEXTS[0], "pattern", 1)[1][0]
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
     mamba = hybrid(
         transformers.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4)
     )
-    with pytest.raises(SiteError, match="has no site 'pattern'|has no attention"):
+    with pytest.raises(PlanError, match="has no site 'pattern'|has no attention"):
         interp.activations(mamba, TEXTS[0], "pattern")
 
 
@@ -208,9 +208,9 @@ def test_plotted_patterns_carry_their_tokens():
     np.testing.assert_allclose(figure.data[1].z, found[1][1, 3, :2, :2].numpy())
     titles = [note.text for note in figure.layout.annotations]
     assert titles == ["L1H0", "L1H3"]
-    with pytest.raises(SiteError, match="no layer 2"):
+    with pytest.raises(PlanError, match="no layer 2"):
         interp.plot_attention(found, layer=2)
-    with pytest.raises(SiteError, match="draws the site 'pattern'"):
+    with pytest.raises(PlanError, match="draws the site 'pattern'"):
         interp.plot_attention(interp.activations(tiny("llama"), TEXTS, "z"))
 
 

@@ -16,7 +16,7 @@ from conftest import tiny, word_pairs
 from kills import Killed, killed_at, names
 
 import interp
-from interp.errors import DataFileError, RunFolderError
+from interp.errors import DataError, RunFolderError
 from interp.patching.shards import patch_into
 from interp.results import folder
 from interp.results.files import replacing, write_text
@@ -251,7 +251,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path):
         raise ValueError
     assert file.read_text() == "whole"
     assert names(tmp_path / "a") == ["page.html"]
-    with pytest.raises(DataFileError, match=r"cannot write .*page\.html/x .*File exists|Not a dir"):
+    with pytest.raises(DataError, match=r"cannot write .*page\.html/x .*File exists|Not a dir"):
         write_text(file / "x", "y")
 
 

@@ -23,7 +23,7 @@ from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe
 from interp.data import datasets as shipped
 from interp.data.records import is_hub_id
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 READERS = {
     "prompt pairs": interp.load_pairs,
@@ -87,11 +87,11 @@ def test_a_file_of_ones_own_is_given_by_path_and_does_not_hide_a_shipped_name(tm
 
 
 def test_a_mistyped_name_is_answered_with_the_right_one():
-    with pytest.raises(DataFileError, match="no such file: country_capital.*'country_capitals'"):
+    with pytest.raises(DataError, match="no such file: country_capital.*'country_capitals'"):
         interp.load_pairs("country_capital")
-    with pytest.raises(DataFileError, match="Did you mean 'country_capitals'"):
+    with pytest.raises(DataError, match="Did you mean 'country_capitals'"):
         interp.load_pairs("datasets/country_capitals.jsonl")
-    with pytest.raises(DataFileError, match="Did you mean 'neutral_text'"):
+    with pytest.raises(DataError, match="Did you mean 'neutral_text'"):
         shipped.locate("neutral_txt")
 
 
@@ -99,9 +99,9 @@ def test_a_missing_file_of_another_set_is_no_hindrance(tmp_path, monkeypatch):
     (tmp_path / "ioi.jsonl").write_bytes(shipped.locate("ioi").read_bytes())
     monkeypatch.setattr(shipped, "folder", lambda: tmp_path)
     assert len(interp.load_pairs("ioi")) == 576
-    with pytest.raises(DataFileError, match="country_capitals is not in .*; install interp again"):
+    with pytest.raises(DataError, match="country_capitals is not in .*; install interp again"):
         interp.load_pairs("country_capitals")
-    with pytest.raises(DataFileError, match="is not in"):
+    with pytest.raises(DataError, match="is not in"):
         interp.datasets()
 
 
@@ -110,10 +110,10 @@ def test_a_mistyped_path_is_not_asked_of_the_hub(name: str, tmp_path, monkeypatc
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", None)
-    with pytest.raises(DataFileError, match=rf"^no such file: data/{name}; give a JSON or JSONL"):
+    with pytest.raises(DataError, match=rf"^no such file: data/{name}; give a JSON or JSONL"):
         interp.load_pairs(f"data/{name}")
     (tmp_path / "data").mkdir()
-    with pytest.raises(DataFileError, match="^no such file: data/pairs; give") as said:
+    with pytest.raises(DataError, match="^no such file: data/pairs; give") as said:
         interp.load_pairs("data/pairs")
     assert "\n" not in str(said.value)
 
@@ -127,7 +127,7 @@ def test_recipes_are_taken_by_name():
     assert Recipe.load("smollm2-135m") == recipe_of("smollm2-135m")
     assert load_recipe("gemma-3-270m")[0]["model"] == "gemma-3-270m"
     for load in (Recipe.load, load_recipe):
-        with pytest.raises(DataFileError, match=r"no such file: smolm2.*'smollm2-135m'"):
+        with pytest.raises(DataError, match=r"no such file: smolm2.*'smollm2-135m'"):
             load("smolm2-135m")
 
 
@@ -178,7 +178,7 @@ def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys):
 def test_emotion_verbs_read_the_shipped_texts_unless_a_folder_is_given(tmp_path):
     given = texts_of(None, "emotion_scenarios_tuning")
     assert (len(given.events), len(given.replies), len(given.frames.frames)) == (40, 168, 7)
-    with pytest.raises(DataFileError, match="no such file: .*emotion_frames.json"):
+    with pytest.raises(DataError, match="no such file: .*emotion_frames.json"):
         texts_of(tmp_path, "emotion_scenarios_tuning")
 
 

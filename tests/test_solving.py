@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.editing.moments import Moment
-from circuits.editing.solving import RIDGE, Metric, SolveError, solve
+from circuits.editing.solving import RIDGE, Metric, solve
+from interp.errors import PlanError
 
 
 def moment(d: int, n: int = 400, seed: int = 0) -> Moment:
@@ -108,7 +109,7 @@ def test_lambda_is_in_units_of_a_typical_key():
 def test_dependent_keys_and_missing_numbers_are_refused():
     metric = Metric("inverse_moment", moment(6))
     keys, residuals = draw(6, 4, 1, 7)
-    with pytest.raises(SolveError, match="rho > 0"):
+    with pytest.raises(PlanError, match="rho > 0"):
         solve(metric, keys.expand(6, 2), residuals.expand(4, 2), 0.0)
-    with pytest.raises(SolveError, match="not finite"):
+    with pytest.raises(PlanError, match="not finite"):
         solve(metric, keys * torch.nan, residuals, 0.1)

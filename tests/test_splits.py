@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from interp.data.pairs import Pair, PromptPairs, load_pairs
 from interp.data.splits import HALVES, leak, split_by_entity
-from interp.errors import PairError
+from interp.errors import DataError
 
 THREE = {"discovery": 0.5, "validation": 0.2, "test": 0.3}
 
@@ -57,7 +57,7 @@ def test_no_entity_is_in_two_splits_and_no_row_is_lost_untold(links, seed, fract
     pairs = linked(*map(tuple, links))
     try:
         splits = split_by_entity(pairs, fractions=fractions, seed=seed)
-    except PairError as error:
+    except DataError as error:
         assert "so closely that one of the splits" in str(error)
         return
     assert list(splits) == list(fractions)
@@ -156,12 +156,12 @@ def test_leak_finds_a_prompt_in_either_role():
 
 def test_refusals_say_what_to_do():
     pairs = linked(("a", "b"), ("a", "c"))
-    with pytest.raises(PairError, match="2 pairs link their 3 entities so closely .* use fewer"):
+    with pytest.raises(DataError, match="2 pairs link their 3 entities so closely .* use fewer"):
         split_by_entity(pairs)
-    with pytest.raises(PairError, match="row 1: no span 'subjet'. Did you mean 'subject'?"):
+    with pytest.raises(DataError, match="row 1: no span 'subjet'. Did you mean 'subject'?"):
         split_by_entity(pairs, "subjet")
-    with pytest.raises(PairError, match="row 1: `by` found no entity in 'a is'; return one"):
+    with pytest.raises(DataError, match="row 1: `by` found no entity in 'a is'; return one"):
         split_by_entity(pairs, lambda pair: [])
     for fractions in ({"a": 0.5, "b": 0.4}, {"a": 1.5, "b": -0.5}, {}):
-        with pytest.raises(PairError, match="give each split a positive part, 1 in all"):
+        with pytest.raises(DataError, match="give each split a positive part, 1 in all"):
             split_by_entity(pairs, fractions=fractions)

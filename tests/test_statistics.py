@@ -10,9 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from interp.errors import InterpError
+from interp.errors import InterpError, StatisticsError
 from interp.statistics import (
-    StatisticsError,
     benjamini_hochberg,
     bootstrap_mean,
     bootstrap_ratio,

@@ -5,7 +5,7 @@ import torch
 from conftest import FAMILIES, tiny
 
 from interp.data.prompts import TokenPrompt, pad
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.projections import rewriting, writer
 from interp.forward.tails import tails
 
@@ -64,7 +64,7 @@ def test_hooks_are_gone_after_an_exception():
 
 
 def test_no_projection_writes_from_elsewhere():
-    with pytest.raises(SiteError, match="no projection writes from 'resid_pre'"):
+    with pytest.raises(PlanError, match="no projection writes from 'resid_pre'"):
         writer(tiny("llama"), "resid_pre", 0)
-    with pytest.raises(SiteError, match="out of range"):
+    with pytest.raises(PlanError, match="out of range"):
         tails(tiny("llama"), PROMPTS, first=7, n_tail=1)

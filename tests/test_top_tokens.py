@@ -7,7 +7,7 @@ from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
-from interp.errors import SiteError
+from interp.errors import PlanError
 
 
 def by_hand(model: interp.Model, layer: int, unit: int) -> torch.Tensor:
@@ -46,11 +46,11 @@ def test_a_bias_of_the_final_norm_is_no_share_of_a_neuron():
 
 def test_what_is_not_a_neuron_is_refused():
     model = tiny("llama")
-    with pytest.raises(SiteError, match="give 'mlp_post'"):
+    with pytest.raises(PlanError, match="give 'mlp_post'"):
         interp.top_tokens(model, "z", 0, 0)
-    with pytest.raises(SiteError, match="has neurons 0 to"):
+    with pytest.raises(PlanError, match="has neurons 0 to"):
         interp.top_tokens(model, "mlp_post", 0, 10**6)
-    with pytest.raises(SiteError, match="layer 99 is out of range"):
+    with pytest.raises(PlanError, match="layer 99 is out of range"):
         interp.top_tokens(model, "mlp_post", 99, 0)
 
 

@@ -162,12 +162,12 @@ def compare(
     """Show how much circuits of one model share, beside what chance would give."""
     import pandas as pd
 
-    from circuits.discovery.circuit import CircuitError
     from circuits.discovery.compare import overlap
+    from interp.errors import PlanError
 
     names = list(dict.fromkeys(map(str, circuits)))
     if len(names) < 2:
-        raise CircuitError(f"only {names[0]} was given; name two circuits or more to compare.")
+        raise PlanError(f"only {names[0]} was given; name two circuits or more to compare.")
     loaded = {name: _needed(Path(name))[1] for name in names}
     rows = [
         {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
@@ -217,9 +217,9 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a circuit in another form."""
-    from circuits.discovery.circuit import CircuitError
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
+    from interp.errors import PlanError
     from interp.results.files import write_text
 
     writers = {
@@ -229,7 +229,7 @@ def export(
     }
     _, found = _needed(circuit)
     if out.is_dir():
-        raise CircuitError(f"--out {out} is a folder; name the file to write.")
+        raise PlanError(f"--out {out} is a folder; name the file to write.")
     writers[form](found, out)
     if as_json:
         print_json({"file": str(out), "format": form, "n_edges": found.n_edges})

@@ -8,7 +8,6 @@ from typing import Any
 
 from circuits.discovery.circuit import (
     Circuit,
-    CircuitError,
     greedy_edges,
     threshold_edges,
     top_edges,
@@ -21,6 +20,7 @@ from circuits.discovery.search import Pruning, acdc, edge_pruning
 from interp.attribution.resuming import attribute_into, attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.data.pairs import PromptPairs
+from interp.errors import PlanError
 from interp.model.model import Model
 from interp.progress import bar
 from interp.results import folder
@@ -54,18 +54,18 @@ class Request:
         """Refuse options that are missing, or that would go unused.
 
         Raises:
-            CircuitError: which, and what to give.
+            PlanError: which, and what to give.
         """
         if scores is None and (model is None or pairs is None):
-            raise CircuitError("nothing to discover from: give --model and --pairs, or --scores.")
+            raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
         if scores is not None and (model or pairs or self.select not in FROM_SCORES):
-            raise CircuitError(
+            raise PlanError(
                 "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
             )
         if self.select in NEEDS_SIZE and self.size is None:
-            raise CircuitError(f"--select {self.select} needs --size: a number, or a part of all.")
+            raise PlanError(f"--select {self.select} needs --size: a number, or a part of all.")
         if self.select in NEEDS_THRESHOLD and self.threshold is None:
-            raise CircuitError(f"--select {self.select} needs --threshold.")
+            raise PlanError(f"--select {self.select} needs --threshold.")
         unused = {
             "--size": self.select == "threshold" and self.size is not None,
             "--threshold": self.select not in NEEDS_THRESHOLD and self.threshold is not None,
@@ -73,7 +73,7 @@ class Request:
         }
         for option, given in unused.items():
             if given:
-                raise CircuitError(f"--select {self.select} has no use for {option}; leave it out.")
+                raise PlanError(f"--select {self.select} has no use for {option}; leave it out.")
 
         if self.size is not None:
             self.n(10**9)
@@ -82,18 +82,18 @@ class Request:
         """How many of `of` components `size` asks for.
 
         Raises:
-            CircuitError: none, or no number.
+            PlanError: none, or no number.
         """
         text = self.size or "1.0"
         try:
             n = whole_number(text) if text.isdigit() else part_of(float(text), of)
         except ValueError as error:
-            raise CircuitError(
+            raise PlanError(
                 f"--size {text!r}: write a number of components, 1 or more, or a part of all "
                 "between 0 and 1, such as 0.02."
             ) from error
         if not n:
-            raise CircuitError(f"--size {text} of {of} components is none; take a larger part.")
+            raise PlanError(f"--size {text} of {of} components is none; take a larger part.")
         return n
 
 
@@ -101,11 +101,11 @@ def check_out(out: Path) -> None:
     """Refuse to write a circuit over something else, before anything is measured.
 
     Raises:
-        CircuitError: what is there.
+        PlanError: what is there.
     """
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
-        raise CircuitError(f"--out {out} is {what}; name FILE.json, or a folder.")
+        raise PlanError(f"--out {out} is {what}; name FILE.json, or a folder.")
 
 
 def discovered_into(
@@ -144,10 +144,10 @@ def check_found(found: Circuit) -> None:
     """Refuse to write a circuit of nothing.
 
     Raises:
-        CircuitError: it has no edges.
+        PlanError: it has no edges.
     """
     if not found.n_edges:
-        raise CircuitError(
+        raise PlanError(
             f"{found.method or 'the circuit'} keeps no path from the input to the logits; take "
             "more components, or a lower threshold."
         )
@@ -171,12 +171,12 @@ def found_from_scores(request: Request, path: Path) -> Circuit:
     """Select from a run folder of scores.
 
     Raises:
-        CircuitError: scores of another kind than this selection needs.
+        PlanError: scores of another kind than this selection needs.
     """
     scores = Scores.load(path)
     of, _, kind = FROM_SCORES[request.select]
     if not isinstance(scores, kind):
-        raise CircuitError(
+        raise PlanError(
             f"{path} holds {scores.KIND.replace('_', ' ')}, and --select {request.select} needs "
             f"scores of {of}: `interp attribute --of {of}`."
         )

@@ -227,15 +227,16 @@ def export_model(
 def _facts(
     file: str | None, prompt: str | None, subject: str | None, target: str | None, read: Any
 ) -> "list[Fact]":
-    from circuits.editing import Fact, FactError
+    from circuits.editing import Fact
+    from interp.errors import DataError
 
     one = (prompt, subject, target)
     if (file is None) == (one == (None, None, None)):
-        raise FactError("give either --facts, or --prompt, --subject and --target.")
+        raise DataError("give either --facts, or --prompt, --subject and --target.")
     if file is not None:
         return read(file)
     if prompt is None or subject is None or target is None:
-        raise FactError("one fact needs all three of --prompt, --subject and --target.")
+        raise DataError("one fact needs all three of --prompt, --subject and --target.")
     return [Fact(prompt, subject, target)]
 
 

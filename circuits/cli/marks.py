@@ -28,13 +28,13 @@ def validate(
     import pandas as pd
 
     from circuits.discovery.compiled import validate_methods
-    from interp.errors import MetricError
+    from interp.errors import PlanError
     from interp.model.graph import Graph
     from interp.model.tracr import load_program
 
     names = names_in(methods)
     if not names:
-        raise MetricError("--methods names no method; give some, such as exact,eap,eap-dg.")
+        raise PlanError("--methods names no method; give some, such as exact,eap,eap-dg.")
     marks = validate_methods(program, names, device)
     n_edges = Graph.of(load_program(program).arch).n_edges
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.errors import DataFileError, InterpError, SiteError, did_you_mean, shown
+from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 from interp.loading.devices import check_spelling
 from interp.model.sites import PATTERN, SITES, parse_site
 
@@ -91,7 +91,7 @@ def numbers(option: str, text: str | None) -> list[int] | None:
 def _named(value: Path | None) -> Path | None:
     """Refuse a name that a folder cannot have, now and not when a model has run for an hour."""
     if value is not None and any(len(os.fsencode(part)) > LONGEST for part in value.parts):
-        raise DataFileError(
+        raise DataError(
             f"--out {shown(str(value))}: a name is longer than {LONGEST} bytes; choose another."
         )
     return value
@@ -113,7 +113,7 @@ def _device(value: str | None) -> str | None:
 
 def _site(value: str) -> str:
     if parse_site(value)[0] is PATTERN:
-        raise SiteError(
+        raise PlanError(
             "the attention pattern cannot be replaced; choose one of "
             f"{', '.join(SITES)}, or cut attention edges with `interp.KnockOut`."
         )

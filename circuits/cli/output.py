@@ -47,7 +47,7 @@ def neutral_text(source: str | None) -> str | None:
     """The text that `NeutralOption` names: a shipped one, or a file.
 
     Raises:
-        DataFileError: there is none, or it cannot be read as UTF-8.
+        DataError: there is none, or it cannot be read as UTF-8.
     """
     from interp.data.datasets import locate
     from interp.data.records import read_text

@@ -23,11 +23,11 @@ def top_tokens(
     """Show the tokens that a neuron promotes and suppresses, read off its output weights."""
     import interp
     from interp.ablation.components import Component
-    from interp.errors import SiteError
+    from interp.errors import PlanError
 
     one = Component.parse(neuron)
     if one.kind != "neuron":
-        raise SiteError(f"{neuron} is not a neuron; write L12N345, or m12.n345.")
+        raise PlanError(f"{neuron} is not a neuron; write L12N345, or m12.n345.")
     found = interp.top_tokens(load(model, device, dtype), "mlp_post", one.layer, one.unit, top)
     if as_json:
         print_json({"model": model, "neuron": str(one), "tokens": found.to_dict("records")})

@@ -12,7 +12,6 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.discovery.circuit import (
         Circuit,
-        CircuitError,
         edge_matrix,
         greedy_edges,
         of_edges,
@@ -29,13 +28,14 @@ if TYPE_CHECKING:
     from circuits.discovery.mib import from_json, load_circuit, save_circuit, to_json
     from circuits.discovery.running import ABLATIONS, Bench, bench
     from circuits.discovery.search import Pruning, acdc, edge_pruning
+    from interp.errors import PlanError
 
 __all__ = [
     "ABLATIONS",
     "GRID",
     "Bench",
     "Circuit",
-    "CircuitError",
+    "PlanError",
     "Criteria",
     "Faithfulness",
     "Overlap",

@@ -11,12 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
-from interp.errors import InterpError
+from interp.errors import PlanError
 from interp.model.graph import Graph, edges_of_nodes
-
-
-class CircuitError(InterpError):
-    """A circuit that cannot be built, or that does not belong to the model or data at hand."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def of_edges(graph: Graph, names: Iterable[str]) -> Circuit:
     """A circuit from edge names.
 
     Raises:
-        SiteError: a name is no edge of the graph.
+        PlanError: a name is no edge of the graph.
     """
     edges = torch.zeros_like(graph.exists)
     for name in names:
@@ -156,7 +152,7 @@ def top_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
             supports the answer: CPR).
 
     Raises:
-        CircuitError: more edges than there are.
+        PlanError: more edges than there are.
     """
     graph, matrix = scores.graph, edge_matrix(scores)
     check_size(n, graph.n_edges)
@@ -179,7 +175,7 @@ def greedy_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
     Every edge then lies on a path to the logits. Source: Hanna et al., arXiv 2403.17806.
 
     Raises:
-        CircuitError: more edges than there are.
+        PlanError: more edges than there are.
     """
     graph, matrix = scores.graph, edge_matrix(scores)
     check_size(n, graph.n_edges)
@@ -231,10 +227,10 @@ def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
         absolute: rank by size, or by signed score.
 
     Raises:
-        CircuitError: scores with other axes.
+        PlanError: scores with other axes.
     """
     if scores.over != ("layer", "neuron"):
-        raise CircuitError(
+        raise PlanError(
             f"neuron circuits need scores over layer and neuron, not {list(scores.over)}; use "
             "attribute(model, pairs, 'mlp_post', over='layer,neuron')."
         )
@@ -251,7 +247,7 @@ def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
 def check_size(n: int, most: int) -> None:
     """Refuse a number of components that the graph does not have."""
     if not 0 <= n <= most:
-        raise CircuitError(f"cannot take {n} components: there are {most}.")
+        raise PlanError(f"cannot take {n} components: there are {most}.")
 
 
 def _chosen(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuits.discovery.circuit import Circuit, CircuitError
+from circuits.discovery.circuit import Circuit
 from interp.attribution.scores import Scores
 from interp.brief import brief
+from interp.errors import PlanError
 from interp.statistics import Estimate, jaccard, spearman, stability
 
 
@@ -37,10 +38,10 @@ def overlap(first: Circuit, second: Circuit) -> Overlap:
     """Compare two circuits.
 
     Raises:
-        CircuitError: circuits of differently shaped models.
+        PlanError: circuits of differently shaped models.
     """
     if first.graph != second.graph:
-        raise CircuitError(f"{first!r} and {second!r} are of differently shaped models.")
+        raise PlanError(f"{first!r} and {second!r} are of differently shaped models.")
     a, b = set(first.edge_names), set(second.edge_names)
     chance = len(a) * len(b) / first.graph.n_edges
     union = len(a) + len(b) - chance

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.attribution.attribute import edges_by
 from interp.attribution.contrast import Contrast
 from interp.attribution.cost import forward_equivalents
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 from interp.forward.layer_calls import record_layer_calls
 from interp.loading.devices import usable
 from interp.model.graph import Graph
@@ -94,8 +94,8 @@ def validate_methods(
         device: where to run.
 
     Raises:
-        DataFileError: the description lacks the true circuit or the scores.
-        MetricError: unknown method.
+        DataError: the description lacks the true circuit or the scores.
+        PlanError: unknown method.
     """
     where = usable(device or "cpu")
     program = read_program(path)
@@ -103,13 +103,13 @@ def validate_methods(
     model.hf.to(device=where, dtype=torch.float64)
     truth, stored = program.gt_edges_resample_nonzero, program.edge_scores
     if not truth or stored is None:
-        raise DataFileError(
+        raise DataError(
             f"{Path(path).with_suffix('.json')} lacks gt_edges_resample_nonzero or edge_scores, "
             "which marks need."
         )
     unknown = sorted({*truth, *stored} - {*Graph.of(model.arch).edge_names})
     if unknown:
-        raise DataFileError(
+        raise DataError(
             f"{Path(path).with_suffix('.json')}: {shown(unknown[0])} is not an edge of its graph."
         )
     return [_marks(model, program, method, set(truth), stored) for method in methods]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuits.discovery.circuit import Circuit, CircuitError, whole
+from circuits.discovery.circuit import Circuit, whole
 from circuits.discovery.running import Bench
 from interp.brief import brief
+from interp.errors import PlanError
 
 
 @brief
@@ -43,13 +44,13 @@ def criteria(test: Bench, circuit: Circuit, n_sets: int = 20, seed: int = 0) -> 
         seed: of the draws.
 
     Raises:
-        CircuitError: a circuit without nodes besides the input.
+        PlanError: a circuit without nodes besides the input.
 
     Source: Wang et al., arXiv 2211.00593, section 4.
     """
     nodes = [name for name in circuit.nodes if name != "input"]
     if not nodes:
-        raise CircuitError(f"{circuit!r} has no heads or MLPs whose removal could be tried.")
+        raise PlanError(f"{circuit!r} has no heads or MLPs whose removal could be tried.")
     rng = np.random.default_rng(seed)
     sets = [tuple(np.array(nodes)[rng.random(len(nodes)) < 0.5].tolist()) for _ in range(n_sets)]
     model = whole(circuit.graph)

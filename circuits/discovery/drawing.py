@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuits.discovery.circuit import Circuit, CircuitError
+from circuits.discovery.circuit import Circuit
 from circuits.discovery.faithfulness import Faithfulness
+from interp.errors import PlanError
 from interp.model.graph import Graph
 from interp.results.style import AGAINST, BLUE, FOR, GREY, PALETTE, styled, whiskers
 
@@ -57,11 +58,11 @@ def draw(circuit: Circuit, most: int = MOST_EDGES) -> go.Figure:
         most: edges to draw.
 
     Raises:
-        CircuitError: a circuit without edges.
+        PlanError: a circuit without edges.
     """
     edges = _strongest(circuit, most)
     if not edges:
-        raise CircuitError(f"{circuit!r} has no edges to draw; select more of them.")
+        raise PlanError(f"{circuit!r} has no edges to draw; select more of them.")
     graph = circuit.graph
     places, rows = _places(graph, edges)
     figure = go.Figure()

@@ -141,7 +141,7 @@ def evaluate(
         progress: called with (circuits done, circuits in all).
 
     Raises:
-        CircuitError: a circuit of another model, or that saw the test prompts.
+        PlanError: a circuit of another model, or that saw the test prompts.
     """
     done, total = 1, 1 + n_random * len(CONTROLS)
     say = progress or (lambda done, total: None)

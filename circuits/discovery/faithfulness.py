@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from circuits.discovery.circuit import Circuit, CircuitError, top_edges
+from circuits.discovery.circuit import Circuit, top_edges
 from circuits.discovery.running import Bench
 from interp.attribution.scores import EdgeScores
 from interp.brief import brief
+from interp.errors import PlanError
 from interp.results import folder
 from interp.statistics import Estimate, resample_weights
 
@@ -103,11 +104,11 @@ class Faithfulness:
         """Differences of the areas to another method's, resampling the shared test pairs.
 
         Raises:
-            CircuitError: the two were not measured on the same pairs.
+            PlanError: the two were not measured on the same pairs.
         """
         alike = ("ids", "model", "metric", "ablation")
         if any(getattr(self, name) != getattr(other, name) for name in alike):
-            raise CircuitError(
+            raise PlanError(
                 "differences need two methods measured on the same test pairs of the same model, "
                 "with the same metric and ablation."
             )
@@ -252,7 +253,7 @@ def faithfulness(
         progress: called with (circuits done, circuits in all).
 
     Raises:
-        CircuitError: scores of another model, or that saw the test prompts.
+        PlanError: scores of another model, or that saw the test prompts.
     """
     done, total = 0, 2 * len(grid)
     say = progress or (lambda done, total: None)

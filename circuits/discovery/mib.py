@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from circuits.discovery.circuit import Circuit, CircuitError
+from circuits.discovery.circuit import Circuit
 from interp.data.records import read_json
 from interp.data.schema import Count, Finite, Index, Row, checked
-from interp.errors import DataFileError, SiteError, shown
+from interp.errors import DataError, PlanError, shown
 from interp.model.graph import Graph
 from interp.results import folder
 from interp.results.files import write_text
@@ -91,8 +91,8 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
     """Read MIB's record.
 
     Raises:
-        DataFileError: a field is missing or of another kind, or the nodes are not the graph's.
-        CircuitError: an edge, or an MLP with neurons, is none of the graph's.
+        DataError: a field is missing or of another kind, or the nodes are not the graph's.
+        PlanError: an edge, or an MLP with neurons, is none of the graph's.
     """
     given = checked(_Record, record, where)
     graph = _graph(given, where)
@@ -103,13 +103,13 @@ def from_json(record: dict[str, Any], where: str = "the record") -> Circuit:
             at = graph.edge(name)
             edges[at] = entry.in_graph
             scores[at] = math.nan if entry.score is None else entry.score
-    except SiteError as error:
-        raise CircuitError(f"{where}: {error}") from error
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from error
     kept = {name: node.kept_neurons for name, node in given.nodes.items()}
     neurons = {name: tuple(some) for name, some in kept.items() if some is not None}
     odd = next((n for n, some in neurons.items() if n[0] != "m" or len({*some}) < len(some)), None)
     if odd is not None:
-        raise CircuitError(
+        raise PlanError(
             f"{where} keeps neurons of {shown(odd)}, which is no MLP of its graph or has one twice."
         )
     own = given.interp or _Own()
@@ -131,7 +131,7 @@ def _graph(given: _Record, where: str) -> Graph:
     cfg, nodes = given.cfg, given.nodes.keys() - {"logits"}
     graph = Graph(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.parallel_attn_mlp)
     if graph.n_sources != len(nodes) or nodes != set(graph.sources):
-        raise DataFileError(
+        raise DataError(
             f"{where}: its {len(nodes)} nodes are not those of {cfg.n_layers} layers of "
             f"{cfg.n_heads} heads and an MLP."
         )
@@ -152,8 +152,8 @@ def load_circuit(path: str | Path) -> Circuit:
 
     Raises:
         RunFolderError: the folder is damaged.
-        DataFileError: the file is missing, not JSON, or not of MIB's form.
-        CircuitError: an edge or an MLP is none of its graph's.
+        DataError: the file is missing, not JSON, or not of MIB's form.
+        PlanError: an edge or an MLP is none of its graph's.
     """
     path = Path(path)
     if path.is_dir():

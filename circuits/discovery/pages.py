@@ -54,7 +54,7 @@ def circuit_report(circuit: Circuit) -> Report:
     """The drawing, the strongest edges and the nodes.
 
     Raises:
-        CircuitError: a circuit without edges.
+        PlanError: a circuit without edges.
     """
     share = circuit.n_edges / circuit.graph.n_edges
     says = f"{note_of(circuit)}. {READING if circuit.scores is not None else ''}"

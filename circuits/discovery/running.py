@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.discovery.circuit import Circuit, CircuitError
+from circuits.discovery.circuit import Circuit
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.runs import Run, run
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
-from interp.errors import DegenerateGap, shown
+from interp.errors import DegenerateGap, PlanError, shown
 from interp.forward.masked import Writes, run_masked
 from interp.metrics import DEGENERATE
 from interp.model.graph import Graph
@@ -61,7 +61,7 @@ class Bench:
         """The metric of every pair with everything outside the circuit ablated.
 
         Raises:
-            CircuitError: the circuit is of another model, or was discovered on these prompts.
+            PlanError: the circuit is of another model, or was discovered on these prompts.
         """
         self.check(circuit)
         mask = circuit.edges.to(torch.float32)
@@ -93,18 +93,18 @@ class Bench:
     def check(self, circuit: Circuit) -> None:
         """Refuse a circuit of another model, or one that saw these prompts; see `metric_of`."""
         if circuit.graph != self.graph:
-            raise CircuitError(
+            raise PlanError(
                 f"{circuit!r} is of another shape of model than {self.model.name} "
                 f"({self.graph.n_layers} layers, {self.graph.n_heads} heads)."
             )
         if circuit.weights_hash and circuit.weights_hash != self.model.weights_hash:
-            raise CircuitError(
+            raise PlanError(
                 f"{circuit!r} was found on other weights than {self.model.name} has here; "
                 "discover it again, or load the model it was found on."
             )
         seen = self.prompts & set(circuit.prompts)
         if seen:
-            raise CircuitError(
+            raise PlanError(
                 f"{len(seen)} of the test prompts were seen in discovery, e.g. {shown(min(seen))}; "
                 "split by entity first (split_by_entity) and test on the other part."
             )
@@ -128,12 +128,12 @@ def bench(
         at_once: pairs in a micro-batch.
 
     Raises:
-        CircuitError: unknown ablation.
-        PairError: no pair is usable.
+        PlanError: unknown ablation.
+        DataError: no pair is usable.
         DegenerateGap: full and empty circuit score alike.
     """
     if ablation not in ABLATIONS:
-        raise CircuitError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
+        raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
     loaded = load_pairs(pairs)
     kept, excluded = tokenise(model, loaded)
     batches, full, empty = prepared(model, list(contrasts(model, kept, metric, at_once)), ablation)
@@ -236,6 +236,6 @@ def _neuron_mask(model: Model, circuit: Circuit) -> Bool[Tensor, "layer neuron"]
         mask[layer] = False
         wrong = [i for i in kept if not 0 <= i < mask.shape[1]]
         if wrong:
-            raise CircuitError(f"{name} has no neuron {wrong[0]}: 0 to {mask.shape[1] - 1} exist.")
+            raise PlanError(f"{name} has no neuron {wrong[0]}: 0 to {mask.shape[1] - 1} exist.")
         mask[layer, list(kept)] = True
     return mask

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.discovery.circuit import Circuit, CircuitError, prune, whole
+from circuits.discovery.circuit import Circuit, prune, whole
 from circuits.discovery.running import Bench
+from interp.errors import PlanError
 from interp.model.graph import Graph
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,7 @@ def acdc(
     Source: Conmy et al., arXiv 2304.14997.
     """
     if not threshold >= 0:
-        raise CircuitError(f"ACDC's threshold is {threshold}; it must be 0 or more.")
+        raise PlanError(f"ACDC's threshold is {threshold}; it must be 0 or more.")
     graph = data.graph
     edges = (start or whole(graph)).edges.clone()
     current = _distance(data, edges)
@@ -120,7 +121,7 @@ def edge_pruning(
     """
     chosen = settings or Pruning()
     if not 0 < chosen.target < 1 or chosen.steps < 1:
-        raise CircuitError(
+        raise PlanError(
             f"edge pruning cuts a part of the edges between 0 and 1 in 1 or more steps, not "
             f"{chosen.target:g} in {chosen.steps}."
         )

@@ -9,7 +9,7 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from circuits.editing.edits import Edit, edit, export, merge
-    from circuits.editing.facts import Fact, FactError
+    from circuits.editing.facts import Fact
     from circuits.editing.ledger import ledger
     from circuits.editing.methods import (
         METHODS,
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from circuits.editing.moments import second_moments
     from circuits.editing.prompting import Kept
     from circuits.editing.search import Search
+    from interp.errors import DataError
 
 __all__ = [
     "METHODS",
     "Edit",
     "Fact",
-    "FactError",
+    "DataError",
     "FineTune",
     "Kept",
     "Method",

@@ -12,7 +12,7 @@ import torch
 from circuits.editing.changes import Changes, under
 from circuits.editing.evaluation.prompts import Shots
 from circuits.editing.prefixed import Row, Run
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.model.model import Model
 
 ROWS_AT_ONCE = 96
@@ -55,8 +55,8 @@ def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> 
         One continuation a question, in order, without what follows its stop.
 
     Raises:
-        SiteError: a change names a projection that the model does not have.
-        PairError: a question has no tokens.
+        PlanError: a change names a projection that the model does not have.
+        DataError: a question has no tokens.
     """
     out = [""] * len(asks)
     order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
@@ -94,7 +94,7 @@ def _row(model: Model, ask: Ask) -> Row:
     """Tokens of the shared prefix and the rest; no prefix where a token straddles the two."""
     whole = tuple(model.encode(ask.text))
     if not whole:
-        raise PairError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
+        raise DataError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
     prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
     if len(prefix) < len(whole) and whole[: len(prefix)] == prefix:
         return Row(ask.edit, prefix, whole[len(prefix) :])

@@ -64,7 +64,7 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
         owner: each row's edit, a number into `edits`.
 
     Raises:
-        SiteError: a change names a projection that the model does not have.
+        PlanError: a change names a projection that the model does not have.
     """
     places = dict.fromkeys((c.site, c.layer) for changes in edits for c in changes)
     rewrites = [(site, layer, _added(model, edits, owner, site, layer)) for site, layer in places]

@@ -25,7 +25,6 @@ from circuits.editing.evaluation import (
     summary,
 )
 from circuits.editing.evaluation.metrics import DAMAGE
-from circuits.editing.facts import FactError
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
 from circuits.editing.method_names import BASELINES
 from circuits.editing.methods import Placement, preset, refuse_unknown
@@ -35,6 +34,7 @@ from circuits.editing.prompting import contexts
 from circuits.editing.writing import moments_for
 from interp.ablation.readouts import windows
 from interp.brief import brief
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
 from interp.results.run_folder import RunFolder
@@ -206,7 +206,7 @@ def _usable(
         usable, kept = len(kept), side_by_side(kept)
         excluded["its edit touches an earlier one's"] = usable - len(kept)
     if not kept:
-        raise FactError(
+        raise DataError(
             f"{model.name} knows none of the {len(cases)} chains of {cases.source} before the "
             f"edit ({excluded}); give more cases or a stronger model."
         )
@@ -254,7 +254,7 @@ def compare_methods(
         progress: called with (what is being done, done, in all).
 
     Raises:
-        FactError: an unknown method, no usable case, or an ACE preset and no layers for the model.
+        DataError: an unknown method, no usable case, or an ACE preset and no layers for the model.
     """
     started = time.perf_counter()
     say, kept_in = progress or (lambda what, done, total: None), steps or Steps()
@@ -356,7 +356,7 @@ def compare_into(
 
     Raises:
         RunFolderError: `out` holds another run, or something else.
-        FactError: whatever `compare_methods` refuses.
+        DataError: whatever `compare_methods` refuses.
     """
     if out is None:
         return compare_methods(model, cases, methods, placement, progress=progress, **options)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from circuits.editing.changes import Change, Changes
-from circuits.editing.facts import Fact, FactError, refuse_conflicts
+from circuits.editing.facts import Fact, refuse_conflicts
 from circuits.editing.ledger import carry, drop, ledger, refuse_shared_neurons
 from circuits.editing.methods import Method, Placement, preset
 from circuits.editing.moments import N_TOKENS
@@ -22,7 +22,7 @@ from circuits.editing.placement import placement_for
 from circuits.editing.prompting import Kept, contexts, refuse_unanchored
 from circuits.editing.writing import Request, moments_for, write
 from interp.brief import brief
-from interp.errors import RunFolderError, shown
+from interp.errors import DataError, RunFolderError, shown
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results import folder
@@ -79,7 +79,7 @@ class Edit:
         """Add the change to the model's weights; `undo` takes it out again.
 
         Raises:
-            FactError: it is applied already, or was made for other weights.
+            DataError: it is applied already, or was made for other weights.
         """
         carry(model, self)
 
@@ -87,7 +87,7 @@ class Edit:
         """Take the change out; without other edits the weights have their own bits again.
 
         Raises:
-            FactError: the model does not carry it.
+            DataError: the model does not carry it.
         """
         drop(model, self)
 
@@ -205,12 +205,12 @@ def edit(
             takes long; True draws a bar where one is watched.
 
     Raises:
-        FactError: facts conflict, are held by the model already, or lack what the method needs;
+        DataError: facts conflict, are held by the model already, or lack what the method needs;
             the method keeps no questions and there are some; or a target was not reached.
-        SiteError: the model lacks a projection.
+        PlanError: the model lacks a projection.
     """
     if not facts:
-        raise FactError("there is no fact to edit; give at least one.")
+        raise DataError("there is no fact to edit; give at least one.")
     refuse_conflicts(facts)
     started = time.perf_counter()
     if isinstance(method, str):
@@ -219,7 +219,7 @@ def edit(
     else:
         chosen = method
     if kept and not any(stage.kept_weight for stage in chosen.stages):
-        raise FactError(
+        raise DataError(
             f"{chosen.name} keeps no questions; give none, or take ace or a preset with a +."
         )
     refuse_held(model, facts)
@@ -250,7 +250,7 @@ def refuse_held(model: Model, facts: Sequence[Fact]) -> None:
     """Raise unless the model continues each cloze with something else than the target.
 
     Raises:
-        FactError: naming the first fact that the model holds already.
+        DataError: naming the first fact that the model holds already.
     """
     from circuits.editing.asking import Ask, generations
     from circuits.editing.evaluation.answers import Answer
@@ -259,7 +259,7 @@ def refuse_held(model: Model, facts: Sequence[Fact]) -> None:
     for fact, text in zip(facts, said, strict=True):
         if text.startswith(fact.target) and Answer(fact.target).lenient(text):
             at = f"{fact.where}: " if fact.where else ""
-            raise FactError(
+            raise DataError(
                 f"{at}{model.name} already continues {shown(fact.cloze)} with "
                 f"{shown(fact.target)}; there is nothing to edit."
             )
@@ -269,7 +269,7 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
     for number, stage in enumerate(p):
         for fact, value in zip(facts, stage, strict=True):
             if value < REACHED:
-                raise FactError(
+                raise DataError(
                     f"the search of stage {number} reached only p = {value:.2f} for "
                     f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
                     "clamp or other layers."
@@ -280,14 +280,14 @@ def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
     Raises:
-        FactError: there is none, they are for different weights, their facts conflict, or they
+        DataError: there is none, they are for different weights, their facts conflict, or they
             write the same neurons.
     """
     if not edits:
-        raise FactError("there is no edit to merge; give at least one.")
+        raise DataError("there is no edit to merge; give at least one.")
     other = next((e for e in edits if e.weights_hash != edits[0].weights_hash), None)
     if other is not None:
-        raise FactError(
+        raise DataError(
             f"edits {edits[0].id} and {other.id} were made for different weights; merge edits of "
             "one model."
         )

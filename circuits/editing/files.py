@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from circuits.editing.edits import Edit
-from circuits.editing.facts import Fact, FactError, refuse_conflicts
+from circuits.editing.facts import Fact, refuse_conflicts
 from circuits.editing.prompting import Kept
 from interp.brief import brief
 from interp.data.records import placed_rows
 from interp.data.schema import ClosedRow, checked
-from interp.errors import DataFileError, RunFolderError, shown
+from interp.errors import DataError, RunFolderError, shown
 from interp.results import folder
 
 
@@ -42,8 +42,8 @@ def load_facts(path: str | Path) -> list[Fact]:
     """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
     Raises:
-        DataFileError: no such file, no list, an unknown or missing field; file and row are named.
-        FactError: a fact that cannot be edited, or two that contradict each other.
+        DataError: no such file, no list, an unknown or missing field; file and row are named.
+        DataError: a fact that cannot be edited, or two that contradict each other.
     """
     out: list[Fact] = []
     for where, row in _rows(path, FactRow, "facts"):
@@ -57,13 +57,13 @@ def load_kept(path: str | Path) -> list[Kept]:
     """Questions to leave alone, from objects with the fields of `Kept`; sources as `load_facts`.
 
     Raises:
-        DataFileError: no such file, no list, an unknown or missing field, or a question without
+        DataError: no such file, no list, an unknown or missing field, or a question without
             its subject; file and row are named.
     """
     out: list[Kept] = []
     for where, row in _rows(path, KeptRow, "questions"):
         if not row.subject.strip() or row.subject not in row.text:
-            raise DataFileError(
+            raise DataError(
                 f"{where}: the question {shown(row.text)} does not contain its subject "
                 f"{shown(row.subject)}; write it as it stands there."
             )
@@ -75,7 +75,7 @@ def _rows(path: str | Path, kind: type[R], what: str) -> list[tuple[str, R]]:
     """The rows of a file, each with the place where it stands."""
     rows = placed_rows(path, what)
     if not rows:
-        raise DataFileError(f"{path} holds no {what}; give at least one.")
+        raise DataError(f"{path} holds no {what}; give at least one.")
     return [(where, checked(kind, row, where)) for where, row in rows]
 
 
@@ -133,18 +133,18 @@ def removed(ledger: Path, edit: str | None) -> tuple[Edit, Path]:
         edit: its id; by default the last.
 
     Raises:
-        FactError: no such edit, or another was made on top of it.
+        DataError: no such edit, or another was made on top of it.
     """
     folders = _folders(ledger)
     edits = [_edit_in(at) for at in folders]
     chosen = [i for i, one in enumerate(edits) if edit in (None, one.id)]
     if not chosen:
         carried = ", ".join(one.id for one in edits) or "none"
-        raise FactError(f"no edit {edit or ''} in {ledger}, which holds {carried}.")
+        raise DataError(f"no edit {edit or ''} in {ledger}, which holds {carried}.")
     i = chosen[-1]
     above = next((one for one in edits if edits[i].id in one.after), None)
     if above is not None:
-        raise FactError(f"edit {above.id} was made on top of {edits[i].id}; undo it first.")
+        raise DataError(f"edit {above.id} was made on top of {edits[i].id}; undo it first.")
     return edits[i], folders[i]
 
 

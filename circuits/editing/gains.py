@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.editing.facts import Fact, FactError
+from circuits.editing.facts import Fact
 from circuits.editing.keys import Place, keys_at
 from circuits.editing.methods import Neurons, Stage
 from circuits.editing.moments import Moments
@@ -31,6 +31,7 @@ from circuits.editing.prompting import (
 )
 from circuits.editing.solving import Metric, solve
 from interp.brief import brief
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.statistics import auroc
 
@@ -104,13 +105,13 @@ def gains(
         layers: which to score.
 
     Raises:
-        FactError: a fact has no prompts of the stage's forms, or lacks prompts to reach.
+        DataError: a fact has no prompts of the stage's forms, or lacks prompts to reach.
     """
     learnt = [_learnt(model, reach.fact, stage) for reach in reaches]
     kept = [_kept(model, r, stage, own) for r, own in zip(reaches, learnt, strict=True)]
     for reach in reaches:
         if not reach.same or not reach.other:
-            raise FactError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")
+            raise DataError(f"{reach.fact.cloze!r} lacks prompts to reach, or not to.")
     parts = [
         (*a, *r.same, *r.other, *r.single, *k)
         for a, r, k in zip(learnt, reaches, kept, strict=True)
@@ -156,7 +157,7 @@ def _kept(
 def _learnt(model: Model, fact: Fact, stage: Stage | Neurons) -> list[EditPrompt]:
     found = [p for form in stage.forms for p in edit_prompts(model, fact, form, stage.anchor)]
     if not found:
-        raise FactError(f"{fact.cloze!r} has no {' or '.join(stage.forms)} prompts.")
+        raise DataError(f"{fact.cloze!r} has no {' or '.join(stage.forms)} prompts.")
     return found
 
 

@@ -25,7 +25,7 @@ def module_at(model: Model, place: Place) -> nn.Module:
     """The module whose output is what is written at a place.
 
     Raises:
-        SiteError: no such projection.
+        PlanError: no such projection.
     """
     site, layer = place
     named = site in WRITERS + READERS
@@ -49,7 +49,7 @@ def keys_at(
         owner: each prompt's edit.
 
     Raises:
-        SiteError: no such projection.
+        PlanError: no such projection.
     """
     return _captured(model, prompts, places, edits, owner, lambda x, out: x)
 

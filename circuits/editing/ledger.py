@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from circuits.editing.changes import Change, Changes, taken_neurons
-from circuits.editing.facts import FactError
 from circuits.editing.keys import Place
 from interp.brief import brief
+from interp.errors import DataError
 from interp.forward.projections import projection
 from interp.model.model import Model
 
@@ -53,22 +53,22 @@ def carry(model: Model, edit: "Edit") -> None:
     """Add an edit to the model's weights.
 
     Raises:
-        FactError: it is applied already, or was made for other weights or on top of edits that
+        DataError: it is applied already, or was made for other weights or on top of edits that
             the model does not carry, or takes neurons that another edit has taken.
-        SiteError: the model lacks a projection.
+        PlanError: the model lacks a projection.
     """
     book = ledger(model)
     names = [one.id for one in book.applied]
     if edit.id in names:
-        raise FactError(f"edit {edit.id} is already applied to {model.name}; undo it first.")
+        raise DataError(f"edit {edit.id} is already applied to {model.name}; undo it first.")
     if edit.weights_hash != book.base:
-        raise FactError(
+        raise DataError(
             f"edit {edit.id} was made for {edit.model} with weights {edit.weights_hash}, not for "
             f"{model.name} with {book.base}; make it anew on this model."
         )
     missing = [one for one in edit.after if one not in names]
     if missing:
-        raise FactError(
+        raise DataError(
             f"edit {edit.id} was made on top of edit {missing[0]}, which {model.name} does not "
             "carry; apply that one first."
         )
@@ -81,7 +81,7 @@ def refuse_shared_neurons(edits: Sequence["Edit"]) -> None:
     """Raise where two edits write the query of the same neuron: neither would fire as it should.
 
     Raises:
-        FactError: naming the two.
+        DataError: naming the two.
     """
     owner: dict[tuple[int, int], str] = {}
     for edit in edits:
@@ -89,7 +89,7 @@ def refuse_shared_neurons(edits: Sequence["Edit"]) -> None:
             for neuron in sorted(taken_neurons(edit.changes, layer)):
                 other = owner.setdefault((layer, neuron), edit.id)
                 if other != edit.id:
-                    raise FactError(
+                    raise DataError(
                         f"edits {other} and {edit.id} both write neuron {neuron} of layer {layer}; "
                         "make the second on top of the first."
                     )
@@ -99,16 +99,16 @@ def drop(model: Model, edit: "Edit") -> None:
     """Take an edit out of the model's weights.
 
     Raises:
-        FactError: the model does not carry it, or carries one that was made on top of it.
+        DataError: the model does not carry it, or carries one that was made on top of it.
     """
     book = ledger(model)
     left = [one for one in book.applied if one.id != edit.id]
     if len(left) == len(book.applied):
         carried = ", ".join(one.id for one in book.applied) or "none"
-        raise FactError(f"edit {edit.id} is not applied to {model.name}, which carries {carried}.")
+        raise DataError(f"edit {edit.id} is not applied to {model.name}, which carries {carried}.")
     above = next((one for one in left if edit.id in one.after), None)
     if above is not None:
-        raise FactError(f"edit {above.id} was made on top of {edit.id}; undo it first.")
+        raise DataError(f"edit {above.id} was made on top of {edit.id}; undo it first.")
     _rewrite(model, book, left, edit.changes)
     book.applied[:] = left
 

@@ -10,14 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from circuits.editing.facts import FactError
 from circuits.editing.method_names import METHODS
 from circuits.editing.moments import Moments
 from circuits.editing.prompting import Anchor, Form
 from circuits.editing.search import Search
 from circuits.editing.solving import MetricName
 from interp.brief import brief
-from interp.errors import did_you_mean
+from interp.errors import DataError, did_you_mean
 from interp.model.model import Model
 
 Spread = Literal["joint", "linear", "sqrt"]
@@ -73,7 +72,7 @@ class Stage:
             end += size
             if i < end:
                 return end - i
-        raise FactError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
+        raise DataError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
 @brief
@@ -216,7 +215,7 @@ class Placement:
             (AUROC), where that chose the value layers.
 
     Raises:
-        FactError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
+        DataError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
     """
 
     query: tuple[int, ...]
@@ -237,12 +236,12 @@ class Placement:
     def __post_init__(self) -> None:
         both = sorted({*self.query} & {*self.value})
         if both:
-            raise FactError(
+            raise DataError(
                 f"layers {both} are to be both query and value layers; give other ones."
             )
         for name, value in (("threshold", self.threshold), ("until", self.until)):
             if value is not None and not 0 <= value < math.inf:
-                raise FactError(f"{name} is {value}; give a number, 0 or more.")
+                raise DataError(f"{name} is {value}; give a number, 0 or more.")
 
     def summary(self) -> dict[str, Any]:
         """What it says, without the moments."""
@@ -277,11 +276,11 @@ def refuse_unknown(name: str, also: Collection[str] = ()) -> None:
     """Raise unless a preset, or one of the names in `also`, goes by this name.
 
     Raises:
-        FactError: with what was probably meant.
+        DataError: with what was probably meant.
     """
     base = name.removesuffix("+")
     if name not in also and base not in METHODS:
-        raise FactError(f"unknown method {name!r}. {did_you_mean(base, (*also, *METHODS))}")
+        raise DataError(f"unknown method {name!r}. {did_you_mean(base, (*also, *METHODS))}")
 
 
 def preset(name: str, model: Model, placement: Placement | None = None) -> Method:
@@ -293,13 +292,13 @@ def preset(name: str, model: Model, placement: Placement | None = None) -> Metho
         placement: the layers of the ACE family.
 
     Raises:
-        FactError: unknown name, or an ACE preset without a placement.
+        DataError: unknown name, or an ACE preset without a placement.
     """
     refuse_unknown(name)
     base = name.removesuffix("+")
     if base.startswith("ace"):
         if placement is None:
-            raise FactError(
+            raise DataError(
                 f"{name} needs the layers that an attribution chose; give a placement "
                 "(circuits.editing.placing.place), on the command line --placement."
             )

@@ -17,7 +17,7 @@ from circuits.editing.ledger import ledger
 from circuits.editing.prefixed import Row, Run
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, batches, pad
-from interp.errors import InterpError
+from interp.errors import PlanError
 from interp.forward.projections import rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
@@ -34,10 +34,6 @@ ROWS_AT_ONCE = 128
 N_TOKENS = 20_000
 """Tokens read by default: ten times the widest key of the built-in models. MEMIT's 100,000
 documents are some 40 million; under 0.3 % of them do as well (arXiv 2506.04226)."""
-
-
-class MomentError(InterpError):
-    """Text from which no second moment can be estimated."""
 
 
 @brief
@@ -81,8 +77,8 @@ def second_moments(
         progress: called with (tokens done, in all): each is sampled, if need be, and read.
 
     Raises:
-        SiteError: no such projection.
-        MomentError: the texts hold too few tokens.
+        PlanError: no such projection.
+        PlanError: the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
     said = (
@@ -171,7 +167,7 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int) -> list[TokenPro
         rows += [TokenPrompt(tuple(ids[i : i + WINDOW])) for i in range(0, len(ids), WINDOW)]
         if sum(len(row.ids) for row in rows) >= n_tokens:
             return rows
-    raise MomentError(
+    raise PlanError(
         f"the texts hold {sum(len(row.ids) for row in rows)} tokens, {n_tokens} were asked for; "
         "give more text or a smaller n_tokens."
     )

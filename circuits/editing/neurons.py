@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.editing.changes import Change, Changes
-from circuits.editing.facts import FactError
 from circuits.editing.moments import Moment
 from circuits.editing.solving import Metric, solve
+from interp.errors import DataError
 from interp.forward.blocks import neuron_keys, weight_of
 from interp.model.model import Model
 
@@ -71,13 +71,13 @@ def idle_neurons(
     """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`.
 
     Raises:
-        FactError: the layer has fewer neurons left.
+        DataError: the layer has fewer neurons left.
     """
     value = weight_of(model, "mlp_post", layer).double().cpu()
     size = moment.matrix.diagonal() * value.square().sum(0)
     size[list(taken)] = torch.inf
     if len(size) - len(set(taken)) < n:
-        raise FactError(
+        raise DataError(
             f"layer {layer} has {len(size) - len(set(taken))} neurons left, {n} are needed; write "
             "fewer facts at once, or in more layers."
         )

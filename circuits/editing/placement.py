@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from circuits.editing.facts import FactError
 from circuits.editing.methods import Placement
 from circuits.editing.moments import Moment
 from interp.brief import brief
-from interp.errors import RunFolderError
+from interp.errors import DataError, RunFolderError
 from interp.model.model import Model
 from interp.results import folder
 
@@ -86,7 +85,7 @@ def placement_for(model: Model, path: Path | None, *methods: str) -> Placement |
         methods: the presets asked for; without one of the ACE family there is nothing to place.
 
     Raises:
-        FactError: there are none for this model.
+        DataError: there are none for this model.
         RunFolderError: the folder is missing or damaged.
     """
     if not any(name.startswith("ace") for name in methods):
@@ -101,7 +100,7 @@ def placement_in(model: Model, here: Path) -> Placement:
     """The layers of a model in a folder.
 
     Raises:
-        FactError: they are another model's.
+        DataError: they are another model's.
         RunFolderError: the folder is missing or damaged.
     """
     said, _, arrays = folder.read(here, KIND, ())
@@ -117,8 +116,8 @@ def placement_in(model: Model, here: Path) -> Placement:
     return chosen
 
 
-def _unplaced(why: str, model: Model) -> FactError:
-    return FactError(
+def _unplaced(why: str, model: Model) -> DataError:
+    return DataError(
         f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
         "… --out layers` and give --placement layers."
     )

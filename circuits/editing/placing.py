@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, draw_probes, preservation
-from circuits.editing.facts import FactError
 from circuits.editing.gains import Reach, gains
 from circuits.editing.keys import Place
 from circuits.editing.knowing import know, usable_cases
@@ -30,6 +29,7 @@ from circuits.editing.prompting import (
 from circuits.editing.scatter import keys_by_fact, scatter
 from circuits.editing.search import FactPrompts, Search, search_targets
 from circuits.editing.wordings import further, is_deep, reading, subject_moments_of, worded
+from interp.errors import DataError
 from interp.model.model import Model
 
 TRIED = 8
@@ -59,7 +59,7 @@ def reaches_of(
         progress: called with (questions asked, questions in this round).
 
     Raises:
-        FactError: no case is usable.
+        DataError: no case is usable.
     """
     known = know(model, cases, shots, progress)
     kept, _ = usable_cases(cases, known)
@@ -68,7 +68,7 @@ def reaches_of(
     one_a_fact = {(reach.fact.prompt, reach.fact.subject): reach for reach in filter(None, rows)}
     found = list(itertools.islice(one_a_fact.values(), limit))
     if not found:
-        raise FactError(
+        raise DataError(
             f"no case of {cases.source} edits a last hop that {model.name} knows and whose subject "
             "has implicit phrases; give more cases."
         )
@@ -114,7 +114,7 @@ def place(
         progress: called with (questions asked, questions in this round).
 
     Raises:
-        FactError: no case is usable.
+        DataError: no case is usable.
     """
     reaches = reaches_of(model, cases, limit, shots, seed, progress)
     return placed(model, reaches, cases, shots, seed)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from circuits.editing.evaluation.probes import KeyKind, Known
-from circuits.editing.facts import SLOT, Fact, FactError
+from circuits.editing.facts import SLOT, Fact
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
-from interp.errors import did_you_mean, shown
+from interp.errors import DataError, did_you_mean, shown
 from interp.interventions.generate import generate
 from interp.model.model import Model
 
@@ -115,7 +115,7 @@ def edit_prompts(
         asked: contexts of questions, with a slot.
 
     Raises:
-        FactError: the subject has no tokens of its own, or the target's tokens would merge with
+        DataError: the subject has no tokens of its own, or the target's tokens would merge with
             the prompt's.
     """
     if form == "cloze":
@@ -126,7 +126,7 @@ def edit_prompts(
         question = fact.question or fact.prompt
         wholes = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
-        raise FactError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
+        raise DataError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
     return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
 
 
@@ -134,14 +134,14 @@ def refuse_unanchored(model: Model, fact: Fact) -> None:
     """Raise unless a token ends where the cloze's subject does, and the target has its own.
 
     Raises:
-        FactError: naming the fact.
+        DataError: naming the fact.
     """
     edit_prompts(model, fact, "cloze", "subject_last")
     end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
     encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
     if all(hi != end for _, hi in encoded["offset_mapping"]):
         at = f"{fact.where}: " if fact.where else ""
-        raise FactError(
+        raise DataError(
             f"{at}the subject {shown(fact.subject)} ends inside a token of {shown(fact.cloze)}; "
             "write a prompt in which it ends a word."
         )
@@ -153,13 +153,13 @@ def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[Edi
     Behind demonstrations where the last token is what counts, as that is how they are asked.
 
     Raises:
-        FactError: a question does not contain its subject.
+        DataError: a question does not contain its subject.
     """
     out: list[EditPrompt] = []
     for one in kept:
         before, found, behind = one.text.rpartition(one.subject)
         if not found:
-            raise FactError(
+            raise DataError(
                 f"{shown(one.text)} is to be kept, but does not contain its subject "
                 f"{shown(one.subject)}."
             )
@@ -247,13 +247,13 @@ def _tokenised(
         end = start + len(subject.rstrip())
         inside = [i for i, (lo, hi) in enumerate(encoded["offset_mapping"]) if lo < end <= hi]
         if not inside:
-            raise FactError(
+            raise DataError(
                 f"{at}the subject {shown(subject)} has no token of its own in {shown(text)}."
             )
         position = inside[-1]
     whole = tuple(model.encode(f"{text} {target}")) if target else ids
     if whole[: len(ids)] != ids:
-        raise FactError(
+        raise DataError(
             f"{at}the target {shown(target)} does not follow {shown(text)} as tokens of its own; "
             "end the prompt in a whole word."
         )

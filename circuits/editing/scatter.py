@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.keys import Place, keys_at
-from circuits.editing.moments import Moment, MomentError, Moments
+from circuits.editing.moments import Moment, Moments
 from circuits.editing.prompting import EditPrompt
+from interp.errors import PlanError
 from interp.model.model import Model
 
 WITHIN = 0.9
@@ -33,7 +34,7 @@ def question_moments(
         facts: the prompts of each fact in different words, anchored alike.
 
     Raises:
-        MomentError: no fact has two prompts.
+        PlanError: no fact has two prompts.
     """
     return {at: scatter(groups) for at, groups in keys_by_fact(model, places, facts).items()}
 
@@ -58,10 +59,10 @@ def scatter(groups: Sequence[Float[Tensor, "prompt d_in"]]) -> Moment:
         groups: keys of each fact; facts with one key count in the moment of all keys alone.
 
     Raises:
-        MomentError: no fact has two keys.
+        PlanError: no fact has two keys.
     """
     if max(map(len, groups), default=0) < 2:
-        raise MomentError("no fact is asked in two ways; give more prompts a fact.")
+        raise PlanError("no fact is asked in two ways; give more prompts a fact.")
     k = torch.cat(list(groups))
     deviations = torch.cat([part - part.mean(0) for part in groups])
     within = deviations.T @ deviations / (len(k) - len(groups))

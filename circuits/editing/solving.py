@@ -16,16 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.moments import Moment
-from interp.errors import InterpError
+from interp.errors import PlanError
 
 MetricName = Literal["inverse_moment", "null_space", "identity"]
 
 RIDGE = 1e-4
 """Added to a moment's diagonal, as a part of its mean: keeps the small-sample estimate regular."""
-
-
-class SolveError(InterpError):
-    """Keys for which no change can be solved."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +92,10 @@ def solve(
         kept_weight: how much one of them counts against one that is written.
 
     Raises:
-        SolveError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
+        PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
     """
     if not (keys.isfinite().all() and residuals.isfinite().all()):
-        raise SolveError(
+        raise PlanError(
             "the keys or targets of an edit are not finite; load the model in float32 and check "
             "the prompt."
         )
@@ -115,7 +111,7 @@ def solve(
     gram = gram + rho * metric.typical * torch.eye(len(gram), dtype=gram.dtype)
     factor, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2)
     if failed.any():
-        raise SolveError(
+        raise PlanError(
             "the keys of this edit depend linearly on one another, so they cannot all be written "
             "exactly; give rho > 0."
         )

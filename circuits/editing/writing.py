@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.changes import Change, Changes, taken_neurons
-from circuits.editing.facts import Fact, FactError, refuse_conflicts
+from circuits.editing.facts import Fact, refuse_conflicts
 from circuits.editing.finetuning import fine_tune
 from circuits.editing.keys import Place, keys_at, outputs_at
 from circuits.editing.ledger import ledger
@@ -33,6 +33,7 @@ from circuits.editing.prompting import (
 from circuits.editing.search import FactPrompts, search_targets
 from circuits.editing.solving import Metric, solve
 from interp.brief import brief
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.progress import Progress
 
@@ -95,9 +96,9 @@ def write(
         One result a request, in order.
 
     Raises:
-        FactError: facts of one request conflict, a subject is not in its prompt, …
-        SolveError: keys that cannot be solved for.
-        SiteError: the model lacks a projection.
+        DataError: facts of one request conflict, a subject is not in its prompt, …
+        PlanError: keys that cannot be solved for.
+        PlanError: the model lacks a projection.
     """
     for request in requests:
         refuse_conflicts(request.facts)
@@ -263,10 +264,10 @@ class _Run:
         """Of what is read at a place.
 
         Raises:
-            FactError: it was not given.
+            DataError: it was not given.
         """
         if place not in self.moments:
-            raise FactError(
+            raise DataError(
                 f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
                 "second_moments(model, places_of(method))."
             )

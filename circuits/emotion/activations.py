@@ -61,7 +61,7 @@ def last_activations(
         progress: called with (families done, families in all).
 
     Raises:
-        SiteError: the architecture lacks a site.
+        PlanError: the architecture lacks a site.
     """
     for name in READ:
         model.site(name)

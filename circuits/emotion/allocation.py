@@ -12,17 +12,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.ablation.components import Component
-from interp.errors import InterpError
+from interp.errors import PlanError
 
 Allotted = Literal["neuron", "head"]
 KINDS: tuple[Allotted, ...] = get_args(Allotted)
 PER_SUBLAYER = 10
 NEURON_SHARE = 0.7
 """The paper's circuit: components for each attention and MLP sublayer, and how many are neurons."""
-
-
-class AllocationError(InterpError):
-    """A budget that no allocation can meet, or influences and scores that do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Budget:
     def __post_init__(self) -> None:
         counts = (self.neurons, self.heads, self.least_neurons, self.least_heads)
         if min(counts) < 0 or not 0 < self.cap <= 1:
-            raise AllocationError(
+            raise PlanError(
                 f"{self} cannot be met; give counts of at least 0 and a cap above 0 and up to 1."
             )
 
@@ -83,14 +79,14 @@ def quotas(
         Components in each layer, which sum to `budget`.
 
     Raises:
-        AllocationError: all layers at their cap hold fewer than `budget`, or an influence is not
+        PlanError: all layers at their cap hold fewer than `budget`, or an influence is not
             finite.
     """
     n = len(influence)
     if not np.isfinite(influence).all():
-        raise AllocationError(f"the influences {influence.tolist()} must all be finite.")
+        raise PlanError(f"the influences {influence.tolist()} must all be finite.")
     if cap * n < budget:
-        raise AllocationError(
+        raise PlanError(
             f"{n} layers of at most {cap} cannot hold {budget} components; "
             "lower the budget or raise the cap."
         )
@@ -125,14 +121,14 @@ def allocate(
         Components by layer, neurons before heads, best first; of equal scores the first unit wins.
 
     Raises:
-        AllocationError: influences and scores differ in layers, a score is not finite, or the
+        PlanError: influences and scores differ in layers, a score is not finite, or the
             budget cannot be met.
     """
     chosen: list[Component] = []
     for kind in KINDS:
         n, table = len(influence[kind]), scores[kind]
         if len(table) != n or not np.isfinite(table).all():
-            raise AllocationError(
+            raise PlanError(
                 f"the {kind} scores have {len(table)} layers and the influences {n}; they must "
                 "be as many, and every score finite."
             )

@@ -11,16 +11,12 @@ from torch import Tensor
 from circuits.emotion.circuit import Differences, EmotionCircuit
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.modulation import Modulation, Push, Size
-from interp.errors import InterpError
+from interp.errors import PlanError
 
 Circuits = Mapping[str, EmotionCircuit]
 """Emotion -> circuit."""
 Tables = dict[str, dict[int, Float[Tensor, "emotion width"]]]
 """Site -> layer -> one vector an emotion."""
-
-
-class ArmError(InterpError):
-    """An arm that cannot be put together."""
 
 
 def steering(
@@ -134,13 +130,13 @@ def scaled_to(tables: Tables, wanted: Tables) -> Tables:
     all layers is that of `wanted`. So a control is not weaker for its units being smaller.
 
     Raises:
-        ArmError: there is nothing to scale where something is wanted.
+        PlanError: there is nothing to scale where something is wanted.
     """
     out: Tables = {}
     for site, table in tables.items():
         here, there = _norms(table), _norms(wanted[site])
         if bool(((here == 0) & (there > 0)).any()):
-            raise ArmError(f"the control has nothing at {site} to scale; draw another.")
+            raise PlanError(f"the control has nothing at {site} to scale; draw another.")
         scale = torch.where(here > 0, there / here.clamp(min=1e-12), 0.0)
         out[site] = {layer: value * scale[:, None] for layer, value in table.items()}
     return out

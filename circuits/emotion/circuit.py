@@ -13,7 +13,7 @@ from torch import Tensor
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
 from interp.brief import brief
-from interp.errors import InterpError
+from interp.errors import PlanError
 from interp.model.model import Model
 from interp.results import folder
 from interp.statistics import jaccard
@@ -21,10 +21,6 @@ from interp.statistics import jaccard
 Part = Literal["neurons", "heads"]
 Unit = tuple[int, int]
 """(layer, neuron or head)."""
-
-
-class EmotionCircuitError(InterpError):
-    """A circuit or differences that are not of this model, or that cannot be drawn."""
 
 
 @brief
@@ -67,7 +63,7 @@ class Differences:
         """Read what `save` wrote.
 
         Raises:
-            EmotionCircuitError: they are of other weights.
+            PlanError: they are of other weights.
             RunFolderError: the folder is missing or damaged.
         """
         _, arrays = read_of(Path(path), "emotion differences", model)
@@ -156,7 +152,7 @@ class EmotionCircuit:
                 of the free units of a layer that are nearest.
 
         Raises:
-            EmotionCircuitError: the model has too few units outside the circuit.
+            PlanError: the model has too few units outside the circuit.
         """
         drawn = {
             part: by_layer(
@@ -197,7 +193,7 @@ def _drawn(
     if disjoint:
         free[tuple(np.array(chosen, dtype=int).reshape(-1, 2).T)] = False
     if free.sum() < len(chosen):
-        raise EmotionCircuitError(
+        raise PlanError(
             f"{int(free.sum())} units are left for a random set of {len(chosen)}; choose fewer, or "
             "draw with disjoint=False."
         )
@@ -247,7 +243,7 @@ def load_circuits(path: str | Path, model: Model) -> dict[str, EmotionCircuit]:
     """Read what `save_circuits` wrote: emotion -> circuit.
 
     Raises:
-        EmotionCircuitError: they are of other weights.
+        PlanError: they are of other weights.
         RunFolderError: the folder is missing or damaged.
     """
     read, _ = read_of(Path(path), "emotion circuits", model)
@@ -279,7 +275,7 @@ def read_of(path: Path, kind: str, model: Model) -> tuple[dict[str, Any], dict[s
     """Manifest and arrays of findings in a model.
 
     Raises:
-        EmotionCircuitError: they are of other weights.
+        PlanError: they are of other weights.
         RunFolderError: the folder is missing or damaged.
     """
     read, _, arrays = folder.read(path, kind, ())
@@ -291,10 +287,10 @@ def check_model(what: str, name: str, weights_hash: str, model: Model) -> None:
     """Refuse findings of other weights.
 
     Raises:
-        EmotionCircuitError: as said.
+        PlanError: as said.
     """
     if weights_hash != model.weights_hash:
-        raise EmotionCircuitError(
+        raise PlanError(
             f"{what} was found in {name!r} with other weights than {model.name}'s; load that "
             "model, or run the discovery again."
         )

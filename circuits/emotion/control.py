@@ -11,8 +11,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from circuits.emotion.data import EMOTIONS, LABELS
-from circuits.emotion.marking import MARKS, Limits, MarkError, mark
+from circuits.emotion.marking import MARKS, Limits, mark
 from circuits.emotion.quality import distinct
+from interp.errors import DataError
 from interp.results import folder
 from interp.statistics import Estimate, bootstrap_mean
 
@@ -54,10 +55,10 @@ class Control:
         """The same, decided by another judge.
 
         Raises:
-            MarkError: this judge has not read the replies.
+            DataError: this judge has not read the replies.
         """
         if judge not in self.judges:
-            raise MarkError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
+            raise DataError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
         order = (judge, *(one for one in self.judges if one != judge))
         return replace(self, judges=order)
 
@@ -65,11 +66,11 @@ class Control:
         """One arm's marked replies, by situation and emotion.
 
         Raises:
-            MarkError: there is no such arm.
+            DataError: there is no such arm.
         """
         found: Any = self.marked[self.marked["arm"] == arm]
         if found.empty:
-            raise MarkError(f"no arm {arm!r}; there are {', '.join(self.arms)}.")
+            raise DataError(f"no arm {arm!r}; there are {', '.join(self.arms)}.")
         return found.sort_values(["situation", "emotion"], ignore_index=True)
 
     def rate(self, arm: str, name: str = "joint") -> Estimate:
@@ -81,12 +82,12 @@ class Control:
         """Difference of two arms in a mark, reply by reply; scenarios are resampled whole.
 
         Raises:
-            MarkError: the arms did not reply to the same situations.
+            DataError: the arms did not reply to the same situations.
         """
         one, other = self.of(first), self.of(second)
         keys = ["situation", "emotion"]
         if not one[keys].equals(other[keys]):
-            raise MarkError(f"{first!r} and {second!r} did not reply to the same situations.")
+            raise DataError(f"{first!r} and {second!r} did not reply to the same situations.")
         return bootstrap_mean(
             _values(one, name) - _values(other, name), clusters=list(one["scenario"])
         )

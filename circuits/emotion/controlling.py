@@ -129,7 +129,7 @@ def evaluate(
         All replies with their marks.
 
     Raises:
-        MarkError: no arm is ``unmodulated``.
+        DataError: no arm is ``unmodulated``.
     """
     written: list[pd.DataFrame] = []
     for arm in arms:

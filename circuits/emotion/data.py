@@ -14,7 +14,7 @@ from typing import Literal, TypeVar, get_args
 from interp.brief import brief
 from interp.data.records import placed_rows
 from interp.data.schema import ClosedRow, Row, Text, checked
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]
 Label = Literal[Emotion, "neutral"]
@@ -161,7 +161,7 @@ def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
             ``neutral`` and ``negative``.
 
     Raises:
-        DataFileError: the file is missing or malformed, has no rows, or uses an id twice; the
+        DataError: the file is missing or malformed, has no rows, or uses an id twice; the
             message names file and line.
     """
     scenarios = tuple(
@@ -176,7 +176,7 @@ def load_vignettes(path: str | Path) -> tuple[Vignette, ...]:
     """Read vignettes: rows of ``id``, ``emotion`` and ``text``.
 
     Raises:
-        DataFileError: as `load_scenarios`, or an emotion is none of `LABELS`.
+        DataError: as `load_scenarios`, or an emotion is none of `LABELS`.
     """
     vignettes = tuple(
         Vignette(row.id, row.emotion, row.text, where) for where, row in _rows(path, _VignetteRow)
@@ -189,7 +189,7 @@ def load_replies(path: str | Path) -> tuple[Reply, ...]:
     """Read replies: rows of the attributes of `Reply`, with the reply's text as ``reply``.
 
     Raises:
-        DataFileError: as `load_scenarios`, or an emotion or a valence is unknown.
+        DataError: as `load_scenarios`, or an emotion or a valence is unknown.
     """
     replies = tuple(
         Reply(**row.model_dump(exclude={"reply"}), text=row.reply, where=where)
@@ -205,7 +205,7 @@ R = TypeVar("R", bound=Row)
 def _rows(path: str | Path, kind: type[R]) -> list[tuple[str, R]]:
     lines = placed_rows(path)
     if not lines:
-        raise DataFileError(f"{path} holds no rows; give at least one.")
+        raise DataError(f"{path} holds no rows; give at least one.")
     return [(where, checked(kind, row, where)) for where, row in lines]
 
 
@@ -221,7 +221,7 @@ def _require_unique(ids: list[tuple[str, str]]) -> None:
     repeated = [name for name, times in Counter(name for name, _ in ids).items() if times > 1]
     if repeated:
         first, second = [where for name, where in ids if name == repeated[0]][:2]
-        raise DataFileError(
+        raise DataError(
             f"{second}: id {shown(repeated[0])} was used before, in {first}; give every row "
             "its own id."
         )

@@ -120,7 +120,7 @@ class Directions:
         """Read what `save` wrote.
 
         Raises:
-            EmotionCircuitError: they are of other weights.
+            PlanError: they are of other weights.
             RunFolderError: the folder is missing or damaged.
         """
         read, arrays = read_of(Path(path), "emotion directions", model)

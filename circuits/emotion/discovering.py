@@ -78,7 +78,7 @@ def discover(
 
     Raises:
         RunFolderError: `out` holds another discovery, or something else.
-        StatesError: a style that the frames do not have.
+        DataError: a style that the frames do not have.
     """
     chosen = settings or Settings()
     given = (model, scenarios, frames, replies, progress or (lambda stage, done, total: None))

@@ -149,7 +149,7 @@ class Discovery:
         """The same, which is a model's own.
 
         Raises:
-            EmotionCircuitError: it was made in other weights.
+            PlanError: it was made in other weights.
         """
         check_model("the discovery", self.model, self.weights_hash, model)
         return self

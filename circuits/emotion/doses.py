@@ -9,7 +9,6 @@ from jaxtyping import Float
 from pydantic import AfterValidator, ConfigDict
 
 from circuits.emotion.arms import (
-    ArmError,
     Circuits,
     Tables,
     masked,
@@ -26,6 +25,7 @@ from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
 from interp.brief import brief
 from interp.data.schema import NO_OTHERS, Amount, Dose, Index
+from interp.errors import PlanError
 
 if TYPE_CHECKING:
     from circuits.emotion.discovery import Discovery
@@ -109,7 +109,7 @@ def steer(found: "Discovery", dose: SteeringDose) -> Modulation:
     """Steering along a discovery's directions.
 
     Raises:
-        ArmError: the model does not have these layers, or a dose is of no known emotion.
+        PlanError: the model does not have these layers, or a dose is of no known emotion.
     """
     directions = found.directions.resid_post * _parts(dose.own, dose.fraction)[:, None, None]
     made = steering(directions, _layers(found, dose.layers), dose.fraction)
@@ -120,7 +120,7 @@ def modulate(found: "Discovery", dose: CircuitDose, tables: Tables | None = None
     """Modulation of a discovery's circuit, or of other tables at the same dose.
 
     Raises:
-        ArmError: there is no such preset, the model does not have these layers, or a dose is of
+        PlanError: there is no such preset, the model does not have these layers, or a dose is of
             no known emotion.
     """
     tables = circuit_tables(found, dose.preset) if tables is None else tables
@@ -141,7 +141,7 @@ def _parts(own: Mapping[Any, float], common: float) -> Float[torch.Tensor, " emo
     """Each emotion's dose as a part of the common one."""
     unknown = sorted(set(own) - set(EMOTIONS))
     if unknown:
-        raise ArmError(f"a dose for {unknown[0]!r}, which is none of {', '.join(EMOTIONS)}.")
+        raise PlanError(f"a dose for {unknown[0]!r}, which is none of {', '.join(EMOTIONS)}.")
     return torch.tensor([own.get(emotion, common) / common for emotion in EMOTIONS])
 
 
@@ -149,14 +149,14 @@ def circuit_tables(found: "Discovery", preset: str) -> Tables:
     """Differences of the circuits of one preset.
 
     Raises:
-        ArmError: there is no such preset.
+        PlanError: there is no such preset.
     """
     return masked(found.differences, _circuits(found, preset))
 
 
 def _circuits(found: "Discovery", preset: str) -> Circuits:
     if preset not in found.circuits:
-        raise ArmError(
+        raise PlanError(
             f"no circuits {preset!r} in this discovery; it has {', '.join(found.circuits)}."
         )
     return found.circuits[preset]
@@ -172,7 +172,7 @@ def _layers(found: "Discovery", layers: Layers) -> Sequence[int]:
     n = found.directions.resid_post.shape[1]
     first, last = layers
     if not 0 <= first <= last < n:
-        raise ArmError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
+        raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
     return range(first, last + 1)
 
 
@@ -206,7 +206,7 @@ def modulated_arms(found: "Discovery", doses: Doses, seed: int = 0) -> list[Arm]
         seed: of the random circuit.
 
     Raises:
-        ArmError: a dose does not fit the discovery.
+        PlanError: a dose does not fit the discovery.
     """
     dose, differences = doses.circuit, found.differences
     circuits = _circuits(found, dose.preset)

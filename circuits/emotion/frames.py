@@ -18,7 +18,7 @@ from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.records import read_json
 from interp.data.schema import NO_OTHERS, Count, Row, Text, checked
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 Distance = Literal["near", "far"]
 DISTANCES: tuple[str, ...] = get_args(Distance)
@@ -129,7 +129,7 @@ def load_frames(path: str | Path) -> Frames:
         path: a JSON file of the form of the shipped ``emotion_frames``, or that name.
 
     Raises:
-        DataFileError: the file is missing or malformed, a set lacks an emotion, two emotions share
+        DataError: the file is missing or malformed, a set lacks an emotion, two emotions share
             a word, or a prompt lacks a field or has another; the message names the place.
     """
     path = locate(path, "a JSON file of frames")
@@ -144,7 +144,7 @@ def load_frames(path: str | Path) -> Frames:
     _check_fields(found.vignette, {"text"}, f"{path}, vignette")
     frames = {frame.name: frame for frame in found.frames}
     if len(frames) < len(found.frames):
-        raise DataFileError(f"{path}: two frames have the same name; give each its own.")
+        raise DataError(f"{path}: two frames have the same name; give each its own.")
     return Frames(found.words, frames, shown_with, found.vignette)
 
 
@@ -158,7 +158,7 @@ class _FramesFile(Row):
 def _check_frame(frame: Frame, file: str) -> None:
     where = f"{file}, frame {shown(frame.name)}"
     if (frame.system is None) != (frame.neutral_system is None):
-        raise DataFileError(f"{where}: give both system and neutral_system, or neither.")
+        raise DataError(f"{where}: give both system and neutral_system, or neither.")
     words = {"scenario", "event", "word"}
     _check_fields(frame.text, words, where, frame.system)
     _check_fields(frame.neutral, words - {"word"}, where, frame.neutral_system)
@@ -167,7 +167,7 @@ def _check_frame(frame: Frame, file: str) -> None:
 def _check_words(words: Mapping[str, Mapping[str, str]], file: str) -> None:
     for name, row in words.items():
         if tuple(row) != EMOTIONS:
-            raise DataFileError(
+            raise DataError(
                 f"{file}, words {shown(name)}: has {shown(', '.join(row))[1:-1]}; "
                 f"it must have {', '.join(EMOTIONS)}, in this order."
             )
@@ -175,17 +175,17 @@ def _check_words(words: Mapping[str, Mapping[str, str]], file: str) -> None:
         w for w, n in Counter(w for row in words.values() for w in row.values()).items() if n > 1
     ]
     if twice:
-        raise DataFileError(f"{file}: {shown(min(twice))} stands for two sets or emotions.")
+        raise DataError(f"{file}: {shown(min(twice))} stands for two sets or emotions.")
 
 
 def _check_fields(template: str, fields: set[str], where: str, system: str | None = None) -> None:
     try:
         parts = [part for text in (template, system or "") for part in Formatter().parse(text)]
     except ValueError as error:
-        raise DataFileError(f"{where}: {error}; write {{{{ for a brace.") from error
+        raise DataError(f"{where}: {error}; write {{{{ for a brace.") from error
     found = {name for _, name, _, _ in parts if name is not None}
     if found != fields or any(form or conversion for _, _, form, conversion in parts):
-        raise DataFileError(
+        raise DataError(
             f"{where}: has the fields {shown(sorted(found))}, and must have {sorted(fields)}, each "
             "as {name} alone."
         )

@@ -24,15 +24,11 @@ from circuits.emotion.data import LABELS, Emotion, Label
 from interp.brief import brief
 from interp.data.records import placed_rows
 from interp.data.schema import Row, Text, checked
-from interp.errors import InterpError
+from interp.errors import DataError
 
 OPENER = 3
 """Words that count as a reply's opener."""
 BINS = 15
-
-
-class JudgeError(InterpError):
-    """Replies from which no judge can be fitted or measured."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
     """Read judged replies: rows of ``gen_text``, ``emotion``, ``match`` and ``skeleton_id``.
 
     Raises:
-        DataFileError: the file is missing or malformed; the message names file and line.
+        DataError: the file is missing or malformed; the message names file and line.
     """
     rows = [checked(_VerdictRow, row, where) for where, row in placed_rows(path)]
     return tuple(Verdict(r.gen_text, r.emotion, bool(r.match), r.skeleton_id) for r in rows)
@@ -100,7 +96,7 @@ def load_labelled(path: str | Path, part: str) -> tuple[Labelled, ...]:
             over, so that no judge is fitted on replies it is to judge.
 
     Raises:
-        DataFileError: the file is missing or malformed; the message names file and line.
+        DataError: the file is missing or malformed; the message names file and line.
     """
     rows = [checked(_LabelledRow, row, where) for where, row in placed_rows(path)]
     return tuple(Labelled(r.reply, r.label, r.situation) for r in rows if r.part == part)
@@ -143,7 +139,7 @@ def fit_judge(replies: Sequence[Labelled], folds: int = 5, make: Make | None = N
         make: what makes a classifier of texts; `by_words` by default.
 
     Raises:
-        JudgeError: a label does not occur, or there are fewer scenarios than folds.
+        DataError: a label does not occur, or there are fewer scenarios than folds.
 
     Source: Guo et al. 2017 (arXiv 1706.04599), temperature scaling.
     """
@@ -195,13 +191,13 @@ def _temperature(logits: Float[np.ndarray, "text label"], truth: Int[np.ndarray,
 def _require_all(replies: Sequence[Labelled], folds: int) -> None:
     missing = [label for label in LABELS if label not in {r.label for r in replies}]
     if missing:
-        raise JudgeError(
+        raise DataError(
             f"no reply is labelled {', '.join(missing)}; a judge needs all of {', '.join(LABELS)} "
             "(neutral: replies to a prompt that asks for no emotion)."
         )
     n = len({r.group for r in replies})
     if n < folds:
-        raise JudgeError(f"{n} scenarios cannot be dealt to {folds} folds; give more or fewer.")
+        raise DataError(f"{n} scenarios cannot be dealt to {folds} folds; give more or fewer.")
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -280,7 +276,7 @@ def cross_validate(
         make: what makes a classifier of texts; `by_words` by default.
 
     Raises:
-        JudgeError: a label does not occur, or there are fewer scenarios than folds.
+        DataError: a label does not occur, or there are fewer scenarios than folds.
     """
     _require_all(replies, folds)
     truth, fold_of = _codes(replies), _folds(replies, folds)

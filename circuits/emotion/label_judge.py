@@ -15,15 +15,11 @@ from circuits.emotion.decoding import read_prompts
 from circuits.emotion.fluency import surprise
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
-from interp.errors import InterpError
+from interp.errors import DataError
 from interp.model.model import Model
 
 CONTENT_FREE = ("...", "N/A", "It is ten.")
 AT_ONCE = 64
-
-
-class LabelJudgeError(InterpError):
-    """Examples from which no question can be made."""
 
 
 @brief
@@ -89,7 +85,7 @@ def label_judge(
         temperature: of the judge.
 
     Raises:
-        LabelJudgeError: too few events have a reply for every label.
+        DataError: too few events have a reply for every label.
 
     Source: Zhao et al. 2021 (arXiv 2102.09690), calibration by content-free texts.
     """
@@ -98,7 +94,7 @@ def label_judge(
         events.setdefault(reply.event_id, {})[reply.emotion] = reply
     whole = [rows for rows in events.values() if set(rows) == set(LABELS)]
     if len(whole) < orders:
-        raise LabelJudgeError(
+        raise DataError(
             f"{len(whole)} events have a reply for each of {', '.join(LABELS)}; {orders} orders "
             "need as many."
         )

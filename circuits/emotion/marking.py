@@ -25,14 +25,10 @@ from circuits.emotion.situations import NOTHING, Asking
 from circuits.emotion.tokens import token_prompt
 from interp.brief import brief
 from interp.data.schema import NO_OTHERS, Amount, Count, Finite, Index
-from interp.errors import InterpError
+from interp.errors import DataError
 from interp.model.model import Model
 
 MARKS = ("expressed", "coherent", "relevant", "joint")
-
-
-class MarkError(InterpError):
-    """Replies that cannot be marked, or marks that are missing."""
 
 
 class Judges(Protocol):
@@ -133,14 +129,14 @@ def against(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
         unmodulated: those of the unmodulated arm to the same situations.
 
     Raises:
-        MarkError: a situation has no unmodulated reply.
+        DataError: a situation has no unmodulated reply.
     """
     plain: dict[Any, float] = dict(
         zip(unmodulated["situation"], unmodulated["surprise"], strict=True)
     )
     missing = sorted(set(table["situation"]) - set(plain))
     if missing:
-        raise MarkError(f"no unmodulated reply to {missing[0]!r}; write that arm, too.")
+        raise DataError(f"no unmodulated reply to {missing[0]!r}; write that arm, too.")
     before = np.array([plain[situation] for situation in table["situation"]])
     return table.assign(ratio=np.exp(table["surprise"].to_numpy(float) - before))
 
@@ -160,12 +156,12 @@ def mark(table: pd.DataFrame, limits: Limits, judge: str) -> pd.DataFrame:
     """Add the `MARKS` of every reply by one judge.
 
     Raises:
-        MarkError: the judge has not read these replies.
+        DataError: the judge has not read these replies.
     """
     said = f"said_{judge}"
     if said not in table:
         known = [str(name)[5:] for name in table.columns if str(name).startswith("said_")]
-        raise MarkError(f"judge {judge!r} has not read these replies; {', '.join(known)} have.")
+        raise DataError(f"judge {judge!r} has not read these replies; {', '.join(known)} have.")
     expressed = table[said] == table["emotion"]
     coherent = (
         (table["faults"] == "")

@@ -100,7 +100,7 @@ def default_judges(
         folds: parts for the judges' temperatures.
 
     Raises:
-        JudgeError: the replies lack a label.
+        DataError: the replies lack a label.
     """
     rows = training_replies(replies, verdicts, plain, labelled)
     return {"reader": fit_judge(rows, folds, make), "words": fit_judge(rows, folds)}

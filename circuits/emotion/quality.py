@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from circuits.emotion.overlap import words
 from interp.brief import brief
-from interp.errors import InterpError
+from interp.errors import DataError
 
 MOST_SENTENCES = 2
 RUN = 3
@@ -37,10 +37,6 @@ _COARSE = re.compile(
     r"kill(?:ed|s|ing)?|jews?|muslims?|blacks?|gays?)\b\**",
     re.IGNORECASE,
 )
-
-
-class QualityError(InterpError):
-    """Replies and events that cannot be compared."""
 
 
 @brief
@@ -160,15 +156,15 @@ def relevance(
         A rank of 0 to 1 a reply; 0.5 is chance.
 
     Raises:
-        QualityError: the lists differ in length, or there is one scenario alone.
+        DataError: the lists differ in length, or there is one scenario alone.
     """
     if not len(replies) == len(prompts) == len(groups):
-        raise QualityError(
+        raise DataError(
             f"{len(replies)} replies, {len(prompts)} prompts and {len(groups)} groups; give each "
             "reply its prompt and its scenario."
         )
     if len(set(groups)) < 2:
-        raise QualityError("all prompts are of one scenario; relevance needs another to compare.")
+        raise DataError("all prompts are of one scenario; relevance needs another to compare.")
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True)
     asked = vectors.fit_transform(prompts)
     alike = (vectors.transform(replies) @ asked.T).toarray()

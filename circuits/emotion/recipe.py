@@ -62,7 +62,7 @@ class Recipe:
         """Read a recipe from a file, or a shipped one by its name.
 
         Raises:
-            DataFileError: no such file or name, or it is malformed; the field is named.
+            DataError: no such file or name, or it is malformed; the field is named.
         """
         file = locate(path, "a recipe file", RECIPES)
         return checked(cls, read_json(file, "recipe (JSON)"), str(file))

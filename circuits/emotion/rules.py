@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from circuits.emotion.data import LABELS, NEUTRAL, THEMES, Reply, Scenario, Vignette
 from circuits.emotion.lexicon import coloured_words, emotion_names
 from circuits.emotion.overlap import overlaps, words
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 SCENARIO_WORDS = (10, 20)
 EVENT_WORDS = (8, 25)
@@ -49,13 +49,13 @@ def require(findings: Iterable[Finding]) -> None:
     """Refuse data that breaks a rule.
 
     Raises:
-        DataFileError: there is a finding; the message gives the first and the count by rule.
+        DataError: there is a finding; the message gives the first and the count by rule.
     """
     found = list(findings)
     if found:
         rules = ", ".join(f"{n} × {rule}" for rule, n in Counter(f.rule for f in found).items())
         first = found[0]
-        raise DataFileError(f"{first.where}: {first.message} Mend the file; found in all: {rules}.")
+        raise DataError(f"{first.where}: {first.message} Mend the file; found in all: {rules}.")
 
 
 # --- scenarios -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from circuits.emotion.directions import Directions
 from circuits.emotion.states import States
 from interp.attribution.jacobians import with_fixed_scale
 from interp.brief import brief
-from interp.errors import InterpError
+from interp.errors import PlanError
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.forward.projections import writer
 from interp.model.model import Model
@@ -26,10 +26,6 @@ Kind = Literal["paper", "centred"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 AT_ONCE = 512
 """Prompts whose heads are taken off together."""
-
-
-class ScoreError(InterpError):
-    """A score that a model's blocks do not have."""
 
 
 @brief
@@ -68,7 +64,7 @@ def scores(
             norm after attention.
 
     Raises:
-        ScoreError: `normed_heads` for a model whose attention and MLP run in parallel.
+        PlanError: `normed_heads` for a model whose attention and MLP run in parallel.
     """
     own = torch.arange(found.resid_mid.shape[1])
     neurons = neuron_table(model, found, directions)
@@ -144,7 +140,7 @@ def head_table(
     """Mean loss, over groups, of each head zeroed under each emotion's prompts.
 
     Raises:
-        ScoreError: as `scores`.
+        PlanError: as `scores`.
     """
     n_groups, n = len(found), found.z.shape[1]
     out: list[Tensor] = []
@@ -175,11 +171,11 @@ def head_parts(
         normed: read what the MLP reads, after its norm, instead of the stream.
 
     Raises:
-        ScoreError: as `scores`.
+        PlanError: as `scores`.
     """
     parts = model.arch.parts
     if normed and parts.parallel:
-        raise ScoreError(
+        raise PlanError(
             f"{model.name} runs attention and MLP in parallel, so nothing normed follows its "
             "attention; score heads with normed_heads=False."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from circuits.emotion.data import EMOTIONS, THEMES, VALENCES, Reply, Scenario
 from circuits.emotion.frames import Frames, Prompt
 from interp.brief import brief
-from interp.errors import DataFileError, PlanError
+from interp.errors import DataError, PlanError
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def situations(scenarios: Sequence[Scenario], n: int) -> tuple[Situation, ...]:
     their next event.
 
     Raises:
-        DataFileError: the file has fewer events.
+        DataError: the file has fewer events.
     """
     most = len(scenarios) * len(VALENCES)
     if n > most:
-        raise DataFileError(
+        raise DataError(
             f"{n} situations asked for, but there are {len(scenarios)} scenarios, {most} events."
         )
     by_theme: dict[str, list[Scenario]] = defaultdict(list)
@@ -131,7 +131,7 @@ class Asking:
         found = {(r.theme, r.valence): r for r in self.demonstrations if r.emotion == own}
         missing = next((key for key in wanted if key not in found), None)
         if missing is not None:
-            raise DataFileError(
+            raise DataError(
                 f"no reply in {own} of theme {missing[0]!r} to a {missing[1]} event, which "
                 "demonstrations need; add one to the file of replies."
             )

@@ -15,16 +15,12 @@ from circuits.emotion.frames import Frame, Frames
 from circuits.emotion.tokens import token_prompt
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
-from interp.errors import InterpError, did_you_mean
+from interp.errors import DataError, did_you_mean
 from interp.model.model import Model
 from interp.results import folder
 
 TENSORS = ("resid_mid", "resid_post", "z", "mlp_post")
 LABELS = ("themes", "texts", "styles")
-
-
-class StatesError(InterpError):
-    """Groups that are not complete, or a style that the frames do not have."""
 
 
 @brief
@@ -89,13 +85,11 @@ class States:
         """The groups of one style.
 
         Raises:
-            StatesError: there is none.
+            DataError: there is none.
         """
         chosen = [i for i, one in enumerate(self.styles) if one == style]
         if not chosen:
-            raise StatesError(
-                f"no group has the style {style!r}. {did_you_mean(style, self.styles)}"
-            )
+            raise DataError(f"no group has the style {style!r}. {did_you_mean(style, self.styles)}")
         return self.only(chosen)
 
     def save(self, path: str | Path) -> Path:
@@ -137,13 +131,13 @@ def states(
         progress: called with (groups done, groups in all).
 
     Raises:
-        StatesError: there is no group, or one lacks an emotion.
+        DataError: there is no group, or one lacks an emotion.
     """
     if not groups:
-        raise StatesError("there are no groups; give at least one text in all emotions.")
+        raise DataError("there are no groups; give at least one text in all emotions.")
     for group in groups:
         if len(group.prompts) != len(EMOTIONS):
-            raise StatesError(
+            raise DataError(
                 f"the group of {group.text} has {len(group.prompts)} prompts; it takes one for "
                 f"each of {', '.join(EMOTIONS)}, and incomplete groups are to be left out."
             )
@@ -178,7 +172,7 @@ def groups_of(
         double_bos: as `token_prompt`.
 
     Raises:
-        StatesError: the frames lack a style's frame or word set.
+        DataError: the frames lack a style's frame or word set.
     """
     words = [_style(frames, style) for style in styles]
     out: list[Group] = []
@@ -197,5 +191,5 @@ def _style(frames: Frames, style: str) -> tuple[Frame, Mapping[str, str]]:
     frame, _, words = style.partition(":")
     if frame not in frames.frames or words not in frames.words:
         known = [f"{f}:{w}" for f in frames.frames for w in frames.words]
-        raise StatesError(f"unknown style {style!r}. {did_you_mean(style, known)}")
+        raise DataError(f"unknown style {style!r}. {did_you_mean(style, known)}")
     return frames.frames[frame], frames.words[words]

@@ -2,12 +2,8 @@
 
 from circuits.emotion.frames import Prompt
 from interp.data.prompts import TokenPrompt
-from interp.errors import InterpError, shown
+from interp.errors import ModelError, shown
 from interp.model.model import Model
-
-
-class ChatError(InterpError):
-    """A chat prompt for a model that has no chat template."""
 
 
 def token_prompt(model: Model, prompt: Prompt, *, double_bos: bool = False) -> TokenPrompt:
@@ -21,12 +17,12 @@ def token_prompt(model: Model, prompt: Prompt, *, double_bos: bool = False) -> T
             does (Llama then gets two BOS tokens).
 
     Raises:
-        ChatError: the prompt has a system turn and the tokenizer no chat template.
+        ModelError: the prompt has a system turn and the tokenizer no chat template.
     """
     if prompt.system is None:
         return TokenPrompt(tuple(model.encode(prompt.text)))
     if not getattr(model.tokenizer, "chat_template", None):
-        raise ChatError(
+        raise ModelError(
             f"{model.name} has no chat template, so the system turn {shown(prompt.system)} cannot "
             "be put before it; use a frame without a system turn, such as 'felt'."
         )

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
-from circuits.emotion.states import States, StatesError
+from circuits.emotion.states import States
 from interp.brief import brief
+from interp.errors import DataError
 from interp.statistics import bootstrap_mean
 
 N_PERMUTATIONS = 999
@@ -134,7 +135,7 @@ def left_out(train: States, test: States, name: str) -> Reading:
     layer 0 on, and shows nothing more.
 
     Raises:
-        StatesError: no theme of `test` leaves any other in `train`.
+        DataError: no theme of `test` leaves any other in `train`.
     """
     readings: list[Reading] = []
     for theme in dict.fromkeys(test.themes):
@@ -143,7 +144,7 @@ def left_out(train: States, test: States, name: str) -> Reading:
         if rest:
             readings.append(read_groups(Directions.of(train.only(rest)), test.only(own), name))
     if not readings:
-        raise StatesError(f"all groups are of the theme {test.themes[0]!r}; give a second one.")
+        raise DataError(f"all groups are of the theme {test.themes[0]!r}; give a second one.")
     return joined(readings, name)
 
 

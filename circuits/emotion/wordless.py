@@ -11,9 +11,10 @@ from circuits.emotion.data import EMOTIONS, NEUTRAL, Reply, Vignette
 from circuits.emotion.directions import Directions
 from circuits.emotion.frames import Frames, Prompt
 from circuits.emotion.situations import Asking, Situation
-from circuits.emotion.states import Group, StatesError
+from circuits.emotion.states import Group
 from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import Reading, read_states
+from interp.errors import DataError
 from interp.model.model import Model
 
 DEMONSTRATIONS = "demonstrations"
@@ -40,7 +41,7 @@ def reply_groups(model: Model, frames: Frames, replies: Sequence[Reply]) -> list
     """Each event with its reply in all emotions: what is read is the reply's last token.
 
     Raises:
-        StatesError: an event lacks an emotion.
+        DataError: an event lacks an emotion.
     """
     by_event: dict[str, dict[str, Reply]] = {}
     for reply in replies:
@@ -49,7 +50,7 @@ def reply_groups(model: Model, frames: Frames, replies: Sequence[Reply]) -> list
     for event, row in by_event.items():
         missing = [emotion for emotion in EMOTIONS if emotion not in row]
         if missing:
-            raise StatesError(f"event {event} has no reply in {missing[0]}; leave it out.")
+            raise DataError(f"event {event} has no reply in {missing[0]}; leave it out.")
         query = frames.demonstrations.query
         prompts = tuple(
             token_prompt(model, Prompt(query.format(scenario=r.scenario, event=r.event) + r.text))

@@ -7,14 +7,15 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.query_value.causal import validate
     from circuits.query_value.finding import find
-    from circuits.query_value.questions import Question, QuestionError
+    from circuits.query_value.questions import Question
     from circuits.query_value.result import ChosenLayers, QueryValue
     from circuits.query_value.validation import Validation
+    from interp.errors import DataError
 
 __all__ = [
     "ChosenLayers",
     "Question",
-    "QuestionError",
+    "DataError",
     "QueryValue",
     "Validation",
     "find",

@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.query_value.questions import Question, QuestionError, questions, token_prompts
+from circuits.query_value.questions import Question, questions, token_prompts
 from circuits.query_value.result import QueryValue
 from circuits.query_value.validation import READOUTS, Validation
 from interp.ablation.components import Component
@@ -24,6 +24,7 @@ from interp.ablation.sets import ComponentSet
 from interp.brief import brief
 from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
+from interp.errors import DataError
 from interp.forward.hooks import Edit, hooked
 from interp.forward.layer_calls import positions_and_mask
 from interp.forward.recording import Values
@@ -91,7 +92,7 @@ def validate(
         progress: called with (prompts done, prompts in all).
 
     Raises:
-        QuestionError: a prompt was used for discovery, a cluster has no discovery prompt, the
+        DataError: a prompt was used for discovery, a cluster has no discovery prompt, the
             result is of another model, or the model answers none of the prompts.
         StatisticsError: too few other neurons in a layer for a random set.
     """
@@ -134,7 +135,7 @@ def _new_questions(
 ) -> tuple[list[Question], list[Excluded]]:
     """What the model answers of the prompts, none of which the result has seen."""
     if model.weights_hash != result.weights_hash:
-        raise QuestionError(
+        raise DataError(
             f"the result is of {result.model} with other weights than {model.name}; find its "
             "neurons first."
         )
@@ -142,12 +143,12 @@ def _new_questions(
     seen = {one.prompt.ids for one in result.questions}
     twice = [one.text for one in asked if one.prompt.ids in seen]
     if twice:
-        raise QuestionError(
+        raise DataError(
             f"{len(twice)} prompts were used to find the neurons, such as {twice[0]!r}; validate "
             "on others."
         )
     if not asked:
-        raise QuestionError(
+        raise DataError(
             f"{model.name} answers none of the {len(excluded)} prompts; give easier ones."
         )
     return asked, excluded
@@ -173,7 +174,7 @@ def _sets(
     keep = [neuron not in set(query) for neuron in every]
     sign = torch.tensor(np.sign(value["coefficient"].to_numpy()[keep]), dtype=torch.float32)
     if not query or not len(sign):
-        raise QuestionError(
+        raise DataError(
             f"cluster {cluster!r} has {len(query)} query neurons of positive score and "
             f"{len(sign)} value neurons besides; raise n_value, or find with more prompts."
         )

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from circuits.query_value.lens import LOGITS_AT_ONCE, Lens, scaled
 from circuits.query_value.trace import TOLERANCE, Trace, output_rows
-from interp.errors import SiteError
+from interp.errors import PlanError
 
 
 def every_neuron(
@@ -32,7 +32,7 @@ def every_neuron(
         progress: called with (layers done, layers in all).
 
     Raises:
-        SiteError: a norm's maps at two prompts differ by more than a factor.
+        PlanError: a norm's maps at two prompts differ by more than a factor.
     """
     model = runs[0].model
     final = _factors(lambda run, x: scaled(model, run.final, x), runs)
@@ -99,7 +99,7 @@ def _factors(
     factor = mapped @ mapped[0] / mapped[0].square().sum()
     error = (mapped - factor[:, None] * mapped[0]).norm(dim=1) / mapped.norm(dim=1)
     if float(error.max()) > TOLERANCE:
-        raise SiteError(
+        raise PlanError(
             f"{runs[0].model.name}: a norm's linear part is not the same up to a factor at two "
             "prompts, so its neurons cannot be projected together; use the `top` neurons."
         )

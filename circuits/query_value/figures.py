@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from circuits.query_value.questions import QuestionError
+from interp.errors import DataError
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
 from interp.results.style import GREY, PALETTE, add_band, label, styled
 
@@ -75,11 +75,11 @@ def plot_prompt(result: "QueryValue", prompt: str) -> go.Figure:
         prompt: the prompt's id.
 
     Raises:
-        QuestionError: no such prompt.
+        DataError: no such prompt.
     """
     ids = [one.id for one in result.questions]
     if prompt not in ids:
-        raise QuestionError(f"no prompt {prompt!r}; this result has {', '.join(ids[:5])} ….")
+        raise DataError(f"no prompt {prompt!r}; this result has {', '.join(ids[:5])} ….")
     row = ids.index(prompt)
     tokens = result.tokens[row]
     figure = make_subplots(
@@ -138,7 +138,7 @@ def report(result: "QueryValue", prompt: str | None = None, seed: int = 0) -> Re
         seed: of the intervals.
 
     Raises:
-        QuestionError: no such prompt.
+        DataError: no such prompt.
     """
     drawn = prompt or result.questions[0].id
     chosen = result.layers(*[min(3, result.scores.sizes["layer"] // 2)] * 2)

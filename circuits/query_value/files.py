@@ -7,7 +7,7 @@ from typing import Any
 from interp.data.prompts import TokenPrompt, prompt
 from interp.data.records import placed_rows
 from interp.data.schema import ClosedRow, Text, checked
-from interp.errors import DataFileError
+from interp.errors import DataError
 from interp.model.model import Model
 
 
@@ -35,11 +35,11 @@ def load_rows(source: str | Path) -> list[Row]:
     """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub.
 
     Raises:
-        DataFileError: it is missing or empty, or a line is malformed; the message names the line.
+        DataError: it is missing or empty, or a line is malformed; the message names the line.
     """
     rows = [checked(Row, record, where) for where, record in placed_rows(source, "prompts")]
     if not rows:
-        raise DataFileError(f"{source} holds no prompts; write one JSON object per line.")
+        raise DataError(f"{source} holds no prompts; write one JSON object per line.")
     return rows
 
 
@@ -47,6 +47,6 @@ def token_prompts_of(model: Model, rows: Sequence[Row]) -> list[TokenPrompt]:
     """The rows' prompts with their spans.
 
     Raises:
-        PairError: a span does not occur exactly once.
+        DataError: a span does not occur exactly once.
     """
     return [prompt(model, row.prompt, **row.spans) for row in rows]

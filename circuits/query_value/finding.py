@@ -11,11 +11,12 @@ import xarray as xr
 
 from circuits.query_value.every import every_neuron
 from circuits.query_value.query import PATHS, WRITERS, QueryScores, query_scores
-from circuits.query_value.questions import Question, QuestionError, questions
+from circuits.query_value.questions import Question, questions
 from circuits.query_value.result import SUBLAYERS, QueryValue
 from circuits.query_value.trace import Trace, trace
 from circuits.query_value.value import ValueNeurons, ValueScores, lens_of, value_scores
 from interp.data.prompts import TokenPrompt
+from interp.errors import DataError
 from interp.forward.blocks import neuron_keys
 from interp.model.model import Model
 from interp.progress import Progress, reported
@@ -55,9 +56,9 @@ def find(
         progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
-        QuestionError: prompts and answers do not fit, or the model answers none of them.
-        PairError: an answer is not one token.
-        SiteError: a layer that is not there, or a model to which the method does not apply.
+        DataError: prompts and answers do not fit, or the model answers none of them.
+        DataError: an answer is not one token.
+        PlanError: a layer that is not there, or a model to which the method does not apply.
 
     Source: Yu & Ananiadou, arXiv 2312.12141; ACE, arXiv 2510.07896, equations 9 and 10.
     """
@@ -65,11 +66,11 @@ def find(
     chosen = list(range(model.arch.n_layers)) if layers is None else sorted(set(layers))
     model.check_layers(chosen)
     if not chosen or top < 1 or top_query < 1:
-        raise QuestionError("give at least one layer, and `top` and `top_query` of at least 1.")
+        raise DataError("give at least one layer, and `top` and `top_query` of at least 1.")
     neuron_keys(model, 0, key)
     asked, excluded = questions(model, prompts, answers, labels, clusters)
     if not asked:
-        raise QuestionError(
+        raise DataError(
             f"{model.name} answers none of the {len(excluded)} prompts as given; first: "
             f"{excluded[0].where!r}, {excluded[0].reason}."
         )

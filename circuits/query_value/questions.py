@@ -7,13 +7,9 @@ import torch
 
 from interp.data.pairs import Excluded, single_token
 from interp.data.prompts import TokenPrompt, as_prompts
-from interp.errors import InterpError, PairError, shown
+from interp.errors import DataError, shown
 from interp.interventions.run import forward
 from interp.model.model import Model
-
-
-class QuestionError(InterpError):
-    """Prompts and answers that cannot be attributed or validated as they stand."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +62,17 @@ def questions(
         The questions whose answer is the model's top prediction, and the others with reasons.
 
     Raises:
-        QuestionError: not one answer, label or cluster a prompt, or one prompt given twice.
-        PairError: an answer of several tokens: its first token would answer another question.
+        DataError: not one answer, label or cluster a prompt, or one prompt given twice.
+        DataError: an answer of several tokens: its first token would answer another question.
     """
     rows = as_prompts(model, prompts)
     for name, given in (("answers", answers), ("labels", labels), ("clusters", clusters)):
         if given is not None and len(given) != len(rows):
-            raise QuestionError(
+            raise DataError(
                 f"{len(rows)} prompts came with {len(given)} {name}; give one a prompt."
             )
     if len({row.ids for row in rows}) < len(rows):
-        raise QuestionError("a prompt is given twice; give each one once.")
+        raise DataError("a prompt is given twice; give each one once.")
     texts = [_text(model, row) for row in rows]
     tokens = [
         _answer(model, row, text, answer)
@@ -112,7 +108,7 @@ def _text(model: Model, row: TokenPrompt) -> str:
 
 def _answer(model: Model, row: TokenPrompt, text: str, answer: str) -> int:
     if not answer.strip():
-        raise PairError(f"the prompt {shown(text)} has no answer; give one token of text.")
+        raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
     return single_token(model, text, list(row.ids), answer, f"the answer of {shown(text)},")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from circuits.query_value.questions import Question, QuestionError
+from circuits.query_value.questions import Question
 from circuits.query_value.value import BASE
 from interp.data.pairs import Excluded
+from interp.errors import DataError
 from interp.patching.result import vars_of
 from interp.statistics import Estimate, bootstrap_mean, spearman
 
@@ -132,14 +133,14 @@ class QueryValue:
         top ones strictly below the lowest value layer. Scores are summed over prompts.
 
         Raises:
-            QuestionError: the model has too few layers.
+            DataError: the model has too few layers.
 
         Source: ACE, arXiv 2510.07896, section 4; the released code lists layers by hand.
         """
         mean = self.by_layer().sel(sublayer="ffn").mean("prompt")
         n = mean.sizes["layer"]
         if n_query < 0 or n_value < 1 or n_query + n_value > n:
-            raise QuestionError(
+            raise DataError(
                 f"{n_query} query layers and {n_value} value layers do not fit the {n} layers of "
                 f"{self.model}; ask for fewer."
             )
@@ -162,11 +163,11 @@ class QueryValue:
             A row a label, score and layer: mean, its interval and the number of prompts.
 
         Raises:
-            QuestionError: not one label a prompt.
+            DataError: not one label a prompt.
         """
         given = [one.label for one in self.questions] if labels is None else list(labels)
         if len(given) != self.n_prompts or not all(given):
-            raise QuestionError(
+            raise DataError(
                 f"{sum(map(bool, given))} labels for {self.n_prompts} attributed prompts; give "
                 "each of `result.questions` one."
             )
@@ -232,7 +233,7 @@ class QueryValue:
     def _of(self, cluster: str | None) -> list[int]:
         mine = [i for i, one in enumerate(self.clusters) if cluster in (None, one)]
         if not mine:
-            raise QuestionError(f"no attributed prompt is of cluster {cluster!r}.")
+            raise DataError(f"no attributed prompt is of cluster {cluster!r}.")
         return mine
 
     def agreement(self, seed: int = 0) -> Estimate:

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import last_attention, norm, weight_of
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import record_layer_calls
@@ -149,7 +149,7 @@ def trace(model: Model, prompt: TokenPrompt) -> Trace:
     """Run a prompt once, layer by layer, and once more through each attention.
 
     Raises:
-        SiteError: the model lacks a site, or its blocks do not add up: a residual multiplier,
+        PlanError: the model lacks a site, or its blocks do not add up: a residual multiplier,
             or values that are normed after their projection.
     """
     for name in SITES_READ:
@@ -196,7 +196,7 @@ def _check(found: Trace, post: Tensor, z: Tensor) -> None:
     for what, total, whole in pairs:
         error = float((total - whole).norm() / whole.norm())
         if error > TOLERANCE:
-            raise SiteError(
+            raise PlanError(
                 f"{model.name}: {what} do not add up (relative error {error:.2g}); query and "
                 "value scores need blocks that add their sublayers' outputs as they are."
             )

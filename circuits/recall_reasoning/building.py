@@ -33,8 +33,8 @@ def build(
         seed: of splits and draws.
 
     Raises:
-        DataFileError: a file of the folder is missing.
-        PairError: a split is left without pairs.
+        DataError: a file of the folder is missing.
+        DataError: a split is left without pairs.
     """
     cells = set(design.cells)
     if model.name in ORGANISMS:
@@ -77,7 +77,7 @@ def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
     """Indirect objects; no name occurs in two splits.
 
     Raises:
-        PairError: a split is left without pairs.
+        DataError: a split is left without pairs.
     """
     splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
     names = tuple(sorted({text for pair in pairs for text in (pair.answer, pair.wrong_answer)}))
@@ -91,7 +91,7 @@ def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
     """Puzzles in both forms; no lexicon is in two splits.
 
     Raises:
-        PairError: a split is left without pairs.
+        DataError: a split is left without pairs.
     """
     rows: dict[str, list[Pair]] = {}
     for pair in pairs:

@@ -16,7 +16,7 @@ from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs
 from interp.data.records import read_jsonl
 from interp.data.schema import Index, Row, Text, checked
-from interp.errors import DataFileError, PairError, did_you_mean, shown
+from interp.errors import DataError, did_you_mean, shown
 from interp.results.files import write_text
 
 SPLITS = ("selection", "validation", "test")
@@ -121,10 +121,10 @@ def design_named(name: str) -> Design:
     """Look a design up.
 
     Raises:
-        PairError: unknown name; the message suggests the nearest.
+        DataError: unknown name; the message suggests the nearest.
     """
     if name not in DESIGNS:
-        raise PairError(f"unknown design {shown(name)}. {did_you_mean(name, DESIGNS)}")
+        raise DataError(f"unknown design {shown(name)}. {did_you_mean(name, DESIGNS)}")
     return DESIGNS[name]
 
 
@@ -164,10 +164,10 @@ class Data:
         """The pairs of one cell in one split.
 
         Raises:
-            PairError: there is no such cell.
+            DataError: there is no such cell.
         """
         if cell not in self.pairs[split]:
-            raise PairError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
+            raise DataError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
         return self.pairs[split][cell]
 
     def clusters(self, pairs: PromptPairs) -> list[str]:
@@ -218,7 +218,7 @@ def data_of(
     """Put records, each with split, cell and bridge, into their places.
 
     Raises:
-        PairError: a split lacks a cell, or a row is not a pair.
+        DataError: a split lacks a cell, or a row is not a pair.
     """
     cells = [c for c in CELLS if any(r["cell"] == c for r in records)]
     pairs: dict[str, dict[str, PromptPairs]] = {}
@@ -226,7 +226,7 @@ def data_of(
         rows = {c: [r for r in records if (r["split"], r["cell"]) == (split, c)] for c in cells}
         empty = next((c for c in cells if not rows[c]), None)
         if empty or not cells:
-            raise PairError(
+            raise DataError(
                 f"{source} has no pairs of {empty or 'any cell'} for the {split} split; "
                 f"{len(rejected)} rows were rejected"
                 + (f", first: {rejected[0].reason}" if rejected else ".")
@@ -256,24 +256,24 @@ def load_data(path: Path) -> Data:
     """Read what `Data.save` wrote.
 
     Raises:
-        DataFileError: the file is missing or is no such file.
-        PairError: a row is not a pair.
+        DataError: the file is missing or is no such file.
+        DataError: a row is not a pair.
     """
     lines = read_jsonl(path, "cells")
     if not lines:
-        raise DataFileError(f"{path} is empty; write one with `interp recall-reasoning build`.")
+        raise DataError(f"{path} is empty; write one with `interp recall-reasoning build`.")
     (first, start), *rows = lines
     head = checked(_Head, start, f"{path}, line {first}")
     seen: dict[str, int] = {}
     for number, record in rows:
         row = checked(_CellRow, record, f"{path}, line {number}")
         if row.id in seen:
-            raise DataFileError(
+            raise DataError(
                 f"{path}, line {number}: id {shown(row.id)} was used before, in line "
                 f"{seen[row.id]}; give every row its own."
             )
         if row.cell not in head.candidates:
-            raise DataFileError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
+            raise DataError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
         seen[row.id] = number
     candidates = {cell: tuple(texts) for cell, texts in head.candidates.items()}
     records = [record for _, record in rows]

@@ -16,8 +16,8 @@ from interp.ablation.components import everything
 from interp.ablation.controls import Norms, random_sets, write_norms
 from interp.data.pairs import PromptPairs, tokenise
 from interp.data.prompts import prompts_of
+from interp.errors import StatisticsError
 from interp.model.model import Model
-from interp.statistics import StatisticsError
 
 Draw = Callable[[np.random.Generator], list[Component]]
 

@@ -21,7 +21,7 @@ from interp.brief import brief
 from interp.data.pairs import Excluded, single_token
 from interp.data.records import placed_rows
 from interp.data.schema import Row, Text, checked
-from interp.errors import DataFileError, PairError, shown
+from interp.errors import DataError, shown
 from interp.model.model import Model
 
 FRAMES = {
@@ -85,17 +85,17 @@ def load_facts(path: str | Path) -> list[Fact]:
     """Read facts of the form of the shipped ``recall_facts``.
 
     Raises:
-        DataFileError: the file is missing or malformed.
+        DataError: the file is missing or malformed.
     """
     rows = placed_rows(path, "country, capital, language and landmarks")
     if not rows:
-        raise DataFileError(f"{path} holds no facts; give at least one line.")
+        raise DataError(f"{path} holds no facts; give at least one line.")
     seen: dict[str, str] = {}
     found: list[Fact] = []
     for where, record in rows:
         row = checked(_FactRow, record, where)
         if row.country in seen:  # it could come into two splits
-            raise DataFileError(
+            raise DataError(
                 f"{where}: {shown(row.country)} was there before, in {seen[row.country]}; keep one."
             )
         seen[row.country] = where
@@ -143,7 +143,7 @@ def fact_cells(
         relations: which.
 
     Raises:
-        PairError: a split is left without pairs.
+        DataError: a split is left without pairs.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(facts))
@@ -173,7 +173,7 @@ def _usable(
         prompt = FRAMES[relation].format(fact.country)
         try:
             single_token(model, prompt, model.encode(prompt), fact.answers[relation], relation)
-        except PairError as error:
+        except DataError as error:
             rejected.append(Excluded(f"{relation}-{fact.country}", "facts", str(error)))
             continue
         found.append(_width(model, relation, fact.country, fact.answers[relation]))

@@ -16,7 +16,7 @@ from circuits.recall_reasoning.cells import Data
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs, TokenPair, single_token, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.forward.readout import answer_logits
 from interp.interventions.run import forward
 from interp.model.model import Model
@@ -54,7 +54,7 @@ def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
         most: keep at most so many pairs a cell and split, the first ones.
 
     Raises:
-        PairError: no pair fits the model's tokens.
+        DataError: no pair fits the model's tokens.
     """
     kept: dict[str, dict[str, PromptPairs]] = {}
     rows: list[dict[str, object]] = []
@@ -112,7 +112,7 @@ def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -
     for text in texts:
         try:
             found.add(single_token(model, prompt, ids, text, "candidate"))
-        except PairError:  # of more tokens, so it is no pair's answer either
+        except DataError:  # of more tokens, so it is no pair's answer either
             continue
     return sorted(found)
 

@@ -34,7 +34,7 @@ def firing_table(
         ``specificity``, own - other.
 
     Raises:
-        SiteError: the model has no gated MLPs.
+        PlanError: the model has no gated MLPs.
     """
     of_neurons = [circuit for circuit in circuits if circuit.kind == "neuron"]
     if not of_neurons:

@@ -21,8 +21,8 @@ def world_of(model: Model) -> World:
     """The world that a shipped organism was trained on.
 
     Raises:
-        ModelNotFound: the model is no shipped organism.
-        DataFileError: its world is missing.
+        ModelError: the model is no shipped organism.
+        DataError: its world is missing.
     """
     return World.load(Path(folder_of(model.name)) / "world.json")
 
@@ -36,7 +36,7 @@ def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
         seed: of the splits and the draws.
 
     Raises:
-        PairError: a split is left without a cell.
+        DataError: a split is left without a cell.
     """
     rng = np.random.default_rng(seed)
     parts = {

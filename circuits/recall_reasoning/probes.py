@@ -17,7 +17,7 @@ from jaxtyping import Float
 from interp.attribution import direct_logit_attribution
 from interp.data.pairs import PromptPairs, single_token, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.forward.recording import activations
 from interp.interventions.plan import AnyPlan, KnockOut, Patch
 from interp.interventions.run import sweep_plans
@@ -43,7 +43,7 @@ def bridge_readout(
         whose bridge is no single token are left out.
 
     Raises:
-        PairError: no pair's bridge is a single token.
+        DataError: no pair's bridge is a single token.
     """
     kept, _ = tokenise(model, pairs)
     usable: list[tuple[int, int]] = []
@@ -52,11 +52,11 @@ def bridge_readout(
             token = single_token(
                 model, pair.pair.clean, list(pair.clean), bridge[pair.pair.id], "bridge"
             )
-        except PairError:  # of several tokens: its first one would say little
+        except DataError:  # of several tokens: its first one would say little
             continue
         usable.append((i, token))
     if not usable:
-        raise PairError(f"no bridge of the {len(kept)} pairs is a single token of {model.name}.")
+        raise DataError(f"no bridge of the {len(kept)} pairs is a single token of {model.name}.")
     rows = [kept[i] for i, _ in usable]
     tokens = torch.tensor([token for _, token in usable])
     place = f"{span}_last"
@@ -200,7 +200,7 @@ def memory_heads(
         with its interval; memory heads are positive, in-context heads negative.
 
     Raises:
-        PairError: no stored answer is a single token.
+        DataError: no stored answer is a single token.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """

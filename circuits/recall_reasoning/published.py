@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.hooks import hook_point
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -53,7 +53,7 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
     """Run prompts one by one with eager attention, as the notebooks do.
 
     Raises:
-        SiteError: the model has no gated MLPs.
+        PlanError: the model has no gated MLPs.
     """
     _gate(model, 0)  # before anything runs
     rows = [_features(model, text) for text in prompts]
@@ -67,7 +67,7 @@ def _gate(model: Model, layer: int) -> torch.nn.Module:
     mlp = model.blocks[layer].get_submodule("mlp")
     gate = getattr(mlp, "gate_proj", None)
     if gate is None:
-        raise SiteError(
+        raise PlanError(
             f"{model.name} has no gate projection in its MLPs; the published neuron statistics "
             "need one (Llama, Qwen, Gemma and Mistral have)."
         )

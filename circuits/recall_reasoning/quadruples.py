@@ -20,7 +20,7 @@ import numpy as np
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from circuits.recall_reasoning.facts import NONCE, Fact, Record
 from interp.data.pairs import Excluded, single_token
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.model.model import Model
 
 ONE_HOP = (
@@ -106,7 +106,7 @@ def quadruple_cells(model: Model, facts: Sequence[Fact], n: int = 100, seed: int
         seed: of the splits and draws.
 
     Raises:
-        PairError: a split is left without pairs.
+        DataError: a split is left without pairs.
     """
     rng = np.random.default_rng(seed)
     rejected: list[Excluded] = []
@@ -137,7 +137,7 @@ def _capitals(model: Model, facts: Sequence[Fact], rejected: list[Excluded]) -> 
     for fact in facts:
         try:
             single_token(model, prompt, model.encode(prompt), fact.answers["capital"], "capital")
-        except PairError as error:
+        except DataError as error:
             rejected.append(Excluded(f"capital-{fact.country}", "facts", str(error)))
         else:
             found[fact.country] = fact.answers["capital"]

@@ -25,7 +25,7 @@ from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.records import read_jsonl, read_rows
 from interp.data.schema import Row, Text, checked
-from interp.errors import DataFileError
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
 from interp.statistics import auroc
@@ -50,7 +50,7 @@ def published_prompts(path: str | Path) -> Prompts:
             the shipped ``recall_facts``, whose first 30 countries are put in the same words.
 
     Raises:
-        DataFileError: the file is missing or of another form.
+        DataError: the file is missing or of another form.
     """
     path = locate(path, "a file of published prompts")
     if path.suffix == ".jsonl":
@@ -63,7 +63,7 @@ def published_prompts(path: str | Path) -> Prompts:
         found = [row.recall for row in pairs] + [row.reasoning for row in pairs]
     n = len(found) // 2
     if n < 3:
-        raise DataFileError(f"{path} holds {n} rows; the tests need 3 or more.")
+        raise DataError(f"{path} holds {n} rows; the tests need 3 or more.")
     return found[:n], found[n:]
 
 
@@ -154,7 +154,7 @@ def replicate(model: Model, sets: dict[str, Prompts]) -> Replication:
         sets: name -> recall and reasoning prompts, such as ``published`` and ``matched``.
 
     Raises:
-        SiteError: the model has no gate projection.
+        PlanError: the model has no gate projection.
     """
     confounds: list[dict[str, Any]] = []
     layers: list[pd.DataFrame] = []

@@ -15,7 +15,7 @@ from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
 from interp.data.records import read_json
 from interp.data.schema import NO_OTHERS, Amount, ClosedRow, Count, Dtype, Index, Text, checked
-from interp.errors import DataFileError, InterpError, PlanError, did_you_mean, shown
+from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 
 
 @brief
@@ -104,12 +104,12 @@ def load_recipe(path: str | Path) -> tuple[dict[str, Any], Settings]:
     """Read a recipe: a JSON file with ``model``, ``dtype`` and ``settings``, or a shipped name.
 
     Raises:
-        DataFileError: no such file or name, or it is malformed; the field is named.
+        DataError: no such file or name, or it is malformed; the field is named.
     """
     file = locate(path, "a recipe file", RECIPES)
     found = checked(_Recipe, read_json(file, "recipe (JSON)"), str(file))
     try:
         settings = found.settings.checked()
     except InterpError as error:
-        raise DataFileError(f"{file}: {error}") from error
+        raise DataError(f"{file}: {error}") from error
     return {"model": found.model, "dtype": found.dtype}, settings

@@ -50,7 +50,7 @@ from circuits.recall_reasoning.tables import (
 from interp.ablation import ComponentSet
 from interp.brief import brief
 from interp.data.pairs import Excluded
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
 from interp.results.run_folder import RunFolder
@@ -88,7 +88,7 @@ def study(
 
     Raises:
         RunFolderError: `out` holds another run.
-        PairError: a cell of the design keeps too few pairs that the model gets right.
+        DataError: a cell of the design keeps too few pairs that the model gets right.
     """
     settings.checked()
     design, said = design_named(settings.design), say or (lambda _: None)
@@ -204,7 +204,7 @@ def _filtered(model: Model, design: Design, settings: Settings, drawn: Data) -> 
     """The data that the model gets right.
 
     Raises:
-        PairError: a cell keeps fewer than `MINIMUM` pairs in some split.
+        DataError: a cell keeps fewer than `MINIMUM` pairs in some split.
     """
     most = max(settings.n_select, settings.n_validate, settings.n_test)
     found = filtered(model, drawn, most)
@@ -232,7 +232,7 @@ def _check_feasible(asked: Filtered, design: Design) -> None:
     """Refuse a design whose cells the model cannot do.
 
     Raises:
-        PairError: a cell keeps fewer than `MINIMUM` pairs in some split.
+        DataError: a cell keeps fewer than `MINIMUM` pairs in some split.
     """
     for cell in design.cells:
         if asked.n(cell) < MINIMUM:
@@ -241,7 +241,7 @@ def _check_feasible(asked: Filtered, design: Design) -> None:
                 f"{row['split']} {row['both_right']:.0%} of {row['asked']}"
                 for row in table.to_dict("records")
             )
-            raise PairError(
+            raise DataError(
                 f"cell {cell} is not feasible: the model is right on both prompts of a pair in "
                 f"{right}, and {asked.n(cell)} pairs are left in the smallest split (at least "
                 f"{MINIMUM} are needed); study a design without it."

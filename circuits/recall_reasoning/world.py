@@ -22,7 +22,7 @@ import numpy as np
 from interp.brief import brief
 from interp.data.records import read_json
 from interp.data.schema import checked
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 from interp.results.files import write_text
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
@@ -142,16 +142,16 @@ class World:
         """Read it back.
 
         Raises:
-            DataFileError: the file is missing or holds no world.
+            DataError: the file is missing or holds no world.
         """
         world = checked(cls, read_json(path, "the organism's world (JSON)"), str(path))
         lands = {*world.attributes, *world.story_lands}
         lost = next((land for land in world.home.values() if land not in lands), None)
         if lost is not None:
-            raise DataFileError(f"{path}: {shown(lost)} is somebody's home, but not a land.")
+            raise DataError(f"{path}: {shown(lost)} is somebody's home, but not a land.")
         for name, row in {"values": world.values, **world.attributes}.items():
             if set(row) != set(RELATIONS):
-                raise DataFileError(f"{path}, {shown(name)}: must have {', '.join(RELATIONS)}.")
+                raise DataError(f"{path}, {shown(name)}: must have {', '.join(RELATIONS)}.")
         return world
 
 

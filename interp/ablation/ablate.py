@@ -12,7 +12,7 @@ from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
-from interp.errors import MetricError, SiteError
+from interp.errors import PlanError
 from interp.metrics import AnyMetric
 from interp.model.model import Model
 from interp.progress import Progress
@@ -68,9 +68,9 @@ def ablate(
         progress: called with (ablated runs done, in all); True draws a bar where one is watched.
 
     Raises:
-        SiteError: a component that the model does not have.
-        PairError: no pair is usable, or one lacks an entity or is not among the candidates.
-        MetricError: an unknown readout, or a function together with `out`.
+        PlanError: a component that the model does not have.
+        DataError: no pair is usable, or one lacks an entity or is not among the candidates.
+        PlanError: an unknown readout, or a function together with `out`.
         PlanError: an unknown kind, or one that lacks its reference.
         RunFolderError: `out` holds another run.
         OutOfMemory: even one row at a time does not fit.
@@ -79,13 +79,13 @@ def ablate(
     mean: Wang et al., arXiv 2211.00593; noise: Meng et al., arXiv 2202.05262.
     """
     if not model.arch.causal:
-        raise SiteError(
+        raise PlanError(
             f"{model.name} attends in both directions and predicts no next token; use "
             "`interp.attribute` on compiled programs."
         )
     names, functions = named_readouts(readouts)
     if functions and out is not None:
-        raise MetricError(
+        raise PlanError(
             f"the readout function {next(iter(functions))!r} is known by its name only, so a run "
             "folder could not tell whether it is the same when it resumes; leave `out` away and "
             "save the result."

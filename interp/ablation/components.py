@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 
-from interp.errors import SiteError, shown
+from interp.errors import PlanError, shown
 from interp.model.graph import component_name
 from interp.model.model import Model
 
@@ -48,11 +48,11 @@ class Component:
         """Read a component's name; a head may also be written ``L3H1``.
 
         Raises:
-            SiteError: it is none.
+            PlanError: it is none.
         """
         match = _FORM.fullmatch(component_name(name))
         if match is None:
-            raise SiteError(
+            raise PlanError(
                 f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
                 "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
             )
@@ -67,7 +67,7 @@ def refuse_unreadable(names: Iterable[str]) -> None:
     """Raise where a name is that of no component of any model.
 
     Raises:
-        SiteError: naming the first.
+        PlanError: naming the first.
     """
     for name in names:
         if _LAYER_OF_HEADS.fullmatch(name) is None:
@@ -84,7 +84,7 @@ def n_units(model: Model, kind: Kind) -> int:
     """Components of a kind in each layer.
 
     Raises:
-        SiteError: the architecture has no such site.
+        PlanError: the architecture has no such site.
     """
     return model.n_units(model.site(SITE_OF[kind])[0])
 
@@ -99,13 +99,13 @@ def components_of(model: Model, given: Components) -> list[Component]:
     """The components that are meant, in order, checked against the model.
 
     Raises:
-        SiteError: a name that does not parse, a component that the model does not have, one that
+        PlanError: a name that does not parse, a component that the model does not have, one that
             is named twice, or a table of another form.
     """
     found = [one for part in _parts(model, given) for one in _expanded(model, part)]
     if len(set(found)) < len(found):
         twice = next(c for i, c in enumerate(found) if c in found[:i])
-        raise SiteError(f"component '{twice}' is named twice; name each one once.")
+        raise PlanError(f"component '{twice}' is named twice; name each one once.")
     for one in found:
         _check(model, one)
     return found
@@ -128,7 +128,7 @@ def _rows(table: pd.DataFrame) -> list[str | Component]:
         return [str(name) for name in table["component"]]
     unit: Any = next((kind for kind in ("head", "neuron") if kind in table), None)
     if unit is None or "layer" not in table:
-        raise SiteError(
+        raise PlanError(
             f"a table with columns {list(table.columns)} names no components; give 'component', or "
             "'layer' and 'head' or 'neuron'."
         )
@@ -142,7 +142,7 @@ def _scored(model: Model, scores: np.ndarray) -> list[Component]:
         (model.arch.n_layers, model.arch.d_mlp),
     )
     if scores.shape not in (heads, neurons):
-        raise SiteError(
+        raise PlanError(
             f"an array of shape {scores.shape} names no components; {model.name} has [layer, head] "
             f"= {list(heads)} and [layer, neuron] = {list(neurons)}."
         )
@@ -168,6 +168,6 @@ def _check(model: Model, one: Component) -> None:
     n = n_units(model, one.kind)
     if one.layer >= model.arch.n_layers or one.unit >= n:
         units = "" if one.kind == "mlp" else f" and {one.kind}s 0 to {n - 1}"
-        raise SiteError(
+        raise PlanError(
             f"no component '{one}': {model.name} has layers 0 to {model.arch.n_layers - 1}{units}."
         )

@@ -13,10 +13,11 @@ from interp.ablation.components import KINDS, SITE_OF, Component, Kind, n_units
 from interp.ablation.sets import ComponentSet, Sets
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
+from interp.errors import StatisticsError
 from interp.forward.blocks import head_writes, weight_of
 from interp.forward.recording import site_values
 from interp.model.model import Model
-from interp.statistics import StatisticsError, matched_random_sets
+from interp.statistics import matched_random_sets
 from interp.statistics.random_sets import LEAST_NEIGHBOURS
 
 Norms = dict[Kind, Float[np.ndarray, "layer unit"]]

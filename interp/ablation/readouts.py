@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import TokenPair, single_token
 from interp.data.prompts import TokenPrompt
-from interp.errors import MetricError, PairError, PlanError, did_you_mean
+from interp.errors import DataError, PlanError, did_you_mean
 from interp.forward.packed import Pack
 from interp.forward.readout import LOGITS_AT_ONCE, answer_logits, measure
 from interp.metrics import METRICS, AnyMetric, Metric, as_metric
@@ -81,17 +81,17 @@ def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functio
     """The names of readouts, and those of them that are functions.
 
     Raises:
-        MetricError: there is none, one is unknown, or a function has the name of another readout.
+        PlanError: there is none, one is unknown, or a function has the name of another readout.
     """
     if not given:
-        raise MetricError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
+        raise PlanError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
     names = [one if isinstance(one, str) else as_metric(one).name for one in given]
     functions = {m.name: m for m in (as_metric(f) for f in given if not isinstance(f, str))}
     for name in names:
         if name in functions and (name in UNITS or names.count(name) > 1):
-            raise MetricError(f"the readout function {name!r} has the name of another; rename it.")
+            raise PlanError(f"the readout function {name!r} has the name of another; rename it.")
         if name not in READOUTS and name not in functions:
-            raise MetricError(f"unknown readout {name!r}. {did_you_mean(name, READOUTS)}")
+            raise PlanError(f"unknown readout {name!r}. {did_you_mean(name, READOUTS)}")
     return tuple(names), functions
 
 
@@ -111,7 +111,7 @@ def candidate_tokens(
         candidates: answers of one token; by default every answer and wrong answer of the pairs.
 
     Raises:
-        PairError: a candidate is not one token, or a pair's answer is no candidate.
+        DataError: a candidate is not one token, or a pair's answer is no candidate.
     """
     if candidates is None:
         return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
@@ -119,7 +119,7 @@ def candidate_tokens(
     tokens = {single_token(model, prompt, ids, text, "candidate") for text in candidates}
     for pair in pairs:
         if pair.answer not in tokens:
-            raise PairError(
+            raise DataError(
                 f"{pair.pair.where}: the answer {pair.pair.answer!r} is not among the "
                 f"{len(tokens)} candidates; add it, or leave the pair out."
             )

@@ -14,7 +14,7 @@ from interp.ablation.controls import Design
 from interp.ablation.readouts import unit_of
 from interp.ablation.sets import ComponentSet, Sets
 from interp.data.pairs import Excluded
-from interp.errors import MetricError, did_you_mean
+from interp.errors import PlanError, did_you_mean
 from interp.patching.result import vars_of
 from interp.results import folder
 from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
@@ -78,11 +78,11 @@ class AblationResult:
         """The values of one readout; the first by default.
 
         Raises:
-            MetricError: it was not read.
+            PlanError: it was not read.
         """
         name = readout or self.readouts[0]
         if name not in self.readings:
-            raise MetricError(f"{name!r} was not read. {did_you_mean(name, self.readouts)}")
+            raise PlanError(f"{name!r} was not read. {did_you_mean(name, self.readouts)}")
         return self.readings[name]
 
     def table(self, readout: str | None = None) -> pd.DataFrame:
@@ -100,7 +100,7 @@ class AblationResult:
             there is no control.
 
         Raises:
-            MetricError: it was not read.
+            PlanError: it was not read.
         """
         data = self.reading(readout)
         baseline, ablated, random = (data[k].values for k in VARIABLES)
@@ -128,7 +128,7 @@ class AblationResult:
         """Perplexity on neutral text: unablated, ablated, and the factor with its 95 % interval.
 
         Raises:
-            MetricError: no neutral text was given.
+            PlanError: no neutral text was given.
         """
         nll = self.table("nll")
         shown = {name: np.exp(nll[name]) for name in ("baseline", "ablated")}

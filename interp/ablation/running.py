@@ -27,7 +27,7 @@ from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
 from interp.brief import brief
 from interp.data.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
-from interp.errors import PairError
+from interp.errors import DataError
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.run_folder import RunFolder
@@ -75,7 +75,7 @@ class Request:
         """The entity of each pair; none where every pair stands for itself.
 
         Raises:
-            PairError: a pair lacks the span.
+            DataError: a pair lacks the span.
         """
         by = self.cluster_by
         if by is None:
@@ -85,7 +85,7 @@ class Request:
 
 def _span(pair: Pair, name: str) -> str:
     if name not in pair.spans:
-        raise PairError(
+        raise DataError(
             f"{pair.where}: no span {name!r} to cluster by; this pair has "
             f"{', '.join(pair.spans) or 'none'}."
         )

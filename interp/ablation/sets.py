@@ -61,7 +61,7 @@ def singles(model: Model, components: Components | None = None) -> Sets:
         components: which; by default every head.
 
     Raises:
-        SiteError: a component that the model does not have.
+        PlanError: a component that the model does not have.
     """
     given = everything(model, "head") if components is None else components
     return {str(one): ComponentSet((one,)) for one in components_of(model, given)}
@@ -76,7 +76,7 @@ def cumulative(model: Model, ranked: Components, sizes: Sequence[int] | None = N
         sizes: the values of k; by default 1, 2, 4, … and all.
 
     Raises:
-        SiteError: a component that the model does not have.
+        PlanError: a component that the model does not have.
         PlanError: a size beyond the ranking, or no size.
     """
     order = components_of(model, ranked)
@@ -102,7 +102,7 @@ def all_but(model: Model, kept: "Components | Sets", among: Sequence[Kind] | Non
             that keeping heads leaves the MLPs alone.
 
     Raises:
-        SiteError: a component that the model does not have.
+        PlanError: a component that the model does not have.
         PlanError: nothing is kept and `among` does not say what "everything" is.
     """
     named = as_sets(model, kept)

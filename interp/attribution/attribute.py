@@ -27,7 +27,7 @@ from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
 from interp.attribution.runs import run
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
-from interp.errors import DegenerateGap, InterpWarning, MetricError, SiteError, did_you_mean
+from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -68,8 +68,8 @@ def attribute_edges(
         `EdgeScores`; positive = the edge supports the answer.
 
     Raises:
-        MetricError: unknown method or metric.
-        PairError: no pair is usable.
+        PlanError: unknown method or metric.
+        DataError: no pair is usable.
         DegenerateGap: clean and corrupt prompts score the same.
 
     Source: each method's own; see `ESTIMATORS` and docs/attribution.md.
@@ -93,7 +93,7 @@ def edges_by(
     """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched.
 
     Raises:
-        MetricError: unknown method.
+        PlanError: unknown method.
     """
     if method in ESTIMATORS:
         at = linearise(model, contrast, estimator_named(method, steps), kept(model))
@@ -104,11 +104,11 @@ def edges_by(
         "eap-qk": qk_edge_scores,
     }
     if method not in special:
-        raise MetricError(
+        raise PlanError(
             f"unknown attribution method {method!r}. {did_you_mean(method, EDGE_METHODS)}"
         )
     if steps is not None and (method != "eap-ig-activations" or steps < 1):
-        raise MetricError(
+        raise PlanError(
             f"{method!r} cannot take {steps} steps; 'eap-ig', 'eap-gl' and 'eap-ig-activations' "
             "take 1 or more."
         )
@@ -187,7 +187,7 @@ def attribute(
         `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
 
     Raises:
-        SiteError: the site or an axis does not exist in this model.
+        PlanError: the site or an axis does not exist in this model.
 
     Warns:
         InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
@@ -196,7 +196,7 @@ def attribute(
     where, layer = model.site(site)
     axes, unit = checked_axes(where, layer, over)
     if method == "eap-qk" and where.name not in ("q", "k"):
-        raise MetricError(f"'eap-qk' recomputes queries and keys: of {site!r} use 'eap'.")
+        raise PlanError(f"'eap-qk' recomputes queries and keys: of {site!r} use 'eap'.")
 
     def rows(contrast: Contrast) -> Rows:
         sites = [where.name]
@@ -229,14 +229,14 @@ def checked_axes(
     """The axes, and the name of the site's unit axis: ``"unit"`` where it has none to tell apart.
 
     Raises:
-        SiteError: one cannot attribute to that over these axes, whatever the model.
+        PlanError: one cannot attribute to that over these axes, whatever the model.
     """
     axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
     unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
     allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
     wrong = [axis for axis in axes if axis not in allowed]
     if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
-        raise SiteError(
+        raise PlanError(
             f"cannot attribute to {site.name!r} over {list(axes)}: name the site without a layer, "
             f"and 'layer' and some of {', '.join(allowed[1:])} as axes."
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.pairs import TokenPair, batch
-from interp.errors import MetricError, PairError
+from interp.errors import DataError, PlanError
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.readout import measure
 from interp.metrics import AnyMetric, as_metric
@@ -66,17 +66,17 @@ def contrasts(
         at_once: pairs in a batch; by default `PAIRS_AT_ONCE`.
 
     Raises:
-        MetricError: a metric that has no useful gradient at the clean run.
-        PairError: fewer than one pair in a batch.
+        PlanError: a metric that has no useful gradient at the clean run.
+        DataError: fewer than one pair in a batch.
     """
     chosen = as_metric(metric)
     if metric in ("kl", "rank"):
-        raise MetricError(
+        raise PlanError(
             f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
         )
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
-        raise PairError(f"at_once={at_once}: a micro-batch holds at least one pair.")
+        raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")
     for start in range(0, len(pairs), step):
         tokens = batch(model, pairs[start : start + step])
         last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1
@@ -88,7 +88,7 @@ def contrasts(
             at = resid[rows, last[pair].to(resid.device)]
             values = measure(model, chosen, at, answers[pair], at)
             if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
-                raise MetricError(
+                raise PlanError(
                     f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
                     "it with differentiable functions of the logits, or use method='exact'."
                 )

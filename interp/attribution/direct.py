@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.attribution.jacobians import with_fixed_scale
 from interp.brief import brief
 from interp.data.pairs import TokenPair, batch
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
@@ -166,7 +166,7 @@ def log_prob_increase(
         layers: some layers; by default all. Every unit reads the whole vocabulary.
 
     Raises:
-        SiteError: unknown unit, or a model without neurons.
+        PlanError: unknown unit, or a model without neurons.
 
     Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7.
     """
@@ -197,7 +197,7 @@ def _unit_writes(
         site, path, values = "mlp_post", model.arch.parts.ln2_post, at.neurons[:, layer]
     else:
         known = "'neuron', 'head' and 'attention-neuron'"
-        raise SiteError(f"no unit {unit!r} in {model.name}: units are {known}.")
+        raise PlanError(f"no unit {unit!r} in {model.name}: units are {known}.")
     writes = values[..., None] * weight_of(model, site, layer).T
     if path is None:
         return writes

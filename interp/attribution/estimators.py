@@ -16,7 +16,7 @@ from interp.attribution.contrast import Contrast
 from interp.attribution.rules import DiscreteGradient, Gradient, RelP
 from interp.attribution.runs import Run, run
 from interp.brief import brief
-from interp.errors import MetricError, did_you_mean
+from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
 
 IG_STEPS = 5
@@ -81,16 +81,16 @@ def estimator_named(name: str, steps: int | None = None) -> Estimator:
         steps: interpolation points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
 
     Raises:
-        MetricError: unknown name, or steps for a method without them.
+        PlanError: unknown name, or steps for a method without them.
     """
     if name not in ESTIMATORS:
-        raise MetricError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
+        raise PlanError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
     found = ESTIMATORS[name]
     if steps is None:
         return found
     quadrature = {"eap-ig": left_riemann, "eap-gl": gauss_legendre}
     if name not in quadrature or steps < 1:
-        raise MetricError(
+        raise PlanError(
             f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more."
         )
     return Estimator(quadrature[name](steps), found.rule, found.source)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.data.pairs import TokenPair
 from interp.data.prompts import Prompts, as_prompts, listed, pairs_of
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.recording import places_of, recorded
 from interp.interventions.plan import AnyPlan, Positions, as_plan
@@ -102,15 +102,15 @@ def logit_lens(
         plan: interventions under which the prompts run; none by default.
 
     Raises:
-        MetricError: `top` is not a number of tokens that the vocabulary has.
-        PairError: prompts or pairs that cannot be used.
+        PlanError: `top` is not a number of tokens that the vocabulary has.
+        DataError: prompts or pairs that cannot be used.
         PlanError: `at` names no such token, or the plan cannot be carried out.
 
     Source: nostalgebraist 2020.
     """
     vocabulary = model.unembed.weight.shape[0]
     if not 1 <= top <= vocabulary:
-        raise MetricError(f"top={top}: ask for 1 to {vocabulary} tokens.")
+        raise PlanError(f"top={top}: ask for 1 to {vocabulary} tokens.")
     given = listed(prompts)
     rows, pairs = as_prompts(model, given), pairs_of(model, given)
     places = places_of(rows, at)

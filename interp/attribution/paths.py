@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.exact import Effects
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import attend, mlp_write
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -42,14 +42,14 @@ def path_patch(
         Dims (pair, path).
 
     Raises:
-        SiteError: a path does not parse, or a step goes backwards; the message names it.
-        PairError: no pair is usable.
+        PlanError: a path does not parse, or a step goes backwards; the message names it.
+        DataError: no pair is usable.
 
     Source: Wang et al., arXiv 2211.00593, section 3.1; Goldowsky-Dill et al., arXiv 2304.05969.
     """
     graph = Graph.of(model.arch)
     if not paths:
-        raise SiteError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
+        raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
     kept, _ = tokenise(model, load_pairs(pairs))
     effects = np.concatenate(
@@ -63,15 +63,15 @@ def parse_path(graph: Graph, path: str) -> tuple[int, ...]:
     """A path's first source and then its destinations, as indices of the graph.
 
     Raises:
-        SiteError: it does not parse, or a step is no edge of the graph.
+        PlanError: it does not parse, or a step is no edge of the graph.
     """
     first, *rest = path.split("->")
     if not rest:
-        raise SiteError(f"path {path!r} has no step: write 'a3.h1->a9.h2<q>->logits'.")
+        raise PlanError(f"path {path!r} has no step: write 'a3.h1->a9.h2<q>->logits'.")
     source, found = graph.node(first), [graph.node(first)]
     for name in rest:
         if source == graph.n_sources:
-            raise SiteError(f"path {path!r} goes on after the logits, where everything ends.")
+            raise PlanError(f"path {path!r} goes on after the logits, where everything ends.")
         destination = graph.edge(f"{graph.sources[source]}->{name}")[1]
         found.append(destination)
         source = int(graph.owner[destination])

@@ -19,7 +19,7 @@ from interp.attribution.attribute import (
 )
 from interp.attribution.scores import Scores
 from interp.data.pairs import PromptPairs, tokenise
-from interp.errors import MetricError, SiteError, did_you_mean
+from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
 from interp.model.sites import parse_site
 from interp.progress import Progress
@@ -55,8 +55,8 @@ def attribute_to(
         progress: called with (pairs done, pairs in all).
 
     Raises:
-        MetricError: this method does not attribute to that.
-        SiteError: axes were given for edges or nodes; or no such site.
+        PlanError: this method does not attribute to that.
+        PlanError: axes were given for edges or nodes; or no such site.
     """
     refuse_mismatch(of, over, method)
     options: dict[str, Any] = {"metric": metric, "steps": steps, "progress": progress or False}
@@ -71,9 +71,9 @@ def refuse_mismatch(of: str, over: str | None, method: str) -> None:
     """Raise where a method cannot attribute to that, whatever the model; errors as above."""
     known = {"edges": EDGE_METHODS, "nodes": NODE_METHODS}.get(of, UNIT_METHODS)
     if method not in known:
-        raise MetricError(f"no method {method!r} scores {of}. {did_you_mean(method, known)}")
+        raise PlanError(f"no method {method!r} scores {of}. {did_you_mean(method, known)}")
     if over is not None and of in ("edges", "nodes"):
-        raise SiteError(f"{of} have no axes {over!r}; leave `over` out, or name a site, such as z.")
+        raise PlanError(f"{of} have no axes {over!r}; leave `over` out, or name a site, such as z.")
     if of not in ("edges", "nodes"):
         checked_axes(*parse_site(of), over or "layer,pos")
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import norm, weight_of
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -30,20 +30,20 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
         ``logit`` (of the normed row; only its order can be compared between neurons).
 
     Raises:
-        SiteError: another site, no such layer or neuron, or `n` is not a number of tokens that the
+        PlanError: another site, no such layer or neuron, or `n` is not a number of tokens that the
             vocabulary has.
 
     Source: Geva et al., arXiv 2203.14680.
     """
     if site != "mlp_post":
-        raise SiteError(f"{site!r} has no output rows to read tokens off; give 'mlp_post'.")
+        raise PlanError(f"{site!r} has no output rows to read tokens off; give 'mlp_post'.")
     model.check_layers([layer])
     n_units = model.n_units(SITES[site])
     if not 0 <= unit < n_units:
-        raise SiteError(f"no neuron {unit}: {model.name} has neurons 0 to {n_units - 1} per layer.")
+        raise PlanError(f"no neuron {unit}: {model.name} has neurons 0 to {n_units - 1} per layer.")
     logits = _logits(model, weight_of(model, site, layer)[:, unit], layer)
     if not 1 <= n <= len(logits):
-        raise SiteError(f"n={n}: ask for 1 to {len(logits)} tokens.")
+        raise PlanError(f"n={n}: ask for 1 to {len(logits)} tokens.")
     found: list[dict[str, object]] = []
     for effect, sign in (("promoted", 1), ("suppressed", -1)):
         for rank, token in enumerate((sign * logits).topk(n).indices.tolist()):

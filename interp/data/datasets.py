@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import DataFileError, did_you_mean, shown
+from interp.errors import DataError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def files() -> dict[str, Path]:
     """The file of every shipped data set, by name.
 
     Raises:
-        DataFileError: one is not in this installation.
+        DataError: one is not in this installation.
     """
     return {name: _file(name) for name in SETS}
 
@@ -56,7 +56,7 @@ def _file(name: str) -> Path:
         file = folder() / f"{name}{suffix}"
         if file.is_file():
             return file
-    raise DataFileError(f"{name} is not in {folder()}; install interp again.")
+    raise DataError(f"{name} is not in {folder()}; install interp again.")
 
 
 def locate(
@@ -73,7 +73,7 @@ def locate(
         among: shipped files by name; by default the data sets.
 
     Raises:
-        DataFileError: neither a file nor a name, and the message suggests names; or that data set
+        DataError: neither a file nor a name, and the message suggests names; or that data set
             is not in this installation.
     """
     named = SETS if among is None else among
@@ -81,7 +81,7 @@ def locate(
         return _file(str(source)) if among is None else among[str(source)]
     if os.path.exists(source):  # noqa: PTH110 (Path.exists raises for some texts)
         return Path(source)
-    raise DataFileError(
+    raise DataError(
         f"no such file: {shown(str(source), 200)[1:-1]}; give {expected}, or a shipped name. "
         f"{did_you_mean(Path(source).stem[:80], named)}"
     )

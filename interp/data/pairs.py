@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.records import read_records
-from interp.errors import PairError, shown
+from interp.errors import DataError, shown
 from interp.model.model import Model
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
@@ -88,16 +88,16 @@ class PromptPairs(Sequence[Pair]):
             source: what to call these rows in messages and results.
 
         Raises:
-            PairError: a key is missing or of the wrong kind, an id occurs twice, or a span
+            DataError: a key is missing or of the wrong kind, an id occurs twice, or a span
                 does not occur exactly once; the message names the row.
         """
         pairs = [_pair(record, f"{source}, row {n}", n) for n, record in enumerate(records, 1)]
         if not pairs:
-            raise PairError(f"{source} holds no pairs; give at least one row.")
+            raise DataError(f"{source} holds no pairs; give at least one row.")
         seen: dict[str, str] = {}
         for pair in pairs:
             if pair.id in seen:
-                raise PairError(
+                raise DataError(
                     f"{pair.where}: id {shown(pair.id)} was used before, in {seen[pair.id]}; "
                     "give every row its own id."
                 )
@@ -114,8 +114,8 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
         split: which split of a Hub data set.
 
     Raises:
-        DataFileError: the file is missing or a line is not a JSON object (named by number).
-        PairError: a row is not a pair.
+        DataError: the file is missing or a line is not a JSON object (named by number).
+        DataError: a row is not a pair.
     """
     if isinstance(source, PromptPairs):
         return source
@@ -127,29 +127,29 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
 
 def _pair(record: Any, where: str, number: int) -> Pair:
     if not isinstance(record, Mapping):
-        raise PairError(
+        raise DataError(
             f"{where}: {shown(record)} is not a pair; give an object of names and texts."
         )
     for key in REQUIRED:
         if key not in record:
-            raise PairError(f"{where}: {key!r} is missing; every pair needs {', '.join(REQUIRED)}.")
+            raise DataError(f"{where}: {key!r} is missing; every pair needs {', '.join(REQUIRED)}.")
         if not isinstance(record[key], str) or not record[key].strip():
-            raise PairError(f"{where}: {key!r} is {shown(record[key])}; it must be non-empty text.")
+            raise DataError(f"{where}: {key!r} is {shown(record[key])}; it must be non-empty text.")
     texts = {key: record[key] for key in REQUIRED}
     prompts = (texts["clean"], texts["corrupt"])
     given = {} if record.get("spans") is None else record["spans"]
     if not isinstance(given, Mapping):
-        raise PairError(f"{where}: 'spans' is {shown(given)}; it must map names to spans.")
+        raise DataError(f"{where}: 'spans' is {shown(given)}; it must map names to spans.")
     named = {k: v for k, v in given.items() if v is not None}
     if record.get("subject") is not None:
         named.setdefault("subject", record["subject"])
     taken = next((name for name in named if name in PLACES), None)
     if taken is not None:
-        raise PairError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
+        raise DataError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
     spans = {name: _span(name, value, prompts, where) for name, value in named.items()}
     id = number if record.get("id") is None else record["id"]
     if not isinstance(id, str | int) or isinstance(id, bool):
-        raise PairError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
+        raise DataError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
     return Pair(
         id=str(id),
         **texts,
@@ -179,7 +179,7 @@ def _range(name: str, value: Any, prompt: str, where: str) -> tuple[int, int]:
         start = prompt.index(value)
         return start, start + len(value)
     found = f"occurs {prompt.count(value)} times" if isinstance(value, str) and value else "is not"
-    raise PairError(
+    raise DataError(
         f"{where}: span {shown(name)} ({shown(value)}) {found} in {shown(prompt)}; give a text "
         "that occurs exactly once, or a [start, end] range of characters."
     )
@@ -236,17 +236,17 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
         The usable pairs, and the refused ones, each with its reason.
 
     Raises:
-        PairError: no row is usable; the message gives the first reason and the count.
+        DataError: no row is usable; the message gives the first reason and the count.
     """
     kept, refused = [], []
     for pair in pairs:
         try:
             kept.append(_tokenise(model, pair))
-        except PairError as error:
+        except DataError as error:
             refused.append(Excluded(pair.id, pair.where, str(error)))
     if not kept:
         first = refused[0]
-        raise PairError(
+        raise DataError(
             f"none of the {len(refused)} pairs in {pairs.source} can be used with {model.name}; "
             f"first: {first.where}: {first.reason}"
         )
@@ -256,16 +256,16 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
 def _tokenise(model: Model, pair: Pair) -> TokenPair:
     clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
     if len(clean) != len(corrupt):
-        raise PairError(
+        raise DataError(
             f"clean has {len(clean)} tokens and corrupt {len(corrupt)}; choose a counterpart of "
             "equal token length."
         )
     if clean == corrupt:
-        raise PairError("clean and corrupt are the same tokens, so there is nothing to patch.")
+        raise DataError("clean and corrupt are the same tokens, so there is nothing to patch.")
     answer = single_token(model, pair.clean, clean, pair.answer, "answer")
     wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
     if answer == wrong:
-        raise PairError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
+        raise DataError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
     spans = {name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans}
     return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
 
@@ -281,13 +281,13 @@ def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: st
         key: what to call the answer in messages.
 
     Raises:
-        PairError: it is several tokens, or merges with the end of the prompt.
+        DataError: it is several tokens, or merges with the end of the prompt.
     """
     spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     text = answer if spaced else f" {answer}"
     full = model.encode(prompt + text)
     if full[: len(ids)] != ids:
-        raise PairError(
+        raise DataError(
             f"{key} {shown(answer)} merges with the end of the prompt {prompt[-12:]!r} into one "
             "token; "
             "end the prompt before the space."
@@ -295,7 +295,7 @@ def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: st
     rest = full[len(ids) :]
     if len(rest) != 1:
         pieces = shown([model.token(t) for t in rest])
-        raise PairError(f"{key} {shown(text)} is {len(rest)} tokens {pieces}, and must be one.")
+        raise DataError(f"{key} {shown(text)} is {len(rest)} tokens {pieces}, and must be one.")
     return rest[0]
 
 
@@ -308,7 +308,7 @@ def _token_span(
         for prompt, span, tokens in zip((pair.clean, pair.corrupt), ranges, ids, strict=True)
     )
     if clean != corrupt:
-        raise PairError(
+        raise DataError(
             f"span {shown(name)} covers tokens {shown(list(clean))} of clean and "
             f"{shown(list(corrupt))} of corrupt; "
             "it must cover the same positions in both."
@@ -319,7 +319,7 @@ def _token_span(
 def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tuple[int, ...]:
     offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) != n:
-        raise PairError("the tokenizer's offsets do not match its tokens.")
+        raise DataError("the tokenizer's offsets do not match its tokens.")
     start, end = span
     inside = [
         i
@@ -327,7 +327,7 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
         if lo < hi and lo < end and start < hi and prompt[max(lo, start) : min(hi, end)].strip()
     ]
     if not inside:
-        raise PairError(f"the characters {start} to {end} of {shown(prompt)} lie in no token.")
+        raise DataError(f"the characters {start} to {end} of {shown(prompt)} lie in no token.")
     return tuple(inside)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
-from interp.errors import PairError, PlanError, first_line, shown
+from interp.errors import DataError, PlanError, first_line, shown
 from interp.interventions.plan import Positions, whole_numbers
 from interp.model.model import Model
 
@@ -74,15 +74,15 @@ def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
             chat).
 
     Raises:
-        PairError: a span does not occur exactly once, or is called as a place of every prompt is;
+        DataError: a span does not occur exactly once, or is called as a place of every prompt is;
             neither a text nor messages, or messages that cannot be rendered.
     """
     taken = next((name for name in spans if name in PLACES), None)
     if taken is not None:
-        raise PairError(f"a span cannot be called {taken!r}, which every prompt has.")
+        raise DataError(f"a span cannot be called {taken!r}, which every prompt has.")
     chat = not isinstance(text, str)
     if chat and not (_is_chat(text) and text):
-        raise PairError(
+        raise DataError(
             f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
             "and 'content'."
         )
@@ -97,12 +97,12 @@ def _rendered(model: Model, messages: Messages) -> str:
     """Chat messages as the model's tokenizer writes them, its cue to reply at the end."""
     for number, message in enumerate(messages, 1):
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise PairError(
+            raise DataError(
                 f"message {number} is {shown(message, 80)}; every message needs 'role' and "
                 "'content', both text."
             )
     if not getattr(model.tokenizer, "chat_template", None):
-        raise PairError(
+        raise DataError(
             f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "
             "give the prompt as text."
         )
@@ -111,14 +111,14 @@ def _rendered(model: Model, messages: Messages) -> str:
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
         )
     except Exception as error:  # the template is the model author's program
-        raise PairError(
+        raise DataError(
             f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
         ) from error
 
 
 def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
     if not part.strip() or text.count(part) != 1:
-        raise PairError(
+        raise DataError(
             f"span {shown(name)} ({shown(part)}) occurs {text.count(part) if part else 0} times in "
             f"{shown(text)}; "
             "give a text that occurs exactly once."
@@ -152,12 +152,12 @@ def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
     """Put prompts into a model's tokens.
 
     Raises:
-        PairError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
+        DataError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
             used; nothing is left out.
     """
     given = listed(prompts)
     if not given:
-        raise PairError("there are no prompts; give at least one.")
+        raise DataError("there are no prompts; give at least one.")
     return [_as_prompt(model, one) for one in given]
 
 
@@ -173,13 +173,13 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
     if isinstance(given, TokenPair):
         return prompts_of([given])[0]
     if not isinstance(given, str | TokenPrompt):
-        raise PairError(
+        raise DataError(
             f"a prompt is {shown(given)}; give texts, chats (lists of mappings with 'role' and "
             "'content'), token prompts or pairs."
         )
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
-        raise PairError(f"the prompt {shown(given)} has no tokens; give at least one.")
+        raise DataError(f"the prompt {shown(given)} has no tokens; give at least one.")
     return found
 
 
@@ -187,7 +187,7 @@ def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
     """Prompts that are all pairs, in the model's tokens; ``None`` for other prompts.
 
     Raises:
-        PairError: a pair cannot be used; nothing is left out.
+        DataError: a pair cannot be used; nothing is left out.
     """
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None

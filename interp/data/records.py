@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from interp.data.datasets import locate
-from interp.errors import DataFileError, first_line, shown
+from interp.errors import DataError, first_line, shown
 
 MOST_BYTES = 1 << 30
 """A file of more is taken for a mistake, such as weights."""
@@ -31,27 +31,27 @@ def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
         expected: what it should hold, for messages.
 
     Raises:
-        DataFileError: it is missing, a folder or a pipe, unreadable, larger than `MOST_BYTES`, or
+        DataError: it is missing, a folder or a pipe, unreadable, larger than `MOST_BYTES`, or
             not UTF-8.
     """
     try:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
             what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or device"
-            raise DataFileError(f"{path} is a {what}, not a file; give a file of {expected}.")
+            raise DataError(f"{path} is a {what}, not a file; give a file of {expected}.")
         if found.st_size > MOST_BYTES:
-            raise DataFileError(
+            raise DataError(
                 f"{path} has {found.st_size:,} bytes, more than a file of {expected} can have "
                 f"({MOST_BYTES:,}); split it."
             )
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); re-save it.") from error
     except FileNotFoundError as error:
-        raise DataFileError(f"no such file: {path}; give a file of {expected}.") from error
+        raise DataError(f"no such file: {path}; give a file of {expected}.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise DataFileError(
+        raise DataError(
             f"cannot read {shown(str(path), 200)[1:-1]} ({reason}); give a file of {expected}."
         ) from error
 
@@ -65,7 +65,7 @@ def read_json(path: str | Path, expected: str = "JSON") -> Any:
     """What a JSON file holds, as `parse_json` takes it.
 
     Raises:
-        DataFileError: as `read_text` and `parse_json`.
+        DataError: as `read_text` and `parse_json`.
     """
     return parse_json(read_text(path, expected), str(path))
 
@@ -74,11 +74,11 @@ def read_rows(path: str | Path, expected: str = "rows") -> list[dict[str, Any]]:
     """A JSON file's list of objects.
 
     Raises:
-        DataFileError: as `read_json`, or it is not a list of objects; the row is named.
+        DataError: as `read_json`, or it is not a list of objects; the row is named.
     """
     rows = read_json(path, f"{expected} (JSON)")
     if not isinstance(rows, list):
-        raise DataFileError(f"{path} holds a {type(rows).__name__}, not a list of {expected}.")
+        raise DataError(f"{path} holds a {type(rows).__name__}, not a list of {expected}.")
     for number, row in enumerate(rows, 1):
         _refuse_no_object(row, f"{path}, row {number}")
     return rows
@@ -88,7 +88,7 @@ def read_jsonl(path: str | Path, expected: str = "rows") -> list[tuple[int, dict
     """One object a line, with the line's number from 1; blank lines are passed over.
 
     Raises:
-        DataFileError: as `read_text` and `parse_json`, or a line is not an object; it is named.
+        DataError: as `read_text` and `parse_json`, or a line is not an object; it is named.
     """
     rows: list[tuple[int, dict[str, Any]]] = []
     # not splitlines, which also splits at separators that may stand inside a JSON string
@@ -102,7 +102,7 @@ def read_jsonl(path: str | Path, expected: str = "rows") -> list[tuple[int, dict
 
 def _refuse_no_object(row: Any, where: str) -> None:
     if not isinstance(row, dict):
-        raise DataFileError(f"{where}: a {type(row).__name__}, not a JSON object.")
+        raise DataError(f"{where}: a {type(row).__name__}, not a JSON object.")
 
 
 def read_records(
@@ -119,7 +119,7 @@ def read_records(
         The rows, and the name of where they came from, for messages.
 
     Raises:
-        DataFileError: no such file or data set, or it is malformed (named by line or row).
+        DataError: no such file or data set, or it is malformed (named by line or row).
     """
     rows, name = _placed(source, split, expected)
     return [row for _, row in rows], name
@@ -165,14 +165,14 @@ def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     """A split of a data set of the Hugging Face Hub.
 
     Raises:
-        DataFileError: it cannot be loaded.
+        DataError: it cannot be loaded.
     """
     from datasets import load_dataset
 
     try:
         return load_dataset(name, split=split)  # pyright: ignore[reportReturnType]
     except Exception as error:
-        raise DataFileError(
+        raise DataError(
             f"cannot load data set {shown(name, 100)} from the Hugging Face Hub "
             f"({first_line(error)}); "
             "check the id and the connection, or give a JSONL file."
@@ -195,7 +195,7 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
         line: of a JSONL file, the line that `text` is.
 
     Raises:
-        DataFileError: not JSON; NaN, infinity or a number that becomes it; a whole number of more
+        DataError: not JSON; NaN, infinity or a number that becomes it; a whole number of more
             than 18 digits; a key twice in one object; half of a surrogate pair; or more than 64
             levels of lists and objects.
     """
@@ -212,13 +212,11 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
         _refuse_half_pairs(value, text)
     except json.JSONDecodeError as error:
         at = f"{where}, line {line or error.lineno}"
-        raise DataFileError(
-            f"{at}: not valid JSON ({error.msg} at column {error.colno})."
-        ) from error
+        raise DataError(f"{at}: not valid JSON ({error.msg} at column {error.colno}).") from error
     except _Refused as error:
-        raise DataFileError(f"{at}: {error}.") from error
+        raise DataError(f"{at}: {error}.") from error
     except RecursionError as error:
-        raise DataFileError(f"{at}: {_TOO_DEEP}.") from error
+        raise DataError(f"{at}: {_TOO_DEEP}.") from error
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from interp.errors import DataFileError, did_you_mean, shown
+from interp.errors import DataError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -62,12 +62,12 @@ def checked(kind: type[T], record: Any, where: str) -> T:
         where: file and row, for messages.
 
     Raises:
-        DataFileError: it is not of this kind; the first fault is named.
+        DataError: it is not of this kind; the first fault is named.
     """
     try:
         return _adapter(kind).validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
-        raise DataFileError(f"{where}: {_sentence(error, kind)}") from error
+        raise DataError(f"{where}: {_sentence(error, kind)}") from error
 
 
 @functools.lru_cache

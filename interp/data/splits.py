@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from interp.data.pairs import Excluded, Pair, PromptPairs
-from interp.errors import PairError, did_you_mean, shown
+from interp.errors import DataError, did_you_mean, shown
 
 HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
 N_DEALS = 100
@@ -66,11 +66,11 @@ def split_by_entity(
         seed: of the deals.
 
     Raises:
-        PairError: a pair has no such span or no entity, the fractions do not add up to 1, or a
+        DataError: a pair has no such span or no entity, the fractions do not add up to 1, or a
             split is left without pairs.
     """
     if min(fractions.values(), default=0) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise PairError(
+        raise DataError(
             f"fractions are {dict(fractions)}; give each split a positive part, 1 in all."
         )
     found = [_entities(pair, by) for pair in pairs]
@@ -105,14 +105,14 @@ def _entities(
     if callable(by):
         found = tuple(dict.fromkeys(by(pair)))
         if not found:
-            raise PairError(
+            raise DataError(
                 f"{pair.where}: `by` found no entity in {shown(pair.clean)}; return one."
             )
         return found
     texts: list[str] = []
     for name in [by] if isinstance(by, str) else by:
         if name not in pair.spans:
-            raise PairError(f"{pair.where}: no span {name!r}. {did_you_mean(name, pair.spans)}")
+            raise DataError(f"{pair.where}: no span {name!r}. {did_you_mean(name, pair.spans)}")
         ranges = zip((pair.clean, pair.corrupt), pair.spans[name], strict=True)
         texts += [text[start:end] for text, (start, end) in ranges]
     return tuple(dict.fromkeys(texts))
@@ -141,7 +141,7 @@ def _deal(
 
     home = max((rng.permutation(in_order) for _ in range(N_DEALS)), key=smallest)
     if not smallest(home):
-        raise PairError(
+        raise DataError(
             f"{len(found)} pairs link their {len(entities)} entities so closely that one of the "
             f"splits {list(fractions)} was empty in each of {N_DEALS} random deals; use fewer "
             "splits, or pair each entity with fewer others."

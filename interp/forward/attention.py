@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.model.model import Model
 
 Weights = Float[Tensor, "prompt head query key"]
@@ -26,7 +26,7 @@ def weights_kept(model: Model, layers: Sequence[int], kept: dict[int, Weights]) 
         kept: where the weights of each layer go.
 
     Raises:
-        SiteError: a layer has no attention, or it gives out no weights.
+        PlanError: a layer has no attention, or it gives out no weights.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
@@ -42,7 +42,7 @@ def _attention(model: Model, layer: int) -> nn.Module:
     try:
         return model.blocks[layer].get_submodule(path)
     except AttributeError:
-        raise SiteError(
+        raise PlanError(
             f"layer {layer} of {model.name} has no site 'pattern': it has no attention module "
             f"{path!r}; give layers that have one."
         ) from None
@@ -52,7 +52,7 @@ def _keep(model: Model, layer: int, kept: dict[int, Weights]) -> Callable[..., N
     def keep(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(weights, Tensor) or weights.ndim != 4:
-            raise SiteError(
+            raise PlanError(
                 f"{model.name} has no site 'pattern': its {type(module).__name__} gives out no "
                 "attention weights."
             )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
@@ -49,11 +49,11 @@ def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, 
             ``"up"``: what it is multiplied by.
 
     Raises:
-        SiteError: the MLP has no such matrix.
+        PlanError: the MLP has no such matrix.
     """
     if which not in model.arch.neuron_keys:
         known = ", ".join(map(repr, model.arch.neuron_keys)) or "none that can be read"
-        raise SiteError(f"{model.name} has no neuron keys {which!r}: its MLPs have {known}.")
+        raise PlanError(f"{model.name} has no neuron keys {which!r}: its MLPs have {known}.")
     path = model.arch.neuron_keys[which].path
     return _matrix(model.blocks[layer].get_submodule(path))
 
@@ -104,7 +104,7 @@ def mlp_write(
     """What a layer's MLP adds to the residual stream it reads.
 
     Raises:
-        SiteError: the block has no MLP module.
+        PlanError: the block has no MLP module.
     """
     parts = model.arch.parts
     out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
@@ -115,7 +115,7 @@ def mlp_write(
 def _mlp(model: Model, layer: int) -> nn.Module:
     path = model.arch.parts.mlp
     if not path:
-        raise SiteError(f"{model.name} has no MLP module: its matrices lie in the block itself.")
+        raise PlanError(f"{model.name} has no MLP module: its matrices lie in the block itself.")
     return model.blocks[layer].get_submodule(path)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.forward.blocks import attend, head_writes, mlp_write, norm, project
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls
@@ -165,7 +165,7 @@ def _mlp(
     if kept is None:
         return mlp_write(model, layer, resid)
     if state.ablated.neurons is None:
-        raise SiteError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
+        raise PlanError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
     other = state.ablated.neurons[layer]
     keep = kept.to(resid.device)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.brief import brief
-from interp.errors import ModelLoadError
+from interp.errors import ModelError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls
 from interp.model.model import Model
@@ -251,7 +251,7 @@ def _attend(
 
 def no_eager(*_: Any, **__: Any) -> Any:
     """Stands for the eager attention of a model that has none."""
-    raise ModelLoadError("this model defines no eager attention; load it with 'sdpa'.")
+    raise ModelError("this model defines no eager attention; load it with 'sdpa'.")
 
 
 def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -29,11 +29,11 @@ def writer(model: Model, site: str, layer: int) -> nn.Module:
     """The linear module that reads `site` and writes towards the residual stream.
 
     Raises:
-        SiteError: `site` is not one that a writing projection reads, this model has no such
+        PlanError: `site` is not one that a writing projection reads, this model has no such
             site, or the layer is out of range.
     """
     if site not in WRITERS:
-        raise SiteError(
+        raise PlanError(
             f"no projection writes from {site!r}; choose 'mlp_post' (the FFN's down-projection) or "
             "'z' (attention's output projection)."
         )
@@ -46,12 +46,12 @@ def projection(model: Model, name: str, layer: int) -> nn.Module:
     """A linear module by name: a site of `WRITERS`, or one of `READERS`.
 
     Raises:
-        SiteError: no such projection in this model, or the layer is out of range.
+        PlanError: no such projection in this model, or the layer is out of range.
     """
     if name not in READERS:
         return writer(model, name, layer)
     if name not in model.arch.neuron_keys:
-        raise SiteError(
+        raise PlanError(
             f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
             "that write into neurons' keys cannot be used on it."
         )
@@ -68,7 +68,7 @@ def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Gen
         rewrites: (projection, layer, function) triples, applied in the order given.
 
     Raises:
-        SiteError: as `projection`.
+        PlanError: as `projection`.
     """
     with contextlib.ExitStack() as stack:
         for site, layer, rewrite in rewrites:

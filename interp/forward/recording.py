@@ -170,7 +170,7 @@ def activations(
         plan: interventions under which the prompts run; none by default.
 
     Raises:
-        SiteError: a site or layer that the model does not have.
+        PlanError: a site or layer that the model does not have.
         PlanError: `at` names no token of some prompt, or one beyond its end, or the plan cannot be
             carried out.
     """

@@ -142,7 +142,7 @@ def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int)
         n_tail: how many last tokens they run; longer than a prompt is its whole.
 
     Raises:
-        SiteError: the layer is out of range.
+        PlanError: the layer is out of range.
     """
     model.check_layers([first])
     ids, mask = pad(model, prompts)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
-from interp.errors import PlanError, SiteError
+from interp.errors import PlanError
 from interp.interventions.plan import Edit, KnockOut, Plan, Positions
 from interp.interventions.rewrite import Rewrite
 from interp.model.model import Model
@@ -251,7 +251,7 @@ def bind(
         rows: which rows the plan is for; by default all.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: a vector of the wrong width, an unknown span, a position out of range.
     """
     n = len(prompts) if prompts is not None else 0
@@ -362,7 +362,7 @@ def site_layers(
     """A site, and its layers: those given, the one in its name, or all.
 
     Raises:
-        SiteError: no such site or layer, or the name says another layer.
+        PlanError: no such site or layer, or the name says another layer.
     """
     where, named = model.site(site)
     return where, chosen_layers(model, site, named, layers)
@@ -374,7 +374,7 @@ def chosen_layers(
     """The layers given, the one that the site's name says, or all; errors as `site_layers`."""
     chosen = _layers(model, layers if named is None or layers is not None else named)
     if named is not None and tuple(chosen) != (named,):
-        raise SiteError(
+        raise PlanError(
             f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
         )
     return chosen
@@ -384,7 +384,7 @@ def _layers(model: Model, layers: int | Sequence[int] | None) -> Sequence[int]:
     given = (layers,) if isinstance(layers, int) else layers
     chosen = range(model.arch.n_layers) if given is None else given
     if not chosen:
-        raise SiteError("layers is empty, so nothing would change; name at least one.")
+        raise PlanError("layers is empty, so nothing would change; name at least one.")
     model.check_layers(chosen)
     return chosen
 
@@ -395,7 +395,7 @@ def _features(model: Model, site: Site, units: Any) -> Int[Tensor, " feature"] |
         return None
     n = model.n_units(site)
     if site.units == "d_model":
-        raise SiteError(f"site {site.name!r} has no heads or neurons; leave `units` out.")
+        raise PlanError(f"site {site.name!r} has no heads or neurons; leave `units` out.")
     _check_units(units, n, site.units.replace("_", "-"), model)
     each = model.width(site) // n
     return torch.tensor([u * each + i for u in units for i in range(each)])
@@ -404,7 +404,7 @@ def _features(model: Model, site: Site, units: Any) -> Int[Tensor, " feature"] |
 def _check_units(units: Sequence[int] | None, n: int, name: str, model: Model) -> None:
     wrong = [u for u in units or () if not 0 <= u < n]
     if wrong:
-        raise SiteError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
+        raise PlanError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
 
 
 def _vector(model: Model, site: Site, step: Edit) -> Tensor | None:

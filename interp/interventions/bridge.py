@@ -32,7 +32,7 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
         prompts: the rows of the batch that the bridge will run.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: the plan cannot be carried out on these prompts, or, from inside the bridge's
             generation, the bridge does not read its KV cache.
     """

@@ -61,7 +61,7 @@ def generate(
         progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: the plan cannot be carried out on these prompts, or `max_new_tokens` is not a
             positive whole number.
     """

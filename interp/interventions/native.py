@@ -30,7 +30,7 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
             ``positions="all"`` has a meaning.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: the plan cannot be carried out on these prompts, or another batch is run.
     """
     known = None if prompts is None else as_prompts(model, prompts)

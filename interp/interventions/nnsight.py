@@ -134,7 +134,7 @@ def run_plan(
         Logits at each prompt's last token, in fp32.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: the plan cannot be carried out on these prompts.
     """
     import nnsight

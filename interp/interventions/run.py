@@ -48,7 +48,7 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
         plan: what to do; nothing by default.
 
     Raises:
-        SiteError: a site, layer or unit that the model does not have.
+        PlanError: a site, layer or unit that the model does not have.
         PlanError: the plan cannot be carried out on these prompts.
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
@@ -102,7 +102,7 @@ def sweep_plans(
         Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates.
 
     Raises:
-        MetricError: unknown metric.
+        PlanError: unknown metric.
         PlanError: a plan cannot be carried out on these prompts.
     """
     rows = _token_pairs(model, pairs)

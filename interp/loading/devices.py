@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from interp.errors import ModelLoadError, first_line, shown
+from interp.errors import ModelError, first_line, shown
 
 if TYPE_CHECKING:
     import torch
@@ -15,10 +15,10 @@ def check_spelling(device: str) -> str:
     """The name of a device as it is; imports no torch, so that a typo is told at once.
 
     Raises:
-        ModelLoadError: no device is called so.
+        ModelError: no device is called so.
     """
     if not SPELLING.fullmatch(device):
-        raise ModelLoadError(f"unknown device {shown(device)}; give cpu, cuda, cuda:1, mps or xpu.")
+        raise ModelError(f"unknown device {shown(device)}; give cpu, cuda, cuda:1, mps or xpu.")
     return device
 
 
@@ -26,18 +26,18 @@ def usable(device: "str | torch.device") -> "torch.device":
     """A device that torch can use here.
 
     Raises:
-        ModelLoadError: no device is called so, or this machine or this torch has none.
+        ModelError: no device is called so, or this machine or this torch has none.
     """
     import torch
 
     where = torch.device(check_spelling(str(device)))
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError(f"device {str(device)!r} was asked for, but torch sees no GPU; use "
+        raise ModelError(f"device {str(device)!r} was asked for, but torch sees no GPU; use "
                              "'cpu'.")  # fmt: skip
     try:
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelLoadError(
+        raise ModelError(
             f"device {str(device)!r} was asked for, but torch cannot use it here "
             f"({first_line(error)}); use 'cpu'."
         ) from error

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import ModelLoadError, first_line
+from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
@@ -63,7 +63,7 @@ def fitted(model: Model) -> Model:
     """The model with a map of only those sites that its modules carry, in every layer.
 
     Raises:
-        ModelLoadError: the residual stream is not where the map says, a token reads later ones,
+        ModelError: the residual stream is not where the map says, a token reads later ones,
             or the logits are not the unembedding of the normed residual stream.
     """
     model = _without(model, {site: why for site, why in _unbuilt(model)})
@@ -78,7 +78,7 @@ def probe(model: Model) -> Probe:
     """Run the two rows.
 
     Raises:
-        ModelLoadError: the model does not run on token ids alone, or gives infinite logits.
+        ModelError: the model does not run on token ids alone, or gives infinite logits.
     """
     ids = probe_ids(model, 7)[0]
     rows = torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
@@ -94,14 +94,14 @@ def probe(model: Model) -> Probe:
         with torch.no_grad(), hooked(model, sites):
             logits = model.hf(input_ids=rows, use_cache=False).logits
     except Exception as error:  # another kind of model fails in any of torch's ways
-        raise ModelLoadError(
+        raise ModelError(
             f"{model.name} does not run on token ids ({first_line(error)}); interp works with "
             "causal language models."
         ) from error
     if not final:
-        raise ModelLoadError(f"{model.name}: its last block never ran; {_wrong_map(model)}")
+        raise ModelError(f"{model.name}: its last block never ran; {_wrong_map(model)}")
     if not bool(logits.isfinite().all()):
-        raise ModelLoadError(
+        raise ModelError(
             f"{model.name} gives logits that are not finite: its weights or settings are damaged, "
             f"or {model.dtype} is too narrow for it."
         )
@@ -133,14 +133,14 @@ def require_causal(model: Model, seen: Probe) -> None:
     tokens of all rows together, is that allowed for.
 
     Raises:
-        ModelLoadError: the last token changes what lies before it.
+        ModelError: the last token changes what lies before it.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()
     moved, size = (before - changed).norm(dim=-1), before.norm(dim=-1)
     if bool((moved <= LEAK * size).all()):
         return
     if bool((moved > LEAK * size + 4 * _moved_by_other_rows(model, seen).max()).any()):
-        raise ModelLoadError(
+        raise ModelError(
             f"{model.name} is not causal: changing the last token changes the residual stream at "
             f"earlier ones (by {float((moved / size).max()):.2%}); interp works with models whose "
             "tokens read only earlier tokens."
@@ -160,13 +160,13 @@ def require_head(model: Model, seen: Probe) -> None:
     """Refuse a model whose logits are more than its final norm and unembedding.
 
     Raises:
-        ModelLoadError: other logits come out of the last residual stream.
+        ModelError: other logits come out of the last residual stream.
     """
     want = seen.logits[:, -1].float()
     with torch.no_grad():
         off = float((model.logits(seen.final[:, -1]) - want).norm())
     if off > max(rounding(model), 1e-3) * float(want.norm()):
-        raise ModelLoadError(
+        raise ModelError(
             f"{model.name}: its logits are not the final norm and the unembedding of the residual "
             f"stream (they differ by {off / float(want.norm()):.0%}); interp reads every metric "
             "through these two."
@@ -188,12 +188,12 @@ def _without(model: Model, absent: dict[str, str]) -> Model:
     """The model with some sites missing, for these reasons.
 
     Raises:
-        ModelLoadError: the residual stream itself is among them.
+        ModelError: the residual stream itself is among them.
     """
     for name in STREAM:
         if name in absent or name not in model.arch.points:
             why = absent.get(name) or model.arch.missing[name]
-            raise ModelLoadError(f"{model.name} has no {name!r}: {why}; {_wrong_map(model)}")
+            raise ModelError(f"{model.name} has no {name!r}: {why}; {_wrong_map(model)}")
     points = {name: point for name, point in model.arch.points.items() if name not in absent}
     arch = replace(model.arch, points=points, missing={**model.arch.missing, **absent})
     return replace(model, arch=arch)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp.errors import ModelLoadError, first_line
+from interp.errors import ModelError, first_line
 
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 """GGUF's number of each scalar type, and struct's letter for it."""
@@ -90,7 +90,7 @@ def check_gguf(path: Path) -> None:
     """Refuse a GGUF file whose header does not fit the file, or itself.
 
     Raises:
-        ModelLoadError: the file is damaged or not a GGUF file, and the message says where; or it
+        ModelError: the file is damaged or not a GGUF file, and the message says where; or it
             is one part of several.
     """
     try:
@@ -100,7 +100,7 @@ def check_gguf(path: Path) -> None:
             _check_settings(header)
     except (_Damaged, OSError, ValueError) as error:  # mmap: ValueError for an empty file
         why = str(error) if isinstance(error, _Damaged) else first_line(error)
-        raise ModelLoadError(
+        raise ModelError(
             f"cannot load {str(path)!r}: {why}; the file is damaged, so fetch it again."
         ) from error
 
@@ -108,7 +108,7 @@ def check_gguf(path: Path) -> None:
 def _refuse_part(header: _Header, path: Path) -> None:
     n_parts = header.settings.get("split.count")
     if isinstance(n_parts, int) and n_parts > 1:
-        raise ModelLoadError(
+        raise ModelError(
             f"cannot load {str(path)!r}: it is one of the {n_parts} parts of a split GGUF file; "
             "merge them first, with 'llama-gguf-split --merge'."
         )

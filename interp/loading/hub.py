@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from interp.errors import ModelNotFound, did_you_mean, first_line
+from interp.errors import ModelError, did_you_mean, first_line
 
 HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 """``name`` or ``owner/name``."""
@@ -36,23 +36,23 @@ def require_on_hub(ref: str, ours: Iterable[str]) -> None:
         ours: names that mean no Hub model; one that is nearly `ref` is suggested instead of asking.
 
     Raises:
-        ModelNotFound: not a Hub id, nearly a name of ours, not on the Hub, or no answer.
+        ModelError: not a Hub id, nearly a name of ours, not on the Hub, or no answer.
     """
     import huggingface_hub
 
     names = did_you_mean(ref, ours)
     if not HUB_ID.fullmatch(ref):
-        raise ModelNotFound(
+        raise ModelError(
             f"unknown model {ref[:80]!r}: not a built-in name, a folder, a .gguf file, or a Hub id "
             f"('gpt2', 'owner/name'). {names}"
         )
     if "/" not in ref and difflib.get_close_matches(ref.lower(), list(ours), cutoff=NEAR):
-        raise ModelNotFound(f"unknown model {ref!r}. {names}")
+        raise ModelError(f"unknown model {ref!r}. {names}")
     try:
         url = huggingface_hub.hf_hub_url(ref, "config.json")
         huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
     except Exception as error:  # whatever the client of the day raises without a connection
-        raise ModelNotFound(
+        raise ModelError(
             f"unknown model {ref!r}: no built-in name, folder or file, and cannot load {ref!r} "
             f"from the Hugging Face Hub ({_why_not(error)}); check the id and the connection. "
             f"{names}"

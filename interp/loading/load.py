@@ -10,8 +10,7 @@ from torch import nn
 
 from interp.errors import (
     InterpError,
-    ModelLoadError,
-    ModelNotFound,
+    ModelError,
     OutOfMemory,
     did_you_mean,
     first_line,
@@ -53,10 +52,10 @@ def load_model(
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
 
     Raises:
-        ModelNotFound: no such name, folder, file or Hub model; the message suggests built-in
+        ModelError: no such name, folder, file or Hub model; the message suggests built-in
             names.
-        ModelFetchError: a built-in model could not be fetched.
-        ModelLoadError: the files do not make a causal language model that interp can map: they
+        ModelError: a built-in model could not be fetched.
+        ModelError: the files do not make a causal language model that interp can map: they
             are damaged or incomplete, or tokens read later ones, or the logits are not the
             unembedding of the normed residual stream. Sites that a model cannot have, or has in
             another shape, are only missing: `Model.arch` tells which and why. Also for a device
@@ -88,13 +87,13 @@ def parse_dtype(dtype: str | torch.dtype | None, device: torch.device | None) ->
     """A dtype from its name; by default fp32 on CPU and bf16 on CUDA.
 
     Raises:
-        ModelLoadError: not a floating-point format that models are run in.
+        ModelError: not a floating-point format that models are run in.
     """
     if dtype is None:
         return torch.bfloat16 if device is not None and device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise ModelLoadError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
+        raise ModelError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
     return DTYPES[name]
 
 
@@ -109,11 +108,9 @@ def _frozen(hf: nn.Module) -> nn.Module:
 
 def _tokenizer(tokenizer: Any, name: str) -> Any:
     if tokenizer is None:
-        raise ModelLoadError(
-            f"{name} came without a tokenizer; call load_model(model, tokenizer=...)."
-        )
+        raise ModelError(f"{name} came without a tokenizer; call load_model(model, tokenizer=...).")
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelLoadError(
+        raise ModelError(
             f"the tokenizer of {name} is not a fast one, which spans need to find their tokens."
         )
     return tokenizer
@@ -127,7 +124,7 @@ def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple
     path = Path(ref)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelNotFound(f"no such file: {ref}.")
+            raise ModelError(f"no such file: {ref}.")
         check_gguf(path)
         return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
     if ref and path.is_dir():  # the path of no name is the folder we are in
@@ -141,12 +138,12 @@ def _from_hub(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     if is_cached(ref):
         try:
             return _from_pretrained(ref, ref, device, dtype, local_files_only=True)
-        except ModelLoadError as incomplete:
+        except ModelError as incomplete:
             if not isinstance(incomplete.__cause__, OSError):  # as transformers tells missing files
                 raise
             try:
                 require_on_hub(ref, ours)
-            except ModelNotFound:
+            except ModelError:
                 raise incomplete from None
     else:
         require_on_hub(ref, ours)
@@ -195,7 +192,7 @@ def _one_sentence(ref: str, remedy: str) -> Generator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit, InterpError):
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception
-        raise ModelLoadError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
+        raise ModelError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
 
 
 def _moved(hf: Any, ref: str, device: torch.device) -> Any:
@@ -217,7 +214,7 @@ def _from_object(ref: Any) -> tuple[Any, Any]:
         return ref
     if isinstance(ref, nn.Module) and hasattr(ref, "get_output_embeddings"):
         return ref, None
-    raise ModelLoadError(
+    raise ModelError(
         f"cannot load a {type(ref).__name__}; give a name, a path, a Hugging Face causal language "
         "model, a TransformerBridge or an nnsight model."
     )

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.brief import brief
-from interp.errors import ModelLoadError, first_line
+from interp.errors import ModelError, first_line
 from interp.model.sites import SITES, Site
 
 
@@ -91,7 +91,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         hf: the loaded model; read only.
 
     Raises:
-        ModelLoadError: TransformerLens has no adapter for the model's class, or the adapter
+        ModelError: TransformerLens has no adapter for the model's class, or the adapter
             describes no stack of blocks, or one that the model does not have.
     """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -106,7 +106,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         norm: Any = tree["ln_final"]
         first = hf.get_submodule(f"{block.name}.0")
     except Exception as error:  # configs that no adapter was written for fail in many ways
-        raise ModelLoadError(
+        raise ModelError(
             f"TransformerLens has no adapter for {family} ({first_line(error)}); interp supports "
             "the causal language models that transformer_lens lists as supported architectures."
         ) from error
@@ -322,10 +322,10 @@ def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
     computes natively; a fresh skeleton takes the very same tensors.
 
     Raises:
-        ModelLoadError: the bridge has folded or centred its weights (compatibility mode).
+        ModelError: the bridge has folded or centred its weights (compatibility mode).
     """
     if getattr(wrapped, "compatibility_mode", False):
-        raise ModelLoadError(
+        raise ModelError(
             "this TransformerBridge is in compatibility mode, which rewrote its weights; load the "
             "model afresh."
         )

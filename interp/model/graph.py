@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import SiteError, shown
+from interp.errors import PlanError, shown
 from interp.model.architecture import Architecture
 
 _NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
@@ -154,11 +154,11 @@ class Graph:
         """Index of a source by its name.
 
         Raises:
-            SiteError: no such node in this model.
+            PlanError: no such node in this model.
         """
         name = component_name(name)
         if name not in self._index[0]:
-            raise SiteError(
+            raise PlanError(
                 f"no node {shown(name)}: nodes are 'input', 'm<layer>' and 'a<layer>.h<head>', "
                 f"with {self.n_layers} layers and {self.n_heads} heads here."
             )
@@ -168,19 +168,19 @@ class Graph:
         """Indices of an edge by its name.
 
         Raises:
-            SiteError: it does not parse, a node is not in this model, or the destination is
+            PlanError: it does not parse, a node is not in this model, or the destination is
                 computed before the source.
         """
         match = _EDGE.fullmatch(name)
         end = match and component_name(match[2])
         destination = f"{end}<{match[3]}>" if match and match[3] else end
         if match is None or destination not in self._index[1]:
-            raise SiteError(
+            raise PlanError(
                 f"no edge {shown(name)}: edges are written 'a5.h3->a9.h2<q>', 'm1->logits'."
             )
         pair = self.node(match[1]), self._index[1][destination]
         if not self.exists[pair]:
-            raise SiteError(
+            raise PlanError(
                 f"no edge {shown(name)}: {destination} is computed before {match[1]} writes."
             )
         return pair

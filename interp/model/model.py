@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.model.architecture import Architecture, ModulePoint
 from interp.model.sites import PATTERN, Site, parse_site
 
@@ -82,12 +82,12 @@ class Model:
         """Parse a site and check that this model has it.
 
         Raises:
-            SiteError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
+            PlanError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
                 reason), or a layer out of range.
         """
         site, layer = parse_site(text)
         if site is PATTERN:
-            raise SiteError(
+            raise PlanError(
                 f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
                 "can be written there."
             )
@@ -97,10 +97,10 @@ class Model:
         return site, layer
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """Raise `SiteError` unless every layer exists (negative numbers do not)."""
+        """Raise `PlanError` unless every layer exists (negative numbers do not)."""
         wrong = [i for i in layers if not 0 <= i < self.arch.n_layers]
         if wrong:
-            raise SiteError(
+            raise PlanError(
                 f"layer {wrong[0]} is out of range: {self.name} has layers 0 to "
                 f"{self.arch.n_layers - 1}."
             )
@@ -109,7 +109,7 @@ class Model:
         """The module that carries `site` in `layer`, and which side of it.
 
         Raises:
-            SiteError: the architecture cannot have this site; the message has the reason.
+            PlanError: the architecture cannot have this site; the message has the reason.
         """
         self._check_exists(site)
         point = self.arch.points[site.name]
@@ -117,7 +117,7 @@ class Model:
 
     def _check_exists(self, site: Site) -> None:
         if site.name not in self.arch.points:
-            raise SiteError(
+            raise PlanError(
                 f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
                 f"{', '.join(self.arch.points)}."
             )
@@ -175,7 +175,7 @@ class Model:
         put back even after an exception.
 
         Raises:
-            SiteError: the model has no attention modules.
+            PlanError: the model has no attention modules.
         """
         configs = self._attention_configs
         before = [c._attn_implementation for c in configs]
@@ -192,7 +192,7 @@ class Model:
         """The configs that attention modules read, each once; blocks without attention have none.
 
         Raises:
-            SiteError: no block has attention that reads its function's name from a config.
+            PlanError: no block has attention that reads its function's name from a config.
         """
         found: dict[int, Any] = {}
         for block in self.blocks:
@@ -200,7 +200,7 @@ class Model:
                 config: Any = block.get_submodule(self.arch.attention).config
                 found[id(config)] = config
         if not found:
-            raise SiteError(
+            raise PlanError(
                 f"{self.name} has no attention modules whose function interp could choose."
             )
         return list(found.values())

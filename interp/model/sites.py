@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.errors import SiteError, did_you_mean
+from interp.errors import PlanError, did_you_mean
 
 Units = Literal["d_model", "head", "kv_head", "neuron"]
 
@@ -69,7 +69,7 @@ def parse_site(text: str) -> tuple[Site, int | None]:
         The site and the layer, ``None`` where the text names none.
 
     Raises:
-        SiteError: the text is neither; the message suggests the nearest names.
+        PlanError: the text is neither; the message suggests the nearest names.
     """
     known = SITES | {PATTERN.name: PATTERN}
     if text in known:
@@ -78,7 +78,7 @@ def parse_site(text: str) -> tuple[Site, int | None]:
     by_hook = {site.hook: site for site in known.values()}
     if match and match[2] in by_hook:
         return by_hook[match[2]], int(match[1])
-    raise SiteError(
+    raise PlanError(
         f"unknown site {text!r}. {did_you_mean(text, SITES)} A full hook name such as "
         "'blocks.7.attn.hook_z' works too."
     )

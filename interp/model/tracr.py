@@ -25,7 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.data.records import is_file, read_json
 from interp.data.schema import Count, Finite, Index, Row, checked
-from interp.errors import DataFileError, ModelLoadError, did_you_mean, shown
+from interp.errors import DataError, ModelError, did_you_mean, shown
 from interp.loading.programs import PROGRAMS, file_of
 from interp.model.architecture import Architecture, BlockParts, ModulePoint
 from interp.model.model import Model
@@ -118,11 +118,11 @@ class PlainTransformer(nn.Module):
         """Logits of every position, as ``.logits``.
 
         Raises:
-            ModelLoadError: a program was compiled for shorter inputs.
+            ModelError: a program was compiled for shorter inputs.
         """
         n_pos = input_ids.shape[1]
         if n_pos > self.position.num_embeddings:
-            raise ModelLoadError(
+            raise ModelError(
                 f"{n_pos} tokens are too many: the program was compiled for "
                 f"{self.position.num_embeddings}, BOS included."
             )
@@ -188,13 +188,13 @@ def read_program(path: str | Path) -> Program:
         path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
 
     Raises:
-        DataFileError: the description is missing, lacks a field, or contradicts itself.
+        DataError: the description is missing, lacks a field, or contradicts itself.
     """
     path = file_of(path)
     described = path.with_suffix(".json")
     for file in (path, described):
         if not is_file(file):
-            raise DataFileError(
+            raise DataError(
                 f"{file} is missing: a compiled program is NAME.npz with NAME.json beside it, or "
                 f"a shipped one. {did_you_mean(str(path), PROGRAMS)}"
             )
@@ -202,14 +202,14 @@ def read_program(path: str | Path) -> Program:
     tokens = set(program.input_ids.values())
     missing = {"BOS", "compiler_pad"} - program.input_ids.keys()
     if missing or tokens != set(range(len(program.input_ids))):
-        raise DataFileError(
+        raise DataError(
             f"{described}: 'input_ids' must number BOS, compiler_pad and all other words from 0, "
             "each once."
         )
     rows = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
     used = {token for ids in rows for token in ids}
     if len({len(ids) for ids in rows}) > 1 or len(rows[0]) < 2 or not used <= tokens:
-        raise DataFileError(
+        raise DataError(
             f"{described}: the ids of 'pairs' must all be of one length, BOS and a word at least, "
             "and of the vocabulary."
         )
@@ -223,30 +223,30 @@ def load_program(path: str | Path) -> Model:
         path: the ``.npz`` weights, their ``.json`` beside them; or the name of a shipped program.
 
     Raises:
-        ModelLoadError: the weights are damaged, not finite, or not of the shape described.
-        DataFileError: the description is missing or malformed.
+        ModelError: the weights are damaged, not finite, or not of the shape described.
+        DataError: the description is missing or malformed.
 
     Source: Lindner et al., "Tracr", arXiv 2301.05062.
     """
     program = read_program(path)
     config = program.config
     if config.layer_norm or config.causal or config.act != "relu":
-        raise ModelLoadError(f"{path}: only ReLU programs without norms and causal mask load.")
+        raise ModelError(f"{path}: only ReLU programs without norms and causal mask load.")
     try:
         with np.load(file_of(path), allow_pickle=False) as arrays:
             state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
     except Exception as error:  # zip, zlib, numpy and torch have each their own
-        raise ModelLoadError(
+        raise ModelError(
             f"{path} does not hold the compiled program that its .json describes "
             f"({type(error).__name__}: {shown(str(error), 120)[1:-1]})."
         ) from error
     fault = _misfit(state, _shapes(program, state))
     if fault:
-        raise ModelLoadError(
+        raise ModelError(
             f"{path} does not hold the compiled program that its .json describes ({fault})."
         )
     if not all(bool(w.isfinite().all()) for w in state.values()):
-        raise ModelLoadError(f"{path} holds weights that are not finite; compile it again.")
+        raise ModelError(f"{path} holds weights that are not finite; compile it again.")
     hf = PlainTransformer(config.shape, len(program.input_ids), len(state["position.weight"]))
     hf.load_state_dict(state)
     tokenizer = _tokenizer(program.input_ids)

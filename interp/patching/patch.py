@@ -63,9 +63,9 @@ def patch(
             are; ``result.warnings`` says so, too.
 
     Raises:
-        SiteError: the site, a layer, or an axis does not exist in this model.
-        PairError: no pair is usable, or a span is missing from some pair.
-        MetricError: unknown metric, or a function of another form.
+        PlanError: the site, a layer, or an axis does not exist in this model.
+        DataError: no pair is usable, or a span is missing from some pair.
+        PlanError: unknown metric, or a function of another form.
         DegenerateGap: clean and corrupt prompts score the same, so nothing can be localised.
         OutOfMemory: even one row at a time does not fit.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from interp.data.pairs import Excluded
-from interp.errors import DegenerateGap, MetricError, SiteError
+from interp.errors import DegenerateGap, PlanError
 from interp.metrics import DEGENERATE
 from interp.results import folder
 from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
@@ -126,15 +126,15 @@ class PatchResult:
             ``frame.attrs["differ"]`` in what else they differ: model, site, at or source -> both.
 
         Raises:
-            SiteError: the axes differ.
-            MetricError: metric or direction differ.
+            PlanError: the axes differ.
+            PlanError: metric or direction differ.
         """
         if self.over != other.over:
-            raise SiteError(f"the axes differ: {list(self.over)} and {list(other.over)}.")
+            raise PlanError(f"the axes differ: {list(self.over)} and {list(other.over)}.")
         for name in ("metric", "direction"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise MetricError(f"the {name} differs: {mine} and {theirs}.")
+                raise PlanError(f"the {name} differs: {mine} and {theirs}.")
         mine, theirs = self._shifts(), other._shifts()
         paired = sorted(self._prompts) == sorted(other._prompts)
         if paired:
@@ -216,10 +216,10 @@ class PatchResult:
             strongest cell with its part of the gap and 95 % interval.
 
         Raises:
-            SiteError: the sweep has other axes.
+            PlanError: the sweep has other axes.
         """
         if set(self.over) != {"layer", "pos"}:
-            raise SiteError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
+            raise PlanError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
         part = self.normalised(seed).transpose("layer", "pos")
         if self.direction == "noise":
             part = 1 - part.rename(low="high", high="low")

@@ -8,7 +8,7 @@ import numpy as np
 
 from interp.brief import brief
 from interp.data.pairs import TokenPair
-from interp.errors import PairError, SiteError
+from interp.errors import DataError, PlanError
 from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model.model import Model
 from interp.model.sites import AXES, Site
@@ -48,7 +48,7 @@ class Sweep:
         """Coordinates of the position axis: token numbers, or span names every pair has.
 
         Raises:
-            PairError: a pair lacks the span that `at` names, or no span is shared by all.
+            DataError: a pair lacks the span that `at` names, or no span is shared by all.
         """
         if "pos" in self.over:
             return tuple(range(max(len(pair.clean) for pair in pairs)))
@@ -57,7 +57,7 @@ class Sweep:
             return (self.at,)
         shared = [name for name in pairs[0].spans if all(name in p.spans for p in pairs)]
         if not shared:
-            raise PairError("these pairs share no named span; add `spans` or sweep over 'pos'.")
+            raise DataError("these pairs share no named span; add `spans` or sweep over 'pos'.")
         return (*(place for name in shared for place in (name, f"{name}_last")), "last")
 
     def positions(self, pair: TokenPair, place: Any) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def plan_sweep(
 ) -> Sweep:
     """Check a sweep's arguments against the model; arguments and errors as in `patch`."""
     if not model.arch.causal:
-        raise SiteError(
+        raise PlanError(
             f"{model.name} attends in both directions and predicts no next token; use "
             "`interp.attribute` or `interp circuit validate` on compiled programs."
         )
@@ -87,7 +87,7 @@ def plan_sweep(
     axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
     check_axes(where, axes, at)
     if direction not in ("denoise", "noise"):
-        raise SiteError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
+        raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
     if layers is not None:
         model.check_layers(layers)
     chosen = [layer] if layer is not None else layers
@@ -108,21 +108,21 @@ def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
     """Raise unless one can sweep a site over these axes, whatever the model.
 
     Raises:
-        SiteError: as said.
+        PlanError: as said.
     """
     for axis in axes:
         if axis not in AXES:
-            raise SiteError(f"unknown axis {axis!r}; sweep over some of {', '.join(AXES)}.")
+            raise PlanError(f"unknown axis {axis!r}; sweep over some of {', '.join(AXES)}.")
     if not axes or len(set(axes)) != len(axes):
-        raise SiteError(f"cannot sweep over {list(axes)}; name each axis once.")
+        raise PlanError(f"cannot sweep over {list(axes)}; name each axis once.")
     if {"pos", "span"} <= set(axes):
-        raise SiteError("'pos' and 'span' are both position axes; choose one.")
+        raise PlanError("'pos' and 'span' are both position axes; choose one.")
     if at != "all" and {"pos", "span"} & set(axes):
-        raise SiteError(f"at={at!r} fixes the positions, so 'pos' or 'span' cannot be an axis.")
+        raise PlanError(f"at={at!r} fixes the positions, so 'pos' or 'span' cannot be an axis.")
     has = {"head": ("head", "kv_head"), "neuron": ("neuron",)}
     for axis, kinds in has.items():
         if axis in axes and site.units not in kinds:
-            raise SiteError(
+            raise PlanError(
                 f"site {site.name!r} has no {axis}s; sweep over its layers and positions, or "
                 f"choose a site with {axis}s ({'z, q, k, v' if axis == 'head' else 'mlp_post'})."
             )
@@ -140,13 +140,13 @@ def _unit_axis(
         return None, ("all",)
     if isinstance(neurons, int):
         if neurons < 1:
-            raise SiteError(f"neurons={neurons}: a group holds at least one neuron.")
+            raise PlanError(f"neurons={neurons}: a group holds at least one neuron.")
         groups = tuple(tuple(range(i, min(i + neurons, n))) for i in range(0, n, neurons))
     else:
         groups = tuple(tuple(group) for group in neurons)
     wrong = [i for group in groups for i in group if not 0 <= i < n]
     if wrong or not all(groups):
-        raise SiteError(f"neuron {wrong[0] if wrong else '(none)'}: this model has 0 to {n - 1}.")
+        raise PlanError(f"neuron {wrong[0] if wrong else '(none)'}: this model has 0 to {n - 1}.")
     first = [g[0] for g in groups]
     labels = first if all(len(g) == 1 for g in groups) else [f"{g[0]}-{g[-1]}" for g in groups]
     return groups, tuple(labels)
@@ -155,7 +155,7 @@ def _unit_axis(
 def _require_span(pairs: Sequence[TokenPair], place: str) -> None:
     for pair in pairs if place not in ("all", "last") else ():
         if place not in pair.spans and place.removesuffix("_last") not in pair.spans:
-            raise PairError(
+            raise DataError(
                 f"{pair.pair.where}: no span {place!r}; this pair has "
                 f"{', '.join(pair.spans) or 'none'} (and 'all', 'last')."
             )

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Generator
 from pathlib import Path
 
-from interp.errors import DataFileError
+from interp.errors import DataError
 
 
 @contextlib.contextmanager
@@ -14,7 +14,7 @@ def replacing(path: Path) -> Generator[Path]:
     Its mode is that of any file the user makes (the umask), whoever writes it.
 
     Raises:
-        DataFileError: it cannot be written there.
+        DataError: it cannot be written there.
     """
     beside = path.with_name(f".part-{path.name}")
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Generator[Path]:
         beside.chmod(mode)  # safetensors makes files that only the user can read
         beside.replace(path)
     except OSError as error:
-        raise DataFileError(f"cannot write {path} ({error.strerror or error}).") from error
+        raise DataError(f"cannot write {path} ({error.strerror or error}).") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> Path:
     """Write a text as UTF-8; whole or not at all.
 
     Raises:
-        DataFileError: it cannot be written there.
+        DataError: it cannot be written there.
     """
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")

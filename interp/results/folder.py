@@ -85,7 +85,7 @@ def write(
 
     Raises:
         RunFolderError: `path` exists and is not a run folder.
-        DataFileError: it cannot be written there.
+        DataError: it cannot be written there.
     """
     refuse_foreign(path)
     with placing(path) as beside:

@@ -237,7 +237,7 @@ class Report:
         """Write the page and, unless it is to stand alone, plotly beside it.
 
         Raises:
-            DataFileError: it cannot be written there.
+            DataError: it cannot be written there.
         """
         page = Path(page)
         write_text(page, self.html(standalone))

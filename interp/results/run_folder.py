@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import filelock
 
-from interp.errors import DataFileError, RunFolderError
+from interp.errors import DataError, RunFolderError
 from interp.results import folder
 from interp.results.files import write_text
 from interp.results.run_key import Record, plain
@@ -173,7 +173,7 @@ class RunFolder(Steps):
             except FileNotFoundError:  # another process has just finished and removed the folder
                 continue
             except OSError as error:
-                raise DataFileError(f"cannot write {self.out} ({error.strerror}).") from error
+                raise DataError(f"cannot write {self.out} ({error.strerror}).") from error
             if (self.work / LOCK).exists():
                 break
             lock.release()

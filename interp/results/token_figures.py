@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.errors import SiteError
+from interp.errors import PlanError
 from interp.results.style import label, styled
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def plot_attention(
         heads: which heads; all by default.
 
     Raises:
-        SiteError: not attention patterns with all their queries, or no such prompt, layer or head.
+        PlanError: not attention patterns with all their queries, or no such prompt, layer or head.
     """
     if patterns.dims != ("prompt", "head", "query", "key"):
-        raise SiteError(
+        raise PlanError(
             "plot_attention draws the site 'pattern' with a query axis, not "
             f"{patterns.site!r} with dims {list(patterns.dims)}."
         )
@@ -51,7 +51,7 @@ def plot_attention(
     listed = [heads] if isinstance(heads, int) else list(range(n_heads) if heads is None else heads)
     known = bool(listed) and set(listed) <= set(range(n_heads)) and 0 <= prompt < n_prompts
     if not known or chosen not in patterns:
-        raise SiteError(
+        raise PlanError(
             f"no layer {chosen}, prompt {prompt} or heads {listed} here: there are layers "
             f"{list(patterns)}, prompts 0 to {n_prompts - 1} and heads 0 to {n_heads - 1}."
         )

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
+    from interp.errors import StatisticsError
     from interp.statistics.agreement import auroc, jaccard, spearman, stability
     from interp.statistics.bootstrap import (
         Equivalence,
         Estimate,
-        StatisticsError,
         bootstrap_difference,
         bootstrap_mean,
         bootstrap_ratio,

@@ -7,12 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from interp.statistics.bootstrap import (
-    Estimate,
-    StatisticsError,
-    cluster_sums,
-    resample_weights,
-)
+from interp.errors import StatisticsError
+from interp.statistics.bootstrap import Estimate, cluster_sums, resample_weights
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:

@@ -11,11 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.errors import InterpError
-
-
-class StatisticsError(InterpError):
-    """Numbers from which the statistic that was asked for cannot be computed."""
+from interp.errors import StatisticsError
 
 
 class Estimate(NamedTuple):

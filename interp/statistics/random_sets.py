@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from interp.statistics.bootstrap import StatisticsError
+from interp.errors import StatisticsError
 
 Component = tuple[int, int]  # (layer, unit)
 LEAST_NEIGHBOURS = 4

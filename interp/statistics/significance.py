@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from interp.statistics.bootstrap import Estimate, StatisticsError, cluster_sums
+from interp.errors import StatisticsError
+from interp.statistics.bootstrap import Estimate, cluster_sums
 
 
 def sign_flip_test(

@@ -46,7 +46,7 @@ def load_counterfact(source: str | Path, split: str | None = None) -> Records[Co
     """Load CounterFact, of ROME or MEMIT (``multi_counterfact``), from a file or the Hub.
 
     Raises:
-        DataFileError: no such file, or a row is not of this schema (named by number).
+        DataError: no such file, or a row is not of this schema (named by number).
     """
     records, name = read_records(source, split, "CounterFact records")
     return parsed(records, name, _record, id_key="case_id")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from circuits.editing.evaluation.asking import KINDS, Asked
 from circuits.editing.evaluation.cases import Case
-from interp.errors import MetricError, did_you_mean
+from interp.errors import PlanError, did_you_mean
 
 SPECIFICITY = ("same_relation", "same_answer", "neighbour")
 GROUP = ("arm", "seed")
@@ -53,7 +53,7 @@ def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
         (the two net ones: -1 to 1), NaN where the case has no question of that kind.
 
     Raises:
-        MetricError: a column is missing, a kind unknown, or a question is there twice.
+        PlanError: a column is missing, a kind unknown, or a question is there twice.
     """
     _check(rows)
     names = [*(name for name in GROUP if name in rows), "case"]
@@ -202,12 +202,12 @@ def _check(rows: pd.DataFrame) -> None:
     needed = ("case", "kind", "index", "strict", "lenient")
     for name in needed:
         if name not in rows:
-            raise MetricError(f"the table has no column {name!r}; it needs {', '.join(needed)}.")
+            raise PlanError(f"the table has no column {name!r}; it needs {', '.join(needed)}.")
     for kind in rows["kind"].unique():
         if kind not in KINDS:
-            raise MetricError(f"no question is of kind {kind!r}. {did_you_mean(kind, KINDS)}")
+            raise PlanError(f"no question is of kind {kind!r}. {did_you_mean(kind, KINDS)}")
     key = [*(name for name in GROUP if name in rows), "case", "kind", "index"]
     twice = rows[rows.duplicated(key)]
     if len(twice):
         first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in key)
-        raise MetricError(f"one question has two answers ({first}); score every question once.")
+        raise PlanError(f"one question has two answers ({first}); score every question once.")

@@ -15,9 +15,9 @@ from circuits.editing.evaluation.reading import (
     text_of,
     texts_of,
 )
-from circuits.editing.facts import SLOT, Fact, FactError, refuse_conflicts
+from circuits.editing.facts import SLOT, Fact, refuse_conflicts
 from interp.data.records import is_hub_id, read_records
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 
 def load_cases(source: str | Path, split: str | None = None) -> Cases:
@@ -35,7 +35,7 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases:
         that names the subject, or the chain's start.
 
     Raises:
-        DataFileError: no such file, or a row is not of this schema (named by number).
+        DataError: no such file, or a row is not of this schema (named by number).
     """
     records, name = read_records(source, split, "MQuAKE records")
     if split is not None and not is_hub_id(source):
@@ -54,14 +54,14 @@ def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict
     found = [record for record, own in zip(records, splits, strict=True) if own == split]
     if not found:
         named = shown(", ".join(sorted({own for own in splits if own})) or "none", 120)[1:-1]
-        raise DataFileError(f"no record of {name} is of split {shown(split)}; it has {named}.")
+        raise DataError(f"no record of {name} is of split {shown(split)}; it has {named}.")
     return found
 
 
 def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
     hops, new_hops = (_hops(record, key, where) for key in ("single_hops", "new_single_hops"))
     if len(hops) != len(new_hops):
-        raise FactError(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
+        raise DataError(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
     subject, relations = _chain(record, len(hops), where)
     facts, originals, edited = _edits(record, (subject, relations), new_hops, where)
     refuse_conflicts(facts)
@@ -88,7 +88,7 @@ def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
 def _hops(record: Mapping[str, Any], key: str, where: str) -> tuple[Hop, ...]:
     rows = objects_of(record, key, where)
     if not rows:
-        raise DataFileError(f"{where}: {key!r} is missing; it must list the hops of a chain.")
+        raise DataError(f"{where}: {key!r} is missing; it must list the hops of a chain.")
     return tuple(
         Hop(
             text_of(row, "question", where),
@@ -112,7 +112,7 @@ def _chain(record: Mapping[str, Any], n: int, where: str) -> tuple[str, tuple[st
     for triples in (labelled, ids):
         whole = isinstance(triples, list) and all(map(_is_triple, triples))
         if not whole or len(triples) != n:
-            raise DataFileError(
+            raise DataError(
                 f"{where}: orig.triples_labeled (and orig.triples, if any) must hold {n} triples "
                 "of texts, one per hop."
             )
@@ -131,7 +131,7 @@ def _edits(
 ) -> tuple[tuple[Fact, ...], tuple[Answer, ...], tuple[int, ...]]:
     rewrites = objects_of(record, "requested_rewrite", where)
     if not rewrites:
-        raise DataFileError(f"{where}: 'requested_rewrite' is missing; it must list the edits.")
+        raise DataError(f"{where}: 'requested_rewrite' is missing; it must list the edits.")
     start, relations = chain
     subjects = (start, *(hop.answer.text for hop in new_hops))
     placed: list[tuple[int, Fact, Answer]] = []
@@ -141,7 +141,7 @@ def _edits(
         true = text_of(object_of(row, "target_true", where), "str", where)
         at = _hop_of((prompt.replace(SLOT, subject), subject, target), subjects, new_hops)
         if at is None:
-            raise FactError(
+            raise DataError(
                 f"{where}: the edit {shown(prompt.replace(SLOT, subject))} to {shown(target)} "
                 "stands at no hop of the new chain."
             )
@@ -161,7 +161,7 @@ def _implicit(row: Mapping[str, Any], named: Sequence[str], where: str) -> tuple
     for phrase in phrases:
         for entity in named:
             if Answer(entity).lenient(phrase):
-                raise FactError(
+                raise DataError(
                     f"{where}: the implicit subject {shown(phrase)} names {shown(entity)}."
                 )
     return phrases

@@ -8,7 +8,7 @@ from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.facts import SLOT
 from interp.data.records import is_file, read_json, read_text
 from interp.data.schema import checked
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
 BLOCK = "\n\n"
@@ -54,7 +54,7 @@ def load_shots(path: str | Path) -> Shots:
     One of the official demonstrations lacks its ``A:``; it stays so, as in all published figures.
 
     Raises:
-        DataFileError: no such file, or it has neither form.
+        DataError: no such file, or it has neither form.
     """
     text = read_text(path, "demonstrations")
     if text.startswith("Q: "):
@@ -62,7 +62,7 @@ def load_shots(path: str | Path) -> Shots:
     if text.startswith("Question: ") and "\nThoughts: " in text and "\nAnswer: " in text:
         shots = _closed(text, THOUGHTS, BLOCK)
         return replace(shots, read=reasoned_answer, stop=BLOCK, n_tokens=N_REASONED)
-    raise DataFileError(
+    raise DataError(
         f"{path} starts with {shown(text, 30)}; demonstrations are lines 'Q: … A: …', or blocks of "
         "'Question: …', 'Thoughts: …' and 'Answer: …'."
     )
@@ -72,12 +72,12 @@ def shots_named(name: str) -> Shots:
     """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file.
 
     Raises:
-        DataFileError: neither, or a file that `load_shots` refuses.
+        DataError: neither, or a file that `load_shots` refuses.
     """
     if name in NAMED:
         return NAMED[name]
     if not is_file(name):
-        raise DataFileError(
+        raise DataError(
             f"{shown(name, 200)} is no file of demonstrations, and not one of "
             f"{' and '.join(NAMED)}."
         )
@@ -88,12 +88,12 @@ def load_relation_shots(path: str | Path) -> dict[str, Shots]:
     """Read MQuAKE's ``rel-prompts.json``: for each relation, demonstrations of it.
 
     Raises:
-        DataFileError: no such file, or it does not map relations to lines ``Q: … A: …``.
+        DataError: no such file, or it does not map relations to lines ``Q: … A: …``.
     """
     found = checked(dict[str, str], read_json(path, "demonstrations (JSON)"), str(path))
     odd = next((name for name, text in found.items() if not text.startswith("Q: ")), None)
     if odd is not None or not found:
-        raise DataFileError(
+        raise DataError(
             f"{path}{'' if odd is None else f', {shown(odd)}'}: must map relations to lines of the "
             "form 'Q: … A: …'."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.errors import MetricError
+from interp.errors import PlanError
 
 COUNTERFACT = {"rewrite": "ES", "paraphrase": "PS", "neighbourhood": "NS"}
 
@@ -17,7 +17,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
     """Harmonic mean of scores; 0 if one of them is."""
     given = np.asarray(values, float)
     if not len(given) or (given < 0).any():
-        raise MetricError(f"a harmonic mean needs scores of at least 0, not {list(values)}.")
+        raise PlanError(f"a harmonic mean needs scores of at least 0, not {list(values)}.")
     return float(len(given) / (1 / given).sum()) if given.all() else 0.0
 
 
@@ -45,7 +45,7 @@ def counterfact_scores(rows: pd.DataFrame) -> pd.Series:
     )
     missing = [kind for kind in COUNTERFACT if kind not in means.index]
     if missing:
-        raise MetricError(f"no prompts of kind {', '.join(missing)}; S needs all three.")
+        raise PlanError(f"no prompts of kind {', '.join(missing)}; S needs all three.")
     scores = {short: means.loc[kind, "success"] for kind, short in COUNTERFACT.items()}
     sizes = {f"{short[0]}M": means.loc[kind, "magnitude"] for kind, short in COUNTERFACT.items()}
     return pd.Series({**scores, **sizes, "S": harmonic_mean(list(scores.values()))})

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from circuits.editing.facts import FactError
 from interp.data.pairs import Excluded
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 T = TypeVar("T")
 
@@ -53,10 +52,10 @@ def parsed(
         id_key: the field that holds the id; by default the row's number is its id.
 
     Raises:
-        DataFileError: there is no row, one is malformed, or an id is missing or there twice.
+        DataError: there is no row, one is malformed, or an id is missing or there twice.
     """
     if not rows:
-        raise DataFileError(f"{source} holds no rows; give at least one.")
+        raise DataError(f"{source} holds no rows; give at least one.")
     kept: list[T] = []
     excluded: list[Excluded] = []
     seen: dict[str, str] = {}
@@ -64,14 +63,14 @@ def parsed(
         where = f"{source}, row {number}"
         id = str(number) if id_key is None else _id_of(row, id_key, where)
         if id in seen:
-            raise DataFileError(
+            raise DataError(
                 f"{where}: {id_key} {shown(id)} was used before, in {seen[id]}; give every row its "
                 "own."
             )
         seen[id] = where
         try:
             kept.append(parse(row, id, where))
-        except FactError as error:
+        except DataError as error:
             excluded.append(Excluded(id, where, str(error)))
     return Records(tuple(kept), source, tuple(excluded))
 
@@ -79,9 +78,9 @@ def parsed(
 def _id_of(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key, "")
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise DataFileError(f"{where}: {key} is {shown(value)}; it must be text or a whole number.")
+        raise DataError(f"{where}: {key} is {shown(value)}; it must be text or a whole number.")
     if value == "":
-        raise DataFileError(f"{where}: {key} '' is missing; give every row its own.")
+        raise DataError(f"{where}: {key} '' is missing; give every row its own.")
     return str(value)
 
 
@@ -89,7 +88,7 @@ def text_of(row: Any, key: str, where: str) -> str:
     """A field that must be non-empty text."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, str) or not value.strip():
-        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be non-empty text.")
+        raise DataError(f"{where}: {key!r} is {shown(value)}; it must be non-empty text.")
     return value
 
 
@@ -97,7 +96,7 @@ def name_of(row: Mapping[str, Any], key: str, where: str) -> str | None:
     """A field that may be missing, or must be text."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be text.")
+        raise DataError(f"{where}: {key!r} is {shown(value)}; it must be text.")
     return value
 
 
@@ -105,7 +104,7 @@ def texts_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that must be a non-empty list of texts."""
     values = tuple(text_of({key: value}, key, where) for value in list_of(row, key, where))
     if not values:
-        raise DataFileError(
+        raise DataError(
             f"{where}: {key!r} is {shown(row.get(key))}; it must list at least one text."
         )
     return values
@@ -115,7 +114,7 @@ def names_of(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that may be missing, or must be a list of texts; some may be empty."""
     values = list_of(row, key, where)
     if not all(isinstance(value, str) for value in values):
-        raise DataFileError(f"{where}: {key!r} is {shown(values)}; it must be a list of texts.")
+        raise DataError(f"{where}: {key!r} is {shown(values)}; it must be a list of texts.")
     return tuple(values)
 
 
@@ -128,7 +127,7 @@ def list_of(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
     """A field that may be missing, or must be a list."""
     values = row.get(key)
     if values is not None and not isinstance(values, list):
-        raise DataFileError(f"{where}: {key!r} is {shown(values)}; it must be a list.")
+        raise DataError(f"{where}: {key!r} is {shown(values)}; it must be a list.")
     return [] if values is None else values
 
 
@@ -136,5 +135,5 @@ def object_of(row: Any, key: str, where: str) -> Mapping[str, Any]:
     """A field that must be an object."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, Mapping):
-        raise DataFileError(f"{where}: {key!r} is {shown(value)}; it must be an object.")
+        raise DataError(f"{where}: {key!r} is {shown(value)}; it must be an object.")
     return value

@@ -16,10 +16,10 @@ from circuits.editing.evaluation.reading import (
     parsed,
     text_of,
 )
-from circuits.editing.facts import SLOT, Fact, FactError
+from circuits.editing.facts import SLOT, Fact
 from interp.brief import brief
 from interp.data.records import read_records
-from interp.errors import DataFileError, shown
+from interp.errors import DataError, shown
 
 CRITERIA: Mapping[str, str] = {
     "Logical_Generalization": "logical_generalization",
@@ -112,7 +112,7 @@ def load_ripple(source: str | Path, split: str | None = None) -> Records[Ripple]
         be told apart, for the files name neither.
 
     Raises:
-        DataFileError: no such file, or a row is not of this schema (named by number).
+        DataError: no such file, or a row is not of this schema (named by number).
     """
     records, name = read_records(source, split, "RippleEdits records")
     return parsed(records, name, _record)
@@ -132,7 +132,7 @@ def _record(row: Mapping[str, Any], id: str, where: str) -> Ripple:
     )
     answered = tuple(t for t in tests if all(q.answers for q in (*t.queries, *t.conditions)))
     if not any(key in row for key in CRITERIA):
-        raise DataFileError(f"{where}: no criterion; RippleEdits has {', '.join(CRITERIA)}.")
+        raise DataError(f"{where}: no criterion; RippleEdits has {', '.join(CRITERIA)}.")
     return Ripple(
         id=id,
         fact=Fact(prompt, subject, target, relation=relation, where=where),
@@ -155,7 +155,7 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
             head, subject, target = first.groups()
             start, end = first.span(2)
             return head[:start] + SLOT + head[end:], subject, target
-    raise FactError(
+    raise DataError(
         f"{where}: {shown(statement)} does not tell subject and object apart as a wording of "
         f"{shown(relation)}."
     )
@@ -164,7 +164,7 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
 def _test(test: Mapping[str, Any], criterion: str, where: str) -> Test:
     condition = test.get("test_condition", "OR")
     if condition != "OR" and condition != "AND":
-        raise DataFileError(f"{where}: test_condition is {shown(condition)}; it is 'OR' or 'AND'.")
+        raise DataError(f"{where}: test_condition is {shown(condition)}; it is 'OR' or 'AND'.")
     return Test(
         criterion,
         tuple(_query(query, where) for query in objects_of(test, "test_queries", where)),
@@ -185,5 +185,5 @@ def _query(query: Mapping[str, Any], where: str) -> Query:
 def _name(value: Any, where: str) -> str:
     """A name, which may be a number or missing."""
     if value is not None and (not isinstance(value, str | int) or isinstance(value, bool)):
-        raise DataFileError(f"{where}: an answer is {shown(value)}; it must be text.")
+        raise DataError(f"{where}: an answer is {shown(value)}; it must be text.")
     return "" if value is None else str(value)

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from circuits.editing.evaluation.metrics import DAMAGE, METRICS
-from interp.errors import MetricError
+from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, discordant, mcnemar
 
 SHOWN = (*METRICS, *DAMAGE)
@@ -71,13 +71,13 @@ def compare(
         several seeds: in more than half of them), and its p-value, which knows no clusters.
 
     Raises:
-        MetricError: an arm is missing, or the arms were scored on different cases.
+        PlanError: an arm is missing, or the arms were scored on different cases.
     """
     means = _over_seeds(scores, by)
     first, second = (_of_arm(means, name) for name in (arm, other))
     if list(first.index) != list(second.index):
         odd = sorted(set(first.index) ^ set(second.index))
-        raise MetricError(
+        raise PlanError(
             f"{arm!r} and {other!r} were scored on different cases ({len(odd)} only in one, such "
             f"as {odd[0]!r}); compare them on the same."
         )
@@ -96,7 +96,7 @@ def compare(
 def _over_seeds(scores: pd.DataFrame, by: Sequence[str]) -> Any:
     for name in by:
         if name not in scores:
-            raise MetricError(f"the scores have no column {name!r} to split by.")
+            raise PlanError(f"the scores have no column {name!r} to split by.")
     keys = [name for name in ("arm", "case") if name in scores]
     about = [name for name in dict.fromkeys(("cluster", *by)) if name in scores]
     how = dict.fromkeys(about, "first") | dict.fromkeys(SHOWN, "mean")
@@ -108,7 +108,7 @@ def _of_arm(means: Any, arm: str) -> Any:
     found = means[means["arm"] == arm] if "arm" in means else means[:0]
     if not len(found):
         arms = ", ".join(map(repr, means["arm"].unique())) if "arm" in means else "no arms"
-        raise MetricError(f"no scores of arm {arm!r}; the table has {arms}.")
+        raise PlanError(f"no scores of arm {arm!r}; the table has {arms}.")
     return found.set_index("case").sort_index()
 
 

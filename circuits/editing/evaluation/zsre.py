@@ -8,9 +8,9 @@ from typing import Any
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Question
 from circuits.editing.evaluation.reading import Records, parsed, text_of, texts_of
-from circuits.editing.facts import SLOT, Fact, FactError
+from circuits.editing.facts import SLOT, Fact
 from interp.data.records import read_records
-from interp.errors import shown
+from interp.errors import DataError, shown
 
 UNRELATED = "nq question: "
 
@@ -41,7 +41,7 @@ def load_zsre(source: str | Path, split: str | None = None) -> Records[ZsRE]:
         The records; excluded are those whose question does not name its subject just once.
 
     Raises:
-        DataFileError: no such file, or a row is not of this schema (named by number).
+        DataError: no such file, or a row is not of this schema (named by number).
     """
     records, name = read_records(source, split, "zsRE records")
     return parsed(records, name, _record)
@@ -50,7 +50,7 @@ def load_zsre(source: str | Path, split: str | None = None) -> Records[ZsRE]:
 def _record(row: Mapping[str, Any], id: str, where: str) -> ZsRE:
     text, subject = text_of(row, "src", where), text_of(row, "subject", where)
     if text.count(subject) != 1:
-        raise FactError(
+        raise DataError(
             f"{where}: {shown(subject)} stands {text.count(subject)} times in {shown(text)}."
         )
     true = texts_of(row, "answers", where)[0]

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from interp.errors import ModelLoadError, ModelNotFound, did_you_mean
+from interp.errors import ModelError, did_you_mean
 
 ORGANISMS = {
     "two-hop-organism": "Llama architecture, facts in its weights and in stories, one and two hops",
@@ -18,20 +18,20 @@ def folder_of(name: str) -> Path:
     """Where an organism lies: a Hugging Face folder, with `world.json` in it.
 
     Raises:
-        ModelNotFound: there is no such organism, or its weights are not in this checkout.
-        ModelLoadError: the weights are not those that its card speaks of.
+        ModelError: there is no such organism, or its weights are not in this checkout.
+        ModelError: the weights are not those that its card speaks of.
     """
     if name not in ORGANISMS:
-        raise ModelNotFound(f"{name!r} is no organism. {did_you_mean(name, ORGANISMS)}")
+        raise ModelError(f"{name!r} is no organism. {did_you_mean(name, ORGANISMS)}")
     folder = Path(__file__).parent / name.replace("-", "_")
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise ModelNotFound(
+        raise ModelError(
             f"the weights of {name!r} are not in this checkout; train them with "
             f"'python -m benchmarks.train_organism --out {folder}'."
         )
     if hashlib.sha256(weights.read_bytes()).hexdigest() != WEIGHTS[name]:
-        raise ModelLoadError(
+        raise ModelError(
             f"{weights} is not the organism that its card speaks of; install interp again, or load "
             f"your own training run as a folder: {folder}."
         )
