@@ -22,6 +22,10 @@ class DataError(InterpError):
     """A file, row, prompt or table that is missing, malformed or unfit; the message says where."""
 
 
+class UnusableRow(DataError):
+    """A well-formed row that a model or method cannot use; it is excluded and counted."""
+
+
 class ModelError(InterpError):
     """A model that is not found, not what it claims to be, or lacks what is asked of it."""
 

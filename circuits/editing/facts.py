@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.brief import brief
-from interp.errors import DataError, shown
+from interp.errors import UnusableRow, shown
 
 SLOT = "{}"
 
@@ -37,22 +37,22 @@ class Fact:
     def __post_init__(self) -> None:
         at = f"{self.where}: " if self.where else ""
         if self.prompt.count(SLOT) != 1:
-            raise DataError(
+            raise UnusableRow(
                 f"{at}the prompt {shown(self.prompt)} has {self.prompt.count(SLOT)} slots; write "
                 "it with one {} where the subject stands."
             )
         if self.question and self.question.count(SLOT) != 1:
-            raise DataError(
+            raise UnusableRow(
                 f"{at}the question {shown(self.question)} has {self.question.count(SLOT)} slots; "
                 "write it with one {} where the subject stands."
             )
         if not self.subject.strip() or not self.target.strip():
-            raise DataError(
+            raise UnusableRow(
                 f"{at}a fact needs a subject and a target, but they are {shown(self.subject)} and "
                 f"{shown(self.target)}."
             )
         if self.prompt != self.prompt.rstrip() or self.target != self.target.strip():
-            raise DataError(
+            raise UnusableRow(
                 f"{at}one space is set between the prompt {shown(self.prompt)} and the target "
                 f"{shown(self.target)}; write them without spaces of their own there."
             )
@@ -77,14 +77,14 @@ def refuse_conflicts(facts: Sequence[Fact]) -> None:
     """Raise unless no two facts give one subject two objects for one prompt.
 
     Raises:
-        DataError: naming the two facts.
+        UnusableRow: naming the two facts.
     """
     seen: dict[tuple[str, str], Fact] = {}
     for fact in facts:
         key = (fact.subject.casefold(), fact.relation or fact.prompt.casefold())
         other = seen.setdefault(key, fact)
         if other.target.casefold() != fact.target.casefold():
-            raise DataError(
+            raise UnusableRow(
                 f"{shown(fact.cloze)} is to become both {shown(other.target)} and "
                 f"{shown(fact.target)}"
                 f"{f' ({other.where}, {fact.where})' if fact.where else ''}; keep one of them."

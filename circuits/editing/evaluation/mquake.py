@@ -17,7 +17,7 @@ from circuits.editing.evaluation.reading import (
 )
 from circuits.editing.facts import SLOT, Fact, refuse_conflicts
 from interp.data.records import is_hub_id, read_records
-from interp.errors import DataError, shown
+from interp.errors import DataError, UnusableRow, shown
 
 
 def load_cases(source: str | Path, split: str | None = None) -> Cases:
@@ -61,7 +61,7 @@ def _of_split(records: list[dict[str, Any]], split: str, name: str) -> list[dict
 def _case(record: Mapping[str, Any], id: str, where: str) -> Case:
     hops, new_hops = (_hops(record, key, where) for key in ("single_hops", "new_single_hops"))
     if len(hops) != len(new_hops):
-        raise DataError(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
+        raise UnusableRow(f"{where}: the edits turn {len(hops)} hops into {len(new_hops)}.")
     subject, relations = _chain(record, len(hops), where)
     facts, originals, edited = _edits(record, (subject, relations), new_hops, where)
     refuse_conflicts(facts)
@@ -141,7 +141,7 @@ def _edits(
         true = text_of(object_of(row, "target_true", where), "str", where)
         at = _hop_of((prompt.replace(SLOT, subject), subject, target), subjects, new_hops)
         if at is None:
-            raise DataError(
+            raise UnusableRow(
                 f"{where}: the edit {shown(prompt.replace(SLOT, subject))} to {shown(target)} "
                 "stands at no hop of the new chain."
             )
@@ -161,7 +161,7 @@ def _implicit(row: Mapping[str, Any], named: Sequence[str], where: str) -> tuple
     for phrase in phrases:
         for entity in named:
             if Answer(entity).lenient(phrase):
-                raise DataError(
+                raise UnusableRow(
                     f"{where}: the implicit subject {shown(phrase)} names {shown(entity)}."
                 )
     return phrases

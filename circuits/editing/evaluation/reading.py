@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from interp.data.pairs import Excluded
-from interp.errors import DataError, shown
+from interp.errors import DataError, UnusableRow, shown
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def parsed(
         seen[id] = where
         try:
             kept.append(parse(row, id, where))
-        except DataError as error:
+        except UnusableRow as error:
             excluded.append(Excluded(id, where, str(error)))
     return Records(tuple(kept), source, tuple(excluded))
 

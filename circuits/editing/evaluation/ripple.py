@@ -19,7 +19,7 @@ from circuits.editing.evaluation.reading import (
 from circuits.editing.facts import SLOT, Fact
 from interp.brief import brief
 from interp.data.records import read_records
-from interp.errors import DataError, shown
+from interp.errors import DataError, UnusableRow, shown
 
 CRITERIA: Mapping[str, str] = {
     "Logical_Generalization": "logical_generalization",
@@ -155,7 +155,7 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
             head, subject, target = first.groups()
             start, end = first.span(2)
             return head[:start] + SLOT + head[end:], subject, target
-    raise DataError(
+    raise UnusableRow(
         f"{where}: {shown(statement)} does not tell subject and object apart as a wording of "
         f"{shown(relation)}."
     )

@@ -10,7 +10,7 @@ from circuits.editing.evaluation.cases import Question
 from circuits.editing.evaluation.reading import Records, parsed, text_of, texts_of
 from circuits.editing.facts import SLOT, Fact
 from interp.data.records import read_records
-from interp.errors import DataError, shown
+from interp.errors import UnusableRow, shown
 
 UNRELATED = "nq question: "
 
@@ -50,7 +50,7 @@ def load_zsre(source: str | Path, split: str | None = None) -> Records[ZsRE]:
 def _record(row: Mapping[str, Any], id: str, where: str) -> ZsRE:
     text, subject = text_of(row, "src", where), text_of(row, "subject", where)
     if text.count(subject) != 1:
-        raise DataError(
+        raise UnusableRow(
             f"{where}: {shown(subject)} stands {text.count(subject)} times in {shown(text)}."
         )
     true = texts_of(row, "answers", where)[0]
