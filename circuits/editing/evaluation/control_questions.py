@@ -1,4 +1,4 @@
-"""Control questions of a case, which its edits must leave as they are, and preservation keys.
+"""Control questions of a case, which its edits must leave as they are, and its preservation set.
 
 Both are drawn from the true chains of other cases, and only from questions that the model is
 known to answer rightly before the edit. What is scored and what an editor may see to preserve
@@ -12,26 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from circuits.editing.evaluation.answers import Answer, normalised
+from circuits.editing.evaluation.answers import Answer, Words, normalised
 from circuits.editing.evaluation.cases import Case
 from interp.brief import brief
 
-ProbeKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
-KeyKind = Literal["same_relation", "related", "other_relation", "two_hop"]
-KINDS: tuple[ProbeKind, ...] = ("neighbour", "same_answer", "control_two_hop", "same_relation")
+ControlKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
+PreservedKind = Literal["same_relation", "related", "other_relation", "two_hop"]
+CONTROLS: tuple[ControlKind, ...] = ("neighbour", "same_answer", "control_two_hop", "same_relation")
 """In the order in which they are drawn: what is rare first, as no question is drawn twice."""
 
 
 @brief
 @dataclass(frozen=True)
-class Known:
+class KnownQuestion:
     """A question that the model answers rightly before any edit.
 
     Attributes:
-        text: the question.
         answer: its true answer.
-        subjects: the subject of each hop that it takes; one for a single fact.
-        relations: the relation of each.
+        subjects, relations: of each hop that it takes; one for a single fact.
     """
 
     text: str
@@ -40,44 +38,36 @@ class Known:
     relations: tuple[str, ...]
 
     @cached_property
-    def entities(self) -> frozenset[tuple[str, ...]]:
+    def entities(self) -> frozenset[Words]:
         """Its subject and bridges, normalised."""
         return frozenset(map(normalised, self.subjects))
 
 
 @brief
 @dataclass(frozen=True)
-class Pool:
-    """Known questions by what they are about.
+class QuestionPool:
+    """Known questions: single facts by relation, and composed ones by (relation, its hop)."""
 
-    Attributes:
-        facts: single facts by relation.
-        chains: composed questions by (relation, the hop at which it stands).
-    """
-
-    facts: Mapping[str, tuple[Known, ...]]
-    chains: Mapping[tuple[str, int], tuple[Known, ...]]
+    facts: Mapping[str, tuple[KnownQuestion, ...]]
+    chains: Mapping[tuple[str, int], tuple[KnownQuestion, ...]]
 
     @classmethod
-    def of(cls, cases: Iterable[Case], known: Collection[str]) -> "Pool":
-        """The known questions of cases.
+    def of(cls, cases: Iterable[Case], known: Collection[str]) -> "QuestionPool":
+        """The questions of cases' true chains whose texts are known (`prior_knowledge`).
 
-        Args:
-            cases: whose true chains to use; of the same part of the data as what is edited.
-            known: texts of the questions that the model answered rightly before the edit.
+        The cases should be of the same part of the data as what is edited.
         """
-        facts: dict[str, dict[str, Known]] = defaultdict(dict)
-        chains: dict[tuple[str, int], dict[str, Known]] = defaultdict(dict)
+        facts: dict[str, dict[str, KnownQuestion]] = defaultdict(dict)
+        chains: dict[tuple[str, int], dict[str, KnownQuestion]] = defaultdict(dict)
         for case in cases:
-            for hop, subject, relation in zip(
-                case.hops, case.subjects, case.relations, strict=True
-            ):
+            for hop, *about in zip(case.hops, case.subjects, case.relations, strict=True):
                 if hop.question in known:
-                    fact = Known(hop.question, hop.answer, (subject,), (relation,))
+                    subject, relation = about
+                    fact = KnownQuestion(hop.question, hop.answer, (subject,), (relation,))
                     facts[relation].setdefault(fact.text, fact)
             for text in case.questions:
                 if text in known:
-                    chain = Known(text, case.answer, case.subjects, case.relations)
+                    chain = KnownQuestion(text, case.answer, case.subjects, case.relations)
                     for at, relation in enumerate(case.relations):
                         chains[relation, at].setdefault(text, chain)
         return cls(
@@ -85,11 +75,11 @@ class Pool:
             {place: tuple(found.values()) for place, found in chains.items()},
         )
 
-    def of_relations(self, case: Case) -> list[Known]:
+    def of_relations(self, case: Case) -> list[KnownQuestion]:
         """The single facts of a case's edited relations."""
         return [fact for r in _edited(case) for fact in self.facts.get(r, ())]
 
-    def of_other_relations(self, case: Case) -> list[Known]:
+    def of_other_relations(self, case: Case) -> list[KnownQuestion]:
         """The single facts of all other relations."""
         return [f for r, facts in self.facts.items() if r not in _edited(case) for f in facts]
 
@@ -106,22 +96,23 @@ class Pool:
             if r not in _edited(case) and any(len(subjects & mine) >= 2 for mine in edited)
         )
 
-    def composed(self, case: Case) -> list[Known]:
+    def composed(self, case: Case) -> list[KnownQuestion]:
         """The composed questions whose chain has an edited relation where the case has it."""
         places = [(case.relations[at], at) for at in case.edited_hops]
         return [chain for place in places for chain in self.chains.get(place, ())]
 
+    def where(self, usable: Callable[[KnownQuestion], bool]) -> "QuestionPool":
+        """The questions for which the function is true."""
+        return QuestionPool(
+            {relation: tuple(filter(usable, facts)) for relation, facts in self.facts.items()},
+            {place: tuple(filter(usable, chains)) for place, chains in self.chains.items()},
+        )
 
-def draw_probes(
-    case: Case, pool: Pool, k: int = 4, seed: int = 0
-) -> dict[ProbeKind, tuple[Known, ...]]:
-    """Control questions of a case.
 
-    Args:
-        case: what is edited.
-        pool: the questions to draw from.
-        k: most questions of a kind; fewer where the pool has no more.
-        seed: of the draws, which depend on the case's id too.
+def control_questions(
+    case: Case, pool: QuestionPool, k: int = 4, seed: int = 0
+) -> dict[ControlKind, tuple[KnownQuestion, ...]]:
+    """Draw up to `k` control questions of each kind; the draws depend on the case's id, too.
 
     Returns:
         ``same_relation``: the edited relation of another subject. ``same_answer``: another fact
@@ -131,102 +122,102 @@ def draw_probes(
         edited subject (by any name that the case knows) or goes through it, and none is answered
         by a new object or the new final answer, which an edit that spreads too far would give too.
     """
-    apart, used = Apart(case), _own_questions(case)
+    separate, used = Separate(case), _own_questions(case)
     one_hop, other = pool.of_relations(case), pool.of_other_relations(case)
-    old = frozenset[tuple[str, ...]]().union(*(answer.keys for answer in case.originals))
-    candidates: dict[ProbeKind, list[Known]] = {
-        "neighbour": [f for f in other if not apart.names.isdisjoint(f.entities)],
+    old = _all_keys(case.originals)
+    candidates: dict[ControlKind, list[KnownQuestion]] = {
+        "neighbour": [f for f in other if not separate.names.isdisjoint(f.entities)],
         "same_answer": [f for f in one_hop + other if not old.isdisjoint(f.answer.keys)],
         "control_two_hop": pool.composed(case),
         "same_relation": one_hop,
     }
-    drawn: dict[ProbeKind, tuple[Known, ...]] = {}
-    for kind in KINDS:
+    drawn: dict[ControlKind, tuple[KnownQuestion, ...]] = {}
+    for kind in CONTROLS:
         fresh = [question for question in candidates[kind] if question.text not in used]
-        usable = apart.unambiguous if kind == "neighbour" else apart.control
+        usable = separate.unambiguous if kind == "neighbour" else separate.control
         drawn[kind] = _draw(fresh, usable, k, random.Random(f"{seed} {case.id} {kind}"))
         used |= {question.text for question in drawn[kind]}
     return drawn
 
 
-def preservation(
+def preservation_set(
     case: Case,
-    pool: Pool,
-    scored: Mapping[ProbeKind, Sequence[Known]],
+    pool: QuestionPool,
+    scored: Mapping[ControlKind, Sequence[KnownQuestion]],
     k: int = 16,
     seed: int = 0,
-) -> dict[KeyKind, tuple[Known, ...]]:
-    """Questions that an editor may be given to leave as they are.
+) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
+    """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
     Args:
         case: what is edited.
         pool: the questions to draw from.
-        scored: the case's probes; no key shares a subject or bridge with them, or is one.
+        scored: the case's controls; nothing drawn shares a subject or bridge with them.
         k: most questions of a kind.
         seed: of the draws.
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
-        asked of the same kind of subjects (`Pool.related`), ``other_relation``: of all others,
-        both of as many relations as there are.
+        asked of the same kind of subjects (`QuestionPool.related`), ``other_relation``: of all
+        others, both of as many relations as there are.
         ``two_hop``: questions of other chains with the edited relation at the same hop. None has
         an entity of the case's own chains.
 
-    Source: zero-residual keys of the pilot; after the preserved keys K0 of MEMIT
-    (arXiv 2210.07229, equation 8).
+    Source: after the preserved keys K0 of MEMIT (arXiv 2210.07229, equation 8).
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
     taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
     near, others = pool.related(case), pool.of_other_relations(case)
-    candidates: dict[KeyKind, list[Known]] = {
+    candidates: dict[PreservedKind, list[KnownQuestion]] = {
         "same_relation": pool.of_relations(case),
         "related": [fact for fact in others if fact.relations[0] in near],
         "other_relation": [fact for fact in others if fact.relations[0] not in near],
         "two_hop": pool.composed(case),
     }
-    apart = Apart(case)
-    drawn: dict[KeyKind, tuple[Known, ...]] = {}
+    separate = Separate(case)
+    drawn: dict[PreservedKind, tuple[KnownQuestion, ...]] = {}
     for kind, questions in candidates.items():
         free = [question for question in questions if taken.isdisjoint(question.entities)]
         rng = random.Random(f"{seed} {case.id} keep {kind}")
         if kind in ("related", "other_relation"):
-            drawn[kind] = _one_a_relation(_draw(free, apart, len(free), rng))[:k]
+            drawn[kind] = _relations_in_turn(_draw(free, separate, len(free), rng))[:k]
         else:
-            drawn[kind] = _draw(free, apart, k, rng)
+            drawn[kind] = _draw(free, separate, k, rng)
     return drawn
 
 
-def _one_a_relation(questions: Sequence[Known]) -> tuple[Known, ...]:
-    """The first question of every relation, then the second of each, and so on."""
-    seen: dict[tuple[str, ...], int] = defaultdict(int)
-    turn: list[tuple[int, int]] = []
-    for i, question in enumerate(questions):
-        turn.append((seen[question.relations], i))
-        seen[question.relations] += 1
-    return tuple(questions[i] for _, i in sorted(turn))
+def pools_apart(pool: QuestionPool, cases: Sequence[Case]) -> list[QuestionPool]:
+    """For each case, the questions that have nothing to do with what the *others* edit."""
+    questions = {q for part in (pool.facts, pool.chains) for qs in part.values() for q in qs}
+    tests = [Separate(case) for case in cases]
+    touched = {q: {i for i, separate in enumerate(tests) if not separate(q)} for q in questions}
+    return [pool.where(lambda q, i=i: touched[q] <= {i}) for i in range(len(cases))]
 
 
-class Apart:
+class Separate:
     """Whether a question has nothing to do with a case's edited subjects and new objects."""
 
     def __init__(self, case: Case) -> None:
         self.subjects = case.edited_subjects
-        self.names = frozenset[tuple[str, ...]]().union(*(s.keys for s in self.subjects))
-        new = (*case.targets, case.new_answer)
-        self.new = frozenset[tuple[str, ...]]().union(*(answer.keys for answer in new))
+        self.names = _all_keys(self.subjects)
+        self.new = _all_keys((*case.targets, case.new_answer))
 
-    def __call__(self, question: Known) -> bool:
+    def __call__(self, question: KnownQuestion) -> bool:
         """Whether it neither goes through an edited subject nor names one."""
         through = not self.names.isdisjoint(question.entities)
         return not through and not any(s.lenient(question.text) for s in self.subjects)
 
-    def control(self, question: Known) -> bool:
-        """Whether it is unambiguous, and apart."""
+    def control(self, question: KnownQuestion) -> bool:
+        """Whether it is unambiguous, and separate."""
         return self.unambiguous(question) and self(question)
 
-    def unambiguous(self, question: Known) -> bool:
+    def unambiguous(self, question: KnownQuestion) -> bool:
         """Whether an edit that spreads to it would change its answer."""
         return self.new.isdisjoint(question.answer.keys)
+
+
+def _all_keys(answers: Iterable[Answer]) -> frozenset[Words]:
+    return frozenset(key for answer in answers for key in answer.keys)
 
 
 def _edited(case: Case) -> list[str]:
@@ -235,14 +226,17 @@ def _edited(case: Case) -> list[str]:
 
 def _own_questions(case: Case) -> set[str]:
     hops = (*case.hops, *case.new_hops)
-    return {*case.questions, *(hop.question for hop in hops), *(q.text for q in case.paraphrases)}
+    return {*case.questions, *(hop.question for hop in hops), *case.paraphrases}
 
 
 def _draw(
-    candidates: Sequence[Known], usable: Callable[[Known], bool], k: int, rng: random.Random
-) -> tuple[Known, ...]:
-    """Up to k usable questions, one a chain: its other wordings would count it again."""
-    drawn: dict[tuple[tuple[str, ...], tuple[str, ...]], Known] = {}
+    candidates: Sequence[KnownQuestion],
+    usable: Callable[[KnownQuestion], bool],
+    k: int,
+    rng: random.Random,
+) -> tuple[KnownQuestion, ...]:
+    """Up to k usable questions, one per chain: its other wordings would count it again."""
+    drawn: dict[tuple[tuple[str, ...], tuple[str, ...]], KnownQuestion] = {}
     for question in rng.sample(list(candidates), len(candidates)):
         if len(drawn) == k:
             break
@@ -250,3 +244,13 @@ def _draw(
         if chain not in drawn and usable(question):
             drawn[chain] = question
     return tuple(drawn.values())
+
+
+def _relations_in_turn(questions: Sequence[KnownQuestion]) -> tuple[KnownQuestion, ...]:
+    """The first question of every relation, then the second of each, and so on."""
+    seen: dict[tuple[str, ...], int] = defaultdict(int)
+    turn: list[tuple[int, int]] = []
+    for i, question in enumerate(questions):
+        turn.append((seen[question.relations], i))
+        seen[question.relations] += 1
+    return tuple(questions[i] for _, i in sorted(turn))
