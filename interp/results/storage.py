@@ -67,7 +67,8 @@ def checked(value: Any, hint: Any) -> Any:
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     # the tuple carries the configuration: pydantic takes none beside a bare dataclass
-    return TypeAdapter(GenericAlias(tuple, (hint,)), config=ConfigDict(arbitrary_types_allowed=True))
+    one: Any = GenericAlias(tuple, (hint,))
+    return TypeAdapter(one, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 class _Parts:
