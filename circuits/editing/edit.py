@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +27,15 @@ from interp.forward.projections import projection
 from interp.model.model import Model
 from interp.results import folder
 from interp.results.files import write_text
+from interp.results.report import Report, Section, Table, excluded_counts
+from interp.results.result import Result
 
 _ATTRIBUTE = "interp_edits"
 
 
 @brief
 @dataclass(frozen=True)
-class Edit:
+class Edit(Result):
     """A low-rank change of named weights, bound to the weights it was made for.
 
     Attributes:
@@ -58,7 +61,6 @@ class Edit:
     skipped: tuple[str, ...] = ()
     seconds: float = 0.0
     seed: int = 0
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     KIND = "edit"
 
@@ -112,6 +114,40 @@ class Edit:
             "after": list(self.after),
             "seconds": round(self.seconds, 3),
         }
+
+    def report(self) -> Report:
+        """What an edit writes, where, and how well its search ended."""
+        n = len(self.facts)
+        changes = [
+            {"matrix": f"block {one.layer}, {one.site}", "rank": one.up.shape[1]}
+            for one in self.changes
+        ]
+        after = f" Made on top of edits {', '.join(self.after)}." if self.after else ""
+        return Report(
+            title=f"Edit {self.id} of {self.model} by {self.method}",
+            lead=f"{n} fact{'s' * (n != 1)} in {len(self.changes)} changed weight matrices.",
+            sections=[
+                Section("Facts", [facts_table([self])]),
+                Section("Changes", [Table("Changed weight matrices", pd.DataFrame(changes))]),
+            ],
+            method=(
+                "Probability: of the target on the first prompt at the end of each stage's search.",
+                f"Seed {self.seed}; {self.seconds:.1f} s.{after}",
+            ),
+            excluded=excluded_counts({note: 1 for note in self.skipped}),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
+
+
+def facts_table(edits: Sequence[Edit]) -> Table:
+    """The facts of edits, with the probability that each stage reached."""
+    rows = [
+        {"fact": fact.cloze, "target": fact.target, "subject": fact.subject, "edit": edit.id}
+        | {"probability of the target": [stage[i] for stage in edit.p if i < len(stage)]}
+        for edit in edits
+        for i, fact in enumerate(edit.facts)
+    ]
+    return Table("Facts written", pd.DataFrame(rows), "Probability: one number per stage.")
 
 
 @brief

@@ -1,122 +1,187 @@
-"""Layers chosen for a model, as a folder: from `interp edit place`, or shipped for ours."""
+"""`LayerSelection`: the layers that the ACE presets edit, chosen for a model; shipped for some."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 
-from circuits.editing.methods import Placement
-from circuits.editing.moments import Moment
+from circuits.editing.change import Place
+from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS
 from interp.brief import brief
-from interp.errors import DataError, RunFolderError
+from interp.errors import DataError
 from interp.model.model import Model
-from interp.results import folder
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text
+from interp.results.result import Result
+from interp.results.style import BLUE, GREY, styled
 
-PLACEMENTS = Path(__file__).with_name("placements")
+SHIPPED = Path(__file__).with_name("layer_selections")
 """Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
-KIND = "edit placement"
-"""Of a placement's folder."""
-
-
-def save_placement(path: Path, model: Model, placement: Placement) -> Path:
-    """Write what was chosen for a model as a folder that names its weights.
-
-    Raises:
-        RunFolderError: the path holds something that is not a run folder.
-    """
-    moments = placement.moments
-    manifest = {
-        "kind": KIND,
-        "model": model.name,
-        "weights": model.weights_hash,
-        **placement.summary(),
-        "moments": [[*at, one.n_tokens, one.text] for at, one in moments.items()],
-        "provenance": folder.provenance(),
-    }
-    arrays = {str(i): one.matrix.float().numpy() for i, one in enumerate(moments.values())}
-    return folder.write(path, manifest, {}, arrays)
+RISE = 0.05
+"""Half of the match score over which neurons rise."""
 
 
 @brief
 @dataclass(frozen=True)
-class SavedPlacement:
-    """A folder of `save_placement`, without the moments: what can be shown without the model.
+class LayerSelection(Result):
+    """The layers that were chosen for a two-stage edit.
 
     Attributes:
-        model: whose layers.
-        placement: which.
-        provenance: as saved.
+        query: layers where the subject's own token is written.
+        value: deeper layers where the last token of a two-hop prompt is written.
+        by: how they were chosen, on what.
+        covariances: by layer, the covariance within facts of what its FFN reads
+            (`circuits.editing.moments.within_fact`); without them queries are small over text.
+        threshold: match score at which value neurons write half of their target, where one was
+            chosen.
+        until: mean negative log-likelihood of the target at which the query neurons' search ends.
+        separation: by deep layer, how well match scores tell questions through a fact from others
+            (AUROC), where that chose the value layers.
+        model, weights_hash: whose layers.
+
+    Raises:
+        DataError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
     """
 
-    model: str
-    placement: Placement
-    provenance: Mapping[str, Any]
+    KIND = "layer selection"
+
+    query: tuple[int, ...]
+    value: tuple[int, ...]
+    by: str = ""
+    covariances: dict[int, Float[torch.Tensor, "d_model d_model"]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    threshold: float | None = None
+    until: float = QUERY_NEURONS.search.until
+    separation: dict[int, float] = field(default_factory=dict, repr=False)
+    model: str = ""
+    weights_hash: str = ""
+
+    def __post_init__(self) -> None:
+        both = sorted({*self.query} & {*self.value})
+        if both:
+            raise DataError(
+                f"layers {both} are to be both query and value layers; give other ones."
+            )
+        for name, value in (("threshold", self.threshold), ("until", self.until)):
+            if value is not None and not 0 <= value < math.inf:
+                raise DataError(f"{name} is {value}; give a number, 0 or more.")
+
+    @property
+    def ramp(self) -> tuple[float, float]:
+        """Match scores at which value neurons begin and have ceased to rise."""
+        if self.threshold is None:
+            return VALUE_NEURONS.ramp
+        return self.threshold - RISE, self.threshold + RISE
+
+    @property
+    def moments(self) -> dict[Place, Float[torch.Tensor, "d_model d_model"]]:
+        """The covariances by the projection that reads."""
+        return {("gate", layer): found.double() for layer, found in self.covariances.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The figures the command line prints."""
-        return {"model": self.model, "placement": self.placement.summary()}
+        """What was chosen, without the covariances."""
+        return {
+            "query": list(self.query),
+            "value": list(self.value),
+            "by": self.by,
+            "threshold": self.threshold,
+            "until": self.until,
+            "separation": {str(layer): value for layer, value in self.separation.items()},
+        }
 
-    @classmethod
-    @folder.decoding
-    def load(cls, path: Path) -> "SavedPlacement":
-        """Read the folder.
+    def section(self) -> Section:
+        """The chosen layers, and the picture of what chose them, where that is known."""
+        parts: list[Part] = [
+            f"Query layers {cell_text(self.query)}; value layers {cell_text(self.value)}. Chosen "
+            f"by: {self.by}."
+        ]
+        if not self.separation:
+            return Section("Layers", parts)
+        best = max(self.separation, key=lambda layer: self.separation[layer])
+        caption = (
+            f"Blue: the value layers. The largest separation is "
+            f"{cell_text(self.separation[best])}, in layer {best}. Separation: area under the ROC "
+            "curve; .5 is chance, 1 tells them apart without error."
+        )
+        figure = plot_separation(self.separation, self.value, self.model)
+        parts.append(Figure("Separation of a fact's questions from others", caption, figure))
+        return Section("Why these layers", parts)
 
-        Raises:
-            RunFolderError: it is missing, damaged or of another kind.
-        """
-        said, _, _ = folder.read(path, KIND, ())
-        try:
-            chosen = Placement.of(said)
-            return cls(said["model"], chosen, said["provenance"] | {"weights": said["weights"]})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(
-                f"{path} is damaged ({type(error).__name__}: {error}); place again."
-            ) from error
+    def report(self) -> Report:
+        """The layers chosen for the ACE presets, and why."""
+        settings = {
+            "query layers": list(self.query),
+            "value layers": list(self.value),
+            "match score at which value neurons are half active": self.threshold,
+            "NLL at which the search for query neurons ends": self.until,
+        }
+        rows = [{"setting": name, "value": cell_text(value)} for name, value in settings.items()]
+        return Report(
+            title=f"Layers for edits of {self.model}",
+            lead=f"Query layers {cell_text(self.query)}; value layers {cell_text(self.value)}.",
+            sections=[
+                Section("Settings", [Table("What was chosen", pd.DataFrame(rows))]),
+                self.section(),
+            ],
+            method=(f"Chosen by: {self.by or 'not recorded'}.",),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
 
 
-def placement_for(model: Model, path: Path | None, *methods: str) -> Placement | None:
-    """The layers of a model for the ACE presets, from a folder or, of a built-in model, ours.
+def plot_separation(
+    separation: Mapping[int, float], chosen: Collection[int], model: str
+) -> go.Figure:
+    """How well each deep layer's match scores tell a fact's questions from others."""
+    figure = go.Figure()
+    for name, colour, mine in (("value layers", BLUE, True), ("others", GREY, False)):
+        at = [layer for layer in separation if (layer in chosen) is mine]
+        y = [separation[layer] for layer in at]
+        figure.add_bar(x=at, y=y, name=name, marker={"color": colour})
+    return styled(
+        figure,
+        f"{model}: which layer tells a fact's questions from others",
+        xaxis={"title": "layer", "dtick": 1},
+        yaxis={"title": "separation (AUROC; .5 is chance)", "range": [0.5, 1]},
+        height=380,
+    )
+
+
+def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelection | None:
+    """The layers of a model for the ACE presets, from a folder or, of a built-in model, shipped.
 
     Args:
         model: whose layers.
-        path: a folder of `save_placement`.
-        methods: the presets asked for; without one of the ACE family there is nothing to place.
+        path: a saved `LayerSelection`.
+        methods: the presets asked for; without one of the ACE family none is needed.
 
     Raises:
-        DataError: there are none for this model.
+        DataError: there are none for this model, or they are another model's.
         RunFolderError: the folder is missing or damaged.
     """
     if not any(name.startswith("ace") for name in methods):
         return None
-    ours = [at.name for at in PLACEMENTS.iterdir()]
-    if path is None and model.name not in ours:
-        raise _unplaced("the package has no layers", model)
-    return placement_in(model, path or PLACEMENTS / model.name)
+    shipped = SHIPPED / model.name
+    if path is None and not shipped.is_dir():
+        raise _unselected("the package has no layers", model)
+    return load_selection(model, path or shipped)
 
 
-def placement_in(model: Model, here: Path) -> Placement:
-    """The layers of a model in a folder.
-
-    Raises:
-        DataError: they are another model's.
-        RunFolderError: the folder is missing or damaged.
-    """
-    said, _, arrays = folder.read(here, KIND, ())
-    if said.get("weights") != model.weights_hash:
-        raise _unplaced(f"{here} has the layers of {said.get('model')!r}, other weights", model)
-    with folder.reading(here):
-        moments = {
-            (site, layer): Moment(torch.from_numpy(arrays[str(i)]).double(), n, text)
-            for i, (site, layer, n, text) in enumerate(said["moments"])
-        }
-        chosen = Placement.of(said, moments)
-        model.check_layers([*chosen.query, *chosen.value])
-    return chosen
+def load_selection(model: Model, path: Path) -> LayerSelection:
+    """The layers of a model in a folder; errors as in `selection_for`."""
+    found = LayerSelection.load(path)
+    if found.weights_hash != model.weights_hash:
+        raise _unselected(f"{path} has the layers of {found.model!r}, other weights", model)
+    model.check_layers([*found.query, *found.value])
+    return found
 
 
-def _unplaced(why: str, model: Model) -> DataError:
+def _unselected(why: str, model: Model) -> DataError:
     return DataError(
         f"{why}; choose those of {model.name} with `interp edit place --model {model.name} --cases "
         "… --out layers` and give --placement layers."

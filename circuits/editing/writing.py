@@ -6,6 +6,7 @@ changes alone, as if the others did not exist.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -178,6 +179,9 @@ class _Batch:
         return p
 
 
+S = TypeVar("S", Stage, Neurons)
+
+
 def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     """Where a stage's vectors are searched."""
     if isinstance(stage, Neurons):
@@ -193,7 +197,7 @@ def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     return [("mlp_post", last)]
 
 
-class _StageRun[S: (Stage, Neurons)]:
+class _StageRun(Generic[S]):
     """One stage of all edits: its targets, its keys, and the preserved ones."""
 
     def __init__(self, batch: _Batch, stage: S, jobs: Sequence[_Job]):
