@@ -29,12 +29,12 @@ from circuits.editing import Fact, preset
 from circuits.editing.endings import continuing_tokens
 from circuits.editing.evaluation import load_cases
 from circuits.editing.keys import module_at
-from circuits.editing.method_names import METHODS
+from circuits.editing.methods import METHODS
 from circuits.editing.methods import Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
-from circuits.editing.placement import placement_for
-from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt
-from circuits.editing.search import ROUNDS, FactPrompts, Search, Targets, search_targets
+from circuits.editing.layer_selection import placement_for
+from circuits.editing.fact_prompts import EditPrompt, contexts, edit_prompts, essence_prompt
+from circuits.editing.targets import ROUNDS, FactPrompts, Search, Targets, search_targets
 from circuits.editing.writing import places_of
 from interp.data.prompts import TokenPrompt, pad
 
@@ -105,7 +105,7 @@ def _apart(one: Targets, other: Targets) -> dict[str, float]:
 def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: Search) -> Targets:
     """One fact's search as released editors run it: all of every prompt, all its logits, each step.
 
-    The mathematics are those of `circuits.editing.search`, so the results must agree.
+    The mathematics are those of `circuits.editing.targets`, so the results must agree.
     """
     prompts, goes_on = [*fact.learn, fact.essence], continuing_tokens(model)
     ids, mask = pad(model, [TokenPrompt(prompt.ids) for prompt in prompts])

@@ -32,7 +32,7 @@ from circuits.editing import Placement, preset
 from circuits.editing.comparing import REFERENCES
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
-from circuits.editing.gains import Reach, gains, site_of
+from circuits.editing.match_scores import Reach, gains, site_of
 from circuits.editing.knowing import Knowledge, know
 from circuits.editing.methods import (
     QUERY_NEURONS,
@@ -43,10 +43,10 @@ from circuits.editing.methods import (
     early,
 )
 from circuits.editing.moments import Moment, Moments
-from circuits.editing.placement import placement_for, save_placement
-from circuits.editing.placing import placed, reach_of
-from circuits.editing.prompting import contexts
-from circuits.editing.wordings import question_moments_of, subject_moments_of
+from circuits.editing.layer_selection import placement_for, save_placement
+from circuits.editing.layer_search import placed, reach_of
+from circuits.editing.fact_prompts import contexts
+from circuits.editing.layer_search import question_moments_of, subject_moments_of
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
 from interp.results.run_folder import RunFolder

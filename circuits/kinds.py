@@ -50,11 +50,14 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.query_value.result:QueryValue.load",
         "circuits.query_value.figures:report",
     ),
-    "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
-    LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
-    "edit placement": (
-        "circuits.editing.placement:SavedPlacement.load",
-        "circuits.editing.figures:placement_report",
+    "edit": ("circuits.editing.edit:Edit.load", "circuits.editing.edit:Edit.report"),
+    LEDGER: (
+        "circuits.editing.ledger_folder:LedgerFolder.load",
+        "circuits.editing.ledger_folder:LedgerFolder.report",
+    ),
+    "layer selection": (
+        "circuits.editing.layer_selection:LayerSelection.load",
+        "circuits.editing.layer_selection:LayerSelection.report",
     ),
     "edit comparison": (
         "circuits.editing.comparing:Comparison.load",

@@ -26,11 +26,11 @@ from circuits.discovery import bench, faithfulness, top_edges
 from circuits.discovery.evaluation import evaluate
 from circuits.discovery.mib import save_circuit
 from circuits.editing import Fact, Placement
-from circuits.editing.changes import Change
+from circuits.editing.change import Change
 from circuits.editing.comparing import compare_into, compare_methods
-from circuits.editing.edits import Edit
+from circuits.editing.edit import Edit
 from circuits.editing.evaluation import parse_cases
-from circuits.editing.placement import save_placement
+from circuits.editing.layer_selection import save_placement
 from circuits.emotion.controlling import Writer
 from circuits.emotion.controlling import evaluate as control_of
 from circuits.emotion.discovering import discover

@@ -21,7 +21,7 @@ from circuits.editing.comparing import (
 )
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import IKE, SHOTS, Asked, Pool, parse_cases
-from circuits.editing.facts import Fact
+from circuits.editing.fact import Fact
 from circuits.editing.knowing import know
 from circuits.editing.methods import KEPT_WEIGHT, preset
 from circuits.editing.moments import second_moments

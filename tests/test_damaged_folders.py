@@ -20,7 +20,7 @@ from circuits.discovery.pages import SavedEvaluation
 from circuits.editing import Edit, Placement
 from circuits.editing.comparing import Comparison
 from circuits.editing.moments import Moment
-from circuits.editing.placement import placement_in, save_placement
+from circuits.editing.layer_selection import placement_in, save_placement
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery
 from circuits.query_value.result import QueryValue

@@ -17,7 +17,7 @@ from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.prompts import NAMED
 from circuits.editing.files import edits_in
 from circuits.editing.methods import Placement
-from circuits.editing.placement import save_placement
+from circuits.editing.layer_selection import save_placement
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -6,7 +6,7 @@ from edit_records import FACTS, records
 
 from circuits.editing.evaluation import Pool, draw_probes, load_cases, parse_cases, preservation
 from circuits.editing.evaluation.answers import normalised
-from circuits.editing.prompting import kept_of
+from circuits.editing.fact_prompts import kept_of
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 CASES = parse_cases(records())

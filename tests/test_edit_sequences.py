@@ -10,7 +10,7 @@ from test_edit_probes import CASES, POOL
 
 import interp
 from circuits.editing.asking import Ask, generations
-from circuits.editing.changes import Change
+from circuits.editing.change import Change
 from circuits.editing.comparing import compare_methods
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import Pool, parse_cases, pools_apart, side_by_side
@@ -18,7 +18,7 @@ from circuits.editing.evaluation.answers import normalised
 from circuits.editing.knowing import know
 from circuits.editing.methods import preset
 from circuits.editing.moments import second_moments
-from circuits.editing.prompting import BARE
+from circuits.editing.fact_prompts import BARE
 from circuits.editing.writing import Request, places_of, write
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -11,12 +11,12 @@ import interp
 from benchmarks.edit_cost import whole_prompts
 from circuits.editing import Fact, edit, export, ledger, merge
 from circuits.editing.asking import Ask, generations
-from circuits.editing.changes import Change, under
-from circuits.editing.edits import Edit
+from circuits.editing.change import Change, under
+from circuits.editing.edit import Edit
 from circuits.editing.endings import continuing_tokens
-from circuits.editing.facts import refuse_conflicts
+from circuits.editing.fact import refuse_conflicts
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.method_names import METHODS
+from circuits.editing.methods import METHODS
 from circuits.editing.methods import (
     FineTune,
     Method,
@@ -25,8 +25,8 @@ from circuits.editing.methods import (
     preset,
 )
 from circuits.editing.moments import WINDOW, own_samples, second_moments
-from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
-from circuits.editing.search import ROUNDS, FactPrompts, Search, search_targets
+from circuits.editing.fact_prompts import EditPrompt, Kept, edit_prompts, essence_prompt
+from circuits.editing.targets import ROUNDS, FactPrompts, Search, search_targets
 from circuits.editing.writing import Request, places_of, write
 from interp.errors import DataError, RunFolderError
 from interp.forward.projections import rewriting
@@ -99,7 +99,7 @@ def test_bad_facts_are_refused_in_a_sentence():
 
 
 def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr("circuits.editing.edits.moments_for", None)
+    monkeypatch.setattr("circuits.editing.edit.moments_for", None)
     with pytest.raises(DataError, match="'w1' ends inside a token of 'w3 w12 w4'; write a prompt"):
         edit(tiny("llama"), [Fact("w3 {}2 w4", "w1", "w40")], "rome")
 
@@ -230,7 +230,7 @@ def test_a_target_is_said_where_it_ends(monkeypatch):
     likely = after(free, given.learn[0]).topk(40).indices
     goes_on = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool)
     goes_on[likely] = True
-    monkeypatch.setattr("circuits.editing.search.continuing_tokens", lambda _: goes_on)
+    monkeypatch.setattr("circuits.editing.targets.continuing_tokens", lambda _: goes_on)
     bound = search_targets(model, [given], place, options, [()], zero)
     assert float(after(free, given.learn[0])[goes_on].sum()) > 0.5
     assert float(after(bound, given.learn[0])[goes_on].sum()) < 0.5

@@ -10,17 +10,17 @@ from test_editing import FACTS, TEMPLATES, texts
 from torch import Tensor
 
 from circuits.editing import ledger, merge
-from circuits.editing.changes import taken_neurons, under
-from circuits.editing.edits import Edit
-from circuits.editing.facts import Fact
+from circuits.editing.change import taken_neurons, under
+from circuits.editing.edit import Edit
+from circuits.editing.fact import Fact
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import Method, Neurons, Placement
 from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
-from circuits.editing.placement import placement_for, save_placement
-from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kept_prompts
-from circuits.editing.scatter import question_moments
-from circuits.editing.solving import Metric
+from circuits.editing.layer_selection import placement_for, save_placement
+from circuits.editing.fact_prompts import Kept, begun, contrasts, edit_prompts, kept_prompts
+from circuits.editing.moments import question_moments
+from circuits.editing.solver import Metric
 from circuits.editing.writing import Request, places_of, write
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import weight_of

@@ -11,20 +11,20 @@ from planted_cases import PLAIN, planted
 
 import interp
 from circuits.editing import Fact
-from circuits.editing.changes import Change
-from circuits.editing.edits import Edit
+from circuits.editing.change import Change
+from circuits.editing.edit import Edit
 from circuits.editing.evaluation import Pool, parse_cases
-from circuits.editing.gains import FALSE_ALARMS, Reach, _gain, gains
+from circuits.editing.match_scores import FALSE_ALARMS, Reach, _gain, gains
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.knowing import know
 from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Stage, early, preset
 from circuits.editing.moments import Moment, second_moments
 from circuits.editing.neurons import queries
-from circuits.editing.placing import _halves, _reached, place, reaches_of
-from circuits.editing.prompting import Kept, begun, edit_prompts, kept_prompts, whole_prompt
-from circuits.editing.search import Search
-from circuits.editing.solving import RIDGE, Metric, solve
-from circuits.editing.wordings import question_moments_of
+from circuits.editing.layer_search import _halves, _reached, place, reaches_of
+from circuits.editing.fact_prompts import Kept, begun, edit_prompts, kept_prompts, whole_prompt
+from circuits.editing.targets import Search
+from circuits.editing.solver import RIDGE, Metric, solve
+from circuits.editing.layer_search import question_moments_of
 from interp.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")

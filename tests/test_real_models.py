@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 import interp
-from circuits.editing.placement import placement_for
+from circuits.editing.layer_selection import placement_for
 from interp.bench.peers import sweep_with_hooks
 from interp.data.pairs import tokenise
 

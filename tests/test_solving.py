@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.editing.moments import Moment
-from circuits.editing.solving import RIDGE, Metric, solve
+from circuits.editing.solver import RIDGE, Metric, solve
 from interp.errors import PlanError
 
 

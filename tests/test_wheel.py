@@ -17,7 +17,7 @@ assert Path(interp.__file__).is_relative_to({site!r}), interp.__file__
 assert datasets.load_dataset.__module__ == "datasets.load"
 
 from circuits.editing.evaluation import load_cases
-from circuits.editing.placement import PLACEMENTS
+from circuits.editing.layer_selection import PLACEMENTS
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled

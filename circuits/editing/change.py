@@ -1,11 +1,11 @@
-"""`Change`: a low-rank change of one writing projection; many sets of them side by side in a batch.
+"""`Change`: a low-rank change of one projection; many sets of them side by side in a batch.
 
 Independent edits can be run in one batch, each row under the changes of its own edit: the rows
-share the model's weights, and nothing of one edit can reach the rows of another.
+share the model's weights, and nothing of one edit can propagate to the rows of another.
 """
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,18 +16,15 @@ from interp.brief import brief
 from interp.forward.projections import Rewrite, rewriting
 from interp.model.model import Model
 
+Place = tuple[str, int]
+"""A projection: (its name, layer). ``"mlp_post"`` is the FFN's down-projection, ``"z"`` attention's
+output map; ``"gate"`` and ``"up"`` compute the FFN's neurons."""
+
 
 @brief
 @dataclass(frozen=True)
 class Change:
-    """W + up @ down^T of a projection in `layer`.
-
-    Attributes:
-        site: ``"mlp_post"`` (the FFN's down-projection) or ``"z"`` (attention's output map);
-            ``"gate"`` or ``"up"``, the projections that compute the FFN's neurons.
-        layer: in which block.
-        up, down: the factors.
-    """
+    """W + up @ down^T of the projection `site` (see `Place`) in `layer`."""
 
     site: str
     layer: int
@@ -35,22 +32,27 @@ class Change:
     down: Float[Tensor, "d_in rank"]
 
     @property
+    def place(self) -> Place:
+        """Which projection."""
+        return self.site, self.layer
+
+    @property
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
         """What is added to the weight."""
         return self.up @ self.down.T
 
-    def times(self, part: float) -> "Change":
-        """The same change, so much of it."""
-        return replace(self, up=part * self.up)
+    def times(self, factor: float) -> "Change":
+        """The same change, scaled."""
+        return replace(self, up=factor * self.up)
 
 
 Changes = tuple[Change, ...]
 """All changes of one edit."""
 
 
-def taken_neurons(changes: Changes, layer: int) -> set[int]:
+def taken_neurons(changes: Iterable[Change], layer: int) -> set[int]:
     """Neurons of a layer whose queries earlier changes wrote."""
-    here = [c for c in changes if c.site == "gate" and c.layer == layer]
+    here = [c for c in changes if c.place == ("gate", layer)]
     return {int(i) for change in here for i in change.up.abs().sum(1).nonzero()[:, 0]}
 
 
@@ -66,17 +68,15 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
     Raises:
         PlanError: a change names a projection that the model does not have.
     """
-    places = dict.fromkeys((c.site, c.layer) for changes in edits for c in changes)
-    rewrites = [(site, layer, _added(model, edits, owner, site, layer)) for site, layer in places]
-    with rewriting(model, rewrites):
+    places = dict.fromkeys(change.place for changes in edits for change in changes)
+    with rewriting(model, [(*place, _added(model, edits, owner, place)) for place in places]):
         yield
 
 
 def _added(
-    model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"], site: str, layer: int
+    model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"], place: Place
 ) -> Rewrite:
-    up, down = _stacked(edits, site, layer)
-    up, down = up.to(model.device, model.dtype), down.to(model.device, model.dtype)
+    up, down = (factor.to(model.device, model.dtype) for factor in _stacked(edits, place))
     where = owner.to(model.device)
 
     def rewrite(x: Tensor, out: Tensor) -> Tensor:
@@ -86,16 +86,16 @@ def _added(
 
 
 def _stacked(
-    edits: Sequence[Changes], site: str, layer: int
+    edits: Sequence[Changes], place: Place
 ) -> tuple[Float[Tensor, "edit d_out rank"], Float[Tensor, "edit d_in rank"]]:
     """The factors of every edit at one projection, padded with zeros to one rank."""
-    here = [[c for c in changes if (c.site, c.layer) == (site, layer)] for changes in edits]
+    here = [[c for c in changes if c.place == place] for changes in edits]
     rank = max(sum(c.up.shape[1] for c in cs) for cs in here)
     like = next(c for cs in here for c in cs)
     up = like.up.new_zeros(len(edits), len(like.up), rank)
     down = like.down.new_zeros(len(edits), len(like.down), rank)
     for i, changes in enumerate(here):
         if changes:
-            factors = torch.cat([c.up for c in changes], 1), torch.cat([c.down for c in changes], 1)
-            up[i, :, : factors[0].shape[1]], down[i, :, : factors[1].shape[1]] = factors
+            ups, downs = torch.cat([c.up for c in changes], 1), [c.down for c in changes]
+            up[i, :, : ups.shape[1]], down[i, :, : ups.shape[1]] = ups, torch.cat(downs, 1)
     return up, down

@@ -2,24 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from circuits.editing.evaluation.probes import KeyKind, Known
-from circuits.editing.facts import SLOT, Fact
+from circuits.editing.fact import SLOT, Fact, PreservedQuestion
+from circuits.editing.methods import FORMS, Anchor, Form
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, did_you_mean, shown
 from interp.interventions.generate import generate
 from interp.model.model import Model
 
-Form = Literal["cloze", "question", "two_hop"]
-"""How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form,
-bare and behind demonstrations; and as that question about a phrase that means the subject."""
-
-Anchor = Literal["subject_last", "last"]
-"""The token that an edit writes at: the subject's last, or the prompt's last."""
-
-FORMS = get_args(Form)
 STARTS = ("The", "Therefore", "Because", "I", "You")
 BARE = (SLOT,)
 ASKED = (
@@ -30,7 +22,7 @@ ASKED = (
     "Q: Which metal are the shoes of a horse made of?\nA: Iron\n\nQ: {}\nA:",
 )
 """How questions are put. A last token's key depends on what stands before the question, so an edit
-that learnt bare questions alone would reach those behind demonstrations less."""
+that learnt bare questions alone would match those behind demonstrations less."""
 
 
 @brief
@@ -41,7 +33,7 @@ class EditPrompt:
     Attributes:
         ids: the prompt's tokens, then the target's.
         anchor: position of the token that is written at.
-        n_target: how many last tokens are the target's; 0 for a prompt to be kept as it is.
+        n_target: how many last tokens are the target's; 0 for a preserved prompt.
         n_shown: how many first tokens are demonstrations, which other prompts begin with too.
     """
 
@@ -66,23 +58,6 @@ class EditPrompt:
         return TokenPrompt(self.ids[: self.anchor + 1])
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A question whose answer an edit shall leave alone.
-
-    Attributes:
-        text: the question.
-        subject: who or what it is about, as it stands in the text.
-        relation: what it asks of the subject, or empty.
-        related: whether it could be asked of the edited subject, too.
-    """
-
-    text: str
-    subject: str
-    relation: str = ""
-    related: bool = False
-
-
 def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
     """The bare template and five that put the model's own words before it.
 
@@ -91,8 +66,8 @@ def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]
     own = generate(
         model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed, progress=False
     )
-    said = [start + g.text for start, g in zip(STARTS, own, strict=True)]
-    plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in said]
+    texts = [start + g.text for start, g in zip(STARTS, own, strict=True)]
+    plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts]
     return BARE + tuple(f"{text}. {SLOT}" for text in plain)
 
 
@@ -119,100 +94,92 @@ def edit_prompts(
             the prompt's.
     """
     if form == "cloze":
-        wholes = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
+        texts = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
     elif form == "question":
-        wholes = [(t.replace(SLOT, fact.question), fact.subject) for t in asked if fact.question]
+        texts = [(t.replace(SLOT, fact.question), fact.subject) for t in asked if fact.question]
     elif form == "two_hop":
         question = fact.question or fact.prompt
-        wholes = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
+        texts = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
         raise DataError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
-    return [_tokenised(model, text, said, anchor, fact.target, fact) for text, said in wholes]
+    return [
+        _tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts
+    ]
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:
-    """Raise unless a token ends where the cloze's subject does, and the target has its own.
-
-    Raises:
-        DataError: naming the fact.
-    """
+    """Raise `DataError` unless a token ends where the cloze's subject does, and the target has its
+    own tokens."""
     edit_prompts(model, fact, "cloze", "subject_last")
     end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
     encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
     if all(hi != end for _, hi in encoded["offset_mapping"]):
-        at = f"{fact.where}: " if fact.where else ""
         raise DataError(
-            f"{at}the subject {shown(fact.subject)} ends inside a token of {shown(fact.cloze)}; "
-            "write a prompt in which it ends a word."
+            f"{fact.at}the subject {shown(fact.subject)} ends inside a token of "
+            f"{shown(fact.cloze)}; write a prompt in which it ends a word."
         )
 
 
-def kept_prompts(model: Model, kept: Sequence[Kept], anchor: Anchor) -> list[EditPrompt]:
-    """Questions to be left alone, with the anchor that an edit is made with.
+def preserved_prompts(
+    model: Model, preserved: Sequence[PreservedQuestion], anchor: Anchor
+) -> list[EditPrompt]:
+    """Preserved questions, with the anchor that an edit is made with.
 
     Behind demonstrations where the last token is what counts, as that is how they are asked.
-
-    Raises:
-        DataError: a question does not contain its subject.
     """
-    out: list[EditPrompt] = []
-    for one in kept:
-        before, found, behind = one.text.rpartition(one.subject)
-        if not found:
-            raise DataError(
-                f"{shown(one.text)} is to be kept, but does not contain its subject "
-                f"{shown(one.subject)}."
-            )
-        whole = ASKED[anchor == "last"].replace(SLOT, before + SLOT + behind)
-        out.append(_tokenised(model, whole, one.subject, anchor, "", None))
-    return out
+    template = ASKED[anchor == "last"]
+    return [
+        _tokenised(model, template.replace(SLOT, one.about(SLOT)), one.subject, anchor)
+        for one in preserved
+    ]
 
 
-def kept_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[Kept, ...]:
-    """Preserved questions as an editor takes them: each about its first subject.
+def preserved_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[PreservedQuestion, ...]:
+    """Known questions as an editor takes them: each about its first subject.
 
-    Those whose subject is not in their text are left out: they have no token to keep.
+    Those whose subject is not in their text are left out: they have no token to preserve. Chains
+    have several relations, and count as having none.
     """
     return tuple(
-        Kept(question.text, question.subjects[0], _relation(question), kind == "related")
+        PreservedQuestion(
+            question.text,
+            question.subjects[0],
+            question.relations[0] if len(question.relations) == 1 else "",
+            kind == "related",
+        )
         for kind, questions in known.items()
         for question in questions
         if question.subjects[0] in question.text
     )
 
 
-def _relation(question: Known) -> str:
-    """Of a single fact; chains have several."""
-    return question.relations[0] if len(question.relations) == 1 else ""
-
-
-def contrasts(fact: Fact, kept: Sequence[Kept]) -> tuple[Kept, ...]:
+def contrasts(
+    fact: Fact, preserved: Sequence[PreservedQuestion]
+) -> tuple[PreservedQuestion, ...]:
     """A fact's subject in preserved questions about something else that is asked of its kind.
 
-    One question a relation, once with the subject's name and once with one of its implicit
-    phrases, the next one in turn: the edited fact has nothing to say there. Questions whose
+    One question per relation, once with the subject's name and once with one of its implicit
+    phrases, the next one in turn: the edited fact does not bear on them. Questions whose
     relation has no name count as one each. Without related questions there are none.
     """
     other = {
         one.relation or one.text: one
-        for one in kept
+        for one in preserved
         if one.related and (not one.relation or one.relation != fact.relation)
     }
-    out: list[Kept] = []
+    out: list[PreservedQuestion] = []
     for i, one in enumerate(other.values()):
-        before, _, behind = one.text.rpartition(one.subject)
         turn = i % max(1, len(fact.implicit))
         names = (fact.subject, *fact.implicit[turn : turn + 1])
-        out += [Kept(before + name + behind, name, one.relation) for name in names]
+        out += [PreservedQuestion(one.about(name), name, one.relation) for name in names]
     return tuple(out)
 
 
-def begun(prompts: Sequence[EditPrompt]) -> list[EditPrompt]:
+def begun_targets(prompts: Sequence[EditPrompt]) -> list[EditPrompt]:
     """Prompts behind which the target has been begun, anchored at each of its tokens.
 
-    What makes a model say the target at a last token must not go on at the answer's own tokens,
-    or it is said again and again, or never beyond its first token. Those with demonstrations
-    are left out.
+    What makes a model give the target at a last token must not go on at the answer's own tokens,
+    or it is repeated, or never goes beyond its first token. Those with demonstrations are left out.
     """
     return [
         EditPrompt(prompt.ids, prompt.anchor + i, 0)
@@ -222,41 +189,40 @@ def begun(prompts: Sequence[EditPrompt]) -> list[EditPrompt]:
     ]
 
 
-def whole_prompt(model: Model, text: str, prefix: str = "") -> EditPrompt:
+def last_token_prompt(model: Model, text: str, prefix: str = "") -> EditPrompt:
     """A prompt as it stands, anchored at its last token; `prefix` are its demonstrations."""
-    ids, shown = tuple(model.encode(text)), tuple(model.encode(prefix)) if prefix else ()
-    apart = len(shown) < len(ids) and ids[: len(shown)] == shown
-    return EditPrompt(ids, len(ids) - 1, 0, len(shown) if apart else 0)
+    ids, first = tuple(model.encode(text)), tuple(model.encode(prefix)) if prefix else ()
+    apart = len(first) < len(ids) and ids[: len(first)] == first
+    return EditPrompt(ids, len(ids) - 1, 0, len(first) if apart else 0)
 
 
 def essence_prompt(model: Model, subject: str, anchor: Anchor) -> EditPrompt:
     """``"{} is a"``, on which the target search keeps the model's distribution (ROME, eq. 4)."""
-    return _tokenised(model, f"{SLOT} is a", subject, anchor, "", None)
+    return _tokenised(model, f"{SLOT} is a", subject, anchor)
 
 
 def _tokenised(
-    model: Model, template: str, subject: str, anchor: Anchor, target: str, fact: Fact | None
+    model: Model, template: str, subject: str, anchor: Anchor, target: str = "", at: str = ""
 ) -> EditPrompt:
-    at = f"{fact.where}: " if fact and fact.where else ""
     start = template.index(SLOT)
     text = template.replace(SLOT, subject)
     encoded = model.tokenizer(text, return_offsets_mapping=True)
-    ids = tuple(encoded["input_ids"])
+    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
     position = len(ids) - 1
     if anchor == "subject_last":
         end = start + len(subject.rstrip())
-        inside = [i for i, (lo, hi) in enumerate(encoded["offset_mapping"]) if lo < end <= hi]
+        inside = [i for i, (lo, hi) in enumerate(offsets) if lo < end <= hi]
         if not inside:
             raise DataError(
                 f"{at}the subject {shown(subject)} has no token of its own in {shown(text)}."
             )
         position = inside[-1]
-    whole = tuple(model.encode(f"{text} {target}")) if target else ids
-    if whole[: len(ids)] != ids:
+    both = tuple(model.encode(f"{text} {target}")) if target else ids
+    if both[: len(ids)] != ids:
         raise DataError(
             f"{at}the target {shown(target)} does not follow {shown(text)} as tokens of its own; "
             "end the prompt in a whole word."
         )
     cut = template[:start].rfind("\n\n") + 2
-    n_shown = sum(hi <= cut for _, hi in encoded["offset_mapping"]) if cut > 1 else 0
-    return EditPrompt(whole, position, len(whole) - len(ids), n_shown)
+    n_shown = sum(hi <= cut for _, hi in offsets) if cut > 1 else 0
+    return EditPrompt(both, position, len(both) - len(ids), n_shown)
