@@ -59,10 +59,7 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.editing.layer_selection:LayerSelection.load",
         "circuits.editing.layer_selection:LayerSelection.report",
     ),
-    "edit comparison": (
-        "circuits.editing.comparing:Comparison.load",
-        "circuits.editing.figures:comparison_report",
-    ),
+    "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": (
         "circuits.recall_reasoning.result:RecallReasoning.load",
         "circuits.recall_reasoning.figures:study_report",

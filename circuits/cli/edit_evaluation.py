@@ -22,19 +22,22 @@ from circuits.cli.options import (
     names_in,
     numbers,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
+from circuits.cli.output import load, print_json, print_table, stdout
 from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FORMATS = ("mquake", "counterfact", "zsre", "ripple_edits")
 EXAMPLES = (
     "Examples:\n\n"
     "`interp edit evaluate --model gemma-3-270m --cases multihop_chains --split "
     "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
     "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
-    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
+    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`\n\n"
+    "`interp edit evaluate --model gemma-3-270m --cases counterfact.json --methods "
+    "rome,memit,none --limit 100 --out runs/counterfact`"
 )
 
 
@@ -46,18 +49,22 @@ def evaluate(
         choice(
             (*METHODS, *INFORMED, *BASELINES),
             "Editing methods; + after a name gives it the two-hop prompts and preserved questions "
-            "that ace gets. Baselines: none (unedited), told (the edit in the prompt), ike (in the "
-            "prompt, with demonstrations).",
+            "that ace gets. Baselines: none (unedited), prompt-only (the edit stated in the "
+            "prompt), ike (in the prompt, with demonstrations).",
             many=True,
         ),
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: SplitOption = None,
+    format: Annotated[
+        str | None,
+        choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
+    ] = None,
     placement: PlacementOption = None,
     shots: Annotated[
         str,
         typer.Option(
-            help="Demonstrations before every question: direct, reasoned (chain of thought), or a "
-            "file with MQuAKE's prompts."
+            help="Demonstrations before every question of multi-hop cases: direct, reasoned (chain "
+            "of thought), or a file with MQuAKE's prompts."
         ),
     ] = "direct",
     neutral: Annotated[
@@ -82,29 +89,29 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.comparing import compare_into
-    from circuits.editing.evaluation import load_cases, shots_named
+    from circuits.editing.evaluation import ComparisonSettings, compare_methods, load_benchmark
     from circuits.editing.layer_selection import selection_for
 
-    names = names_in(methods)
-    draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
-    rows = load_cases(cases, split)
-    text = neutral_text(neutral)
+    settings = ComparisonSettings(
+        methods=tuple(names_in(methods)),
+        seeds=tuple(numbers("--seeds", seeds) or ()),
+        limit=limit,
+        shots=shots,
+        neutral=neutral,
+        sequential=sequential,
+        n_tokens=n_tokens,
+    )
+    settings.check_files()
+    rows = load_benchmark(cases, split, format)
     loaded = load(model, device, dtype)
-    at = selection_for(loaded, placement, *names)
+    layers = selection_for(loaded, placement, *settings.methods)
     with bar("editing", "") as report:
-        result = compare_into(
-            out,
+        result = compare_methods(
             loaded,
             rows,
-            names,
-            at,
-            seeds=draws,
-            limit=limit,
-            shots=demonstrations,
-            neutral=text,
-            sequential=sequential,
-            n_tokens=n_tokens,
+            settings,
+            layers,
+            out=out,
             force=force,
             progress=lambda what, done, total: report(done, total, what),
         )
@@ -124,13 +131,13 @@ def evaluate(
 
 
 def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
-    """A line a figure and a column a method, which fits a terminal; without the intervals."""
+    """A line per figure and a column per method, which fits a terminal; without the intervals."""
     import pandas as pd
 
     first = next(iter(methods.values()))
     figures = [name for name, value in first.items() if not isinstance(value, list)]
     columns = {
-        method: ["–" if line[name] is None else f"{line[name]:.3g}" for name in figures]
+        method: ["–" if line.get(name) is None else f"{line[name]:.3g}" for name in figures]
         for method, line in methods.items()
     }
     return pd.DataFrame({"figure": figures} | columns)

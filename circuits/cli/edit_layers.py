@@ -53,7 +53,7 @@ def place(
     as_json: JsonOption = False,
 ) -> None:
     """Choose the query and value layers in which the ace methods edit a model, from cases."""
-    from circuits.editing.evaluation import load_cases
+    from circuits.editing.evaluation.formats import load_cases
     from circuits.editing.methods import Placement
     from circuits.editing.placement import placement_in, save_placement
     from circuits.editing.placing import place as choose

@@ -242,15 +242,15 @@ def _facts(
 
 def _continued(model: Any, facts: "list[Fact]") -> list[str]:
     """What the model makes of each fact's cloze."""
-    from circuits.editing.asking import Ask, generations
+    from circuits.editing.evaluation.edited_models import Ask, generations
 
     return generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
 
 
 def _asked(model: Any, questions: list[str]) -> list[str]:
     """The model's answers, behind the demonstrations of the evaluation."""
-    from circuits.editing.asking import asking, generations
-    from circuits.editing.evaluation import SHOTS
+    from circuits.editing.evaluation.demonstrations import SHOTS
+    from circuits.editing.evaluation.edited_models import asking, generations
 
     asks = [asking(SHOTS, text) for text in questions]
     return [SHOTS.read(said) for said in generations(model, asks, [()])]

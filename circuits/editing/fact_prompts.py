@@ -1,9 +1,8 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion
 from circuits.editing.methods import FORMS, Anchor, Form
 from interp.brief import brief
@@ -102,14 +101,13 @@ def edit_prompts(
         texts = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
         raise DataError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
-    return [
-        _tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts
-    ]
+    return [_tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts]
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:
     """Raise `DataError` unless a token ends where the cloze's subject does, and the target has its
-    own tokens."""
+    own tokens.
+    """
     edit_prompts(model, fact, "cloze", "subject_last")
     end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
     encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
@@ -134,28 +132,7 @@ def preserved_prompts(
     ]
 
 
-def preserved_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[PreservedQuestion, ...]:
-    """Known questions as an editor takes them: each about its first subject.
-
-    Those whose subject is not in their text are left out: they have no token to preserve. Chains
-    have several relations, and count as having none.
-    """
-    return tuple(
-        PreservedQuestion(
-            question.text,
-            question.subjects[0],
-            question.relations[0] if len(question.relations) == 1 else "",
-            kind == "related",
-        )
-        for kind, questions in known.items()
-        for question in questions
-        if question.subjects[0] in question.text
-    )
-
-
-def contrasts(
-    fact: Fact, preserved: Sequence[PreservedQuestion]
-) -> tuple[PreservedQuestion, ...]:
+def contrasts(fact: Fact, preserved: Sequence[PreservedQuestion]) -> tuple[PreservedQuestion, ...]:
     """A fact's subject in preserved questions about something else that is asked of its kind.
 
     One question per relation, once with the subject's name and once with one of its implicit

@@ -12,7 +12,7 @@ METHODS = (*ONE_STAGE, *TWO_STAGE)
 """Names of all presets (`circuits.editing.presets`); a name of `ONE_STAGE` or ``ifmet`` followed by
 ``+`` is that method with the two-hop prompts and preserved questions that ``ace`` gets."""
 INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet"))
-BASELINES = ("none", "told", "ike")
+BASELINES = ("none", "prompt-only", "ike")
 """The unedited model, the edit in the prompt, and that behind demonstrations."""
 
 Form = Literal["cloze", "question", "two_hop"]

@@ -34,7 +34,8 @@ BETA_RHO = 1e-3
 @dataclass(frozen=True)
 class Queries:
     """Linear functions of a key: `tau` is 1 at a fact's own keys and 0 at others' and preserved
-    ones; `beta` is 1 at all keys."""
+    ones; `beta` is 1 at all keys.
+    """
 
     tau: Float[Tensor, "fact d_model"]
     beta: Float[Tensor, " d_model"]

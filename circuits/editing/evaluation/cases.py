@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from circuits.editing.evaluation.answers import Answer, normalised
-from circuits.editing.facts import Fact
+from circuits.editing.fact import Fact
 from interp.brief import brief
 from interp.data.pairs import Excluded
 
@@ -185,8 +185,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Cases(Sequence[C], Generic[C]):
-    """Usable cases in order, of a format and a source, and the excluded rows with their reasons.
-    """
+    """Usable cases in order, of a format and a source, and the excluded rows with their reasons."""
 
     records: tuple[C, ...]
     format: str

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
-from circuits.editing.method_names import BASELINES, METHODS
+from circuits.editing.methods import BASELINES, METHODS
 from interp.data.datasets import locate
 from interp.data.records import read_text
 from interp.data.schema import NO_OTHERS, Count
@@ -47,6 +47,11 @@ class ComparisonSettings(BaseModel, frozen=True):
         N_TOKENS,
         description="Number of the model's own tokens that second moments are taken over.",
     )
+
+    def check_files(self) -> None:
+        """Raise `DataError` unless the demonstrations and the neutral text can be read."""
+        self.demonstrations()
+        self.neutral_text()
 
     def demonstrations(self) -> Shots:
         """The demonstrations; `DataError` where there are none of that name."""

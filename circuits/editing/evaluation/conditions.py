@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.editing.changes import Changes
+from circuits.editing.change import Changes
 from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.case_questions import CaseQuestion, case_questions
@@ -24,14 +24,16 @@ from circuits.editing.evaluation.control_questions import (
     control_questions,
     pools_apart,
     preservation_set,
+    preserved_of,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
 from circuits.editing.evaluation.edited_models import Ask, asking, generations
 from circuits.editing.evaluation.multihop_metrics import row
 from circuits.editing.evaluation.side_effects import drift, ngram_entropy
+from circuits.editing.fact import PreservedQuestion
+from circuits.editing.fact_prompts import BARE
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
-from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
@@ -178,18 +180,18 @@ def _evaluated(
 
 def _questions(
     cases: Sequence[Case], protocol: Protocol
-) -> tuple[list[tuple[int, CaseQuestion]], list[tuple[Kept, ...]]]:
+) -> tuple[list[tuple[int, CaseQuestion]], list[tuple[PreservedQuestion, ...]]]:
     """What is asked about each case, by its number; and what its editor may see to preserve."""
     pools = [protocol.pool] * len(cases)
     if protocol.sequential:
         pools = pools_apart(protocol.pool, cases)
     questions: list[tuple[int, CaseQuestion]] = []
-    preserved: list[tuple[Kept, ...]] = []
+    preserved: list[tuple[PreservedQuestion, ...]] = []
     for i, (case, pool) in enumerate(zip(cases, pools, strict=True)):
         controls = control_questions(case, pool, N_CONTROLS, protocol.seed)
         questions += [(i, question) for question in case_questions(case, controls)]
         drawn = preservation_set(case, pool, controls, N_PRESERVED, protocol.seed)
-        preserved.append(kept_of(drawn))
+        preserved.append(preserved_of(drawn))
     return questions, preserved
 
 

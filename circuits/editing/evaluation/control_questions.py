@@ -14,6 +14,7 @@ from typing import Literal
 
 from circuits.editing.evaluation.answers import Answer, Words, normalised
 from circuits.editing.evaluation.cases import Case
+from circuits.editing.fact import PreservedQuestion
 from interp.brief import brief
 
 ControlKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
@@ -184,6 +185,27 @@ def preservation_set(
         else:
             drawn[kind] = _draw(free, separate, k, rng)
     return drawn
+
+
+def preserved_of(
+    known: Mapping[PreservedKind, Sequence[KnownQuestion]],
+) -> tuple[PreservedQuestion, ...]:
+    """Known questions as an editor takes them: each about its first subject.
+
+    Those whose subject is not in their text are left out: they have no token to preserve. Chains
+    have several relations, and count as having none.
+    """
+    return tuple(
+        PreservedQuestion(
+            question.text,
+            question.subjects[0],
+            question.relations[0] if len(question.relations) == 1 else "",
+            kind == "related",
+        )
+        for kind, questions in known.items()
+        for question in questions
+        if question.subjects[0] in question.text
+    )
 
 
 def pools_apart(pool: QuestionPool, cases: Sequence[Case]) -> list[QuestionPool]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
-from circuits.editing.facts import SLOT
+from circuits.editing.fact import SLOT
 from interp.data.records import is_file, read_text
 from interp.errors import DataError, shown
 

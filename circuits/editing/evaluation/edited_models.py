@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuits.editing.changes import Changes, under
+from circuits.editing.change import Changes, under
 from circuits.editing.evaluation.answers import in_word
 from circuits.editing.evaluation.demonstrations import Shots
 from circuits.editing.prefixed import Row, Run
@@ -123,13 +123,12 @@ class Target:
 def likelihoods(
     model: Model, targets: Sequence[Target], edits: Sequence[Changes]
 ) -> list[tuple[float, float]]:
-    """Teacher-forced, of each target: its mean negative log-likelihood per token, in nats, and
-    the share of its tokens that are the likeliest one."""
+    """Per target, its mean NLL per token in nats and its share of tokens that are the likeliest."""
     out: list[tuple[float, float]] = []
     for lo in range(0, len(targets), ROWS_AT_ONCE):
         some = targets[lo : lo + ROWS_AT_ONCE]
         rows = [model.encode(f"{one.prompt} {one.target}") for one in some]
-        starts = [_shared(model.encode(one.prompt), ids) for one, ids in zip(some, rows)]
+        starts = [_shared(model.encode(one.prompt), ids) for one, ids in zip(some, rows, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
         owner = torch.tensor([one.edit for one in some])
@@ -146,7 +145,8 @@ def likelihoods(
 
 def _shared(prompt: Sequence[int], whole: Sequence[int]) -> int:
     """Tokens of the prompt that are there before its continuation, at least one."""
-    same = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(prompt))
+    pairs = enumerate(zip(prompt, whole, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
     return max(1, min(same, len(whole) - 1))
 
 

@@ -1,13 +1,13 @@
 """Figures and tables of a comparison of editing methods, drawn from tables of means."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.results.report import Figure, Part, Section, Table, cell_text
+from interp.results.report import Figure, Table
 from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
 AXES = ("control_two_hop", "multi_hop")
@@ -129,28 +129,6 @@ def side_effect_table(table: pd.DataFrame, metrics: Sequence[str]) -> Table:
     )
     frame = _wide(table, ["condition"], metrics, times=1, digits=3)
     return Table("Text beside the questions", frame, note, NAMES)
-
-
-def layer_sections(selection: Mapping[str, Any] | None, model: str) -> list[Section]:
-    """The chosen layers, and the picture of what chose them, where that is known."""
-    from circuits.editing.figures import CHANCE, plot_separation
-
-    if selection is None:
-        return []
-    query, value = (cell_text(selection[name]) for name in ("query", "value"))
-    parts: list[Part] = [
-        f"Query layers {query}; value layers {value}. Chosen by: {selection['by']}."
-    ]
-    separation = {int(layer): value for layer, value in selection["separation"].items()}
-    if separation:
-        most = max(separation, key=lambda layer: separation[layer])
-        text = (
-            f"Blue: the value layers. The largest separation is {cell_text(separation[most])}, in "
-            f"layer {most}. {CHANCE}"
-        )
-        figure = plot_separation(separation, selection["value"], model)
-        parts.append(Figure("Separation of a fact's questions from others", text, figure))
-    return [Section("Why these layers" if separation else "Layers", parts)]
 
 
 def _wide(

@@ -16,7 +16,7 @@ from circuits.editing.evaluation.cases import (
     RippleTest,
     SingleEdit,
 )
-from circuits.editing.facts import SLOT, Fact, refuse_conflicts
+from circuits.editing.fact import SLOT, Fact, refuse_conflicts
 from interp.data.pairs import Excluded
 from interp.data.records import is_hub_id, read_records
 from interp.data.schema import Row, Text, checked

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
 from circuits.editing.evaluation.cases import Cases, side_by_side
 from circuits.editing.evaluation.comparison_settings import ComparisonSettings
@@ -19,15 +20,14 @@ from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
 from circuits.editing.evaluation.side_effects import SIDE_EFFECTS
-from circuits.editing.method_names import BASELINES
-from circuits.editing.methods import Placement, preset, refuse_unknown
-from circuits.editing.placement import placement_for
-from circuits.editing.prompting import contexts, refuse_unanchored
-from circuits.editing.writing import moments_for
+from circuits.editing.fact_prompts import contexts, refuse_unanchored
+from circuits.editing.layer_selection import LayerSelection, selection_for
+from circuits.editing.methods import BASELINES
+from circuits.editing.presets import preset, refuse_unknown
 from interp.ablation.readouts import windows
 from interp.errors import DataError
 from interp.model.model import Model
-from interp.results.report import Report, Section, Table, cell_text, excluded_counts
+from interp.results.report import Report, Section, cell_text, excluded_counts
 from interp.results.result import Result
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import fingerprint, identity
@@ -69,7 +69,7 @@ class Comparison(Result):
         model, weights_hash, source, format: what was edited, on which cases.
         n_cases: cases before the filter.
         excluded: why cases were left out, and how many.
-        placement: the layer selection of the ACE presets (its ``summary``).
+        layers: of the ACE presets, without their covariances.
         options: the settings.
         seconds: wall time.
     """
@@ -84,7 +84,7 @@ class Comparison(Result):
     format: str
     n_cases: int
     excluded: dict[str, int]
-    placement: dict[str, Any] | None
+    layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
 
@@ -132,7 +132,7 @@ class Comparison(Result):
             "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
-            "placement": self.placement,
+            "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
         }
@@ -184,7 +184,7 @@ class Comparison(Result):
             part = figures.accuracy_table("In %", by_hop, keys, metrics)
             sections.append(Section("By the position of the edited hop", [part]))
         sections.append(Section("Other text", [figures.side_effect_table(table, SIDE_EFFECTS)]))
-        sections += figures.layer_sections(self.placement, self.model)
+        sections += [self.layers.section()] if self.layers else []
         n, options = len(set(self.answers["case"])), cell_text(self.options)
         return Report(
             title=f"Edits compared: {self.model}",
@@ -205,7 +205,7 @@ def compare_methods(
     model: Model,
     cases: Cases[Any],
     settings: ComparisonSettings,
-    placement: Placement | None = None,
+    layers: LayerSelection | None = None,
     *,
     out: str | Path | None = None,
     force: bool = False,
@@ -220,7 +220,7 @@ def compare_methods(
         model: the unedited model; its weights are not touched.
         cases: from `circuits.editing.evaluation.formats.load_benchmark`.
         settings: the methods, and everything else that decides the figures.
-        placement: layers of the ACE presets; built-in models have shipped ones, the default.
+        layers: of the ACE presets; built-in models have shipped ones, the default.
         out: the run folder, resumed where an earlier call was stopped; ``None`` keeps nothing.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called with (what is being done, done, in all).
@@ -229,11 +229,11 @@ def compare_methods(
         DataError: an unknown method, no usable case, or an ACE preset and no layers for the model.
         RunFolderError: `out` holds another run, or something else.
     """
-    placement = placement or placement_for(model, None, *settings.methods)
-    make = partial(_compared, model, cases, settings, placement, progress)
+    layers = layers or selection_for(model, None, *settings.methods)
+    make = partial(_compared, model, cases, settings, layers, progress)
     if out is None:
         return make(Steps())
-    named = _named(cases, settings, placement) | identity(model)
+    named = _named(cases, settings, layers) | identity(model)
     with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
         if not run.finished:
             run.finish(make(run).save, page=_write_page)
@@ -245,15 +245,14 @@ def _write_page(path: Path) -> None:
 
 
 def _named(
-    cases: Cases[Any], settings: ComparisonSettings, placement: Placement | None
+    cases: Cases[Any], settings: ComparisonSettings, layers: LayerSelection | None
 ) -> dict[str, Any]:
     """Every option, by name; the moments of a layer selection are its layers' own."""
-    moments = placement.moments.values() if placement else ()
-    digests = [fingerprint(one.matrix.numpy().tobytes().hex()) for one in moments]
+    covariances = layers.covariances.values() if layers else ()
     text = settings.neutral_text()
     return {
         **settings.model_dump(mode="json"),
-        "placement": placement and fingerprint([placement.summary(), digests]),
+        "placement": layers and fingerprint([layers.summary(), [c.tolist() for c in covariances]]),
         "shots": fingerprint(settings.demonstrations()),
         "neutral": text and fingerprint(text),
         "cases": len(cases),
@@ -265,20 +264,20 @@ def _compared(
     model: Model,
     cases: Cases[Any],
     settings: ComparisonSettings,
-    placement: Placement | None,
+    layers: LayerSelection | None,
     progress: Progress | None,
     steps: Steps,
 ) -> Comparison:
     started = time.perf_counter()
     report = progress or (lambda what, done, total: None)
-    conditions = [_condition(name, model, placement) for name in settings.methods]
+    conditions = [_condition(name, model, layers) for name in settings.methods]
     used, excluded, pool = _usable(model, cases, settings, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
     moments = moments_for(
         model,
         [one.method for one in conditions if one.method],
-        placement,
+        layers,
         settings.n_tokens,
         progress=lambda done, n: report(MOMENTS, done, n),
     )
@@ -305,17 +304,17 @@ def _compared(
         cases.format,
         len(cases),
         excluded,
-        placement and placement.summary(),
+        layers and replace(layers, covariances={}),
         settings.model_dump(mode="json", exclude={"shots"}),
         time.perf_counter() - started,
     )
 
 
-def _condition(name: str, model: Model, placement: Placement | None) -> EditCondition:
+def _condition(name: str, model: Model, layers: LayerSelection | None) -> EditCondition:
     if name in IN_PROMPT:
         return EditCondition(name, in_prompt=IN_PROMPT[name])
     refuse_unknown(name, IN_PROMPT)
-    return EditCondition(name, preset(name, model, placement))
+    return EditCondition(name, preset(name, model, layers))
 
 
 def _usable(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.editing.changes import Changes, under
+from circuits.editing.change import Changes, under
 from interp.data.prompts import TokenPrompt
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.model.model import Model

@@ -101,9 +101,7 @@ def _ripple(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str,
     held = _passed(plain, [(i, test.prerequisites) for i, _, test in tests])
     passed = _passed(models, [(i, test.queries) for i, _, test in tests])
     written = models.replies([(i, case.fact.cloze) for i, case in enumerate(cases)])
-    edited = [
-        case.targets[0].lenient(text) for case, text in zip(cases, written, strict=True)
-    ]
+    edited = [case.targets[0].lenient(text) for case, text in zip(cases, written, strict=True)]
     rows = [
         _named(cases[i], test.criterion, n)
         | {"passed": test.passed(after), "counts": all(before) and edited[i]}
