@@ -142,9 +142,11 @@ def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
     """
     edits = [(f"w{20 + i} w{60 + i}", f"w{70 + i}") for i in range(3)]
     clozes = [f"The director of {subject} is" for subject, _ in edits]
-    plain = [f"w{30 + i} w{31 + i} w{5 + i}5" for i in range(3)]
+    plain = [f"w{30 + i} w{31 + i} w{i}5" for i in range(1, 10)]
     said = generations(model, [Ask(0, text, n_tokens=1) for text in [*clozes, *plain]], [()])
-    true, other = said[:3], said[3:]
+    true = said[:3]
+    named = [one for one in zip(plain, said[3:], strict=True) if len(one[1]) == 3]
+    plain, other = zip(*named[:3], strict=True)
     rows: dict[str, list[dict[str, Any]]] = {"counterfact": [], "zsre": [], "ripple_edits": []}
     for i, (subject, target) in enumerate(edits):
         rewrite = {"prompt": "The director of {} is", "subject": subject}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from circuits.editing.evaluation.edited_models import Ask, generations
     from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
     from circuits.editing.evaluation.method_comparison import Comparison, compare_methods
-    from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 
 __all__ = [
     "REASONED",
@@ -36,7 +35,6 @@ __all__ = [
     "load_cases",
     "load_shots",
     "parse_cases",
-    "prior_knowledge",
 ]
 
 lazy(__name__)

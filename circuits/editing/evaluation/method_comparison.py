@@ -25,6 +25,7 @@ from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
 from circuits.editing.presets import preset, refuse_unknown
 from interp.ablation.readouts import windows
+from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Report, Section, cell_text, excluded_counts
@@ -58,6 +59,7 @@ MOMENTS = "second moments, tokens"
 Progress = Callable[[str, int, int], None]
 
 
+@brief
 @dataclass(frozen=True)
 class Comparison(Result):
     """What became of the same cases under several conditions.
@@ -102,7 +104,9 @@ class Comparison(Result):
             else single_edits.score(self.answers, self.format)
         )
         of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
-        return scores.merge(of_edit, on=["condition", "seed", "case"])
+        order = {name: i for i, name in enumerate(self.conditions)}
+        merged = scores.merge(of_edit, on=["condition", "seed", "case"])
+        return merged.sort_values("condition", key=lambda names: names.map(order), kind="stable")
 
     def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:
         """Means with 95 % intervals over clusters of cases; split by columns such as position."""

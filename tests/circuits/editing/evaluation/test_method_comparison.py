@@ -63,7 +63,9 @@ def result(world) -> Comparison:
     return compare_methods(model, cases, settings(*CONDITIONS, seeds=(0, 1)))
 
 
-def test_a_limit_stops_the_asking_and_keeps_the_first_cases(result: Comparison, world, monkeypatch):
+def test_a_limit_stops_the_asking_and_keeps_the_first_cases(
+    result: Comparison, world, monkeypatch
+):
     model, cases = world
     monkeypatch.setattr(knowing, "CASES_AT_ONCE", 4)
     said: list[tuple[str, int, int]] = []
@@ -360,12 +362,12 @@ def test_single_edit_benchmarks_are_measured_as_their_papers_do(world, tmp_path)
     for name, metrics in single_edits.METRICS.items():
         cases = load_benchmark(files[name])
         out = tmp_path / f"run of {name}"
-        found = compare_methods(model, cases, settings("rome", "none", "prompt-only"), out=out)
+        found = compare_methods(model, cases, settings("ft", "none", "prompt-only"), out=out)
         assert found.format == cases.format == name and len(cases) == 3
         table = found.table().set_index(["condition", "metric"])["value"]
         assert set(found.scores()) >= set(metrics)
-        assert table["rome", "efficacy"] == 1 > table["none", "efficacy"] == 0
-        line = found.summary()["methods"]["rome"]
+        assert table["ft", "efficacy"] == 1 > table["none", "efficacy"] == 0
+        line = found.summary()["methods"]["ft"]
         assert line["efficacy"] == 1 and len(line["efficacy_ci"]) == 2
         html = (out / "index.html").read_text()
         assert "Metrics of the benchmark" in html and "prompt-only" in html
@@ -375,7 +377,7 @@ def test_single_edit_benchmarks_are_measured_as_their_papers_do(world, tmp_path)
 def test_counterfact_prefers_the_true_object_before_the_edit(world, tmp_path):
     model, _ = world
     cases = load_benchmark(single_edit_files(model, tmp_path)["counterfact"])
-    found = compare_methods(model, cases, settings("rome", "none"))
+    found = compare_methods(model, cases, settings("ft", "none"))
     rows = found.answers.set_index(["condition", "case", "kind", "index"])
     case = cases[0]
     for condition, text in (("none", case.fact.cloze), ("none", case.neighbours[0])):
@@ -386,8 +388,8 @@ def test_counterfact_prefers_the_true_object_before_the_edit(world, tmp_path):
         want = -float(log_p[-2, ids[-1]])
         assert rows.loc[(condition, case.id, kind, 0), "nll_new"] == pytest.approx(want, abs=1e-4)
     table = found.table().set_index(["condition", "metric"])["value"]
-    parts = [table["rome", name] for name in single_edits.PROMPTED]
-    assert table["rome", "score"] == pytest.approx(harmonic_mean(np.array(parts)))
+    parts = [table["ft", name] for name in single_edits.PROMPTED]
+    assert table["ft", "score"] == pytest.approx(harmonic_mean(np.array(parts)))
     assert table["none", "neighbourhood"] == 1 and table["none", "efficacy_magnitude"] < 0
 
 
@@ -396,11 +398,11 @@ def test_ripple_tests_count_only_where_their_prerequisites_held_and_the_edit_wor
 ):
     model, _ = world
     cases = load_benchmark(single_edit_files(model, tmp_path)["ripple_edits"])
-    found = compare_methods(model, cases, settings("rome", "none"))
+    found = compare_methods(model, cases, settings("ft", "none"))
     rows = found.answers[found.answers["kind"] != "efficacy"]
     by = rows.groupby(["condition", "kind"])["counts"].agg(["sum", "count"])
-    assert by.loc[("rome", "relation_specificity"), "sum"] == 3  # what the model says by itself
-    assert by.loc[("rome", "subject_aliasing"), "sum"] == 0  # what it does not
+    assert by.loc[("ft", "relation_specificity"), "sum"] == 3  # what the model says by itself
+    assert by.loc[("ft", "subject_aliasing"), "sum"] == 0  # what it does not
     assert by.loc["none", "sum"].eq(0).all() and by["count"].eq(3).all()
 
 
@@ -413,7 +415,7 @@ def test_edits_of_single_facts_pile_up_and_what_has_no_tokens_is_left_out(world,
     glued["requested_rewrite"]["prompt"] = "w6 {}9"  # ends inside a token
     path.write_text(json.dumps([*rows, twin, glued]))
     found = compare_methods(
-        model, load_benchmark(path), settings("rome", "none", sequential=True, limit=2)
+        model, load_benchmark(path), settings("ft", "none", sequential=True, limit=2)
     )
     assert found.excluded == {
         "subject or target has no tokens of its own": 1,
