@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import (
     IKE,
@@ -25,13 +26,12 @@ from circuits.editing.evaluation import (
     summary,
 )
 from circuits.editing.evaluation.metrics import DAMAGE
+from circuits.editing.fact_prompts import contexts
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
+from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
 from circuits.editing.moments import N_TOKENS
-from circuits.editing.editor import moments_for
-from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.presets import preset, refuse_unknown
-from circuits.editing.fact_prompts import contexts
 from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.errors import DataError

@@ -30,10 +30,10 @@ from circuits.editing.evaluation import (
     short_answer,
 )
 from circuits.editing.evaluation.probes import Known, ProbeKind
-from circuits.editing.methods import Method
-from circuits.editing.moments import Moments
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import BARE, preserved_of
+from circuits.editing.methods import Method
+from circuits.editing.moments import Moments
 from circuits.editing.writing import Request, Written, write
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt

@@ -102,14 +102,11 @@ def edit_prompts(
         texts = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
         raise DataError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
-    return [
-        _tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts
-    ]
+    return [_tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts]
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:
-    """Raise `DataError` unless a token ends where the cloze's subject does, and the target has its
-    own tokens."""
+    """Raise `DataError` unless a token ends where the cloze's subject does, before the target's."""
     edit_prompts(model, fact, "cloze", "subject_last")
     end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
     encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
@@ -153,9 +150,7 @@ def preserved_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[PreservedQue
     )
 
 
-def contrasts(
-    fact: Fact, preserved: Sequence[PreservedQuestion]
-) -> tuple[PreservedQuestion, ...]:
+def contrasts(fact: Fact, preserved: Sequence[PreservedQuestion]) -> tuple[PreservedQuestion, ...]:
     """A fact's subject in preserved questions about something else that is asked of its kind.
 
     One question per relation, once with the subject's name and once with one of its implicit

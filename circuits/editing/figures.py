@@ -1,7 +1,7 @@
 """Figures and reports of edits: a comparison of methods, saved edits, and chosen layers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from circuits.editing.evaluation.metrics import DAMAGE
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_counts
-from interp.results.style import BLUE, GREY, PALETTE, label, styled, whiskers
+from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
     from circuits.editing.comparing import Comparison
