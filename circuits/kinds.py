@@ -50,15 +50,9 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.query_value.result:QueryValue.load",
         "circuits.query_value.figures:report",
     ),
-    "edit": ("circuits.editing.edit:Edit.load", "circuits.editing.edit:Edit.report"),
-    LEDGER: (
-        "circuits.editing.ledger_folder:LedgerFolder.load",
-        "circuits.editing.ledger_folder:LedgerFolder.report",
-    ),
-    "layer selection": (
-        "circuits.editing.layer_selection:LayerSelection.load",
-        "circuits.editing.layer_selection:LayerSelection.report",
-    ),
+    "edit": "circuits.editing.edit:Edit",
+    LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
+    "layer selection": "circuits.editing.layer_selection:LayerSelection",
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": (
         "circuits.recall_reasoning.result:RecallReasoning.load",

@@ -18,7 +18,7 @@ from circuits.cli import (
     compare,
     datasets,
     doctor,
-    edit,
+    edit_verbs,
     emotion,
     emotion_control,
     generate,
@@ -113,8 +113,8 @@ for module in ALONE:
     add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
     add(getattr(module, function))
 emotion.app.add_typer(emotion_control.app)
-for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
-    verb = module.__name__.rpartition(".")[2].replace("_", "-")
+for module in (circuit, query_value, recall_reasoning, edit_verbs, emotion, models, bench):
+    verb = module.__name__.rpartition(".")[2].removesuffix("_verbs").replace("_", "-")
     app.add_typer(module.app, name=verb, rich_help_panel=PANEL_OF[verb])
 
 

@@ -53,13 +53,11 @@ def place(
     as_json: JsonOption = False,
 ) -> None:
     """Choose the query and value layers in which the ace methods edit a model, from cases."""
+    from circuits.editing import layer_search
     from circuits.editing.evaluation.formats import load_cases
-    from circuits.editing.methods import Placement
-    from circuits.editing.placement import placement_in, save_placement
-    from circuits.editing.placing import place as choose
+    from circuits.editing.layer_selection import LayerSelection
     from interp.results.run_folder import in_one_piece
     from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
 
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)
@@ -67,16 +65,14 @@ def place(
     named = given | {"limit": limit, "seed": seed} | identity(loaded)
     named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
 
-    def chosen() -> Placement:
+    def chosen() -> LayerSelection:
         with bar("asking", "questions") as report:
-            found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+            found = layer_search.select_layers(
+                loaded, rows, limit=limit, seed=seed, progress=report
+            )
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
-    kept: Codec[Placement] = Codec(
-        lambda one, at: save_placement(at, loaded, one),
-        lambda at: placement_in(loaded, at),
-    )
-    found = in_one_piece(out, "edit place", named, chosen, kept, force=force)
+    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force=force)
     if as_json:
         print_json({"model": model, "placement": found.summary(), "run": str(out)})
     else:

@@ -1,6 +1,6 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion
@@ -105,9 +105,7 @@ def edit_prompts(
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:
-    """Raise `DataError` unless a token ends where the cloze's subject does, and the target has its
-    own tokens.
-    """
+    """Raise `DataError` unless a token ends where the cloze's subject does, before the target's."""
     edit_prompts(model, fact, "cloze", "subject_last")
     end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
     encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)

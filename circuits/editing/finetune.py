@@ -91,7 +91,7 @@ class _Rows:
     def read(
         self, up: Float[Tensor, "edit d_model rank"], down: Float[Tensor, "edit d_in rank"]
     ) -> tuple[Float[Tensor, " learn"], Float[Tensor, "preserved vocab"]]:
-        """Mean negative log-likelihood of each learning row; log-probabilities at preserved ones."""
+        """Mean NLL of each learning row; log-probabilities at preserved ones."""
 
         def change(x: Tensor, out: Tensor) -> Tensor:
             return out + x @ down[self.owner].to(x) @ up[self.owner].to(x).mT

@@ -111,7 +111,9 @@ def match_scores(
     for place in places:
         metric = Metric(stage.metric, moments[place])
         parts = keys[place].split([len(one.all) for one in scored])
-        scores = [one.scores(metric, stage, k) for one, k in zip(scored, parts, strict=True)]
+        scores = [
+            _scores(metric, stage, *one.split(k)) for one, k in zip(scored, parts, strict=True)
+        ]
         through = [s[: len(one.through)] for one, s in zip(facts, scores, strict=True)]
         rest = [s[len(one.through) :] for one, s in zip(facts, scores, strict=True)]
         others = [s[: len(one.others)] for one, s in zip(facts, rest, strict=True)]
@@ -158,17 +160,24 @@ class _Prompts:
     def all(self) -> list[EditPrompt]:
         return [*self.learnt, *self.scored, *self.preserved]
 
-    def scores(
-        self, metric: Metric, stage: Stage | Neurons, keys: Float[Tensor, "row d_in"]
-    ) -> Float[Tensor, " scored"]:
-        """Scores at the scored prompts of the change solved at the learnt ones."""
-        sizes = [len(self.learnt), len(self.scored), len(self.preserved)]
-        learnt, scored, preserved = keys.split(sizes)
-        if isinstance(stage, Neurons):
-            fact = torch.zeros(len(learnt), dtype=torch.long)
-            found = queries(metric, learnt, fact, stage.rho, preserved, stage.preserved_weight)
-            return (scored.double() @ found.tau[0]) / (scored.double() @ found.beta)
-        unit = torch.ones(1, len(learnt), dtype=torch.float64)
-        weight = stage.preserved_weight
-        _, down = solve(metric, learnt.T, unit, stage.rho, preserved.T, weight)
-        return scored.double() @ down.sum(1)
+    def split(self, keys: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor, Tensor]:
+        learnt, scored, preserved = map(len, (self.learnt, self.scored, self.preserved))
+        return keys.split([learnt, scored, preserved])  # pyright: ignore[reportReturnType]
+
+
+def _scores(
+    metric: Metric,
+    stage: Stage | Neurons,
+    learnt: Float[Tensor, "learnt d_in"],
+    scored: Float[Tensor, "scored d_in"],
+    preserved: Float[Tensor, "preserved d_in"],
+) -> Float[Tensor, " scored"]:
+    """Scores at some keys of the change solved at the learnt ones."""
+    weight = stage.preserved_weight
+    if isinstance(stage, Neurons):
+        fact = torch.zeros(len(learnt), dtype=torch.long)
+        found = queries(metric, learnt, fact, stage.rho, preserved, weight)
+        return (scored.double() @ found.tau[0]) / (scored.double() @ found.beta)
+    unit = torch.ones(1, len(learnt), dtype=torch.float64)
+    _, down = solve(metric, learnt.T, unit, stage.rho, preserved.T, weight)
+    return scored.double() @ down.sum(1)

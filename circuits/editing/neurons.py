@@ -33,8 +33,11 @@ BETA_RHO = 1e-3
 
 @dataclass(frozen=True)
 class Queries:
-    """Linear functions of a key: `tau` is 1 at a fact's own keys and 0 at others' and preserved
-    ones; `beta` is 1 at all keys.
+    """Linear functions of a key.
+
+    Attributes:
+        tau: 1 at a fact's own keys, 0 at others' and preserved ones.
+        beta: 1 at all keys.
     """
 
     tau: Float[Tensor, "fact d_model"]

@@ -130,8 +130,8 @@ class _Batch:
         if isinstance(stage, FineTune):
             p = self._fine_tuned(stage, jobs)
         elif jobs:
-            kind = _NeuronStage if isinstance(stage, Neurons) else _ClosedForm
-            run = kind(self, stage, jobs)
+            neurons = isinstance(stage, Neurons)
+            run = _NeuronStage(self, stage, jobs) if neurons else _ClosedForm(self, stage, jobs)
             p = run.targets.p
             for i in range(len(stage.layers)):
                 for edit, changes in run.changes(i).items():

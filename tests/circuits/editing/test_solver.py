@@ -5,20 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.editing.moments import Moment
 from circuits.editing.solver import RIDGE, Metric, solve
 from interp.errors import PlanError
 
 
-def moment(d: int, n: int = 400, seed: int = 0) -> Moment:
+def moment(d: int, n: int = 400, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(d, d, generator=generator, dtype=torch.float64)
     keys = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
-    return Moment(keys.T @ keys / n, n, "noise")
+    return keys.T @ keys / n
 
 
-def ridged(m: Moment) -> torch.Tensor:
-    return m.matrix + RIDGE * m.matrix.diagonal().mean() * torch.eye(len(m.matrix))
+def ridged(m: torch.Tensor) -> torch.Tensor:
+    return m + RIDGE * m.diagonal().mean() * torch.eye(len(m))
 
 
 def draw(d_in: int, d_out: int, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,10 +85,10 @@ def test_preserved_keys_are_keys_with_residual_zero():
 
 def test_the_null_space_metric_does_not_touch_protected_directions():
     m = moment(12)
-    metric = Metric("null_space", m, kept=0.9)
+    metric = Metric("null_space", m, protected=0.9)
     keys, residuals = draw(12, 5, 2, 6)
     up, down = solve(metric, keys, residuals, 0.05)
-    values, vectors = torch.linalg.eigh(m.matrix)
+    values, vectors = torch.linalg.eigh(m)
     protected = vectors[:, values.cumsum(0) > 0.1 * values.sum()]
     assert 0 < protected.shape[1] < 12
     assert float((up @ (down.T @ protected)).norm()) < 1e-9 * float((up @ down.T).norm())
@@ -103,7 +102,7 @@ def test_the_null_space_metric_does_not_touch_protected_directions():
 def test_lambda_is_in_units_of_a_typical_key():
     m = moment(9, n=20_000)
     assert Metric("inverse_moment", m).typical == 9
-    assert Metric("identity", m).typical == pytest.approx(float(m.matrix.trace()))
+    assert Metric("identity", m).typical == pytest.approx(float(m.trace()))
 
 
 def test_dependent_keys_and_missing_numbers_are_refused():
