@@ -6,7 +6,7 @@ share no subject and no bridge.
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,31 +76,27 @@ class QuestionPool:
             {place: tuple(found.values()) for place, found in chains.items()},
         )
 
-    def of_relations(self, case: Case) -> list[KnownQuestion]:
-        """The single facts of a case's edited relations."""
-        return [fact for r in _edited(case) for fact in self.facts.get(r, ())]
-
-    def of_other_relations(self, case: Case) -> list[KnownQuestion]:
-        """The single facts of all other relations."""
-        return [f for r, facts in self.facts.items() if r not in _edited(case) for f in facts]
-
     def related(self, case: Case) -> frozenset[str]:
         """Other relations that are asked of the same kind of subjects as an edited one.
 
         These have two subjects in common, as one may be a namesake.
         """
         asked = {r: {s for f in facts for s in f.entities} for r, facts in self.facts.items()}
-        edited = [asked.get(relation, set()) for relation in _edited(case)]
+        edited = _edited(case)
         return frozenset(
             r
             for r, subjects in asked.items()
-            if r not in _edited(case) and any(len(subjects & mine) >= 2 for mine in edited)
+            if r not in edited and any(len(subjects & asked.get(e, set())) >= 2 for e in edited)
         )
 
-    def composed(self, case: Case) -> list[KnownQuestion]:
-        """The composed questions whose chain has an edited relation where the case has it."""
-        places = [(case.relations[at], at) for at in case.edited_hops]
-        return [chain for place in places for chain in self.chains.get(place, ())]
+    def parts(self, case: Case) -> tuple[list[KnownQuestion], ...]:
+        """Facts of the edited relations, of all others, and chains with them at the same hop."""
+        edited = _edited(case)
+        return (
+            [fact for r in edited for fact in self.facts.get(r, ())],
+            [fact for r, facts in self.facts.items() if r not in edited for fact in facts],
+            [q for at in case.edited_hops for q in self.chains.get((case.relations[at], at), ())],
+        )
 
     def where(self, usable: Callable[[KnownQuestion], bool]) -> "QuestionPool":
         """The questions for which the function is true."""
@@ -123,14 +119,15 @@ def control_questions(
         edited subject (by any name that the case knows) or goes through it, and none is answered
         by a new object or the new final answer, which an edit that spreads too far would give too.
     """
-    separate, used = Separate(case), _own_questions(case)
-    one_hop, other = pool.of_relations(case), pool.of_other_relations(case)
-    old = _all_keys(case.originals)
+    separate, old = Separate(case), _all_keys(case.originals)
+    own, other, composed = pool.parts(case)
+    hops = (*case.hops, *case.new_hops)
+    used = {*case.questions, *(hop.question for hop in hops), *case.paraphrases}
     candidates: dict[ControlKind, list[KnownQuestion]] = {
         "neighbour": [f for f in other if not separate.names.isdisjoint(f.entities)],
-        "same_answer": [f for f in one_hop + other if not old.isdisjoint(f.answer.keys)],
-        "control_two_hop": pool.composed(case),
-        "same_relation": one_hop,
+        "same_answer": [f for f in own + other if not old.isdisjoint(f.answer.keys)],
+        "control_two_hop": composed,
+        "same_relation": own,
     }
     drawn: dict[ControlKind, tuple[KnownQuestion, ...]] = {}
     for kind in CONTROLS:
@@ -150,30 +147,24 @@ def preservation_set(
 ) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
     """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
-    Args:
-        case: what is edited.
-        pool: the questions to draw from.
-        scored: the case's controls; nothing drawn shares a subject or bridge with them.
-        k: most questions of a kind.
-        seed: of the draws.
+    None has an entity of the case's own chains, nor a subject or bridge of its controls (`scored`).
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
-        asked of the same kind of subjects (`QuestionPool.related`), ``other_relation``: of all
-        others, both of as many relations as there are.
-        ``two_hop``: questions of other chains with the edited relation at the same hop. None has
-        an entity of the case's own chains.
+        asked of the same kind of subjects (`QuestionPool.related`); ``other_relation``: of all
+        others; both of as many relations as there are. ``two_hop``: questions of other chains with
+        the edited relation at the same hop.
 
     Source: after the preserved keys K0 of MEMIT (arXiv 2210.07229, equation 8).
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
     taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
-    near, others = pool.related(case), pool.of_other_relations(case)
+    near, (own, others, composed) = pool.related(case), pool.parts(case)
     candidates: dict[PreservedKind, list[KnownQuestion]] = {
-        "same_relation": pool.of_relations(case),
+        "same_relation": own,
         "related": [fact for fact in others if fact.relations[0] in near],
         "other_relation": [fact for fact in others if fact.relations[0] not in near],
-        "two_hop": pool.composed(case),
+        "two_hop": composed,
     }
     separate = Separate(case)
     drawn: dict[PreservedKind, tuple[KnownQuestion, ...]] = {}
@@ -246,11 +237,6 @@ def _edited(case: Case) -> list[str]:
     return list(dict.fromkeys(case.relations[at] for at in case.edited_hops))
 
 
-def _own_questions(case: Case) -> set[str]:
-    hops = (*case.hops, *case.new_hops)
-    return {*case.questions, *(hop.question for hop in hops), *case.paraphrases}
-
-
 def _draw(
     candidates: Sequence[KnownQuestion],
     usable: Callable[[KnownQuestion], bool],
@@ -270,9 +256,9 @@ def _draw(
 
 def _relations_in_turn(questions: Sequence[KnownQuestion]) -> tuple[KnownQuestion, ...]:
     """The first question of every relation, then the second of each, and so on."""
-    seen: dict[tuple[str, ...], int] = defaultdict(int)
-    turn: list[tuple[int, int]] = []
-    for i, question in enumerate(questions):
-        turn.append((seen[question.relations], i))
+    seen: dict[tuple[str, ...], int] = Counter()
+    turn: list[int] = []
+    for question in questions:
+        turn.append(seen[question.relations])
         seen[question.relations] += 1
-    return tuple(questions[i] for _, i in sorted(turn))
+    return tuple(questions[i] for i in sorted(range(len(turn)), key=turn.__getitem__))
