@@ -44,9 +44,9 @@ def origin(package: str, name: str) -> str:
     if file is None or file.name != "__init__.py":
         return package
     for node in ast.walk(tree(file)):
-        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            if name in {one.asname or one.name for one in node.names}:
-                return origin(node.module, name)
+        names = node.names if isinstance(node, ast.ImportFrom) and node.module in MODULES else ()
+        if name in {one.asname or one.name for one in names}:
+            return origin(node.module, name)
     return package
 
 
