@@ -1,6 +1,6 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion

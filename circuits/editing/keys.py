@@ -12,9 +12,9 @@ from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.prefixed import Row, Run
 from interp.forward.blocks import first_output
+from interp.forward.budget import default_budget
 from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
-from interp.patching.cells import default_budget
 
 Pick = Callable[[Tensor, Any], Tensor]
 

@@ -22,10 +22,10 @@ from circuits.editing.keys import plain_keys
 from circuits.editing.prefixed import Row, Run
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
+from interp.forward.budget import default_budget
 from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
-from interp.patching.cells import default_budget
 from interp.progress import Progress
 from interp.results.files import replacing
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from circuits.editing.change import Changes, under
 from circuits.editing.evaluation.answers import in_word
 from circuits.editing.evaluation.demonstrations import Shots
-from circuits.editing.prefixed import Row, Run
+from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
+from interp.forward.prefix_cache import PrefixCache
 from interp.model.model import Model
 
 ROWS_AT_ONCE = 96
@@ -67,34 +68,42 @@ def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> 
 @torch.no_grad()
 def _answered(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
     longest = max(ask.n_tokens for ask in asks)
-    run = Run.start(model, [_row(model, ask) for ask in asks], edits, longest)
+    owner = torch.tensor([ask.edit for ask in asks])
+    prompts, shared = zip(*(_tokens(model, ask) for ask in asks), strict=True)
+    cache = PrefixCache.sharing(
+        model,
+        prompts,
+        shared,
+        owner=owner.tolist(),
+        during=lambda owners: under(model, edits, owners),
+        room=longest,
+    )
     replies: list[list[int]] = [[] for _ in asks]
     rows = torch.arange(len(asks))
     for _ in range(longest):
-        with under(model, edits, run.owner):
-            normed = run.read(model)
-        token = model.arch.logits_transform(model.unembed(normed).float()).argmax(-1)
+        with under(model, edits, owner[rows]):
+            states = cache.read(model)[:, -1]
+        token = model.arch.logits_transform(model.unembed(states).float()).argmax(-1)
         for row, one in zip(rows.tolist(), token.tolist(), strict=True):
             replies[row].append(one)
         going = torch.tensor([not _ended(model, asks[r], replies[r]) for r in rows.tolist()])
         if not going.any():
             break
-        run.go_on(token)
+        cache.append(token)
         if not going.all():
-            run.keep(going.nonzero()[:, 0])
+            cache.select(going.nonzero()[:, 0])
             rows = rows[going]
     return [_text(model, ask, ids) for ask, ids in zip(asks, replies, strict=True)]
 
 
-def _row(model: Model, ask: Ask) -> Row:
-    """Tokens of the shared prefix and the rest; no prefix where a token straddles the two."""
-    whole = tuple(model.encode(ask.text))
-    if not whole:
+def _tokens(model: Model, ask: Ask) -> tuple[TokenPrompt, int]:
+    """A text's tokens, and how many of them are its prefix; none where a token straddles it."""
+    ids = tuple(model.encode(ask.text))
+    if not ids:
         raise DataError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
     prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
-    if len(prefix) < len(whole) and whole[: len(prefix)] == prefix:
-        return Row(ask.edit, prefix, whole[len(prefix) :])
-    return Row(ask.edit, (), whole)
+    apart = len(prefix) < len(ids) and ids[: len(prefix)] == prefix
+    return TokenPrompt(ids), len(prefix) if apart else 0
 
 
 def _ended(model: Model, ask: Ask, ids: list[int]) -> bool:
@@ -128,7 +137,9 @@ def likelihoods(
     for lo in range(0, len(targets), ROWS_AT_ONCE):
         some = targets[lo : lo + ROWS_AT_ONCE]
         rows = [model.encode(f"{one.prompt} {one.target}") for one in some]
-        starts = [_shared(model.encode(one.prompt), ids) for one, ids in zip(some, rows, strict=True)]
+        starts = [
+            _shared(model.encode(one.prompt), ids) for one, ids in zip(some, rows, strict=True)
+        ]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
         owner = torch.tensor([one.edit for one in some])
