@@ -19,7 +19,7 @@ from circuits.discovery import load_circuit
 from circuits.discovery.faithfulness import Faithfulness
 from circuits.discovery.pages import SavedEvaluation
 from circuits.editing import Edit, LayerSelection
-from circuits.editing.comparing import Comparison
+from circuits.editing.evaluation import Comparison
 from circuits.editing.layer_selection import load_selection
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery

@@ -145,7 +145,8 @@ def likelihoods(
         owner = torch.tensor([one.edit for one in some])
         with under(model, edits, owner):  # causal: what is padded on the right changes nothing
             normed = model.hf.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            start = _shared(prompt, row)
             states = normed[i, start - 1 : len(row) - 1]
             log_p = model.arch.logits_transform(model.unembed(states).float()).log_softmax(-1)
             own = ids[i, start : len(row), None]

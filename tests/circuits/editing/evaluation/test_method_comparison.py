@@ -63,9 +63,7 @@ def result(world) -> Comparison:
     return compare_methods(model, cases, settings(*CONDITIONS, seeds=(0, 1)))
 
 
-def test_a_limit_stops_the_asking_and_keeps_the_first_cases(
-    result: Comparison, world, monkeypatch
-):
+def test_a_limit_stops_the_asking_and_keeps_the_first_cases(result: Comparison, world, monkeypatch):
     model, cases = world
     monkeypatch.setattr(knowing, "CASES_AT_ONCE", 4)
     said: list[tuple[str, int, int]] = []
