@@ -137,9 +137,7 @@ def likelihoods(
     for lo in range(0, len(targets), ROWS_AT_ONCE):
         some = targets[lo : lo + ROWS_AT_ONCE]
         rows = [model.encode(f"{one.prompt} {one.target}") for one in some]
-        starts = [
-            _shared(model.encode(one.prompt), ids) for one, ids in zip(some, rows, strict=True)
-        ]
+        prompts = [model.encode(one.prompt) for one in some]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
         owner = torch.tensor([one.edit for one in some])
