@@ -28,8 +28,7 @@ from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe
 from interp.data.pairs import PromptPairs
 from interp.data.prompts import prompt
-from interp.data.records import MOST_NESTED, parse_json, read_jsonl, read_text
-from interp.data.schema import Row, Text, checked
+from interp.data.records import MOST_NESTED, Row, Text, checked, parse_json, read_jsonl, read_text
 from interp.errors import DataError, InterpError, shown
 
 KINDS = kinds()
@@ -257,7 +256,7 @@ PAIR = {"clean": "a b c", "corrupt": "a d c", "answer": "x", "wrong_answer": "y"
         ({"id": [1]}, "'id' is \\[1\\]"),
         ({"spans": {"s": [False, True]}}, "span 's' .* is not in 'a b c'"),
         ({"spans": {"last": "a"}}, "a span cannot be called 'last'"),
-        ({"spans": []}, "'spans' is \\[\\]; it must map names to spans"),
+        ({"spans": []}, "'spans' is \\[\\]; it must be a JSON object"),
         ({"clean": "x " * 5000}, "span 's' .'b'. occurs 0 times in 'x x"),
     ],
 )
@@ -367,7 +366,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
     [
         (("cfg", "n_layers"), 10**9, "its 4 nodes are not those of 1000000000 layers"),
         (("cfg", "parallel_attn_mlp"), "no", "it must be true or false"),
-        (("interp", "prompts"), "abc", "'interp.data.prompts' is 'abc'; it must be a list"),
+        (("interp", "prompts"), "abc", "'interp.prompts' is 'abc'; it must be a list"),
         (("nodes", "a0.h0", "kept_neurons"), [1], "keeps neurons of 'a0.h0'"),
         (("nodes", "m0", "kept_neurons"), [1, 1], "keeps neurons of 'm0', .* has one twice"),
         (("edges", "m0->logits", "in_graph"), 1, "it must be true or false"),

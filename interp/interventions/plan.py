@@ -12,7 +12,6 @@ left out. `interp.Activations` in place of a vector are written where they were 
 import dataclasses
 import json
 import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import ITEMS, LIMIT, in_few_words
+from interp.data.prompts import Positions, whole_numbers
 from interp.errors import PlanError, did_you_mean, shown
 from interp.interventions.rewrite import Rewrite, selected
 from interp.model.sites import parse_site
 from interp.results import folder
-
-Positions = str | int | Sequence[int]
-"""Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
-(the tokens generated so far, as they are read back), a span's name, a span's name with
-``_last``, or token numbers."""
 
 
 @runtime_checkable
@@ -374,23 +369,6 @@ def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
             f"{missing[0]}; record that layer."
         )
     return layers
-
-
-def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
-    """One number or several as plain integers.
-
-    Raises:
-        PlanError: there is none, or one is not a whole number or negative.
-    """
-    try:
-        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
-    except TypeError:
-        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
-    if not numbers:
-        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
-    if min(numbers) < 0:
-        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
-    return numbers
 
 
 def _vector(value: Any, what: str) -> Tensor | None:
