@@ -18,7 +18,7 @@ from interp.data.records import Row, Text, checked, read_records
 from interp.errors import DataError, shown
 from interp.model.model import Model
 
-PLACES = ("all", "prompt", "last", "decoded")
+PLACES = ("all", "prompt", "last", "decoded", "generating")
 """Names of positions that every prompt has, which no span can take."""
 Range = tuple[int, int]
 

@@ -15,8 +15,8 @@ from interp.model.model import Model
 
 Positions = str | int | Sequence[int]
 """Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
-(the tokens generated so far, as they are read back), a span's name, a span's name with
-``_last``, or token numbers."""
+(the tokens generated so far, as they are read back), ``"generating"`` (these two: every token from
+which a new one is predicted), a span's name, a span's name with ``_last``, or token numbers."""
 
 
 def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ class TokenPrompt:
                 )
             return numbers
         every = tuple(range(n))
-        places = {"all": every, "prompt": every, "last": every[-1:], "decoded": ()}
+        places = dict(zip(PLACES, (every, every, every[-1:], (), every[-1:]), strict=True))
         if place in places or place in self.spans:
             return {**self.spans, **places}[place]
         span = place.removesuffix("_last")
