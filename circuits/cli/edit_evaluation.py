@@ -8,13 +8,10 @@ from rich.markup import escape
 from circuits.cli.options import (
     N_TOKENS,
     CasesOption,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
+    Into,
     JsonOption,
     LimitOption,
-    ModelOption,
-    OutOption,
+    OnModel,
     PlacementOption,
     SplitOption,
     TokensOption,
@@ -22,7 +19,7 @@ from circuits.cli.options import (
     names_in,
     numbers,
 )
-from circuits.cli.output import load, print_json, print_table, stdout
+from circuits.cli.output import print_json, print_table, stdout
 from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
@@ -31,19 +28,19 @@ if TYPE_CHECKING:
 
 FORMATS = ("mquake", "counterfact", "zsre", "ripple_edits")
 EXAMPLES = (
-    "Examples:\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases multihop_chains --split "
-    "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
-    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases counterfact.json --methods "
-    "rome,memit,none --limit 100 --out runs/counterfact`"
+    "interp edit evaluate --model gemma-3-270m --cases multihop_chains --split design --methods "
+    "rome,ace,none --limit 12 --out runs/edits-compared --json",
+    "interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
+    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake",
+    "interp edit evaluate --model gemma-3-270m --cases counterfact.json --methods rome,none "
+    "--limit 100 --out runs/counterfact",
 )
 
 
 def evaluate(
-    model: ModelOption,
+    on: OnModel,
     cases: CasesOption,
+    into: Into,
     methods: Annotated[
         str,
         choice(
@@ -82,10 +79,6 @@ def evaluate(
     ] = "0",
     limit: LimitOption = None,
     n_tokens: TokensOption = N_TOKENS,
-    out: OutOption = None,
-    force: ForceOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
@@ -103,21 +96,21 @@ def evaluate(
     )
     settings.check_files()
     rows = load_benchmark(cases, split, format)
-    loaded = load(model, device, dtype)
-    layers = selection_for(loaded, placement, *settings.methods)
+    model = on.load()
+    layers = selection_for(model, placement, *settings.methods)
     with bar("editing", "") as report:
         result = compare_methods(
-            loaded,
+            model,
             rows,
             settings,
             layers,
-            out=out,
-            force=force,
+            out=into.out,
+            force=into.force,
             progress=lambda what, done, total: report(done, total, what),
         )
     found = result.summary()
     if as_json:
-        print_json({"run": str(out) if out else None, **found})
+        print_json({"run": into.run, **found})
         return
     print_table(
         _by_metric(found["methods"]),
@@ -126,8 +119,8 @@ def evaluate(
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
+    if into.out:
+        stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":

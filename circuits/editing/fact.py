@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.brief import brief
-from interp.data.records import placed_rows
-from interp.data.schema import NO_OTHERS, checked
+from interp.data.records import NO_OTHERS, checked, placed_rows
 from interp.errors import DataError, UnusableRow, shown
 
 SLOT = "{}"

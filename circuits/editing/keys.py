@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
-from circuits.editing.prefixed import Row, Run
 from interp.forward.blocks import first_output
 from interp.forward.budget import default_budget
+from interp.forward.prefix_cache import PrefixCache
 from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
 
@@ -79,34 +79,32 @@ def _captured(
     owner: Int[Tensor, " prompt"],
     pick: Pick,
 ) -> dict[Place, Float[Tensor, "prompt width"]]:
-    rows = [
-        Row(edit, prompt.ids[: prompt.n_shown], prompt.ids[prompt.n_shown : prompt.anchor + 1])
-        for prompt, edit in zip(prompts, owner.tolist(), strict=True)
-    ]
-    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(rows) for place in places}
-    for group in _batched(rows, default_budget(model)):
-        got = _read(model, [rows[i] for i in group], places, edits, pick)
+    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
+    for group in _batched(prompts, owner.tolist(), default_budget(model)):
+        with torch.no_grad():
+            got = _read(model, [prompts[i] for i in group], places, edits, owner[group], pick)
         for place, values in got.items():
             for i, value in zip(group, values, strict=True):
                 out[place][i] = value
     return {place: torch.stack(values) for place, values in out.items()}
 
 
-def _batched(rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Rows with, and rows without, a shared beginning, a batch of at most so many tokens.
+def _batched(prompts: Sequence[EditPrompt], owner: Sequence[int], tokens: int) -> list[list[int]]:
+    """Prompts with, and prompts without, a shared beginning, a batch of at most so many tokens.
 
-    Rows of one edit are neighbours, so that what they share is read once.
+    Those of one edit are neighbours, so that what they share is read once.
     """
     groups: list[list[int]] = []
     longest = 0
-    for i in sorted(range(len(rows)), key=lambda i: (bool(rows[i].shared), rows[i].edit)):
-        longest = max(longest, len(rows[i].rest))
+    for i in sorted(range(len(prompts)), key=lambda i: (bool(prompts[i].n_shown), owner[i])):
+        n = prompts[i].anchor + 1 - prompts[i].n_shown
+        longest = max(longest, n)
         fits = groups and (len(groups[-1]) + 1) * longest <= tokens
-        if fits and bool(rows[groups[-1][0]].shared) == bool(rows[i].shared):
+        if fits and bool(prompts[groups[-1][0]].n_shown) == bool(prompts[i].n_shown):
             groups[-1].append(i)
         else:
             groups.append([i])
-            longest = len(rows[i].rest)
+            longest = n
     return groups
 
 
@@ -114,14 +112,14 @@ class _Deepest(Exception):
     """Ends a run behind the last place."""
 
 
-@torch.no_grad()
 def _read(
     model: Model,
-    rows: Sequence[Row],
+    prompts: Sequence[EditPrompt],
     places: Sequence[Place],
     edits: Sequence[Changes],
+    owner: Int[Tensor, " prompt"],
     pick: Pick,
-) -> dict[Place, Float[Tensor, "row width"]]:
+) -> dict[Place, Float[Tensor, "prompt width"]]:
     got: dict[Place, Tensor] = {}
 
     def take(place: Place) -> Callable[..., None]:
@@ -133,14 +131,21 @@ def _read(
     def stop(*_: Any) -> None:
         raise _Deepest
 
-    run = Run.start(model, rows, edits)
+    cache = PrefixCache.sharing(
+        model,
+        [prompt.key_tokens for prompt in prompts],
+        [prompt.n_shown for prompt in prompts],
+        owner=owner.tolist(),
+        during=lambda owners: under(model, edits, owners),
+        room=0,
+    )
     deepest = model.blocks[max(layer for _, layer in places)]
     with contextlib.ExitStack() as stack:
         # before the hooks that take, so that they see what is changed
-        stack.enter_context(under(model, edits, run.owner))
+        stack.enter_context(under(model, edits, owner))
         for place in places:
             stack.callback(module_at(model, place).register_forward_hook(take(place)).remove)
         stack.callback(deepest.register_forward_hook(stop).remove)
         with contextlib.suppress(_Deepest):
-            run.read(model)
+            cache.read(model)
     return got

@@ -166,10 +166,9 @@ def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelect
     """
     if not any(name.startswith("ace") for name in methods):
         return None
-    shipped = SHIPPED / model.name
-    if path is None and not shipped.is_dir():
+    if path is None and model.name not in {at.name for at in SHIPPED.iterdir()}:
         raise _unselected("the package has no layers", model)
-    return load_selection(model, path or shipped)
+    return load_selection(model, path or SHIPPED / model.name)
 
 
 def load_selection(model: Model, path: Path) -> LayerSelection:

@@ -19,10 +19,10 @@ from circuits.editing.change import Place
 from circuits.editing.edit import ledger
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import plain_keys
-from circuits.editing.prefixed import Row, Run
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
 from interp.forward.budget import default_budget
+from interp.forward.prefix_cache import PrefixCache
 from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
@@ -138,16 +138,14 @@ def _sampled(
 ) -> list[TokenPrompt]:
     tokenizer, stop = model.tokenizer, model.hf.generation_config.eos_token_id
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    run = Run.start(model, [Row(0, (), (start,))] * n, [()], WINDOW)
-    columns = [run.ids]
-    for _ in range(WINDOW):
-        logits = model.arch.logits_transform(model.unembed(run.read(model)))
+    cache = PrefixCache.of(model, [TokenPrompt((start,))] * n)
+    for written in range(1, WINDOW + 1):
+        logits = model.arch.logits_transform(model.unembed(cache.read(model)[:, -1]))
         if stop is not None:
             logits[:, stop] = -torch.inf
-        run.go_on(_drawn(logits, draws))
-        columns.append(run.ids)
-        report(n * (len(columns) - 1))
-    return [TokenPrompt(tuple(row)) for row in torch.cat(columns, 1).tolist()]
+        cache.append(_drawn(logits, draws))
+        report(n * written)
+    return [TokenPrompt(tuple(row)) for row in cache.ids.tolist()]
 
 
 def _drawn(logits: Float[Tensor, "row vocab"], draws: torch.Generator) -> Int[Tensor, " row"]:

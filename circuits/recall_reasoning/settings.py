@@ -9,12 +9,21 @@ from pydantic import ConfigDict, Field
 
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.scoring import RULES
-from interp.ablation.values import check_kind
+from interp.ablation.replacement import check_kind
 from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
-from interp.data.records import read_json
-from interp.data.schema import NO_OTHERS, Amount, ClosedRow, Count, Dtype, Index, Text, checked
+from interp.data.records import (
+    NO_OTHERS,
+    Amount,
+    ClosedRow,
+    Count,
+    Dtype,
+    Index,
+    Text,
+    checked,
+    read_json,
+)
 from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 
 

@@ -7,8 +7,7 @@ from pydantic import BaseModel, Field
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
 from circuits.editing.methods import BASELINES, METHODS
 from interp.data.datasets import locate
-from interp.data.records import read_text
-from interp.data.schema import NO_OTHERS, Count
+from interp.data.records import NO_OTHERS, Count, read_text
 
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 

@@ -18,8 +18,7 @@ from circuits.editing.evaluation.cases import (
 )
 from circuits.editing.fact import SLOT, Fact, refuse_conflicts
 from interp.data.pairs import Excluded
-from interp.data.records import is_hub_id, read_records
-from interp.data.schema import Row, Text, checked
+from interp.data.records import Row, Text, checked, is_hub_id, read_records
 from interp.errors import DataError, UnusableRow, shown
 
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
