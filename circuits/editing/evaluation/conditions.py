@@ -102,12 +102,12 @@ def evaluate_condition(
     steps: Steps | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Edit every case and ask its questions.
+    """Edit every case, of those that the model knows, and ask its questions.
 
     Args:
         model: the model; its weights are not touched.
         condition: how to edit.
-        cases: already filtered by what the model knows.
+        cases: of the protocol's format.
         protocol: shared by all conditions.
         moments: of the projections that the method writes to.
         templates: contexts of clozes.

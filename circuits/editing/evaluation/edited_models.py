@@ -5,6 +5,7 @@ per edit; rows that have answered leave the batch.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +27,9 @@ ROWS_AT_ONCE = 96
 
 @dataclass(frozen=True)
 class Ask:
-    """A text to be continued by one of several edited models.
+    """A text to be continued under the edit of a number, until `stop` or for `n_tokens`.
 
-    Attributes:
-        edit: the number of the edit.
-        prefix: what `text` begins with and other questions of the edit share; may be empty.
-        stop: text at which the reply has ended; ``None`` for none.
-        n_tokens: of the reply, at most.
+    `prefix` is what the text begins with and other questions of the edit share; may be empty.
     """
 
     edit: int
@@ -119,45 +116,30 @@ def _text(model: Model, ask: Ask, ids: list[int]) -> str:
     return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()
 
 
-@dataclass(frozen=True)
-class Target:
-    """A continuation of a prompt under an edit, set apart from it by one space."""
-
-    edit: int
-    prompt: str
-    target: str
-
-
 @torch.no_grad()
 def likelihoods(
-    model: Model, targets: Sequence[Target], edits: Sequence[Changes]
+    model: Model, asked: Sequence[tuple[int, str, str]], edits: Sequence[Changes]
 ) -> list[tuple[float, float]]:
-    """Per target, its mean NLL per token in nats and its share of tokens that are the likeliest."""
+    """Per (edit, prompt, target): mean NLL per token, in nats, and share of likeliest tokens."""
     out: list[tuple[float, float]] = []
-    for lo in range(0, len(targets), ROWS_AT_ONCE):
-        some = targets[lo : lo + ROWS_AT_ONCE]
-        rows = [model.encode(f"{one.prompt} {one.target}") for one in some]
-        prompts = [model.encode(one.prompt) for one in some]
+    for lo in range(0, len(asked), ROWS_AT_ONCE):
+        some = asked[lo : lo + ROWS_AT_ONCE]
+        rows = [model.encode(f"{prompt} {target}") for _, prompt, target in some]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-        owner = torch.tensor([one.edit for one in some])
+        owner = torch.tensor([edit for edit, _, _ in some])
         with under(model, edits, owner):  # causal: what is padded on the right changes nothing
             normed = model.hf.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-            start = _shared(prompt, row)
+        for i, row in enumerate(rows):
+            prompt = model.encode(some[i][1])
+            same = (a == b for a, b in zip(prompt, row[:-1], strict=False))
+            start = max(1, sum(itertools.takewhile(bool, same)))  # where the target's tokens begin
             states = normed[i, start - 1 : len(row) - 1]
             log_p = model.arch.logits_transform(model.unembed(states).float()).log_softmax(-1)
             own = ids[i, start : len(row), None]
             right = (log_p.argmax(-1, keepdim=True) == own).float().mean()
             out.append((-float(log_p.gather(1, own).mean()), float(right)))
     return out
-
-
-def _shared(prompt: Sequence[int], whole: Sequence[int]) -> int:
-    """Tokens of the prompt that are there before its continuation, at least one."""
-    pairs = enumerate(zip(prompt, whole, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
-    return max(1, min(same, len(whole) - 1))
 
 
 def continuing_tokens(model: Model) -> Bool[Tensor, " vocab"]:

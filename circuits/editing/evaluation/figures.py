@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.results.report import Figure, Table
+from interp.results.report import Table
 from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
 AXES = ("control_two_hop", "multi_hop")
@@ -101,43 +101,16 @@ def best(table: pd.DataFrame) -> str:
     )
 
 
-def accuracy_figure(figure: go.Figure, multi_hop: bool, lead: str) -> Figure:
-    """The figure with what it says."""
-    if not multi_hop:
-        text = "Each point is a mean over edits with its 95 % interval."
-        return Figure("Metrics of the benchmark", text, figure)
-    text = (
-        "Up: more multi-hop questions answered by the edit; right: fewer others broken. On the "
-        f"dotted line an edit gains as much as it breaks. {lead}"
-    )
-    return Figure("Edits used two hops later", text, figure)
-
-
-def accuracy_table(
-    caption: str, table: pd.DataFrame, keys: list[str], metrics: Sequence[str]
-) -> Table:
-    """One row per method (and position), one column per metric, in %."""
-    return Table(caption, _wide(table, keys, metrics), names=NAMES)
-
-
-def side_effect_table(table: pd.DataFrame, metrics: Sequence[str]) -> Table:
-    """The same of fluency and drift."""
-    note = (
-        "Fluency: n-gram entropy of what is generated after the edited cloze, in bits. On neutral "
-        "text: divergence from the unedited model, in nats per token, and perplexity over the "
-        "unedited model's."
-    )
-    frame = _wide(table, ["condition"], metrics, times=1, digits=3)
-    return Table("Text beside the questions", frame, note, NAMES)
-
-
-def _wide(
+def means_table(
+    caption: str,
     table: pd.DataFrame,
     keys: list[str],
     metrics: Sequence[str],
+    *,
     times: float = 100,
     digits: int = 1,
-) -> pd.DataFrame:
+    note: str = "",
+) -> Table:
     """One row per method (and position), one column per metric: a value and its interval."""
     rows: Any = table[table["metric"].isin(metrics)]
     cells = [
@@ -147,7 +120,8 @@ def _wide(
     wide = rows.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
     order = [key for key in dict.fromkeys(map(tuple, rows[keys].to_numpy()))]
     at = [key if len(keys) > 1 else key[0] for key in order]
-    return wide.loc[at, [c for c in metrics if c in wide]].reset_index()
+    frame = wide.loc[at, [c for c in metrics if c in wide]].reset_index()
+    return Table(caption, frame, note, NAMES)
 
 
 def _bounds(low: float, high: float, digits: int) -> str:

@@ -1,6 +1,6 @@
 """Scores of cases as figures: means with intervals, by what the edits are like, and paired."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,13 @@ def summary(
         the metric, and of their clusters. Metrics that no case has are left out.
     """
     means, metrics = _over_seeds(scores, by)
-    groups = [*(["condition"] if "condition" in means else []), *by]
-    parts: Any = means.groupby(groups, sort=False) if groups else [((), means)]
-    lines: list[pd.DataFrame] = []
-    for names, part in parts:
-        line = _means(part, part[metrics].to_numpy(float), metrics)
-        if harmonic:
-            line = pd.concat([line, _harmonic(part, list(harmonic))], ignore_index=True)
-        lines.append(_labelled(line, groups, names))
-    return pd.concat(lines, ignore_index=True)
+
+    def line(part: Any) -> pd.DataFrame:
+        own = _means(part, part[metrics].to_numpy(float), metrics)
+        more = [_harmonic(part, list(harmonic))] if harmonic else []
+        return pd.concat([own, *more], ignore_index=True)
+
+    return _by_group(means, [*(["condition"] if "condition" in means else []), *by], line)
 
 
 def compare(
@@ -65,14 +63,14 @@ def compare(
             f"{condition!r} and {other!r} were scored on different cases ({len(odd)} only in one, "
             f"such as {odd[0]!r}); compare them on the same."
         )
-    parts: Any = first.groupby(list(by), sort=False) if by else [((), first)]
-    lines: list[pd.DataFrame] = []
-    for names, part in parts:
+
+    def line(part: Any) -> pd.DataFrame:
         a, b = (frame[metrics].loc[part.index] for frame in (first, second))
-        line = _means(part, (a - b).to_numpy(float), metrics)
-        line[["only_first", "only_other", "p"]] = [_mcnemar(a, b, m) for m in line["metric"]]
-        lines.append(_labelled(line, list(by), names))
-    return pd.concat(lines, ignore_index=True)
+        own = _means(part, (a - b).to_numpy(float), metrics)
+        own[["only_first", "only_other", "p"]] = [_mcnemar(a, b, m) for m in own["metric"]]
+        return own
+
+    return _by_group(first, list(by), line)
 
 
 def harmonic_mean(values: Float[np.ndarray, "*draw metric"]) -> Float[np.ndarray, "*draw"]:
@@ -95,10 +93,17 @@ def _over_seeds(scores: pd.DataFrame, by: Sequence[str]) -> tuple[Any, list[str]
     return scores.groupby(keys, sort=False).agg(how).reset_index(), metrics
 
 
-def _labelled(line: pd.DataFrame, columns: Sequence[str], names: Any) -> pd.DataFrame:
-    for column, name in reversed(list(zip(columns, names, strict=True))):
-        line.insert(0, column, name)
-    return line
+def _by_group(
+    means: Any, columns: Sequence[str], line: Callable[[Any], pd.DataFrame]
+) -> pd.DataFrame:
+    parts: Any = means.groupby(columns, sort=False) if columns else [((), means)]
+    lines: list[pd.DataFrame] = []
+    for names, part in parts:
+        own = line(part)
+        for column, name in reversed(list(zip(columns, names, strict=True))):
+            own.insert(0, column, name)
+        lines.append(own)
+    return pd.concat(lines, ignore_index=True)
 
 
 def _of_condition(means: Any, condition: str) -> Any:

@@ -28,7 +28,7 @@ from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
-from interp.results.report import Report, Section, cell_text, excluded_counts
+from interp.results.report import Figure, Report, Section, cell_text, excluded_counts
 from interp.results.result import Result
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import fingerprint, identity
@@ -54,6 +54,16 @@ N_PASSAGES = 4
 """Windows of neutral text that every edited model reads."""
 N_CONTEXTS = 2
 """Sampled contexts of a cloze beside the bare one."""
+FRONTIER = (
+    "Up: more multi-hop questions answered by the edit; right: fewer others broken. On the dotted "
+    "line an edit gains as much as it breaks."
+)
+METRICS_FIGURE = "Each point is a mean over edits with its 95 % interval."
+SIDE_EFFECTS_NOTE = (
+    "Fluency: n-gram entropy of what is generated after the edited cloze, in bits. On neutral "
+    "text: divergence from the unedited model, in nats per token, and perplexity over the unedited "
+    "model's."
+)
 UNASKED = "not asked, as enough before them were usable"
 MOMENTS = "second moments, tokens"
 Progress = Callable[[str, int, int], None]
@@ -173,21 +183,22 @@ class Comparison(Result):
             if self.options["sequential"]
             else "each edited on its own, asked under its own edit"
         )
+        text = f"{FRONTIER} {lead}" if multi_hop else METRICS_FIGURE
+        name = "Edits used two hops later" if multi_hop else "Metrics of the benchmark"
         metrics = (*HEADLINE[self.format], "score")
-        sections = [
-            Section(
-                "Accuracy",
-                [
-                    figures.accuracy_figure(self.plot(), multi_hop, lead),
-                    figures.accuracy_table("All cases, in %", table, ["condition"], metrics),
-                ],
-            )
-        ]
+        in_percent = partial(figures.means_table, metrics=metrics)
+        everything = in_percent("All cases, in %", table, ["condition"])
+        sections = [Section("Accuracy", [Figure(name, text, self.plot()), everything])]
         if multi_hop:
-            keys, by_hop = ["condition", "position"], self.table(["position"])
-            part = figures.accuracy_table("In %", by_hop, keys, metrics)
+            part = in_percent("In %", self.table(["position"]), ["condition", "position"])
             sections.append(Section("By the position of the edited hop", [part]))
-        sections.append(Section("Other text", [figures.side_effect_table(table, SIDE_EFFECTS)]))
+        beside = figures.means_table(
+            *("Text beside the questions", table, ["condition"], SIDE_EFFECTS),
+            times=1,
+            digits=3,
+            note=SIDE_EFFECTS_NOTE,
+        )
+        sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
         n, options = len(set(self.answers["case"])), cell_text(self.options)
         return Report(

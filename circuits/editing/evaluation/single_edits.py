@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.editing.evaluation.cases import SingleEdit
-from circuits.editing.evaluation.edited_models import Ask, Target, generations, likelihoods
+from circuits.editing.evaluation.edited_models import Ask, generations, likelihoods
 from circuits.editing.evaluation.formats import CRITERIA, UNRELATED
 from interp.model.model import Model
 
@@ -43,7 +43,7 @@ class EditedModels:
 
     def likelihoods(self, asked: Sequence[tuple[int, str, str]]) -> list[tuple[float, float]]:
         """Of the target after each (case, prompt, target); see `edited_models.likelihoods`."""
-        targets = [Target(self.owner[i], self.before[i] + text, to) for i, text, to in asked]
+        targets = [(self.owner[i], self.before[i] + text, to) for i, text, to in asked]
         return likelihoods(self.model, targets, self.edits)
 
 
