@@ -1,8 +1,4 @@
-"""`Change`: a low-rank change of one projection; many sets of them side by side in a batch.
-
-Independent edits can be run in one batch, each row under the changes of its own edit: the rows
-share the model's weights, and nothing of one edit can propagate to the rows of another.
-"""
+"""`Change`: a low-rank change of one projection; many sets of them side by side in a batch."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Sequence
@@ -60,10 +56,8 @@ def taken_neurons(changes: Iterable[Change], layer: int) -> set[int]:
 def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) -> Generator[None]:
     """Run each row of the batches inside the ``with`` block under the changes of its own edit.
 
-    Args:
-        model: the model; its weights are not touched.
-        edits: changes by edit.
-        owner: each row's edit, a number into `edits`.
+    `owner` numbers each row's edit. The model's weights are not touched, and nothing of one edit
+    can propagate to the rows of another.
 
     Raises:
         PlanError: a change names a projection that the model does not have.
@@ -76,26 +70,20 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
 def _added(
     model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"], place: Place
 ) -> Rewrite:
-    up, down = (factor.to(model.device, model.dtype) for factor in _stacked(edits, place))
-    where = owner.to(model.device)
-
-    def rewrite(x: Tensor, out: Tensor) -> Tensor:
-        return out + x @ down[where] @ up[where].mT
-
-    return rewrite
-
-
-def _stacked(
-    edits: Sequence[Changes], place: Place
-) -> tuple[Float[Tensor, "edit d_out rank"], Float[Tensor, "edit d_in rank"]]:
-    """The factors of every edit at one projection, padded with zeros to one rank."""
+    """The factors of every edit at one projection, padded with zeros to one rank, row by row."""
     here = [[c for c in changes if c.place == place] for changes in edits]
-    rank = max(sum(c.up.shape[1] for c in cs) for cs in here)
-    like = next(c for cs in here for c in cs)
+    like = next(c for changes in here for c in changes)
+    rank = max(sum(c.up.shape[1] for c in changes) for changes in here)
     up = like.up.new_zeros(len(edits), len(like.up), rank)
     down = like.down.new_zeros(len(edits), len(like.down), rank)
     for i, changes in enumerate(here):
         if changes:
             ups, downs = torch.cat([c.up for c in changes], 1), [c.down for c in changes]
             up[i, :, : ups.shape[1]], down[i, :, : ups.shape[1]] = ups, torch.cat(downs, 1)
-    return up, down
+    up, down = (factor.to(model.device, model.dtype) for factor in (up, down))
+    where = owner.to(model.device)
+
+    def rewrite(x: Tensor, out: Tensor) -> Tensor:
+        return out + x @ down[where] @ up[where].mT
+
+    return rewrite

@@ -290,11 +290,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
 
 
 def export(model: Model, path: str | Path) -> Path:
-    """Write the model as it stands, edits included, as an ordinary Hugging Face folder.
-
-    Raises:
-        RunFolderError: the path exists and is not empty.
-    """
+    """Write the model as it stands as a Hugging Face folder; `RunFolderError` if one is there."""
     out = Path(path)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise RunFolderError(f"{out} exists; choose a new folder to export to.")

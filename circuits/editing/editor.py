@@ -35,7 +35,7 @@ def edit(
     """Compute an edit of one or several facts, on the model as it is now; nothing is changed.
 
     Args:
-        model: the model, with whatever edits it carries.
+        model: with whatever edits it carries.
         facts: written together.
         method: a preset's name (`METHODS`) or a `Method`.
         preserve: questions whose answers must not change; of presets ``ace``, ``ace-query-first``
@@ -44,13 +44,11 @@ def edit(
             models have shipped ones, which are the default.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
-        progress: called with (tokens done, in all) while second moments are taken, which is what
-            takes long; True draws a bar where one is watched.
+        progress: called with (tokens done, in all) while second moments are taken.
 
     Raises:
-        DataError: facts conflict, are predicted by the model already, or lack what the method
-            needs; the method preserves no questions and there are some; or a target was not
-            reached.
+        DataError: facts conflict, are predicted already, or lack what the method needs; questions
+            are given that the method does not preserve; or a target was not reached.
         PlanError: the model lacks a projection.
     """
     if not facts:

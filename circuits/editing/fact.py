@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from interp.brief import brief
 from interp.data.records import NO_OTHERS, checked, placed_rows
@@ -20,7 +20,6 @@ class Fact:
     Attributes:
         prompt: the relation as a cloze with ``{}`` for the subject, followed by the object:
             ``"The capital of {} is"``.
-        subject: what fills the slot.
         target: the new object, without a leading space.
         question: the same relation as a question with ``{}``, or empty.
         relation: its name or identifier, or empty.
@@ -29,8 +28,7 @@ class Fact:
         where: file and row it came from, for messages.
 
     Raises:
-        UnusableRow: a prompt without exactly one slot, no subject or target, or spaces of their own
-            between prompt and target.
+        UnusableRow: not one slot, no subject or target, or spaces around the object.
     """
 
     prompt: str
@@ -87,14 +85,10 @@ class PreservedQuestion:
     """A question whose answer an edit must not change.
 
     Attributes:
-        text: the question.
-        subject: who or what it is about, as it stands in the text.
+        subject: who or what it is about, as it stands in the text; DataError if it does not.
         relation: what it asks of the subject, or empty.
         related: whether it could be asked of the edited subject, too.
         where: file and row it came from, for messages.
-
-    Raises:
-        DataError: the text does not contain the subject.
     """
 
     text: str
@@ -120,20 +114,16 @@ class PreservedQuestion:
 
 
 def refuse_conflicts(facts: Sequence[Fact]) -> None:
-    """Raise unless no two facts give one subject two objects for one prompt.
-
-    Raises:
-        UnusableRow: naming the two facts.
-    """
+    """Raise `UnusableRow` where two facts give one subject two objects for one prompt."""
     seen: dict[tuple[str, str], Fact] = {}
     for fact in facts:
         key = (fact.subject.casefold(), fact.relation or fact.prompt.casefold())
         other = seen.setdefault(key, fact)
         if other.target.casefold() != fact.target.casefold():
+            both = f" ({other.where}, {fact.where})" if fact.where else ""
             raise UnusableRow(
                 f"{shown(fact.cloze)} is to become both {shown(other.target)} and "
-                f"{shown(fact.target)}"
-                f"{f' ({other.where}, {fact.where})' if fact.where else ''}; keep one of them."
+                f"{shown(fact.target)}{both}; keep one of them."
             )
 
 
@@ -141,8 +131,8 @@ def load_facts(path: str | Path) -> list[Fact]:
     """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
     Raises:
-        DataError: no such file, no list, an unknown or missing field, a fact that cannot be
-            edited, or two that contradict each other; file and row are named.
+        DataError: no such file or list, a wrong field, a fact that cannot be edited, or two that
+            contradict each other; file and row are named.
     """
     facts = _rows(path, Fact, "facts")
     refuse_conflicts(facts)
@@ -158,7 +148,7 @@ R = TypeVar("R", Fact, PreservedQuestion)
 
 
 def _rows(path: str | Path, kind: type[R], what: str) -> list[R]:
-    rows: list[tuple[str, dict[str, Any]]] = placed_rows(path, what)
+    rows = placed_rows(path, what)
     if not rows:
         raise DataError(f"{path} holds no {what}; give at least one.")
     return [checked(kind, row | {"where": where}, where) for where, row in rows]

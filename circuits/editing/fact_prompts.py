@@ -80,13 +80,7 @@ def edit_prompts(
 ) -> list[EditPrompt]:
     """A fact's prompts in one form; none where the fact lacks what the form needs.
 
-    Args:
-        model: whose tokens.
-        fact: what to put.
-        form: how.
-        anchor: where to write.
-        templates: contexts of clozes, with a slot.
-        asked: contexts of questions, with a slot.
+    `templates` are contexts of clozes, `asked` those of questions, with a slot each.
 
     Raises:
         DataError: the subject has no tokens of its own, or the target's tokens would merge with

@@ -27,13 +27,8 @@ def fine_tune(
 ) -> tuple[dict[int, Change], Float[Tensor, " fact"]]:
     """Adam on the factors of one down-projection's change, each edit's own.
 
-    Args:
-        model: the model, whose parameters are frozen.
-        learn: each fact's prompts.
-        owner: each fact's edit.
-        stage: of which layer, how long.
-        edits: changes made so far, by edit.
-        preserved: each edit's questions to be answered as before.
+    `owner` numbers the edit of each fact, whose prompts are in `learn`; `edits` are the changes so
+    far, and `preserved` the questions, of each edit.
 
     Returns:
         The change of each edit that has facts; and the probability that each fact's target

@@ -25,9 +25,7 @@ def module_at(model: Model, place: Place) -> nn.Module:
     Raises:
         PlanError: no such projection.
     """
-    site, layer = place
-    named = site in WRITERS + READERS
-    return projection(model, site, layer) if named else model.blocks[layer]
+    return projection(model, *place) if place[0] in WRITERS + READERS else model.blocks[place[1]]
 
 
 def keys_at(
@@ -39,12 +37,7 @@ def keys_at(
 ) -> dict[Place, Float[Tensor, "prompt d_in"]]:
     """Inputs of projections at each prompt's anchor, all from one forward pass.
 
-    Args:
-        model: the model.
-        prompts: read up to their anchors only.
-        places: which projections.
-        edits: changes by edit.
-        owner: each prompt's edit.
+    Each prompt is read under the changes of the edit that `owner` numbers.
 
     Raises:
         PlanError: no such projection.

@@ -219,14 +219,8 @@ def question_moments(
 ) -> Moments:
     """Moments within facts of what FFNs read at the last tokens of questions.
 
-    Args:
-        model: the unedited model.
-        facts: to learn from.
-        cases: more of them, up to `MORE` facts that are about other subjects, known or not: that a
-            model is asked for a fact shows in its keys whether it has the answer or not.
-        layers: which.
-        shots: demonstrations, as in the evaluation.
-        seed: of the draw.
+    Learnt from `facts` and up to `MORE` of the cases that are about other subjects, known or not:
+    that a model is asked for a fact shows in its keys whether it has the answer or not.
     """
     rows = _worded(model, facts) + _further(model, facts, cases, shots, seed)
     return within_fact_moments(model, _gates(layers), rows)

@@ -37,12 +37,10 @@ class LayerSelection(Result):
         by: how they were chosen, on what.
         covariances: by layer, the covariance within facts of what its FFN reads
             (`circuits.editing.moments.within_fact`); without them queries are small over text.
-        threshold: match score at which value neurons write half of their target, where one was
-            chosen.
+        threshold: match score at which value neurons write half of their target, if chosen.
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
-            (AUROC), where that chose the value layers.
-        model, weights_hash: whose layers.
+            (AUROC).
 
     Raises:
         DataError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
@@ -153,12 +151,7 @@ def plot_separation(
 
 
 def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelection | None:
-    """The layers of a model for the ACE presets, from a folder or, of a built-in model, shipped.
-
-    Args:
-        model: whose layers.
-        path: a saved `LayerSelection`.
-        methods: the presets asked for; without one of the ACE family none is needed.
+    """The layers for the methods that need some, from a folder or, of a built-in model, shipped.
 
     Raises:
         DataError: there are none for this model, or they are another model's.

@@ -16,13 +16,7 @@ from interp.results.report import Report, Section, Table, excluded_counts
 @brief
 @dataclass(frozen=True)
 class LedgerFolder:
-    """Edits in the order in which they are applied, each made on top of those before it.
-
-    Attributes:
-        path: the folder.
-        edits: in order; none where there is no folder yet.
-        folders: of each edit.
-    """
+    """Edits in the order in which they are applied; none where there is no folder yet."""
 
     path: Path
     edits: Sequence[Edit]
@@ -32,11 +26,7 @@ class LedgerFolder:
 
     @classmethod
     def load(cls, path: Path) -> "LedgerFolder":
-        """Read a ledger.
-
-        Raises:
-            RunFolderError: a file of an edit is missing or damaged.
-        """
+        """Read a ledger; `RunFolderError` where a file of an edit is missing or damaged."""
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; a ledger is a folder of edits.")
         found = path.iterdir() if path.exists() else ()

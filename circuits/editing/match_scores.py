@@ -45,7 +45,6 @@ class Propagation:
     """Where an edit of one fact should act, and where not.
 
     Attributes:
-        fact: the fact.
         through: prompts whose answer goes through the fact, other than those it is learnt from.
         others: prompts of the same relation that do not.
         preserved: preserved questions, as an editor is given them.
@@ -66,7 +65,6 @@ class MatchScores:
     """Match scores by fact and layer, mean over each fact's prompts.
 
     Attributes:
-        layers: which.
         through, others: of the prompts at which an edit should and should not act.
         separation: probability that a prompt of the first kind has the larger score (AUROC).
         threshold: score that a part of `FALSE_ALARMS` of the second kind is above, single facts
@@ -87,14 +85,7 @@ def match_scores(
     moments: Moments,
     layers: Sequence[int],
 ) -> MatchScores:
-    """Match scores of the changes that a stage would make, one fact at a time.
-
-    Args:
-        model: the unedited model.
-        facts: what each edit should propagate to.
-        stage: what the edits are: prompts, anchor, metric, lambda, preserved questions.
-        moments: of its keys in all layers scored.
-        layers: which to score.
+    """Match scores of the changes that a stage would make in some layers, one fact at a time.
 
     Raises:
         DataError: a fact has no prompts of the stage's forms, or none at which it should act, or

@@ -1,17 +1,18 @@
 """Methods as data: what is searched, where it is written, in which order; one solver runs all."""
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from interp.brief import brief
-from interp.errors import DataError
+from interp.errors import PlanError
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
 TWO_STAGE = ("ifmet", "ace", "ace-query-first", "ace-paper", "ace-released")
 METHODS = (*ONE_STAGE, *TWO_STAGE)
-"""Names of all presets (`circuits.editing.presets`); a name of `ONE_STAGE` or ``ifmet`` followed by
-``+`` is that method with the two-hop prompts and preserved questions that ``ace`` gets."""
+"""Names of all presets (`circuits.editing.presets`)."""
 INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet"))
+"""These methods with the two-hop prompts and preserved questions that ``ace`` gets."""
 BASELINES = ("none", "prompt-only", "ike")
 """The unedited model, the edit in the prompt, and that behind demonstrations."""
 
@@ -19,33 +20,21 @@ Form = Literal["cloze", "question", "two_hop"]
 """How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form,
 bare and behind demonstrations; and as that question about a phrase that means the subject."""
 FORMS = get_args(Form)
-
 Anchor = Literal["subject_last", "last"]
 """The token that an edit writes at: the subject's last, or the prompt's last."""
-
-Spread = Literal["joint", "linear", "sqrt"]
-"""How layers share a target: a vector of its own for each, searched together; or the residual
-left at the last layer over the number of layers left, or over its square root."""
-
-Target = Literal["mlp", "mlp+attn", "resid"]
-"""Where the vector is searched: on the FFN's output; on that and attention's jointly (PMET); on
-the layer's output (MEMIT). Post-norm models bound what an FFN can add to the stream, so there
-``"resid"`` means the FFN's output too."""
-
 MetricName = Literal["inverse_moment", "null_space", "identity"]
 """In which sense a change is small (`circuits.editing.solver`)."""
-
 PRESERVED_WEIGHT = 3.0
 """Weight of a preserved question where a subject's token is written."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """How targets are searched for.
+    """How targets are searched for (`circuits.editing.targets`).
 
     Attributes:
-        steps: most Adam steps of a round; there are further rounds only where the target is not
-            the answer yet (`circuits.editing.targets.ROUNDS`).
+        steps: most Adam steps of a round; more rounds follow only where the target is not the
+            answer yet.
         lr: of Adam, in units of the root mean square of what the projection itself writes at
             the anchor, so that a step means the same on every model.
         clamp: largest norm of a vector, in units of that output's norm; doubled each round.
@@ -53,8 +42,7 @@ class Search:
         decay: weight of ||delta|| / ||output||, mean over places. ROME's code divides by
             ||output||^2, which weighs a hundred times more on a model that writes small vectors.
         until: a fact is done once the mean negative log-likelihood of its target, over its
-            prompts, is below this, and the first of them is answered with it: each of its tokens
-            is more likely than all others together, and so is its end.
+            prompts, is below this, and the first of them is answered with it.
     """
 
     steps: int = 30
@@ -72,19 +60,20 @@ class Stage:
 
     Attributes:
         layers: in the order they are written; the target is searched at the last.
-        groups: sizes of the groups of layers within each of which the residual is spread;
-            empty for one group.
-        forms: prompts to learn from. The contexts of a cloze make one key; other prompts each
-            their own.
+        groups: sizes of groups of layers within each of which the residual is spread; or all.
+        forms: prompts to learn from: a cloze's contexts make one key, other prompts each one.
         anchor: the token written at.
-        target: where the vector is searched.
+        target: where the vector is searched: on the FFN's output; on that and attention's jointly
+            (PMET); on the layer's output (MEMIT). Post-norm models bound what an FFN can add to
+            the stream, so there ``"resid"`` means the FFN's output too.
         writes: the projections changed, by the site they read.
-        spread: how layers share the target.
+        spread: how layers share the target: a vector of its own for each, searched together; or
+            the residual left at the last over the number of layers left, or over its root.
         metric: what the change is small in.
         rho: lambda, see `circuits.editing.solver`.
         preserved_weight: weight of a preserved question against a written key; 0 ignores them.
         contrasts: whether the edited subject in other questions that are asked of its kind is
-            preserved, too (`circuits.editing.fact_prompts.contrasts`).
+            preserved, too.
         search: of the target.
     """
 
@@ -92,9 +81,9 @@ class Stage:
     groups: tuple[int, ...] = ()
     forms: tuple[Form, ...] = ("cloze",)
     anchor: Anchor = "subject_last"
-    target: Target = "mlp"
+    target: Literal["mlp", "mlp+attn", "resid"] = "mlp"
     writes: tuple[str, ...] = ("mlp_post",)
-    spread: Spread = "joint"
+    spread: Literal["joint", "linear", "sqrt"] = "joint"
     metric: MetricName = "inverse_moment"
     rho: float = 0.1
     preserved_weight: float = 0.0
@@ -103,12 +92,10 @@ class Stage:
 
     def left(self, i: int) -> int:
         """Layers left to write in the group of the i-th layer, itself included."""
-        end = 0
-        for size in self.groups or (len(self.layers),):
-            end += size
+        for end in itertools.accumulate(self.groups or (len(self.layers),)):
             if i < end:
                 return end - i
-        raise DataError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
+        raise PlanError(f"groups {self.groups} do not cover the {len(self.layers)} layers.")
 
 
 @brief
@@ -117,10 +104,8 @@ class Neurons:
     """Two neurons per fact in each layer, query and value written (`circuits.editing.neurons`).
 
     Anchored at the last token, a fact without implicit phrases is left out: nothing but its own
-    subject leads to it. Attributes are those of `Stage`, but for one.
-
-    Attributes:
-        ramp: match scores at which the neurons begin and have ceased to rise.
+    subject leads to it. Attributes are those of `Stage`, and `ramp`: match scores at which the
+    neurons begin and have ceased to rise.
     """
 
     layers: tuple[int, ...]
@@ -141,14 +126,8 @@ class Neurons:
 
 VALUE_NEURONS = Neurons(())
 """Of ``ace``, for questions that lead to a fact without naming its subject; layers to be chosen."""
-
 QUERY_NEURONS = Neurons(
-    (),
-    ("cloze", "question"),
-    "subject_last",
-    rho=4.0,
-    ramp=(0.48, 0.58),
-    search=Search(until=0.3),
+    (), ("cloze", "question"), "subject_last", rho=4.0, ramp=(0.48, 0.58), search=Search(until=0.3)
 )
 """Of ``ace``, for questions that name the subject. The search ends early: a vector that makes the
 model all but certain of the new object makes it the answer to any question that names the subject,
@@ -160,13 +139,9 @@ also where the question asks what follows from it."""
 class FineTune:
     """Low-rank fine-tuning of one layer's down-projection, the simplest baseline.
 
-    Attributes:
-        layer: which.
-        forms: prompts to learn from.
-        rank: of the change.
-        steps, lr: of Adam on the factors; `lr` in units of the weight's root mean square.
-        preserved_weight: of the divergence from the model's own answers to preserved questions.
-        until: a fact whose loss is below this is done.
+    Adam takes up to `steps` steps on the factors, of size `lr` in units of the weight's root mean
+    square, until a fact's loss is below `until`; `preserved_weight` is that of the divergence from
+    the model's own answers to preserved questions.
     """
 
     layer: int
@@ -184,12 +159,7 @@ AnyStage = Stage | Neurons | FineTune
 @brief
 @dataclass(frozen=True)
 class Method:
-    """A named way to edit.
-
-    Attributes:
-        name: as the command line has it.
-        stages: run one after the other, each on the model as the earlier ones left it.
-    """
+    """A named way to edit: stages run one after the other, on the model as the earlier left it."""
 
     name: str
     stages: tuple[AnyStage, ...]

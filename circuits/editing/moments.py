@@ -61,24 +61,20 @@ def second_moments(
 
     Args:
         model: the model.
-        places: (site read, layer) of each projection.
-        texts: documents; by default the model's own samples at temperature 1.
+        places: the projections.
+        texts: documents; by default the model's own samples at temperature 1, drawn with `seed`.
         n_tokens: how many tokens to read.
         seed: of the samples.
-        cache: folder of stored moments; by default the package's cache. Entries are bound to the
-            model's weights, the edits they carry, and the text.
+        cache: folder of stored moments, bound to weights, edits and text; by default the package's.
         progress: called with (tokens done, in all): each is sampled, if need be, and read.
 
     Raises:
         PlanError: no such projection, or the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
-    text = (
-        "own samples" if texts is None else hashlib.blake2b("\0".join(texts).encode()).hexdigest()
-    )
+    text = "own samples" if texts is None else _hash("\0".join(texts), 64)
     carried = "".join(f"|{edit.id}" for edit in ledger(model).applied)
-    key = f"{text}|{n_tokens}|{seed}{carried}"
-    key = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    key = _hash(f"{text}|{n_tokens}|{seed}{carried}", 8)
     files = {(site, layer): folder / f"{site}.{layer}.{key}.safetensors" for site, layer in places}
     found = {place: moment for place, file in files.items() if (moment := _read(file)) is not None}
     missing = [place for place in files if place not in found]
@@ -99,6 +95,10 @@ def second_moments(
     return {place: found[place] for place in files}
 
 
+def _hash(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
 def _read(file: Path) -> Tensor | None:
     """A stored moment; `None` where there is none, or a damaged one, which is made anew."""
     try:
@@ -113,13 +113,7 @@ def own_samples(
 ) -> list[TokenPrompt]:
     """Passages that the model writes itself at temperature 1, from its beginning-of-text token.
 
-    None ends early: end-of-text tokens are not drawn.
-
-    Args:
-        model: the model.
-        n_tokens: how many tokens, at least; each passage has `WINDOW` tokens.
-        seed: of the draws.
-        progress: called with (tokens written, tokens in all).
+    They have `WINDOW` tokens, `n_tokens` or more in all: end-of-text tokens are not drawn.
     """
     n_rows, draws = -(-n_tokens // WINDOW), torch.Generator().manual_seed(seed)
     rows: list[TokenPrompt] = []
@@ -209,16 +203,7 @@ def _streamed(
 def within_fact_moments(
     model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
 ) -> Moments:
-    """Moments of keys at the anchors of questions, mostly within facts (`within_fact`).
-
-    Args:
-        model: the unedited model.
-        places: which projections.
-        facts: the prompts of each fact in different words, anchored alike.
-
-    Raises:
-        PlanError: no fact has two prompts.
-    """
+    """`within_fact` of the keys at the anchors of each fact's prompts, in different words."""
     return {at: within_fact(keys) for at, keys in keys_by_fact(model, places, facts).items()}
 
 
@@ -236,14 +221,13 @@ def within_fact(
 ) -> Float[Tensor, "d_in d_in"]:
     """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
 
-    Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be
-    told apart.
-
-    Args:
-        groups: keys of each fact; facts with one key count in the moment of all keys alone.
+    Facts with one key count in the moment of all keys alone.
 
     Raises:
         PlanError: no fact has two keys.
+
+    Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be
+    told apart.
     """
     if max(map(len, groups), default=0) < 2:
         raise PlanError("no fact is asked in two ways; give more prompts per fact.")

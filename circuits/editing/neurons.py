@@ -33,12 +33,7 @@ BETA_RHO = 1e-3
 
 @dataclass(frozen=True)
 class Queries:
-    """Linear functions of a key.
-
-    Attributes:
-        tau: 1 at a fact's own keys, 0 at others' and preserved ones.
-        beta: 1 at all keys.
-    """
+    """Linear functions of a key: tau, 1 at a fact's keys, 0 at all others; beta, 1 at all keys."""
 
     tau: Float[Tensor, "fact d_model"]
     beta: Float[Tensor, " d_model"]
@@ -52,18 +47,10 @@ def queries(
     preserved: Float[Tensor, "preserved d_model"] | None = None,
     weight: float = 1.0,
 ) -> Queries:
-    """The queries of every fact.
+    """The queries of every fact, from its keys; `fact` says whose each is, the rest as in `solve`.
 
     Beta is plain ridge regression: in a metric that ignores what all questions share it would be
     1 where it is fitted and 0.4 to 0.8 at other questions, which would lower their thresholds.
-
-    Args:
-        metric: of what the FFN reads.
-        keys: at the facts' anchors.
-        fact: whose each key is.
-        rho: lambda, as `circuits.editing.solver.solve` has it.
-        preserved: keys at the anchors of preserved questions.
-        weight: how much one of them counts.
     """
     others = keys[:0] if preserved is None else preserved
     unit = torch.ones(1, len(keys), dtype=torch.float64)
@@ -108,15 +95,9 @@ def neuron_changes(
     delta: Float[Tensor, "fact d_out"],
     ramp: tuple[float, float],
 ) -> Changes:
-    """The changes that make neurons 2j and 2j + 1 of `chosen` write fact j's target.
+    """The changes that make neurons 2j and 2j + 1 of `chosen` write fact j's `delta`.
 
-    Args:
-        model: the model, for the weights that are replaced.
-        layer: where.
-        chosen: two neurons per fact.
-        found: of `queries`.
-        delta: what is to be written at each fact's keys.
-        ramp: (lo, hi).
+    `ramp` is (lo, hi): match scores at which they begin and have ceased to rise.
     """
     lo, hi = ramp
     tau, beta = found.tau, found.beta

@@ -32,12 +32,7 @@ def refuse_unknown(name: str, also: Collection[str] = ()) -> None:
 
 
 def preset(name: str, model: Model, layers: LayerSelection | None = None) -> Method:
-    """A method by name, at this model's layers.
-
-    Args:
-        name: of `METHODS`; ``+`` at the end informs it (`Method.informed`).
-        model: for its depth.
-        layers: of the ACE family.
+    """A method by name, at this model's layers; ``+`` at the end informs it (`Method.informed`).
 
     Raises:
         DataError: unknown name, or an ACE preset without a layer selection.

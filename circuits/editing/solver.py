@@ -74,13 +74,8 @@ def solve(
 ) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
     """Factors (up, down) of the change up @ down^T that writes residuals at keys.
 
-    Args:
-        metric: M.
-        keys: where to write.
-        residuals: what to write.
-        rho: lambda in units of `Metric.typical`; 0 writes exactly.
-        preserved: keys at which nothing is to change: their residual is zero.
-        weight: how much one of them counts against one that is written.
+    lambda is `rho` in units of `Metric.typical`; 0 writes exactly. At `preserved` keys the residual
+    is zero; one of them counts `weight` times one that is written.
 
     Raises:
         PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.

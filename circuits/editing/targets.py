@@ -7,7 +7,7 @@ elementwise, so each fact's path is the one it would take alone.
 import contextlib
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ class FactPrompts:
     learn: tuple[EditPrompt, ...]
     essence: EditPrompt
 
+    @property
+    def all(self) -> tuple[EditPrompt, ...]:
+        """The essence last."""
+        return (*self.learn, self.essence)
+
 
 @brief
 @dataclass(frozen=True)
@@ -76,14 +81,8 @@ def search_targets(
 ) -> Targets:
     """Find the vectors that make each fact's prompts continue with its target.
 
-    Args:
-        model: the model, whose parameters are frozen.
-        facts: their prompts.
-        places: where vectors are added: outputs of projections, or ``"resid_post"`` for the
-            layer's output; all are searched jointly.
-        options: of the search.
-        edits: changes made so far, by edit.
-        owner: each fact's edit.
+    They are added jointly at `places`: outputs of projections, or ``"resid_post"`` for the layer's
+    own. Each fact is searched under the changes of the edit that `owner` numbers.
 
     Source: ROME (arXiv 2202.05262, eq. 4), MEMIT (2210.07229, eq. 16), PMET (2308.08742, eq. 9).
     """
@@ -93,8 +92,8 @@ def search_targets(
         for group in groups
     ]
     back = torch.tensor([i for group in groups for i in group]).argsort()
-    names = ("delta", "initial", "p", "p_all", "steps")
-    return Targets(*(torch.cat([getattr(part, name) for part in found])[back] for name in names))
+    parts = ([getattr(part, f.name) for part in found] for f in fields(Targets))
+    return Targets(*(torch.cat(values)[back] for values in parts))
 
 
 def _groups(facts: Sequence[FactPrompts], width: int) -> list[list[int]]:
@@ -104,7 +103,7 @@ def _groups(facts: Sequence[FactPrompts], width: int) -> list[list[int]]:
     next group.
     """
     reads = [sum(p.n_target for p in fact.learn) + 1 for fact in facts]
-    tail = [max(p.n_tail for p in (*f.learn, f.essence)) for f in facts]
+    tail = [max(p.n_tail for p in fact.all) for fact in facts]
     groups: list[list[int]] = []
     held = 0
     for i in sorted(range(len(facts)), key=lambda i: (tail[i], i)):
@@ -117,17 +116,10 @@ def _groups(facts: Sequence[FactPrompts], width: int) -> list[list[int]]:
 
 
 class _Rows:
-    """The rows of a batch and what is read from them.
+    """The tails of a batch, of which each row has a fact and an anchor (its column).
 
-    Attributes:
-        fact: each row's fact.
-        column: each row's anchor, in the tail.
-        lead: each fact's first row, whose target's last token is read, too.
-        learn, essence: the rows with a target, and those without.
-        first: the places of the first rows among those with a target.
-        read_row, read_column, token: where each target token is predicted, and which it is.
-        read_learn: its row's place among the learning rows.
-        n_target: target tokens of each learning row.
+    `lead` is each fact's first row, whose target's last token is read, too; `learn` and `essence`
+    are the rows with a target and those without. Target tokens are predicted at `read`.
     """
 
     def __init__(
@@ -142,14 +134,15 @@ class _Rows:
         targets = torch.tensor([prompt.n_target for prompt in prompts])
         self.learn, self.essence = targets.nonzero()[:, 0], (targets == 0).nonzero()[:, 0]
         self.n_target = targets[self.learn]
-        self.first = torch.searchsorted(self.learn, self.lead)
+        self.first = torch.searchsorted(self.learn, self.lead)  # places of `lead` in `learn`
         leads = set(self.lead.tolist())
         reads = [
             (row, run.n_tail - k - (row in leads), prompts[row].ids[-k], place)
             for place, row in enumerate(self.learn.tolist())
             for k in range(prompts[row].n_target, 0, -1)
         ]
-        self.read_row, self.read_column, self.token, self.read_learn = torch.tensor(reads).T
+        *read, self.token, self.read_learn = torch.tensor(reads).T
+        self.read = tuple(read)
 
     def sum(self, of_token: Float[Tensor, " read"]) -> Float[Tensor, " learn"]:
         """Over the target's tokens of each learning row."""
@@ -167,7 +160,6 @@ class _Rows:
 
 
 def _first_of_each(fact: Int[Tensor, " row"]) -> Int[Tensor, " fact"]:
-    """The first row of each fact."""
     return torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]]).nonzero()[:, 0]
 
 
@@ -178,23 +170,14 @@ def _added(values: Float[Tensor, " n"], group: Int[Tensor, " n"], n: int) -> Flo
 
 @dataclass(frozen=True)
 class _Losses:
-    """Where a search stands.
-
-    Attributes:
-        nll: of each learning row, the mean negative log-likelihood of the target's tokens.
-        kl: of each fact, on its essence.
-        end: the negative log-probability that the target ends behind the first prompt.
-        answered: whether that prompt is answered with it.
-    """
-
     nll: Float[Tensor, " learn"]
     kl: Float[Tensor, " fact"]
-    end: Float[Tensor, " fact"]
-    answered: Bool[Tensor, " fact"]
+    end: Float[Tensor, " fact"]  # NLL that the target ends behind the first prompt
+    answered: Bool[Tensor, " fact"]  # whether that prompt is answered with it
 
 
 class _Batch:
-    """Facts searched together: their rows, and which facts are not done yet."""
+    """Facts searched together."""
 
     def __init__(
         self,
@@ -206,8 +189,8 @@ class _Batch:
     ):
         self.model, self.places, self.edits, self.owner = model, places, edits, owner
         self.n_facts = len(facts)
-        prompts = [p for fact in facts for p in (*fact.learn, fact.essence)]
-        sizes = torch.tensor([len(fact.learn) + 1 for fact in facts])
+        prompts = [p for fact in facts for p in fact.all]
+        sizes = torch.tensor([len(fact.all) for fact in facts])
         fact = torch.repeat_interleave(torch.arange(len(facts)), sizes)
         leads = set(_first_of_each(fact).tolist())
         read = [p.ids if i in leads else p.read_tokens.ids for i, p in enumerate(prompts)]
@@ -220,26 +203,25 @@ class _Batch:
 
     def search(self, options: Search) -> Targets:
         """Adam until each fact is done or the rounds are used up."""
-        rows = self.rows
+        rows, n = self.rows, self.n_facts
         initial, plain = self._initial(rows), self._plain(rows)
         norm = initial.norm(dim=-1, keepdim=True)
         scale = norm / initial.shape[-1] ** 0.5
         u = torch.zeros_like(initial, requires_grad=True)
         adam = torch.optim.Adam([u], lr=options.lr)
-        active = torch.ones(self.n_facts, dtype=torch.bool)
-        taken = torch.zeros(self.n_facts, dtype=torch.long)
-        p, p_all = torch.zeros(self.n_facts), torch.zeros(self.n_facts)
+        active, taken = torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.long)
+        p, p_all = torch.zeros(n), torch.zeros(n)
         last = ROUNDS * options.steps
         for step in range(last + 1):
             delta = u * scale
             now = self._losses(rows, delta, plain)
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
-            learnt = rows.mean(now.nll, self.n_facts)
+            learnt = rows.mean(now.nll, n)
             loss = learnt + now.end + options.kl * now.kl + options.decay * size
             likely = (-now.nll.detach()).exp()
-            first = _added(likely[rows.first], rows.fact[rows.lead], self.n_facts)
+            first = _added(likely[rows.first], rows.fact[rows.lead], n)
             p = torch.where(active, first.cpu(), p)
-            p_all = torch.where(active, rows.mean(likely, self.n_facts).cpu(), p_all)
+            p_all = torch.where(active, rows.mean(likely, n).cpu(), p_all)
             enough = (learnt < options.until) | (step >= options.steps)
             active = active & ~(enough & now.answered).cpu()
             if step == last or not active.any():
@@ -291,27 +273,21 @@ class _Batch:
 
         with self._hooked(rows, write):
             hidden = rows.run.run()
-        essence = rows.essence
-        parts = (
-            hidden[rows.read_row, rows.read_column],
-            hidden[essence, rows.column[essence]],
-            hidden[rows.lead, -1],
-        )
+        essence, lead = rows.essence, rows.lead
+        parts = hidden[rows.read], hidden[essence, rows.column[essence]], hidden[lead, -1]
         log_p = self.model.logits(torch.cat(parts)).log_softmax(-1)
         target, new, after = log_p.split([len(part) for part in parts])
-        old = plain[rows.fact[essence]]
         nll = -target[torch.arange(len(target)), rows.token.to(log_p.device)]
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
-        kl = (new.exp() * (new - old)).sum(-1)
+        kl = (new.exp() * (new - plain[rows.fact[essence]])).sum(-1)
         end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)
         missed = rows.sum((nll > EVEN).to(nll))[rows.first]
         answered = ((missed == 0) & (end < EVEN)).to(nll)
-        lead = rows.fact[rows.lead]
         return _Losses(
             rows.sum(nll) / rows.n_target.to(nll.device),
             _added(kl, rows.fact[essence], self.n_facts),
-            _added(end, lead, self.n_facts),
-            _added(answered, lead, self.n_facts) > 0,
+            _added(end, rows.fact[lead], self.n_facts),
+            _added(answered, rows.fact[lead], self.n_facts) > 0,
         )
 
     @contextlib.contextmanager

@@ -18,7 +18,6 @@ from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import (
     ASKED,
     BARE,
-    EditPrompt,
     begun_targets,
     contrasts,
     edit_prompts,
@@ -52,7 +51,6 @@ class Written:
     """What one request became.
 
     Attributes:
-        changes: of the weights.
         p: by stage and fact, the target's probability that the search reached on the first
             prompt; `nan` where the stage had no prompt of the fact.
         skipped: why a stage left a fact out.
@@ -71,21 +69,18 @@ def write(
     templates: Sequence[str] = BARE,
     start: Sequence[Changes] | None = None,
 ) -> list[Written]:
-    """Compute the changes of many independent edits.
+    """Compute the changes of many independent edits; the model's weights are not touched.
 
     Args:
-        model: the model; its weights are not touched.
+        model: the model.
         requests: the edits.
         method: how.
         moments: of every projection in `Method.places`.
         templates: contexts of clozes.
         start: changes that each edit begins with, and that its result contains.
 
-    Returns:
-        One result per request, in order.
-
     Raises:
-        DataError: facts of one request conflict, a subject is not in its prompt, …
+        DataError: facts of one request conflict, or a subject is not in its prompt.
         PlanError: the model lacks a projection, or keys cannot be solved for.
     """
     for request in requests:
@@ -103,9 +98,8 @@ class _Job:
 
     edit: int
     fact: int
-    prompts: tuple[EditPrompt, ...]
+    prompts: FactPrompts
     n_cloze: int
-    essence: EditPrompt
 
 
 @dataclass
@@ -161,9 +155,9 @@ class _Batch:
                         f"stage {number}: {fact.cloze!r} has no {' or '.join(needed)} prompts"
                     )
                     continue
-                prompts = tuple(p for ps in by_form.values() for p in ps)
-                essence = essence_prompt(self.model, fact.subject, anchor)
-                jobs.append(_Job(i, j, prompts, len(by_form.get("cloze", [])), essence))
+                learn = tuple(p for ps in by_form.values() for p in ps)
+                prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
+                jobs.append(_Job(i, j, prompts, len(by_form.get("cloze", []))))
         return jobs
 
     def _fine_tuned(self, stage: FineTune, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
@@ -172,8 +166,8 @@ class _Batch:
             for one in self.requests
         ]
         owner = torch.tensor([job.edit for job in jobs])
-        prompts = [job.prompts for job in jobs]
-        changes, p = fine_tune(self.model, prompts, owner, stage, self.changes, preserved)
+        learn = [job.prompts.learn for job in jobs]
+        changes, p = fine_tune(self.model, learn, owner, stage, self.changes, preserved)
         for edit, change in changes.items():
             self.changes[edit] += (change,)
         return p
@@ -182,7 +176,63 @@ class _Batch:
 S = TypeVar("S", Stage, Neurons)
 
 
-def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
+class _StageRun(Generic[S]):
+    """One stage of all edits: its targets, its keys, and the preserved ones."""
+
+    def __init__(self, batch: _Batch, stage: S, jobs: Sequence[_Job]):
+        model = batch.model
+        self.model, self.batch, self.stage, self.jobs = model, batch, stage, jobs
+        self.places = _search_places(model, stage)
+        self.owner = torch.tensor([job.edit for job in jobs])
+        self.sizes = torch.tensor([len(job.prompts.learn) for job in jobs])
+        facts = [job.prompts for job in jobs]
+        self.targets = search_targets(
+            model, facts, self.places, stage.search, batch.changes, self.owner
+        )
+        preserved = [
+            preserved_prompts(model, _preserved(stage, request), stage.anchor)
+            for request in (batch.requests if stage.preserved_weight else ())
+        ]
+        if preserved and isinstance(stage, Neurons) and stage.deep:
+            for job in jobs:
+                preserved[job.edit] += begun_targets(job.prompts.learn)
+        self.preserved = [prompt for prompts in preserved for prompt in prompts]
+        owner = [i for i, prompts in enumerate(preserved) for _ in prompts]
+        self.preserved_owner = torch.tensor(owner)
+
+    def keys(
+        self, place: Place
+    ) -> tuple[list[Float[Tensor, "prompt d_in"]], dict[int, Float[Tensor, "preserved d_in"]]]:
+        """Each job's keys at a place, and each edit's preserved keys, as the edits stand."""
+        changes, owner = self.batch.changes, self.owner.repeat_interleave(self.sizes)
+        prompts = [prompt for job in self.jobs for prompt in job.prompts.learn]
+        found = keys_at(self.model, prompts, [place], changes, owner)[place]
+        own = list(found.split(self.sizes.tolist()))
+        if not self.preserved:
+            return own, {}
+        owner = self.preserved_owner
+        more = keys_at(self.model, self.preserved, [place], changes, owner)[place]
+        return own, {i: more[owner == i] for i in range(len(changes))}
+
+    def by_edit(self) -> dict[int, list[int]]:
+        """Edit -> its jobs."""
+        edits = self.owner.unique().tolist()
+        return {edit: (self.owner == edit).nonzero()[:, 0].tolist() for edit in edits}
+
+    def moment(self, place: Place) -> Float[Tensor, "d_in d_in"]:
+        """Of what is read at a place; `DataError` where it was not given."""
+        if place not in self.batch.moments:
+            raise DataError(
+                f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
+                "second_moments(model, method.places)."
+            )
+        return self.batch.moments[place]
+
+    def metric(self, place: Place) -> Metric:
+        return Metric(self.stage.metric, self.moment(place))
+
+
+def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     """Where a stage's vectors are searched."""
     if isinstance(stage, Neurons):
         return [("mlp_post", layer) for layer in stage.layers]
@@ -197,74 +247,9 @@ def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     return [("mlp_post", last)]
 
 
-class _StageRun(Generic[S]):
-    """One stage of all edits: its targets, its keys, and the preserved ones."""
-
-    def __init__(self, batch: _Batch, stage: S, jobs: Sequence[_Job]):
-        model = batch.model
-        self.model, self.batch, self.stage, self.jobs = model, batch, stage, jobs
-        self.places = search_places(model, stage)
-        self.owner = torch.tensor([job.edit for job in jobs])
-        self.sizes = torch.tensor([len(job.prompts) for job in jobs])
-        facts = [FactPrompts(job.prompts, job.essence) for job in jobs]
-        self.targets = search_targets(
-            model, facts, self.places, stage.search, batch.changes, self.owner
-        )
-        preserved = [
-            preserved_prompts(model, _preserved(stage, request), stage.anchor)
-            for request in (batch.requests if stage.preserved_weight else ())
-        ]
-        if preserved and isinstance(stage, Neurons) and stage.deep:
-            for job in jobs:
-                preserved[job.edit] += begun_targets(job.prompts)
-        self.preserved = [prompt for prompts in preserved for prompt in prompts]
-        self.preserved_owner = torch.tensor(
-            [i for i, prompts in enumerate(preserved) for _ in prompts]
-        )
-
-    def keys(
-        self, place: Place
-    ) -> tuple[list[Float[Tensor, "prompt d_in"]], dict[int, Float[Tensor, "preserved d_in"]]]:
-        """Each job's keys at a place, and each edit's preserved keys, as the edits stand."""
-        changes, owner = self.batch.changes, self.owner.repeat_interleave(self.sizes)
-        prompts = [prompt for job in self.jobs for prompt in job.prompts]
-        found = keys_at(self.model, prompts, [place], changes, owner)[place]
-        own = list(found.split(self.sizes.tolist()))
-        if not self.preserved:
-            return own, {}
-        owner = self.preserved_owner
-        more = keys_at(self.model, self.preserved, [place], changes, owner)[place]
-        return own, {i: more[owner == i] for i in range(len(changes))}
-
-    def by_edit(self) -> dict[int, list[int]]:
-        """Edit -> its jobs."""
-        return {
-            edit: (self.owner == edit).nonzero()[:, 0].tolist()
-            for edit in self.owner.unique().tolist()
-        }
-
-    def metric(self, place: Place) -> Metric:
-        """M at a place.
-
-        Raises:
-            DataError: its moment was not given.
-        """
-        return Metric(self.stage.metric, self.moment(place))
-
-    def moment(self, place: Place) -> Float[Tensor, "d_in d_in"]:
-        """Of what is read at a place; errors as in `metric`."""
-        if place not in self.batch.moments:
-            raise DataError(
-                f"the second moment of {place[0]} in layer {place[1]} is missing; compute it with "
-                "second_moments(model, method.places)."
-            )
-        return self.batch.moments[place]
-
-
 def _preserved(stage: Stage | Neurons, request: Request) -> tuple[PreservedQuestion, ...]:
-    if not stage.contrasts:
-        return request.preserved
-    more = (contrasts(fact, request.preserved) for fact in request.facts)
+    facts = request.facts if stage.contrasts else ()
+    more = (contrasts(fact, request.preserved) for fact in facts)
     return request.preserved + tuple(question for questions in more for question in questions)
 
 
@@ -297,7 +282,7 @@ class _ClosedForm(_StageRun[Stage]):
             return targets.delta[:, self.places.index(place)]
         aim = ("z", self.places[0][1]) if place[0] == "z" else self.places[0]
         at = self.places.index(aim)
-        first = [job.prompts[0] for job in self.jobs]
+        first = [job.prompts.learn[0] for job in self.jobs]
         now = outputs_at(self.model, first, aim, self.batch.changes, self.owner)
         left = stage.left(i)
         over = left if stage.spread == "linear" else left**0.5
@@ -325,8 +310,7 @@ class _NeuronStage(_StageRun[Neurons]):
         out: dict[int, Changes] = {}
         for edit, mine in self.by_edit().items():
             fact = torch.repeat_interleave(torch.arange(len(mine)), self.sizes[mine])
-            own = torch.cat([keys[j] for j in mine])
-            others = preserved.get(edit)
+            own, others = torch.cat([keys[j] for j in mine]), preserved.get(edit)
             found = queries(metric, own, fact, stage.rho, others, stage.preserved_weight)
             taken = taken_neurons((*carried, *self.batch.changes[edit]), layer)
             chosen = idle_neurons(model, layer, written, 2 * len(mine), taken)
