@@ -10,7 +10,6 @@ from circuits.cli.options import (
     CasesOption,
     Into,
     JsonOption,
-    LimitOption,
     OnModel,
     PlacementOption,
     SplitOption,
@@ -20,12 +19,14 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import print_json, print_table, stdout
+from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
+says = ComparisonSettings.says
 FORMATS = ("mquake", "counterfact", "zsre", "ripple_edits")
 EXAMPLES = (
     "interp edit evaluate --model gemma-3-270m --cases multihop_chains --split design --methods "
@@ -42,14 +43,7 @@ def evaluate(
     cases: CasesOption,
     into: Into,
     methods: Annotated[
-        str,
-        choice(
-            (*METHODS, *INFORMED, *BASELINES),
-            "Editing methods; + after a name gives it the two-hop prompts and preserved questions "
-            "that ace gets. Baselines: none (unedited), prompt-only (the edit stated in the "
-            "prompt), ike (in the prompt, with demonstrations).",
-            many=True,
-        ),
+        str, choice((*METHODS, *INFORMED, *BASELINES), says("methods"), many=True)
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: SplitOption = None,
     format: Annotated[
@@ -57,32 +51,16 @@ def evaluate(
         choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
     ] = None,
     placement: PlacementOption = None,
-    shots: Annotated[
-        str,
-        typer.Option(
-            help="Demonstrations before every question of multi-hop cases: direct, reasoned (chain "
-            "of thought), or a file with MQuAKE's prompts."
-        ),
-    ] = "direct",
-    neutral: Annotated[
-        str | None,
-        typer.Option(help="Text for divergence and perplexity: neutral_text, or a text file."),
-    ] = None,
-    sequential: Annotated[
-        bool,
-        typer.Option(
-            "--sequential", help="Make the edits one on top of the other; ask after the last one."
-        ),
-    ] = False,
-    seeds: Annotated[
-        str, typer.Option(help="Random seeds for contexts and controls, such as 0,1,2.")
-    ] = "0",
-    limit: LimitOption = None,
+    shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
+    neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
+    sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
+    seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
+    limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,
     n_tokens: TokensOption = N_TOKENS,
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.evaluation import ComparisonSettings, compare_methods, load_benchmark
+    from circuits.editing.evaluation import compare_methods, load_benchmark
     from circuits.editing.layer_selection import selection_for
 
     settings = ComparisonSettings(
@@ -94,7 +72,8 @@ def evaluate(
         sequential=sequential,
         n_tokens=n_tokens,
     )
-    settings.check_files()
+    settings.demonstrations()  # refused before a model is loaded
+    settings.neutral_text()
     rows = load_benchmark(cases, split, format)
     model = on.load()
     layers = selection_for(model, placement, *settings.methods)

@@ -38,9 +38,8 @@ class Answer:
     def lenient(self, text: str) -> bool:
         """Whether the text is, or contains as whole words, one of the names.
 
-        Case, punctuation and a name's first article do not count. A name of up to three letters
-        must have its case, and a lower-case code of two letters must be the whole text, for
-        ``in`` is an alias of India in MQuAKE's lists.
+        A name of up to three letters must have its case, and a lower-case code of two letters must
+        be the whole text, for ``in`` is an alias of India in MQuAKE's lists.
         """
         return self.strict(text) or any(_mentions(text, name) for name in self.names)
 

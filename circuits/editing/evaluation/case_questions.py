@@ -16,14 +16,10 @@ question; ``multi_hop``: the case's questions; ``hop``: each hop of the new chai
 
 @dataclass(frozen=True)
 class CaseQuestion:
-    """One question of a case.
+    """One question of a case, or a cloze to be continued without demonstrations.
 
-    Attributes:
-        kind: as in the table of answers.
-        index: of the edit, wording, hop or control.
-        text: the question, or a cloze to be continued as it stands.
-        expected, original: the right answer after and before the edit.
-        cloze: whether it is a cloze, asked without demonstrations.
+    `index` is of the edit, wording, hop or control; `expected` and `original` are the right answers
+    after and before the edit.
     """
 
     kind: QuestionKind

@@ -25,16 +25,12 @@ class Case:
     """One record of a multi-hop benchmark.
 
     Attributes:
-        facts: the edits.
-        originals: the object of each edited fact before its edit.
+        facts, originals: the edits, and the object of each edited fact before.
         edited_hops: at which hop of the new chain each edit stands, from 0.
         questions: wordings of one question about the end of the chain.
-        answer, new_answer: its answer before and after the edits.
-        hops, new_hops: the chain before and after, of the same length.
-        relations: of each hop.
+        hops, new_hops: the chain before and after the edits, of the same length.
         subject: where the chain starts.
         cluster: what an interval is to generalise over; by default the old chain.
-        where: file and row, for messages.
     """
 
     id: str
@@ -155,10 +151,8 @@ class SingleEdit:
     Attributes:
         true: its object before the edit; None where the model is not to have known it.
         paraphrases: prompts after which the new object must follow.
-        neighbours: prompts about other subjects, whose own answer must still follow.
-        neighbour_answer: that answer.
+        neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
         generations: prompts to continue, for fluency; by default the edited cloze.
-        tests: of RippleEdits' criteria.
         n_unanswered: how many tests the row has beside, in which a query lacks its answer.
     """
 
@@ -209,10 +203,9 @@ class Cases(Sequence[C], Generic[C]):
 
 
 def side_by_side(cases: Iterable[C]) -> list[C]:
-    """Cases of which none edits a subject that another's chains go through, in the order given.
+    """The first cases of which none edits a subject that another's chains go through.
 
-    Edits of one subject can contradict each other, and an edit of a subject that another case's
-    chain goes through can change what is right there.
+    Edits of one subject can contradict each other, or change what is right in another chain.
     """
     edited: set[tuple[str, ...]] = set()
     passed: set[tuple[str, ...]] = set()

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
-from circuits.editing.methods import BASELINES, METHODS
+from circuits.editing.methods import METHODS
 from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
 
@@ -20,10 +20,11 @@ class ComparisonSettings(BaseModel, frozen=True):
     methods: tuple[str, ...] = Field(
         (*METHODS[:6], "ace", "none"),
         description="Editing methods; + after a name gives it the two-hop prompts and preserved "
-        f"questions that ace gets. Baselines that change no weight: {', '.join(BASELINES)}.",
+        "questions that ace gets. Baselines: none (unedited), prompt-only (the edit stated in the "
+        "prompt), ike (in the prompt, with demonstrations).",
     )
     seeds: tuple[int, ...] = Field(
-        (0,), description="Random seeds for contexts and controls; each is a run of its own."
+        (0,), description="Random seeds for contexts and controls, such as 0,1,2."
     )
     limit: Count | None = Field(
         None,
@@ -47,10 +48,10 @@ class ComparisonSettings(BaseModel, frozen=True):
         description="Number of the model's own tokens that second moments are taken over.",
     )
 
-    def check_files(self) -> None:
-        """Raise `DataError` unless the demonstrations and the neutral text can be read."""
-        self.demonstrations()
-        self.neutral_text()
+    @classmethod
+    def says(cls, field: str) -> str:
+        """What a field is for, as the command line says it."""
+        return cls.model_fields[field].description or ""
 
     def demonstrations(self) -> Shots:
         """The demonstrations; `DataError` where there are none of that name."""

@@ -1,8 +1,7 @@
 """Control questions of a case, which its edits must leave as they are, and its preservation set.
 
-Both are drawn from the true chains of other cases, and only from questions that the model is
-known to answer rightly before the edit. What is scored and what an editor may see to preserve
-share no subject and no bridge.
+Both are drawn from the true chains of other cases, of what the model answers rightly before the
+edit. What is scored and what an editor may see to preserve share no subject and no bridge.
 """
 
 import random
@@ -26,12 +25,7 @@ CONTROLS: tuple[ControlKind, ...] = ("neighbour", "same_answer", "control_two_ho
 @brief
 @dataclass(frozen=True)
 class KnownQuestion:
-    """A question that the model answers rightly before any edit.
-
-    Attributes:
-        answer: its true answer.
-        subjects, relations: of each hop that it takes; one for a single fact.
-    """
+    """A question answered rightly before any edit; subject and relation of each hop it takes."""
 
     text: str
     answer: Answer
@@ -54,10 +48,7 @@ class QuestionPool:
 
     @classmethod
     def of(cls, cases: Iterable[Case], known: Collection[str]) -> "QuestionPool":
-        """The questions of cases' true chains whose texts are known (`prior_knowledge`).
-
-        The cases should be of the same part of the data as what is edited.
-        """
+        """The known questions of cases' true chains, of the part of the data that is edited."""
         facts: dict[str, dict[str, KnownQuestion]] = defaultdict(dict)
         chains: dict[tuple[str, int], dict[str, KnownQuestion]] = defaultdict(dict)
         for case in cases:
@@ -77,10 +68,7 @@ class QuestionPool:
         )
 
     def related(self, case: Case) -> frozenset[str]:
-        """Other relations that are asked of the same kind of subjects as an edited one.
-
-        These have two subjects in common, as one may be a namesake.
-        """
+        """Other relations with two subjects of an edited one; one may be a namesake."""
         asked = {r: {s for f in facts for s in f.entities} for r, facts in self.facts.items()}
         edited = _edited(case)
         return frozenset(

@@ -15,12 +15,9 @@ N_TOKENS, N_REASONED = 10, 100
 
 @dataclass(frozen=True)
 class Shots:
-    """A few-shot prompt.
+    """A few-shot prompt: what all questions share, and the form of a question, with ``{}``.
 
-    Attributes:
-        prefix: what all questions share; a model's cache of it can be reused.
-        form: what follows it, with ``{}`` where the question stands.
-        reasoned: whether replies are thoughts and then an answer.
+    `reasoned` says that replies are thoughts and then an answer.
     """
 
     prefix: str
@@ -74,11 +71,7 @@ def _missing(text: str, separator: str) -> str:
 
 
 def shots_named(name: str) -> Shots:
-    """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file.
-
-    Raises:
-        DataError: neither, or a file that `load_shots` refuses.
-    """
+    """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file."""
     if name in NAMED:
         return NAMED[name]
     if not is_file(name):

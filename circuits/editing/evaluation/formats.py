@@ -30,19 +30,15 @@ Triples = tuple[tuple[str, str, str], ...]
 def load_benchmark(
     source: str | Path, split: str | None = None, format: str | None = None
 ) -> Cases[Any]:
-    """Load the cases of any benchmark in `FORMATS`.
+    """Load the cases of any benchmark in `FORMATS`; rows that cannot be used are excluded.
 
     Args:
         source: path of a JSON or JSONL file, name of a shipped set, or Hub id of a data set.
         split: of a file, the records that name it; of a Hub data set, its split.
         format: which benchmark's rows these are; by default recognised from the first row's keys.
 
-    Returns:
-        The cases, and the rows that cannot be used, each with its reason.
-
     Raises:
-        DataError: no such file, a row is not of this format (named by number), an id is missing or
-            there twice, or the format is unknown.
+        DataError: no such file, or a row is not of this format, or has no id of its own.
     """
     records, name = read_records(source, split, "edit cases")
     if split is not None and not is_hub_id(source):
@@ -198,15 +194,12 @@ def _edit(
     """The hop at which an edit stands, the edit, and its object before."""
     cloze, target = row.prompt.replace(SLOT, row.subject), row.target_new
     subjects = (start, *(hop.answer.text for hop in new_hops))
-    at = next(
-        (
-            i
-            for i, hop in enumerate(new_hops)
-            if (hop.cloze == cloze or subjects[i] == row.subject) and hop.answer.text == target
-        ),
-        None,
-    )
-    if at is None:
+    places = [
+        i
+        for i, hop in enumerate(new_hops)
+        if (hop.cloze == cloze or subjects[i] == row.subject) and hop.answer.text == target
+    ]
+    if not places:
         raise UnusableRow(
             f"{where}: the edit {shown(cloze)} to {shown(target)} stands at no hop of the new "
             "chain."
@@ -217,6 +210,7 @@ def _edit(
                 raise UnusableRow(
                     f"{where}: the implicit subject {shown(phrase)} names {shown(entity)}."
                 )
+    at = places[0]
     question = row.question or new_hops[at].question
     templated = question.replace(row.subject, SLOT) if question.count(row.subject) == 1 else ""
     implicit = tuple(row.implicit or ())
@@ -245,15 +239,8 @@ def _counterfact(row: _CounterFact, id: str, where: str) -> SingleEdit:
     fact = Fact(edit.prompt, edit.subject, edit.target_new, relation=relation, where=where)
     near = (p if isinstance(p, str) else p.prompt for p in row.neighborhood_prompts)
     generations = tuple(filter(str.strip, row.generation_prompts or ()))
-    return SingleEdit(
-        id,
-        fact,
-        edit.target_true,
-        row.paraphrase_prompts,
-        tuple(near),
-        edit.target_true,
-        generations,
-    )
+    true, prompts = edit.target_true, (row.paraphrase_prompts, tuple(near))
+    return SingleEdit(id, fact, true, *prompts, neighbour_answer=true, generations=generations)
 
 
 # --- zsRE as released with MEND and MEMIT, arXiv 2110.11309 and 2210.07229 ---------------------
@@ -313,18 +300,15 @@ class _Test(Row):
 
 
 Tests = tuple[_Test, ...] | None
+BEFORE = AliasChoices(
+    *(AliasPath("edit", key, "prompt") for key in ("previous_fact", "original_fact"))
+)
 
 
 class _Ripple(Row):
     edit: Text = Field(validation_alias=AliasPath("edit", "prompt"))
     relation: Text = Field(validation_alias=AliasPath("edit", "relation"))
-    before: Text | None = Field(
-        None,
-        validation_alias=AliasChoices(
-            AliasPath("edit", "previous_fact", "prompt"),
-            AliasPath("edit", "original_fact", "prompt"),
-        ),
-    )
+    before: Text | None = Field(None, validation_alias=BEFORE)
     logical_generalization: Tests = Field(None, alias="Logical_Generalization")
     compositionality_1: Tests = Field(None, alias="Compositionality_I")
     compositionality_2: Tests = Field(None, alias="Compositionality_II")
@@ -370,20 +354,22 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
 
 
 def _test(row: _Test, criterion: str) -> RippleTest:
-    before, after = (
-        tuple(RippleQuery(one.prompt, _names(one)) for one in queries or ())
-        for queries in (row.condition_queries, row.test_queries)
-    )
+    before, after = map(_queries, (row.condition_queries, row.test_queries))
     return RippleTest(criterion, after, row.test_condition, before)
 
 
-def _names(row: _Query) -> tuple[Answer, ...]:
-    named = ((_name(one.value), map(_name, one.aliases or ())) for one in row.answers or ())
-    return tuple(Answer(name, tuple(aliases)) for name, aliases in named if name.strip())
+def _queries(rows: Sequence[_Query] | None) -> tuple[RippleQuery, ...]:
+    def name(value: str | int | None) -> str:
+        return "" if value is None else str(value)
 
-
-def _name(value: str | int | None) -> str:
-    return "" if value is None else str(value)
+    named = [
+        (row, [(name(one.value), map(name, one.aliases or ())) for one in row.answers or ()])
+        for row in rows or ()
+    ]
+    return tuple(
+        RippleQuery(row.prompt, tuple(Answer(n, tuple(more)) for n, more in names if n.strip()))
+        for row, names in named
+    )
 
 
 # -----------------------------------------------------------------------------------------------

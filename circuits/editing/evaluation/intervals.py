@@ -23,14 +23,14 @@ def summary(
     """Mean of every metric over cases, with a 95 % bootstrap interval over clusters.
 
     Args:
-        scores: one line per case (and condition and seed; seeds of one case are averaged); every
-            column beside `LABELS` is a metric.
+        scores: one line per case, condition and seed (seeds are averaged); every column beside
+            `LABELS` is a metric.
         by: columns to split the cases by, such as ``position``, ``n_hops`` and ``n_edits``.
         harmonic: metrics the harmonic mean of whose means is added, as ``score``.
 
     Returns:
-        One row per group and metric: ``value``, ``low``, ``high``, the number of cases that have
-        the metric, and of their clusters. Metrics that no case has are left out.
+        Per group and metric: ``value``, ``low``, ``high``, and the numbers of cases that have it
+        and of their clusters. Metrics that no case has are left out.
     """
     means, metrics = _over_seeds(scores, by)
 

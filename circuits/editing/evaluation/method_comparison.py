@@ -75,15 +75,11 @@ class Comparison(Result):
     """What became of the same cases under several conditions.
 
     Attributes:
-        answers: what was asked and answered, with ``condition`` and ``seed``; the columns are those
+        answers: what was asked and answered per ``condition`` and ``seed``; the columns are those
             of `multihop_metrics.row`, or of `single_edits.ASK`.
         edits: one line per case, condition and seed: seconds, probabilities reached, side effects.
-        model, weights_hash, source, format: what was edited, on which cases.
         n_cases: cases before the filter.
-        excluded: why cases were left out, and how many.
         layers: of the ACE presets, without their covariances.
-        options: the settings.
-        seconds: wall time.
     """
 
     KIND = "edit comparison"
@@ -228,12 +224,12 @@ def compare_methods(
 ) -> Comparison:
     """Edit every case by every method, and ask what became of it.
 
-    Multi-hop cases are those that the model knows before the edit; cases of the other formats those
-    whose subject and target have tokens of their own.
+    Multi-hop cases are used that the model knows before the edit; of the other formats those whose
+    subject and target have tokens of their own.
 
     Args:
         model: the unedited model; its weights are not touched.
-        cases: from `circuits.editing.evaluation.formats.load_benchmark`.
+        cases: of `circuits.editing.evaluation.load_benchmark`.
         settings: the methods, and everything else that decides the figures.
         layers: of the ACE presets; built-in models have shipped ones, the default.
         out: the run folder, resumed where an earlier call was stopped; ``None`` keeps nothing.

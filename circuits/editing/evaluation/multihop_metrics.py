@@ -66,15 +66,7 @@ def row(case: Case, question: CaseQuestion, generated: str) -> dict[str, Any]:
 
 
 def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
-    """One line of scores per case, condition and seed.
-
-    Args:
-        rows: of `row`, with columns ``condition`` and ``seed`` where there are several.
-        match: which matching decides.
-
-    Returns:
-        The columns that name the case, and one per metric of `METRICS`: a share between 0 and 1
-        (the two net ones: -1 to 1), NaN where the case has no question of that kind.
+    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked.
 
     Raises:
         PlanError: a column is missing, a kind unknown, or a question is there twice.

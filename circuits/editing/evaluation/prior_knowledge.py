@@ -59,12 +59,8 @@ def prior_knowledge(
 ) -> Knowledge:
     """Ask an unedited model every hop, and the questions of the chains whose hops it knows.
 
-    Args:
-        model: the model.
-        cases: whose questions.
-        shots: the demonstrations.
-        progress: called with (questions asked, questions in this round).
-        answers: those that an earlier call got from this model, which are not asked for again.
+    `progress` is called with (questions asked, questions in this round); `answers` are those of an
+    earlier call with this model, which are not asked for again.
     """
     found = dict(answers or {})
     hops: dict[str, Answer] = {}
@@ -90,11 +86,8 @@ def knowledge_of_enough(
 ) -> tuple[Knowledge, int]:
     """As `prior_knowledge`, of the first cases only: until the usable ones of them are enough.
 
-    A case is usable or not whatever other cases are asked, so these are the first of all usable
-    cases. `progress` is called with (cases asked, cases in all).
-
-    Returns:
-        What the model knows of the cases asked, and how many these are.
+    These are the first of all usable cases, whatever others are asked. `progress` is called with
+    (cases asked, cases in all). Returns what is known of the cases asked, and how many these are.
     """
     known, n = Knowledge(frozenset(), {}), 0
     report = progress or (lambda done, total: None)
