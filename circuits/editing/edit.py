@@ -80,7 +80,6 @@ class Edit(Result):
         Raises:
             DataError: it is applied already, was made for other weights or on top of edits that
                 the model does not carry, or takes neurons that another edit has taken.
-            PlanError: the model lacks a projection.
         """
         ledger(model).add(model, self)
 

@@ -135,7 +135,7 @@ class LayerSelection(Result):
 def plot_separation(
     separation: Mapping[int, float], chosen: Collection[int], model: str
 ) -> go.Figure:
-    """How well each deep layer's match scores tell a fact's questions from others."""
+    """How well each deep layer tells a fact's questions from others."""
     figure = go.Figure()
     for name, colour, mine in (("value layers", BLUE, True), ("others", GREY, False)):
         at = [layer for layer in separation if (layer in chosen) is mine]

@@ -45,9 +45,6 @@ Moments = dict[Place, Float[Tensor, "d_in d_in"]]
 """By projection, the uncentred second moment of its input, in float64."""
 
 
-# --- over text ---------------------------------------------------------------------------------
-
-
 def second_moments(
     model: Model,
     places: Sequence[Place],
@@ -80,15 +77,14 @@ def second_moments(
     missing = [place for place in files if place not in found]
     if missing:
         report = progress or (lambda done, total: None)
+        total = (1 + (texts is None)) * n_tokens
         if texts is None:
-            total = 2 * n_tokens
-            rows = own_samples(model, n_tokens, seed, lambda done, n: report(done, total))
-            found |= _streamed(
-                model, missing, rows, lambda n, _: report(min(n_tokens + n, total), total)
-            )
-            report(total, total)
+            rows = own_samples(model, n_tokens, seed, lambda done, _: report(done, total))
         else:
-            found |= _streamed(model, missing, _windows(model, texts, n_tokens), report)
+            rows = _windows(model, texts, n_tokens)
+        read = total - n_tokens
+        found |= _streamed(model, missing, rows, lambda n: report(min(read + n, total), total))
+        report(total, total)
         for place in missing:
             with replacing(files[place]) as beside:
                 save_file({"matrix": found[place].float()}, beside)
@@ -170,7 +166,10 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int) -> list[TokenPro
 
 @torch.no_grad()
 def _streamed(
-    model: Model, places: Sequence[Place], rows: Sequence[TokenPrompt], progress: Progress
+    model: Model,
+    places: Sequence[Place],
+    rows: Sequence[TokenPrompt],
+    report: Callable[[int], None],
 ) -> Moments:
     """Sum outer products batch by batch; first tokens are left out, whose keys are outliers."""
     sums: dict[Place, Tensor] = {}
@@ -185,19 +184,16 @@ def _streamed(
 
         return look
 
-    n, total = 0, sum(len(row.ids) - 1 for row in rows)
+    n = 0
     with rewriting(model, [(*place, add(place)) for place in places]):
         for group in batches(rows, default_budget(model)):
             ids, mask = pad(model, [rows[i] for i in group])
             real = mask & (mask.cumsum(-1) > 1)
             n += int(real.sum())
             model.hf.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            progress(n, total)
+            report(n)
     # rounded as in the files, so that an edit is the same whether its moments were stored or not
     return {place: (total / n).float().double().cpu() for place, total in sums.items()}
-
-
-# --- within facts ------------------------------------------------------------------------------
 
 
 def within_fact_moments(
