@@ -39,15 +39,12 @@ class Edit(Result):
     """A low-rank change of named weights, bound to the weights it was made for.
 
     Attributes:
-        facts: what it writes.
-        changes: how.
         method: the name of the preset.
         model, weights_hash: what it was made for, before any edit.
         after: ids of the edits that the model carried when it was made.
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
-        seconds: how long it took.
         seed: of the context templates.
     """
 
@@ -226,7 +223,7 @@ def ledger(model: Model) -> Ledger:
 
 
 def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor:
-    """A weight with all changes added, in its own layout and dtype; itself where there is none."""
+    """A weight with all changes added, in its own layout and dtype."""
     if not changes:
         return weight
     delta = sum((change.matrix.double() for change in changes[1:]), changes[0].matrix.double())
@@ -259,8 +256,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
     Raises:
-        DataError: there is none, they are for different weights, their facts conflict, or they
-            write the same neurons.
+        DataError: none is given, their weights differ, their facts conflict, or they share neurons.
     """
     if not edits:
         raise DataError("there is no edit to merge; give at least one.")

@@ -78,7 +78,7 @@ class LayerSelection(Result):
         return self.threshold - RISE, self.threshold + RISE
 
     @property
-    def moments(self) -> dict[Place, Float[torch.Tensor, "d_model d_model"]]:
+    def moments(self) -> dict[Place, torch.Tensor]:
         """The covariances by the projection that reads."""
         return {("gate", layer): found.double() for layer, found in self.covariances.items()}
 

@@ -101,13 +101,13 @@ def match_scores(
     by_layer: list[tuple[list[float], list[float], float, float]] = []
     for place in places:
         metric = Metric(stage.metric, moments[place])
+        through, others, rest = list[Tensor](), list[Tensor](), list[Tensor]()
         parts = keys[place].split([len(one.all) for one in scored])
-        scores = [
-            _scores(metric, stage, *one.split(k)) for one, k in zip(scored, parts, strict=True)
-        ]
-        through = [s[: len(one.through)] for one, s in zip(facts, scores, strict=True)]
-        rest = [s[len(one.through) :] for one, s in zip(facts, scores, strict=True)]
-        others = [s[: len(one.others)] for one, s in zip(facts, rest, strict=True)]
+        for fact, prompts, k in zip(facts, scored, parts, strict=True):
+            scores = _scores(metric, stage, *prompts.split(k))
+            through.append(scores[: len(fact.through)])
+            rest.append(scores[len(fact.through) :])
+            others.append(rest[-1][: len(fact.others)])
         both = torch.cat([*through, *others]).numpy()
         is_through = np.arange(len(both)) < sum(map(len, through))
         by_layer.append(
