@@ -1,7 +1,7 @@
 """`AblationResult`: what is lost with each set, beside its random controls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from interp.ablation.readouts import unit_of
 from interp.data.pairs import Excluded
 from interp.errors import PlanError, did_you_mean
 from interp.model.components import Component, ComponentSet, Sets
-from interp.patching.result import vars_of
 from interp.results import folder
 from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
 
@@ -157,7 +156,7 @@ class AblationResult:
         return shared | {
             "n_pairs": self.n_pairs,
             "n_clusters": len(set(self.clusters)) or None,
-            "excluded": [vars_of(row) for row in self.excluded],
+            "excluded": [asdict(row) for row in self.excluded],
             "n_sets": len(self.sets),
             "n_random": max(map(len, self.controls.values())),
             "uncontrolled": dict(self.uncontrolled),
@@ -182,12 +181,12 @@ class AblationResult:
         ids = self.reading()["pair"].values
         pairs = pd.DataFrame({"pair": ids, "cluster": list(self.clusters) or [""] * len(ids)})
         drawn = [(n, one) for n, many in self.controls.items() for one in many]
-        columns = list(vars_of(Excluded("", "", "")))
+        columns = list(asdict(Excluded("", "", "")))
         tables = {
             "pairs": pairs,
             "sets": _set_table(list(self.sets.items())),
             "controls": _set_table(drawn),
-            "excluded": pd.DataFrame([vars_of(row) for row in self.excluded], columns=columns),
+            "excluded": pd.DataFrame([asdict(row) for row in self.excluded], columns=columns),
             **{f"table-{name}": self.table(name) for name in self.readouts},
         }
         arrays = {

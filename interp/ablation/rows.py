@@ -14,7 +14,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
+from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
 from interp.interventions.rewrite import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
@@ -200,7 +200,7 @@ def _walk(
             tokens = (column[here] for column in (into, prompt, pos, chosen))
             writes.append(Removal(one, rewrites[one.site.name, one.layer], *tokens))
     # a walk only asks a write for its site and layer, and calls it
-    hidden, tables = walk_tokens(model, calls, rows, writes)
+    hidden, tables = run_packed(model, calls, rows, writes)
     return read(hidden, tables, rows.prompt)
 
 
