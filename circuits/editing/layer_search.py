@@ -58,13 +58,10 @@ def select_layers(
     Args:
         model: the unedited model.
         cases: with edits of last hops and implicit phrases of their subjects.
-        limit: use the first so many usable facts.
+        limit: use the first so many usable facts; `DataError` if there is none.
         shots: demonstrations, as in the evaluation.
         seed: of the draws.
         progress: called with (questions asked, questions in this round).
-
-    Raises:
-        DataError: no case is usable.
     """
     facts = propagations(model, cases, limit, shots, seed, progress)
     return selected(model, facts, cases, shots, seed)

@@ -41,9 +41,6 @@ class LayerSelection(Result):
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
-
-    Raises:
-        DataError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
     """
 
     KIND = "layer selection"

@@ -3,9 +3,8 @@
 The *match score* of keys K at another prompt's key k is tau(k) = 1^T (K^T M K + lambda)^-1 K^T M k:
 about 1 at the prompts it is made of, 0 where keys are foreign. A closed form writes its target
 times tau; neurons write it where tau / beta, beta standing for the constant 1, is above a
-threshold. An edit propagates where other questions through the same fact match it (`through`), and
-does harm where questions with the same relation about something else match (`others`). Both are
-known from forward passes of the unedited model.
+threshold. An edit propagates where other questions through the same fact match it, and does harm
+where questions about something else match.
 """
 
 from collections.abc import Sequence
@@ -47,9 +46,8 @@ class Propagation:
     Attributes:
         through: prompts whose answer goes through the fact, other than those it is learnt from.
         others: prompts of the same relation that do not.
-        preserved: preserved questions, as an editor is given them.
-        single: single facts to be left alone, too: of the same relation, with the same old
-            answer, about the same subject.
+        preserved: questions, as an editor is given them.
+        single: single facts to be left alone, too.
     """
 
     fact: Fact

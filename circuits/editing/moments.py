@@ -1,8 +1,7 @@
-"""Second moments of what projections read: E[k k^T] over text, or mostly within facts; cached.
+"""Second moments S of what projections read: E[k k^T] over text, or mostly within facts.
 
-A closed form that is small in M = S^-1 ignores directions in which S is large. With S over text it
-spares what the projection usually reads. With S the covariance of keys *within* facts, M is
-Fisher's: what changes with the wording does not count, what tells facts apart does.
+A closed form that is small in M = S^-1 ignores directions in which S is large. With S the
+covariance of keys *within* facts, M is Fisher's: what tells facts apart counts, not the wording.
 """
 
 import hashlib
@@ -57,16 +56,13 @@ def second_moments(
     """E[k k^T] at several projections, from one pass over the text.
 
     Args:
-        model: the model.
+        model: the model, with the edits that it carries.
         places: the projections.
         texts: documents; by default the model's own samples at temperature 1, drawn with `seed`.
-        n_tokens: how many tokens to read.
+        n_tokens: how many tokens to read; `PlanError` if the texts hold fewer.
         seed: of the samples.
-        cache: folder of stored moments, bound to weights, edits and text; by default the package's.
+        cache: folder of stored moments; by default the package's.
         progress: called with (tokens done, in all): each is sampled, if need be, and read.
-
-    Raises:
-        PlanError: no such projection, or the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
     text = "own samples" if texts is None else _hash("\0".join(texts), 64)
@@ -217,13 +213,8 @@ def within_fact(
 ) -> Float[Tensor, "d_in d_in"]:
     """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
 
-    Facts with one key count in the moment of all keys alone.
-
-    Raises:
-        PlanError: no fact has two keys.
-
     Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be
-    told apart.
+    told apart. Facts with one key count in E[k k^T] alone; `PlanError` if all do.
     """
     if max(map(len, groups), default=0) < 2:
         raise PlanError("no fact is asked in two ways; give more prompts per fact.")
