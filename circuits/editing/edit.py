@@ -39,15 +39,12 @@ class Edit(Result):
     """A low-rank change of named weights, bound to the weights it was made for.
 
     Attributes:
-        facts: what it writes.
-        changes: how.
         method: the name of the preset.
         model, weights_hash: what it was made for, before any edit.
         after: ids of the edits that the model carried when it was made.
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
-        seconds: how long it took.
         seed: of the context templates.
     """
 
@@ -75,21 +72,11 @@ class Edit(Result):
         return digest.hexdigest()
 
     def apply(self, model: Model) -> None:
-        """Add the change to the model's weights; `undo` takes it out again.
-
-        Raises:
-            DataError: it is applied already, was made for other weights or on top of edits that
-                the model does not carry, or takes neurons that another edit has taken.
-            PlanError: the model lacks a projection.
-        """
+        """Add the change to the weights; `DataError` if applied already or made for others."""
         ledger(model).add(model, self)
 
     def undo(self, model: Model) -> None:
-        """Take the change out; without other edits the weights have their own bits again.
-
-        Raises:
-            DataError: the model does not carry it, or carries one that was made on top of it.
-        """
+        """Take the change out; `DataError` if the model lacks it, or one on top of it is there."""
         ledger(model).remove(model, self)
 
     @contextlib.contextmanager
@@ -153,20 +140,14 @@ def facts_table(edits: Sequence[Edit]) -> Table:
 @brief
 @dataclass
 class Ledger:
-    """The edits of one loaded model.
-
-    Attributes:
-        base: hash of the weights without any edit.
-        applied: the edits, in order.
-        originals: the weights that edits change, as they were.
-    """
+    """The edits of one loaded model, in order; `base` is the hash of the weights without any."""
 
     base: str
     applied: list[Edit] = field(default_factory=list)
-    originals: dict[Place, Tensor] = field(default_factory=dict)
+    originals: dict[Place, Tensor] = field(default_factory=dict)  # of the weights they change
 
     def add(self, model: Model, edit: Edit) -> None:
-        """Add an edit to the model's weights; errors as in `Edit.apply`."""
+        """Add an edit to the model's weights."""
         names = [one.id for one in self.applied]
         if edit.id in names:
             raise DataError(f"edit {edit.id} is already applied to {model.name}; undo it first.")
@@ -186,7 +167,7 @@ class Ledger:
         self.applied.append(edit)
 
     def remove(self, model: Model, edit: Edit) -> None:
-        """Take an edit out of the model's weights; errors as in `Edit.undo`."""
+        """Take an edit out of the model's weights."""
         left = [one for one in self.applied if one.id != edit.id]
         if len(left) == len(self.applied):
             carried = ", ".join(one.id for one in self.applied) or "none"
@@ -227,7 +208,7 @@ def ledger(model: Model) -> Ledger:
 
 
 def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor:
-    """A weight with all changes added, in its own layout and dtype; itself where there is none."""
+    """A weight with all changes added, in its own layout and dtype."""
     if not changes:
         return weight
     delta = sum((change.matrix.double() for change in changes[1:]), changes[0].matrix.double())
@@ -260,8 +241,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
     Raises:
-        DataError: there is none, they are for different weights, their facts conflict, or they
-            write the same neurons.
+        DataError: none is given, their weights differ, their facts conflict, or they share neurons.
     """
     if not edits:
         raise DataError("there is no edit to merge; give at least one.")

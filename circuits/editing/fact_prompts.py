@@ -27,10 +27,9 @@ that learnt bare questions alone would match those behind demonstrations less.""
 @brief
 @dataclass(frozen=True)
 class EditPrompt:
-    """A prompt, its anchor, and the target's tokens behind it.
+    """A prompt's tokens, then the target's.
 
     Attributes:
-        ids: the prompt's tokens, then the target's.
         anchor: position of the token that is written at.
         n_target: how many last tokens are the target's; 0 for a preserved prompt.
         n_shown: how many first tokens are demonstrations, which other prompts begin with too.
@@ -80,11 +79,8 @@ def edit_prompts(
 ) -> list[EditPrompt]:
     """A fact's prompts in one form; none where the fact lacks what the form needs.
 
-    `templates` are contexts of clozes, `asked` those of questions, with a slot each.
-
-    Raises:
-        DataError: the subject has no tokens of its own, or the target's tokens would merge with
-            the prompt's.
+    `templates` are contexts of clozes, `asked` those of questions, with a slot each. Raises
+    `DataError` where the subject or the target has no tokens of its own.
     """
     if form == "cloze":
         texts = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
@@ -113,10 +109,8 @@ def refuse_unanchored(model: Model, fact: Fact) -> None:
 def preserved_prompts(
     model: Model, preserved: Sequence[PreservedQuestion], anchor: Anchor
 ) -> list[EditPrompt]:
-    """Preserved questions, with the anchor that an edit is made with.
-
-    Behind demonstrations where the last token is what counts, as that is how they are asked.
-    """
+    """Preserved questions, with the anchor that an edit is made with."""
+    # behind demonstrations where the last token is what counts, as that is how they are asked
     template = ASKED[anchor == "last"]
     return [
         _tokenised(model, template.replace(SLOT, one.about(SLOT)), one.subject, anchor)
@@ -125,11 +119,10 @@ def preserved_prompts(
 
 
 def contrasts(fact: Fact, preserved: Sequence[PreservedQuestion]) -> tuple[PreservedQuestion, ...]:
-    """A fact's subject in preserved questions about something else that is asked of its kind.
+    """A fact's subject in related preserved questions, on which the edited fact does not bear.
 
-    One question per relation, once with the subject's name and once with one of its implicit
-    phrases, the next one in turn: the edited fact does not bear on them. Questions whose
-    relation has no name count as one each. Without related questions there are none.
+    One question per relation (each, where it has no name), once with the subject's name and once
+    with one of its implicit phrases, the next one in turn.
     """
     other = {
         one.relation or one.text: one

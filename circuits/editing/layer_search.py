@@ -37,16 +37,11 @@ from circuits.editing.targets import FactPrompts, search_targets
 from interp.errors import DataError
 from interp.model.model import Model
 
-TRIED = 8
-"""Facts on which the search is tried in a layer."""
-SCORED = 40
-"""Facts whose match scores score the layers; all others learn how keys vary within facts."""
-N_PRESERVED = 8
-"""Preserved questions of a kind, as in an evaluation."""
-NAMED = 240
-"""Facts from which it is learnt how keys at a subject's own token vary."""
-MORE = 250
-"""Facts, beside those edited, from which it is learnt how keys at last tokens vary."""
+TRIED = 8  # facts on which the search is tried in a layer
+SCORED = 40  # facts whose match scores score the layers; the others learn how keys vary
+N_PRESERVED = 8  # preserved questions of a kind, as in an evaluation
+NAMED = 240  # facts from which it is learnt how keys at a subject's own token vary
+MORE = 250  # facts, beside those edited, from which it is learnt how keys at last tokens vary
 
 
 def select_layers(
@@ -69,13 +64,10 @@ def select_layers(
     Args:
         model: the unedited model.
         cases: with edits of last hops and implicit phrases of their subjects.
-        limit: use the first so many usable facts.
+        limit: use the first so many usable facts; `DataError` if there is none.
         shots: demonstrations, as in the evaluation.
         seed: of the draws.
         progress: called with (questions asked, questions in this round).
-
-    Raises:
-        DataError: no case is usable.
     """
     facts = propagations(model, cases, limit, shots, seed, progress)
     return selected(model, facts, cases, shots, seed)
@@ -159,10 +151,7 @@ def _best(
     layers: Sequence[int],
     separation: Mapping[int, float],
 ) -> tuple[tuple[int, ...], float]:
-    """The two neighbours of the largest separation above chance times targets reached.
-
-    Tried from the largest separation down, until none that is left could be the best.
-    """
+    """The two neighbours of the largest separation above chance times targets reached."""
 
     def above_chance(at: tuple[int, ...]) -> float:
         return _mean_over(at, separation) - 0.5
@@ -170,7 +159,7 @@ def _best(
     pairs = list(itertools.pairwise(layers)) or [tuple(layers)]
     best, most, best_reached = pairs[0], -1.0, 0.0
     for at in sorted(pairs, key=above_chance, reverse=True):
-        if above_chance(at) <= most:
+        if above_chance(at) <= most:  # none that is left could be the best
             break
         reached = _reached(model, facts, replace(stage, layers=at))
         if above_chance(at) * reached > most:
@@ -206,9 +195,6 @@ def _reached(model: Model, facts: Sequence[Propagation], stage: Neurons) -> floa
     return float(search_targets(model, prompts, places, as_far, [()], owner).p.mean())
 
 
-# --- how keys vary with the wording of a fact --------------------------------------------------
-
-
 def question_moments(
     model: Model,
     facts: Sequence[Propagation],
@@ -229,10 +215,9 @@ def question_moments(
 def subject_moments(
     model: Model, cases: Iterable[Case], layers: Sequence[int], seed: int = 0
 ) -> Moments:
-    """Moments within facts of what FFNs read at subjects' own tokens.
+    """The same at subjects' own tokens, from `NAMED` of the cases, known or not, at most.
 
-    Learnt from up to `NAMED` facts of the cases, known or not: their clozes, their questions, and
-    composed questions that name them.
+    Their prompts are clozes, questions, and composed questions that name the subject.
     """
     templates, anchor = contexts(model, seed=seed)[:3], QUERY_NEURONS.anchor
     facts: list[list[EditPrompt]] = []

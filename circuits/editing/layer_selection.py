@@ -41,9 +41,6 @@ class LayerSelection(Result):
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
-
-    Raises:
-        DataError: a layer is in both, or `threshold` or `until` is no number, 0 or more.
     """
 
     KIND = "layer selection"
@@ -78,7 +75,7 @@ class LayerSelection(Result):
         return self.threshold - RISE, self.threshold + RISE
 
     @property
-    def moments(self) -> dict[Place, Float[torch.Tensor, "d_model d_model"]]:
+    def moments(self) -> dict[Place, torch.Tensor]:
         """The covariances by the projection that reads."""
         return {("gate", layer): found.double() for layer, found in self.covariances.items()}
 
@@ -135,7 +132,7 @@ class LayerSelection(Result):
 def plot_separation(
     separation: Mapping[int, float], chosen: Collection[int], model: str
 ) -> go.Figure:
-    """How well each deep layer's match scores tell a fact's questions from others."""
+    """How well each deep layer tells a fact's questions from others."""
     figure = go.Figure()
     for name, colour, mine in (("value layers", BLUE, True), ("others", GREY, False)):
         at = [layer for layer in separation if (layer in chosen) is mine]

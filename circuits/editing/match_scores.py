@@ -3,9 +3,8 @@
 The *match score* of keys K at another prompt's key k is tau(k) = 1^T (K^T M K + lambda)^-1 K^T M k:
 about 1 at the prompts it is made of, 0 where keys are foreign. A closed form writes its target
 times tau; neurons write it where tau / beta, beta standing for the constant 1, is above a
-threshold. An edit propagates where other questions through the same fact match it (`through`), and
-does harm where questions with the same relation about something else match (`others`). Both are
-known from forward passes of the unedited model.
+threshold. An edit propagates where other questions through the same fact match it, and does harm
+where questions about something else match.
 """
 
 from collections.abc import Sequence
@@ -47,9 +46,8 @@ class Propagation:
     Attributes:
         through: prompts whose answer goes through the fact, other than those it is learnt from.
         others: prompts of the same relation that do not.
-        preserved: preserved questions, as an editor is given them.
-        single: single facts to be left alone, too: of the same relation, with the same old
-            answer, about the same subject.
+        preserved: questions, as an editor is given them.
+        single: single facts to be left alone, too.
     """
 
     fact: Fact
@@ -101,13 +99,13 @@ def match_scores(
     by_layer: list[tuple[list[float], list[float], float, float]] = []
     for place in places:
         metric = Metric(stage.metric, moments[place])
+        through, others, rest = list[Tensor](), list[Tensor](), list[Tensor]()
         parts = keys[place].split([len(one.all) for one in scored])
-        scores = [
-            _scores(metric, stage, *one.split(k)) for one, k in zip(scored, parts, strict=True)
-        ]
-        through = [s[: len(one.through)] for one, s in zip(facts, scores, strict=True)]
-        rest = [s[len(one.through) :] for one, s in zip(facts, scores, strict=True)]
-        others = [s[: len(one.others)] for one, s in zip(facts, rest, strict=True)]
+        for fact, prompts, k in zip(facts, scored, parts, strict=True):
+            scores = _scores(metric, stage, *prompts.split(k))
+            through.append(scores[: len(fact.through)])
+            rest.append(scores[len(fact.through) :])
+            others.append(rest[-1][: len(fact.others)])
         both = torch.cat([*through, *others]).numpy()
         is_through = np.arange(len(both)) < sum(map(len, through))
         by_layer.append(

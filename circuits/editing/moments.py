@@ -1,8 +1,7 @@
-"""Second moments of what projections read: E[k k^T] over text, or mostly within facts; cached.
+"""Second moments S of what projections read: E[k k^T] over text, or mostly within facts.
 
-A closed form that is small in M = S^-1 ignores directions in which S is large. With S over text it
-spares what the projection usually reads. With S the covariance of keys *within* facts, M is
-Fisher's: what changes with the wording does not count, what tells facts apart does.
+A closed form that is small in M = S^-1 ignores directions in which S is large. With S the
+covariance of keys *within* facts, M is Fisher's: what tells facts apart counts, not the wording.
 """
 
 import hashlib
@@ -45,9 +44,6 @@ Moments = dict[Place, Float[Tensor, "d_in d_in"]]
 """By projection, the uncentred second moment of its input, in float64."""
 
 
-# --- over text ---------------------------------------------------------------------------------
-
-
 def second_moments(
     model: Model,
     places: Sequence[Place],
@@ -60,16 +56,13 @@ def second_moments(
     """E[k k^T] at several projections, from one pass over the text.
 
     Args:
-        model: the model.
+        model: the model, with the edits that it carries.
         places: the projections.
         texts: documents; by default the model's own samples at temperature 1, drawn with `seed`.
-        n_tokens: how many tokens to read.
+        n_tokens: how many tokens to read; `PlanError` if the texts hold fewer.
         seed: of the samples.
-        cache: folder of stored moments, bound to weights, edits and text; by default the package's.
+        cache: folder of stored moments; by default the package's.
         progress: called with (tokens done, in all): each is sampled, if need be, and read.
-
-    Raises:
-        PlanError: no such projection, or the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
     text = "own samples" if texts is None else _hash("\0".join(texts), 64)
@@ -80,15 +73,14 @@ def second_moments(
     missing = [place for place in files if place not in found]
     if missing:
         report = progress or (lambda done, total: None)
+        total = (1 + (texts is None)) * n_tokens
         if texts is None:
-            total = 2 * n_tokens
-            rows = own_samples(model, n_tokens, seed, lambda done, n: report(done, total))
-            found |= _streamed(
-                model, missing, rows, lambda n, _: report(min(n_tokens + n, total), total)
-            )
-            report(total, total)
+            rows = own_samples(model, n_tokens, seed, lambda done, _: report(done, total))
         else:
-            found |= _streamed(model, missing, _windows(model, texts, n_tokens), report)
+            rows = _windows(model, texts, n_tokens)
+        read = total - n_tokens
+        found |= _streamed(model, missing, rows, lambda n: report(min(read + n, total), total))
+        report(total, total)
         for place in missing:
             with replacing(files[place]) as beside:
                 save_file({"matrix": found[place].float()}, beside)
@@ -170,7 +162,10 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int) -> list[TokenPro
 
 @torch.no_grad()
 def _streamed(
-    model: Model, places: Sequence[Place], rows: Sequence[TokenPrompt], progress: Progress
+    model: Model,
+    places: Sequence[Place],
+    rows: Sequence[TokenPrompt],
+    report: Callable[[int], None],
 ) -> Moments:
     """Sum outer products batch by batch; first tokens are left out, whose keys are outliers."""
     sums: dict[Place, Tensor] = {}
@@ -185,19 +180,16 @@ def _streamed(
 
         return look
 
-    n, total = 0, sum(len(row.ids) - 1 for row in rows)
+    n = 0
     with rewriting(model, [(*place, add(place)) for place in places]):
         for group in batches(rows, default_budget(model)):
             ids, mask = pad(model, [rows[i] for i in group])
             real = mask & (mask.cumsum(-1) > 1)
             n += int(real.sum())
             model.hf.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            progress(n, total)
+            report(n)
     # rounded as in the files, so that an edit is the same whether its moments were stored or not
     return {place: (total / n).float().double().cpu() for place, total in sums.items()}
-
-
-# --- within facts ------------------------------------------------------------------------------
 
 
 def within_fact_moments(
@@ -221,13 +213,8 @@ def within_fact(
 ) -> Float[Tensor, "d_in d_in"]:
     """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
 
-    Facts with one key count in the moment of all keys alone.
-
-    Raises:
-        PlanError: no fact has two keys.
-
     Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be
-    told apart.
+    told apart. Facts with one key count in E[k k^T] alone; `PlanError` if all do.
     """
     if max(map(len, groups), default=0) < 2:
         raise PlanError("no fact is asked in two ways; give more prompts per fact.")

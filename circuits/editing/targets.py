@@ -54,14 +54,10 @@ class FactPrompts:
 @brief
 @dataclass(frozen=True)
 class Targets:
-    """What the search found.
+    """What to add at each place, and what was written there before, at the first anchor.
 
-    Attributes:
-        delta: what to add at each place.
-        initial: what was written there before, at the first prompt's anchor.
-        p: probability of the target after the first prompt, geometric mean over its tokens.
-        p_all: the same, mean over all prompts of the fact.
-        steps: Adam steps taken.
+    `p` is the probability of the target after the first prompt, geometric mean over its tokens;
+    `p_all` the mean over all prompts of the fact; `steps` are Adam's.
     """
 
     delta: Float[Tensor, "fact place d_model"]
