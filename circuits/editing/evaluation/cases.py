@@ -8,6 +8,7 @@ from circuits.editing.evaluation.answers import Answer, normalised
 from circuits.editing.fact import Fact
 from interp.brief import brief
 from interp.data.pairs import Excluded
+from interp.data.records import Row, Text
 
 
 @dataclass(frozen=True)
@@ -107,40 +108,57 @@ class Case:
         return (self.facts[0].cloze,)
 
 
-@brief
-@dataclass(frozen=True)
-class RippleQuery:
+class RippleAnswer(Row):
+    """An answer of RippleEdits, which may be a number or missing."""
+
+    value: str | int | None = None
+    aliases: tuple[str | int | None, ...] | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """With its names as texts."""
+        names = ("" if n is None else str(n) for n in (self.value, *(self.aliases or ())))
+        return Answer(next(names), tuple(names))
+
+
+class RippleQuery(Row):
     """A prompt and all the answers that its continuation must give, each by any of its names."""
 
-    prompt: str
-    answers: tuple[Answer, ...]
+    prompt: Text
+    answers: tuple[RippleAnswer, ...] | None = None
+
+    @property
+    def named(self) -> tuple[Answer, ...]:
+        """The answers that have a name."""
+        answers = (one.answer for one in self.answers or ())
+        return tuple(answer for answer in answers if answer.text.strip())
 
     def passed(self, generated: str) -> bool:
         """Whether the generation contains every answer, by any of its names, as whole words.
 
         Source: arXiv 2307.12976, section 5.1. Its released evaluation accepts parts of words.
         """
-        return all(answer.lenient(generated) for answer in self.answers)
+        return all(answer.lenient(generated) for answer in self.named)
 
 
-@brief
-@dataclass(frozen=True)
-class RippleTest:
-    """Queries of one implication of an edit, of which one or all must pass.
+Queries = tuple[RippleQuery, ...] | None
 
-    Attributes:
-        criterion: the paper's name.
-        prerequisites: what the model must pass before the edit for the test to count.
-    """
 
-    criterion: str
-    queries: tuple[RippleQuery, ...]
-    combination: Literal["OR", "AND"]
-    prerequisites: tuple[RippleQuery, ...] = ()
+class RippleTest(Row):
+    """Queries of one implication, and what a model must pass before the edit for it to count."""
+
+    test_queries: Queries = None
+    test_condition: Literal["OR", "AND"] = "OR"
+    condition_queries: Queries = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether no query lacks its answer."""
+        return all(q.named for q in (*(self.test_queries or ()), *(self.condition_queries or ())))
 
     def passed(self, passed: Sequence[bool]) -> bool:
         """The test's outcome, given those of its queries."""
-        return any(passed) if self.combination == "OR" else all(passed)
+        return any(passed) if self.test_condition == "OR" else all(passed)
 
 
 @brief
@@ -153,6 +171,7 @@ class SingleEdit:
         paraphrases: prompts after which the new object must follow.
         neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
         generations: prompts to continue, for fluency; by default the edited cloze.
+        tests: of RippleEdits, each with its criterion.
         n_unanswered: how many tests the row has beside, in which a query lacks its answer.
     """
 
@@ -163,7 +182,7 @@ class SingleEdit:
     neighbours: tuple[str, ...] = ()
     neighbour_answer: str = ""
     generations: tuple[str, ...] = ()
-    tests: tuple[RippleTest, ...] = ()
+    tests: tuple[tuple[str, RippleTest], ...] = ()
     n_unanswered: int = 0
 
     facts = property(lambda self: (self.fact,))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, AliasPath, Field
 
@@ -12,7 +12,6 @@ from circuits.editing.evaluation.cases import (
     Case,
     Cases,
     Hop,
-    RippleQuery,
     RippleTest,
     SingleEdit,
 )
@@ -283,23 +282,7 @@ PHRASES = (
 """How the benchmark words its relations; the group is the subject, which no key names."""
 
 
-class _Name(Row):
-    value: str | int | None = None
-    aliases: tuple[str | int | None, ...] | None = None
-
-
-class _Query(Row):
-    prompt: Text
-    answers: tuple[_Name, ...] | None = None
-
-
-class _Test(Row):
-    test_queries: tuple[_Query, ...] | None = None
-    test_condition: Literal["OR", "AND"] = "OR"
-    condition_queries: tuple[_Query, ...] | None = None
-
-
-Tests = tuple[_Test, ...] | None
+Tests = tuple[RippleTest, ...] | None
 BEFORE = AliasChoices(
     *(AliasPath("edit", key, "prompt") for key in ("previous_fact", "original_fact"))
 )
@@ -328,11 +311,11 @@ def _ripple(row: _Ripple, id: str, where: str) -> SingleEdit:
         raise DataError(f"{where}: no criterion; RippleEdits has {', '.join(CRITERIA)}.")
     prompt, subject, target = _parts(row.edit, row.relation, where)
     true = _parts(row.before, row.relation, where)[2] if row.before else None
-    tests = [_test(one, name) for name in CRITERIA for one in getattr(row, name) or ()]
-    answered = [t for t in tests if all(q.answers for q in (*t.queries, *t.prerequisites))]
     fact = Fact(prompt, subject, target, relation=row.relation, where=where)
+    tests = [(name, test) for name in CRITERIA for test in getattr(row, name) or ()]
+    answered = tuple((name, test) for name, test in tests if test.answered)
     n_unanswered = len(tests) - len(answered)
-    return SingleEdit(id, fact, true, tests=tuple(answered), n_unanswered=n_unanswered)
+    return SingleEdit(id, fact, true, tests=answered, n_unanswered=n_unanswered)
 
 
 def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
@@ -350,25 +333,6 @@ def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:
     raise UnusableRow(
         f"{where}: subject and object of {shown(statement)} cannot be told apart as a wording of "
         f"{shown(relation)}."
-    )
-
-
-def _test(row: _Test, criterion: str) -> RippleTest:
-    before, after = map(_queries, (row.condition_queries, row.test_queries))
-    return RippleTest(criterion, after, row.test_condition, before)
-
-
-def _queries(rows: Sequence[_Query] | None) -> tuple[RippleQuery, ...]:
-    def name(value: str | int | None) -> str:
-        return "" if value is None else str(value)
-
-    named = [
-        (row, [(name(one.value), map(name, one.aliases or ())) for one in row.answers or ()])
-        for row in rows or ()
-    ]
-    return tuple(
-        RippleQuery(row.prompt, tuple(Answer(n, tuple(more)) for n, more in names if n.strip()))
-        for row, names in named
     )
 
 

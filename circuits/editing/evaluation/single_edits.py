@@ -97,15 +97,15 @@ def _zsre(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, A
 def _ripple(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, Any]]:
     """The edit itself, and per test whether its prerequisites held before and it passes after."""
     plain = EditedModels(models.model, [()], [0] * len(cases), [""] * len(cases))
-    tests = [(i, n, test) for i, case in enumerate(cases) for n, test in enumerate(case.tests)]
-    held = _passed(plain, [(i, test.prerequisites) for i, _, test in tests])
-    passed = _passed(models, [(i, test.queries) for i, _, test in tests])
+    tests = [(i, n, *named) for i, case in enumerate(cases) for n, named in enumerate(case.tests)]
+    held = _passed(plain, [(i, test.condition_queries or ()) for i, _, _, test in tests])
+    passed = _passed(models, [(i, test.test_queries or ()) for i, _, _, test in tests])
     written = models.replies([(i, case.fact.cloze) for i, case in enumerate(cases)])
     edited = [case.targets[0].lenient(text) for case, text in zip(cases, written, strict=True)]
     rows = [
-        _named(cases[i], test.criterion, n)
+        _named(cases[i], criterion, n)
         | {"passed": test.passed(after), "counts": all(before) and edited[i]}
-        for (i, n, test), before, after in zip(tests, held, passed, strict=True)
+        for (i, n, criterion, test), before, after in zip(tests, held, passed, strict=True)
     ]
     return rows + [
         _named(case, "efficacy", 0) | {"passed": done, "counts": True}

@@ -289,17 +289,14 @@ def test_ripple(tmp_path: Path):
     assert [case.id for case in load_benchmark(path, "popular")] == ["1"]
     with pytest.raises(DataError, match="of split 'random'; it has popular"):
         load_benchmark(path, "random")
-    logic, relation = found.tests
-    assert (logic.criterion, relation.criterion) == (
-        "logical_generalization",
-        "relation_specificity",
-    )
+    (_, logic), (_, relation) = found.tests
+    assert [name for name, _ in found.tests] == ["logical_generalization", "relation_specificity"]
     assert found.n_unanswered == 1
-    both = logic.queries[0]
+    both = logic.test_queries[0]
     assert both.passed("Town02 and Town01 II") and not both.passed("Town01")
     assert logic.passed([True, True]) and not logic.passed([True, False])
     assert relation.passed([False, True]) and not relation.passed([False, False])
-    assert relation.prerequisites[0].prompt == "The name of the mother of Ada of York is"
+    assert relation.condition_queries[0].prompt == "The name of the mother of Ada of York is"
 
 
 @pytest.mark.parametrize(
