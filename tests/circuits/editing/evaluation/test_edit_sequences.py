@@ -126,7 +126,7 @@ def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world, 
     found = compare_methods(model, cases, settings)
     assert found.excluded == {"its edit touches an earlier one's": len(cases) - len(kept)}
     assert found.options["sequential"] is True
-    table = found.table().set_index(["arm", "metric"])["value"]
+    table = found.table().set_index(["condition", "metric"])["value"]
     assert abs(table["none", "kl"]) < 1e-6
     assert table["none", "perplexity_ratio"] == pytest.approx(1)
     assert table["rome", "kl"] > 1e-4 and abs(table["rome", "perplexity_ratio"] - 1) > 1e-4
