@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circuits.discovery.compiled import validate_methods
+from circuits.query_value.files import load_rows
 from conftest import ROOT
 from edit_records import records
 
 from circuits.cli.ablate import _components
 from circuits.discovery import load_circuit, to_json
 from circuits.discovery.circuit import of_edges
-from circuits.discovery.compiled import validate_methods
 from circuits.editing.evaluation.counterfact import load_counterfact
 from circuits.editing.evaluation.mquake import load_cases
 from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
@@ -25,7 +26,6 @@ from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled, load_verdicts
 from circuits.emotion.recipe import Recipe
-from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.replicate import published_prompts

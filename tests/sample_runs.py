@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from circuits.discovery.evaluation import evaluate
 from conftest import tiny, word_pairs
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
@@ -23,7 +24,6 @@ from test_results import LEFT_OUT, small
 import interp
 from circuits.cli.discovering import Request, discovered_into, found_from_model
 from circuits.discovery import bench, faithfulness, top_edges
-from circuits.discovery.evaluation import evaluate
 from circuits.discovery.mib import save_circuit
 from circuits.editing import Fact, Placement
 from circuits.editing.changes import Change

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from circuits.discovery.compiled import program_contrast, validate_methods
+from circuits.discovery.running import Bench, prepared
 
 import interp
 from circuits.discovery import acdc, bench, criteria, of_edges, whole
-from circuits.discovery.compiled import program_contrast, validate_methods
-from circuits.discovery.running import Bench, prepared
 from circuits.discovery.search import Pruning, edge_pruning
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes

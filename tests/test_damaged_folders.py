@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from circuits.discovery.pages import SavedEvaluation
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
 from circuits.discovery import load_circuit
 from circuits.discovery.faithfulness import Faithfulness
-from circuits.discovery.pages import SavedEvaluation
 from circuits.editing import Edit, Placement
 from circuits.editing.comparing import Comparison
 from circuits.editing.moments import Moment

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from circuits.discovery.evaluation import evaluate, random_circuit
+from circuits.discovery.pages import faithfulness_report
 from conftest import tiny, word_pairs
 
 from circuits.discovery import Circuit, bench, faithfulness, of_edges, top_edges
 from circuits.discovery.drawing import draw, plot_faithfulness, to_dot
-from circuits.discovery.evaluation import evaluate, random_circuit
-from circuits.discovery.pages import faithfulness_report
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores

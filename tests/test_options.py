@@ -28,6 +28,7 @@ VERBS = dict(verbs())
 
 def test_the_names_offered_are_those_that_are_known():
     from circuits.discovery.running import ABLATIONS
+
     from circuits.emotion.data import EMOTIONS
     from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS

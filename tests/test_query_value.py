@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from circuits.query_value.every import every_neuron
 from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
 from circuits.query_value import QueryValue, find, validate
-from circuits.query_value.every import every_neuron
 from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.query import query_scores
 from circuits.query_value.trace import Trace, output_rows, trace
@@ -47,11 +47,11 @@ def test_neurons_sum_to_the_ffn_and_heads_and_tokens_to_attention(family: str):
     model, run = tiny(family), run_of(tiny(family))
     for layer in range(model.arch.n_layers):
         for site, coefficient, out, whole in (
-            ("mlp_post", run.neurons[layer, -1], run.out_of_mlp, run.mlp[layer, -1]),
+            ("mlp_post", run.neurons[layer, -1], partial(run.out, "mlp_post"), run.mlp[layer, -1]),
             (
                 "z",
                 run.weighted_values(layer).sum(1).flatten(),
-                run.out_of_attention,
+                partial(run.out, "z"),
                 run.attn[layer, -1],
             ),
         ):

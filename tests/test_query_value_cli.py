@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from circuits.query_value.files import load_rows
 
 from circuits.cli.app import run
 from circuits.query_value import QueryValue
-from circuits.query_value.files import load_rows
 from interp.errors import DataError
 
 ROWS = [

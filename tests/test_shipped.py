@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from circuits.query_value.files import load_rows
 from conftest import ROOT
 
 import interp
@@ -18,7 +19,6 @@ from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled
 from circuits.emotion.recipe import Recipe, recipe_of
-from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe
 from interp.data import datasets as shipped
