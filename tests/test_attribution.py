@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pytest
 import torch
-from circuits.discovery.running import prepared
 from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
+from circuits.discovery.evaluator import prepared
 from interp.attribution.activations import grad_drop_scores, ig_activation_scores
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
 from interp.attribution.chords import log_mean

@@ -27,8 +27,7 @@ VERBS = dict(verbs())
 
 
 def test_the_names_offered_are_those_that_are_known():
-    from circuits.discovery.running import ABLATIONS
-
+    from circuits.discovery import ABLATIONS
     from circuits.emotion.data import EMOTIONS
     from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS
@@ -48,9 +47,9 @@ def test_the_names_offered_are_those_that_are_known():
 
 
 def test_the_ways_to_select_are_those_that_discovery_has():
-    from circuits.cli.discovering import FROM_SCORES
+    from circuits.discovery.settings import SELECTS
 
-    assert (*FROM_SCORES, "acdc", "edge-pruning") == circuit.SELECTS
+    assert SELECTS == circuit.SELECTS
 
 
 def test_every_verb_is_in_a_group():
@@ -120,7 +119,7 @@ def test_components_go_by_their_names_in_papers(text: str, name: str):
 
 
 def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
-    from interp.ablation.components import Component, components_of
+    from interp.model.components import Component, components_of
     from interp.model.graph import Graph
 
     assert components_of(smollm, "L23H4,m5,L5N17") == [

@@ -209,12 +209,12 @@ def to_dot(graph: Graph, edges: Sequence[Edge]) -> str:
     lines += [f"  {{rank=same; {'; '.join(names)}}}" for names in ranks.values()]
     for edge in edges:
         way = _way(graph, edge.destination)
-        ends = f'"{graph.sources[edge.source]}" -> "{_name(graph, int(graph.owner[edge.destination]))}"'
+        end = _name(graph, int(graph.owner[edge.destination]))
         style = {"q": "dashed", "k": "dotted"}.get(way, "solid")
         tip = "" if edge.score is None else f', tooltip="{edge.score:.4g}"'
         width = 1.0 if edge.score is None else 0.5 + 4.5 * edge.size / largest
         lines.append(
-            f'  {ends} [color="{SIGNS[edge.sign]}", style={style}, penwidth={width:.2f}, '
-            f'label="{way}"{tip}];'
+            f'  "{graph.sources[edge.source]}" -> "{end}" [color="{SIGNS[edge.sign]}", '
+            f'style={style}, penwidth={width:.2f}, label="{way}"{tip}];'
         )
     return "\n".join([*lines, "}", ""])

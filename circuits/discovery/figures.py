@@ -14,10 +14,7 @@ def plot_faithfulness(
 ) -> go.Figure:
     """Faithfulness against the part of edges kept, both rankings of each method.
 
-    Args:
-        curves: by method: ``ranking``, ``k``, ``n_edges`` and ``f``.
-        model, metric: their names.
-        note: on which test pairs.
+    `curves` has, by method, a table of ``ranking``, ``k``, ``n_edges`` and ``f``.
     """
     figure = go.Figure()
     for (method, table), colour in zip(curves.items(), PALETTE * len(curves), strict=False):

@@ -1,4 +1,4 @@
-"""Circuits by search (ACDC removes edges one by one, edge pruning learns a mask), and `discover`."""
+"""Circuits by search: ACDC removes edges one by one, edge pruning learns a mask; and `discover`."""
 
 import math
 import shutil

@@ -27,11 +27,12 @@ def plot_layers(
     figure = make_subplots(1, 2, subplot_titles=("query scores", "value scores"))
     for column, name in enumerate(("query", "value"), 1):
         for sublayer, colour in COLOURS.items():
-            found, at = means[name].sel(sublayer=sublayer), {"row": 1, "col": column}
+            found = means[name].sel(sublayer=sublayer)
             x, y, low, high = (found[v].values.tolist() for v in ("layer", "mean", "low", "high"))
-            add_band(figure, x, low, high, colour, **at)
+            add_band(figure, x, low, high, colour, row=1, col=column)
             style = {"name": NAMES[sublayer], "legendgroup": sublayer, "line": {"color": colour}}
-            figure.add_scatter(x=x, y=y, showlegend=column == 1, **style, **at)
+            style |= {"showlegend": column == 1, "row": 1, "col": column}
+            figure.add_scatter(x=x, y=y, **style)
         for layer in chosen[name]:
             line = {"dash": "dot", "color": GREY, "width": 1}
             figure.add_vline(layer, line=line, row=1, col=column)  # pyright: ignore[reportArgumentType]

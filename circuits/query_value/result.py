@@ -186,7 +186,7 @@ class QueryValue(Result):
                 table = self.intervals(scores[name], seed, mine).to_dataframe().reset_index()
                 rows.append(table.assign(label=label, score=name, n_prompts=len(mine)))
         columns = ["label", "score", "layer", "mean", "low", "high", "n_prompts"]
-        return pd.concat(rows, ignore_index=True)[columns]
+        return pd.concat(rows, ignore_index=True).loc[:, columns]
 
     def by_span(self, seed: int = 0) -> pd.DataFrame:
         """Query scores by the span their token is in, and path, with intervals over prompts.

@@ -4,8 +4,8 @@ On prompts that `find` has not seen, the top query neurons are ablated, and for 
 neurons, as many in each layer and of like size.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,27 +17,28 @@ from torch import Tensor
 
 from circuits.query_value.questions import Question, questions
 from circuits.query_value.result import QueryValue
-from interp.ablation.components import Component
-from interp.ablation.controls import random_sets, write_norms
-from interp.ablation.sets import ComponentSet
+from interp.ablation.controls import write_norms
 from interp.brief import brief
 from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
-from interp.forward.hooks import Edit, hooked
+from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
 from interp.forward.recording import Values
-from interp.interventions.plan import Positions
+from interp.interventions.binding import bind
+from interp.interventions.native import hooked_run
+from interp.interventions.plan import Ablate, Plan, Positions
 from interp.interventions.values import mean_activations
+from interp.model.components import Component, shapes
 from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.progress import Progress, reported
 from interp.results.report import Report, Section, Table, excluded_rows
 from interp.results.result import Result
 from interp.statistics import bootstrap_mean, bootstrap_ratio, empirical_p
+from interp.statistics.random_sets import random_sets
 
 READOUTS = ("activation", "logprob", "accuracy")
-Neuron = tuple[int, int]  # (layer, neuron)
 
 
 @dataclass(frozen=True)
@@ -188,27 +189,33 @@ def validate(
     """
     asked, excluded = _new_questions(model, result, prompts, answers, clusters)
     known = [one.prompt for one in result.questions]
-    norms = write_norms(model, ["neuron"], known)["neuron"]
-    of_each = [one.cluster if neurons == "own" else None for one in asked]
-    sizes = (n_query, n_value, n_random)
-    sets = {name: _sets(model, result, name, sizes, norms, seed) for name in set(of_each)}
+    norms = write_norms(model, ["neuron"], known)
+    own = [one.cluster if neurons == "own" else None for one in asked]
+    chosen = {name: _chosen(result, name, n_query, n_value) for name in set(own)}
+    of = shapes(model, ["neuron"])
+    random = {
+        name: random_sets(some.query, of, n_random, seed, sizes=norms)
+        for name, some in chosen.items()
+    }
     # as many random sets for each prompt: a small set has few that match it
-    least = min(len(some.ablated) for some in sets.values())
-    used = [replace(sets[name], ablated=sets[name].ablated[:least]) for name in of_each]
-    layers = sorted({layer for some in used for layer, _ in some.ablated[0]})
-    fill: Values = {i: torch.zeros(model.arch.d_mlp or 0, dtype=model.dtype) for i in layers}
+    least = min(map(len, random.values()))
+    layers = sorted({unit.layer for some in chosen.values() for unit in some.query})
+    fill: Values = {}
     if kind == "mean":
         fill = mean_activations(model, known, "mlp_post", layers, positions=positions)
     measured: list[Float[Tensor, "readout run"]] = []
     with reported(progress, "ablating query neurons", len(asked), "prompts") as report:
-        for done, (one, some) in enumerate(zip(asked, used, strict=True), 1):
-            measured.append(_measure(model, one, some, fill, positions))
+        for done, (one, name) in enumerate(zip(asked, own, strict=True), 1):
+            sets = [chosen[name].query, *random[name][:least]]
+            plans = [_plan(some, fill, positions) for some in sets]
+            measured.append(_measure(model, one, plans, chosen[name]))
             report(done, len(asked))
+    used = [chosen[name] for name in own]
     return Validation(
         readings=_dataset(asked, measured),
         clusters=tuple(one.cluster for one in asked),
         excluded=tuple(excluded),
-        n_query=float(np.mean([len(some.ablated[0]) for some in used])),
+        n_query=float(np.mean([len(some.query) for some in used])),
         n_value=float(np.mean([len(some.read) for some in used])),
         n_also_query=float(np.mean([some.n_also_query for some in used])),
         neurons=neurons,
@@ -249,97 +256,79 @@ def _new_questions(
 
 @brief
 @dataclass(frozen=True)
-class _Sets:
+class _Chosen:
     """What is ablated and read in the prompts of one cluster, or of all.
 
     Attributes:
-        ablated: the query neurons, then the random sets.
+        query: the neurons that are ablated.
         read: the value neurons; `sign` of each one's coefficient in discovery.
         n_also_query: value neurons left out because they are query neurons.
     """
 
-    ablated: list[list[Neuron]]
-    read: list[Neuron]
+    query: tuple[Component, ...]
+    read: tuple[Component, ...]
     sign: Float[Tensor, " value"]
     n_also_query: int
 
 
-def _sets(
-    model: Model,
-    result: QueryValue,
-    cluster: str | None,
-    sizes: tuple[int, int, int],
-    norms: Float[np.ndarray, "layer neuron"],
-    seed: int,
-) -> _Sets:
-    n_query, n_value, n_random = sizes
+def _chosen(result: QueryValue, cluster: str | None, n_query: int, n_value: int) -> _Chosen:
     table = result.query_neurons(n_query, cluster)
     query = _neurons(table.loc[table["score"] > 0])
     value = result.value_neurons(n_value, cluster)
-    other = [neuron not in set(query) for neuron in _neurons(value)]
-    mine = value.loc[other]
+    mine = value.loc[[neuron not in query for neuron in _neurons(value)]]
     if not query or not len(mine):
         raise DataError(
             f"cluster {cluster!r} has {len(query)} query neurons of positive score and "
             f"{len(mine)} value neurons besides; raise n_value, or find with more prompts."
         )
-    chosen = ComponentSet(tuple(Component(layer, "neuron", unit) for layer, unit in query))
-    random = [
-        [(one.layer, one.unit) for one in some.components]
-        for some in random_sets(model, chosen, n_random, seed, {"neuron": norms})
-    ]
     sign = torch.tensor(np.sign(mine["coefficient"].to_numpy()), dtype=torch.float32)
-    return _Sets([query, *random], _neurons(mine), sign, len(value) - len(mine))
+    return _Chosen(query, _neurons(mine), sign, len(value) - len(mine))
 
 
-def _neurons(table: pd.DataFrame) -> list[Neuron]:
-    return [(int(layer), int(unit)) for layer, unit in table[["layer", "neuron"]].to_numpy()]
+def _neurons(table: pd.DataFrame) -> tuple[Component, ...]:
+    pairs = table[["layer", "neuron"]].to_numpy().tolist()
+    return tuple(Component(int(layer), "neuron", int(unit)) for layer, unit in pairs)
+
+
+def _plan(chosen: Sequence[Component], fill: Values, positions: Positions) -> Plan:
+    """Neurons set to their layer's entry of `fill`, or to zero."""
+    units: dict[int, list[int]] = {}
+    for one in chosen:
+        units.setdefault(one.layer, []).append(one.unit)
+    kind = "mean" if fill else "zero"
+    steps = [
+        Ablate("mlp_post", fill.get(i), layers=i, units=some, positions=positions, kind=kind)
+        for i, some in units.items()
+    ]
+    return Plan(tuple(steps))
 
 
 def _measure(
-    model: Model, one: Question, sets: _Sets, fill: Values, positions: Positions
+    model: Model, one: Question, plans: Sequence[Plan], chosen: _Chosen
 ) -> Float[Tensor, "readout run"]:
-    """One batch: the prompt as it is, without its query neurons, and without each random set."""
-    n_runs = 1 + len(sets.ablated)
-    place = one.prompt.positions((positions,) if isinstance(positions, int) else positions)
-    ids = torch.tensor([one.prompt.ids] * n_runs, device=model.device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    kept: dict[int, Tensor] = {}
-    edits = [
-        (SITES["mlp_post"], layer, _ablate(sets.ablated, layer, fill[layer], place))
-        for layer in fill
+    """One batch: the prompt as it is, and under each plan; the value neurons and the answer."""
+    rows = [one.prompt] * (1 + len(plans))
+    run = bind(model, Plan(), rows)
+    for row, plan in enumerate(plans, 1):
+        run.edits += bind(model, plan, rows, rows=torch.arange(len(rows)) == row).edits
+    ids = torch.tensor([one.prompt.ids] * len(rows), device=model.device)
+    seen: dict[int, Tensor] = {}
+    reads = [
+        (SITES["mlp_post"], layer, _keep(seen, layer)) for layer in {at.layer for at in chosen.read}
     ]
-    edits += [
-        (SITES["mlp_post"], layer, _keep(kept, layer)) for layer in {at for at, _ in sets.read}
-    ]
-    last: dict[int, Tensor] = {}
-    edits.append((SITES["resid_post"], model.arch.n_layers - 1, _keep(last, 0)))
-    with torch.no_grad(), hooked(model, edits):
+    reads.append((SITES["resid_post"], model.arch.n_layers - 1, _keep(seen, -1)))
+    with torch.no_grad(), hooked_run(model, run), hooked(model, reads):
+        mask = torch.ones_like(ids, dtype=torch.bool)
         model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
-        logits = model.logits(last[0])
-    found = torch.stack([kept[layer][:, unit] for layer, unit in sets.read], 1).float().cpu()
+        logits = model.logits(seen[-1])
+    found = torch.stack([seen[at.layer][:, at.unit] for at in chosen.read], 1).float().cpu()
     log_p = logits.log_softmax(-1)[:, one.answer].cpu()
     right = (logits.argmax(-1) == one.answer).float().cpu()
-    return torch.stack([found @ sets.sign, log_p, right])
+    return torch.stack([found @ chosen.sign, log_p, right])
 
 
-def _ablate(
-    sets: Sequence[Sequence[Neuron]], layer: int, fill: Tensor, place: Sequence[int]
-) -> Edit:
-    """Row 0 is the prompt as it is; row i lacks the i-th set."""
-    here = [(row, unit) for row, some in enumerate(sets, 1) for at, unit in some if at == layer]
-    rows = torch.tensor([row for row, _ in here], dtype=torch.long)
-    units = torch.tensor([unit for _, unit in here], dtype=torch.long)
-
-    def edit(activation: Tensor) -> None:
-        for pos in place:
-            activation[rows, pos, units] = fill[units].to(activation)
-
-    return edit
-
-
-def _keep(kept: dict[int, Tensor], layer: int) -> Edit:
-    return lambda activation: kept.__setitem__(layer, activation[:, -1].clone())
+def _keep(seen: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
+    return lambda activation: seen.__setitem__(layer, activation[:, -1].clone())
 
 
 def _dataset(asked: Sequence[Question], measured: Sequence[Tensor]) -> xr.Dataset:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuits.discovery import Circuit, bench, edge_matrix
+from circuits.discovery import Circuit, Evaluator, edge_matrix
 from circuits.recall_reasoning.cells import Ability, Data, Design
 from circuits.recall_reasoning.dissociation import control_table, rating, singles_table
 from circuits.recall_reasoning.measuring import Losses
@@ -141,7 +141,7 @@ def _losses(
     effect: dict[str, np.ndarray] = {}
     total: dict[str, float] = {}
     for cell in data.cells:
-        test = bench(model, data.of(split, cell)[:most])
+        test = Evaluator.of(model, data.of(split, cell)[:most])
         rest = (Circuit(graph, graph.exists & ~edges) for edges in cut.values())
         left = np.stack([test.metric_of(one) for one in rest], 1)  # (pair, set)
         full = test.full[:, None]
