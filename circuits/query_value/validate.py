@@ -41,6 +41,7 @@ from interp.statistics.random_sets import random_sets
 READOUTS = ("activation", "logprob", "accuracy")
 
 
+@brief
 @dataclass(frozen=True)
 class Validation(Result):
     """What `validate` measured.
