@@ -20,14 +20,14 @@ from circuits.query_value.result import QueryValue
 from interp.ablation.controls import write_norms
 from interp.brief import brief
 from interp.data.pairs import Excluded
-from interp.data.prompts import TokenPrompt
+from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import DataError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
-from interp.forward.recording import Values
 from interp.interventions.binding import bind
 from interp.interventions.native import hooked_run
-from interp.interventions.plan import Ablate, Plan, Positions
+from interp.interventions.plan import Ablate, Plan
+from interp.interventions.recording import Values
 from interp.interventions.values import mean_activations
 from interp.model.components import Component, shapes
 from interp.model.model import Model
