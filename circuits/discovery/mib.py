@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.data.schema import Count, Finite, Index, Row, checked
+from interp.data.records import Count, Finite, Index, Row, checked
 from interp.errors import DataError, PlanError, shown
 from interp.model.graph import Graph
 

@@ -9,8 +9,7 @@ import torch
 
 from interp.data.pairs import Excluded, single_token
 from interp.data.prompts import TokenPrompt, as_prompts
-from interp.data.records import placed_rows
-from interp.data.schema import ClosedRow, Text, checked
+from interp.data.records import ClosedRow, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.interventions.run import forward
 from interp.model.model import Model
