@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
-from interp.data.pairs import Excluded, PromptPairs
+from interp.data.pairs import REQUIRED, Excluded, PromptPairs
 from interp.data.records import read_jsonl
 from interp.data.schema import Index, Row, Text, checked
 from interp.errors import DataError, did_you_mean, shown
@@ -114,7 +114,9 @@ def record_of(
     **more: Any,
 ) -> Record:
     """A record from (clean, corrupt) prompts and their answers."""
-    texts = dict(zip(("clean", "corrupt", "answer", "wrong_answer"), prompts + answers, strict=True))
+    texts = dict(
+        zip(("clean", "corrupt", "answer", "wrong_answer"), prompts + answers, strict=True)
+    )
     return {"cell": cell, "bridge": bridge, **texts, "spans": spans, **more}
 
 

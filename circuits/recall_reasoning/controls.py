@@ -10,7 +10,7 @@ from math import comb
 
 import numpy as np
 
-from circuits.recall_reasoning.scoring import Circuit
+from circuits.recall_reasoning.scores import AbilityCircuit as Circuit
 from interp.ablation import Component, ComponentSet
 from interp.ablation.components import everything
 from interp.ablation.controls import Norms, random_sets, write_norms

@@ -51,6 +51,11 @@ class Ability:
     own: tuple[str, ...]
     others: tuple[str, ...]
 
+    @property
+    def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Own and other cells."""
+        return self.own, self.others
+
 
 @brief
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFra
         for cell, pairs in cells.items():
             row, kept, out = _asked(model, data, cell, pairs, most)
             first = kept if cell == data.cells[0] else first
-            rows.append({"split": split, "cell": cell, **row, "length_auc": length_auc(first, kept)})
+            rows.append(
+                {"split": split, "cell": cell, **row, "length_auc": length_auc(first, kept)}
+            )
             dropped += out
     left_out = pd.DataFrame([vars(row) for row in dropped], columns=["id", "where", "reason"])
     return {"counts": pd.DataFrame(rows), "dropped": left_out}

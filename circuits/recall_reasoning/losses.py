@@ -50,10 +50,7 @@ class Losses:
     def selectivity(self, ability: Ability, reading: str = "effect") -> np.ndarray:
         """Own minus other loss of every set, each cell counting as much."""
         lost = self.readings()[reading]
-        own, other = (
-            np.mean([lost[cell].mean(0) for cell in cells], axis=0)
-            for cells in (ability.own, ability.others)
-        )
+        own, other = (np.mean([lost[c].mean(0) for c in side], axis=0) for side in ability.sides)
         return own - other
 
 

@@ -1,8 +1,8 @@
-"""What two-hop recall and copying are known by: read-out of the bridge, knock-out, back-patching.
+"""Probes of two-hop recall and copying: bridge read-out, knock-out, back-patching, memory heads.
 
 - `bridge_readout`: is the bridge read out where it is only described? (arXiv 2402.16837)
 - `knock_out`: in which layers must the last token see the subject? (arXiv 2304.14767)
-- `back_patching`: does a later state, fed back, mend a failed answer? (arXiv 2406.12775)
+- `back_patching`: does a later state, fed back, correct a wrong answer? (arXiv 2406.12775)
 - `memory_heads`: which heads promote the stored answer, which the stated one? (arXiv 2310.15910)
 """
 

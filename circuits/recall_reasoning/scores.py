@@ -141,9 +141,7 @@ def circuits_of(
     """
     if rule not in RULES:
         raise PlanError(f"unknown rule {rule!r}. {did_you_mean(rule, RULES)}")
-    own, other = (
-        scores.sel(cell=list(cells)).mean("cell").values for cells in (ability.own, ability.others)
-    )
+    own, other = (scores.sel(cell=list(side)).mean("cell").values for side in ability.sides)
     ranked = RULES[rule](own, other)
     kind = cast(Kind, scores.name)
     order = np.argsort(-ranked, axis=None, kind="stable")

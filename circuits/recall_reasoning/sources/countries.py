@@ -206,9 +206,7 @@ def _triple(
         asked[cell] = ((first, second), (name, name), (values[0], values[1]))
     rows: list[Record] = []
     for cell, (statements, names, answers) in asked.items():
-        clean, corrupt = (
-            s + frame.format(name) for s, name in zip(statements, names, strict=True)
-        )
+        clean, corrupt = (s + frame.format(name) for s, name in zip(statements, names, strict=True))
         starts = [len(s) + frame.index("{}") for s in statements]
         spans = [[at, at + len(name)] for at, name in zip(starts, names, strict=True)]
         row = record_of(cell, one.name, (clean, corrupt), answers, {"subject": spans})
