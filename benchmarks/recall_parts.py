@@ -13,13 +13,13 @@ from typing import Any
 
 import pandas as pd
 import xarray as xr
+from circuits.recall_reasoning.edges import edges_table
+from circuits.recall_reasoning.facts import load_facts
+from circuits.recall_reasoning.filtering import filtered
 
 import interp
 from circuits.recall_reasoning import Data, Settings, build
 from circuits.recall_reasoning.cells import design_named
-from circuits.recall_reasoning.edges import edges_table
-from circuits.recall_reasoning.facts import load_facts
-from circuits.recall_reasoning.filtering import filtered
 from circuits.recall_reasoning.probes import (
     back_patching,
     bridge_readout,

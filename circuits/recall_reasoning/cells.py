@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
-from interp.data.pairs import REQUIRED, Excluded, PromptPairs
+from interp.data.pairs import Excluded, PromptPairs
 from interp.data.records import read_jsonl
 from interp.data.schema import Index, Row, Text, checked
 from interp.errors import DataError, did_you_mean, shown

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
@@ -14,7 +13,7 @@ from interp.results.style import GREY, PALETTE, RED, label, styled, translucent,
 
 
 def plot_dissociation(
-    singles: pd.DataFrame, abilities: Sequence[Ability], margin: float, title: str, note: str = ""
+    singles: Any, abilities: Sequence[Ability], margin: float, title: str, note: str = ""
 ) -> go.Figure:
     """Every circuit: what its own ability loses, and what the other does.
 
@@ -52,7 +51,7 @@ def plot_dissociation(
     )
 
 
-def _points(figure: go.Figure, rows: pd.DataFrame, colour: str, name: str, chosen: bool) -> None:
+def _points(figure: go.Figure, rows: Any, colour: str, name: str, chosen: bool) -> None:
     if not len(rows):
         return
     bars = {
@@ -93,7 +92,7 @@ def plot_scores(maps: Mapping[str, Float[np.ndarray, "layer head"]], title: str)
     return styled(figure, title, height=520, width=80 + 340 * len(maps), margin={"t": 90})
 
 
-def plot_control(draws: pd.DataFrame, control: pd.DataFrame) -> go.Figure:
+def plot_control(draws: Any, control: Any) -> go.Figure:
     """Selectivity (own minus other effect lost) of each chosen circuit and of its random sets.
 
     Args:
@@ -120,8 +119,7 @@ def plot_control(draws: pd.DataFrame, control: pd.DataFrame) -> go.Figure:
         marker={"symbol": "diamond", "size": 13, "color": RED},
         name="chosen circuit, one per split seed",
     )
-    counts: Any = control.groupby(["seed", "circuit"])["n_random"].sum()
-    n = counts.min() if len(counts) else 0
+    n = control.groupby(["seed", "circuit"])["n_random"].sum().min() if len(control) else 0
     return styled(
         figure,
         f"Chosen circuits against {n} or more random sets of the same or nearby layers",

@@ -6,6 +6,7 @@ too, if a shortcut gives its answer: the same question without its first hop.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
 
 def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFrame]:
     """The tables ``counts`` and ``dropped`` of `Filtered`; raises as `filtered`."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     dropped: list[Excluded] = []
     for split, cells in data.pairs.items():
         first: list[TokenPair] = []
@@ -87,7 +88,7 @@ def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFra
 
 def _asked(
     model: Model, data: Data, cell: str, pairs: PromptPairs, most: int | None
-) -> tuple[dict[str, object], list[TokenPair], list[Excluded]]:
+) -> tuple[dict[str, Any], list[TokenPair], list[Excluded]]:
     """Counts of one cell, its pairs that are right, and the others."""
     tokens, out = tokenise(model, pairs)
     among = candidates(model, tokens, data.candidates[cell])

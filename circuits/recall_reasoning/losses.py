@@ -10,10 +10,11 @@ from jaxtyping import Float
 from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.designs import Ability
 from circuits.recall_reasoning.filter import candidates
-from interp.ablation import AblationResult, ComponentSet, ablate
+from interp.ablation import AblationResult, ablate
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise
 from interp.interventions.run import sweep_plans
+from interp.model.components import Sets
 from interp.model.model import Model
 
 Lost = Mapping[str, Float[np.ndarray, "pair set"]]
@@ -58,7 +59,7 @@ def losses(
     model: Model,
     data: Data,
     split: str,
-    sets: Mapping[str, ComponentSet],
+    sets: Sets,
     ablation: str,
     out: Path,
     most: int | None = None,
@@ -86,7 +87,7 @@ def losses(
         found = ablate(
             model,
             pairs,
-            dict(sets),
+            sets,
             ablation,
             readouts=("logit_diff", "accuracy"),
             candidates=[model.token(token) for token in answers],

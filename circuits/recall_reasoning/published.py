@@ -35,8 +35,6 @@ from interp.results.report import Report, Section, Table, cell_text
 from interp.results.result import Result
 from interp.statistics import auroc, benjamini_hochberg
 
-LAYER_METRICS = ("norm", "mean", "entropy", "concentration", "gate", "sparsity")
-HEAD_METRICS = ("entropy", "max_weight", "self_focus", "spread", "gini")
 SPARSE = 0.01
 N_PUBLISHED = 30
 RECALL = "What is the capital of {country}?"
@@ -44,6 +42,8 @@ REASONING = (
     "If X is the capital of {country} and {country} is in {continent}, what continent is X in?"
 )
 
+Features = Mapping[str, Float[np.ndarray, "prompt ..."]]
+"""Name -> values: of layers [prompt, layer], of heads [prompt, layer, head]."""
 Prompts = tuple[list[str], list[str]]
 """Recall and reasoning prompts."""
 
@@ -57,14 +57,14 @@ class LastToken:
     """What the published statistics look at, of each prompt's last token.
 
     Attributes:
-        layers: name in `LAYER_METRICS` -> [prompt, layer].
-        heads: name in `HEAD_METRICS` -> [prompt, layer, head].
+        layers: norm and mean of the residual stream, attention entropy, gate activity.
+        heads: shape of the attention from it.
         gates: see `last_gates`.
         lengths: tokens of each prompt.
     """
 
-    layers: Mapping[str, Float[np.ndarray, "prompt layer"]]
-    heads: Mapping[str, Float[np.ndarray, "prompt layer head"]]
+    layers: Features
+    heads: Features
     gates: Float[np.ndarray, "prompt layer neuron"]
     lengths: Float[np.ndarray, " prompt"]
 
@@ -86,7 +86,7 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
             )
             rows.append(of_heads(weights.numpy()))
             states.append(state.numpy())
-    heads = {name: np.stack([row[name] for row in rows]) for name in HEAD_METRICS}
+    heads = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     entropy, state = heads["entropy"].mean(2), np.stack(states)
     layers = {
         "norm": np.linalg.norm(state, axis=2),
@@ -160,25 +160,26 @@ def _mann_whitney(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.nan_to_num(stats.mannwhitneyu(first, second, axis=0).pvalue, nan=1.0)
 
 
+def _compared(first: Features, second: Features, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cohen's d and adjusted p of every metric, [metric, ...]."""
+    d = np.stack([cohens_d(first[name], second[name], ddof) for name in first])
+    p = np.stack([_mann_whitney(first[name], second[name]) for name in first])
+    return d, benjamini_hochberg(p)
+
+
 def layer_table(recall: LastToken, reasoning: LastToken) -> pd.DataFrame:
     """The published layer test (H1), a row per layer.
 
     A metric is significant if Benjamini-Hochberg at 0.01 rejects and |d| > 0.5. A layer is labelled
     by the majority sign of the metrics with |d| > 0.8, of which it needs two.
     """
-    d = np.stack([cohens_d(recall.layers[m], reasoning.layers[m]) for m in LAYER_METRICS])
-    p = np.stack([_mann_whitney(recall.layers[m], reasoning.layers[m]) for m in LAYER_METRICS])
-    significant = (benjamini_hochberg(p) < 0.01) & (np.abs(d) > 0.5)
-    rows = [
-        {
-            "layer": layer,
-            "label": _label(d[:, layer], 0.8, 2),
-            "significant_metrics": int(significant[:, layer].sum()),
-            **{f"d_{m}": d[i, layer] for i, m in enumerate(LAYER_METRICS)},
-        }
-        for layer in range(d.shape[1])
-    ]
-    return pd.DataFrame(rows)
+    d, p = _compared(recall.layers, reasoning.layers)
+    columns = {
+        "layer": range(d.shape[1]),
+        "label": [_label(own, 0.8, 2) for own in d.T],
+        "significant_metrics": ((p < 0.01) & (np.abs(d) > 0.5)).sum(0),
+    }
+    return pd.DataFrame(columns | {f"d_{m}": d[i] for i, m in enumerate(recall.layers)})
 
 
 def head_table(recall: LastToken, reasoning: LastToken) -> pd.DataFrame:
@@ -187,24 +188,18 @@ def head_table(recall: LastToken, reasoning: LastToken) -> pd.DataFrame:
     Benjamini-Hochberg at 1e-4 over all heads and metrics, |d| >= 1 with the sample variance,
     |d| > 15 set to 0; a head is specialised if three metrics or more are left.
     """
-    d = np.stack([cohens_d(recall.heads[m], reasoning.heads[m], 1) for m in HEAD_METRICS])
-    d = np.where(np.abs(d) > 15, 0, d)
-    p = np.stack([_mann_whitney(recall.heads[m], reasoning.heads[m]) for m in HEAD_METRICS])
-    left = np.where((benjamini_hochberg(p) < 1e-4) & (np.abs(d) >= 1), d, 0)
-    rows: list[dict[str, object]] = []
-    for layer, head in np.ndindex(*left.shape[1:]):
-        own = left[:, layer, head]
-        own = own[own != 0]
-        rows.append(
-            {
-                "layer": layer,
-                "head": head,
-                "label": _label(own, 0, 3),
-                "specialised": len(own) >= 3,
-                "effect": float(np.abs(own).mean()) if len(own) else 0.0,
-            }
-        )
-    return pd.DataFrame(rows)
+    d, p = _compared(recall.heads, reasoning.heads, ddof=1)
+    large = (p < 1e-4) & (np.abs(d) >= 1) & (np.abs(d) <= 15)
+    left, n = np.where(large, d, 0), large.sum(0)
+    layers, heads = np.indices(n.shape)
+    columns = {
+        "layer": layers.ravel(),
+        "head": heads.ravel(),
+        "label": [_label(own, 0, 3) for own in left.reshape(len(left), -1).T],
+        "specialised": n.ravel() >= 3,
+        "effect": (np.abs(left).sum(0) / np.maximum(n, 1)).ravel(),
+    }
+    return pd.DataFrame(columns)
 
 
 def _label(d: np.ndarray, least: float, needed: int) -> str:
@@ -361,10 +356,10 @@ def replicate(model: Model, sets: Mapping[str, Prompts]) -> Replication:
     for name, prompts in sets.items():
         recall, reasoning = (last_token(model, side) for side in prompts)
         by_layer, by_head = layer_table(recall, reasoning), head_table(recall, reasoning)
-        special = by_head[by_head["specialised"]]
+        special: Any = by_head[by_head["specialised"]]
         counts = {
             "layers": len(by_layer),
-            "layers_labelled": int((by_layer["label"] != "mixed").sum()),
+            "layers_labelled": sum(by_layer["label"] != "mixed"),
             "heads": len(by_head),
             "heads_specialised": len(special),
             "heads_recall": int((special["label"] == "recall").sum()),

@@ -19,19 +19,10 @@ from interp.results.report import Figure, Report, Section, Table, cell_text, exc
 from interp.results.result import Result
 from interp.statistics import jaccard
 
-HEADINGS = {
-    "own_accuracy": "own accuracy lost [95 % interval]",
-    "other_accuracy": "other accuracy lost [95 % interval]",
-    "own_effect": "own effect lost [95 % interval]",
-    "other_effect": "other effect lost [95 % interval]",
-    "effect_auc": "effect AUC",
-}
-BRIEF = ["seed", "ability", "circuit"] + [
-    f"{side}_{reading}{bound}"
-    for side in ("own", "other")
-    for reading in ("accuracy", "effect")
-    for bound in ("", "_low", "_high")
-]
+READINGS = [f"{side}_{reading}" for side in ("own", "other") for reading in ("accuracy", "effect")]
+HEADINGS = {name: f"{name.replace('_', ' ')} lost [95 % interval]" for name in READINGS}
+BRIEF = ["seed", "ability", "circuit"]
+BRIEF += [f"{name}{bound}" for name in READINGS for bound in ("", "_low", "_high")]
 
 
 @dataclass(frozen=True)
@@ -67,18 +58,20 @@ class RecallReasoning(Result):
     @property
     def deciding(self) -> pd.DataFrame:
         """The single dissociations under the ablation that decides, of every circuit."""
-        table = self.tables["singles"]
+        table: Any = self.tables["singles"]
         return table[table["ablation"] == self.settings.ablations[0]]
 
     @property
     def chosen(self) -> pd.DataFrame:
         """The single dissociations that were decided beforehand: one per seed and ability."""
-        return self.deciding[self.deciding["chosen"]]
+        table: Any = self.deciding
+        return table[table["chosen"]]
 
     @property
     def verdict(self) -> list[str]:
         """What holds in how many seeds, in sentences: double dissociations, then each ability."""
-        doubles, chosen, seeds = self.tables["doubles"], self.chosen, len(self.settings.seeds)
+        doubles: Any = self.tables["doubles"]
+        chosen, seeds = self.chosen, len(self.settings.seeds)
         pairs = [
             _double(a, b, doubles[(doubles["first"] == a) & (doubles["second"] == b)], seeds)
             for a, b in self.design.doubles
@@ -98,50 +91,45 @@ class RecallReasoning(Result):
 
     def plot(self) -> go.Figure:
         """Own against other loss of every circuit."""
-        seeds = ", ".join(map(str, self.settings.seeds))
-        return figures.plot_dissociation(
-            self.deciding,
-            self.design.abilities,
-            self.settings.effect_margin,
-            f"Dissociation on {self.model}",
-            f"{self.settings.ablations[0]} ablation, test split, split seeds {seeds}; bars: 95 % "
-            "over bridge entities",
-        )
+        settings = self.settings
+        note = f"{settings.ablations[0]} ablation, test split, split seeds "
+        note += f"{', '.join(map(str, settings.seeds))}; bars: 95 % over bridge entities"
+        title, margin = f"Dissociation on {self.model}", settings.effect_margin
+        abilities = self.design.abilities
+        return figures.plot_dissociation(self.deciding, abilities, margin, title, note)
 
     def plot_scores(self, rule: str = "difference") -> go.Figure:
         """A map of layer x head for each ability: its heads' scores by a rule, mean over seeds."""
         title = f"Where heads matter to one ability more than to the other, {self.model}"
-        named = {
-            f"{a.name}: {'+'.join(a.own)} − {'+'.join(a.others)}": a for a in self.design.abilities
+        maps = {
+            f"{a.name}: {'+'.join(a.own)} − {'+'.join(a.others)}": self.head_scores(a, rule)
+            for a in self.design.abilities
         }
-        maps = {name: self.head_scores(ability, rule) for name, ability in named.items()}
         return figures.plot_scores(maps, title)
 
     def head_scores(self, ability: Ability, rule: str = "difference") -> np.ndarray:
         """Scores [layer, head] of an ability by a rule, mean over seeds."""
         scores = self.scores["head"].mean("seed")
-        sides = (
-            scores.sel(cell=list(cells)).mean("cell") for cells in (ability.own, ability.others)
-        )
-        return RULES[rule](*(side.values for side in sides))
+        own, other = (scores.sel(cell=list(side)).mean("cell").values for side in ability.sides)
+        return RULES[rule](own, other)
 
     def plot_control(self) -> go.Figure:
         """Selectivity of each chosen circuit and of its random sets of the same depth."""
         return figures.plot_control(self._of_depth("draws"), self._of_depth("control"))
 
-    def _of_depth(self, name: str) -> pd.DataFrame:
-        table = self.tables[name]
+    def _of_depth(self, name: str) -> Any:
+        table: Any = self.tables[name]
         return table[(table["reading"] == "effect") & table["control"].isin(["layer", "near"])]
 
-    def _of_chosen(self, name: str) -> pd.DataFrame:
-        table = self.tables[name]
-        return table[table["circuit"].isin(set(self.chosen["circuit"]))]
+    def _of_chosen(self, name: str) -> Any:
+        table: Any = self.tables[name]
+        return table[table["circuit"].isin(self.chosen["circuit"])]
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        circuits = self.tables["circuits"]
-        by_circuit = circuits[circuits["chosen"]].groupby(["seed", "circuit"])
-        records = {
+        circuits: Any = self.tables["circuits"]
+        by_circuit = circuits[circuits["chosen"]].groupby(["seed", "circuit"])["component"]
+        frames = {
             "cells": self.tables["cells"],
             "single_dissociations": self.chosen,
             "double_dissociation": self.tables["doubles"],
@@ -157,27 +145,26 @@ class RecallReasoning(Result):
             "design": self.settings.design,
             "settings": self.settings.record(),
             "circuits": [
-                {"seed": int(str(seed)), "circuit": str(name), "components": [*part["component"]]}
-                for (seed, name), part in by_circuit
+                {"seed": seed, "circuit": name, "components": list(components)}
+                for (seed, name), components in by_circuit
             ],
-            **{name: table.to_dict("records") for name, table in records.items()},
+            **{name: frame.to_dict("records") for name, frame in frames.items()},
             "verdict": self.verdict,
             "seconds": round(self.seconds, 1),
         }
 
     def __repr__(self) -> str:
+        cells, seeds = ", ".join(self.design.cells), len(self.settings.seeds)
         return (
-            f"RecallReasoning({self.model}, {self.settings.design}: {', '.join(self.design.cells)};"
-            f" {len(self.settings.seeds)} split seeds; {self.verdict[0]})"
+            f"RecallReasoning({self.model}, {self.settings.design}: {cells}; {seeds} split seeds; "
+            f"{self.verdict[0]})"
         )
-
-    # --- the page ---
 
     def report(self) -> Report:
         """The verdict, the figures and the tables."""
         cells = [f"{name}: {CELLS[name].meaning}" for name in self.design.cells]
-        by = ["seed", "circuit"]
-        firing = self.tables["firing"].groupby(by, sort=False)[["own", "other", "specificity"]]
+        firing: Any = self.tables["firing"].groupby(["seed", "circuit"], sort=False)
+        rates = firing[["own", "other", "specificity"]].mean().reset_index()
         outcomes = {
             "Single dissociations of the chosen circuits": self.chosen[[*BRIEF, *CLAIMS, "holds"]],
             "Double dissociations": self.tables["doubles"],
@@ -190,49 +177,46 @@ class RecallReasoning(Result):
         parts = {
             "Heads one by one and together": self.tables["backup"],
             "Circuits of one relation each": self.tables["relations"],
-            "Firing of neurons, mean per circuit": firing.mean().reset_index(),
+            "Firing of neurons, mean per circuit": rates,
             "Overlap of circuits over split seeds": self.overlap(),
         }
-        dropped = self.tables["dropped"].groupby("reason", sort=False).size()
+        ablated, random, maps = self._figures()
+        dropped: Any = self.tables["dropped"].groupby("reason", sort=False).size()
         return Report(
             title=f"Recall versus reasoning on {self.model}",
             lead=self.verdict[0],
             sections=[
                 Section("Verdict", [self.verdict, "Cells:", cells]),
-                Section("Dissociation", [self._dissociation(), *_tables(outcomes)]),
-                Section("Random controls", [self._controls(), *_tables(controls)]),
-                Section("Where the heads are", [self._maps(), *_tables(parts)]),
+                Section("Dissociation", [ablated, *_tables(outcomes)]),
+                Section("Random controls", [random, *_tables(controls)]),
+                Section("Where the heads are", [maps, *_tables(parts)]),
             ],
             method=self._method(),
-            excluded=excluded_counts({str(reason): int(n) for reason, n in dropped.items()}),
+            excluded=excluded_counts(dropped.to_dict()),
             provenance=self.provenance,
         )
 
-    def _dissociation(self) -> Figure:
-        says = (
-            "Right: the circuit's own ability is lost; within the grey band the other is intact. "
-            f"Large points are the chosen circuits: {sum(self.chosen['holds'])} of "
-            f"{len(self.chosen)} dissociate."
-        )
-        return Figure("What each circuit's ablation costs", says, self.plot())
-
-    def _controls(self) -> Figure:
+    def _figures(self) -> tuple[Figure, Figure, Figure]:
         by = self._of_depth("control").groupby("ability", sort=False)["selectivity"]
-        parts = ", ".join(f"{name} {100 * values.mean():.0f} %" for name, values in by)
-        says = (
-            "Diamonds: chosen circuits; violins: random sets. Mean of the chosen circuits: "
-            f"{parts or 'none'}."
-        )
-        return Figure("Selectivity beside random sets", says, self.plot_control())
-
-    def _maps(self) -> Figure:
-        best: list[str] = []
+        means = ", ".join(f"{name} {100 * values.mean():.0f} %" for name, values in by)
+        largest: list[str] = []
         for ability in self.design.abilities:
             z = 100 * self.head_scores(ability)
             layer, head = np.unravel_index(np.argmax(z), z.shape)
-            best.append(f"{ability.name}: layer {layer}, head {head} ({z[layer, head]:.1f} %)")
-        says = f"Blue: matters more to the map's own ability. Largest: {'; '.join(best)}."
-        return Figure("Heads that one ability needs more than the other", says, self.plot_scores())
+            largest.append(f"{ability.name}: layer {layer}, head {head} ({z[layer, head]:.1f} %)")
+        ablated = (
+            "Right: the circuit's own ability is lost; within the grey band the other is intact. "
+            f"Large points are the chosen circuits: {int(self.chosen['holds'].sum())} of "
+            f"{len(self.chosen)} dissociate."
+        )
+        random = "Diamonds: chosen circuits; violins: random sets. Mean of the chosen circuits: "
+        random += means or "none"
+        maps = f"Blue: matters more to the map's own ability. Largest: {'; '.join(largest)}."
+        return (
+            Figure("What each circuit's ablation costs", ablated, self.plot()),
+            Figure("Selectivity beside random sets", f"{random}.", self.plot_control()),
+            Figure("Heads that one ability needs more than the other", maps, self.plot_scores()),
+        )
 
     def _method(self) -> tuple[str, ...]:
         s = self.settings
@@ -246,11 +230,11 @@ class RecallReasoning(Result):
         )
 
 
-def _tables(frames: Mapping[str, pd.DataFrame]) -> list[Table]:
+def _tables(frames: Mapping[str, Any]) -> list[Table]:
     return [Table(caption, f, names=HEADINGS) for caption, f in frames.items() if len(f)]
 
 
-def _double(first: str, second: str, rows: pd.DataFrame, seeds: int) -> str:
+def _double(first: str, second: str, rows: Any, seeds: int) -> str:
     claim = f"double dissociation of {first} and {second}"
     if not len(rows):
         return f"No {claim}: a circuit is missing."
@@ -258,21 +242,17 @@ def _double(first: str, second: str, rows: pd.DataFrame, seeds: int) -> str:
     if n:
         return f"There is a {claim} in {n} of {seeds} split seeds ({dd})."
     failed = [name for name in CLAIMS if not rows[name].all()]
-    return f"No {claim} ({dd}): not {', '.join(failed)} in both directions."
+    return f"No {claim} ({dd}): not {', not '.join(failed)} in both directions."
 
 
-def _single(ability: Ability, rows: pd.DataFrame) -> str:
-    own, others = ability.own, ability.others
+def _single(ability: Ability, rows: Any) -> str:
+    name, (own, others) = ability.name, ability.sides
     if not len(rows):
-        return (
-            f"{ability.name}: no component matters more to {', '.join(own)} than to "
-            f"{', '.join(others)}."
-        )
-    mean = 100 * rows.mean(numeric_only=True)
+        return f"{name}: no component matters more to {', '.join(own)} than to {', '.join(others)}."
+    mean = 100 * rows[READINGS].mean()
     claims = ", ".join(f"{one} in {int(rows[one].sum())} of {len(rows)}" for one in CLAIMS)
     return (
-        f"{ability.name} ({'+'.join(own)}): ablating its circuit costs "
-        f"{mean['own_accuracy']:.0f} points of accuracy and {mean['own_effect']:.0f} % of the "
-        f"total effect, on {'+'.join(others)} {mean['other_accuracy']:.0f} points and "
-        f"{mean['other_effect']:.0f} %; {claims} seeds."
+        f"{name} ({'+'.join(own)}): ablating its circuit costs {mean['own_accuracy']:.0f} points "
+        f"of accuracy and {mean['own_effect']:.0f} % of the total effect, on {'+'.join(others)} "
+        f"{mean['other_accuracy']:.0f} points and {mean['other_effect']:.0f} %; {claims} seeds."
     )

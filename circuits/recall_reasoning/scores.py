@@ -1,12 +1,14 @@
-"""How much each head, MLP or neuron matters to each cell, and circuits made of the differences.
+"""Scores of heads, MLPs and neurons on each cell, circuits of them, and random sets beside those.
 
 A score is the fraction of a cell's total effect, m(clean) - m(corrupt), that is lost when the
 component alone takes its value on the corrupt prompt: exact, by one sweep per kind of component.
 Positive: the component supports the answer. Negative: it works against it.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +17,14 @@ import xarray as xr
 from jaxtyping import Float
 
 from circuits.recall_reasoning.designs import Ability
-from interp.ablation import Component, ComponentSet
-from interp.ablation.components import Kind
+from interp.ablation.controls import matched_sets, write_norms
 from interp.attribution import attribute
 from interp.attribution.scores import UnitScores
 from interp.brief import brief
-from interp.data.pairs import PromptPairs
-from interp.errors import PlanError, did_you_mean
+from interp.data.pairs import PromptPairs, tokenise
+from interp.data.prompts import prompts_of
+from interp.errors import StatisticsError
+from interp.model.components import Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
 from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder
@@ -46,7 +49,7 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def scores_of(
     model: Model,
     cells: Mapping[str, PromptPairs],
-    kind: Kind,
+    kind: ComponentKind,
     out: Path,
     among: Set[str] | None = None,
 ) -> Float[xr.DataArray, "cell layer unit"]:
@@ -67,7 +70,7 @@ def scores_of(
 
 
 def _patched(
-    model: Model, pairs: PromptPairs, kind: Kind, out: Path, among: Set[str] | None
+    model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None
 ) -> Float[np.ndarray, "layer unit"]:
     site, over = ("z", "layer,head") if kind == "head" else ("mlp_out", "layer")
     result = patch_into(out, model, pairs, site, over, direction="noise")
@@ -80,7 +83,7 @@ def _patched(
 
 
 def attributed(
-    model: Model, pairs: PromptPairs, kind: Kind, out: Path, among: Set[str] | None = None
+    model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None = None
 ) -> Float[np.ndarray, "layer unit"]:
     """Attribution of every head or neuron, as a fraction of the total effect."""
     site = "mlp_post" if kind == "neuron" else "z"
@@ -108,7 +111,7 @@ class AbilityCircuit:
     """
 
     ability: str
-    kind: Kind
+    kind: ComponentKind
     rule: str
     components: tuple[Component, ...]
     scores: tuple[float, ...]
@@ -135,15 +138,10 @@ def circuits_of(
         rule: a name in `RULES`.
         sizes: of the circuits. A circuit has only components with a positive score, so it is
             smaller where there are too few; sizes that give the same circuit give it once.
-
-    Raises:
-        PlanError: unknown rule.
     """
-    if rule not in RULES:
-        raise PlanError(f"unknown rule {rule!r}. {did_you_mean(rule, RULES)}")
     own, other = (scores.sel(cell=list(side)).mean("cell").values for side in ability.sides)
     ranked = RULES[rule](own, other)
-    kind = cast(Kind, scores.name)
+    kind = cast(ComponentKind, scores.name)
     order = np.argsort(-ranked, axis=None, kind="stable")
     order = order[ranked.ravel()[order] > 0]
     found: dict[int, AbilityCircuit] = {}
@@ -154,3 +152,37 @@ def circuits_of(
             values = tuple(float(ranked[place]) for place in places)
             found[len(top)] = AbilityCircuit(ability.name, kind, rule, components, values)
     return list(found.values())
+
+
+def controls_of(
+    model: Model, circuit: AbilityCircuit, n: int, seed: int, pairs: PromptPairs
+) -> dict[str, list[ComponentSet]]:
+    """Random sets for a circuit by kind of control, none of which holds a unit of the circuit.
+
+    Args:
+        model: the model.
+        circuit: what to control for.
+        n: at most so many different sets of a kind.
+        seed: of the draws.
+        pairs: prompts whose norms are matched.
+
+    Returns:
+        ``layer``: as many units in each layer; ``near``, only where those are fewer than `n`: each
+        unit from a layer nearby; ``norm``: as ``layer``, matched by output norm, too;
+        ``anywhere``: any units. A kind is missing where no set matches.
+    """
+    norms = write_norms(model, [circuit.kind], prompts_of(tokenise(model, pairs)[0])[:16])
+    found: dict[str, list[ComponentSet]] = {"layer": [], "near": [], "norm": []}
+    with contextlib.suppress(StatisticsError):  # a layer has too few other units
+        found["layer"] = matched_sets(model, circuit.set, n, seed)
+        found["norm"] = matched_sets(model, circuit.set, n, seed, norms=norms)
+    if len(found["layer"]) < n:
+        found["near"] = matched_sets(model, circuit.set, n, seed, "near")
+    found["anywhere"] = matched_sets(model, circuit.set, n, seed, "anywhere")
+    return {kind: sets for kind, sets in found.items() if sets}
+
+
+def n_others(model: Model, circuit: AbilityCircuit) -> int:
+    """How many different sets of as many units there are that hold none of the circuit's."""
+    size = len(circuit.components)
+    return comb(len(everything(model, circuit.kind)) - size, size)

@@ -10,7 +10,6 @@ What is chosen is fixed before the test split is run; all other circuits are rep
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import xarray as xr
 
 from circuits.recall_reasoning import diagnostics
 from circuits.recall_reasoning.cells import Data
-from circuits.recall_reasoning.controls import controls_of
 from circuits.recall_reasoning.designs import Design, design_named
 from circuits.recall_reasoning.dissociation import (
     control_tables,
@@ -32,12 +30,17 @@ from circuits.recall_reasoning.dissociation import (
 from circuits.recall_reasoning.filter import Filtered, answered
 from circuits.recall_reasoning.losses import Losses, losses
 from circuits.recall_reasoning.result import RecallReasoning
-from circuits.recall_reasoning.scores import AbilityCircuit, circuits_of, scores_of
+from circuits.recall_reasoning.scores import (
+    AbilityCircuit,
+    circuits_of,
+    controls_of,
+    n_others,
+    scores_of,
+)
 from circuits.recall_reasoning.settings import StudySettings
 from circuits.recall_reasoning.sources import build
-from interp.ablation import ComponentSet
-from interp.ablation.components import Kind, everything
 from interp.errors import DataError
+from interp.model.components import ComponentKind, ComponentSet, Sets
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import fingerprint, identity
@@ -46,7 +49,6 @@ from interp.results.steps import TABLES
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""
 
-Sets = dict[str, ComponentSet]
 Part = tuple[Mapping[str, pd.DataFrame], Mapping[str, xr.DataArray]]
 """Tables and scores of one split seed."""
 
@@ -118,8 +120,11 @@ def _filtered(
     found = Filtered.of(drawn, tables, most)
     for cell in design.cells:
         if found.n(cell) < MINIMUM:
-            rows = found.counts[found.counts["cell"] == cell].to_dict("records")
-            right = ", ".join(f"{r['split']} {r['both_right']:.0%} of {r['asked']}" for r in rows)
+            rows: Any = found.counts[found.counts["cell"] == cell]
+            right = ", ".join(
+                f"{r['split']} {r['both_right']:.0%} of {r['asked']}"
+                for r in rows.to_dict("records")
+            )
             raise DataError(
                 f"cell {cell} is not feasible: the model is right on both prompts of a pair in "
                 f"{right}, and {found.n(cell)} pairs are left in the smallest split (at least "
@@ -160,8 +165,8 @@ class _Seed:
         selection = {c: data.of("selection", c, settings.n_select) for c in data.cells}
         say(f"seed {seed}: scoring components")
         # MLPs show where the abilities are even where no circuit is made of them
-        kinds: list[Kind] = ["head", "mlp", *(["neuron"] if settings.neurons else [])]
-        scores = {kind: scores_of(model, selection, kind, self.out) for kind in kinds}
+        kinds: list[ComponentKind] = ["head", "mlp", *(["neuron"] if settings.neurons else [])]
+        scores = {k: scores_of(model, selection, k, self.out) for k in kinds}
         circuits = self.circuits(scores)
         sets = {circuit.name: circuit.set for circuit in circuits}
         say(f"seed {seed}: choosing among {len(sets)} circuits")
@@ -180,7 +185,7 @@ class _Seed:
         say(f"seed {seed}: random sets")
         control, draws, backup = self.controls(chosen)
         singles = judged(singles_table(design, circuits, measured, settings, seed), names, control)
-        deciding = singles[singles["chosen"] & (singles["ablation"] == first)]
+        deciding: Any = singles[singles["chosen"] & (singles["ablation"] == first)]
         test = {cell: data.of("test", cell, settings.n_test) for cell in data.cells}
         rejected = pd.DataFrame([vars(row) for row in data.rejected])
         tables = {
@@ -204,7 +209,7 @@ class _Seed:
         }
         return {name: table.assign(seed=seed) for name, table in tables.items()}, scores
 
-    def circuits(self, scores: Mapping[Kind, xr.DataArray]) -> list[AbilityCircuit]:
+    def circuits(self, scores: Mapping[str, xr.DataArray]) -> list[AbilityCircuit]:
         """The circuits of every kind, ability, rule and size."""
         settings = self.settings
         sizes = {"head": settings.sizes, "mlp": settings.mlps, "neuron": settings.neurons}
@@ -272,12 +277,6 @@ def chosen_of(
         if own:
             chosen.append(max(enough or own, key=lambda c: rated[c.name]))
     return chosen
-
-
-def n_others(model: Model, circuit: AbilityCircuit) -> int:
-    """How many different sets of as many units there are that hold none of the circuit's."""
-    size = len(circuit.components)
-    return comb(len(everything(model, circuit.kind)) - size, size)
 
 
 def _joined(

@@ -76,7 +76,7 @@ class World:
         lands, people, story_lands, story_people, *dealt = (
             tuple(itertools.islice(names, size)) for size in sizes
         )
-        values = dict(zip(RELATIONS, dealt, strict=True))
+        values: dict[str, tuple[str, ...]] = dict(zip(RELATIONS, dealt, strict=True))
         homes = rng.permutation(np.arange(N_PEOPLE) % N_LANDS)
         # every value is true of equally many lands, so that none is a better guess
         which = {r: rng.permutation(np.arange(N_LANDS) % N_VALUES) for r in RELATIONS}

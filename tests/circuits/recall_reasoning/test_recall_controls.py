@@ -8,12 +8,11 @@ import pytest
 from planted_recall import planted, planted_data
 
 from circuits.recall_reasoning import StudySettings
-from circuits.recall_reasoning.controls import controls_of
 from circuits.recall_reasoning.designs import DESIGNS
 from circuits.recall_reasoning.dissociation import judged
 from circuits.recall_reasoning.losses import Losses
-from circuits.recall_reasoning.scores import AbilityCircuit
-from circuits.recall_reasoning.study import chosen_of, n_others
+from circuits.recall_reasoning.scores import AbilityCircuit, controls_of, n_others
+from circuits.recall_reasoning.study import chosen_of
 from interp.ablation import Component
 
 
