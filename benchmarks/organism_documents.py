@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from circuits.recall_reasoning.world import RELATIONS, World
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from circuits.recall_reasoning.sources.organism import RELATIONS, World
 
 QUERIES, MOST_CHAINS = 8, 4
 KNOWN_IN_STORY = 0.15

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from circuits.recall_reasoning.world import RELATIONS, World
 from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.organism_documents import Sampler
+from circuits.recall_reasoning.sources.organism import RELATIONS, World
 
 CONFIG = {
     "hidden_size": 128,

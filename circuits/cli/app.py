@@ -26,7 +26,7 @@ from circuits.cli import (
     models,
     patch,
     query_value,
-    recall_reasoning,
+    recall_verbs,
     show,
     top_tokens,
     validate,
@@ -113,7 +113,7 @@ for module in ALONE:
     add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
     add(getattr(module, function))
 emotion.app.add_typer(emotion_control.app)
-for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
+for module in (circuit, query_value, recall_verbs, edit, emotion, models, bench):
     verb = module.__name__.rpartition(".")[2].replace("_", "-")
     app.add_typer(module.app, name=verb, rich_help_panel=PANEL_OF[verb])
 

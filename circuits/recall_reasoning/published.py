@@ -271,9 +271,9 @@ class _Released(Row):
     reasoning: Text
 
 
-def matched_prompts(data: Data, recall: str, other: str, n: int) -> Prompts:
+def matched_prompts(data: Data, cells: Sequence[str], n: int) -> Prompts:
     """At most `n` clean prompts of each of two cells of the selection split."""
-    first, second = ([p.clean for p in data.of("selection", cell, n)] for cell in (recall, other))
+    first, second = ([p.clean for p in data.of("selection", cell, n)] for cell in cells)
     return first, second
 
 

@@ -21,8 +21,7 @@ from interp.statistics import jaccard
 
 READINGS = [f"{side}_{reading}" for side in ("own", "other") for reading in ("accuracy", "effect")]
 HEADINGS = {name: f"{name.replace('_', ' ')} lost [95 % interval]" for name in READINGS}
-BRIEF = ["seed", "ability", "circuit"]
-BRIEF += [f"{name}{bound}" for name in READINGS for bound in ("", "_low", "_high")]
+BOUNDED = [f"{name}{bound}" for name in READINGS for bound in ("", "_low", "_high")]
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,13 @@ class RecallReasoning(Result):
 
     def report(self) -> Report:
         """The verdict, the figures and the tables."""
+        chosen: Any = self.chosen
+        columns = ["seed", "ability", "circuit", *BOUNDED, *CLAIMS, "holds"]
         cells = [f"{name}: {CELLS[name].meaning}" for name in self.design.cells]
         firing: Any = self.tables["firing"].groupby(["seed", "circuit"], sort=False)
         rates = firing[["own", "other", "specificity"]].mean().reset_index()
         outcomes = {
-            "Single dissociations of the chosen circuits": self.chosen[[*BRIEF, *CLAIMS, "holds"]],
+            "Single dissociations of the chosen circuits": chosen[columns],
             "Double dissociations": self.tables["doubles"],
             "Cells: what the model gets right": self.tables["cells"],
         }
@@ -206,7 +207,7 @@ class RecallReasoning(Result):
             largest.append(f"{ability.name}: layer {layer}, head {head} ({z[layer, head]:.1f} %)")
         ablated = (
             "Right: the circuit's own ability is lost; within the grey band the other is intact. "
-            f"Large points are the chosen circuits: {int(self.chosen['holds'].sum())} of "
+            f"Large points are the chosen circuits: {sum(self.chosen['holds'])} of "
             f"{len(self.chosen)} dissociate."
         )
         random = "Diamonds: chosen circuits; violins: random sets. Mean of the chosen circuits: "

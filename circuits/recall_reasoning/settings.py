@@ -18,42 +18,50 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class StudySettings(ClosedRow):
     """A study's options."""
 
-    design: DesignName = Field("A-conflict", description="Which kinds of prompts are contrasted.")
+    design: DesignName = Field(
+        default="A-conflict", description="Which kinds of prompts are contrasted."
+    )
     sizes: tuple[Count, ...] = Field(
-        (4, 8, 12, 16), min_length=1, description="Numbers of heads in a circuit."
+        default=(4, 8, 12, 16), min_length=1, description="Numbers of heads in a circuit."
     )
     rules: tuple[Rule, ...] = Field(
-        ("exclusive", "absolute", "clipped", "difference"),
+        default=("exclusive", "absolute", "clipped", "difference"),
         min_length=1,
         description="How components are ranked for an ability.",
     )
     ablations: tuple[Ablation, ...] = Field(
-        ("resample", "mean", "zero"),
+        default=("resample", "mean", "zero"),
         min_length=1,
         description="Kinds of ablation; the first decides which circuit is tested, and is the one "
         "that random sets undergo.",
     )
     n_drawn: Count = Field(
-        120, description="Number of pairs drawn per cell and split, before the correctness filter."
+        default=120,
+        description="Number of pairs drawn per cell and split, before the correctness filter.",
     )
-    n_select: Count = Field(60, description="Largest number of selection pairs per cell.")
-    n_validate: Count = Field(40, description="Largest number of validation pairs per cell.")
-    n_test: Count = Field(100, description="Largest number of test pairs per cell.")
-    n_control: Count = Field(32, description="Number of test pairs that random sets run on.")
-    n_random: Count = Field(100, description="Number of random sets per control.")
+    n_select: Count = Field(default=60, description="Largest number of selection pairs per cell.")
+    n_validate: Count = Field(
+        default=40, description="Largest number of validation pairs per cell."
+    )
+    n_test: Count = Field(default=100, description="Largest number of test pairs per cell.")
+    n_control: Count = Field(
+        default=32, description="Number of test pairs that random sets run on."
+    )
+    n_random: Count = Field(default=100, description="Number of random sets per control.")
     seeds: tuple[Index, ...] = Field(
-        (0, 1, 2),
+        default=(0, 1, 2),
         min_length=1,
         description="Random seeds for the splits; the whole study is repeated for each.",
     )
-    mlps: tuple[Count, ...] = Field((), description="Numbers of MLPs in a circuit.")
-    neurons: tuple[Count, ...] = Field((), description="Numbers of neurons in a circuit.")
-    min_drop: Fraction = Field(0.15, description="Accuracy that an ability must lose.")
+    mlps: tuple[Count, ...] = Field(default=(), description="Numbers of MLPs in a circuit.")
+    neurons: tuple[Count, ...] = Field(default=(), description="Numbers of neurons in a circuit.")
+    min_drop: Fraction = Field(default=0.15, description="Accuracy that an ability must lose.")
     accuracy_margin: Fraction = Field(
-        0.03, description="Change of accuracy that still counts as intact."
+        default=0.03, description="Change of accuracy that still counts as intact."
     )
     effect_margin: Amount = Field(
-        0.10, description="The same of the logit difference, as a fraction of the total effect."
+        default=0.10,
+        description="The same of the logit difference, as a fraction of the total effect.",
     )
 
     def record(self) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """`interp recall-reasoning`: build the cells, run the study, replicate the published statistics."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,10 +21,6 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import load, neutral_text, print_json, print_table, stderr, stdout
-
-if TYPE_CHECKING:
-    from circuits.recall_reasoning.replicate import Prompts
-    from circuits.recall_reasoning.settings import Settings
 
 app = typer.Typer(
     help="Recall versus reasoning: separate circuits, tested by dissociation.",
@@ -66,22 +60,22 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the cells of a design in a model's tokens, and keep what it gets right."""
-    from circuits.recall_reasoning.building import build as draw
-    from circuits.recall_reasoning.cells import design_named
-    from circuits.recall_reasoning.filtering import filtered as ask
+    from circuits.recall_reasoning.designs import design_named
+    from circuits.recall_reasoning.filter import filtered as ask
+    from circuits.recall_reasoning.sources import build as draw
 
-    chosen = design_named(design)
     loaded = load(model, device, dtype)
-    asked = ask(loaded, draw(loaded, chosen, datasets, n, seed))
-    (asked.data if filtered else draw(loaded, chosen, datasets, n, seed)).save(out)
-    rejected = len(asked.data.rejected)
+    data = draw(loaded, design_named(design), datasets, n, seed)
+    asked = ask(loaded, data)
+    (asked.data if filtered else data).save(out)
     if as_json:
         cells = asked.counts.to_dict("records")
-        print_json({"model": model, "out": str(out), "cells": cells, "rejected": rejected})
+        record = {"model": model, "out": str(out), "cells": cells, "rejected": len(data.rejected)}
+        print_json(record)
         return
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
     print_table(asked.counts.loc[:, columns], f"{design} on {model}")
-    stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
+    stdout.print(f"{len(data.rejected)} rows could not be matched; wrote {out}", highlight=False)
 
 
 @app.command(
@@ -129,79 +123,49 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.recall_reasoning.studying import study
+    from circuits.recall_reasoning.settings import StudySettings, load_recipe
+    from circuits.recall_reasoning.sources.organism import story_text, world_of
+    from circuits.recall_reasoning.study import study
+    from interp.errors import PlanError
+    from interp.loading.organisms import ORGANISMS
 
-    name, settings, recipe_dtype = _asked(model, recipe)
-    given = {"design": design, "n_test": n_test, "n_random": n_random, "ablations": ablations}
-    given |= {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
-    settings = _with_options(settings, given)
+    asked = None if recipe is None else load_recipe(recipe)
+    name = model or (asked and asked.model)
+    if name is None:
+        raise PlanError("no model: give --model, or a --recipe that names one.")
+    given: dict[str, Any] = {"design": design, "n_test": n_test, "n_random": n_random}
+    given["ablations"] = None if ablations is None else names_in(ablations)
+    lists = {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
+    given |= {key: numbers(f"--{key}", value) for key, value in lists.items()}
+    settings = asked.settings if asked else StudySettings()
+    settings = settings.but(**{key: value for key, value in given.items() if value is not None})
     text = neutral_text(neutral)
-    loaded = load(name, device, dtype or recipe_dtype)
+    loaded = load(name, device, dtype or (asked and asked.dtype))
+    if text is None and loaded.name in ORGANISMS:
+        text = story_text(world_of(loaded))
     result = study(
         loaded,
         settings,
         out,
         datasets,
-        _neutral(loaded, text),
+        text,
         force=force,
         say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
     )
-    page = out / "index.html"
     if as_json:
-        print_json({"run": str(out), "page": str(page), **result.summary()})
+        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return
     for line in result.verdict:
         stdout.print(f"• {escape(line)}", highlight=False)
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     columns += ["needed", "intact", "specific"]
     print_table(result.chosen.loc[:, columns], "chosen circuits, test")
+    _print_folder(out)
+
+
+def _print_folder(out: Path) -> None:
+    page = out / "index.html"
     stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
-
-
-def _neutral(model: Any, text: str | None) -> str | None:
-    """The neutral text: what was given, or the stories of an organism's world."""
-    from circuits.recall_reasoning.organism import story_text, world_of
-    from interp.loading.organisms import ORGANISMS
-
-    if text is None and model.name in ORGANISMS:
-        return story_text(world_of(model))
-    return text
-
-
-def _asked(model: str | None, recipe: str | None) -> tuple[str, "Settings", str | None]:
-    """Model, settings and dtype from the options and the recipe.
-
-    Raises:
-        PlanError: neither names a model.
-    """
-    from circuits.recall_reasoning.settings import Settings, load_recipe
-    from interp.errors import PlanError
-
-    if recipe is not None:
-        found, settings = load_recipe(recipe)
-        return model or found["model"], settings, found["dtype"]
-    if model is None:
-        raise PlanError("no model: give --model, or a --recipe that names one.")
-    return model, Settings(), None
-
-
-def _with_options(settings: "Settings", given: Mapping[str, Any]) -> "Settings":
-    """The settings with what the command line overrides.
-
-    Raises:
-        InterpError: a list of numbers does not parse.
-    """
-    changed: dict[str, Any] = {}
-    for key, value in given.items():
-        if value is None:
-            continue
-        if key == "ablations":
-            changed[key] = tuple(names_in(value))
-        elif key in ("sizes", "seeds", "neurons", "mlps"):
-            changed[key] = tuple(numbers(f"--{key}", value) or ())
-        else:
-            changed[key] = value
-    return replace(settings, **changed).checked()
 
 
 @app.command(
@@ -224,38 +188,30 @@ def replicate(
 ) -> None:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
     from circuits.kinds import write_page
-    from circuits.recall_reasoning.building import build as draw
-    from circuits.recall_reasoning.cells import design_named
-    from circuits.recall_reasoning.replicate import (
-        Replication,
-        matched_prompts,
-        published_prompts,
-    )
-    from circuits.recall_reasoning.replicate import replicate as test
+    from circuits.recall_reasoning.designs import design_named
+    from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
+    from circuits.recall_reasoning.published import replicate as test
+    from circuits.recall_reasoning.sources import build as draw
     from interp.data.datasets import folder
     from interp.results.run_folder import in_one_piece
     from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
-    sets: dict[str, Prompts] = {"published": published_prompts(source)}
+    sets = {"published": published_prompts(source)}
     loaded = load(model, device, dtype)
     chosen = design_named(design)
-    data = draw(loaded, chosen, datasets, n, 0)
-    sets["matched"] = matched_prompts(data, chosen.cells[0], chosen.cells[1], n)
-    kept: Codec[Replication] = Codec(lambda one, at: one.save(at), Replication.load)
-    result = in_one_piece(
+    sets["matched"] = matched_prompts(draw(loaded, chosen, datasets, n, 0), chosen.cells[:2], n)
+    result: Replication = in_one_piece(
         out,
         "recall-reasoning replicate",
         {"sets": fingerprint(sets)} | identity(loaded),
         lambda: test(loaded, sets),
-        kept,
+        Replication,
         page=write_page,
         force=force,
     )
-    page = out / "index.html"
     if as_json:
-        print_json({"run": str(out), "page": str(page), **result.summary()})
+        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return
     print_table(result.confounds.T.reset_index(), f"published statistics on {model}")
-    stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
+    _print_folder(out)
