@@ -1,26 +1,39 @@
 """`interp recall-reasoning`: build the cells, run the study, replicate the published statistics."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from circuits.cli.grouped import command
 from circuits.cli.options import (
     DESIGNS,
     DeviceOption,
     DtypeOption,
     ForceOption,
     JsonOption,
-    ModelOption,
     NeededOutOption,
     NeutralOption,
+    OnModel,
     RecipeModelOption,
     choice,
     names_in,
     numbers,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, stderr, stdout
+from circuits.cli.output import (
+    load,
+    neutral_text,
+    print_json,
+    print_run,
+    print_table,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from circuits.recall_reasoning.settings import StudySettings
 
 app = typer.Typer(
     help="Recall versus reasoning: separate circuits, tested by dissociation.",
@@ -28,7 +41,8 @@ app = typer.Typer(
 )
 
 CUT = ("resample", "mean", "zero")
-DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contrasted.")]
+CONTRASTED = "Which kinds of prompts are contrasted"
+DesignOption = Annotated[str, choice(DESIGNS, f"{CONTRASTED}.")]
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
@@ -38,14 +52,48 @@ DatasetsOption = Annotated[
         "by default the shipped ones.",
     ),
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
+]
 
 
-@app.command(
-    epilog="Example: `interp recall-reasoning build --model gemma-3-270m --design A-conflict "
-    "--out runs/cells.jsonl --json`"
+def _option(help: str, least: int | None = None) -> Any:
+    return typer.Option(min=least, help=help)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The options that override a recipe's settings."""
+
+    design: Annotated[str | None, choice(DESIGNS, f"{CONTRASTED}; by default the recipe's.")] = None
+    sizes: Annotated[str | None, _option("Numbers of heads in a circuit, such as 4,8,12.")] = None
+    seeds: Annotated[str | None, _option("Random seeds for the splits, such as 0,1,2.")] = None
+    ablations: Annotated[
+        str | None, choice(CUT, "Ablations; the first one decides.", many=True)
+    ] = None
+    neurons: Annotated[str | None, _option("Numbers of neurons in a circuit, such as 64.")] = None
+    mlps: Annotated[str | None, _option("Numbers of MLPs in a circuit, such as 1,2.")] = None
+    n_test: Annotated[int | None, _option("Largest number of test pairs per cell.", 1)] = None
+    n_random: Annotated[int | None, _option("Number of random sets per control.", 1)] = None
+
+    def of(self, settings: "StudySettings") -> "StudySettings":
+        """Settings with what is given here."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name in given.keys() & {"sizes", "seeds", "neurons", "mlps"}:
+            given[name] = numbers(f"--{name}", given[name])
+        if self.ablations is not None:
+            given["ablations"] = names_in(self.ablations)
+        return settings.but(**given)
+
+
+@command(
+    app,
+    "interp recall-reasoning build --model gemma-3-270m --design A-conflict --out runs/cells.jsonl "
+    "--json",
 )
 def build(
-    model: ModelOption,
+    on: OnModel,
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     design: DesignOption = "A-conflict",
     datasets: DatasetsOption = None,
@@ -55,8 +103,6 @@ def build(
         bool,
         typer.Option("--filtered/--all", help="Keep only the pairs that the model gets right."),
     ] = True,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw the cells of a design in a model's tokens, and keep what it gets right."""
@@ -64,60 +110,33 @@ def build(
     from circuits.recall_reasoning.filter import filtered as ask
     from circuits.recall_reasoning.sources import build as draw
 
-    loaded = load(model, device, dtype)
-    data = draw(loaded, design_named(design), datasets, n, seed)
-    asked = ask(loaded, data)
+    model = on.load()
+    data = draw(model, design_named(design), datasets, n, seed)
+    asked = ask(model, data)
     (asked.data if filtered else data).save(out)
+    cells, rejected = asked.counts, len(data.rejected)
     if as_json:
-        cells = asked.counts.to_dict("records")
-        record = {"model": model, "out": str(out), "cells": cells, "rejected": len(data.rejected)}
-        print_json(record)
+        record = {"model": on.model, "out": str(out), "cells": cells.to_dict("records")}
+        print_json(record | {"rejected": rejected})
         return
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
-    print_table(asked.counts.loc[:, columns], f"{design} on {model}")
-    stdout.print(f"{len(data.rejected)} rows could not be matched; wrote {out}", highlight=False)
+    print_table(cells.loc[:, columns], f"{design} on {on.model}")
+    stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
 
 
-@app.command(
-    epilog="Examples:\n\n`interp recall-reasoning run --model two-hop-organism --design 2x2 --out "
-    "runs/organism`\n\n`interp recall-reasoning run --recipe "
-    "qwen2.5-7b-instruct --out runs/qwen --json`"
+@command(
+    app,
+    "interp recall-reasoning run --model two-hop-organism --design 2x2 --out runs/organism",
+    "interp recall-reasoning run --recipe qwen2.5-7b-instruct --out runs/qwen --json",
 )
 def run(
     out: NeededOutOption,
+    changes: Changes,
     force: ForceOption = False,
     model: RecipeModelOption = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
-    ] = None,
-    design: Annotated[
-        str | None,
-        choice(DESIGNS, "Which kinds of prompts are contrasted; by default the recipe's."),
-    ] = None,
+    recipe: Recipe = None,
     datasets: DatasetsOption = None,
     neutral: NeutralOption = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Numbers of heads in a circuit, such as 4,8,12,16.")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Random seeds for the splits, such as 0,1,2.")
-    ] = None,
-    ablations: Annotated[
-        str | None, choice(CUT, "Ablations; the first one decides.", many=True)
-    ] = None,
-    neurons: Annotated[
-        str | None, typer.Option(help="Numbers of neurons in a circuit, such as 64.")
-    ] = None,
-    mlps: Annotated[
-        str | None, typer.Option(help="Numbers of MLPs in a circuit, such as 1,2.")
-    ] = None,
-    n_test: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of test pairs per cell.")
-    ] = None,
-    n_random: Annotated[
-        int | None, typer.Option(min=1, help="Number of random sets per control.")
-    ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -129,29 +148,20 @@ def run(
     from interp.errors import PlanError
     from interp.loading.organisms import ORGANISMS
 
-    asked = None if recipe is None else load_recipe(recipe)
+    asked = load_recipe(recipe) if recipe else None
     name = model or (asked and asked.model)
     if name is None:
         raise PlanError("no model: give --model, or a --recipe that names one.")
-    given: dict[str, Any] = {"design": design, "n_test": n_test, "n_random": n_random}
-    given["ablations"] = None if ablations is None else names_in(ablations)
-    lists = {"sizes": sizes, "seeds": seeds, "neurons": neurons, "mlps": mlps}
-    given |= {key: numbers(f"--{key}", value) for key, value in lists.items()}
-    settings = asked.settings if asked else StudySettings()
-    settings = settings.but(**{key: value for key, value in given.items() if value is not None})
+    settings = changes.of(asked.settings if asked else StudySettings())
     text = neutral_text(neutral)
     loaded = load(name, device, dtype or (asked and asked.dtype))
     if text is None and loaded.name in ORGANISMS:
         text = story_text(world_of(loaded))
-    result = study(
-        loaded,
-        settings,
-        out,
-        datasets,
-        text,
-        force=force,
-        say=lambda line: stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False),
-    )
+
+    def say(line: str) -> None:
+        stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+
+    result = study(loaded, settings, out, datasets, text, force=force, say=say)
     if as_json:
         print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return
@@ -160,20 +170,12 @@ def run(
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     columns += ["needed", "intact", "specific"]
     print_table(result.chosen.loc[:, columns], "chosen circuits, test")
-    _print_folder(out)
+    print_run(out)
 
 
-def _print_folder(out: Path) -> None:
-    page = out / "index.html"
-    stdout.print(f"run folder: {out}, page: {page}", highlight=False, soft_wrap=True)
-
-
-@app.command(
-    epilog="Example: `interp recall-reasoning replicate --model smollm2-135m --out runs/published "
-    "--json`"
-)
+@command(app, "interp recall-reasoning replicate --model smollm2-135m --out runs/published --json")
 def replicate(
-    model: ModelOption,
+    on: OnModel,
     out: NeededOutOption,
     force: ForceOption = False,
     published: Annotated[
@@ -182,8 +184,6 @@ def replicate(
     datasets: DatasetsOption = None,
     design: DesignOption = "A-nonce",
     n: Annotated[int, typer.Option(min=3, help="Number of matched prompts per kind.")] = 30,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
@@ -198,14 +198,14 @@ def replicate(
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets = {"published": published_prompts(source)}
-    loaded = load(model, device, dtype)
-    chosen = design_named(design)
-    sets["matched"] = matched_prompts(draw(loaded, chosen, datasets, n, 0), chosen.cells[:2], n)
+    model, chosen = on.load(), design_named(design)
+    sets["matched"] = matched_prompts(draw(model, chosen, datasets, n, 0), chosen.cells[:2], n)
+    named = {"sets": fingerprint(sets)} | identity(model)
     result: Replication = in_one_piece(
         out,
         "recall-reasoning replicate",
-        {"sets": fingerprint(sets)} | identity(loaded),
-        lambda: test(loaded, sets),
+        named,
+        lambda: test(model, sets),
         Replication,
         page=write_page,
         force=force,
@@ -213,5 +213,5 @@ def replicate(
     if as_json:
         print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return
-    print_table(result.confounds.T.reset_index(), f"published statistics on {model}")
-    _print_folder(out)
+    print_table(result.confounds.T.reset_index(), f"published statistics on {on.model}")
+    print_run(out)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
+from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
 from interp.forward.packed import Pack, Put, Rows, shares_prefixes, walk_tokens
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
-from interp.patching.cells import default_budget
 
 READ = ("resid_pre", "attn_out", "z", "mlp_post", "resid_post")
 Progress = Callable[[int, int], None]
@@ -57,7 +57,7 @@ def last_activations(
         prompts: in tokens.
         families: prompt numbers in groups that are likely to begin alike; each prompt once. By
             default every prompt is its own family.
-        tokens: most tokens in a batch; by default what `interp.patching.cells.default_budget` says.
+        tokens: most tokens in a batch; by default what `interp.forward.budget.default_budget` says.
         progress: called with (families done, families in all).
 
     Raises:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
+from interp.forward.budget import default_budget
 from interp.forward.layer_calls import record_layer_calls
 from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
-from interp.patching.cells import default_budget
 
 Progress = Callable[[int, int], None]
 Read = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
@@ -56,7 +56,7 @@ def final_states(
         model: the model.
         prompts: in tokens.
         variants: each is run on every prompt; an empty one gives the plain run.
-        tokens: most tokens in a batch; by default what `interp.patching.cells.default_budget` says.
+        tokens: most tokens in a batch; by default what `interp.forward.budget.default_budget` says.
         progress: called with (prompts done, prompts in all).
         read: what is kept of each state, such as projections; by default all of it.
 

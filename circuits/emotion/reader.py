@@ -20,11 +20,11 @@ from torch import Tensor
 from circuits.emotion.judge import Make
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
+from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
 from interp.model.model import Model
 from interp.model.sites import SITES
-from interp.patching.cells import default_budget
 
 BEFORE = 'I said: "'
 """So that the reader takes the text for speech."""

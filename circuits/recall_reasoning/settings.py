@@ -82,7 +82,7 @@ class StudySettings(ClosedRow):
         return self.of(self.record() | changed)
 
 
-class Recipe(ClosedRow):
+class StudyRecipe(ClosedRow):
     """A study as a JSON file describes it."""
 
     model: Text
@@ -94,11 +94,11 @@ RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes"
 """Name -> file of the shipped recipes."""
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path) -> StudyRecipe:
     """Read a recipe from a JSON file, or a shipped one by its name.
 
     Raises:
         DataError: no such file or name, or it is malformed; the field is named.
     """
     file = locate(path, "a recipe file", RECIPES)
-    return checked(Recipe, read_json(file, "recipe (JSON)"), str(file))
+    return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))
