@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from circuits.recall_reasoning.cells import Data
-from circuits.recall_reasoning.designs import Ability, Design
 from circuits.recall_reasoning.losses import Losses, losses
 from circuits.recall_reasoning.published import last_gates
-from circuits.recall_reasoning.scores import AbilityCircuit, attributed, circuits_of, scores_of
+from circuits.recall_reasoning.scores import AbilityCircuit, circuits_of, scores_of
 from interp.data.pairs import PromptPairs
 from interp.model.model import Model
-from interp.statistics import bootstrap_mean, jaccard, spearman
+from interp.statistics import bootstrap_mean, jaccard
 
 _LOST = [f"{key}{bound}" for key in ("accuracy", "effect") for bound in ("", "_low", "_high")]
 RELATIONS = ["circuit", "ability", "found_on", "jaccard", "cell", "relation", "n", *_LOST]
@@ -29,7 +27,7 @@ def circuits_table(circuits: Sequence[AbilityCircuit], chosen: set[str]) -> pd.D
     rows = [
         {
             "circuit": c.name,
-            "ability": c.ability,
+            "ability": c.ability.name,
             "components": c.kind,
             "rule": c.rule,
             "rank": rank,
@@ -48,7 +46,7 @@ def neutral_table(circuits: Sequence[AbilityCircuit], found: Losses, ablation: s
     rows = [
         {
             "circuit": c.name,
-            "ability": c.ability,
+            "ability": c.ability.name,
             "ablation": ablation,
             "factor": float(np.exp(found.nll[:, found.column(c.name)].mean())),
         }
@@ -58,7 +56,7 @@ def neutral_table(circuits: Sequence[AbilityCircuit], found: Losses, ablation: s
     return pd.DataFrame(rows, columns=NEUTRAL)
 
 
-def backup_row(ability: Ability, circuit: AbilityCircuit, found: Losses) -> dict[str, Any]:
+def backup_row(circuit: AbilityCircuit, found: Losses) -> dict[str, Any]:
     """What the heads lose one by one and together: others step in where together is much more.
 
     `found` has the circuit under its name, and each of its components under ``name:component``.
@@ -66,31 +64,18 @@ def backup_row(ability: Ability, circuit: AbilityCircuit, found: Losses) -> dict
 
     def own(name: str) -> float:
         at = found.column(name)
-        return float(np.mean([found.effect[c][:, at].mean() for c in ability.own]))
+        return float(np.mean([found.effect[c][:, at].mean() for c in circuit.ability.own]))
 
     together = own(circuit.name)
     alone = sum(own(f"{circuit.name}:{c}") for c in circuit.components)
     ratio = together / alone if alone else float("nan")
-    return dict(zip(BACKUP, (circuit.name, ability.name, together, alone, ratio), strict=True))
-
-
-def attribution_table(
-    model: Model, selection: Mapping[str, PromptPairs], exact: xr.DataArray, out: Path
-) -> pd.DataFrame:
-    """Rank correlation of attributed with exact head scores, by cell."""
-    rows: list[dict[str, Any]] = []
-    for cell, pairs in selection.items():
-        found = attributed(model, pairs, "head", out / f"attributed-{cell}")
-        value, low, high = spearman(exact.sel(cell=cell).values.ravel(), found.ravel())
-        rows.append({"cell": cell, "spearman": value, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    return dict(
+        zip(BACKUP, (circuit.name, circuit.ability.name, together, alone, ratio), strict=True)
+    )
 
 
 def firing_table(
-    model: Model,
-    design: Design,
-    circuits: Sequence[AbilityCircuit],
-    cells: Mapping[str, PromptPairs],
+    model: Model, circuits: Sequence[AbilityCircuit], cells: Mapping[str, PromptPairs]
 ) -> pd.DataFrame:
     """How often each neuron of each circuit fires at the last token; no row without neurons.
 
@@ -98,7 +83,6 @@ def firing_table(
 
     Args:
         model: with gated MLPs; a neuron fires where its gate is above 0.
-        design: its abilities.
         circuits: those of neurons are looked at.
         cells: prompts that the circuits were not found on.
 
@@ -118,11 +102,11 @@ def firing_table(
     }
     rows: list[dict[str, Any]] = []
     for circuit in of_neurons:
-        ability = design.ability(circuit.ability)
+        ability = circuit.ability
         for neuron, score in zip(circuit.components, circuit.scores, strict=True):
             own, other = (
                 float(np.mean([fires[cell][neuron.layer, neuron.unit] for cell in side]))
-                for side in (ability.own, ability.others)
+                for side in ability.sides
             )
             row = {"circuit": circuit.name, "ability": ability.name, "neuron": str(neuron)}
             row |= {"score": score, "own": own, "other": other, "specificity": own - other}
@@ -132,7 +116,6 @@ def firing_table(
 
 def relations_table(
     model: Model,
-    design: Design,
     data: Data,
     selection: Mapping[str, PromptPairs],
     chosen: Sequence[AbilityCircuit],
@@ -148,7 +131,6 @@ def relations_table(
 
     Args:
         model: the model.
-        design: its abilities.
         data: what the model gets right.
         selection: the pairs that heads were scored on, whose scores lie in `out`.
         chosen: circuits of all relations; those of heads are taken apart.
@@ -163,13 +145,14 @@ def relations_table(
     names = sorted({data.relation[p.id] for pairs in selection.values() for p in pairs} - {""})
     found: dict[str, tuple[AbilityCircuit, dict[str, Any]]] = {}
     for overall in (c for c in chosen if c.kind == "head" and len(names) > 1):
-        ability = design.ability(overall.ability)
         for name in names:
             ids = {p.id for ps in selection.values() for p in ps if data.relation[p.id] == name}
             scores = scores_of(model, selection, "head", out, among=ids)
-            for part in circuits_of(scores, ability, overall.rule, (len(overall.components),)):
+            for part in circuits_of(
+                scores, overall.ability, overall.rule, (len(overall.components),)
+            ):
                 shared = jaccard(set(overall.components), set(part.components))
-                row = {"circuit": f"{overall.name}@{name}", "ability": ability.name}
+                row = {"circuit": f"{overall.name}@{name}", "ability": part.ability.name}
                 found[row["circuit"]] = part, row | {"found_on": name, "jaccard": shared}
     if not found:
         return pd.DataFrame(columns=RELATIONS)

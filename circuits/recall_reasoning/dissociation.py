@@ -65,7 +65,7 @@ def effects_table(
 def _named(circuit: AbilityCircuit) -> dict[str, Any]:
     return {
         "circuit": circuit.name,
-        "ability": circuit.ability,
+        "ability": circuit.ability.name,
         "components": circuit.kind,
         "rule": circuit.rule,
         "size": len(circuit.components),
@@ -73,7 +73,6 @@ def _named(circuit: AbilityCircuit) -> dict[str, Any]:
 
 
 def singles_table(
-    design: Design,
     circuits: Sequence[AbilityCircuit],
     measured: Mapping[str, Losses],
     settings: StudySettings,
@@ -83,16 +82,16 @@ def singles_table(
     rows: list[dict[str, Any]] = []
     for ablation, found in measured.items():
         for circuit in circuits:
-            ability, at = design.ability(circuit.ability), found.column(circuit.name)
             row = {**_named(circuit), "ablation": ablation}
-            rows.append(row | _single(ability, found, at, settings, seed))
+            rows.append(row | _single(circuit, found, settings, seed))
     return pd.DataFrame(rows)
 
 
 def _single(
-    ability: Ability, found: Losses, at: int, settings: StudySettings, seed: int
+    circuit: AbilityCircuit, found: Losses, settings: StudySettings, seed: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
+    ability, at = circuit.ability, found.column(circuit.name)
     margins = {"accuracy": settings.accuracy_margin, "effect": settings.effect_margin}
     for side, cells in (("own", ability.own), ("other", ability.others)):
         for reading, lost in found.readings().items():
@@ -109,8 +108,9 @@ def _single(
     return row
 
 
-def rating(ability: Ability, tried: Losses, at: int) -> float:
+def rating(circuit: AbilityCircuit, tried: Losses) -> float:
     """What a circuit is chosen by: own accuracy lost, less what moves elsewhere, either way."""
+    ability, at = circuit.ability, tried.column(circuit.name)
     own = np.mean([tried.accuracy[c][:, at].mean() for c in ability.own])
     moved = [abs(tried.effect[c][:, at].mean()) for c in ability.others]
     wrong = [abs(tried.accuracy[c][:, at].mean()) for c in ability.others]
@@ -118,15 +118,11 @@ def rating(ability: Ability, tried: Losses, at: int) -> float:
 
 
 def control_tables(
-    ability: Ability,
-    circuit: AbilityCircuit,
-    found: Losses,
-    drawn: Mapping[str, Sequence[str]],
+    circuit: AbilityCircuit, found: Losses, drawn: Mapping[str, Sequence[str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A circuit against its random sets, all on the same pairs.
 
     Args:
-        ability: whose circuit.
         circuit: the circuit.
         found: losses of the circuit and of every random set.
         drawn: kind of control -> names of its sets.
@@ -138,12 +134,12 @@ def control_tables(
     rows: list[dict[str, Any]] = []
     draws: list[pd.DataFrame] = []
     for reading in ("effect", "accuracy"):
-        values = found.selectivity(ability, reading)
+        values = found.selectivity(circuit.ability, reading)
         observed = float(values[found.column(circuit.name)])
         for kind, names in drawn.items():
             null = values[[found.column(name) for name in names]]
             percentile = float(np.percentile(null, PERCENTILE))
-            row = {"circuit": circuit.name, "ability": ability.name, "control": kind}
+            row = {"circuit": circuit.name, "ability": circuit.ability.name, "control": kind}
             row["reading"] = reading
             draws.append(pd.DataFrame({**row, "selectivity": null}))
             rows.append(

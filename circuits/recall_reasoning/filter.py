@@ -74,13 +74,12 @@ def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFra
     rows: list[dict[str, Any]] = []
     dropped: list[Excluded] = []
     for split, cells in data.pairs.items():
-        first: list[TokenPair] = []
+        first: list[int] = []
         for cell, pairs in cells.items():
-            row, kept, out = _asked(model, data, cell, pairs, most)
-            first = kept if cell == data.cells[0] else first
-            rows.append(
-                {"split": split, "cell": cell, **row, "length_auc": length_auc(first, kept)}
-            )
+            row, lengths, out = _asked(model, data, cell, pairs, most)
+            first = lengths if cell == data.cells[0] else first
+            row["length_auc"] = two_sided_auc(first, lengths)
+            rows.append({"split": split, "cell": cell, **row})
             dropped += out
     left_out = pd.DataFrame([vars(row) for row in dropped], columns=["id", "where", "reason"])
     return {"counts": pd.DataFrame(rows), "dropped": left_out}
@@ -88,8 +87,8 @@ def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFra
 
 def _asked(
     model: Model, data: Data, cell: str, pairs: PromptPairs, most: int | None
-) -> tuple[dict[str, Any], list[TokenPair], list[Excluded]]:
-    """Counts of one cell, its pairs that are right, and the others."""
+) -> tuple[dict[str, Any], list[int], list[Excluded]]:
+    """Counts of one cell, the lengths of its pairs that are right, and the other pairs."""
     tokens, out = tokenise(model, pairs)
     among = candidates(model, tokens, data.candidates[cell])
     clean, first = right(model, prompts_of(tokens), [t.answer for t in tokens], among)
@@ -116,7 +115,7 @@ def _asked(
         "bridges": len({data.bridge[t.pair.id] for t in kept}),
         "tokens": float(np.mean([len(t.clean) for t in tokens])),
     }
-    return row, kept, out
+    return row, [len(t.clean) for t in kept], out
 
 
 def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -> list[int]:
@@ -161,10 +160,9 @@ def _by_shortcut(
     return found
 
 
-def length_auc(first: Sequence[TokenPair], second: Sequence[TokenPair]) -> float:
-    """AUC of the number of tokens between two cells: 0.5 to 1; NaN where one is empty."""
-    if not (first and second):
+def two_sided_auc(first: Sequence[float], second: Sequence[float]) -> float:
+    """How well a number tells two sets apart, whichever is larger: 0.5 to 1; NaN without one."""
+    if not (len(first) and len(second)):
         return float("nan")
-    lengths = np.array([len(pair.clean) for pair in (*first, *second)], dtype=float)
-    area = auroc(lengths, np.arange(len(lengths)) < len(first))
+    area = auroc(np.array([*first, *second]), np.arange(len(first) + len(second)) < len(first))
     return max(area, 1 - area)

@@ -23,17 +23,18 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.recall_reasoning.cells import Data
+from circuits.recall_reasoning.filter import two_sided_auc
 from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.records import read_jsonl, read_rows
 from interp.data.schema import Row, Text, checked
 from interp.errors import DataError, PlanError
-from interp.forward.recording import activations
+from interp.interventions.recording import activations
 from interp.interventions.run import forward
 from interp.model.model import Model
 from interp.results.report import Report, Section, Table, cell_text
 from interp.results.result import Result
-from interp.statistics import auroc, benjamini_hochberg
+from interp.statistics import benjamini_hochberg
 
 SPARSE = 0.01
 N_PUBLISHED = 30
@@ -367,25 +368,16 @@ def replicate(model: Model, sets: Mapping[str, Prompts]) -> Replication:
             "head_effect": float(special["effect"].mean()),
             **{f"neurons_{k}": v for k, v in neuron_counts(recall, reasoning).items()},
         }
-        confounds.append({"prompts": name, **_confounds(recall, reasoning), **counts})
+        entropy = (one.heads["entropy"].mean((1, 2)) for one in (recall, reasoning))
+        lengths = {
+            "n_recall": len(recall.lengths),
+            "n_reasoning": len(reasoning.lengths),
+            "tokens_recall": float(recall.lengths.mean()),
+            "tokens_reasoning": float(reasoning.lengths.mean()),
+            "length_auc": two_sided_auc(recall.lengths.tolist(), reasoning.lengths.tolist()),
+            "entropy_auc": two_sided_auc(*(values.tolist() for values in entropy)),
+        }
+        confounds.append({"prompts": name, **lengths, **counts})
         tables.append((by_layer.assign(prompts=name), by_head.assign(prompts=name)))
     layers, heads = (pd.concat(side, ignore_index=True) for side in zip(*tables, strict=True))
     return Replication(pd.DataFrame(confounds), layers, heads, model.name)
-
-
-def _confounds(recall: LastToken, reasoning: LastToken) -> dict[str, Any]:
-    """How well length alone, and attention entropy alone, tell the two sets apart."""
-    labels = np.arange(len(recall.lengths) + len(reasoning.lengths)) >= len(recall.lengths)
-    entropy = [one.heads["entropy"].mean((1, 2)) for one in (recall, reasoning)]
-    areas = {
-        "length_auc": auroc(np.concatenate([recall.lengths, reasoning.lengths]), labels),
-        "entropy_auc": auroc(np.concatenate(entropy), labels),
-    }
-    return {
-        "n_recall": len(recall.lengths),
-        "n_reasoning": len(reasoning.lengths),
-        "tokens_recall": float(recall.lengths.mean()),
-        "tokens_reasoning": float(reasoning.lengths.mean()),
-        # which of the two classes is longer does not matter
-        **{name: max(area, 1 - area) for name, area in areas.items()},
-    }

@@ -32,9 +32,8 @@ class RecallReasoning(Result):
         tables: by name, each with a column ``seed``: ``cells`` (drawn, right and kept pairs),
             ``circuits`` (a row per component), ``effects`` (what each cell loses), ``singles`` and
             ``doubles`` (dissociations), ``control`` and ``draws`` (random sets), ``backup``,
-            ``neutral`` (perplexity), ``attribution`` (beside exact scores), ``firing`` (of
-            neurons), ``relations`` (circuits of one relation each), and ``dropped`` (pairs that
-            were left out, with reasons).
+            ``neutral`` (perplexity), ``firing`` (of neurons), ``relations`` (circuits of one
+            relation each), and ``dropped`` (pairs that were left out, with reasons).
         scores: kind of component -> scores with dims (seed, cell, layer, unit), as fractions of
             each cell's total effect.
         settings: what was asked for.
@@ -135,7 +134,6 @@ class RecallReasoning(Result):
             "random_control": self.tables["control"],
             "neutral_perplexity": self._of_chosen("neutral"),
             "backup": self._of_chosen("backup"),
-            "attribution": self.tables["attribution"],
             "relations": self.tables["relations"],
             "overlap": self.overlap(),
         }

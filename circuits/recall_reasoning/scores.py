@@ -24,7 +24,7 @@ from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import StatisticsError
-from interp.model.components import Component, ComponentKind, ComponentSet, everything
+from interp.model.components import SITE_OF, Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
 from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder
@@ -62,7 +62,7 @@ def scores_of(
         out: folder of the parts.
         among: ids of the pairs that count; by default all. All are patched in either case.
     """
-    score = attributed if kind == "neuron" else _patched
+    score = _attributed if kind == "neuron" else _patched
     found = [score(model, pairs, kind, out / f"{kind}-{c}", among) for c, pairs in cells.items()]
     joined = np.stack(found)
     coords = {"cell": list(cells), "layer": range(joined.shape[1]), "unit": range(joined.shape[2])}
@@ -72,8 +72,8 @@ def scores_of(
 def _patched(
     model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None
 ) -> Float[np.ndarray, "layer unit"]:
-    site, over = ("z", "layer,head") if kind == "head" else ("mlp_out", "layer")
-    result = patch_into(out, model, pairs, site, over, direction="noise")
+    over = "layer,head" if kind == "head" else "layer"
+    result = patch_into(out, model, pairs, SITE_OF[kind], over, direction="noise")
     which = [among is None or name in among for name in result.values["pair"].values]
     clean, corrupt, patched = (
         one[which].mean("pair") for one in (result.clean, result.corrupt, result.values)
@@ -82,19 +82,16 @@ def _patched(
     return values if kind == "head" else values[:, None]
 
 
-def attributed(
-    model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None = None
+def _attributed(
+    model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, _: object
 ) -> Float[np.ndarray, "layer unit"]:
-    """Attribution of every head or neuron, as a fraction of the total effect."""
-    site = "mlp_post" if kind == "neuron" else "z"
     axes = ("layer", kind)
-    named = {"site": site, "over": axes} | names_of(pairs) | identity(model)
+    named = {"site": SITE_OF[kind], "over": axes} | names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs") as run:
         if not run.finished:
-            run.finish(attribute(model, pairs, site, axes).save)
+            run.finish(attribute(model, pairs, SITE_OF[kind], axes).save)
     result = UnitScores.load(out)
-    effect = float((result.clean - result.corrupt).mean())
-    return (result.mean() / effect).values
+    return (result.mean() / float((result.clean - result.corrupt).mean())).values
 
 
 @brief
@@ -103,14 +100,14 @@ class AbilityCircuit:
     """A set of components that is claimed to serve one ability.
 
     Attributes:
-        ability: its name.
+        ability: which.
         kind: of the components.
         rule: how they were ranked.
         components: the best first.
         scores: by the rule.
     """
 
-    ability: str
+    ability: Ability
     kind: ComponentKind
     rule: str
     components: tuple[Component, ...]
@@ -119,7 +116,7 @@ class AbilityCircuit:
     @property
     def name(self) -> str:
         """Ability, kind, rule and size."""
-        return f"{self.ability}/{self.kind}/{self.rule}/{len(self.components)}"
+        return f"{self.ability.name}/{self.kind}/{self.rule}/{len(self.components)}"
 
     @property
     def set(self) -> ComponentSet:
@@ -150,7 +147,7 @@ def circuits_of(
         if places:
             components = tuple(Component(layer, kind, unit) for layer, unit in places)
             values = tuple(float(ranked[place]) for place in places)
-            found[len(top)] = AbilityCircuit(ability.name, kind, rule, components, values)
+            found[len(top)] = AbilityCircuit(ability, kind, rule, components, values)
     return list(found.values())
 
 

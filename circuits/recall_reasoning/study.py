@@ -152,9 +152,9 @@ class _Seed:
     def losses(
         self, split: str, sets: Sets, ablation: str, most: int, part: str = "", text: Any = None
     ) -> Losses:
-        """What sets cost on a split; see `losses`."""
-        at = self.out / part
-        return losses(self.model, self.asked.data, split, sets, ablation, at, most, text)
+        """What sets cost on a split."""
+        out, data = self.out / part, self.asked.data
+        return losses(self.model, data, split, sets, ablation, out, most, text)
 
     def part(self, neutral: str | None, say: Callable[[str], None]) -> Part:
         """All tables, and scores by kind of component."""
@@ -171,7 +171,7 @@ class _Seed:
         sets = {circuit.name: circuit.set for circuit in circuits}
         say(f"seed {seed}: choosing among {len(sets)} circuits")
         tried = self.losses("validation", sets, first, settings.n_validate)
-        chosen = chosen_of(model, design, settings, circuits, tried)
+        chosen = chosen_of(model, circuits, tried, settings.n_random)
         names = [circuit.name for circuit in chosen]
         say(f"seed {seed}: testing {', '.join(names)}")
         measured = {
@@ -184,7 +184,7 @@ class _Seed:
         )
         say(f"seed {seed}: random sets")
         control, draws, backup = self.controls(chosen)
-        singles = judged(singles_table(design, circuits, measured, settings, seed), names, control)
+        singles = judged(singles_table(circuits, measured, settings, seed), names, control)
         deciding: Any = singles[singles["chosen"] & (singles["ablation"] == first)]
         test = {cell: data.of("test", cell, settings.n_test) for cell in data.cells}
         rejected = pd.DataFrame([vars(row) for row in data.rejected])
@@ -198,12 +198,9 @@ class _Seed:
             "draws": draws,
             "backup": backup,
             "neutral": diagnostics.neutral_table(chosen, read, on_text),
-            "firing": diagnostics.firing_table(model, design, circuits, test),
+            "firing": diagnostics.firing_table(model, circuits, test),
             "relations": diagnostics.relations_table(
-                model, design, data, selection, chosen, first, self.out, settings.n_test
-            ),
-            "attribution": diagnostics.attribution_table(
-                model, selection, scores["head"], self.out
+                model, data, selection, chosen, first, self.out, settings.n_test
             ),
             "dropped": pd.concat([self.asked.dropped, rejected], ignore_index=True),
         }
@@ -240,42 +237,30 @@ class _Seed:
                 sets |= named
                 drawn[circuit.name][kind] = list(named)
         measured = self.losses("test", sets, self.first, settings.n_control, "random")
-        tables = [
-            control_tables(self.design.ability(c.ability), c, measured, drawn[c.name])
-            for c in chosen
-            if drawn[c.name]
-        ]
+        tables = [control_tables(c, measured, drawn[c.name]) for c in chosen if drawn[c.name]]
         control, draws = (
             pd.concat([pair[i] for pair in tables], ignore_index=True) if tables else pd.DataFrame()
             for i in (0, 1)
         )
-        backup = [
-            diagnostics.backup_row(self.design.ability(c.ability), c, measured)
-            for c in chosen
-            if c.kind == "head"
-        ]
+        backup = [diagnostics.backup_row(c, measured) for c in chosen if c.kind == "head"]
         return control, draws, pd.DataFrame(backup, columns=diagnostics.BACKUP)
 
 
 def chosen_of(
-    model: Model,
-    design: Design,
-    settings: StudySettings,
-    circuits: Sequence[AbilityCircuit],
-    tried: Losses,
+    model: Model, circuits: Sequence[AbilityCircuit], tried: Losses, n_random: int
 ) -> list[AbilityCircuit]:
     """For each ability the circuit that loses most of its own and moves the other least.
 
     It is one of heads or of neurons: MLPs have no counterpart in their layer. Circuits so small
-    that the model holds too few other sets of their size are chosen only where no other is left.
+    that the model has fewer than `n_random` other sets of their size are chosen only where no
+    other is left.
     """
     chosen: list[AbilityCircuit] = []
-    for ability in design.abilities:
-        own = [c for c in circuits if c.ability == ability.name and c.kind != "mlp"]
-        enough = [c for c in own if n_others(model, c) >= settings.n_random]
-        rated = {c.name: rating(ability, tried, tried.column(c.name)) for c in own}
+    for ability in dict.fromkeys(c.ability for c in circuits):
+        own = [c for c in circuits if c.ability == ability and c.kind != "mlp"]
+        enough = [c for c in own if n_others(model, c) >= n_random]
         if own:
-            chosen.append(max(enough or own, key=lambda c: rated[c.name]))
+            chosen.append(max(enough or own, key=lambda c: rating(c, tried)))
     return chosen
 
 

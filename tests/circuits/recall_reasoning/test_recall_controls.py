@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from planted_recall import planted, planted_data
 
-from circuits.recall_reasoning import StudySettings
 from circuits.recall_reasoning.designs import DESIGNS
 from circuits.recall_reasoning.dissociation import judged
 from circuits.recall_reasoning.losses import Losses
@@ -18,7 +17,8 @@ from interp.ablation import Component
 
 def circuit_of(*places: tuple[int, int], ability: str = "recall") -> AbilityCircuit:
     components = tuple(Component(layer, "head", unit) for layer, unit in places)
-    return AbilityCircuit(ability, "head", "absolute", components, (1.0,) * len(places))
+    claim = next(one for one in DESIGNS["A-C"].abilities if one.name == ability)
+    return AbilityCircuit(claim, "head", "absolute", components, (1.0,) * len(places))
 
 
 def controls(circuit: AbilityCircuit, n: int):
@@ -72,15 +72,14 @@ def tried(effects: dict[str, tuple[float, float]]) -> Losses:
 def test_the_best_on_validation_is_chosen_unless_the_model_holds_too_few_sets(n_random, size):
     small, large = circuit_of((0, 0)), circuit_of((0, 0), (0, 1))
     found = tried({small.name: (0.9, 0.0), large.name: (0.9, 0.2)})
-    settings = StudySettings(design="A-C", n_random=n_random)
-    (chosen,) = chosen_of(planted(), DESIGNS["A-C"], settings, [small, large], found)
+    (chosen,) = chosen_of(planted(), [small, large], found, n_random)
     assert len(chosen.components) == size
 
 
 def test_moving_the_other_ability_either_way_counts_against_a_circuit():
     raising, sparing = circuit_of((0, 0)), circuit_of((0, 0), (0, 1))
     found = tried({raising.name: (0.9, -0.4), sparing.name: (0.8, 0.1)})
-    (chosen,) = chosen_of(planted(), DESIGNS["A-C"], StudySettings(), [raising, sparing], found)
+    (chosen,) = chosen_of(planted(), [raising, sparing], found, 100)
     assert chosen is sparing
 
 

@@ -19,6 +19,7 @@ from circuits.recall_reasoning.scores import RULES, AbilityCircuit, circuits_of
 from interp.ablation import Component
 from interp.errors import DataError, InterpError, RunFolderError
 
+RECALLING, COPYING = DESIGNS["A-C"].abilities
 QUICK = StudySettings(
     design="A-C",
     sizes=(1,),
@@ -93,10 +94,8 @@ def test_circuits_of_one_relation_are_tested_on_each(tmp_path):
     data = replace(data, relation={i: str(int(b[1:]) // 9) for i, b in data.bridge.items()})
     selection = {cell: data.of("selection", cell)[:20] for cell in "AC"}
     head = Component(RECALL[0], "head", RECALL[1])
-    whole = AbilityCircuit("recall", "head", "absolute", (head,), (1.0,))
-    table = relations_table(
-        model, DESIGNS["A-C"], data, selection, [whole], "resample", tmp_path, most=20
-    )
+    whole = AbilityCircuit(RECALLING, "head", "absolute", (head,), (1.0,))
+    table = relations_table(model, data, selection, [whole], "resample", tmp_path, most=20)
     assert list(zip(table["found_on"], table["cell"], table["relation"], strict=True)) == [
         (found, cell, tested) for found in "01" for cell in "AC" for tested in "01"
     ]
@@ -110,16 +109,16 @@ def test_firing_is_read_at_the_last_token():
     model, data = planted(), planted_data()
     cells = {cell: data.of("test", cell)[:6] for cell in "AC"}
     pair = (Component(0, "neuron", 3), Component(2, "neuron", 7))
-    heads = AbilityCircuit("recall", "head", "absolute", (Component(0, "head", 0),), (1.0,))
-    neurons = AbilityCircuit("copying", "neuron", "absolute", pair, (0.5, 0.25))
-    table = firing_table(model, DESIGNS["A-C"], [heads, neurons], cells)
+    heads = AbilityCircuit(RECALLING, "head", "absolute", (Component(0, "head", 0),), (1.0,))
+    neurons = AbilityCircuit(COPYING, "neuron", "absolute", pair, (0.5, 0.25))
+    table = firing_table(model, [heads, neurons], cells)
     assert table["neuron"].tolist() == [str(one) for one in pair]
     assert table["score"].tolist() == [0.5, 0.25]
     for side, cell in (("own", "C"), ("other", "A")):
         gates = last_token(model, [p.clean for p in cells[cell]]).gates
         assert table[side].tolist() == [(gates[:, 0, 3] > 0).mean(), (gates[:, 2, 7] > 0).mean()]
     assert np.allclose(table["specificity"], table["own"] - table["other"])
-    assert firing_table(model, DESIGNS["A-C"], [heads], cells).empty
+    assert firing_table(model, [heads], cells).empty
 
 
 def test_one_head_for_both_is_no_dissociation(tmp_path):
@@ -201,9 +200,9 @@ def losses_of(own: float, other: float, n: int = 400) -> Losses:
     [(0.2, 0.0, True, True), (0.14, 0.0, False, True), (0.9, 0.04, True, False)],
 )
 def test_single_dissociation_is_judged_by_margins(own, other, needed, intact):
-    circuit = AbilityCircuit("recall", "head", "absolute", (Component(0, "head", 0),), (1.0,))
+    circuit = AbilityCircuit(RECALLING, "head", "absolute", (Component(0, "head", 0),), (1.0,))
     measured = {"resample": losses_of(own, other)}
-    (row,) = singles_table(DESIGNS["A-C"], [circuit], measured, QUICK, 0).to_dict("records")
+    (row,) = singles_table([circuit], measured, QUICK, 0).to_dict("records")
     assert (row["needed"], row["intact"]) == (needed, intact)
     assert row["selectivity"] == pytest.approx(own - other)
 
