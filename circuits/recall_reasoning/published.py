@@ -26,8 +26,7 @@ from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filter import two_sided_auc
 from interp.brief import brief
 from interp.data.datasets import locate
-from interp.data.records import read_jsonl, read_rows
-from interp.data.schema import Row, Text, checked
+from interp.data.records import Row, Text, checked, read_jsonl, read_rows
 from interp.errors import DataError, PlanError
 from interp.interventions.recording import activations
 from interp.interventions.run import forward

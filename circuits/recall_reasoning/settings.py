@@ -7,8 +7,7 @@ from pydantic import Field
 
 from circuits.recall_reasoning.designs import DesignName
 from interp.data.datasets import locate
-from interp.data.records import read_json
-from interp.data.schema import Amount, ClosedRow, Count, Dtype, Index, Text, checked
+from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, checked, read_json
 
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]

@@ -22,8 +22,7 @@ import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
 from interp.brief import brief
-from interp.data.records import read_json
-from interp.data.schema import checked
+from interp.data.records import checked, read_json
 from interp.errors import DataError, shown
 from interp.loading.organisms import folder_of
 from interp.model.model import Model
