@@ -106,12 +106,12 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the cells of a design in a model's tokens, and keep what it gets right."""
-    from circuits.recall_reasoning.designs import design_named
+    from circuits.recall_reasoning.designs import DESIGNS
     from circuits.recall_reasoning.filter import filtered as ask
     from circuits.recall_reasoning.sources import build as draw
 
     model = on.load()
-    data = draw(model, design_named(design), datasets, n, seed)
+    data = draw(model, DESIGNS[design], datasets, n, seed)
     asked = ask(model, data)
     (asked.data if filtered else data).save(out)
     cells, rejected = asked.counts, len(data.rejected)
@@ -188,7 +188,7 @@ def replicate(
 ) -> None:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
     from circuits.kinds import write_page
-    from circuits.recall_reasoning.designs import design_named
+    from circuits.recall_reasoning.designs import DESIGNS
     from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
     from circuits.recall_reasoning.published import replicate as test
     from circuits.recall_reasoning.sources import build as draw
@@ -198,7 +198,7 @@ def replicate(
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets = {"published": published_prompts(source)}
-    model, chosen = on.load(), design_named(design)
+    model, chosen = on.load(), DESIGNS[design]
     sets["matched"] = matched_prompts(draw(model, chosen, datasets, n, 0), chosen.cells[:2], n)
     named = {"sets": fingerprint(sets)} | identity(model)
     result: Replication = in_one_piece(

@@ -4,42 +4,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.brief import brief
-from interp.errors import DataError, did_you_mean, shown
 
 DesignName = Literal["2x2", "A-D", "A-C", "A-conflict", "A-nonce", "A-ioi", "puzzles"]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A kind of question.
-
-    Attributes:
-        name: its label.
-        fact: where the fact is that answers it.
-        hops: how many facts must be chained; 0 where that does not apply.
-        meaning: what it asks, for pages.
-    """
-
-    name: str
-    fact: Literal["weights", "context", "neither"]
-    hops: int
-    meaning: str
-
-
-CELLS: dict[str, Cell] = {
-    cell.name: cell
-    for cell in (
-        Cell("A", "weights", 1, "recall a stored fact"),
-        Cell("B", "weights", 2, "compose two stored facts"),
-        Cell("C", "context", 1, "read a fact that the prompt states"),
-        Cell("D", "context", 2, "compose two facts that the prompt states"),
-        Cell("C-conflict", "context", 1, "read a stated fact that contradicts the stored one"),
-        Cell("C-nonce", "context", 1, "read a stated fact about a made-up country"),
-        Cell("IOI", "neither", 0, "name the indirect object (a third task)"),
-        Cell("P-recall", "context", 1, "repeat a phrase of a made-up language"),
-        Cell("P-reasoning", "context", 2, "apply a rule of a made-up language to a new phrase"),
-    )
+CELLS: dict[str, str] = {
+    "A": "recall a stored fact",
+    "B": "compose two stored facts",
+    "C": "read a fact that the prompt states",
+    "D": "compose two facts that the prompt states",
+    "C-conflict": "read a stated fact that contradicts the stored one",
+    "C-nonce": "read a stated fact about a made-up country",
+    "IOI": "name the indirect object (a third task)",
+    "P-recall": "repeat a phrase of a made-up language",
+    "P-reasoning": "apply a rule of a made-up language to a new phrase",
 }
+"""Kind of question -> what it asks."""
 
 
 @brief
@@ -110,14 +90,3 @@ DESIGNS: dict[str, Design] = {
         _two("puzzles", ("recall", "P-recall"), ("reasoning", "P-reasoning")),
     )
 }
-
-
-def design_named(name: str) -> Design:
-    """Look a design up.
-
-    Raises:
-        DataError: unknown name; the message suggests the nearest.
-    """
-    if name not in DESIGNS:
-        raise DataError(f"unknown design {shown(name)}. {did_you_mean(name, DESIGNS)}")
-    return DESIGNS[name]

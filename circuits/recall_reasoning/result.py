@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from circuits.recall_reasoning import figures
-from circuits.recall_reasoning.designs import CELLS, Ability, Design, design_named
+from circuits.recall_reasoning.designs import CELLS, DESIGNS, Ability, Design
 from circuits.recall_reasoning.dissociation import CLAIMS
 from circuits.recall_reasoning.scores import RULES
 from circuits.recall_reasoning.settings import StudySettings
@@ -51,7 +51,7 @@ class RecallReasoning(Result):
     @property
     def design(self) -> Design:
         """What was contrasted."""
-        return design_named(self.settings.design)
+        return DESIGNS[self.settings.design]
 
     @property
     def deciding(self) -> pd.DataFrame:
@@ -161,7 +161,7 @@ class RecallReasoning(Result):
         """The verdict, the figures and the tables."""
         chosen: Any = self.chosen
         columns = ["seed", "ability", "circuit", *BOUNDED, *CLAIMS, "holds"]
-        cells = [f"{name}: {CELLS[name].meaning}" for name in self.design.cells]
+        cells = [f"{name}: {CELLS[name]}" for name in self.design.cells]
         firing: Any = self.tables["firing"].groupby(["seed", "circuit"], sort=False)
         rates = firing[["own", "other", "specificity"]].mean().reset_index()
         outcomes = {

@@ -18,7 +18,7 @@ import xarray as xr
 
 from circuits.recall_reasoning import diagnostics
 from circuits.recall_reasoning.cells import Data
-from circuits.recall_reasoning.designs import Design, design_named
+from circuits.recall_reasoning.designs import DESIGNS, Design
 from circuits.recall_reasoning.dissociation import (
     control_tables,
     doubles_table,
@@ -80,7 +80,7 @@ def study(
         RunFolderError: `out` holds another run.
         DataError: a cell of the design keeps too few pairs that the model gets right.
     """
-    design = design_named(settings.design)
+    design = DESIGNS[settings.design]
     files = None if datasets is None else Path(datasets)
     draw = data or (lambda seed: build(model, design, files, settings.n_drawn, seed))
     drawn = {seed: draw(seed) for seed in settings.seeds}

@@ -107,7 +107,8 @@ def fact_cells(
         own = [facts[i] for i in order[at :: len(SPLITS)]]
         drawn: list[Record] = []
         for which, relation in enumerate(relations):
-            known = _usable(model, relation, own, rejected)
+            usable = one_token(model, own, relation, rejected)
+            known = [_named(model, relation, f.country, f.answers[relation]) for f in usable]
             nonce = [_named(model, relation, name, "") for name in NONCE[at :: len(SPLITS)]]
             wanted = n * (which + 1) // len(relations) - n * which // len(relations)
             drawn += _triples(split, relation, known, nonce, wanted, rng, rejected)
@@ -118,19 +119,23 @@ def fact_cells(
     return data_of(records, dict.fromkeys(cells, answers), tuple(rejected), "facts", seed)
 
 
-def _usable(
-    model: Model, relation: str, facts: Sequence[Country], rejected: list[Excluded]
-) -> list[_Named]:
-    """The countries whose answer is one token; the others go to `rejected`."""
-    found: list[_Named] = []
+def one_token(
+    model: Model,
+    facts: Sequence[Country],
+    relation: str,
+    rejected: list[Excluded],
+    asked: str | None = None,
+) -> list[Country]:
+    """The countries whose answer is one token after the question about them, or about `asked`."""
+    found: list[Country] = []
     for fact in facts:
-        answer, prompt = fact.answers[relation], FRAMES[relation].format(fact.country)
+        prompt = FRAMES[relation].format(asked or fact.country)
         try:
-            single_token(model, prompt, model.encode(prompt), answer, relation)
+            single_token(model, prompt, model.encode(prompt), fact.answers[relation], relation)
         except DataError as error:
             rejected.append(Excluded(f"{relation}-{fact.country}", "facts", str(error)))
         else:
-            found.append(_named(model, relation, fact.country, answer))
+            found.append(fact)
     return found
 
 

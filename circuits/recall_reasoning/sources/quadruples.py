@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
-from circuits.recall_reasoning.sources.countries import FRAMES, NONCE, Country
-from interp.data.pairs import Excluded, single_token
-from interp.errors import DataError
+from circuits.recall_reasoning.sources.countries import FRAMES, NONCE, Country, one_token
+from interp.data.pairs import Excluded
 from interp.model.model import Model
 
 ONE_HOP = (
@@ -79,7 +78,7 @@ def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: 
     """
     rng = np.random.default_rng(seed)
     rejected: list[Excluded] = []
-    usable = _usable(model, facts, rejected)
+    usable = one_token(model, facts, "capital", rejected, asked="Spain")
     order = rng.permutation(len(usable))
     records: list[Record] = []
     for at, split in enumerate(SPLITS):
@@ -96,20 +95,6 @@ def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: 
     matched = _equally_long(model, records, rejected)
     answers = tuple(sorted({fact.capital for fact in usable}))
     return data_of(matched, dict.fromkeys("ABCD", answers), tuple(rejected), "quadruples", seed)
-
-
-def _usable(model: Model, facts: Sequence[Country], rejected: list[Excluded]) -> list[Country]:
-    """The countries whose capital is one token; the others go to `rejected`."""
-    found: list[Country] = []
-    prompt = QUESTION.format("Spain")
-    for fact in facts:
-        try:
-            single_token(model, prompt, model.encode(prompt), fact.capital, "capital")
-        except DataError as error:
-            rejected.append(Excluded(f"capital-{fact.country}", "facts", str(error)))
-        else:
-            found.append(fact)
-    return found
 
 
 def _cells(
