@@ -1,15 +1,13 @@
 """`interp recall-reasoning`: build the cells, run the study, replicate the published statistics."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import command
 from circuits.cli.options import (
-    DESIGNS,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -19,8 +17,6 @@ from circuits.cli.options import (
     OnModel,
     RecipeModelOption,
     choice,
-    names_in,
-    numbers,
 )
 from circuits.cli.output import (
     load,
@@ -31,18 +27,16 @@ from circuits.cli.output import (
     stderr,
     stdout,
 )
-
-if TYPE_CHECKING:
-    from circuits.recall_reasoning.settings import StudySettings
+from circuits.recall_reasoning.designs import DESIGNS
+from circuits.recall_reasoning.settings import StudySettings, load_recipe
+from interp.errors import PlanError
 
 app = typer.Typer(
     help="Recall versus reasoning: separate circuits, tested by dissociation.",
     no_args_is_help=True,
 )
 
-CUT = ("resample", "mean", "zero")
-CONTRASTED = "Which kinds of prompts are contrasted"
-DesignOption = Annotated[str, choice(DESIGNS, f"{CONTRASTED}.")]
+DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contrasted.")]
 DatasetsOption = Annotated[
     Path | None,
     typer.Option(
@@ -58,33 +52,8 @@ Recipe = Annotated[
 ]
 
 
-def _option(help: str, least: int | None = None) -> Any:
-    return typer.Option(min=least, help=help)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """The options that override a recipe's settings."""
-
-    design: Annotated[str | None, choice(DESIGNS, f"{CONTRASTED}; by default the recipe's.")] = None
-    sizes: Annotated[str | None, _option("Numbers of heads in a circuit, such as 4,8,12.")] = None
-    seeds: Annotated[str | None, _option("Random seeds for the splits, such as 0,1,2.")] = None
-    ablations: Annotated[
-        str | None, choice(CUT, "Ablations; the first one decides.", many=True)
-    ] = None
-    neurons: Annotated[str | None, _option("Numbers of neurons in a circuit, such as 64.")] = None
-    mlps: Annotated[str | None, _option("Numbers of MLPs in a circuit, such as 1,2.")] = None
-    n_test: Annotated[int | None, _option("Largest number of test pairs per cell.", 1)] = None
-    n_random: Annotated[int | None, _option("Number of random sets per control.", 1)] = None
-
-    def of(self, settings: "StudySettings") -> "StudySettings":
-        """Settings with what is given here."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        for name in given.keys() & {"sizes", "seeds", "neurons", "mlps"}:
-            given[name] = numbers(f"--{name}", given[name])
-        if self.ablations is not None:
-            given["ablations"] = names_in(self.ablations)
-        return settings.but(**given)
+Changes = Annotated[dict[str, Any], StudySettings]
+"""The settings that differ from the recipe's, or from the defaults."""
 
 
 @command(
@@ -106,7 +75,6 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the cells of a design in a model's tokens, and keep what it gets right."""
-    from circuits.recall_reasoning.designs import DESIGNS
     from circuits.recall_reasoning.filter import filtered as ask
     from circuits.recall_reasoning.sources import build as draw
 
@@ -142,17 +110,15 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
-    from circuits.recall_reasoning.settings import StudySettings, load_recipe
     from circuits.recall_reasoning.sources.organism import story_text, world_of
     from circuits.recall_reasoning.study import study
-    from interp.errors import PlanError
     from interp.loading.organisms import ORGANISMS
 
     asked = load_recipe(recipe) if recipe else None
     name = model or (asked and asked.model)
     if name is None:
         raise PlanError("no model: give --model, or a --recipe that names one.")
-    settings = changes.of(asked.settings if asked else StudySettings())
+    settings = (asked.settings if asked else StudySettings()).but(**changes)
     text = neutral_text(neutral)
     loaded = load(name, device, dtype or (asked and asked.dtype))
     if text is None and loaded.name in ORGANISMS:
@@ -188,7 +154,6 @@ def replicate(
 ) -> None:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
     from circuits.kinds import write_page
-    from circuits.recall_reasoning.designs import DESIGNS
     from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
     from circuits.recall_reasoning.published import replicate as test
     from circuits.recall_reasoning.sources import build as draw
