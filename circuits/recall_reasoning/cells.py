@@ -161,7 +161,7 @@ def load_data(path: Path) -> Data:
     """Read what `Data.save` wrote.
 
     Raises:
-        DataError: the file is missing or is no such file, or a row is not a pair.
+        DataError: the file is missing or of another form.
     """
     lines = read_jsonl(path, "cells")
     if not lines:

@@ -81,15 +81,9 @@ def firing_table(
 
     A neuron may fire in one cell only and have no effect there, which the ablation shows.
 
-    Args:
-        model: with gated MLPs; a neuron fires where its gate is above 0.
-        circuits: those of neurons are looked at.
-        cells: prompts that the circuits were not found on.
-
-    Returns:
-        A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of
-        the ``own`` and of the ``other`` cells on which it fires, each cell counting as much, and
-        ``specificity``, own - other.
+    A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of the
+    ``own`` and of the ``other`` cells on which its gate is above 0, each cell counting as much, and
+    ``specificity``, own - other. The circuits should not have been found on these prompts.
 
     Raises:
         PlanError: the model has no gated MLPs.
@@ -129,6 +123,9 @@ def relations_table(
     pairs of one relation, by the rule and the size that were chosen, and every relation's circuit
     is ablated on the test pairs of each.
 
+    A row per circuit (``found_on`` a relation; ``jaccard`` with that of all relations), cell and
+    relation tested: accuracy and effect lost with 95 % intervals over bridges.
+
     Args:
         model: the model.
         data: what the model gets right.
@@ -137,10 +134,6 @@ def relations_table(
         ablation: kind.
         out: folder of the parts.
         most: at most so many test pairs per cell.
-
-    Returns:
-        A row per circuit (``found_on`` a relation; ``jaccard`` with that of all relations), cell
-        and relation tested: accuracy and effect lost with 95 % intervals over bridges.
     """
     names = sorted({data.relation[p.id] for pairs in selection.values() for p in pairs} - {""})
     found: dict[str, tuple[AbilityCircuit, dict[str, Any]]] = {}

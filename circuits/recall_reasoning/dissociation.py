@@ -122,14 +122,9 @@ def control_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A circuit against its random sets, all on the same pairs.
 
-    Args:
-        circuit: the circuit.
-        found: losses of the circuit and of every random set.
-        drawn: kind of control -> names of its sets.
-
-    Returns:
-        A row per kind of control and reading (how many sets, their mean, 99th percentile, p), and
-        a row per random set.
+    `found` has the losses of the circuit and of every random set, `drawn` the names of the sets by
+    kind. The tables have a row per kind and reading (how many sets, their mean, 99th percentile,
+    p), and a row per random set.
     """
     rows: list[dict[str, Any]] = []
     draws: list[pd.DataFrame] = []
@@ -180,16 +175,9 @@ def doubles_table(
 ) -> pd.DataFrame:
     """A row per pair of abilities, for the circuits that were chosen beforehand.
 
-    Args:
-        design: its pairs of abilities.
-        singles: one row per ability, as `judged`.
-        found: losses under the deciding ablation.
-        ablation: its name.
-        seed: of the bootstrap.
-
-    Returns:
-        ``dd``: the sum of both selectivities, in fractions of the total effect, with its interval
-        over bridges; ``holds``: both single dissociations do.
+    `singles` has one row per ability, as `judged`, under the deciding ablation. ``dd`` is the sum
+    of both selectivities, in fractions of the total effect, with its interval over bridges;
+    ``holds``: both single dissociations do.
     """
     by = {row["ability"]: row for row in singles.to_dict("records")}
     rows: list[dict[str, Any]] = []

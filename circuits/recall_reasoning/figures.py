@@ -17,15 +17,9 @@ def plot_dissociation(
 ) -> go.Figure:
     """Every circuit: what its own ability loses, and what the other does.
 
-    A circuit that dissociates lies far to the right, within the grey band around 0. Chosen
-    circuits are large and carry their intervals.
-
-    Args:
-        singles: a row per circuit, under one ablation.
-        abilities: what the circuits are claimed to serve.
-        margin: of the logit difference, as a fraction of the total effect.
-        title: the figure's.
-        note: what the points are, below the title.
+    A circuit that dissociates lies far to the right, within the grey band of `margin` around 0.
+    Chosen circuits are large and carry their intervals. `singles` has a row per circuit, under one
+    ablation.
     """
     figure = go.Figure()
     figure.add_hrect(
@@ -93,12 +87,7 @@ def plot_scores(maps: Mapping[str, Float[np.ndarray, "layer head"]], title: str)
 
 
 def plot_control(draws: Any, control: Any) -> go.Figure:
-    """Selectivity (own minus other effect lost) of each chosen circuit and of its random sets.
-
-    Args:
-        draws: a row per random set: ``ability``, ``selectivity``.
-        control: a row per chosen circuit and kind of random sets.
-    """
+    """Selectivity (own minus other effect lost) of each chosen circuit and of its random sets."""
     figure = go.Figure()
     for ability, own in draws.groupby("ability", sort=False):
         figure.add_violin(

@@ -67,15 +67,8 @@ def losses(
 ) -> Losses:
     """Ablate every set on every cell of a split; finished cells are read back from `out`.
 
-    Args:
-        model: the model.
-        data: what it gets right.
-        split: which pairs.
-        sets: what to ablate.
-        ablation: kind; means are over the selection split of the same cell.
-        out: folder of the parts.
-        most: at most so many pairs per cell.
-        neutral: text whose perplexity is read, too, with the first cell.
+    Means are over the selection split of the same cell. At most `most` pairs per cell are run; the
+    perplexity of `neutral` text is read with the first cell.
     """
     accuracy: dict[str, np.ndarray] = {}
     effect: dict[str, np.ndarray] = {}

@@ -55,12 +55,8 @@ def scores_of(
 ) -> Float[xr.DataArray, "cell layer unit"]:
     """Score every component of a kind on every cell; finished cells are read back from `out`.
 
-    Args:
-        model: the model.
-        cells: the selection split's pairs.
-        kind: heads and MLPs are patched one by one; neurons are attributed (`eap-dg`).
-        out: folder of the parts.
-        among: ids of the pairs that count; by default all. All are patched in either case.
+    Heads and MLPs are patched one by one; neurons are attributed (`eap-dg`). `among` has the ids of
+    the pairs that count; all are patched in any case.
     """
     score = _attributed if kind == "neuron" else _patched
     found = [score(model, pairs, kind, out / f"{kind}-{c}", among) for c, pairs in cells.items()]
@@ -129,12 +125,8 @@ def circuits_of(
 ) -> list[AbilityCircuit]:
     """The components that matter most to an ability's own cells and not to the others.
 
-    Args:
-        scores: of one kind, with dims (cell, layer, unit).
-        ability: whose cells.
-        rule: a name in `RULES`.
-        sizes: of the circuits. A circuit has only components with a positive score, so it is
-            smaller where there are too few; sizes that give the same circuit give it once.
+    A circuit has only components with a positive score by the rule, so it is smaller where there
+    are too few; sizes that give the same circuit give it once.
     """
     own, other = (scores.sel(cell=list(side)).mean("cell").values for side in ability.sides)
     ranked = RULES[rule](own, other)
@@ -154,19 +146,11 @@ def circuits_of(
 def controls_of(
     model: Model, circuit: AbilityCircuit, n: int, seed: int, pairs: PromptPairs
 ) -> dict[str, list[ComponentSet]]:
-    """Random sets for a circuit by kind of control, none of which holds a unit of the circuit.
+    """At most `n` random sets of each kind for a circuit, which have none of its units.
 
-    Args:
-        model: the model.
-        circuit: what to control for.
-        n: at most so many different sets of a kind.
-        seed: of the draws.
-        pairs: prompts whose norms are matched.
-
-    Returns:
-        ``layer``: as many units in each layer; ``near``, only where those are fewer than `n`: each
-        unit from a layer nearby; ``norm``: as ``layer``, matched by output norm, too;
-        ``anywhere``: any units. A kind is missing where no set matches.
+    ``layer``: as many units in each layer; ``near``, only where those are fewer than `n`: each unit
+    from a layer nearby; ``norm``: as ``layer``, matched by output norm on `pairs`, too;
+    ``anywhere``: any units. A kind is missing where no set matches.
     """
     norms = write_norms(model, [circuit.kind], prompts_of(tokenise(model, pairs)[0])[:16])
     found: dict[str, list[ComponentSet]] = {"layer": [], "near": [], "norm": []}

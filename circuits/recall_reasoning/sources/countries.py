@@ -87,14 +87,10 @@ def fact_cells(
     seed: int = 0,
     relations: Sequence[str] = tuple(FRAMES),
 ) -> Data:
-    """Draw matched triples of A, C-conflict and C-nonce for each split.
+    """Draw `n` matched triples of A, C-conflict and C-nonce for each split.
 
-    Args:
-        model: whose tokens.
-        facts: the countries.
-        n: triples per split, shared by the relations; fewer where a length has no counterpart.
-        seed: of the splits and draws.
-        relations: names in `FRAMES`.
+    Relations, names in `FRAMES`, share the triples; a relation has fewer where no length of its
+    questions has a counterpart.
 
     Raises:
         DataError: a split is left without pairs.

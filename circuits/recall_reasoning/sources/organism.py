@@ -190,11 +190,6 @@ def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
 
     B asks only compositions that training never showed.
 
-    Args:
-        world: the organism's.
-        n: quadruples per split, so pairs per cell.
-        seed: of the splits and the draws.
-
     Raises:
         DataError: a split is left without a cell.
     """

@@ -65,13 +65,7 @@ Phrases = Mapping[int, list[Phrase]]
 
 
 def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: int = 0) -> Data:
-    """Draw at most `n` quadruples for each split.
-
-    Args:
-        model: whose tokens.
-        facts: countries with capitals and landmarks.
-        n: quadruples per split.
-        seed: of the splits and draws.
+    """Draw at most `n` quadruples for each split, equally long in the model's tokens.
 
     Raises:
         DataError: a split is left without pairs.
