@@ -32,7 +32,7 @@ class Run:
 
 
 KINDS: dict[str, str | tuple[str, str]] = {
-    "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
+    "patch": "interp.patching.result:PatchResult",
     "ablation": "interp.ablation.result:AblationResult",
     "edge_scores": SCORES,
     "node_scores": SCORES,

@@ -26,7 +26,7 @@ from interp.data.prompts import prompts_of
 from interp.errors import StatisticsError
 from interp.model.components import SITE_OF, Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
-from interp.patching.shards import patch_into
+from interp.patching import patch
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import identity, names_of
 
@@ -69,7 +69,7 @@ def _patched(
     model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None
 ) -> Float[np.ndarray, "layer unit"]:
     over = "layer,head" if kind == "head" else "layer"
-    result = patch_into(out, model, pairs, SITE_OF[kind], over, direction="noise")
+    result = patch(model, pairs, SITE_OF[kind], over, direction="noise", progress=False, out=out)
     which = [among is None or name in among for name in result.values["pair"].values]
     clean, corrupt, patched = (
         one[which].mean("pair") for one in (result.clean, result.corrupt, result.values)
