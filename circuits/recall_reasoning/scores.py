@@ -26,7 +26,7 @@ from interp.data.prompts import prompts_of
 from interp.errors import StatisticsError
 from interp.model.components import SITE_OF, Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
-from interp.patching import patch
+from interp.patching.patch import patch
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import identity, names_of
 
