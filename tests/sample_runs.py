@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 from conftest import interp_pairs, tiny, word_pairs
+from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from test_comparing import sharp
 from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
 from test_emotion_discovery import SCENARIOS, SETTINGS
-from test_results import LEFT_OUT, small
 
 import interp
 from circuits.discovery import (
@@ -42,13 +42,12 @@ from circuits.emotion.frames import load_frames
 from circuits.emotion.replying import Arm
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import Settings, study
-from circuits.recall_reasoning.replicate import replicate
+from circuits.recall_reasoning import StudySettings, study
+from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
 from interp.data.prompts import prompt
-from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder, in_one_piece
 from interp.results.run_key import identity
 
@@ -56,7 +55,7 @@ EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
 MODEL = f"a model {EVIL}"
 NEUTRAL = " ".join(f"w{i * i % 90}" for i in range(140))
-QUICK = Settings(
+QUICK = StudySettings(
     design="A-C",
     sizes=(1,),
     rules=("absolute",),
@@ -215,7 +214,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 
 
 def patch_run(out: Path) -> None:
-    patch_into(out, tiny("llama"), word_pairs(), site="z", over="layer,head")
+    interp.patch(tiny("llama"), word_pairs(), site="z", over="layer,head", out=out)
 
 
 def attribute_run(out: Path) -> None:
