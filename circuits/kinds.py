@@ -42,12 +42,9 @@ KINDS: dict[str, str | tuple[str, str]] = {
     "faithfulness": "circuits.discovery.result:Faithfulness",
     QUERY_VALUE: "circuits.query_value.result:QueryValue",
     "query_value_validation": "circuits.query_value.validate:Validation",
-    "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
-    LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
-    "edit placement": (
-        "circuits.editing.placement:SavedPlacement.load",
-        "circuits.editing.figures:placement_report",
-    ),
+    "edit": "circuits.editing.edit:Edit",
+    LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
+    "layer selection": "circuits.editing.layer_selection:LayerSelection",
     "edit comparison": (
         "circuits.editing.comparing:Comparison.load",
         "circuits.editing.figures:comparison_report",
