@@ -49,8 +49,7 @@ from circuits.editing.prompting import contexts
 from circuits.editing.wordings import question_moments_of, subject_moments_of
 from circuits.editing.writing import moments_for
 from circuits.query_value import find
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most

@@ -84,8 +84,7 @@ def apply(
     from circuits.editing import edit
     from circuits.editing.files import edits_in, load_facts, load_kept, next_folder
     from circuits.editing.placement import placement_for
-    from interp.results.run_folder import RunFolder
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import RunFolder, fingerprint, identity
 
     given = _facts(facts, prompt, subject, target, load_facts)
     to_stay = load_kept(kept) if kept else []

@@ -57,9 +57,7 @@ def place(
     from circuits.editing.methods import Placement
     from circuits.editing.placement import placement_in, save_placement
     from circuits.editing.placing import place as choose
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
+    from interp.results.run_folder import Codec, fingerprint, identity, in_one_piece
 
     rows = load_cases(cases, split)
     loaded = load(model, device, dtype)

@@ -233,9 +233,7 @@ def replicate(
     )
     from circuits.recall_reasoning.replicate import replicate as test
     from interp.data.datasets import folder
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
+    from interp.results.run_folder import Codec, fingerprint, identity, in_one_piece
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets: dict[str, Prompts] = {"published": published_prompts(source)}

@@ -26,7 +26,7 @@ from interp.errors import DataError, RunFolderError, shown
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results import folder
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 REACHED = 0.5
 """A target whose probability stays below this after the search was not written."""

@@ -23,7 +23,7 @@ from interp.forward.projections import rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.results.files import replacing
+from interp.results.folder import replacing
 
 WINDOW = 128
 """Tokens a passage."""

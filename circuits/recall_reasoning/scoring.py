@@ -23,8 +23,7 @@ from interp.data.pairs import PromptPairs
 from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
 from interp.patching.shards import patch_into
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
+from interp.results.run_folder import RunFolder, identity, names_of
 
 Kind = Literal["head", "mlp", "neuron"]
 Scores = dict[str, xr.DataArray]

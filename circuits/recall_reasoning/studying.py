@@ -53,9 +53,7 @@ from interp.data.pairs import Excluded
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Codec
+from interp.results.run_folder import Codec, RunFolder, fingerprint, identity
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""

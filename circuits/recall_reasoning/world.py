@@ -22,7 +22,7 @@ import numpy as np
 from interp.brief import brief
 from interp.data.records import checked, read_json
 from interp.errors import DataError, shown
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
 N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15

@@ -18,6 +18,8 @@ from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ra
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+PATCH_FIELDS = ("model", "site", "metric", "unit", "direction", "at", "source")
+
 
 @dataclass(frozen=True)
 class PatchResult:
@@ -290,7 +292,7 @@ class PatchResult:
         """
         manifest = {
             "kind": "patch",
-            **{k: getattr(self, k) for k in folder.PATCH_FIELDS},
+            **{k: getattr(self, k) for k in PATCH_FIELDS},
             "seconds": self.seconds,
             "dims": ["pair", *self.over],
             "coords": {dim: self.values.coords[dim].values.tolist() for dim in self.over},
@@ -334,7 +336,7 @@ class PatchResult:
             clean=xr.DataArray(pairs["clean"].to_numpy(), dims="pair", coords={"pair": ids}),
             corrupt=xr.DataArray(pairs["corrupt"].to_numpy(), dims="pair", coords={"pair": ids}),
             excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
-            **{k: manifest[k] for k in folder.PATCH_FIELDS},
+            **{k: manifest[k] for k in PATCH_FIELDS},
             tokens=tokens,
             roles=tuple(tuple(row) for row in pairs["roles"] if len(row)),
             seconds=manifest["seconds"],

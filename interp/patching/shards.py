@@ -15,9 +15,7 @@ from interp.patching.cells import SweepArrays, run_sweep
 from interp.patching.patch import label
 from interp.patching.result import PatchResult
 from interp.patching.sweep import Sweep, plan_sweep
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
-from interp.results.steps import ARRAYS
+from interp.results.run_folder import ARRAYS, RunFolder, identity, names_of
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""
