@@ -189,11 +189,6 @@ class Report:
         return sum(map(int, self.excluded["rows"].tolist()))
 
     @property
-    def left_out(self) -> Table:
-        """The rows that were left out, as a table."""
-        return Table("Rows that were left out", self.excluded)
-
-    @property
     def command(self) -> str:
         """The command line that made the result; empty where none is recorded."""
         given = [str(word) for word in self.provenance.get("command") or ()]
@@ -301,6 +296,7 @@ def _template(name: str) -> Template:
 
 _SHARED: dict[str, Any] = {
     "kind_of": _kind_of,
+    "left_out": lambda excluded: Table("Rows that were left out", excluded),
     "as_json": _json,
     "schemes": SCHEMES,
     "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},

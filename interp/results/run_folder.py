@@ -94,11 +94,10 @@ class RunKey:
     @classmethod
     def of(cls, stored: Any) -> "RunKey | None":
         """Read what `as_json` gave; ``None`` where there is no such thing."""
-        match stored:
-            case {"verb": str(verb), "options": dict(options)}:
-                return cls(verb, options)
-            case _:
-                return None
+        given: Any = stored if isinstance(stored, dict) else {}
+        verb, options = given.get("verb"), given.get("options")
+        whole = isinstance(verb, str) and isinstance(options, dict)
+        return cls(verb, options) if whole else None
 
     def differs(self, other: "RunKey") -> str:
         """What sets it apart from another run, for a refusal."""
@@ -107,10 +106,10 @@ class RunKey:
             return f"{first} run, not {second} run"
         parts: list[str] = []
         for name in dict.fromkeys([*self.options, *other.options]):
-            theirs, ours = self.options.get(name), other.options.get(name)
-            hashed = any(str(one).startswith("blake2b:") for one in (theirs, ours))
-            if theirs != ours:
-                each = f"{name}={shown(theirs)} (this one: {shown(ours)})"
+            both = self.options.get(name), other.options.get(name)
+            if both[0] != both[1]:
+                hashed = any(str(one).startswith("blake2b:") for one in both)
+                each = f"{name}={shown(both[0])} (this one: {shown(both[1])})"
                 parts.append(f"other {name}" if hashed else each)
         if len(parts) > N_DIFFERENCES:
             parts[N_DIFFERENCES:] = [f"{len(parts) - N_DIFFERENCES} more"]
@@ -168,9 +167,8 @@ class RunFolder(Steps):
     """The folder of one run: `out` once it is `finished`, until then the steps in `work`."""
 
     def __init__(self, out: Path, key: RunKey, unit: str) -> None:
-        self.out, self.key, self.unit = out, key, unit
+        self.out, self.key, self.unit, self.finished = out, key, unit, False
         self.work = out.with_name(f"{out.name}.partial")
-        self.finished = False
         self._lock: filelock.BaseFileLock | None = None
         self._count: tuple[int, int] | None = None
         self._parents: list[Path] = []
@@ -292,8 +290,8 @@ class RunFolder(Steps):
     def _is_ours_to_clear(self) -> bool:
         """Whether a killed process left the steps of this very finished run."""
         found = self._stored_key()
-        same = not self._stored() if found is None else found.digest == self.key.digest
-        return self.work.is_dir() and same
+        ours = not self._stored() if found is None else found.digest == self.key.digest
+        return self.work.is_dir() and ours
 
     def _stored_key(self) -> RunKey | None:
         with contextlib.suppress(OSError, ValueError):
