@@ -154,10 +154,7 @@ class PlainTransformer(nn.Module):
 
 
 def read_program(path: str | Path) -> Program:
-    """Read the description beside a compiled program's weights.
-
-    Args:
-        path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
+    """The description beside a compiled program's ``.npz`` file, or that of a shipped program.
 
     Raises:
         DataError: the description is missing, lacks a field, or contradicts itself.
@@ -189,10 +186,7 @@ def read_program(path: str | Path) -> Program:
 
 
 def load_program(path: str | Path) -> Model:
-    """Load a compiled program as a `Model`.
-
-    Args:
-        path: as in `read_program`, which checks the description.
+    """Load a compiled program, as `read_program` finds it.
 
     Raises:
         ModelError: the weights are damaged, not finite, or not of the shape described.

@@ -78,10 +78,7 @@ def _own_commit() -> str | None:
 def replacing(path: Path) -> Generator[Path]:
     """A file beside `path` to write to; it takes that place at the end, or goes on an error.
 
-    Its mode is that of any file the user makes (the umask), whoever writes it.
-
-    Raises:
-        DataError: it cannot be written there.
+    Its mode is that of any file the user makes (the umask); `DataError` where that cannot be.
     """
     beside = path.with_name(f".part-{path.name}")
     try:
@@ -263,11 +260,7 @@ def _load(file: Path, reader: Callable[[Path], T]) -> T:
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Generator[None]:
-    """Whatever goes wrong while a folder is decoded is raised as damage to it.
-
-    Raises:
-        RunFolderError: something went wrong.
-    """
+    """Whatever goes wrong while a folder is decoded is raised as damage: `RunFolderError`."""
     try:
         yield
     except RunFolderError:

@@ -134,13 +134,9 @@ class Steps:
     def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
         """The outcome of a step: read back if an earlier call finished it, else made and stored.
 
-        What was just made is read back, too, so that a resumed run has the very same values.
-
-        Args:
-            name: of the step, unique in its run.
-            make: does the work.
-            kind: the outcome's type: a `Result`, or what `storage` can hold, such as
-                ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
+        What was just made is read back, too, so that a resumed run has the very same values. The
+        name is unique in its run; `kind` is the outcome's type: a `Result`, or what `storage` can
+        hold, such as ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
         """
         return make()
 
@@ -227,9 +223,8 @@ class RunFolder(Steps):
     ) -> None:
         """Write the finished folder and put it into place.
 
-        Args:
-            write: each is called with the folder; the first one makes it (a result's ``save``).
-            page: writes its page, from the folder as it can then be loaded.
+        Each `write` is called with the folder; the first one makes it (a result's ``save``). Then
+        `page` writes its page, from the folder as it can be loaded.
         """
         beside = self._made(write, self.key.as_json())
         if page:

@@ -74,15 +74,8 @@ def spearman(
 ) -> Estimate:
     """Rank correlation of two scorings of the same components, with a bootstrap interval.
 
-    Args:
-        a: one score per component, in any shape; NaN where there is none.
-        b: the other scores, in the same shape.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples of the components.
-        level: coverage.
-
-    Returns:
-        (correlation, low, high); NaN where all scores of either are equal.
+    One score per component, in any shape, NaN where there is none; components are resampled.
+    The correlation is NaN where all scores of either are equal.
 
     Source: Spearman 1904; ties share their mean rank.
     """

@@ -43,15 +43,11 @@ def bootstrap_mean(
         seed: of the resampling.
         n_resamples: bootstrap resamples, shared by all cells.
         level: coverage; too optimistic with fewer than about 20 pairs or clusters.
-        clusters: each pair's entity; entities are resampled with all their pairs. By default
-            each pair stands for itself.
+        clusters: each pair's entity, resampled with all its pairs; by default each is its own.
 
     Returns:
         (value, low, high), each without the pair axis; NaN where no pair has a value, and an
         infinite interval where only one pair or cluster does.
-
-    Raises:
-        StatisticsError: no pairs, or not one cluster per pair.
 
     Source: Efron & Tibshirani 1993, section 13.3; Davison & Hinkley 1997, section 3.8 (clusters).
     """

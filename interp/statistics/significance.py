@@ -31,9 +31,6 @@ def sign_flip_test(
     Returns:
         A p-value per cell; NaN where no pair has a value.
 
-    Raises:
-        StatisticsError: no pairs, or not one cluster per pair.
-
     Source: Fisher 1935, section 21; Phipson & Smyth 2010 (the added one).
     """
     present = ~np.isnan(differences)
@@ -68,9 +65,6 @@ def empirical_p(
 
     Returns:
         A p-value per cell, never below 1 / (1 + N).
-
-    Raises:
-        StatisticsError: a value is missing, or there is no control.
 
     Source: Davison & Hinkley 1997, equation 4.11.
     """
