@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -112,6 +112,12 @@ class AbilityCircuit:
     def name(self) -> str:
         """Ability, kind, rule and size."""
         return f"{self.ability.name}/{self.kind}/{self.rule}/{len(self.components)}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What names it in tables."""
+        names = {"circuit": self.name, "ability": self.ability.name, "components": self.kind}
+        return names | {"rule": self.rule, "size": len(self.components)}
 
     @property
     def set(self) -> ComponentSet:
