@@ -47,8 +47,7 @@ from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
 from interp.data.prompts import prompt
-from interp.results.run_folder import RunFolder, in_one_piece
-from interp.results.run_key import identity
+from interp.results.run_folder import RunFolder, identity, in_one_piece
 
 EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""

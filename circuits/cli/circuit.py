@@ -100,7 +100,7 @@ def discover(
     from interp.attribution.scores import Scores
     from interp.errors import PlanError
     from interp.results.folder import read_manifest
-    from interp.results.run_key import fingerprint, identity, names_of
+    from interp.results.run_folder import fingerprint, identity, names_of
 
     settings = DiscoverySettings(
         select=select,
@@ -235,7 +235,7 @@ def export(
     import json
 
     from interp.errors import PlanError
-    from interp.results.files import write_text
+    from interp.results.folder import write_text
 
     writers = {
         "mib": lambda found, path: write_text(path, json.dumps(found.to_json())),

@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits.discovery.evaluator import Evaluator
-    from interp.results.run_key import fingerprint, identity, names_of
+    from interp.results.run_folder import fingerprint, identity, names_of
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None

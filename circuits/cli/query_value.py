@@ -74,8 +74,7 @@ def find(
     from circuits.query_value.questions import load_questions
     from circuits.query_value.result import QueryValue
     from interp.data.prompts import prompt
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     rows = load_questions(prompts)[:limit]
     chosen = numbers("--layers", layers)

@@ -17,7 +17,7 @@ from interp.data.records import read_json
 from interp.errors import PlanError
 from interp.model.graph import Graph
 from interp.results import folder
-from interp.results.files import write_text
+from interp.results.folder import write_text
 from interp.results.report import Figure, Report, Section, Table
 from interp.results.result import Result
 
