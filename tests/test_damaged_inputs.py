@@ -18,14 +18,14 @@ from input_examples import Kind, dumped, first, kinds, shipped
 
 import interp
 from circuits.cli.app import run
-from circuits.discovery import load_circuit
+from circuits.discovery import Circuit
 from circuits.editing.evaluation import load_cases
 from circuits.emotion.doses import CircuitDose
 from circuits.emotion.frames import load_frames
 from circuits.emotion.recipe import Recipe
 from circuits.recall_reasoning.cells import load_data
-from circuits.recall_reasoning.facts import load_facts as load_countries
-from circuits.recall_reasoning.settings import Settings, load_recipe
+from circuits.recall_reasoning.settings import StudySettings, load_recipe
+from circuits.recall_reasoning.sources.countries import load_facts as load_countries
 from interp.data.pairs import PromptPairs
 from interp.data.prompts import prompt
 from interp.data.records import MOST_NESTED, Row, Text, checked, parse_json, read_jsonl, read_text
@@ -301,9 +301,9 @@ def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], val
     [
         (("settings", "sizes"), [0], "'settings.sizes\\[0\\]' is 0; it must be greater"),
         (("settings", "seeds"), [-1], "'settings.seeds\\[0\\]' is -1"),
-        (("settings", "seeds"), [], "a study needs at least one"),
+        (("settings", "seeds"), [], "'settings.seeds' is \\[\\]; it must have at least 1 item"),
         (("settings", "min_drop"), 15, "'settings.min_drop' is 15; it must be less"),
-        (("settings", "design"), "3x3", "r.json: unknown design '3x3'"),
+        (("settings", "design"), "3x3", "'settings.design' is unknown: '3x3'"),
         (("settings", "n_tests"), 3, "'settings.n_tests' is not a field"),
         (("model",), None, "'model' is None; it must be text"),
     ],
@@ -325,7 +325,7 @@ def changed(path: Path, content: Any, place: tuple[Any, ...], value: Any) -> Pat
 
 
 def test_settings_still_take_whole_numbers_for_margins():
-    assert Settings.of({"effect_margin": 1}).effect_margin == 1.0
+    assert StudySettings.of({"effect_margin": 1}).effect_margin == 1.0
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
 )
 def test_circuits_are_of_their_own_graph(tmp_path: Path, place, value, message: str):
     with pytest.raises(InterpError, match=message):
-        load_circuit(changed(tmp_path / "c.json", KINDS["circuit"].content, place, value))
+        Circuit.load(changed(tmp_path / "c.json", KINDS["circuit"].content, place, value))
 
 
 @pytest.mark.parametrize(

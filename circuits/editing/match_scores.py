@@ -28,7 +28,7 @@ from circuits.editing.keys import plain_keys
 from circuits.editing.methods import Neurons, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.neurons import queries
-from circuits.editing.solver import Metric, solve
+from circuits.editing.solver import KeyMetric, solve
 from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
@@ -98,7 +98,7 @@ def match_scores(
     keys = plain_keys(model, rows, places)
     by_layer: list[tuple[list[float], list[float], float, float]] = []
     for place in places:
-        metric = Metric(stage.metric, moments[place])
+        metric = KeyMetric(stage.metric, moments[place])
         through, others, rest = list[Tensor](), list[Tensor](), list[Tensor]()
         parts = keys[place].split([len(one.all) for one in scored])
         for fact, prompts, k in zip(facts, scored, parts, strict=True):
@@ -155,7 +155,7 @@ class _Prompts:
 
 
 def _scores(
-    metric: Metric,
+    metric: KeyMetric,
     stage: Stage | Neurons,
     learnt: Float[Tensor, "learnt d_in"],
     scored: Float[Tensor, "scored d_in"],

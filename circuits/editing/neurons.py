@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.editing.change import Change, Changes
-from circuits.editing.solver import Metric, solve
+from circuits.editing.solver import KeyMetric, solve
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys, weight_of
 from interp.model.model import Model
@@ -40,7 +40,7 @@ class Queries:
 
 
 def queries(
-    metric: Metric,
+    metric: KeyMetric,
     keys: Float[Tensor, "key d_model"],
     fact: Int[Tensor, " key"],
     rho: float,
@@ -59,7 +59,7 @@ def queries(
     tau = torch.zeros(n, down.shape[0], dtype=down.dtype).index_add(0, fact, down.T)
     every = torch.cat([keys, others])
     unit = torch.ones(1, len(every), dtype=torch.float64)
-    plain = Metric("identity", metric.moment)
+    plain = KeyMetric("identity", metric.moment)
     return Queries(tau, solve(plain, every.T, unit, BETA_RHO)[1].sum(1))
 
 

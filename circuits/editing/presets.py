@@ -1,7 +1,7 @@
 """The methods by name, at a model's layers.
 
 Published settings are kept where a model's shape names them; elsewhere layers stand at the same
-relative depth. lambda is rho times the key's width (`circuits.editing.solver.Metric.typical`), so
+relative depth. lambda is rho times the key's width (`KeyMetric.typical`), so
 GPT-J's 15,000 at width 16,384 is rho = 0.92.
 """
 

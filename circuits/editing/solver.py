@@ -25,7 +25,7 @@ code cuts at an absolute singular value, which means another part on each model.
 
 
 @dataclass(frozen=True)
-class Metric:
+class KeyMetric:
     """M at one projection, from the second moment of its input."""
 
     name: MetricName
@@ -65,7 +65,7 @@ class Metric:
 
 
 def solve(
-    metric: Metric,
+    metric: KeyMetric,
     keys: Float[Tensor, "d_in key"],
     residuals: Float[Tensor, "d_model key"],
     rho: float,
@@ -74,8 +74,8 @@ def solve(
 ) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
     """Factors (up, down) of the change up @ down^T that writes residuals at keys.
 
-    lambda is `rho` in units of `Metric.typical`; 0 writes exactly. At `preserved` keys the residual
-    is zero; one of them counts `weight` times one that is written.
+    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly. At `preserved` keys the
+    residual is zero; one of them counts `weight` times one that is written.
 
     Raises:
         PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.

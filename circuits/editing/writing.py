@@ -29,7 +29,7 @@ from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import AnyStage, FineTune, Method, Neurons, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
-from circuits.editing.solver import Metric, solve
+from circuits.editing.solver import KeyMetric, solve
 from circuits.editing.targets import FactPrompts, search_targets
 from interp.brief import brief
 from interp.errors import DataError
@@ -228,8 +228,8 @@ class _StageRun(Generic[S]):
             )
         return self.batch.moments[place]
 
-    def metric(self, place: Place) -> Metric:
-        return Metric(self.stage.metric, self.moment(place))
+    def metric(self, place: Place) -> KeyMetric:
+        return KeyMetric(self.stage.metric, self.moment(place))
 
 
 def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:

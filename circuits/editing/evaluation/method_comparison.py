@@ -30,9 +30,7 @@ from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Figure, Report, Section, cell_text, excluded_counts
 from interp.results.result import Result
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Steps
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -36,7 +36,7 @@ from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Search, Stage
 from circuits.editing.moments import second_moments
 from circuits.editing.neurons import queries
 from circuits.editing.presets import early, preset
-from circuits.editing.solver import RIDGE, Metric, solve
+from circuits.editing.solver import RIDGE, KeyMetric, solve
 from interp.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -106,7 +106,7 @@ def test_a_match_score_is_the_part_of_its_target_that_an_applied_change_writes(m
     target = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(1)).double()
     residuals = target[:, None].expand(-1, len(learnt))
     k = torch.from_numpy(keys(learnt, layer))
-    change = Change(*at, *solve(Metric("inverse_moment", moments[at]), k, residuals, rho))
+    change = Change(*at, *solve(KeyMetric("inverse_moment", moments[at]), k, residuals, rho))
     edit = Edit((FACT,), (change,), "test", model.name, model.weights_hash)
     for rows, gain in ((same, found.through[0, 0]), (other, found.others[0, 0])):
         before = outputs_at(model, rows, at, [()], ZERO)[0].double()
@@ -132,7 +132,7 @@ def test_nothing_is_matched_at_keys_that_are_foreign_in_the_metric():
     d, n = 12, 3
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(d, d, generator=generator).double()
-    metric = Metric("inverse_moment", root @ root.T + torch.eye(d).double())
+    metric = KeyMetric("inverse_moment", root @ root.T + torch.eye(d).double())
     learn = torch.randn(n, d, generator=generator).double()
     through = metric.apply(learn.T)  # M K: what is orthogonal to it is foreign
     draw = torch.randn(d, 4, generator=generator).double()
@@ -189,7 +189,7 @@ def test_match_scores_of_neurons_are_what_their_thresholds_see():
     owner = torch.zeros(len(rows), dtype=torch.long)
     keys = keys_at(model, rows, [("gate", 1)], [()], owner)["gate", 1].double()
     n = len(learnt)
-    metric = Metric("inverse_moment", moments["gate", 1])
+    metric = KeyMetric("inverse_moment", moments["gate", 1])
     of = queries(metric, keys[:n], owner[:n], stage.rho, keys[n + 4 :], 0.5)
     level = (keys @ of.tau[0]) / (keys @ of.beta)
     assert found.through[0, 0] == pytest.approx(float(level[n]), abs=1e-9)

@@ -19,7 +19,7 @@ from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import Method, Neurons
 from circuits.editing.moments import second_moments, within_fact_moments
 from circuits.editing.neurons import Queries, idle_neurons, neuron_changes, queries
-from circuits.editing.solver import Metric
+from circuits.editing.solver import KeyMetric
 from circuits.editing.writing import Request, write
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import weight_of
@@ -57,7 +57,7 @@ def test_neurons_write_the_target_at_their_facts_and_nothing_at_preserved_questi
     keys = at["gate", LAYER]
     n = len(own[0]) + len(own[1])
     fact = torch.tensor([0] * len(own[0]) + [1] * len(own[1]))
-    metric = Metric("inverse_moment", moments["gate", LAYER])
+    metric = KeyMetric("inverse_moment", moments["gate", LAYER])
     found = queries(metric, keys[:n], fact, 1e-6, keys[n:])
     wanted = torch.nn.functional.one_hot(fact).double()
     torch.testing.assert_close(keys[:n].double() @ found.tau.T, wanted, atol=2e-3, rtol=0)
@@ -82,7 +82,7 @@ def test_beta_is_about_one_at_questions_that_it_was_not_fitted_to():
     shared[0] = 20.0
     keys = shared + torch.randn(60, d, generator=draw).double()
     moment = 100 * torch.outer(shared, shared) + torch.eye(d).double()
-    metric = Metric("inverse_moment", moment)
+    metric = KeyMetric("inverse_moment", moment)
     fact = torch.zeros(4, dtype=torch.long)
     beta = queries(metric, keys[:4], fact, 1.0, keys[4:12]).beta
     torch.testing.assert_close(keys[12:] @ beta, torch.ones(48).double(), atol=0.2, rtol=0)
