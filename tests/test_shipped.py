@@ -13,7 +13,7 @@ import interp
 from circuits.cli.app import run
 from circuits.cli.emotion_shared import texts_of
 from circuits.editing.evaluation import load_cases
-from circuits.editing.files import load_facts as load_edit_facts
+from circuits.editing.fact import load_facts as load_edit_facts
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled

@@ -11,23 +11,18 @@ import interp
 from benchmarks.edit_cost import whole_prompts
 from circuits.editing import Fact, edit, export, ledger, merge
 from circuits.editing.asking import Ask, generations
-from circuits.editing.changes import Change, under
-from circuits.editing.edits import Edit
+from circuits.editing.change import Change, under
+from circuits.editing.edit import Edit
 from circuits.editing.endings import continuing_tokens
-from circuits.editing.facts import refuse_conflicts
+from circuits.editing.fact import PreservedQuestion, refuse_conflicts
+from circuits.editing.fact_prompts import EditPrompt, edit_prompts, essence_prompt
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.method_names import METHODS
-from circuits.editing.methods import (
-    FineTune,
-    Method,
-    Placement,
-    Stage,
-    preset,
-)
+from circuits.editing.layer_selection import LayerSelection
+from circuits.editing.methods import METHODS, FineTune, Method, Search, Stage
 from circuits.editing.moments import WINDOW, own_samples, second_moments
-from circuits.editing.prompting import EditPrompt, Kept, edit_prompts, essence_prompt
-from circuits.editing.search import ROUNDS, FactPrompts, Search, search_targets
-from circuits.editing.writing import Request, places_of, write
+from circuits.editing.presets import preset
+from circuits.editing.targets import ROUNDS, FactPrompts, search_targets
+from circuits.editing.writing import Request, write
 from interp.errors import DataError, RunFolderError
 from interp.forward.projections import rewriting
 
@@ -50,7 +45,7 @@ def texts() -> list[str]:
 @pytest.fixture
 def moments_of(tmp_path):
     def make(model, method):
-        return second_moments(model, places_of(method), texts(), 1000, cache=tmp_path)
+        return second_moments(model, method.places, texts(), 1000, cache=tmp_path)
 
     return make
 
@@ -92,14 +87,14 @@ def test_bad_facts_are_refused_in_a_sentence():
         refuse_conflicts([FACTS[0], replace(FACTS[0], target="w50")])
     with pytest.raises(DataError, match="unknown method 'rom'. Did you mean 'rome'"):
         preset("rom", tiny("llama"))
-    with pytest.raises(DataError, match="needs the layers that an attribution chose"):
+    with pytest.raises(DataError, match="ace needs a layer selection; make one with"):
         preset("ace", tiny("llama"))
     with pytest.raises(DataError, match="the package has no layers; choose those of"):
         edit(tiny("llama"), FACTS[:1], "ace")
 
 
 def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr("circuits.editing.edits.moments_for", None)
+    monkeypatch.setattr("circuits.editing.editor.moments_for", None)
     with pytest.raises(DataError, match="'w1' ends inside a token of 'w3 w12 w4'; write a prompt"):
         edit(tiny("llama"), [Fact("w3 {}2 w4", "w1", "w40")], "rome")
 
@@ -230,7 +225,7 @@ def test_a_target_is_said_where_it_ends(monkeypatch):
     likely = after(free, given.learn[0]).topk(40).indices
     goes_on = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool)
     goes_on[likely] = True
-    monkeypatch.setattr("circuits.editing.search.continuing_tokens", lambda _: goes_on)
+    monkeypatch.setattr("circuits.editing.targets.continuing_tokens", lambda _: goes_on)
     bound = search_targets(model, [given], place, options, [()], zero)
     assert float(after(free, given.learn[0])[goes_on].sum()) > 0.5
     assert float(after(bound, given.learn[0])[goes_on].sum()) < 0.5
@@ -261,9 +256,9 @@ def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str
 def test_many_edits_at_once_are_each_as_if_alone(name: str, moments_of):
     # in float64, for Adam makes much of rounding where a target is out of reach
     model = interp.load_model(tiny_hf("gemma3").double(), tokenizer=word_tokenizer())
-    method = preset(name, model, Placement((0, 1), (2,)))
+    method = preset(name, model, LayerSelection((0, 1), (2,)))
     moments = moments_of(model, method)
-    kept = (Kept("w4 w33 w5", "w33"), Kept("w4 w34 w5", "w34"))
+    kept = (PreservedQuestion("w4 w33 w5", "w33"), PreservedQuestion("w4 w34 w5", "w34"))
     requests = [Request((FACTS[0],), kept), Request((FACTS[1],)), Request(FACTS[:2], kept[:1])]
     together = write(model, requests, method, moments, TEMPLATES)
     for request, got in zip(requests, together, strict=True):
@@ -324,7 +319,7 @@ def test_the_residual_shrinks_layer_by_layer(spread, moments_of):
 
 def test_a_stage_without_prompts_is_noted(moments_of):
     model = tiny("llama")
-    method = preset("ace", model, Placement((0,), (2,)))
+    method = preset("ace", model, LayerSelection((0,), (2,)))
     (got,) = write(model, [Request((FACTS[2],))], method, moments_of(model, method))
     assert {c.layer for c in got.changes} == {0}
     assert got.skipped == ("stage 0: 'w1 w13 w14 w15 w2 w3' has no two_hop prompts",)
@@ -334,7 +329,7 @@ def test_a_stage_without_prompts_is_noted(moments_of):
 def test_queries_written_first_store_a_fact_whatever_its_implicit_names(moments_of):
     """Behind value neurons the fact would be said already, and nothing stored for later hops."""
     model = tiny("llama")
-    method = preset("ace-query-first", model, Placement((0,), (2,)))
+    method = preset("ace-query-first", model, LayerSelection((0,), (2,)))
     moments = moments_of(model, method)
     (named,) = write(model, [Request((FACTS[0],))], method, moments)
     (bare,) = write(model, [Request((replace(FACTS[0], implicit=()),))], method, moments)
@@ -385,13 +380,12 @@ def test_moments_are_means_over_text_and_cached(tmp_path):
             model.hf(torch.tensor([row]))
     hook.remove()
     k = torch.cat(keys).double()
-    torch.testing.assert_close(got["mlp_post", 1].matrix, k.T @ k / len(k), atol=1e-4, rtol=1e-4)
-    assert got["mlp_post", 1].n_tokens == len(k)
+    torch.testing.assert_close(got["mlp_post", 1], k.T @ k / len(k), atol=1e-4, rtol=1e-4)
     files = sorted(tmp_path.rglob("*.safetensors"))
     files[0].write_bytes(b"half")
     again = second_moments(model, places, texts(), 500, cache=tmp_path)
     for place in places:
-        assert torch.equal(again[place].matrix, got[place].matrix)  # one is kept, one is fresh
+        assert torch.equal(again[place], got[place])  # one is kept, one is fresh
 
 
 # --- asking ------------------------------------------------------------------------------------
@@ -587,5 +581,5 @@ def test_moments_of_an_edited_model_are_not_kept_as_the_plain_ones(made, tmp_pat
     with one.applied(model):
         edited = second_moments(model, [place], texts(), 500, cache=tmp_path)[place]
     again = second_moments(model, [place], texts(), 500, cache=tmp_path)[place]
-    assert float((plain.matrix - edited.matrix).abs().max()) > 1e-4
-    assert torch.equal(again.matrix, plain.matrix)
+    assert float((plain - edited).abs().max()) > 1e-4
+    assert torch.equal(again, plain)

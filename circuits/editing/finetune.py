@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.editing.changes import Change, Changes, under
+from circuits.editing.change import Change, Changes, under
+from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import FineTune
-from circuits.editing.prompting import EditPrompt
 from interp.forward.projections import rewriting, writer
 from interp.forward.tails import tails
 from interp.model.model import Model
@@ -23,23 +23,18 @@ def fine_tune(
     owner: Int[Tensor, " fact"],
     stage: FineTune,
     edits: Sequence[Changes],
-    kept: Sequence[Sequence[EditPrompt]],
-) -> tuple[list[Change | None], Float[Tensor, " fact"]]:
+    preserved: Sequence[Sequence[EditPrompt]],
+) -> tuple[dict[int, Change], Float[Tensor, " fact"]]:
     """Adam on the factors of one down-projection's change, each edit's own.
 
-    Args:
-        model: the model, whose parameters are frozen.
-        learn: each fact's prompts.
-        owner: each fact's edit.
-        stage: of which layer, how long.
-        edits: changes made so far, by edit.
-        kept: each edit's questions to be answered as before.
+    `owner` numbers the edit of each fact, whose prompts are in `learn`; `edits` are the changes so
+    far, and `preserved` the questions, of each edit.
 
     Returns:
-        Each edit's change, ``None`` for an edit without facts; and the probability that each
-        fact's target reached on its first prompt.
+        The change of each edit that has facts; and the probability that each fact's target
+        reached on its first prompt.
     """
-    changes: list[Change | None] = [None] * len(edits)
+    changes: dict[int, Change] = {}
     p = torch.zeros(len(learn))
     with_facts = owner.unique().tolist()
     for lo in range(0, len(with_facts), EDITS_AT_ONCE):
@@ -49,13 +44,12 @@ def fine_tune(
             model,
             [learn[i] for i in facts],
             torch.tensor([group.index(int(owner[i])) for i in facts]),
-            [kept[edit] for edit in group],
+            [preserved[edit] for edit in group],
             [edits[edit] for edit in group],
             stage,
         )
         made, p[facts] = _tuned(rows, stage)
-        for edit, change in zip(group, made, strict=True):
-            changes[edit] = change
+        changes |= zip(group, made, strict=True)
     return changes, p
 
 
@@ -67,7 +61,7 @@ class _Rows:
         model: Model,
         learn: Sequence[Sequence[EditPrompt]],
         fact_edit: Int[Tensor, " fact"],
-        kept: Sequence[Sequence[EditPrompt]],
+        preserved: Sequence[Sequence[EditPrompt]],
         edits: Sequence[Changes],
         stage: FineTune,
     ):
@@ -75,26 +69,24 @@ class _Rows:
         sizes = torch.tensor([len(prompts) for prompts in learn])
         self.fact = torch.arange(len(learn)).repeat_interleave(sizes)
         self.lead = sizes.cumsum(0) - sizes
-        kept_sizes = torch.tensor([len(prompts) for prompts in kept])
-        self.kept_edit = torch.arange(len(kept)).repeat_interleave(kept_sizes)
-        self.owner = torch.cat([fact_edit[self.fact], self.kept_edit])
-        prompts = [p for ps in (*learn, *kept) for p in ps]
+        n_preserved = torch.tensor([len(prompts) for prompts in preserved])
+        self.preserved_edit = torch.arange(len(preserved)).repeat_interleave(n_preserved)
+        self.owner = torch.cat([fact_edit[self.fact], self.preserved_edit])
+        prompts = [p for ps in (*learn, *preserved) for p in ps]
         with under(model, edits, self.owner):
             rows = [p.read_tokens for p in prompts]
-            longest = max(len(row.ids) for row in rows)
-            self.run = tails(model, rows, stage.layer, longest)
+            self.run = tails(model, rows, stage.layer, max(len(row.ids) for row in rows))
         reads = [
             (row, self.run.n_tail - k, prompt.ids[-k])
             for row, prompt in enumerate(prompts[: len(self.fact)])
             for k in range(prompt.n_target, 0, -1)
         ]
         self.row, self.column, self.token = torch.tensor(reads).T
-        self.n_target = torch.bincount(self.row)
 
     def read(
         self, up: Float[Tensor, "edit d_model rank"], down: Float[Tensor, "edit d_in rank"]
-    ) -> tuple[Float[Tensor, " learn"], Float[Tensor, "kept vocab"]]:
-        """Mean negative log-likelihood of each learning row; log-probabilities at kept rows."""
+    ) -> tuple[Float[Tensor, " learn"], Float[Tensor, "preserved vocab"]]:
+        """Mean NLL of each learning row; log-probabilities at preserved ones."""
 
         def change(x: Tensor, out: Tensor) -> Tensor:
             return out + x @ down[self.owner].to(x) @ up[self.owner].to(x).mT
@@ -129,13 +121,13 @@ def _tuned(rows: _Rows, stage: FineTune) -> tuple[list[Change], Float[Tensor, " 
     for step in range(stage.steps + 1):
         nll, now = rows.read(size * up, down)
         learnt = _mean(_mean(nll, rows.fact, n_facts), rows.fact_edit, n_edits)
-        kl = _mean((plain.exp() * (plain - now)).sum(-1), rows.kept_edit, n_edits)
+        kl = _mean((plain.exp() * (plain - now)).sum(-1), rows.preserved_edit, n_edits)
         p = torch.where(active[rows.fact_edit], (-nll.detach()[rows.lead]).exp(), p)
         active = active & (learnt.detach() >= stage.until)
         if step == stage.steps or not active.any():
             break
         adam.zero_grad()
-        (learnt + stage.kept_weight * kl)[active].sum().backward()
+        (learnt + stage.preserved_weight * kl)[active].sum().backward()
         before = up.detach().clone(), down.detach().clone()
         adam.step()
         with torch.no_grad():

@@ -5,20 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.editing.moments import Moment
-from circuits.editing.solving import RIDGE, Metric, solve
+from circuits.editing.solver import RIDGE, KeyMetric, solve
 from interp.errors import PlanError
 
 
-def moment(d: int, n: int = 400, seed: int = 0) -> Moment:
+def moment(d: int, n: int = 400, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(d, d, generator=generator, dtype=torch.float64)
     keys = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
-    return Moment(keys.T @ keys / n, n, "noise")
+    return keys.T @ keys / n
 
 
-def ridged(m: Moment) -> torch.Tensor:
-    return m.matrix + RIDGE * m.matrix.diagonal().mean() * torch.eye(len(m.matrix))
+def ridged(m: torch.Tensor) -> torch.Tensor:
+    return m + RIDGE * m.diagonal().mean() * torch.eye(len(m))
 
 
 def draw(d_in: int, d_out: int, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,13 +31,13 @@ def draw(d_in: int, d_out: int, n: int, seed: int) -> tuple[torch.Tensor, torch.
 def test_woodbury_equals_the_dense_normal_equations(n: int, rho: float, seed: int):
     m = moment(12)
     keys, residuals = draw(12, 7, n, seed)
-    up, down = solve(Metric("inverse_moment", m), keys, residuals, rho)
+    up, down = solve(KeyMetric("inverse_moment", m), keys, residuals, rho)
     dense = residuals @ keys.T @ torch.linalg.inv(rho * 12 * ridged(m) + keys @ keys.T)
     torch.testing.assert_close(up @ down.T, dense, atol=1e-9, rtol=1e-7)
 
 
 def test_the_solution_minimises_the_objective():
-    m, metric = moment(8), Metric("inverse_moment", moment(8))
+    m, metric = moment(8), KeyMetric("inverse_moment", moment(8))
     keys, residuals = draw(8, 5, 3, 1)
     up, down = solve(metric, keys, residuals, 0.3)
 
@@ -54,7 +53,7 @@ def test_the_solution_minimises_the_objective():
 
 def test_rome_writes_one_key_exactly_and_leaves_orthogonal_ones():
     m = moment(10)
-    metric = Metric("inverse_moment", m)
+    metric = KeyMetric("inverse_moment", m)
     keys, residuals = draw(10, 6, 1, 2)
     up, down = solve(metric, keys, residuals, 0.0)
     torch.testing.assert_close(up @ (down.T @ keys), residuals, atol=1e-9, rtol=1e-9)
@@ -66,12 +65,12 @@ def test_rome_writes_one_key_exactly_and_leaves_orthogonal_ones():
 
 def test_a_large_lambda_changes_nothing():
     keys, residuals = draw(10, 6, 4, 3)
-    up, down = solve(Metric("inverse_moment", moment(10)), keys, residuals, 1e12)
+    up, down = solve(KeyMetric("inverse_moment", moment(10)), keys, residuals, 1e12)
     assert float((up @ down.T).abs().max()) < 1e-9
 
 
 def test_preserved_keys_are_keys_with_residual_zero():
-    metric = Metric("inverse_moment", moment(12))
+    metric = KeyMetric("inverse_moment", moment(12))
     keys, residuals = draw(12, 5, 2, 4)
     kept, _ = draw(12, 5, 3, 5)
     up, down = solve(metric, keys, residuals, 0.1, kept, 4.0)
@@ -86,10 +85,10 @@ def test_preserved_keys_are_keys_with_residual_zero():
 
 def test_the_null_space_metric_does_not_touch_protected_directions():
     m = moment(12)
-    metric = Metric("null_space", m, kept=0.9)
+    metric = KeyMetric("null_space", m, protected=0.9)
     keys, residuals = draw(12, 5, 2, 6)
     up, down = solve(metric, keys, residuals, 0.05)
-    values, vectors = torch.linalg.eigh(m.matrix)
+    values, vectors = torch.linalg.eigh(m)
     protected = vectors[:, values.cumsum(0) > 0.1 * values.sum()]
     assert 0 < protected.shape[1] < 12
     assert float((up @ (down.T @ protected)).norm()) < 1e-9 * float((up @ down.T).norm())
@@ -102,12 +101,12 @@ def test_the_null_space_metric_does_not_touch_protected_directions():
 
 def test_lambda_is_in_units_of_a_typical_key():
     m = moment(9, n=20_000)
-    assert Metric("inverse_moment", m).typical == 9
-    assert Metric("identity", m).typical == pytest.approx(float(m.matrix.trace()))
+    assert KeyMetric("inverse_moment", m).typical == 9
+    assert KeyMetric("identity", m).typical == pytest.approx(float(m.trace()))
 
 
 def test_dependent_keys_and_missing_numbers_are_refused():
-    metric = Metric("inverse_moment", moment(6))
+    metric = KeyMetric("inverse_moment", moment(6))
     keys, residuals = draw(6, 4, 1, 7)
     with pytest.raises(PlanError, match="rho > 0"):
         solve(metric, keys.expand(6, 2), residuals.expand(4, 2), 0.0)

@@ -12,12 +12,11 @@ from test_cli import last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.editing import Fact, Kept, edit, evaluating, placing
+from circuits.editing import Fact, PreservedQuestion, edit, evaluating, layer_search
 from circuits.editing.asking import Ask, generations
 from circuits.editing.evaluation.prompts import NAMED
-from circuits.editing.files import edits_in
-from circuits.editing.methods import Placement
-from circuits.editing.placement import save_placement
+from circuits.editing.layer_selection import LayerSelection
+from circuits.editing.ledger_folder import LedgerFolder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -78,7 +77,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[interp.Model]:
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions without demonstrations, of which the word tokenizer knows no word."""
     monkeypatch.setitem(NAMED, "direct", PLAIN)
-    monkeypatch.setattr(placing, "place", functools.partial(placing.place, shots=PLAIN))
+    own = functools.partial(layer_search.select_layers, shots=PLAIN)
+    monkeypatch.setattr(layer_search, "select_layers", own)
 
 
 def on(folder: Path, ledger: Path, model: str = "llama") -> list[str]:
@@ -254,14 +254,17 @@ def test_questions_to_keep_reach_the_edit(folder: Path, tmp_path: Path, capsys):
     file.write_text(json.dumps([KEPT]))
     free, bound = tmp_path / "free", tmp_path / "bound"
     line = refused(capsys, "edit", "apply", *on(folder, free), *FACT, "--kept", str(file))
-    assert "rome keeps no questions" in line and not free.exists()
+    assert "rome preserves no questions" in line and not free.exists()
     informed = ["--method", "rome+"]
     said(capsys, "apply", *on(folder, free), *FACT, *informed)
     said(capsys, "apply", *on(folder, bound), *FACT, *informed, "--kept", str(file))
     model = interp.load_model(str(folder / "llama"))
-    ids = [edits_in(ledger)[0].id for ledger in (free, bound)]
+    ids = [LedgerFolder.load(ledger).edits[0].id for ledger in (free, bound)]
     fact = Fact(ROW["prompt"], ROW["subject"], ROW["target"])
-    made = [edit(model, [fact], "rome+", kept=kept, n_tokens=600) for kept in ((), [Kept(**KEPT)])]
+    made = [
+        edit(model, [fact], "rome+", preserve=kept, n_tokens=600)
+        for kept in ((), [PreservedQuestion(**KEPT)])
+    ]
     assert ids == [one.id for one in made] and ids[0] != ids[1]
 
 
@@ -278,7 +281,8 @@ def test_what_a_model_holds_or_cannot_carry_is_refused(
     ace = [*on(folder, ledger), *FACT, "--method", "ace"]
     line = refused(capsys, "edit", "apply", *ace)
     assert "the package has no layers" in line and "interp edit place" in line
-    layers = save_placement(tmp_path / "layers", model, Placement((0,), (2,), "test"))
+    chosen = LayerSelection((0,), (2,), "test", weights_hash=model.weights_hash)
+    layers = chosen.save(tmp_path / "layers")
     olmo = [*on(folder, ledger, "olmo2"), *FACT, "--method", "ace", "--placement", str(layers)]
     assert "other weights; choose those of" in refused(capsys, "edit", "apply", *olmo)
     (layers / "manifest.json").write_text("{")
@@ -414,9 +418,9 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     assert placed["query"] == [0] and placed["value"] == [1, 2]
     assert set(placed["separation"]) == {"1", "2"}
     assert all(0 <= value <= 1 for value in placed["separation"].values())
-    assert "gain separation" in placed["by"]
-    stored = json.loads((out / "manifest.json").read_text())
-    assert {k: stored[k] for k in placed} == placed and len(stored["moments"]) == 3
+    assert "separation 0." in placed["by"]
+    stored = LayerSelection.load(out)
+    assert stored.summary() == placed and len(stored.covariances) == 3
     command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
     found = said(capsys, *command, "--n-tokens", "600")
     assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4

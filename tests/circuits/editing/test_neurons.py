@@ -10,30 +10,29 @@ from test_editing import FACTS, TEMPLATES, texts
 from torch import Tensor
 
 from circuits.editing import ledger, merge
-from circuits.editing.changes import taken_neurons, under
-from circuits.editing.edits import Edit
-from circuits.editing.facts import Fact
+from circuits.editing.change import taken_neurons, under
+from circuits.editing.edit import Edit
+from circuits.editing.fact import Fact, PreservedQuestion
+from circuits.editing.fact_prompts import begun_targets, contrasts, edit_prompts, preserved_prompts
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.methods import Method, Neurons, Placement
-from circuits.editing.moments import Moment, second_moments
-from circuits.editing.neurons import idle_neurons, neuron_changes, queries
-from circuits.editing.placement import placement_for, save_placement
-from circuits.editing.prompting import Kept, begun, contrasts, edit_prompts, kept_prompts
-from circuits.editing.scatter import question_moments
-from circuits.editing.solving import Metric
-from circuits.editing.writing import Request, places_of, write
+from circuits.editing.layer_selection import LayerSelection, selection_for
+from circuits.editing.methods import Method, Neurons
+from circuits.editing.moments import second_moments, within_fact_moments
+from circuits.editing.neurons import Queries, idle_neurons, neuron_changes, queries
+from circuits.editing.solver import KeyMetric
+from circuits.editing.writing import Request, write
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import weight_of
 
 LAYER = 1
-STAGE = Neurons((LAYER,), forms=("cloze", "two_hop"), rho=1e-6, kept_weight=1.0)
+STAGE = Neurons((LAYER,), forms=("cloze", "two_hop"), rho=1e-6, preserved_weight=1.0)
 METHOD = Method("neurons", (STAGE,))
-KEPT = (Kept("w4 w33 w5", "w33"), Kept("w4 w34 w5", "w34"))
+KEPT = (PreservedQuestion("w4 w33 w5", "w33"), PreservedQuestion("w4 w34 w5", "w34"))
 
 
 @pytest.fixture
 def moments_of(tmp_path):
-    return lambda model: second_moments(model, places_of(METHOD), texts(), 1000, cache=tmp_path)
+    return lambda model: second_moments(model, METHOD.places, texts(), 1000, cache=tmp_path)
 
 
 def idle(model, moments, n: int) -> Tensor:
@@ -52,23 +51,23 @@ def test_neurons_write_the_target_at_their_facts_and_nothing_at_preserved_questi
     model = tiny(family)
     moments = moments_of(model)
     own = [edit_prompts(model, fact, "two_hop", "last", asked=("{}",)) for fact in FACTS[:2]]
-    kept = kept_prompts(model, KEPT, "last")
+    kept = preserved_prompts(model, KEPT, "last")
     rows = [*own[0], *own[1], *kept]
     at = keys_at(model, rows, [("gate", LAYER)], [()], torch.zeros(len(rows)).long())
     keys = at["gate", LAYER]
     n = len(own[0]) + len(own[1])
     fact = torch.tensor([0] * len(own[0]) + [1] * len(own[1]))
-    metric = Metric("inverse_moment", moments["gate", LAYER])
-    tau, beta = queries(metric, keys[:n], fact, 1e-6, keys[n:])
+    metric = KeyMetric("inverse_moment", moments["gate", LAYER])
+    found = queries(metric, keys[:n], fact, 1e-6, keys[n:])
     wanted = torch.nn.functional.one_hot(fact).double()
-    torch.testing.assert_close(keys[:n].double() @ tau.T, wanted, atol=2e-3, rtol=0)
+    torch.testing.assert_close(keys[:n].double() @ found.tau.T, wanted, atol=2e-3, rtol=0)
     torch.testing.assert_close(
-        keys.double() @ beta, torch.ones(len(keys)).double(), atol=2e-2, rtol=0
+        keys.double() @ found.beta, torch.ones(len(keys)).double(), atol=2e-2, rtol=0
     )
 
     chosen = idle(model, moments, 4)
     delta = torch.randn(2, model.arch.d_model, generator=torch.Generator().manual_seed(1))
-    changes = neuron_changes(model, LAYER, chosen, tau, beta, delta, (0.3, 0.6))
+    changes = neuron_changes(model, LAYER, chosen, found, delta, (0.3, 0.6))
     a = keys_at(model, rows, [("mlp_post", LAYER)], [()], torch.zeros(len(rows)).long())
     old = a["mlp_post", LAYER][:, chosen] @ weight_of(model, "mlp_post", LAYER)[:, chosen].T
     added = written(model, changes, rows) - written(model, (), rows) + old
@@ -82,10 +81,10 @@ def test_beta_is_about_one_at_questions_that_it_was_not_fitted_to():
     shared = torch.zeros(d).double()
     shared[0] = 20.0
     keys = shared + torch.randn(60, d, generator=draw).double()
-    scatter = 100 * torch.outer(shared, shared) + torch.eye(d).double()
-    metric = Metric("inverse_moment", Moment(scatter, 60, "test"))
+    moment = 100 * torch.outer(shared, shared) + torch.eye(d).double()
+    metric = KeyMetric("inverse_moment", moment)
     fact = torch.zeros(4, dtype=torch.long)
-    _, beta = queries(metric, keys[:4], fact, 1.0, keys[4:12])
+    beta = queries(metric, keys[:4], fact, 1.0, keys[4:12]).beta
     torch.testing.assert_close(keys[12:] @ beta, torch.ones(48).double(), atol=0.2, rtol=0)
     assert float((keys[12:] @ beta).mean()) == pytest.approx(1, abs=0.05)
 
@@ -95,16 +94,16 @@ def test_prompts_whose_target_has_begun_are_kept_at_each_of_its_tokens():
     fact = Fact("w1 {}", "w10", "w40 w41", "w2 {}", "r", ("w20 w21",))
     bare, shown = edit_prompts(model, fact, "two_hop", "last", asked=("{}", "w7\n\n{}"))
     assert shown.n_shown and not bare.n_shown
-    got = begun([bare, shown])
+    got = begun_targets([bare, shown])
     assert [one.key_tokens.ids for one in got] == [bare.ids[:-1], bare.ids]
     assert {one.n_target for one in got} == {0}
 
 
 def test_a_layer_is_not_both_query_and_value_layer():
     with pytest.raises(DataError, match=r"layers \[2\] are to be both"):
-        Placement((1, 2), (2, 3))
+        LayerSelection((1, 2), (2, 3))
     with pytest.raises(DataError, match="until is nan; give a number"):
-        Placement((1,), (2,), until=float("nan"))
+        LayerSelection((1,), (2,), until=float("nan"))
 
 
 def test_half_a_match_writes_the_part_that_the_ramp_says():
@@ -116,7 +115,9 @@ def test_half_a_match_writes_the_part_that_the_ramp_says():
     got = []
     for gain in (0.0, 0.3, 0.45, 0.6, 1.0):
         tau, beta = (gain * norm).double()[None], norm.double()
-        changes = neuron_changes(model, LAYER, torch.tensor([3, 7]), tau, beta, delta, (0.3, 0.6))
+        changes = neuron_changes(
+            model, LAYER, torch.tensor([3, 7]), Queries(tau, beta), delta, (0.3, 0.6)
+        )
         ffn = model.blocks[LAYER].mlp
         with torch.no_grad():
             before = ffn(x)
@@ -128,12 +129,12 @@ def test_half_a_match_writes_the_part_that_the_ramp_says():
     assert got == pytest.approx([0, 0, 0.5, 1, 1], abs=0.05)
 
 
-def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_path):
+def test_within_fact_moments_are_fishers_covariance_and_come_back_from_a_folder(tmp_path):
     model = tiny("gemma3")
     asked = [edit_prompts(model, fact, "two_hop", "last", asked=("{}",)) for fact in FACTS[:2]]
     assert list(map(len, asked)) == [2, 1]
     at = ("gate", LAYER)
-    found = question_moments(model, [at], asked)[at]
+    found = within_fact_moments(model, [at], asked)[at]
     rows = [prompt for prompts in asked for prompt in prompts]
     k = keys_at(model, rows, [at], [()], torch.zeros(3).long())[at].double()
     gap = (
@@ -142,24 +143,26 @@ def test_question_moments_are_fishers_scatter_and_come_back_from_a_folder(tmp_pa
     within = 2 * torch.outer(gap, gap)
     matrix = 0.9 * within + 0.1 * k.T @ k / 3
     matrix += 0.01 * matrix.diagonal().mean() * torch.eye(len(matrix))
-    torch.testing.assert_close(found.matrix, matrix)
+    torch.testing.assert_close(found, matrix)
     with pytest.raises(PlanError, match="asked in two ways"):
-        question_moments(model, [at], asked[1:])
+        within_fact_moments(model, [at], asked[1:])
 
-    placement = Placement((0,), (LAYER,), "test", {at: found})
-    back = placement_for(model, save_placement(tmp_path / "layers", model, placement), "ace")
-    assert back == placement and back.moments[at].text == "2 facts in other words"
-    torch.testing.assert_close(back.moments[at].matrix, found.matrix, atol=0, rtol=1e-6)
+    layers = LayerSelection(
+        (0,), (LAYER,), "test", {LAYER: found.float()}, weights_hash=model.weights_hash
+    )
+    back = selection_for(model, layers.save(tmp_path / "layers"), "ace")
+    assert back and back.summary() == layers.summary()
+    torch.testing.assert_close(back.moments[at], found, atol=0, rtol=1e-6)
 
 
 def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
     fact = Fact("w1 {}", "w10", "w40", "w2 {}", "r", ("w20 w21", "w22"))
     kept = (
-        Kept("w3 w50 w4", "w50", "s", related=True),
-        Kept("w3 w51 w4", "w51", "s", related=True),
-        Kept("w5 w52", "w52", "t", related=True),
-        Kept("w2 w53", "w53", "r", related=True),  # what is edited
-        Kept("w6 w54", "w54", "u"),  # not asked of such subjects
+        PreservedQuestion("w3 w50 w4", "w50", "s", related=True),
+        PreservedQuestion("w3 w51 w4", "w51", "s", related=True),
+        PreservedQuestion("w5 w52", "w52", "t", related=True),
+        PreservedQuestion("w2 w53", "w53", "r", related=True),  # what is edited
+        PreservedQuestion("w6 w54", "w54", "u"),  # not asked of such subjects
     )
     assert [(one.text, one.relation) for one in contrasts(fact, kept)] == [
         ("w3 w10 w4", "s"),
@@ -169,7 +172,7 @@ def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
     ]
     assert contrasts(fact, [replace(one, related=False) for one in kept]) == ()
     assert len(contrasts(replace(fact, implicit=()), kept)) == 2
-    unnamed = [Kept(f"w7 w{i}", f"w{i}", related=True) for i in (55, 56)]
+    unnamed = [PreservedQuestion(f"w7 w{i}", f"w{i}", related=True) for i in (55, 56)]
     for one in (fact, replace(fact, relation="")):
         assert len(contrasts(one, unnamed)) == 4
 
@@ -178,9 +181,7 @@ def test_idle_neurons_are_those_that_write_least(moments_of):
     model = tiny("llama")
     moment = moments_of(model)["mlp_post", LAYER]
     value = weight_of(model, "mlp_post", LAYER).double()
-    size = torch.stack(
-        [moment.matrix[i, i] * value[:, i].square().sum() for i in range(len(moment.matrix))]
-    )
+    size = torch.stack([moment[i, i] * value[:, i].square().sum() for i in range(len(moment))])
     order = size.argsort().tolist()
     assert idle(model, {("mlp_post", LAYER): moment}, 3).tolist() == order[:3]
     rest = idle_neurons(model, LAYER, moment, 3, set(order[:2]))

@@ -9,36 +9,28 @@ R K^T (lambda C + K K^T)^-1 by Woodbury's identity.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.editing.moments import Moment
+from circuits.editing.methods import MetricName
 from interp.errors import PlanError
-
-MetricName = Literal["inverse_moment", "null_space", "identity"]
 
 RIDGE = 1e-4
 """Added to a moment's diagonal, as a part of its mean: keeps the small-sample estimate regular."""
+PROTECTED = 0.98
+"""Of ``"null_space"``: part of the moment's trace that the protected directions hold. AlphaEdit's
+code cuts at an absolute singular value, which means another part on each model."""
 
 
 @dataclass(frozen=True)
-class Metric:
-    """M at one projection.
-
-    Attributes:
-        name: which.
-        moment: second moment of the projection's input.
-        kept: of ``"null_space"``: part of the moment's trace that the protected directions
-            hold. AlphaEdit's code cuts at an absolute singular value, which means another part
-            on each model.
-    """
+class KeyMetric:
+    """M at one projection, from the second moment of its input."""
 
     name: MetricName
-    moment: Moment
-    kept: float = 0.98
+    moment: Float[Tensor, "d_in d_in"]
+    protected: float = PROTECTED
 
     def apply(self, keys: Float[Tensor, "d_in key"]) -> Float[Tensor, "d_in key"]:
         """M K, in float64."""
@@ -52,44 +44,38 @@ class Metric:
     @property
     def typical(self) -> float:
         """E[k^T M k] over text, the unit of lambda; of ``"inverse_moment"`` the key's width."""
-        moment = self.moment.matrix
         if self.name == "inverse_moment":
-            return float(len(moment))
+            return float(len(self.moment))
         if self.name == "null_space":
-            return float(torch.einsum("ij,jk,ki->", self._null.T, moment, self._null))
-        return float(moment.trace())
+            return float(torch.einsum("ij,jk,ki->", self._null.T, self.moment, self._null))
+        return float(self.moment.trace())
 
     @cached_property
     def _factor(self) -> Float[Tensor, "d_in d_in"]:
-        moment = self.moment.matrix
-        ridge = RIDGE * moment.diagonal().mean()
-        return torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=moment.dtype))
+        ridge = RIDGE * self.moment.diagonal().mean()
+        one = torch.eye(len(self.moment), dtype=self.moment.dtype)
+        return torch.linalg.cholesky(self.moment + ridge * one)
 
     @cached_property
     def _null(self) -> Float[Tensor, "d_in small"]:
         """Directions that hold the rest of the trace, smallest first."""
-        values, vectors = torch.linalg.eigh(self.moment.matrix)
-        small = values.clamp(min=0).cumsum(0) <= (1 - self.kept) * values.clamp(min=0).sum()
-        return vectors[:, small]
+        values, vectors = torch.linalg.eigh(self.moment)
+        values = values.clamp(min=0)
+        return vectors[:, values.cumsum(0) <= (1 - self.protected) * values.sum()]
 
 
 def solve(
-    metric: Metric,
+    metric: KeyMetric,
     keys: Float[Tensor, "d_in key"],
     residuals: Float[Tensor, "d_model key"],
     rho: float,
-    kept_keys: Float[Tensor, "d_in kept"] | None = None,
-    kept_weight: float = 1.0,
+    preserved: Float[Tensor, "d_in preserved"] | None = None,
+    weight: float = 1.0,
 ) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
     """Factors (up, down) of the change up @ down^T that writes residuals at keys.
 
-    Args:
-        metric: M.
-        keys: where to write.
-        residuals: what to write.
-        rho: lambda in units of `Metric.typical`; 0 writes exactly.
-        kept_keys: keys at which nothing is to change: their residual is zero.
-        kept_weight: how much one of them counts against one that is written.
+    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly. At `preserved` keys the
+    residual is zero; one of them counts `weight` times one that is written.
 
     Raises:
         PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
@@ -101,10 +87,10 @@ def solve(
         )
     n = keys.shape[1]
     weights = torch.ones(n, dtype=torch.float64)
-    if kept_keys is not None and kept_weight > 0:
-        keys = torch.cat([keys, kept_keys.to(keys)], 1)
-        extra = torch.full((kept_keys.shape[1],), kept_weight, dtype=torch.float64)
-        weights = torch.cat([weights, extra])
+    if preserved is not None and weight > 0:
+        keys = torch.cat([keys, preserved.to(keys)], 1)
+        more = torch.full((preserved.shape[1],), weight, dtype=torch.float64)
+        weights = torch.cat([weights, more])
     scaled = keys.double().cpu() * weights.sqrt()
     through = metric.apply(scaled)
     gram = scaled.T @ through
