@@ -47,8 +47,7 @@ from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Method, Neuro
 from circuits.editing.moments import Moments
 from circuits.editing.presets import depth, early
 from circuits.query_value import find
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most

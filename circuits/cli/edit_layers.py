@@ -47,8 +47,7 @@ def place(
     from circuits.editing import layer_search
     from circuits.editing.evaluation import load_cases
     from circuits.editing.layer_selection import LayerSelection
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     rows = load_cases(cases, split)
     model = on.load()

@@ -110,8 +110,7 @@ def apply(
     from circuits.editing import edit
     from circuits.editing.fact import load_preserved
     from circuits.editing.layer_selection import selection_for
-    from interp.results.run_folder import RunFolder
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import RunFolder, fingerprint, identity
 
     given = facts.load()
     preserve = load_preserved(kept) if kept else []

@@ -37,9 +37,7 @@ from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Steps
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 from interp.results.storage import checked
 
 if TYPE_CHECKING:

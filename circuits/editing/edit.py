@@ -26,7 +26,7 @@ from interp.errors import DataError, RunFolderError
 from interp.forward.projections import projection
 from interp.model.model import Model
 from interp.results import folder
-from interp.results.files import write_text
+from interp.results.folder import write_text
 from interp.results.report import Report, Section, Table, excluded_counts
 from interp.results.result import Result
 

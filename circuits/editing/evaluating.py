@@ -39,7 +39,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.forward.budget import peak_memory
 from interp.model.model import Model
-from interp.results.steps import TABLES, Steps
+from interp.results.run_folder import TABLES, Steps
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""

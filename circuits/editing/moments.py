@@ -26,7 +26,7 @@ from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.results.files import replacing
+from interp.results.folder import replacing
 
 WINDOW = 128
 """Tokens per passage."""

@@ -27,8 +27,7 @@ from interp.errors import StatisticsError
 from interp.model.components import SITE_OF, Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
 from interp.patching.patch import patch
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
+from interp.results.run_folder import RunFolder, identity, names_of
 
 SPARED = 0.01
 """Fraction of the other ability's total effect; ten such heads stay within a margin of 10 %."""

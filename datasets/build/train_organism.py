@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from circuits.recall_reasoning.sources.organism import RELATIONS, World
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 CONFIG = {
     "hidden_size": 128,

@@ -7,7 +7,7 @@ import pytest
 
 from circuits.cli.app import run
 from circuits.query_value import QueryValue
-from circuits.query_value.files import load_rows
+from circuits.query_value.questions import load_questions
 from interp.errors import DataError
 
 ROWS = [
@@ -74,10 +74,10 @@ def test_malformed_files_are_refused(lines: str, message: str, tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text(lines)
     with pytest.raises(DataError, match=message):
-        load_rows(file)
+        load_questions(file)
 
 
 def test_rows_carry_labels_clusters_and_spans(tmp_path):
     file = write(tmp_path, [{**ROWS[0], "cluster": "France", "id": "x"}])
-    row = load_rows(file)[0]
+    row = load_questions(file)[0]
     assert (row.label, row.cluster, row.spans) == ("capital", "France", {"country": "France"})

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from circuits.query_value import QueryValue, find, validate
-from circuits.query_value.every import every_neuron
+from circuits.query_value import QueryValue, Validation, find, validate
 from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.query import query_scores
 from circuits.query_value.trace import Trace, output_rows, trace
-from circuits.query_value.value import lens_of, value_scores
+from circuits.query_value.value import every_neuron, lens_of, value_scores
 from interp.data.prompts import TokenPrompt, prompt
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import bias_of, neuron_keys, weight_of
@@ -46,20 +45,18 @@ def scored(model: Model, key: str = "gate", top: int = 8):
 def test_neurons_sum_to_the_ffn_and_heads_and_tokens_to_attention(family: str):
     model, run = tiny(family), run_of(tiny(family))
     for layer in range(model.arch.n_layers):
-        for site, coefficient, out, whole in (
-            ("mlp_post", run.neurons[layer, -1], run.out_of_mlp, run.mlp[layer, -1]),
-            (
-                "z",
-                run.weighted_values(layer).sum(1).flatten(),
-                run.out_of_attention,
-                run.attn[layer, -1],
-            ),
+        z = run.weighted_values(layer).sum(1).flatten()
+        for site, coefficient, whole in (
+            ("mlp_post", run.neurons[layer, -1], run.mlp[layer, -1]),
+            ("z", z, run.attn[layer, -1]),
         ):
             module, _ = model.point(SITES[site], layer)
             rows = coefficient[:, None] * output_rows(model, site, layer)
             if getattr(module, "bias", None) is not None:
                 rows = torch.cat([rows, module.bias[None]])
-            torch.testing.assert_close(out(layer, rows).sum(0), whole, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                run.out(site, layer, rows).sum(0), whole, atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("family", [f for f in READABLE if f != "gemma2"])  # it caps its logits
@@ -67,7 +64,7 @@ def test_the_final_state_reads_as_the_models_own_logits(family: str):
     model, run = tiny(family), run_of(tiny(family))
     with torch.no_grad():
         want = model.hf(input_ids=torch.tensor([IDS])).logits[0, -1].log_softmax(-1)
-        found = Lens.of(model, run.final, ANSWER, run.final[None]).log_p[0]
+        found = Lens.of(run, ANSWER, run.final[None]).log_p[0]
     torch.testing.assert_close(found, want, atol=1e-4, rtol=1e-4)
 
 
@@ -508,6 +505,16 @@ def test_a_run_folder_holds_the_whole_result(result: QueryValue, tmp_path):
     assert again.tokens == result.tokens
     assert again.summary() == result.summary()
     assert again.provenance["versions"]
+
+
+def test_a_validation_is_kept_and_shown(tmp_path):
+    model = planted("moved")
+    result = find(model, [sentence(model, SENTENCE)], [TARGET])
+    found = validate(model, result, NEW, [TARGET] * 2, kind="zero", n_random=3)
+    again = Validation.load(found.save(tmp_path / "run"))
+    assert again.readings.identical(found.readings)
+    assert again.summary() == found.summary()
+    assert "ablating 1 query neurons" in again.report().html()
 
 
 def test_layer_sums_are_over_every_neuron_when_asked(result: QueryValue):

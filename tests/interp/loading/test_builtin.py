@@ -189,7 +189,7 @@ def test_pull_from_nothing_by_two_processes_at_once(tmp_path):
     code = "from interp.loading.builtin import pull; print(pull('smollm2-135m', print))"
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "INTERP_CACHE": str(tmp_path)}
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[3]
     both = [
         subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -9,17 +9,24 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from circuits.query_value.every import every_neuron
 from circuits.query_value.query import PATHS, WRITERS, QueryScores, query_scores
 from circuits.query_value.questions import Question, questions
 from circuits.query_value.result import SUBLAYERS, QueryValue
 from circuits.query_value.trace import Trace, trace
-from circuits.query_value.value import ValueNeurons, ValueScores, lens_of, value_scores
+from circuits.query_value.value import (
+    ValueNeurons,
+    ValueScores,
+    every_neuron,
+    lens_of,
+    value_scores,
+)
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys
 from interp.model.model import Model
 from interp.progress import Progress, reported
+
+Scored = tuple[Question, ValueScores, QueryScores]
 
 
 def find(
@@ -48,16 +55,16 @@ def find(
         clusters: entity of each prompt, for intervals over entities.
         key: what FFN value neurons are read with: ``"gate"`` or, of gated FFNs, ``"up"``.
         layers: where value neurons are looked for; all by default.
-        top: value neurons a prompt, of the FFNs and of the heads each.
-        top_query: query neurons a prompt that are named with their token.
+        top: value neurons per prompt, of the FFNs and of the heads each.
+        top_query: query neurons per prompt that are named with their token.
         every: score every FFN neuron, so that layer sums are over all and not over the top ones.
-            Costs one projection of all neurons through the vocabulary, and an exponential a
+            Costs one projection of all neurons through the vocabulary, and an exponential per
             prompt, neuron and token of the vocabulary.
         progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
-        DataError: prompts and answers do not fit, or the model answers none of them.
-        DataError: an answer is not one token.
+        DataError: prompts and answers do not fit, an answer is not one token, or the model answers
+            none of them.
         PlanError: a layer that is not there, or a model to which the method does not apply.
 
     Source: Yu & Ananiadou, arXiv 2312.12141; ACE, arXiv 2510.07896, equations 9 and 10.
@@ -74,26 +81,29 @@ def find(
             f"{model.name} answers none of the {len(excluded)} prompts as given; first: "
             f"{excluded[0].where!r}, {excluded[0].reason}."
         )
-    found: list[tuple[ValueScores, QueryScores]] = []
+    found: list[Scored] = []
     runs: list[Trace] = []
-    with torch.no_grad(), reported(progress, "finding neurons", len(asked), "prompts") as report:
+    label = "query and value neurons"
+    with reported(progress, label, len(asked), "prompts") as report, torch.no_grad():
         for done, one in enumerate(asked, 1):
             run = trace(model, one.prompt)
             value = value_scores(run, lens_of(run, one.answer), chosen, top)
             query = query_scores(run, value.neurons, value.attention_neurons, key)
-            found.append((value, query))
+            found.append((one, value, query))
             runs += [run] if every else []
             report(done, len(asked))
-    sums = every_neuron(runs, [one.answer for one in asked], chosen).sum(-1) if every else None
+    every_sum = np.full((len(asked), model.arch.n_layers), np.nan)
+    if every:
+        scores = every_neuron(runs, [one.answer for one in asked], chosen)
+        every_sum[:, chosen] = scores.sum(-1).cpu().numpy()
+    # nearly all of the work: projections through the vocabulary
+    projected = sum(value.projected for _, value, _ in found)
+    projected += len(chosen) * (model.arch.d_mlp or 0) if every else 0
     return QueryValue(
-        scores=_dataset(model, asked, found, chosen, sums),
-        values=pd.concat(
-            [_values(model, q, v) for q, (v, _) in zip(asked, found, strict=True)],
-            ignore_index=True,
-        ),
+        scores=_dataset(model, found, every_sum),
+        values=pd.concat([_values(model, q, v) for q, v, _ in found], ignore_index=True),
         queries=pd.concat(
-            [_queries(model, q, s, top_query) for q, (_, s) in zip(asked, found, strict=True)],
-            ignore_index=True,
+            [_queries(model, q, s, top_query) for q, _, s in found], ignore_index=True
         ),
         questions=tuple(asked),
         tokens=tuple(tuple(model.token(t) for t in one.prompt.ids) for one in asked),
@@ -103,48 +113,33 @@ def find(
         key=key,
         top=top,
         layers_searched=tuple(chosen),
-        flops=_flops(model, found, len(chosen), every),
+        flops=2.0 * projected * model.unembed.weight.numel(),
         seconds=time.perf_counter() - started,
     )
 
 
-def _flops(model: Model, found: list[Any], n_layers: int, every: bool) -> float:
-    """Of the projections through the vocabulary, which are nearly all of the work."""
-    rows = sum(value.projected for value, _ in found)
-    rows += n_layers * (model.arch.d_mlp or 0) if every else 0
-    return 2.0 * rows * model.unembed.weight.numel()
-
-
-def _dataset(
-    model: Model,
-    asked: list[Question],
-    found: list[tuple[ValueScores, QueryScores]],
-    chosen: list[int],
-    sums: torch.Tensor | None,
-) -> xr.Dataset:
-    a, n_pos = model.arch, max(len(one.prompt.ids) for one in asked)
-    every = np.full((len(asked), a.n_layers), np.nan)
-    if sums is not None:
-        every[:, chosen] = sums.cpu().numpy()
+def _dataset(model: Model, found: Sequence[Scored], every_sum: np.ndarray) -> xr.Dataset:
+    n_layers, n_pos = model.arch.n_layers, max(len(one.prompt.ids) for one, _, _ in found)
+    values, queries = [value for _, value, _ in found], [query for _, _, query in found]
     arrays: dict[str, tuple[tuple[str, ...], Any]] = {
-        "layer_score": (("sublayer", "layer"), [v.layers for v, _ in found]),
-        "head_score": (("layer", "head"), [v.heads for v, _ in found]),
-        "top_sum": (("sublayer", "layer"), [_sums(v, a.n_layers) for v, _ in found]),
-        "query_writer": (("path", "writer", "layer", "pos"), [q.writers for _, q in found]),
-        "query_embedding": (("path", "pos"), [q.embedding for _, q in found]),
-        "query_head": (("layer", "head", "pos"), [q.heads for _, q in found]),
-        "query_neuron": (("layer", "neuron"), [q.neurons.sum((0, 2)) for _, q in found]),
-        "unmoved": ((), [torch.tensor(q.unmoved) for _, q in found]),
+        "layer_score": (("sublayer", "layer"), [v.layers for v in values]),
+        "head_score": (("layer", "head"), [v.heads for v in values]),
+        "top_sum": (("sublayer", "layer"), [_sums(v, n_layers) for v in values]),
+        "query_writer": (("path", "writer", "layer", "pos"), [q.writers for q in queries]),
+        "query_embedding": (("path", "pos"), [q.embedding for q in queries]),
+        "query_head": (("layer", "head", "pos"), [q.heads for q in queries]),
+        "query_neuron": (("layer", "neuron"), [q.neurons.sum((0, 2)) for q in queries]),
+        "unmoved": ((), [torch.tensor(q.unmoved) for q in queries]),
     }
     variables = {
         name: (("prompt", *dims), np.stack([_padded(x, dims, n_pos) for x in rows]))
         for name, (dims, rows) in arrays.items()
     }
-    variables["every_sum"] = (("prompt", "layer"), every)
+    variables["every_sum"] = (("prompt", "layer"), every_sum)
     coords = {
-        "prompt": [one.id for one in asked],
+        "prompt": [one.id for one, _, _ in found],
         "sublayer": list(SUBLAYERS),
-        "layer": range(a.n_layers),
+        "layer": range(n_layers),
         "path": list(PATHS),
         "writer": list(WRITERS),
     }
@@ -169,50 +164,48 @@ def _sums(value: ValueScores, n_layers: int) -> torch.Tensor:
 
 def _values(model: Model, one: Question, value: ValueScores) -> pd.DataFrame:
     """The value neurons of a prompt, those of the heads last."""
-    parts = [
-        _value_table(model, one, some, sublayer)
-        for sublayer, some in (("ffn", value.neurons), ("attention", value.attention_neurons))
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _value_table(model: Model, one: Question, some: ValueNeurons, sublayer: str) -> pd.DataFrame:
-    unit, size = some.unit.cpu().numpy(), model.arch.d_head
-    pos = some.pos.tolist()
-    of_head = sublayer == "attention"
-    return pd.DataFrame(
-        {
+    parts: list[pd.DataFrame] = []
+    kinds: tuple[tuple[str, ValueNeurons], ...] = (
+        ("ffn", value.neurons),
+        ("attention", value.attention_neurons),
+    )
+    for sublayer, some in kinds:
+        unit, size = some.unit.cpu().numpy(), model.arch.d_head
+        of_head = sublayer == "attention"
+        columns = {
             "prompt": one.id,
             "sublayer": sublayer,
             "layer": some.layer.cpu().numpy(),
             "neuron": unit % size if of_head else unit,
             "head": unit // size if of_head else np.full(len(unit), -1),
-            "pos": pos,
-            "token": [model.token(one.prompt.ids[j]) for j in pos],
-            "span": [one.role(j) for j in pos],
+            **_places(model, one, some.pos),
             "score": some.score.cpu().numpy(),
             "coefficient": some.coefficient.cpu().numpy(),
         }
-    )
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _queries(model: Model, one: Question, query: QueryScores, top: int) -> pd.DataFrame:
     """The FFN neurons and tokens of the largest query score."""
     total = query.neurons.sum(0)  # (layer, pos, neuron)
     best = total.flatten().topk(min(top, total.numel()))
-    place = best.indices[best.values > 0]
-    neuron = place % total.shape[2]
-    pos, layer = place // total.shape[2] % total.shape[1], place // total[0].numel()
+    positive = best.values > 0
+    layer, pos, neuron = torch.unravel_index(best.indices[positive], total.shape)
     by_path = query.neurons[:, layer, pos, neuron].cpu().numpy()
-    return pd.DataFrame(
-        {
-            "prompt": one.id,
-            "layer": layer.cpu().numpy(),
-            "neuron": neuron.cpu().numpy(),
-            "pos": pos.cpu().numpy(),
-            "token": [model.token(one.prompt.ids[j]) for j in pos.tolist()],
-            "span": [one.role(j) for j in pos.tolist()],
-            **dict(zip(PATHS, by_path, strict=True)),
-            "score": best.values[best.values > 0].cpu().numpy(),
-        }
-    )
+    columns = {
+        "prompt": one.id,
+        "layer": layer.cpu().numpy(),
+        "neuron": neuron.cpu().numpy(),
+        **_places(model, one, pos),
+        **dict(zip(PATHS, by_path, strict=True)),
+        "score": best.values[positive].cpu().numpy(),
+    }
+    return pd.DataFrame(columns)
+
+
+def _places(model: Model, one: Question, pos: torch.Tensor) -> dict[str, Any]:
+    """Columns that say where a neuron is read: number, token and span."""
+    at = pos.cpu().numpy()
+    tokens = [model.token(one.prompt.ids[j]) for j in at.tolist()]
+    return {"pos": at, "token": tokens, "span": [one.role(j) for j in at.tolist()]}

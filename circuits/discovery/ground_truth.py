@@ -1,4 +1,4 @@
-"""Compiled programs as ground truth: their circuit is known, so methods can be marked."""
+"""Compiled programs as ground truth: their circuit is known, so methods can be validated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,48 +20,13 @@ from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.statistics import auroc
 
-
-def program_contrast(model: Model, program: Program) -> Contrast:
-    """All clean/corrupt examples of a compiled program as one contrast.
-
-    The metric is linear in the outputs and read at every token after BOS. Of a categorical
-    program it is output[clean answer] - output[corrupt answer], summed over the tokens where
-    these differ; of a numeric one, sign(clean - corrupt) x output.
-    """
-    prompts = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
-    ids = torch.tensor(prompts, device=model.device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    calls = record_layer_calls(model, ids, mask)
-    with torch.no_grad():
-        out = model.hf(input_ids=ids).logits
-    weights = _weights(out[0::2, 1:], out[1::2, 1:])
-
-    def read(
-        resid: Float[Tensor, "row pos d_model"], pair: Int[Tensor, " row"]
-    ) -> Float[Tensor, " row"]:
-        logits = model.logits(resid[:, 1:])
-        return (logits * weights[pair]).sum((1, 2))
-
-    return Contrast(calls, mask[0::2], read)
-
-
-def _weights(
-    clean: Float[Tensor, "pair pos out"], corrupt: Float[Tensor, "pair pos out"]
-) -> Float[Tensor, "pair pos out"]:
-    if clean.shape[-1] == 1:
-        return (clean - corrupt).sign()
-    one_hot = torch.nn.functional.one_hot
-    answer, wrong = (one_hot(x.argmax(-1), x.shape[-1]) for x in (clean, corrupt))
-    return (answer - wrong).to(clean)
-
-
 STORED = {"exact": "exact", "eap": "eap", "eap-ig": "eap_ig5", "clean-corrupted": "cc"}
 """Which stored scores each method must reproduce."""
 
 
 @dataclass(frozen=True)
-class Marks:
-    """How a method does on a compiled program.
+class MethodScore:
+    """How well a method does on a compiled program.
 
     Attributes:
         method: its name.
@@ -83,15 +48,10 @@ class Marks:
 
 def validate_methods(
     path: str | Path, methods: Sequence[str], device: str | None = None
-) -> list[Marks]:
-    """Mark attribution methods on a compiled program, whose circuit is known.
+) -> list[MethodScore]:
+    """Score attribution methods (`EDGE_METHODS`) on a compiled program: a name or ``.npz`` file.
 
     Runs in float64: the programs' steep selectors lose 1e-5 of a score in fp32.
-
-    Args:
-        path: the ``.npz`` file, or the name of a shipped program.
-        methods: names of `EDGE_METHODS`.
-        device: where to run.
 
     Raises:
         DataError: the description lacks the true circuit or the scores.
@@ -102,40 +62,38 @@ def validate_methods(
     model = load_program(path)
     model.hf.to(device=where, dtype=torch.float64)
     truth, stored = program.gt_edges_resample_nonzero, program.edge_scores
+    described = Path(path).with_suffix(".json")
     if not truth or stored is None:
         raise DataError(
-            f"{Path(path).with_suffix('.json')} lacks gt_edges_resample_nonzero or edge_scores, "
-            "which marks need."
+            f"{described} lacks gt_edges_resample_nonzero or edge_scores, which validation needs."
         )
     unknown = sorted({*truth, *stored} - {*Graph.of(model.arch).edge_names})
     if unknown:
-        raise DataError(
-            f"{Path(path).with_suffix('.json')}: {shown(unknown[0])} is not an edge of its graph."
-        )
-    return [_marks(model, program, method, set(truth), stored) for method in methods]
+        raise DataError(f"{described}: {shown(unknown[0])} is not an edge of its graph.")
+    contrast = program_contrast(model, program)
+    return [_scored(model, contrast, method, set(truth), stored) for method in methods]
 
 
-def _marks(
+def _scored(
     model: Model,
-    program: Program,
+    contrast: Contrast,
     method: str,
     truth: set[str],
     stored: Mapping[str, Mapping[str, float]],
-) -> Marks:
-    graph, contrast = Graph.of(model.arch), program_contrast(model, program)
+) -> MethodScore:
+    graph = Graph.of(model.arch)
 
     def score() -> Float[Tensor, "source destination"]:
         return torch.stack(list(edges_by(model, contrast, method)[0])).mean(0)
 
-    mean = score()
-    per_edge = mean[graph.exists].numpy()
-    labels = np.array([name in truth for name in graph.edge_names])
+    per_edge = score()[graph.exists].numpy()
     error = None
     if method in STORED:
         # Edges that are not stored score 0.
         want = [stored.get(n, {}).get(STORED[method], 0.0) for n in graph.edge_names]
         error = float(np.abs(per_edge - np.array(want)).max())
-    return Marks(
+    labels = np.array([name in truth for name in graph.edge_names])
+    return MethodScore(
         method=method,
         auroc=auroc(np.abs(per_edge).round(6), labels),
         max_abs_error=error,
@@ -143,3 +101,32 @@ def _marks(
         half_edges=graph.n_edges / 2,
         n_pairs=len(contrast),
     )
+
+
+def program_contrast(model: Model, program: Program) -> Contrast:
+    """All clean/corrupt examples of a compiled program as one contrast.
+
+    The metric is linear in the outputs and read at every token after BOS. Of a categorical
+    program it is output[clean answer] - output[corrupt answer], summed over the tokens where
+    these differ; of a numeric one, sign(clean - corrupt) x output.
+    """
+    prompts = [ids for pair in program.pairs for ids in (pair.clean_ids, pair.corrupt_ids)]
+    ids = torch.tensor(prompts, device=model.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        out = model.hf(input_ids=ids).logits
+    clean, corrupt = out[0::2, 1:], out[1::2, 1:]
+    if out.shape[-1] == 1:
+        weights = (clean - corrupt).sign()
+    else:
+        answer, wrong = (
+            torch.nn.functional.one_hot(x.argmax(-1), x.shape[-1]) for x in (clean, corrupt)
+        )
+        weights = (answer - wrong).to(clean)
+
+    def read(
+        resid: Float[Tensor, "row pos d_model"], pair: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        return (model.logits(resid[:, 1:]) * weights[pair]).sum((1, 2))
+
+    return Contrast(record_layer_calls(model, ids, mask), mask[0::2], read)

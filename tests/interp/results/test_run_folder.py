@@ -18,10 +18,16 @@ from kills import Killed, killed_at, names
 import interp
 from interp.errors import DataError, RunFolderError
 from interp.results import folder
-from interp.results.files import replacing, write_text
-from interp.results.run_folder import RunFolder, in_one_piece
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import ARRAYS, TABLES, Steps
+from interp.results.folder import replacing, write_text
+from interp.results.run_folder import (
+    ARRAYS,
+    TABLES,
+    RunFolder,
+    Steps,
+    fingerprint,
+    identity,
+    in_one_piece,
+)
 
 OPTIONS = {"site": "z", "limit": 8}
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny, word_pairs
+from conftest import interp_pairs, tiny, word_pairs
 
-from circuits.discovery import Circuit, bench, faithfulness, of_edges, top_edges
-from circuits.discovery.drawing import draw, plot_faithfulness, to_dot
-from circuits.discovery.evaluation import evaluate, random_circuit
-from circuits.discovery.pages import faithfulness_report
+from circuits.discovery import Circuit, Evaluator, evaluate, faithfulness, of_edges, top_edges
+from circuits.discovery.faithfulness import random_circuit
+from circuits.discovery.figures import plot_faithfulness
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
@@ -107,7 +106,7 @@ def drawn_edges(figure) -> list[str]:
 
 def test_a_circuit_is_drawn_whole(edges: EdgeScores):
     circuit = top_edges(edges, 40)
-    figure = draw(circuit)
+    figure = circuit.plot()
     assert set(drawn_edges(figure)) == set(circuit.edge_names)
     nodes = {
         name: (x, y)
@@ -124,7 +123,7 @@ def test_a_circuit_is_drawn_whole(edges: EdgeScores):
 
 def test_a_large_circuit_says_what_is_left_out(edges: EdgeScores):
     circuit = top_edges(edges, 100)
-    figure = draw(circuit, most=30)
+    figure = circuit.plot(most=30)
     assert circuit.scores is not None
     sizes = dict(zip(circuit.edge_names, circuit.scores[circuit.edges].abs(), strict=True))
     assert set(drawn_edges(figure)) == set(sorted(sizes, key=lambda n: -sizes[n])[:30])
@@ -139,25 +138,25 @@ def test_sign_way_and_size_have_their_style():
     scores = circuit.edges.double()
     scores[graph.edge("m0->a1.h0<q>")] = -0.1
     lines = {
-        t.name: t.line for t in draw(replace(circuit, scores=scores)).data if t.mode == "lines"
+        t.name: t.line for t in replace(circuit, scores=scores).plot().data if t.mode == "lines"
     }
     assert lines["opposes, into query"].dash == "dash"
     assert lines["supports, into key"].dash == "dot"
     assert lines["supports, into value"].dash == "solid"
     assert lines["opposes, into query"].color != lines["supports, into key"].color
     assert lines["opposes, into query"].width < lines["supports, into key"].width
-    unscored = {t.name for t in draw(circuit).data if t.mode == "lines"}
+    unscored = {t.name for t in circuit.plot().data if t.mode == "lines"}
     assert unscored == {"into query", "into key", "into value", "into MLP or logits"}
 
 
 def test_an_empty_circuit_is_not_drawn(edges: EdgeScores):
     with pytest.raises(PlanError, match="has no edges to draw"):
-        draw(of_edges(edges.graph, []))
-    assert to_dot(of_edges(edges.graph, [])).startswith("digraph")
+        of_edges(edges.graph, []).plot()
+    assert of_edges(edges.graph, []).to_dot().startswith("digraph")
 
 
 def test_graphviz_text(edges: EdgeScores):
-    text = to_dot(of_edges(edges.graph, ["input->a0.h1<q>", "a0.h1->logits"]))
+    text = of_edges(edges.graph, ["input->a0.h1<q>", "a0.h1->logits"]).to_dot()
     assert '"input" -> "a0.h1" [color="' + GREY + '", style=dashed' in text
     assert 'label="q"' in text
     assert '"a0.h1" -> "logits"' in text
@@ -167,37 +166,22 @@ def test_graphviz_text(edges: EdgeScores):
 
 def test_faithfulness_curves(edges: EdgeScores):
     others = interp_pairs()
-    result = faithfulness(bench(tiny("llama"), others), edges, grid=(0.1, 0.5, 1.0))
-    figure = plot_faithfulness([result, replace(result, method="other")])
+    result = faithfulness(Evaluator.of(tiny("llama"), others), edges, grid=(0.1, 0.5, 1.0))
+    table = result.to_frame()
+    figure = plot_faithfulness({"eap-dg": table, "other": table}, "llama", "logit_diff", "")
     assert [t.name for t in figure.data] == [
         "eap-dg, by size", "eap-dg, signed", "other, by size", "other, signed"
     ]  # fmt: skip
     assert figure.data[0].line.color == figure.data[1].line.color != figure.data[2].line.color
-    np.testing.assert_allclose(figure.data[0].y, result.f(result.absolute))
+    np.testing.assert_allclose(figure.data[0].y, result.f().sel(ranking="absolute"))
     assert list(figure.data[1].x) == [0.1, 0.5, 1.0]
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.shapes[0].y0 == 1
     assert result.plot().data[0].name == "eap-dg, by size"
-    page = faithfulness_report(result).html()
+    page = result.report().html()
     value, low, high = result.areas()["log_CPR"]
     assert "log CPR" in page and f"{value:.3f} [{low:.3f}, {high:.3f}]" in page
     assert "3 test pairs" in page
-
-
-def interp_pairs():
-    """The usual pairs, in other words."""
-    from interp.data.pairs import PromptPairs
-
-    shifted = [
-        {
-            "clean": p.clean.replace("w1 ", "w60 ").replace("w7 ", "w61 "),
-            "corrupt": p.corrupt.replace("w9 ", "w62 ").replace("w7 ", "w61 "),
-            "answer": p.answer,
-            "wrong_answer": p.wrong_answer,
-        }
-        for p in word_pairs()
-    ]
-    return PromptPairs.from_records(shifted)
 
 
 # --- random circuits ---------------------------------------------------------------------------
@@ -229,7 +213,7 @@ def test_random_neurons_are_as_many(edges: EdgeScores):
 
 
 def test_an_evaluation_is_a_ratio_of_means(edges: EdgeScores):
-    test = bench(tiny("llama"), interp_pairs())
+    test = Evaluator.of(tiny("llama"), interp_pairs())
     circuit = top_edges(edges, 60)
     done = evaluate(test, circuit, n_random=3)
     assert done.faithfulness().value == pytest.approx(test.faithfulness(test.metric_of(circuit)))

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -15,35 +16,30 @@ from hypothesis import strategies as st
 from circuits.discovery import (
     GRID,
     Circuit,
+    Evaluator,
     acdc,
-    bench,
+    all_edges,
     criteria,
     edge_matrix,
     faithfulness,
-    from_json,
     greedy_edges,
-    load_circuit,
     of_edges,
     overlap,
     prune,
     random_scores,
-    save_circuit,
     score_stability,
     threshold_edges,
-    to_json,
     top_edges,
     top_neurons,
     top_nodes,
-    whole,
 )
-from circuits.discovery.faithfulness import Curve, Faithfulness
+from circuits.discovery.result import RANKINGS, Faithfulness
 from interp.attribution import EdgeScores, attribute, attribute_edges, attribute_nodes
 from interp.errors import DataError, PlanError
 from interp.model.graph import Graph
 
 SMALL = Graph(2, 2, 8, False)
-NAMES = ("method", "model", "logit_diff", "resample", "source")
-EXAMPLE = Path(__file__).parents[2] / "shared/data/circuits/mib/example_circuit_ioi-eap-ig.json"
+EXAMPLE = Path(__file__).parents[4] / "shared/data/circuits/mib/example_circuit_ioi-eap-ig.json"
 
 
 def scores_of(
@@ -79,6 +75,20 @@ def with_scores(named: dict[str, float], graph: Graph = SMALL) -> EdgeScores:
     for name, value in named.items():
         values[0, graph.edge_names.index(name)] = value
     return scores_of(values, graph)
+
+
+def curves(signed, absolute, full, empty, grid=(0.5, 1.0), ids="abc") -> Faithfulness:
+    """Faithfulness of hand-made curves: (k, pair) values under either ranking."""
+    pairs = pd.DataFrame({"pair": list(ids)[: len(full)], "full": full, "empty": empty})
+    metric = np.stack([signed, absolute])
+    n_edges = np.tile(np.arange(len(grid)), (2, 1))
+    found = xr.Dataset(
+        {"metric": (("ranking", "k", "pair"), metric), "n_edges": (("ranking", "k"), n_edges)},
+        {"ranking": list(RANKINGS), "k": list(grid), "pair": pairs["pair"].tolist()},
+    )
+    return Faithfulness(
+        pairs, "model", "logit_diff", "resample", "source", 0, curves=found, method="method"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +145,13 @@ def test_areas_of_a_step_are_mibs():
     """f = 0 until all edges are kept: CPR .25 and CMD .749, the random baseline of MIB."""
     full, empty = np.array([2.0, 4.0]), np.array([-1.0, 0.0])
     values = np.stack([empty] * 9 + [full])
-    curve = Curve(GRID, tuple(range(10)), values)
-    result = Faithfulness(
-        curve, curve, full, empty, "m", "m", "logit_diff", "resample", "", ("a", "b")
-    )
+    result = curves(values, values, full, empty, GRID)
     areas = result.areas()
     assert areas["CPR"][0] == pytest.approx(0.25)
     assert areas["CMD"][0] == pytest.approx(0.999 - 0.25)
     assert areas["log_CPR"][0] == pytest.approx(0.5 * np.log(2) / np.log(1000))
-    exact = Curve(GRID, tuple(range(10)), np.stack([full] * 10))
-    perfect = dataclasses.replace(result, signed=exact, absolute=exact).areas()
+    exact = np.stack([full] * 10)
+    perfect = curves(exact, exact, full, empty, GRID).areas()
     assert perfect["CMD"] == (0, 0, 0)
     assert perfect["CPR"][0] == pytest.approx(0.999)
 
@@ -152,25 +159,24 @@ def test_areas_of_a_step_are_mibs():
 def test_areas_are_ratios_of_means_over_pairs():
     full, empty = np.array([10.0, 2.0]), np.array([0.0, 0.0])
     half = np.array([5.0, 2.0])
-    curve = Curve((0.5, 1.0), (1, 2), np.stack([half, full]))
-    result = Faithfulness(
-        curve, curve, full, empty, "m", "m", "logit_diff", "resample", "", ("a", "b")
-    )
-    assert result.f(curve)[0] == pytest.approx(7 / 12)
-    clustered = dataclasses.replace(result, clusters=("x", "x"))
+    curve = np.stack([half, full])
+    result = curves(curve, curve, full, empty)
+    assert float(result.f().sel(ranking="signed", k=0.5)) == pytest.approx(7 / 12)
+    clustered = dataclasses.replace(result, pairs=result.pairs.assign(cluster=["x", "x"]))
     value, low, high = clustered.areas()["CPR"]
     assert low == pytest.approx(value) == pytest.approx(high)
 
 
 def test_faithfulness_runs_mibs_sizes_on_the_test_prompts(found: EdgeScores):
-    test = bench(tiny("gemma3"), word_pairs()[2:])
+    test = Evaluator.of(tiny("gemma3"), word_pairs()[2:])
     result = faithfulness(test, found)
-    assert result.absolute.k == GRID
-    assert result.f(result.signed)[-1] == 1
+    assert tuple(result.curves["k"].values) == GRID
+    assert float(result.f().sel(ranking="signed")[-1]) == 1
     n = int(0.2 * found.graph.n_edges)
     circuit = top_edges(found, n)
-    np.testing.assert_allclose(result.absolute.values[7], test.metric_of(circuit), atol=1e-5)
-    assert result.absolute.n_edges[7] == circuit.n_edges
+    absolute = result.curves.sel(ranking="absolute").isel(k=7)
+    np.testing.assert_allclose(absolute["metric"], test.metric_of(circuit), atol=1e-5)
+    assert int(absolute["n_edges"]) == circuit.n_edges
     control = random_scores(found, 1)
     assert control.values.sizes["pair"] == 1
     assert not np.allclose(control.values.values, random_scores(found, 2).values.values)
@@ -180,20 +186,20 @@ def test_circuits_are_not_tested_on_what_discovery_saw(found: EdgeScores):
     model = tiny("gemma3")
     for rows in (word_pairs(), word_pairs()[1:]):
         with pytest.raises(PlanError, match="were seen in discovery"):
-            bench(model, rows).metric_of(top_edges(found, 30))
+            Evaluator.of(model, rows).metric_of(top_edges(found, 30))
         with pytest.raises(PlanError, match="were seen in discovery"):
-            faithfulness(bench(model, rows), found)
-    searched = acdc(bench(model, word_pairs()[:1]), 1e6)
+            faithfulness(Evaluator.of(model, rows), found)
+    searched = acdc(Evaluator.of(model, word_pairs()[:1]), 1e6)
     with pytest.raises(PlanError, match="were seen in discovery"):
-        bench(model, word_pairs()[:1]).metric_of(searched)
+        Evaluator.of(model, word_pairs()[:1]).metric_of(searched)
     with pytest.raises(PlanError, match="another shape of model"):
-        bench(tiny("llama"), word_pairs()[2:]).metric_of(top_edges(found, 30))
+        Evaluator.of(tiny("llama"), word_pairs()[2:]).metric_of(top_edges(found, 30))
 
 
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_the_whole_circuit_is_the_model_under_any_ablation(ablation):
-    data = bench(tiny("gemma3"), word_pairs(), ablation=ablation)
-    np.testing.assert_allclose(data.metric_of(whole(data.graph)), data.full, atol=1e-5)
+    data = Evaluator.of(tiny("gemma3"), word_pairs(), ablation=ablation)
+    np.testing.assert_allclose(data.metric_of(all_edges(data.graph)), data.full, atol=1e-5)
     nothing = of_edges(data.graph, [])
     np.testing.assert_allclose(data.metric_of(nothing), data.empty, atol=1e-5)
     assert data.faithfulness(data.full) == 1
@@ -202,20 +208,20 @@ def test_the_whole_circuit_is_the_model_under_any_ablation(ablation):
 
 def test_zero_ablated_embedding_and_components_leave_the_biases():
     """With all edges cut to zero, only attention's and the norms' constants reach the logits."""
-    data = bench(tiny("llama"), word_pairs(), ablation="zero")
+    data = Evaluator.of(tiny("llama"), word_pairs(), ablation="zero")
     np.testing.assert_allclose(data.empty, 0, atol=1e-6)  # llama has no biases
 
 
 def test_neuron_circuits_run_only_their_neurons():
     model = tiny("llama")
     scores = attribute(model, word_pairs()[:1], "mlp_post", "layer,neuron")
-    test = bench(model, word_pairs()[1:])
+    test = Evaluator.of(model, word_pairs()[1:])
     n = scores.values.sizes["layer"] * scores.values.sizes["neuron"]
     np.testing.assert_allclose(test.metric_of(top_neurons(scores, n)), test.full, atol=1e-5)
     none = test.metric_of(top_neurons(scores, 0))
     mlps = [f"m{i}" for i in range(model.arch.n_layers)]
     # No neuron left = every MLP writes what it wrote on the corrupt prompt.
-    edges = whole(test.graph).edges.clone()
+    edges = all_edges(test.graph).edges.clone()
     for name in mlps:
         edges[test.graph.node(name)] = False
     np.testing.assert_allclose(none, test.metric_of(Circuit(test.graph, edges)), atol=1e-5)
@@ -241,13 +247,13 @@ def test_node_circuits_keep_all_outgoing_edges():
 
 
 def test_without_cuts_every_edge_of_a_node():
-    circuit = whole(SMALL).without(["a0.h1"])
+    circuit = all_edges(SMALL).without(["a0.h1"])
     assert not any("a0.h1" in name for name in circuit.edge_names)
     assert circuit.n_edges == sum("a0.h1" not in name for name in SMALL.edge_names)
 
 
 def test_criteria_need_a_node():
-    test = bench(tiny("gemma3"), word_pairs()[2:])
+    test = Evaluator.of(tiny("gemma3"), word_pairs()[2:])
     with pytest.raises(PlanError, match="no heads or MLPs"):
         criteria(test, of_edges(test.graph, ["input->logits"]))
 
@@ -262,20 +268,20 @@ def test_overlap_and_stability():
     assert (both.only_first, both.only_second) == (("m1",), ("a1.h0",))
     assert both.rank_correlation is None
     with pytest.raises(PlanError, match="differently shaped"):
-        overlap(first, whole(Graph(1, 2, 8, False)))
+        overlap(first, all_edges(Graph(1, 2, 8, False)))
     same = np.tile(np.arange(SMALL.n_edges, dtype=float), (6, 1))
     assert score_stability(scores_of(same), 5).value == 1
 
 
 def test_mib_json_round_trip(tmp_path, found: EdgeScores):
     circuit = dataclasses.replace(top_edges(found, 60), neurons={"m1": (3, 5)})
-    loaded = load_circuit(save_circuit(circuit, tmp_path / "c.json"))
+    loaded = Circuit.load(circuit.save(tmp_path / "c.json"))
     assert torch.equal(loaded.edges, circuit.edges)
     torch.testing.assert_close(loaded.scores, circuit.scores, equal_nan=True)
     for name in ("graph", "neurons", "method", "model", "weights_hash", "prompts"):
         assert getattr(loaded, name) == getattr(circuit, name)
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
-    record = to_json(circuit)
+    record = circuit.to_json()
     assert record["edges"][circuit.edge_names[0]]["in_graph"] is True
     assert len(record["edges"]) == found.graph.n_edges
     np.testing.assert_allclose(
@@ -285,19 +291,19 @@ def test_mib_json_round_trip(tmp_path, found: EdgeScores):
 
 @pytest.mark.skipif(not EXAMPLE.is_file(), reason=f"no example circuit at {EXAMPLE}")
 def test_mibs_own_example_loads():
-    circuit = load_circuit(EXAMPLE)
+    circuit = Circuit.load(EXAMPLE)
     record = json.loads(EXAMPLE.read_text())
     inside = {name for name, entry in record["edges"].items() if entry["in_graph"]}
     assert circuit.graph.n_edges == 32_491
     assert set(circuit.edge_names) == inside
     assert circuit.n_edges == 756
-    again = from_json(to_json(circuit))
+    again = Circuit.from_json(circuit.to_json())
     assert torch.equal(again.edges, circuit.edges)
 
 
 def test_files_that_are_no_circuits_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        load_circuit(tmp_path / "none.json")
+        Circuit.load(tmp_path / "none.json")
     bad = tmp_path / "bad.json"
     for text, error, match in (
         ("{", DataError, "line 1: not valid JSON"),
@@ -306,30 +312,28 @@ def test_files_that_are_no_circuits_are_refused(tmp_path):
     ):
         bad.write_text(text)
         with pytest.raises(error, match=match):
-            load_circuit(bad)
-    record = to_json(of_edges(SMALL, ["input->m0"]))
+            Circuit.load(bad)
+    record = of_edges(SMALL, ["input->m0"]).to_json()
     record["edges"]["m1->m0"] = {"in_graph": True}
     with pytest.raises(PlanError, match="computed before m1 writes"):
-        from_json(record)
+        Circuit.from_json(record)
 
 
 def test_sizes_and_thresholds_are_checked(found: EdgeScores):
     with pytest.raises(PlanError, match="cannot take 99999 components"):
         top_edges(found, 99_999)
     with pytest.raises(PlanError, match="threshold is -1"):
-        acdc(bench(tiny("gemma3"), word_pairs()[:1]), -1)
+        acdc(Evaluator.of(tiny("gemma3"), word_pairs()[:1]), -1)
     with pytest.raises(PlanError, match="unknown ablation 'none'"):
-        bench(tiny("gemma3"), word_pairs(), ablation="none")  # pyright: ignore[reportArgumentType]
+        Evaluator.of(tiny("gemma3"), word_pairs(), ablation="none")  # pyright: ignore[reportArgumentType]
 
 
 def test_differences_of_areas_are_paired():
     full, empty = np.array([10.0, 2.0, 7.0]), np.zeros(3)
-    low = Curve((0.5, 1.0), (1, 2), np.stack([full / 2, full]))
-    high = Curve((0.5, 1.0), (1, 2), np.stack([full, full]))
-    ids = ("a", "b", "c")
-    first, second = (Faithfulness(c, c, full, empty, *NAMES, ids) for c in (high, low))
+    low, high = np.stack([full / 2, full]), np.stack([full, full])
+    first, second = (curves(c, c, full, empty) for c in (high, low))
     # Every pair alone gives the same gain, so there is no doubt about the difference.
     assert first.minus(second)["CPR"] == pytest.approx((0.125, 0.125, 0.125))
     assert first.minus(second)["CMD"] == pytest.approx((-0.125, -0.125, -0.125))
     with pytest.raises(PlanError, match="same test pairs"):
-        first.minus(dataclasses.replace(second, ids=("a", "b", "x")))
+        first.minus(curves(low, low, full, empty, ids="abx"))

@@ -9,10 +9,17 @@ import pytest
 import torch
 
 import interp
-from circuits.discovery import acdc, bench, criteria, of_edges, whole
-from circuits.discovery.compiled import program_contrast, validate_methods
-from circuits.discovery.running import Bench, prepared
-from circuits.discovery.search import Pruning, edge_pruning
+from circuits.discovery import (
+    Evaluator,
+    Pruning,
+    acdc,
+    all_edges,
+    criteria,
+    edge_pruning,
+    of_edges,
+)
+from circuits.discovery.evaluator import prepared
+from circuits.discovery.ground_truth import program_contrast, validate_methods
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes
 from interp.errors import DataError, ModelError, PlanError
@@ -21,7 +28,7 @@ from interp.loading.programs import file_of
 from interp.loading.tracr import load_program, read_program
 from interp.model.graph import Graph
 
-TRACR = Path(__file__).parents[2] / "shared" / "data" / "circuits" / "tracr"
+TRACR = Path(__file__).parents[4] / "shared" / "data" / "circuits" / "tracr"
 """Other examples and scores of the same programs, made by others."""
 NAMES = ["reverse", "xproportion", "hist", "sort"]
 PROGRAMS = [*SHIPPED] + (NAMES if TRACR.is_dir() else [])
@@ -38,12 +45,12 @@ def loaded(name: str):
     return model, program, program_contrast(model, program)
 
 
-def bench_of(name: str) -> tuple[Bench, set[str]]:
-    """A program's examples as a bench, and its true edges."""
+def evaluator_of(name: str) -> tuple[Evaluator, set[str]]:
+    """A program's examples as an evaluator, and its true edges."""
     model, program, contrast = loaded(name)
     batches, full, empty = prepared(model, [contrast], "resample")
     ids = tuple(str(i) for i in range(len(contrast)))
-    made = Bench(model, batches, full, empty, (), ids, frozenset(), "resample", "output", name)
+    made = Evaluator(model, batches, full, empty, (), ids, frozenset(), "resample", "output", name)
     return made, set(program.gt_edges_resample_nonzero or ())
 
 
@@ -129,13 +136,13 @@ def test_exact_edges_into_the_logits_sum_to_the_gap(name: str):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_acdc_finds_the_true_circuit(name: str):
-    data, truth = bench_of(name)
+    data, truth = evaluator_of(name)
     assert set(acdc(data, 1e-3).edge_names) == truth
 
 
 @pytest.mark.parametrize("name", ["tracr-reverse", "tracr-xproportion"])
 def test_edge_pruning_finds_the_true_circuit(name: str):
-    data, truth = bench_of(name)
+    data, truth = evaluator_of(name)
     target = 1 - len(truth) / data.graph.n_edges
     found = edge_pruning(data, Pruning(target=target, steps=150))
     assert set(found.edge_names) == truth
@@ -143,17 +150,17 @@ def test_edge_pruning_finds_the_true_circuit(name: str):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_true_circuit_is_faithful_and_without_any_edge_it_is_not(name: str):
-    data, truth = bench_of(name)
+    data, truth = evaluator_of(name)
     circuit = of_edges(data.graph, truth)
     assert data.faithfulness(data.metric_of(circuit)) == pytest.approx(1, abs=1e-4)
-    assert data.faithfulness(data.metric_of(whole(data.graph))) == pytest.approx(1, abs=1e-5)
+    assert data.faithfulness(data.metric_of(all_edges(data.graph))) == pytest.approx(1, abs=1e-5)
     for edge in truth:
         less = of_edges(data.graph, truth - {edge})
         assert data.faithfulness(data.metric_of(less)) < 0.95
 
 
 def test_criteria_tell_a_needless_node_and_a_missing_edge():
-    data, truth = bench_of("tracr-sort")
+    data, truth = evaluator_of("tracr-sort")
     padded = of_edges(data.graph, truth | {"input->m2", "m2->logits"})
     result = criteria(data, padded, n_sets=6)
     assert result.faithfulness == pytest.approx(1, abs=1e-4)
@@ -216,18 +223,20 @@ def test_next_token_sweeps_are_refused_on_programs():
         model.hf(torch.zeros(1, 9, dtype=torch.long))
 
 
-def test_a_bench_needs_a_gap():
+def test_an_evaluator_needs_a_gap():
     from conftest import tiny, word_pairs
 
     from interp.errors import DataError, DegenerateGap
 
     with pytest.raises(DataError, match="none of the"):
-        bench(tiny("llama"), [dict(clean="w1", corrupt="w1", answer="w2", wrong_answer="w3")])
+        Evaluator.of(
+            tiny("llama"), [dict(clean="w1", corrupt="w1", answer="w2", wrong_answer="w3")]
+        )
     pair = dict(clean="w1 w2", corrupt="w3 w2", answer="w4", wrong_answer="w5")
     back = dict(clean="w3 w2", corrupt="w1 w2", answer="w4", wrong_answer="w5")
     with pytest.raises(DegenerateGap, match="score alike"):
-        bench(tiny("llama"), [pair, back])
-    assert len(bench(tiny("llama"), word_pairs()).ids) == 3
+        Evaluator.of(tiny("llama"), [pair, back])
+    assert len(Evaluator.of(tiny("llama"), word_pairs()).ids) == 3
 
 
 def test_programs_load_by_name_in_the_dtype_asked_for():

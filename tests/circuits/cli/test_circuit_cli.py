@@ -10,9 +10,8 @@ from conftest import tiny_hf
 from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
-from circuits.cli import discovering
 from circuits.cli.app import run
-from circuits.discovery import Pruning, load_circuit
+from circuits.discovery import Circuit, Pruning, search
 from interp.model.model import Model
 
 VERBS = ["discover", "evaluate", "compare", "show", "export", "validate"]
@@ -105,13 +104,13 @@ def shown(capsys: pytest.CaptureFixture, out: Path) -> str:
 def test_circuits_are_discovered(
     folder: Path, tmp_path: Path, capsys, monkeypatch, options: list, method: str
 ):
-    monkeypatch.setattr(discovering, "Pruning", functools.partial(Pruning, steps=5))
+    monkeypatch.setattr(search, "Pruning", functools.partial(Pruning, steps=5))
     out = tmp_path / "c.json"
     command = ["discover", *on(folder, "discovery"), *options, "--limit", "4", "--out", str(out)]
     report = said(capsys, *command)
     assert report["file"] == str(out)
     assert report["method"] == method
-    found = load_circuit(out)
+    found = Circuit.load(out)
     assert 0 < report["n_edges"] == found.n_edges <= report["of_edges"] == N_EDGES
     assert report["nodes"] == list(found.nodes)
     assert len(found.prompts) == report["n_prompts"] == 8
@@ -189,7 +188,7 @@ def test_a_circuit_is_evaluated_beside_random_ones(
     command = ["evaluate", circuit, *on(folder, "test"), "--random", "4", "--out", str(out)]
     report = said(capsys, *command)
     assert (report["kind"], report["run"], report["ablation"]) == ("circuit", str(out), "resample")
-    assert (report["n_pairs"], report["n_edges"]) == (8, load_circuit(circuit).n_edges)
+    assert (report["n_pairs"], report["n_edges"]) == (8, Circuit.load(circuit).n_edges)
     f = report["faithfulness"]
     assert f["low"] <= f["value"] <= f["high"]
     expected = (report["circuit_metric"] - report["empty"]) / (report["full"] - report["empty"])
@@ -314,8 +313,8 @@ def test_a_circuit_is_shown(circuit: str, tmp_path: Path, capsys):
     report = said(capsys, "show", circuit)
     page = Path(circuit).with_suffix(".html")
     assert report["page"] == str(page)
-    assert report["n_edges"] == load_circuit(circuit).n_edges
-    assert report["top"][0]["edge"] in load_circuit(circuit).edge_names
+    assert report["n_edges"] == Circuit.load(circuit).n_edges
+    assert report["top"][0]["edge"] in Circuit.load(circuit).edge_names
     text = page.read_text(encoding="utf-8")
     assert "plotly.js v" in page.with_name("plotly.min.js").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=\s*[\"']?https?:", text)
@@ -324,12 +323,12 @@ def test_a_circuit_is_shown(circuit: str, tmp_path: Path, capsys):
 
 
 def test_a_circuit_is_exported(circuit: str, tmp_path: Path, capsys):
-    found = load_circuit(circuit)
+    found = Circuit.load(circuit)
     for form in ("mib", "dot", "html"):
         out = tmp_path / "sub" / f"c.{form}"
         report = said(capsys, "export", circuit, "--format", form, "--out", str(out))
         assert report == {"file": str(out), "format": form, "n_edges": found.n_edges}
-    again = load_circuit(tmp_path / "sub" / "c.mib")
+    again = Circuit.load(tmp_path / "sub" / "c.mib")
     assert again.edge_names == found.edge_names
     dot = (tmp_path / "sub" / "c.dot").read_text()
     assert dot.startswith("digraph circuit {")
