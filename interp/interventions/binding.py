@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
 from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Scope
-from interp.interventions.plan import Add, Edit, Feedback, KnockOut, Plan
+from interp.interventions.plan import Add, Feedback, KnockOut, Plan, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
 
@@ -56,7 +56,7 @@ def bind(
 
 def _bind_edit(
     model: Model,
-    step: Edit,
+    step: SiteEdit,
     prompts: Sequence[TokenPrompt] | None,
     rows: Bool[Tensor, " row"],
     entry: Int[Tensor, " row"] | None,
@@ -96,10 +96,11 @@ def _bind_feedback(
             f"Feedback.directions is {list(step.directions.shape)}; give one per prompt."
         )
     _check_entries(entry, rows, min(sizes), "the plan's Feedback")
-    return BoundFeedback(step, entry if entry is not None else torch.zeros(0, dtype=torch.long))
+    known = entry if entry is not None else torch.zeros(0, dtype=torch.long)
+    return BoundFeedback(step, known, step.layer)
 
 
-def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
+def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
     """Sizes of a value's prompt and position axes, as far as it has them."""
     return () if value is None or "directions" in step.tensors else tuple(value.shape[:-1][-2:])
 
@@ -107,9 +108,8 @@ def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
 def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
     """Refuse values that do not belong to these prompts, before they are run batch by batch.
 
-    Raises:
-        PlanError: a value's prompt axis counts other prompts; or a value ``[n, width]``, which has
-            a position axis, is as long as there are prompts and no prompt has so many tokens.
+    So is a value ``[n, width]``, which has a position axis, where there are n prompts and none of
+    them has n tokens.
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
     for step in plan.edits:
@@ -140,11 +140,7 @@ def _bind_knock_out(
 def resolve(
     positions: Positions, prompts: Sequence[TokenPrompt] | None, rows: Bool[Tensor, " row"]
 ) -> Scope:
-    """Which tokens a scope means in each row.
-
-    Raises:
-        PlanError: an unknown span, a number beyond a prompt's end, or prompts not known.
-    """
+    """Which tokens a scope means in each row; `PlanError` where that is not known."""
     if prompts is None:
         if positions != "all":
             raise PlanError(
@@ -163,11 +159,7 @@ def resolve(
 def site_layers(
     model: Model, site: str, layers: int | Sequence[int] | None
 ) -> tuple[Site, Sequence[int]]:
-    """A site, and its layers: those given, the one in its name, or all.
-
-    Raises:
-        PlanError: no such site or layer, or the name says another layer.
-    """
+    """A site, and its layers: those given, the one in its name, or all; `PlanError` if none."""
     where, named = model.site(site)
     return where, chosen_layers(model, site, named, layers)
 
@@ -211,7 +203,7 @@ def _check_units(units: Sequence[int] | None, n: int, name: str, model: Model) -
         raise PlanError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
 
 
-def _vector(model: Model, site: Site, step: Edit) -> Tensor | None:
+def _vector(model: Model, site: Site, step: SiteEdit) -> Tensor | None:
     """The tensor of an edit, checked against the site's width."""
     for name in step.tensors:
         value = getattr(step, name)

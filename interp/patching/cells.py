@@ -75,16 +75,8 @@ def run_sweep(
 ) -> SweepArrays:
     """Measure every cell of every pair, splitting the batch where memory asks for it.
 
-    Args:
-        model: the model.
-        sweep: what to patch.
-        pairs: the prompts.
-        places: coordinates of the position axis (`Sweep.places`).
-        tokens_at_once: most tokens in a batch; by default what `default_budget` says.
-        progress: called with (pairs done, pairs in all).
-
-    Raises:
-        OutOfMemory: two prompts alone do not fit.
+    `places` are the coordinates of the position axis (`Sweep.places`); a batch has at most
+    `tokens_at_once`, by default what `default_budget` says.
     """
     n = len(pairs)
     out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
