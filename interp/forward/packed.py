@@ -60,6 +60,35 @@ class Rows:
     entry: Sequence[int]
     n_base: int
 
+    @classmethod
+    def beside(
+        cls,
+        model: Model,
+        mask: Bool[Tensor, "prompt pos"],
+        prompt: Int[Tensor, " row"],
+        start: Int[Tensor, " row"],
+        entry: Int[Tensor, " row"],
+    ) -> "Rows":
+        """The prompts in full and, beside them, rows that continue them.
+
+        Args:
+            model: the model.
+            mask: which tokens of the prompts are real.
+            prompt: which prompt each row continues.
+            start: its first changed token, counted in the prompt.
+            entry: the first layer that needs it; rows are in the order of these.
+        """
+        length, left = mask.sum(-1).cpu(), mask.int().argmax(-1).cpu()
+        base = torch.arange(len(mask))
+        which = torch.cat([base, prompt])
+        first = left[which] + torch.cat([0 * base, start])
+        stop = left[which] + length[which]
+        read = stop - 1
+        if not shares_prefixes(model):
+            first, stop = torch.zeros_like(first), torch.full_like(stop, mask.shape[1])
+        present = [len(base) + int((entry <= at).sum()) for at in range(model.arch.n_layers + 1)]
+        return cls(which, first, stop, read, present, len(base))
+
 
 class Pack:
     """Index tables between rows and the flat sequence of their tokens.

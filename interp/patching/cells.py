@@ -13,7 +13,7 @@ from interp.brief import brief
 from interp.data.pairs import TokenBatch, TokenPair, batch
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows, shares_prefixes
+from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
 from interp.model.model import Model
 from interp.patching.sweep import Sweep
@@ -159,7 +159,11 @@ def _measured(
     cells: Cells,
 ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " cell"]]:
     """The metric of every prompt unpatched, and of every cell."""
-    rows = _rows(model, sweep, tokens, cells)
+    prompt, start, entry = map(
+        torch.from_numpy, (2 * cells.pair + sweep.base, cells.start, cells.entry)
+    )
+    joins = entry + (sweep.site.name == "resid_post")
+    rows = Rows.beside(model, tokens.mask, prompt, start, joins)
     writes = _writes(sweep, tokens, live, cells, Pack(rows, tokens.ids.shape[1]))
     pair = rows.prompt // 2
     with torch.no_grad():
@@ -167,21 +171,6 @@ def _measured(
         clean = resid[(2 * pair).to(resid.device)]
         values = measure(model, sweep.metric, resid, tokens.answers[pair], clean).double().numpy()
     return values[: rows.n_base], values[rows.n_base :]
-
-
-def _rows(model: Model, sweep: Sweep, tokens: TokenBatch, cells: Cells) -> Rows:
-    """The prompts themselves, then a row per cell, continuing the prompt it is patched into."""
-    length = tokens.mask.sum(-1).cpu()
-    base = torch.arange(len(length))
-    prompt = torch.cat([base, torch.from_numpy(2 * cells.pair + sweep.base)])
-    start = tokens.left[prompt] + torch.cat([0 * base, torch.from_numpy(cells.start)])
-    stop = tokens.left[prompt] + length[prompt]
-    read = stop - 1
-    if not shares_prefixes(model):
-        start, stop = torch.zeros_like(start), torch.full_like(stop, tokens.ids.shape[1])
-    joins = cells.entry + (sweep.site.name == "resid_post")
-    present = [int((joins <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
-    return Rows(prompt, start, stop, read, [len(base) + n for n in present], len(base))
 
 
 def _writes(
