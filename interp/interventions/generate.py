@@ -155,9 +155,8 @@ def decode(
         PlanError: the plan cannot be carried out on these rows, acts on tokens that have been
             read, or `max_new_tokens` is not a positive whole number.
     """
-    number: object = max_new_tokens
-    if not isinstance(number, int) or number < 1:
-        raise PlanError(f"max_new_tokens={shown(number)}: ask for 1 token or more.")
+    if not _is_positive(max_new_tokens):
+        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
     run = bind(model, as_plan(plan), cache.prompts, entries)
     if cache.n_read and _acts(run, cache.mask[:, : cache.n_read]):
         raise PlanError(
@@ -190,6 +189,10 @@ def decode(
                 cache.select(going)
                 seen, run.rows = seen[going], run.rows[going.cpu()]
     return [tuple(ids) for ids in new]
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int) and number >= 1
 
 
 def _acts(run: Run, mask: Bool[Tensor, "row column"]) -> bool:
