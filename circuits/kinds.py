@@ -50,12 +50,9 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.query_value.result:QueryValue.load",
         "circuits.query_value.figures:report",
     ),
-    "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
-    LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
-    "edit placement": (
-        "circuits.editing.placement:SavedPlacement.load",
-        "circuits.editing.figures:placement_report",
-    ),
+    "edit": "circuits.editing.edit:Edit",
+    LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
+    "layer selection": "circuits.editing.layer_selection:LayerSelection",
     "edit comparison": (
         "circuits.editing.comparing:Comparison.load",
         "circuits.editing.figures:comparison_report",

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
     from interp.interventions.bridge import bridge_hooks
-    from interp.interventions.figures import plot_attention
     from interp.interventions.generate import Generation, generate
     from interp.interventions.native import applied
     from interp.interventions.plan import (
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from interp.model.sites import SITES, Site
     from interp.patching.patch import patch
     from interp.patching.result import PatchResult
+    from interp.results.token_figures import plot_attention
 
 __all__ = [
     "METRICS",

@@ -20,7 +20,7 @@ from circuits.editing.evaluation.mquake import load_cases
 from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
 from circuits.editing.evaluation.ripple import load_ripple
 from circuits.editing.evaluation.zsre import load_zsre
-from circuits.editing.files import load_facts, load_kept
+from circuits.editing.fact import load_facts, load_preserved
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled, load_verdicts
@@ -227,7 +227,7 @@ def kinds() -> dict[str, Kind]:
         "zsre": kind("z.json", [ZSRE], load_zsre),
         "ripple": kind("r.json", [RIPPLE], load_ripple),
         "facts": kind("f.json", [FACT, FACT | {"subject": "Italy"}], load_facts),
-        "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_kept),
+        "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_preserved),
         "shots": kind("s.txt", SHOTS, load_shots),
         "reasoned shots": kind("s.txt", THOUGHTS, load_shots),
         "relation shots": kind("s.json", {"P1": SHOTS.decode()}, load_relation_shots),

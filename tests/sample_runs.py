@@ -25,12 +25,11 @@ from circuits.cli.discovering import Request, discovered_into, found_from_model
 from circuits.discovery import bench, faithfulness, top_edges
 from circuits.discovery.evaluation import evaluate
 from circuits.discovery.mib import save_circuit
-from circuits.editing import Fact, Placement
-from circuits.editing.changes import Change
+from circuits.editing import Fact, LayerSelection
+from circuits.editing.change import Change
 from circuits.editing.comparing import compare_into, compare_methods
-from circuits.editing.edits import Edit
+from circuits.editing.edit import Edit
 from circuits.editing.evaluation import parse_cases
-from circuits.editing.placement import save_placement
 from circuits.emotion.controlling import Writer
 from circuits.emotion.controlling import evaluate as control_of
 from circuits.emotion.discovering import discover
@@ -44,9 +43,7 @@ from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
 from interp.data.prompts import prompt
-from interp.results.run_folder import RunFolder, in_one_piece
-from interp.results.run_key import identity
-from interp.results.steps import Codec
+from interp.results.run_folder import Codec, RunFolder, identity, in_one_piece
 
 EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
@@ -133,9 +130,9 @@ def ledger(out: Path) -> Path:
     return out
 
 
-def placement(out: Path) -> Path:
-    at = Placement((0,), (2,), EVIL, threshold=0.4, separation={1: 0.6, 2: 0.75})
-    return save_placement(out, tiny("llama"), at)
+def layer_selection(out: Path) -> Path:
+    at = LayerSelection((0,), (2,), EVIL, threshold=0.4, separation={1: 0.6, 2: 0.75})
+    return replace(at, model=MODEL).save(out)
 
 
 def comparison(out: Path) -> Path:
@@ -143,7 +140,7 @@ def comparison(out: Path) -> Path:
     # both cases are of one cluster, so there is no interval
     cases = parse_cases(planted_chains(model, 2))
     found = compare_methods(model, cases[:2], ("rome", "none"), shots=PLAIN, n_tokens=200)
-    at = Placement((0,), (2,), EVIL, separation={1: 0.6, 2: 0.75})
+    at = LayerSelection((0,), (2,), EVIL, separation={1: 0.6, 2: 0.75})
     return replace(found, model=MODEL, placement=at, excluded={f"not known {EVIL}": 3}).save(out)
 
 
@@ -187,7 +184,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "query_value": query_value,
     "edit": edit,
     "edit ledger": ledger,
-    "edit placement": placement,
+    "layer selection": layer_selection,
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,

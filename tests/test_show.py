@@ -168,7 +168,7 @@ def test_an_emotion_discovery_is_shown_without_its_model(samples: dict[str, Path
 
 
 def test_the_shipped_layers_are_shown(tmp_path: Path):
-    at = ROOT / "circuits/editing/placements/gemma-3-270m"
+    at = ROOT / "circuits/editing/layer_selections/gemma-3-270m"
     page = tmp_path / "layers.html"
     assert run(["show", str(at), "--out", str(page)]) == 0
     assert "Why these layers" in page.read_text("utf-8")

@@ -101,7 +101,7 @@ def discover(
     )
     from circuits.discovery.mib import NAME, save_circuit
     from interp.results.folder import read_manifest
-    from interp.results.run_key import fingerprint, identity, names_of
+    from interp.results.run_folder import fingerprint, identity, names_of
 
     request = Request(select, method, size, threshold, signed, metric, seed)
     request.check(scores=scores, model=model, pairs=pairs)
@@ -220,7 +220,7 @@ def export(
     from circuits.discovery.drawing import to_dot
     from circuits.discovery.mib import save_circuit
     from interp.errors import PlanError
-    from interp.results.files import write_text
+    from interp.results.folder import write_text
 
     writers = {
         "mib": save_circuit,

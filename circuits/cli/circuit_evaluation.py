@@ -63,7 +63,7 @@ def evaluate(
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits.discovery.mib import to_json
     from circuits.discovery.running import bench
-    from interp.results.run_key import fingerprint, identity, names_of
+    from interp.results.run_folder import fingerprint, identity, names_of
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
@@ -118,8 +118,7 @@ def _evaluate_circuit(
 ) -> None:
     from circuits.discovery.evaluation import Evaluation, evaluate
     from circuits.kinds import write_page
-    from interp.results.run_folder import in_one_piece
-    from interp.results.steps import Codec
+    from interp.results.run_folder import Codec, in_one_piece
 
     def made() -> Evaluation:
         with bar("circuits", "run") as report:
@@ -168,8 +167,7 @@ def _evaluate_scores(
 ) -> None:
     from circuits.discovery.faithfulness import Faithfulness, faithfulness
     from circuits.kinds import write_page
-    from interp.results.run_folder import in_one_piece
-    from interp.results.steps import Codec
+    from interp.results.run_folder import Codec, in_one_piece
 
     def made() -> Faithfulness:
         with bar("circuits", "run") as report:

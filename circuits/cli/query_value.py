@@ -73,9 +73,7 @@ def find(
     from circuits.query_value import find as found_in
     from circuits.query_value.files import load_rows, token_prompts_of
     from circuits.query_value.result import QueryValue
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
+    from interp.results.run_folder import Codec, fingerprint, identity, in_one_piece
 
     rows = load_rows(prompts)[:limit]
     chosen = numbers("--layers", layers)

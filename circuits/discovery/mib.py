@@ -13,7 +13,7 @@ from interp.data.records import Count, Finite, Index, Row, checked, read_json
 from interp.errors import DataError, PlanError, shown
 from interp.model.graph import Graph
 from interp.results import folder
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 NAME = "circuit.json"
 """Of a circuit's file in a folder."""
