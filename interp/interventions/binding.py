@@ -1,6 +1,7 @@
 """Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,63 +42,59 @@ def bind(
     entry = None if prompts is None else torch.tensor(numbers or range(n))
     if prompts is not None and numbers is None:
         check_values(plan, prompts)
+    binder = _Binder(model, prompts, which, entry)
     lengths = None if prompts is None else torch.tensor([len(prompt.ids) for prompt in prompts])
-    run = Run([], [], [], lengths)
-    dosed = any(isinstance(step, Feedback) for step in plan)
-    for step in plan:
-        if isinstance(step, KnockOut):
-            run.knock_outs += _bind_knock_out(model, step, prompts, which)
-        elif isinstance(step, Feedback):
-            run.feedback.append(_bind_feedback(model, step, entry, which))
-        else:
-            run.edits += _bind_edit(model, step, prompts, which, entry, dosed)
-    return run
+    cuts = [bound for step in plan if isinstance(step, KnockOut) for bound in binder.cuts(step)]
+    feedback = [binder.feedback(step) for step in plan if isinstance(step, Feedback)]
+    edits = [bound for step in plan.edits for bound in binder.edits(step, bool(feedback))]
+    return Run(edits, cuts, feedback, lengths)
 
 
-def _bind_edit(
-    model: Model,
-    step: SiteEdit,
-    prompts: Sequence[TokenPrompt] | None,
-    rows: Bool[Tensor, " row"],
-    entry: Int[Tensor, " row"] | None,
-    dosed: bool,
-) -> list[BoundEdit]:
-    site, layers = site_layers(model, step.site, step.layers)
-    scope = resolve(step.positions, prompts, rows)
-    features = _features(model, site, step.units)
-    axes = _axes(step, _vector(model, site, step))
-    if len(axes) == 2:
-        _check_entries(entry, rows, axes[0], f"the value for {step.site}")
-    rewrites = step.rewrite(features).of_layers(len(layers))
-    positional = axes[-1] if axes and axes[-1] > 1 else None
-    dosed = dosed and isinstance(step, Add)
-    return [
-        BoundEdit(site, layer, scope, features, rewrite, entry, positional, dosed)
-        for layer, rewrite in zip(layers, rewrites, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Binder:
+    """What steps are resolved against: a model, rows, and their entries in values."""
 
+    model: Model
+    prompts: Sequence[TokenPrompt] | None
+    rows: Bool[Tensor, " row"]
+    entry: Int[Tensor, " row"] | None
 
-def _check_entries(
-    entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"], n: int, what: str
-) -> None:
-    if entry is None or bool((entry[rows] >= n).any()):
-        raise PlanError(
-            f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
-        )
+    def edits(self, step: SiteEdit, feedback: bool) -> list[BoundEdit]:
+        site, layers = site_layers(self.model, step.site, step.layers)
+        scope = resolve(step.positions, self.prompts, self.rows)
+        features = _features(self.model, site, step.units)
+        axes = _axes(step, _vector(self.model, site, step))
+        if len(axes) == 2:
+            self._check_entries(axes[0], f"the value for {step.site}")
+        rewrites = step.rewrite(features).of_layers(len(layers))
+        positional = axes[-1] if axes and axes[-1] > 1 else None
+        dosed = feedback and isinstance(step, Add)
+        return [
+            BoundEdit(site, layer, scope, features, rewrite, self.entry, positional, dosed)
+            for layer, rewrite in zip(layers, rewrites, strict=True)
+        ]
 
+    def cuts(self, step: KnockOut) -> list[BoundKnockOut]:
+        queries, keys = (resolve(p, self.prompts, self.rows) for p in (step.queries, step.keys))
+        heads: Any = step.heads
+        _check_units(heads, self.model.arch.n_heads, "head", self.model)
+        layers = _layers(self.model, step.layers)
+        return [BoundKnockOut(layer, queries, keys, heads) for layer in layers]
 
-def _bind_feedback(
-    model: Model, step: Feedback, entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"]
-) -> BoundFeedback:
-    model.check_layers([step.layer])
-    sizes = {len(step.directions), len(step.low), len(step.high)}
-    if step.directions.ndim != 2 or step.directions.shape[1] != model.arch.d_model:
-        raise PlanError(
-            f"Feedback.directions is {list(step.directions.shape)}; give one per prompt."
-        )
-    _check_entries(entry, rows, min(sizes), "the plan's Feedback")
-    known = entry if entry is not None else torch.zeros(0, dtype=torch.long)
-    return BoundFeedback(step, known, step.layer)
+    def feedback(self, step: Feedback) -> BoundFeedback:
+        self.model.check_layers([step.layer])
+        shape = list(step.directions.shape)
+        if len(shape) != 2 or shape[1] != self.model.arch.d_model:
+            raise PlanError(f"Feedback.directions is {shape}; give [prompt, d_model].")
+        self._check_entries(min(shape[0], len(step.low), len(step.high)), "the plan's Feedback")
+        entry = torch.zeros(0, dtype=torch.long) if self.entry is None else self.entry
+        return BoundFeedback(step, entry, step.layer)
+
+    def _check_entries(self, n: int, what: str) -> None:
+        if self.entry is None or bool((self.entry[self.rows] >= n).any()):
+            raise PlanError(
+                f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
+            )
 
 
 def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
@@ -126,15 +123,6 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
                     f"but there are {n} prompts of at most {longest} tokens; for one value per "
                     "prompt, give the recorded Activations themselves or [prompt, pos, width]."
                 )
-
-
-def _bind_knock_out(
-    model: Model, step: KnockOut, prompts: Sequence[TokenPrompt] | None, rows: Bool[Tensor, " row"]
-) -> list[BoundKnockOut]:
-    queries, keys = (resolve(p, prompts, rows) for p in (step.queries, step.keys))
-    heads: Any = step.heads
-    _check_units(heads, model.arch.n_heads, "head", model)
-    return [BoundKnockOut(i, queries, keys, heads) for i in _layers(model, step.layers)]
 
 
 def resolve(
