@@ -15,11 +15,9 @@ import torch
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
-from circuits.discovery import load_circuit
-from circuits.discovery.faithfulness import Faithfulness
-from circuits.discovery.pages import SavedEvaluation
+from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
-from circuits.editing.comparing import Comparison
+from circuits.editing.evaluation import Comparison
 from circuits.editing.layer_selection import load_selection
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery
@@ -37,7 +35,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "patch": PatchResult.load,
     "attribute": Scores.load,
     "ablate": AblationResult.load,
-    "circuit discover": load_circuit,
+    "circuit discover": Circuit.load,
     "edit evaluate": Comparison.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
@@ -45,7 +43,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "emotion evaluate": Control.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
-    "evaluation": SavedEvaluation.load,
+    "evaluation": Evaluation.load,
     "faithfulness": Faithfulness.load,
     "unit_scores": UnitScores.load,
     "edit": Edit.load,

@@ -22,14 +22,14 @@ from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled
 from circuits.emotion.recipe import RECIPES, Recipe
-from circuits.query_value.files import load_rows
+from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning import settings
 from circuits.recall_reasoning.sources.countries import load_facts
 from interp.loading import organisms, programs
 from interp.data import datasets as shipped
 
 readers = {{
-    "prompt pairs": interp.load_pairs, "questions": load_rows, "edit cases": load_cases,
+    "prompt pairs": interp.load_pairs, "questions": load_questions, "edit cases": load_cases,
     "events": load_scenarios, "vignettes": load_vignettes, "replies": load_replies,
     "frames": lambda name: load_frames(name).frames, "facts": lambda name: load_facts(name),
     "labelled replies": lambda name: load_labelled(name, "test"),

@@ -14,7 +14,7 @@ from conftest import tiny, word_pairs
 
 import circuits
 import interp
-from circuits.discovery import bench
+from circuits.discovery import Evaluator
 from interp.brief import brief_repr
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt
@@ -98,7 +98,7 @@ def test_real_objects_say_what_they_are():
         "LogitLens": interp.logit_lens(model, pairs),
         "NodeScores": interp.attribute_nodes(model, word_pairs(), "eap"),
         "PatchResult": interp.patch(model, word_pairs(), over="layer"),
-        "Bench": bench(model, word_pairs()),
+        "Evaluator": Evaluator.of(model, word_pairs()),
         "TokenPair": pairs[0],
         "DirectEffects": interp.direct_logit_attribution(model, pairs),
     }

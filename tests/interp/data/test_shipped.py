@@ -18,7 +18,7 @@ from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled
 from circuits.emotion.recipe import Recipe, recipe_of
-from circuits.query_value.files import load_rows
+from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning.settings import load_recipe
 from circuits.recall_reasoning.sources.countries import load_facts
 from interp.data import datasets as shipped
@@ -27,7 +27,7 @@ from interp.errors import DataError
 
 READERS = {
     "prompt pairs": interp.load_pairs,
-    "questions": load_rows,
+    "questions": load_questions,
     "edit cases": load_cases,
     "events": load_scenarios,
     "vignettes": load_vignettes,
@@ -143,7 +143,7 @@ def test_readers_of_rows_take_hub_ids(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fetched)
     rows = [{"prompt": "The capital of France is", "answer": "Paris"}]
-    assert load_rows("owner/questions")[0].answer == "Paris"
+    assert load_questions("owner/questions")[0].answer == "Paris"
     rows = [{"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}]
     assert load_edit_facts("owner/facts")[0].where == "owner/facts, row 1"
     rows = [json.loads(shipped.locate("emotion_scenarios_test").read_text().splitlines()[0])]
