@@ -337,9 +337,9 @@ class RunFolder(Steps):
 
     def _explain(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt) and not self.finished and self._stored():
-            there = "what is finished is kept"
+            there = "what is finished is saved"
             if self._count:
-                there = f"{self._count[0]} of {self._count[1]} {self.unit} are kept"
+                there = f"{self._count[0]} of {self._count[1]} {self.unit} are saved"
             error.add_note(f"{there} in {self.work}; run the same command again to go on.")
 
     def _exit(self) -> None:
