@@ -1,5 +1,6 @@
 """`Comparison`: methods of editing side by side on the same cases, with intervals and tests."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -258,13 +259,15 @@ def _named(
 ) -> dict[str, Any]:
     """Every option, by name; the moments of a layer selection are its layers' own."""
     covariances = layers.covariances.values() if layers else ()
+    digests = [hashlib.blake2b(one.numpy().tobytes()).hexdigest() for one in covariances]
     text = settings.neutral_text()
     return {
         **settings.model_dump(mode="json"),
-        "placement": layers and fingerprint([layers.summary(), [c.tolist() for c in covariances]]),
+        "layers": layers and fingerprint([layers.summary(), digests]),
         "shots": fingerprint(settings.demonstrations()),
         "neutral": text and fingerprint(text),
         "cases": len(cases),
+        "format": cases.format,
         "rows": fingerprint(list(cases)),
     }
 
