@@ -20,8 +20,7 @@ import interp
 from circuits.discovery import bench, edge_matrix, faithfulness, random_scores
 from circuits.discovery.faithfulness import Faithfulness
 from interp.attribution.attribute import attribute_edges, attribute_nodes, edges_by
-from interp.attribution.contrast import contrasts
-from interp.attribution.cost import forward_equivalents
+from interp.attribution.contrast import contrasts, forward_equivalents
 from interp.attribution.exact import exact_edges
 from interp.attribution.scores import EdgeScores
 from interp.data.pairs import PromptPairs, tokenise

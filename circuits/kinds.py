@@ -11,7 +11,6 @@ from interp.results import folder
 if TYPE_CHECKING:
     from interp.results.report import Report
 
-SCORES = ("interp.attribution.scores:Scores.load", "interp.attribution.figures:report")
 CIRCUIT, LEDGER, EMOTION_RUN = "circuit", "edit ledger", "emotion run"
 QUERY_VALUE = "query_value"
 
@@ -34,9 +33,9 @@ class Run:
 KINDS: dict[str, str | tuple[str, str]] = {
     "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
     "ablation": "interp.ablation.result:AblationResult",
-    "edge_scores": SCORES,
-    "node_scores": SCORES,
-    "unit_scores": SCORES,
+    "edge_scores": "interp.attribution.scores:EdgeScores",
+    "node_scores": "interp.attribution.scores:NodeScores",
+    "unit_scores": "interp.attribution.scores:UnitScores",
     CIRCUIT: ("circuits.discovery.mib:load_circuit", "circuits.discovery.pages:circuit_report"),
     "evaluation": (
         "circuits.discovery.pages:SavedEvaluation.load",

@@ -42,7 +42,7 @@ from circuits.recall_reasoning import Settings, study
 from circuits.recall_reasoning.replicate import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.resuming import attribute_into
+from interp.attribution.attribute import attribute_to
 from interp.data.prompts import prompt
 from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder, in_one_piece
@@ -207,7 +207,7 @@ def patch_run(out: Path) -> None:
 
 
 def attribute_run(out: Path) -> None:
-    attribute_into(out, tiny("llama"), word_pairs())
+    attribute_to(tiny("llama"), word_pairs(), out=out)
 
 
 def ablate_run(out: Path) -> None:

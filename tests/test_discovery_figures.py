@@ -12,7 +12,6 @@ from circuits.discovery.drawing import draw, plot_faithfulness, to_dot
 from circuits.discovery.evaluation import evaluate, random_circuit
 from circuits.discovery.pages import faithfulness_report
 from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
 from interp.errors import PlanError
 from interp.results.style import GREY
@@ -27,7 +26,7 @@ def edges() -> EdgeScores:
 
 
 def test_edges_are_summed_from_layer_to_layer(edges: EdgeScores):
-    figure = plot_scores(edges)
+    figure = edges.plot()
     (heatmap,) = figure.data
     assert heatmap.z.shape == (4, 7)  # input and 3 layers; heads and MLP of each, logits
     shown = heatmap.customdata[..., 0].astype(float)
@@ -86,7 +85,7 @@ def test_one_axis_is_a_curve_with_its_interval():
 
 
 def test_scores_as_a_report(edges: EdgeScores):
-    text = report(replace(edges, method="<b>")).html()
+    text = replace(edges, method="<b>").report().html()
     assert "&lt;b&gt;" in text
     assert "3 pairs of records" in text
     assert "No row was excluded" in text

@@ -1,13 +1,15 @@
 """Every verb, killed at file events along its way: run again, it leaves what a whole run leaves."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 from kills import events_of, killed_at, names
 from sample_runs import RUNS, content
 
-from interp.attribution import resuming as attributing
 from interp.patching import shards as resuming
+
+attributing = importlib.import_module("interp.attribution.attribute")
 
 pytestmark = pytest.mark.usefixtures("cache")
 

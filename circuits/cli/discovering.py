@@ -17,7 +17,7 @@ from circuits.discovery.circuit import (
 from circuits.discovery.mib import NAME, load_circuit, save_circuit
 from circuits.discovery.running import Bench, bench
 from circuits.discovery.search import Pruning, acdc, edge_pruning
-from interp.attribution.resuming import attribute_into, attribute_to
+from interp.attribution.attribute import attribute_to
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.data.pairs import PromptPairs
 from interp.errors import PlanError
@@ -249,6 +249,4 @@ def _scores(
         "metric": request.metric,
     }
     with bar(f"{request.method} of {of}", "pairs") as report:
-        if keep is None:
-            return attribute_to(model, rows, **options, progress=report)
-        return attribute_into(keep, model, rows, **options, progress=report)
+        return attribute_to(model, rows, **options, out=keep, progress=report)

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.discovery.circuit import Circuit
-from interp.attribution.contrast import Contrast, contrasts
-from interp.attribution.runs import Run, run
+from interp.attribution.contrast import Contrast, RunValues, contrasts, run
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
 from interp.errors import DegenerateGap, PlanError, shown
@@ -180,13 +179,13 @@ def prepared(
     return pairs, whole, none
 
 
-def _plain(model: Model, contrast: Contrast, which: Tensor, sites: Sequence[str]) -> Run:
+def _plain(model: Model, contrast: Contrast, which: Tensor, sites: Sequence[str]) -> RunValues:
     rows = torch.arange(len(contrast))
     with torch.no_grad():
         return run(model, contrast, contrast.calls.embeddings[which], rows, sites)
 
 
-def _writes(model: Model, contrast: Contrast, done: Run) -> Writes:
+def _writes(model: Model, contrast: Contrast, done: RunValues) -> Writes:
     """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
     clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
     differs = (clean != corrupt).any(-1).any(0).int()

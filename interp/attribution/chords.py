@@ -34,8 +34,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (slope,) = ctx.saved_tensors
-        return grads[0] * slope, None, None
+        return grads[0] * ctx.saved_tensors[0], None, None
 
 
 class Elementwise(torch.autograd.Function):

@@ -2,8 +2,9 @@
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -11,7 +12,6 @@ from interp.errors import PlanError
 from interp.results.style import label, styled
 
 if TYPE_CHECKING:
-    from interp.attribution.lens import LogitLens
     from interp.interventions.recording import Activations
 
 SHOWN = 10
@@ -85,16 +85,11 @@ def plot_attention(
     )
 
 
-def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
+def plot_lens(table: pd.DataFrame, tokens: Sequence[str], model: str) -> go.Figure:
     """Draw what the logit lens reads: the likeliest token of every depth and position.
 
-    Colour is its probability; hovering shows the others.
-
-    Args:
-        lens: from `interp.logit_lens`.
-        prompt: number of the prompt.
+    Colour is its probability; hovering shows the others. `table` is `LogitLens.table` of a prompt.
     """
-    table = lens.table(prompt)
     depths = list(dict.fromkeys(table["depth"]))
     positions = list(dict.fromkeys(table["pos"]))
     best = table[table["rank"] == 0].set_index(["depth", "pos"])
@@ -109,7 +104,7 @@ def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[[best.loc[cell, "probability"] for cell in row] for row in cells],
-            x=token_labels(lens.tokens[prompt], positions),
+            x=token_labels(tokens, positions),
             y=depths,
             text=[[label(best.loc[cell, "predicted"]) for cell in row] for row in cells],
             texttemplate="%{text}",
@@ -121,7 +116,7 @@ def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
     )
     return styled(
         figure,
-        f"Logit lens on {lens.model}",
+        f"Logit lens on {model}",
         "the likeliest next token at each depth",
         coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "probability"}},
         xaxis={"title": "token"},
@@ -153,21 +148,14 @@ def _joined(tokens: Sequence[str], places: Sequence[int]) -> str:
     return text if len(text) <= 200 else f"{text[:200]} …"
 
 
-def lens_html(lens: "LogitLens") -> str:
+def lens_html(head: str, tables: Sequence[pd.DataFrame], tokens: Sequence[Sequence[str]]) -> str:
     """The likeliest tokens at every depth of the last position of each prompt, as a table."""
-    import pandas as pd
-
-    parts: list[Any] = []
-    for number in range(min(SHOWN, len(lens.tokens))):
-        table = lens.table(number)
+    parts: list[str] = []
+    for table, own in zip(tables, tokens, strict=False):
         last = table[table["pos"] == table["pos"].max()]
-        cells = last.assign(
-            cell=[
-                f"{t!r} {p:.3f}"
-                for t, p in zip(last["predicted"], last["probability"], strict=True)
-            ]
-        )
+        pairs = zip(last["predicted"], last["probability"], strict=True)
+        cells = last.assign(cell=[f"{t!r} {p:.3f}" for t, p in pairs])
         wide = pd.DataFrame(cells.pivot(index="depth", columns="rank", values="cell"))
-        text = html.escape("".join(lens.tokens[number]))
+        text = html.escape("".join(own))
         parts.append(f"<p>after <code>{text}</code></p>{wide.to_html(border=0)}")
-    return f"<p>{html.escape(repr(lens))}</p>{''.join(parts)}"
+    return f"<p>{html.escape(head)}</p>{''.join(parts)}"

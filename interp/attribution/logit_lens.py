@@ -44,10 +44,7 @@ class LogitLens:
     model: str
 
     def table(self, prompt: int = 0) -> pd.DataFrame:
-        """One row per depth, position and rank: the predicted token and its probability.
-
-        Args:
-            prompt: number of the prompt.
+        """One row per depth, position and rank of a prompt: the predicted token, its probability.
 
         Raises:
             IndexError: no such prompt.
@@ -65,7 +62,7 @@ class LogitLens:
         """A heatmap of a prompt: the likeliest token per depth and position."""
         from interp.results.token_figures import plot_lens
 
-        return plot_lens(self, prompt)
+        return plot_lens(self.table(prompt), self.tokens[prompt], self.model)
 
     def __repr__(self) -> str:
         n = self.top.sizes
@@ -76,9 +73,10 @@ class LogitLens:
         )
 
     def _repr_html_(self) -> str:
-        from interp.results.token_figures import lens_html
+        from interp.results.token_figures import SHOWN, lens_html
 
-        return lens_html(self)
+        tables = [self.table(number) for number in range(min(SHOWN, len(self.tokens)))]
+        return lens_html(repr(self), tables, self.tokens)
 
 
 def logit_lens(
@@ -138,7 +136,7 @@ def _top(
     """The likeliest tokens of every prompt, depth and position."""
     n, depth, width = len(places), streams.shape[1], max(map(len, places))
     ids = np.full((n, depth, width, top), -1)
-    probability = np.full((n, depth, width, top), np.nan, dtype=np.float32)
+    probability = np.full(ids.shape, np.nan, dtype=np.float32)
     position = np.full((n, width), -1)
     for i, own in enumerate(places):
         position[i, : len(own)] = own
@@ -148,18 +146,13 @@ def _top(
         probability[i, :, : len(own)] = torch.cat([b.values for b in best]).exp().view(shape)
         ids[i, :, : len(own)] = torch.cat([b.indices for b in best]).view(shape)
     text = {t: model.token(int(t)) if t >= 0 else "" for t in np.unique(ids)}
-    dims = ("prompt", "depth", "pos", "rank")
-    variables = {
-        "token": (dims, np.vectorize(text.__getitem__, otypes=[object])(ids)),
-        "token_id": (dims, ids),
-        "probability": (dims, probability),
-    }
-    coords = {
-        "depth": np.arange(depth),
-        "rank": np.arange(top),
-        "position": (("prompt", "pos"), position),
-    }
-    return xr.Dataset(variables, coords)
+    named = np.vectorize(text.__getitem__, otypes=[object])(ids)
+    values = {"token": named, "token_id": ids, "probability": probability}
+    coords = {"depth": np.arange(depth), "rank": np.arange(top)}
+    return xr.Dataset(
+        {name: (("prompt", "depth", "pos", "rank"), x) for name, x in values.items()},
+        coords | {"position": (("prompt", "pos"), position)},
+    )
 
 
 def _answers(
@@ -172,10 +165,9 @@ def _answers(
     last = streams[torch.arange(len(pairs)), :, [len(own) for own in places]]
     tokens = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
     flat, of_row = last.flatten(0, 1), tokens.repeat_interleave(last.shape[1], 0)
-    step, read = 0, []
-    for log_p in _log_p(model, flat):
-        read.append(log_p.gather(1, of_row[step : step + len(log_p)]))
-        step += len(log_p)
+    log_p = list(_log_p(model, flat))
+    parts = of_row.split([len(some) for some in log_p])
+    read = [some.gather(1, wanted) for some, wanted in zip(log_p, parts, strict=True)]
     values = torch.cat(read).unflatten(0, last.shape[:2]).numpy()
     coords = {
         "pair": [pair.pair.id for pair in pairs],

@@ -1,10 +1,12 @@
-"""Attribution that takes one step exactly: a head's own attention, then the slope of the rest.
+"""AtP*'s QK fix: one step is taken exactly, a head's own attention; then the slope of the rest.
 
-AtP*'s QK fix: a query or key acts through a softmax, whose slope says little when it is
-saturated. So its pattern is recomputed with the corrupt query or key, and only what the head then
-writes is multiplied by the metric's slope:
+A query or key acts through a softmax, whose slope says little when it is saturated. So its
+pattern is recomputed with the corrupt query or key, and only what the head then writes is
+multiplied by the metric's slope:
 
     score = (z clean - z with that query or key) . multiplier at z
+
+Source: AtP*, Kramar et al., arXiv 2403.00745, section 3.1.1.
 """
 
 from collections.abc import Iterator
@@ -13,11 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast
+from interp.attribution.contrast import Contrast, RunValues, gradients
 from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.attribution.exact import Effects
-from interp.attribution.runs import gradients
 from interp.forward.blocks import attend, norm, project
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -28,11 +29,9 @@ KEPT = ("resid_pre", "q", "k", "v", "z")
 def qk_edge_scores(
     model: Model, contrast: Contrast
 ) -> Iterator[Float[Tensor, "source destination"]]:
-    """EAP with the QK fix on every edge into a query or a key, pair by pair.
+    """EAP with the QK fix, carried to every edge into a query or a key, pair by pair.
 
-    Costs, beside EAP, two attention steps a source and layer that reads it.
-
-    Source: AtP*, Kramar et al., arXiv 2403.00745, section 3.1.1, carried from nodes to edges.
+    Costs, beside EAP, two attention steps for each source and layer that reads it.
     """
     graph, a = Graph.of(model.arch), model.arch
     scores = torch.stack(list(edge_scores(model, contrast, ESTIMATORS["eap"])))
@@ -41,9 +40,8 @@ def qk_edge_scores(
     effects = Effects(model, contrast)
     with torch.no_grad():
         for layer in range(a.n_layers):
-            resid = at.clean.kept["resid_pre"][layer]
-            clean = {part: _per_head(model, at.clean.kept[part][layer]) for part in "qkv"}
-            z, slope = at.clean.kept["z"][layer], slopes[layer]
+            resid, z = (at.clean.kept[site][layer] for site in ("resid_pre", "z"))
+            clean = _branches(model, at.clean, layer)
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
             start = graph.qkv(layer).start
             for source in range(graph.before_attention(layer)):
@@ -53,51 +51,47 @@ def qk_edge_scores(
                     other = clean | {part: project(model, part, layer, wide)}
                     moved = attend(model, layer, kwargs, other["q"], other["k"], other["v"])
                     own = slice(start + place * a.n_heads, start + (place + 1) * a.n_heads)
-                    scores[:, source, own] = _by_head(model, contrast, (z - moved) * slope)
+                    effect = _by_head(model, contrast, (z - moved) * slopes[layer])
+                    scores[:, source, own] = effect.sum(1)
     yield from scores
 
 
 def qk_node_scores(
     model: Model, contrast: Contrast
 ) -> tuple[Float[Tensor, "pair layer pos head"], Float[Tensor, "pair layer pos head"]]:
-    """AtP* scores of every query and key, token by token.
+    """AtP* scores of every query and every key, per query head and token.
 
-    Returns:
-        Queries and keys, one a query head; a key's score is of that token's key alone.
-
-    Source: AtP*, arXiv 2403.00745, section 3.1.1.
+    A key's score is of that token's key alone.
     """
-    a = model.arch
     at = linearise(model, contrast, ESTIMATORS["eap"], KEPT)
     slopes = gradients(at.total, at.run.kept["z"])
     queries, keys = [], []
     with torch.no_grad():
-        for layer in range(a.n_layers):
+        for layer, slope in enumerate(slopes):
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
-            clean, corrupt = (
-                {part: _per_head(model, r.kept[part][layer]) for part in "qkv"}
-                for r in (at.clean, at.corrupt)
-            )
-            z, slope = at.clean.kept["z"][layer], slopes[layer]
+            clean, corrupt = (_branches(model, r, layer) for r in (at.clean, at.corrupt))
+            z = at.clean.kept["z"][layer]
             moved = attend(model, layer, kwargs, corrupt["q"], clean["k"], clean["v"])
-            effect = ((z - moved) * slope).unflatten(-1, (a.n_heads, a.d_head))
-            queries.append(effect.sum(-1) * contrast.mask[..., None])
+            queries.append(_by_head(model, contrast, (z - moved) * slope))
             by_token = []
             for pos in range(z.shape[1]):
                 k = clean["k"].clone()
                 k[:, pos] = corrupt["k"][:, pos]
                 moved = attend(model, layer, kwargs, clean["q"], k, clean["v"])
-                by_token.append(_by_head(model, contrast, (z - moved) * slope))
+                by_token.append(_by_head(model, contrast, (z - moved) * slope).sum(1))
             keys.append(torch.stack(by_token, 1) * contrast.mask[..., None].cpu())
-    return torch.stack(queries, 1).cpu(), torch.stack(keys, 1)
+    return torch.stack(queries, 1), torch.stack(keys, 1)
 
 
-def _per_head(model: Model, x: Float[Tensor, "row pos width"]) -> Tensor:
-    """Queries, keys or values for each query head: groups repeat theirs."""
-    by_head = x.unflatten(-1, (-1, model.arch.d_head))
-    return by_head.repeat_interleave(model.arch.n_heads // by_head.shape[2], 2)
+def _branches(model: Model, done: RunValues, layer: int) -> dict[str, Tensor]:
+    """Queries, keys and values for each query head: groups repeat theirs."""
+    a, out = model.arch, dict[str, Tensor]()
+    for part in "qkv":
+        by_head = done.kept[part][layer].unflatten(-1, (-1, a.d_head))
+        out[part] = by_head.repeat_interleave(a.n_heads // by_head.shape[2], 2)
+    return out
 
 
-def _by_head(model: Model, contrast: Contrast, effect: Tensor) -> Float[Tensor, "pair head"]:
+def _by_head(model: Model, contrast: Contrast, effect: Tensor) -> Float[Tensor, "pair pos head"]:
     by_head = effect.unflatten(-1, (model.arch.n_heads, model.arch.d_head)).sum(-1)
-    return (by_head * contrast.mask[..., None]).sum(1).cpu()
+    return (by_head * contrast.mask[..., None]).cpu()

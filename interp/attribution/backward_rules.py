@@ -17,6 +17,8 @@ functions are DeepLIFT's rescale rule (arXiv 1704.02685) and its discrete-gradie
 (Gonzalez 1996, eq. 2.4); the softmax one follows from log p = s - logsumexp(s).
 """
 
+# ruff: noqa: D102 (the handlers of a rule say in its docstring what they do)
+
 import contextlib
 import functools
 import math
@@ -27,14 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp.attribution.chords import (
-    Chord,
-    Elementwise,
-    Linear,
-    LogSumExp,
-    Product,
-    Softmax,
-)
+from interp.attribution.chords import Chord, Elementwise, Linear, LogSumExp, Product, Softmax
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 
@@ -132,11 +127,10 @@ class _Rule(Gradient):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Attention as scores, pattern and weighted values."""
+        """Attention as scores, pattern and weighted values, at least in fp32 as fused kernels."""
         if enable_gqa:
             groups = q.shape[1] // k.shape[1]
             k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-        # As fused attention does: scores and pattern at least in fp32.
         wide = torch.promote_types(q.dtype, torch.float32)
         scores = self.product(torch.matmul, q.to(wide), k.transpose(-1, -2).to(wide))
         scores = scores * (scale if scale is not None else 1 / math.sqrt(q.shape[-1]))
@@ -181,7 +175,7 @@ def _as_elementwise(module: nn.Module, elementwise: Callable[..., Tensor]) -> Ge
     forward = module.forward
 
     def whole(x: Tensor) -> Tensor:
-        # Its own steps are not watched: the module counts as one function.
+        # its own steps are not watched: the module counts as one function
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             return elementwise(forward, x)
 
@@ -191,6 +185,15 @@ def _as_elementwise(module: nn.Module, elementwise: Callable[..., Tensor]) -> Ge
         yield
     finally:
         restore_forward(module, before)
+
+
+def _depends(*operands: Any) -> bool:
+    return torch.is_grad_enabled() and all(
+        isinstance(x, Tensor) and x.requires_grad for x in operands
+    )
+
+
+# --- RelP --------------------------------------------------------------------------------------
 
 
 class RelP(_Rule):
@@ -204,17 +207,15 @@ class RelP(_Rule):
 
     @contextlib.contextmanager
     def clean(self, model: Model) -> Generator[None]:
-        """Differentiate by the rules."""
         with self._watching(model):
             yield
 
     def _handler(self, name: str, func: Callable[..., Any]) -> Callable[..., Any] | None:
-        # The only exponential outside attention is the metric's own: p from log p.
+        # the only exponential outside attention is the metric's own: p from log p
         return None if name == "exp" else super()._handler(name, func)
 
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
-        """Where the norm's scale is the same."""
-        return -clean
+        return -clean  # where the norm's scale is the same
 
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Multiply x by the constant f(x) / x."""
@@ -228,21 +229,16 @@ class RelP(_Rule):
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         """Half the gradient to each factor where both depend on the input."""
         value = f(a, b)
-        return 0.5 * (value + value.detach()) if _both_depend(a, b) else value
+        return 0.5 * (value + value.detach()) if _depends(a, b) else value
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-        """The pattern is a constant."""
         return torch.softmax(x.detach(), dim, dtype=dtype)
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """The norm's scale is a constant."""
         return f(x).detach()
 
 
-def _both_depend(a: Any, b: Any) -> bool:
-    return torch.is_grad_enabled() and all(
-        isinstance(x, Tensor) and x.requires_grad for x in (a, b)
-    )
+# --- the discrete gradient ---------------------------------------------------------------------
 
 
 class DiscreteGradient(_Rule):
@@ -259,14 +255,12 @@ class DiscreteGradient(_Rule):
 
     @contextlib.contextmanager
     def clean(self, model: Model) -> Generator[None]:
-        """Differentiate through chords."""
         self.slots, self.next = [], None
         with self._watching(model):
             yield
 
     @contextlib.contextmanager
     def corrupt(self, model: Model) -> Generator[None]:
-        """Fill the chords' other ends."""
         self.next = 0
         with self._watching(model), torch.no_grad():
             yield
@@ -274,7 +268,6 @@ class DiscreteGradient(_Rule):
             raise RuntimeError("the corrupt run made other calls than the clean one")
 
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
-        """The corrupt run."""
         return corrupt
 
     def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> Chord | None:
@@ -288,42 +281,31 @@ class DiscreteGradient(_Rule):
         return None
 
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """Slope of the chord."""
         chord = self._meet((x,), _depends(x))
-        of = functools.partial(_call, f, args, kw)
+
+        def of(x: Tensor) -> Tensor:
+            return f(x, *args, **kw)
+
         return of(x) if chord is None else Elementwise.apply(x, of, chord)  # pyright: ignore[reportReturnType]
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
-        """Each factor's change times the other's mean."""
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             return f(a, b)
-        chord = self._meet((a, b), _both_depend(a, b))
+        chord = self._meet((a, b), _depends(a, b))
         matrix = f.__name__ not in PRODUCT
         return f(a, b) if chord is None else Product.apply(a, b, matrix, chord)  # pyright: ignore[reportReturnType]
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-        """The softmax's own Jacobian with logarithmic means in place of probabilities."""
         x = x if dtype is None else x.to(dtype)
         log_p = torch.log_softmax(x.detach(), dim)
         chord = self._meet((log_p,), _depends(x))
         return log_p.exp() if chord is None else Softmax.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
 
     def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Weights L / sum(L)."""
         log_p = torch.log_softmax(x.detach(), dim)
         chord = self._meet((log_p,), _depends(x))
-        if chord is None:
-            return torch.logsumexp(x, dim)
-        return LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+        plain = torch.logsumexp
+        return plain(x, dim) if chord is None else LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """Slope of the chord."""
         return self.elementwise(f, x)
-
-
-def _depends(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
-
-
-def _call(f: Callable[..., Tensor], args: tuple[Any, ...], kw: dict[str, Any], x: Tensor) -> Tensor:
-    return f(x, *args, **kw)

@@ -9,20 +9,18 @@ from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from circuits.discovery.running import prepared
-from interp.attribution.activations import grad_drop_scores, ig_activation_scores
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
 from interp.attribution.chords import log_mean
 from interp.attribution.contrast import Contrast, contrasts
-from interp.attribution.edges import edge_scores
+from interp.attribution.edges import edge_scores, ig_activation_scores
 from interp.attribution.estimators import (
     ESTIMATORS,
     estimator_named,
     linearise,
-    node_estimator_named,
 )
 from interp.attribution.exact import exact_edges, exact_nodes
-from interp.attribution.local import qk_edge_scores, qk_node_scores
-from interp.attribution.nodes import NODE_SITES, node_scores
+from interp.attribution.nodes import NODE_SITES, grad_drop_scores, node_scores
+from interp.attribution.qk_fix import qk_edge_scores, qk_node_scores
 from interp.data.pairs import tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import attend
@@ -204,7 +202,7 @@ def test_one_step_of_ig_is_eap(tiny_model: Model):
     contrast = contrast_of(tiny_model)
     one, plain = (
         node_scores(tiny_model, contrast, linearise(tiny_model, contrast, e, NODE_SITES))
-        for e in (node_estimator_named("eap-ig", 1), ESTIMATORS["eap"])
+        for e in (estimator_named("eap-ig", 1, of_nodes=True), ESTIMATORS["eap"])
     )
     torch.testing.assert_close(one, plain, atol=1e-6, rtol=1e-5)
     if tiny_model.arch.parts.ln1_post is None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny, word_pairs
 
-from interp.attribution.direct import (
+from interp.attribution.logit_attribution import (
     direct_logit_attribution,
     last_token,
     log_prob_increase,

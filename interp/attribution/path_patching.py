@@ -52,23 +52,22 @@ def path_patch(
         raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
     kept, _ = tokenise(model, load_pairs(pairs))
-    effects = np.concatenate(
-        [path_effects(model, c, steps).numpy() for c in contrasts(model, kept, metric)]
-    )
+    parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, kept, metric)]
     coords = {"pair": [pair.pair.id for pair in kept], "path": list(paths)}
-    return xr.DataArray(effects, dims=("pair", "path"), coords=coords)
+    return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)
 
 
 def parse_path(graph: Graph, path: str) -> tuple[int, ...]:
     """A path's first source and then its destinations, as indices of the graph.
 
     Raises:
-        PlanError: it does not parse, or a step is no edge of the graph.
+        PlanError: it does not parse, or a step is not an edge of the graph.
     """
     first, *rest = path.split("->")
     if not rest:
         raise PlanError(f"path {path!r} has no step: write 'a3.h1->a9.h2<q>->logits'.")
-    source, found = graph.node(first), [graph.node(first)]
+    source = graph.node(first)
+    found = [source]
     for name in rest:
         if source == graph.n_sources:
             raise PlanError(f"path {path!r} goes on after the logits, where everything ends.")
@@ -82,28 +81,20 @@ def path_effects(
     model: Model, contrast: Contrast, paths: Sequence[Sequence[int]]
 ) -> Float[Tensor, "pair path"]:
     """Exact effects of parsed paths on one contrast."""
-    work = Effects(model, contrast)
-    out = []
+    work, out = Effects(model, contrast), []
     with torch.no_grad():
         for first, *destinations in paths:
             change = work.change(first)
             for destination in destinations[:-1]:
-                change = _passed_on(model, contrast, work, destination, change)
+                change = _passed_on(work, destination, change)
             out.append(work.with_change(destinations[-1], change))
     return work.full[:, None] - torch.stack(out, 1)
 
 
-def _passed_on(
-    model: Model,
-    contrast: Contrast,
-    work: Effects,
-    destination: int,
-    change: Float[Tensor, "pair pos d_model"],
-) -> Float[Tensor, "pair pos d_model"]:
+def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor, "pair pos d"]:
     """How a node's write changes when the residual stream that one input of it reads does."""
-    graph, a = work.graph, model.arch
+    model, contrast, graph, kept = work.model, work.contrast, work.graph, work.clean.kept
     layer, place = divmod(destination, 3 * graph.n_heads + 1)
-    kept = work.clean.kept
     if place == 3 * graph.n_heads:
         site = "resid_pre" if graph.parallel else "resid_mid"
         return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
@@ -114,7 +105,7 @@ def _passed_on(
     branches["qkv"[part]][:, :, head] = values[0]
     kwargs = contrast.calls.of_rows(layer, contrast.clean)
     z = attend(model, layer, kwargs, branches["q"], branches["k"], branches["v"])
-    own = slice(head * a.d_head, (head + 1) * a.d_head)
+    own = slice(head * model.arch.d_head, (head + 1) * model.arch.d_head)
     moved = torch.zeros_like(z)
     moved[..., own] = (z - kept["z"][layer])[..., own]
     return work.head_change(layer, head, moved)

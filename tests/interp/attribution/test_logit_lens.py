@@ -7,7 +7,7 @@ import plotly.io as pio
 import pytest
 import torch
 from conftest import tiny
-from test_direct import final_logits, pairs_of
+from test_logit_attribution import final_logits, pairs_of
 
 import interp
 from interp.errors import PlanError
