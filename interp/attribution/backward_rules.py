@@ -75,17 +75,10 @@ class _Functions(TorchFunctionMode):
 class _Rule(Gradient):
     """Handlers that both modified rules share: attention and norms as their elementary steps."""
 
-    def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        raise NotImplementedError
-
-    def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
-        raise NotImplementedError
-
-    def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-        raise NotImplementedError
-
-    def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
-        raise NotImplementedError
+    elementwise: Callable[..., Tensor]
+    product: Callable[..., Tensor]
+    softmax: Callable[..., Tensor]
+    root: Callable[..., Tensor]
 
     def quotient(self, f: Callable[..., Tensor], a: Any, b: Any, **kw: Any) -> Tensor:
         """A product with the reciprocal."""

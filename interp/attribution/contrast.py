@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ def contrasts(
 
 
 @brief
-@dataclass
+@dataclass(frozen=True)
 class RunValues:
     """Activations of a batch of rows at the asked sites.
 
@@ -120,13 +120,21 @@ class RunValues:
     """
 
     pair: Int[Tensor, " row"]
-    kept: dict[str, list[Tensor]] = field(default_factory=dict)
-    final: Tensor = field(default_factory=lambda: torch.empty(0))
+    kept: dict[str, list[Tensor]]
+    final: Float[Tensor, "row pos d_model"]
 
     def detached(self) -> "RunValues":
         """The values alone."""
         kept = {site: [x.detach() for x in layers] for site, layers in self.kept.items()}
         return RunValues(self.pair, kept, self.final.detach())
+
+    def per_head(self, model: Model, layer: int) -> dict[str, Float[Tensor, "row pos head d_head"]]:
+        """Queries, keys and values of a layer for each query head: groups repeat theirs."""
+        a, out = model.arch, dict[str, Tensor]()
+        for part in "qkv":
+            by_head = self.kept[part][layer].unflatten(-1, (-1, a.d_head))
+            out[part] = by_head.repeat_interleave(a.n_heads // by_head.shape[2], 2)
+        return out
 
 
 def run(
@@ -149,15 +157,14 @@ def run(
         given: (site, layer, value) that takes the place of an activation.
         through: changes what passes from layer to layer.
     """
-    out = RunValues(pair, {site: [] for site in sites})
+    kept: dict[str, list[Tensor]] = {site: [] for site in sites}
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, 2 * pair)
-        with _giving(model, layer, given), _keeping(model, layer, out.kept):
+        with _giving(model, layer, given), _keeping(model, layer, kept):
             result = block(hidden, **kwargs)
         after = result[0] if isinstance(result, tuple) else result
         hidden = through(layer, hidden, after)
-    out.final = hidden
-    return out
+    return RunValues(pair, kept, hidden)
 
 
 @contextlib.contextmanager

@@ -130,11 +130,6 @@ class Effects:
         total = module(self.clean.kept["z"][layer])
         return post(total + moved) - post(total)
 
-    def per_head(self, part: str, layer: int) -> Float[Tensor, "pair pos head d_head"]:
-        """Clean queries, keys or values of every query head."""
-        by_head = self.clean.kept[part][layer].unflatten(-1, (-1, self.model.arch.d_head))
-        return by_head.repeat_interleave(self.graph.n_heads // by_head.shape[2], 2)
-
     def with_change(
         self, destination: int, change: Float[Tensor, "pair pos d_model"]
     ) -> Float[Tensor, " pair"]:

@@ -27,7 +27,7 @@ from interp.model.sites import SITES
 
 @brief
 @dataclass(frozen=True)
-class LastToken:
+class LastTokenStates:
     """Clean prompts at their last token, layer by layer.
 
     Attributes:
@@ -47,7 +47,7 @@ class LastToken:
     answers: Int[Tensor, "pair 2"]
 
 
-def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastToken:
+def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
     tokens = batch(model, pairs)
     ids, mask = tokens.ids[0::2], tokens.mask[0::2]
@@ -62,7 +62,7 @@ def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastToken:
             for name, activation in layer.items():
                 kept[name].append(activation[rows, last])
     stack = {name: torch.stack(layers, 1) for name, layers in kept.items()}
-    return LastToken(
+    return LastTokenStates(
         resid=torch.cat([stack["resid_pre"], stack["resid_post"][:, -1:]], 1),
         mid=stack.get("resid_mid", stack["resid_pre"]),
         z=stack["z"],
@@ -177,7 +177,7 @@ def log_prob_increase(
 
 
 def _unit_writes(
-    model: Model, at: LastToken, unit: str, layer: int
+    model: Model, at: LastTokenStates, unit: str, layer: int
 ) -> Float[Tensor, "pair unit d_model"]:
     if unit == "head":
         return head_shares(model, layer, at.z[:, layer])

@@ -99,10 +99,10 @@ def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor,
         site = "resid_pre" if graph.parallel else "resid_mid"
         return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
     part, head = divmod(place, graph.n_heads)
-    branches = {name: work.per_head(name, layer) for name in "qkv"}
+    branches = work.clean.per_head(model, layer)
     values, _, _ = work.branch(layer, "qkv"[part], head, change[None])
-    branches["qkv"[part]] = branches["qkv"[part]].clone()
-    branches["qkv"[part]][:, :, head] = values[0]
+    changed = branches["qkv"[part]] = branches["qkv"[part]].clone()
+    changed[:, :, head] = values[0]
     kwargs = contrast.calls.of_rows(layer, contrast.clean)
     z = attend(model, layer, kwargs, branches["q"], branches["k"], branches["v"])
     own = slice(head * model.arch.d_head, (head + 1) * model.arch.d_head)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, RunValues, gradients
+from interp.attribution.contrast import Contrast, gradients
 from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.attribution.exact import Effects
@@ -41,7 +41,7 @@ def qk_edge_scores(
     with torch.no_grad():
         for layer in range(a.n_layers):
             resid, z = (at.clean.kept[site][layer] for site in ("resid_pre", "z"))
-            clean = _branches(model, at.clean, layer)
+            clean = at.clean.per_head(model, layer)
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
             start = graph.qkv(layer).start
             for source in range(graph.before_attention(layer)):
@@ -69,7 +69,7 @@ def qk_node_scores(
     with torch.no_grad():
         for layer, slope in enumerate(slopes):
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
-            clean, corrupt = (_branches(model, r, layer) for r in (at.clean, at.corrupt))
+            clean, corrupt = (r.per_head(model, layer) for r in (at.clean, at.corrupt))
             z = at.clean.kept["z"][layer]
             moved = attend(model, layer, kwargs, corrupt["q"], clean["k"], clean["v"])
             queries.append(_by_head(model, contrast, (z - moved) * slope))
@@ -81,15 +81,6 @@ def qk_node_scores(
                 by_token.append(_by_head(model, contrast, (z - moved) * slope).sum(1))
             keys.append(torch.stack(by_token, 1) * contrast.mask[..., None].cpu())
     return torch.stack(queries, 1), torch.stack(keys, 1)
-
-
-def _branches(model: Model, done: RunValues, layer: int) -> dict[str, Tensor]:
-    """Queries, keys and values for each query head: groups repeat theirs."""
-    a, out = model.arch, dict[str, Tensor]()
-    for part in "qkv":
-        by_head = done.kept[part][layer].unflatten(-1, (-1, a.d_head))
-        out[part] = by_head.repeat_interleave(a.n_heads // by_head.shape[2], 2)
-    return out
 
 
 def _by_head(model: Model, contrast: Contrast, effect: Tensor) -> Float[Tensor, "pair pos head"]:
