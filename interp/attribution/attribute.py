@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.attribution.contrast import Contrast, contrasts, plain_runs
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
-from interp.attribution.exact import exact_edges, exact_nodes
+from interp.attribution.exact import exact_edge_scores, exact_nodes
 from interp.attribution.nodes import (
     NODE_SITES,
     by_position,
@@ -296,17 +296,8 @@ def edges_by(
     if method == "eap-ig-activations":
         found = ig_activation_scores(model, contrast, steps or IG_STEPS)
     else:
-        found = {"exact": _exact_edges, "eap-qk": qk_edge_scores}[method](model, contrast)
+        found = {"exact": exact_edge_scores, "eap-qk": qk_edge_scores}[method](model, contrast)
     return found, baseline(model, contrast)
-
-
-def _exact_edges(model: Model, contrast: Contrast) -> EdgeMatrices:
-    graph = Graph.of(model.arch)
-    edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
-    for row in exact_edges(model, contrast, edges):
-        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
-        scores[graph.exists] = row
-        yield scores
 
 
 def _units_by(

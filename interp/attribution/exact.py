@@ -6,7 +6,7 @@ Positive = supports the answer. A row starts at the first token that differs and
 edges into the logits need no run at all. These are the numbers that attribution approximates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,18 @@ def exact_edges(
     starts = range(0, len(edges), EDGES_AT_ONCE)
     parts = [work.edges(edges[start : start + EDGES_AT_ONCE]) for start in starts]
     return work.full[:, None] - torch.cat(parts, 1)
+
+
+def exact_edge_scores(
+    model: Model, contrast: Contrast
+) -> Iterator[Float[Tensor, "source destination"]]:
+    """Effects of all edges, one matrix per pair; 0 where there is no edge."""
+    graph = Graph.of(model.arch)
+    edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
+    for row in exact_edges(model, contrast, edges):
+        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
+        scores[graph.exists] = row
+        yield scores
 
 
 def exact_nodes(
