@@ -31,7 +31,7 @@ class Run:
 
 
 KINDS: dict[str, str | tuple[str, str]] = {
-    "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
+    "patch": "interp.patching.result:PatchResult",
     "ablation": "interp.ablation.result:AblationResult",
     "edge_scores": "interp.attribution.scores:EdgeScores",
     "node_scores": "interp.attribution.scores:NodeScores",

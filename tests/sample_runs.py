@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from conftest import tiny, word_pairs
+from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
@@ -18,7 +19,6 @@ from test_comparing import sharp
 from test_discovery_figures import interp_pairs
 from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
 from test_emotion_discovery import SCENARIOS, SETTINGS
-from test_results import LEFT_OUT, small
 
 import interp
 from circuits.cli.discovering import Request, discovered_into, found_from_model
@@ -44,7 +44,6 @@ from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.attribute import attribute_to
 from interp.data.prompts import prompt
-from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder, in_one_piece
 from interp.results.run_key import identity
 from interp.results.steps import Codec
@@ -203,7 +202,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 
 
 def patch_run(out: Path) -> None:
-    patch_into(out, tiny("llama"), word_pairs(), site="z", over="layer,head")
+    interp.patch(tiny("llama"), word_pairs(), site="z", over="layer,head", out=out)
 
 
 def attribute_run(out: Path) -> None:

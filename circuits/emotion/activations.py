@@ -16,7 +16,7 @@ from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
-from interp.forward.packed import Pack, Put, Rows, shares_prefixes, walk_tokens
+from interp.forward.packed import Pack, Rows, Write, run_packed, shares_prefixes
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -120,8 +120,8 @@ def _read(
     others = [(f, i) for f in group for i in f.others]
     tails = [_own_embeddings(model, prompts, others)] if others else []
     into = torch.arange(pack.n_tokens(len(group)), len(pack.row))
-    puts = [Put(SITES["resid_pre"], 0, into, values, None) for values in tails]
-    walk_tokens(model, calls, rows, [*puts, *reads])
+    puts = [Write(SITES["resid_pre"], 0, into, values, None) for values in tails]
+    run_packed(model, calls, rows, [*puts, *reads])
     return {(read.site.name, read.layer): read.found[0] for read in reads}
 
 

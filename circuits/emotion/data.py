@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from interp.brief import brief
-from interp.data.records import placed_rows
-from interp.data.schema import ClosedRow, Row, Text, checked
+from interp.data.records import ClosedRow, Row, Text, checked, placed_rows
 from interp.errors import DataError, shown
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]

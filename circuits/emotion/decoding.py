@@ -26,7 +26,7 @@ from transformers import (
 from circuits.emotion.modulation import Modulation, Rows
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
-from interp.data.schema import NO_OTHERS, Count, Dose, Index
+from interp.data.records import NO_OTHERS, Count, Dose, Index
 from interp.errors import PlanError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask

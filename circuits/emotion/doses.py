@@ -24,7 +24,7 @@ from circuits.emotion.data import EMOTIONS, Emotion
 from circuits.emotion.modulation import Feedback, Modulation
 from circuits.emotion.replying import Arm
 from interp.brief import brief
-from interp.data.schema import NO_OTHERS, Amount, Dose, Index
+from interp.data.records import NO_OTHERS, Amount, Dose, Index
 from interp.errors import PlanError
 
 if TYPE_CHECKING:

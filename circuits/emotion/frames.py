@@ -16,8 +16,7 @@ from pydantic import ConfigDict
 from circuits.emotion.data import EMOTIONS, Reply
 from interp.brief import brief
 from interp.data.datasets import locate
-from interp.data.records import read_json
-from interp.data.schema import NO_OTHERS, Count, Row, Text, checked
+from interp.data.records import NO_OTHERS, Count, Row, Text, checked, read_json
 from interp.errors import DataError, shown
 
 Distance = Literal["near", "far"]

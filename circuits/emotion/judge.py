@@ -22,8 +22,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from circuits.emotion.data import LABELS, Emotion, Label
 from interp.brief import brief
-from interp.data.records import placed_rows
-from interp.data.schema import Row, Text, checked
+from interp.data.records import Row, Text, checked, placed_rows
 from interp.errors import DataError
 
 OPENER = 3

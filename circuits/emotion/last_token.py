@@ -11,7 +11,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget
 from interp.forward.layer_calls import record_layer_calls
-from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
+from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -170,5 +170,5 @@ def _run(
     pack = Pack(rows, width)
     last = pack.token(torch.arange(len(rows.read)), rows.read).view(1 + len(first), n)
     writes = [_Applied(write, last[1:][write.rows]) for write in plan.writes]
-    hidden, _ = walk_tokens(model, calls, rows, writes)
+    hidden, _ = run_packed(model, calls, rows, writes)
     return hidden[last.to(hidden.device)].float().cpu().transpose(0, 1)

@@ -24,7 +24,7 @@ from circuits.emotion.replying import Batch
 from circuits.emotion.situations import NOTHING, Asking
 from circuits.emotion.tokens import token_prompt
 from interp.brief import brief
-from interp.data.schema import NO_OTHERS, Amount, Count, Finite, Index
+from interp.data.records import NO_OTHERS, Amount, Count, Finite, Index
 from interp.errors import DataError
 from interp.model.model import Model
 

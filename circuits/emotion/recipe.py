@@ -11,8 +11,7 @@ from circuits.emotion.decoding import Decoding
 from circuits.emotion.doses import Doses
 from circuits.emotion.marking import Limits
 from interp.data.datasets import locate
-from interp.data.records import read_json
-from interp.data.schema import NO_OTHERS, Count, Dtype, Text, checked
+from interp.data.records import NO_OTHERS, Count, Dtype, Text, checked, read_json
 from interp.errors import PlanError, shown
 from interp.results.files import write_text
 

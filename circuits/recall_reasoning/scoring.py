@@ -22,7 +22,7 @@ from interp.brief import brief
 from interp.data.pairs import PromptPairs
 from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
-from interp.patching.shards import patch_into
+from interp.patching.patch import patch
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import identity, names_of
 
@@ -71,14 +71,14 @@ def scores_of(
             found.append(_attributed(model, pairs, "mlp_post", out / f"neuron-{cell}"))
             continue
         site, over = ("z", "layer,head") if kind == "head" else ("mlp_out", "layer")
-        result = patch_into(
-            out / f"{kind}-{cell}",
+        result = patch(
             model,
             pairs,
             site,
             over,
             direction="noise",
-            progress=progress,
+            progress=progress or False,
+            out=out / f"{kind}-{cell}",
         )
         which = [among is None or name in among for name in result.values["pair"].values]
         clean, corrupt, patched = (
