@@ -7,9 +7,7 @@ import pytest
 from kills import events_of, killed_at, names
 from sample_runs import RUNS, content
 
-from interp.patching import shards as resuming
-
-attributing = importlib.import_module("interp.attribution.attribute")
+SHARDED = ("interp.patching.patch", "interp.attribution.attribute")
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -17,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three pairs, two shards."""
-    monkeypatch.setattr(resuming, "SHARD", 2)
-    monkeypatch.setattr(attributing, "SHARD", 2)
+    for module in SHARDED:  # whose packages have a function of the module's name
+        monkeypatch.setattr(importlib.import_module(module), "SHARD", 2)
 
 
 def schedule(total: int, times: int) -> list[int]:
