@@ -59,14 +59,8 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.editing.comparing:Comparison.load",
         "circuits.editing.figures:comparison_report",
     ),
-    "recall_reasoning": (
-        "circuits.recall_reasoning.result:RecallReasoning.load",
-        "circuits.recall_reasoning.figures:study_report",
-    ),
-    "recall_replication": (
-        "circuits.recall_reasoning.replicate:Replication.load",
-        "circuits.recall_reasoning.figures:replication_report",
-    ),
+    "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
+    "recall_replication": "circuits.recall_reasoning.published:Replication",
     "emotion discovery": (
         "circuits.emotion.discovery:Discovery.load",
         "circuits.emotion.pages:discovery_report",

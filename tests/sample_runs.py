@@ -38,8 +38,8 @@ from circuits.emotion.frames import load_frames
 from circuits.emotion.replying import Arm
 from circuits.query_value import find
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import Settings, study
-from circuits.recall_reasoning.replicate import replicate
+from circuits.recall_reasoning import StudySettings, study
+from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.attribute import attribute_to
@@ -52,7 +52,7 @@ EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
 MODEL = f"a model {EVIL}"
 NEUTRAL = " ".join(f"w{i * i % 90}" for i in range(140))
-QUICK = Settings(
+QUICK = StudySettings(
     design="A-C",
     sizes=(1,),
     rules=("absolute",),

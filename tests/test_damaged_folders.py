@@ -24,7 +24,7 @@ from circuits.editing.placement import placement_in, save_placement
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning.replicate import Replication
+from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
 from interp import Plan, Scale
 from interp.ablation import AblationResult
