@@ -43,14 +43,10 @@ def answer_reader(
     candidates: Int[Tensor, " candidate"],
     answers: Int[Tensor, "pair 2"],
 ) -> Read:
-    """Reads the prediction at each pair's last token.
+    """Reads the prediction at each pair's last token: `READOUTS` or `functions` by their names.
 
-    Args:
-        model: the model.
-        names: some of `READOUTS`, or names of `functions`.
-        functions: those readouts that are functions of the user's.
-        candidates: the tokens that `accuracy` chooses among.
-        answers: each pair's answer and wrong answer.
+    `candidates` are the tokens that `accuracy` chooses among, `answers` each pair's answer and
+    wrong answer.
     """
     known = {**METRICS, **functions}
 

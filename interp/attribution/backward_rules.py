@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp.attribution.chords import Chord, Elementwise, Linear, LogSumExp, Product, Softmax
+from interp.attribution.chords import Given, log_mean, slope
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 
@@ -186,6 +186,10 @@ def _depends(*operands: Any) -> bool:
     )
 
 
+def _given(f: Callable[[], Tensor], back: Callable[[Tensor], Any], *operands: Tensor) -> Tensor:
+    return Given.apply(f, back, *operands)  # pyright: ignore[reportReturnType]
+
+
 # --- RelP --------------------------------------------------------------------------------------
 
 
@@ -216,8 +220,8 @@ class RelP(_Rule):
         if not _depends(x):
             return value
         near = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x).detach()
-        slope = f(near, *args, **kw).detach() / near
-        return Linear.apply(x, value, slope)  # pyright: ignore[reportReturnType]
+        ratio = f(near, *args, **kw).detach() / near
+        return _given(lambda: value.detach().clone(), lambda g: (g * ratio,), x)
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         """Half the gradient to each factor where both depend on the input."""
@@ -234,6 +238,10 @@ class RelP(_Rule):
 # --- the discrete gradient ---------------------------------------------------------------------
 
 
+_Slot = list[Tensor]
+"""The corrupt run's operands at one function, filled in after the clean run."""
+
+
 class DiscreteGradient(_Rule):
     """Chords between the clean and the corrupt run; the module docstring has the formulas.
 
@@ -243,7 +251,7 @@ class DiscreteGradient(_Rule):
     """
 
     def __init__(self) -> None:
-        self.slots: list[Chord | None] = []
+        self.slots: list[_Slot | None] = []
         self.next: int | None = None
 
     @contextlib.contextmanager
@@ -263,42 +271,67 @@ class DiscreteGradient(_Rule):
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
         return corrupt
 
-    def _meet(self, operands: tuple[Tensor, ...], depends: bool) -> Chord | None:
+    def _slot(self, operands: tuple[Tensor, ...], depends: bool) -> _Slot | None:
         """This function's slot: a new one in the clean run, the filled one in the corrupt run."""
         if self.next is None:
-            self.slots.append(Chord() if depends else None)
+            self.slots.append([] if depends else None)
             return self.slots[-1]
-        chord, self.next = self.slots[self.next], self.next + 1
-        if chord is not None:
-            chord.operands = tuple(x.detach() for x in operands)
+        slot, self.next = self.slots[self.next], self.next + 1
+        if slot is not None:
+            slot[:] = [x.detach() for x in operands]
         return None
 
     def elementwise(self, f: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        chord = self._meet((x,), _depends(x))
+        slot = self._slot((x,), _depends(x))
 
         def of(x: Tensor) -> Tensor:
             return f(x, *args, **kw)
 
-        return of(x) if chord is None else Elementwise.apply(x, of, chord)  # pyright: ignore[reportReturnType]
+        if slot is None:
+            return of(x)
+        return _given(lambda: of(x), lambda g: (g * slope(of, x, *slot),), x)
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             return f(a, b)
-        chord = self._meet((a, b), _depends(a, b))
+        slot = self._slot((a, b), _depends(a, b))
+        if slot is None:
+            return f(a, b)
         matrix = f.__name__ not in PRODUCT
-        return f(a, b) if chord is None else Product.apply(a, b, matrix, chord)  # pyright: ignore[reportReturnType]
+
+        def back(g: Tensor) -> tuple[Tensor, ...]:
+            mean_a, mean_b = (a + slot[0]) / 2, (b + slot[1]) / 2
+            if matrix:
+                to_a, to_b = g @ mean_b.transpose(-1, -2), mean_a.transpose(-1, -2) @ g
+            else:
+                to_a, to_b = g * mean_b, g * mean_a
+            return to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape)
+
+        return _given(lambda: f(a, b), back, a, b)
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         x = x if dtype is None else x.to(dtype)
         log_p = torch.log_softmax(x.detach(), dim)
-        chord = self._meet((log_p,), _depends(x))
-        return log_p.exp() if chord is None else Softmax.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+        slot = self._slot((log_p,), _depends(x))
+
+        def back(g: Tensor) -> tuple[Tensor, ...]:
+            mean = log_mean(log_p, *slot or ())
+            weighted = mean * g
+            share = weighted.sum(dim, keepdim=True) / mean.sum(dim, keepdim=True)
+            return (weighted - mean * share,)
+
+        return log_p.exp() if slot is None else _given(log_p.exp, back, x)
 
     def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
         log_p = torch.log_softmax(x.detach(), dim)
-        chord = self._meet((log_p,), _depends(x))
-        plain = torch.logsumexp
-        return plain(x, dim) if chord is None else LogSumExp.apply(x, log_p, dim, chord)  # pyright: ignore[reportReturnType]
+        slot = self._slot((log_p,), _depends(x))
+        plain = functools.partial(torch.logsumexp, x, dim)
+
+        def back(g: Tensor) -> tuple[Tensor, ...]:
+            mean = log_mean(log_p, *slot or ())
+            return (g.unsqueeze(dim) * (mean / mean.sum(dim, keepdim=True)),)
+
+        return plain() if slot is None else _given(plain, back, x)
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
         return self.elementwise(f, x)

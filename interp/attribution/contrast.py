@@ -146,16 +146,11 @@ def run(
     given: tuple[str, int, Tensor] | None = None,
     through: Through = lambda layer, before, after: after,
 ) -> RunValues:
-    """Run every block on whole rows and keep what passes the given sites.
+    """Run every block on whole rows of a contrast's prompts; keep what passes the given sites.
 
-    Args:
-        model: the model, untouched.
-        contrast: whose prompts the rows continue.
-        hidden: what enters layer 0; differentiable where it requires a gradient.
-        pair: the pair of each row.
-        sites: short site names, and ``"mlp_in"``.
-        given: (site, layer, value) that takes the place of an activation.
-        through: changes what passes from layer to layer.
+    `hidden` enters layer 0, `pair` is the pair of each row, `sites` are short names and
+    ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
+    `through` changes what passes from layer to layer.
     """
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
     for layer, block in enumerate(model.blocks):

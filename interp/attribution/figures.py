@@ -21,12 +21,8 @@ def plot_scores(values: xr.DataArray, graph: Graph, measured: str) -> go.Figure:
 
     Edges: a heatmap of the summed size of all edges from layer to layer. Nodes: layer by head,
     with the MLPs as last column. Units: a heatmap over two axes, a curve with its interval over
-    one, and of neurons the strongest of each layer.
-
-    Args:
-        values: scores, dims (pair, edge), (pair, node), or pair and the axes of a site.
-        graph: the model's.
-        measured: the metric and its unit.
+    one, and of neurons the strongest of each layer. `values` have the dims of `Scores.values`,
+    `measured` is the metric with its unit.
     """
     mean, over = values.mean("pair"), [str(dim) for dim in values.dims[1:]]
     if over == ["edge"]:
