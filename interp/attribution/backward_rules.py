@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp.attribution.chords import Given, log_mean, slope
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 
@@ -38,6 +37,9 @@ ELEMENTWISE = frozenset(
 )
 PRODUCT = frozenset(["mul", "__mul__", "__rmul__", "multiply"])
 QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
+CLOSE = 1e-3
+"""Runs closer than this, relative to their size, take the slope at their midpoint: the chord
+would be lost in rounding."""
 
 
 class Gradient:
@@ -186,10 +188,6 @@ def _depends(*operands: Any) -> bool:
     )
 
 
-def _given(f: Callable[[], Tensor], back: Callable[[Tensor], Any], *operands: Tensor) -> Tensor:
-    return Given.apply(f, back, *operands)  # pyright: ignore[reportReturnType]
-
-
 # --- RelP --------------------------------------------------------------------------------------
 
 
@@ -221,7 +219,7 @@ class RelP(_Rule):
             return value
         near = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x).detach()
         ratio = f(near, *args, **kw).detach() / near
-        return _given(lambda: value.detach().clone(), lambda g: (g * ratio,), x)
+        return given(lambda: value.detach().clone(), lambda g: (g * ratio,), x)
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         """Half the gradient to each factor where both depend on the input."""
@@ -289,7 +287,7 @@ class DiscreteGradient(_Rule):
 
         if slot is None:
             return of(x)
-        return _given(lambda: of(x), lambda g: (g * slope(of, x, *slot),), x)
+        return given(lambda: of(x), lambda g: (g * slope(of, x, *slot),), x)
 
     def product(self, f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
@@ -307,7 +305,7 @@ class DiscreteGradient(_Rule):
                 to_a, to_b = g * mean_b, g * mean_a
             return to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape)
 
-        return _given(lambda: f(a, b), back, a, b)
+        return given(lambda: f(a, b), back, a, b)
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         x = x if dtype is None else x.to(dtype)
@@ -320,7 +318,7 @@ class DiscreteGradient(_Rule):
             share = weighted.sum(dim, keepdim=True) / mean.sum(dim, keepdim=True)
             return (weighted - mean * share,)
 
-        return log_p.exp() if slot is None else _given(log_p.exp, back, x)
+        return log_p.exp() if slot is None else given(log_p.exp, back, x)
 
     def logsumexp(self, x: Tensor, dim: int = -1) -> Tensor:
         log_p = torch.log_softmax(x.detach(), dim)
@@ -331,7 +329,52 @@ class DiscreteGradient(_Rule):
             mean = log_mean(log_p, *slot or ())
             return (g.unsqueeze(dim) * (mean / mean.sum(dim, keepdim=True)),)
 
-        return plain() if slot is None else _given(plain, back, x)
+        return plain() if slot is None else given(plain, back, x)
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
         return self.elementwise(f, x)
+
+
+# --- slopes ------------------------------------------------------------------------------------
+
+
+def given(f: Callable[[], Tensor], back: Callable[[Tensor], Any], *operands: Tensor) -> Tensor:
+    """The value of f(), a function of operands, whose gradients are those that back(g) returns."""
+    return _Given.apply(f, back, *operands)  # pyright: ignore[reportReturnType]
+
+
+class _Given(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, f: Callable[[], Tensor], back: Callable[[Tensor], Any], *operands: Tensor
+    ) -> Tensor:
+        ctx.back = back
+        return f()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return None, None, *ctx.back(grads[0])
+
+
+def slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
+    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close.
+
+    At least in fp32: in 16-bit formats runs a rounding step apart would give a chord of noise.
+    """
+    kind = x.dtype
+    x, other = (v.to(torch.promote_types(kind, torch.float32)) for v in (x, other))
+    with torch.no_grad():
+        step = x - other
+        close = step.abs() <= CLOSE * torch.maximum(x.abs(), other.abs())
+        chord = (f(x) - f(other)) / torch.where(close, torch.ones_like(step), step)
+    with torch.enable_grad():
+        middle = ((x + other) / 2).detach().requires_grad_(True)
+        (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
+    return torch.where(close, derivative, chord).to(kind)
+
+
+def log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Logarithmic mean (p - q) / (log p - log q) of two probabilities; 0 where one is 0."""
+    gap = (log_p - log_q).nan_to_num(0.0).abs()
+    ratio = torch.where(gap < 1e-4, 1 - gap / 2, -torch.expm1(-gap) / gap.clamp(min=1e-4))
+    return torch.maximum(log_p, log_q).exp() * ratio

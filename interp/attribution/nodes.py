@@ -7,13 +7,13 @@ activation supports the answer. One backward pass gives every unit of every laye
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.attribution.backward_rules import given
 from interp.attribution.contrast import Contrast, RunValues, gradients, run
 from interp.attribution.estimators import Linearised
 from interp.model.graph import Graph
@@ -80,19 +80,6 @@ def by_position(values: Float[np.ndarray, "pair layer pos unit"], contrast: Cont
     return out
 
 
-class _Gate(torch.autograd.Function):
-    """Passes a layer's contribution on; its gradient only while the layer is open."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: int, dropped: list[int]) -> Tensor:
-        ctx.layer, ctx.dropped = layer, dropped
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return (grads[0] * (ctx.layer not in ctx.dropped), None, None)
-
-
 def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> UnitValues:
     """AtP with GradDrop: sizes, not signs, that cancelling paths cannot hide.
 
@@ -104,7 +91,9 @@ def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> 
     dropped: list[int] = []
 
     def gated(layer: int, before: Tensor, after: Tensor) -> Tensor:
-        return before + _Gate.apply(after - before, layer, dropped)  # pyright: ignore[reportOperatorIssue]
+        """Pass a layer's contribution on; its gradient only while the layer is not dropped."""
+        change = after - before
+        return before + given(change.clone, lambda g: (g * (layer not in dropped),), change)
 
     with torch.no_grad():
         corrupt = run(model, contrast, embeddings[contrast.corrupt], pair, sites)

@@ -10,7 +10,7 @@ from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 import interp
 from circuits.discovery.running import prepared
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
-from interp.attribution.chords import log_mean
+from interp.attribution.backward_rules import log_mean
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.edges import edge_scores, ig_activation_scores
 from interp.attribution.estimators import (
