@@ -28,29 +28,26 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 import interp
-from circuits.editing import Placement, preset
+from circuits.editing import LayerSelection, preset
 from circuits.editing.comparing import REFERENCES
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
-from circuits.editing.gains import Reach, gains, site_of
+from circuits.editing.fact_prompts import contexts
 from circuits.editing.knowing import Knowledge, know
-from circuits.editing.methods import (
-    QUERY_NEURONS,
-    VALUE_NEURONS,
-    Method,
-    Neurons,
-    depth,
-    early,
+from circuits.editing.layer_search import (
+    propagation_of,
+    question_moments,
+    selected,
+    subject_moments,
 )
-from circuits.editing.moments import Moment, Moments
-from circuits.editing.placement import placement_for, save_placement
-from circuits.editing.placing import placed, reach_of
-from circuits.editing.prompting import contexts
-from circuits.editing.wordings import question_moments_of, subject_moments_of
-from circuits.editing.writing import moments_for
+from circuits.editing.layer_selection import selection_for
+from circuits.editing.match_scores import Propagation, match_scores, site_of
+from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Method, Neurons
+from circuits.editing.moments import Moments
+from circuits.editing.presets import depth, early
 from circuits.query_value import find
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most
@@ -122,7 +119,7 @@ def load(args: argparse.Namespace, split: str = "") -> tuple[interp.Model, list[
     return model, usable, Pool.of(mine, known.right)
 
 
-def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Reach]]:
+def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Propagation]]:
     """Facts of the design half that no case edits: what layers and moments are learnt from."""
     model, usable, pool = load(args, "design")
     edited = {fact.subject for case in without for fact in case.facts}
@@ -133,7 +130,7 @@ def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Ca
     }
     cases = [case for (_, subject), case in by_fact.items() if subject not in edited]
     random.Random(0).shuffle(cases)
-    found = [(case, reach_of(model, case, pool, SHOTS)) for case in cases]
+    found = [(case, propagation_of(model, case, pool, SHOTS)) for case in cases]
     return [(case, reach) for case, reach in found if reach is not None][:LEARNT]
 
 
@@ -155,14 +152,10 @@ def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> M
         missing = [i for i in layers if f"{anchor} {i}" not in kept]
         if missing:
             fresh = learn(args, model, cases, missing)
-            kept |= {f"{anchor} {layer}": moment.matrix for (_, layer), moment in fresh.items()}
+            kept |= {f"{anchor} {layer}": moment for (_, layer), moment in fresh.items()}
             save_file(kept, file)
-    found = {
-        ("gate", i): Moment(kept[f"{stage.anchor} {i}"], 0, "design")
-        for stage in stages
-        for i in stage.layers
-    }
-    return moments_for(model, [method], Placement((), (), "", found))
+    found = {i: kept[f"{stage.anchor} {i}"] for stage in stages for i in stage.layers}
+    return moments_for(model, [method], LayerSelection((), (), "", found))
 
 
 def of_last(
@@ -170,14 +163,14 @@ def of_last(
 ) -> Moments:
     """How keys vary at last tokens of questions about design facts that no case edits."""
     reaches = [reach for _, reach in design_facts(args, cases)]
-    return question_moments_of(model, reaches, free_cases(cases), layers)
+    return question_moments(model, reaches, free_cases(cases), layers)
 
 
 def of_subject(
     args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
 ) -> Moments:
     """How they vary at the subject's own token."""
-    return subject_moments_of(model, free_cases(cases), layers)
+    return subject_moments(model, free_cases(cases), layers)
 
 
 def free_cases(cases: list[Case]) -> Cases:
@@ -222,19 +215,19 @@ def place(args: argparse.Namespace) -> None:
     """Choose layers as `interp edit place` does, on facts of the design half."""
     model = interp.load_model(args.model)
     design = load_cases(CHAINS).where(lambda case: case.split == "design")
-    found = placed(model, [reach for _, reach in design_facts(args, [])], design)
+    found = selected(model, [reach for _, reach in design_facts(args, [])], design)
     print(found.by, found.query, found.value)
-    save_placement(placement_folder(args), model, found)
+    found.save(placement_folder(args))
 
 
 def placement_folder(args: argparse.Namespace) -> Path:
     return args.out / f"{args.model}.placement"
 
 
-def layers_of(args: argparse.Namespace, model: interp.Model) -> Placement:
+def layers_of(args: argparse.Namespace, model: interp.Model) -> LayerSelection:
     """What `place` chose, or where it has not run the package's own."""
     folder = placement_folder(args)
-    found = placement_for(model, folder if folder.is_dir() else None, "ace")
+    found = selection_for(model, folder if folder.is_dir() else None, "ace")
     assert found is not None
     return found
 
@@ -255,16 +248,16 @@ def score_layers(args: argparse.Namespace) -> None:
     facts = design_facts(args, cases)
     scored, learnt = facts[:SCORED], [reach for _, reach in facts[SCORED:]]
     free = free_cases([*cases, *(case for case, _ in scored)])
-    moments = question_moments_of(model, learnt, free, every)
-    got = gains(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
+    moments = question_moments(model, learnt, free, every)
+    got = match_scores(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
     print(f"{len(scored)} facts score, {len(learnt)} learn, {len(cases)} cases are edited")
     for i, layer in enumerate(every):
         print(
-            f"layer {layer}: selectivity {got.selectivity[:, i].mean():.3f}, separation "
+            f"layer {layer}: selectivity {(got.through - got.others)[:, i].mean():.3f}, separation "
             f"{got.separation[i]:.3f}, targets {edited[i]['p'].iloc[0]:.2f}, net multi-hop "
             f"{np.nanmean(net[i]):.3f}"
         )
-    correlated("selectivity", got.selectivity, net)
+    correlated("selectivity", got.through - got.others, net)
     correlated("the paper's score", paper_scores(model, [case for case, _ in scored], every), net)
 
 
@@ -317,7 +310,7 @@ def arms(args: argparse.Namespace) -> None:
             run(args, model, pool, arm_of(name, model, placement), cases, seed)
 
 
-def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
+def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> Arm:
     """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
 
     ``strength`` is of the arm: how much of the finished change is made; ``threshold`` of the
@@ -355,16 +348,18 @@ def layouts(args: argparse.Namespace) -> None:
         run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
 
 
-def _random(rng: np.random.Generator, n: int, like: Placement) -> Placement:
+def _random(rng: np.random.Generator, n: int, like: LayerSelection) -> LayerSelection:
     """As many layers, anywhere."""
     layers = rng.choice(n, len(like.query) + len(like.value), replace=False).tolist()
     query, value = sorted(layers[: len(like.query)]), sorted(layers[len(like.query) :])
     return _elsewhere(like, tuple(query), tuple(value))
 
 
-def _elsewhere(like: Placement, query: tuple[int, ...], value: tuple[int, ...]) -> Placement:
+def _elsewhere(
+    like: LayerSelection, query: tuple[int, ...], value: tuple[int, ...]
+) -> LayerSelection:
     """A placement's settings at other layers, of which it has no moments."""
-    return replace(like, query=query, value=value, by="a control", moments={}, separation={})
+    return replace(like, query=query, value=value, by="a control", covariances={}, separation={})
 
 
 STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}

@@ -47,8 +47,7 @@ from circuits.emotion.running import chosen_arms
 from circuits.emotion.situations import Asking, situations
 from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity
+from interp.results.run_folder import RunFolder, identity
 
 RUNS = Path("runs/emotion")
 READER = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}

@@ -10,7 +10,7 @@ from conftest import tiny, tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
 
 import interp
-from circuits.editing import Placement, knowing
+from circuits.editing import LayerSelection, knowing
 from circuits.editing import evaluating as module
 from circuits.editing.comparing import (
     REFERENCES,
@@ -21,11 +21,11 @@ from circuits.editing.comparing import (
 )
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import IKE, SHOTS, Asked, Pool, parse_cases
-from circuits.editing.facts import Fact
+from circuits.editing.fact import Fact
 from circuits.editing.knowing import know
-from circuits.editing.methods import KEPT_WEIGHT, preset
+from circuits.editing.methods import PRESERVED_WEIGHT
 from circuits.editing.moments import second_moments
-from circuits.editing.writing import places_of
+from circuits.editing.presets import preset
 from interp.errors import DataError, PlanError, RunFolderError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -120,7 +120,7 @@ def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):
     protocol = Protocol(PLAIN, Pool.of(cases, known.right))
     for name in ("rome", "memit+"):
         arm = Arm(name, preset(name, model))
-        moments = second_moments(model, places_of(arm.method), n_tokens=N_TOKENS)
+        moments = second_moments(model, arm.method.places, n_tokens=N_TOKENS)
         together, lines = evaluate_arm(model, arm, cases, protocol, moments)
         for i in (0, 5, 11):
             alone, line = evaluate_arm(model, arm, cases[i : i + 1], protocol, moments)
@@ -134,7 +134,7 @@ def test_strength_is_how_much_of_every_change_is_made(world):
     model, cases = world
     protocol = Protocol(PLAIN, Pool.of(cases, know(model, cases, PLAIN).right))
     rome = preset("rome", model)
-    moments = second_moments(model, places_of(rome), n_tokens=N_TOKENS)
+    moments = second_moments(model, rome.places, n_tokens=N_TOKENS)
     some = cases[:4]
     said = {
         strength: evaluate_arm(model, Arm("", rome, strength=strength), some, protocol, moments)[0]
@@ -182,8 +182,8 @@ def test_equal_information_adds_prompts_and_preserved_questions():
     plain, informed = (preset(name, model) for name in ("memit", "memit+"))
     (a,), (b,) = plain.stages, informed.stages
     assert informed.name == "memit+" and b.layers == a.layers and b.search == a.search
-    assert (a.forms, a.kept_weight) == (("cloze",), 0)
-    assert (b.forms, b.kept_weight) == (("cloze", "two_hop"), KEPT_WEIGHT)
+    assert (a.forms, a.preserved_weight) == (("cloze",), 0)
+    assert (b.forms, b.preserved_weight) == (("cloze", "two_hop"), PRESERVED_WEIGHT)
 
 
 # --- figures -----------------------------------------------------------------------------------
@@ -241,10 +241,11 @@ def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
 
 
 def test_the_page_shows_why_layers_were_chosen(result: Comparison):
-    from circuits.editing.figures import comparison_report, plot_separation
+    from circuits.editing.figures import comparison_report
+    from circuits.editing.layer_selection import plot_separation
 
-    at = Placement((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
-    chosen, others = plot_separation(at, "m").data
+    at = LayerSelection((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
+    chosen, others = plot_separation(at.separation, at.value, "m").data
     assert (list(chosen.x), list(chosen.y)) == ([2], [0.75])
     assert (list(others.x), list(others.y)) == ([1], [0.6])
     assert "Why these layers" in comparison_report(replace(result, placement=at)).html()
@@ -255,7 +256,9 @@ def test_the_page_shows_why_layers_were_chosen(result: Comparison):
 
 
 def test_comparisons_are_saved_and_come_back(result: Comparison, tmp_path):
-    at = Placement((0, 1), (2,), "by hand", threshold=0.4, until=0.6, separation={1: 0.6, 2: 0.75})
+    at = LayerSelection(
+        (0, 1), (2,), "by hand", threshold=0.4, until=0.6, separation={1: 0.6, 2: 0.75}
+    )
     placed = replace(result, placement=at)
     placed.save(tmp_path / "run")
     back = Comparison.load(tmp_path / "run")

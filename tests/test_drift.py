@@ -5,7 +5,7 @@ import torch
 from conftest import tiny, tiny_hf, word_tokenizer
 
 import interp
-from circuits.editing.changes import Change
+from circuits.editing.change import Change
 from circuits.editing.drift import drift
 from interp.data.prompts import TokenPrompt
 

@@ -6,7 +6,7 @@ from edit_records import FACTS, records
 
 from circuits.editing.evaluation import Pool, draw_probes, load_cases, parse_cases, preservation
 from circuits.editing.evaluation.answers import normalised
-from circuits.editing.prompting import kept_of
+from circuits.editing.fact_prompts import preserved_of
 
 MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 CASES = parse_cases(records())
@@ -117,7 +117,7 @@ def test_related_relations_are_asked_of_the_same_subjects():
         assert {q.relations[0] for q in keys["related"]} == expected
         others = {q.relations[0] for q in keys["other_relation"]}
         assert others and others.isdisjoint(expected | set(case.relations[case.edited_hops[0]]))
-        assert [k.relation for k in kept_of(keys) if k.related] == [
+        assert [k.relation for k in preserved_of(keys) if k.related] == [
             q.relations[0] for q in keys["related"]
         ]
     # one subject in common may be a namesake

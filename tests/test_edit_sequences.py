@@ -10,16 +10,16 @@ from test_edit_probes import CASES, POOL
 
 import interp
 from circuits.editing.asking import Ask, generations
-from circuits.editing.changes import Change
+from circuits.editing.change import Change
 from circuits.editing.comparing import compare_methods
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import Pool, parse_cases, pools_apart, side_by_side
 from circuits.editing.evaluation.answers import normalised
+from circuits.editing.fact_prompts import BARE
 from circuits.editing.knowing import know
-from circuits.editing.methods import preset
 from circuits.editing.moments import second_moments
-from circuits.editing.prompting import BARE
-from circuits.editing.writing import Request, places_of, write
+from circuits.editing.presets import preset
+from circuits.editing.writing import Request, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 N_TOKENS = 600
@@ -75,7 +75,7 @@ def test_every_question_is_asked_after_the_last_edit(world):
     model, cases, kept = world
     pool = Pool.of(cases, know(model, cases, PLAIN).right)
     rome = preset("rome", model)
-    moments = second_moments(model, places_of(rome), n_tokens=N_TOKENS)
+    moments = second_moments(model, rome.places, n_tokens=N_TOKENS)
     protocol = Protocol(PLAIN, pool, sequential=True)
     answers, lines = evaluate_arm(model, Arm("rome", rome), kept, protocol, moments)
     before: tuple[Change, ...] = ()
@@ -98,7 +98,7 @@ def test_one_edit_in_sequence_is_one_edit(world):
     model, cases, kept = world
     pool = Pool.of(cases, know(model, cases, PLAIN).right)
     rome = preset("rome", model)
-    moments = second_moments(model, places_of(rome), n_tokens=N_TOKENS)
+    moments = second_moments(model, rome.places, n_tokens=N_TOKENS)
     pair = [
         evaluate_arm(model, Arm("rome", rome, strength=0.5), kept[:1], protocol, moments)[0]
         for protocol in (Protocol(PLAIN, pool), Protocol(PLAIN, pool, sequential=True))

@@ -23,7 +23,7 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
-from circuits.editing.method_names import BASELINES, INFORMED, METHODS
+from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def evaluate(
     """Edit each case by each method, and ask what became of the model."""
     from circuits.editing.comparing import compare_into
     from circuits.editing.evaluation import load_cases, shots_named
-    from circuits.editing.placement import placement_for
+    from circuits.editing.layer_selection import selection_for
 
     names = names_in(methods)
     draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
     rows = load_cases(cases, split)
     text = neutral_text(neutral)
     loaded = load(model, device, dtype)
-    at = placement_for(loaded, placement, *names)
+    at = selection_for(loaded, placement, *names)
     with bar("editing", "") as report:
         result = compare_into(
             out,

@@ -85,8 +85,7 @@ def elicit(
     from circuits.emotion.marking import Limits
     from circuits.emotion.running import judges_of
     from circuits.emotion.situations import Asking, situations
-    from interp.results.run_folder import RunFolder
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import RunFolder, fingerprint, identity
 
     given = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS), plain=TUNING_TEXTS)
     asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
@@ -162,7 +161,7 @@ def directions(
     from circuits.emotion.data import load_vignettes
     from circuits.emotion.transfer import tables
     from circuits.emotion.trying import transfer_tests
-    from interp.results.files import replacing
+    from interp.results.folder import replacing
 
     unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
     vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))

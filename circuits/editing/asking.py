@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from circuits.editing.changes import Changes, under
+from circuits.editing.change import Changes, under
 from circuits.editing.evaluation.prompts import Shots
 from circuits.editing.prefixed import Row, Run
 from interp.errors import DataError

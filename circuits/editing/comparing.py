@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
 from circuits.editing.evaluation import (
     IKE,
@@ -25,21 +26,19 @@ from circuits.editing.evaluation import (
     summary,
 )
 from circuits.editing.evaluation.metrics import DAMAGE
+from circuits.editing.fact_prompts import contexts
 from circuits.editing.knowing import Knowledge, know, know_enough, usable_cases
-from circuits.editing.method_names import BASELINES
-from circuits.editing.methods import Placement, preset, refuse_unknown
+from circuits.editing.layer_selection import LayerSelection, selection_for
+from circuits.editing.methods import BASELINES
 from circuits.editing.moments import N_TOKENS
-from circuits.editing.placement import placement_for
-from circuits.editing.prompting import contexts
-from circuits.editing.writing import moments_for
+from circuits.editing.presets import preset, refuse_unknown
 from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Steps
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
+from interp.results.storage import checked
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -91,7 +90,7 @@ class Comparison:
     source: str
     n_cases: int
     excluded: dict[str, int]
-    placement: Placement | None
+    placement: LayerSelection | None
     options: dict[str, Any]
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -191,7 +190,7 @@ class Comparison:
         return cls(
             tables["answers"],
             tables["edits"],
-            placement=at and Placement.of(at),
+            placement=at and checked(at, LayerSelection),
             provenance=manifest["provenance"],
             **said,
         )
@@ -220,7 +219,7 @@ def compare_methods(
     model: Model,
     cases: Cases,
     methods: Sequence[str],
-    placement: Placement | None = None,
+    placement: LayerSelection | None = None,
     *,
     seeds: Sequence[int] = (0,),
     limit: int | None = None,
@@ -258,7 +257,7 @@ def compare_methods(
     """
     started = time.perf_counter()
     say, kept_in = progress or (lambda what, done, total: None), steps or Steps()
-    placement = placement or placement_for(model, None, *methods)
+    placement = placement or selection_for(model, None, *methods)
     arms = [_arm(name, model, placement) for name in methods]
     known, n_asked = _known(model, cases, shots, limit, sequential, say)
     used, excluded = _usable(model, cases[:n_asked], known, limit, sequential)
@@ -324,7 +323,7 @@ def _known(
     return know_enough(model, cases, shots, enough, asked)
 
 
-def _arm(name: str, model: Model, placement: Placement | None) -> Arm:
+def _arm(name: str, model: Model, placement: LayerSelection | None) -> Arm:
     if name in REFERENCES:
         return Arm(name, told=REFERENCES[name])
     refuse_unknown(name, REFERENCES)
@@ -336,7 +335,7 @@ def compare_into(
     model: Model,
     cases: Cases,
     methods: Sequence[str],
-    placement: Placement | None = None,
+    placement: LayerSelection | None = None,
     *,
     force: bool = False,
     progress: Progress | None = None,
@@ -360,7 +359,7 @@ def compare_into(
     """
     if out is None:
         return compare_methods(model, cases, methods, placement, progress=progress, **options)
-    placement = placement or placement_for(model, None, *methods)
+    placement = placement or selection_for(model, None, *methods)
     named = _named(cases, methods, placement, **options) | identity(model)
     with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
         if not run.finished:
@@ -376,14 +375,14 @@ def compare_into(
 def _named(
     cases: Cases,
     methods: Sequence[str],
-    placement: Placement | None,
+    placement: LayerSelection | None,
     shots: Shots = SHOTS,
     neutral: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Every option, by name; a placement's moments are its layers' own."""
-    moments = placement.moments.values() if placement else ()
-    digests = [hashlib.blake2b(one.matrix.numpy().tobytes()).hexdigest() for one in moments]
+    moments = placement.covariances.values() if placement else ()
+    digests = [hashlib.blake2b(one.numpy().tobytes()).hexdigest() for one in moments]
     demonstrations = [shots.prefix, shots.form, shots.stop, shots.n_tokens, shots.read.__name__]
     return {
         "methods": list(methods),

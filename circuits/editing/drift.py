@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.editing.changes import Changes, under
+from circuits.editing.change import Changes, under
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.forward.readout import LOGITS_AT_ONCE

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.editing.asking import Ask, asking, generations
-from circuits.editing.changes import Changes
+from circuits.editing.change import Changes
 from circuits.editing.drift import drift
 from circuits.editing.evaluation import (
     Asked,
@@ -30,15 +30,16 @@ from circuits.editing.evaluation import (
     short_answer,
 )
 from circuits.editing.evaluation.probes import Known, ProbeKind
+from circuits.editing.fact import PreservedQuestion
+from circuits.editing.fact_prompts import BARE, preserved_of
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
-from circuits.editing.prompting import BARE, Kept, kept_of
 from circuits.editing.writing import Request, Written, write
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.forward.budget import peak_memory
 from interp.model.model import Model
-from interp.results.steps import TABLES, Steps
+from interp.results.run_folder import TABLES, Steps
 
 SHARD = 12
 """Cases that run side by side, and that a killed run loses at most."""
@@ -181,17 +182,17 @@ def _evaluated(
 
 def _controls(
     cases: Sequence[Case], protocol: Protocol
-) -> tuple[list[Mapping[ProbeKind, Sequence[Known]]], list[tuple[Kept, ...]]]:
+) -> tuple[list[Mapping[ProbeKind, Sequence[Known]]], list[tuple[PreservedQuestion, ...]]]:
     """Each case's control questions, and the questions that its editor may see to preserve."""
     pools = [protocol.pool] * len(cases)
     if protocol.sequential:
         pools = pools_apart(protocol.pool, cases)
     drawn: list[Mapping[ProbeKind, Sequence[Known]]] = []
-    kept: list[tuple[Kept, ...]] = []
+    kept: list[tuple[PreservedQuestion, ...]] = []
     for case, pool in zip(cases, pools, strict=True):
         probes = draw_probes(case, pool, protocol.n_probes, protocol.seed)
         drawn.append(probes)
-        kept.append(kept_of(preservation(case, pool, probes, protocol.n_kept, protocol.seed)))
+        kept.append(preserved_of(preservation(case, pool, probes, protocol.n_kept, protocol.seed)))
     return drawn, kept
 
 

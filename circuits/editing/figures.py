@@ -1,22 +1,18 @@
 """Figures and reports of edits: a comparison of methods, saved edits, and chosen layers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.editing.evaluation.metrics import DAMAGE
-from circuits.editing.methods import Placement
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_counts
-from interp.results.style import BLUE, GREY, PALETTE, label, styled, whiskers
+from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
 if TYPE_CHECKING:
     from circuits.editing.comparing import Comparison
-    from circuits.editing.edits import Edit
-    from circuits.editing.files import SavedEdits
-    from circuits.editing.placement import SavedPlacement
 
 COLUMNS = ("multi_hop", "control_two_hop", "net_multi_hop", "efficacy", "paraphrase", "specificity")
 AXES = ("control_two_hop", "multi_hop")
@@ -28,7 +24,6 @@ NAMES = {
     "perplexity": "perplexity ratio",
     "position": "edited hop",
 }
-CHANCE = "Separation: area under the ROC curve; .5 is chance, 1 tells them apart without error."
 
 
 def plot_frontier(result: "Comparison") -> go.Figure:
@@ -68,24 +63,6 @@ def plot_frontier(result: "Comparison") -> go.Figure:
     )
 
 
-def plot_separation(placement: Placement, model: str) -> go.Figure:
-    """How well each deep layer's gains tell a fact's questions from others, and what was chosen."""
-    layers = list(placement.separation)
-    chosen = [layer in placement.value for layer in layers]
-    figure = go.Figure()
-    for name, colour, mine in (("value layers", BLUE, True), ("others", GREY, False)):
-        at = [layer for layer, one in zip(layers, chosen, strict=True) if one is mine]
-        y = [placement.separation[layer] for layer in at]
-        figure.add_bar(x=at, y=y, name=name, marker={"color": colour})
-    return styled(
-        figure,
-        f"{model}: which layer tells a fact's questions from others",
-        xaxis={"title": "layer", "dtick": 1},
-        yaxis={"title": "separation (AUROC; .5 is chance)", "range": [0.5, 1]},
-        height=380,
-    )
-
-
 def _whiskers(line: Any) -> dict[str, Any]:
     return whiskers([line["value"]], [line["low"]], [line["high"]])
 
@@ -117,7 +94,7 @@ def comparison_report(result: "Comparison") -> Report:
             Section("Accuracy", [drawn, all_cases]),
             Section("By the position of the edited hop", [Table("In %", by_hop, names=NAMES)]),
             Section("Other text", _damage(result)),
-            *_layers(result.placement, result.model),
+            *([result.placement.section()] if result.placement else []),
         ],
         method=(
             "Brackets are 95 % bootstrap intervals over clusters of cases; one cluster alone has "
@@ -159,23 +136,6 @@ def _damage(result: "Comparison") -> list[Part]:
     return [Table("Text beside the questions", frame, note, NAMES)]
 
 
-def _layers(placement: Placement | None, model: str) -> list[Section]:
-    """The chosen layers, and the picture of what chose them, where that is known."""
-    if placement is None:
-        return []
-    said = f"Query layers {cell_text(placement.query)}; value layers {cell_text(placement.value)}."
-    parts: list[Part] = [f"{said} Chosen by: {placement.by}."]
-    if placement.separation:
-        best = max(placement.separation, key=lambda layer: placement.separation[layer])
-        says = (
-            f"Blue: the value layers. The largest separation is "
-            f"{cell_text(placement.separation[best])}, in layer {best}. {CHANCE}"
-        )
-        figure = plot_separation(placement, model)
-        parts.append(Figure("Separation of a fact's questions from others", says, figure))
-    return [Section("Why these layers" if placement.separation else "Layers", parts)]
-
-
 def _wide(
     table: pd.DataFrame,
     keys: list[str],
@@ -198,89 +158,3 @@ def _wide(
 def _bounds(low: float, high: float, digits: int) -> str:
     known = math.isfinite(low) and math.isfinite(high)
     return f"[{low:.{digits}f}, {high:.{digits}f}]" if known else "(no interval)"
-
-
-# --- edits -------------------------------------------------------------------------------------
-
-
-def edit_report(edit: "Edit") -> Report:
-    """What an edit writes, where, and how well its search ended."""
-    n = len(edit.facts)
-    return Report(
-        title=f"Edit {edit.id} of {edit.model} by {edit.method}",
-        lead=f"{n} fact{'s' * (n != 1)} in {len(edit.changes)} changed weight matrices.",
-        sections=[Section("Facts", [_facts([edit])]), Section("Changes", _changes(edit))],
-        method=(
-            "Probability: of the target on the first prompt at the end of each stage's search.",
-            f"Seed {edit.seed}; {edit.seconds:.1f} s."
-            + (f" Made on top of edits {', '.join(edit.after)}." if edit.after else ""),
-        ),
-        excluded=excluded_counts({note: 1 for note in edit.skipped}),
-        provenance=dict(edit.provenance) | {"weights": edit.weights_hash},
-    )
-
-
-def ledger_report(saved: "SavedEdits") -> Report:
-    """The edits of a ledger, in the order in which they are applied."""
-    edits = saved.edits
-    n = len(edits)
-    models = ", ".join(dict.fromkeys(edit.model for edit in edits)) or "none"
-    rows = [
-        {"edit": edit.id, "method": edit.method, "facts": len(edit.facts)}
-        | {"changed matrices": len(edit.changes), "on top of": list(edit.after)}
-        | {"made": edit.provenance.get("made"), "seconds": edit.seconds}
-        for edit in edits
-    ]
-    skipped = {f"edit {edit.id}: {note}": 1 for edit in edits for note in edit.skipped}
-    last: Mapping[str, Any] = edits[-1].provenance if edits else {}
-    return Report(
-        title=f"Ledger of {n} edit{'s' * (n != 1)}: {saved.path.name}",
-        lead=f"Model: {models}. The edits are applied in this order.",
-        sections=[
-            Section("Edits", [Table("Edits, in order", pd.DataFrame(rows))]),
-            Section("Facts", [_facts(edits)]),
-        ],
-        method=("Provenance and command are those of the last edit.",),
-        excluded=excluded_counts(skipped),
-        provenance=last,
-    )
-
-
-def _facts(edits: Sequence["Edit"]) -> Table:
-    rows = [
-        {"fact": fact.cloze, "target": fact.target, "subject": fact.subject, "edit": edit.id}
-        | {"probability of the target": [stage[i] for stage in edit.p if i < len(stage)]}
-        for edit in edits
-        for i, fact in enumerate(edit.facts)
-    ]
-    return Table("Facts written", pd.DataFrame(rows), "Probability: one number per stage.")
-
-
-def _changes(edit: "Edit") -> list[Part]:
-    rows = [
-        {"matrix": f"block {one.layer}, {one.site}", "rank": one.up.shape[1]}
-        for one in edit.changes
-    ]
-    return [Table("Changed weight matrices", pd.DataFrame(rows))]
-
-
-def placement_report(saved: "SavedPlacement") -> Report:
-    """The layers chosen for the ACE presets, and why."""
-    at = saved.placement
-    rows = [
-        {"what": "query layers", "value": list(at.query)},
-        {"what": "value layers", "value": list(at.value)},
-        {"what": "gain at which value neurons fire", "value": at.threshold},
-        {"what": "NLL at which the search for query neurons ends", "value": at.until},
-    ]
-    table = pd.DataFrame(rows).assign(value=[cell_text(row["value"]) for row in rows])
-    return Report(
-        title=f"Layers for edits of {saved.model}",
-        lead=f"Query layers {cell_text(at.query)}; value layers {cell_text(at.value)}.",
-        sections=[
-            Section("Settings", [Table("What was chosen", table)]),
-            *_layers(at, saved.model),
-        ],
-        method=(f"Chosen by: {at.by or 'not recorded'}.",),
-        provenance=saved.provenance,
-    )

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from circuits.editing.changes import Changes, under
+from circuits.editing.change import Changes, under
 from interp.brief import brief
 from interp.forward.prefix_cache import attention_window, cache_argument
 from interp.model.model import Model

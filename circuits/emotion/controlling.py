@@ -22,7 +22,7 @@ from circuits.emotion.replying import Arm, Batch, read_all, replies
 from circuits.emotion.situations import Asking, Situation
 from interp.brief import brief
 from interp.model.model import Model
-from interp.results.steps import TABLES, Steps
+from interp.results.run_folder import TABLES, Steps
 
 Progress = Callable[[str, int, int], None]
 """Called with (arm, replies done, in all)."""

@@ -43,9 +43,7 @@ from circuits.emotion.transfer import (
 from circuits.emotion.wordless import DEMONSTRATIONS, demonstration_groups
 from interp.data.prompts import TokenPrompt
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Steps
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
 TRAP = "within (trap)"
 Progress = Callable[[str, int, int], None]

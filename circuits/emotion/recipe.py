@@ -13,7 +13,7 @@ from circuits.emotion.marking import Limits
 from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, Dtype, Text, checked, read_json
 from interp.errors import PlanError, shown
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}

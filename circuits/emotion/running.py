@@ -20,9 +20,8 @@ from circuits.emotion.situations import Asking, situations
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
 from interp.model.model import Model
-from interp.results import run_key
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity
+from interp.results import run_folder
+from interp.results.run_folder import RunFolder, identity
 
 N_PLAIN = 120
 """Replies by which judges learn what a small model sounds like without an emotion."""
@@ -124,7 +123,7 @@ def compare(
     named = {
         **recipe.record(),
         "arms": {arm.name: [arm.prompt, fingerprint(arm.modulation)] for arm in arms},
-        "texts": run_key.fingerprint(sources),
+        "texts": run_folder.fingerprint(sources),
     }
     named = {name: value for name, value in named.items() if name != "model"}
     with RunFolder.open(

@@ -9,7 +9,7 @@ from circuits.emotion.discovery import Settings
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
 from interp.brief import brief
-from interp.results.steps import Steps
+from interp.results.run_folder import Steps
 
 T = TypeVar("T")
 

@@ -62,7 +62,7 @@ class LogitLens:
         """A heatmap of a prompt: the likeliest token per depth and position."""
         from interp.results.token_figures import plot_lens
 
-        return plot_lens(self.table(prompt), self.tokens[prompt], self.model)
+        return plot_lens(self.table(prompt), self.model)
 
     def __repr__(self) -> str:
         n = self.top.sizes
@@ -73,10 +73,10 @@ class LogitLens:
         )
 
     def _repr_html_(self) -> str:
-        from interp.results.token_figures import SHOWN, lens_html
+        from interp.results.token_figures import lens_html
 
-        tables = [self.table(number) for number in range(min(SHOWN, len(self.tokens)))]
-        return lens_html(repr(self), tables, self.tokens)
+        texts = enumerate("".join(own) for own in self.tokens)
+        return lens_html(repr(self), {text: self.table(i) for i, text in texts})
 
 
 def logit_lens(

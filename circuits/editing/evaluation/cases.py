@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.reading import Records
-from circuits.editing.facts import Fact
+from circuits.editing.fact import Fact
 from interp.brief import brief
 
 

@@ -15,7 +15,7 @@ from circuits.editing.evaluation.reading import (
     text_of,
     texts_of,
 )
-from circuits.editing.facts import Fact
+from circuits.editing.fact import Fact
 from interp.brief import brief
 from interp.data.records import read_records
 

@@ -15,7 +15,7 @@ from circuits.editing.evaluation.reading import (
     text_of,
     texts_of,
 )
-from circuits.editing.facts import SLOT, Fact, refuse_conflicts
+from circuits.editing.fact import SLOT, Fact, refuse_conflicts
 from interp.data.records import is_hub_id, read_records
 from interp.errors import DataError, UnusableRow, shown
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
-from circuits.editing.facts import SLOT
+from circuits.editing.fact import SLOT
 from interp.data.records import checked, is_file, read_json, read_text
 from interp.errors import DataError, shown
 

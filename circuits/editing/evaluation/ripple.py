@@ -16,7 +16,7 @@ from circuits.editing.evaluation.reading import (
     parsed,
     text_of,
 )
-from circuits.editing.facts import SLOT, Fact
+from circuits.editing.fact import SLOT, Fact
 from interp.brief import brief
 from interp.data.records import read_records
 from interp.errors import DataError, UnusableRow, shown

@@ -8,7 +8,7 @@ from typing import Any
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Question
 from circuits.editing.evaluation.reading import Records, parsed, text_of, texts_of
-from circuits.editing.facts import SLOT, Fact
+from circuits.editing.fact import SLOT, Fact
 from interp.data.records import read_records
 from interp.errors import UnusableRow, shown
 

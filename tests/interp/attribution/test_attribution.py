@@ -8,7 +8,7 @@ import torch
 from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from circuits.discovery.running import prepared
+from circuits.discovery.evaluator import prepared
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
 from interp.attribution.backward_rules import log_mean
 from interp.attribution.contrast import Contrast, contrasts
