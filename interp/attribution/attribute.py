@@ -38,8 +38,7 @@ from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import Site, parse_site
 from interp.progress import Progress, reported
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
+from interp.results.run_folder import RunFolder, identity, names_of
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
