@@ -1,0 +1,274 @@
+"""Prompts around a text: emotion words near and far, demonstrations without any, vignettes.
+
+A frame has two forms that differ in the emotion word alone as far as English allows: with the
+word, which evokes a state, and without, to steer from.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from circuits.emotion.texts import EMOTIONS, THEMES, VALENCES, Reply, Situation
+from interp.brief import brief
+from interp.data.datasets import locate
+from interp.data.prompts import TokenPrompt
+from interp.data.records import read_json
+from interp.data.schema import ClosedRow, Count, Row, Text, checked
+from interp.errors import DataError, ModelError, PlanError, did_you_mean, shown
+from interp.model.model import Model
+
+Words = Mapping[str, str]
+"""Emotion -> word."""
+
+
+@dataclass(frozen=True)
+class EmotionPrompt:
+    """A prompt as text; in a chat, `text` is the user's turn."""
+
+    text: str
+    system: str | None = None
+
+
+class Frame(ClosedRow):
+    """A prompt around a scenario and its event.
+
+    Attributes:
+        distance: near where the word comes right before the reply, else far.
+        text: with ``{scenario}``, ``{event}`` and, here or in `system`, ``{word}``.
+        neutral: the same without the word.
+        system: the system turn of a chat prompt.
+        neutral_system: the same without the word.
+    """
+
+    name: Text
+    distance: Literal["near", "far"]
+    text: str
+    neutral: str
+    system: str | None = None
+    neutral_system: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_fields(self) -> Self:
+        where, fields = f"frame {shown(self.name)}", {"scenario", "event"}
+        if (self.system is None) != (self.neutral_system is None):
+            raise ValueError(f"{where}: give both system and neutral_system, or neither")
+        _check_fields(f"{self.text}{self.system or ''}", fields | {"word"}, where)
+        _check_fields(f"{self.neutral}{self.neutral_system or ''}", fields, where)
+        return self
+
+    def fill(self, scenario: str, event: str, word: str | None = None) -> EmotionPrompt:
+        """The prompt for a text, with an emotion word or in the neutral form."""
+        neutral = self.neutral, self.neutral_system
+        text, system = neutral if word is None else (self.text, self.system)
+        fields = {"scenario": scenario, "event": event, "word": word}
+        return EmotionPrompt(text.format(**fields), system and system.format(**fields))
+
+
+class Demonstrations(ClosedRow):
+    """A prompt of `number` events with their replies, which ends where the next reply begins."""
+
+    number: Count
+    separator: str
+    demonstration: str
+    query: str
+
+    @model_validator(mode="after")
+    def _has_its_fields(self) -> Self:
+        _check_fields(self.demonstration, {"scenario", "event", "reply"}, "demonstration")
+        _check_fields(self.query, {"scenario", "event"}, "query")
+        return self
+
+    def fill(self, replies: Sequence[Reply], scenario: str, event: str) -> EmotionPrompt:
+        """The prompt that shows `number` replies and asks for one to an event."""
+        if len(replies) != self.number:
+            raise ValueError(f"{len(replies)} replies, not {self.number}")
+        given = [
+            self.demonstration.format(scenario=r.scenario, event=r.event, reply=r.text)
+            for r in replies
+        ]
+        asked = self.query.format(scenario=scenario, event=event)
+        return EmotionPrompt(self.separator.join([*given, asked]))
+
+
+class Frames(Row):
+    """All words and prompts.
+
+    Attributes:
+        words: set -> emotion -> word; the sets are synonyms of each other.
+        listed: the frames, of different names.
+        vignette: a prompt around a vignette's ``{text}``.
+    """
+
+    words: dict[str, dict[str, Text]]
+    listed: tuple[Frame, ...] = Field(validation_alias="frames")
+    demonstrations: Demonstrations
+    vignette: str
+
+    @field_validator("words")
+    @classmethod
+    def _names_every_emotion(cls, words: dict[str, Words]) -> dict[str, Words]:
+        for name, row in words.items():
+            if tuple(row) != EMOTIONS:
+                raise ValueError(
+                    f"words {shown(name)}: has {shown(', '.join(row))[1:-1]}; it must have "
+                    f"{', '.join(EMOTIONS)}, in this order"
+                )
+        times = Counter(word for row in words.values() for word in row.values())
+        if twice := sorted(word for word, n in times.items() if n > 1):
+            raise ValueError(f"{shown(twice[0])} stands for two sets or emotions")
+        return words
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        _check_fields(self.vignette, {"text"}, "vignette")
+        if len(self.frames) < len(self.listed):
+            raise ValueError("two frames have the same name; give each its own")
+        return self
+
+    @property
+    def frames(self) -> dict[str, Frame]:
+        """The frames by name."""
+        return {frame.name: frame for frame in self.listed}
+
+    def style(self, style: str) -> tuple[Frame, Words]:
+        """Frame and words of a style, such as ``felt:B``.
+
+        Raises:
+            DataError: there is no such frame or word set.
+        """
+        frame, _, words = style.partition(":")
+        frames = self.frames
+        if frame not in frames or words not in self.words:
+            known = [f"{f}:{w}" for f in frames for w in self.words]
+            raise DataError(f"unknown style {shown(style)}. {did_you_mean(style, known)}")
+        return frames[frame], self.words[words]
+
+
+def load_frames(path: str | Path) -> Frames:
+    """Read words and prompts from a JSON file, or the shipped ``emotion_frames`` by that name.
+
+    Raises:
+        DataError: the file is missing or malformed, a set lacks an emotion, two emotions share
+            a word, or a prompt lacks a field or has another; the message names the place.
+    """
+    path = locate(path, "a JSON file of frames")
+    return checked(Frames, read_json(path, "words and prompts (JSON)"), str(path))
+
+
+def _check_fields(template: str, fields: set[str], where: str) -> None:
+    parts = [part for part in Formatter().parse(template) if part[1] is not None]
+    found = {name for _, name, _, _ in parts}
+    if found != fields or any(form or conversion for _, _, form, conversion in parts):
+        raise ValueError(
+            f"{where}: has the fields {shown(sorted(map(str, found)))}, and must have "
+            f"{sorted(fields)}, each as {{name}} alone"
+        )
+
+
+# --- asking for replies ---------------------------------------------------------------------------
+
+KINDS: Mapping[str, bool] = {
+    "neutral": False,
+    "chat_neutral": False,
+    "word": True,
+    "chat": True,
+    "demonstrations": True,
+    "demonstrations_word": True,
+}
+"""Kinds of prompt that ask for a reply, and whether they differ by emotion."""
+
+
+@brief
+@dataclass(frozen=True)
+class ReplyPrompts:
+    """How replies are asked for.
+
+    Attributes:
+        frames: words and prompts.
+        replies: self-written, of which three of the same emotion are shown as demonstrations.
+        style: frame and word set of the neutral prompts and of those with the emotion's word.
+    """
+
+    frames: Frames
+    replies: Sequence[Reply] = ()
+    style: str = "felt:B"
+
+    def prompt(self, kind: str, situation: Situation, emotion: str) -> EmotionPrompt:
+        """The prompt of one kind for a situation and an emotion.
+
+        Args:
+            kind: ``neutral``: no emotion anywhere; ``word``: the emotion word right before the
+                reply; ``chat``: the word in a system turn; ``chat_neutral``; ``demonstrations``:
+                three replies in the emotion, no word; ``demonstrations_word``: the same with the
+                word before each reply.
+            situation: what to reply to.
+            emotion: one of `EMOTIONS`.
+
+        Raises:
+            PlanError: an unknown kind.
+            DataError: no such style, or a reply that demonstrations need is missing.
+        """
+        if kind not in KINDS:
+            raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
+        frame, words = self.frames.style(self.style)
+        if kind.startswith("demonstrations"):
+            feeling = f" I felt {words[emotion]}." if kind.endswith("word") else ""
+            return self._demonstrated(situation, emotion, feeling)
+        if kind.startswith("chat"):
+            frame = self.frames.frames["chat"]
+        word = words[emotion] if KINDS[kind] else None
+        return frame.fill(situation.scenario, situation.event, word)
+
+    def _demonstrated(self, situation: Situation, emotion: str, feeling: str) -> EmotionPrompt:
+        """Replies to one event of each valence, of three themes other than the situation's own."""
+        place = THEMES.index(situation.theme) if situation.theme in THEMES else 0
+        found = {(r.theme, r.valence): r for r in self.replies if r.emotion == emotion}
+        examples: list[Reply] = []
+        for turn, valence in enumerate(VALENCES):
+            theme = THEMES[(place + 1 + turn) % len(THEMES)]
+            if (theme, valence) not in found:
+                raise DataError(
+                    f"no reply in {emotion} of theme {theme!r} to a {valence} event, which "
+                    "demonstrations need; add one to the file of replies."
+                )
+            one = found[theme, valence]
+            examples.append(one.model_copy(update={"event": one.event + feeling}))
+        asked = situation.event + feeling
+        return self.frames.demonstrations.fill(examples, situation.scenario, asked)
+
+
+def token_prompt(model: Model, prompt: EmotionPrompt, *, double_bos: bool = False) -> TokenPrompt:
+    """A prompt in a model's tokens; chat turns by its template, up to where the reply begins.
+
+    Args:
+        model: whose tokens.
+        prompt: the text.
+        double_bos: tokenise the rendered chat with special tokens once more, as the released code
+            does (Llama then gets two BOS tokens).
+
+    Raises:
+        ModelError: the prompt has a system turn and the tokenizer no chat template.
+    """
+    if prompt.system is None:
+        return TokenPrompt(tuple(model.encode(prompt.text)))
+    if not has_chat(model):
+        raise ModelError(
+            f"{model.name} has no chat template, so the system turn {shown(prompt.system)} cannot "
+            "be put before it; use a frame without a system turn, such as 'felt'."
+        )
+    turns = [
+        {"role": "system", "content": prompt.system},
+        {"role": "user", "content": prompt.text},
+    ]
+    text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return TokenPrompt(tuple(model.tokenizer(text, add_special_tokens=double_bos)["input_ids"]))
+
+
+def has_chat(model: Model) -> bool:
+    """Whether a model's tokenizer has a chat template."""
+    return bool(getattr(model.tokenizer, "chat_template", None))

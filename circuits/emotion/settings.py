@@ -1,0 +1,200 @@
+"""Settings of emotion discoveries, doses and comparisons: for Python, recipe files and options."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from circuits.emotion.texts import Emotion
+from interp.data.datasets import locate
+from interp.data.records import read_json
+from interp.data.schema import Amount, ClosedRow, Count, Dose, Dtype, Finite, Index, Text, checked
+from interp.errors import PlanError, shown
+from interp.results.files import write_text
+
+FOLDER = Path(__file__).parent / "recipes"
+RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
+"""Name -> file of the shipped recipes."""
+CLOSING = ('"', "”", "\n")
+"""Marks that end a reply: the quote that its prompt opened, or a new line."""
+
+
+class CircuitSize(ClosedRow):
+    """How many components a circuit has."""
+
+    neurons: Index = Field(560, description="Number of neurons, in all layers together.")
+    heads: Amount = Field(0.25, le=1, description="Fraction of all heads.")
+    published: bool = Field(
+        False, description="Ten components per sublayer instead, seven of them neurons."
+    )
+
+
+class EmotionSettings(ClosedRow):
+    """How a discovery is made; the defaults are the clean preset."""
+
+    styles: tuple[Text, ...] = Field(
+        ("felt:A", "felt:B", "felt:C", "day:A", "day:B", "day:C"),
+        description="Frames and word sets, which are used in turn over the texts.",
+    )
+    double_bos: bool = Field(
+        False, description="Begin chat prompts with two BOS tokens, as the released code does."
+    )
+    final: Literal["stream", "normed"] = Field(
+        "stream", description="Read the last block's stream, or as released after the final norm."
+    )
+    alphas: tuple[Dose, ...] = Field(
+        (0.3,), description="Sizes of the perturbations that measure influence."
+    )
+    n_neutral: Count | None = Field(
+        48, description="Number of neutral prompts that influence is measured on; null: all texts."
+    )
+    n_demonstrations: Index = Field(
+        24, description="Number of texts read after demonstrations, which choose the layer."
+    )
+    size: CircuitSize = Field(CircuitSize(), description="Size of the circuits.")
+
+    @classmethod
+    def published(cls, style: str = "paper:names") -> "EmotionSettings":
+        """As Wang et al. 2025 (arXiv 2510.11328) released it: use the ``paper-influence`` circuits.
+
+        Args:
+            style: a frame with a system turn that asks for the emotion, and a word set.
+        """
+        return cls(
+            styles=(style,),
+            double_bos=True,
+            final="normed",
+            alphas=(0.1, 0.3, 0.5, 0.7),
+            n_neutral=None,
+            n_demonstrations=0,
+            size=CircuitSize(published=True),
+        )
+
+
+class EffectSettings(ClosedRow):
+    """How the causal tests of circuits are made."""
+
+    n: Count = Field(24, description="Number of texts, in six emotions each.")
+    n_random: Index = Field(3, description="Number of random circuits per emotion.")
+    fill: Literal["mean", "zero"] = Field(
+        "mean", description="What is put in place of a circuit that is taken out."
+    )
+    strength: Dose = Field(1.0, description="Factor of the vectors that are put in.")
+    seed: Index = Field(0, description="Random seed of the random circuits.")
+
+
+class Decoding(ClosedRow):
+    """How replies are decoded: greedily, with the same penalties in every condition."""
+
+    new_tokens: Count = Field(30, description="Most new tokens.")
+    min_tokens: Index = Field(5, description="Fewest tokens of a reply.")
+    repetition_penalty: Dose = Field(
+        1.05, description="What logits of tokens that occurred are divided by."
+    )
+    no_repeat: Count = Field(3, description="Length of token runs that may not occur twice.")
+    closing: tuple[str, ...] = Field(
+        CLOSING, description="Marks that end a reply, beside the model's own end tokens."
+    )
+
+
+def _in_order(layers: tuple[int, int]) -> tuple[int, int]:
+    if layers[0] > layers[1]:
+        raise ValueError("the first layer must not lie behind the last")
+    return layers
+
+
+Layers = Annotated[tuple[Index, Index], AfterValidator(_in_order)]
+"""First and last layer, both included."""
+
+
+class SteeringDose(ClosedRow):
+    """How strongly, and where, emotion directions are added to the stream."""
+
+    fraction: Dose = Field(description="Fraction of the norm of the state, in each layer.")
+    layers: Layers = Field(description="First and last layer.")
+    feedback: bool = Field(False, description="Let the dose follow how far the state is already.")
+    own: dict[Emotion, Amount] = Field({}, description="Fraction per emotion, where it differs.")
+
+
+class CircuitDose(ClosedRow):
+    """Which circuits are driven, and how strongly."""
+
+    strength: Dose = Field(description="Factor of the difference vectors (lambda).")
+    preset: Text = Field("centred", description="Which circuits of the discovery.")
+    size: Literal["absolute", "relative"] = Field(
+        "absolute", description="Whether vectors grow with the activation's root mean square."
+    )
+    layers: Layers | None = Field(None, description="First and last layer; by default all.")
+    by_influence: bool = Field(False, description="Divide the strength among layers by influence.")
+    feedback: bool = Field(False, description="Let the dose follow how far the state is already.")
+    own: dict[Emotion, Amount] = Field({}, description="Strength per emotion, where it differs.")
+
+
+class Doses(ClosedRow):
+    """Doses of steering, of the circuit with all its controls, and of further circuits by name."""
+
+    steering: SteeringDose
+    circuit: CircuitDose
+    others: dict[str, CircuitDose] = {}
+
+
+class Criteria(ClosedRow):
+    """What counts as a coherent and relevant reply."""
+
+    perplexity_ratio: Amount = Field(
+        5.0, description="Most times the perplexity of the unmodulated reply to the same event."
+    )
+    relevance: Finite = Field(
+        0.0, description="Nats per token by which the event must make the reply likelier."
+    )
+    words: Index = Field(3, description="Fewest words.")
+    sentences: Count = Field(3, description="Most sentences.")
+
+
+class EmotionRecipe(ClosedRow):
+    """A model and how its emotions are controlled."""
+
+    model: Text = Field(description="Built-in name, Hub id or folder.")
+    doses: Doses = Field(description="Of steering and circuits.")
+    criteria: Criteria = Field(description="Of coherence and relevance.")
+    judge_model: Text = Field(description="Model whose activations the judge reads; not `model`.")
+    dtype: Dtype | None = Field(None, description="Number format; by default the device's.")
+    published: Text | None = Field(None, description="Style of the published settings.")
+    style: Text = Field("felt:B", description="Frame and word set of the prompts replied to.")
+    n: Count = Field(80, description="Number of situations.")
+    decoding: Decoding = Field(Decoding(), description="Of every condition.")
+
+    @property
+    def settings(self) -> EmotionSettings:
+        """Settings of the discovery behind it."""
+        return EmotionSettings.published(self.published) if self.published else EmotionSettings()
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        write_text(Path(path), json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a recipe from a file, or a shipped one by its name.
+
+        Raises:
+            DataError: no such file or name, or it is malformed; the field is named.
+        """
+        file = locate(path, "a recipe file", RECIPES)
+        return checked(cls, read_json(file, "recipe (JSON)"), str(file))
+
+    @classmethod
+    def of(cls, model: str) -> Self:
+        """The shipped recipe of a model, by its built-in name or Hub id.
+
+        Raises:
+            PlanError: none is shipped.
+        """
+        name = model.rpartition("/")[2].lower()
+        if name not in RECIPES:
+            raise PlanError(
+                f"no recipe for {shown(model)}; there are {', '.join(RECIPES)}. "
+                "Doses do not carry over between models: write a recipe and give it with --recipe."
+            )
+        return cls.load(name)
