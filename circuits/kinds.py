@@ -31,7 +31,7 @@ class Run:
     report: "Report"
 
 
-KINDS: dict[str, tuple[str, str]] = {
+KINDS: dict[str, str | tuple[str, str]] = {
     "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
     "ablation": ("interp.ablation.result:AblationResult.load", "interp.ablation.figures:report"),
     "edge_scores": SCORES,
@@ -81,7 +81,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "circuits.emotion.pages:run_report",
     ),
 }
-"""Kind -> its loader and its report, as ``module:name``: imported only when one is shown."""
+"""Kind -> its `Result` class as ``module:name`` (or loader and report): imported when shown."""
 
 
 def kind_of(path: Path) -> str:
@@ -125,9 +125,13 @@ def read(path: Path, prompt: str | None = None) -> Run:
             f"{path} is of kind {kind!r}: only pages of `interp query-value find` draw one prompt; "
             "leave --prompt out."
         )
-    load, report = map(_named, KINDS[kind])
+    found, given = KINDS[kind], [] if prompt is None else [prompt]
+    if isinstance(found, str):
+        result = _named(found).load(path)
+        return Run(kind, result, result.report(*given))
+    load, report = map(_named, found)
     result = load(path / "circuit.json" if kind == CIRCUIT else path)
-    return Run(kind, result, report(result, *([] if prompt is None else [prompt])))
+    return Run(kind, result, report(result, *given))
 
 
 def write_page(path: Path, page: Path | None = None) -> Path:

@@ -8,15 +8,14 @@ from conftest import ROOT, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp.ablation import Component, ComponentSet, all_but, cumulative, rows, running, singles
-from interp.ablation.components import SITE_OF, components_of, everything
 from interp.ablation.readouts import WINDOW
-from interp.ablation.sets import as_sets, nested
 from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
     OutOfMemory,
     PlanError,
 )
 from interp.forward.hooks import hooked
+from interp.model.components import SITE_OF, as_sets, components_of, everything, nested
 from interp.model.model import Model
 from interp.model.sites import SITES
 

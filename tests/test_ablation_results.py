@@ -14,10 +14,8 @@ from test_ablation import PAIR, TEXT, naive, plain_forward, recorded
 
 import interp
 from interp.ablation import ComponentSet, all_but, cumulative, running, singles
-from interp.ablation.components import components_of
-from interp.ablation.controls import random_sets, write_norms
+from interp.ablation.controls import matched_sets, write_norms
 from interp.ablation.readouts import UNITS, WINDOW, windows
-from interp.ablation.sets import as_sets
 from interp.data.pairs import tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import (
@@ -28,6 +26,7 @@ from interp.errors import (
     StatisticsError,
 )
 from interp.forward.hooks import hooked
+from interp.model.components import as_sets, components_of
 from interp.model.sites import SITES
 
 # --- controls ----------------------------------------------------------------------------------
@@ -36,7 +35,7 @@ from interp.model.sites import SITES
 def test_random_sets_match_and_are_disjoint():
     model = tiny("llama")
     chosen = as_sets(model, {"s": "a0.h1,a2.h0,a2.h3,m1,m2.n4,m2.n5"})["s"]
-    drawn = random_sets(model, chosen, 50, 0, {})
+    drawn = matched_sets(model, chosen, 50, 0)
     assert len({one.key for one in drawn}) == 50
     for one in drawn:
         assert not set(one.components) & set(chosen.components)
@@ -46,16 +45,16 @@ def test_random_sets_match_and_are_disjoint():
             ]
             assert layers[0] == layers[1]
         assert sum(c.kind == "mlp" for c in one.components) == 1
-    kept = random_sets(model, ComponentSet(chosen.components, ("head",)), 3, 0, {})
+    kept = matched_sets(model, ComponentSet(chosen.components, ("head",)), 3, 0)
     assert all(one.among == ("head",) for one in kept)
 
 
 def test_there_are_no_more_controls_than_exist():
     model = tiny("llama")
     one = as_sets(model, {"s": "a0.h1"})["s"]
-    assert len(random_sets(model, one, 20, 0, {})) == 3
+    assert len(matched_sets(model, one, 20, 0)) == 3
     two = as_sets(model, {"s": "a0.h1,m0"})["s"]
-    assert len({s.key for s in random_sets(model, two, 20, 0, {})}) == 6
+    assert len({s.key for s in matched_sets(model, two, 20, 0)}) == 6
 
 
 def test_a_set_without_a_control_says_why():
@@ -67,7 +66,7 @@ def test_a_set_without_a_control_says_why():
     assert table.loc["h", "n_random"] == 3
     assert not np.isnan(table.loc["h", "p_adjusted"])
     with pytest.raises(StatisticsError, match="leaves 0 for a control of 4"):
-        random_sets(tiny("llama"), result.sets["a1"], 5, 0, {})
+        matched_sets(tiny("llama"), result.sets["a1"], 5, 0)
 
 
 def test_norms_are_those_of_what_is_written():

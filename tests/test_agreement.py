@@ -1,7 +1,6 @@
-"""Random component sets, overlaps, stability, rank correlation, ROC: exact cases and properties."""
+"""Overlaps, stability, rank correlation, ROC: exact cases and properties."""
 
 import math
-from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -15,82 +14,12 @@ from interp.errors import StatisticsError
 from interp.statistics import (
     auroc,
     jaccard,
-    matched_random_sets,
     resample_weights,
     spearman,
     stability,
 )
 
 NAN = np.nan
-
-# --- random controls ---------------------------------------------------------------------------
-
-
-@st.composite
-def circuits(draw) -> tuple[list[tuple[int, int]], int]:
-    n_units = draw(st.integers(2, 9))
-    units = st.sets(st.integers(0, n_units - 1), min_size=1, max_size=n_units // 2)
-    layers = draw(st.dictionaries(st.integers(0, 20), units, min_size=1, max_size=4))
-    return [(layer, unit) for layer, chosen in layers.items() for unit in chosen], n_units
-
-
-@settings(deadline=None, max_examples=60)
-@given(circuit=circuits(), seed=st.integers(0, 9), normed=st.booleans())
-def test_random_sets_match_layers_and_share_nothing(circuit, seed, normed):
-    chosen, n_units = circuit
-    needed = Counter(layer for layer, _ in chosen)
-    possible = math.prod(math.comb(n_units - k, k) for k in needed.values())
-    norms = np.random.default_rng(seed).exponential(size=(21, n_units)) if normed else None
-    n_sets = 1 if normed else min(5, possible)
-    sets = matched_random_sets(chosen, n_units, n_sets, seed, norms)
-    assert sets == matched_random_sets(chosen, n_units, n_sets, seed, norms)
-    assert len({frozenset(drawn) for drawn in sets}) == n_sets
-    for drawn in sets:
-        assert [layer for layer, _ in drawn] == [layer for layer, _ in chosen]
-        assert len(set(drawn)) == len(chosen)
-        assert not set(drawn) & set(chosen)
-        assert all(0 <= unit < n_units for _, unit in drawn)
-
-
-def test_random_sets_draw_each_free_unit_alike():
-    sets = matched_random_sets([(0, 0), (0, 1), (3, 2)], 12, 400)
-    counts = Counter(component for drawn in sets for component in drawn)
-    assert {unit for layer, unit in counts if layer == 0} == set(range(2, 12))
-    assert {unit for layer, unit in counts if layer == 3} == set(range(12)) - {2}
-    for (layer, _), n in counts.items():
-        assert n == pytest.approx(400 * 2 / 10 if layer == 0 else 400 / 11, abs=25)
-
-
-def test_random_sets_can_match_norms():
-    norms = np.arange(200.0).reshape(1, 200) ** 2
-    chosen = [(0, 10), (0, 50), (0, 190)]
-
-    def distance(sets) -> float:
-        return float(
-            np.mean([[abs(d[1] - c[1]) for d, c in zip(s, chosen, strict=True)] for s in sets])
-        )
-
-    matched = matched_random_sets(chosen, 200, 50, norms=norms)
-    # a tenth of the 197 free units: the 19 nearest in rank
-    assert max(abs(d[1] - c[1]) for s in matched for d, c in zip(s, chosen, strict=True)) == 10
-    assert distance(matched) < distance(matched_random_sets(chosen, 200, 50)) / 5
-
-
-def test_random_sets_say_what_is_missing():
-    with pytest.raises(
-        StatisticsError, match="layer 2 has 4 units and 3 are chosen, which leaves 1"
-    ):
-        matched_random_sets([(0, 1), (2, 0), (2, 1), (2, 3)], 4, 1)
-    with pytest.raises(StatisticsError, match="only 9 different random sets match these 2"):
-        matched_random_sets([(0, 1), (2, 0)], 4, 10)
-    assert len(matched_random_sets([(0, 1), (2, 0)], 4, 9)) == 9
-    with pytest.raises(StatisticsError, match="layer 0 has units 0 to 3, and 4 is chosen"):
-        matched_random_sets([(0, 4)], 4)
-    with pytest.raises(StatisticsError, match="chosen twice"):
-        matched_random_sets([(0, 1), (0, 1)], 4)
-    with pytest.raises(StatisticsError, match="norms are of 3 units a layer, not 4"):
-        matched_random_sets([(0, 1)], 4, norms=np.ones((2, 3)))
-
 
 # --- agreement ---------------------------------------------------------------------------------
 

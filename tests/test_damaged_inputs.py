@@ -367,7 +367,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
     [
         (("cfg", "n_layers"), 10**9, "its 4 nodes are not those of 1000000000 layers"),
         (("cfg", "parallel_attn_mlp"), "no", "it must be true or false"),
-        (("interp", "prompts"), "abc", "'interp.data.prompts' is 'abc'; it must be a list"),
+        (("interp", "prompts"), "abc", "'interp.prompts' is 'abc'; it must be a list"),
         (("nodes", "a0.h0", "kept_neurons"), [1], "keeps neurons of 'a0.h0'"),
         (("nodes", "m0", "kept_neurons"), [1, 1], "keeps neurons of 'm0', .* has one twice"),
         (("edges", "m0->logits", "in_graph"), 1, "it must be true or false"),

@@ -119,7 +119,7 @@ def test_components_go_by_their_names_in_papers(text: str, name: str):
 
 
 def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
-    from interp.ablation.components import Component, components_of
+    from interp.model.components import Component, components_of
     from interp.model.graph import Graph
 
     assert components_of(smollm, "L23H4,m5,L5N17") == [

@@ -95,7 +95,7 @@ def ablate(
 ) -> None:
     """Ablate components and show what is lost, against matched random sets."""
     import interp
-    from interp.ablation.components import refuse_unreadable
+    from interp.model.components import refuse_unreadable
 
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)

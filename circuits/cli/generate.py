@@ -47,7 +47,7 @@ def generate(
 ) -> None:
     """Continue a prompt by the likeliest tokens; with --ablate, also without these components."""
     import interp
-    from interp.ablation.components import refuse_unreadable
+    from interp.model.components import refuse_unreadable
 
     names = names_in(ablate or "")
     refuse_unreadable(names)
@@ -69,7 +69,7 @@ def generate(
 def _zeroed(model: "Model", names: list[str]) -> "Plan":
     """Zero ablation of each component, at every token of the prompt and every new one."""
     import interp
-    from interp.ablation.components import SITE_OF, components_of
+    from interp.model.components import SITE_OF, components_of
 
     return interp.Plan.of(
         *(

@@ -22,8 +22,8 @@ def top_tokens(
 ) -> None:
     """Show the tokens that a neuron promotes and suppresses, read off its output weights."""
     import interp
-    from interp.ablation.components import Component
     from interp.errors import PlanError
+    from interp.model.components import Component
 
     one = Component.parse(neuron)
     if one.kind != "neuron":

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.ablation.components import Component
 from interp.errors import PlanError
+from interp.model.components import Component
 
 Allotted = Literal["neuron", "head"]
 KINDS: tuple[Allotted, ...] = get_args(Allotted)

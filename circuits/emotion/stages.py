@@ -5,16 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
-
 from circuits.emotion.discovery import Settings
 from circuits.emotion.influence import Influence
 from circuits.emotion.states import States
 from interp.brief import brief
-from interp.results.steps import ARRAYS, Codec, Steps, timed
+from interp.results.steps import Steps
 
 T = TypeVar("T")
-STATES: Codec[States] = Codec(lambda made, path: made.save(path), States.load)
 
 
 @brief
@@ -28,23 +25,16 @@ class Stages:
 
     def states(self, name: str, make: Callable[[], States]) -> States:
         """A stage whose outcome is states."""
-        return self._stage(name, make, STATES)
+        return self._stage(name, make, States)
 
     def influence(self, make: Callable[[], Influence]) -> Influence:
         """The stage whose outcome is influence."""
-        s = self.settings
-        codec: Codec[Influence] = Codec(
-            lambda made, path: ARRAYS.save({"values": made.values.numpy()}, path),
-            lambda path: Influence(
-                torch.from_numpy(ARRAYS.load(path)["values"]), s.alphas, s.final
-            ),
-        )
-        return self._stage("influence", make, codec)
+        return self._stage("influence", make, Influence)
 
-    def _stage(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
+    def _stage(self, name: str, make: Callable[[], T], kind: type[T]) -> T:
         def measured() -> tuple[T, float]:
             began = time.monotonic()
             return make(), time.monotonic() - began
 
-        made, self.seconds[name] = self.steps.step(name, measured, timed(codec))
+        made, self.seconds[name] = self.steps.step(name, measured, tuple[kind, float])
         return made

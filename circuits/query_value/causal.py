@@ -18,9 +18,7 @@ from torch import Tensor
 from circuits.query_value.questions import Question, questions, token_prompts
 from circuits.query_value.result import QueryValue
 from circuits.query_value.validation import READOUTS, Validation
-from interp.ablation.components import Component
-from interp.ablation.controls import random_sets, write_norms
-from interp.ablation.sets import ComponentSet
+from interp.ablation.controls import matched_sets, write_norms
 from interp.brief import brief
 from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
@@ -30,6 +28,7 @@ from interp.forward.layer_calls import positions_and_mask
 from interp.forward.recording import Values
 from interp.interventions.plan import Positions
 from interp.interventions.values import mean_activations
+from interp.model.components import Component, ComponentSet
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -181,7 +180,7 @@ def _sets(
     chosen = ComponentSet(tuple(Component(layer, "neuron", unit) for layer, unit in query))
     random = [
         [(one.layer, one.unit) for one in some.components]
-        for some in random_sets(model, chosen, n_random, seed, {"neuron": norms})
+        for some in matched_sets(model, chosen, n_random, seed, norms={"neuron": norms})
     ]
     read = [neuron for neuron, kept in zip(every, keep, strict=True) if kept]
     return Sets([query, *random], read, sign, len(every) - len(read))

@@ -1,6 +1,6 @@
 """Ablation: what is lost without some components, against what random ones cost.
 
-`components` names them, `sets` says which go together, `controls` draws matched random sets,
+`interp.model.components` names components and sets of them, `controls` draws random sets for them,
 `values` says what takes their place; `rows` runs many sets at once, `readouts` reads the outcome.
 """
 
@@ -10,9 +10,8 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from interp.ablation.ablate import ablate
-    from interp.ablation.components import Component
     from interp.ablation.result import AblationResult
-    from interp.ablation.sets import ComponentSet, all_but, cumulative, singles
+    from interp.model.components import Component, ComponentSet, all_but, cumulative, singles
 
 __all__ = [
     "AblationResult",

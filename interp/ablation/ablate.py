@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.ablation.components import Components
 from interp.ablation.readouts import named_readouts
 from interp.ablation.result import AblationResult
 from interp.ablation.running import ClusterBy, Request, measured, measured_into
-from interp.ablation.sets import ComponentSet, Sets, as_sets
 from interp.ablation.values import check_kind
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.errors import PlanError
 from interp.metrics import AnyMetric
+from interp.model.components import Components, ComponentSet, Sets, as_sets
 from interp.model.model import Model
 from interp.progress import Progress
 from interp.results.steps import Steps

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.ablation.readouts import unit_of
-from interp.ablation.sets import nested
+from interp.model.components import nested
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_rows
 from interp.results.style import BLUE, GREY, add_band, label, styled, whiskers
 
@@ -101,7 +101,7 @@ def report(result: "AblationResult") -> Report:
             "random sets: the mean effect of matched random sets and the central 95 % of theirs. "
             "p: how often a random set does at least as much; adjusted over all sets "
             "(Benjamini-Hochberg).",
-            f"Kind of ablation: {result.kind}"
+            f"ComponentKind of ablation: {result.kind}"
             + (f", mean over {result.mean_over}" if result.mean_over else "")
             + f"; seed {result.seed}; the runs took {result.seconds:.2f} s.",
         ),

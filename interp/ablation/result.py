@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from interp.ablation.components import Component
-from interp.ablation.controls import Design
+from interp.ablation.controls import ControlledSets
 from interp.ablation.readouts import unit_of
-from interp.ablation.sets import ComponentSet, Sets
 from interp.data.pairs import Excluded
 from interp.errors import PlanError, did_you_mean
+from interp.model.components import Component, ComponentSet, Sets
 from interp.patching.result import vars_of
 from interp.results import folder
 from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
@@ -264,25 +263,25 @@ def _control(one: ComponentSet, row: Mapping[str, Any], null: np.ndarray) -> dic
 
 
 def result_of(
-    values: Columns, design: Design, pairs: Sequence[str], **fields: Any
+    values: Columns, controlled: ControlledSets, pairs: Sequence[str], **fields: Any
 ) -> AblationResult:
     """Label what was measured: a set's values and those of its controls, by readout."""
-    column = {one.key: i for i, one in enumerate(design.distinct)}
-    own = [column[one.key] for one in design.sets.values()]
-    n_draws = max(map(len, design.controls.values()))
+    column = {one.key: i for i, one in enumerate(controlled.distinct)}
+    own = [column[one.key] for one in controlled.sets.values()]
+    n_draws = max(map(len, controlled.controls.values()))
     drawn = np.full((len(own), n_draws), -1)
-    for i, many in enumerate(design.controls.values()):
+    for i, many in enumerate(controlled.controls.values()):
         drawn[i, : len(many)] = [column[one.key] for one in many]
     readings: dict[str, xr.Dataset] = {}
     for name, (baseline, ablated) in values.items():
         random = np.where(drawn >= 0, ablated[:, drawn], np.nan)
         parts = baseline, ablated[:, own], random
-        readings[name] = _dataset(name, parts, design.sets, design.controls, pairs)
+        readings[name] = _dataset(name, parts, controlled.sets, controlled.controls, pairs)
     return AblationResult(
         readings=readings,
-        sets=design.sets,
-        controls=design.controls,
-        uncontrolled=design.uncontrolled,
+        sets=controlled.sets,
+        controls=controlled.controls,
+        uncontrolled=controlled.uncontrolled,
         **fields,
     )
 

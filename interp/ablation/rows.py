@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.ablation.components import SITE_OF, Component, Kind, n_units
 from interp.ablation.values import Rewrites
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
 from interp.interventions.rewrite import Rewrite
+from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 from interp.patching.cells import default_budget, halved
@@ -153,7 +153,7 @@ def _fill(
 
 def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> list[Units]:
     """The units of each site and layer that any set ablates, by layer."""
-    rows: dict[tuple[int, Kind], list[tuple[int, int]]] = defaultdict(list)
+    rows: dict[tuple[int, ComponentKind], list[tuple[int, int]]] = defaultdict(list)
     for i, components in enumerate(ablated):
         for one in components:
             rows[one.layer, one.kind].append((i, one.unit))

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.ablation.components import SITE_OF, Kind
-from interp.ablation.controls import design, write_norms
+from interp.ablation.controls import controlled, write_norms
 from interp.ablation.readouts import (
     AnswerReader,
     Functions,
@@ -22,12 +21,12 @@ from interp.ablation.readouts import (
 )
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
-from interp.ablation.sets import ComponentSet, Sets
 from interp.ablation.values import AblateKind, Replacement, Rewrites, aligned
 from interp.brief import brief
 from interp.data.pairs import Pair, PromptPairs, TokenPair, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import DataError
+from interp.model.components import SITE_OF, ComponentKind, ComponentSet, Sets
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.run_folder import RunFolder
@@ -116,7 +115,7 @@ def measured(request: Request, steps: Steps, progress: Progress | bool) -> Ablat
     model = request.model
     kept, excluded = tokenise(model, request.pairs)
     prompts = prompts_of(kept)
-    plan = design(model, request.sets, request.n_random, request.seed, _norms(request, prompts))
+    plan = controlled(model, request.sets, request.n_random, request.seed, _norms(request, prompts))
     distinct = plan.distinct
     replaced = Replacement(
         model, request.kind, _layers(model, distinct), request.reference, request.seed
@@ -144,7 +143,7 @@ def measured(request: Request, steps: Steps, progress: Progress | bool) -> Ablat
 def _norms(request: Request, prompts: Sequence[TokenPrompt]) -> Any:
     if not request.match_norms:
         return {}
-    kinds: list[Kind] = [c.kind for one in request.sets.values() for c in one.components]
+    kinds: list[ComponentKind] = [c.kind for one in request.sets.values() for c in one.components]
     return write_norms(request.model, kinds, prompts[:EXAMPLES_AT_ONCE])
 
 

@@ -24,7 +24,7 @@ from interp.errors import DataError, RunFolderError
 from interp.results import folder
 from interp.results.files import write_text
 from interp.results.run_key import Record, plain
-from interp.results.steps import Codec, Steps
+from interp.results.steps import Steps, load_as, save_as
 
 T = TypeVar("T")
 LOCK, OWNER, RECORD = "lock", "owner", "run.json"
@@ -223,7 +223,7 @@ class RunFolder(Steps):
 
     # --- the work ---
 
-    def step(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
+    def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
         """The outcome of a step: read back if an earlier call finished it, else made and kept.
 
         What was just made is read back, too, so that a resumed run has the very same values.
@@ -231,16 +231,16 @@ class RunFolder(Steps):
         Args:
             name: of the step, unique in its run.
             make: does the work.
-            codec: how the outcome is kept.
+            kind: the outcome's type; see `Steps.step`.
         """
         at = self.work / name
         with contextlib.suppress(RunFolderError):
             if folder.read_manifest(at).get("provenance", {}).get("run") == self.record.key:
-                return codec.load(at)
+                return load_as(kind, at)
         made = make()
-        save = partial(codec.save, made)
+        save = partial(save_as, kind, made)
         folder.put(self._made([save], {"run": self.record.key}), at)
-        return codec.load(at)
+        return load_as(kind, at)
 
     def count(self, done: int, total: int) -> None:
         """Say how much of the run is kept, in its unit."""
@@ -276,7 +276,7 @@ def in_one_piece(
     verb: str,
     options: Mapping[str, Any],
     make: Callable[[], T],
-    codec: Codec[T],
+    kind: Any,
     *,
     page: Callable[[Path], Any] | None = None,
     force: bool = False,
@@ -288,7 +288,7 @@ def in_one_piece(
         verb: as in `RunFolder.open`; so are `options` and `force`.
         options: every named value.
         make: does the work.
-        codec: how the outcome is kept.
+        kind: the outcome's type; see `Steps.step`.
         page: writes its page into the folder.
         force: replace another run.
 
@@ -299,5 +299,5 @@ def in_one_piece(
         return make()
     with RunFolder.open(out, verb, options, force=force) as run:
         if not run.finished:
-            run.finish(partial(codec.save, make()), page=page)
-    return codec.load(Path(out))
+            run.finish(partial(save_as, kind, make()), page=page)
+    return load_as(kind, Path(out))

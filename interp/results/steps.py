@@ -1,6 +1,5 @@
-"""Steps of a run, and how the outcome of each is kept as a sealed folder."""
+"""Steps of a run: each outcome is kept by its type, as a sealed folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +8,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from interp.results import folder
-from interp.results.files import write_text
+from interp.results import storage
+from interp.results.result import Result
 
 T = TypeVar("T")
+ARRAYS = dict[str, np.ndarray]
+TABLES = dict[str, pd.DataFrame]
+STEP = "step"
 
 
 @dataclass(frozen=True)
 class Codec(Generic[T]):
-    """How the outcome of a step is kept as a sealed folder.
+    """How the outcome of a step is kept where its type does not say it.
 
     Attributes:
         save: (outcome, path) -> writes it there with `interp.results.folder.write`.
@@ -28,45 +30,34 @@ class Codec(Generic[T]):
     load: Callable[[Path], T]
 
 
-def _load_tables(path: Path) -> dict[str, pd.DataFrame]:
-    names = folder.read_manifest(path).get("tables", [])
-    return folder.read(path, "tables", names)[1]
+def save_as(kind: Any, made: Any, path: Path) -> None:
+    """Keep the outcome of a step, of a type that `storage` can hold or of a `Result`."""
+    if isinstance(kind, Codec):
+        kind.save(made, path)
+    elif isinstance(made, Result):
+        made.save(path)
+    else:
+        storage.store(made, path, STEP)
 
 
-ARRAYS: Codec[dict[str, np.ndarray]] = Codec(
-    lambda arrays, path: folder.write(path, {"kind": "arrays"}, {}, arrays),
-    lambda path: folder.read(path, "arrays", ())[2],
-)
-TABLES: Codec[dict[str, pd.DataFrame]] = Codec(
-    lambda tables, path: folder.write(path, {"kind": "tables", "tables": list(tables)}, tables, {}),
-    _load_tables,
-)
-
-
-def timed(codec: Codec[T]) -> Codec[tuple[T, float]]:
-    """The same with the seconds that the outcome took."""
-
-    def save(made: tuple[T, float], path: Path) -> None:
-        codec.save(made[0], path)
-        write_text(path / "seconds.json", json.dumps(made[1]))
-
-    def load(path: Path) -> tuple[T, float]:
-        with folder.reading(path):
-            return codec.load(path), float(json.loads((path / "seconds.json").read_text("utf-8")))
-
-    return Codec(save, load)
+def load_as(kind: Any, path: Path) -> Any:
+    """Read back what `save_as` kept; errors as in `storage.restore`."""
+    if isinstance(kind, Codec) or (isinstance(kind, type) and issubclass(kind, Result)):
+        return kind.load(path)
+    return storage.restore(path, STEP, kind)
 
 
 class Steps:
     """Steps that nobody keeps: of a run without a folder."""
 
-    def step(self, name: str, make: Callable[[], T], codec: Codec[T]) -> T:
+    def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
         """The outcome of a step.
 
         Args:
             name: of the step, unique in its run.
             make: does the work.
-            codec: how the outcome is kept.
+            kind: the outcome's type: a `Result`, or what `storage` can hold, such as
+                ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
         """
         return make()
 

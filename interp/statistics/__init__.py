@@ -1,7 +1,7 @@
 """Every statistic of the toolkit, each defined once: intervals, tests, controls, agreement.
 
 `bootstrap` resamples prompts, or the entities they share; `significance` gives p-values and
-proportions; `controls` draws random component sets; `agreement` compares rankings and sets.
+proportions; `random_sets` draws random component sets; `agreement` compares rankings and sets.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         equivalence,
         resample_weights,
     )
-    from interp.statistics.random_sets import matched_random_sets
+    from interp.statistics.random_sets import random_sets
     from interp.statistics.significance import (
         benjamini_hochberg,
         discordant,
@@ -43,7 +43,7 @@ __all__ = [
     "empirical_p",
     "equivalence",
     "jaccard",
-    "matched_random_sets",
+    "random_sets",
     "mcnemar",
     "resample_weights",
     "sign_flip_test",

@@ -1,102 +1,256 @@
-"""Random component sets that match a circuit in all but being one."""
+"""Random sets of components to lay beside a chosen set: alike in all but being it.
+
+Each chosen component is replaced by another of its kind that is not chosen. `match` says where the
+other one may lie: in the same ``layer`` (the strictest control, but a layer of four heads holds few
+such sets), in a layer ``near`` by, or ``anywhere``. With `sizes`, such as the norm of what each
+unit writes, it is also one of those nearest in size.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import comb, prod
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from interp.errors import StatisticsError
+from interp.model.components import KINDS, Component, ComponentKind
 
-Component = tuple[int, int]  # (layer, unit)
+Match = Literal["layer", "near", "anywhere"]
+Shapes = Mapping[ComponentKind, tuple[int, int]]
+"""kind -> (layers, components per layer), from `interp.model.components.shapes`."""
+Sizes = Mapping[ComponentKind, Float[np.ndarray, "layer unit"]]
+"""kind -> size of each component."""
+
 LEAST_NEIGHBOURS = 4
+_DRAWS = 100  # per set asked for
+_Place = tuple[int, int]  # (layer, unit)
+_Window = Callable[[Bool[np.ndarray, "layer unit"], int], slice]
+"""(free units, layer) -> the layers that a unit of this layer may be replaced from."""
 
 
-def matched_random_sets(
+def random_sets(
     chosen: Sequence[Component],
-    n_units_per_layer: int,
-    n_sets: int = 100,
+    shapes: Shapes,
+    n: int,
     seed: int = 0,
-    norms: Float[np.ndarray, "layer unit"] | None = None,
-) -> list[list[Component]]:
-    """Random sets with as many units in each layer as the chosen set, and none of its units.
-
-    With `norms`, a unit is replaced by one of the free units of its layer that are nearest to
-    it in rank of norm: a tenth of them, at least four. In a layer with few units that is any.
+    match: Match = "layer",
+    sizes: Sizes | None = None,
+) -> list[tuple[Component, ...]]:
+    """At most `n` different random sets that match a set; fewer where no more exist.
 
     Args:
-        chosen: (layer, unit) of the components to be controlled for.
-        n_units_per_layer: heads or neurons in a layer.
-        n_sets: how many sets, all different.
+        chosen: the components to control for.
+        shapes: of their kinds.
+        n: how many sets.
         seed: of the draws.
-        norms: size of each unit, such as the mean norm of what it writes.
-
-    Returns:
-        Sets in the order of `chosen`: the i-th unit of each stands for the i-th chosen one.
+        match: ``layer``: as many heads and neurons in each layer, and as many MLPs; ``near``: each
+            from as few layers away as `n` different sets need; ``anywhere``: of the same kinds.
+        sizes: with ``layer``, heads or neurons to be matched by size: by one of the free units of
+            the layer that are nearest in rank of size, a tenth of them, at least four.
 
     Raises:
-        StatisticsError: a layer has too few units left, or there are fewer different sets.
+        StatisticsError: with ``layer``, a layer has too few other components; or a component is
+            chosen twice or does not exist.
     """
-    ranks = None if norms is None else rankdata(norms, axis=1)
-    free = _free_units(chosen, n_units_per_layer, norms)
-    rng = np.random.default_rng(seed)
-    sets: dict[frozenset[Component], list[Component]] = {}
-    for _ in range(100 * n_sets):
-        drawn = _draw(chosen, free, ranks, rng)
-        sets.setdefault(frozenset(drawn), drawn)
-        if len(sets) == n_sets:
-            return list(sets.values())
-    raise StatisticsError(
-        f"only {len(sets)} different random sets match these {len(chosen)} components, of "
-        f"{n_sets} asked for; ask for fewer, or control for a smaller set."
-    )
+    places = _places(chosen, shapes, sizes or {})
+    if n < 1 or not chosen:
+        return []
+    if match == "layer":
+        parts = [
+            _of_layers(kind, places[kind], shapes[kind], n, seed, (sizes or {}).get(kind))
+            for kind in KINDS
+            if kind in places
+        ]
+        return _combined(parts, n, seed)
+    free = {kind: _free(own, shapes[kind]) for kind, own in places.items()}
+    if any(free[kind].sum() < len(own) for kind, own in places.items()):
+        return []
+
+    def within(distance: int | None) -> list[tuple[Component, ...]]:
+        def draw(rng: np.random.Generator) -> tuple[Component, ...]:
+            window = None if distance is None else _around(distance)
+            parts = [
+                _named(kind, _draw(own, free[kind], rng, window)) for kind, own in places.items()
+            ]
+            return sum(parts, ()) if all(parts) else ()
+
+        return _distinct(draw, n, seed)
+
+    if match == "anywhere":
+        return within(None)
+    farthest = max(layers for layers, _ in shapes.values()) - 1
+    found: list[tuple[Component, ...]] = []
+    for distance in range(1, farthest + 1):
+        if len(found) < n:
+            found = within(distance)
+    return found
 
 
-def _free_units(
-    chosen: Sequence[Component], n_units: int, norms: np.ndarray | None
-) -> dict[int, list[int]]:
-    """The units of each layer that are not chosen, checked to be enough."""
-    if len(set(chosen)) < len(chosen):
-        raise StatisticsError("a component is chosen twice; name each one once.")
-    if norms is not None and norms.shape[1] != n_units:
-        raise StatisticsError(
-            f"norms are of {norms.shape[1]} units a layer, not {n_units}; give [layer, unit]."
-        )
-    taken = {layer: {u for at, u in chosen if at == layer} for layer, _ in chosen}
-    free = {layer: sorted(set(range(n_units)) - units) for layer, units in taken.items()}
-    for layer, needed in Counter(layer for layer, _ in chosen).items():
-        if not taken[layer] <= set(range(n_units)):
+def random_set(
+    chosen: Sequence[Component],
+    shapes: Shapes,
+    rng: np.random.Generator,
+    sizes: Sizes | None = None,
+) -> tuple[Component, ...]:
+    """One random set of as many components in the same layers, disjoint from the chosen ones.
+
+    Where a layer has too few others, the nearest layers stand in. Kinds are drawn in the order of
+    their first component in `chosen`.
+
+    Args:
+        chosen: the components to control for.
+        shapes: of their kinds.
+        rng: draws; sets drawn in turn from one generator differ.
+        sizes: draw among the free units of a layer that are nearest in size: as many as a tenth
+            of the layer, at least four.
+
+    Raises:
+        StatisticsError: too few components are left, or one is chosen twice or does not exist.
+    """
+    drawn: tuple[Component, ...] = ()
+    for kind, own in _places(chosen, shapes, sizes or {}).items():
+        free = _free(own, shapes[kind])
+        if free.sum() < len(own):
             raise StatisticsError(
-                f"layer {layer} has units 0 to {n_units - 1}, and {max(taken[layer])} is chosen; "
-                "correct n_units_per_layer or the component."
+                f"{int(free.sum())} {kind}s are left for a random set of {len(own)}; choose fewer."
             )
-        if len(free[layer]) < needed:
-            raise StatisticsError(
-                f"layer {layer} has {n_units} units and {needed} are chosen, which leaves "
-                f"{len(free[layer])} for a control of {needed}; choose fewer there."
-            )
-    return free
+        n_near = np.full(len(free), max(LEAST_NEIGHBOURS, free.shape[1] // 10))
+        drawn += _named(kind, _draw(own, free, rng, _nearest, (sizes or {}).get(kind), n_near))
+    return drawn
 
 
 def _draw(
-    chosen: Sequence[Component],
-    free: dict[int, list[int]],
-    ranks: np.ndarray | None,
+    chosen: Sequence[_Place],
+    free: Bool[np.ndarray, "layer unit"],
     rng: np.random.Generator,
-) -> list[Component]:
-    left = {layer: list(units) for layer, units in free.items()}
-    drawn: dict[int, Component] = {}
-    # in random order, so that no chosen unit always has the first pick of its neighbours
-    for index in rng.permutation(len(chosen)):
+    window: _Window | None,
+    sizes: Float[np.ndarray, "layer unit"] | None = None,
+    n_near: Int[np.ndarray, " layer"] | None = None,
+) -> list[_Place]:
+    """Another unit for each chosen one, in order; none at all where one is left without a choice.
+
+    `window` None is any layer; with `sizes`, a unit is one of the `n_near` nearest in size.
+    """
+    if window is None:
+        places = np.argwhere(free)[rng.choice(int(free.sum()), len(chosen), replace=False)]
+        return [(layer, unit) for layer, unit in places.tolist()]
+    left, drawn = free.copy(), dict[int, _Place]()
+    # in random order, so that no chosen unit always has the first pick
+    for index in rng.permutation(len(chosen)).tolist():
         layer, unit = chosen[index]
-        candidates = left[layer]
-        if ranks is not None:
-            n = max(LEAST_NEIGHBOURS, len(free[layer]) // 10)
-            candidates = sorted(
-                candidates, key=lambda u: abs(ranks[layer, u] - ranks[layer, unit])
-            )[:n]
-        pick = int(rng.choice(candidates))
-        left[layer].remove(pick)
-        drawn[int(index)] = (layer, pick)
+        layers = window(left, layer)
+        places = np.argwhere(left[layers]) + [layers.start, 0]
+        if not len(places):
+            return []
+        if sizes is not None and n_near is not None:
+            away = np.abs(sizes[tuple(places.T)] - sizes[layer, unit])
+            places = places[np.argsort(away, kind="stable")[: n_near[places[0, 0]]]]
+        row, column = places[rng.integers(len(places))].tolist()
+        left[row, column] = False
+        drawn[index] = (row, column)
     return [drawn[index] for index in range(len(chosen))]
+
+
+def _own(free: np.ndarray, layer: int) -> slice:
+    return slice(layer, layer + 1)
+
+
+def _nearest(free: np.ndarray, layer: int) -> slice:
+    return _own(free, int(min(np.flatnonzero(free.any(1)), key=lambda at: abs(at - layer))))
+
+
+def _around(distance: int) -> _Window:
+    return lambda free, layer: slice(max(0, layer - distance), layer + distance + 1)
+
+
+def _distinct(
+    draw: Callable[[np.random.Generator], tuple[Component, ...]], n: int, seed: int
+) -> list[tuple[Component, ...]]:
+    """At most `n` different sets; an empty draw is none."""
+    rng = np.random.default_rng(seed)
+    found: dict[frozenset[Component], tuple[Component, ...]] = {}
+    for _ in range(_DRAWS * n):
+        if drawn := draw(rng):
+            found.setdefault(frozenset(drawn), drawn)
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def _of_layers(
+    kind: ComponentKind,
+    chosen: Sequence[_Place],
+    shape: tuple[int, int],
+    n: int,
+    seed: int,
+    sizes: Float[np.ndarray, "layer unit"] | None,
+) -> list[tuple[Component, ...]]:
+    """Sets of one kind with as many in each layer; all MLPs count as one layer."""
+    free = _free(chosen, shape)
+    if kind == "mlp":
+        chosen, free = [(0, layer) for layer, _ in chosen], free.T
+    n_free, needed = free.sum(1), Counter(layer for layer, _ in chosen)
+    for layer, k in needed.items():
+        if n_free[layer] < k:
+            raise StatisticsError(
+                f"layer {layer} has {free.shape[1]} units and {k} are chosen, which leaves "
+                f"{n_free[layer]} for a control of {k}; choose fewer there."
+            )
+    n_near = np.maximum(LEAST_NEIGHBOURS, n_free // 10)
+    ranks = None if sizes is None else rankdata(sizes, axis=1)
+    # how many different sets exist; of those matched by size at least so many
+    pool = {at: n_free[at] if ranks is None else max(n_near[at], k) for at, k in needed.items()}
+    exist = prod(comb(int(min(n_free[at], pool[at])), k) for at, k in needed.items())
+
+    def draw(rng: np.random.Generator) -> tuple[Component, ...]:
+        drawn = _draw(chosen, free, rng, _own, ranks, n_near)
+        return _named(kind, [(layer, 0) for _, layer in drawn] if kind == "mlp" else drawn)
+
+    return _distinct(draw, min(n, exist), seed)
+
+
+def _combined(
+    parts: Sequence[Sequence[tuple[Component, ...]]], n: int, seed: int
+) -> list[tuple[Component, ...]]:
+    """At most `n` different combinations of the sets of each kind."""
+    sizes = [len(sets) for sets in parts]
+    rng = np.random.default_rng(seed)
+    which = rng.choice(prod(sizes), min(n, prod(sizes)), replace=False)
+    rows = np.stack(np.unravel_index(which, sizes), 1)
+    return [sum((sets[i] for sets, i in zip(parts, row, strict=True)), ()) for row in rows]
+
+
+def _named(kind: ComponentKind, places: Sequence[_Place]) -> tuple[Component, ...]:
+    return tuple(Component(layer, kind, unit) for layer, unit in places)
+
+
+def _free(chosen: Sequence[_Place], shape: tuple[int, int]) -> Bool[np.ndarray, "layer unit"]:
+    free = np.ones(shape, dtype=bool)
+    free[tuple(np.array(chosen).T)] = False
+    return free
+
+
+def _places(
+    chosen: Sequence[Component], shapes: Shapes, sizes: Sizes
+) -> dict[ComponentKind, list[_Place]]:
+    """(layer, unit) of the components of each kind, checked to exist."""
+    if len(set(chosen)) < len(chosen):
+        raise StatisticsError("a component is chosen twice; name each one once.")
+    for kind, size in sizes.items():
+        if kind in shapes and size.shape != shapes[kind]:
+            raise StatisticsError(
+                f"sizes of {kind}s are {list(size.shape)}, not {list(shapes[kind])}; give [layer, "
+                "unit]."
+            )
+    found: dict[ComponentKind, list[_Place]] = {}
+    for one in chosen:
+        n_layers, n_units = shapes[one.kind]
+        if one.layer >= n_layers or one.unit >= n_units:
+            raise StatisticsError(
+                f"there is no component {one} in {n_layers} layers of {n_units} {one.kind}s."
+            )
+        found.setdefault(one.kind, []).append((one.layer, one.unit))
+    return found
