@@ -45,9 +45,9 @@ ALL = "all"
 def removing(circuit: EmotionCircuit, means: SiteVectors, fill: Fill = "mean") -> Plan:
     """Put the mean of all prompts, or zero, in place of a circuit's components."""
     steps: list[Ablate] = []
-    for site, layer, units, value in _placed(circuit, means):
-        where = {"layers": layer, "units": units, "positions": "last"}
-        steps.append(Ablate(site, value if fill == "mean" else None, kind=fill, **where))
+    for site, layer, units, mean in _placed(circuit, means):
+        value = mean if fill == "mean" else None
+        steps.append(Ablate(site, value, kind=fill, layers=layer, units=units, positions="last"))
     return Plan.of(*steps)
 
 
@@ -184,7 +184,9 @@ def sufficiency(
     n = len(EMOTIONS)
     prompts = [prompt for group in groups for prompt in group.prompts]
     natural = _projected(model, found, prompts, [], progress)[:, 0]
-    plans = [inserting(one.circuits[e], found.differences, strength) for one in sets for e in EMOTIONS]
+    plans = [
+        inserting(one.circuits[e], found.differences, strength) for one in sets for e in EMOTIONS
+    ]
     moved = _projected(model, found, neutral, plans, progress)
     gaps = _gap(moved[:, 1:].unflatten(1, (len(sets), n)))  # text, set, emotion
     base = _gap(natural.unflatten(0, (len(groups), n)))
@@ -201,9 +203,7 @@ def _projected(
     """Final states along every v_ref, of the plain run and then under each plan."""
     to, run = found.reference, [Plan(), *plans]
     parts = [
-        final_states(
-            model, prompts, run[i : i + PLANS_AT_ONCE], None, progress, lambda x: x @ to.T
-        )
+        final_states(model, prompts, run[i : i + PLANS_AT_ONCE], None, progress, lambda x: x @ to.T)
         for i in range(0, len(run), PLANS_AT_ONCE)
     ]
     return torch.cat(parts, 1)

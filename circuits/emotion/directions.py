@@ -67,6 +67,12 @@ class Directions:
         styles = tuple(style for one in several for style in one.styles)
         return cls(mid, post, styles, sum(one.n_groups for one in several))
 
+    def cosines(
+        self, x: Float[Tensor, "... layer d_model"], stream: Stream = "resid_post"
+    ) -> Float[Tensor, "... layer emotion"]:
+        """Cosine of states with each emotion's direction of their layer."""
+        return torch.einsum("...ld,eld->...le", normalize(x, dim=-1), getattr(self, stream))
+
     def read(
         self,
         x: Float[Tensor, "... layer d_model"],
@@ -82,8 +88,7 @@ class Directions:
             stream: which directions.
         """
         moved = x - (x.mean(-3, keepdim=True) if origin is None else origin)
-        own = getattr(self, stream)
-        return torch.einsum("...ld,eld->...le", normalize(moved, dim=-1), own).argmax(-1)
+        return self.cosines(moved, stream).argmax(-1)
 
     def similarity(self, layer: int, stream: Stream = "resid_post") -> Float[Tensor, "to from"]:
         """Cosines between the emotions in one layer; centring alone makes their mean -1/5."""

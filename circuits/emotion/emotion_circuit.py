@@ -1,10 +1,9 @@
 """`EmotionCircuit` and `Differences`: the components of an emotion, and the vectors they write."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -130,7 +129,11 @@ class EmotionCircuit:
             StatisticsError: the model has too few units outside the circuit.
         """
         n_layers, n_neurons, n_heads = self.shape
-        chosen = [Component(*unit[:1], KIND_OF[part], unit[1]) for part in PARTS for unit in self.units(part)]
+        chosen = [
+            Component(*unit[:1], KIND_OF[part], unit[1])
+            for part in PARTS
+            for unit in self.units(part)
+        ]
         shapes: dict[ComponentKind, Unit] = {
             "neuron": (n_layers, n_neurons),
             "head": (n_layers, n_heads),

@@ -1,11 +1,17 @@
-"""Words that name, show or judge by an emotion, and where a text uses one.
+"""A lexicon of emotion words, and labels by it: whose words a reply has more of than another.
 
-Self-written: NRC's lexicon, the usual one, is not free to ship and bars words such as "mother".
-An entry is a word, or a stem with ``*`` for any ending.
+Absolute counts follow the event, so a reply is compared with the reply to the same event without
+modulation. Self-written: NRC's lexicon, the usual one, is not free to ship. An entry is a word, or
+a stem with ``*`` for any ending.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits.emotion.texts import EMOTIONS, NEUTRAL
 
 NAMES: Mapping[str, str] = {
     "anger": (
@@ -42,54 +48,60 @@ NAMES: Mapping[str, str] = {
         "nausea nauseat* queas* repelled repelling repugn* repuls* revolt* revuls* sicken* vile "
         "vileness yuck*"
     ),
-    "general": (
-        "agitat* ashamed shame shameful* calm calmed calmly calmness compassion* distress* "
-        "embarrass* emotion* envied envious* envy excit* feel feeling feelings feels felt "
-        "frustrat* guilt guilty heartfelt hope hoped hopeful* hopeless* hopes hoping humiliat* "
-        "jealous* mood moods moody nostalg* sentiment* sympath* upset upsets upsetting wonder "
-        "wondered wonderment"
+}
+"""Words that name the emotion."""
+
+CRIES: Mapping[str, str] = {
+    "anger": (
+        "blame* dare dammit damn* hell idiot* liar* hate hated hates shut stupid unacceptable "
+        "unfair* ridiculous nonsense fool* enough fault"
+    ),
+    "sadness": (
+        "alas cried cry crying goodbye lost loss miss missed missing sorry tears weep* wept alone "
+        "gone empty hopeless*"
+    ),
+    "happiness": (
+        "awesome beautiful* celebrat* congratulat* fantastic glorious great hooray hurray lovely "
+        "perfect smil* thank* wonderful* yay best cheers excited laugh* love"
+    ),
+    "fear": (
+        "careful danger* help hide hiding hurt run safe safety shak* trembl* trap* kill* die "
+        "beware scream*"
+    ),
+    "surprise": (
+        "wow whoa incredible really goodness gosh suddenly strange wait believe how what "
+        "impossible extraordinary"
+    ),
+    "disgust": (
+        "ugh yuck eww ew filth* dirty rotten stink* stench smell* slim* vomit* garbage trash "
+        "foul rubbish horrid awful nasty"
     ),
 }
-"""The emotion itself, by name or synonym; ``general``: words about feeling of any kind."""
-
-DISPLAYS = (
-    "adore* apolog* beamed beaming blush* cheer cheered cheering cheers clapped clapping "
-    "complain* congratulat* cried cries cry crying cursed cursing dislik* embrac* fond fondly "
-    "frown* gasp* giggl* glare glared glaring grateful* grin grinned grinning groan* grumbl* "
-    "hate hated hates hating hatred hug hugged hugging hugs kiss kissed kisses kissing laugh* "
-    "longing love loved loves loving moan* praise praised praising scold* scream* shiver* "
-    "shout* shriek* sigh sighed sighing sighs smil* smirk* sob sobbed sobbing sobs sorry "
-    "sulk* swore tearful* tears thank* trembl* wail* weep* wept whimper* whine whined whining "
-    "yell yelled yelling yells"
-)
-"""What somebody who has an emotion does."""
-
-JUDGEMENTS = (
-    "adorable awesome awful* bad badly beautiful* brilliant* charming* cruel* delicious dire "
-    "disastrous* excellent* fabulous* fantastic* filthy foul fun funny ghastly gorgeous* grim "
-    "grotesque* harsh* hideous* horrible horribly horrid kind kindly kindness lovely "
-    "magnificent* marvel* nasty nice nicely outstanding perfect perfectly pleasant* rude "
-    "rudely splendid* stupid* superb* terribl* tragic* ugly unfair* unfortunate* unpleasant* "
-    "vicious* wicked* wonderful* worst"
-)
-"""A verdict by the writer, in place of what happened."""
+"""Words that go with an emotion in speech without naming it; self-written, and rough."""
 
 
-def pattern(entries: Iterable[str]) -> re.Pattern[str]:
+def _pattern(entries: str) -> re.Pattern[str]:
     """An expression that finds any of some entries, as whole words."""
-    alternatives = (re.escape(entry).replace(r"\*", "[a-z]*") for entry in entries)
+    alternatives = (re.escape(entry).replace(r"\*", "[a-z]*") for entry in entries.split())
     return re.compile(rf"\b(?:{'|'.join(alternatives)})\b", re.IGNORECASE)
 
 
-_NAMING = pattern(" ".join(NAMES.values()).split())
-_COLOURED = pattern(" ".join((*NAMES.values(), DISPLAYS, JUDGEMENTS)).split())
+_WORDS = [_pattern(f"{NAMES[emotion]} {CRIES[emotion]}") for emotion in EMOTIONS]
 
 
-def emotion_names(text: str) -> list[str]:
-    """The words of a text that name an emotion, lower case, in order."""
-    return [match.group().lower() for match in _NAMING.finditer(text)]
+def counts(texts: Sequence[str]) -> Float[np.ndarray, "text emotion"]:
+    """How many words of each emotion each text has, over the root of its length in words."""
+    found = [
+        [len(words.findall(text)) / max(len(text.split()), 1) ** 0.5 for words in _WORDS]
+        for text in texts
+    ]
+    return np.array(found, dtype=float).reshape(len(texts), len(EMOTIONS))
 
 
-def coloured_words(text: str) -> list[str]:
-    """The words of a text that name, show or judge by an emotion, lower case, in order."""
-    return [match.group().lower() for match in _COLOURED.finditer(text)]
+def lexical_labels(replies: Sequence[str], plain: Sequence[str]) -> list[str]:
+    """The emotion whose words rise most; neutral where none does, or where two rise alike."""
+    out: list[str] = []
+    for row in counts(replies) - counts(plain):
+        best = np.flatnonzero(row == row.max())
+        out.append(EMOTIONS[best[0]] if row.max() > 0 and len(best) == 1 else NEUTRAL)
+    return out

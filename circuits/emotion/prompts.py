@@ -13,8 +13,22 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from circuits.emotion.texts import EMOTIONS, THEMES, VALENCES, Reply, Situation
+from circuits.emotion.texts import (
+    EMOTIONS,
+    THEMES,
+    VALENCES,
+    LabelledReply,
+    Reply,
+    Scenario,
+    Situation,
+    Verdict,
+    load_labelled,
+    load_replies,
+    load_scenarios,
+    load_verdicts,
+)
 from interp.brief import brief
+from interp.data import datasets
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
 from interp.data.records import read_json
@@ -272,3 +286,67 @@ def token_prompt(model: Model, prompt: EmotionPrompt, *, double_bos: bool = Fals
 def has_chat(model: Model) -> bool:
     """Whether a model's tokenizer has a chat template."""
     return bool(getattr(model.tokenizer, "chat_template", None))
+
+
+# --- all texts of a run ---------------------------------------------------------------------------
+
+
+@brief
+@dataclass(frozen=True)
+class EmotionTexts:
+    """The texts that a verb needs.
+
+    Attributes:
+        events: scenarios whose events are read, or replied to.
+        frames: words and prompts.
+        replies: self-written, as demonstrations and to fit the judges on.
+        plain: other scenarios, to which the judges' model replies without an emotion.
+        verdicts: published replies for the judges, if they are at hand.
+        labelled: small models' replies labelled blind, for the judges; those that answer one of
+            `events` are left out.
+    """
+
+    events: Sequence[Scenario]
+    frames: Frames
+    replies: Sequence[Reply]
+    plain: Sequence[Scenario]
+    verdicts: Sequence[Verdict] = ()
+    labelled: Sequence[LabelledReply] = ()
+
+    @classmethod
+    def load(
+        cls,
+        events: str | Path,
+        folder: Path | None = None,
+        published: str | None = None,
+        plain: str = "discovery",
+    ) -> "EmotionTexts":
+        """Read the texts.
+
+        Args:
+            events: a part of the texts in `folder` (discovery, tuning, test); or other scenarios:
+                a file, shipped name or Hub id.
+            folder: of your own texts, called as the shipped ones, which are the default.
+            published: judged replies of another model.
+            plain: part of the texts that `plain` comes from.
+
+        Raises:
+            DataError: a file is missing or malformed.
+        """
+        at = folder or datasets.folder()
+        named = events in ("discovery", "tuning", "test")
+        scenarios = load_scenarios(_scenarios(at, str(events)) if named else events)
+        ids = {scenario.id for scenario in scenarios}
+        labelled = load_labelled(at / "emotion_blind_labels.jsonl", "tuning")
+        return cls(
+            scenarios,
+            load_frames(at / "emotion_frames.json"),
+            load_replies(at / "emotion_replies.jsonl"),
+            load_scenarios(_scenarios(at, plain)),
+            load_verdicts(published) if published else (),
+            tuple(one for one in labelled if one.group.rpartition("_")[0] not in ids),
+        )
+
+
+def _scenarios(folder: Path, part: str) -> Path:
+    return folder / f"emotion_scenarios_{part}.jsonl"

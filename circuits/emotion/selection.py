@@ -181,7 +181,9 @@ def select_circuits(
         table = scored["centred" if kind == "centred" else "paper"]
         for row, emotion in enumerate(EMOTIONS):
             if by_influence:
-                own = {part: table.of(part)[row].double().numpy() for part in PARTS}
+                own: dict[Part, np.ndarray] = {
+                    part: table.of(part)[row].double().numpy() for part in PARTS
+                }
                 units = allocate(found.of(emotion), own, budget)
             else:
                 units = {

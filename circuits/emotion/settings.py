@@ -23,10 +23,10 @@ CLOSING = ('"', "”", "\n")
 class CircuitSize(ClosedRow):
     """How many components a circuit has."""
 
-    neurons: Index = Field(560, description="Number of neurons, in all layers together.")
-    heads: Amount = Field(0.25, le=1, description="Fraction of all heads.")
+    neurons: Index = Field(default=560, description="Number of neurons, in all layers together.")
+    heads: Amount = Field(default=0.25, le=1, description="Fraction of all heads.")
     published: bool = Field(
-        False, description="Ten components per sublayer instead, seven of them neurons."
+        default=False, description="Ten components per sublayer instead, seven of them neurons."
     )
 
 
@@ -34,25 +34,28 @@ class EmotionSettings(ClosedRow):
     """How a discovery is made; the defaults are the clean preset."""
 
     styles: tuple[Text, ...] = Field(
-        ("felt:A", "felt:B", "felt:C", "day:A", "day:B", "day:C"),
+        default=("felt:A", "felt:B", "felt:C", "day:A", "day:B", "day:C"),
         description="Frames and word sets, which are used in turn over the texts.",
     )
     double_bos: bool = Field(
-        False, description="Begin chat prompts with two BOS tokens, as the released code does."
+        default=False,
+        description="Begin chat prompts with two BOS tokens, as the released code does.",
     )
     final: Literal["stream", "normed"] = Field(
-        "stream", description="Read the last block's stream, or as released after the final norm."
+        default="stream",
+        description="Read the last block's stream, or as released after the final norm.",
     )
     alphas: tuple[Dose, ...] = Field(
-        (0.3,), description="Sizes of the perturbations that measure influence."
+        default=(0.3,), description="Sizes of the perturbations that measure influence."
     )
     n_neutral: Count | None = Field(
-        48, description="Number of neutral prompts that influence is measured on; null: all texts."
+        default=48,
+        description="Number of neutral prompts that influence is measured on; null: all texts.",
     )
     n_demonstrations: Index = Field(
-        24, description="Number of texts read after demonstrations, which choose the layer."
+        default=24, description="Number of texts read after demonstrations, which choose the layer."
     )
-    size: CircuitSize = Field(CircuitSize(), description="Size of the circuits.")
+    size: CircuitSize = Field(default=CircuitSize(), description="Size of the circuits.")
 
     @classmethod
     def published(cls, style: str = "paper:names") -> "EmotionSettings":
@@ -75,26 +78,28 @@ class EmotionSettings(ClosedRow):
 class EffectSettings(ClosedRow):
     """How the causal tests of circuits are made."""
 
-    n: Count = Field(24, description="Number of texts, in six emotions each.")
-    n_random: Index = Field(3, description="Number of random circuits per emotion.")
+    n: Count = Field(default=24, description="Number of texts, in six emotions each.")
+    n_random: Index = Field(default=3, description="Number of random circuits per emotion.")
     fill: Literal["mean", "zero"] = Field(
-        "mean", description="What is put in place of a circuit that is taken out."
+        default="mean", description="What is put in place of a circuit that is taken out."
     )
-    strength: Dose = Field(1.0, description="Factor of the vectors that are put in.")
-    seed: Index = Field(0, description="Random seed of the random circuits.")
+    strength: Dose = Field(default=1.0, description="Factor of the vectors that are put in.")
+    seed: Index = Field(default=0, description="Random seed of the random circuits.")
 
 
 class Decoding(ClosedRow):
     """How replies are decoded: greedily, with the same penalties in every condition."""
 
-    new_tokens: Count = Field(30, description="Most new tokens.")
-    min_tokens: Index = Field(5, description="Fewest tokens of a reply.")
+    new_tokens: Count = Field(default=30, description="Most new tokens.")
+    min_tokens: Index = Field(default=5, description="Fewest tokens of a reply.")
     repetition_penalty: Dose = Field(
-        1.05, description="What logits of tokens that occurred are divided by."
+        default=1.05, description="What logits of tokens that occurred are divided by."
     )
-    no_repeat: Count = Field(3, description="Length of token runs that may not occur twice.")
+    no_repeat: Count = Field(
+        default=3, description="Length of token runs that may not occur twice."
+    )
     closing: tuple[str, ...] = Field(
-        CLOSING, description="Marks that end a reply, beside the model's own end tokens."
+        default=CLOSING, description="Marks that end a reply, beside the model's own end tokens."
     )
 
 
@@ -113,22 +118,33 @@ class SteeringDose(ClosedRow):
 
     fraction: Dose = Field(description="Fraction of the norm of the state, in each layer.")
     layers: Layers = Field(description="First and last layer.")
-    feedback: bool = Field(False, description="Let the dose follow how far the state is already.")
-    own: dict[Emotion, Amount] = Field({}, description="Fraction per emotion, where it differs.")
+    feedback: bool = Field(
+        default=False, description="Let the dose follow how far the state is already."
+    )
+    own: dict[Emotion, Amount] = Field(
+        default={}, description="Fraction per emotion, where it differs."
+    )
 
 
 class CircuitDose(ClosedRow):
     """Which circuits are driven, and how strongly."""
 
     strength: Dose = Field(description="Factor of the difference vectors (lambda).")
-    preset: Text = Field("centred", description="Which circuits of the discovery.")
+    preset: Text = Field(default="centred", description="Which circuits of the discovery.")
     size: Literal["absolute", "relative"] = Field(
-        "absolute", description="Whether vectors grow with the activation's root mean square."
+        default="absolute",
+        description="Whether vectors grow with the activation's root mean square.",
     )
-    layers: Layers | None = Field(None, description="First and last layer; by default all.")
-    by_influence: bool = Field(False, description="Divide the strength among layers by influence.")
-    feedback: bool = Field(False, description="Let the dose follow how far the state is already.")
-    own: dict[Emotion, Amount] = Field({}, description="Strength per emotion, where it differs.")
+    layers: Layers | None = Field(default=None, description="First and last layer; by default all.")
+    by_influence: bool = Field(
+        default=False, description="Divide the strength among layers by influence."
+    )
+    feedback: bool = Field(
+        default=False, description="Let the dose follow how far the state is already."
+    )
+    own: dict[Emotion, Amount] = Field(
+        default={}, description="Strength per emotion, where it differs."
+    )
 
 
 class Doses(ClosedRow):
@@ -143,13 +159,14 @@ class Criteria(ClosedRow):
     """What counts as a coherent and relevant reply."""
 
     perplexity_ratio: Amount = Field(
-        5.0, description="Most times the perplexity of the unmodulated reply to the same event."
+        default=5.0,
+        description="Most times the perplexity of the unmodulated reply to the same event.",
     )
     relevance: Finite = Field(
-        0.0, description="Nats per token by which the event must make the reply likelier."
+        default=0.0, description="Nats per token by which the event must make the reply likelier."
     )
-    words: Index = Field(3, description="Fewest words.")
-    sentences: Count = Field(3, description="Most sentences.")
+    words: Index = Field(default=3, description="Fewest words.")
+    sentences: Count = Field(default=3, description="Most sentences.")
 
 
 class EmotionRecipe(ClosedRow):
@@ -159,11 +176,13 @@ class EmotionRecipe(ClosedRow):
     doses: Doses = Field(description="Of steering and circuits.")
     criteria: Criteria = Field(description="Of coherence and relevance.")
     judge_model: Text = Field(description="Model whose activations the judge reads; not `model`.")
-    dtype: Dtype | None = Field(None, description="Number format; by default the device's.")
-    published: Text | None = Field(None, description="Style of the published settings.")
-    style: Text = Field("felt:B", description="Frame and word set of the prompts replied to.")
-    n: Count = Field(80, description="Number of situations.")
-    decoding: Decoding = Field(Decoding(), description="Of every condition.")
+    dtype: Dtype | None = Field(default=None, description="Number format; by default the device's.")
+    published: Text | None = Field(default=None, description="Style of the published settings.")
+    style: Text = Field(
+        default="felt:B", description="Frame and word set of the prompts replied to."
+    )
+    n: Count = Field(default=80, description="Number of situations.")
+    decoding: Decoding = Field(default=Decoding(), description="Of every condition.")
 
     @property
     def settings(self) -> EmotionSettings:

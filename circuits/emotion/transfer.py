@@ -225,7 +225,11 @@ def read_vignettes(
     balanced = torch.stack([of[e] for e in EMOTIONS]).mean(0)
     return [
         Reading(
-            name, directions.read(x[used], origin).numpy(), true, range(len(true)), np.zeros_like(true)
+            name,
+            directions.read(x[used], origin).numpy(),
+            true,
+            range(len(true)),
+            np.zeros_like(true),
         )
         for name, origin in (("vignettes", balanced), ("vignettes, neutral origin", of[NEUTRAL]))
     ]

@@ -1,0 +1,442 @@
+"""`EmotionComparison`: the replies under all conditions, judged, with intervals; and its making.
+
+Each condition is a step of its run, so that a stopped run goes on where it was. Judges read the
+finished replies; another judge or other criteria cost no generation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from circuits.emotion.emotion_metrics import (
+    CRITERIA,
+    AnyJudge,
+    confusion,
+    distinct_bigrams,
+    judged,
+    presentable,
+    with_criteria,
+    with_ratio,
+)
+from circuits.emotion.figures import plot_conditions, plot_confusion, plot_frontier
+from circuits.emotion.judges import (
+    Judge,
+    by_activations,
+    default_judges,
+    training_replies,
+    with_lexicon,
+)
+from circuits.emotion.last_token import StageProgress
+from circuits.emotion.prompts import EmotionTexts, ReplyPrompts, has_chat
+from circuits.emotion.replies import ReplyWriter, plain_replies
+from circuits.emotion.result import EmotionDiscovery
+from circuits.emotion.settings import Criteria, Decoding, EmotionRecipe
+from circuits.emotion.steering import Condition, driven_conditions, prompted_conditions
+from circuits.emotion.texts import EMOTIONS, situations
+from interp.errors import DataError, PlanError, did_you_mean, shown
+from interp.model.model import Model
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, interval
+from interp.results.result import Result
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import fingerprint, identity
+from interp.statistics import Estimate, bootstrap_mean
+
+N_PLAIN = 120
+"""Replies by which judges learn what a small model sounds like without an emotion."""
+MAIN = ("unmodulated", "prompting", "steering", "circuit", "random")
+"""Conditions in the table of examples and in the confusions."""
+SCORES = ("accuracy", "quality", "joint")
+NAMES = {
+    "perplexity_ratio": "perplexity ratio",
+    "faulty": "with faults of form",
+    "distinct_2": "distinct bigrams",
+    "n_words": "words",
+} | {name: f"{name} [95 % interval]" for name in SCORES}
+
+
+@dataclass(frozen=True)
+class EmotionComparison(Result):
+    """The replies under every condition, measured and judged.
+
+    Attributes:
+        replies: a row per reply: ``condition``, the situation, ``emotion`` (the target), ``reply``,
+            the measures of `measure`, and the labels of each judge.
+        criteria: of coherence and relevance.
+        judges: which have read the replies; the first decides.
+        model: which.
+        settings: decoding, doses and sources.
+    """
+
+    KIND: ClassVar[str] = "emotion comparison"
+    replies: pd.DataFrame
+    criteria: Criteria
+    judges: tuple[str, ...]
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the conditions, in the order in which they were given."""
+        return list(dict.fromkeys(self.replies["condition"]))
+
+    @cached_property
+    def marked(self) -> pd.DataFrame:
+        """The replies with the criteria that they meet, by the first judge."""
+        return with_criteria(self.replies, self.criteria, self.judges[0])
+
+    def by(self, judge: str) -> "EmotionComparison":
+        """The same, decided by another judge.
+
+        Raises:
+            DataError: this judge has not read the replies.
+        """
+        if judge not in self.judges:
+            raise DataError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
+        order = (judge, *(one for one in self.judges if one != judge))
+        return replace(self, judges=order)
+
+    def of(self, condition: str) -> pd.DataFrame:
+        """One condition's replies with their criteria, by situation and emotion.
+
+        Raises:
+            DataError: there is no such condition.
+        """
+        found: Any = self.marked[self.marked["condition"] == condition]
+        if found.empty:
+            raise DataError(f"no condition {condition!r}; there are {', '.join(self.conditions)}.")
+        return found.sort_values(["situation", "emotion"], ignore_index=True)
+
+    def rate(self, condition: str, criterion: str = "joint") -> Estimate:
+        """Share of a condition's replies that meet a criterion; scenarios are resampled whole."""
+        rows = self.of(condition)
+        return bootstrap_mean(_values(rows, criterion), clusters=list(rows["scenario"]))
+
+    def paired(self, first: str, second: str, criterion: str = "joint") -> Estimate:
+        """Difference of two conditions, reply by reply; scenarios are resampled whole.
+
+        Raises:
+            DataError: the conditions did not reply to the same situations.
+        """
+        one, other = self.of(first), self.of(second)
+        keys = ["situation", "emotion"]
+        if not one[keys].equals(other[keys]):
+            raise DataError(f"{first!r} and {second!r} did not reply to the same situations.")
+        values = _values(one, criterion) - _values(other, criterion)
+        return bootstrap_mean(values, clusters=list(one["scenario"]))
+
+    def paired_table(self) -> pd.DataFrame:
+        """Circuit minus each other condition, on joint: ``difference``, ``joint``, its bounds."""
+        others = [one for one in self.conditions if one != "circuit"]
+        others = others if "circuit" in self.conditions else []
+        rows = [(f"circuit - {one}", *map(float, self.paired("circuit", one))) for one in others]
+        return pd.DataFrame(rows, columns=["difference", "joint", "low", "high"])
+
+    def table(self) -> pd.DataFrame:
+        """A row per condition: scores with intervals, and the measures of form beside them."""
+        return pd.DataFrame([self._row(condition) for condition in self.conditions])
+
+    def _row(self, condition: str) -> dict[str, Any]:
+        rows: Any = self.of(condition)
+        met = {name: _values(rows, name) for name in CRITERIA}
+        out: dict[str, Any] = {"condition": condition, "n": len(rows)}
+        for name, values in {
+            "accuracy": met["expressed"],
+            "quality": met["coherent"] * met["relevant"],
+            **{name: met[name] for name in ("joint", "coherent", "relevant")},
+        }.items():
+            value, low, high = bootstrap_mean(values, clusters=list(rows["scenario"]))
+            out |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+        means = {name: float(rows[name].mean()) for name in ("n_words", "exclamations", "capitals")}
+        return out | {
+            "neutral": float((rows[f"label_{self.judges[0]}"] == "neutral").mean()),
+            "perplexity_ratio": float(rows["perplexity_ratio"].median()),
+            "faulty": float((rows["faults"] != "").mean()),
+            "distinct_2": distinct_bigrams(list(rows["reply"])),
+            **means,
+        }
+
+    def by_emotion(self, criterion: str = "joint") -> pd.DataFrame:
+        """Share that meets a criterion: a row per condition and a column per emotion."""
+        found: Any = self.marked.pivot_table(criterion, "condition", "emotion", aggfunc="mean")
+        return found.loc[self.conditions, list(EMOTIONS)].reset_index()
+
+    def confusion(self, condition: str) -> Int[np.ndarray, "target label"]:
+        """How many replies of each target were given each label by the first judge."""
+        rows = self.of(condition)
+        return confusion(list(rows[f"label_{self.judges[0]}"]), list(rows["emotion"]))
+
+    def examples(self, n: int = 2) -> pd.DataFrame:
+        """Replies of the main conditions side by side: the first situations, in every emotion.
+
+        They are not chosen: a row shows every reply, but for coarse and hateful ones.
+        """
+        tables: dict[str, Any] = {one: self.of(one) for one in MAIN if one in self.conditions}
+        first: Any = next(iter(tables.values())).sort_values("place")
+        rows: list[dict[str, str]] = []
+        for situation in list(dict.fromkeys(first["situation"]))[:n]:
+            for emotion in EMOTIONS:
+                row = {"text": "", "emotion": emotion}
+                for name, table in tables.items():
+                    at = (table["situation"] == situation) & (table["emotion"] == emotion)
+                    one = table[at].iloc[0]
+                    row["text"] = str(one["text"])
+                    row[name] = presentable(str(one["reply"])) + " ✓" * bool(one["joint"])
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def summary(self) -> dict[str, Any]:
+        """The main figures, for a JSON line."""
+        rows: Any = self.table().to_dict("records")
+        plain = ("n", "perplexity_ratio", "faulty", "distinct_2", "n_words")
+        return {
+            "model": self.model,
+            "n": max(row["n"] for row in rows),
+            "n_scenarios": len(set(self.replies["scenario"])),
+            "judge": self.judges[0],
+            "criteria": self.criteria.model_dump(),
+            "conditions": {
+                row["condition"]: {name: row[name] for name in (*SCORES, *plain)}
+                | {f"{name}_ci": [row[f"{name}_low"], row[f"{name}_high"]] for name in SCORES}
+                for row in rows
+            },
+            "paired": {name: bounds for name, *bounds in self.paired_table().to_numpy().tolist()},
+        }
+
+    def report(self, found: EmotionDiscovery | None = None) -> Report:
+        """All conditions, their replies, and where given the discovery behind them."""
+        table, criteria = self.table(), self.criteria
+        best, n = table.loc[table["joint"].idxmax()], int(table["n"].max())
+        lead = (
+            f"The largest joint score is that of {best['condition']}: "
+            f"{cell_text(float(best['joint']))} {interval(best['joint_low'], best['joint_high'])}."
+        )
+        tables = [
+            Table(f"Judge: {one}", self.by(one)._scores(), names=NAMES) for one in self.judges[1:]
+        ]
+        replies = Table(
+            "Replies to the same events",
+            self.examples(),
+            "The first situations of the file, not chosen; ✓: joint.",
+        )
+        paired = Table("Circuit minus another condition, reply by reply", self.paired_table())
+        sections = {
+            "Conditions": self._conditions(table, lead),
+            "Circuit against the other conditions": [paired] if len(paired.frame) else [],
+            "What the judge answers": [self._confusions()],
+            "Other judges": tables,
+            "Replies side by side": [replies],
+        }
+        return Report(
+            title=f"Emotion control on {self.model}",
+            lead=f"{n} replies per condition, judged by {self.judges[0]}. {lead}",
+            sections=[
+                *(Section(title, parts) for title, parts in sections.items() if parts),
+                *([found.section()] if found else []),
+            ],
+            method=(
+                "Accuracy: the judge, which is not given the target, names it among seven labels. "
+                "Quality: the reply is coherent (no fault of form and at most "
+                f"{criteria.perplexity_ratio:g} times the perplexity of the unmodulated reply) and "
+                "relevant (the event makes the reply likelier by more than "
+                f"{criteria.relevance:g} nats per token). Joint: all three. Intervals: 95 %, over "
+                "scenarios.",
+            ),
+            provenance=self.provenance,
+        )
+
+    def _scores(self) -> pd.DataFrame:
+        bounds = [column for name in SCORES for column in (name, f"{name}_low", f"{name}_high")]
+        return self.table().loc[:, ["condition", "n", *bounds]]
+
+    def _conditions(self, table: pd.DataFrame, lead: str) -> list[Part]:
+        all_of_them, n = self._scores(), int(table["n"].max())
+        for name in ("neutral", "perplexity_ratio", "faulty", "distinct_2", "n_words"):
+            all_of_them[name] = table[name]
+        chance = f"{lead} Dotted: chance of accuracy is {1 / len(EMOTIONS):.3f}."
+        most = table.loc[table["accuracy"].idxmax(), "condition"]
+        title = f"{self.model}: {n} replies per condition, judge {self.judges[0]}"
+        bars = plot_conditions(table, title)
+        says = f"Up: the emotion is found more often ({most} most often); right: better replies."
+        return [
+            Figure("Accuracy, quality and joint per condition", chance, bars),
+            Table("All conditions", all_of_them, names=NAMES),
+            Figure("Accuracy against quality", says, plot_frontier(table)),
+        ]
+
+    def _confusions(self) -> Figure:
+        counts = {one: self.confusion(one) for one in MAIN if one in self.conditions}
+        on_diagonal = {
+            name: np.trace(table[:, : len(EMOTIONS)]) / max(table.sum(), 1)
+            for name, table in counts.items()
+        }
+        parts = ", ".join(f"{name} {cell_text(float(x))}" for name, x in on_diagonal.items())
+        says = f"Rows: targets; columns: labels; the diagonal is right. On the diagonal: {parts}."
+        return Figure("Labels of each target's replies", says, plot_confusion(counts))
+
+    def __repr__(self) -> str:
+        n, m = len(self.conditions), len(self.replies)
+        return f"EmotionComparison({self.model}: {n} conditions, {m} replies)"
+
+
+def _values(rows: pd.DataFrame, name: str) -> Float[np.ndarray, " reply"]:
+    return rows[name].to_numpy(float)
+
+
+@dataclass(frozen=True)
+class EmotionRun:
+    """What `interp emotion run` writes: a comparison, and the discovery behind it."""
+
+    comparison: EmotionComparison
+    found: EmotionDiscovery
+
+    @classmethod
+    def load(cls, path: Path) -> "EmotionRun":
+        """Read its folder; errors as of its two parts."""
+        found = EmotionDiscovery.load(path / "discovery")
+        return cls(EmotionComparison.load(path / "comparison"), found)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the comparison."""
+        return self.comparison.summary()
+
+    def report(self) -> Report:
+        """The comparison with the discovery behind it."""
+        return self.comparison.report(self.found)
+
+
+# --- making one -----------------------------------------------------------------------------------
+
+
+def all_conditions(model: Model, found: EmotionDiscovery, recipe: EmotionRecipe) -> list[Condition]:
+    """Every condition of the comparison, the unmodulated one first."""
+    return [*prompted_conditions(has_chat(model)), *driven_conditions(found, recipe.doses)]
+
+
+def chosen_conditions(
+    conditions: Sequence[Condition], names: Sequence[str] | None
+) -> list[Condition]:
+    """Some of the conditions, and the unmodulated one, against which all are measured.
+
+    Raises:
+        PlanError: there is no condition of a name.
+    """
+    known = [condition.name for condition in conditions]
+    for name in names or ():
+        if name not in known:
+            raise PlanError(f"no condition {shown(name)}. {did_you_mean(name, known)}")
+    wanted = known if names is None else (*names, "unmodulated")
+    return [condition for condition in conditions if condition.name in wanted]
+
+
+def evaluate(
+    writer: ReplyWriter,
+    conditions: Sequence[Condition],
+    judges: Mapping[str, AnyJudge],
+    criteria: Criteria,
+    note: Mapping[str, Any] | None = None,
+) -> EmotionComparison:
+    """Write, measure and judge every condition; a lexicon is the last judge.
+
+    Args:
+        writer: model, situations and decoding.
+        conditions: with unique names, one of them ``unmodulated``.
+        judges: by name; the first decides.
+        criteria: of coherence and relevance.
+        note: recorded with the result, such as the doses.
+
+    Raises:
+        DataError: no condition is ``unmodulated``.
+    """
+    written: list[pd.DataFrame] = []
+    for condition in conditions:
+        written.append(writer.write(condition))
+        writer.steps.count(len(written), len(conditions))
+    table = pd.concat(written, ignore_index=True)
+    plain: Any = table[table["condition"] == "unmodulated"]
+    table = judged(with_ratio(table, plain), judges)
+    return EmotionComparison(
+        replies=with_lexicon(table, plain),
+        criteria=criteria,
+        judges=(*judges, "lexicon"),
+        model=writer.model.name,
+        settings={"decoding": writer.decoding.model_dump(mode="json")} | dict(note or {}),
+    )
+
+
+def fitted_judges(model: Model, texts: EmotionTexts) -> dict[str, Judge]:
+    """Judges that read with a model, fitted on replies of no condition; its plain ones are neutral."""
+    asking = ReplyPrompts(texts.frames, texts.replies)
+    chosen = situations(texts.plain, min(N_PLAIN, len(texts.plain)))
+    plain = plain_replies(model, asking, chosen, Decoding())
+    rows = training_replies(texts.replies, texts.verdicts, plain, texts.labelled)
+    return default_judges(by_activations(model), rows)
+
+
+def compare(
+    model: Model,
+    found: EmotionDiscovery | None,
+    recipe: EmotionRecipe,
+    texts: EmotionTexts,
+    load_judge: Callable[[str], Model],
+    out: str | Path,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    progress: StageProgress | None = None,
+) -> EmotionComparison:
+    """Reply to the events of the texts under all conditions; a stopped run goes on.
+
+    Args:
+        model: the model.
+        found: its discovery; without one only conditions that ask are compared.
+        recipe: doses, criteria, number of situations, decoding.
+        texts: all texts.
+        load_judge: loads the judges' model by name, once the replies are written.
+        out: run folder.
+        names: conditions; all by default.
+        force: replace another run, or a damaged one, that `out` holds.
+        progress: called as replies come.
+
+    Raises:
+        PlanError: an unknown condition, or the judges' model is the model itself.
+    """
+    if recipe.judge_model == model.name:
+        raise PlanError(
+            f"the judges' model must not be the model under test, {model.name}; give another."
+        )
+    known = all_conditions(model, found, recipe) if found else prompted_conditions(has_chat(model))
+    conditions = chosen_conditions(known, names)
+    n = min(recipe.n, 3 * len(texts.events))
+    asking = ReplyPrompts(texts.frames, texts.replies, recipe.style)
+    texts.frames.style(recipe.style)
+    given = {"self-written": texts.replies, "published": texts.verdicts, "blind": texts.labelled}
+    options = recipe.model_dump(exclude={"model"}) | {
+        "conditions": {condition.name: condition.digest for condition in conditions},
+        "texts": fingerprint(texts),
+    }
+    verb = "emotion evaluate" if found else "emotion elicit"
+    with RunFolder.open(
+        out, verb, options | identity(model), unit="conditions", force=force
+    ) as run:
+        if not run.finished:
+            chosen = situations(texts.events, n)
+            writer = ReplyWriter(model, asking, chosen, recipe.decoding, run, progress)
+            for condition in conditions:
+                writer.write(condition)
+            judges = fitted_judges(load_judge(recipe.judge_model), texts)
+            note = {
+                "doses": recipe.doses.model_dump(mode="json"),
+                "judge_model": recipe.judge_model,
+                "judges_saw": [name for name, rows in given.items() if rows],
+            }
+            made = evaluate(writer, conditions, judges, recipe.criteria, note)
+            run.finish(
+                made.save,
+                page=lambda at: EmotionComparison.load(at).report(found).write(at / "index.html"),
+            )
+    return EmotionComparison.load(out)

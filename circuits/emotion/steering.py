@@ -1,0 +1,253 @@
+"""The conditions of the comparison, as plans: steering, driven circuits, and their controls.
+
+Every plan acts on the last prompt token and on each new one (``positions="generating"``); its
+values have one entry per emotion, of which a row takes its own (`interp.decode`'s ``entries``).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.emotion.components import PARTS
+from circuits.emotion.emotion_circuit import Circuits, SiteVectors, random_circuits, shifted
+from circuits.emotion.result import EmotionDiscovery
+from circuits.emotion.settings import CircuitDose, Doses, Layers, SteeringDose
+from circuits.emotion.texts import EMOTIONS
+from interp.brief import brief
+from interp.errors import PlanError
+from interp.interventions.plan import Add, Feedback, Plan
+
+
+@brief
+@dataclass(frozen=True)
+class Condition:
+    """One way of evoking an emotion.
+
+    Attributes:
+        name: unique name.
+        prompt: a name in `circuits.emotion.prompts.KINDS`.
+        plan: what is done to the activations, with values per emotion.
+    """
+
+    name: str
+    prompt: str = "neutral"
+    plan: Plan = Plan()
+
+    def at(self, strength: float) -> "Condition":
+        """The same at another strength.
+
+        Raises:
+            PlanError: it has no dose.
+        """
+        if not self.strength:
+            raise PlanError(f"{self.name} has no dose; leave --strength out.")
+        steps = (replace(s, scale=strength) if isinstance(s, Add) else s for s in self.plan)
+        return replace(self, plan=Plan.of(*steps))
+
+    @property
+    def strength(self) -> float:
+        """Its dose; 0 without one."""
+        return next((step.scale for step in self.plan if isinstance(step, Add)), 0.0)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that it does, tensors included."""
+        digest = hashlib.sha256(f"{self.prompt} {self.plan.to_json()}".encode())
+        for step in self.plan:
+            for _, value in step.held():
+                digest.update(value.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
+    """Add f ||h|| v to the stream after each of several blocks, along the directions v.
+
+    Raises:
+        PlanError: the model does not have these layers.
+
+    Source: Wang et al. 2025 (arXiv 2510.11328), steering baseline; its 8 rms(h) v is
+    f = 8 / sqrt(d_model).
+    """
+    layers = _layers(found, dose.layers)
+    v = found.directions.resid_post[:, list(layers)] * _parts(dose)[:, None, None]
+    step = _adding("resid_post", v, dose.fraction, layers, "norm")
+    return Plan.of(step, *_feedback(found, dose))
+
+
+def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | None = None) -> Plan:
+    """Add λΔμ at a discovery's circuits, or other vectors at the same dose.
+
+    Raises:
+        PlanError: there is no such preset, or the model does not have these layers.
+
+    Source: Wang et al. 2025 (arXiv 2510.11328), circuit modulation; heads and neurons alike act on
+    the newest token alone (the released code drives heads at every prompt token, too).
+    """
+    own = circuit_vectors(found, dose.preset) if vectors is None else vectors
+    own = weighted(own, found) if dose.by_influence else own
+    n_layers = own.mlp_post.shape[1]
+    allowed = range(n_layers) if dose.layers is None else _layers(found, dose.layers)
+    steps: list[Add] = []
+    for site, x in (("z", own.z.flatten(-2)), ("mlp_post", own.mlp_post)):
+        layers = [at for at in allowed if bool(x[:, at].any())]
+        x = x * _parts(dose)[:, None, None]
+        if dose.size == "relative":
+            x = x / torch.tensor(found.references[site])[:, None]
+        if layers:
+            relative = "rms" if dose.size == "relative" else None
+            steps.append(_adding(site, x[:, layers], dose.strength, layers, relative))
+    return Plan.of(*steps, *_feedback(found, dose))
+
+
+def _adding(
+    site: str,
+    x: Float[Tensor, "emotion layer width"],
+    strength: float,
+    layers: Sequence[int],
+    relative: Any,
+) -> Add:
+    values = x.transpose(0, 1)[:, :, None].contiguous()  # layer, emotion, position, width
+    return Add(site, values, strength, layers=layers, relative=relative, positions="generating")
+
+
+def _parts(dose: SteeringDose | CircuitDose) -> Float[Tensor, " emotion"]:
+    """Each emotion's dose as a part of the common one."""
+    common = dose.fraction if isinstance(dose, SteeringDose) else dose.strength
+    own: dict[Any, float] = {**dose.own}
+    return torch.tensor([own.get(emotion, common) / common for emotion in EMOTIONS])
+
+
+def _layers(found: EmotionDiscovery, layers: Layers) -> Sequence[int]:
+    n = found.directions.resid_post.shape[1]
+    first, last = layers
+    if not 0 <= first <= last < n:
+        raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
+    return range(first, last + 1)
+
+
+def _feedback(found: EmotionDiscovery, dose: SteeringDose | CircuitDose) -> list[Feedback]:
+    """Less dose where the state already shows the emotion, more where it does not."""
+    at = found.layer
+    if not dose.feedback:
+        return []
+    own = found.directions.resid_post[:, at]
+    return [Feedback(own, found.low[:, at], found.high[:, at], layer=at)]
+
+
+# --- vectors of circuits --------------------------------------------------------------------------
+
+
+def circuits_of(found: EmotionDiscovery, preset: str) -> Circuits:
+    """The circuits of one preset.
+
+    Raises:
+        PlanError: there is no such preset.
+    """
+    if preset not in found.circuits:
+        raise PlanError(
+            f"no circuits {preset!r} in this discovery; it has {', '.join(found.circuits)}."
+        )
+    return found.circuits[preset]
+
+
+def circuit_vectors(found: EmotionDiscovery, preset: str) -> SiteVectors:
+    """Differences of the circuits of one preset; errors as `circuits_of`."""
+    return masked(found.differences, circuits_of(found, preset))
+
+
+def masked(vectors: SiteVectors, circuits: Circuits) -> SiteVectors:
+    """The vectors of each emotion with all components outside its circuit at zero."""
+    z, mlp_post = torch.zeros_like(vectors.z), torch.zeros_like(vectors.mlp_post)
+    for row, emotion in enumerate(EMOTIONS):
+        if emotion in circuits:
+            for layer, heads in circuits[emotion].heads.items():
+                z[row, layer, list(heads)] = vectors.z[row, layer, list(heads)]
+            for layer, units in circuits[emotion].neurons.items():
+                mlp_post[row, layer, list(units)] = vectors.mlp_post[row, layer, list(units)]
+    return SiteVectors(z, mlp_post)
+
+
+def scaled_to(vectors: SiteVectors, wanted: SiteVectors) -> SiteVectors:
+    """Vectors with their own directions and the size of others.
+
+    Each emotion's are scaled at each site, by one factor for all layers, so that their norm over
+    all layers is that of `wanted`. So a control is not weaker for its units being smaller.
+
+    Raises:
+        PlanError: there is nothing to scale where something is wanted.
+    """
+
+    def scaled(site: str) -> Tensor:
+        x = getattr(vectors, site)
+        here, there = (getattr(v, site).flatten(1).norm(dim=1) for v in (vectors, wanted))
+        if bool(((here == 0) & (there > 0)).any()):
+            raise PlanError(f"the control has nothing at {site} to scale; draw another.")
+        scale = torch.where(here > 0, there / here.clamp(min=1e-12), 0.0)
+        return x * scale.view(-1, *[1] * (x.ndim - 1))
+
+    return SiteVectors(scaled("z"), scaled("mlp_post"))
+
+
+def weighted(vectors: SiteVectors, found: EmotionDiscovery) -> SiteVectors:
+    """Vectors weighted in each layer by its sublayer's influence, of the same total norm."""
+    attention, mlp = found.influence.values.float().mean(0).clamp(min=0).unbind(1)
+    changed = SiteVectors(vectors.z * attention[..., None, None], vectors.mlp_post * mlp[..., None])
+    return scaled_to(changed, vectors)
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def prompted_conditions(chat: bool) -> list[Condition]:
+    """Conditions that only ask: nothing, the emotion's word, demonstrations, a system turn."""
+    asked = {"unmodulated": "neutral", "prompting": "word", "demonstrations": "demonstrations"}
+    asked |= {"chat": "chat"} if chat else {}
+    return [Condition(name, prompt) for name, prompt in asked.items()]
+
+
+def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> list[Condition]:
+    """Steering, the circuit, its parts, and its controls, each at its dose.
+
+    The controls have the circuit's norm: another emotion's circuit with the right vectors, the
+    right circuit with another emotion's vectors, and a random circuit of the same layers.
+
+    Args:
+        found: directions, circuits and differences.
+        doses: of the model.
+        seed: of the random circuit.
+
+    Raises:
+        PlanError: a dose does not fit the discovery.
+    """
+    dose, differences = doses.circuit, found.differences
+    circuits = circuits_of(found, dose.preset)
+    own, circuit = masked(differences, circuits), drive(found, dose)
+    parts = {
+        part: masked(differences, {e: circuits[e].only(part) for e in EMOTIONS}) for part in PARTS
+    }
+    drawn = random_circuits(circuits, np.random.default_rng(seed), differences)
+    controls = {
+        "wrong_circuit": masked(differences, shifted(circuits)),
+        "wrong_vector": masked(differences.rolled(), circuits),
+        "random": masked(differences, drawn),
+    }
+    plans = {"steering": steer(found, doses.steering), "circuit": circuit}
+    plans |= {name: drive(found, one) for name, one in doses.others.items()}
+    plans |= {part: drive(found, dose, vectors) for part, vectors in parts.items()}
+    controlled = {
+        name: drive(found, dose, scaled_to(vectors, own)) for name, vectors in controls.items()
+    }
+    return [
+        *(Condition(name, plan=plan) for name, plan in plans.items()),
+        Condition("circuit_prompting", "word", circuit),
+        *(Condition(name, plan=plan) for name, plan in controlled.items()),
+    ]
