@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -206,7 +207,8 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
     ],
 )
 def test_every_verb_with_a_run_folder_can_replace_another_run(verb: str):
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    command.load(verb.split()[0])
     for name in verb.split():
         command = command.get_command(None, name)
     assert {"out", "force"} <= {option.name for option in command.params}

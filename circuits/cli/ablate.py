@@ -6,43 +6,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from circuits.cli.grouped import command
 from circuits.cli.options import (
     ABLATIONS,
     METRICS,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
+    Into,
     JsonOption,
     LimitOption,
-    ModelOption,
     NeutralOption,
-    OutOption,
+    OnModel,
     PairsOption,
     choice,
     names_in,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
+from circuits.cli.output import neutral_text, print_json, print_run, print_table, stdout
 from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXAMPLES = (
-    "Examples:\n\n"
-    "`interp ablate --model smollm2-135m --pairs country_capitals --mode singles "
-    "--limit 16 --out runs/singles`\n\n"
-    "`interp ablate --model smollm2-135m --pairs country_capitals --components "
-    "a23.h4,a29.h1,a23.h1 --mode curve --kind mean --limit 64 --random 100 "
-    "--neutral neutral_text --out runs/curve --json`"
-)
-
-
+app = typer.Typer()
 MODES = ("singles", "set", "all-but", "curve")
 READOUTS = (*METRICS, "accuracy", "vocab_accuracy")
 
 
+@command(
+    app,
+    "interp ablate --model smollm2-135m --pairs country_capitals --mode singles --limit 16 "
+    "--out runs/singles",
+    "interp ablate --model smollm2-135m --pairs country_capitals --components "
+    "a23.h4,a29.h1,a23.h1 --mode curve --kind mean --limit 64 --random 100 "
+    "--neutral neutral_text --out runs/curve --json",
+)
 def ablate(
-    model: ModelOption,
+    on: OnModel,
+    into: Into,
     pairs: PairsOption,
     components: Annotated[
         str | None,
@@ -84,13 +82,9 @@ def ablate(
         ),
     ] = None,
     limit: LimitOption = None,
-    out: OutOption = None,
-    force: ForceOption = False,
     seed: Annotated[
         int, typer.Option(help="Random seed for random sets, noise and confidence intervals.")
     ] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ablate components and show what is lost, against matched random sets."""
@@ -100,34 +94,25 @@ def ablate(
     rows = interp.load_pairs(pairs)
     given = _components(components, components_file)
     refuse_unreadable(given or ())
-    text = neutral_text(neutral)
-    others = interp.load_pairs(reference) if reference else limit and rows[limit:]
-    loaded = load(model, device, dtype)
+    options: dict[str, Any] = {"readouts": names_in(readouts), "neutral": neutral_text(neutral)}
+    if kind == "mean":
+        options["reference"] = (
+            interp.load_pairs(reference) if reference else limit and rows[limit:]
+        ) or None
+    options |= {"n_random": random, "match_norms": match_norms, "cluster_by": cluster_by}
+    options |= {"seed": seed, "out": into.out, "force": into.force}
+    model = on.load()
+    sets = _sets(model, mode, given)
     with bar("ablating", "runs") as report:
-        result = interp.ablate(
-            loaded,
-            rows[:limit],
-            _sets(loaded, mode, given),
-            kind,
-            readouts=names_in(readouts),
-            reference=(others or None) if kind == "mean" else None,
-            neutral=text,
-            n_random=random,
-            match_norms=match_norms,
-            cluster_by=cluster_by,
-            seed=seed,
-            out=out,
-            force=force,
-            progress=report,
-        )
+        result = interp.ablate(model, rows[:limit], sets, kind, **options, progress=report)
     if as_json:
-        print_json({"run": str(out) if out else None, "mode": mode, **result.summary()})
+        print_json({"run": into.run, "mode": mode, **result.summary()})
     else:
-        _print(result, out)
+        _print(result, into.out)
 
 
 def _components(given: str | None, file: Path | None) -> list[str] | None:
-    """Names from the option or, one a line, from the file.
+    """Names from the option or, one per line, from the file.
 
     Raises:
         PlanError: both are given, or the file names none.
@@ -141,7 +126,7 @@ def _components(given: str | None, file: Path | None) -> list[str] | None:
         return None if given is None else names_in(given)
     names = [line.strip() for line in read_text(file, "components").splitlines() if line.strip()]
     if not names:
-        raise PlanError(f"{file} names no components; write one a line, such as a3.h1.")
+        raise PlanError(f"{file} names no components; write one per line, such as a3.h1.")
     return names
 
 
@@ -160,26 +145,16 @@ def _sets(model: Any, mode: str, given: list[str] | None) -> Any:
 def _print(result: Any, out: Path | None) -> None:
     stdout.print(
         f"[bold]{result.kind} ablation[/bold] on {escape(result.model)}: {len(result.sets)} "
-        f"set{'s' * (len(result.sets) != 1)}, {result.n_pairs} pairs of "
-        f"{escape(result.source)} ({len(result.excluded)} excluded), "
-        f"{result.seconds:.2f} s",
+        f"set{'s' * (len(result.sets) != 1)}, {result.n_pairs} pairs of {escape(result.source)} "
+        f"({len(result.excluded)} excluded), {result.seconds:.2f} s",
         highlight=False,
     )
     for readout in result.readouts:
-        shown = _brief(result.top(10, readout))
         baseline = float(result.reading(readout)["baseline"].mean())
-        print_table(shown, f"{readout}: {baseline:.3f} unablated")
+        print_table(_brief(result.top(10, readout)), f"{readout}: {baseline:.3f} unablated")
     for name, reason in list(result.uncontrolled.items())[:5]:
         stdout.print(f"[dim]no control for {escape(name)}: {escape(reason)}[/dim]", highlight=False)
-    for row in result.excluded[:5]:
-        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(
-            f"run folder: {out}   (interp show {out})",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+    print_run(out, result.excluded)
 
 
 def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -188,5 +163,5 @@ def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
         "95 % interval": zip(table["low"], table["high"], strict=True),
         "random sets": zip(table["random_low"], table["random_high"], strict=True),
     }
-    said = {name: [f"{a:.2f} to {b:.2f}" for a, b in pairs] for name, pairs in bounds.items()}
-    return table[["set", "effect"]].assign(**said, p=table["p"])
+    text = {name: [f"{a:.2f} to {b:.2f}" for a, b in pairs] for name, pairs in bounds.items()}
+    return table[["set", "effect"]].assign(**text, p=table["p"])

@@ -5,62 +5,77 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from circuits.cli import (
-    ablate,
-    attribute,
-    bench,
-    circuit,
-    compare,
-    datasets,
-    doctor,
-    edit,
-    emotion,
-    emotion_control,
-    generate,
-    lens,
-    models,
-    patch,
-    query_value,
-    recall_reasoning,
-    show,
-    top_tokens,
-    validate,
-)
-
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException, of whichever click this typer uses: its own copy or the installed one."""
 
-FIND, CHANGE = "Find components and circuits", "Change a model"
-RESULTS, RESOURCES = "Results", "Models and data"
-PANELS = {
-    FIND: (
-        "patch",
-        "ablate",
-        "attribute",
-        "circuit",
-        "query-value",
-        "lens",
-        "top-tokens",
-        "recall-reasoning",
-    ),
-    CHANGE: ("generate", "edit", "emotion"),
-    RESULTS: ("show", "compare"),
-    RESOURCES: ("models", "datasets", "validate", "doctor", "bench"),
+VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "Find components and circuits": {
+        "patch": ("patch", "Patch a site at every cell of a sweep and show where the effect is."),
+        "ablate": ("ablate", "Ablate components and show what is lost, against random sets."),
+        "attribute": ("attribute", "Score what the metric owes to edges, nodes or units."),
+        "circuit": ("circuit", "Discover circuits, evaluate, compare, show and export them."),
+        "query-value": ("query_value", "Find query and value neurons of questions."),
+        "lens": ("logit_lens", "Show what the residual stream would predict after each layer."),
+        "top-tokens": ("top_tokens", "Show the tokens that a neuron promotes and suppresses."),
+        "recall-reasoning": ("recall_reasoning", "Are recall and reasoning separate circuits?"),
+    },
+    "Change a model": {
+        "generate": ("generate", "Continue a prompt, with and without some components."),
+        "edit": ("edit", "Write facts into a model, ask it, undo, evaluate."),
+        "emotion": ("emotion", "Find emotion circuits, prove them, control text with them."),
+    },
+    "Results": {
+        "show": ("show", "Write the figures, tables and provenance of a run as a page."),
+        "compare": ("compare_runs", "Compare two patching runs, cell by cell."),
+    },
+    "Models and data": {
+        "models": ("models", "List and fetch the built-in models."),
+        "datasets": ("datasets", "List the shipped data sets."),
+        "validate": ("validate_model", "Run the conformance checks on a model."),
+        "doctor": ("doctor", "Show versions, CUDA, the cache, free memory and disk."),
+        "bench": ("bench", "Time interp's sweeps beside other libraries'."),
+    },
 }
-"""Group of verbs in `--help` -> its verbs, in order."""
+"""Group in `--help` -> verb -> its module, imported when the verb is called, and what it does."""
 
 
 class Verbs(typer.core.TyperGroup):
-    """The verbs, in the order of `PANELS`."""
+    """The verbs, in the order of `VERBS`; each is loaded when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The verbs' names."""
-        return [name for names in PANELS.values() for name in names]
+        return [name for verbs in VERBS.values() for name in verbs]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb: the whole one where it was loaded, else its name and help."""
+        for group, verbs in VERBS.items():
+            if cmd_name in verbs and cmd_name not in self.commands:
+                says = verbs[cmd_name][1]
+                return typer.core.TyperCommand(cmd_name, help=says, rich_help_panel=group)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load the verb that is called."""
+        self.load(args[0])
+        return super().resolve_command(ctx, args)
+
+    def load(self, verb: str) -> None:
+        """Import a verb's module; another name is left to typer, which suggests one."""
+        for verbs in VERBS.values():
+            if verb in verbs and verb not in self.commands:
+                own: typer.Typer = import_module(f"circuits.cli.{verbs[verb][0]}").app
+                host = typer.Typer(rich_markup_mode="markdown")
+                if own.info.help or own.registered_callback:
+                    host.add_typer(own, name=verb)
+                else:
+                    host.registered_commands = own.registered_commands
+                (self.commands[verb],) = typer.main.get_group(host).commands.values()
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; Ctrl-C, which typer would swallow, says what a run folder keeps."""
@@ -102,22 +117,6 @@ def interp(
     """Find where a language model computes something, prove it causally, then change it."""
 
 
-PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-ALONE = (
-    *(patch, ablate, attribute, lens, top_tokens, generate),
-    *(show, compare, datasets, validate, doctor),
-)
-for module in ALONE:
-    function = module.__name__.rpartition(".")[2]
-    verb = function.replace("_", "-")
-    add = app.command(verb, epilog=module.EXAMPLES, rich_help_panel=PANEL_OF[verb])
-    add(getattr(module, function))
-emotion.app.add_typer(emotion_control.app)
-for module in (circuit, query_value, recall_reasoning, edit, emotion, models, bench):
-    verb = module.__name__.rpartition(".")[2].replace("_", "-")
-    app.add_typer(module.app, name=verb, rich_help_panel=PANEL_OF[verb])
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; ask it to end, and it ends as on Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -146,15 +145,15 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
-            return _told()
+            return _bug()
         print(f"error: {shown(error.filename)}: {error.strerror}", file=sys.stderr)
         return 2
     except Exception:
-        return _told()
+        return _bug()
 
 
-def _told() -> int:
-    """Tell of the exception that is handled: a mistake of ours."""
+def _bug() -> int:
+    """Show the exception that is being handled: a mistake of ours."""
     traceback.print_exc()
     print("this is a bug in interp, not a mistake of yours; please report it", file=sys.stderr)
     return 1

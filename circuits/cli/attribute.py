@@ -5,41 +5,37 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from circuits.cli.grouped import command
 from circuits.cli.options import (
     ATTRIBUTION,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
+    Into,
     JsonOption,
-    LimitOption,
     MetricOption,
-    ModelOption,
-    OutOption,
-    PairsOption,
+    OnModel,
+    Rows,
     SeedOption,
-    SplitByOption,
-    SplitSeedOption,
     choice,
 )
-from circuits.cli.output import load, load_rows, print_json, print_table, stdout
+from circuits.cli.output import print_json, print_run, print_table, stdout
 from interp.model.sites import AXES, SITES
 from interp.progress import bar
 
-EXAMPLES = (
-    "Examples:\n\n"
-    "`interp attribute --model smollm2-135m --pairs ioi --limit 32 "
-    "--split-by io,s1 --out runs/ioi-edges`\n\n"
-    "`interp attribute --model smollm2-135m --pairs country_capitals --of mlp_post "
-    "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json`"
-)
-
+app = typer.Typer()
 UNIT_AXES = tuple(axis for axis in AXES if axis != "span")
 METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk", "grad-drop")
 
 
+@command(
+    app,
+    "interp attribute --model smollm2-135m --pairs ioi --limit 32 --split-by io,s1 "
+    "--out runs/ioi-edges",
+    "interp attribute --model smollm2-135m --pairs country_capitals --of mlp_post "
+    "--over layer,neuron --method eap-ig --limit 16 --out runs/neurons --json",
+)
 def attribute(
-    model: ModelOption,
-    pairs: PairsOption,
+    on: OnModel,
+    of_rows: Rows,
+    into: Into,
     method: Annotated[
         str,
         choice(
@@ -64,42 +60,25 @@ def attribute(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of interpolation points of eap-ig and eap-gl.")
     ] = None,
-    limit: LimitOption = None,
-    split_by: SplitByOption = None,
-    split_seed: SplitSeedOption = 0,
-    out: OutOption = None,
-    force: ForceOption = False,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score what the metric owes to edges, nodes or units, by about one backward pass per pair."""
     from interp.attribution.resuming import attribute_into, attribute_to, refuse_mismatch
 
     refuse_mismatch(of, over, method)
-    rows = load_rows(pairs, limit, split_by, split_seed, "discovery")
-    loaded = load(model, device, dtype)
-    options: dict[str, Any] = {
-        "of": of,
-        "over": over,
-        "method": method,
-        "metric": metric,
-        "steps": steps,
-    }
+    rows, model = of_rows.load("discovery"), on.load()
+    options: dict[str, Any] = {"of": of, "over": over, "method": method, "metric": metric}
     with bar(f"{method} of {of}", "pairs") as report:
-        if out is None:
-            scores = attribute_to(loaded, rows, **options, progress=report)
+        options |= {"steps": steps, "progress": report}
+        if into.out is None:
+            scores = attribute_to(model, rows, **options)
         else:
-            scores = attribute_into(
-                out, loaded, rows, **options, seed=seed, force=force, progress=report
-            )
+            options |= {"seed": seed, "force": into.force}
+            scores = attribute_into(into.out, model, rows, **options)
     if as_json:
-        print_json({"run": str(out) if out else None, **scores.summary(seed), "seed": seed})
+        print_json({"run": into.run, **scores.summary(seed), "seed": seed})
         return
     stdout.print(escape(repr(scores)), highlight=False)
     print_table(scores.top(10, seed), "strongest (positive = supports the answer; 95 % interval)")
-    for row in scores.excluded[:5]:
-        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(f"run folder: {out}   (interp show {out})", soft_wrap=True, markup=False)
+    print_run(into.out, scores.excluded)

@@ -5,16 +5,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from circuits.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    PairsOption,
-    choice,
-    names_in,
-)
-from circuits.cli.output import load, print_json, stdout
+from circuits.cli.grouped import command
+from circuits.cli.options import JsonOption, OnModel, PairsOption, choice, names_in
+from circuits.cli.output import print_json, stdout
 
 app = typer.Typer(help="Time interp's sweeps beside other libraries' in one process.")
 PEERS = ("hooks", "transformer-lens", "nnsight")
@@ -25,12 +18,13 @@ def bench() -> None:
     """Side-by-side timings."""
 
 
-@app.command(
-    epilog="Example: `interp bench sweep --model smollm2-135m --pairs "
-    "country_capitals --peers hooks,transformer-lens,nnsight`"
+@command(
+    app,
+    "interp bench sweep --model smollm2-135m --pairs country_capitals "
+    "--peers hooks,transformer-lens,nnsight",
 )
 def sweep(
-    model: ModelOption,
+    on: OnModel,
     pairs: PairsOption,
     peers: Annotated[str, choice(PEERS, "What to compare with.", many=True)] = ",".join(PEERS),
     over: Annotated[
@@ -39,8 +33,6 @@ def sweep(
     repeats: Annotated[
         int, typer.Option(min=1, help="Number of timed rounds; medians are shown.")
     ] = 3,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the first usable pair's denoising sweep with interp and each peer, interleaved."""
@@ -48,7 +40,7 @@ def sweep(
     from interp.bench.benchmark import bench_sweep
 
     rows = interp.load_pairs(pairs)
-    loaded = load(model, device, dtype)
+    loaded = on.load()
     names = names_in(peers)
     report = bench_sweep(loaded, rows, names, over, repeats)
     if as_json:

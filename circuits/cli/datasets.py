@@ -1,24 +1,25 @@
 """`interp datasets`: the data sets that come with the package."""
 
-from rich.table import Table
+import typer
 
+from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption
-from circuits.cli.output import print_json, stdout
+from circuits.cli.output import print_json, print_table, stdout
 
-EXAMPLES = "Example: `interp datasets`"
+app = typer.Typer()
+SHOWN = ("name", "kind", "rows", "summary")
 
 
+@command(app, "interp datasets")
 def datasets(as_json: JsonOption = False) -> None:
     """List the shipped data sets; each option that takes data takes their names."""
     from interp.data import datasets as shipped
 
-    rows = shipped.datasets().astype(object)
-    rows = rows.where(rows.notna(), None).to_dict("records")
+    found = shipped.datasets().astype(object)
+    rows = found.where(found.notna(), None)
     if as_json:
-        print_json({"datasets": rows, "folder": str(shipped.folder())})
+        print_json({"datasets": rows.to_dict("records"), "folder": str(shipped.folder())})
         return
-    table = Table("name", "kind", "rows", "what")
-    for row in rows:
-        table.add_row(row["name"], row["kind"], str(row["rows"] or ""), row["summary"])
-    stdout.print(table)
+    table = rows.fillna("").drop(columns=[c for c in rows if c not in SHOWN])
+    print_table(table, "shipped data sets")
     stdout.print(f"cards and files: {shipped.folder()}", highlight=False, soft_wrap=True)

@@ -4,15 +4,18 @@ import platform
 import shutil
 from typing import Any
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
+from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption
 from circuits.cli.output import print_json, stdout
 
-EXAMPLES = "Example: `interp doctor`"
+app = typer.Typer()
 
 
+@command(app, "interp doctor")
 def doctor(as_json: JsonOption = False) -> None:
     """Show versions (and whether they were tested), CUDA, the cache, free memory and disk."""
     report = examine()

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.cli import emotion_control
 from circuits.cli.emotion_shared import (
     DISCOVERY_TEXTS,
     TEST_TEXTS,
@@ -38,6 +39,7 @@ app = typer.Typer(
     help="Emotion circuits: find them, prove them, control text with them.",
     no_args_is_help=True,
 )
+app.add_typer(emotion_control.app)
 
 StylesOption = Annotated[
     str | None,

@@ -5,28 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    PromptOption,
-    names_in,
-)
-from circuits.cli.output import load, print_json, stdout
+from circuits.cli.grouped import command
+from circuits.cli.options import JsonOption, OnModel, PromptOption, names_in
+from circuits.cli.output import print_json, stdout
 
 if TYPE_CHECKING:
     from interp import Model, Plan
 
-EXAMPLES = (
-    "Examples:\n\n"
-    "`interp generate --model smollm2-135m --prompt 'The capital of France is' --ablate L23H4,m5`"
-    "\n\n`interp generate --model smollm2-135m --prompt 'Name a fruit.' --chat --json`"
+app = typer.Typer()
+
+
+@command(
+    app,
+    "interp generate --model smollm2-135m --prompt 'The capital of France is' --ablate L23H4,m5",
+    "interp generate --model smollm2-135m --prompt 'Name a fruit.' --chat --json",
 )
-
-
 def generate(
-    model: ModelOption,
+    on: OnModel,
     prompt: PromptOption,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt into the chat template as a user's turn.")
@@ -41,8 +36,6 @@ def generate(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Largest number of tokens generated.")
     ] = 20,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt by the likeliest tokens; with --ablate, also without these components."""
@@ -51,7 +44,7 @@ def generate(
 
     names = names_in(ablate or "")
     refuse_unreadable(names)
-    loaded = load(model, device, dtype)
+    loaded = on.load()
     given: Any = [{"role": "user", "content": prompt}] if chat else prompt
     plans = {"intact": interp.Plan(), **({"ablated": _zeroed(loaded, names)} if names else {})}
     texts = {
@@ -59,8 +52,8 @@ def generate(
         for kind, plan in plans.items()
     }
     if as_json:
-        told = {"model": model, "prompt": prompt, "chat": chat, "components": names}
-        print_json(told | {"ablated": None} | texts)
+        asked = {"model": on.model, "prompt": prompt, "chat": chat, "components": names}
+        print_json(asked | {"ablated": None} | texts)
         return
     for kind, text in texts.items():
         stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption
 from circuits.cli.output import print_json, stderr, stdout
 
@@ -18,7 +19,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         list_models(as_json)
 
 
-@app.command("list", epilog="Example: `interp models list --json`")
+@command(app, "interp models list --json", name="list")
 def list_models(as_json: JsonOption = False) -> None:
     """List the built-in models, and whether they have been fetched."""
     from interp.loading import builtin
@@ -51,7 +52,7 @@ def list_models(as_json: JsonOption = False) -> None:
     stdout.print(f"cache: {builtin.cache_dir()}", highlight=False)
 
 
-@app.command(epilog="Example: `interp models pull smollm2-135m`")
+@command(app, "interp models pull smollm2-135m")
 def pull(
     name: Annotated[str, typer.Argument(help="A name from `interp models`.")],
     as_json: JsonOption = False,

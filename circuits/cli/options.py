@@ -3,14 +3,19 @@
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 from interp.loading.devices import check_spelling
 from interp.model.sites import PATTERN, SITES, parse_site
+
+if TYPE_CHECKING:
+    from interp.data.pairs import PromptPairs
+    from interp.model.model import Model
 
 METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "prob")
@@ -219,3 +224,51 @@ PageOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
 ]
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """The options that choose a model."""
+
+    model: ModelOption
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+
+    def load(self) -> "Model":
+        """Load it, saying so."""
+        from circuits.cli.output import load
+
+        return load(self.model, self.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class Into:
+    """The options that say where a run goes."""
+
+    out: OutOption = None
+    force: ForceOption = False
+
+    @property
+    def run(self) -> str | None:
+        """The folder as JSON holds it."""
+        return None if self.out is None else str(self.out)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The options that choose prompt pairs."""
+
+    pairs: PairsOption
+    limit: LimitOption = None
+    split_by: SplitByOption = None
+    split_seed: SplitSeedOption = 0
+
+    def load(self, half: str) -> "PromptPairs":
+        """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
+        from interp.data.pairs import load_pairs
+        from interp.data.splits import split_by_entity
+
+        rows = load_pairs(self.pairs)
+        if self.split_by:
+            rows = split_by_entity(rows, self.split_by.split(","), seed=self.split_seed)[half]
+        return rows[: self.limit]

@@ -63,6 +63,15 @@ def print_table(frame: "pd.DataFrame", title: str) -> None:
     stdout.print(table)
 
 
+def print_run(out: Any, excluded: Any = ()) -> None:
+    """What ends the output of a verb: the first rows left out, and the run folder."""
+    for row in list(excluded)[:5]:
+        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
+    if out:
+        text = f"run folder: {out}   (interp show {out})"
+        stdout.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def print_json(record: dict[str, Any]) -> None:
     """The last line on stdout; numbers JSON cannot hold become null."""
     print(json.dumps(_plain(record), ensure_ascii=False))

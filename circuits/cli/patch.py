@@ -1,44 +1,42 @@
 """`interp patch`: one sweep from the command line, into a run folder."""
 
 import warnings
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from circuits.cli.grouped import command
 from circuits.cli.options import (
     METRICS,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
+    Into,
     JsonOption,
     LayersOption,
     LimitOption,
-    ModelOption,
-    OutOption,
+    OnModel,
     PairsOption,
     SeedOption,
     SiteOption,
     choice,
     numbers,
 )
-from circuits.cli.output import load, print_json, stdout
+from circuits.cli.output import print_json, print_run, print_table, stdout
 from interp.model.sites import AXES, parse_site
 from interp.progress import bar
 
-EXAMPLES = (
-    "Examples:\n\n"
-    "`interp patch --model smollm2-135m --pairs country_capitals "
-    "--site resid_pre --over layer,pos --limit 16 --out runs/first`\n\n"
-    "`interp patch --model gemma-3-270m --pairs ioi --site z --over layer,head "
-    "--direction noise --out runs/heads --json`"
+app = typer.Typer()
+
+
+@command(
+    app,
+    "interp patch --model smollm2-135m --pairs country_capitals --site resid_pre --over layer,pos "
+    "--limit 16 --out runs/first",
+    "interp patch --model gemma-3-270m --pairs ioi --site z --over layer,head --direction noise "
+    "--out runs/heads --json",
 )
-
-
 def patch(
-    model: ModelOption,
+    on: OnModel,
+    into: Into,
     pairs: PairsOption,
     site: SiteOption = "resid_pre",
     over: Annotated[
@@ -62,11 +60,7 @@ def patch(
         int, typer.Option(min=1, help="Number of neurons per group on the neuron axis.")
     ] = 1,
     limit: LimitOption = None,
-    out: OutOption = None,
-    force: ForceOption = False,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Patch a site at every cell of a sweep and show where the effect is."""
@@ -76,60 +70,34 @@ def patch(
     from interp.patching.sweep import check_axes
 
     rows = interp.load_pairs(pairs)[:limit]
-    chosen = numbers("--layers", layers)
+    options: dict[str, Any] = {"site": site, "over": over, "metric": metric, "at": at}
+    options |= {"direction": direction, "layers": numbers("--layers", layers), "neurons": neurons}
     check_axes(parse_site(site)[0], over.split(","), at)
-    loaded = load(model, device, dtype)
-    options: dict[str, Any] = {
-        "site": site,
-        "over": over,
-        "metric": metric,
-        "direction": direction,
-        "at": at,
-        "layers": chosen,
-        "neurons": neurons,
-    }
+    model = on.load()
     with bar(f"patching {site}", "pairs") as report:
-        if out is None:
-            with warnings.catch_warnings():  # said below, with the result
+        if into.out is None:
+            with warnings.catch_warnings():  # printed below, with the result
                 warnings.simplefilter("ignore", InterpWarning)
-                result = interp.patch(loaded, rows, **options, progress=report)
+                result = interp.patch(model, rows, **options, progress=report)
         else:
-            result = patch_into(
-                out, loaded, rows, **options, seed=seed, force=force, progress=report
-            )
+            options |= {"seed": seed, "force": into.force}
+            result = patch_into(into.out, model, rows, **options, progress=report)
     if as_json:
-        print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
-    else:
-        _print(result, out, seed)
-
-
-def _print(result: Any, out: Path | None, seed: int) -> None:
+        print_json({"run": into.run, **result.summary(seed), "seed": seed})
+        return
     stdout.print(
-        f"[bold]{result.site}[/bold] on {escape(result.model)}: "
-        f"{result.n_pairs} pairs of {escape(result.source)} "
-        f"({len(result.excluded)} excluded), {result.direction}, {result.seconds:.2f} s\n"
-        f"{result.metric}: {float(result.clean.mean()):.3f} clean, "
+        f"[bold]{result.site}[/bold] on {escape(result.model)}: {result.n_pairs} pairs of "
+        f"{escape(result.source)} ({len(result.excluded)} excluded), {result.direction}, "
+        f"{result.seconds:.2f} s\n{result.metric}: {float(result.clean.mean()):.3f} clean, "
         f"{float(result.corrupt.mean()):.3f} corrupt",
         highlight=False,
     )
     for text in result.warnings:
         stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
-    top = result.top(10, seed)
-    table = Table(*top.columns, title="strongest cells (effect on the metric, 95 % interval)")
-    for row in top.itertuples(index=False):
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row))
-    stdout.print(table)
+    print_table(result.top(10, seed), "strongest cells (effect on the metric, 95 % interval)")
     if result.by_token:
         _print_carriers(result, seed)
-    for row in result.excluded[:5]:
-        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(
-            f"run folder: {out}   (interp show {out})",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+    print_run(into.out, result.excluded)
 
 
 def _print_carriers(result: Any, seed: int) -> None:

@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption, PageOption
 from circuits.cli.output import print_json, stdout
 
-EXAMPLES = (
-    "Examples:\n\n`interp show runs/first`  (writes runs/first/index.html)\n\n"
-    "`interp show runs/first --standalone --out first.html`  (one file to send)"
-)
+app = typer.Typer()
 
 
+@command(app, "interp show runs/first", "interp show runs/first --standalone --out first.html")
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder of any verb, or a ledger of edits.")],
     out: PageOption = None,

@@ -5,18 +5,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from circuits.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, PromptOption
-from circuits.cli.output import load, print_json, print_table
+from circuits.cli.grouped import command
+from circuits.cli.options import JsonOption, OnModel, PromptOption
+from circuits.cli.output import print_json, print_table
 
-EXAMPLES = "Example: `interp lens --model smollm2-135m --prompt 'The capital of France is' --top 3`"
+app = typer.Typer()
 
 
+@command(app, "interp lens --model smollm2-135m --prompt 'The capital of France is' --top 3")
 def lens(
-    model: ModelOption,
+    on: OnModel,
     prompt: PromptOption,
     top: Annotated[int, typer.Option(min=1, help="Number of tokens shown per depth.")] = 5,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the logit lens at the last token: the likeliest next tokens at every depth."""
@@ -24,7 +24,7 @@ def lens(
 
     import interp
 
-    found = interp.logit_lens(load(model, device, dtype), prompt, top, at="last")
+    found = interp.logit_lens(on.load(), prompt, top, at="last")
     top_tokens = found.top.isel(prompt=0, pos=0).transpose("depth", "rank")
     by_depth = zip(top_tokens["token"].values, top_tokens["probability"].values, strict=True)
     depths = [
@@ -34,7 +34,7 @@ def lens(
     last = found.tokens[0][-1]
     if as_json:
         listed = [{"depth": depth, "predicted": rows} for depth, rows in enumerate(depths)]
-        print_json({"model": model, "prompt": prompt, "token": last, "depths": listed})
+        print_json({"model": on.model, "prompt": prompt, "token": last, "depths": listed})
         return
     table = [
         {"depth": depth}

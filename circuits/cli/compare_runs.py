@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption, SeedOption
 from circuits.cli.output import print_json, print_table, stdout
 
-EXAMPLES = "Example: `interp compare runs/first runs/second --top 5`"
+app = typer.Typer()
 
 
+@command(app, "interp compare runs/first runs/second --top 5")
 def compare(
     first: Annotated[Path, typer.Argument(help="A run folder of `interp patch`.")],
     second: Annotated[Path, typer.Argument(help="Another one, over the same axes.")],

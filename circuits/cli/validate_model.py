@@ -6,12 +6,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from circuits.cli.grouped import command
 from circuits.cli.options import DeviceOption, DtypeOption, JsonOption
 from circuits.cli.output import load, print_json, stdout
 
-EXAMPLES = "Example: `interp validate gemma-3-270m`"
+app = typer.Typer()
 
 
+@command(app, "interp validate gemma-3-270m")
 def validate(
     model: Annotated[
         str, typer.Argument(help="Built-in name, Hub id, folder, .gguf file or compiled program.")
@@ -23,19 +25,19 @@ def validate(
     """Run the conformance checks on a model and say what holds. Exit code 2 if any fails."""
     import interp
 
-    loaded = load(model, device, dtype)
-    checks = interp.validate(loaded)
+    checks = interp.validate(load(model, device, dtype))
+    holds = all(check.holds for check in checks)
     if as_json:
         rows = [
             {"check": c.name, "holds": c.holds, "applies": c.applies, "detail": c.detail}
             for c in checks
         ]
-        print_json({"model": model, "holds": all(c.holds for c in checks), "checks": rows})
+        print_json({"model": model, "holds": holds, "checks": rows})
     else:
         table = Table("holds", "check", "detail")
         for check in checks:
             yes = "[green]yes[/green]" if check.applies else "–"
             table.add_row(yes if check.holds else "[red]NO[/red]", check.name, escape(check.detail))
         stdout.print(table)
-    if not all(check.holds for check in checks):
+    if not holds:
         raise typer.Exit(2)
