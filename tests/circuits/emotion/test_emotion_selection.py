@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.emotion.allocation import Budget, allocate, quotas
+from circuits.emotion.selection import Budget, allocate, quotas
 from interp.errors import PlanError
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "sev" / "anger_alloc.csv"
+GOLDEN = Path(__file__).parents[4] / "shared" / "data" / "sev" / "anger_alloc.csv"
 
 
 def test_the_released_circuit_for_anger_is_reproduced():
@@ -21,14 +21,14 @@ def test_the_released_circuit_for_anger_is_reproduced():
     mlp, attention = (table[table.kind == kind] for kind in ("mlp", "attention"))
     budget = Budget.paper(28)
     assert (budget.neurons, budget.heads) == (392, 168)
-    influence = {"neuron": mlp.w.to_numpy(), "head": attention.w.to_numpy()}
+    influence = {"neurons": mlp.w.to_numpy(), "heads": attention.w.to_numpy()}
     rng = np.random.default_rng(0)
-    scores = {"neuron": rng.normal(size=(28, 8192)), "head": rng.normal(size=(28, 24))}
+    scores = {"neurons": rng.normal(size=(28, 8192)), "heads": rng.normal(size=(28, 24))}
     chosen = allocate(influence, scores, budget)
-    for kind, want in (("neuron", mlp.k_used), ("head", attention.k_used)):
-        got = [sum(c.kind == kind and c.layer == layer for c in chosen) for layer in range(28)]
+    for part, want in (("neurons", mlp.k_used), ("heads", attention.k_used)):
+        got = [sum(at == layer for at, _ in chosen[part]) for layer in range(28)]
         assert got == want.tolist()
-    assert len(chosen) == 560
+    assert sum(map(len, chosen.values())) == 560
 
 
 def test_quotas_by_hand():
@@ -74,25 +74,28 @@ def test_quotas_meet_budget_and_bounds(influence: list[float], size: int, least:
 
 
 def test_the_best_of_each_layer_are_chosen_best_first():
-    scores = {"neuron": np.array([[0.0, 3, 1, 2], [5, 5, 0, 0]]), "head": np.array([[1.0, 2]] * 2)}
-    influence = {"neuron": np.array([3.0, 1.0]), "head": np.array([1.0, 1.0])}
+    scores = {
+        "neurons": np.array([[0.0, 3, 1, 2], [5, 5, 0, 0]]),
+        "heads": np.array([[1.0, 2]] * 2),
+    }
+    influence = {"neurons": np.array([3.0, 1.0]), "heads": np.array([1.0, 1.0])}
     chosen = allocate(influence, scores, Budget(4, 2, 1, 1, cap=1.0))
     # 1 each, then 1.5 and .5 of the other two neurons: the tie of remainders goes to layer 0
-    assert [str(c) for c in chosen] == ["m0.n1", "m0.n3", "m0.n2", "a0.h1", "m1.n0", "a1.h1"]
+    assert chosen == {"neurons": [(0, 1), (0, 3), (0, 2), (1, 0)], "heads": [(0, 1), (1, 1)]}
 
 
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (np.zeros((3, 4)), "the neuron scores have 3 layers and the influences 2"),
+        (np.zeros((3, 4)), "the scores of neurons have 3 layers and the influences 2"),
         (np.array([[np.nan] * 4] * 2), "every score finite"),
         (np.zeros((2, 1)), "2 layers of at most 1 cannot hold 4"),
     ],
 )
 def test_allocate_refuses_what_does_not_fit(scores: np.ndarray, message: str):
-    influence = {"neuron": np.ones(2), "head": np.ones(2)}
+    influence = {"neurons": np.ones(2), "heads": np.ones(2)}
     with pytest.raises(PlanError, match=message):
-        allocate(influence, {"neuron": scores, "head": np.zeros((2, 2))}, Budget(4, 2, cap=1.0))
+        allocate(influence, {"neurons": scores, "heads": np.zeros((2, 2))}, Budget(4, 2, cap=1.0))
 
 
 def test_bad_budgets_and_influences_are_refused():

@@ -1,6 +1,5 @@
 """States against plain forwards, their algebra, and circuits as values and files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +9,26 @@ from conftest import hooks_left, tiny
 
 import interp
 from circuits.emotion import EMOTIONS, load_frames, load_scenarios
-from circuits.emotion.activations import last_activations
-from circuits.emotion.circuit import (
-    Differences,
-    EmotionCircuit,
-    Part,
-    load_circuits,
-    save_circuits,
-)
-from circuits.emotion.states import Group, States, centred, groups_of, states
+from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
+from circuits.emotion.last_token import last_activations
+from circuits.emotion.states import EmotionGroup, States, centred, groups_of, states
 from interp.data.prompts import TokenPrompt
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, StatisticsError
 from interp.model.model import Model
+from interp.results import storage
 
 
-def group_of(start: tuple[int, ...], theme: str = "a", text: str = "t") -> Group:
+def group_of(start: tuple[int, ...], theme: str = "a", text: str = "t") -> EmotionGroup:
     """Six prompts that share a beginning and differ in length."""
     tails = [(10,), (11, 12), (13, 9), (14, 15, 16), (17,), (18, 10)]
-    return Group(tuple(TokenPrompt((*start, *tail, 20)) for tail in tails), text, theme, "felt:A")
+    return EmotionGroup(tuple(TokenPrompt((*start, *tail, 20)) for tail in tails), text, theme, "felt:A")
 
 
 GROUPS = [
     group_of((5, 6, 7), "a", "one"),
     group_of((30, 31, 32, 33, 34, 35), "b", "two"),
     group_of((40,), "a", "three"),
-    Group(tuple(TokenPrompt((50 + i, 60 + i, 20)) for i in range(6)), "four", "b", "day:A"),
+    EmotionGroup(tuple(TokenPrompt((50 + i, 60 + i, 20)) for i in range(6)), "four", "b", "day:A"),
 ]
 
 
@@ -70,13 +64,13 @@ def test_group_centring_sums_to_zero_over_emotions():
     for name in ("resid_mid", "z", "mlp_post"):
         total = centred(getattr(found, name)).sum(1)
         torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-4, rtol=0)
-    differences = Differences.of(found)
+    differences = SiteVectors.differences(found)
     assert float(differences.z.sum(0).abs().max()) < 1e-5
     assert float(differences.mlp_post.sum(0).abs().max()) < 1e-4
 
 
 def test_incomplete_groups_are_refused():
-    short = Group(GROUPS[0].prompts[:5], "one", "a", "felt:A")
+    short = EmotionGroup(GROUPS[0].prompts[:5], "one", "a", "felt:A")
     with pytest.raises(DataError, match="5 prompts"):
         states(tiny("llama"), [short])
     with pytest.raises(DataError, match="no groups"):
@@ -87,16 +81,16 @@ def test_prompts_alone_are_families_of_one():
     model = tiny("qwen2")
     prompts = [TokenPrompt((5, 6, 7)), TokenPrompt((8,)), TokenPrompt((5, 6, 7))]
     found = last_activations(model, prompts)
-    torch.testing.assert_close(found.resid_post[0], found.resid_post[2])
+    torch.testing.assert_close(found["resid_post"][0], found["resid_post"][2])
     torch.testing.assert_close(
-        found.resid_post[1], naive(model, (8,), "resid_post"), atol=1e-4, rtol=1e-4
+        found["resid_post"][1], naive(model, (8,), "resid_post"), atol=1e-4, rtol=1e-4
     )
 
 
 def test_states_are_cut_and_saved(tmp_path: Path):
     found = states(tiny("llama"), GROUPS)
-    found.save(tmp_path / "states")
-    read = States.load(tmp_path / "states")
+    storage.store(found, tmp_path / "states", "step")
+    read = storage.restore(tmp_path / "states", "step", States)
     assert (read.themes, read.texts, read.styles) == (found.themes, found.texts, found.styles)
     assert torch.equal(read.z, found.z)
     assert found.of_style("day:A").texts == ("four",)
@@ -138,11 +132,9 @@ def test_a_circuit_as_a_value():
 def test_random_circuits_match_in_layers_and_are_disjoint(matched: bool):
     circuit = a_circuit()
     rng = np.random.default_rng(0)
-    norms: Mapping[Part, np.ndarray] | None = None
-    if matched:
-        norms = {"neurons": rng.random((3, 56)), "heads": rng.random((3, 4))}
+    vectors = SiteVectors(torch.randn(6, 3, 4, 8), torch.randn(6, 3, 56)) if matched else None
     for _ in range(20):
-        drawn = circuit.random(rng, norms=norms)
+        drawn = circuit.random(rng, vectors)
         for part in ("neurons", "heads"):
             assert not set(drawn.units(part)) & set(circuit.units(part))
             counts = [sorted(layer for layer, _ in c.units(part)) for c in (drawn, circuit)]
@@ -156,17 +148,11 @@ def test_a_random_circuit_takes_the_nearest_layer_where_its_own_is_full():
     full = EmotionCircuit.of(
         tiny("llama"), "anger", [], [(n, h) for n in range(3) for h in range(3)]
     )
-    with pytest.raises(PlanError, match="3 units are left"):
+    with pytest.raises(StatisticsError, match="3 heads are left"):
         full.random(np.random.default_rng(1))
 
 
-def test_circuits_and_differences_return_from_files(tmp_path: Path):
-    model, circuits = tiny("llama"), {e: a_circuit(e) for e in EMOTIONS}
-    save_circuits(tmp_path / "c", circuits, model, {"note": 1})
-    assert load_circuits(tmp_path / "c", model) == circuits
-    differences = Differences.of(states(model, GROUPS))
-    differences.save(tmp_path / "d", model)
-    assert torch.equal(Differences.load(tmp_path / "d", model).z, differences.z)
-    for load, name in ((load_circuits, "c"), (Differences.load, "d")):
-        with pytest.raises(PlanError, match="other weights"):
-            load(tmp_path / name, tiny("qwen2"))
+def test_circuits_return_from_files(tmp_path: Path):
+    circuits = {e: a_circuit(e) for e in EMOTIONS}
+    storage.store(circuits, tmp_path / "c", "step")
+    assert storage.restore(tmp_path / "c", "step", dict[str, EmotionCircuit]) == circuits

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny
 from test_emotion_states import GROUPS
 
-import circuits.emotion.discovering as discovering
+from circuits.emotion import discovery as discovering
 from circuits.emotion import (
     EMOTIONS,
     NEUTRAL,
@@ -19,24 +19,31 @@ from circuits.emotion import (
     load_replies,
     load_scenarios,
 )
+from circuits.emotion.components import normed
 from circuits.emotion.directions import Directions, window_layers
-from circuits.emotion.discovering import discover, neutral_prompts
-from circuits.emotion.discovery import Discovery, Settings
-from circuits.emotion.influence import normed
-from circuits.emotion.selection import Size, overlap_table, stability_table, top_units
-from circuits.emotion.situations import Asking, situations
-from circuits.emotion.states import States, centred, states
-from circuits.emotion.transfer import Reading, across, best_layer, left_out, read_groups, tables
-from circuits.emotion.wordless import (
-    demonstration_groups,
+from circuits.emotion.discovery import discover, neutral_prompts
+from circuits.emotion.prompts import ReplyPrompts
+from circuits.emotion.result import EmotionDiscovery
+from circuits.emotion.selection import Budget, overlap_table, stability_table, top_units
+from circuits.emotion.settings import CircuitSize, EmotionSettings
+from circuits.emotion.states import States, centred, demonstration_groups, reply_groups, states
+from circuits.emotion.texts import situations
+from circuits.emotion.transfer import (
+    Reading,
+    across,
+    best_layer,
+    left_out,
+    read_groups,
     read_vignettes,
-    reply_groups,
+    tables,
     vignette_states,
 )
 from interp.errors import DataError, PlanError, RunFolderError
 
 SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")[::20]
-SETTINGS = Settings(n_neutral=4, n_demonstrations=0, size=Size(30, 0.25))
+SETTINGS = EmotionSettings(
+    n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=30, heads=0.25)
+)
 
 
 @pytest.fixture
@@ -96,13 +103,12 @@ def test_reference_is_the_unit_sum_of_aligned_directions():
     torch.testing.assert_close(own[:, :2], want.expand(6, 2).float())
 
 
-def test_similarity_and_the_places_of_one_emotion():
+def test_similarity_of_directions():
     own = Directions.of(planted())
     table = own.similarity(1)
     torch.testing.assert_close(table.diagonal(), torch.ones(6))
     off = table[~torch.eye(6, dtype=torch.bool)]
     assert float(off.mean()) == pytest.approx(-0.2, abs=0.01)  # centring forces it
-    assert own.along(0).shape == (4, 4)
 
 
 # --- reading and transfer ------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def test_reading_finds_the_planted_layer():
 def test_transfer_between_styles_leaves_themes_out():
     found = planted(24, styles=("x:A", "y:B"))
     inside = across(found, [("x:A", "y:B")])[0]
-    assert inside.name == "x:A→y:B" and inside.right[:, 1].all() and len(inside.true) == 72
+    assert inside.name == "x:A→y:B" and inside.correct[:, 1].all() and len(inside.true) == 72
     one = replace(found, themes=("a",) * 24)
     with pytest.raises(DataError, match="all groups are of the theme 'a'"):
         left_out(one, one, "within")
@@ -141,7 +147,7 @@ def test_best_layer_is_that_of_a_neighbourhood():
     said[:5, 2] = 0
     reading = Reading("x", said, np.ones(10, dtype=int), list(range(10)), np.zeros(10, dtype=int))
     assert best_layer([reading]) == 4
-    other = replace(reading, said=np.eye(6, dtype=int)[[1] * 10])  # right at layer 1 alone
+    other = replace(reading, found=np.eye(6, dtype=int)[[1] * 10])  # right at layer 1 alone
     assert best_layer([other, other, reading]) == 2  # 1.27, 1.3, 1.5, ...
     assert tables([]).empty
 
@@ -149,7 +155,7 @@ def test_best_layer_is_that_of_a_neighbourhood():
 def test_wordless_prompts_have_no_word_and_are_complete(frames: Frames):
     model, replies = tiny("llama"), load_replies("datasets/emotion_replies.jsonl")
     texts = situations(SCENARIOS, 3)
-    shown = demonstration_groups(model, Asking(frames, replies), texts)
+    shown = demonstration_groups(model, ReplyPrompts(frames, replies), texts)
     assert [len(g.prompts) for g in shown] == [6, 6, 6] and shown[0].style == "demonstrations"
     spoken = reply_groups(model, frames, replies)
     assert len(spoken) == 24 and len({g.text for g in spoken}) == 24
@@ -160,12 +166,12 @@ def test_wordless_prompts_have_no_word_and_are_complete(frames: Frames):
 def test_vignettes_are_read_less_either_origin(frames: Frames):
     own = Directions.of(planted())
     labels = [*EMOTIONS, *EMOTIONS, NEUTRAL]
-    vignettes = [Vignette(str(i), label, "w1 w2") for i, label in enumerate(labels)]
+    vignettes = [Vignette(id=str(i), emotion=label, text="w1 w2") for i, label in enumerate(labels)]
     x = torch.zeros(13, 2, 16)
     x[:12, 1, :6] = torch.eye(6).repeat(2, 1)
     x += 7.0
     balanced, neutral = read_vignettes(own, x, vignettes)
-    assert balanced.right[:, 1].all() and neutral.right[:, 1].all()
+    assert balanced.correct[:, 1].all() and neutral.correct[:, 1].all()
     assert balanced.name == "vignettes" and len(balanced.true) == 12
     assert vignette_states(tiny("llama"), frames, vignettes[:2]).shape == (2, 3, 32)
 
@@ -178,7 +184,7 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     model = tiny(family)
     made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
     assert not (tmp_path / "d.partial").exists()
-    read = Discovery.load(tmp_path / "d").of(model)
+    read = EmotionDiscovery.load(tmp_path / "d").of(model)
     assert read.circuits == made.circuits and read.settings == SETTINGS
     assert read.references == made.references and read.layer == made.layer
     for name in ("low", "high"):
@@ -232,24 +238,24 @@ def test_another_discovery_in_the_folder_is_refused(tmp_path: Path, frames: Fram
 
 def test_paper_settings_read_the_last_layer_after_the_norm(frames: Frames):
     model = tiny("llama")
-    settings = replace(Settings.paper("felt:A"), n_neutral=2)
+    settings = EmotionSettings.published("felt:A").model_copy(update={"n_neutral": 2})
     made = discover(model, SCENARIOS[:4], frames, settings)
-    clean = discover(model, SCENARIOS[:4], frames, replace(SETTINGS, styles=("felt:A",)))
+    clean = discover(model, SCENARIOS[:4], frames, SETTINGS.model_copy(update={"styles": ("felt:A",)}))
     one, other = made.directions.resid_post, clean.directions.resid_post
     torch.testing.assert_close(one[:, :-1], other[:, :-1])
     assert not torch.allclose(one[:, -1], other[:, -1], atol=1e-2)
     assert made.influence.final == "normed" and len(made.influence.alphas) == 4
     x = torch.randn(3, 32)
     torch.testing.assert_close(normed(model, x), model.ln_final(x).detach())
-    budget = settings.size.budget(model)
+    budget = Budget.of(model, settings.size)
     assert (budget.neurons, budget.heads) == (42, 12)  # ten a sublayer, 7 : 3; 12 heads in all
 
 
 def test_neutral_prompts_take_turns_in_the_frames(frames: Frames):
-    model, six = tiny("llama"), replace(SETTINGS, n_neutral=6)
+    model, six = tiny("llama"), SETTINGS.model_copy(update={"n_neutral": 6})
     found = neutral_prompts(model, SCENARIOS, frames, six)
     assert len(found) == 6 and len({len(p.ids) for p in found}) > 1
-    every = replace(SETTINGS, n_neutral=None)
+    every = SETTINGS.model_copy(update={"n_neutral": None})
     assert len(neutral_prompts(model, SCENARIOS, frames, every)) == 24
 
 
@@ -260,7 +266,7 @@ def test_overlap_and_stability(frames: Frames):
     assert len(table) == 15 and table["neurons"].between(0, 1).all()
     groups = discovering.groups_of(model, SCENARIOS, frames, SETTINGS.styles)
     found = states(model, groups)
-    stable = stability_table(model, found, SETTINGS.size.budget(model), n_resamples=3)
+    stable = stability_table(model, found, Budget.of(model, SETTINGS.size), n_resamples=3)
     assert len(stable) == 2 * 6 * 2 and stable["jaccard"].between(0, 1).all()
 
 

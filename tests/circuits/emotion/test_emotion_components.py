@@ -5,17 +5,27 @@ import torch
 from conftest import tiny
 from test_emotion_states import GROUPS
 
-from circuits.emotion.circuit import Differences
-from circuits.emotion.data import EMOTIONS
+import interp
+from circuits.emotion.components import (
+    component_scores,
+    head_parts,
+    head_table,
+    influence,
+    neuron_parts,
+    neuron_table,
+    normed,
+    stream_scales,
+)
 from circuits.emotion.directions import Directions
-from circuits.emotion.influence import influence, normed, stream_scales
-from circuits.emotion.last_token import Change, final_states
-from circuits.emotion.scores import head_parts, head_table, neuron_parts, neuron_table, scores
+from circuits.emotion.emotion_circuit import SiteVectors
+from circuits.emotion.last_token import final_states
 from circuits.emotion.states import centred, states
+from circuits.emotion.texts import EMOTIONS
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
+from interp.interventions.plan import Ablate, Add, Edit, Plan
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -112,7 +122,7 @@ def test_scores_are_means_of_parts_and_centring_takes_the_constant_off():
     model = tiny("gemma3")
     found = states(model, GROUPS)
     directions = Directions.of(found)
-    scored = scores(model, found, directions)
+    scored = component_scores(model, found, directions)
     layer, e = 1, EMOTIONS.index("fear")
     flat = found.mlp_post[:, :, layer].flatten(0, 1)
     parts = neuron_parts(model, layer, flat, directions.resid_post[e, layer][None])
@@ -150,42 +160,46 @@ def test_planted_neurons_are_found_first():
         found.texts,
         found.styles,
     )
-    scored = scores(model, changed, directions)
+    scored = component_scores(model, changed, directions)
     for kind in scored:
         top = scored[kind].neurons[e, layer].argsort(descending=True)[:3]
         assert set(top.tolist()) == set(planted)
-    assert float(Differences.of(changed).mlp_post[e, layer, planted].abs().min()) > 30
+    assert float(SiteVectors.differences(changed).mlp_post[e, layer, planted].abs().min()) > 30
 
 
 # --- last-token runs and influence ---------------------------------------------------------------
 
 
-def test_changed_last_tokens_equal_plain_forwards(tiny_model: Model):
-    """Several changes, several sites, prompts of unequal length, small batches."""
+def test_plans_at_the_last_token_equal_plain_forwards(tiny_model: Model):
+    """Several edits, several sites, prompts of unequal length, small batches."""
     a = tiny_model.arch
     generator = torch.Generator().manual_seed(0)
     add = torch.randn(a.d_model, generator=generator)
-    keep = (torch.rand(a.d_mlp or 1, generator=generator) > 0.5).float()
     fill = torch.randn(a.d_mlp or 1, generator=generator)
-    variants = [
-        [],
-        [Change("attn_out", 1, add), Change("mlp_out", 0, -add)],
-        [Change("mlp_post", 2, fill * (1 - keep), keep)],
-        [Change("mlp_out", 2, add)],
+    some = tuple(range(0, a.d_mlp or 1, 2))
+    plans = [
+        Plan(),
+        Plan.of(
+            Add("attn_out", add, layers=1, positions="last"),
+            Add("mlp_out", add, -1.0, layers=0, positions="last"),
+        ),
+        Plan.of(Ablate("mlp_post", fill, kind="mean", layers=2, units=some, positions="last")),
+        Plan.of(Add("mlp_out", add, layers=2, positions="last")),
     ]
-    got = final_states(tiny_model, PROMPTS, variants, tokens=30)
-    last = a.n_layers - 1
-    for p, prompt in enumerate(PROMPTS):
-        for v, variant in enumerate(variants):
-            edits = [(SITES[c.site], c.layer, edit_of(c)) for c in variant]
-            want = at_last(tiny_model, "resid_post", last, prompt.ids, edits)
-            torch.testing.assert_close(got[p, v], want, atol=1e-4, rtol=1e-4)
+    got = final_states(tiny_model, PROMPTS, plans, tokens=30)
+    for i, plan in enumerate(plans):
+        want = interp.forward(tiny_model, PROMPTS, plan).resid
+        torch.testing.assert_close(got[:, i], want, atol=1e-4, rtol=1e-4)
+    with pytest.raises(PlanError, match="positions='last'"):
+        final_states(tiny_model, PROMPTS, [Plan.of(Add("mlp_out", add, layers=2))])
 
 
-def edit_of(change: Change):
+def edit_of(step: Edit):
+    """The edit of a plan's step as a plain hook at the last token."""
+    rewrite = step.rewrite(None)
+
     def edit(x):
-        keep = 1.0 if change.keep is None else change.keep
-        x[:, -1] = x[:, -1] * keep + change.add
+        x[:, -1] = x[:, -1] * rewrite.keep + rewrite.add
 
     return edit
 
@@ -212,7 +226,7 @@ def test_batched_influence_equals_naive_forwards(tiny_model: Model, final: str):
             want = 0.0
             for alpha in alphas:
                 size = alpha * float(scales[s, layer])
-                edits = [(SITES[site], layer, edit_of(Change(site, layer, size * own)))]
+                edits = [(SITES[site], layer, edit_of(Add(site, size * own)))]
                 moved = read(prompt.ids, edits) - read(prompt.ids)
                 want += float(moved @ to[e]) / size / len(alphas)
             assert float(got[p, e, s, layer]) == pytest.approx(want, abs=2e-3, rel=2e-3)
@@ -236,8 +250,6 @@ def test_influence_of_the_last_sublayer_is_the_cosine_and_does_not_depend_on_alp
 def test_identity_blocks_pass_a_nudge_on_unchanged():
     """With all weights that write at zero, influence is the cosine with v_ref in every sublayer."""
     from conftest import tiny_hf, word_tokenizer
-
-    import interp
 
     hf = tiny_hf("llama")
     with torch.no_grad():
