@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
-    from interp.forward.recording import Activations, activations
     from interp.interventions.bridge import bridge_hooks
     from interp.interventions.generate import Generation, generate
     from interp.interventions.native import applied
     from interp.interventions.plan import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+    from interp.interventions.recording import Activations, activations
     from interp.interventions.run import forward, sweep_plans
     from interp.interventions.values import (
         mean_ablation,

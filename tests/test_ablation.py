@@ -116,7 +116,7 @@ def test_aligned_prompts_have_a_mean_at_each_position():
 def test_shared_batches_of_any_size_give_the_same(family: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny(family)
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=3)
-    monkeypatch.setattr("interp.patching.cells.CPU_TOKENS", 30)
+    monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 30)
     monkeypatch.setattr(running, "SETS_AT_ONCE", 5)
     monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=3)
@@ -137,7 +137,7 @@ def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
         return walk
 
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=0)
-    monkeypatch.setattr("interp.patching.cells.CPU_TOKENS", 300)
+    monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 300)
     monkeypatch.setattr(rows, "walk_tokens", fits(12))
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=0)
     xr.testing.assert_allclose(parts.reading(), whole.reading(), atol=1e-4)

@@ -9,7 +9,6 @@ from typer.main import get_command
 
 import interp
 from circuits.cli import ablate, attribute, bench, circuit, circuit_evaluation, marks, options
-from circuits.cli.app import VERBS as PANELS
 from circuits.cli.app import app, run
 from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name

@@ -12,9 +12,9 @@ from circuits.editing.changes import Changes, under
 from circuits.editing.prefixed import Row, Run
 from circuits.editing.prompting import EditPrompt
 from interp.forward.blocks import first_output
+from interp.forward.budget import default_budget
 from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
-from interp.patching.cells import default_budget
 
 Place = tuple[str, int]
 """(site that a writing projection reads, layer); the site ``"resid_post"`` stands for a layer's

@@ -18,10 +18,10 @@ from circuits.editing.prefixed import Row, Run
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
+from interp.forward.budget import default_budget
 from interp.forward.projections import rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
-from interp.patching.cells import default_budget
 from interp.progress import Progress
 from interp.results.files import replacing
 

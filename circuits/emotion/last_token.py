@@ -7,7 +7,7 @@ and joins the batch in the first layer that the plan changes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,14 +16,16 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.errors import PlanError
+from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
-from interp.forward.layer_calls import positions_and_mask, record_layer_calls
-from interp.forward.packed import Pack, Put, Rows, shares_prefixes, walk_tokens
-from interp.interventions.binding import BoundEdit, bind
+from interp.forward.layer_calls import record_layer_calls
+from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
+from interp.forward.prefix_cache import PrefixCache, common_prefix
+from interp.interventions.batch_run import BoundEdit
+from interp.interventions.binding import bind
 from interp.interventions.plan import Plan
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
-from interp.patching.cells import default_budget
 from interp.progress import Progress
 
 SITES_READ = ("resid_pre", "attn_out", "z", "mlp_post", "resid_post")
@@ -50,7 +52,7 @@ def last_activations(
         prompts: in tokens.
         families: prompt numbers in groups that are likely to begin alike; each prompt once. By
             default every prompt is its own family.
-        tokens: most tokens in a batch; by default what `interp.patching.cells.default_budget` says.
+        tokens: most tokens in a batch; by default `interp.forward.budget.default_budget`.
         progress: called with (families done, families in all).
 
     Returns:
@@ -64,127 +66,51 @@ def last_activations(
     for name in SITES_READ:
         model.site(name)
     given = [[i] for i in range(len(prompts))] if families is None else families
-    if not shares_prefixes(model):
-        given = [[i] for family in given for i in family]
-    shared = sorted((_Family.of(prompts, members) for members in given), key=lambda f: -f.n_tokens)
-    budget, done = tokens or default_budget(model), 0
+    shared = [0] * len(prompts)
+    for family in given:
+        for i in family:
+            shared[i] = common_prefix([prompts[j] for j in family]) if len(family) > 1 else 0
+
+    def size(family: Sequence[int]) -> tuple[int, int]:
+        """Longest rest, and longest beginning."""
+        return max(len(prompts[i].ids) - shared[i] for i in family), shared[family[0]]
+
+    order = sorted(given, key=size, reverse=True)
     parts: list[dict[str, Tensor]] = []
-    order: list[int] = []
-    while done < len(shared):
-        group = shared[done : done + max(1, budget // shared[done].n_tokens)]
-        parts.append(_read(model, prompts, group))
-        order += [f.base for f in group] + [i for f in group for i in f.others]
+    budget, done = tokens or default_budget(model), 0
+    while done < len(order):
+        rest, beginning = size(order[done])
+        group = order[done : done + max(1, budget // (beginning + rest * len(order[done])))]
+        rows = [i for family in group for i in family]
+        parts.append(_read(model, [prompts[i] for i in rows], [shared[i] for i in rows]))
         done += len(group)
         if progress:
-            progress(done, len(shared))
-    back = torch.tensor(order).argsort()
+            progress(done, len(order))
+    back = torch.tensor([i for family in order for i in family]).argsort()
     return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
 
-@dataclass(frozen=True)
-class _Family:
-    """Prompts with a common beginning: `base` runs whole, `others` from token `shared` on."""
-
-    base: int
-    others: tuple[int, ...]
-    shared: int
-    n_tokens: int
-
-    @classmethod
-    def of(cls, prompts: Sequence[TokenPrompt], members: Sequence[int]) -> "_Family":
-        base, *others = sorted(members, key=lambda i: -len(prompts[i].ids))
-        ids = [prompts[i].ids for i in (base, *others)]
-        most = min(map(len, ids)) - 1  # everybody's last token is its own
-        shared = next((n for n in range(most) if len({one[n] for one in ids}) > 1), most)
-        return cls(base, tuple(others), shared, sum(map(len, ids)) - shared * len(others))
-
-
 def _read(
-    model: Model, prompts: Sequence[TokenPrompt], group: Sequence[_Family]
-) -> dict[str, Tensor]:
-    """The sites of every layer at each prompt's last token: the bases, then the others."""
-    ids, mask = pad(model, [prompts[f.base] for f in group])
-    rows = _rows(model, prompts, group, ids.shape[1])
-    pack = Pack(rows, ids.shape[1])
-    last = pack.token(torch.arange(len(rows.read)), rows.read)
+    model: Model, prompts: Sequence[TokenPrompt], shared: Sequence[int]
+) -> dict[str, Float[Tensor, "prompt layer *features"]]:
+    """The sites of every layer at each prompt's last token."""
+    cache = PrefixCache.sharing(model, prompts, shared, room=0)
+    found: dict[str, dict[int, Tensor]] = {site: {} for site in SITES_READ}
+
+    def keep(site: str, layer: int) -> Callable[[Tensor], None]:
+        return lambda activation: found[site].__setitem__(layer, activation[:, -1].clone())
+
     layers = range(model.arch.n_layers)
-    reads = [_Read(SITES[site], layer, last) for layer in layers for site in SITES_READ]
-    others = [(f, i) for f in group for i in f.others]
-    tails = [_own_embeddings(model, prompts, others)] if others else []
-    into = torch.arange(pack.n_tokens(len(group)), len(pack.row))
-    puts = [Put(SITES["resid_pre"], 0, into, values, None) for values in tails]
-    walk_tokens(model, record_layer_calls(model, ids, mask), rows, [*puts, *reads])
-    found = {
-        site: torch.stack([read.found[0] for read in reads if read.site == SITES[site]], 1)
-        for site in SITES_READ
+    edits = [(SITES[site], layer, keep(site, layer)) for site in SITES_READ for layer in layers]
+    with hooked(model, edits):
+        cache.read(model)
+    read = {
+        site: torch.stack([own[layer].to(model.device) for layer in layers], 1)
+        for site, own in found.items()
     }
-    mid = (found.pop("resid_pre") + found.pop("attn_out")).float().cpu()
-    found = {site: values.float().cpu() for site, values in found.items()}
-    z = found["z"].unflatten(-1, (model.arch.n_heads, model.arch.d_head))
-    return found | {"z": z, "resid_mid": mid}
-
-
-def _rows(
-    model: Model, prompts: Sequence[TokenPrompt], group: Sequence[_Family], width: int
-) -> Rows:
-    """Rows of the batch, all from layer 0 on; where prefixes are not shared, whole padded ones."""
-    firsts = [width - len(prompts[family.base].ids) for family in group]
-    prompt = list(range(len(group)))
-    start = firsts if shares_prefixes(model) else [0] * len(group)
-    stop = [width] * len(group)
-    for number, (family, first) in enumerate(zip(group, firsts, strict=True)):
-        prompt += [number] * len(family.others)
-        start = start + [first + family.shared] * len(family.others)
-        stop += [first + len(prompts[i].ids) for i in family.others]
-    ends = torch.tensor(stop)
-    entry = [len(prompt)] * (model.arch.n_layers + 1)
-    return Rows(torch.tensor(prompt), torch.tensor(start), ends, ends - 1, entry, len(group))
-
-
-def _own_embeddings(
-    model: Model, prompts: Sequence[TokenPrompt], others: Sequence[tuple[_Family, int]]
-) -> Float[Tensor, "token d_model"]:
-    """What enters layer 0 at the tokens after the shared ones, prompt by prompt."""
-    ids, mask = pad(model, [prompts[i] for _, i in others])
-    entered = _embeddings(model, ids, mask)
-    own = [len(prompts[i].ids) - family.shared for family, i in others]
-    return torch.cat([one[-n:] for one, n in zip(entered, own, strict=True)])
-
-
-class _Entered(Exception):
-    """Ends a run where the first block begins."""
-
-
-def _embeddings(
-    model: Model, ids: Int[Tensor, "prompt pos"], mask: Tensor
-) -> Float[Tensor, "prompt pos d_model"]:
-    """What enters layer 0, learned positions and scaling included."""
-    kept: list[Tensor] = []
-
-    def keep(activation: Tensor) -> None:
-        kept.append(activation.clone())
-        raise _Entered
-
-    try:
-        with hooked(model, [(SITES["resid_pre"], 0, keep)]):
-            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
-    except _Entered:
-        pass
-    return kept[0]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Keeps the activation of some tokens of a packed batch, by their flat numbers."""
-
-    site: Site
-    layer: int
-    tokens: Int[Tensor, " token"]
-    found: list[Float[Tensor, "token width"]] = field(default_factory=list)
-
-    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
-        flat = activation.view(-1, activation.shape[-1])
-        self.found.append(flat[self.tokens.to(flat.device)].clone())
+    read["resid_mid"] = read.pop("resid_pre") + read.pop("attn_out")
+    z = read["z"].unflatten(-1, (model.arch.n_heads, model.arch.d_head))
+    return {site: values.float().cpu() for site, values in (read | {"z": z}).items()}
 
 
 # --- changing -------------------------------------------------------------------------------------
@@ -205,7 +131,7 @@ def final_states(
         model: the model.
         prompts: in tokens.
         plans: of edits at ``positions="last"``; an empty one gives the plain run.
-        tokens: most tokens in a batch; by default what `interp.patching.cells.default_budget` says.
+        tokens: most tokens in a batch; by default what `interp.forward.budget.default_budget` says.
         progress: called with (prompts done, prompts in all).
         reduce: what is kept of each state, such as projections; by default all of it.
 

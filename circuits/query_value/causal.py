@@ -21,12 +21,11 @@ from circuits.query_value.validation import READOUTS, Validation
 from interp.ablation.controls import matched_sets, write_norms
 from interp.brief import brief
 from interp.data.pairs import Excluded
-from interp.data.prompts import TokenPrompt
+from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import DataError
 from interp.forward.hooks import Edit, hooked
 from interp.forward.layer_calls import positions_and_mask
-from interp.forward.recording import Values
-from interp.interventions.plan import Positions
+from interp.interventions.recording import Values
 from interp.interventions.values import mean_activations
 from interp.model.components import Component, ComponentSet
 from interp.model.model import Model

@@ -18,8 +18,8 @@ from interp.attribution import direct_logit_attribution
 from interp.data.pairs import PromptPairs, single_token, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import DataError
-from interp.forward.recording import activations
 from interp.interventions.plan import AnyPlan, KnockOut, Patch
+from interp.interventions.recording import activations
 from interp.interventions.run import sweep_plans
 from interp.model.graph import Graph
 from interp.model.model import Model

@@ -11,7 +11,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import StatisticsError
 from interp.forward.blocks import head_writes, weight_of
-from interp.forward.recording import site_values
+from interp.interventions.recording import site_values
 from interp.model.components import SITE_OF, ComponentKind, ComponentSet, Sets, shapes
 from interp.model.model import Model
 from interp.statistics.random_sets import Match, Sizes, random_sets

@@ -12,13 +12,13 @@ from torch import Tensor
 from interp.ablation.values import Rewrites
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
+from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
 from interp.interventions.rewrite import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
-from interp.patching.cells import default_budget, halved
 
 Read = Callable[
     [Float[Tensor, "token d_model"], Pack, Int[Tensor, " row"]],

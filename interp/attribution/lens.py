@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.pairs import TokenPair
-from interp.data.prompts import Prompts, as_prompts, listed, pairs_of
+from interp.data.prompts import Positions, Prompts, as_prompts, listed, pairs_of
 from interp.errors import PlanError
 from interp.forward.readout import LOGITS_AT_ONCE
-from interp.forward.recording import places_of, recorded
-from interp.interventions.plan import AnyPlan, Positions, as_plan
+from interp.interventions.plan import AnyPlan, as_plan
+from interp.interventions.recording import places_of, recorded
 from interp.model.model import Model
 from interp.model.sites import SITES
 

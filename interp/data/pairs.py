@@ -19,7 +19,7 @@ from interp.errors import DataError, shown
 from interp.model.model import Model
 
 REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
-PLACES = ("all", "prompt", "last", "decoded")
+PLACES = ("all", "prompt", "last", "decoded", "generating")
 """Names of positions that every prompt has, which no span can take."""
 
 

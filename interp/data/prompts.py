@@ -1,5 +1,6 @@
 """Prompts in a model's tokens, with named spans, and batches of them padded to one length."""
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,8 +12,12 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
 from interp.errors import DataError, PlanError, first_line, shown
-from interp.interventions.plan import Positions, whole_numbers
 from interp.model.model import Model
+
+Positions = str | int | Sequence[int]
+"""Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
+(the tokens generated so far, as they are read back), ``"generating"`` (these two: every token from
+which a new one is predicted), a span's name, a span's name with ``_last``, or token numbers."""
 
 
 @brief
@@ -46,6 +51,7 @@ class TokenPrompt:
             return numbers
         everything = tuple(range(n))
         named = {"all": everything, "prompt": everything, "last": everything[-1:], "decoded": ()}
+        named["generating"] = named["last"]
         if place in named:
             return named[place]
         if place in self.spans:
@@ -57,6 +63,23 @@ class TokenPrompt:
                 f"choose one of them or {', '.join(map(repr, named))}."
             )
         return self.spans[whole][-1:]
+
+
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One number or several as plain integers.
+
+    Raises:
+        PlanError: there is none, or one is not a whole number or negative.
+    """
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
+    except TypeError:
+        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
+    if not numbers:
+        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
+    if min(numbers) < 0:
+        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
+    return numbers
 
 
 Messages = Sequence[Mapping[str, str]]

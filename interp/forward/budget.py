@@ -1,4 +1,4 @@
-"""Peak memory of a block of code: resident on a CPU, allocated on a GPU."""
+"""Memory: how many tokens fit in one batch, and how much a block of code takes at its peak."""
 
 import contextlib
 import threading
@@ -7,8 +7,39 @@ from collections.abc import Callable, Generator
 import psutil
 import torch
 
+from interp.errors import OutOfMemory
+from interp.model.model import Model
+
+CPU_TOKENS = 4096
+"""Tokens in a CPU batch: enough to fill the matrix units, few enough for the caches."""
+
 EVERY = 0.005
 """Seconds between two looks at resident memory."""
+
+
+def default_budget(model: Model) -> int:
+    """Tokens whose activations inside one layer fill half the GPU's free memory."""
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    a = model.arch
+    floats = 8 * a.d_model + 4 * (a.d_mlp or 4 * a.d_model) + 10 * a.n_heads * a.d_head
+    free = torch.cuda.mem_get_info(model.device)[0]
+    return max(256, min(2**18, int(free / 2 / (floats * model.dtype.itemsize))))
+
+
+def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
+    """Half the tokens of a batch that did not fit.
+
+    Raises:
+        OutOfMemory: two prompts alone do not fit.
+    """
+    torch.cuda.empty_cache()
+    if budget <= 2 * longest:
+        raise OutOfMemory(
+            f"{model.device} ran out of memory with a batch of {budget} tokens on {model.name}; "
+            "use a smaller dtype, shorter prompts, or another device."
+        ) from error
+    return budget // 2
 
 
 @contextlib.contextmanager

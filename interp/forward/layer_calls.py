@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,21 @@ class _AllRecorded(Exception):
 
 
 def record_layer_calls(
-    model: Model, ids: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"]
+    model: Model,
+    ids: Int[Tensor, "prompt pos"],
+    mask: Bool[Tensor, "prompt pos"],
+    given: Mapping[str, Any] | None = None,
 ) -> LayerCalls:
-    """Run embedding, masks and rotary tables only: all blocks but the first are skipped."""
+    """Run embedding, masks and rotary tables only: all blocks but the first are skipped.
+
+    Args:
+        model: the model.
+        ids: the tokens.
+        mask: which of them are real.
+        given: the arguments of the forward call, where these tokens follow others in a cache.
+    """
+    plain = {"input_ids": ids, "use_cache": False}
+    inputs = plain | positions_and_mask(model, mask) if given is None else dict(given)
     kwargs: list[dict[str, Any]] = []
     entered: list[Tensor] = []
     as_tuple = False
@@ -85,7 +97,7 @@ def record_layer_calls(
             block.forward = stand_in(block, layer)
             stack.callback(restore_forward, block, before)
         with contextlib.suppress(_AllRecorded):
-            model.hf(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+            model.hf(**inputs)
     return LayerCalls(entered[0], kwargs, mask)
 
 

@@ -1,19 +1,171 @@
-"""What transformers calls the KV cache, and what limits it.
+"""`PrefixCache`: rows of tokens whose beginnings have been read, once, their keys and values kept.
 
-The keyword is ``past_key_values`` up to 5.23 and ``cache`` from 5.24 on; it is looked for in the
-signature, so that no version number decides.
+    cache = PrefixCache.of(model, prompts)      # a row per prompt; nothing is read yet
+    cache.read(model, leave=1)                  # all but each row's last token
+    rows = cache.branch([0, 0, 1])              # a copy: three rows that continue two prompts
+    states = rows.read(model)[:, -1]            # read what is left: the final normed states
+    rows.append(tokens)                         # another token per row, read by the next call
+    rows.select([0, 2])                         # drop the other rows
+
+`PrefixCache.sharing` reads what rows begin alike with only once. `read` runs the model under the
+hooks that are installed, and is differentiable. Where a model keeps no keys (Mamba), every call
+of `read` runs all columns again.
 """
 
+import contextlib
+import copy
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Self
 
-from torch import nn
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from interp.errors import PlanError
+from interp.brief import brief
+from interp.data.prompts import TokenPrompt, pad
+from interp.forward.layer_calls import positions_and_mask
+from interp.model.model import Model
 
 NAMES = ("cache", "past_key_values")
-"""The keyword's names, the newest first."""
+"""The KV cache's keyword: from transformers 5.24 on, and before."""
+
+Which = Sequence[int] | Int[Tensor, " row"]
+Owners = Int[Tensor, " row"]
+
+
+@brief
+@dataclass
+class PrefixCache:
+    """A batch of rows, of which the first `n_read` columns are read.
+
+    Attributes:
+        ids: tokens, padded on the left; between a shared beginning and the rest, too.
+        mask: which columns of each row are real.
+        prompts: what the rows began as; appended tokens are not in them.
+        kv: keys and values of the columns read; ``None`` where the model keeps none.
+    """
+
+    ids: Int[Tensor, "row column"]
+    mask: Bool[Tensor, "row column"]
+    prompts: list[TokenPrompt]
+    kv: DynamicCache | None
+    n_read: int = 0
+
+    @classmethod
+    def of(cls, model: Model, prompts: Sequence[TokenPrompt], keep: bool = True) -> Self:
+        """A row per prompt, nothing read; without `keep` no keys are kept."""
+        keep = keep and keeps_keys(model)
+        kv = DynamicCache(config=model.hf.config) if keep else None
+        return cls(*pad(model, prompts), list(prompts), kv)
+
+    @classmethod
+    def sharing(
+        cls,
+        model: Model,
+        prompts: Sequence[TokenPrompt],
+        shared: Sequence[int],
+        *,
+        owner: Sequence[int] | None = None,
+        during: Callable[[Owners], AbstractContextManager[Any]] | None = None,
+        room: int = 64,
+    ) -> Self:
+        """A row per prompt, whose shared beginning is read, once for all rows that have it.
+
+        Nothing is shared where a sliding window is shorter than the batch: windows count columns,
+        and there is padding between beginning and rest.
+
+        Args:
+            model: the model.
+            prompts: each with a token or more behind its shared ones.
+            shared: how many first tokens of each prompt others may share.
+            owner: rows share with rows of the same owner only, such as an edit; by default all do.
+            during: given the rows' owners, the context in which beginnings are read.
+            room: how many columns will be appended.
+        """
+        rest = max(len(p.ids) - n for p, n in zip(prompts, shared, strict=True))
+        if not any(shared) or not can_share(model, max(shared) + rest + room):
+            return cls.of(model, prompts)
+        owners = [0] * len(prompts) if owner is None else owner
+        heads = [(o, p.ids[:n]) for o, p, n in zip(owners, prompts, shared, strict=True)]
+        number = {head: i for i, head in enumerate(dict.fromkeys(heads))}
+        cache = cls.of(model, [TokenPrompt(ids) for _, ids in number])
+        with during(torch.tensor([o for o, _ in number])) if during else contextlib.nullcontext():
+            cache.read(model)
+        cache.select([number[head] for head in heads])
+        tails = [TokenPrompt(p.ids[n:]) for p, n in zip(prompts, shared, strict=True)]
+        cache.append(*pad(model, tails))
+        cache.prompts = list(prompts)
+        return cache
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, model: Model, leave: int = 0) -> Float[Tensor, "row new d_model"]:
+        """Run the columns that have not been read, all but the last `leave`.
+
+        Returns:
+            Their states behind the final norm.
+        """
+        start, stop = self.n_read, self.ids.shape[1] - leave
+        out = model.hf.base_model(**self.arguments(model.hf.base_model, model, stop))
+        self.n_read = stop
+        return out.last_hidden_state[:, start - stop :]
+
+    def arguments(self, module: nn.Module, model: Model, stop: int) -> dict[str, Any]:
+        """What a forward call of the unread columns up to `stop` takes."""
+        start = self.n_read if self.kv is not None else 0
+        given: dict[str, Any] = positions_and_mask(model, self.mask[:, :stop])
+        if "position_ids" in given:
+            given["position_ids"] = given["position_ids"][:, start:]
+        if self.kv is not None:
+            given |= cache_argument(module, self.kv)
+        return given | {"input_ids": self.ids[:, start:stop], "use_cache": self.kv is not None}
+
+    def append(
+        self, tokens: Int[Tensor, "row *new"], real: Bool[Tensor, "row new"] | None = None
+    ) -> None:
+        """Add a column or more, to be read next; all real by default."""
+        new = tokens if tokens.ndim == 2 else tokens[:, None]
+        self.ids = torch.cat([self.ids, new], 1)
+        real = torch.ones_like(new, dtype=torch.bool) if real is None else real
+        self.mask = torch.cat([self.mask, real], 1)
+
+    def select(self, which: Which) -> None:
+        """Go on with some of the rows, in this order; a row may come twice."""
+        where = torch.as_tensor(which, device=self.ids.device)
+        self.ids, self.mask = self.ids[where], self.mask[where]
+        self.prompts = [self.prompts[i] for i in where.tolist()]
+        if self.kv is not None and self.n_read:
+            self.kv.reorder_cache(where)  # pyright: ignore[reportArgumentType]
+
+    def branch(self, which: Which | None = None) -> Self:
+        """A copy with these rows, all by default, that shares keys until it goes on."""
+        other = copy.copy(self)
+        if self.kv is not None:
+            other.kv = copy.copy(self.kv)
+            # layers of keys replace their tensors; others (linear attention) write into them
+            other.kv.layers = [
+                copy.copy(layer) if type(layer) in _KEYS else copy.deepcopy(layer)
+                for layer in self.kv.layers
+            ]
+        if which is not None:
+            other.select(which)
+        return other
+
+
+_KEYS = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def common_prefix(prompts: Sequence[TokenPrompt]) -> int:
+    """How many first tokens all prompts share, each having another behind them."""
+    least = min(len(prompt.ids) for prompt in prompts) - 1
+    columns = zip(*(prompt.ids[:least] for prompt in prompts), strict=True)
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), least)
 
 
 def cache_in(kwargs: Mapping[str, Any]) -> Any:
@@ -22,24 +174,31 @@ def cache_in(kwargs: Mapping[str, Any]) -> Any:
 
 
 def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
-    """A KV cache as the keyword argument that this module's forward takes it by.
+    """A KV cache as the keyword argument that a module's forward takes it by; empty if none.
 
-    Raises:
-        PlanError: it takes none, as recurrent models do.
+    The name is looked up, so that no version number decides.
     """
     parameters = inspect.signature(module.forward).parameters
     name = next((name for name in NAMES if name in parameters), None)
-    if name is None or not keeps_keys(module):
-        raise PlanError(
-            f"a {type(module).__name__} takes no cache of keys and values, which reading a prompt "
-            "in parts needs; use a model whose every layer has attention."
-        )
-    return {name: cache}
+    return {} if name is None else {name: cache}
 
 
-def keeps_keys(hf: Any) -> bool:
-    """Whether a model's cache is keys and values, and not a recurrent state without a length."""
-    return not getattr(hf, "_is_stateful", False)
+def keeps_keys(model: Model) -> bool:
+    """Whether a KV cache holds what a model has read; a recurrent state has no length."""
+    stateful = getattr(model.hf, "_is_stateful", False)
+    return not stateful and bool(cache_argument(model.hf.base_model, None))
+
+
+def can_share(model: Model, n_columns: int) -> bool:
+    """Whether rows of so many columns can have padding between a shared beginning and the rest."""
+    window = attention_window(model.hf.config)
+    return only_keys(model) and (window is None or n_columns <= window)
+
+
+def only_keys(model: Model) -> bool:
+    """Whether tokens meet in attention alone, so that keys and values are all that is kept."""
+    layers = DynamicCache(config=model.hf.config).layers if keeps_keys(model) else []
+    return bool(layers) and all(type(layer) in _KEYS for layer in layers)
 
 
 def attention_window(config: Any) -> int | None:

@@ -1,236 +1,18 @@
-"""A plan resolved against a model and a batch of prompts, whichever engine carries it out.
-
-`bind` checks a plan and gives a `Run`. Forward by forward the engine tells the run which tokens
-come in (all of them, or with a KV cache only the new ones), as a `Window`; each `BoundEdit`
-then finds the tokens that its scope covers and rewrites them.
-"""
+"""Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from interp.brief import brief
-from interp.data.prompts import TokenPrompt
+from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
-from interp.interventions.plan import Edit, KnockOut, Plan, Positions
-from interp.interventions.rewrite import Rewrite
+from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Scope
+from interp.interventions.plan import Add, Edit, Feedback, KnockOut, Plan
 from interp.model.model import Model
 from interp.model.sites import Site
-
-
-@brief
-@dataclass(frozen=True)
-class Window:
-    """The tokens of one forward call.
-
-    Attributes:
-        pos: position of every token so far in its own prompt, padding left out.
-        real: which tokens are no padding.
-        start: first column that this call computes; the earlier ones are in the KV cache.
-        cache: the KV cache, or ``None``.
-    """
-
-    pos: Int[Tensor, "row column"]
-    real: Bool[Tensor, "row column"]
-    start: int
-    cache: Any = None
-
-    @classmethod
-    def of(cls, real: Bool[Tensor, "row column"], start: int = 0, cache: Any = None) -> "Window":
-        """A window from the attention mask."""
-        return cls((real.long().cumsum(-1) - 1).clamp(min=0), real, start, cache)
-
-    @property
-    def n_new(self) -> int:
-        """How many columns this call computes."""
-        return self.real.shape[1] - self.start
-
-    def first(self, n: int) -> "Window":
-        """The first `n` rows."""
-        return Window(self.pos[:n], self.real[:n], self.start, self.cache)
-
-
-@brief
-@dataclass(frozen=True)
-class Scope:
-    """Positions resolved against the rows of a batch.
-
-    Attributes:
-        prompt: which prompt positions are in; ``None`` for every token there is.
-        length: of each row's prompt.
-        rows: which rows the plan is for.
-        decoded: whether tokens after the prompt are in.
-    """
-
-    prompt: Bool[Tensor, "row pos"] | None
-    length: Int[Tensor, " row"]
-    rows: Bool[Tensor, " row"]
-    decoded: bool
-
-    def columns(self, window: Window) -> Bool[Tensor, "row column"]:
-        """Which of the tokens so far are in."""
-        if self.prompt is None:
-            return window.real
-        n = len(window.pos)  # a sweep's rows join layer by layer
-        known = self.prompt[:n].gather(1, window.pos.clamp(max=self.prompt.shape[1] - 1))
-        inside = window.pos < self.length[:n, None]
-        chosen = torch.where(inside, known, torch.tensor(self.decoded))
-        return chosen & window.real & self.rows[:n, None]
-
-
-@brief
-@dataclass(frozen=True)
-class BoundEdit:
-    """An edit at one site of one layer, resolved against model and prompts.
-
-    Attributes:
-        site: where.
-        layer: in which block.
-        scope: at which tokens.
-        features: the features of the selected units; ``None`` for all.
-        rewrite: the arithmetic.
-        numbers: of each row's prompt, for values that differ by prompt; ``None``: its own.
-        positional: the length of the values' position axis, where they have one.
-    """
-
-    site: Site
-    layer: int
-    scope: Scope
-    features: Int[Tensor, " feature"] | None
-    rewrite: Rewrite
-    numbers: Int[Tensor, " row"] | None
-    positional: int | None
-
-    def __call__(self, activation: Float[Tensor, "row new width"], window: Window) -> None:
-        """Edit the activation in place.
-
-        Raises:
-            PlanError: the activation is not that of the window's tokens.
-        """
-        if activation.shape[:2] != (len(window.real), window.n_new):
-            raise PlanError(
-                f"{self.site.at(self.layer)} came with shape {tuple(activation.shape)} in a pass "
-                f"over {len(window.real)} x {window.n_new} tokens; plans apply to forward passes "
-                "of the whole model, not to sweeps."
-            )
-        row, new, prompt, pos = self.tokens(window)
-        if not len(row):
-            return
-        where = [row.to(activation.device), new.to(activation.device)]
-        if self.features is not None:
-            where = [where[0][:, None], where[1][:, None], self.features.to(activation.device)]
-        activation[*where] = self.rewrite(activation[*where], prompt, pos)
-
-    def tokens(self, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The tokens edited in a forward call: row, column among the new, prompt, position.
-
-        Raises:
-            PlanError: a value with a position axis has none for one of them.
-        """
-        row, new = self.scope.columns(window)[:, window.start :].nonzero(as_tuple=True)
-        pos = window.pos[row, new + window.start]
-        self._check(row, pos)
-        return row, new, row if self.numbers is None else self.numbers[row], pos
-
-    def _check(self, row: Tensor, pos: Tensor) -> None:
-        if self.positional is None:
-            return
-        known = self.scope.length[row] if self.scope.prompt is not None else self.positional
-        if bool(((pos >= known) | (pos >= self.positional)).any()):
-            raise PlanError(
-                f"the value for {self.site.at(self.layer)} has a position axis of "
-                f"{self.positional} and none of it belongs to token {int(pos.max())}; restrict it "
-                "to positions='prompt', or give one value for all positions."
-            )
-
-
-@brief
-@dataclass(frozen=True)
-class BoundKnockOut:
-    """A knock-out in one layer, resolved against model and prompts."""
-
-    layer: int
-    queries: Scope
-    keys: Scope
-    heads: tuple[int, ...] | None
-
-    def cut(
-        self, window: Window, n_keys: int, offset: int, n_heads: int
-    ) -> Bool[Tensor, "row head query key"]:
-        """Which scores become minus infinity, for the keys from column `offset` on."""
-        queries = self.queries.columns(window)[:, window.start :]
-        keys = self.keys.columns(window)[:, offset : offset + n_keys]
-        keys = nn.functional.pad(keys, (0, n_keys - keys.shape[1]))
-        cut = (queries[:, :, None] & keys[:, None, :])[:, None]
-        if self.heads is None:
-            return cut
-        chosen = torch.zeros(n_heads, dtype=torch.bool)
-        chosen[list(self.heads)] = True
-        return cut & chosen[None, :, None, None]
-
-
-@brief
-@dataclass
-class Run:
-    """Plans resolved against a batch, and the tokens of the forward call under way.
-
-    Attributes:
-        edits: in plan order.
-        knock_outs: in plan order.
-        lengths: of the prompts in the batch; ``None`` where any batch will do.
-        window: the forward call under way.
-    """
-
-    edits: list[BoundEdit]
-    knock_outs: list[BoundKnockOut]
-    lengths: Sequence[int] | None
-    window: Window | None = None
-
-    @property
-    def tokens(self) -> Window:
-        """The forward call under way."""
-        if self.window is None:
-            raise PlanError("a plan applies to forward passes of the whole model, not of a part.")
-        return self.window
-
-    def enter(self, ids: Tensor, mask: Tensor | None, start: int, cache: Any = None) -> None:
-        """Note the tokens of a forward call.
-
-        Args:
-            ids: token ids or embeddings of the new tokens, rows first.
-            mask: which of all tokens so far are real; ``None`` for all.
-            start: how many tokens are in the KV cache.
-            cache: the KV cache, or ``None``.
-
-        Raises:
-            PlanError: the batch is not that of the prompts.
-        """
-        n = start + ids.shape[1]
-        real = torch.ones(len(ids), n, dtype=torch.bool)
-        if mask is not None and mask.ndim == 2:
-            real = mask[:, :n].bool().cpu()
-        if self.lengths is not None:
-            self._check_batch(real.sum(-1).tolist(), self.lengths)
-        self.window = Window.of(real, start, cache)
-
-    def _check_batch(self, run: Sequence[int], known: Sequence[int]) -> None:
-        if len(run) != len(known):
-            raise PlanError(
-                f"the plan was applied to {len(known)} prompts but a batch of {len(run)} was run."
-            )
-        short = [row for row in range(len(known)) if run[row] < known[row]]
-        if short:
-            raise PlanError(
-                f"the plan was applied to a prompt of {known[short[0]]} tokens, but row {short[0]} "
-                f"of the batch has {run[short[0]]}; run the prompts that the plan was applied to."
-            )
-
-
-# --- resolving a plan --------------------------------------------------------------------------
 
 
 def bind(
@@ -251,20 +33,24 @@ def bind(
         rows: which rows the plan is for; by default all.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: a vector of the wrong width, an unknown span, a position out of range.
+        PlanError: a site, layer or unit that the model does not have; a vector of the wrong
+            width, an unknown span, a position out of range.
     """
     n = len(prompts) if prompts is not None else 0
     which = torch.ones(n, dtype=torch.bool) if rows is None else rows
-    of_row = None if prompts is None else torch.tensor(numbers or range(n))
+    entry = None if prompts is None else torch.tensor(numbers or range(n))
     if prompts is not None and numbers is None:
         check_values(plan, prompts)
-    run = Run([], [], None if prompts is None else [len(prompt.ids) for prompt in prompts])
+    lengths = None if prompts is None else torch.tensor([len(prompt.ids) for prompt in prompts])
+    run = Run([], [], [], lengths)
+    dosed = any(isinstance(step, Feedback) for step in plan)
     for step in plan:
         if isinstance(step, KnockOut):
             run.knock_outs += _bind_knock_out(model, step, prompts, which)
+        elif isinstance(step, Feedback):
+            run.feedback.append(_bind_feedback(model, step, entry, which))
         else:
-            run.edits += _bind_edit(model, step, prompts, which, of_row)
+            run.edits += _bind_edit(model, step, prompts, which, entry, dosed)
     return run
 
 
@@ -273,24 +59,44 @@ def _bind_edit(
     step: Edit,
     prompts: Sequence[TokenPrompt] | None,
     rows: Bool[Tensor, " row"],
-    numbers: Int[Tensor, " row"] | None,
+    entry: Int[Tensor, " row"] | None,
+    dosed: bool,
 ) -> list[BoundEdit]:
     site, layers = site_layers(model, step.site, step.layers)
     scope = resolve(step.positions, prompts, rows)
     features = _features(model, site, step.units)
-    value = _vector(model, site, step)
-    axes = _axes(step, value)
-    if len(axes) == 2 and (numbers is None or bool((numbers[rows] >= axes[0]).any())):
-        raise PlanError(
-            f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply it "
-            "to those prompts."
-        )
+    axes = _axes(step, _vector(model, site, step))
+    if len(axes) == 2:
+        _check_entries(entry, rows, axes[0], f"the value for {step.site}")
     rewrites = step.rewrite(features).of_layers(len(layers))
-    positional = axes[-1] if axes else None
+    positional = axes[-1] if axes and axes[-1] > 1 else None
+    dosed = dosed and isinstance(step, Add)
     return [
-        BoundEdit(site, layer, scope, features, rewrite, numbers, positional)
+        BoundEdit(site, layer, scope, features, rewrite, entry, positional, dosed)
         for layer, rewrite in zip(layers, rewrites, strict=True)
     ]
+
+
+def _check_entries(
+    entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"], n: int, what: str
+) -> None:
+    if entry is None or bool((entry[rows] >= n).any()):
+        raise PlanError(
+            f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
+        )
+
+
+def _bind_feedback(
+    model: Model, step: Feedback, entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"]
+) -> BoundFeedback:
+    model.check_layers([step.layer])
+    sizes = {len(step.directions), len(step.low), len(step.high)}
+    if step.directions.ndim != 2 or step.directions.shape[1] != model.arch.d_model:
+        raise PlanError(
+            f"Feedback.directions is {list(step.directions.shape)}; give one per prompt."
+        )
+    _check_entries(entry, rows, min(sizes), "the plan's Feedback")
+    return BoundFeedback(step, entry if entry is not None else torch.zeros(0, dtype=torch.long))
 
 
 def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
@@ -306,9 +112,7 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
             a position axis, is as long as there are prompts and no prompt has so many tokens.
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
-    for step in plan:
-        if isinstance(step, KnockOut):
-            continue
+    for step in plan.edits:
         for name in step.tensors:
             axes, what = _axes(step, getattr(step, name)), f"{type(step).__name__}.{name}"
             if len(axes) == 2 and axes[0] != n:
@@ -353,7 +157,7 @@ def resolve(
     for row, prompt in enumerate(prompts):
         if rows[row]:
             table[row, list(prompt.positions(positions))] = True
-    return Scope(table, length, rows, positions in ("all", "decoded"))
+    return Scope(table, length, rows, positions in ("all", "decoded", "generating"))
 
 
 def site_layers(

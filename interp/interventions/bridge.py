@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from interp.data.prompts import Prompts, as_prompts, pad
 from interp.errors import PlanError
-from interp.interventions.binding import BoundEdit, BoundKnockOut, Run, bind
-from interp.interventions.native import refuse_blind
+from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run
+from interp.interventions.binding import bind
+from interp.interventions.native import cut_off
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
@@ -47,7 +47,8 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
             "TransformerLens takes no edits of attention scores on this architecture "
             f"({model.arch.adapter}); run this KnockOut with interp.forward."
         )
-    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in run.edits]
+    edits = (*run.edits, *run.feedback)
+    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in edits]
     for cut in run.knock_outs:
         hooks.append((f"blocks.{cut.layer}.attn.hook_attn_scores", _scored(run, cut)))
     return hooks
@@ -83,10 +84,10 @@ def _reads_cache(run: Run) -> Callable[[Tensor, Any], Tensor]:
     return reads_cache
 
 
-def _edited(run: Run, edit: BoundEdit) -> Callable[[Tensor, Any], Tensor]:
+def _edited(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor, Any], Tensor]:
     def edited(activation: Tensor, hook: Any) -> Tensor:
         flat = activation.flatten(2)  # heads and their features in one axis, as in the module
-        edit(flat, run.tokens)
+        edit(flat, run)
         # in place: at resid_mid the block adds its MLP to this very tensor
         return activation.copy_(flat.view_as(activation))
 
@@ -97,10 +98,7 @@ def _scored(run: Run, knock_out: BoundKnockOut) -> Callable[[Tensor, Any], Tenso
     def scored(scores: Tensor, hook: Any) -> Tensor:
         n_keys = scores.shape[-1]
         offset = run.tokens.real.shape[1] - n_keys
-        cut = knock_out.cut(run.tokens, n_keys, offset, scores.shape[1]).to(scores.device)
-        closed = torch.finfo(scores.dtype).min
-        readable = scores > closed / 2
-        refuse_blind(knock_out, readable, readable & ~cut)
-        return scores.masked_fill(cut, closed)
+        cut = knock_out.cut(run.tokens, n_keys, offset, scores.shape[1])
+        return cut_off(knock_out, scores, cut.to(scores.device))
 
     return scored

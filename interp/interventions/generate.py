@@ -1,20 +1,43 @@
-"""Generation under a plan: Hugging Face's own loop, with the KV cache, hooked as one run."""
+"""Generation under a plan: one decoder over one prefix cache.
 
+    texts = generate(model, prompts, plan, max_new_tokens=30)
+
+Steering is a plan: a vector per row, relative to the activation, at the last prompt token and at
+every new one, with a dose that follows the model's own state::
+
+    plan = Plan.of(
+        Add("resid_post", vectors[:, :, None], 0.3, layers=range(8, 20), relative="norm",
+            positions="generating"),              # vectors: [layer, condition, d_model]
+        Feedback(directions, low, high, layer=20),
+    )
+    cache = PrefixCache.sharing(model, prompts, [common_prefix(prompts)] * len(prompts))
+    cache.read(model, leave=1)                    # each prompt once, for all conditions and plans
+    rows = [(i, c) for i in range(len(prompts)) for c in range(n_conditions)]
+    ids = decode(model, cache.branch([i for i, _ in rows]), plan, 30, entries=[c for _, c in rows])
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
 from interp.brief import brief
-from interp.data.prompts import Prompts, as_prompts, batches, pad
+from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches
 from interp.errors import PlanError, shown
-from interp.forward.prefix_cache import keeps_keys
+from interp.forward.budget import default_budget
+from interp.forward.prefix_cache import PrefixCache
+from interp.interventions.batch_run import Run, Window
 from interp.interventions.binding import bind, check_values
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
-from interp.patching.cells import default_budget
 from interp.progress import Progress, reported
+
+Tokens = tuple[int, ...]
 
 
 @brief
@@ -28,8 +51,8 @@ class Generation:
         text: the new tokens as text, special ones left out.
     """
 
-    prompt: tuple[int, ...]
-    ids: tuple[int, ...]
+    prompt: Tokens
+    ids: Tokens
     text: str
 
 
@@ -47,7 +70,9 @@ def generate(
     """Continue prompts under a plan; with an empty one this is ``model.hf.generate``.
 
     Scopes say when an intervention acts: ``"prompt"``, ``"last"`` and spans at prefill,
-    ``"decoded"`` on each new token as it is read back, ``"all"`` on both.
+    ``"decoded"`` on each new token as it is read back, ``"generating"`` on the last prompt token
+    and each new one, ``"all"`` on every token. Equal prompts are read once where the plan changes
+    nothing before their last token.
 
     Args:
         model: the model; its own generation config applies (repetition penalty, top-k, …).
@@ -67,28 +92,102 @@ def generate(
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     check_values(steps, rows)
-    _check_length(max_new_tokens)
-    sampling = {"temperature": temperature} if temperature else {}
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature} if temperature else {}
+    )
     out: dict[int, Generation] = {}
     with reported(progress, "generating", len(rows), "prompts") as report:
         for group in batches(rows, default_budget(model)):
             part = [rows[i] for i in group]
-            ids, mask = pad(model, part)
-            with torch.random.fork_rng(), hooked_run(model, bind(model, steps, part, group)):
-                torch.manual_seed(seed)
-                both = model.hf.generate(
-                    input_ids=ids,
-                    attention_mask=mask.long(),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=bool(temperature),
-                    use_cache=use_cache and keeps_keys(model.hf),
-                    pad_token_id=model.tokenizer.pad_token_id or 0,
-                    **sampling,
-                )
-            for i, new in zip(group, both[:, ids.shape[1] :], strict=True):
-                out[i] = _generation(model, rows[i].ids, new)
+            cache = _begun(model, part, bind(model, steps, part, group), use_cache)
+            new = decode(model, cache, steps, max_new_tokens, entries=group, seed=seed, **sampling)
+            for i, ids in zip(group, new, strict=True):
+                text = model.tokenizer.decode(ids, skip_special_tokens=True)
+                out[i] = Generation(rows[i].ids, ids, text)
             report(len(out), len(rows))
     return [out[i] for i in range(len(rows))]
+
+
+def _begun(model: Model, prompts: Sequence[TokenPrompt], run: Run, use_cache: bool) -> PrefixCache:
+    """The rows; equal prompts are read once where the run acts on no token before the last."""
+    different = {prompt.ids: prompt for prompt in prompts}
+    cache = PrefixCache.of(model, prompts, keep=use_cache)
+    if len(different) == len(prompts) or cache.kv is None or _acts(run, cache.mask[:, :-1]):
+        return cache
+    cache = PrefixCache.of(model, list(different.values()))
+    with torch.no_grad():
+        cache.read(model, leave=1)
+    number = {ids: i for i, ids in enumerate(different)}
+    cache.select([number[prompt.ids] for prompt in prompts])
+    cache.prompts = list(prompts)  # whose spans may differ
+    return cache
+
+
+@torch.no_grad()
+def decode(
+    model: Model,
+    cache: PrefixCache,
+    plan: AnyPlan = (),
+    max_new_tokens: int = 20,
+    *,
+    entries: Sequence[int] | None = None,
+    ends: Sequence[int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[Tokens]:
+    """Continue the rows of a cache under a plan; a row that has ended leaves the batch.
+
+    Args:
+        model: the model.
+        cache: rows with a token or more left to be read; used up (`PrefixCache.branch` copies).
+        plan: what to do; it must not act on tokens that are in the cache.
+        max_new_tokens: at most so many tokens per row.
+        entries: which entry of a value's prompt axis each row takes; by default its own.
+        ends: tokens that end a row; by default the model's own.
+        seed: of sampling, with ``do_sample=True``.
+        options: as ``model.hf.generate`` takes them: ``repetition_penalty``,
+            ``min_new_tokens``, ``temperature``, …
+
+    Returns:
+        Each row's new tokens, up to and with the one that ended it.
+
+    Raises:
+        PlanError: the plan cannot be carried out on these rows, acts on tokens that have been
+            read, or `max_new_tokens` is not a positive whole number.
+    """
+    _check_length(max_new_tokens)
+    run = bind(model, as_plan(plan), cache.prompts, entries)
+    if cache.n_read and _acts(run, cache.mask[:, : cache.n_read]):
+        raise PlanError(
+            "the plan acts on tokens that were read before it was applied; choose positions such "
+            "as 'generating' or 'decoded', or give prompts instead of a cache."
+        )
+    stop = _ends(model) if ends is None else ends
+    seen = _on_the_right(cache.ids, cache.mask)
+    processors, sample = _processors(model, seen, max_new_tokens, stop, options)
+    ended = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool, device=seen.device)
+    ended[list(stop)] = True
+    run.rows = torch.arange(len(cache))
+    new: list[list[int]] = [[] for _ in run.rows]
+    with torch.random.fork_rng(), hooked_run(model, run):
+        torch.manual_seed(seed)
+        for number in range(max_new_tokens):
+            if number == options.get("min_new_tokens"):
+                processors = _without_minimum(processors)
+            states = cache.read(model)[:, -1]
+            logits = model.arch.logits_transform(model.unembed(states).float())
+            token = _chosen(processors(seen, logits), sample)  # pyright: ignore[reportArgumentType]
+            for row, one in zip(run.rows.tolist(), token.tolist(), strict=True):
+                new[row].append(one)
+            going = (~ended[token]).nonzero()[:, 0]
+            if not len(going):
+                break
+            cache.append(token)
+            seen = torch.cat([seen, token[:, None]], 1)
+            if len(going) < len(token):
+                cache.select(going)
+                seen, run.rows = seen[going], run.rows[going.cpu()]
+    return [tuple(ids) for ids in new]
 
 
 def _check_length(max_new_tokens: object) -> None:
@@ -96,10 +195,62 @@ def _check_length(max_new_tokens: object) -> None:
         raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
 
 
-def _generation(model: Model, prompt: tuple[int, ...], new: Tensor) -> Generation:
+def _acts(run: Run, mask: Bool[Tensor, "row column"]) -> bool:
+    """Whether a run edits, or cuts a query of, any of the first tokens of its prompts."""
+    window = Window.of(mask.cpu())
+    scopes = [edit.scope for edit in run.edits] + [cut.queries for cut in run.knock_outs]
+    return any(bool(scope.columns(window).any()) for scope in scopes)
+
+
+def _ends(model: Model) -> list[int]:
+    """The model's own end-of-sequence tokens."""
     stop = model.hf.generation_config.eos_token_id
-    ends = stop if isinstance(stop, list) else [stop]
-    ids = [int(t) for t in new]
-    length = next((i + 1 for i, t in enumerate(ids) if t in ends), len(ids))
-    text = model.tokenizer.decode(ids[:length], skip_special_tokens=True)
-    return Generation(prompt, tuple(ids[:length]), text)
+    return [one for one in (stop if isinstance(stop, list) else [stop]) if one is not None]
+
+
+def _processors(
+    model: Model,
+    seen: Int[Tensor, "row column"],
+    max_new_tokens: int,
+    stop: Sequence[int],
+    options: dict[str, Any],
+) -> tuple[LogitsProcessorList, bool]:
+    """What Hugging Face's own loop would do to logits, in its order; and whether it samples."""
+
+    def loop(_: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **__: Any):
+        return logits_processor, generation_config.do_sample
+
+    return model.hf.generate(
+        input_ids=seen,
+        attention_mask=torch.ones_like(seen),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop) or None,
+        pad_token_id=model.tokenizer.pad_token_id or 0,
+        custom_generate=loop,
+        **({"do_sample": False} | options),
+    )
+
+
+def _without_minimum(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """Without the ban on ends, which costs time even where it no longer applies."""
+    kept = (p for p in processors if not isinstance(p, MinNewTokensLengthLogitsProcessor))
+    return LogitsProcessorList(kept)
+
+
+def _chosen(scores: Float[Tensor, "row vocab"], sample: bool) -> Int[Tensor, " row"]:
+    if not sample:
+        return scores.argmax(-1)
+    return torch.multinomial(scores.softmax(-1), 1)[:, 0]
+
+
+def _on_the_right(
+    ids: Int[Tensor, "row column"], mask: Bool[Tensor, "row column"]
+) -> Int[Tensor, "row column"]:
+    """What penalties see of prompts: the real tokens on the right, the first of them before.
+
+    So padding is never counted as a token that occurred, wherever it stands.
+    """
+    real = ids.gather(1, torch.sort(mask.long(), dim=1, stable=True).indices)
+    start = (~mask).sum(1, keepdim=True)
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    return torch.where(columns < start, real.gather(1, start), real)

@@ -12,7 +12,8 @@ from interp.data.prompts import Prompts, as_prompts
 from interp.errors import PlanError
 from interp.forward.hooks import hook_point
 from interp.forward.prefix_cache import cache_in
-from interp.interventions.binding import BoundEdit, BoundKnockOut, Run, Window, bind
+from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Window
+from interp.interventions.binding import bind
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
@@ -45,9 +46,9 @@ def hooked_run(model: Model, run: Run) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
         stack.callback(enter.remove)
-        for edit in run.edits:
+        for edit in (*run.edits, *run.feedback):
             module, point = model.point(edit.site, edit.layer)
-            stack.callback(hook_point(module, point, _in_window(run, edit)).remove)
+            stack.callback(hook_point(module, point, _in_run(run, edit)).remove)
         for knock_out in run.knock_outs:
             attention = model.blocks[knock_out.layer].get_submodule(model.arch.attention)
             hook = _masked(model, run, knock_out)
@@ -66,8 +67,8 @@ def _enter(run: Run) -> Callable[..., None]:
     return enter
 
 
-def _in_window(run: Run, edit: BoundEdit) -> Callable[[Tensor], None]:
-    return lambda activation: edit(activation, run.tokens)
+def _in_run(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor], None]:
+    return lambda activation: edit(activation, run)
 
 
 def _masked(model: Model, run: Run, knock_out: BoundKnockOut) -> Callable[..., Any]:
@@ -104,23 +105,24 @@ def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tenso
     cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
     if mask is None:
         mask = plain_mask(model, window, n_keys, offset)
-    closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    left = mask.masked_fill(cut.to(mask.device), closed)
-    refuse_blind(knock_out, mask > closed, left > closed)
-    return left
+    return cut_off(knock_out, mask, cut.to(mask.device))
 
 
-def refuse_blind(knock_out: BoundKnockOut, before: Tensor, after: Tensor) -> None:
-    """Raise unless every query that could read something, by these masks, still can.
+def cut_off(knock_out: BoundKnockOut, mask: Tensor, cut: Bool[Tensor, "..."]) -> Tensor:
+    """A boolean or additive mask, or scores, with some entries closed.
 
     Raises:
-        PlanError: a token is left with nothing to read.
+        PlanError: a query that could read something is left with nothing to read.
     """
-    if bool((before.any(-1) & ~after.any(-1)).any()):
+    closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    left = mask.masked_fill(cut, closed)
+    readable, still = (x > closed / 2 for x in (mask, left))
+    if bool((readable.any(-1) & ~still.any(-1)).any()):
         raise PlanError(
             f"KnockOut in layer {knock_out.layer} leaves a token with nothing to attend to; keep "
             "at least one key (token 0 can read only itself)."
         )
+    return left
 
 
 def plain_mask(

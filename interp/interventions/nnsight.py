@@ -15,8 +15,9 @@ from torch import Tensor
 from interp.data.prompts import Prompts, as_prompts, pad
 from interp.errors import InterpError
 from interp.forward.layer_calls import positions_and_mask
-from interp.interventions.binding import BoundEdit, BoundKnockOut, Window, bind
-from interp.interventions.native import plain_mask, refuse_blind
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Window
+from interp.interventions.binding import bind
+from interp.interventions.native import cut_off, plain_mask
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
@@ -150,7 +151,7 @@ def run_plan(
     options = positions_and_mask(model, mask) | ({"remote": remote} if remote else {})
     # The block may be shipped as source, so it is plain tensor code on plain tuples.
     with torch.no_grad(), wrapped.trace(ids, use_cache=False, **options):
-        for module, side, where, keep, add, basis in ordered:
+        for module, side, where, keep, add, basis, of_norm in ordered:
             if side == "mask":
                 args, kwargs = module.inputs
                 cut, plain = where
@@ -166,13 +167,15 @@ def run_plan(
             new = old * keep
             if basis is not None:
                 new = new - (old @ basis) @ basis.T
+            if add is not None and of_norm is not None:
+                add = add * (of_norm * old.float().norm(dim=-1, keepdim=True)).to(add.dtype)
             x[where] = new if add is None else new + add
         logits = nnsight.save(wrapped.output.logits[:, -1].float())
     return logits.cpu()
 
 
 Step = tuple[tuple[int, int], tuple[Any, ...]]
-"""When it is computed, and (module, side, which elements, keep, add, basis)."""
+"""When it is computed, and (module, side, which elements, keep, add, basis, of_norm)."""
 
 
 def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> Step:
@@ -190,7 +193,7 @@ def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> S
         None if t is None else t.to(model.device, model.dtype) for t in (add, rewrite.basis)
     )
     when = (edit.layer, ORDER.index(edit.site.name))
-    return when, (module, point.side, where, rewrite.keep, add, basis)
+    return when, (module, point.side, where, rewrite.keep, add, basis, rewrite.of_norm)
 
 
 def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -> Step:
@@ -200,9 +203,9 @@ def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -
     plain = plain_mask(model, window, window.n_new, 0)
     real = window.real.to(model.device)
     readable = plain & real[:, None, None, :] & real[:, None, :, None]
-    refuse_blind(cut, readable, readable & ~scores)
+    cut_off(cut, readable, scores)
     where = (scores, plain)
-    return (cut.layer, ORDER.index("mask")), (module, "mask", where, 1.0, None, None)
+    return (cut.layer, ORDER.index("mask")), (module, "mask", where, 1.0, None, None, None)
 
 
 def _submodule(block: Any, path: str) -> Any:

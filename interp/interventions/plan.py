@@ -6,33 +6,31 @@ Nothing here runs a model: `binding` resolves a plan against a model and its pro
 Every vector is as wide as its site, whatever `units` selects of it, and may carry a position
 axis, ``[pos, width]``, one entry per prompt, ``[prompt, pos, width]``, or one per layer of
 `layers`, ``[layer, prompt, pos, width]``. Positions count a prompt's own tokens from 0, padding
-left out. `interp.Activations` in place of a vector are written where they were recorded.
+left out; a position axis of 1 holds for every position. `interp.Activations` in place of a vector
+are written where they were recorded.
 """
 
-import dataclasses
 import json
-import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.brief import ITEMS, LIMIT, in_few_words
+from interp.brief import LIMIT
+from interp.data.prompts import Positions, whole_numbers
 from interp.errors import PlanError, did_you_mean, shown
+from interp.interventions.described import Described
 from interp.interventions.rewrite import Rewrite, selected
 from interp.model.sites import parse_site
 from interp.results import folder
 
-Positions = str | int | Sequence[int]
-"""Which tokens: ``"all"``, ``"prompt"``, ``"last"`` (the prompt's last token), ``"decoded"``
-(the tokens generated so far, as they are read back), a span's name, a span's name with
-``_last``, or token numbers."""
+Numbers = int | Sequence[int] | None
+Value = Float[Tensor, "*prompt_pos width"]
 
 
 @runtime_checkable
@@ -53,37 +51,8 @@ class Recorded(Protocol):
         ...
 
 
-SETS = ("layers", "units", "heads", "positions", "queries", "keys")
-
-
-class _Described:
-    """Normal form, checks, equality and repr that all interventions share."""
-
-    tensors: ClassVar[tuple[str, ...]] = ()
-
-    def _fields(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
-
-    def __post_init__(self) -> None:
-        for name, value in self._fields().items():
-            if name in self.tensors:
-                object.__setattr__(self, name, _vector(value, f"{type(self).__name__}.{name}"))
-            elif name in SETS and value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, whole_numbers(value, name))
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return False
-        theirs = other._fields()
-        return all(_same(value, theirs[name]) for name, value in self._fields().items())
-
-    def __repr__(self) -> str:
-        shown = [f"{k}={_brief(v)}" for k, v in self._fields().items() if v is not None]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Edit(_Described):
+class Edit(Described):
     """Base of what rewrites activations at a site.
 
     Attributes:
@@ -94,9 +63,9 @@ class Edit(_Described):
     """
 
     site: str
-    layers: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
-    units: int | Sequence[int] | None = dataclasses.field(default=None, kw_only=True)
-    positions: Positions = dataclasses.field(default="all", kw_only=True)
+    layers: Numbers = field(default=None, kw_only=True)
+    units: Numbers = field(default=None, kw_only=True)
+    positions: Positions = field(default="all", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in self.tensors:
@@ -107,7 +76,7 @@ class Edit(_Described):
                 object.__setattr__(self, "layers", layers)
                 object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
         super().__post_init__()
-        for name, value in _tensors(self):
+        for name, value in self.held():
             layers: Any = self.layers
             if value.ndim == 4 and len(value) != len(layers or ()):
                 raise PlanError(
@@ -129,7 +98,7 @@ class Patch(Edit):
             in their layers at the tokens that they were recorded at.
     """
 
-    value: Float[Tensor, "*prompt_pos width"]
+    value: Value
     tensors = ("value",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
@@ -151,26 +120,22 @@ class Ablate(Edit):
         kind: what the value is, for the record.
     """
 
-    value: Float[Tensor, "*prompt_pos width"] | None = None
-    kind: AblationKind = dataclasses.field(default="zero", kw_only=True)
+    value: Value | None = None
+    kind: AblationKind = field(default="zero", kw_only=True)
     tensors = ("value",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.value is None) != (self.kind == "zero"):
-            need = (
-                "no value"
-                if self.kind == "zero"
-                else "a value (interp.interventions.values makes one)"
-            )
+            need = "a value (interp.interventions.values makes one)"
+            need = "no value" if self.kind == "zero" else need
             raise PlanError(f"Ablate of kind {self.kind!r} at {self.site!r} takes {need}.")
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """Zero, or the value, or the activation with noise added."""
         if self.value is None:
             return Rewrite(0.0)
-        keep = 1.0 if self.kind == "noise" else 0.0
-        return Rewrite(keep, selected(self.value, features))
+        return Rewrite(1.0 if self.kind == "noise" else 0.0, selected(self.value, features))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,19 +145,21 @@ class Add(Edit):
     Attributes:
         vector: what is added, as `Patch` takes it.
         scale: times this.
+        relative: also times the size of the activation (of the chosen units) at each token: its
+            L2 ``"norm"``, or its root mean square, ``"rms"``.
     """
 
-    vector: Float[Tensor, "*prompt_pos width"]
+    vector: Value
     scale: float = 1.0
+    relative: Literal["norm", "rms"] | None = field(default=None, kw_only=True)
     tensors = ("vector",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "scale", _finite(self.scale, "Add.scale"))
+    numbers = ("scale",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation plus scale x vector."""
-        return Rewrite(1.0, self.scale * selected(self.vector, features))
+        added = self.scale * selected(self.vector, features)
+        sizes = {None: None, "norm": 1.0, "rms": added.shape[-1] ** -0.5}
+        return Rewrite(1.0, added, of_norm=sizes[self.relative])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,10 +167,7 @@ class Scale(Edit):
     """Multiply activations by a number."""
 
     factor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "factor", _finite(self.factor, "Scale.factor"))
+    numbers = ("factor",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation times the factor."""
@@ -230,11 +194,7 @@ class ProjectOut(Edit):
             raise PlanError(f"ProjectOut.directions has shape {shape}; give [direction, width].")
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
-        """The activation minus its projection.
-
-        Raises:
-            PlanError: the directions are linearly dependent.
-        """
+        """The activation minus its projection; linearly dependent directions are refused."""
         rows = selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
         basis, r = torch.linalg.qr(rows.T)
         size = r.diagonal().abs()
@@ -247,7 +207,7 @@ class ProjectOut(Edit):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class KnockOut(_Described):
+class KnockOut(Described):
     """Cut attention edges: the queries cannot read the keys in these layers.
 
     The pre-softmax score becomes minus infinity, so the other weights grow to sum to one
@@ -262,23 +222,43 @@ class KnockOut(_Described):
 
     queries: Positions
     keys: Positions
-    layers: int | Sequence[int] | None = None
-    heads: int | Sequence[int] | None = None
+    layers: Numbers = None
+    heads: Numbers = None
 
 
-Intervention = Edit | KnockOut
+@dataclass(frozen=True, eq=False, repr=False)
+class Feedback(Described):
+    """Let the dose of every `Add` of the plan follow the state of the text that is generated.
+
+    Each token that is read sets the dose of its row's next token: 1 where the cosine between the
+    residual stream after `layer` and the row's direction is `low`, 0 where it is `high`, linear
+    between and beyond, at most `most`. Before the first new token is read the dose is 1.
+
+    Attributes:
+        directions: one per prompt.
+        low, high: per prompt.
+        layer: whose output is read, after all edits there.
+        most: the largest dose.
+    """
+
+    directions: Float[Tensor, "prompt d_model"]
+    low: Float[Tensor, " prompt"]
+    high: Float[Tensor, " prompt"]
+    layer: int
+    most: float = 2.0
+    tensors = ("directions", "low", "high")
+    numbers = ("most",)
+
+
+Intervention = Edit | KnockOut | Feedback
 KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut)
+    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut, Feedback)
 }
 
 
 @dataclass(frozen=True)
 class Plan(Sequence[Intervention]):
-    """Interventions in the order in which they apply; ``+`` puts one plan after another.
-
-    Attributes:
-        steps: the interventions.
-    """
+    """Interventions in the order in which they apply; ``+`` puts one plan after another."""
 
     steps: tuple[Intervention, ...] = ()
 
@@ -290,6 +270,11 @@ class Plan(Sequence[Intervention]):
             if type(one).__name__ not in KINDS:
                 raise PlanError(f"{one!r} is not an intervention; a plan takes {', '.join(KINDS)}.")
         return cls(tuple(flat))
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The interventions that rewrite activations."""
+        return tuple(step for step in self.steps if isinstance(step, Edit))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -304,9 +289,9 @@ class Plan(Sequence[Intervention]):
         return Plan.of(self, other)
 
     def __repr__(self) -> str:
-        whole = f"Plan({', '.join(map(repr, self.steps))})"
-        if len(whole) <= LIMIT:
-            return whole
+        text = f"Plan({', '.join(map(repr, self.steps))})"
+        if len(text) <= LIMIT:
+            return text
         count = Counter(type(step).__name__ for step in self.steps)
         kinds = ", ".join(f"{n} {kind}" for kind, n in count.items())
         return f"Plan({len(self.steps)} interventions: {kinds})"
@@ -326,7 +311,7 @@ class Plan(Sequence[Intervention]):
         arrays = {
             f"{i}.{name}": value.detach().cpu().to(_storable(value.dtype)).numpy()
             for i, step in enumerate(self.steps)
-            for name, value in _tensors(step)
+            for name, value in step.held()
         }
         manifest = {"kind": "plan", "plan": steps, "provenance": folder.provenance()}
         return folder.write(Path(path), manifest, {}, arrays)
@@ -344,17 +329,17 @@ class Plan(Sequence[Intervention]):
         return cls(tuple(_from_record(record, arrays) for record in manifest["plan"]))
 
 
-AnyPlan = Plan | Edit | KnockOut | Iterable[Edit | KnockOut]
+AnyPlan = Plan | Intervention | Iterable[Intervention]
 
 
 def as_plan(plan: "AnyPlan") -> Plan:
     """A plan from a plan, one intervention, or several."""
     if isinstance(plan, Plan):
         return plan
-    return Plan.of(plan) if isinstance(plan, _Described) else Plan.of(*plan)
+    return Plan.of(plan) if isinstance(plan, Described) else Plan.of(*plan)
 
 
-# --- normal forms ------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------
 
 
 def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
@@ -376,81 +361,13 @@ def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
     return layers
 
 
-def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
-    """One number or several as plain integers.
-
-    Raises:
-        PlanError: there is none, or one is not a whole number or negative.
-    """
-    try:
-        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
-    except TypeError:
-        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
-    if not numbers:
-        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
-    if min(numbers) < 0:
-        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
-    return numbers
-
-
-def _vector(value: Any, what: str) -> Tensor | None:
-    if value is None:
-        return None
-    tensor = torch.as_tensor(value)
-    if not 1 <= tensor.ndim <= 4 or not tensor.is_floating_point():
-        raise PlanError(
-            f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
-            "shape [width], [pos, width], [prompt, pos, width] or [layer, prompt, pos, width]."
-        )
-    usable = torch.isfinite(tensor)
-    if tensor.ndim > 1 and not what.endswith("directions"):
-        # a token's NaN is one beyond a prompt's end, as `interp.activations` records it
-        usable = usable | tensor.isnan().all(-1, keepdim=True)
-    if not bool(usable.all()):
-        raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
-    return tensor
-
-
-def _finite(value: float, what: str) -> float:
-    if not math.isfinite(value):
-        raise PlanError(f"{what} is {value}; give a finite number.")
-    return float(value)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        a, b = a.cpu(), b.cpu()
-        return bool(((a == b) | (a.isnan() & b.isnan())).all())
-    return type(a) is type(b) and a == b
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"tensor{list(value.shape)}"
-    if isinstance(value, tuple) and len(value) > ITEMS:
-        run = value == tuple(range(value[0], value[-1] + 1))
-        return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
-    return in_few_words(value)
-
-
-# --- records -----------------------------------------------------------------------------------
-
-
-def _tensors(step: Intervention) -> list[tuple[str, Tensor]]:
-    values = step._fields().items()  # pyright: ignore[reportPrivateUsage]
-    return [(name, value) for name, value in values if isinstance(value, Tensor)]
-
-
 def _storable(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 def _record(i: int, step: Intervention) -> dict[str, Any]:
-    record: dict[str, Any] = {"intervention": type(step).__name__}
-    record |= step._fields()  # pyright: ignore[reportPrivateUsage]
-    for name, value in _tensors(step):
+    record: dict[str, Any] = {"intervention": type(step).__name__} | step.fields()
+    for name, value in step.held():
         dtype = str(value.dtype).removeprefix("torch.")
         record[name] = {"array": f"{i}.{name}", "shape": list(value.shape), "dtype": dtype}
     return record

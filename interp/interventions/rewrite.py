@@ -21,11 +21,13 @@ class Rewrite:
         add: what is added: one vector, one per position, or one per prompt and position; before it
             is given to its layers, one per layer, prompt and position.
         basis: B, orthonormal directions that are projected out.
+        of_norm: if set, what is added is multiplied by this times the L2 norm of x.
     """
 
     keep: float = 1.0
     add: Float[Tensor, "*prompt_pos feature"] | None = None
     basis: Float[Tensor, "feature direction"] | None = None
+    of_norm: float | None = None
 
     def of_layers(self, n: int) -> "list[Rewrite]":
         """The rewrite of each of `n` layers."""
@@ -39,22 +41,27 @@ class Rewrite:
         """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
         if self.add is None:
             return None
+        if self.add.ndim == 1:
+            return self.add[None]
         prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
-        match self.add.ndim:
-            case 1:
-                return self.add[None]
-            case 2:
-                return _recorded(self.add[pos], pos)
-            case _:
-                return _recorded(self.add[prompt, pos], pos)
+        place = pos if self.add.shape[-2] > 1 else torch.zeros_like(pos)
+        found = self.add[place] if self.add.ndim == 2 else self.add[prompt, place]
+        missing = found.isnan().any(-1)
+        if bool(missing.any()):
+            raise PlanError(
+                f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
+                "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
+            )
+        return found
 
     def __call__(
         self,
         x: Float[Tensor, "token feature"],
         prompt: Int[Tensor, " token"],
         pos: Int[Tensor, " token"],
+        dose: Float[Tensor, " token"] | None = None,
     ) -> Float[Tensor, "token feature"]:
-        """The new features of some tokens."""
+        """The new features of some tokens; `dose` multiplies what is added to each."""
         # 0 x inf is no number, and what is replaced may be infinite.
         new = x * self.keep if self.keep else torch.zeros_like(x)
         add = self.added(prompt, pos)
@@ -62,20 +69,13 @@ class Rewrite:
             wide = torch.promote_types(x.dtype, torch.float32)
             basis = self.basis.to(x.device, wide)
             new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
-        return new if add is None else new + add.to(x)
-
-
-def _recorded(
-    added: Float[Tensor, "token feature"], pos: Int[Tensor, " token"]
-) -> Float[Tensor, "token feature"]:
-    """Raise `PlanError` where a value has NaN for a token: its prompt had no such token."""
-    missing = added.isnan().any(-1)
-    if bool(missing.any()):
-        raise PlanError(
-            f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
-            "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
-        )
-    return added
+        if add is None:
+            return new
+        if self.of_norm is not None:
+            add = add.to(x.device) * (self.of_norm * x.float().norm(dim=-1, keepdim=True))
+        if dose is not None:
+            add = add.to(x.device) * dose.to(x.device)[:, None]
+        return new + add.to(x)
 
 
 def selected(

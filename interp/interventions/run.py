@@ -13,16 +13,17 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
+from interp.forward.budget import default_budget
 from interp.forward.hooks import hook_point
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
 from interp.forward.readout import measure
-from interp.interventions.binding import Run, Window, bind, check_values, site_layers
+from interp.interventions.batch_run import Run, Window
+from interp.interventions.binding import bind, check_values, site_layers
 from interp.interventions.native import hooked_run
-from interp.interventions.plan import AnyPlan, Edit, Intervention, Plan, as_plan
+from interp.interventions.plan import AnyPlan, Edit, Intervention, KnockOut, Plan, as_plan
 from interp.metrics import AnyMetric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
-from interp.patching.cells import default_budget
 
 
 @brief
@@ -156,7 +157,7 @@ def _entry(model: Model, plan: Plan) -> int:
 def _first_layer(model: Model, step: Intervention) -> int:
     if isinstance(step, Edit):
         return min(site_layers(model, step.site, step.layers)[1])
-    given: Any = step.layers
+    given: Any = step.layers if isinstance(step, KnockOut) else None
     return min(given or (0,))
 
 

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.data.prompts import Prompts, TokenPrompt, as_prompts
+from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts
 from interp.errors import PlanError
-from interp.forward.recording import Layers, Values, site_values
-from interp.interventions.binding import Window, bind, resolve
-from interp.interventions.plan import Ablate, AblationKind, Plan, Positions
+from interp.interventions.batch_run import Window
+from interp.interventions.binding import bind, resolve
+from interp.interventions.plan import Ablate, AblationKind, Plan
+from interp.interventions.recording import Layers, Values, site_values
 from interp.interventions.run import final_resid, forward
 from interp.model.model import Model
 

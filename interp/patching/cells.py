@@ -11,15 +11,12 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.pairs import TokenBatch, TokenPair, batch
-from interp.errors import OutOfMemory
+from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, Write, shares_prefixes, walk
 from interp.forward.readout import measure
 from interp.model.model import Model
 from interp.patching.sweep import Cells, Sweep, cells_of, live_positions
-
-CPU_TOKENS = 4096
-"""Tokens in a CPU batch: enough to fill the matrix units, few enough for the caches."""
 
 
 @brief
@@ -76,31 +73,6 @@ def run_sweep(
         if progress:
             progress(done, len(pairs))
     return out
-
-
-def default_budget(model: Model) -> int:
-    """Tokens whose activations inside one layer fill half the GPU's free memory."""
-    if model.device.type != "cuda":
-        return CPU_TOKENS
-    a = model.arch
-    floats = 8 * a.d_model + 4 * (a.d_mlp or 4 * a.d_model) + 10 * a.n_heads * a.d_head
-    free = torch.cuda.mem_get_info(model.device)[0]
-    return max(256, min(2**18, int(free / 2 / (floats * model.dtype.itemsize))))
-
-
-def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
-    """Half the tokens of a batch that did not fit.
-
-    Raises:
-        OutOfMemory: two prompts alone do not fit.
-    """
-    torch.cuda.empty_cache()
-    if budget <= 2 * longest:
-        raise OutOfMemory(
-            f"{model.device} ran out of memory with a batch of {budget} tokens on {model.name}; "
-            "use a smaller dtype, shorter prompts, or another device."
-        ) from error
-    return budget // 2
 
 
 def _fitting(

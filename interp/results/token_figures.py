@@ -12,7 +12,7 @@ from interp.results.style import label, styled
 
 if TYPE_CHECKING:
     from interp.attribution.lens import LogitLens
-    from interp.forward.recording import Activations
+    from interp.interventions.recording import Activations
 
 SHOWN = 10
 COLUMNS = 4

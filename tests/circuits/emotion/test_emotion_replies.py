@@ -12,6 +12,7 @@ from circuits.emotion.fluency import surprise
 from circuits.emotion.modulation import MOST_GAIN, Feedback, Modulation, Push
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
+from interp.forward.hooks import hooked
 from interp.model.model import Model
 
 DECODING = Decoding(new_tokens=8, min_tokens=2)
@@ -132,7 +133,7 @@ def naive(
             at = modulation.feedback.layer
             read = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
             edits.append((interp.model.sites.SITES["resid_post"], at, read))
-        with torch.no_grad(), interp.forward.hooks.hooked(model, edits):
+        with torch.no_grad(), hooked(model, edits):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
         if modulation.feedback:
             gains.append(shortfall(modulation.feedback, seen[0], emotion))

@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad
+from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts, batches, pad
 from interp.errors import PlanError
 from interp.forward.attention import weights_kept
+from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions.binding import bind, check_values, chosen_layers, site_layers
 from interp.interventions.native import hooked_run
-from interp.interventions.plan import AnyPlan, Plan, Positions, as_plan
+from interp.interventions.plan import AnyPlan, Plan, as_plan
 from interp.model.model import Model
 from interp.model.sites import PATTERN, Site, parse_site
-from interp.patching.cells import default_budget
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import FAMILIES, tiny
-from test_interventions import prompts_for, vector
+from plan_examples import prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale

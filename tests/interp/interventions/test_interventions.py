@@ -5,32 +5,23 @@ import json
 
 import pytest
 import torch
-from conftest import hooks_left, tiny, word_pairs
+from conftest import tiny, word_pairs
+from plan_examples import assert_untouched, every_kind, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
-from interp.data.pairs import tokenise
-from interp.data.prompts import TokenPrompt, as_prompts, pad
+from interp.data.prompts import TokenPrompt, pad
 from interp.errors import DataError, InterpError, PlanError, RunFolderError
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask
-from interp.interventions.binding import Window, bind
+from interp.interventions.batch_run import Window
+from interp.interventions.binding import bind
 from interp.interventions.plan import Edit
 from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.results import folder
 
 SCOPES = ["all", "prompt", "last", "s", "s_last", (1, 2), 0]
-
-
-def prompts_for(model: Model) -> list[TokenPrompt]:
-    """Three prompts of unequal length, with the span "s"."""
-    return as_prompts(model, tokenise(model, word_pairs())[0])
-
-
-def vector(model: Model, site: str, *axes: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(len(site))
-    return torch.randn(*axes, model.width(SITES[site]), generator=generator)
 
 
 def places(prompt: TokenPrompt, scope) -> list[int]:
@@ -243,19 +234,6 @@ def test_knock_out_is_the_same_in_sdpa_and_eager(tiny_model: Model):
 # --- plans as data -----------------------------------------------------------------------------
 
 
-def every_kind(model: Model) -> Plan:
-    v = vector(model, "resid_post")
-    return Plan.of(
-        Patch("z", vector(model, "z", 3, 8), layers=(0, 1), units=2, positions="prompt"),
-        Ablate("mlp_post", units=(1, 5), positions="s"),
-        Ablate("mlp_out", v.bfloat16(), kind="mean", layers=2),
-        Add("resid_post", v, 0.5, positions="last"),
-        Scale("blocks.1.hook_attn_out", 0.5),
-        ProjectOut("resid_pre", torch.stack([v, v.roll(1)]), layers=1, positions=(0, 2)),
-        KnockOut("last", "s", layers=(0, 2), heads=1),
-    )
-
-
 def test_a_plan_survives_its_folder(tmp_path):
     model = tiny("llama")
     plan = every_kind(model)
@@ -309,11 +287,6 @@ def assert_order(model: Model, rows, plan: Plan, change) -> None:
     for i, row in enumerate(rows):
         want = naive(model, row, "resid_mid", [1], "all", lambda x, p: change(x))
         torch.testing.assert_close(got[i], want, atol=1e-5, rtol=0)
-
-
-def assert_untouched(model: Model) -> None:
-    assert not hooks_left(model)
-    assert model.attention_implementation in ("sdpa", "eager")
 
 
 # --- mistakes ----------------------------------------------------------------------------------

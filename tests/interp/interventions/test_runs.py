@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from conftest import tiny, word_pairs, word_tokenizer
-from test_interventions import assert_untouched, every_kind, prompts_for, vector
+from plan_examples import assert_untouched, every_kind, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, Scale

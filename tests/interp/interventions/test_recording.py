@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 from conftest import COMMON, ROOT, tiny, word_tokenizer
+from plan_examples import prompts_for
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GroupKFold, cross_val_score
-from test_interventions import prompts_for
 
 import interp
 from interp import KnockOut, Patch

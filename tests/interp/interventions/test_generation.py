@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from conftest import FAMILIES, tiny
-from test_interventions import assert_untouched, prompts_for, vector
+from plan_examples import assert_untouched, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
@@ -244,14 +244,6 @@ def test_windows_of_a_model_of_text_and_images_count():
     text = {"vocab_size": 97, "sliding_window": 4, "hidden_size": 32, "num_hidden_layers": 2}
     assert attention_window(transformers.Gemma3Config(text_config=text)) == 4
     assert attention_window(transformers.LlamaConfig()) is None
-
-
-def test_a_model_without_a_cache_of_keys_is_refused():
-    hf = transformers.MambaModel(
-        transformers.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=1)
-    )
-    with pytest.raises(PlanError, match="MambaModel takes no cache of keys and values"):
-        cache_argument(hf, transformers.DynamicCache())
 
 
 # --- real weights --------------------------------------------------------------------------------

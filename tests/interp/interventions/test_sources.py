@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import tiny
-from test_interventions import prompts_for
+from plan_examples import prompts_for
 
 import interp
 from interp import Add, Plan
