@@ -25,21 +25,15 @@ from circuits.emotion.emotion_metrics import (
     with_ratio,
 )
 from circuits.emotion.figures import plot_conditions, plot_confusion, plot_frontier
-from circuits.emotion.judges import (
-    Judge,
-    by_activations,
-    default_judges,
-    training_replies,
-    with_lexicon,
-)
+from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
-from circuits.emotion.prompts import EmotionTexts, ReplyPrompts, has_chat
-from circuits.emotion.replies import ReplyWriter, plain_replies
+from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
+from circuits.emotion.replies import ReplyWriter
 from circuits.emotion.result import EmotionDiscovery
-from circuits.emotion.settings import Criteria, Decoding, EmotionRecipe
-from circuits.emotion.steering import Condition, driven_conditions, prompted_conditions
+from circuits.emotion.settings import Criteria, EmotionRecipe
+from circuits.emotion.steering import Condition, conditions_of
 from circuits.emotion.texts import EMOTIONS, situations
-from interp.errors import DataError, PlanError, did_you_mean, shown
+from interp.errors import DataError, PlanError
 from interp.model.model import Model
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, interval
 from interp.results.result import Result
@@ -47,8 +41,6 @@ from interp.results.run_folder import RunFolder
 from interp.results.run_key import fingerprint, identity
 from interp.statistics import Estimate, bootstrap_mean
 
-N_PLAIN = 120
-"""Replies by which judges learn what a small model sounds like without an emotion."""
 MAIN = ("unmodulated", "prompting", "steering", "circuit", "random")
 """Conditions in the table of examples and in the confusions."""
 SCORES = ("accuracy", "quality", "joint")
@@ -211,7 +203,8 @@ class EmotionComparison(Result):
     def report(self, found: EmotionDiscovery | None = None) -> Report:
         """All conditions, their replies, and where given the discovery behind them."""
         table, criteria = self.table(), self.criteria
-        best, n = table.loc[table["joint"].idxmax()], int(table["n"].max())
+        best: Any = table.loc[table["joint"].idxmax()]
+        n = max(table["n"].tolist())
         lead = (
             f"The largest joint score is that of {best['condition']}: "
             f"{cell_text(float(best['joint']))} {interval(best['joint_low'], best['joint_high'])}."
@@ -255,7 +248,7 @@ class EmotionComparison(Result):
         return self.table().loc[:, ["condition", "n", *bounds]]
 
     def _conditions(self, table: pd.DataFrame, lead: str) -> list[Part]:
-        all_of_them, n = self._scores(), int(table["n"].max())
+        all_of_them, n = self._scores(), max(table["n"].tolist())
         for name in ("neutral", "perplexity_ratio", "faulty", "distinct_2", "n_words"):
             all_of_them[name] = table[name]
         chance = f"{lead} Dotted: chance of accuracy is {1 / len(EMOTIONS):.3f}."
@@ -313,27 +306,6 @@ class EmotionRun:
 # --- making one -----------------------------------------------------------------------------------
 
 
-def all_conditions(model: Model, found: EmotionDiscovery, recipe: EmotionRecipe) -> list[Condition]:
-    """Every condition of the comparison, the unmodulated one first."""
-    return [*prompted_conditions(has_chat(model)), *driven_conditions(found, recipe.doses)]
-
-
-def chosen_conditions(
-    conditions: Sequence[Condition], names: Sequence[str] | None
-) -> list[Condition]:
-    """Some of the conditions, and the unmodulated one, against which all are measured.
-
-    Raises:
-        PlanError: there is no condition of a name.
-    """
-    known = [condition.name for condition in conditions]
-    for name in names or ():
-        if name not in known:
-            raise PlanError(f"no condition {shown(name)}. {did_you_mean(name, known)}")
-    wanted = known if names is None else (*names, "unmodulated")
-    return [condition for condition in conditions if condition.name in wanted]
-
-
 def evaluate(
     writer: ReplyWriter,
     conditions: Sequence[Condition],
@@ -369,15 +341,6 @@ def evaluate(
     )
 
 
-def fitted_judges(model: Model, texts: EmotionTexts) -> dict[str, Judge]:
-    """Judges that read with a model, fitted on replies of no condition; its plain ones are neutral."""
-    asking = ReplyPrompts(texts.frames, texts.replies)
-    chosen = situations(texts.plain, min(N_PLAIN, len(texts.plain)))
-    plain = plain_replies(model, asking, chosen, Decoding())
-    rows = training_replies(texts.replies, texts.verdicts, plain, texts.labelled)
-    return default_judges(by_activations(model), rows)
-
-
 def compare(
     model: Model,
     found: EmotionDiscovery | None,
@@ -409,8 +372,7 @@ def compare(
         raise PlanError(
             f"the judges' model must not be the model under test, {model.name}; give another."
         )
-    known = all_conditions(model, found, recipe) if found else prompted_conditions(has_chat(model))
-    conditions = chosen_conditions(known, names)
+    conditions = conditions_of(model, found, recipe.doses, names)
     n = min(recipe.n, 3 * len(texts.events))
     asking = ReplyPrompts(texts.frames, texts.replies, recipe.style)
     texts.frames.style(recipe.style)

@@ -22,7 +22,10 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from circuits.emotion.lexicon import lexical_labels
-from circuits.emotion.texts import LABELS, NEUTRAL, LabelledReply, Reply, Verdict
+from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
+from circuits.emotion.replies import plain_replies
+from circuits.emotion.settings import Decoding
+from circuits.emotion.texts import LABELS, NEUTRAL, LabelledReply, Reply, Verdict, situations
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
 from interp.interventions.recording import activations
@@ -34,6 +37,8 @@ EVERY = 4
 """Every so many scenarios of the published replies are used; more add time and no accuracy."""
 WEIGHT = 4
 """How often each self-written reply counts beside published ones, which are more."""
+N_PLAIN = 120
+"""Replies by which judges learn what a small model sounds like without an emotion."""
 DEPTH = 0.55
 """Depth of the layer that the first judge reads; chosen on the training replies."""
 BEFORE = 'I said: "'
@@ -228,14 +233,17 @@ def _labelled(text: str, label: Any, group: str) -> LabelledReply:
     return LabelledReply(text=text, label=label, group=group, part="tuning")
 
 
-def default_judges(
-    make: Make, replies: Sequence[LabelledReply], folds: int = 4
-) -> dict[str, Judge]:
-    """The judge by activations (`make`), which decides, and the judge by words."""
-    return {
-        "activations": fit_judge(replies, folds, make),
-        "words": fit_judge(replies, folds),
-    }
+def fitted_judges(model: Model, texts: EmotionTexts) -> dict[str, Judge]:
+    """The judge by activations of a model, which decides, and the judge by words.
+
+    They are fitted on replies of no condition; the model's own plain ones count as neutral.
+    """
+    asking = ReplyPrompts(texts.frames, texts.replies)
+    chosen = situations(texts.plain, min(N_PLAIN, len(texts.plain)))
+    plain = plain_replies(model, asking, chosen, Decoding())
+    rows = training_replies(texts.replies, texts.verdicts, plain, texts.labelled)
+    makes = {"activations": by_activations(model), "words": by_words}
+    return {name: fit_judge(rows, 4, make) for name, make in makes.items()}
 
 
 def with_lexicon(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:

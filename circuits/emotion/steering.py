@@ -16,12 +16,14 @@ from torch import Tensor
 
 from circuits.emotion.components import PARTS
 from circuits.emotion.emotion_circuit import Circuits, SiteVectors, random_circuits, shifted
+from circuits.emotion.prompts import has_chat
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.settings import CircuitDose, Doses, Layers, SteeringDose
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
-from interp.errors import PlanError
+from interp.errors import PlanError, did_you_mean, shown
 from interp.interventions.plan import Add, Feedback, Plan
+from interp.model.model import Model
 
 
 @brief
@@ -251,3 +253,31 @@ def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> l
         Condition("circuit_prompting", "word", circuit),
         *(Condition(name, plan=plan) for name, plan in controlled.items()),
     ]
+
+
+def conditions_of(
+    model: Model,
+    found: EmotionDiscovery | None,
+    doses: Doses,
+    names: Sequence[str] | None = None,
+) -> list[Condition]:
+    """The conditions of a comparison; without a discovery those that only ask.
+
+    Args:
+        model: the model.
+        found: its discovery.
+        doses: of the model.
+        names: some of them; the unmodulated one, against which all are measured, comes too.
+
+    Raises:
+        PlanError: there is no condition of a name, or a dose does not fit the discovery.
+    """
+    every = prompted_conditions(has_chat(model)) + (
+        driven_conditions(found, doses) if found else []
+    )
+    known = [condition.name for condition in every]
+    for name in names or ():
+        if name not in known:
+            raise PlanError(f"no condition {shown(name)}. {did_you_mean(name, known)}")
+    wanted = known if names is None else ("unmodulated", *names)
+    return [condition for condition in every if condition.name in wanted]
