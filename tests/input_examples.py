@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
+from circuits.emotion.frames import load_frames
+from circuits.emotion.judge import load_labelled, load_verdicts
+from circuits.emotion.recipe import Recipe
 from conftest import ROOT
 from edit_records import records
 
@@ -21,10 +25,6 @@ from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
 from circuits.editing.evaluation.ripple import load_ripple
 from circuits.editing.evaluation.zsre import load_zsre
 from circuits.editing.files import load_facts, load_kept
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled, load_verdicts
-from circuits.emotion.recipe import Recipe
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries

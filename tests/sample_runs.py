@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from circuits.emotion.controlling import Writer
+from circuits.emotion.controlling import evaluate as control_of
+from circuits.emotion.discovering import discover
+from circuits.emotion.frames import load_frames
+from circuits.emotion.replying import Arm
 from conftest import tiny, word_pairs
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
@@ -31,11 +36,6 @@ from circuits.editing.comparing import compare_into, compare_methods
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import parse_cases
 from circuits.editing.placement import save_placement
-from circuits.emotion.controlling import Writer
-from circuits.emotion.controlling import evaluate as control_of
-from circuits.emotion.discovering import discover
-from circuits.emotion.frames import load_frames
-from circuits.emotion.replying import Arm
 from circuits.query_value import find
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import Settings, study

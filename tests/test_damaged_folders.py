@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from circuits.emotion.control import Control
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
@@ -21,7 +22,6 @@ from circuits.editing import Edit, Placement
 from circuits.editing.comparing import Comparison
 from circuits.editing.moments import Moment
 from circuits.editing.placement import placement_in, save_placement
-from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.replicate import Replication

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from circuits.emotion.doses import CircuitDose
+from circuits.emotion.frames import load_frames
+from circuits.emotion.recipe import Recipe
 from conftest import tiny
 from damage import damaged
 from input_examples import Kind, dumped, first, kinds, shipped
@@ -20,9 +23,6 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import load_circuit
 from circuits.editing.evaluation import load_cases
-from circuits.emotion.doses import CircuitDose
-from circuits.emotion.frames import load_frames
-from circuits.emotion.recipe import Recipe
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe

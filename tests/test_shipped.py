@@ -7,6 +7,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
+from circuits.emotion.frames import load_frames
+from circuits.emotion.judge import load_labelled
+from circuits.emotion.recipe import Recipe, recipe_of
 from conftest import ROOT
 
 import interp
@@ -14,10 +18,6 @@ from circuits.cli.app import run
 from circuits.cli.emotion_shared import texts_of
 from circuits.editing.evaluation import load_cases
 from circuits.editing.files import load_facts as load_edit_facts
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled
-from circuits.emotion.recipe import Recipe, recipe_of
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe

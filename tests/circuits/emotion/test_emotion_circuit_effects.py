@@ -31,9 +31,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import DegenerateGap, RunFolderError
 from interp.model.model import Model
 
-SETTINGS = EmotionSettings(
-    n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=8, heads=0.34)
-)
+SETTINGS = EmotionSettings(n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=8, heads=0.25))
 ALL_SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")
 FRAMES = load_frames("datasets/emotion_frames.json")
 IDS = [(5, 6, 7, 8), (30, 31, 32), (44, 45, 46, 47, 48)]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from circuits.emotion.judge import Labelled
+from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from conftest import ROOT
 from test_cli import last_json
 from test_emotion_cli import Flat
 
 from circuits.cli.app import run
 from circuits.emotion import running
-from circuits.emotion.judge import Labelled
-from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from interp.errors import DataError
 from interp.loading import builtin
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
+from emotion_samples import SCENARIOS, SETTINGS
 from test_emotion_states import GROUPS
 
-from circuits.emotion import discovery as discovering
 from circuits.emotion import (
     EMOTIONS,
     NEUTRAL,
@@ -17,15 +17,15 @@ from circuits.emotion import (
     Vignette,
     load_frames,
     load_replies,
-    load_scenarios,
 )
+from circuits.emotion import discovery as discovering
 from circuits.emotion.components import normed
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import discover, neutral_prompts
 from circuits.emotion.prompts import ReplyPrompts
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import Budget, overlap_table, stability_table, top_units
-from circuits.emotion.settings import CircuitSize, EmotionSettings
+from circuits.emotion.settings import EmotionSettings
 from circuits.emotion.states import States, centred, demonstration_groups, reply_groups, states
 from circuits.emotion.texts import situations
 from circuits.emotion.transfer import (
@@ -39,11 +39,6 @@ from circuits.emotion.transfer import (
     vignette_states,
 )
 from interp.errors import DataError, PlanError, RunFolderError
-
-SCENARIOS = load_scenarios("datasets/emotion_scenarios_discovery.jsonl")[::20]
-SETTINGS = EmotionSettings(
-    n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=30, heads=0.25)
-)
 
 
 @pytest.fixture
@@ -240,7 +235,9 @@ def test_paper_settings_read_the_last_layer_after_the_norm(frames: Frames):
     model = tiny("llama")
     settings = EmotionSettings.published("felt:A").model_copy(update={"n_neutral": 2})
     made = discover(model, SCENARIOS[:4], frames, settings)
-    clean = discover(model, SCENARIOS[:4], frames, SETTINGS.model_copy(update={"styles": ("felt:A",)}))
+    clean = discover(
+        model, SCENARIOS[:4], frames, SETTINGS.model_copy(update={"styles": ("felt:A",)})
+    )
     one, other = made.directions.resid_post, clean.directions.resid_post
     torch.testing.assert_close(one[:, :-1], other[:, :-1])
     assert not torch.allclose(one[:, -1], other[:, -1], atol=1e-2)

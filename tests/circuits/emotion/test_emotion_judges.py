@@ -1,30 +1,30 @@
-"""The offline judge: planted styles, scenarios kept apart, calibration and agreement by hand."""
-
-import json
-from pathlib import Path
+"""Judges of replies: planted styles, scenarios kept apart, calibration, and what they learn from."""
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny
+from emotion_samples import SHORT, TEXTS, Small
 
-from circuits.emotion.data import LABELS, load_scenarios
-from circuits.emotion.judge import (
-    Labelled,
-    Verdict,
-    agreement,
-    bare,
-    calibration_error,
-    cross_validate,
+from circuits.emotion import LABELS, Reply, load_scenarios
+from circuits.emotion.emotion_metrics import presentable
+from circuits.emotion.judges import (
+    BEFORE,
+    EVERY,
+    PUBLISHED_WORDS,
+    WEIGHT,
+    by_activations,
     fit_judge,
-    load_labelled,
-    load_verdicts,
-    log_loss,
-    opener,
-    without_opener,
+    mean_activations,
+    training_replies,
 )
-from circuits.emotion.quality import uncoarse
+from circuits.emotion.lexicon import lexical_labels
+from circuits.emotion.replies import plain_replies, read_all, replies
+from circuits.emotion.steering import Condition
+from circuits.emotion.texts import LabelledReply, Verdict, load_labelled
 from interp.errors import DataError
 
-MARKS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
+WORDS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
 FILLER = [
     "the",
     "road",
@@ -45,7 +45,13 @@ FILLER = [
 ]
 
 
-def planted(n_groups: int = 12, where: int = 0, noise: float = 0.0) -> list[Labelled]:
+def labelled(text: str, label: str, group: str) -> LabelledReply:
+    return LabelledReply.model_validate(
+        {"reply": text, "label": label, "situation": group, "part": "tuning"}
+    )
+
+
+def planted(n_groups: int = 12, where: int = 0, noise: float = 0.0) -> list[LabelledReply]:
     """Replies whose label is told by one word, at a place; `noise` of them are told wrongly."""
     rng = np.random.default_rng(0)
     rows = []
@@ -53,107 +59,123 @@ def planted(n_groups: int = 12, where: int = 0, noise: float = 0.0) -> list[Labe
         for label in LABELS:
             told = rng.choice(LABELS) if rng.random() < noise else label
             text = list(rng.choice(FILLER, 9))
-            text.insert(where, MARKS[told])
-            rows.append(Labelled(" ".join(text), label, f"s{group}"))
+            text.insert(where, WORDS[told])
+            rows.append(labelled(" ".join(text), label, f"s{group}"))
     return rows
 
 
-def test_a_planted_style_is_found_where_it_lies():
-    found = cross_validate(planted(where=0), folds=3)
-    assert found.right("whole").mean() > 0.95
-    assert found.right("opener").mean() > 0.95
-    assert found.right("without_opener").mean() < 0.4
-    late = cross_validate(planted(where=9), folds=3)
-    assert late.right("without_opener").mean() > 0.95
-    assert late.right("opener").mean() < 0.4
-    assert np.trace(found.confusion()) == found.right().sum()
-    assert found.confusion().sum(1).tolist() == [12] * 7
+def accuracy(rows: list[LabelledReply], make=None) -> float:
+    """On replies to the last third of the scenarios, of a judge fitted on the others."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    unseen = set(groups[-len(groups) // 3 :])
+    judge = fit_judge([row for row in rows if row.group not in unseen], 3, make)
+    test = [row for row in rows if row.group in unseen]
+    found = judge.labels([row.text for row in test])
+    return float(np.mean([one == row.label for one, row in zip(found, test, strict=True)]))
 
 
-def test_no_scenario_is_in_training_and_test():
-    # the label is told by the scenario alone, through a word that only this scenario has: a judge
-    # that had seen it would be right
-    rows = [
-        Labelled(f"word{g} {' '.join(FILLER[:5])}", LABELS[g % 7], f"s{g}")
-        for g in range(28)
-        for _ in range(3)
-    ]
-    assert cross_validate(rows, folds=4).right().mean() < 0.5
+@pytest.mark.parametrize("where", [0, 9])
+def test_a_planted_style_is_found(where: int):
+    assert accuracy(planted(where=where)) > 0.95
 
 
-def test_calibration_improves_what_noise_made_too_sure():
-    rows = planted(n_groups=30, noise=0.4)
-    found = cross_validate(rows, folds=3)
-    assert log_loss(found.views["whole"], found.truth) < log_loss(found.raw, found.truth)
-    judge = fit_judge(rows, folds=3)
+def test_calibration_cools_what_noise_made_too_confident():
+    judge = fit_judge(planted(n_groups=30, noise=0.4), folds=3)
     assert judge.temperature > 1
-    shown = judge.probabilities([rows[0].text, rows[1].text])
-    assert shown.sum(1) == pytest.approx(1.0)
+    probabilities = judge.probabilities(["eek the mill", "hooray a road"])
+    assert probabilities.sum(1) == pytest.approx(1.0)
     assert judge.labels(["eek the mill", "hooray a road"]) == ["fear", "happiness"]
 
 
-def test_calibration_error_by_hand():
-    sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
-    truth = np.array([0, 1, 1, 1])
-    # bin of .9: accuracy .5, gap .4, half of the rows; bin of .6: accuracy 1, gap .4
-    assert calibration_error(sure, truth, bins=10) == pytest.approx(0.4)
-    assert calibration_error(np.eye(2), np.array([0, 1])) == 0.0
-    assert log_loss(sure, truth) == pytest.approx(-np.log([0.9, 0.1, 0.6, 0.6]).mean())
-
-
-def test_views():
-    assert opener("Oh no, not again, please") == "Oh no, not"
-    assert without_opener("Oh no, not again, please") == "again, please"
-    assert bare("Oh NO, it's-him!") == "oh no  it's him "
-
-
-def test_agreement_counts_hits_and_rightly_missed_ones():
-    judge = fit_judge(planted(), folds=3)
-    verdicts = [
-        Verdict("eek the mill", "fear", True, "a"),
-        Verdict("eek the mill", "fear", False, "a"),
-        Verdict("eek the mill", "anger", False, "b"),
-        Verdict("eek the mill", "anger", True, "b"),
+def test_the_temperature_comes_from_scenarios_that_the_judge_was_not_fitted_on():
+    # the label is told by the scenario alone, through a word that only this scenario has: a judge
+    # that had seen it would be right, and would not be cooled
+    rows = [
+        labelled(f"word{g} {' '.join(FILLER[:5])}", LABELS[g % 7], f"s{g}")
+        for g in range(28)
+        for _ in range(3)
     ]
-    assert agreement(judge, verdicts).tolist() == [1, 0, 1, 0]
+    assert fit_judge(rows, folds=4).temperature > 5
 
 
 def test_what_cannot_be_fitted_is_refused():
     rows = planted()
     with pytest.raises(DataError, match="no reply is labelled neutral"):
         fit_judge([r for r in rows if r.label != "neutral"])
-    with pytest.raises(DataError, match="2 scenarios cannot be dealt to 5 folds"):
-        cross_validate([r for r in rows if r.group in ("s0", "s1")])
-
-
-def test_verdicts_are_read_and_bad_rows_named(tmp_path: Path):
-    row = {"gen_text": "x", "emotion": "fear", "match": 1, "skeleton_id": "work_00", "more": 1}
-    path = tmp_path / "v.jsonl"
-    path.write_text(json.dumps(row))
-    assert load_verdicts(path) == (Verdict("x", "fear", True, "work_00"),)
-    for change in ({"match": 2}, {"gen_text": None}, {"emotion": "awe"}):
-        path.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
-        with pytest.raises(DataError, match="'(match' is 2|gen_text' is None|emotion' is unk)"):
-            load_verdicts(path)
-
-
-def test_blind_labels_are_read_by_part(tmp_path: Path):
-    path = tmp_path / "labels.jsonl"
-    rows = [
-        {"part": part, "situation": f"work_{part}_00_neutral", "reply": "x", "label": "fear"}
-        for part in ("tuning", "test")
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert load_labelled(path, "test") == (Labelled("x", "fear", "work_test_00_neutral"),)
-    for wrong in ({"label": "envy"}, {"part": None}):
-        path.write_text(json.dumps(rows[0] | wrong) + "\n")
-        with pytest.raises(DataError, match="line 1: '(label' is unknown|part' is None)"):
-            load_labelled(path, "test")
+    with pytest.raises(DataError, match="2 groups cannot be divided into 5 folds"):
+        fit_judge([r for r in rows if r.group in ("s0", "s1")])
 
 
 def test_the_shipped_blind_labels_are_of_tuning_and_test_texts_alone():
     for part in ("tuning", "test"):
-        of_part = {s.id for s in load_scenarios(f"datasets/emotion_scenarios_{part}.jsonl")}
-        for one in load_labelled("datasets/emotion_blind_labels.jsonl", part):
+        of_part = {s.id for s in load_scenarios(f"emotion_scenarios_{part}")}
+        for one in load_labelled("emotion_blind_labels", part):
             assert one.group.rpartition("_")[0] in of_part
-            assert uncoarse(one.text) == one.text
+            assert presentable(one.text) == one.text
+
+
+def event_replies(n: int) -> list[Reply]:
+    fields = ("id", "event_id", "theme", "valence", "scenario", "event", "emotion", "reply")
+    return [
+        Reply.model_validate(
+            dict(
+                zip(
+                    fields,
+                    (f"e{i}_{x}", f"e{i}", "Work/Job", "neutral", "x", "y", x, f"w{i} w{50 + k}"),
+                    strict=True,
+                )
+            )
+        )
+        for i in range(n)
+        for k, x in enumerate(LABELS)
+    ]
+
+
+def test_the_lexicon_counts_what_a_condition_added():
+    plain = ["You cannot do that.", "I hate it.", "You cannot do that."]
+    found = ["I hate you, you liar!", "I hate it.", "Wow, you cannot do that."]
+    assert lexical_labels(found, plain) == ["anger", "neutral", "surprise"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_activations_are_the_mean_over_the_texts_own_tokens(family: str):
+    model = tiny(family)
+    texts = ["w1 w2 w3", "w9", "w5 w6 w7 w8 w10"]
+    found = mean_activations(model, texts, 0)
+    start = list(model.encode(BEFORE))
+    for i, text in enumerate(texts):
+        ids = [*start, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        with torch.no_grad():
+            out = model.hf(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        wanted = out.hidden_states[1][0, len(start) :].float().mean(0).numpy()
+        np.testing.assert_allclose(found[i], wanted, atol=1e-4)
+
+
+def test_a_judge_learns_from_a_models_activations():
+    rows = list(training_replies(event_replies(20)))
+    assert accuracy(rows, by_activations(tiny("llama"), 0)) > 0.6  # chance is 1/7
+
+
+def test_plain_replies_teach_judges_what_neutral_is():
+    model = tiny("llama")
+    found = plain_replies(model, Small(), TEXTS, SHORT)
+    batches = read_all(model, Small(), "neutral", TEXTS)
+    written = replies(model, Condition("a"), batches, TEXTS, SHORT)
+    assert found == [text for text in written["reply"].iloc[::6] if text]
+    rows = training_replies(event_replies(2), (), found)
+    assert [r.text for r in rows if r.group.startswith("plain")] == found
+    assert {r.label for r in rows if r.group.startswith("plain")} == {"neutral"}
+
+
+def test_published_replies_weigh_less_than_self_written_ones():
+    long = " ".join(f"w{i}" for i in range(PUBLISHED_WORDS + 5))
+    verdicts = [
+        Verdict(text=long, target="fear", match=int(k != 1), group=f"g{i}")
+        for i in range(2 * EVERY)
+        for k in range(2)
+    ]
+    rows = training_replies(event_replies(1), verdicts)
+    published = [r for r in rows if r.group.startswith("g")]
+    assert {r.group for r in published} == {"g0", f"g{EVERY}"} and len(published) == 2
+    assert all(len(r.text.split()) == PUBLISHED_WORDS for r in published)
+    assert len(rows) == 7 * WEIGHT + 2

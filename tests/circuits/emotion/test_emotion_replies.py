@@ -1,18 +1,24 @@
-"""Decoding under a modulation: Hugging Face's own loop without one, whole forwards with one."""
+"""Replies under a plan: Hugging Face's own loop without one, whole forwards with one."""
 
 import pytest
 import torch
-import transformers
 from conftest import hooks_left, tiny, tiny_hf, word_tokenizer
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 import interp
-from circuits.emotion.data import EMOTIONS
-from circuits.emotion.decoding import Decoding, decode, ending_tokens, read_prompts, reply_text
-from circuits.emotion.fluency import surprise
-from circuits.emotion.modulation import MOST_GAIN, Feedback, Modulation, Push
+from circuits.emotion.emotion_metrics import nll
+from circuits.emotion.replies import continued, ending_tokens, read_prompts, reply_text
+from circuits.emotion.settings import Decoding
+from circuits.emotion.texts import EMOTIONS
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
-from interp.forward.hooks import hooked
+from interp.forward.prefix_cache import PrefixCache
+from interp.interventions.plan import Add, Feedback, Plan
 from interp.model.model import Model
 
 DECODING = Decoding(new_tokens=8, min_tokens=2)
@@ -22,6 +28,17 @@ UNLIKE = ["w20 w21 w22 w23", "w30 w31", "w40 w41 w42 w43 w44 w45 w46"]
 
 def prompts_of(model: Model, texts: list[str]) -> list[TokenPrompt]:
     return [TokenPrompt(tuple(model.encode(text))) for text in texts]
+
+
+def decode(
+    model: Model,
+    cache: PrefixCache,
+    which: list[int],
+    emotions: list[int],
+    plan: Plan,
+    decoding: Decoding,
+) -> list[tuple[int, ...]]:
+    return continued(model, cache.branch(which), plan, emotions, decoding)
 
 
 def by_hugging_face(model: Model, prompt: TokenPrompt, decoding: Decoding) -> tuple[int, ...]:
@@ -46,7 +63,7 @@ def by_hugging_face(model: Model, prompt: TokenPrompt, decoding: Decoding) -> tu
 def test_without_modulation_it_is_hugging_faces_loop(family: str, texts: list[str]):
     model = tiny(family)
     rows = prompts_of(model, texts)
-    found = decode(model, read_prompts(model, rows), [0, 1, 2], [0, 0, 0], Modulation(), DECODING)
+    found = decode(model, read_prompts(model, rows), [0, 1, 2], [0, 0, 0], Plan(), DECODING)
     assert found == [by_hugging_face(model, row, DECODING) for row in rows]
 
 
@@ -59,7 +76,7 @@ def test_real_models_reply_as_hugging_face_does(name: str, request: pytest.Fixtu
     ]
     few = Decoding(new_tokens=6)
     rows = prompts_of(model, texts)
-    found = decode(model, read_prompts(model, rows), [0, 1], [0, 0], Modulation(), few)
+    found = decode(model, read_prompts(model, rows), [0, 1], [0, 0], Plan(), few)
     assert found == [by_hugging_face(model, row, few) for row in rows]
 
 
@@ -76,13 +93,11 @@ def ending_llama(where: int) -> tuple[Model, list[TokenPrompt]]:
 def test_a_row_that_ends_leaves_the_others_as_they_are():
     model, rows = ending_llama(3)
     read = read_prompts(model, rows)
-    found = decode(model, read, [0, 1, 2], [0, 1, 2], Modulation(), DECODING)
+    found = decode(model, read, [0, 1, 2], [0, 1, 2], Plan(), DECODING)
     lengths = [len(reply) for reply in found]
     assert lengths[0] <= 4 < max(lengths)
     assert found == [by_hugging_face(model, row, DECODING) for row in rows]
-    assert found == [
-        decode(model, read, [i], [i], Modulation(), DECODING)[0] for i in range(len(rows))
-    ]
+    assert found == [decode(model, read, [i], [i], Plan(), DECODING)[0] for i in range(len(rows))]
 
 
 # --- modulation ----------------------------------------------------------------------------------
@@ -98,64 +113,65 @@ def directions(model: Model) -> torch.Tensor:
     return torch.nn.functional.normalize(found, dim=-1)
 
 
-def modulations(model: Model) -> dict[str, Modulation]:
+def plans(model: Model) -> dict[str, Plan]:
     a = model.arch
-    stream = Push("resid_post", vectors(a.d_model, [0, 1], 0.3), 0.5, "norm")
-    heads = Push("z", vectors(a.n_heads * a.d_head, [0, 2], 1.0), 0.7)
-    neurons = Push("mlp_post", vectors(a.d_mlp or 0, [1], 1.0), 0.7, "relative", {1: 2.0})
-    low, high = torch.full((6,), -0.2), torch.full((6,), 0.4)
-    reading = Feedback(1, directions(model), low, high)
+
+    def adding(site: str, values: dict[int, torch.Tensor], scale: float, relative=None) -> Add:
+        stacked = torch.stack(list(values.values()))[:, :, None]
+        where = {"layers": list(values), "positions": "generating", "relative": relative}
+        return Add(site, stacked, scale, **where)
+
+    stream = adding("resid_post", vectors(a.d_model, [0, 1], 0.3), 0.5, "norm")
+    heads = adding("z", vectors(a.n_heads * a.d_head, [0, 2], 1.0), 0.7)
+    neurons = adding("mlp_post", vectors(a.d_mlp or 0, [1], 0.5), 0.7, "rms")
+    feedback = Feedback(directions(model), torch.full((6,), -0.2), torch.full((6,), 0.4), layer=1)
     return {
-        "steering": Modulation((stream,)),
-        "components": Modulation((heads, neurons)),
-        "feedback": Modulation((heads, neurons), reading),
+        "steering": Plan.of(stream),
+        "components": Plan.of(heads, neurons),
+        "feedback": Plan.of(heads, neurons, feedback),
     }
 
 
-def naive(
-    model: Model, prompt: TokenPrompt, emotion: int, modulation: Modulation
-) -> tuple[int, ...]:
-    """Whole forwards of one row without a cache; pushes at the last prompt token and after."""
-    ids, first, gains = list(prompt.ids), len(prompt.ids) - 1, [1.0]
-    processors = DECODING.processors(len(ids), ending_tokens(model), "cpu")
+def naive(model: Model, prompt: TokenPrompt, emotion: int, plan: Plan) -> tuple[int, ...]:
+    """Whole forwards of one row without a cache; vectors at the last prompt token and after."""
+    ids, first, doses = list(prompt.ids), len(prompt.ids) - 1, [1.0]
+    ends, sites = ending_tokens(model), interp.model.sites.SITES
+    feedback = next((step for step in plan if isinstance(step, Feedback)), None)
+    steps = [step for step in plan if isinstance(step, Add)]
+    processors = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(DECODING.repetition_penalty),
+            NoRepeatNGramLogitsProcessor(DECODING.no_repeat),
+            MinNewTokensLengthLogitsProcessor(len(ids), DECODING.min_tokens, list(ends), "cpu"),
+        ]
+    )
     for _ in range(DECODING.new_tokens):
         seen: list[torch.Tensor] = []
         edits = [
-            (
-                interp.model.sites.SITES[push.site],
-                layer,
-                adds(push, layer, value[emotion], first, gains),
-            )
-            for push in modulation.pushes
-            for layer, value in push.values.items()
+            (sites[step.site], layer, adds(step, step.vector[i, emotion, 0], first, doses))
+            for step in steps
+            for i, layer in enumerate(step.layers)
         ]
-        if modulation.feedback:
-            at = modulation.feedback.layer
+        if feedback:
             read = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
-            edits.append((interp.model.sites.SITES["resid_post"], at, read))
-        with torch.no_grad(), hooked(model, edits):
+            edits.append((sites["resid_post"], feedback.layer, read))
+        with torch.no_grad(), interp.forward.hooks.hooked(model, edits):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
-        if modulation.feedback:
-            gains.append(shortfall(modulation.feedback, seen[0], emotion))
-        else:
-            gains.append(1.0)
+        doses.append(shortfall(feedback, seen[0], emotion) if feedback else 1.0)
         new = int(processors(torch.tensor([ids]), logits.float()).argmax())
         ids.append(new)
-        if new in ending_tokens(model):
+        if new in ends:
             break
     return tuple(ids[first + 1 :])
 
 
-def adds(push: Push, layer: int, value: torch.Tensor, first: int, gains: list[float]):
+def adds(step: Add, value: torch.Tensor, first: int, doses: list[float]):
     def edit(x: torch.Tensor) -> None:
         for place in range(first, x.shape[1]):
             now = x[0, place].clone()
-            size = {
-                "absolute": 1.0,
-                "norm": float(now.norm()),
-                "relative": float(now.square().mean().sqrt()) / push.reference.get(layer, 1.0),
-            }[push.size]
-            x[0, place] = now + push.strength * gains[place - first] * size * value
+            sizes = {None: 1.0, "norm": now.norm(), "rms": now.square().mean().sqrt()}
+            size = float(sizes[step.relative])
+            x[0, place] = now + step.scale * doses[place - first] * size * value
 
     return edit
 
@@ -163,57 +179,43 @@ def adds(push: Push, layer: int, value: torch.Tensor, first: int, gains: list[fl
 def shortfall(feedback: Feedback, state: torch.Tensor, emotion: int) -> float:
     cosine = float(torch.cosine_similarity(state, feedback.directions[emotion], dim=0))
     top, bottom = float(feedback.high[emotion]), float(feedback.low[emotion])
-    return min(max((top - cosine) / (top - bottom), 0.0), MOST_GAIN)
+    return min(max((top - cosine) / (top - bottom), 0.0), feedback.most)
 
 
 @pytest.mark.parametrize("kind", ["steering", "components", "feedback"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_a_modulation_acts_on_the_last_prompt_token_and_what_follows(family: str, kind: str):
+def test_a_plan_acts_on_the_last_prompt_token_and_what_follows(family: str, kind: str):
     model = tiny(family)
-    modulation = modulations(model)[kind]
+    plan = plans(model)[kind]
     rows = prompts_of(model, ALIKE)
     which, emotions = [0, 0, 1, 2], [0, 3, 3, 5]
-    found = decode(model, read_prompts(model, rows), which, emotions, modulation, DECODING)
-    assert found == [
-        naive(model, rows[i], e, modulation) for i, e in zip(which, emotions, strict=True)
-    ]
-    plain = decode(model, read_prompts(model, rows), which, emotions, Modulation(), DECODING)
+    found = decode(model, read_prompts(model, rows), which, emotions, plan, DECODING)
+    assert found == [naive(model, rows[i], e, plan) for i, e in zip(which, emotions, strict=True)]
+    plain = decode(model, read_prompts(model, rows), which, emotions, Plan(), DECODING)
     assert found != plain
 
 
-def test_strength_zero_adds_nothing_and_no_hook_stays():
+def test_a_cache_is_used_again_and_no_hook_stays():
     model = tiny("llama")
     read = read_prompts(model, prompts_of(model, ALIKE))
-    plain = decode(model, read, [0, 1, 2], [0, 1, 2], Modulation(), DECODING)
-    for modulation in modulations(model).values():
-        off = modulation.at(0.0)
-        assert decode(model, read, [0, 1, 2], [0, 1, 2], off, DECODING) == plain
-        decode(model, read, [0, 1, 2], [0, 1, 2], modulation, DECODING)
-        assert decode(model, read, [0, 1, 2], [0, 1, 2], Modulation(), DECODING) == plain
-    assert not any(module._forward_pre_hooks for module in model.hf.modules())
-
-
-def test_a_failing_modulation_leaves_no_hook():
-    model = tiny("llama")
-    wrong = Modulation((Push("resid_post", {0: torch.zeros(len(EMOTIONS), 3)}, 1.0),))
-    read = read_prompts(model, prompts_of(model, ALIKE))
-    with pytest.raises(RuntimeError):
-        decode(model, read, [0], [0], wrong, DECODING)
+    plain = decode(model, read, [0, 1, 2], [0, 1, 2], Plan(), DECODING)
+    for plan in plans(model).values():
+        decode(model, read, [0, 1, 2], [0, 1, 2], plan, DECODING)
+        assert decode(model, read, [0, 1, 2], [0, 1, 2], Plan(), DECODING) == plain
     assert not hooks_left(model)
 
 
 def test_a_row_whose_state_shows_the_emotion_gets_no_dose():
     model = tiny("llama")
-    push = modulations(model)["components"].pushes
-    own = directions(model)
-    shown = Feedback(1, own, torch.full((6,), -3.0), torch.full((6,), -2.0))
+    plan, own = plans(model)["components"], directions(model)
+    shown = Feedback(own, torch.full((6,), -3.0), torch.full((6,), -2.0), layer=1)
     read = read_prompts(model, prompts_of(model, ALIKE))
-    found = decode(model, read, [0], [2], Modulation(push, shown), DECODING)[0]
+    found = decode(model, read, [0], [2], plan + shown, DECODING)[0]
     # the first token is written at full dose; from the second on there is none
-    first_only = decode(model, read, [0], [2], Modulation(push), Decoding(new_tokens=1))[0]
+    first_only = decode(model, read, [0], [2], plan, Decoding(new_tokens=1))[0]
     assert found[:1] == first_only
-    cosine_above_high = Feedback(1, own, torch.full((6,), 2.0), torch.full((6,), 3.0))
-    assert found != decode(model, read, [0], [2], Modulation(push, cosine_above_high), DECODING)[0]
+    never = Feedback(own, torch.full((6,), 2.0), torch.full((6,), 3.0), layer=1)
+    assert found != decode(model, read, [0], [2], plan + never, DECODING)[0]
 
 
 # --- prompts and texts ---------------------------------------------------------------------------
@@ -235,12 +237,12 @@ def test_a_reply_is_cut_at_the_mark_that_ends_it(smollm: Model):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_surprise_is_that_of_a_whole_forward(family: str):
+def test_likelihood_is_that_of_a_whole_forward(family: str):
     model = tiny(family)
     rows = prompts_of(model, ALIKE)
     replies = [(10, 11, 12), (13,), (14, 15, 16, 17, 18), ()]
     which = [0, 2, 1, 0]
-    found = surprise(model, read_prompts(model, rows), which, replies)
+    found = nll(model, read_prompts(model, rows), which, replies)
     for value, i, reply in zip(found[:3], which, replies, strict=False):
         ids = torch.tensor([[*rows[i].ids, *reply]])
         with torch.no_grad():
@@ -248,14 +250,4 @@ def test_surprise_is_that_of_a_whole_forward(family: str):
         n = len(rows[i].ids)
         wanted = torch.nn.functional.cross_entropy(logits[n - 1 : -1], ids[0, n:])
         assert value == pytest.approx(float(wanted), abs=1e-4)
-    assert found[3] != found[3]  # NaN: a reply without a token surprises nobody
-
-
-def test_version_of_the_processors():
-    # their order is Hugging Face's own; see GenerationMixin._get_logits_processor
-    made = Decoding().processors(3, [2], "cpu")
-    assert [type(one) for one in made] == [
-        transformers.RepetitionPenaltyLogitsProcessor,
-        transformers.NoRepeatNGramLogitsProcessor,
-        transformers.MinNewTokensLengthLogitsProcessor,
-    ]
+    assert found[3] != found[3]  # NaN: a reply without a token has none

@@ -21,7 +21,9 @@ from interp.results import storage
 def group_of(start: tuple[int, ...], theme: str = "a", text: str = "t") -> EmotionGroup:
     """Six prompts that share a beginning and differ in length."""
     tails = [(10,), (11, 12), (13, 9), (14, 15, 16), (17,), (18, 10)]
-    return EmotionGroup(tuple(TokenPrompt((*start, *tail, 20)) for tail in tails), text, theme, "felt:A")
+    return EmotionGroup(
+        tuple(TokenPrompt((*start, *tail, 20)) for tail in tails), text, theme, "felt:A"
+    )
 
 
 GROUPS = [
