@@ -7,8 +7,8 @@ import torch
 from circuits.emotion import EMOTIONS, LABELS, Decoding, load_frames, load_scenarios
 from circuits.emotion.emotion_comparison import EmotionComparison
 from circuits.emotion.emotion_metrics import judged
+from circuits.emotion.emotion_settings import CircuitSize, Criteria, EmotionSettings
 from circuits.emotion.prompts import EmotionPrompt, ReplyPrompts
-from circuits.emotion.settings import CircuitSize, Criteria, EmotionSettings
 from circuits.emotion.texts import Situation
 from interp.interventions.plan import Add, Plan
 from interp.model.model import Model

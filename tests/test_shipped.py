@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from circuits.cli.emotion_shared import texts_of
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
 from circuits.emotion.judge import load_labelled
@@ -15,7 +16,6 @@ from conftest import ROOT
 
 import interp
 from circuits.cli.app import run
-from circuits.cli.emotion_shared import texts_of
 from circuits.editing.evaluation import load_cases
 from circuits.editing.files import load_facts as load_edit_facts
 from circuits.query_value.files import load_rows

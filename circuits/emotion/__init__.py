@@ -10,11 +10,7 @@ if TYPE_CHECKING:
     from circuits.emotion.discovery import discover
     from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
     from circuits.emotion.emotion_comparison import EmotionComparison, EmotionRun, compare
-    from circuits.emotion.prompts import EmotionTexts, Frames, ReplyPrompts, load_frames
-    from circuits.emotion.replies import ReplyWriter
-    from circuits.emotion.result import EmotionDiscovery, EmotionEffects
-    from circuits.emotion.selection import overlap_table, stability_table, top_table
-    from circuits.emotion.settings import (
+    from circuits.emotion.emotion_settings import (
         CircuitSize,
         Criteria,
         Decoding,
@@ -23,6 +19,10 @@ if TYPE_CHECKING:
         EmotionRecipe,
         EmotionSettings,
     )
+    from circuits.emotion.prompts import EmotionTexts, Frames, ReplyPrompts, load_frames
+    from circuits.emotion.replies import ReplyWriter
+    from circuits.emotion.result import EmotionDiscovery, EmotionEffects
+    from circuits.emotion.selection import overlap_table, stability_table, top_table
     from circuits.emotion.states import States, groups_of, states
     from circuits.emotion.steering import Condition, driven_conditions, prompted_conditions
     from circuits.emotion.texts import (

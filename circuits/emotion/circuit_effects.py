@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, SiteVectors, random_circuits
+from circuits.emotion.emotion_settings import EffectSettings
 from circuits.emotion.last_token import StageProgress, final_states
 from circuits.emotion.prompts import Frames, token_prompt
 from circuits.emotion.result import EmotionDiscovery, EmotionEffects
-from circuits.emotion.settings import EffectSettings
 from circuits.emotion.states import EmotionGroup, groups_of
 from circuits.emotion.texts import EMOTIONS, Scenario, situations
 from interp.brief import brief

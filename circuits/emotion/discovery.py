@@ -25,11 +25,11 @@ from circuits.emotion.components import (
 )
 from circuits.emotion.directions import Directions, projections, shown_layers, window_layers
 from circuits.emotion.emotion_circuit import SiteVectors
+from circuits.emotion.emotion_settings import EmotionSettings
 from circuits.emotion.last_token import StageProgress, last_activations
 from circuits.emotion.prompts import Frames, ReplyPrompts, token_prompt
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import select_circuits
-from circuits.emotion.settings import EmotionSettings
 from circuits.emotion.states import (
     DEMONSTRATIONS,
     EmotionGroup,

@@ -24,14 +24,14 @@ from circuits.emotion.emotion_metrics import (
     with_criteria,
     with_ratio,
 )
+from circuits.emotion.emotion_settings import ComparisonSettings, Criteria
 from circuits.emotion.figures import plot_conditions, plot_confusion, plot_frontier
 from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
 from circuits.emotion.replies import ReplyWriter
 from circuits.emotion.result import EmotionDiscovery
-from circuits.emotion.settings import Criteria, EmotionRecipe
-from circuits.emotion.steering import Condition, conditions_of
+from circuits.emotion.steering import Condition
 from circuits.emotion.texts import EMOTIONS, situations
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
@@ -343,12 +343,12 @@ def evaluate(
 
 def compare(
     model: Model,
-    found: EmotionDiscovery | None,
-    recipe: EmotionRecipe,
+    conditions: Sequence[Condition],
+    settings: ComparisonSettings,
     texts: EmotionTexts,
     load_judge: Callable[[str], Model],
     out: str | Path,
-    names: Sequence[str] | None = None,
+    found: EmotionDiscovery | None = None,
     force: bool = False,
     progress: StageProgress | None = None,
 ) -> EmotionComparison:
@@ -356,47 +356,39 @@ def compare(
 
     Args:
         model: the model.
-        found: its discovery; without one only conditions that ask are compared.
-        recipe: doses, criteria, number of situations, decoding.
+        conditions: such as those of `conditions_of`.
+        settings: criteria, number of situations, decoding; a recipe has them.
         texts: all texts.
         load_judge: loads the judges' model by name, once the replies are written.
         out: run folder.
-        names: conditions; all by default.
+        found: the discovery behind the conditions, for the page.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called as replies come.
 
     Raises:
-        PlanError: an unknown condition, or the judges' model is the model itself.
+        PlanError: the judges' model is the model itself.
+        RunFolderError: `out` holds another run, or something else.
     """
-    if recipe.judge_model == model.name:
+    if settings.judge_model == model.name:
         raise PlanError(
             f"the judges' model must not be the model under test, {model.name}; give another."
         )
-    conditions = conditions_of(model, found, recipe.doses, names)
-    n = min(recipe.n, 3 * len(texts.events))
-    asking = ReplyPrompts(texts.frames, texts.replies, recipe.style)
-    texts.frames.style(recipe.style)
+    texts.frames.style(settings.style)  # a bad one is refused now
+    asking = ReplyPrompts(texts.frames, texts.replies, settings.style)
     given = {"self-written": texts.replies, "published": texts.verdicts, "blind": texts.labelled}
-    options = recipe.model_dump(exclude={"model"}) | {
-        "conditions": {condition.name: condition.digest for condition in conditions},
-        "texts": fingerprint(texts),
-    }
+    record = settings.model_dump(mode="json", exclude={"model"})
+    options = record | identity(model) | {"texts": fingerprint(texts)}
+    options["conditions"] = {condition.name: condition.digest for condition in conditions}
     verb = "emotion evaluate" if found else "emotion elicit"
-    with RunFolder.open(
-        out, verb, options | identity(model), unit="conditions", force=force
-    ) as run:
+    with RunFolder.open(out, verb, options, unit="conditions", force=force) as run:
         if not run.finished:
-            chosen = situations(texts.events, n)
-            writer = ReplyWriter(model, asking, chosen, recipe.decoding, run, progress)
+            chosen = situations(texts.events, min(settings.n, 3 * len(texts.events)))
+            writer = ReplyWriter(model, asking, chosen, settings.decoding, run, progress)
             for condition in conditions:
                 writer.write(condition)
-            judges = fitted_judges(load_judge(recipe.judge_model), texts)
-            note = {
-                "doses": recipe.doses.model_dump(mode="json"),
-                "judge_model": recipe.judge_model,
-                "judges_saw": [name for name, rows in given.items() if rows],
-            }
-            made = evaluate(writer, conditions, judges, recipe.criteria, note)
+            judges = fitted_judges(load_judge(settings.judge_model), texts)
+            note = record | {"judges_saw": [name for name, rows in given.items() if rows]}
+            made = evaluate(writer, conditions, judges, settings.criteria, note)
             run.finish(
                 made.save,
                 page=lambda at: EmotionComparison.load(at).report(found).write(at / "index.html"),

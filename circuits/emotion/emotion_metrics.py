@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.emotion.settings import Criteria
+from circuits.emotion.emotion_settings import Criteria
 from circuits.emotion.texts import LABELS
 from interp.brief import brief
 from interp.errors import DataError

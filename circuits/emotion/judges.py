@@ -21,10 +21,10 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from circuits.emotion.emotion_settings import Decoding
 from circuits.emotion.lexicon import lexical_labels
 from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
 from circuits.emotion.replies import plain_replies
-from circuits.emotion.settings import Decoding
 from circuits.emotion.texts import LABELS, NEUTRAL, LabelledReply, Reply, Verdict, situations
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from circuits.emotion.emotion_metrics import Baseline, measure
+from circuits.emotion.emotion_settings import CLOSING, Decoding
 from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import KINDS, ReplyPrompts, token_prompt
-from circuits.emotion.settings import CLOSING, Decoding
 from circuits.emotion.steering import Condition
 from circuits.emotion.texts import EMOTIONS, EVENTLESS, Situation
 from interp.brief import brief

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.emotion.components import PARTS, ComponentScores, Influence, ScoreKind
 from circuits.emotion.directions import Directions
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
+from circuits.emotion.emotion_settings import EffectSettings, EmotionSettings
 from circuits.emotion.figures import (
     plot_circuits,
     plot_effects,
@@ -20,7 +21,6 @@ from circuits.emotion.figures import (
     plot_states,
     plot_transfer,
 )
-from circuits.emotion.settings import EffectSettings, EmotionSettings
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
 from interp.errors import PlanError

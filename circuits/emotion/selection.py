@@ -19,7 +19,7 @@ from circuits.emotion.components import (
 )
 from circuits.emotion.directions import Directions
 from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, Unit
-from circuits.emotion.settings import CircuitSize
+from circuits.emotion.emotion_settings import CircuitSize
 from circuits.emotion.states import States
 from circuits.emotion.texts import EMOTIONS
 from interp.errors import PlanError

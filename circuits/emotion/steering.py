@@ -16,9 +16,9 @@ from torch import Tensor
 
 from circuits.emotion.components import PARTS
 from circuits.emotion.emotion_circuit import Circuits, SiteVectors, random_circuits, shifted
+from circuits.emotion.emotion_settings import CircuitDose, Doses, Layers, SteeringDose
 from circuits.emotion.prompts import has_chat
 from circuits.emotion.result import EmotionDiscovery
-from circuits.emotion.settings import CircuitDose, Doses, Layers, SteeringDose
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown

@@ -23,9 +23,9 @@ from circuits.emotion.components import component_scores
 from circuits.emotion.directions import Directions
 from circuits.emotion.discovery import discover
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
+from circuits.emotion.emotion_settings import CircuitSize, EffectSettings, EmotionSettings
 from circuits.emotion.result import EmotionDiscovery, EmotionEffects
 from circuits.emotion.selection import select_circuits
-from circuits.emotion.settings import CircuitSize, EffectSettings, EmotionSettings
 from circuits.emotion.states import EmotionGroup, states
 from interp.data.prompts import TokenPrompt
 from interp.errors import DegenerateGap, RunFolderError

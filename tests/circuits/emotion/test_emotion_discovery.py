@@ -22,10 +22,10 @@ from circuits.emotion import discovery as discovering
 from circuits.emotion.components import normed
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import discover, neutral_prompts
+from circuits.emotion.emotion_settings import EmotionSettings
 from circuits.emotion.prompts import ReplyPrompts
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import Budget, overlap_table, stability_table, top_units
-from circuits.emotion.settings import EmotionSettings
 from circuits.emotion.states import States, centred, demonstration_groups, reply_groups, states
 from circuits.emotion.texts import situations
 from circuits.emotion.transfer import (

@@ -12,8 +12,8 @@ from transformers import (
 
 import interp
 from circuits.emotion.emotion_metrics import nll
+from circuits.emotion.emotion_settings import Decoding
 from circuits.emotion.replies import continued, ending_tokens, read_prompts, reply_text
-from circuits.emotion.settings import Decoding
 from circuits.emotion.texts import EMOTIONS
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError

@@ -14,7 +14,7 @@ from circuits.emotion.emotion_circuit import (
     random_circuits,
     shifted,
 )
-from circuits.emotion.settings import CircuitDose, Doses, SteeringDose
+from circuits.emotion.emotion_settings import CircuitDose, Doses, SteeringDose
 from circuits.emotion.steering import (
     Condition,
     conditions_of,

@@ -169,25 +169,30 @@ class Criteria(ClosedRow):
     sentences: Count = Field(default=3, description="Most sentences.")
 
 
-class EmotionRecipe(ClosedRow):
-    """A model and how its emotions are controlled."""
+class ComparisonSettings(ClosedRow):
+    """How the replies under several conditions are compared."""
 
-    model: Text = Field(description="Built-in name, Hub id or folder.")
-    doses: Doses = Field(description="Of steering and circuits.")
-    criteria: Criteria = Field(description="Of coherence and relevance.")
-    judge_model: Text = Field(description="Model whose activations the judge reads; not `model`.")
-    dtype: Dtype | None = Field(default=None, description="Number format; by default the device's.")
-    published: Text | None = Field(default=None, description="Style of the published settings.")
+    judge_model: Text = Field(description="Model whose activations the judge reads; another one.")
+    criteria: Criteria = Field(default=Criteria(), description="Of coherence and relevance.")
     style: Text = Field(
         default="felt:B", description="Frame and word set of the prompts replied to."
     )
     n: Count = Field(default=80, description="Number of situations.")
     decoding: Decoding = Field(default=Decoding(), description="Of every condition.")
 
+
+class EmotionRecipe(ComparisonSettings):
+    """A model and how its emotions are controlled."""
+
+    model: Text = Field(description="Built-in name, Hub id or folder.")
+    doses: Doses = Field(description="Of steering and circuits.")
+    dtype: Dtype | None = Field(default=None, description="Number format; by default the device's.")
+    paper: Text | None = Field(default=None, description="Style of the published settings.")
+
     @property
     def settings(self) -> EmotionSettings:
         """Settings of the discovery behind it."""
-        return EmotionSettings.published(self.published) if self.published else EmotionSettings()
+        return EmotionSettings.published(self.paper) if self.paper else EmotionSettings()
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
