@@ -68,18 +68,10 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.recall_reasoning.replicate:Replication.load",
         "circuits.recall_reasoning.figures:replication_report",
     ),
-    "emotion discovery": (
-        "circuits.emotion.discovery:Discovery.load",
-        "circuits.emotion.pages:discovery_report",
-    ),
-    "emotion control": (
-        "circuits.emotion.control:Control.load",
-        "circuits.emotion.pages:control_report",
-    ),
-    EMOTION_RUN: (
-        "circuits.emotion.pages:load_run",
-        "circuits.emotion.pages:run_report",
-    ),
+    "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
+    "emotion effects": "circuits.emotion.result:EmotionEffects",
+    "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",
+    EMOTION_RUN: "circuits.emotion.emotion_comparison:EmotionRun",
 }
 """Kind -> its `Result` class as ``module:name`` (or loader and report): imported when shown."""
 
@@ -92,7 +84,7 @@ def kind_of(path: Path) -> str:
     """
     if (path / "circuit.json").is_file():
         return CIRCUIT
-    if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "control")):
+    if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "comparison")):
         return EMOTION_RUN
     if path.is_dir() and not (path / "manifest.json").is_file() and _numbered(path):
         return LEDGER

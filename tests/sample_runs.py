@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from circuits.emotion.controlling import Writer
-from circuits.emotion.controlling import evaluate as control_of
-from circuits.emotion.discovering import discover
-from circuits.emotion.frames import load_frames
-from circuits.emotion.replying import Arm
+from circuits.emotion import Condition, EffectSettings, EmotionEffects, ReplyWriter, discover, load_frames
+from circuits.emotion.emotion_comparison import evaluate as compared
 from conftest import tiny, word_pairs
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from test_comparing import sharp
 from test_discovery_figures import interp_pairs
-from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
-from test_emotion_discovery import SCENARIOS, SETTINGS
+from emotion_samples import (
+    CRITERIA,
+    SCENARIOS,
+    SETTINGS,
+    SHORT,
+    TEXTS,
+    Small,
+    Spelled,
+    steered,
+)
+from emotion_samples import comparison as comparison_of_emotions
 from test_results import LEFT_OUT, small
 
 import interp
@@ -158,8 +164,8 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
-def emotion_control(out: Path) -> Path:
-    found = control()
+def emotion_comparison(out: Path) -> Path:
+    found = comparison_of_emotions()
     replies = found.replies.assign(reply=found.replies["reply"] + f" {EVIL}")
     return replace(found, replies=replies, model=MODEL).save(out)
 
@@ -170,8 +176,19 @@ def emotion_discovery(out: Path) -> Path:
     return out
 
 
+def emotion_effects(out: Path) -> Path:
+    columns = ["test", "name", "part", "k", "draw", "emotion", "value", "low", "high", "n"]
+    rows = [
+        (test, name, "both", 4, 0, emotion, 0.5, 0.4, 0.6, 2)
+        for test in ("necessity", "sufficiency")
+        for name in ("centred", "random")
+        for emotion in ("anger", "all")
+    ]
+    return EmotionEffects(MODEL, EffectSettings(), pd.DataFrame(rows, columns=columns)).save(out)
+
+
 def emotion_run(out: Path) -> Path:
-    emotion_control(out / "control")
+    emotion_comparison(out / "comparison")
     emotion_discovery(out / "discovery")
     return out
 
@@ -192,7 +209,8 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
-    "emotion control": emotion_control,
+    "emotion comparison": emotion_comparison,
+    "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,
     "emotion run": emotion_run,
 }
@@ -246,11 +264,12 @@ def recall_run(out: Path) -> RecallReasoning:
 
 def emotion_evaluate(out: Path) -> None:
     model = tiny("llama")
-    arms = [Arm("unmodulated"), Arm("steering", modulation=push(model, 0.3))]
-    with RunFolder.open(out, "emotion evaluate", identity(model), unit="arms") as run:
+    conditions = [Condition("unmodulated"), Condition("steering", plan=steered(model, 0.3))]
+    with RunFolder.open(out, "emotion evaluate", identity(model), unit="conditions") as run:
         if not run.finished:
-            writer = Writer(model, Small(), TEXTS[:2], replace(SHORT, new_tokens=2), run)
-            run.finish(control_of(writer, arms, {"spelled": Spelled()}, LIMITS).save)
+            decoding = SHORT.model_copy(update={"new_tokens": 2})
+            writer = ReplyWriter(model, Small(), TEXTS[:2], decoding, run)
+            run.finish(compared(writer, conditions, {"spelled": Spelled()}, CRITERIA).save)
 
 
 RUNS: dict[str, Callable[[Path], Any]] = {

@@ -1,8 +1,7 @@
 """`interp emotion` control, evaluate, run and show: keys, recipes on tiny models, refusals."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from circuits.emotion.judge import Labelled
 from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
 from conftest import ROOT
 from test_cli import last_json
-from test_emotion_cli import Flat
+from test_emotion_verbs import Flat
 
 from circuits.cli.app import run
 from circuits.emotion import running
@@ -31,7 +30,7 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-ARMS = ["unmodulated", "prompting", "demonstrations", "chat", "steering", "circuit"]
+CONDITIONS = ["unmodulated", "prompting", "demonstrations", "chat", "steering", "circuit"]
 CONTROLS = ["neurons", "heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random"]
 
 
@@ -52,14 +51,15 @@ def tiny_of(folder: Path, architecture: str, n_layers: int = 28) -> str:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_of(tmp_path_factory.mktemp("reader"), "Llama", n_layers=2)
+def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_of(tmp_path_factory.mktemp("judge"), "Llama", n_layers=2)
 
 
-def short(recipe: Recipe, model: str, reader: str, path: Path) -> str:
+def short(recipe: EmotionRecipe, model: str, judge: str, path: Path) -> str:
     """A recipe for a stand-in, with replies of a few tokens."""
-    decoding = replace(recipe.decoding, new_tokens=4, min_tokens=2)
-    replace(recipe, model=model, reader=reader, decoding=decoding, n=2).save(path)
+    decoding = recipe.decoding.model_copy(update={"new_tokens": 4, "min_tokens": 2})
+    own = {"model": model, "judge_model": judge, "decoding": decoding, "n": 2}
+    recipe.model_copy(update=own).save(path)
     return str(path)
 
 
@@ -68,40 +68,40 @@ def short(recipe: Recipe, model: str, reader: str, path: Path) -> str:
     [("llama-3.2-3b-instruct", "Llama"), ("qwen2.5-7b-instruct", "Qwen2")],
 )
 def test_the_published_recipes_run_on_models_of_their_architecture(
-    name: str, architecture: str, reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, architecture: str, judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    recipe = Recipe.load(FOLDER / f"{name}.json")
+    recipe = EmotionRecipe.load(FOLDER / f"{name}.json")
     assert recipe.doses.circuit.preset == "paper-influence"
     # the paper's 8 rms(h) v in each of layers 11 to 20, as a part of the norm
     width = {"Llama": 3072, "Qwen2": 3584}[architecture]
     assert recipe.doses.steering.fraction == pytest.approx(8 / width**0.5, abs=1e-6)
     assert recipe.doses.steering.layers == (11, 20)
     model = tiny_of(tmp_path / "model", architecture)
-    given = short(recipe, model, reader, tmp_path / "recipe.json")
+    given = short(recipe, model, judge, tmp_path / "recipe.json")
     out = tmp_path / "run"
     begin = ["emotion", "run", "--recipe", given, "--out", str(out), "--limit", "4", *DATA]
     assert run([*begin, "--json"]) == 0
     found = last_json(capsys.readouterr().out)
     assert found["model"] == model and found["n"] == 12 and found["n_scenarios"] == 2
-    assert set(found["arms"]) == {*ARMS, *CONTROLS, "circuit_centred", "circuit_paper"}
-    for arm in found["arms"].values():
-        assert {"accuracy", "accuracy_ci", "quality", "joint"} <= set(arm)
-        assert 0 <= arm["joint"] <= arm["accuracy"] <= 1
-    assert found["paired"].keys() == {f"circuit - {arm}" for arm in found["arms"]} - {
+    assert set(found["conditions"]) == {*CONDITIONS, *CONTROLS, "circuit_centred", "circuit_paper"}
+    for one in found["conditions"].values():
+        assert {"accuracy", "accuracy_ci", "quality", "joint"} <= set(one)
+        assert 0 <= one["joint"] <= one["accuracy"] <= 1
+    assert found["paired"].keys() == {f"circuit - {name}" for name in found["conditions"]} - {
         "circuit - circuit"
     }
-    page = (out / "control" / "index.html").read_text("utf-8")
+    page = (out / "comparison" / "index.html").read_text("utf-8")
     assert "Replies side by side" in page and "circuit_prompting" in page
-    assert not (out / "control.partial").exists()
-    assert run(["show", str(out / "control"), "--json"]) == 0
-    assert last_json(capsys.readouterr().out)["arms"].keys() == found["arms"].keys()
+    assert not (out / "comparison.partial").exists()
+    assert run(["show", str(out / "comparison"), "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["conditions"].keys() == found["conditions"].keys()
 
 
 def test_control_shows_replies_and_caps_doses(
-    reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
-    given = short(recipe_of("smollm2-135m"), model, reader, tmp_path / "recipe.json")
+    given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
     # a small discovery, which `control` then finds in its folder
     found = ["emotion", "circuit", "--model", model, "--out", str(tmp_path / "d"), "--limit", "4"]
     assert run([*found, *DATA]) == 0
@@ -118,42 +118,45 @@ def test_control_shows_replies_and_caps_doses(
     assert run([*begin, "--strength", "50"]) == 2
     assert "above 1.5 times the tuned" in capsys.readouterr().err
     assert run([*begin, "--strength", "50", "--any-dose"]) == 0
-    assert run([*begin, "--arm", "singing"]) == 2
-    assert "no arm 'singing'" in capsys.readouterr().err
+    assert run([*begin, "--condition", "singing"]) == 2
+    assert "no condition 'singing'" in capsys.readouterr().err
     assert run([*begin[:-1], "joy"]) == 2
     assert "unknown emotion 'joy'" in capsys.readouterr().err
 
 
 def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
-    reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
-    given = short(recipe_of("smollm2-135m"), model, reader, tmp_path / "recipe.json")
-    seen: list[tuple[Sequence[str], Sequence[Labelled]]] = []
+    given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
+    seen: list[tuple[Any, ...]] = []
 
-    def judges(
-        make: object,
-        replies: object,
-        verdicts: object,
-        plain: Sequence[str],
-        labelled: Sequence[Labelled],
-    ) -> object:
-        seen.append((plain, labelled))
-        return {"flat": Flat()}
+    def training(*rows: Any) -> tuple[Any, ...]:
+        seen.append(rows)
+        return ()
 
-    monkeypatch.setattr(running, "default_judges", judges)
-    monkeypatch.setattr(running, "plain_replies", lambda model, *_: [f"Plain, says {model.name}."])
+    monkeypatch.setattr(judges, "training_replies", training)
+    monkeypatch.setattr(judges, "fit_judge", lambda rows, folds, make: Flat())
+    monkeypatch.setattr(judges, "plain_replies", lambda model, *_: [f"Plain, says {model.name}."])
     begin = ["emotion", "run", "--recipe", given, "--out", str(tmp_path / "r"), "--limit", "4"]
-    assert run([*begin, "--arms", "steering", *DATA, "--json"]) == 0
-    assert set(last_json(capsys.readouterr().out)["arms"]) == {"unmodulated", "steering"}
-    plain, labelled = seen.pop()
-    assert plain == [f"Plain, says {reader}."]
+    assert run([*begin, "--conditions", "steering", *DATA, "--json"]) == 0
+    found = last_json(capsys.readouterr().out)
+    assert set(found["conditions"]) == {"unmodulated", "steering"}
+    *_, plain, labelled = seen.pop()
+    assert plain == [f"Plain, says {judge}."]
     assert len(labelled) > 1000 and all("_tuning_" in one.group for one in labelled)
     tuning = str(ROOT / "datasets" / "emotion_scenarios_tuning.jsonl")
-    own = ["--model", model, "--events", tuning, "--out", str(tmp_path / "own")]
-    found = ["--recipe", given, "--discovery", str(tmp_path / "r" / "discovery")]
-    assert run(["emotion", "evaluate", *found, *own, "--arms", "steering", *DATA]) == 0
-    assert seen.pop()[1] == []  # no judge is fitted on replies to the texts that it judges
+    # no judge is fitted on replies to the texts that it judges
+    assert EmotionTexts.load(tuning).labelled == ()
+    folder = ["--discovery", str(tmp_path / "r" / "discovery"), "--recipe", given]
+    own = ["emotion", "evaluate", *folder, "--events", tuning, "--out", str(tmp_path / "own")]
+    assert run([*own, "--conditions", "steering", *DATA]) == 0
+    assert seen.pop()[-1] == ()
+    tested = ["emotion", "test", "--model", model, *folder[:2], "--out", str(tmp_path / "t")]
+    assert run([*tested, "--n", "2", "--n-random", "1", *DATA, "--json"]) == 0
+    tests = last_json(capsys.readouterr().out)["tests"]
+    assert {row["test"] for row in tests} == {"necessity", "sufficiency"} and len(tests) == 20
+    assert run(["show", str(tmp_path / "t"), "--json"]) == 0
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -163,12 +166,12 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "no recipe for 'gpt2'" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text('{"model": "x"}')
     with pytest.raises(DataError, match=r"bad\.json: 'doses' is missing"):
-        Recipe.load(tmp_path / "bad.json")
+        EmotionRecipe.load(tmp_path / "bad.json")
 
 
 def test_a_recipe_returns_from_its_file(tmp_path: Path):
     for path in FOLDER.glob("*.json"):
-        recipe = Recipe.load(path)
+        recipe = EmotionRecipe.load(path)
         recipe.save(tmp_path / path.name)
-        assert Recipe.load(tmp_path / path.name) == recipe
-        assert recipe.reader not in (recipe.model, recipe.model.rpartition("/")[2])
+        assert EmotionRecipe.load(tmp_path / path.name) == recipe
+        assert recipe.judge_model not in (recipe.model, recipe.model.rpartition("/")[2])

@@ -152,7 +152,7 @@ def test_activations_are_the_mean_over_the_texts_own_tokens(family: str):
 
 
 def test_a_judge_learns_from_a_models_activations():
-    rows = list(training_replies(event_replies(20)))
+    rows = list(training_replies(event_replies(40)))
     assert accuracy(rows, by_activations(tiny("llama"), 0)) > 0.6  # chance is 1/7
 
 

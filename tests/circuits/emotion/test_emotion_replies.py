@@ -17,6 +17,7 @@ from circuits.emotion.replies import continued, ending_tokens, read_prompts, rep
 from circuits.emotion.texts import EMOTIONS
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
+from interp.forward.hooks import hooked
 from interp.forward.prefix_cache import PrefixCache
 from interp.interventions.plan import Add, Feedback, Plan
 from interp.model.model import Model
@@ -155,7 +156,7 @@ def naive(model: Model, prompt: TokenPrompt, emotion: int, plan: Plan) -> tuple[
         if feedback:
             read = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
             edits.append((sites["resid_post"], feedback.layer, read))
-        with torch.no_grad(), interp.forward.hooks.hooked(model, edits):
+        with torch.no_grad(), hooked(model, edits):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
         doses.append(shortfall(feedback, seen[0], emotion) if feedback else 1.0)
         new = int(processors(torch.tensor([ids]), logits.float()).argmax())

@@ -1,4 +1,4 @@
-"""`interp emotion` directions, locate and circuit: keys, run folders, refusals."""
+"""`interp emotion` circuit, directions, locate and elicit: keys, run folders, refusals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from conftest import ROOT, tiny_hf
 from test_cli import last_json, saved
 
 from circuits.cli.app import run
-from circuits.emotion import LABELS, running
+from circuits.emotion import LABELS, emotion_comparison
 
 DATA = ["--datasets", str(ROOT / "datasets"), "--limit", "8"]
 
@@ -81,11 +81,11 @@ def test_elicit_asks_and_judges(
     monkeypatch: pytest.MonkeyPatch,
 ):
     # a random model's replies are empty once special tokens are left out: nothing to be read
-    monkeypatch.setattr(running, "judges_of", lambda reader, given: {"flat": Flat()})
-    reader = saved(tmp_path_factory.mktemp("reader") / "qwen2", tiny_hf("qwen2"))
+    monkeypatch.setattr(emotion_comparison, "fitted_judges", lambda model, texts: {"flat": Flat()})
+    judge = saved(tmp_path_factory.mktemp("judge") / "qwen2", tiny_hf("qwen2"))
     out = tmp_path / "e"
-    begin = ["emotion", "elicit", "--model", model, "--reader", reader, "--n", "2"]
+    begin = ["emotion", "elicit", "--model", model, "--judge-model", judge, "--n", "2"]
     assert run([*begin, "--out", str(out), *DATA[:2], "--json"]) == 0
     found = last_json(capsys.readouterr().out)
-    assert set(found["arms"]) == {"unmodulated", "prompting", "demonstrations"}
+    assert set(found["conditions"]) == {"unmodulated", "prompting", "demonstrations"}
     assert found["n"] == 12 and (out / "manifest.json").is_file()
