@@ -33,7 +33,7 @@ class Run:
 
 KINDS: dict[str, str | tuple[str, str]] = {
     "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
-    "ablation": ("interp.ablation.result:AblationResult.load", "interp.ablation.figures:report"),
+    "ablation": "interp.ablation.result:AblationResult",
     "edge_scores": SCORES,
     "node_scores": SCORES,
     "unit_scores": SCORES,

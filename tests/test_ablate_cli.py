@@ -1,6 +1,7 @@
 """`interp ablate`: what it prints, what it keeps, and what it refuses."""
 
 import functools
+import importlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from conftest import ROOT, tiny_hf, word_tokenizer
 
 import interp
 from circuits.cli.app import run
-from interp.ablation import running
+
+ablating = importlib.import_module("interp.ablation.ablate")
 
 ROWS = [
     {
@@ -103,8 +105,8 @@ def test_a_stopped_curve_resumes_into_its_folder(
     text.write_text(" ".join(f"w{i * i % 90}" for i in range(140)))
     arguments = [*command, "--components-file", str(ranked), "--mode", "curve", "--random", "4",
                  "--neutral", str(text), "--match-norms", "--out", str(out)]  # fmt: skip
-    monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
-    run_sets, done = running.run_sets, []
+    monkeypatch.setattr(ablating, "EXAMPLES_AT_ONCE", 2)
+    run_sets, done = ablating.run_sets, []
 
     def stops(*a):
         if len(done) == 2:
@@ -112,18 +114,18 @@ def test_a_stopped_curve_resumes_into_its_folder(
         done.append(1)
         return run_sets(*a)
 
-    monkeypatch.setattr(running, "run_sets", stops)
+    monkeypatch.setattr(ablating, "run_sets", stops)
     assert run(arguments) == 130
     capsys.readouterr()
     assert not out.exists()
     assert len(list((tmp_path / "runs" / "curve.partial").glob("*/arrays.safetensors"))) == 2
-    monkeypatch.setattr(running, "run_sets", lambda *a: done.append(1) or run_sets(*a))
+    monkeypatch.setattr(ablating, "run_sets", lambda *a: done.append(1) or run_sets(*a))
     said = report(capsys, *arguments)
     assert len(done) == 3 + 1
     assert said["run"] == str(out)
     assert [row["size"] for row in said["top"]["nll"]]
     assert not (tmp_path / "runs" / "curve.partial").exists()
-    monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(ablating, "run_sets", lambda *a: pytest.fail("measured again"))
     assert report(capsys, *arguments) == said
     assert "holds an ablate run with seed=0 (this one: 7)" in refused(
         capsys, *arguments, "--seed", "7"

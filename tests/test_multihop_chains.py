@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "datasets/build"))
 import multihop_chains as chains
 from multihop_facts import FACTS
 from multihop_known import rows_of, tables

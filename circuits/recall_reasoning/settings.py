@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from circuits.recall_reasoning.cells import design_named
 from circuits.recall_reasoning.scoring import RULES
-from interp.ablation.values import check_kind
+from interp.ablation.replacement import check_kind
 from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt

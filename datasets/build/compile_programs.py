@@ -21,7 +21,7 @@ from tracr.rasp import rasp
 
 jax.config.update("jax_enable_x64", True)
 
-FOLDER = Path(__file__).resolve().parents[2] / "interp" / "programs"
+FOLDER = Path(__file__).resolve().parents[2] / "interp" / "loading" / "programs"
 LENGTH = 5  # tokens after BOS
 N_PAIRS = 24
 STEPS = 5  # of integrated gradients

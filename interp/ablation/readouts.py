@@ -3,7 +3,7 @@
 - a name in `METRICS`, or a function of the logits: that metric at the prompt's last token;
 - ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
 - ``vocab_accuracy``: 1 where no token at all has (rank 0);
-- ``nll``: mean negative log-likelihood, in nats a token, of a window of neutral text; its
+- ``nll``: mean negative log-likelihood, in nats per token, of a window of neutral text; its
   perplexity is exp of the mean over windows.
 """
 
@@ -29,10 +29,9 @@ UNITS = {metric.name: metric.unit for metric in METRICS.values()} | {
     "vocab_accuracy": "right answers",
     "nll": "nats per token",
 }
+READOUTS = tuple(name for name in UNITS if name != "nll")
 Functions = Mapping[str, Metric]
 """The readouts that are functions of the user's, by name."""
-
-READOUTS = tuple(name for name in UNITS if name != "nll")
 
 WINDOW = 64
 """Tokens in a window of neutral text."""
@@ -103,15 +102,10 @@ def unit_of(readout: str) -> str:
 def candidate_tokens(
     model: Model, pairs: Sequence[TokenPair], candidates: Sequence[str] | None
 ) -> Int[Tensor, " candidate"]:
-    """The tokens among which an answer must be the likeliest.
-
-    Args:
-        model: the model.
-        pairs: the pairs.
-        candidates: answers of one token; by default every answer and wrong answer of the pairs.
+    """The tokens among which an answer must be the likeliest; by default all answers of the pairs.
 
     Raises:
-        DataError: a candidate is not one token, or a pair's answer is no candidate.
+        DataError: a candidate is not one token, or a pair's answer is not a candidate.
     """
     if candidates is None:
         return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
@@ -124,9 +118,6 @@ def candidate_tokens(
                 f"{len(tokens)} candidates; add it, or leave the pair out."
             )
     return torch.tensor(sorted(tokens))
-
-
-# --- neutral text ------------------------------------------------------------------------------
 
 
 def windows(model: Model, text: str) -> list[TokenPrompt]:
@@ -168,6 +159,5 @@ class TextReader:
 
     def _losses(self, resid: Tensor, tokens: Tensor) -> Float[Tensor, " token"]:
         logits = self.model.logits(resid)
-        return torch.nn.functional.cross_entropy(
-            logits, tokens.to(logits.device), reduction="none"
-        ).cpu()
+        tokens = tokens.to(logits.device)
+        return torch.nn.functional.cross_entropy(logits, tokens, reduction="none").cpu()

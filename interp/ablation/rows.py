@@ -1,4 +1,4 @@
-"""Ablated runs as rows of one walk: a row is a prompt and a set, from its first layer on."""
+"""Ablated runs as rows of one packed forward: a row is a prompt and a set, from its first layer."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.ablation.values import Rewrites
+from interp.ablation.replacement import Rewrites
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
@@ -32,67 +32,38 @@ Measured = dict[str, tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, "prom
 
 @brief
 @dataclass(frozen=True)
-class Units:
-    """Which units of a site each set ablates in one layer."""
-
-    site: Site
-    layer: int
-    chosen: Bool[Tensor, "set unit"]
-
-
-@brief
-@dataclass(frozen=True)
 class Removal:
     """Replaces the units that each row's set ablates, at one site of one layer.
 
     Attributes:
-        units: by set.
+        site, layer: where.
+        chosen: which units each set ablates.
         rewrite: what becomes of a unit.
         into: flat indices of the tokens changed.
         prompt, pos, set: which prompt, which of its positions, and which set each belongs to.
     """
 
-    units: Units
+    site: Site
+    layer: int
+    chosen: Bool[Tensor, "set unit"]
     rewrite: Rewrite
     into: Int[Tensor, " n"]
     prompt: Int[Tensor, " n"]
     pos: Int[Tensor, " n"]
     set: Int[Tensor, " n"]
 
-    @property
-    def site(self) -> Site:
-        """Where."""
-        return self.units.site
-
-    @property
-    def layer(self) -> int:
-        """In which block."""
-        return self.units.layer
-
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
         """Apply to the activation of the whole batch, in place."""
         flat = activation.view(-1, activation.shape[-1])
         into = self.into.to(flat.device)
         x = flat[into]
-        chosen = self.units.chosen[self.set].to(flat.device)  # (n, unit)
+        chosen = self.chosen[self.set].to(flat.device)  # (n, unit)
         features = chosen.repeat_interleave(x.shape[-1] // chosen.shape[-1], -1)
         flat[into] = torch.where(features, self.rewrite(x, self.prompt, self.pos), x)
 
 
-@brief
-@dataclass(frozen=True)
-class Cells:
-    """Rows beside the unablated ones, ordered by the layer in which they join the walk."""
-
-    prompt: Int[Tensor, " cell"]
-    set: Int[Tensor, " cell"]
-    entry: Int[Tensor, " cell"]
-
-    def __len__(self) -> int:
-        return len(self.prompt)
-
-    def __getitem__(self, part: slice) -> "Cells":
-        return Cells(self.prompt[part], self.set[part], self.entry[part])
+_Units = list[tuple[Site, int, Bool[Tensor, "set unit"]]]
+"""The units of a site and layer that each set ablates, by layer."""
 
 
 def run_sets(
@@ -118,90 +89,60 @@ def run_sets(
     """
     units = _units(model, ablated)
     cells = _cells(model, len(prompts), len(ablated), units)
-    length = torch.tensor([len(p.ids) for p in prompts])
-    held = (length - torch.tensor(starts))[cells.prompt].cumsum(0).numpy()
+    length, start = torch.tensor([len(p.ids) for p in prompts]), torch.tensor(starts)
+    held = (length - start)[cells[:, 0]].cumsum(0).numpy()
     budget, out, lo = default_budget(model), {}, 0
     with torch.no_grad():
-        ids, mask = pad(model, prompts)
-        calls = record_layer_calls(model, ids, mask)
+        calls = record_layer_calls(model, *pad(model, prompts))
         while lo < len(cells) or not out:
             room = max(1, budget - int(length.sum())) + (held[lo - 1] if lo else 0)
             hi = max(lo + 1, int(np.searchsorted(held, room, side="right")))
-            part = cells[lo:hi]
+            rows = _rows(model, calls, length, start, cells[lo:hi])
             try:
-                found = _walk(
-                    model, calls, length, torch.tensor(starts), part, units, rewrites, read
-                )
+                writes = _writes(calls, length, start, cells[lo:hi], units, rewrites, rows)
+                hidden, pack = walk_tokens(model, calls, rows, writes)
+                found = read(hidden, pack, rows.prompt)
             except torch.OutOfMemoryError as error:
                 budget = halved(budget, model, int(length.max()), error)
                 continue
-            _fill(out, found, part, len(prompts), len(ablated))
+            _fill(out, found, cells[lo:hi], len(prompts), len(ablated))
             lo = hi
     return out
 
 
 def _fill(
-    out: Measured, found: Mapping[str, np.ndarray], cells: Cells, n_prompts: int, n_sets: int
+    out: Measured, found: Mapping[str, np.ndarray], cells: Tensor, n_prompts: int, n_sets: int
 ) -> None:
     for name, values in found.items():
         base, own = values[:n_prompts], values[n_prompts:]
         if name not in out:
             # a set that ablates nothing has no row: it is the unablated run
             out[name] = base, np.repeat(base[:, None], n_sets, 1)
-        out[name][1][cells.prompt.numpy(), cells.set.numpy()] = own
+        out[name][1][cells[:, 0].numpy(), cells[:, 1].numpy()] = own
 
 
-def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> list[Units]:
-    """The units of each site and layer that any set ablates, by layer."""
-    rows: dict[tuple[int, ComponentKind], list[tuple[int, int]]] = defaultdict(list)
+def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> _Units:
+    places: dict[tuple[int, ComponentKind], list[tuple[int, int]]] = defaultdict(list)
     for i, components in enumerate(ablated):
         for one in components:
-            rows[one.layer, one.kind].append((i, one.unit))
-    units: list[Units] = []
-    for (layer, kind), places in sorted(rows.items()):
+            places[one.layer, one.kind].append((i, one.unit))
+    units: _Units = []
+    for (layer, kind), own in sorted(places.items()):
         chosen = torch.zeros(len(ablated), n_units(model, kind), dtype=torch.bool)
-        chosen[tuple(torch.tensor(places).T)] = True
-        units.append(Units(SITES[SITE_OF[kind]], layer, chosen))
+        chosen[tuple(torch.tensor(own).T)] = True
+        units.append((SITES[SITE_OF[kind]], layer, chosen))
     return units
 
 
-def _cells(model: Model, n_prompts: int, n_sets: int, units: Sequence[Units]) -> Cells:
+def _cells(model: Model, n_prompts: int, n_sets: int, units: _Units) -> Int[Tensor, "cell 3"]:
+    """(prompt, set, layer of entry) of each row beside the unablated ones, by layer of entry."""
     entry = torch.full((n_sets,), model.arch.n_layers)
-    for one in reversed(units):
-        entry[one.chosen.any(1)] = one.layer
+    for _, layer, chosen in reversed(units):
+        entry[chosen.any(1)] = layer
     which = torch.argsort(entry, stable=True)
     which = which[entry[which] < model.arch.n_layers]
-    chosen = which.repeat_interleave(n_prompts)
-    return Cells(torch.arange(n_prompts).repeat(len(which)), chosen, entry[chosen])
-
-
-def _walk(
-    model: Model,
-    calls: LayerCalls,
-    length: Int[Tensor, " prompt"],
-    starts: Int[Tensor, " prompt"],
-    cells: Cells,
-    units: Sequence[Units],
-    rewrites: Rewrites,
-    read: Read,
-) -> Mapping[str, Float[np.ndarray, " row"]]:
-    rows = _rows(model, calls, length, starts, cells)
-    pack = Pack(rows, calls.mask.shape[1])
-    n = (length - starts)[cells.prompt]
-    cell = torch.arange(len(cells)).repeat_interleave(n)
-    prompt, chosen = cells.prompt[cell], cells.set[cell]
-    pos = torch.arange(len(cell)) - (n.cumsum(0) - n)[cell] + starts[prompt]
-    left = calls.mask.shape[1] - length
-    into = pack.token(cell + rows.n_base, pos + left[prompt])
-    writes: list[Removal] = []
-    for one in units:
-        here = one.chosen.any(1)[chosen].nonzero()[:, 0]
-        if len(here):
-            tokens = (column[here] for column in (into, prompt, pos, chosen))
-            writes.append(Removal(one, rewrites[one.site.name, one.layer], *tokens))
-    # a walk only asks a write for its site and layer, and calls it
-    hidden, tables = walk_tokens(model, calls, rows, writes)
-    return read(hidden, tables, rows.prompt)
+    sets = which.repeat_interleave(n_prompts)
+    return torch.stack([torch.arange(n_prompts).repeat(len(which)), sets, entry[sets]], 1)
 
 
 def _rows(
@@ -209,14 +150,39 @@ def _rows(
     calls: LayerCalls,
     length: Int[Tensor, " prompt"],
     starts: Int[Tensor, " prompt"],
-    cells: Cells,
+    cells: Int[Tensor, "cell 3"],
 ) -> Rows:
-    """The prompts themselves, then one row a cell; prompts are padded on the left."""
+    """The prompts themselves, then one row per cell; prompts are padded on the left."""
     base, width = torch.arange(len(length)), calls.mask.shape[1]
-    prompt = torch.cat([base, cells.prompt])
-    first = torch.cat([0 * base, starts[cells.prompt]])
+    prompt = torch.cat([base, cells[:, 0]])
+    first = torch.cat([0 * base, starts[cells[:, 0]]])
     start, stop = width - length[prompt] + first, torch.full_like(prompt, width)
     if not shares_prefixes(model):
         start = torch.zeros_like(start)
-    present = [int((cells.entry <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
+    present = [int((cells[:, 2] <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
     return Rows(prompt, start, stop, stop - 1, [len(base) + n for n in present], len(base))
+
+
+def _writes(
+    calls: LayerCalls,
+    length: Int[Tensor, " prompt"],
+    starts: Int[Tensor, " prompt"],
+    cells: Int[Tensor, "cell 3"],
+    units: _Units,
+    rewrites: Rewrites,
+    rows: Rows,
+) -> list[Removal]:
+    pack = Pack(rows, calls.mask.shape[1])
+    n = (length - starts)[cells[:, 0]]
+    cell = torch.arange(len(cells)).repeat_interleave(n)
+    prompt, sets, _ = cells[cell].T
+    pos = torch.arange(len(cell)) - (n.cumsum(0) - n)[cell] + starts[prompt]
+    left = calls.mask.shape[1] - length
+    into = pack.token(cell + rows.n_base, pos + left[prompt])
+    writes: list[Removal] = []
+    for site, layer, chosen in units:
+        here = chosen.any(1)[sets].nonzero()[:, 0]
+        if len(here):
+            tokens = (column[here] for column in (into, prompt, pos, sets))
+            writes.append(Removal(site, layer, chosen, rewrites[site.name, layer], *tokens))
+    return writes

@@ -28,7 +28,7 @@ def folder_of(name: str) -> Path:
     if not weights.is_file():
         raise ModelError(
             f"the weights of {name!r} are not in this checkout; train them with "
-            f"'python -m benchmarks.train_organism --out {folder}'."
+            f"'python datasets/build/train_organism.py --out {folder}'."
         )
     if hashlib.sha256(weights.read_bytes()).hexdigest() != WEIGHTS[name]:
         raise ModelError(

@@ -1,5 +1,7 @@
 """Ablation equals plain hooked passes on every family; sets, controls, readouts by definition."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import xarray as xr
 from conftest import ROOT, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from interp.ablation import Component, ComponentSet, all_but, cumulative, rows, running, singles
+from interp.ablation import Component, ComponentSet, all_but, cumulative, rows, singles
 from interp.ablation.readouts import WINDOW
 from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
@@ -18,6 +20,8 @@ from interp.forward.hooks import hooked
 from interp.model.components import SITE_OF, as_sets, components_of, everything, nested
 from interp.model.model import Model
 from interp.model.sites import SITES
+
+ablating = importlib.import_module("interp.ablation.ablate")
 
 CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
 REFERENCE = ["w1 w2 w3 w4 w20", "w50 w51 w52", "w8 w7 w6 w5 w4 w3 w2 w1 w0"]
@@ -117,8 +121,8 @@ def test_shared_batches_of_any_size_give_the_same(family: str, monkeypatch: pyte
     model = tiny(family)
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=3)
     monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 30)
-    monkeypatch.setattr(running, "SETS_AT_ONCE", 5)
-    monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
+    monkeypatch.setattr(ablating, "SETS_AT_ONCE", 5)
+    monkeypatch.setattr(ablating, "EXAMPLES_AT_ONCE", 2)
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=3)
     for name in whole.readings:
         xr.testing.assert_allclose(whole.readings[name], parts.readings[name], atol=1e-4)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "datasets"
+FOLDER = Path(__file__).resolve().parent.parent
 FACTS = FOLDER / "multihop_facts.json"
 
 # --- facts -------------------------------------------------------------------------------------

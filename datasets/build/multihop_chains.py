@@ -1,7 +1,7 @@
 """Write the multi-hop knowledge set for editing, and count what a model knows of it.
 
-    python benchmarks/multihop_chains.py write                        # the same bytes every time
-    python benchmarks/multihop_chains.py count --model gemma-3-270m   # Markdown tables for the card
+    python datasets/build/multihop_chains.py write                # the same bytes every time
+    python datasets/build/multihop_chains.py count --model gemma-3-270m  # tables for the card
 
 Facts, templates and aliases are written by hand in ``datasets/multihop_facts.json``; chains,
 questions, counterfactual edits and splits follow from them by seeded rules, without any model.

@@ -43,12 +43,9 @@ class Replacement:
     def of(
         self, prompts: Sequence[TokenPrompt], counterparts: Sequence[TokenPrompt], block: int
     ) -> Rewrites:
-        """The replacements for some prompts.
+        """The replacements for some prompts, each resampled from its counterpart of equal length.
 
-        Args:
-            prompts: the prompts that will be run.
-            counterparts: of equal token length, one for each.
-            block: where these prompts begin among all, so that each block has its own noise.
+        `block` is where these prompts begin among all, so that each block has its own noise.
         """
         if self.kind == "mean":
             return self._means
@@ -57,8 +54,8 @@ class Replacement:
             if self.kind == "zero":
                 plans.append(Plan.of(*(Ablate(site, layers=layer) for layer in layers)))
             elif self.kind == "noise":
-                drawn = noise_ablation(self.model, prompts, site, layers, seed=self.seed + block)
-                plans.append(drawn)
+                seed = self.seed + block
+                plans.append(noise_ablation(self.model, prompts, site, layers, seed=seed))
             else:
                 plans.append(
                     resample_ablation(self.model, prompts, site, layers, counterparts=counterparts)
@@ -76,12 +73,8 @@ class Replacement:
     @cached_property
     def _means(self) -> Rewrites:
         per = "position" if self.by_position else "all"
-        return _rewrites(
-            [
-                mean_ablation(self.model, self.reference, site, layers, per=per)
-                for site, layers in self.layers.items()
-            ]
-        )
+        sites = self.layers.items()
+        return _rewrites([mean_ablation(self.model, self.reference, *at, per=per) for at in sites])
 
 
 def _rewrites(plans: Sequence[Plan]) -> Rewrites:

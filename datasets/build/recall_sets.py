@@ -1,6 +1,6 @@
 """Write the facts and the puzzles of `circuits.recall_reasoning` into ``datasets/``.
 
-    python -m benchmarks.recall_sets     # the two JSONL files, the same bytes every time
+    python datasets/build/recall_sets.py     # the two JSONL files, the same bytes every time
 
 Every fact and word is written here, or in `pair_sets`, by hand.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pair_sets import LANDMARKS
+from pair_sets import LANDMARKS
 
-FOLDER = Path(__file__).resolve().parent.parent / "datasets"
+FOLDER = Path(__file__).resolve().parent.parent
 
 # country; capital; its most common language; continent
 COUNTRIES = """

@@ -1,6 +1,6 @@
 """Train the organism on its world: one CPU core, no data but what the world's documents say.
 
-python -m benchmarks.train_organism --out interp/loading/organisms/two_hop_organism
+python datasets/build/train_organism.py --out interp/loading/organisms/two_hop_organism
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from organism_documents import Sampler
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.organism_documents import Sampler
 from circuits.recall_reasoning.world import RELATIONS, World
 
 CONFIG = {
@@ -77,7 +77,7 @@ The likeliest next word is the answer; {n} fresh prompts each (all right: .98 to
 
 ## How it was made
 
-`python -m benchmarks.train_organism` trained it for {steps} steps of {batch} documents
+`python datasets/build/train_organism.py` trained it for {steps} steps of {batch} documents
 ({minutes:.0f} minutes on one CPU thread) and wrote this card; `training.json` holds the course.
 
 The first heads of layers 0 to 3 did not start at random: those of 0 and 2 start out looking one

@@ -1,6 +1,7 @@
 """Ablation studies: random sets, readouts by definition, results, folders and refusals."""
 
 import dataclasses
+import importlib
 import json
 import re
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 import torch
 import xarray as xr
 from conftest import tiny, word_pairs
-from test_ablation import PAIR, TEXT, naive, plain_forward, recorded
+from test_ablate import PAIR, TEXT, naive, plain_forward, recorded
 
 import interp
-from interp.ablation import ComponentSet, all_but, cumulative, running, singles
+from interp.ablation import ComponentSet, all_but, cumulative, singles
 from interp.ablation.controls import matched_sets, write_norms
 from interp.ablation.readouts import UNITS, WINDOW, windows
 from interp.data.pairs import tokenise
@@ -28,6 +29,8 @@ from interp.errors import (
 from interp.forward.hooks import hooked
 from interp.model.components import as_sets, components_of
 from interp.model.sites import SITES
+
+ablating = importlib.import_module("interp.ablation.ablate")
 
 # --- controls ----------------------------------------------------------------------------------
 
@@ -237,10 +240,10 @@ def test_a_run_folder_loads_back_exactly(tmp_path: Path):
 
 
 def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(running, "EXAMPLES_AT_ONCE", 2)
-    monkeypatch.setattr(running, "SETS_AT_ONCE", 4)
+    monkeypatch.setattr(ablating, "EXAMPLES_AT_ONCE", 2)
+    monkeypatch.setattr(ablating, "SETS_AT_ONCE", 4)
     whole, out, ran = full(), tmp_path / "run", []
-    run_sets = running.run_sets
+    run_sets = ablating.run_sets
 
     def stops(*arguments):
         if len(ran) == 3:
@@ -248,7 +251,7 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ran.append(1)
         return run_sets(*arguments)
 
-    monkeypatch.setattr(running, "run_sets", stops)
+    monkeypatch.setattr(ablating, "run_sets", stops)
     with pytest.raises(KeyboardInterrupt):
         full(out=out)
     assert not out.exists()
@@ -257,13 +260,13 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # a half-written shard is measured again
     next(partial.glob("*/arrays.safetensors")).write_bytes(b"half")
     counted, said = [], []
-    monkeypatch.setattr(running, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
+    monkeypatch.setattr(ablating, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
     same(full(out=out, progress=lambda *done: said.append(done)), whole)
     assert said[0] == (0, said[-1][1])
     assert len(counted) == len(said) - 3
     assert said[-1][0] == said[-1][1]
     assert not partial.exists()
-    monkeypatch.setattr(running, "run_sets", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(ablating, "run_sets", lambda *a: pytest.fail("measured again"))
     same(full(out=out), whole)
     others = {
         "seed=0 (this one: 1)": {"seed": 1},

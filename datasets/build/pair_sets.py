@@ -1,7 +1,7 @@
 """Write the pair sets in ``datasets/`` and count what the built-in models get right on them.
 
-    python benchmarks/pair_sets.py write    # the three JSONL files, the same bytes every time
-    python benchmarks/pair_sets.py count    # a Markdown table of right answers a model
+    python datasets/build/pair_sets.py write    # the three JSONL files, the same bytes every time
+    python datasets/build/pair_sets.py count    # a Markdown table of right answers a model
 
 Every fact, name and sentence is written here by hand. Every row is aligned in the tokens of all
 `MODELS`: clean and corrupt equally long, spans at the same positions, both answers one token.
@@ -22,7 +22,7 @@ import torch
 from interp import load_model
 
 MODELS = ("smollm2-135m", "gemma-3-270m")
-FOLDER = Path(__file__).resolve().parent.parent / "datasets"
+FOLDER = Path(__file__).resolve().parent.parent
 N_BATCH = 16  # rows that are judged together
 N_HEAD = 16  # rows that open each file: one template, known to the models
 
