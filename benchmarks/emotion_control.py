@@ -24,13 +24,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-
-import interp
-from circuits.emotion import load_frames, load_replies, load_scenarios
 from circuits.emotion.control import Control
 from circuits.emotion.controlling import Writer, evaluate
 from circuits.emotion.decoding import Decoding
-from circuits.emotion.discovery import Discovery
 from circuits.emotion.doses import modulated_arms, prompted_arms
 from circuits.emotion.judge import Judge, fit_judge, load_labelled, load_verdicts
 from circuits.emotion.marking import Limits, against, judge_with, mark
@@ -46,6 +42,10 @@ from circuits.emotion.replying import Arm
 from circuits.emotion.running import chosen_arms
 from circuits.emotion.situations import Asking, situations
 from circuits.emotion.tuning import arms_of_grids, circuit_grid, steering_grid
+
+import interp
+from circuits.emotion import load_frames, load_replies, load_scenarios
+from circuits.emotion.discovery import Discovery
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder
 from interp.results.run_key import identity

@@ -20,6 +20,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from circuits.emotion.activations import last_activations
+from circuits.emotion.circuit import Part
+from circuits.emotion.discovering import discover, neutral_prompts
+from circuits.emotion.effects import necessity, sufficiency
+from circuits.emotion.influence import PAPER_ALPHAS, influence, stream_scales
+from circuits.emotion.situations import situations
+from circuits.emotion.tokens import token_prompt
+from circuits.emotion.trials import preset_trials, trials
+from circuits.emotion.trying import transfer_tests
+from circuits.emotion.wordless import vignette_states
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -36,11 +46,7 @@ from circuits.emotion import (
     load_scenarios,
     load_vignettes,
 )
-from circuits.emotion.activations import last_activations
-from circuits.emotion.circuit import Part
-from circuits.emotion.discovering import discover, neutral_prompts
 from circuits.emotion.discovery import Discovery
-from circuits.emotion.effects import necessity, sufficiency
 from circuits.emotion.figures import (
     plot_along,
     plot_circuits,
@@ -49,15 +55,9 @@ from circuits.emotion.figures import (
     plot_similarity,
     plot_transfer,
 )
-from circuits.emotion.influence import PAPER_ALPHAS, influence, stream_scales
 from circuits.emotion.selection import overlap_table, stability_table
-from circuits.emotion.situations import situations
 from circuits.emotion.states import Group, groups_of, states
-from circuits.emotion.tokens import token_prompt
 from circuits.emotion.transfer import joined, left_out, tables
-from circuits.emotion.trials import preset_trials, trials
-from circuits.emotion.trying import transfer_tests
-from circuits.emotion.wordless import vignette_states
 from interp.data.prompts import TokenPrompt
 from interp.model.model import Model
 from interp.statistics import bootstrap_mean

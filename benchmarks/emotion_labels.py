@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-from benchmarks.emotion_control import BLIND as FILE
-from benchmarks.emotion_control import READER, RUNS
-from benchmarks.emotion_control import folder as judged
 from circuits.emotion.control import Control
 from circuits.emotion.data import LABELS, NEUTRAL
 from circuits.emotion.panel import cohen_kappa
 from circuits.emotion.quality import uncoarse
+
+from benchmarks.emotion_control import BLIND as FILE
+from benchmarks.emotion_control import READER, RUNS
+from benchmarks.emotion_control import folder as judged
 from interp.data.records import read_jsonl
 
 BLIND = Path(FILE)

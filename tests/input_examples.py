@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled, load_verdicts
-from circuits.emotion.recipe import Recipe
 from conftest import ROOT
 from edit_records import records
 
@@ -25,6 +21,14 @@ from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
 from circuits.editing.evaluation.ripple import load_ripple
 from circuits.editing.evaluation.zsre import load_zsre
 from circuits.editing.files import load_facts, load_kept
+from circuits.emotion import (
+    EmotionRecipe,
+    load_frames,
+    load_replies,
+    load_scenarios,
+    load_vignettes,
+)
+from circuits.emotion.texts import load_labelled, load_verdicts
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
@@ -237,7 +241,9 @@ def kinds() -> dict[str, Kind]:
         "frames": kind("f.json", first("emotion_frames.json"), load_frames),
         "verdicts": kind("v.jsonl", [VERDICT, VERDICT], load_verdicts),
         "labels": kind("l.jsonl", [RATED, RATED], lambda path: load_labelled(path, "tuning")),
-        "emotion recipe": kind("r.json", shipped("emotion/recipes/smollm2-135m.json"), Recipe.load),
+        "emotion recipe": kind(
+            "r.json", shipped("emotion/recipes/smollm2-135m.json"), EmotionRecipe.load
+        ),
         "recall recipe": kind(
             "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe
         ),

@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from circuits.emotion import Condition, EffectSettings, EmotionEffects, ReplyWriter, discover, load_frames
-from circuits.emotion.emotion_comparison import evaluate as compared
 from conftest import tiny, word_pairs
-from planted_cases import PLAIN
-from planted_cases import planted as planted_chains
-from planted_recall import planted, planted_data
-from test_comparing import sharp
-from test_discovery_figures import interp_pairs
 from emotion_samples import (
     CRITERIA,
     SCENARIOS,
@@ -29,6 +22,11 @@ from emotion_samples import (
     steered,
 )
 from emotion_samples import comparison as comparison_of_emotions
+from planted_cases import PLAIN
+from planted_cases import planted as planted_chains
+from planted_recall import planted, planted_data
+from test_comparing import sharp
+from test_discovery_figures import interp_pairs
 from test_results import LEFT_OUT, small
 
 import interp
@@ -42,6 +40,15 @@ from circuits.editing.comparing import compare_into, compare_methods
 from circuits.editing.edits import Edit
 from circuits.editing.evaluation import parse_cases
 from circuits.editing.placement import save_placement
+from circuits.emotion import (
+    Condition,
+    EffectSettings,
+    EmotionEffects,
+    ReplyWriter,
+    discover,
+    load_frames,
+)
+from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import Settings, study

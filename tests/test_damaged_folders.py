@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from circuits.emotion.control import Control
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
@@ -22,7 +21,7 @@ from circuits.editing import Edit, Placement
 from circuits.editing.comparing import Comparison
 from circuits.editing.moments import Moment
 from circuits.editing.placement import placement_in, save_placement
-from circuits.emotion.discovery import Discovery
+from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.replicate import Replication
 from circuits.recall_reasoning.result import RecallReasoning
@@ -41,8 +40,8 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "edit evaluate": Comparison.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
-    "emotion circuit": Discovery.load,
-    "emotion evaluate": Control.load,
+    "emotion circuit": EmotionDiscovery.load,
+    "emotion evaluate": EmotionComparison.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
     "evaluation": SavedEvaluation.load,

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from circuits.emotion.doses import CircuitDose
-from circuits.emotion.frames import load_frames
-from circuits.emotion.recipe import Recipe
 from conftest import tiny
 from damage import damaged
 from input_examples import Kind, dumped, first, kinds, shipped
@@ -23,6 +20,8 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import load_circuit
 from circuits.editing.evaluation import load_cases
+from circuits.emotion import EmotionRecipe, load_frames
+from circuits.emotion.emotion_settings import CircuitDose
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe
@@ -285,16 +284,16 @@ STUDY = shipped("recall_reasoning/recipes/two-hop-organism.json")
         (("doses", "steering", "layers"), [9, 2], "the first layer must not lie behind the last"),
         (("doses", "circuit", "size"), "abs", "is unknown: 'abs'. Did you mean 'absolute'"),
         (("doses", "circuit", "own", "awe"), 1, "doses.circuit.own.awe.* is unknown: 'awe'"),
-        (("limits", "ratio"), "5", "'limits.ratio' is '5'; it must be a number"),
+        (("criteria", "words"), "5", "'criteria.words' is '5'; it must be a whole number"),
         (("decoding", "new_tokens"), 0, "it must be greater than or equal to 1"),
         (("n",), 2.5, "'n' is 2.5; it must be a whole number"),
         (("dtype",), "fp32", "'dtype' is unknown: 'fp32'"),
-        (("reder",), "x", "'reder' is not a field that is known here. Did you mean 'reader'"),
+        (("judge",), "x", "'judge' is not a field that is known here. Did you mean 'judge_model'"),
     ],
 )
 def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], value, message: str):
     with pytest.raises(DataError, match=message):
-        Recipe.load(changed(tmp_path / "r.json", RECIPE, place, value))
+        EmotionRecipe.load(changed(tmp_path / "r.json", RECIPE, place, value))
 
 
 @pytest.mark.parametrize(

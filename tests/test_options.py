@@ -36,9 +36,8 @@ VERBS = dict(verbs())
 
 
 def test_the_names_offered_are_those_that_are_known():
-    from circuits.emotion.data import EMOTIONS
-
     from circuits.discovery.running import ABLATIONS
+    from circuits.emotion.texts import EMOTIONS
     from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS
     from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS

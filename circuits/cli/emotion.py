@@ -78,7 +78,7 @@ def circuit(
 
 @command(
     app,
-    f"interp emotion test --model smollm2-135m --discovery {FOLDER} --out runs/emotion/smollm2/test",
+    f"interp emotion test --model smollm2-135m --discovery {FOLDER} --out runs/emotion/test",
 )
 def test(
     on: OnModel,

@@ -175,7 +175,10 @@ def load_frames(path: str | Path) -> Frames:
 
 
 def _check_fields(template: str, fields: set[str], where: str) -> None:
-    parts = [part for part in Formatter().parse(template) if part[1] is not None]
+    try:
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; write {{{{ for a brace") from error
     found = {name for _, name, _, _ in parts}
     if found != fields or any(form or conversion for _, _, form, conversion in parts):
         raise ValueError(
@@ -335,17 +338,14 @@ class EmotionTexts:
         """
         at = folder or datasets.folder()
         named = events in ("discovery", "tuning", "test")
-        scenarios = load_scenarios(_scenarios(at, str(events)) if named else events)
-        ids = {scenario.id for scenario in scenarios}
+        own = load_scenarios(_scenarios(at, str(events)) if named else events)
+        frames = load_frames(at / "emotion_frames.json")
+        replies, others = load_replies(at / "emotion_replies.jsonl"), _scenarios(at, plain)
+        ids = {scenario.id for scenario in own}
         labelled = load_labelled(at / "emotion_blind_labels.jsonl", "tuning")
-        return cls(
-            scenarios,
-            load_frames(at / "emotion_frames.json"),
-            load_replies(at / "emotion_replies.jsonl"),
-            load_scenarios(_scenarios(at, plain)),
-            load_verdicts(published) if published else (),
-            tuple(one for one in labelled if one.group.rpartition("_")[0] not in ids),
-        )
+        unseen = [one for one in labelled if one.group.rpartition("_")[0] not in ids]
+        verdicts = load_verdicts(published) if published else ()
+        return cls(own, frames, replies, load_scenarios(others), verdicts, tuple(unseen))
 
 
 def _scenarios(folder: Path, part: str) -> Path:

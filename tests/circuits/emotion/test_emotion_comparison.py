@@ -23,7 +23,7 @@ from interp.interventions.plan import Feedback, Plan
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder
 
-# --- criteria ---------------------------------------------------------------------------------------
+# --- criteria ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_digests_tell_conditions_apart():
     assert Condition("a", plan=base).digest == Condition("a", plan=steered(model, 0.3)).digest
 
 
-# --- pages and odds ----------------------------------------------------------------------------
+# --- pages and odds ------------------------------------------------------------------------------
 
 
 def test_the_likelihood_of_no_reply_at_all():

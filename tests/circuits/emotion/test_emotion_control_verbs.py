@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from circuits.emotion.judge import Labelled
-from circuits.emotion.recipe import FOLDER, Recipe, recipe_of
+from circuits.emotion.recipe import FOLDER
 from conftest import ROOT
 from test_cli import last_json
 from test_emotion_verbs import Flat
 
 from circuits.cli.app import run
-from circuits.emotion import running
+from circuits.emotion import judges
 from interp.errors import DataError
 from interp.loading import builtin
 

@@ -1,4 +1,4 @@
-"""Judges of replies: planted styles, scenarios kept apart, calibration, and what they learn from."""
+"""Judges of replies: planted styles, held-out scenarios, calibration, what they learn from."""
 
 import numpy as np
 import pytest
