@@ -4,10 +4,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from circuits.emotion import EMOTIONS, LABELS, Decoding, load_frames, load_scenarios
+from circuits.emotion import (
+    EMOTIONS,
+    LABELS,
+    load_frames,
+    load_scenarios,
+)
 from circuits.emotion.emotion_comparison import EmotionComparison
 from circuits.emotion.emotion_metrics import judged
-from circuits.emotion.emotion_settings import CircuitSize, Criteria, EmotionSettings
+from circuits.emotion.emotion_settings import (
+    CircuitSize,
+    Criteria,
+    Decoding,
+    EmotionSettings,
+)
 from circuits.emotion.prompts import EmotionPrompt, ReplyPrompts
 from circuits.emotion.texts import Situation
 from interp.interventions.plan import Add, Plan

@@ -26,9 +26,12 @@ from circuits.emotion import (
     load_frames,
     load_replies,
     load_scenarios,
+)
+from circuits.emotion.texts import (
+    load_labelled,
+    load_verdicts,
     load_vignettes,
 )
-from circuits.emotion.texts import load_labelled, load_verdicts
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries

@@ -21,7 +21,10 @@ from circuits.editing import Edit, Placement
 from circuits.editing.comparing import Comparison
 from circuits.editing.moments import Moment
 from circuits.editing.placement import placement_in, save_placement
-from circuits.emotion import EmotionComparison, EmotionDiscovery
+from circuits.emotion import (
+    EmotionComparison,
+    EmotionDiscovery,
+)
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.replicate import Replication
 from circuits.recall_reasoning.result import RecallReasoning

@@ -20,8 +20,11 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import load_circuit
 from circuits.editing.evaluation import load_cases
-from circuits.emotion import EmotionRecipe, load_frames
-from circuits.emotion.emotion_settings import CircuitDose
+from circuits.emotion import (
+    EmotionRecipe,
+    load_frames,
+)
+from circuits.emotion.emotion_settings import SteeringDose
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe
@@ -241,7 +244,7 @@ def test_a_fault_names_place_value_and_what_it_must_be(record: Any, message: str
 
 def test_checked_records_keep_their_kinds():
     assert checked(Sample, {"name": "x", "sizes": [3, 4], "more": 1}, "f").sizes == (3, 4)
-    assert checked(CircuitDose, {"strength": 1, "layers": [0, 2]}, "f").layers == (0, 2)
+    assert checked(SteeringDose, {"fraction": 1, "layers": [0, 2]}, "f").layers == (0, 2)
 
 
 # --- what would be a wrong number --------------------------------------------------------------
@@ -282,7 +285,7 @@ STUDY = shipped("recall_reasoning/recipes/two-hop-organism.json")
     [
         (("doses", "steering", "fraction"), 0, "'doses.steering.fraction' is 0; it must be great"),
         (("doses", "steering", "layers"), [9, 2], "the first layer must not lie behind the last"),
-        (("doses", "circuit", "size"), "abs", "is unknown: 'abs'. Did you mean 'absolute'"),
+        (("doses", "circuit", "feedback"), "no", "'doses.circuit.feedback' is 'no'; it must be"),
         (("doses", "circuit", "own", "awe"), 1, "doses.circuit.own.awe.* is unknown: 'awe'"),
         (("criteria", "words"), "5", "'criteria.words' is '5'; it must be a whole number"),
         (("decoding", "new_tokens"), 0, "it must be greater than or equal to 1"),

@@ -19,9 +19,11 @@ from circuits.emotion import (
     load_frames,
     load_replies,
     load_scenarios,
+)
+from circuits.emotion.texts import (
+    load_labelled,
     load_vignettes,
 )
-from circuits.emotion.texts import load_labelled
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe

@@ -23,6 +23,8 @@ from circuits.emotion import (
     load_frames,
     load_replies,
     load_scenarios,
+)
+from circuits.emotion.texts import (
     load_vignettes,
 )
 from circuits.emotion.emotion_settings import RECIPES

@@ -81,11 +81,8 @@ def _placed(
 class CircuitSet:
     """One circuit per emotion, all chosen in one way.
 
-    Attributes:
-        name: a preset, or ``random``.
-        part: what of it is tested: ``both`` kinds of components, or ``neurons`` alone.
-        draw: number of the random draw; 0 for chosen ones.
-        circuits: by emotion.
+    Its `name` is a preset, or ``random`` (then `draw` counts); of its components ``both`` kinds are
+    tested, or ``neurons`` alone.
     """
 
     name: str
@@ -166,20 +163,9 @@ def sufficiency(
 ) -> pd.DataFrame:
     """The fraction of each emotion's gap that the circuits' differences recover by themselves.
 
-    Each emotion's circuit is driven under neutral prompts; the gap is how much further its own
-    differences go along its direction than those of the other five.
-
-    Args:
-        model: the model.
-        found: what was found.
-        groups: texts in all emotions, none of the discovery's; they give the natural gap.
-        neutral: the same texts without an emotion.
-        sets: what is driven.
-        strength: factor of the differences.
-        progress: called with (prompts done, prompts in all).
-
-    Returns:
-        As `necessity`: mean gap over the mean natural one.
+    Each emotion's circuit is driven under neutral prompts (the same texts without an emotion); the
+    gap is how much further its own differences go along its direction than those of the other
+    five. Arguments and table are as of `necessity`, which takes the natural gap of `groups`, too.
     """
     n = len(EMOTIONS)
     prompts = [prompt for group in groups for prompt in group.prompts]

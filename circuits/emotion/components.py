@@ -39,9 +39,8 @@ AT_ONCE = 512
 class ComponentScores:
     """Scores of all components for all emotions; larger is more of the emotion.
 
-    Attributes:
-        neurons: mean contribution to the direction after the block.
-        heads: mean loss along the direction after attention when the head is zeroed.
+    Of neurons the mean contribution to the direction after the block, of heads the mean loss along
+    the direction after attention when the head is zeroed.
     """
 
     neurons: Float[Tensor, "emotion layer neuron"]
@@ -132,11 +131,7 @@ def post_norm(
 def head_table(
     model: Model, found: States, directions: Directions, normed: bool = False
 ) -> Float[Tensor, "prompt_emotion direction layer head"]:
-    """Mean loss, over groups, of each head zeroed under each emotion's prompts.
-
-    Raises:
-        PlanError: as in `head_parts`.
-    """
+    """Mean loss, over groups, of each head zeroed under each emotion's prompts."""
     n_groups, n = len(found), found.z.shape[1]
     out: list[Tensor] = []
     for layer in range(model.arch.n_layers):
@@ -155,15 +150,9 @@ def head_parts(
     v: Float[Tensor, "direction d_model"],
     normed: bool = False,
 ) -> Float[Tensor, "row direction head"]:
-    """What a state loses along directions when each head of its own layer is zeroed: s - s'.
+    """What a state loses along directions v when each head of its own layer is zeroed: s - s'.
 
-    Args:
-        model: the model.
-        layer: which.
-        resid_mid: the stream after attention.
-        z: what the output projection reads.
-        v: directions.
-        normed: read what the MLP reads, after its norm, instead of the stream.
+    With `normed`, s is what the MLP reads, after its norm, instead of the stream after attention.
 
     Raises:
         PlanError: `normed` for a model whose attention and MLP run in parallel.
@@ -195,7 +184,6 @@ def _chunks(model: Model, x: Float[Tensor, "row ..."]) -> Iterator[Float[Tensor,
 # --- influence of sublayers -----------------------------------------------------------------------
 
 SITES_OF = {"resid_mid": "attn_out", "resid_post": "mlp_out"}
-Final = Literal["stream", "normed"]
 
 
 @brief
@@ -203,15 +191,10 @@ Final = Literal["stream", "normed"]
 class Influence:
     """Rise of the final state along v_ref for each unit of a nudge along a sublayer's direction.
 
-    Attributes:
-        values: of every text; sublayer 0 is attention, 1 the MLP.
-        alphas: sizes of the nudges, in root mean squares of the stream, over which it is the mean.
-        final: whether the final state was read before or after the final norm.
+    Sublayer 0 is attention, 1 the MLP; it is the mean over nudges of several sizes.
     """
 
     values: Float[Tensor, "text emotion sublayer layer"]
-    alphas: tuple[float, ...]
-    final: Final
 
     def of(self, emotion: str) -> dict[Part, Float[np.ndarray, " layer"]]:
         """Mean over texts, by the kind of component that the sublayer holds."""
@@ -226,8 +209,7 @@ def influence(
     scales: Float[Tensor, "sublayer layer"],
     *,
     alphas: Sequence[float] = (0.3,),
-    final: Final = "stream",
-    tokens: int | None = None,
+    final: Literal["stream", "normed"] = "stream",
     progress: Progress | None = None,
 ) -> Influence:
     """Nudge every sublayer's output at the last token, one at a time, and read the final state.
@@ -239,7 +221,6 @@ def influence(
         scales: root mean square of the stream after each sublayer (`stream_scales`).
         alphas: sizes of the nudges in units of `scales`.
         final: read the last block's ``stream``, or as the paper does after the final norm.
-        tokens: most tokens in a batch.
         progress: called with (prompts done, prompts in all).
 
     Source: Wang et al. 2025 (arXiv 2510.11328), sublayer influence.
@@ -259,11 +240,11 @@ def influence(
     def along(x: Float[Tensor, "prompt row d_model"]) -> Float[Tensor, "prompt row emotion"]:
         return (normed(model, x) if final == "normed" else x.float().cpu()) @ to.T
 
-    found = final_states(model, prompts, [Plan(), *plans], tokens, progress, along)
+    found = final_states(model, prompts, [Plan(), *plans], None, progress, along)
     shape = (n, len(alphas), len(STREAMS), model.arch.n_layers)
     own_rise = found[:, 1:].unflatten(1, shape).diagonal(dim1=1, dim2=-1)  # text, a, s, layer, e
     rise = (own_rise - found[:, 0][:, None, None, None]).permute(0, 4, 1, 2, 3)
-    return Influence((rise / sizes).mean(2).contiguous(), tuple(alphas), final)
+    return Influence((rise / sizes).mean(2).contiguous())
 
 
 def stream_scales(found: States) -> Float[Tensor, "sublayer layer"]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -13,8 +12,7 @@ from torch.nn.functional import normalize
 from circuits.emotion.states import States, centred
 from circuits.emotion.texts import EMOTIONS
 
-Stream = Literal["resid_mid", "resid_post"]
-STREAMS: tuple[Stream, ...] = ("resid_mid", "resid_post")
+STREAMS = ("resid_mid", "resid_post")
 WINDOW = (0.75, 0.89)
 """Depths between which the reference direction is taken: layers 21 to 25 of 28 in the paper."""
 MOST_GROUPS = 120
@@ -23,13 +21,9 @@ MOST_GROUPS = 120
 
 @dataclass(frozen=True)
 class Directions:
-    """A unit vector for each emotion in each layer, in the stream after either sublayer.
+    """A unit vector for each emotion in each layer, after attention and after the block.
 
-    Attributes:
-        resid_mid: after attention.
-        resid_post: after the block.
-        styles: the styles that they are the mean of.
-        n_groups: the complete groups that they come from.
+    They are the mean over `styles`, and come from `n_groups` complete groups.
     """
 
     resid_mid: Float[Tensor, "emotion layer d_model"]
@@ -67,42 +61,36 @@ class Directions:
         styles = tuple(style for one in several for style in one.styles)
         return cls(mid, post, styles, sum(one.n_groups for one in several))
 
-    def cosines(
-        self, x: Float[Tensor, "... layer d_model"], stream: Stream = "resid_post"
-    ) -> Float[Tensor, "... layer emotion"]:
-        """Cosine of states with each emotion's direction of their layer."""
-        return torch.einsum("...ld,eld->...le", normalize(x, dim=-1), getattr(self, stream))
+    def cosines(self, x: Float[Tensor, "... layer d_model"]) -> Float[Tensor, "... layer emotion"]:
+        """Cosine of states after a block with each emotion's direction of their layer."""
+        return torch.einsum("...ld,eld->...le", normalize(x, dim=-1), self.resid_post)
 
     def read(
         self,
         x: Float[Tensor, "... layer d_model"],
         origin: Float[Tensor, "layer d_model"] | None = None,
-        stream: Stream = "resid_post",
     ) -> Int[Tensor, "... layer"]:
         """The emotion whose direction a state is nearest to, as its place in `EMOTIONS`.
 
-        Args:
-            x: states.
-            origin: what is subtracted, such as a neutral state; by default states are read as
-                groups: the axis before the last two is that of the emotions, whose mean goes.
-            stream: which directions.
+        An origin, such as a neutral state, is subtracted; by default states are read as groups:
+        the axis before the last two is that of the emotions, whose mean is subtracted.
         """
         moved = x - (x.mean(-3, keepdim=True) if origin is None else origin)
-        return self.cosines(moved, stream).argmax(-1)
+        return self.cosines(moved).argmax(-1)
 
-    def similarity(self, layer: int, stream: Stream = "resid_post") -> Float[Tensor, "to from"]:
+    def similarity(self, layer: int) -> Float[Tensor, "to from"]:
         """Cosines between the emotions in one layer; centring alone makes their mean -1/5."""
-        own = getattr(self, stream)[:, layer]
+        own = self.resid_post[:, layer]
         return own @ own.T
 
-    def reference(self, window: tuple[float, float] = WINDOW) -> Float[Tensor, "emotion d_model"]:
-        """v_ref: the unit sum of the directions of both streams in a window of depth.
+    def reference(self) -> Float[Tensor, "emotion d_model"]:
+        """v_ref: the unit sum of the directions of both streams in `WINDOW`.
 
         Those that oppose the first of them are reversed.
 
         Source: Wang et al. 2025 (arXiv 2510.11328), reference direction.
         """
-        first, last = window_layers(self.resid_mid.shape[1], window)
+        first, last = window_layers(self.resid_mid.shape[1])
         both = torch.stack([self.resid_mid, self.resid_post], 2)[:, first : last + 1].flatten(1, 2)
         return unit(aligned(both, both[:, 0]).sum(1))
 
@@ -124,9 +112,9 @@ def aligned(
     return torch.where(against[..., None], -x, x)
 
 
-def window_layers(n_layers: int, window: tuple[float, float] = WINDOW) -> tuple[int, int]:
-    """First and last layer of a window of depth: 21 and 25 of 28 by default."""
-    low, high = (min(round(part * n_layers), n_layers - 1) for part in window)
+def window_layers(n_layers: int) -> tuple[int, int]:
+    """First and last layer of `WINDOW`: 21 and 25 of 28."""
+    low, high = (min(round(part * n_layers), n_layers - 1) for part in WINDOW)
     return low, high
 
 
@@ -139,15 +127,9 @@ def shown_layers(n_layers: int, layer: int) -> tuple[int, ...]:
 
 
 def projections(found: States, layers: Sequence[int], most: int = MOST_GROUPS) -> pd.DataFrame:
-    """2-D PCA of group-centred states, layer by layer.
+    """2-D PCA of group-centred states, of each layer alone, at most `most` groups evenly taken.
 
-    Args:
-        found: complete groups, taken at even distances.
-        layers: which.
-        most: groups at the most.
-
-    Returns:
-        Columns ``layer``, ``text``, ``style``, ``emotion``, ``x``, ``y``.
+    Columns: ``layer``, ``text``, ``style``, ``emotion``, ``x``, ``y``.
 
     Source: Wang et al. 2025 (arXiv 2510.11328), projections of states by layer.
     """

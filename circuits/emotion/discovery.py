@@ -162,7 +162,6 @@ class _Discovering:
             scores=scored,
             influence=pushed,
             circuits=circuits,
-            references=_references(found),
             low=directions.cosines(plain["resid_post"]).mean(0).T.contiguous(),
             high=_own(directions.cosines(found.resid_post)),
             layer=layer,
@@ -194,22 +193,10 @@ class _Discovering:
         return out
 
     def _cost(self, n_groups: int, n_neutral: int) -> dict[str, Any]:
-        """What was run, and what the released procedure runs for the same number of texts.
-
-        The released code runs every prompt for directions, for neurons, twice for differences, and
-        once and once per head for heads; and for each emotion every neutral prompt once and once
-        for each nudge of four sizes.
-        """
-        a, n = self.model.arch, len(EMOTIONS)
-        released = n_groups * n * (5 + a.n_layers * a.n_heads) + n_groups * n * (1 + 8 * a.n_layers)
-        n_shown = min(self.settings.n_demonstrations, len(self.scenarios))
+        n, n_shown = len(EMOTIONS), min(self.settings.n_demonstrations, len(self.scenarios))
         shown = n_shown * n if DEMONSTRATIONS in self.seconds else 0
-        return {
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-            "prompts": n_groups * n + 2 * n_neutral + shown,
-            "single_tokens": n_neutral * n * len(self.settings.alphas) * 2 * a.n_layers,
-            "released_prompts": released,
-        }
+        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
+        return {"seconds": seconds, "prompts": n_groups * n + 2 * n_neutral + shown}
 
 
 def with_normed_final(model: Model, found: States) -> States:
@@ -237,15 +224,6 @@ def neutral_prompts(
         token_prompt(model, used[i % len(used)].fill(*text), double_bos=settings.double_bos)
         for i, text in enumerate(texts)
     ]
-
-
-def _references(found: States) -> dict[str, tuple[float, ...]]:
-    """Root mean square of each site and layer, for doses that follow the activation's size."""
-    flat = {"z": found.z.flatten(-2), "mlp_post": found.mlp_post}
-    return {
-        site: tuple(float(x[:, :, at].square().mean().sqrt()) for at in range(x.shape[2]))
-        for site, x in flat.items()
-    }
 
 
 def _own(

@@ -24,12 +24,7 @@ KIND_OF: dict[Part, ComponentKind] = {"neurons": "neuron", "heads": "head"}
 @brief
 @dataclass(frozen=True)
 class SiteVectors:
-    """Vectors at what the output projections read, of each emotion or of all together.
-
-    Attributes:
-        z: of the heads.
-        mlp_post: of the neurons.
-    """
+    """Vectors at what the output projections read, of each emotion or of all together."""
 
     z: Float[Tensor, "*emotion layer head d_head"]
     mlp_post: Float[Tensor, "*emotion layer neuron"]
@@ -121,9 +116,7 @@ class EmotionCircuit:
     ) -> "EmotionCircuit":
         """A disjoint one of as many neurons and heads in the same layers, drawn at random.
 
-        Args:
-            rng: draws.
-            vectors: draw units whose vectors are near in size to the circuit's own.
+        With `vectors`, units are drawn whose vectors are near in size to the circuit's own.
 
         Raises:
             StatisticsError: the model has too few units outside the circuit.

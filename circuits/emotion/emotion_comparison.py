@@ -25,7 +25,7 @@ from circuits.emotion.emotion_metrics import (
     with_ratio,
 )
 from circuits.emotion.emotion_settings import ComparisonSettings, Criteria
-from circuits.emotion.figures import plot_conditions, plot_confusion, plot_frontier
+from circuits.emotion.figures import plot_conditions, plot_confusion
 from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
@@ -252,14 +252,11 @@ class EmotionComparison(Result):
         for name in ("neutral", "perplexity_ratio", "faulty", "distinct_2", "n_words"):
             all_of_them[name] = table[name]
         chance = f"{lead} Dotted: chance of accuracy is {1 / len(EMOTIONS):.3f}."
-        most = table.loc[table["accuracy"].idxmax(), "condition"]
         title = f"{self.model}: {n} replies per condition, judge {self.judges[0]}"
         bars = plot_conditions(table, title)
-        says = f"Up: the emotion is found more often ({most} most often); right: better replies."
         return [
             Figure("Accuracy, quality and joint per condition", chance, bars),
             Table("All conditions", all_of_them, names=NAMES),
-            Figure("Accuracy against quality", says, plot_frontier(table)),
         ]
 
     def _confusions(self) -> Figure:

@@ -131,14 +131,6 @@ class CircuitDose(ClosedRow):
 
     strength: Dose = Field(description="Factor of the difference vectors (lambda).")
     preset: Text = Field(default="centred", description="Which circuits of the discovery.")
-    size: Literal["absolute", "relative"] = Field(
-        default="absolute",
-        description="Whether vectors grow with the activation's root mean square.",
-    )
-    layers: Layers | None = Field(default=None, description="First and last layer; by default all.")
-    by_influence: bool = Field(
-        default=False, description="Divide the strength among layers by influence."
-    )
     feedback: bool = Field(
         default=False, description="Let the dose follow how far the state is already."
     )

@@ -221,29 +221,6 @@ def plot_conditions(table: pd.DataFrame, title: str) -> go.Figure:
     return styled(figure, title, yaxis={"range": [0, 1]}, height=460, width=width)
 
 
-def plot_frontier(table: pd.DataFrame) -> go.Figure:
-    """Accuracy against quality, one point per condition; up and to the right is better."""
-    figure = go.Figure()
-    steers = table["condition"].astype(str).str.startswith("steer")
-    for kind, colour, chosen in (("steering", BLUE, steers), ("other", PALETTE[1], ~steers)):
-        rows: Any = table[chosen]
-        figure.add_scatter(
-            x=rows["quality"],
-            y=rows["accuracy"],
-            text=[label(condition) for condition in rows["condition"]],
-            mode="markers+text",
-            textposition="top center",
-            textfont={"size": 9},
-            marker={"color": colour, "size": 9},
-            name=kind,
-        )
-    axes: dict[str, Any] = {
-        "xaxis": {"title": "quality: coherent and relevant"},
-        "yaxis": {"title": "accuracy"},
-    }
-    return styled(figure, "Accuracy and quality", height=560, **axes)
-
-
 def plot_confusion(counts: Mapping[str, Sequence[Sequence[int]] | np.ndarray]) -> go.Figure:
     """Labels that a judge gave the replies of each target: one map per condition."""
     names = [label(name) for name in counts]

@@ -48,20 +48,17 @@ def last_activations(
     """What every layer computes at prompts' last tokens, on the CPU in fp32.
 
     Args:
-        model: the model.
+        model: the model; `PlanError` where it lacks a site.
         prompts: in tokens.
         families: prompt numbers in groups that are likely to begin alike; each prompt once. By
             default every prompt is its own family.
-        tokens: most tokens in a batch; by default `interp.forward.budget.default_budget`.
+        tokens: most tokens in a batch.
         progress: called with (families done, families in all).
 
     Returns:
         ``resid_mid``: the stream after attention (of a parallel block its input + attention
         output); ``resid_post``: after the block, before any final norm; ``z`` [prompt, layer,
         head, d_head] and ``mlp_post``: what the output projections read.
-
-    Raises:
-        PlanError: the architecture lacks a site.
     """
     for name in SITES_READ:
         model.site(name)

@@ -49,14 +49,10 @@ class EmotionPrompt:
 
 
 class Frame(ClosedRow):
-    """A prompt around a scenario and its event.
+    """A prompt around ``{scenario}`` and ``{event}``, with and without an emotion ``{word}``.
 
-    Attributes:
-        distance: near where the word comes right before the reply, else far.
-        text: with ``{scenario}``, ``{event}`` and, here or in `system`, ``{word}``.
-        neutral: the same without the word.
-        system: the system turn of a chat prompt.
-        neutral_system: the same without the word.
+    Its `distance` is near where the word comes right before the reply, else far; a chat prompt has
+    a system turn, too.
     """
 
     name: Text
@@ -110,13 +106,7 @@ class Demonstrations(ClosedRow):
 
 
 class Frames(Row):
-    """All words and prompts.
-
-    Attributes:
-        words: set -> emotion -> word; the sets are synonyms of each other.
-        listed: the frames, of different names.
-        vignette: a prompt around a vignette's ``{text}``.
-    """
+    """All words and prompts: set -> emotion -> word (the sets are synonyms), and the frames."""
 
     words: dict[str, dict[str, Text]]
     listed: tuple[Frame, ...] = Field(validation_alias="frames")
@@ -191,11 +181,9 @@ def _check_fields(template: str, fields: set[str], where: str) -> None:
 
 KINDS: Mapping[str, bool] = {
     "neutral": False,
-    "chat_neutral": False,
     "word": True,
     "chat": True,
     "demonstrations": True,
-    "demonstrations_word": True,
 }
 """Kinds of prompt that ask for a reply, and whether they differ by emotion."""
 
@@ -220,9 +208,8 @@ class ReplyPrompts:
 
         Args:
             kind: ``neutral``: no emotion anywhere; ``word``: the emotion word right before the
-                reply; ``chat``: the word in a system turn; ``chat_neutral``; ``demonstrations``:
-                three replies in the emotion, no word; ``demonstrations_word``: the same with the
-                word before each reply.
+                reply; ``chat``: the word in a system turn; ``demonstrations``: three replies in
+                the emotion, no word.
             situation: what to reply to.
             emotion: one of `EMOTIONS`.
 
@@ -232,16 +219,15 @@ class ReplyPrompts:
         """
         if kind not in KINDS:
             raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
+        if kind == "demonstrations":
+            return self._demonstrated(situation, emotion)
         frame, words = self.frames.style(self.style)
-        if kind.startswith("demonstrations"):
-            feeling = f" I felt {words[emotion]}." if kind.endswith("word") else ""
-            return self._demonstrated(situation, emotion, feeling)
-        if kind.startswith("chat"):
+        if kind == "chat":
             frame = self.frames.frames["chat"]
         word = words[emotion] if KINDS[kind] else None
         return frame.fill(situation.scenario, situation.event, word)
 
-    def _demonstrated(self, situation: Situation, emotion: str, feeling: str) -> EmotionPrompt:
+    def _demonstrated(self, situation: Situation, emotion: str) -> EmotionPrompt:
         """Replies to one event of each valence, of three themes other than the situation's own."""
         place = THEMES.index(situation.theme) if situation.theme in THEMES else 0
         found = {(r.theme, r.valence): r for r in self.replies if r.emotion == emotion}
@@ -253,20 +239,15 @@ class ReplyPrompts:
                     f"no reply in {emotion} of theme {theme!r} to a {valence} event, which "
                     "demonstrations need; add one to the file of replies."
                 )
-            one = found[theme, valence]
-            examples.append(one.model_copy(update={"event": one.event + feeling}))
-        asked = situation.event + feeling
-        return self.frames.demonstrations.fill(examples, situation.scenario, asked)
+            examples.append(found[theme, valence])
+        return self.frames.demonstrations.fill(examples, situation.scenario, situation.event)
 
 
 def token_prompt(model: Model, prompt: EmotionPrompt, *, double_bos: bool = False) -> TokenPrompt:
     """A prompt in a model's tokens; chat turns by its template, up to where the reply begins.
 
-    Args:
-        model: whose tokens.
-        prompt: the text.
-        double_bos: tokenise the rendered chat with special tokens once more, as the released code
-            does (Llama then gets two BOS tokens).
+    With `double_bos` the rendered chat is tokenised with special tokens once more, as in the
+    released code (Llama then gets two BOS tokens).
 
     Raises:
         ModelError: the prompt has a system turn and the tokenizer no chat template.
@@ -301,12 +282,9 @@ class EmotionTexts:
 
     Attributes:
         events: scenarios whose events are read, or replied to.
-        frames: words and prompts.
         replies: self-written, as demonstrations and to fit the judges on.
         plain: other scenarios, to which the judges' model replies without an emotion.
-        verdicts: published replies for the judges, if they are at hand.
-        labelled: small models' replies labelled blind, for the judges; those that answer one of
-            `events` are left out.
+        verdicts, labelled: further replies for the judges, published and labelled blind.
     """
 
     events: Sequence[Scenario]

@@ -44,7 +44,6 @@ class EmotionDiscovery(Result):
         scores: ``paper`` and ``centred`` scores of all components.
         influence: of every sublayer.
         circuits: preset -> emotion -> circuit.
-        references: site -> root mean square per layer on the discovery prompts.
         low: mean cosine of neutral prompts' states with each direction.
         high: the same of prompts in the emotion.
         layer: where states are read best, by discovery data alone.
@@ -63,7 +62,6 @@ class EmotionDiscovery(Result):
     scores: dict[ScoreKind, ComponentScores]
     influence: Influence
     circuits: dict[str, dict[str, EmotionCircuit]]
-    references: dict[str, tuple[float, ...]]
     low: Float[Tensor, "emotion layer"]
     high: Float[Tensor, "emotion layer"]
     layer: int

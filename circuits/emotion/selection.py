@@ -1,6 +1,6 @@
-"""Which neurons and heads make up an emotion's circuit, and how stable and how shared that is."""
+"""Which neurons and heads make up an emotion's circuit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,12 +15,9 @@ from circuits.emotion.components import (
     Influence,
     Part,
     ScoreKind,
-    component_scores,
 )
-from circuits.emotion.directions import Directions
 from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, Unit
 from circuits.emotion.emotion_settings import CircuitSize
-from circuits.emotion.states import States
 from circuits.emotion.texts import EMOTIONS
 from interp.errors import PlanError
 from interp.model.model import Model
@@ -33,13 +30,10 @@ NEURON_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Budget:
-    """The size of a circuit and its bounds in each layer; the bounds' defaults are the paper's.
+    """The size of a circuit over all layers, and the paper's bounds in each layer.
 
     Attributes:
-        neurons: neurons in all layers together.
-        heads: heads in all layers together.
-        least_neurons: fewest in a layer; 1, or 0, where the budget does not allow it.
-        least_heads: the same of heads.
+        least_neurons, least_heads: fewest in a layer; 1, or 0, where the budget does not allow it.
         cap: largest part of `neurons`, and of `heads`, that one layer gets.
     """
 
@@ -84,18 +78,9 @@ def quotas(
 ) -> Int[np.ndarray, " layer"]:
     """Divide components among layers in proportion to influence, within bounds.
 
-    Every layer gets `least`; the rest is divided by influence, rounded down and capped; what is
-    left goes to the largest remainders, and what caps leave over to the layers that were due most.
-    Equal claims are served from the first layer on.
-
-    Args:
-        influence: of each layer's sublayer on the final state; below zero counts as zero.
-        budget: components in all.
-        least: fewest in a layer; 1 or 0 where the budget does not allow it.
-        cap: most in a layer.
-
-    Returns:
-        Components in each layer, which sum to `budget`.
+    Every layer gets `least`; the rest is divided by influence (below zero counts as zero), rounded
+    down and capped; what is left goes to the largest remainders, and what caps leave over to the
+    layers that were due most. Equal claims are served from the first layer on.
 
     Raises:
         PlanError: all layers at their cap hold fewer than `budget`, or an influence is not
@@ -133,13 +118,7 @@ def allocate(
 ) -> dict[Part, list[Unit]]:
     """Choose a circuit: each layer's best neurons and heads, as many as its influence allows.
 
-    Args:
-        influence: of the sublayer that holds this kind (MLP: neurons, attention: heads) per layer.
-        scores: of every component; larger is better.
-        budget: the size of the circuit.
-
-    Returns:
-        Units by layer, best first; of equal scores the first unit wins.
+    Units come by layer, best first; of equal scores the first unit wins.
 
     Raises:
         PlanError: influences and scores differ in layers, a score is not finite, or the
@@ -211,9 +190,6 @@ def top_table(table: ComponentScores, emotion: str, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part", "rank", "layer", "unit", "score"])
 
 
-# --- overlap and stability -----------------------------------------------------------------------
-
-
 def overlap_table(circuits: Circuits) -> pd.DataFrame:
     """Jaccard index of every two emotions: columns ``one``, ``other``, ``neurons``, ``heads``."""
     rows = [
@@ -222,43 +198,3 @@ def overlap_table(circuits: Circuits) -> pd.DataFrame:
         for one, other in combinations(circuits, 2)
     ]
     return pd.DataFrame(rows)
-
-
-def stability_table(
-    model: Model, found: States, budget: Budget, n_resamples: int = 10, seed: int = 0
-) -> pd.DataFrame:
-    """How much of each circuit would be chosen again from other texts.
-
-    Scenarios are drawn with replacement; from each draw directions, scores and top components are
-    found anew. The Jaccard index is the mean over all pairs of draws.
-
-    Returns:
-        Columns ``kind``, ``emotion``, ``part``, ``k``, ``jaccard``, ``low``, ``high``: mean and
-        the range of the middle 95 % of pairs.
-    """
-    draws: dict[tuple[str, str, Part], list[set[Unit]]] = {}
-    for sample in _resamples(found, n_resamples, seed):
-        for kind, table in component_scores(model, sample, Directions.of(sample)).items():
-            for row, emotion in enumerate(EMOTIONS):
-                for part in PARTS:
-                    top = set(top_units(table.of(part)[row], budget.bounds(part)[0]))
-                    draws.setdefault((kind, emotion, part), []).append(top)
-    rows: list[tuple[object, ...]] = []
-    for (kind, emotion, part), sets in draws.items():
-        pairs = [len(a & b) / max(len(a | b), 1) for a, b in combinations(sets, 2)]
-        low, high = np.quantile(pairs, [0.025, 0.975])
-        rows.append((kind, emotion, part, budget.bounds(part)[0], np.mean(pairs), low, high))
-    columns = ["kind", "emotion", "part", "k", "jaccard", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _resamples(found: States, n: int, seed: int) -> Iterator[States]:
-    """Bootstrap samples of the groups, scenario by scenario."""
-    rng = np.random.default_rng(seed)
-    of: dict[str, list[int]] = {}
-    for group, scenario in enumerate(found.scenarios):
-        of.setdefault(scenario, []).append(group)
-    members: Sequence[list[int]] = list(of.values())
-    for _ in range(n):
-        drawn = rng.integers(len(members), size=len(members))
-        yield found.only([group for i in drawn for group in members[i]])

@@ -86,11 +86,7 @@ class States:
         return replace(self, **parts)
 
     def of_style(self, style: str) -> "States":
-        """The groups of one style.
-
-        Raises:
-            DataError: there is none.
-        """
+        """The groups of one style; `DataError` where there is none."""
         chosen = [i for i, one in enumerate(self.styles) if one == style]
         if not chosen:
             raise DataError(f"no group has the style {style!r}. {did_you_mean(style, self.styles)}")
@@ -105,16 +101,9 @@ def centred(x: Float[Tensor, "group emotion ..."]) -> Float[Tensor, "group emoti
 def states(
     model: Model,
     groups: Sequence[EmotionGroup],
-    tokens: int | None = None,
     progress: Progress | None = None,
 ) -> States:
     """Run every prompt of the groups once; what a group's prompts begin with runs once for all.
-
-    Args:
-        model: the model.
-        groups: complete groups.
-        tokens: most tokens in a batch.
-        progress: called with (groups done, groups in all).
 
     Raises:
         DataError: there is no group, or one lacks an emotion.
@@ -130,7 +119,7 @@ def states(
             )
     prompts = [one for group in groups for one in group.prompts]
     families = [range(g * n, (g + 1) * n) for g in range(len(groups))]
-    found = last_activations(model, prompts, families, tokens, progress)
+    found = last_activations(model, prompts, families, None, progress)
     return States(
         **{name: found[name].unflatten(0, (len(groups), n)) for name in TENSORS},
         themes=tuple(group.theme for group in groups),
@@ -152,16 +141,8 @@ def groups_of(
 ) -> list[EmotionGroup]:
     """Each scenario with each of its events in all emotions; styles are used in turn.
 
-    Args:
-        model: whose tokens.
-        scenarios: the texts.
-        frames: words and prompts.
-        styles: frame and word set, such as ``felt:B``. Text i is put in style i modulo their
-            number, valences rotating against styles so that every style sees every valence.
-        double_bos: as in `token_prompt`.
-
-    Raises:
-        DataError: the frames lack a style's frame or word set.
+    Text i is put in style i modulo their number, valences rotating against styles so that every
+    style sees every valence. A style that the frames lack is a `DataError`.
     """
     words = [frames.style(style) for style in styles]
     out: list[EmotionGroup] = []
@@ -195,11 +176,7 @@ def demonstration_groups(
 
 
 def reply_groups(model: Model, frames: Frames, replies: Sequence[Reply]) -> list[EmotionGroup]:
-    """Each event with its reply in all emotions: what is read is the reply's last token.
-
-    Raises:
-        DataError: an event lacks an emotion.
-    """
+    """Each event with its reply in all emotions: what is read is the reply's last token."""
     by_event: dict[str, dict[str, Reply]] = {}
     for reply in replies:
         by_event.setdefault(reply.event_id, {})[reply.emotion] = reply

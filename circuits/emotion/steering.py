@@ -7,7 +7,7 @@ values have one entry per emotion, of which a row takes its own (`interp.decode`
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.emotion.components import PARTS
 from circuits.emotion.emotion_circuit import Circuits, SiteVectors, random_circuits, shifted
-from circuits.emotion.emotion_settings import CircuitDose, Doses, Layers, SteeringDose
+from circuits.emotion.emotion_settings import CircuitDose, Doses, SteeringDose
 from circuits.emotion.prompts import has_chat
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.texts import EMOTIONS
@@ -79,9 +79,11 @@ def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
     Source: Wang et al. 2025 (arXiv 2510.11328), steering baseline; its 8 rms(h) v is
     f = 8 / sqrt(d_model).
     """
-    layers = _layers(found, dose.layers)
-    v = found.directions.resid_post[:, list(layers)] * _parts(dose)[:, None, None]
-    step = _adding("resid_post", v, dose.fraction, layers, "norm")
+    first, last = dose.layers
+    if last >= (n := found.directions.resid_post.shape[1]):
+        raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
+    v = found.directions.resid_post[:, first : last + 1] * _parts(dose)[:, None, None]
+    step = _adding("resid_post", v, dose.fraction, range(first, last + 1), "norm")
     return Plan.of(step, *_feedback(found, dose))
 
 
@@ -89,24 +91,18 @@ def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | Non
     """Add λΔμ at a discovery's circuits, or other vectors at the same dose.
 
     Raises:
-        PlanError: there is no such preset, or the model does not have these layers.
+        PlanError: there is no such preset.
 
     Source: Wang et al. 2025 (arXiv 2510.11328), circuit modulation; heads and neurons alike act on
     the newest token alone (the released code drives heads at every prompt token, too).
     """
-    own = circuit_vectors(found, dose.preset) if vectors is None else vectors
-    own = weighted(own, found) if dose.by_influence else own
-    n_layers = own.mlp_post.shape[1]
-    allowed = range(n_layers) if dose.layers is None else _layers(found, dose.layers)
+    own = vectors or masked(found.differences, circuits_of(found, dose.preset))
     steps: list[Add] = []
     for site, x in (("z", own.z.flatten(-2)), ("mlp_post", own.mlp_post)):
-        layers = [at for at in allowed if bool(x[:, at].any())]
-        x = x * _parts(dose)[:, None, None]
-        if dose.size == "relative":
-            x = x / torch.tensor(found.references[site])[:, None]
+        layers = [at for at in range(x.shape[1]) if bool(x[:, at].any())]
         if layers:
-            relative = "rms" if dose.size == "relative" else None
-            steps.append(_adding(site, x[:, layers], dose.strength, layers, relative))
+            driven = x[:, layers] * _parts(dose)[:, None, None]
+            steps.append(_adding(site, driven, dose.strength, layers))
     return Plan.of(*steps, *_feedback(found, dose))
 
 
@@ -115,7 +111,7 @@ def _adding(
     x: Float[Tensor, "emotion layer width"],
     strength: float,
     layers: Sequence[int],
-    relative: Any,
+    relative: Literal["norm"] | None = None,
 ) -> Add:
     values = x.transpose(0, 1)[:, :, None].contiguous()  # layer, emotion, position, width
     return Add(site, values, strength, layers=layers, relative=relative, positions="generating")
@@ -126,14 +122,6 @@ def _parts(dose: SteeringDose | CircuitDose) -> Float[Tensor, " emotion"]:
     common = dose.fraction if isinstance(dose, SteeringDose) else dose.strength
     own: dict[Any, float] = {**dose.own}
     return torch.tensor([own.get(emotion, common) / common for emotion in EMOTIONS])
-
-
-def _layers(found: EmotionDiscovery, layers: Layers) -> Sequence[int]:
-    n = found.directions.resid_post.shape[1]
-    first, last = layers
-    if not 0 <= first <= last < n:
-        raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
-    return range(first, last + 1)
 
 
 def _feedback(found: EmotionDiscovery, dose: SteeringDose | CircuitDose) -> list[Feedback]:
@@ -159,11 +147,6 @@ def circuits_of(found: EmotionDiscovery, preset: str) -> Circuits:
             f"no circuits {preset!r} in this discovery; it has {', '.join(found.circuits)}."
         )
     return found.circuits[preset]
-
-
-def circuit_vectors(found: EmotionDiscovery, preset: str) -> SiteVectors:
-    """Differences of the circuits of one preset; errors as `circuits_of`."""
-    return masked(found.differences, circuits_of(found, preset))
 
 
 def masked(vectors: SiteVectors, circuits: Circuits) -> SiteVectors:
@@ -197,13 +180,6 @@ def scaled_to(vectors: SiteVectors, wanted: SiteVectors) -> SiteVectors:
         return x * scale.view(-1, *[1] * (x.ndim - 1))
 
     return SiteVectors(scaled("z"), scaled("mlp_post"))
-
-
-def weighted(vectors: SiteVectors, found: EmotionDiscovery) -> SiteVectors:
-    """Vectors weighted in each layer by its sublayer's influence, of the same total norm."""
-    attention, mlp = found.influence.values.float().mean(0).clamp(min=0).unbind(1)
-    changed = SiteVectors(vectors.z * attention[..., None, None], vectors.mlp_post * mlp[..., None])
-    return scaled_to(changed, vectors)
 
 
 # --- the comparison -------------------------------------------------------------------------------

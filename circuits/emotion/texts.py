@@ -34,7 +34,7 @@ THEMES = (
 
 
 class _TextRow(Row):
-    """A row of a file; its fields may be named as in the file or as here."""
+    """Its fields may be named as in the file or as here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -89,9 +89,7 @@ class Reply(_TextRow):
 class LabelledReply(_TextRow):
     """A reply with the emotion that it expresses, as an annotator labelled it blind.
 
-    Attributes:
-        group: the situation it answers; those of one group never lie in training and test.
-        part: ``tuning`` or ``test``: of which texts the situation is.
+    `group` is the situation it answers, `part` (tuning or test) of which texts that is.
     """
 
     text: str = Field(validation_alias="reply")
@@ -136,20 +134,12 @@ def load_replies(path: str | Path) -> tuple[Reply, ...]:
 
 
 def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
-    """Read judged replies of another model.
-
-    Raises:
-        DataError: the file is missing or malformed; the message names file and line.
-    """
+    """Read judged replies of another model; errors as `load_scenarios`."""
     return tuple(row for _, row in _rows(path, Verdict))
 
 
 def load_labelled(path: str | Path, part: str) -> tuple[LabelledReply, ...]:
-    """Read blindly labelled replies of one part alone, so that no judge is fitted on its test.
-
-    Raises:
-        DataError: the file is missing or malformed; the message names file and line.
-    """
+    """Read blindly labelled replies of one part alone, so that no judge is fitted on its test."""
     return tuple(row for _, row in _rows(path, LabelledReply) if row.part == part)
 
 

@@ -52,9 +52,7 @@ class Reading:
     """The emotions that directions read in states whose emotion is known, layer by layer.
 
     Attributes:
-        name: of the test.
-        found: the emotion read.
-        true: the emotion that is there; each as its place in `EMOTIONS`.
+        found, true: the emotion read, and the one that is there, as places in `EMOTIONS`.
         clusters: what intervals resample, such as the scenario.
         blocks: within which labels are shuffled under the null: the texts' groups, or one block.
     """
@@ -79,9 +77,6 @@ class Reading:
 
     def table(self, seed: int = 0) -> pd.DataFrame:
         """One row per layer.
-
-        Args:
-            seed: of the bootstrap and of the shuffles.
 
         Returns:
             ``test``, ``layer``, ``n`` states, ``clusters``, ``accuracy`` with its 95 % interval
@@ -156,12 +151,7 @@ def left_out(train: States, test: States, name: str) -> Reading:
 
 
 def across(found: States, pairs: Sequence[tuple[str, str]]) -> list[Reading]:
-    """Read one style by directions of another, theme by theme from the other themes' texts.
-
-    Args:
-        found: groups of several styles.
-        pairs: (style of the directions, style read): synonyms, frames, or both at once.
-    """
+    """Read one style by directions of another, theme by theme from the other themes' texts."""
     return [
         left_out(found.of_style(source), found.of_style(target), f"{source}→{target}")
         for source, target in pairs
@@ -212,11 +202,10 @@ def read_vignettes(
     x: Float[torch.Tensor, "vignette layer d_model"],
     vignettes: Sequence[Vignette],
 ) -> list[Reading]:
-    """Read vignettes of the six emotions, minus either of two origins; each its own cluster.
+    """Read vignettes of the six emotions, minus either of two origins.
 
-    ``vignettes``: minus the mean over emotions of their means (the design is balanced);
-    ``vignettes, neutral origin``: minus the mean of the vignettes without an emotion, which needs
-    no knowledge of the others.
+    They are the mean over emotions of their means (the design is balanced), and the mean of the
+    vignettes without an emotion, which needs no knowledge of the others.
     """
     labels = [one.emotion for one in vignettes]
     of = {e: x[[i for i, label in enumerate(labels) if label == e]].mean(0) for e in set(labels)}

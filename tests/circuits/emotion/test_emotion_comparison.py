@@ -11,7 +11,13 @@ import torch
 from conftest import tiny
 from emotion_samples import CRITERIA, SHORT, TEXTS, Small, Spelled, comparison, row, steered
 
-from circuits.emotion import EMOTIONS, LABELS, load_frames, load_replies, load_scenarios
+from circuits.emotion import (
+    EMOTIONS,
+    LABELS,
+    load_frames,
+    load_replies,
+    load_scenarios,
+)
 from circuits.emotion.emotion_comparison import EmotionComparison, evaluate
 from circuits.emotion.emotion_metrics import judged, measure, nll, presentable, with_criteria
 from circuits.emotion.prompts import ReplyPrompts, token_prompt
@@ -130,7 +136,6 @@ def test_what_each_kind_of_prompt_shows(asking: ReplyPrompts):
     assert len(used) == 3 and {r.emotion for r in used} == {"fear"}
     assert len({r.valence for r in used}) == 3 and text.theme not in {r.theme for r in used}
     assert shown.endswith(f'{text.text}\nI said: "') and "terrified" not in shown
-    assert "I felt terrified" in asking.prompt("demonstrations_word", text, "fear").text
     with pytest.raises(PlanError, match="unknown kind of prompt 'sung'"):
         asking.prompt("sung", text, "fear")
 
@@ -177,7 +182,9 @@ def loss_after(model: Model, prompt: tuple[int, ...], reply: torch.Tensor) -> fl
 def test_finished_conditions_are_read_and_changed_ones_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from circuits.emotion import replies as module
+    from circuits.emotion.replies import (
+        replies as module,
+    )
 
     model = tiny("llama")
     conditions = [Condition("unmodulated"), Condition("steering", plan=steered(model, 0.3))]

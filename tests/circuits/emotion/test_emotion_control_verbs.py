@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from circuits.emotion.recipe import FOLDER
 from conftest import ROOT
 from test_cli import last_json
 from test_emotion_verbs import Flat
 
 from circuits.cli.app import run
-from circuits.emotion import judges
+from circuits.emotion import (
+    EmotionRecipe,
+    EmotionTexts,
+    judges,
+)
+from circuits.emotion.emotion_settings import FOLDER
 from interp.errors import DataError
 from interp.loading import builtin
 

@@ -6,7 +6,10 @@ import torch
 from conftest import tiny
 from emotion_samples import SHORT, TEXTS, Small
 
-from circuits.emotion import LABELS, Reply, load_scenarios
+from circuits.emotion import (
+    LABELS,
+    load_scenarios,
+)
 from circuits.emotion.emotion_metrics import presentable
 from circuits.emotion.judges import (
     BEFORE,
@@ -21,7 +24,12 @@ from circuits.emotion.judges import (
 from circuits.emotion.lexicon import lexical_labels
 from circuits.emotion.replies import plain_replies, read_all, replies
 from circuits.emotion.steering import Condition
-from circuits.emotion.texts import LabelledReply, Verdict, load_labelled
+from circuits.emotion.texts import (
+    LabelledReply,
+    Reply,
+    Verdict,
+    load_labelled,
+)
 from interp.errors import DataError
 
 WORDS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))

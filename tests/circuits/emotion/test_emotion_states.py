@@ -8,7 +8,11 @@ import torch
 from conftest import hooks_left, tiny
 
 import interp
-from circuits.emotion import EMOTIONS, load_frames, load_scenarios
+from circuits.emotion import (
+    EMOTIONS,
+    load_frames,
+    load_scenarios,
+)
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
 from circuits.emotion.last_token import last_activations
 from circuits.emotion.states import EmotionGroup, States, centred, groups_of, states
@@ -41,7 +45,7 @@ def naive(model: Model, ids: tuple[int, ...], site: str) -> torch.Tensor:
 
 
 def test_states_equal_plain_forwards(tiny_model: Model):
-    found = states(tiny_model, GROUPS, tokens=60)
+    found = states(tiny_model, GROUPS)
     for g, one in enumerate(GROUPS):
         for e, prompt in enumerate(one.prompts):
             mid = naive(tiny_model, prompt.ids, "resid_pre") + naive(

@@ -24,7 +24,6 @@ from circuits.emotion.steering import (
     prompted_conditions,
     scaled_to,
     steer,
-    weighted,
 )
 from circuits.emotion.texts import EMOTIONS
 from interp.errors import PlanError
@@ -107,21 +106,12 @@ def test_controls_are_as_large_as_the_circuit():
         scaled_to(masked(none, circuits()), own)
 
 
-def test_weights_move_strength_between_layers_and_keep_the_norm():
-    own, found = masked(differences(), circuits()), discovery()
-    found.influence.values[:] = 1.0
-    found.influence.values[:, :, 1, 1], found.influence.values[:, :, 1, 3] = -1.0, 2.0
-    moved = weighted(own, found)
-    torch.testing.assert_close(norms(moved, "mlp_post"), norms(own, "mlp_post"))
-    assert moved.mlp_post[:, 1].abs().sum() == 0 and moved.mlp_post[:, 3].abs().sum() > 0
-    torch.testing.assert_close(moved.z, own.z)
-
-
 def test_plans_keep_to_their_layers_and_hold_a_vector_per_emotion():
     found = discovery()
-    (step,) = drive(found, CircuitDose(strength=2.0, layers=(0, 1)))
-    assert isinstance(step, Add) and step.site == "mlp_post" and step.layers == (1,)
+    heads, step = drive(found, CircuitDose(strength=2.0))
+    assert isinstance(step, Add) and step.site == "mlp_post" and step.layers == (1, 3)
     assert step.scale == 2.0 and step.positions == "generating"
+    assert isinstance(heads, Add) and heads.site == "z" and heads.layers == (2,)
     own = masked(differences(), circuits())
     assert torch.equal(step.vector[0, :, 0], own.mlp_post[:, 1])
     assert drive(found, CircuitDose(strength=1.0), masked(differences(), {})) == Plan()
@@ -140,8 +130,6 @@ def discovery() -> Any:
         directions=SimpleNamespace(resid_post=torch.randn(6, LAYERS, 8)),
         differences=differences(),
         circuits={"centred": circuits(), "paper": shifted(circuits())},
-        influence=SimpleNamespace(values=torch.rand(7, 6, 2, LAYERS) + 0.1),
-        references={s: (2.0,) * LAYERS for s in ("z", "mlp_post")},
         low=torch.zeros(6, LAYERS),
         high=torch.ones(6, LAYERS),
         layer=2,
@@ -151,7 +139,7 @@ def discovery() -> Any:
 def test_every_condition_is_made_once_and_controls_share_the_dose():
     doses = Doses(
         steering=SteeringDose(fraction=0.05, layers=(1, 2)),
-        circuit=CircuitDose(strength=2.5, size="relative", feedback=True),
+        circuit=CircuitDose(strength=2.5, feedback=True),
         others={"circuit_paper": CircuitDose(strength=1.5, preset="paper")},
     )
     plans = {one.name: one.plan for one in driven_conditions(discovery(), doses)}
@@ -161,7 +149,7 @@ def test_every_condition_is_made_once_and_controls_share_the_dose():
     for name in ("circuit", "neurons", "heads", *controls):
         *added, feedback = plans[name]
         assert isinstance(feedback, Feedback) and feedback.layer == 2
-        assert all(step.scale == 2.5 and step.relative == "rms" for step in added)
+        assert all(step.scale == 2.5 and step.relative is None for step in added)
     assert [step.site for step in plans["heads"] if isinstance(step, Add)] == ["z"]
     assert [step.site for step in plans["neurons"] if isinstance(step, Add)] == ["mlp_post"]
     assert plans["circuit_prompting"] == plans["circuit"]
@@ -178,14 +166,6 @@ def test_every_condition_is_made_once_and_controls_share_the_dose():
     assert [one.name for one in chosen] == ["unmodulated", "steering"]
     with pytest.raises(PlanError, match="no condition 'singing'"):
         conditions_of(tiny("llama"), None, doses, ["singing"])
-
-
-def test_relative_doses_are_in_units_of_the_reference():
-    found = discovery()
-    plain, relative = (
-        drive(found, CircuitDose(strength=1.0, size=size))[0] for size in ("absolute", "relative")
-    )
-    torch.testing.assert_close(relative.vector, plain.vector / 2.0)
 
 
 def test_doses_that_do_not_fit_are_refused():
@@ -209,11 +189,3 @@ def test_an_emotion_may_have_a_dose_of_its_own():
         assert np.allclose(ratio, expected) and after.scale == before.scale
     with pytest.raises(ValueError, match="envy"):
         CircuitDose(strength=2.0, own={"envy": 1.0})
-
-
-def test_influence_changes_the_dose():
-    found = discovery()
-    found.influence.values[:, :, 1, 3] = 0.0  # the MLP of layer 3 moves nothing
-    plan = drive(found, CircuitDose(strength=1.0, by_influence=True))
-    neurons = next(step for step in plan if step.site == "mlp_post")
-    assert neurons.layers == (1,)

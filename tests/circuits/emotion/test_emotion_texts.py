@@ -11,14 +11,17 @@ from conftest import ROOT
 from circuits.emotion import (
     EMOTIONS,
     LABELS,
-    THEMES,
-    VALENCES,
     load_frames,
     load_replies,
     load_scenarios,
+)
+from circuits.emotion.texts import (
+    THEMES,
+    VALENCES,
+    load_labelled,
+    load_verdicts,
     load_vignettes,
 )
-from circuits.emotion.texts import load_labelled, load_verdicts
 from interp.errors import DataError
 
 DATA = ROOT / "datasets"
