@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 import interp
-from interp.bench.peers import bound_seconds, sweep_with_hooks
+from interp.bench.baselines import bound_seconds, sweep_with_hooks
 from interp.data.pairs import tokenise
 
 SHAPE = {

@@ -12,6 +12,7 @@ statistics -> a figure or a file.
 from typing import TYPE_CHECKING
 
 from interp.lazy import lazy
+from interp.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from interp.patching.patch import patch
     from interp.patching.result import PatchResult
     from interp.results.token_figures import plot_attention
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METRICS",

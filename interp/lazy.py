@@ -21,8 +21,9 @@ def lazy(package: str) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     blocks = (node.body for node in tree.body if isinstance(node, ast.If))
     imports = (line for block in blocks for line in block if isinstance(line, ast.ImportFrom))
-    origins = {name.name: line.module for line in imports for name in line.names}
-    module.__dict__["_origins"] = origins
+    module.__dict__["_origins"] = {
+        name.name: line.module for line in imports for name in line.names
+    }
     module.__class__ = _LazyPackage
 
 
@@ -30,25 +31,22 @@ class _LazyPackage(ModuleType):
     _origins: dict[str, str]
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._origins:
-            value = getattr(importlib.import_module(self._origins[name]), name)
-        elif name.startswith("_"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        else:
-            value = self._submodule(name)
-        self.__dict__[name] = value
-        return value
-
-    def _submodule(self, name: str) -> ModuleType:
-        """`interp.statistics`, which a package that imports everything would have at hand."""
+        """An exported name, or a submodule, such as `interp.statistics`."""
         path = f"{self.__name__}.{name}"
         try:
-            return importlib.import_module(path)
+            if name in self._origins:
+                value = getattr(importlib.import_module(self._origins[name]), name)
+            elif name.startswith("_"):
+                raise ModuleNotFoundError(name=path)
+            else:
+                value = importlib.import_module(path)
         except ModuleNotFoundError as error:
             if error.name != path:
                 raise
             message = f"module {self.__name__!r} has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=self) from None
+        self.__dict__[name] = value
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set it, but let no imported submodule hide an exported name that equals its own."""

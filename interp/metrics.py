@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.brief import brief
@@ -25,27 +25,15 @@ DEGENERATE = 1e-4
 class Metric:
     """A metric and what it must be given.
 
-    Attributes:
-        name: what results and the command line call it.
-        unit: of its values.
-        reads: ``"answers"`` where the two answers' logits suffice, else ``"vocab"``.
-        compute: (logits of answer and wrong answer, all logits, the clean run's logits, token ids
-            of both answers) -> one value per row; all logits and the clean run's are empty where
-            only the answers are read.
+    `reads` is ``"answers"`` where the two answers' logits suffice. `compute` takes the logits of
+    answer and wrong answer ``[row, 2]``, all logits and the clean run's ``[row, vocab]`` (empty
+    where only answers are read) and both answers' token ids ``[row, 2]``; it returns ``[row]``.
     """
 
     name: str
     unit: str
     reads: Literal["answers", "vocab"]
-    compute: Callable[
-        [
-            Float[Tensor, "row answer"],
-            Float[Tensor, "row vocab"],
-            Float[Tensor, "row vocab"],
-            Int[Tensor, "row answer"],
-        ],
-        Float[Tensor, " row"],
-    ]
+    compute: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 AnyMetric = str | Callable[..., Float[Tensor, " row"]]
@@ -55,40 +43,27 @@ fp32, and if it takes two arguments of the token ids of the pair's answer and wr
 come in any order, several prompts and cells together."""
 
 
-def _logit_diff(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
-    return answers[:, 0] - answers[:, 1]
-
-
-def _logprob(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
-    return answers[:, 0] - logits.logsumexp(-1)
-
-
-def _prob(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
-    return _logprob(answers, logits, clean, tokens).exp()
-
-
 def _kl(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
     p = clean.log_softmax(-1)
     return (p.exp() * (p - logits.log_softmax(-1))).sum(-1)
 
 
-def _rank(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
-    return (logits > answers[:, :1]).sum(-1).float()
+def _logprob(answers: Tensor, logits: Tensor, *_: Tensor) -> Tensor:
+    return answers[:, 0] - logits.logsumexp(-1)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         # logit(answer) - logit(wrong answer); Zhang & Nanda 2309.16042 prefer it.
-        Metric("logit_diff", "logits", "answers", _logit_diff),
-        # log p(answer).
+        Metric("logit_diff", "logits", "answers", lambda a, *_: a[:, 0] - a[:, 1]),
+        # log p(answer) and p(answer).
         Metric("logprob", "nats", "vocab", _logprob),
-        # p(answer).
-        Metric("prob", "probability", "vocab", _prob),
+        Metric("prob", "probability", "vocab", lambda *given: _logprob(*given).exp()),
         # KL(clean || patched) over the vocabulary: 0 = the clean prediction.
         Metric("kl", "nats", "vocab", _kl),
         # How many tokens are likelier than the answer: 0 = the top prediction.
-        Metric("rank", "tokens", "vocab", _rank),
+        Metric("rank", "tokens", "vocab", lambda a, x, *_: (x > a[:, :1]).sum(-1).float()),
     )
 }
 
@@ -102,9 +77,9 @@ def as_metric(given: AnyMetric) -> Metric:
             name of a metric in `METRICS`.
     """
     if isinstance(given, str):
-        if given in METRICS:
-            return METRICS[given]
-        raise PlanError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
+        if given not in METRICS:
+            raise PlanError(f"unknown metric {given!r}. {did_you_mean(given, METRICS)}")
+        return METRICS[given]
     if not callable(given):
         raise PlanError(
             f"metric is {shown(given, 80)}; give one of {', '.join(METRICS)}, or a function of the "
@@ -121,11 +96,23 @@ def as_metric(given: AnyMetric) -> Metric:
             f"the metric function is named {name!r}, as a metric of the toolkit is; rename it, so "
             "that results tell them apart."
         )
-    return Metric(name, f"{name} units", "vocab", _checked(given, name))
+    n_arguments = _n_arguments(given, name)
+
+    def compute(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
+        values: Any = given(logits) if n_arguments == 1 else given(logits, tokens)
+        if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise PlanError(
+                f"the metric function {name!r} returned {found} for {len(logits)} rows; it must "
+                f"return one number per row, a tensor of shape ({len(logits)},)."
+            )
+        return values.float()
+
+    return Metric(name, f"{name} units", "vocab", compute)
 
 
-def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
-    """The user's function in the form of `Metric.compute`; what it returns is checked."""
+def _n_arguments(given: Callable[..., Any], name: str) -> int:
+    """1 or 2; a function that needs others is refused."""
     try:
         parameters = inspect.signature(given).parameters.values()
     except (ValueError, TypeError):  # compiled functions have none
@@ -142,15 +129,4 @@ def _checked(given: Callable[..., Any], name: str) -> Callable[..., Tensor]:
             f"the metric function {name!r} takes {needed} arguments{also}; it must take the logits "
             "[row, vocab], or the logits and the answers' token ids [row, 2]."
         )
-
-    def compute(answers: Tensor, logits: Tensor, clean: Tensor, tokens: Tensor) -> Tensor:
-        values = given(logits) if needed == 1 else given(logits, tokens)
-        if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
-            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise PlanError(
-                f"the metric function {name!r} returned {found} for {len(logits)} rows; it must "
-                f"return one number per row, a tensor of shape ({len(logits)},)."
-            )
-        return values.float()
-
-    return compute
+    return needed

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Protocol
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all), first with (0, in all)."""
@@ -22,28 +21,23 @@ def reported(
         total: how many there are in all.
         unit: of what, in the plural.
     """
-    if callable(progress):
+    if not progress:
+        yield lambda done, total: None
+    elif callable(progress):
         progress(0, total)
         yield progress
-    elif progress:
+    else:
         with bar(label, unit) as report:
             report(0, total)
             yield report
-    else:
-        yield lambda done, total: None
-
-
-class Report(Protocol):
-    """What a bar is told."""
-
-    def __call__(self, done: int, total: int, what: str = ...) -> None:
-        """So many are done, of so many; of what, where that changes."""
-        ...
 
 
 @contextmanager
-def bar(label: str, unit: str) -> Generator[Report]:
-    """What to tell a bar on stderr; none is drawn within a second, nor where nobody watches."""
+def bar(label: str, unit: str) -> Generator[Callable[..., None]]:
+    """What to call with (done, in all), and a third argument where the label changes.
+
+    It draws on stderr; within the first second, and where nobody watches, nothing.
+    """
     from tqdm.auto import tqdm
 
     with tqdm(desc=label, unit=f" {unit}", delay=1, leave=False, disable=not _watched()) as drawn:

@@ -14,9 +14,9 @@ from circuits.emotion.emotion_comparison import EmotionComparison
 from circuits.emotion.emotion_metrics import judged
 from circuits.emotion.emotion_settings import (
     CircuitSize,
-    Criteria,
     Decoding,
     EmotionSettings,
+    ReplyCriteria,
 )
 from circuits.emotion.prompts import EmotionPrompt, ReplyPrompts
 from circuits.emotion.texts import Situation
@@ -27,7 +27,7 @@ SCENARIOS = load_scenarios("emotion_scenarios_discovery")[::20]
 SETTINGS = EmotionSettings(
     n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=30, heads=0.25)
 )
-CRITERIA = Criteria(perplexity_ratio=4.0, relevance=0.0, words=3, sentences=2)
+CRITERIA = ReplyCriteria(perplexity_ratio=4.0, relevance=0.0, words=3, sentences=2)
 SHORT = Decoding(new_tokens=4, min_tokens=2)
 TEXTS = [
     Situation(f"s{i}_x", f"s{i}", "Work/Job", "neutral", f"w{i + 1} w{i + 7} w4", f"w{i + 20} w5")

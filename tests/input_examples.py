@@ -40,8 +40,8 @@ from circuits.recall_reasoning.settings import load_recipe
 from circuits.recall_reasoning.world import RELATIONS, World
 from interp.data.pairs import load_pairs
 from interp.data.records import read_text
+from interp.loading.tracr import load_program
 from interp.model.graph import Graph
-from interp.model.tracr import load_program
 
 DATA = ROOT / "datasets"
 

@@ -18,8 +18,8 @@ from interp.attribution.exact import exact_nodes
 from interp.errors import DataError, ModelError, PlanError
 from interp.loading.programs import PROGRAMS as SHIPPED
 from interp.loading.programs import file_of
+from interp.loading.tracr import load_program, read_program
 from interp.model.graph import Graph
-from interp.model.tracr import load_program, read_program
 
 TRACR = Path(__file__).parents[2] / "shared" / "data" / "circuits" / "tracr"
 """Other examples and scores of the same programs, made by others."""

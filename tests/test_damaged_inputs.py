@@ -30,8 +30,7 @@ from circuits.recall_reasoning.facts import load_facts as load_countries
 from circuits.recall_reasoning.settings import Settings, load_recipe
 from interp.data.pairs import PromptPairs
 from interp.data.prompts import prompt
-from interp.data.records import MOST_NESTED, parse_json, read_jsonl, read_text
-from interp.data.schema import Row, Text, checked
+from interp.data.records import MOST_NESTED, Row, Text, checked, parse_json, read_jsonl, read_text
 from interp.errors import DataError, InterpError, shown
 
 KINDS = kinds()
@@ -259,7 +258,7 @@ PAIR = {"clean": "a b c", "corrupt": "a d c", "answer": "x", "wrong_answer": "y"
         ({"id": [1]}, "'id' is \\[1\\]"),
         ({"spans": {"s": [False, True]}}, "span 's' .* is not in 'a b c'"),
         ({"spans": {"last": "a"}}, "a span cannot be called 'last'"),
-        ({"spans": []}, "'spans' is \\[\\]; it must map names to spans"),
+        ({"spans": []}, "'spans' is \\[\\]; it must be a JSON object"),
         ({"clean": "x " * 5000}, "span 's' .'b'. occurs 0 times in 'x x"),
     ],
 )

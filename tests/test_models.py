@@ -7,7 +7,7 @@ import torch
 from conftest import FAMILIES, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from interp.bench.peers import activation
+from interp.bench.baselines import activation
 from interp.errors import ModelError, PlanError
 from interp.model.architecture import bridge
 from interp.model.model import Model

@@ -41,7 +41,7 @@ def test_the_names_offered_are_those_that_are_known():
     from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS
     from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
-    from interp.bench.peers import PEERS
+    from interp.bench.baselines import BASELINES
     from interp.loading.load import DTYPES
 
     assert set(options.METRICS) == set(interp.METRICS)
@@ -52,7 +52,7 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
     assert set(circuit.METHODS) == set(marks.METHODS) == set(EDGE_METHODS)
     assert set(circuit_evaluation.CUT) == set(ABLATIONS)
-    assert set(bench.PEERS) == set(PEERS)
+    assert set(bench.BASELINES) == set(BASELINES)
 
 
 def test_the_ways_to_select_are_those_that_discovery_has():

@@ -6,7 +6,7 @@ from conftest import ROOT
 
 import interp
 from circuits.editing.placement import placement_for
-from interp.bench.peers import sweep_with_hooks
+from interp.bench.baselines import sweep_with_hooks
 from interp.data.pairs import tokenise
 
 CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"

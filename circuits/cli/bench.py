@@ -1,4 +1,4 @@
-"""`interp bench`: ours beside the peers, in one process."""
+"""`interp bench`: ours beside the baselines, in one process."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from circuits.cli.options import JsonOption, OnModel, PairsOption, choice, names
 from circuits.cli.output import print_json, stdout
 
 app = typer.Typer(help="Time interp's sweeps beside other libraries' in one process.")
-PEERS = ("hooks", "transformer-lens", "nnsight")
+BASELINES = ("hooks", "transformer-lens", "nnsight")
 
 
 @app.callback()
@@ -21,12 +21,14 @@ def bench() -> None:
 @command(
     app,
     "interp bench sweep --model smollm2-135m --pairs country_capitals "
-    "--peers hooks,transformer-lens,nnsight",
+    "--baselines hooks,transformer-lens,nnsight",
 )
 def sweep(
     on: OnModel,
     pairs: PairsOption,
-    peers: Annotated[str, choice(PEERS, "What to compare with.", many=True)] = ",".join(PEERS),
+    baselines: Annotated[
+        str, choice(BASELINES, "What to compare with.", many=True)
+    ] = "hooks,transformer-lens,nnsight",
     over: Annotated[
         str, choice(("layer,pos", "layer,head"), "Axes: of resid_pre, or of the heads' z.")
     ] = "layer,pos",
@@ -35,13 +37,13 @@ def sweep(
     ] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the first usable pair's denoising sweep with interp and each peer, interleaved."""
+    """Run the first usable pair's denoising sweep with interp and each baseline, interleaved."""
     import interp
-    from interp.bench.benchmark import bench_sweep
+    from interp.bench.baselines import bench_sweep
 
     rows = interp.load_pairs(pairs)
     loaded = on.load()
-    names = names_in(peers)
+    names = names_in(baselines)
     report = bench_sweep(loaded, rows, names, over, repeats)
     if as_json:
         print_json(report)
@@ -50,11 +52,11 @@ def sweep(
     table = Table("who", "seconds", "interp is faster by", "max |difference|", title=title)
     table.add_row("interp", f"{report['seconds']:.3f}", "", "")
     table.add_row("matrix products alone", f"{report['bound_seconds']:.3f}", "", "")
-    for name, peer in report["peers"].items():
+    for name, baseline in report["baselines"].items():
         table.add_row(
             name,
-            f"{peer['seconds']:.2f}",
-            f"{peer['speedup']:.1f}x",
-            f"{peer['max_abs_error']:.1e}",
+            f"{baseline['seconds']:.2f}",
+            f"{baseline['speedup']:.1f}x",
+            f"{baseline['max_abs_error']:.1e}",
         )
     stdout.print(table)

@@ -29,8 +29,8 @@ def validate(
 
     from circuits.discovery.compiled import validate_methods
     from interp.errors import PlanError
+    from interp.loading.tracr import load_program
     from interp.model.graph import Graph
-    from interp.model.tracr import load_program
 
     names = names_in(methods)
     if not names:

@@ -15,9 +15,9 @@ from interp.attribution.cost import forward_equivalents
 from interp.errors import DataError, shown
 from interp.forward.layer_calls import record_layer_calls
 from interp.loading.devices import usable
+from interp.loading.tracr import Program, load_program, read_program
 from interp.model.graph import Graph
 from interp.model.model import Model
-from interp.model.tracr import Program, load_program, read_program
 from interp.statistics import auroc
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from circuits.discovery.circuit import Circuit
-from interp.data.records import read_json
-from interp.data.schema import Count, Finite, Index, Row, checked
+from interp.data.records import Count, Finite, Index, Row, checked, read_json
 from interp.errors import DataError, PlanError, shown
 from interp.model.graph import Graph
 from interp.results import folder

@@ -9,8 +9,7 @@ from circuits.editing.edits import Edit
 from circuits.editing.facts import Fact, refuse_conflicts
 from circuits.editing.prompting import Kept
 from interp.brief import brief
-from interp.data.records import placed_rows
-from interp.data.schema import ClosedRow, checked
+from interp.data.records import ClosedRow, checked, placed_rows
 from interp.errors import DataError, RunFolderError, shown
 from interp.results import folder
 

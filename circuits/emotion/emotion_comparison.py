@@ -24,7 +24,7 @@ from circuits.emotion.emotion_metrics import (
     with_criteria,
     with_ratio,
 )
-from circuits.emotion.emotion_settings import ComparisonSettings, Criteria
+from circuits.emotion.emotion_settings import ComparisonSettings, ReplyCriteria
 from circuits.emotion.figures import plot_conditions, plot_confusion
 from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
@@ -67,7 +67,7 @@ class EmotionComparison(Result):
 
     KIND: ClassVar[str] = "emotion comparison"
     replies: pd.DataFrame
-    criteria: Criteria
+    criteria: ReplyCriteria
     judges: tuple[str, ...]
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -307,7 +307,7 @@ def evaluate(
     writer: ReplyWriter,
     conditions: Sequence[Condition],
     judges: Mapping[str, AnyJudge],
-    criteria: Criteria,
+    criteria: ReplyCriteria,
     note: Mapping[str, Any] | None = None,
 ) -> EmotionComparison:
     """Write, measure and judge every condition; a lexicon is the last judge.

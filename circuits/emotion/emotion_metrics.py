@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.emotion.emotion_settings import Criteria
+from circuits.emotion.emotion_settings import ReplyCriteria
 from circuits.emotion.texts import LABELS
 from interp.brief import brief
 from interp.errors import DataError
@@ -260,7 +260,7 @@ def judged(table: pd.DataFrame, judges: Mapping[str, AnyJudge]) -> pd.DataFrame:
     return table.assign(**columns)
 
 
-def with_criteria(table: pd.DataFrame, criteria: Criteria, judge: str) -> pd.DataFrame:
+def with_criteria(table: pd.DataFrame, criteria: ReplyCriteria, judge: str) -> pd.DataFrame:
     """Add the `CRITERIA` of every reply by one judge.
 
     Raises:

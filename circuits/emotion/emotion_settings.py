@@ -8,8 +8,18 @@ from pydantic import AfterValidator, Field
 
 from circuits.emotion.texts import Emotion
 from interp.data.datasets import locate
-from interp.data.records import read_json
-from interp.data.schema import Amount, ClosedRow, Count, Dose, Dtype, Finite, Index, Text, checked
+from interp.data.records import (
+    Amount,
+    ClosedRow,
+    Count,
+    Dose,
+    Dtype,
+    Finite,
+    Index,
+    Text,
+    checked,
+    read_json,
+)
 from interp.errors import PlanError, shown
 from interp.results.files import write_text
 
@@ -147,7 +157,7 @@ class Doses(ClosedRow):
     others: dict[str, CircuitDose] = {}
 
 
-class Criteria(ClosedRow):
+class ReplyCriteria(ClosedRow):
     """What counts as a coherent and relevant reply."""
 
     perplexity_ratio: Amount = Field(
@@ -165,7 +175,9 @@ class ComparisonSettings(ClosedRow):
     """How the replies under several conditions are compared."""
 
     judge_model: Text = Field(description="Model whose activations the judge reads; another one.")
-    criteria: Criteria = Field(default=Criteria(), description="Of coherence and relevance.")
+    criteria: ReplyCriteria = Field(
+        default=ReplyCriteria(), description="Of coherence and relevance."
+    )
     style: Text = Field(
         default="felt:B", description="Frame and word set of the prompts replied to."
     )

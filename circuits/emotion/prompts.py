@@ -31,8 +31,7 @@ from interp.brief import brief
 from interp.data import datasets
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
-from interp.data.records import read_json
-from interp.data.schema import ClosedRow, Count, Row, Text, checked
+from interp.data.records import ClosedRow, Count, Row, Text, checked, read_json
 from interp.errors import DataError, ModelError, PlanError, did_you_mean, shown
 from interp.model.model import Model
 

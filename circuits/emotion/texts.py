@@ -8,8 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field
 
-from interp.data.records import placed_rows
-from interp.data.schema import ClosedRow, Row, Text, checked
+from interp.data.records import ClosedRow, Row, Text, checked, placed_rows
 from interp.errors import DataError, shown
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]

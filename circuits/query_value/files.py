@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.data.prompts import TokenPrompt, prompt
-from interp.data.records import placed_rows
-from interp.data.schema import ClosedRow, Text, checked
+from interp.data.records import ClosedRow, Text, checked, placed_rows
 from interp.errors import DataError
 from interp.model.model import Model
 

@@ -14,8 +14,7 @@ from pydantic import AfterValidator
 
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs
-from interp.data.records import read_jsonl
-from interp.data.schema import Index, Row, Text, checked
+from interp.data.records import Index, Row, Text, checked, read_jsonl
 from interp.errors import DataError, did_you_mean, shown
 from interp.results.files import write_text
 

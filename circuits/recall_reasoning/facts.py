@@ -19,8 +19,7 @@ import numpy as np
 from circuits.recall_reasoning.cells import SPLITS, Data, data_of
 from interp.brief import brief
 from interp.data.pairs import Excluded, single_token
-from interp.data.records import placed_rows
-from interp.data.schema import Row, Text, checked
+from interp.data.records import Row, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.model.model import Model
 

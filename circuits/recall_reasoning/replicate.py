@@ -23,8 +23,7 @@ from circuits.recall_reasoning.published import (
 )
 from interp.brief import brief
 from interp.data.datasets import locate
-from interp.data.records import read_jsonl, read_rows
-from interp.data.schema import Row, Text, checked
+from interp.data.records import Row, Text, checked, read_jsonl, read_rows
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results import folder

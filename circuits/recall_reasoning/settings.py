@@ -13,8 +13,17 @@ from interp.ablation.replacement import check_kind
 from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
-from interp.data.records import read_json
-from interp.data.schema import NO_OTHERS, Amount, ClosedRow, Count, Dtype, Index, Text, checked
+from interp.data.records import (
+    NO_OTHERS,
+    Amount,
+    ClosedRow,
+    Count,
+    Dtype,
+    Index,
+    Text,
+    checked,
+    read_json,
+)
 from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 
 

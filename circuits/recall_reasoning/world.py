@@ -20,8 +20,7 @@ from typing import Self
 import numpy as np
 
 from interp.brief import brief
-from interp.data.records import read_json
-from interp.data.schema import checked
+from interp.data.records import checked, read_json
 from interp.errors import DataError, shown
 from interp.results.files import write_text
 

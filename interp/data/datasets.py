@@ -43,11 +43,7 @@ def folder() -> Path:
 
 
 def files() -> dict[str, Path]:
-    """The file of every shipped data set, by name.
-
-    Raises:
-        DataError: one is not in this installation.
-    """
+    """The file of every shipped data set, by name; `DataError` where one is not installed."""
     return {name: _file(name) for name in SETS}
 
 
@@ -64,17 +60,12 @@ def locate(
 ) -> Path:
     """The file that a path or a shipped name means.
 
-    A shipped name means the shipped file whatever lies in the current folder; ``./name`` is a
-    file of that name there.
-
-    Args:
-        source: path or name.
-        expected: what to give, for the message.
-        among: shipped files by name; by default the data sets.
+    A shipped name means the shipped file whatever lies in the current folder (``./name`` is a file
+    of that name there). The shipped files are the data sets, unless others are given as `among`.
 
     Raises:
-        DataError: neither a file nor a name, and the message suggests names; or that data set
-            is not in this installation.
+        DataError: neither a file nor a name, and the message suggests names and what is
+            `expected`; or that data set is not in this installation.
     """
     named = SETS if among is None else among
     if str(source) in named:
@@ -88,12 +79,11 @@ def locate(
 
 
 def datasets() -> "pd.DataFrame":
-    """The data sets that come with the package.
+    """The data sets that come with the package, one row per set.
 
-    Returns:
-        One row per set: ``name`` (which `interp.load_pairs` and every option that takes data
-        accept), ``kind`` of its rows, ``rows`` (how many; missing for a set that is not a list),
-        ``licence``, ``summary`` and ``path``. The card, a Markdown file, lies beside ``path``.
+    Columns: ``name`` (which `interp.load_pairs` and every option that takes data accept), ``kind``
+    of its rows, ``rows`` (how many; missing for a set that is not a list), ``licence``, ``summary``
+    and ``path``, beside which its card lies.
     """
     import pandas as pd
 
@@ -108,16 +98,15 @@ def _described(name: str, kind: str, path: Path) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,
-        "rows": _n_rows(path),
+        "rows": _n_rows(path, path.read_text(encoding="utf-8")),
         "licence": licence,
         "summary": re.split(r"(?<=\.) |: ", summary)[0].rstrip("."),
         "path": str(path),
     }
 
 
-def _n_rows(path: Path) -> int | None:
+def _n_rows(path: Path, text: str) -> int | None:
     """Lines of a text, objects of a list."""
-    text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
         return sum(1 for line in text.splitlines() if line.strip())
     read = json.loads(text)

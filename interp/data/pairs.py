@@ -14,13 +14,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.records import read_records
+from interp.data.records import Row, Text, checked, read_records
 from interp.errors import DataError, shown
 from interp.model.model import Model
 
-REQUIRED = ("clean", "corrupt", "answer", "wrong_answer")
 PLACES = ("all", "prompt", "last", "decoded", "generating")
 """Names of positions that every prompt has, which no span can take."""
+Range = tuple[int, int]
 
 
 @brief
@@ -43,7 +43,7 @@ class Pair:
     corrupt: str
     answer: str
     wrong_answer: str
-    spans: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    spans: Mapping[str, tuple[Range, Range]] = field(default_factory=dict)
     where: str = ""
 
 
@@ -114,8 +114,7 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
         split: which split of a Hub data set.
 
     Raises:
-        DataError: the file is missing or a line is not a JSON object (named by number).
-        DataError: a row is not a pair.
+        DataError: the file is missing, a line is not a JSON object, or a row is not a pair.
     """
     if isinstance(source, PromptPairs):
         return source
@@ -125,68 +124,58 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     return PromptPairs.from_records(source, name or "records")
 
 
+class _Record(Row):
+    clean: Text
+    corrupt: Text
+    answer: Text
+    wrong_answer: Text
+    id: Any = None
+    subject: Any = None
+    spans: dict[str, Any] | None = None
+
+
 def _pair(record: Any, where: str, number: int) -> Pair:
-    if not isinstance(record, Mapping):
-        raise DataError(
-            f"{where}: {shown(record)} is not a pair; give an object of names and texts."
-        )
-    for key in REQUIRED:
-        if key not in record:
-            raise DataError(f"{where}: {key!r} is missing; every pair needs {', '.join(REQUIRED)}.")
-        if not isinstance(record[key], str) or not record[key].strip():
-            raise DataError(f"{where}: {key!r} is {shown(record[key])}; it must be non-empty text.")
-    texts = {key: record[key] for key in REQUIRED}
-    prompts = (texts["clean"], texts["corrupt"])
-    given = {} if record.get("spans") is None else record["spans"]
-    if not isinstance(given, Mapping):
-        raise DataError(f"{where}: 'spans' is {shown(given)}; it must map names to spans.")
-    named = {k: v for k, v in given.items() if v is not None}
-    if record.get("subject") is not None:
-        named.setdefault("subject", record["subject"])
+    if isinstance(record, Mapping):  # a row of a data set may hold more than JSON can
+        record = {key: record[key] for key in _Record.model_fields if key in record}
+    given = checked(_Record, record, where)
+    prompts = (given.clean, given.corrupt)
+    named = {name: place for name, place in (given.spans or {}).items() if place is not None}
+    if given.subject is not None:
+        named.setdefault("subject", given.subject)
     taken = next((name for name in named if name in PLACES), None)
     if taken is not None:
         raise DataError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
-    spans = {name: _span(name, value, prompts, where) for name, value in named.items()}
-    id = number if record.get("id") is None else record["id"]
+    id = number if given.id is None else given.id
     if not isinstance(id, str | int) or isinstance(id, bool):
         raise DataError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
-    return Pair(
-        id=str(id),
-        **texts,
-        spans=spans,
-        where=where,
-    )
+    spans = {name: _span(name, place, prompts, where) for name, place in named.items()}
+    return Pair(str(id), *prompts, given.answer, given.wrong_answer, spans, where)
 
 
-def _span(
-    name: str, value: Any, prompts: tuple[str, str], where: str
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    both = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-    if all(map(_is_place, both)):
-        both = (value, value)
-    first, second = (
-        _range(name, v, prompt, where) for v, prompt in zip(both, prompts, strict=True)
-    )
-    return first, second
+def _span(name: str, given: Any, prompts: tuple[str, str], where: str) -> tuple[Range, Range]:
+    two = isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_number, given))
+    clean, corrupt = given if two else (given, given)
+    return _range(name, clean, prompts[0], where), _range(name, corrupt, prompts[1], where)
 
 
-def _range(name: str, value: Any, prompt: str, where: str) -> tuple[int, int]:
-    if isinstance(value, list | tuple) and len(value) == 2:
-        start, end = value
-        if _is_place(start) and _is_place(end) and 0 <= start < end <= len(prompt):
+def _range(name: str, given: Any, prompt: str, where: str) -> Range:
+    if isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_number, given)):
+        start, end = given
+        if 0 <= start < end <= len(prompt):
             return start, end
-    if isinstance(value, str) and value and prompt.count(value) == 1:
-        start = prompt.index(value)
-        return start, start + len(value)
-    found = f"occurs {prompt.count(value)} times" if isinstance(value, str) and value else "is not"
+    found = "is not"
+    if isinstance(given, str) and given:
+        start, n = prompt.find(given), prompt.count(given)
+        if n == 1:
+            return start, start + len(given)
+        found = f"occurs {n} times"
     raise DataError(
-        f"{where}: span {shown(name)} ({shown(value)}) {found} in {shown(prompt)}; give a text "
+        f"{where}: span {shown(name)} ({shown(given)}) {found} in {shown(prompt)}; give a text "
         "that occurs exactly once, or a [start, end] range of characters."
     )
 
 
-def _is_place(value: Any) -> bool:
-    """Whether it is a number of characters; true and false are not."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -219,14 +208,9 @@ class TokenPair:
 
     def positions(self, place: str) -> tuple[int, ...]:
         """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
-        n = len(self.clean)
-        if place == "all":
-            return tuple(range(n))
-        if place == "last":
-            return (n - 1,)
-        if place in self.spans:
-            return self.spans[place]
-        return self.spans[place.removesuffix("_last")][-1:]
+        every = tuple(range(len(self.clean)))
+        places = {**self.spans, "all": every, "last": every[-1:]}
+        return places[place] if place in places else self.spans[place.removesuffix("_last")][-1:]
 
 
 def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
@@ -238,19 +222,19 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
     Raises:
         DataError: no row is usable; the message gives the first reason and the count.
     """
-    kept, refused = [], []
+    usable, refused = list[TokenPair](), list[Excluded]()
     for pair in pairs:
         try:
-            kept.append(_tokenise(model, pair))
+            usable.append(_tokenise(model, pair))
         except DataError as error:
             refused.append(Excluded(pair.id, pair.where, str(error)))
-    if not kept:
+    if not usable:
         first = refused[0]
         raise DataError(
             f"none of the {len(refused)} pairs in {pairs.source} can be used with {model.name}; "
             f"first: {first.where}: {first.reason}"
         )
-    return kept, refused
+    return usable, refused
 
 
 def _tokenise(model: Model, pair: Pair) -> TokenPair:
@@ -266,8 +250,34 @@ def _tokenise(model: Model, pair: Pair) -> TokenPair:
     wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
     if answer == wrong:
         raise DataError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
-    spans = {name: _token_span(model, pair, name, (clean, corrupt)) for name in pair.spans}
+    spans: dict[str, tuple[int, ...]] = {}
+    for name, (first, second) in pair.spans.items():
+        spans[name] = _tokens_of(model, pair.clean, first, len(clean))
+        other = _tokens_of(model, pair.corrupt, second, len(corrupt))
+        if spans[name] != other:
+            raise DataError(
+                f"span {shown(name)} covers tokens {shown(list(spans[name]))} of clean and "
+                f"{shown(list(other))} of corrupt; it must cover the same positions in both."
+            )
     return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
+
+
+def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:
+    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    if len(offsets) != n:
+        raise DataError("the tokenizer's offsets do not match its tokens.")
+    inside = overlapping(offsets, prompt, span)
+    if not inside:
+        raise DataError(
+            f"the characters {span[0]} to {span[1]} of {shown(prompt)} lie in no token."
+        )
+    return inside
+
+
+def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, ...]:
+    """The tokens, by their offsets, that share more than a blank with a span of a text."""
+    shared = (text[max(low, span[0]) : min(high, span[1])] for low, high in offsets)
+    return tuple(i for i, part in enumerate(shared) if part.strip())
 
 
 def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
@@ -289,8 +299,7 @@ def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: st
     if full[: len(ids)] != ids:
         raise DataError(
             f"{key} {shown(answer)} merges with the end of the prompt {prompt[-12:]!r} into one "
-            "token; "
-            "end the prompt before the space."
+            "token; end the prompt before the space."
         )
     rest = full[len(ids) :]
     if len(rest) != 1:
@@ -299,36 +308,7 @@ def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: st
     return rest[0]
 
 
-def _token_span(
-    model: Model, pair: Pair, name: str, ids: tuple[list[int], list[int]]
-) -> tuple[int, ...]:
-    ranges = pair.spans[name]
-    clean, corrupt = (
-        _tokens_in(model, prompt, span, len(tokens))
-        for prompt, span, tokens in zip((pair.clean, pair.corrupt), ranges, ids, strict=True)
-    )
-    if clean != corrupt:
-        raise DataError(
-            f"span {shown(name)} covers tokens {shown(list(clean))} of clean and "
-            f"{shown(list(corrupt))} of corrupt; "
-            "it must cover the same positions in both."
-        )
-    return clean
-
-
-def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tuple[int, ...]:
-    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    if len(offsets) != n:
-        raise DataError("the tokenizer's offsets do not match its tokens.")
-    start, end = span
-    inside = [
-        i
-        for i, (lo, hi) in enumerate(offsets)
-        if lo < hi and lo < end and start < hi and prompt[max(lo, start) : min(hi, end)].strip()
-    ]
-    if not inside:
-        raise DataError(f"the characters {start} to {end} of {shown(prompt)} lie in no token.")
-    return tuple(inside)
+# --- batches -----------------------------------------------------------------------------------
 
 
 @brief
@@ -336,12 +316,8 @@ def _tokens_in(model: Model, prompt: str, span: tuple[int, int], n: int) -> tupl
 class TokenBatch:
     """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.
 
-    Attributes:
-        pairs: the pairs.
-        ids: token ids, padded on the tokenizer's side.
-        mask: which tokens are real.
-        left: padding before each prompt.
-        answers: each pair's answer and wrong answer.
+    `mask` tells the real tokens in `ids`, `left` the padding before each prompt; `answers` has
+    each pair's answer and wrong answer.
     """
 
     pairs: Sequence[TokenPair]
@@ -354,14 +330,22 @@ class TokenBatch:
 def batch(model: Model, pairs: Sequence[TokenPair]) -> TokenBatch:
     """Pad pairs to one length, on the side the tokenizer pads."""
     prompts = [tokens for pair in pairs for tokens in (pair.clean, pair.corrupt)]
-    width = max(map(len, prompts))
     on_left = model.tokenizer.padding_side == "left"
-    pad = model.tokenizer.pad_token_id or 0
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    left = torch.tensor([width - len(p) if on_left else 0 for p in prompts])
-    for row, (tokens, start) in enumerate(zip(prompts, left.tolist(), strict=True)):
-        ids[row, start : start + len(tokens)] = torch.tensor(tokens)
-        mask[row, start : start + len(tokens)] = True
+    ids, mask = padded(model, prompts, on_left)
+    left = (~mask).sum(1).cpu() if on_left else torch.zeros(len(prompts), dtype=torch.long)
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
-    return TokenBatch(pairs, ids.to(model.device), mask.to(model.device), left, answers)
+    return TokenBatch(pairs, ids, mask, left, answers)
+
+
+def padded(
+    model: Model, prompts: Sequence[Sequence[int]], on_left: bool = True
+) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
+    """Token ids of prompts at one length, and which of them are real."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, tokens in enumerate(prompts):
+        at = slice(width - len(tokens), width) if on_left else slice(len(tokens))
+        ids[row, at] = torch.tensor(tokens)
+        mask[row, at] = True
+    return ids.to(model.device), mask.to(model.device)

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, tokenise
+from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, padded, tokenise
 from interp.errors import DataError, PlanError, first_line, shown
 from interp.model.model import Model
 
@@ -20,15 +19,27 @@ Positions = str | int | Sequence[int]
 which a new one is predicted), a span's name, a span's name with ``_last``, or token numbers."""
 
 
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One number or several as plain integers.
+
+    Raises:
+        PlanError: there is none, or one is not a whole number or negative.
+    """
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
+    except TypeError:
+        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
+    if not numbers:
+        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
+    if min(numbers) < 0:
+        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
+    return numbers
+
+
 @brief
 @dataclass(frozen=True)
 class TokenPrompt:
-    """One prompt.
-
-    Attributes:
-        ids: its tokens.
-        spans: name -> token positions.
-    """
+    """One prompt: its tokens, and named spans of token positions."""
 
     ids: tuple[int, ...]
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -49,37 +60,17 @@ class TokenPrompt:
                     f"{n - 1})."
                 )
             return numbers
-        everything = tuple(range(n))
-        named = {"all": everything, "prompt": everything, "last": everything[-1:], "decoded": ()}
-        named["generating"] = named["last"]
-        if place in named:
-            return named[place]
-        if place in self.spans:
-            return self.spans[place]
-        whole = place.removesuffix("_last")
-        if whole == place or whole not in self.spans:
+        every = tuple(range(n))
+        places = dict(zip(PLACES, (every, every, every[-1:], (), every[-1:]), strict=True))
+        if place in places or place in self.spans:
+            return {**self.spans, **places}[place]
+        span = place.removesuffix("_last")
+        if span == place or span not in self.spans:
             raise PlanError(
                 f"no span {shown(place)}: this prompt has {', '.join(self.spans) or 'none'}; "
-                f"choose one of them or {', '.join(map(repr, named))}."
+                f"choose one of them or {', '.join(map(repr, PLACES))}."
             )
-        return self.spans[whole][-1:]
-
-
-def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
-    """One number or several as plain integers.
-
-    Raises:
-        PlanError: there is none, or one is not a whole number or negative.
-    """
-    try:
-        numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
-    except TypeError:
-        raise PlanError(f"{name} is {shown(value)}; give whole numbers, counted from 0.") from None
-    if not numbers:
-        raise PlanError(f"{name} is empty, so nothing would change; name at least one.")
-    if min(numbers) < 0:
-        raise PlanError(f"{name}: {min(numbers)} is negative; count from 0 (or 'last').")
-    return numbers
+        return self.spans[span][-1:]
 
 
 Messages = Sequence[Mapping[str, str]]
@@ -109,10 +100,19 @@ def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
             f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
             "and 'content'."
         )
-    whole = _rendered(model, text) if chat else text
+    rendered = _rendered(model, text) if chat else text
     # a chat template writes the special tokens itself
-    encoded = model.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not chat)
-    found = {name: _tokens_of(whole, encoded, part, name) for name, part in spans.items()}
+    encoded = model.tokenizer(rendered, return_offsets_mapping=True, add_special_tokens=not chat)
+    found: dict[str, tuple[int, ...]] = {}
+    for name, part in spans.items():
+        if not part.strip() or rendered.count(part) != 1:
+            n = rendered.count(part) if part else 0
+            raise DataError(
+                f"span {shown(name)} ({shown(part)}) occurs {n} times in {shown(rendered)}; "
+                "give a text that occurs exactly once."
+            )
+        span = rendered.index(part), rendered.index(part) + len(part)
+        found[name] = overlapping(encoded["offset_mapping"], rendered, span)
     return TokenPrompt(tuple(encoded["input_ids"]), found)
 
 
@@ -137,23 +137,6 @@ def _rendered(model: Model, messages: Messages) -> str:
         raise DataError(
             f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
         ) from error
-
-
-def _tokens_of(text: str, encoded: Any, part: str, name: str) -> tuple[int, ...]:
-    if not part.strip() or text.count(part) != 1:
-        raise DataError(
-            f"span {shown(name)} ({shown(part)}) occurs {text.count(part) if part else 0} times in "
-            f"{shown(text)}; "
-            "give a text that occurs exactly once."
-        )
-    start = text.index(part)
-    end = start + len(part)
-    return tuple(
-        i
-        for i, (lo, hi) in enumerate(encoded["offset_mapping"])
-        # a token that only shares a blank with the span is not in it
-        if text[max(lo, start) : min(hi, end)].strip()
-    )
 
 
 Prompt = str | Messages | TokenPrompt | TokenPair | Pair
@@ -191,10 +174,9 @@ def _is_chat(given: Any) -> bool:
 def _as_prompt(model: Model, given: Any) -> TokenPrompt:
     if _is_chat(given) and given:
         return prompt(model, given)
-    if isinstance(given, Pair):
-        given = _token_pair(model, given)
-    if isinstance(given, TokenPair):
-        return prompts_of([given])[0]
+    pairs = pairs_of(model, [given])
+    if pairs:
+        return prompts_of(pairs)[0]
     if not isinstance(given, str | TokenPrompt):
         raise DataError(
             f"a prompt is {shown(given)}; give texts, chats (lists of mappings with 'role' and "
@@ -214,11 +196,12 @@ def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
     """
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None
-    return [one if isinstance(one, TokenPair) else _token_pair(model, one) for one in given]
-
-
-def _token_pair(model: Model, pair: Pair) -> TokenPair:
-    return tokenise(model, PromptPairs((pair,), pair.where or "pairs"))[0][0]
+    return [
+        tokenise(model, PromptPairs((one,), one.where or "pairs"))[0][0]
+        if isinstance(one, Pair)
+        else one
+        for one in given
+    ]
 
 
 def prompts_of(
@@ -234,13 +217,7 @@ def pad(
     model: Model, prompts: Sequence[TokenPrompt]
 ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
     """Pad on the left; token ids, and which tokens are real."""
-    width = max(len(prompt.ids) for prompt in prompts)
-    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        mask[row, width - len(prompt.ids) :] = True
-    return ids.to(model.device), mask.to(model.device)
+    return padded(model, [prompt.ids for prompt in prompts])
 
 
 def batches(prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:

@@ -1,5 +1,10 @@
-"""Rows and settings as files hold them: text, strict JSON and JSONL, data sets of the Hub."""
+"""Rows and settings as files hold them: text, strict JSON and JSONL, data sets of the Hub.
 
+What a row or a settings file must hold is a pydantic model; `checked` holds a record against one
+and says the first fault in a sentence.
+"""
+
+import functools
 import json
 import os
 import re
@@ -7,11 +12,15 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from interp.data.datasets import locate
-from interp.errors import DataError, first_line, shown
+from interp.errors import DataError, did_you_mean, first_line, shown
 
+T = TypeVar("T")
 MOST_BYTES = 1 << 30
 """A file of more is taken for a mistake, such as weights."""
 MOST_NESTED = 64
@@ -20,7 +29,102 @@ MOST_DIGITS = 18
 """Digits of a whole number: all that 64 bits hold."""
 
 
-# --- files ---------------------------------------------------------------------------------------
+# --- what a record must hold -------------------------------------------------------------------
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it must be non-empty text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+"""Text that is not blank."""
+Index = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dose = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""What weights are computed in."""
+NO_OTHERS = ConfigDict(extra="forbid")
+"""For settings: a field that is not known is a mistake."""
+
+
+class Row(BaseModel):
+    """A row of a data file; fields beside those named are passed over, for data sets carry more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ClosedRow(BaseModel):
+    """A row that is written by hand: a field beside those named is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def checked(kind: type[T], record: Any, where: str) -> T:
+    """A record as JSON holds it, checked against a pydantic model, dataclass or type.
+
+    Nothing is converted but what JSON cannot tell apart: a list becomes a tuple, a whole number a
+    float.
+
+    Args:
+        kind: what it must be.
+        record: the record.
+        where: file and row, for messages.
+
+    Raises:
+        DataError: it is not of this kind; the first fault is named.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(record), strict=True)
+    except TypeError as error:
+        raise DataError(f"{where}: {first_line(str(error))}; give what JSON can hold.") from error
+    except ValidationError as error:
+        fault, *others = error.errors(include_url=False)
+        more = f" ({len(others)} more fault{'s' * (len(others) > 1)}.)" if others else ""
+        raise DataError(f"{where}: {_sentence(fault, kind)}{more}") from error
+
+
+@functools.lru_cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _sentence(fault: ErrorDetails, kind: Any) -> str:
+    """A fault in words: the field, what it is, and what it must be."""
+    place = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in fault["loc"])
+    name, value = shown(place.lstrip(".")), fault["input"]
+    if fault["type"] == "missing":
+        return f"{name} is missing."
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        fields = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
+        meant = f" {did_you_mean(str(fault['loc'][-1]), fields)}" * (len(fault["loc"]) == 1)
+        return f"{name} is not a field that is known here.{meant}"
+    allowed = re.findall(r"'([^']*)'", fault.get("ctx", {}).get("expected", ""))
+    if fault["type"] == "literal_error" and isinstance(value, str) and allowed:
+        return f"{name} is unknown: {shown(value)}. {did_you_mean(value, allowed)}"
+    wanted = fault["msg"].removeprefix("Value error, ")
+    for theirs, ours in _WORDS.items():
+        wanted = re.sub(theirs, ours, wanted)
+    return f"{name if place else 'it'} is {shown(value)}; {wanted}."
+
+
+_WORDS = {
+    r"^\w+ should": "it must",
+    r" after validation, not \d+$": "",
+    "a valid string": "text",
+    "a valid (array|tuple)": "a list",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "an object": "a JSON object",
+}
+"""Pydantic's words for what was expected, in ours."""
+
+
+# --- files -------------------------------------------------------------------------------------
 
 
 def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
@@ -31,8 +135,7 @@ def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
         expected: what it should hold, for messages.
 
     Raises:
-        DataError: it is missing, a folder or a pipe, unreadable, larger than `MOST_BYTES`, or
-            not UTF-8.
+        DataError: it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not UTF-8.
     """
     try:
         found = Path(path).stat()
@@ -62,11 +165,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def read_json(path: str | Path, expected: str = "JSON") -> Any:
-    """What a JSON file holds, as `parse_json` takes it.
-
-    Raises:
-        DataError: as `read_text` and `parse_json`.
-    """
+    """What a JSON file holds; errors as in `read_text` and `parse_json`."""
     return parse_json(read_text(path, expected), str(path))
 
 
@@ -79,30 +178,28 @@ def read_rows(path: str | Path, expected: str = "rows") -> list[dict[str, Any]]:
     rows = read_json(path, f"{expected} (JSON)")
     if not isinstance(rows, list):
         raise DataError(f"{path} holds a {type(rows).__name__}, not a list of {expected}.")
-    for number, row in enumerate(rows, 1):
-        _refuse_no_object(row, f"{path}, row {number}")
-    return rows
+    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 def read_jsonl(path: str | Path, expected: str = "rows") -> list[tuple[int, dict[str, Any]]]:
-    """One object a line, with the line's number from 1; blank lines are passed over.
+    """One object per line, with the line's number from 1; blank lines are passed over.
 
     Raises:
         DataError: as `read_text` and `parse_json`, or a line is not an object; it is named.
     """
-    rows: list[tuple[int, dict[str, Any]]] = []
     # not splitlines, which also splits at separators that may stand inside a JSON string
-    for number, line in enumerate(read_text(path, f"{expected} (JSONL)").split("\n"), 1):
-        if line.strip():
-            row = parse_json(line, str(path), number)
-            _refuse_no_object(row, f"{path}, line {number}")
-            rows.append((number, row))
-    return rows
+    lines = enumerate(read_text(path, f"{expected} (JSONL)").split("\n"), 1)
+    return [
+        (number, _object(parse_json(line, str(path), number), f"{path}, line {number}"))
+        for number, line in lines
+        if line.strip()
+    ]
 
 
-def _refuse_no_object(row: Any, where: str) -> None:
+def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a {type(row).__name__}, not a JSON object.")
+    return row
 
 
 def read_records(
@@ -151,22 +248,16 @@ def _placed(
 ) -> tuple[list[tuple[str, dict[str, Any]]], str]:
     if is_hub_id(source):
         name = str(source)
-        found = enumerate(from_hub(name, split or "train"), 1)
+        found = enumerate(_from_hub(name, split or "train"), 1)
         return [(f"{name}, row {number}", dict(row)) for number, row in found], name
     path = locate(source, f"a JSON or JSONL file of {expected}, a Hub id")
-    if path.suffix == ".json":
-        listed = enumerate(read_rows(path, expected), 1)
-        return [(f"{path}, row {number}", row) for number, row in listed], path.name
-    lines = read_jsonl(path, expected)
-    return [(f"{path}, line {number}", row) for number, row in lines], path.name
+    as_list = path.suffix == ".json"
+    rows = enumerate(read_rows(path, expected), 1) if as_list else read_jsonl(path, expected)
+    where = "row" if as_list else "line"
+    return [(f"{path}, {where} {number}", row) for number, row in rows], path.name
 
 
-def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """A split of a data set of the Hugging Face Hub.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
+def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     from datasets import load_dataset
 
     try:
@@ -179,7 +270,7 @@ def from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
         ) from error
 
 
-# --- JSON ----------------------------------------------------------------------------------------
+# --- JSON --------------------------------------------------------------------------------------
 
 
 class _Refused(ValueError):
@@ -203,16 +294,22 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=_unambiguous,
             parse_constant=_constant,
             parse_int=_whole,
             parse_float=_number,
         )
         _refuse_deep(value, text)
-        _refuse_half_pairs(value, text)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         at = f"{where}, line {line or error.lineno}"
         raise DataError(f"{at}: not valid JSON ({error.msg} at column {error.colno}).") from error
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise DataError(
+            f"{at}: {half} is half of a character (a lone surrogate); write it whole."
+        ) from error
     except _Refused as error:
         raise DataError(f"{at}: {error}.") from error
     except RecursionError as error:
@@ -223,7 +320,7 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
 _TOO_DEEP = f"lists or objects are nested more than {MOST_NESTED} deep"
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -237,16 +334,15 @@ def _constant(name: str) -> NoReturn:
 
 def _whole(digits: str) -> int:
     if len(digits.lstrip("-")) > MOST_DIGITS:
-        raise _Refused(f"{shown(digits, 24)[1:-1]} is too large; whole numbers have up to "
-                       f"{MOST_DIGITS} digits")  # fmt: skip
+        number = shown(digits, 24)[1:-1]
+        raise _Refused(f"{number} is too large; whole numbers have up to {MOST_DIGITS} digits")
     return int(digits)
 
 
 def _number(digits: str) -> float:
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
+    if float(digits) in (float("inf"), float("-inf")):
         raise _Refused(f"{shown(digits, 24)[1:-1]} is too large for a number")
-    return value
+    return float(digits)
 
 
 def _refuse_deep(value: Any, text: str) -> None:
@@ -259,15 +355,3 @@ def _refuse_deep(value: Any, text: str) -> None:
             return
         level = [c for one in inner for c in (one.values() if isinstance(one, dict) else one)]
     raise _Refused(_TOO_DEEP)
-
-
-def _refuse_half_pairs(value: Any, text: str) -> None:
-    if not re.search(r"\\u[dD][89a-fA-F]", text):
-        return
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise _Refused(
-            f"{half} is half of a character (a lone surrogate); write it whole"
-        ) from error

@@ -20,12 +20,9 @@ N_DEALS = 100
 
 @dataclass(frozen=True, eq=False)
 class Splits(Mapping[str, PromptPairs]):
-    """Named sets of pairs without a common entity.
+    """Named sets of pairs without a common entity, in their first order.
 
-    Attributes:
-        pairs: split -> its pairs, in their first order.
-        entities: split -> the entities dealt to it.
-        dropped: the rows whose entities lie in several splits, with the reason.
+    `entities` has those dealt to each split; `dropped` the rows whose entities lie in several.
     """
 
     pairs: Mapping[str, PromptPairs]
@@ -54,14 +51,14 @@ def split_by_entity(
 ) -> Splits:
     """Deal entities at random to splits, and keep the pairs whose entities all lie in one.
 
-    Of 100 random deals the one is kept whose smallest split, relative to its fraction, has most
-    pairs; no model takes part in that choice. With two entities a pair that have nothing to do
-    with each other, about half of the rows are lost to two halves.
+    Of 100 random deals the one is taken whose smallest split, relative to its fraction, has most
+    pairs; no model takes part in that choice. With two unrelated entities per pair, about half of
+    the rows are lost to two halves.
 
     Args:
         pairs: the rows to split.
-        by: where a pair's entities are: a span or several, whose texts in clean and in corrupt
-            are all entities, or a function of the pair that returns them.
+        by: a span or several, whose texts in clean and in corrupt are all entities, or a function
+            of the pair that returns its entities.
         fractions: split -> its part of the entities; they add up to 1.
         seed: of the deals.
 
@@ -78,16 +75,16 @@ def split_by_entity(
     home = _deal(found, entities, fractions, seed)
     names = list(fractions)
     split_of = {entity: names[at] for entity, at in zip(entities, home, strict=True)}
-    kept: dict[str, list[Pair]] = {name: [] for name in names}
+    rows: dict[str, list[Pair]] = {name: [] for name in names}
     dropped: list[Excluded] = []
     for pair, own in zip(pairs, found, strict=True):
         if len({split_of[entity] for entity in own}) == 1:
-            kept[split_of[own[0]]].append(pair)
+            rows[split_of[own[0]]].append(pair)
         else:
             where = ", ".join(f"{shown(entity)} ({split_of[entity]})" for entity in own)
             dropped.append(Excluded(pair.id, pair.where, f"entities in different splits: {where}."))
     return Splits(
-        {name: PromptPairs(tuple(rows), f"{pairs.source}, {name}") for name, rows in kept.items()},
+        {name: PromptPairs(tuple(own), f"{pairs.source}, {name}") for name, own in rows.items()},
         {name: frozenset(e for e in entities if split_of[e] == name) for name in names},
         tuple(dropped),
     )

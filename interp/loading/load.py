@@ -63,7 +63,7 @@ def load_model(
     """
     device = None if device is None else usable(device)
     if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
-        from interp.model.tracr import load_program  # pydantic takes a while to import
+        from interp.loading.tracr import load_program  # pydantic takes a while to import
 
         program = load_program(str(ref))
         program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))

@@ -39,12 +39,9 @@ class ModulePoint:
 class BlockParts:
     """The modules between a block's residual stream and its sublayers, as paths inside it.
 
-    Attributes:
-        ln1, ln2: the norms that attention and the MLP read through; ``None`` where a block
-            has none (OLMo-2). Where attention and MLP share one norm, both name it.
-        ln1_post, ln2_post: the norms on their outputs (Gemma 2 and 3, OLMo-2), or ``None``.
-        mlp: the MLP.
-        parallel: whether the MLP reads the block's input instead of attention's output.
+    `ln1` and `ln2` are the norms that attention and the MLP read through (one norm where they
+    share it), `ln1_post` and `ln2_post` those on their outputs (Gemma 2 and 3, OLMo-2); ``None``
+    where there is none. In a `parallel` block the MLP reads what attention reads.
     """
 
     ln1: str | None
@@ -87,9 +84,6 @@ class Architecture:
 def architecture_of(hf: nn.Module) -> Architecture:
     """Map a Hugging Face causal language model through TransformerLens's adapter.
 
-    Args:
-        hf: the loaded model; read only.
-
     Raises:
         ModelError: TransformerLens has no adapter for the model's class, or the adapter
             describes no stack of blocks, or one that the model does not have.
@@ -111,7 +105,17 @@ def architecture_of(hf: nn.Module) -> Architecture:
             "the causal language models that transformer_lens lists as supported architectures."
         ) from error
     parts = _parts(block, bool(getattr(cfg, "parallel_attn_mlp", False)))
-    points, missing = _points(block, first, parts.parallel)
+    found = {name: _point(block, site, first) for name, site in SITES.items()}
+    points = {name: point for name, point in found.items() if isinstance(point, ModulePoint)}
+    missing = {name: why for name, why in found.items() if isinstance(why, str)}
+    if parts.parallel and "resid_mid" in missing:
+        missing["resid_mid"] = (
+            "attention and MLP read the same residual stream in parallel, so there is no point "
+            "between them"
+        )
+    # none where the MLP is a mixture of experts or one module computes gate and up together
+    keys = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+    maps = {key: _point(block, Site(key, hook, "neuron"), first) for key, hook in keys.items()}
     attn = block.submodules.get("attn")
     return Architecture(
         adapter=type(adapter).__name__,
@@ -129,7 +133,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
         logits_transform=adapter.apply_output_logits_transform,
         bridge_reads_scores=_reads_scores(attn),
-        neuron_keys=_neuron_keys(block, first),
+        neuron_keys={key: at for key, at in maps.items() if isinstance(at, ModulePoint)},
     )
 
 
@@ -152,52 +156,6 @@ def _parts(block: Any, parallel: bool) -> BlockParts:
     )
 
 
-def _points(
-    block: Any, first: nn.Module, parallel: bool
-) -> tuple[dict[str, ModulePoint], dict[str, str]]:
-    points: dict[str, ModulePoint] = {}
-    missing: dict[str, str] = {}
-    for site in SITES.values():
-        found = _site(block, site, first)
-        if isinstance(found, ModulePoint):
-            points[site.name] = found
-        elif site.name == "resid_mid" and parallel:
-            missing[site.name] = (
-                "attention and MLP read the same residual stream in parallel, so there is no "
-                "point between them"
-            )
-        else:
-            missing[site.name] = found
-    return points, missing
-
-
-def _neuron_keys(block: Any, first: nn.Module) -> dict[str, ModulePoint]:
-    """Empty where the MLP is a mixture of experts or one module computes gate and up together."""
-    hooks = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
-    found = {key: _site(block, Site(key, hook, "neuron"), first) for key, hook in hooks.items()}
-    return {key: point for key, point in found.items() if isinstance(point, ModulePoint)}
-
-
-def _site(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
-    """Where a site lies, or why it does not exist."""
-    found = _resolve(block, site, first)
-    mlp = block.submodules.get("mlp")
-    if site.units == "neuron" and isinstance(found, ModulePoint) and found.path == mlp.name:
-        return (
-            "the MLP is a mixture of experts, whose neurons are computed only for the tokens "
-            "that are routed to their expert"
-        )
-    if site.units in ("head", "kv_head") and isinstance(found, str) and _is_latent(block):
-        return "latent attention computes queries, keys and values jointly, from compressed ones"
-    return found
-
-
-def _is_latent(block: Any) -> bool:
-    from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
-
-    return isinstance(block.submodules.get("attn"), MLAAttentionBridge)
-
-
 def _reads_scores(attn: Any) -> bool:
     """Whether a bridge computes attention itself; elsewhere its hooks fire after the fact."""
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
@@ -205,9 +163,26 @@ def _reads_scores(attn: Any) -> bool:
     return isinstance(attn, AttentionBridge) and type(attn).forward is not AttentionBridge.forward
 
 
+def _point(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
+    """Where a site lies, or why it does not exist."""
+    from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
+
+    found = _resolve(block, site, first)
+    mlp, attn = (block.submodules.get(name) for name in ("mlp", "attn"))
+    if site.units == "neuron" and isinstance(found, ModulePoint) and found.path == mlp.name:
+        return (
+            "the MLP is a mixture of experts, whose neurons are computed only for the tokens "
+            "that are routed to their expert"
+        )
+    of_head = site.units in ("head", "kv_head")
+    if of_head and isinstance(found, str) and isinstance(attn, MLAAttentionBridge):
+        return "latent attention computes queries, keys and values jointly, from compressed ones"
+    return found
+
+
 def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
     """Follow the adapter's aliases from a hook name to a module, or say what is absent."""
-    component, path, parts = block, [], site.hook.split(".")
+    component, path, parts = block, list[str](), site.hook.split(".")
     while parts:
         head = parts.pop(0)
         if head.startswith("hook_"):
@@ -216,8 +191,12 @@ def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
                 parts = alias.split(".") + parts
                 continue
             if head not in ("hook_in", "hook_out"):
-                return f"the architecture adapter declares no {site.hook!r}"
-            return _point(first, ".".join(path), "in" if head == "hook_in" else "out")
+                break
+            try:
+                first.get_submodule(".".join(path))
+            except AttributeError:
+                return f"the block has no module {'.'.join(path)!r}"
+            return ModulePoint(".".join(path), "in" if head == "hook_in" else "out")
         if head in "qkv" and "qkv" in component.submodules:
             return _fused_point(component, path, first, "qkv".index(head))
         if head not in component.submodules:
@@ -226,14 +205,6 @@ def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
         if component.name is not None:
             path.append(component.name)
     return f"the architecture adapter declares no {site.hook!r}"
-
-
-def _point(first: nn.Module, path: str, side: Literal["in", "out"]) -> ModulePoint | str:
-    try:
-        first.get_submodule(path)
-    except AttributeError:
-        return f"the block has no module {path!r}"
-    return ModulePoint(path, side)
 
 
 def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> ModulePoint | str:
@@ -264,10 +235,11 @@ def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> Mod
 
 def _width_in(first: nn.Module, point: ModulePoint | None) -> int | None:
     """Input width of a linear (or transposed Conv1D) module."""
-    if point is None:
-        return None
-    module = first.get_submodule(point.path)
+    module = None if point is None else first.get_submodule(point.path)
     return getattr(module, "in_features", None) or getattr(module, "nx", None)
+
+
+# --- bridges -----------------------------------------------------------------------------------
 
 
 def is_bridge(obj: object) -> bool:
@@ -276,12 +248,7 @@ def is_bridge(obj: object) -> bool:
 
 
 def bridge(hf: nn.Module, tokenizer: Any = None) -> Any:
-    """Wrap a model as a `TransformerBridge`. TransformerLens replaces its modules in place.
-
-    Args:
-        hf: the model; pass a copy if it is to stay as it is.
-        tokenizer: optional; prompts are better given as token tensors.
-    """
+    """Wrap a model as a `TransformerBridge`, which replaces its modules in place."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     return build_bridge_from_module(
@@ -289,30 +256,22 @@ def bridge(hf: nn.Module, tokenizer: Any = None) -> Any:
     )
 
 
-def bridge_sweep_resid_pre(
+def bridge_sweep(
     wrapped: Any,
     clean: Int[Tensor, "1 pos"],
     corrupt: Int[Tensor, "1 pos"],
     metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
-) -> Float[Tensor, "layer pos"]:
-    """TransformerLens's own layer x position sweep, as its users run it (for benchmarks)."""
+    over: str,
+) -> Float[Tensor, "layer unit"]:
+    """TransformerLens's own sweep: of ``resid_pre`` over ``"pos"``, or of ``z`` over ``"head"``."""
     from transformer_lens import patching
 
-    _, cache = wrapped.run_with_cache(clean)
-    return patching.get_act_patch_resid_pre(wrapped, corrupt, cache, metric)
-
-
-def bridge_sweep_z(
-    wrapped: Any,
-    clean: Int[Tensor, "1 pos"],
-    corrupt: Int[Tensor, "1 pos"],
-    metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
-) -> Float[Tensor, "layer head"]:
-    """TransformerLens's own layer x head sweep over `z`, all positions (for benchmarks)."""
-    from transformer_lens import patching
-
-    _, cache = wrapped.run_with_cache(clean)
-    return patching.get_act_patch_attn_head_out_all_pos(wrapped, corrupt, cache, metric)
+    by_position = patching.get_act_patch_resid_pre
+    by_head = patching.get_act_patch_attn_head_out_all_pos
+    sweep = by_position if over == "pos" else by_head
+    with torch.no_grad():
+        _, cache = wrapped.run_with_cache(clean)
+        return sweep(wrapped, corrupt, cache, metric).float().cpu()
 
 
 def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:

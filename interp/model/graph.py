@@ -28,9 +28,9 @@ _IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 class Graph:
     """Shapes that fix the graph; everything else is index arithmetic.
 
-    Attributes:
-        n_layers, n_heads, d_model: of the model.
-        parallel: whether MLPs read the block's input instead of its heads.
+    Sources are the embedding, then per layer its heads and its MLP; destinations are per layer all
+    queries, keys, values and the MLP, then the logits. In a `parallel` model MLPs read the block's
+    input instead of its heads.
     """
 
     n_layers: int
@@ -43,16 +43,14 @@ class Graph:
         """The graph of a model."""
         return cls(arch.n_layers, arch.n_heads, arch.d_model, arch.parts.parallel)
 
-    # Sources: input, then per layer its heads and its MLP.
-
     @property
     def n_sources(self) -> int:
         """Embedding, heads and MLPs."""
-        return 1 + self.n_layers * (self.n_heads + 1)
+        return self.before_attention(self.n_layers)
 
     def heads(self, layer: int) -> slice:
         """Sources: the heads of a layer."""
-        start = 1 + layer * (self.n_heads + 1)
+        start = self.before_attention(layer)
         return slice(start, start + self.n_heads)
 
     def mlp(self, layer: int) -> int:
@@ -66,8 +64,6 @@ class Graph:
     def before_mlp(self, layer: int) -> int:
         """How many sources come before a layer's MLP reads."""
         return self.before_attention(layer) + (0 if self.parallel else self.n_heads)
-
-    # Destinations: per layer all queries, keys, values and the MLP; then the logits.
 
     @property
     def n_destinations(self) -> int:
@@ -91,39 +87,28 @@ class Graph:
     def n_before(self, destination: int) -> int:
         """How many sources a destination can read: the first so many."""
         layer, place = divmod(destination, 3 * self.n_heads + 1)
-        if destination == self.logits:
-            return self.n_sources
-        if place == 3 * self.n_heads:
-            return self.before_mlp(layer)
-        return self.before_attention(layer)
+        reads_mlp = place == 3 * self.n_heads
+        return self.before_mlp(layer) if reads_mlp else self.before_attention(layer)
 
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """Names of the sources: ``input``, ``a3.h1``, ``m3``."""
-        names = ["input"]
-        for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)] + [f"m{layer}"]
-        return tuple(names)
+        heads = range(self.n_heads)
+        blocks = ([*(f"a{i}.h{head}" for head in heads), f"m{i}"] for i in range(self.n_layers))
+        return "input", *(name for block in blocks for name in block)
 
     @cached_property
     def destinations(self) -> tuple[str, ...]:
         """Names of the destinations: ``a3.h1<q>``, ``m3``, ``logits``."""
-        names: list[str] = []
-        for layer in range(self.n_layers):
-            for part in "qkv":
-                names += [f"a{layer}.h{head}<{part}>" for head in range(self.n_heads)]
-            names.append(f"m{layer}")
-        return (*names, "logits")
+        reads = [(part, head) for part in "qkv" for head in range(self.n_heads)]
+        blocks = ([*(f"a{i}.h{h}<{p}>" for p, h in reads), f"m{i}"] for i in range(self.n_layers))
+        return *(name for block in blocks for name in block), "logits"
 
     @cached_property
     def owner(self) -> Int[Tensor, " destination"]:
         """The source that each destination feeds; `n_sources` stands for the logits."""
-        of = [
-            [*range(heads.start, heads.stop)] * 3 + [self.mlp(layer)]
-            for layer in range(self.n_layers)
-            for heads in [self.heads(layer)]
-        ]
-        return torch.tensor([*(node for layer in of for node in layer), self.n_sources])
+        names = [name.partition("<")[0] for name in self.destinations[:-1]]
+        return torch.tensor([*(self._index[0][name] for name in names), self.n_sources])
 
     @cached_property
     def exists(self) -> Bool[Tensor, "source destination"]:
@@ -147,15 +132,12 @@ class Graph:
 
     @cached_property
     def _index(self) -> tuple[dict[str, int], dict[str, int]]:
-        by_source = {name: i for i, name in enumerate(self.sources)}
-        return by_source, {name: i for i, name in enumerate(self.destinations)}
+        named = (self.sources, self.destinations)
+        of_source, of_destination = ({name: i for i, name in enumerate(names)} for names in named)
+        return of_source, of_destination
 
     def node(self, name: str) -> int:
-        """Index of a source by its name.
-
-        Raises:
-            PlanError: no such node in this model.
-        """
+        """Index of a source by its name; `PlanError` where this model has no such node."""
         name = component_name(name)
         if name not in self._index[0]:
             raise PlanError(
@@ -168,8 +150,7 @@ class Graph:
         """Indices of an edge by its name.
 
         Raises:
-            PlanError: it does not parse, a node is not in this model, or the destination is
-                computed before the source.
+            PlanError: it is not an edge's name, or no edge of this model.
         """
         match = _EDGE.fullmatch(name)
         end = match and component_name(match[2])
@@ -187,10 +168,9 @@ class Graph:
 
 
 def component_name(name: str) -> str:
-    """The name of a component here, given it or its name in papers.
+    """The name of a component, also where it is given as in papers; other texts as they are.
 
-    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron); any
-    other text is returned as it is.
+    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron).
     """
     match = _IN_PAPERS.fullmatch(name)
     if match is None:

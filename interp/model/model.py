@@ -20,11 +20,8 @@ from interp.model.sites import PATTERN, Site, parse_site
 class Model:
     """An untouched Hugging Face model with its map.
 
-    Attributes:
-        hf: the model, in eval mode; interp only ever adds hooks for the length of a call.
-        tokenizer: its tokenizer.
-        name: what the user asked for, as results will record it.
-        arch: where each site lies, and the shapes.
+    `hf` is in eval mode, and only ever gets hooks for the length of a call; `name` is what the
+    user asked for, as results record it; `arch` has the shapes and where each site lies.
     """
 
     hf: Any
@@ -79,12 +76,7 @@ class Model:
         return self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
 
     def site(self, text: str) -> tuple[Site, int | None]:
-        """Parse a site and check that this model has it.
-
-        Raises:
-            PlanError: unknown name, ``"pattern"``, a site this architecture cannot have (with the
-                reason), or a layer out of range.
-        """
+        """Parse a site that can be written to; `PlanError` where this model has no such place."""
         site, layer = parse_site(text)
         if site is PATTERN:
             raise PlanError(
@@ -106,11 +98,7 @@ class Model:
             )
 
     def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
-        """The module that carries `site` in `layer`, and which side of it.
-
-        Raises:
-            PlanError: the architecture cannot have this site; the message has the reason.
-        """
+        """The module that carries `site` in `layer`, and which side of it; errors as in `site`."""
         self._check_exists(site)
         point = self.arch.points[site.name]
         return self.blocks[layer].get_submodule(point.path), point
@@ -125,12 +113,8 @@ class Model:
     def n_units(self, site: Site) -> int:
         """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""
         a = self.arch
-        return {
-            "head": a.n_heads,
-            "kv_head": a.n_kv_heads,
-            "neuron": a.d_mlp or 0,
-            "d_model": 1,
-        }[site.units]
+        n = {"head": a.n_heads, "kv_head": a.n_kv_heads, "neuron": a.d_mlp or 0, "d_model": 1}
+        return n[site.units]
 
     def width(self, site: Site) -> int:
         """Length of the site's last axis."""
@@ -164,7 +148,7 @@ class Model:
 
     @property
     def attention_implementation(self) -> str:
-        """The attention function in use, ``"sdpa"`` or ``"eager"``."""
+        """Name of the attention function in use, such as ``"sdpa"``."""
         return self._attention_configs[0]._attn_implementation
 
     @contextlib.contextmanager
@@ -172,28 +156,20 @@ class Model:
         """Run every block's attention through a registered attention function.
 
         Masks are built by the caller; only the dispatch name in the config changes, and it is
-        put back even after an exception.
-
-        Raises:
-            PlanError: the model has no attention modules.
+        put back even after an exception. `PlanError` where the model has no attention modules.
         """
-        configs = self._attention_configs
-        before = [c._attn_implementation for c in configs]
+        before = [(config, config._attn_implementation) for config in self._attention_configs]
         try:
-            for config in configs:
+            for config, _ in before:
                 config._attn_implementation_internal = implementation
             yield
         finally:
-            for config, name in zip(configs, before, strict=True):
+            for config, name in before:
                 config._attn_implementation_internal = name
 
     @cached_property
     def _attention_configs(self) -> list[Any]:
-        """The configs that attention modules read, each once; blocks without attention have none.
-
-        Raises:
-            PlanError: no block has attention that reads its function's name from a config.
-        """
+        """The configs that attention modules read, each once; a block may have none."""
         found: dict[int, Any] = {}
         for block in self.blocks:
             with contextlib.suppress(AttributeError):  # a convolution or linear attention

@@ -23,8 +23,7 @@ class Site:
     Attributes:
         name: the short name, e.g. ``"z"``.
         hook: the TransformerLens hook name inside a block, e.g. ``"attn.hook_z"``.
-        units: what its last axis is made of; heads, key-value heads and neurons can be
-            patched one by one.
+        units: what its last axis is made of; heads and neurons can be patched one by one.
     """
 
     name: str
@@ -60,13 +59,7 @@ PATTERN = Site("pattern", "attn.hook_pattern", "head")
 
 
 def parse_site(text: str) -> tuple[Site, int | None]:
-    """Read a site from its short name or its full hook name.
-
-    Args:
-        text: ``"z"`` (every layer) or ``"blocks.7.attn.hook_z"`` (that layer).
-
-    Returns:
-        The site and the layer, ``None`` where the text names none.
+    """A site and its layer: ``"z"`` (``None``: every layer) or ``"blocks.7.attn.hook_z"``.
 
     Raises:
         PlanError: the text is neither; the message suggests the nearest names.

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.facts import SLOT
-from interp.data.records import is_file, read_json, read_text
-from interp.data.schema import checked
+from interp.data.records import checked, is_file, read_json, read_text
 from interp.errors import DataError, shown
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"

@@ -8,7 +8,7 @@ import torch
 from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 
 import interp
-from interp.bench.peers import activation, patched_logits
+from interp.bench.baselines import activation, patched_logits
 from interp.data.pairs import TokenPair, tokenise
 from interp.errors import DataError, DegenerateGap, PlanError
 from interp.model.model import Model

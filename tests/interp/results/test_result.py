@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from interp.data.schema import Row
+from interp.data.records import Row
 from interp.errors import RunFolderError
 from interp.results import folder
 from interp.results.result import Result

@@ -1,7 +1,7 @@
-"""A transformer small enough to read, into which compiled (tracr) programs load.
+"""Compiled (tracr) programs as models whose circuit is known.
 
-Its circuit is known, and everything else in the toolkit runs on it unchanged: it has the same
-sites, blocks and attention interface as a Hugging Face model.
+A program runs in a transformer small enough to read, with the same sites, blocks and attention
+interface as a Hugging Face model, so that everything else in the toolkit works on it:
 
     x = embed(ids) + position
     x = x + sum_h softmax(q_h k_h^T / sqrt(d_head)) v_h W_O_h        every layer
@@ -23,116 +23,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.data.records import is_file, read_json
-from interp.data.schema import Count, Finite, Index, Row, checked
-from interp.errors import DataError, ModelError, did_you_mean, shown
+from interp.data.records import Count, Finite, Index, Row, checked, is_file, read_json
+from interp.errors import DataError, ModelError, did_you_mean, first_line, shown
 from interp.loading.programs import PROGRAMS, file_of
 from interp.model.architecture import Architecture, BlockParts, ModulePoint
 from interp.model.model import Model
-
-SHAPE = ("n_layers", "n_heads", "d_head", "d_mlp", "d_model", "d_out")
-
-
-class PlainAttention(nn.Module):
-    """Attention of every token to every token."""
-
-    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
-        super().__init__()
-        d, width = shape["d_model"], shape["n_heads"] * shape["d_head"]
-        self.config, self.d_head, self.is_causal = config, shape["d_head"], False
-        self.query, self.key, self.value = (nn.Linear(d, width) for _ in range(3))
-        self.linear = nn.Linear(width, d)
-
-    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
-        """Softmax attention through transformers' attention interface."""
-        q, k, v = (
-            project(hidden_states).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )  # (row, head, pos, d_head)
-        attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        z, _ = attend(self, q, k, v, None, scaling=1 / math.sqrt(self.d_head), is_causal=False)
-        return self.linear(z.flatten(-2))
-
-
-class PlainMLP(nn.Module):
-    """One hidden layer of ReLU neurons."""
-
-    def __init__(self, shape: Mapping[str, int]):
-        super().__init__()
-        self.linear_1 = nn.Linear(shape["d_model"], shape["d_mlp"])
-        self.linear_2 = nn.Linear(shape["d_mlp"], shape["d_model"])
-
-    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
-        """Neurons, then their writes."""
-        return self.linear_2(torch.relu(self.linear_1(hidden_states)))
-
-
-class PlainBlock(nn.Module):
-    """Attention, then the MLP, each added to the residual stream."""
-
-    def __init__(self, shape: Mapping[str, int], config: PreTrainedConfig):
-        super().__init__()
-        self.attn, self.mid, self.mlp = (
-            PlainAttention(shape, config),
-            nn.Identity(),
-            PlainMLP(shape),
-        )
-
-    def forward(
-        self, hidden_states: Float[Tensor, "row pos d"], **_: Any
-    ) -> Float[Tensor, "row pos d"]:
-        """The residual stream after the block."""
-        hidden_states = hidden_states + self.attn(hidden_states)
-        return hidden_states + self.mlp(self.mid(hidden_states))
-
-
-class PlainTransformer(nn.Module):
-    """The whole model, with the few methods of a Hugging Face model that interp calls."""
-
-    def __init__(self, shape: Mapping[str, int], n_tokens: int, n_positions: int):
-        super().__init__()
-        self.config = PreTrainedConfig()
-        self.config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
-        self.embed = nn.Embedding(n_tokens, shape["d_model"])
-        self.position = nn.Embedding(n_positions, shape["d_model"])
-        self.layers = nn.ModuleList(
-            PlainBlock(shape, self.config) for _ in range(shape["n_layers"])
-        )
-        self.norm = nn.Identity()
-        self.unembed = nn.Linear(shape["d_model"], shape["d_out"], bias=False)
-
-    @property
-    def base_model(self) -> "PlainTransformer":
-        """What runs use that need no logits; here the whole model, whose logits are few."""
-        return self
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The token embedding."""
-        return self.embed
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The unembedding."""
-        return self.unembed
-
-    def forward(self, input_ids: Int[Tensor, "row pos"], **_: Any) -> SimpleNamespace:
-        """Logits of every position, as ``.logits``.
-
-        Raises:
-            ModelError: a program was compiled for shorter inputs.
-        """
-        n_pos = input_ids.shape[1]
-        if n_pos > self.position.num_embeddings:
-            raise ModelError(
-                f"{n_pos} tokens are too many: the program was compiled for "
-                f"{self.position.num_embeddings}, BOS included."
-            )
-        hidden = self.embed(input_ids) + self.position.weight[:n_pos]
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return SimpleNamespace(logits=self.unembed(self.norm(hidden)))
-
-
-# --- compiled programs ---------------------------------------------------------------------------
 
 
 class ProgramConfig(Row):
@@ -148,11 +43,6 @@ class ProgramConfig(Row):
     causal: bool = False
     layer_norm: bool = False
 
-    @property
-    def shape(self) -> dict[str, int]:
-        """Name -> size."""
-        return {name: getattr(self, name) for name in SHAPE}
-
 
 class ProgramPair(Row):
     """One example: tokens, BOS first, and the words that they are."""
@@ -164,14 +54,10 @@ class ProgramPair(Row):
 
 
 class Program(Row):
-    """What a compiled program's ``.json`` says: the vocabulary, examples, and the true circuit.
+    """What a compiled program's ``.json`` holds: words, examples, and where known its circuit.
 
-    Attributes:
-        config: shapes.
-        input_ids: word -> token.
-        pairs: examples, all of one length.
-        gt_edges_resample_nonzero: edges of the true circuit, where they are known.
-        edge_scores: edge -> method -> score, where they are known.
+    `gt_edges_resample_nonzero` lists the edges of the true circuit; `edge_scores` maps an edge to
+    its score by each method. The examples are all of one length.
     """
 
     config: ProgramConfig
@@ -179,6 +65,92 @@ class Program(Row):
     pairs: Annotated[list[ProgramPair], Field(min_length=1)]
     gt_edges_resample_nonzero: list[str] | None = None
     edge_scores: dict[str, dict[str, Finite]] | None = None
+
+
+# --- the transformer ---------------------------------------------------------------------------
+
+
+class _Attention(nn.Module):
+    """Attention of every token to every token, through transformers' attention interface."""
+
+    def __init__(self, shape: ProgramConfig, config: PreTrainedConfig):
+        super().__init__()
+        d, width = shape.d_model, shape.n_heads * shape.d_head
+        self.config, self.d_head, self.is_causal = config, shape.d_head, False
+        self.query, self.key, self.value = (nn.Linear(d, width) for _ in range(3))
+        self.linear = nn.Linear(width, d)
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )  # (row, head, pos, d_head)
+        attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        z, _ = attend(self, q, k, v, None, scaling=1 / math.sqrt(self.d_head), is_causal=False)
+        return self.linear(z.flatten(-2))
+
+
+class _MLP(nn.Module):
+    def __init__(self, shape: ProgramConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(shape.d_model, shape.d_mlp)
+        self.linear_2 = nn.Linear(shape.d_mlp, shape.d_model)
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        return self.linear_2(torch.relu(self.linear_1(hidden_states)))
+
+
+class _Block(nn.Module):
+    def __init__(self, shape: ProgramConfig, config: PreTrainedConfig):
+        super().__init__()
+        self.attn, self.mid, self.mlp = _Attention(shape, config), nn.Identity(), _MLP(shape)
+
+    def forward(self, hidden_states: Float[Tensor, "row pos d"], **_: Any) -> Tensor:
+        hidden_states = hidden_states + self.attn(hidden_states)
+        return hidden_states + self.mlp(self.mid(hidden_states))
+
+
+class PlainTransformer(nn.Module):
+    """The whole model, with the few methods of a Hugging Face model that interp calls."""
+
+    def __init__(self, shape: ProgramConfig, n_tokens: int, n_positions: int):
+        super().__init__()
+        self.config = PreTrainedConfig()
+        self.config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
+        self.embed = nn.Embedding(n_tokens, shape.d_model)
+        self.position = nn.Embedding(n_positions, shape.d_model)
+        self.layers = nn.ModuleList(_Block(shape, self.config) for _ in range(shape.n_layers))
+        self.norm = nn.Identity()
+        self.unembed = nn.Linear(shape.d_model, shape.d_out, bias=False)
+
+    @property
+    def base_model(self) -> "PlainTransformer":
+        """What runs use that need no logits; here the whole model, whose logits are few."""
+        return self
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The unembedding."""
+        return self.unembed
+
+    def forward(self, input_ids: Int[Tensor, "row pos"], **_: Any) -> SimpleNamespace:
+        """Logits of every position, as ``.logits``; `ModelError` for inputs that are too long."""
+        n_pos = input_ids.shape[1]
+        if n_pos > self.position.num_embeddings:
+            raise ModelError(
+                f"{n_pos} tokens are too many: the program was compiled for "
+                f"{self.position.num_embeddings}, BOS included."
+            )
+        hidden = self.embed(input_ids) + self.position.weight[:n_pos]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return SimpleNamespace(logits=self.unembed(self.norm(hidden)))
+
+
+# --- compiled programs -------------------------------------------------------------------------
 
 
 def read_program(path: str | Path) -> Program:
@@ -220,11 +192,10 @@ def load_program(path: str | Path) -> Model:
     """Load a compiled program as a `Model`.
 
     Args:
-        path: the ``.npz`` weights, their ``.json`` beside them; or the name of a shipped program.
+        path: as in `read_program`, which checks the description.
 
     Raises:
         ModelError: the weights are damaged, not finite, or not of the shape described.
-        DataError: the description is missing or malformed.
 
     Source: Lindner et al., "Tracr", arXiv 2301.05062.
     """
@@ -235,22 +206,20 @@ def load_program(path: str | Path) -> Model:
     try:
         with np.load(file_of(path), allow_pickle=False) as arrays:
             state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        fault = _misfit(state, _shapes(program, state))
+        if fault:
+            raise ValueError(fault)
     except Exception as error:  # zip, zlib, numpy and torch have each their own
         raise ModelError(
             f"{path} does not hold the compiled program that its .json describes "
-            f"({type(error).__name__}: {shown(str(error), 120)[1:-1]})."
+            f"({first_line(error)})."
         ) from error
-    fault = _misfit(state, _shapes(program, state))
-    if fault:
-        raise ModelError(
-            f"{path} does not hold the compiled program that its .json describes ({fault})."
-        )
     if not all(bool(w.isfinite().all()) for w in state.values()):
         raise ModelError(f"{path} holds weights that are not finite; compile it again.")
-    hf = PlainTransformer(config.shape, len(program.input_ids), len(state["position.weight"]))
+    hf = PlainTransformer(config, len(program.input_ids), len(state["position.weight"]))
     hf.load_state_dict(state)
     tokenizer = _tokenizer(program.input_ids)
-    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(config.shape))
+    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(config))
 
 
 def _shapes(program: Program, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -308,9 +277,9 @@ def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:
     """One word, one token, BOS first."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    raw = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="compiler_pad"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    raw.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+    raw: Any = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="compiler_pad"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(
         single="BOS $A", special_tokens=[("BOS", vocabulary["BOS"])]
     )
     return PreTrainedTokenizerFast(
@@ -318,7 +287,7 @@ def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:
     )
 
 
-def _architecture(shape: Mapping[str, int]) -> Architecture:
+def _architecture(shape: ProgramConfig) -> Architecture:
     points = {
         "resid_pre": ModulePoint("", "in"),
         "resid_mid": ModulePoint("mid", "in"),
@@ -331,7 +300,6 @@ def _architecture(shape: Mapping[str, int]) -> Architecture:
         "z": ModulePoint("attn.linear", "in"),
         "mlp_post": ModulePoint("mlp.linear_2", "in"),
     }
-    parts = BlockParts(None, None, None, None, "mlp", False)
     return Architecture(
         adapter="plain",
         blocks="layers",
@@ -339,13 +307,13 @@ def _architecture(shape: Mapping[str, int]) -> Architecture:
         ln_final="norm",
         points=points,
         missing={},
-        parts=parts,
-        n_layers=shape["n_layers"],
-        n_heads=shape["n_heads"],
-        n_kv_heads=shape["n_heads"],
-        d_model=shape["d_model"],
-        d_head=shape["d_head"],
-        d_mlp=shape["d_mlp"],
+        parts=BlockParts(None, None, None, None, "mlp", False),
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_heads,
+        d_model=shape.d_model,
+        d_head=shape.d_head,
+        d_mlp=shape.d_mlp,
         logits_transform=lambda logits: logits,
         causal=False,
     )
