@@ -1,4 +1,4 @@
-"""ReplyCriteria by hand, conditions side by side, a writer that resumes, and results that come back."""
+"""Criteria by hand, conditions side by side, a writer that resumes, and results that come back."""
 
 import re
 from dataclasses import replace
