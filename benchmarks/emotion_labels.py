@@ -43,7 +43,7 @@ def folder(part: str, model: str) -> Path:
 def drawn(
     model: str, part: str, conditions: list[str] | None, n: int | None, seed: int
 ) -> pd.DataFrame:
-    """Replies that were written, a row a different text; of every condition as many as `n` allows."""
+    """Different replies that were written; of every condition as many as `n` allows."""
     files = sorted((RUNS / model / f"{part}.partial").glob("*.parquet"))
     table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     table = table[table["reply"].str.strip() != ""]
