@@ -90,16 +90,6 @@ class CircuitSet:
     draw: int
     circuits: Circuits
 
-    @property
-    def k(self) -> int:
-        """Most components that an emotion has."""
-        return max(circuit.size for circuit in self.circuits.values())
-
-    def only_neurons(self) -> "CircuitSet":
-        """Their neurons alone."""
-        own = {e: circuit.only("neurons") for e, circuit in self.circuits.items()}
-        return CircuitSet(self.name, "neurons", self.draw, own)
-
 
 def circuit_sets(found: EmotionDiscovery, n_random: int = 3, seed: int = 0) -> list[CircuitSet]:
     """The circuits of every preset, and random ones of like norm for ``centred``; their neurons."""
@@ -108,7 +98,11 @@ def circuit_sets(found: EmotionDiscovery, n_random: int = 3, seed: int = 0) -> l
     for draw in range(n_random):
         drawn = random_circuits(found.circuits["centred"], rng, found.differences)
         whole.append(CircuitSet("random", "both", draw, drawn))
-    return [*whole, *(one.only_neurons() for one in whole)]
+    alone = [{e: circuit.only("neurons") for e, circuit in s.circuits.items()} for s in whole]
+    parts = (
+        CircuitSet(s.name, "neurons", s.draw, own) for s, own in zip(whole, alone, strict=True)
+    )
+    return [*whole, *parts]
 
 
 # --- necessity and sufficiency --------------------------------------------------------------------
@@ -218,8 +212,9 @@ def _table(
         )
     found = {e: ratio(top[:, row], bottom[:, row]) for row, e in enumerate(EMOTIONS)}
     found[ALL] = ratio((top / scale[:, None]).mean(1), (bottom / scale).mean(1))
+    k = [max(circuit.size for circuit in one.circuits.values()) for one in sets]
     rows = [
-        (test, one.name, one.part, one.k, one.draw, emotion, *(float(x[i]) for x in estimate))
+        (test, one.name, one.part, k[i], one.draw, emotion, *(float(x[i]) for x in estimate))
         for emotion, estimate in found.items()
         for i, one in enumerate(sets)
     ]

@@ -68,9 +68,9 @@ def discover(
         scenarios: discovery texts; none of them is to be tested on.
         frames: words and prompts.
         settings: how; by default the clean preset.
-        replies: self-written replies, shown as demonstrations without an emotion word. The layer
-            in which states are read is the one where directions carry over best: to styles with
-            another word and another frame, and to texts after demonstrations.
+        replies: self-written, shown as demonstrations. The layer in which states are read is the
+            one where directions carry over best: to styles with another word and another frame,
+            and to texts after demonstrations.
         out: folder to write; a stopped discovery resumes, a finished one is loaded.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called with (stage, done, in all).

@@ -44,12 +44,7 @@ from interp.statistics import Estimate, bootstrap_mean
 MAIN = ("unmodulated", "prompting", "steering", "circuit", "random")
 """Conditions in the table of examples and in the confusions."""
 SCORES = ("accuracy", "quality", "joint")
-NAMES = {
-    "perplexity_ratio": "perplexity ratio",
-    "faulty": "with faults of form",
-    "distinct_2": "distinct bigrams",
-    "n_words": "words",
-} | {name: f"{name} [95 % interval]" for name in SCORES}
+NAMES = {"faulty": "with faults", "distinct_2": "distinct bigrams", "n_words": "words"}
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,8 @@ class EmotionComparison(Result):
     Attributes:
         replies: a row per reply: ``condition``, the situation, ``emotion`` (the target), ``reply``,
             the measures of `measure`, and the labels of each judge.
-        criteria: of coherence and relevance.
         judges: which have read the replies; the first decides.
-        model: which.
-        settings: decoding, doses and sources.
+        settings: decoding, criteria and sources.
     """
 
     KIND: ClassVar[str] = "emotion comparison"
@@ -83,31 +76,18 @@ class EmotionComparison(Result):
         return with_criteria(self.replies, self.criteria, self.judges[0])
 
     def by(self, judge: str) -> "EmotionComparison":
-        """The same, decided by another judge.
-
-        Raises:
-            DataError: this judge has not read the replies.
-        """
+        """The same, decided by another judge; `DataError` where it has not read the replies."""
         if judge not in self.judges:
             raise DataError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
         order = (judge, *(one for one in self.judges if one != judge))
         return replace(self, judges=order)
 
     def of(self, condition: str) -> pd.DataFrame:
-        """One condition's replies with their criteria, by situation and emotion.
-
-        Raises:
-            DataError: there is no such condition.
-        """
+        """One condition's replies with their criteria, by situation and emotion."""
         found: Any = self.marked[self.marked["condition"] == condition]
         if found.empty:
             raise DataError(f"no condition {condition!r}; there are {', '.join(self.conditions)}.")
         return found.sort_values(["situation", "emotion"], ignore_index=True)
-
-    def rate(self, condition: str, criterion: str = "joint") -> Estimate:
-        """Share of a condition's replies that meet a criterion; scenarios are resampled whole."""
-        rows = self.of(condition)
-        return bootstrap_mean(_values(rows, criterion), clusters=list(rows["scenario"]))
 
     def paired(self, first: str, second: str, criterion: str = "joint") -> Estimate:
         """Difference of two conditions, reply by reply; scenarios are resampled whole.
@@ -209,21 +189,27 @@ class EmotionComparison(Result):
             f"The largest joint score is that of {best['condition']}: "
             f"{cell_text(float(best['joint']))} {interval(best['joint_low'], best['joint_high'])}."
         )
-        tables = [
-            Table(f"Judge: {one}", self.by(one)._scores(), names=NAMES) for one in self.judges[1:]
-        ]
-        replies = Table(
-            "Replies to the same events",
-            self.examples(),
-            "The first situations of the file, not chosen; ✓: joint.",
-        )
-        paired = Table("Circuit minus another condition, reply by reply", self.paired_table())
-        sections = {
-            "Conditions": self._conditions(table, lead),
-            "Circuit against the other conditions": [paired] if len(paired.frame) else [],
+        plot = plot_conditions(table, f"{self.model}: {n} replies, judge {self.judges[0]}")
+        every = self._scores().join(table[["neutral", "perplexity_ratio", *NAMES]])
+        paired = self.paired_table()
+        first = "The first situations of the file, not chosen; ✓: joint."
+        sections: dict[str, Sequence[Part]] = {
+            "Conditions": [
+                Figure(
+                    "Accuracy, quality and joint per condition",
+                    f"{lead} Dotted: chance of accuracy is {1 / len(EMOTIONS):.3f}.",
+                    plot,
+                ),
+                Table("All conditions", every, names=NAMES),
+            ],
+            "Circuit against the other conditions": [
+                Table("Circuit minus another condition, reply by reply", paired)
+            ][: len(paired)],
             "What the judge answers": [self._confusions()],
-            "Other judges": tables,
-            "Replies side by side": [replies],
+            "Other judges": [
+                Table(f"Judge: {judge}", self.by(judge)._scores()) for judge in self.judges[1:]
+            ],
+            "Replies side by side": [Table("Replies to the same events", self.examples(), first)],
         }
         return Report(
             title=f"Emotion control on {self.model}",
@@ -247,26 +233,16 @@ class EmotionComparison(Result):
         bounds = [column for name in SCORES for column in (name, f"{name}_low", f"{name}_high")]
         return self.table().loc[:, ["condition", "n", *bounds]]
 
-    def _conditions(self, table: pd.DataFrame, lead: str) -> list[Part]:
-        all_of_them, n = self._scores(), max(table["n"].tolist())
-        for name in ("neutral", "perplexity_ratio", "faulty", "distinct_2", "n_words"):
-            all_of_them[name] = table[name]
-        chance = f"{lead} Dotted: chance of accuracy is {1 / len(EMOTIONS):.3f}."
-        title = f"{self.model}: {n} replies per condition, judge {self.judges[0]}"
-        bars = plot_conditions(table, title)
-        return [
-            Figure("Accuracy, quality and joint per condition", chance, bars),
-            Table("All conditions", all_of_them, names=NAMES),
-        ]
-
     def _confusions(self) -> Figure:
         counts = {one: self.confusion(one) for one in MAIN if one in self.conditions}
-        on_diagonal = {
-            name: np.trace(table[:, : len(EMOTIONS)]) / max(table.sum(), 1)
+        diagonal = {
+            name: float(np.trace(table[:, : len(EMOTIONS)]) / max(table.sum(), 1))
             for name, table in counts.items()
         }
-        parts = ", ".join(f"{name} {cell_text(float(x))}" for name, x in on_diagonal.items())
-        says = f"Rows: targets; columns: labels; the diagonal is right. On the diagonal: {parts}."
+        says = (
+            "Rows: targets; columns: labels; the diagonal is right. On the diagonal: "
+            f"{cell_text(diagonal)}."
+        )
         return Figure("Labels of each target's replies", says, plot_confusion(counts))
 
     def __repr__(self) -> str:
@@ -312,15 +288,8 @@ def evaluate(
 ) -> EmotionComparison:
     """Write, measure and judge every condition; a lexicon is the last judge.
 
-    Args:
-        writer: model, situations and decoding.
-        conditions: with unique names, one of them ``unmodulated``.
-        judges: by name; the first decides.
-        criteria: of coherence and relevance.
-        note: recorded with the result, such as the doses.
-
-    Raises:
-        DataError: no condition is ``unmodulated``.
+    One condition must be ``unmodulated`` (else `DataError`); the first judge decides; `note` is
+    recorded with the result.
     """
     written: list[pd.DataFrame] = []
     for condition in conditions:
@@ -353,14 +322,14 @@ def compare(
 
     Args:
         model: the model.
-        conditions: such as those of `conditions_of`.
-        settings: criteria, number of situations, decoding; a recipe has them.
+        conditions: of `circuits.emotion.steering.conditions_of`.
+        settings: a recipe has them.
         texts: all texts.
         load_judge: loads the judges' model by name, once the replies are written.
         out: run folder.
         found: the discovery behind the conditions, for the page.
         force: replace another run, or a damaged one, that `out` holds.
-        progress: called as replies come.
+        progress: called with (condition, replies done, in all).
 
     Raises:
         PlanError: the judges' model is the model itself.

@@ -28,6 +28,7 @@ from interp.forward.prefix_cache import PrefixCache
 from interp.model.model import Model
 
 CRITERIA = ("expressed", "coherent", "relevant", "joint")
+FORM = ("n_words", "n_sentences", "capitals", "exclamations")
 LOGITS = 2**26
 """Logits held at once."""
 ROWS = 96
@@ -58,10 +59,8 @@ _COARSE = re.compile(
 class ReplyForm:
     """The form of one reply.
 
-    Attributes:
-        capitals: part of the words of two letters or more that is in capitals.
-        exclamations: exclamation marks per word.
-        faults: why it counts as degenerate, empty where it does not.
+    `capitals` is the part of the words of two letters or more in capitals, `exclamations` the marks
+    per word; `faults` is why a reply counts as degenerate, empty where it does not.
     """
 
     n_words: int
@@ -105,9 +104,7 @@ def words(text: str) -> list[str]:
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
-    """Different pairs of words over all of them, in texts together; NaN where there is none.
-
-    It falls with the amount of text, so compare conditions of equal size and length.
+    """Different pairs of words over all of them; it falls with the amount of text.
 
     Source: Li et al. 2016 (arXiv 1510.03055), distinct-n.
     """
@@ -133,11 +130,8 @@ def nll(
 ) -> Float[np.ndarray, " reply"]:
     """Mean negative log-probability of each reply's tokens, in nats, under the model as it is.
 
-    Args:
-        model: the model.
-        cache: the prompts that the replies are scored after, read but for their last tokens.
-        which: each reply's prompt.
-        replies: token ids; NaN comes out for one without any.
+    Replies (tokens; NaN comes out for one without any) are scored after prompts (`which` of those
+    in the cache) that are read but for their last tokens.
     """
     keys = [(i, tuple(map(int, reply))) for i, reply in zip(which, replies, strict=True)]
     order = sorted({key for key in keys if key[1]}, key=lambda key: len(key[1]))
@@ -178,9 +172,7 @@ def _nll(
 class Baseline:
     """The unmodulated model's prompts, after which every condition's replies are scored.
 
-    Attributes:
-        neutral: prompts without any emotion, and (place of a situation -> its prompt) of each.
-        eventless: one prompt without an event.
+    They are neutral ones, with (place of a situation -> its prompt), and one without an event.
     """
 
     neutral: Sequence[tuple[PrefixCache, Mapping[int, int]]]
@@ -188,17 +180,10 @@ class Baseline:
 
 
 def measure(model: Model, table: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
-    """Add what needs no judge: likelihood, relevance, and the form.
+    """Add what needs no judge: likelihood under the unmodulated model, relevance, and the form.
 
-    Args:
-        model: as it is, unmodulated.
-        table: a condition's replies.
-        baseline: prompts of the same situations.
-
-    Returns:
-        The table with ``nll`` (nats per token), ``relevance`` (nats per token by which the event
-        makes the reply likelier: pointwise mutual information over length), ``faults``,
-        ``n_words``, ``n_sentences``, ``capitals`` and ``exclamations``.
+    They are ``nll`` (nats per token), ``relevance`` (nats per token by which the event makes the
+    reply likelier: pointwise mutual information over length), and the fields of `ReplyForm`.
 
     Source: Li et al. 2016 (arXiv 1510.03055), mutual information of reply and message.
     """
@@ -213,19 +198,12 @@ def measure(model: Model, table: pd.DataFrame, baseline: Baseline) -> pd.DataFra
         nll=own,
         relevance=nll(model, baseline.eventless, [0] * len(ids), ids) - own,
         faults=[", ".join(one.faults) for one in form],
-        n_words=[one.n_words for one in form],
-        n_sentences=[one.n_sentences for one in form],
-        capitals=[one.capitals for one in form],
-        exclamations=[one.exclamations for one in form],
+        **{name: [getattr(one, name) for one in form] for name in FORM},
     )
 
 
 def with_ratio(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
     """Add ``perplexity_ratio``: perplexity over that of the unmodulated reply to the same event.
-
-    Args:
-        table: measured replies.
-        unmodulated: those of the unmodulated condition to the same situations.
 
     Raises:
         DataError: a situation has no unmodulated reply.

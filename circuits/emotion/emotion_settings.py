@@ -35,9 +35,7 @@ class CircuitSize(ClosedRow):
 
     neurons: Index = Field(default=560, description="Number of neurons, in all layers together.")
     heads: Amount = Field(default=0.25, le=1, description="Fraction of all heads.")
-    published: bool = Field(
-        default=False, description="Ten components per sublayer instead, seven of them neurons."
-    )
+    published: bool = Field(default=False, description="Ten components per sublayer instead.")
 
 
 class EmotionSettings(ClosedRow):
@@ -47,23 +45,16 @@ class EmotionSettings(ClosedRow):
         default=("felt:A", "felt:B", "felt:C", "day:A", "day:B", "day:C"),
         description="Frames and word sets, which are used in turn over the texts.",
     )
-    double_bos: bool = Field(
-        default=False,
-        description="Begin chat prompts with two BOS tokens, as the released code does.",
-    )
+    double_bos: bool = Field(default=False, description="Begin chat prompts with two BOS tokens.")
     final: Literal["stream", "normed"] = Field(
-        default="stream",
-        description="Read the last block's stream, or as released after the final norm.",
+        default="stream", description="Read the last stream before or after the final norm."
     )
-    alphas: tuple[Dose, ...] = Field(
-        default=(0.3,), description="Sizes of the perturbations that measure influence."
-    )
+    alphas: tuple[Dose, ...] = Field(default=(0.3,), description="Sizes of the nudges.")
     n_neutral: Count | None = Field(
-        default=48,
-        description="Number of neutral prompts that influence is measured on; null: all texts.",
+        default=48, description="Number of texts that influence is measured on; null: all."
     )
     n_demonstrations: Index = Field(
-        default=24, description="Number of texts read after demonstrations, which choose the layer."
+        default=24, description="Number of texts read after demonstrations, to choose the layer."
     )
     size: CircuitSize = Field(default=CircuitSize(), description="Size of the circuits.")
 
@@ -71,8 +62,7 @@ class EmotionSettings(ClosedRow):
     def published(cls, style: str = "paper:names") -> "EmotionSettings":
         """As Wang et al. 2025 (arXiv 2510.11328) released it: use the ``paper-influence`` circuits.
 
-        Args:
-            style: a frame with a system turn that asks for the emotion, and a word set.
+        The style is a frame with a system turn that asks for the emotion, and a word set.
         """
         return cls(
             styles=(style,),
@@ -90,9 +80,7 @@ class EffectSettings(ClosedRow):
 
     n: Count = Field(default=24, description="Number of texts, in six emotions each.")
     n_random: Index = Field(default=3, description="Number of random circuits per emotion.")
-    fill: Literal["mean", "zero"] = Field(
-        default="mean", description="What is put in place of a circuit that is taken out."
-    )
+    fill: Literal["mean", "zero"] = Field(default="mean", description="In place of a circuit.")
     strength: Dose = Field(default=1.0, description="Factor of the vectors that are put in.")
     seed: Index = Field(default=0, description="Random seed of the random circuits.")
 
@@ -102,15 +90,9 @@ class Decoding(ClosedRow):
 
     new_tokens: Count = Field(default=30, description="Most new tokens.")
     min_tokens: Index = Field(default=5, description="Fewest tokens of a reply.")
-    repetition_penalty: Dose = Field(
-        default=1.05, description="What logits of tokens that occurred are divided by."
-    )
-    no_repeat: Count = Field(
-        default=3, description="Length of token runs that may not occur twice."
-    )
-    closing: tuple[str, ...] = Field(
-        default=CLOSING, description="Marks that end a reply, beside the model's own end tokens."
-    )
+    repetition_penalty: Dose = Field(default=1.05, description="Penalty of tokens that occurred.")
+    no_repeat: Count = Field(default=3, description="Length of runs that may not occur twice.")
+    closing: tuple[str, ...] = Field(default=CLOSING, description="Marks that end a reply.")
 
 
 def _in_order(layers: tuple[int, int]) -> tuple[int, int]:
@@ -119,21 +101,15 @@ def _in_order(layers: tuple[int, int]) -> tuple[int, int]:
     return layers
 
 
-Layers = Annotated[tuple[Index, Index], AfterValidator(_in_order)]
-"""First and last layer, both included."""
-
-
 class SteeringDose(ClosedRow):
     """How strongly, and where, emotion directions are added to the stream."""
 
     fraction: Dose = Field(description="Fraction of the norm of the state, in each layer.")
-    layers: Layers = Field(description="First and last layer.")
-    feedback: bool = Field(
-        default=False, description="Let the dose follow how far the state is already."
+    layers: Annotated[tuple[Index, Index], AfterValidator(_in_order)] = Field(
+        description="First and last layer, both included."
     )
-    own: dict[Emotion, Amount] = Field(
-        default={}, description="Fraction per emotion, where it differs."
-    )
+    feedback: bool = Field(default=False, description="Let the dose follow the state.")
+    own: dict[Emotion, Amount] = Field(default={}, description="Fraction per emotion.")
 
 
 class CircuitDose(ClosedRow):
@@ -141,12 +117,8 @@ class CircuitDose(ClosedRow):
 
     strength: Dose = Field(description="Factor of the difference vectors (lambda).")
     preset: Text = Field(default="centred", description="Which circuits of the discovery.")
-    feedback: bool = Field(
-        default=False, description="Let the dose follow how far the state is already."
-    )
-    own: dict[Emotion, Amount] = Field(
-        default={}, description="Strength per emotion, where it differs."
-    )
+    feedback: bool = Field(default=False, description="Let the dose follow the state.")
+    own: dict[Emotion, Amount] = Field(default={}, description="Strength per emotion.")
 
 
 class Doses(ClosedRow):
@@ -161,11 +133,10 @@ class ReplyCriteria(ClosedRow):
     """What counts as a coherent and relevant reply."""
 
     perplexity_ratio: Amount = Field(
-        default=5.0,
-        description="Most times the perplexity of the unmodulated reply to the same event.",
+        default=5.0, description="Most times the perplexity of the unmodulated reply."
     )
     relevance: Finite = Field(
-        default=0.0, description="Nats per token by which the event must make the reply likelier."
+        default=0.0, description="Nats per token by which the event makes the reply likelier."
     )
     words: Index = Field(default=3, description="Fewest words.")
     sentences: Count = Field(default=3, description="Most sentences.")
@@ -174,13 +145,9 @@ class ReplyCriteria(ClosedRow):
 class ComparisonSettings(ClosedRow):
     """How the replies under several conditions are compared."""
 
-    judge_model: Text = Field(description="Model whose activations the judge reads; another one.")
-    criteria: ReplyCriteria = Field(
-        default=ReplyCriteria(), description="Of coherence and relevance."
-    )
-    style: Text = Field(
-        default="felt:B", description="Frame and word set of the prompts replied to."
-    )
+    judge_model: Text = Field(description="Another model, whose activations the judge reads.")
+    criteria: ReplyCriteria = Field(default=ReplyCriteria(), description="Of good replies.")
+    style: Text = Field(default="felt:B", description="Frame and word set of the prompts.")
     n: Count = Field(default=80, description="Number of situations.")
     decoding: Decoding = Field(default=Decoding(), description="Of every condition.")
 

@@ -6,7 +6,8 @@ middle layers put texts that mean alike close together; the second reads words a
 and so learns its source's favourite words; the third, without fitting, counts words of a lexicon.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,17 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from circuits.emotion.emotion_settings import Decoding
-from circuits.emotion.lexicon import lexical_labels
 from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
 from circuits.emotion.replies import plain_replies
-from circuits.emotion.texts import LABELS, NEUTRAL, LabelledReply, Reply, Verdict, situations
+from circuits.emotion.texts import (
+    EMOTIONS,
+    LABELS,
+    NEUTRAL,
+    LabelledReply,
+    Reply,
+    Verdict,
+    situations,
+)
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
 from interp.interventions.recording import activations
@@ -52,12 +60,7 @@ Make = Callable[[], Pipeline]
 
 @dataclass(frozen=True)
 class Judge:
-    """A fitted judge.
-
-    Attributes:
-        classifier: from texts to a logistic regression; of `by_words` or `by_activations`.
-        temperature: by which its logits are divided; above 1 where it was too confident.
-    """
+    """A fitted classifier of texts, whose logits are divided by a temperature."""
 
     classifier: Pipeline
     temperature: float
@@ -73,11 +76,6 @@ class Judge:
 
 def fit_judge(replies: Sequence[LabelledReply], folds: int = 5, make: Make | None = None) -> Judge:
     """Fit a judge, its temperature on predictions for groups that it was not fitted on.
-
-    Args:
-        replies: of another model or condition than the one to be judged, with all seven labels.
-        folds: parts into which the groups are divided for the temperature.
-        make: makes a classifier of texts; `by_words` by default.
 
     Raises:
         DataError: a label does not occur, or there are fewer groups than folds.
@@ -148,12 +146,7 @@ def by_words() -> Pipeline:
 
 
 def by_activations(model: Model, layer: int | None = None) -> Make:
-    """A maker of classifiers on a layer's activations; all of them share what was read.
-
-    Args:
-        model: not the model under test.
-        layer: after which block; by default the middle one.
-    """
+    """A maker of classifiers on activations after a block, by default the one at `DEPTH`."""
     read: dict[str, Any] = {}
     at = round(DEPTH * model.arch.n_layers) if layer is None else layer
 
@@ -244,6 +237,102 @@ def fitted_judges(model: Model, texts: EmotionTexts) -> dict[str, Judge]:
     rows = training_replies(texts.replies, texts.verdicts, plain, texts.labelled)
     makes = {"activations": by_activations(model), "words": by_words}
     return {name: fit_judge(rows, 4, make) for name, make in makes.items()}
+
+
+# --- the lexicon ----------------------------------------------------------------------------------
+
+NAMES: Mapping[str, str] = {
+    "anger": (
+        "anger* angr* annoy* aggravat* bitter bitterly bitterness cross enrag* exasperat* fume "
+        "fumed fuming furious* fury hostile hostility incens* indignan* infuriat* irate irritat* "
+        "livid mad madden* madly offended outrag* rage raged rages raging resent* seeth* vengeful "
+        "vexed vexing wrath*"
+    ),
+    "sadness": (
+        "anguish* brokenhearted depress* despair* desponden* disappoint* dishearten* distraught "
+        "doleful downcast forlorn gloom* glum* grief grieve* grieving heartache* heartbr* "
+        "heartsick lonel* lonesome melanchol* miserabl* misery mourn* pity regret* sad sadden* "
+        "sadder saddest sadly sadness sorrow* unhapp* wistful* woe woeful*"
+    ),
+    "happiness": (
+        "bliss* cheerful* cheery contented* delight* ecsta* elated elation enjoy* euphor* "
+        "exhilarat* exult* glad gladden* gladly glee* gratified happily happiness happier "
+        "happiest happy jolly jovial* joy joyful* joyous* jubila* merrily merriment merry "
+        "overjoyed pleased pleasing pleasure* proud* pride rejoic* relief relieved satisf* "
+        "thankful* thrill*"
+    ),
+    "fear": (
+        "afraid alarmed alarming anxi* apprehens* creepy dread* eerie fear* fright* horrif* "
+        "horror* intimidat* jittery menac* nervous* panic* paranoi* petrif* scare scared scares "
+        "scarier scariest scaring scary spook* terrif* terror* threat* timid* uneas* worr*"
+    ),
+    "surprise": (
+        "amaz* astonish* astound* baffl* bewilder* dumbfound* flabbergast* incredul* perplex* "
+        "shock* speechless staggered staggering startl* stunned stunning stupef* surpris* "
+        "thunderstruck unbeliev* unexpected*"
+    ),
+    "disgust": (
+        "abhor* contempt* despis* detest* disgust* distaste* gross grossed grosser icky loath* "
+        "nausea nauseat* queas* repelled repelling repugn* repuls* revolt* revuls* sicken* vile "
+        "vileness yuck*"
+    ),
+}
+"""Words that name the emotion, self-written; an entry is a word, or a stem with ``*``."""
+
+CRIES: Mapping[str, str] = {
+    "anger": (
+        "blame* dare dammit damn* hell idiot* liar* hate hated hates shut stupid unacceptable "
+        "unfair* ridiculous nonsense fool* enough fault"
+    ),
+    "sadness": (
+        "alas cried cry crying goodbye lost loss miss missed missing sorry tears weep* wept alone "
+        "gone empty hopeless*"
+    ),
+    "happiness": (
+        "awesome beautiful* celebrat* congratulat* fantastic glorious great hooray hurray lovely "
+        "perfect smil* thank* wonderful* yay best cheers excited laugh* love"
+    ),
+    "fear": (
+        "careful danger* help hide hiding hurt run safe safety shak* trembl* trap* kill* die "
+        "beware scream*"
+    ),
+    "surprise": (
+        "wow whoa incredible really goodness gosh suddenly strange wait believe how what "
+        "impossible extraordinary"
+    ),
+    "disgust": (
+        "ugh yuck eww ew filth* dirty rotten stink* stench smell* slim* vomit* garbage trash "
+        "foul rubbish horrid awful nasty"
+    ),
+}
+"""Words that go with an emotion in speech without naming it; self-written, and rough."""
+
+
+def _pattern(entries: str) -> re.Pattern[str]:
+    """An expression that finds any of some entries, as whole words."""
+    alternatives = (re.escape(entry).replace(r"\*", "[a-z]*") for entry in entries.split())
+    return re.compile(rf"\b(?:{'|'.join(alternatives)})\b", re.IGNORECASE)
+
+
+_WORDS = [_pattern(f"{NAMES[emotion]} {CRIES[emotion]}") for emotion in EMOTIONS]
+
+
+def _counts(texts: Sequence[str]) -> Float[np.ndarray, "text emotion"]:
+    """How many words of each emotion each text has, over the root of its length in words."""
+    found = [
+        [len(words.findall(text)) / max(len(text.split()), 1) ** 0.5 for words in _WORDS]
+        for text in texts
+    ]
+    return np.array(found, dtype=float).reshape(len(texts), len(EMOTIONS))
+
+
+def lexical_labels(replies: Sequence[str], plain: Sequence[str]) -> list[str]:
+    """The emotion whose words rise most; neutral where none does, or where two rise alike."""
+    out: list[str] = []
+    for row in _counts(replies) - _counts(plain):
+        best = np.flatnonzero(row == row.max())
+        out.append(EMOTIONS[best[0]] if row.max() > 0 and len(best) == 1 else NEUTRAL)
+    return out
 
 
 def with_lexicon(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:

@@ -31,13 +31,9 @@ AT_ONCE = 480
 @brief
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that are read together, and the rows that continue them.
+    """Prompts that are read but for their last tokens, and the rows that continue them.
 
-    Attributes:
-        cache: keys and values of the prompts, but for the last token of each.
-        which: the prompt of each row.
-        situations: the situation of each row, as its place in the list.
-        emotions: the emotion of each row, as its place in `EMOTIONS`.
+    Of each row: its prompt, and its situation and emotion by their place in their lists.
     """
 
     cache: PrefixCache
@@ -101,12 +97,7 @@ def continued(
 ) -> list[tuple[int, ...]]:
     """Each row's new tokens; without a plan, ``model.hf.generate`` of each alone.
 
-    Args:
-        model: the model.
-        cache: the rows, which are used up.
-        plan: with values per emotion.
-        emotions: the emotion of each row, as its place in `EMOTIONS`.
-        decoding: the decoder's settings.
+    The rows of the cache are used up; `emotions` says which values of the plan each row takes.
     """
     return decode(
         model,
@@ -151,20 +142,14 @@ def replies(
     decoding: Decoding,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Every reply of a condition, one row per situation and emotion.
+    """Every reply of a condition, one row per situation and emotion, in that order.
 
-    Args:
-        model: the model.
-        condition: what is done.
-        batches: its prompts, from `read_all`.
-        texts: the situations that the batches were read from.
-        decoding: the decoder's settings.
-        progress: called with (rows done, rows in all).
+    `batches` are its prompts, which `read_all` read from `texts`.
 
     Returns:
         Columns ``place`` (of the situation in `texts`), ``situation``, ``scenario``, ``theme``,
         ``valence``, ``emotion``, ``text`` (what is replied to), ``reply`` and ``ids`` (new
-        tokens), in order of situation and emotion.
+        tokens).
     """
     rows: list[tuple[int, int, tuple[int, ...]]] = []
     for batch in batches:
@@ -210,10 +195,7 @@ class ReplyWriter:
     """Writes conditions' replies to one list of situations; neutral prompts are read once for all.
 
     Attributes:
-        model: the model.
         asking: words, frames and demonstrations.
-        texts: the situations.
-        decoding: the decoder's settings, of every condition.
         steps: where finished conditions are kept.
         progress: called with (condition, replies done, in all).
     """

@@ -36,8 +36,6 @@ class EmotionDiscovery(Result):
     """Directions, scores, influence and circuits of a model's emotions.
 
     Attributes:
-        model, weights_hash: in what.
-        settings: how.
         by_style: directions of each style alone.
         differences: what activations in an emotion have over the mean of all.
         means: mean activations over all prompts.
@@ -85,11 +83,7 @@ class EmotionDiscovery(Result):
         return run_key.fingerprint([self.provenance.get("run"), self.weights_hash, self.settings])
 
     def of(self, model: Model) -> "EmotionDiscovery":
-        """The same, which is a model's own.
-
-        Raises:
-            PlanError: it was made in other weights.
-        """
+        """The same, which is a model's own; `PlanError` where it was made in other weights."""
         if self.weights_hash != model.weights_hash:
             raise PlanError(
                 f"the discovery was made in {self.model!r} with other weights than {model.name}'s; "
@@ -208,11 +202,8 @@ class EmotionDiscovery(Result):
 class EmotionEffects(Result):
     """Causal tests of a discovery's circuits on unseen texts.
 
-    Attributes:
-        model: which.
-        settings: how.
-        table: one row per test, set of circuits and emotion, as of
-            `circuits.emotion.circuit_effects.necessity`.
+    The table has one row per test, set of circuits and emotion; see
+    `circuits.emotion.circuit_effects.necessity`.
     """
 
     KIND: ClassVar[str] = "emotion effects"

@@ -29,24 +29,14 @@ from interp.model.model import Model
 @brief
 @dataclass(frozen=True)
 class Condition:
-    """One way of evoking an emotion.
-
-    Attributes:
-        name: unique name.
-        prompt: a name in `circuits.emotion.prompts.KINDS`.
-        plan: what is done to the activations, with values per emotion.
-    """
+    """One way of evoking an emotion: a kind of prompt, and a plan with values per emotion."""
 
     name: str
     prompt: str = "neutral"
     plan: Plan = Plan()
 
     def at(self, strength: float) -> "Condition":
-        """The same at another strength.
-
-        Raises:
-            PlanError: it has no dose.
-        """
+        """The same at another strength; `PlanError` where it has no dose."""
         if not self.strength:
             raise PlanError(f"{self.name} has no dose; leave --strength out.")
         steps = (replace(s, scale=strength) if isinstance(s, Add) else s for s in self.plan)
@@ -137,11 +127,7 @@ def _feedback(found: EmotionDiscovery, dose: SteeringDose | CircuitDose) -> list
 
 
 def circuits_of(found: EmotionDiscovery, preset: str) -> Circuits:
-    """The circuits of one preset.
-
-    Raises:
-        PlanError: there is no such preset.
-    """
+    """The circuits of one preset; `PlanError` where there is none."""
     if preset not in found.circuits:
         raise PlanError(
             f"no circuits {preset!r} in this discovery; it has {', '.join(found.circuits)}."
@@ -198,11 +184,6 @@ def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> l
     The controls have the circuit's norm: another emotion's circuit with the right vectors, the
     right circuit with another emotion's vectors, and a random circuit of the same layers.
 
-    Args:
-        found: directions, circuits and differences.
-        doses: of the model.
-        seed: of the random circuit.
-
     Raises:
         PlanError: a dose does not fit the discovery.
     """
@@ -239,11 +220,7 @@ def conditions_of(
 ) -> list[Condition]:
     """The conditions of a comparison; without a discovery those that only ask.
 
-    Args:
-        model: the model.
-        found: its discovery.
-        doses: of the model.
-        names: some of them; the unmodulated one, against which all are measured, comes too.
+    With `names`, some of them, and the unmodulated one, against which all are measured.
 
     Raises:
         PlanError: there is no condition of a name, or a dose does not fit the discovery.

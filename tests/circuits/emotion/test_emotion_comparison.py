@@ -67,16 +67,16 @@ def test_a_judge_is_not_told_the_target():
 
 def test_rates_differences_and_confusion():
     found = comparison()
-    assert found.rate("circuit") == (1.0, 1.0, 1.0)
-    half = found.rate("steering")
-    assert half.value == 0.5 and half.low == 0.0 and half.high == 1.0  # four scenarios, not 24
+    table = found.table().set_index("condition")[["joint", "joint_low", "joint_high"]]
+    assert table.loc["circuit"].tolist() == [1.0, 1.0, 1.0]
+    assert table.loc["steering"].tolist() == [0.5, 0.0, 1.0]  # four scenarios, not 24
     difference = found.paired("circuit", "steering")
     assert difference.value == 0.5 and difference.low >= 0.0
     assert found.confusion("circuit").tolist() == np.eye(6, 7, dtype=int).__mul__(4).tolist()
     assert found.confusion("steering")[:, LABELS.index("neutral")].tolist() == [2] * 6
     assert found.by_emotion().loc[1, "fear"] == 0.5
     with pytest.raises(DataError, match="no condition 'random'; there are circuit, steering"):
-        found.rate("random")
+        found.of("random")
     with pytest.raises(DataError, match="no judge 'words'"):
         found.by("words")
     fewer = replace(found, replies=found.replies.iloc[:-1])

@@ -18,10 +18,10 @@ from circuits.emotion.judges import (
     WEIGHT,
     by_activations,
     fit_judge,
+    lexical_labels,
     mean_activations,
     training_replies,
 )
-from circuits.emotion.lexicon import lexical_labels
 from circuits.emotion.replies import plain_replies, read_all, replies
 from circuits.emotion.steering import Condition
 from circuits.emotion.texts import (
