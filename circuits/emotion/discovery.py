@@ -10,11 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TypeVar
 
 from circuits.emotion.components import (
     Influence,
@@ -38,7 +34,7 @@ from circuits.emotion.states import (
     groups_of,
     states,
 )
-from circuits.emotion.texts import EMOTIONS, Reply, Scenario, situations
+from circuits.emotion.texts import Reply, Scenario, situations
 from circuits.emotion.transfer import Reading, across, best_layer, joined, left_out, read_groups
 from circuits.emotion.transfer import tables as reading_tables
 from interp.data.prompts import TokenPrompt
@@ -133,19 +129,12 @@ class _Discovering:
         by_style = Directions.by_style(found)
         directions = Directions.pooled(list(by_style.values()))
         neutral = neutral_prompts(model, self.scenarios, self.frames, chosen)
-        measure = partial(influence, alphas=chosen.alphas, final=chosen.final)
-        pushed = self._stage(
-            "influence",
-            lambda: measure(
-                model,
-                neutral,
-                directions,
-                stream_scales(found),
-                progress=partial(self.say, "influence"),
-            ),
-            Influence,
-        )
+        how = {"alphas": chosen.alphas, "final": chosen.final}
+        measure = partial(influence, progress=partial(self.say, "influence"), **how)
+        given = (model, neutral, directions, stream_scales(found))
+        pushed = self._stage("influence", lambda: measure(*given), Influence)
         plain = last_activations(model, neutral, progress=partial(self.say, "neutral"))
+        shown = directions.cosines(found.resid_post).mean(0)  # emotion, layer, direction
         readings = self._readings(found, directions)
         began = time.monotonic()
         scored = component_scores(model, found, directions)
@@ -163,11 +152,11 @@ class _Discovering:
             influence=pushed,
             circuits=circuits,
             low=directions.cosines(plain["resid_post"]).mean(0).T.contiguous(),
-            high=_own(directions.cosines(found.resid_post)),
+            high=shown.diagonal(dim1=0, dim2=2).T.contiguous(),
             layer=layer,
             readings=reading_tables(readings),
             projections=projections(found, shown_layers(model.arch.n_layers, layer)),
-            cost=self._cost(len(groups), len(neutral)),
+            seconds={name: round(value, 1) for name, value in self.seconds.items()},
         )
 
     def _readings(self, found: States, directions: Directions) -> list[Reading]:
@@ -192,12 +181,6 @@ class _Discovering:
             out.append(left_out(own, own, f"{TRAP} {style}"))
         return out
 
-    def _cost(self, n_groups: int, n_neutral: int) -> dict[str, Any]:
-        n, n_shown = len(EMOTIONS), min(self.settings.n_demonstrations, len(self.scenarios))
-        shown = n_shown * n if DEMONSTRATIONS in self.seconds else 0
-        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
-        return {"seconds": seconds, "prompts": n_groups * n + 2 * n_neutral + shown}
-
 
 def with_normed_final(model: Model, found: States) -> States:
     """The last block's stream after the final norm, as Hugging Face's hidden states have it."""
@@ -218,20 +201,11 @@ def neutral_prompts(
     if n is None:
         texts = [(s.text, event) for s in scenarios for _, event in s.events]
     else:
-        chosen = situations(scenarios, min(n, len(scenarios)))
-        texts = [(one.scenario, one.event) for one in chosen]
+        texts = [(t.scenario, t.event) for t in situations(scenarios, min(n, len(scenarios)))]
     return [
         token_prompt(model, used[i % len(used)].fill(*text), double_bos=settings.double_bos)
         for i, text in enumerate(texts)
     ]
-
-
-def _own(
-    cosines: Float[Tensor, "group emotion layer direction"],
-) -> Float[Tensor, "emotion layer"]:
-    """Mean cosine of each emotion's prompts with its own direction."""
-    own = torch.arange(len(EMOTIONS))
-    return cosines.mean(0)[own, :, own]
 
 
 def _layer(model: Model, readings: Sequence[Reading]) -> int:

@@ -47,7 +47,7 @@ class EmotionDiscovery(Result):
         layer: where states are read best, by discovery data alone.
         readings: accuracy by layer of the tests that chose it, and of the trap.
         projections: states of some groups on the main axes of a few layers, for a figure.
-        cost: seconds and forwards.
+        seconds: of each stage.
     """
 
     KIND: ClassVar[str] = "emotion discovery"
@@ -65,7 +65,7 @@ class EmotionDiscovery(Result):
     layer: int
     readings: pd.DataFrame
     projections: pd.DataFrame
-    cost: dict[str, Any]
+    seconds: dict[str, float]
 
     @cached_property
     def directions(self) -> Directions:
@@ -113,7 +113,7 @@ class EmotionDiscovery(Result):
                 preset: {emotion: circuit.size for emotion, circuit in own.items()}
                 for preset, own in self.circuits.items()
             },
-            "cost": self.cost,
+            "seconds": self.seconds,
         }
 
     def report(self) -> Report:
@@ -128,7 +128,7 @@ class EmotionDiscovery(Result):
                 "emotion's states from the mean over emotions, per text. Influence: rise of the "
                 "final state along the reference direction for one unit of a nudge at a sublayer's "
                 "output.",
-                f"Cost: {cell_text(self.cost)}.",
+                f"Seconds: {cell_text(self.seconds)}.",
             ),
             provenance=self.provenance,
         )
@@ -179,21 +179,15 @@ class EmotionDiscovery(Result):
     def _circuits(self) -> list[Part]:
         parts: list[Part] = []
         for name, circuits in self.circuits.items():
-            sizes = [
-                {"emotion": emotion, "neurons": len(one.units("neurons"))}
-                | {"heads": len(one.units("heads")), "layers": len(one.layers)}
-                for emotion, one in circuits.items()
-            ]
-            heads = [unit for one in circuits.values() for unit in one.units("heads")]
-            shared = len([unit for unit in set(heads) if heads.count(unit) == len(circuits)])
-            n_layers, _, n_heads = next(iter(circuits.values())).shape
-            caption = (
-                f"Left: neurons of each emotion by layer; right: how many emotions have a head. "
-                f"{shared} of {len(set(heads))} heads are in every emotion's circuit."
+            units, (n_layers, _, n_heads) = self.units(name), circuits["anger"].shape
+            heads: Any = units[units["part"] == "heads"].value_counts(["layer", "unit"])
+            says = (
+                "Left: neurons of each emotion by layer; right: how many emotions have a head. "
+                f"{int((heads == len(circuits)).sum())} of {len(heads)} heads are in every "
+                "emotion's circuit."
             )
-            figure = plot_circuits(self.units(name), n_layers, n_heads)
-            parts.append(Figure(f"Circuits: {name}", caption, figure))
-            parts.append(Table(f"Sizes: {name}", pd.DataFrame(sizes)))
+            figure = plot_circuits(units, n_layers, n_heads)
+            parts.append(Figure(f"Circuits: {name}", says, figure))
         return parts
 
 
@@ -232,35 +226,24 @@ class EmotionEffects(Result):
     def report(self) -> Report:
         """Necessity and sufficiency against random circuits."""
         overall = self.overall
-        both: Any = self.table[self.table["part"] == "both"]
-        own = overall[(overall["name"] == "centred") & (overall["part"] == "both")]
-        values = {str(test): float(x) for test, x in zip(own["test"], own["value"], strict=True)}
-        random: Any = overall[(overall["name"] == "random") & (overall["part"] == "both")]
-        controls = ", ".join(
-            f"{test} {cell_text(float(value))}"
-            for test, value in zip(random["test"], random["value"], strict=True)
+        both: Any = overall[overall["part"] == "both"]
+        found = {
+            name: {str(row.test): float(row.value) for row in rows.itertuples()}
+            for name, rows in both.groupby("name")
+        }
+        figure = Figure(
+            "Fraction of the emotion gap, by emotion",
+            "Necessity: left after a circuit is taken out under emotion prompts; sufficiency: "
+            "recovered when its vectors are added under neutral ones. Crosses: random circuits of "
+            "the same layers and like norm.",
+            plot_effects(self.table[self.table["part"] == "both"]),
         )
-        lead = ", ".join(f"{test} {cell_text(value)}" for test, value in values.items())
+        table = Table("All emotions together", overall, "random: mean and range over draws")
         return Report(
             title=f"Causal tests of emotion circuits in {self.model}",
-            lead=f"Circuits by centred score: {lead}; random circuits: {controls or 'none'}.",
-            sections=[
-                Section(
-                    "Necessity and sufficiency",
-                    [
-                        Figure(
-                            "Fraction of the emotion gap, by emotion",
-                            "Left: left after a circuit is taken out under emotion prompts; right: "
-                            "recovered when its vectors are added under neutral ones. Crosses: "
-                            "random circuits of the same layers and like norm.",
-                            plot_effects(both),
-                        ),
-                        Table(
-                            "All emotions together", overall, "random: mean and range over draws"
-                        ),
-                    ],
-                )
-            ],
+            lead=f"Circuits by centred score: {cell_text(found.get('centred'))}; random circuits: "
+            f"{cell_text(found.get('random'))}.",
+            sections=[Section("Necessity and sufficiency", [figure, table])],
             method=(
                 "Gap: how far the final states of an emotion's prompts lie above those of the "
                 "other five along its reference direction, at the last token. Necessity: the "

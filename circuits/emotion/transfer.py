@@ -6,7 +6,6 @@ Accuracy by layer, chance 1/6, with an interval over scenarios and a permutation
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ from interp.progress import Progress
 from interp.statistics import bootstrap_mean
 
 N_PERMUTATIONS = 999
-COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", "p", "rank"]
+COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", "p"]
 
 
 @brief
@@ -68,21 +67,13 @@ class Reading:
         """Which states were read as what they are."""
         return self.found == self.true[:, None]
 
-    @property
-    def confusion(self) -> Float[np.ndarray, "layer true found"]:
-        """How often each emotion was read as each: rows sum to 1."""
-        n = len(EMOTIONS)
-        found = np.eye(n)[self.found]  # state, layer, emotion
-        return np.stack([found[self.true == e].mean(0) for e in range(n)], 1)
-
     def table(self, seed: int = 0) -> pd.DataFrame:
         """One row per layer.
 
         Returns:
             ``test``, ``layer``, ``n`` states, ``clusters``, ``accuracy`` with its 95 % interval
             ``low`` and ``high``, ``null``: the 95th percentile of `N_PERMUTATIONS` shuffles of the
-            labels within blocks, ``p`` by them, and ``rank``: how many of the 720 assignments of
-            the six labels fit at least as well as the true one.
+            labels within blocks, and ``p`` by them.
         """
         accuracy = bootstrap_mean(self.correct.astype(float), seed, clusters=self.clusters)
         null = self._shuffled(seed)
@@ -96,7 +87,6 @@ class Reading:
             "high": accuracy.high,
             "null": np.quantile(null, 0.95, axis=0),
             "p": (1 + (null >= accuracy.value - 1e-12).sum(0)) / (1 + len(null)),
-            "rank": self._ranks(),
         }
         return pd.DataFrame(columns, columns=COLUMNS)
 
@@ -109,13 +99,6 @@ class Reading:
             mixed = true[np.lexsort((rng.random(len(true)), blocks))]
             out[i] = (found == mixed[:, None]).mean(0)
         return out
-
-    def _ranks(self) -> Int[np.ndarray, " layer"]:
-        """Place of the true assignment of labels among all 720; ties count against it."""
-        table, n = self.confusion, len(EMOTIONS)
-        maps = np.array(list(permutations(range(n))))
-        fits = np.stack([table[:, np.arange(n), one].sum(-1) for one in maps])
-        return (fits >= fits[0] - 1e-12).sum(0)
 
 
 def read_groups(directions: Directions, found: States, name: str) -> Reading:
@@ -245,19 +228,19 @@ def transfer_tests(
 ) -> list[Reading]:
     """Read states of unseen texts by directions of one style, or of all styles where no word is.
 
+    Synonyms are read by one set of words and by two, each and joined; then other frames; chat,
+    where the model has a template; texts after demonstrations; replies, at their last token;
+    vignettes.
+
     Args:
         model: the model.
         by_style: directions of each style; pairs of styles that it lacks are left out.
         frames: words and prompts.
         scenarios: texts that the directions do not come from.
         vignettes: situations without an emotion word.
-        replies: read themselves, at their last token, and shown as demonstrations.
+        replies: read themselves, and shown as demonstrations.
         n_scenarios: how many of the scenarios, in all their events; demonstrations take one.
         progress: called with (test, done, in all).
-
-    Returns:
-        Synonyms, by one set of words and by two, each and joined; frames; chat, where the model
-        has a template; demonstrations; replies; vignettes, minus two origins.
     """
     say = progress or (lambda stage, done, total: None)
     texts = interleaved(scenarios)[:n_scenarios]

@@ -39,7 +39,7 @@ def test_circuit_then_the_others_go_on_from_its_folder(
     found = last_json(capsys.readouterr().out)
     assert found["n_groups"] == 24 and found["run"] == out
     assert set(found["sizes"]) == {"centred", "centred-influence", "paper", "paper-influence"}
-    assert found["cost"]["prompts"] == 24 * 6 + 2 * 8 + 8 * 6
+    assert {"states", "influence", "demonstrations"} <= set(found["seconds"])
     assert run(["emotion", "circuit", *begin]) == 0
     assert "Jaccard" in capsys.readouterr().out
 
