@@ -54,23 +54,23 @@ def removing(circuit: EmotionCircuit, means: SiteVectors, fill: Fill = "mean") -
 def inserting(circuit: EmotionCircuit, differences: SiteVectors, strength: float = 1.0) -> Plan:
     """Add an emotion's difference to a circuit's components."""
     own = differences.of(circuit.emotion)
-    return Plan.of(
-        *(
-            Add(site, value, strength, layers=layer, units=units, positions="last")
-            for site, layer, units, value in _placed(circuit, own)
-        )
+    steps = (
+        Add(site, value, strength, layers=layer, units=units, positions="last")
+        for site, layer, units, value in _placed(circuit, own)
     )
+    return Plan.of(*steps)
 
 
 def _placed(
     circuit: EmotionCircuit, vectors: SiteVectors
 ) -> list[tuple[str, int, tuple[int, ...], Float[Tensor, " width"]]]:
     """Site, layer, units and the site's whole vector, wherever a circuit has components."""
-    heads = [("z", at, units, vectors.z[at].flatten()) for at, units in circuit.heads.items()]
-    neurons = [
-        ("mlp_post", at, units, vectors.mlp_post[at]) for at, units in circuit.neurons.items()
+    tables = (("z", circuit.heads, vectors.z), ("mlp_post", circuit.neurons, vectors.mlp_post))
+    return [
+        (site, layer, units, values[layer].flatten())
+        for site, table, values in tables
+        for layer, units in table.items()
     ]
-    return [*heads, *neurons]
 
 
 # --- what is tested -------------------------------------------------------------------------------
@@ -98,11 +98,10 @@ def circuit_sets(found: EmotionDiscovery, n_random: int = 3, seed: int = 0) -> l
     for draw in range(n_random):
         drawn = random_circuits(found.circuits["centred"], rng, found.differences)
         whole.append(CircuitSet("random", "both", draw, drawn))
-    alone = [{e: circuit.only("neurons") for e, circuit in s.circuits.items()} for s in whole]
-    parts = (
-        CircuitSet(s.name, "neurons", s.draw, own) for s, own in zip(whole, alone, strict=True)
-    )
-    return [*whole, *parts]
+    for one in list(whole):
+        own = {emotion: circuit.only("neurons") for emotion, circuit in one.circuits.items()}
+        whole.append(CircuitSet(one.name, "neurons", one.draw, own))
+    return whole
 
 
 # --- necessity and sufficiency --------------------------------------------------------------------
@@ -119,13 +118,8 @@ def necessity(
 ) -> pd.DataFrame:
     """The fraction of each emotion's gap that is left when circuits are taken out.
 
-    Args:
-        model: the model.
-        found: what was found.
-        groups: texts in all emotions, none of the discovery's.
-        sets: what is taken out, at the last token.
-        fill: what is put in its place.
-        progress: called with (prompts done, prompts in all).
+    The components of each set are set to `fill` at the last token of every prompt of the groups
+    (texts in all emotions, none of the discovery's).
 
     Returns:
         ``test``, ``name``, ``part``, ``k``, ``draw``, ``emotion`` (or ``all``), ``value``: mean gap
@@ -239,7 +233,7 @@ def circuit_effects(
 
     Args:
         model: the model.
-        found: its discovery.
+        found: its discovery; `PlanError` where it is another model's.
         scenarios: texts that the discovery did not use; one event each.
         frames: words and prompts.
         settings: how.
@@ -248,7 +242,6 @@ def circuit_effects(
         progress: called with (test, done, in all).
 
     Raises:
-        PlanError: the discovery is of another model.
         RunFolderError: `out` holds another run, or something else.
     """
     chosen, say = settings or EffectSettings(), progress or (lambda stage, done, total: None)

@@ -139,11 +139,7 @@ class Frames(Row):
         return {frame.name: frame for frame in self.listed}
 
     def style(self, style: str) -> tuple[Frame, Words]:
-        """Frame and words of a style, such as ``felt:B``.
-
-        Raises:
-            DataError: there is no such frame or word set.
-        """
+        """Frame and words of a style, such as ``felt:B``; `DataError` where it has none."""
         frame, _, words = style.partition(":")
         frames = self.frames
         if frame not in frames or words not in self.words:
@@ -178,12 +174,7 @@ def _check_fields(template: str, fields: set[str], where: str) -> None:
 
 # --- asking for replies ---------------------------------------------------------------------------
 
-KINDS: Mapping[str, bool] = {
-    "neutral": False,
-    "word": True,
-    "chat": True,
-    "demonstrations": True,
-}
+KINDS = {"neutral": False, "word": True, "chat": True, "demonstrations": True}
 """Kinds of prompt that ask for a reply, and whether they differ by emotion."""
 
 
@@ -192,10 +183,8 @@ KINDS: Mapping[str, bool] = {
 class ReplyPrompts:
     """How replies are asked for.
 
-    Attributes:
-        frames: words and prompts.
-        replies: self-written, of which three of the same emotion are shown as demonstrations.
-        style: frame and word set of the neutral prompts and of those with the emotion's word.
+    Three self-written replies of the same emotion are shown as demonstrations; the style is that of
+    the neutral prompts and of those with the emotion's word.
     """
 
     frames: Frames
@@ -301,7 +290,7 @@ class EmotionTexts:
         published: str | None = None,
         plain: str = "discovery",
     ) -> "EmotionTexts":
-        """Read the texts.
+        """Read the texts; `DataError` where a file is missing or malformed.
 
         Args:
             events: a part of the texts in `folder` (discovery, tuning, test); or other scenarios:
@@ -309,9 +298,6 @@ class EmotionTexts:
             folder: of your own texts, called as the shipped ones, which are the default.
             published: judged replies of another model.
             plain: part of the texts that `plain` comes from.
-
-        Raises:
-            DataError: a file is missing or malformed.
         """
         at = folder or datasets.folder()
         named = events in ("discovery", "tuning", "test")

@@ -180,7 +180,8 @@ class EmotionDiscovery(Result):
         parts: list[Part] = []
         for name, circuits in self.circuits.items():
             units, (n_layers, _, n_heads) = self.units(name), circuits["anger"].shape
-            heads: Any = units[units["part"] == "heads"].value_counts(["layer", "unit"])
+            own: Any = units[units["part"] == "heads"]
+            heads = own.value_counts(["layer", "unit"])
             says = (
                 "Left: neurons of each emotion by layer; right: how many emotions have a head. "
                 f"{int((heads == len(circuits)).sum())} of {len(heads)} heads are in every "
@@ -227,6 +228,7 @@ class EmotionEffects(Result):
         """Necessity and sufficiency against random circuits."""
         overall = self.overall
         both: Any = overall[overall["part"] == "both"]
+        every: Any = self.table[self.table["part"] == "both"]
         found = {
             name: {str(row.test): float(row.value) for row in rows.itertuples()}
             for name, rows in both.groupby("name")
@@ -236,7 +238,7 @@ class EmotionEffects(Result):
             "Necessity: left after a circuit is taken out under emotion prompts; sufficiency: "
             "recovered when its vectors are added under neutral ones. Crosses: random circuits of "
             "the same layers and like norm.",
-            plot_effects(self.table[self.table["part"] == "both"]),
+            plot_effects(every),
         )
         table = Table("All emotions together", overall, "random: mean and range over draws")
         return Report(

@@ -1,6 +1,7 @@
 """Taking circuits out and putting them in, against plain hooked forwards."""
 
 import functools
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,7 +190,9 @@ def test_prompts_that_do_not_differ_are_refused():
 
 def test_effects_return_from_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # the words of real texts are all unknown to the tiny model
-    monkeypatch.setattr("circuits.emotion.circuit_effects._texts", lambda *_: (TEXTS, NEUTRAL_IDS))
+    monkeypatch.setattr(
+        sys.modules[circuit_effects.__module__], "_texts", lambda *_: (TEXTS, NEUTRAL_IDS)
+    )
     model, found = tiny("llama"), found_in("llama")
     unseen = load_scenarios("emotion_scenarios_test")[::30]
     settings = EffectSettings(n=3, n_random=2)

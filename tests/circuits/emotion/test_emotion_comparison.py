@@ -1,6 +1,7 @@
 """Criteria by hand, conditions side by side, a writer that resumes, and results that come back."""
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,9 +183,6 @@ def loss_after(model: Model, prompt: tuple[int, ...], reply: torch.Tensor) -> fl
 def test_finished_conditions_are_read_and_changed_ones_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from circuits.emotion.replies import (
-        replies as module,
-    )
 
     model = tiny("llama")
     conditions = [Condition("unmodulated"), Condition("steering", plan=steered(model, 0.3))]
@@ -203,7 +201,7 @@ def test_finished_conditions_are_read_and_changed_ones_written(
     def broken(*_: object):
         raise AssertionError("written again")
 
-    monkeypatch.setattr(module, "replies", broken)
+    monkeypatch.setattr(sys.modules[ReplyWriter.__module__], "replies", broken)
     with kept(tmp_path) as steps:
         again = ReplyWriter(model, Small(), TEXTS, SHORT, steps)
         second = evaluate(again, conditions, {"spelled": Spelled()}, CRITERIA)

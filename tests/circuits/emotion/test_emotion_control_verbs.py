@@ -168,7 +168,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["emotion", "run", "--model", "gpt2", "--out", str(tmp_path / "r")]) == 2
     assert "no recipe for 'gpt2'" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text('{"model": "x"}')
-    with pytest.raises(DataError, match=r"bad\.json: 'doses' is missing"):
+    with pytest.raises(DataError, match=r"bad\.json: 'judge_model' is missing"):
         EmotionRecipe.load(tmp_path / "bad.json")
 
 
