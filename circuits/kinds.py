@@ -32,7 +32,7 @@ class Run:
 
 
 KINDS: dict[str, str | tuple[str, str]] = {
-    "patch": ("interp.patching.result:PatchResult.load", "interp.patching.figures:report"),
+    "patch": "interp.patching.result:PatchResult",
     "ablation": "interp.ablation.result:AblationResult",
     "edge_scores": SCORES,
     "node_scores": SCORES,
@@ -60,14 +60,8 @@ KINDS: dict[str, str | tuple[str, str]] = {
         "circuits.editing.comparing:Comparison.load",
         "circuits.editing.figures:comparison_report",
     ),
-    "recall_reasoning": (
-        "circuits.recall_reasoning.result:RecallReasoning.load",
-        "circuits.recall_reasoning.figures:study_report",
-    ),
-    "recall_replication": (
-        "circuits.recall_reasoning.replicate:Replication.load",
-        "circuits.recall_reasoning.figures:replication_report",
-    ),
+    "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
+    "recall_replication": "circuits.recall_reasoning.published:Replication",
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
     "emotion effects": "circuits.emotion.result:EmotionEffects",
     "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",

@@ -34,10 +34,10 @@ from circuits.emotion.texts import (
 )
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning.cells import SPLITS, load_data
-from circuits.recall_reasoning.facts import load_facts as load_countries
-from circuits.recall_reasoning.replicate import published_prompts
+from circuits.recall_reasoning.published import published_prompts
 from circuits.recall_reasoning.settings import load_recipe
-from circuits.recall_reasoning.world import RELATIONS, World
+from circuits.recall_reasoning.sources.countries import load_facts as load_countries
+from circuits.recall_reasoning.sources.organism import RELATIONS, World
 from interp.data.pairs import load_pairs
 from interp.data.records import read_text
 from interp.loading.tracr import load_program

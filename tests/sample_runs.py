@@ -22,12 +22,12 @@ from emotion_samples import (
     steered,
 )
 from emotion_samples import comparison as comparison_of_emotions
+from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from test_comparing import sharp
 from test_discovery_figures import interp_pairs
-from test_results import LEFT_OUT, small
 
 import interp
 from circuits.cli.discovering import Request, discovered_into, found_from_model
@@ -51,13 +51,12 @@ from circuits.emotion import (
 from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import Settings, study
-from circuits.recall_reasoning.replicate import replicate
+from circuits.recall_reasoning import StudySettings, study
+from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
 from interp.data.prompts import prompt
-from interp.patching.shards import patch_into
 from interp.results.run_folder import RunFolder, in_one_piece
 from interp.results.run_key import identity
 from interp.results.steps import Codec
@@ -66,7 +65,7 @@ EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
 MODEL = f"a model {EVIL}"
 NEUTRAL = " ".join(f"w{i * i % 90}" for i in range(140))
-QUICK = Settings(
+QUICK = StudySettings(
     design="A-C",
     sizes=(1,),
     rules=("absolute",),
@@ -228,7 +227,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 
 
 def patch_run(out: Path) -> None:
-    patch_into(out, tiny("llama"), word_pairs(), site="z", over="layer,head")
+    interp.patch(tiny("llama"), word_pairs(), site="z", over="layer,head", out=out)
 
 
 def attribute_run(out: Path) -> None:

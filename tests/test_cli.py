@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and which exit code it leaves."""
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from conftest import ROOT, tiny_hf, word_tokenizer
 import interp
 from circuits.cli.app import app, main, run
 from interp.model.model import Model
-from interp.patching import shards as resuming
 from interp.patching.result import PatchResult
+
+SWEEPS = importlib.import_module("interp.patching.patch")  # whose name is also a function's
 
 CAPITALS = str(ROOT / "datasets" / "country_capitals.jsonl")
 ROW = {
@@ -119,7 +121,7 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
     strongest = [(cell["layer"], cell["pos"]) for cell in report["top"][:4]]
     assert (29, PatchResult.load(out).values.sizes["pos"] - 1) in strongest
 
-    monkeypatch.setattr(resuming, "run_sweep", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(SWEEPS, "run_sweep", lambda *a: pytest.fail("measured again"))
     assert run(arguments) == 0
     assert last_json(capsys.readouterr().out) == report
     assert run([*arguments[:-1], "--site", "z", "--over", "layer,head"]) == 2
@@ -219,7 +221,7 @@ def test_a_process_that_is_asked_to_end_says_so(llama: str, tmp_path: Path, caps
     def ended(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(resuming, "run_sweep", ended)
+    monkeypatch.setattr(SWEEPS, "run_sweep", ended)
     before = signal.getsignal(signal.SIGTERM)
     command = ["patch", "--model", llama, "--pairs", write(tmp_path, ROW), "--site", "z"]
     try:

@@ -26,7 +26,7 @@ from circuits.emotion import (
     EmotionDiscovery,
 )
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning.replicate import Replication
+from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
 from interp import Plan, Scale
 from interp.ablation import AblationResult

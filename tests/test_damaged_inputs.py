@@ -26,8 +26,8 @@ from circuits.emotion import (
 )
 from circuits.emotion.emotion_settings import SteeringDose
 from circuits.recall_reasoning.cells import load_data
-from circuits.recall_reasoning.facts import load_facts as load_countries
-from circuits.recall_reasoning.settings import Settings, load_recipe
+from circuits.recall_reasoning.settings import StudySettings, load_recipe
+from circuits.recall_reasoning.sources.countries import load_facts as load_countries
 from interp.data.pairs import PromptPairs
 from interp.data.prompts import prompt
 from interp.data.records import MOST_NESTED, Row, Text, checked, parse_json, read_jsonl, read_text
@@ -303,9 +303,9 @@ def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], val
     [
         (("settings", "sizes"), [0], "'settings.sizes\\[0\\]' is 0; it must be greater"),
         (("settings", "seeds"), [-1], "'settings.seeds\\[0\\]' is -1"),
-        (("settings", "seeds"), [], "a study needs at least one"),
+        (("settings", "seeds"), [], "'settings.seeds' is \\[\\]; it must have at least 1 item"),
         (("settings", "min_drop"), 15, "'settings.min_drop' is 15; it must be less"),
-        (("settings", "design"), "3x3", "r.json: unknown design '3x3'"),
+        (("settings", "design"), "3x3", "'settings.design' is unknown: '3x3'"),
         (("settings", "n_tests"), 3, "'settings.n_tests' is not a field"),
         (("model",), None, "'model' is None; it must be text"),
     ],
@@ -327,7 +327,7 @@ def changed(path: Path, content: Any, place: tuple[Any, ...], value: Any) -> Pat
 
 
 def test_settings_still_take_whole_numbers_for_margins():
-    assert Settings.of({"effect_margin": 1}).effect_margin == 1.0
+    assert StudySettings.of({"effect_margin": 1}).effect_margin == 1.0
 
 
 @pytest.mark.parametrize(

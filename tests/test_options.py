@@ -38,7 +38,6 @@ VERBS = dict(verbs())
 def test_the_names_offered_are_those_that_are_known():
     from circuits.discovery.running import ABLATIONS
     from circuits.emotion.texts import EMOTIONS
-    from circuits.recall_reasoning import DESIGNS
     from interp.ablation.readouts import READOUTS
     from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
@@ -47,7 +46,6 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(options.METRICS) == set(interp.METRICS)
     assert set(options.DTYPES) == set(DTYPES)
     assert set(options.EMOTIONS) == set(EMOTIONS)
-    assert set(options.DESIGNS) == set(DESIGNS)
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
     assert set(circuit.METHODS) == set(marks.METHODS) == set(EDGE_METHODS)

@@ -5,8 +5,7 @@ import sys
 import time
 
 import pytest
-from conftest import tiny
-from test_results import word_pairs
+from conftest import tiny, word_pairs
 
 import interp
 from interp.progress import reported

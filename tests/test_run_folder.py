@@ -17,7 +17,6 @@ from kills import Killed, killed_at, names
 
 import interp
 from interp.errors import DataError, RunFolderError
-from interp.patching.shards import patch_into
 from interp.results import folder
 from interp.results.files import replacing, write_text
 from interp.results.run_folder import RunFolder, in_one_piece
@@ -350,7 +349,7 @@ def raced(out: Path, seed: int, start: Callable[[], object], said: Callable[[str
     """One of several processes that write to a folder at once."""
     try:
         start()
-        patch_into(out, tiny("llama"), word_pairs(), site="z", over="layer,head", seed=seed)
+        interp.patch(tiny("llama"), word_pairs(), "z", "layer,head", out=out, seed=seed)
         said("done")
     except RunFolderError as error:
         said(str(error))

@@ -25,8 +25,8 @@ from circuits.emotion.texts import (
     load_vignettes,
 )
 from circuits.query_value.files import load_rows
-from circuits.recall_reasoning.facts import load_facts
 from circuits.recall_reasoning.settings import load_recipe
+from circuits.recall_reasoning.sources.countries import load_facts
 from interp.data import datasets as shipped
 from interp.data.records import is_hub_id
 from interp.errors import DataError
@@ -131,7 +131,7 @@ def test_names_with_dots_stay_hub_ids(name: str):
 
 def test_recipes_are_taken_by_name():
     assert EmotionRecipe.load("smollm2-135m") == EmotionRecipe.of("smollm2-135m")
-    assert load_recipe("gemma-3-270m")[0]["model"] == "gemma-3-270m"
+    assert load_recipe("gemma-3-270m").model == "gemma-3-270m"
     for load in (EmotionRecipe.load, load_recipe):
         with pytest.raises(DataError, match=r"no such file: smolm2.*'smollm2-135m'"):
             load("smolm2-135m")

@@ -31,7 +31,7 @@ from circuits.emotion.emotion_settings import RECIPES
 from circuits.emotion.texts import load_labelled
 from circuits.query_value.files import load_rows
 from circuits.recall_reasoning import settings
-from circuits.recall_reasoning.facts import load_facts
+from circuits.recall_reasoning.sources.countries import load_facts
 from interp.loading import organisms, programs
 from interp.data import datasets as shipped
 
@@ -53,7 +53,7 @@ for name in organisms.ORGANISMS:
 for name in RECIPES:
     assert EmotionRecipe.load(name).model
 for name in settings.RECIPES:
-    assert settings.load_recipe(name)[0]["model"]
+    assert settings.load_recipe(name).model
 assert sorted(at.name for at in PLACEMENTS.iterdir()) == ["gemma-3-270m", "smollm2-135m"]
 assert not list(Path().iterdir())
 print("ok")

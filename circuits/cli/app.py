@@ -23,7 +23,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "query-value": ("query_value", "Find query and value neurons of questions."),
         "lens": ("logit_lens", "Show what the residual stream would predict after each layer."),
         "top-tokens": ("top_tokens", "Show the tokens that a neuron promotes and suppresses."),
-        "recall-reasoning": ("recall_reasoning", "Are recall and reasoning separate circuits?"),
+        "recall-reasoning": ("recall_verbs", "Are recall and reasoning separate circuits?"),
     },
     "Change a model": {
         "generate": ("generate", "Continue a prompt, with and without some components."),

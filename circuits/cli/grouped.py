@@ -2,15 +2,21 @@
 
 @command(app, "interp patch --model smollm2-135m --pairs ioi")
 def patch(on: OnModel, pairs: PairsOption, into: Into) -> None: ...
+
+``changes: Annotated[dict[str, Any], Settings]``, of a pydantic model, becomes an option for each
+field, none of them needed; the function gets the fields that were given.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BaseModel
+
+from circuits.cli.options import choice, names_in, numbers
 
 
 def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callable[[Any], Any]:
@@ -35,9 +41,16 @@ def spread(function: Any) -> Any:
     """The function with the fields of its grouped parameters as parameters of its own."""
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {}
+    models: dict[str, type[BaseModel]] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         group = hints[name]
+        model = next((one for one in get_args(group)[1:] if _is_model(one)), None)
+        if model is not None:
+            models[name] = model
+            for field in model.model_fields:
+                parameters.append(_parameter(field, _field_option(model, field), None))
+            continue
         if not dataclasses.is_dataclass(group):
             parameters.append(_parameter(name, group, parameter.default))
             continue
@@ -50,6 +63,9 @@ def spread(function: Any) -> Any:
 
     @functools.wraps(function)
     def called(**given: Any) -> Any:
+        for name, model in models.items():
+            own = {field: given.pop(field) for field in model.model_fields}
+            given[name] = {k: _read(model, k, v) for k, v in own.items() if v is not None}
         for name, group in groups.items():
             own = {field.name: given.pop(field.name) for field in dataclasses.fields(group)}
             given[name] = group(**own)
@@ -62,3 +78,30 @@ def spread(function: Any) -> Any:
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=hint)
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _field_option(model: type[BaseModel], name: str) -> Any:
+    """The option for a field of a settings model."""
+    field = model.model_fields[name]
+    kind, help = field.annotation, field.description or name
+    many = get_origin(kind) is tuple
+    inner = get_args(kind)[0] if many else kind
+    if get_origin(inner) is Literal:
+        return Annotated[str | None, choice(get_args(inner), help, many=many)]
+    example = f" Example: {','.join(map(str, field.default or (1, 2)))}." if many else ""
+    plain: Any = str if many else kind
+    return Annotated[plain | None, typer.Option(help=f"{help}{example}")]
+
+
+def _read(model: type[BaseModel], name: str, value: Any) -> Any:
+    """What an option's text says: of a list, its numbers or names."""
+    kind = model.model_fields[name].annotation
+    if get_origin(kind) is not tuple:
+        return value
+    if get_origin(get_args(kind)[0]) is Literal:
+        return names_in(value)
+    return numbers(f"--{name}", value)

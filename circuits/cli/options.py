@@ -23,7 +23,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 ATTRIBUTION = ("exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted")
 ABLATIONS = ("resample", "mean", "zero", "noise")
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
-DESIGNS = ("2x2", "A-D", "A-C", "A-conflict", "A-nonce", "A-ioi", "puzzles")
 # the names that modules know which import torch; tests/test_options.py compares them
 
 LONGEST = 240

@@ -66,7 +66,6 @@ def patch(
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
     from interp.errors import InterpWarning
-    from interp.patching.shards import patch_into
     from interp.patching.sweep import check_axes
 
     rows = interp.load_pairs(pairs)[:limit]
@@ -74,14 +73,10 @@ def patch(
     options |= {"direction": direction, "layers": numbers("--layers", layers), "neurons": neurons}
     check_axes(parse_site(site)[0], over.split(","), at)
     model = on.load()
-    with bar(f"patching {site}", "pairs") as report:
-        if into.out is None:
-            with warnings.catch_warnings():  # printed below, with the result
-                warnings.simplefilter("ignore", InterpWarning)
-                result = interp.patch(model, rows, **options, progress=report)
-        else:
-            options |= {"seed": seed, "force": into.force}
-            result = patch_into(into.out, model, rows, **options, progress=report)
+    options |= {"out": into.out, "seed": seed, "force": into.force}
+    with bar(f"patching {site}", "pairs") as report, warnings.catch_warnings():
+        warnings.simplefilter("ignore", InterpWarning)  # printed below, with the result
+        result = interp.patch(model, rows, **options, progress=report)
     if as_json:
         print_json({"run": into.run, **result.summary(seed), "seed": seed})
         return

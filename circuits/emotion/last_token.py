@@ -19,7 +19,7 @@ from interp.errors import PlanError
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import record_layer_calls
-from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
+from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
 from interp.forward.prefix_cache import PrefixCache, common_prefix
 from interp.interventions.batch_run import BoundEdit
 from interp.interventions.binding import bind
@@ -238,5 +238,5 @@ def _run(
     )
     last = Pack(rows, width).token(torch.arange(len(rows.read)), rows.read).view(n_rows, n)
     writes = [replace(one, into=last[1:][one.rows]) for one in batch.rewrites]
-    hidden, _ = walk_tokens(model, record_layer_calls(model, ids, mask), rows, writes)
+    hidden, _ = run_packed(model, record_layer_calls(model, ids, mask), rows, writes)
     return hidden[last.to(hidden.device)].float().cpu().transpose(0, 1)

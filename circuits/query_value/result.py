@@ -1,7 +1,7 @@
 """`QueryValue`: labelled query and value scores of a set of questions, with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,6 @@ from circuits.query_value.questions import Question
 from circuits.query_value.value import BASE
 from interp.data.pairs import Excluded
 from interp.errors import DataError
-from interp.patching.result import vars_of
 from interp.statistics import Estimate, bootstrap_mean, spearman
 
 if TYPE_CHECKING:
@@ -286,7 +285,7 @@ class QueryValue:
             "model": self.model,
             "n_prompts": self.n_prompts,
             "n_clusters": len(set(self.clusters)),
-            "excluded": [vars_of(row) for row in self.excluded],
+            "excluded": [asdict(row) for row in self.excluded],
             "key": self.key,
             "base": self.base,
             "top": self.top,

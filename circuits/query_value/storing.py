@@ -1,5 +1,6 @@
 """Query-value results as run folders."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import xarray as xr
 from circuits.query_value.questions import Question
 from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
-from interp.patching.result import vars_of
 from interp.results import folder
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def save(result: "QueryValue", path: Path, provenance: dict[str, Any] | None) ->
         "provenance": folder.provenance() | result.provenance | (provenance or {}),
     }
     excluded = pd.DataFrame(
-        [vars_of(row) for row in result.excluded], columns=["id", "where", "reason"]
+        [asdict(row) for row in result.excluded], columns=["id", "where", "reason"]
     )
     tables = {"values": result.values, "queries": result.queries, "excluded": excluded}
     arrays = {str(name): array.values for name, array in scores.data_vars.items()}

@@ -1,12 +1,12 @@
-"""Recall versus reasoning: are they separate circuits, and can one go without the other?
+"""Recall versus reasoning: are they separate circuits, and can one be removed without the other?
 
     model = interp.load_model("gemma-3-270m")
-    result = study(model, Settings("A-conflict"), "runs/recall")
+    result = study(model, StudySettings(design="A-conflict"), "runs/recall")
     result.verdict
 
-`cells` says what is compared and `building` where it comes from; `filtering`, `scoring`,
-`measuring` and `dissociation` are the steps of `study`. `replicate` computes the published
-statistics, and `probes` what two-hop recall and copying are known by.
+`designs` says what is compared, `sources` where the prompts come from, `cells` how they are split;
+`filter`, `scores`, `losses` and `dissociation` are the steps of `study`. `published` computes the
+published statistics, `probes` those of two-hop recall and copying.
 """
 
 from typing import TYPE_CHECKING
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.recall_reasoning.building import build
-    from circuits.recall_reasoning.cells import CELLS, DESIGNS, Data, load_data
+    from circuits.recall_reasoning.cells import Data, load_data
+    from circuits.recall_reasoning.designs import CELLS, DESIGNS
     from circuits.recall_reasoning.result import RecallReasoning
-    from circuits.recall_reasoning.settings import Settings
-    from circuits.recall_reasoning.studying import study
+    from circuits.recall_reasoning.settings import StudySettings
+    from circuits.recall_reasoning.sources import build
+    from circuits.recall_reasoning.study import study
 
 __all__ = [
     "CELLS",
     "DESIGNS",
     "Data",
     "RecallReasoning",
-    "Settings",
+    "StudySettings",
     "build",
     "load_data",
     "study",

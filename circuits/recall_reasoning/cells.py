@@ -1,7 +1,7 @@
-"""What is compared: the cells of the design, the prompt pairs of each, and who is in which split.
+"""The prompt pairs of each cell, split so that no bridge entity is in two splits.
 
-A cell asks one kind of question. Rows of different splits share no bridge entity: the land or
-country that a fact is about, whether the prompt names it (one hop) or not (two hops).
+A bridge entity is the land or country that a fact is about, whether the prompt names it (one hop)
+or not (two hops).
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs
 from interp.data.records import Index, Row, Text, checked, read_jsonl
@@ -21,110 +22,8 @@ from interp.results.files import write_text
 SPLITS = ("selection", "validation", "test")
 """Circuits are scored on the first, chosen on the second, and tested once, on the third."""
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A kind of question.
-
-    Attributes:
-        name: its label.
-        fact: where the fact is that answers it.
-        hops: how many facts must be chained; 0 where that does not apply.
-        says: what it asks, for tables and pages.
-    """
-
-    name: str
-    fact: Literal["weights", "context", "neither"]
-    hops: int
-    says: str
-
-
-CELLS: dict[str, Cell] = {
-    cell.name: cell
-    for cell in (
-        Cell("A", "weights", 1, "recall a stored fact"),
-        Cell("B", "weights", 2, "compose two stored facts"),
-        Cell("C", "context", 1, "read a fact that the prompt states"),
-        Cell("D", "context", 2, "compose two facts that the prompt states"),
-        Cell("C-conflict", "context", 1, "read a stated fact that contradicts the stored one"),
-        Cell("C-nonce", "context", 1, "read a stated fact about a made-up country"),
-        Cell("IOI", "neither", 0, "name the indirect object (a third task)"),
-        Cell("P-recall", "context", 1, "repeat a phrase of a made-up language"),
-        Cell("P-reasoning", "context", 2, "apply a rule of a made-up language to a new phrase"),
-    )
-}
-
-
-@brief
-@dataclass(frozen=True)
-class Ability:
-    """A circuit's claim: it is needed for some cells, and for the others not at all."""
-
-    name: str
-    own: tuple[str, ...]
-    others: tuple[str, ...]
-
-
-@brief
-@dataclass(frozen=True)
-class Design:
-    """Which cells are contrasted.
-
-    Attributes:
-        name: as the command line calls it.
-        abilities: each gets a circuit.
-        doubles: pairs of abilities whose double dissociation is tested.
-    """
-
-    name: str
-    abilities: tuple[Ability, ...]
-    doubles: tuple[tuple[str, str], ...]
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """Every cell, in the order of `CELLS`."""
-        used = {c for ability in self.abilities for c in (*ability.own, *ability.others)}
-        return tuple(c for c in CELLS if c in used)
-
-
-def _two(name: str, first: tuple[str, str], second: tuple[str, str]) -> Design:
-    """A contrast of two cells, each given as (name of the ability, cell)."""
-    (a, own), (b, other) = first, second
-    return Design(name, (Ability(a, (own,), (other,)), Ability(b, (other,), (own,))), ((a, b),))
-
-
-DESIGNS: dict[str, Design] = {
-    design.name: design
-    for design in (
-        Design(
-            "2x2",
-            (
-                Ability("recall", ("A", "B"), ("C", "D")),
-                Ability("in-context", ("C", "D"), ("A", "B")),
-                Ability("reasoning", ("B", "D"), ("A", "C")),
-                Ability("one-step", ("A", "C"), ("B", "D")),
-            ),
-            (("recall", "in-context"), ("recall", "reasoning"), ("one-step", "reasoning")),
-        ),
-        _two("A-D", ("recall", "A"), ("in-context reasoning", "D")),
-        _two("A-C", ("recall", "A"), ("copying", "C")),
-        _two("A-conflict", ("recall", "A"), ("copying", "C-conflict")),
-        _two("A-nonce", ("recall", "A"), ("copying", "C-nonce")),
-        _two("A-ioi", ("recall", "A"), ("indirect object", "IOI")),
-        _two("puzzles", ("recall", "P-recall"), ("reasoning", "P-reasoning")),
-    )
-}
-
-
-def design_named(name: str) -> Design:
-    """Look a design up.
-
-    Raises:
-        DataError: unknown name; the message suggests the nearest.
-    """
-    if name not in DESIGNS:
-        raise DataError(f"unknown design {shown(name)}. {did_you_mean(name, DESIGNS)}")
-    return DESIGNS[name]
+Record = dict[str, Any]
+"""A pair as `PromptPairs.from_records` takes it, with split, cell, bridge, relation, shortcuts."""
 
 
 @brief
@@ -135,8 +34,7 @@ class Data:
     Attributes:
         pairs: split -> cell -> pairs.
         bridge: id of a pair -> its bridge entity, by which intervals resample.
-        relation: id of a pair -> what is asked of the bridge, such as its capital; empty where
-            a cell has no relations.
+        relation: id of a pair -> what is asked of the bridge; empty where a cell has no relations.
         candidates: cell -> the answers that accuracy chooses among.
         shortcuts: id of a pair -> the prompts of a shorter way to its answer. A model that is
             right on one need not have composed anything.
@@ -159,34 +57,33 @@ class Data:
         """The cells that have pairs."""
         return tuple(next(iter(self.pairs.values())))
 
-    def of(self, split: str, cell: str) -> PromptPairs:
-        """The pairs of one cell in one split.
+    def of(self, split: str, cell: str, most: int | None = None) -> PromptPairs:
+        """The pairs of one cell in one split, at most so many.
 
         Raises:
             DataError: there is no such cell.
         """
         if cell not in self.pairs[split]:
             raise DataError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
-        return self.pairs[split][cell]
+        return self.pairs[split][cell][:most]
 
     def clusters(self, pairs: PromptPairs) -> list[str]:
         """The bridge entity of each pair."""
         return [self.bridge[pair.id] for pair in pairs]
 
     def save(self, path: Path) -> None:
-        """Write one row a pair as JSON lines; `load_data` reads it."""
+        """Write one row per pair as JSON lines; `load_data` reads it."""
         head = {
             "source": self.source,
             "seed": self.seed,
             "candidates": dict(self.candidates),
             "rejected": [vars(row) for row in self.rejected],
         }
-        lines = [head, *self.records()]
-        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-        write_text(path, text + "\n")
+        lines = [json.dumps(line, ensure_ascii=False) for line in (head, *self.records())]
+        write_text(path, "\n".join(lines) + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
-        """One record a pair, as `PromptPairs.from_records` takes them, with split and cell."""
+    def records(self) -> list[Record]:
+        """One record per pair."""
         return [
             {
                 "id": pair.id,
@@ -207,14 +104,29 @@ class Data:
         ]
 
 
+def record_of(
+    cell: str,
+    bridge: str,
+    prompts: tuple[str, str],
+    answers: tuple[str, str],
+    spans: Mapping[str, Any],
+    **more: Any,
+) -> Record:
+    """A record from (clean, corrupt) prompts and their answers."""
+    texts = dict(
+        zip(("clean", "corrupt", "answer", "wrong_answer"), prompts + answers, strict=True)
+    )
+    return {"cell": cell, "bridge": bridge, **texts, "spans": spans, **more}
+
+
 def data_of(
-    records: list[dict[str, Any]],
+    records: list[Record],
     candidates: Mapping[str, tuple[str, ...]],
     rejected: tuple[Excluded, ...],
     source: str,
     seed: int,
 ) -> Data:
-    """Put records, each with split, cell and bridge, into their places.
+    """Put records into their splits and cells.
 
     Raises:
         DataError: a split lacks a cell, or a row is not a pair.
@@ -245,18 +157,11 @@ def data_of(
     )
 
 
-def _is_cell(name: str) -> str:
-    if name not in CELLS:
-        raise ValueError(f"it must be one of {', '.join(CELLS)}")
-    return name
-
-
 def load_data(path: Path) -> Data:
     """Read what `Data.save` wrote.
 
     Raises:
-        DataError: the file is missing or is no such file.
-        DataError: a row is not a pair.
+        DataError: the file is missing or of another form.
     """
     lines = read_jsonl(path, "cells")
     if not lines:
@@ -277,6 +182,12 @@ def load_data(path: Path) -> Data:
     candidates = {cell: tuple(texts) for cell, texts in head.candidates.items()}
     records = [record for _, record in rows]
     return data_of(records, candidates, tuple(head.rejected), head.source, head.seed)
+
+
+def _is_cell(name: str) -> str:
+    if name not in CELLS:
+        raise ValueError(f"it must be one of {', '.join(CELLS)}")
+    return name
 
 
 class _Head(Row):

@@ -1,22 +1,16 @@
-"""What two-hop recall and copying are known by: read-out of the bridge, knock-out, back-patching.
-
-- `bridge_readout`: is the bridge read out where it is only described? (arXiv 2402.16837)
-- `knock_out`: in which layers must the last token see the subject? (arXiv 2304.14767)
-- `back_patching`: does a later state, fed back, mend a failed answer? (arXiv 2406.12775)
-- `memory_heads`: which heads promote the stored answer, which the stated one? (arXiv 2310.15910)
-"""
+"""Probes of two-hop recall and copying: bridge read-out, knock-out, back-patching, memory heads."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from jaxtyping import Float
 
 from interp.attribution import direct_logit_attribution
-from interp.data.pairs import PromptPairs, single_token, tokenise
-from interp.data.prompts import TokenPrompt, prompts_of
+from interp.data.pairs import PromptPairs, TokenPair, single_token, tokenise
+from interp.data.prompts import prompts_of
 from interp.errors import DataError
 from interp.interventions.plan import AnyPlan, KnockOut, Patch
 from interp.interventions.recording import activations
@@ -40,59 +34,47 @@ def bridge_readout(
     Returns:
         Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: the read-out is evidence of
         a first hop where it is higher on clean prompts in more than half of the pairs. Pairs
-        whose bridge is no single token are left out.
+        whose bridge is not a single token are left out.
 
     Raises:
         DataError: no pair's bridge is a single token.
+
+    Source: Yang et al., arXiv 2402.16837.
     """
-    kept, _ = tokenise(model, pairs)
-    usable: list[tuple[int, int]] = []
-    for i, pair in enumerate(kept):
+    found: list[tuple[TokenPair, int]] = []
+    tokenised = tokenise(model, pairs)[0]
+    for one in tokenised:
+        prompt, name = one.pair.clean, bridge[one.pair.id]
         try:
-            token = single_token(
-                model, pair.pair.clean, list(pair.clean), bridge[pair.pair.id], "bridge"
-            )
+            found.append((one, single_token(model, prompt, list(one.clean), name, "bridge")))
         except DataError:  # of several tokens: its first one would say little
             continue
-        usable.append((i, token))
-    if not usable:
-        raise DataError(f"no bridge of the {len(kept)} pairs is a single token of {model.name}.")
-    rows = [kept[i] for i, _ in usable]
-    tokens = torch.tensor([token for _, token in usable])
-    place = f"{span}_last"
-    values = [_lens(model, prompts_of(rows, side), place, tokens) for side in ("clean", "corrupt")]
-    coords = {
-        "pair": [row.pair.id for row in rows],
-        "layer": range(model.arch.n_layers),
-        "prompt": ["clean", "corrupt"],
-    }
-    return xr.DataArray(np.stack(values, -1), coords, ("pair", "layer", "prompt"), "log_p_bridge")
-
-
-def _lens(
-    model: Model, prompts: Sequence[TokenPrompt], place: str, tokens: torch.Tensor
-) -> Float[np.ndarray, "prompt layer"]:
-    columns: list[np.ndarray] = []
-    for state in activations(model, prompts, "resid_post", at=place).values():
-        log_p = model.logits(state.to(model.dtype)).log_softmax(-1).cpu()
-        columns.append(log_p.gather(1, tokens[:, None])[:, 0].numpy())
-    return np.stack(columns, 1)
+    if not found:
+        raise DataError(f"no bridge of {len(tokenised)} pairs is a single token of {model.name}.")
+    rows, tokens = [row for row, _ in found], torch.tensor([[token] for _, token in found])
+    read: list[torch.Tensor] = []
+    for side in ("clean", "corrupt"):
+        states = activations(model, prompts_of(rows, side), "resid_post", at=f"{span}_last")
+        logits = (model.logits(state.to(model.dtype)).cpu() for state in states.values())
+        read.append(torch.cat([one.log_softmax(-1).gather(1, tokens) for one in logits], 1))
+    values = torch.stack(read, -1).numpy()
+    coords: dict[str, Any] = {"pair": [row.pair.id for row in rows], "prompt": ["clean", "corrupt"]}
+    coords["layer"] = range(model.arch.n_layers)
+    return xr.DataArray(values, coords, ("pair", "layer", "prompt"), "log_p_bridge")
 
 
 def readout_table(values: xr.DataArray, clusters: Sequence[str], seed: int = 0) -> pd.DataFrame:
     """By layer: how often the bridge is likelier on clean than on corrupt prompts."""
-    higher = (values.sel(prompt="clean") > values.sel(prompt="corrupt")).values.astype(float)
-    share = bootstrap_mean(higher, seed, clusters=clusters)
-    return pd.DataFrame(
-        {
-            "layer": values["layer"].values,
-            "higher": share.value,
-            "low": share.low,
-            "high": share.high,
-            "log_p": values.sel(prompt="clean").mean("pair").values,
-            "n": len(higher),
-        }
-    )
+    clean = values.sel(prompt="clean")
+    higher = (clean > values.sel(prompt="corrupt")).values.astype(float)
+    columns = {"layer": values["layer"].values, **_bounds("higher", higher, seed, clusters)}
+    return pd.DataFrame(columns | {"log_p": clean.mean("pair").values, "n": len(higher)})
+
+
+def _bounds(name: str, values: np.ndarray, seed: int, clusters: Any = None) -> dict[str, Any]:
+    """Means over pairs as columns, with their intervals."""
+    found = bootstrap_mean(values, seed, clusters=clusters)
+    return {name: found.value, "low": found.low, "high": found.high}
 
 
 def knock_out(
@@ -114,29 +96,20 @@ def knock_out(
         seed: of the bootstrap.
 
     Returns:
-        A row a layer: relative change of p(answer), with its interval over pairs or clusters.
+        A row per layer: relative change of p(answer), with its interval over pairs or clusters.
 
     Source: Geva et al., arXiv 2304.14767, section 4.
     """
-    kept, _ = tokenise(model, pairs)
-    half = window // 2
-    layers = range(model.arch.n_layers)
+    rows, layers = tokenise(model, pairs)[0], range(model.arch.n_layers)
     plans: dict[str, AnyPlan] = {"none": ()}
     for layer in layers:
-        blocked = tuple(i for i in range(layer - half, layer - half + window) if i in layers)
+        first = layer - window // 2
+        blocked = tuple(i for i in range(first, first + window) if i in layers)
         plans[str(layer)] = KnockOut(queries="last", keys=span, layers=blocked)
-    p = sweep_plans(model, kept, plans, metric="prob").values
+    p = sweep_plans(model, rows, plans, metric="prob").values
     change = (p[:, 1:] - p[:, :1]) / p[:, :1].mean()
-    found = bootstrap_mean(change, seed, clusters=clusters)
-    return pd.DataFrame(
-        {
-            "layer": list(layers),
-            "change": found.value,
-            "low": found.low,
-            "high": found.high,
-            "n": len(kept),
-        }
-    )
+    columns = {"layer": list(layers), **_bounds("change", change, seed, clusters)}
+    return pd.DataFrame(columns | {"n": len(rows)})
 
 
 def back_patching(
@@ -152,8 +125,7 @@ def back_patching(
         model: the model.
         pairs: the prompts; best those whose answer the model misses.
         sources: layers whose output is taken.
-        targets: layers whose output it replaces, at the same token; those at or above the
-            source are left out.
+        targets: layers whose output it replaces, at the same token.
         place: which token.
 
     Returns:
@@ -162,25 +134,20 @@ def back_patching(
 
     Source: Biran et al., arXiv 2406.12775, section 5.
     """
-    kept, _ = tokenise(model, pairs)
-    prompts = prompts_of(kept)
-    states = activations(model, prompts, "resid_post")
+    rows = tokenise(model, pairs)[0]
+    states = activations(model, prompts_of(rows), "resid_post")
     cells = [(s, t) for s in sources for t in targets if t < s]
     plans: dict[str, AnyPlan] = {"none": ()}
     for source, target in cells:
-        plans[f"{source}>{target}"] = Patch(
-            "resid_post", states[source], layers=target, positions=place
-        )
-    rank = sweep_plans(model, kept, plans, metric="rank").values
-    found = np.full((len(kept), len(sources), len(targets)), np.nan)
+        patch = Patch("resid_post", states[source], layers=target, positions=place)
+        plans[f"{source}>{target}"] = patch
+    rank = sweep_plans(model, rows, plans, metric="rank").values
+    found = np.full((len(rows), len(sources), len(targets)), np.nan)
     for i, (source, target) in enumerate(cells, 1):
         found[:, list(sources).index(source), list(targets).index(target)] = rank[:, i] == 0
-    coords = {
-        "pair": [pair.pair.id for pair in kept],
-        "source": list(sources),
-        "target": list(targets),
-        "unpatched": ("pair", rank[:, 0] == 0),
-    }
+    coords: dict[str, Any] = {"pair": [row.pair.id for row in rows]}
+    coords |= {"source": list(sources), "target": list(targets)}
+    coords["unpatched"] = ("pair", rank[:, 0] == 0)
     return xr.DataArray(found, coords, ("pair", "source", "target"), "right")
 
 
@@ -196,15 +163,15 @@ def memory_heads(
         seed: of the bootstrap.
 
     Returns:
-        A row a head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs
-        with its interval; memory heads are positive, in-context heads negative.
+        A row per head: its direct effect on logit(stored) - logit(stated), in logits, mean over
+        pairs with its interval; memory heads are positive, in-context heads negative.
 
     Raises:
         DataError: no stored answer is a single token.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """
-    rows = [
+    records = [
         {
             "id": pair.id,
             "clean": pair.clean,
@@ -213,20 +180,12 @@ def memory_heads(
             "wrong_answer": pair.answer,
         }
         for pair in conflict
-        if pair.id in stored and stored[pair.id] != pair.answer
+        if stored.get(pair.id, pair.answer) != pair.answer
     ]
-    kept, _ = tokenise(model, PromptPairs.from_records(rows, conflict.source))
-    effects = direct_logit_attribution(model, kept).nodes.double().cpu().numpy()
-    names = list(Graph.of(model.arch).sources)
-    heads = [i for i, name in enumerate(names) if name.startswith("a")]
-    found = bootstrap_mean(effects[:, heads], seed)
-    table = pd.DataFrame(
-        {
-            "head": [names[i] for i in heads],
-            "effect": found.value,
-            "low": found.low,
-            "high": found.high,
-            "n": len(kept),
-        }
-    )
+    rows = tokenise(model, PromptPairs.from_records(records, conflict.source))[0]
+    effects = direct_logit_attribution(model, rows).nodes.double().cpu().numpy()
+    sources = Graph.of(model.arch).sources
+    heads = {i: name for i, name in enumerate(sources) if name.startswith("a")}
+    columns = {"head": list(heads.values()), **_bounds("effect", effects[:, list(heads)], seed)}
+    table = pd.DataFrame(columns | {"n": len(rows)})
     return table.sort_values("effect", ascending=False, ignore_index=True)

@@ -1,13 +1,19 @@
-"""The published statistics, computed as its released notebooks do: layers, heads and neurons.
+"""The published statistics, and what prompt length alone explains of them.
 
 Fartale et al., "Disentangling Recall and Reasoning in Transformer Models through Layer-wise
-Attention and Activation Analysis", arXiv 2510.03366. All features are taken at the last token of
-the prompt, and compared between recall and reasoning prompts. Nothing is intervened on: whatever
-differs between the two sets of prompts, their length first of all, makes components "significant".
+Attention and Activation Analysis", arXiv 2510.03366. As in its released notebooks, all features are
+taken at the last token of the prompt and compared between recall and reasoning prompts, without an
+intervention: whatever differs between the two sets of prompts makes components "significant".
+
+The published prompts ask for a capital in some 7 tokens and for a continent, which the prompt
+states, in some 22, so a test of anything that depends on length finds it. `replicate` runs the same
+tests on matched prompts, too: cells of one template and one length.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,19 +22,33 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from circuits.recall_reasoning.cells import Data
+from circuits.recall_reasoning.filter import two_sided_auc
 from interp.brief import brief
-from interp.errors import PlanError
-from interp.forward.hooks import hook_point
+from interp.data.datasets import locate
+from interp.data.records import Row, Text, checked, read_jsonl, read_rows
+from interp.errors import DataError, PlanError
+from interp.interventions.recording import activations
+from interp.interventions.run import forward
 from interp.model.model import Model
-from interp.model.sites import SITES
+from interp.results.report import Report, Section, Table, cell_text
+from interp.results.result import Result
 from interp.statistics import benjamini_hochberg
 
-LAYER_METRICS = ("norm", "mean", "entropy", "concentration", "gate", "sparsity")
-HEAD_METRICS = ("entropy", "max_weight", "self_focus", "spread", "gini")
 SPARSE = 0.01
+N_PUBLISHED = 30
+RECALL = "What is the capital of {country}?"
+REASONING = (
+    "If X is the capital of {country} and {country} is in {continent}, what continent is X in?"
+)
 
 Features = Mapping[str, Float[np.ndarray, "prompt ..."]]
 """Name -> values: of layers [prompt, layer], of heads [prompt, layer, head]."""
+Prompts = tuple[list[str], list[str]]
+"""Recall and reasoning prompts."""
+
+
+# --- features of the last token ------------------------------------------------------------------
 
 
 @brief
@@ -37,9 +57,9 @@ class LastToken:
     """What the published statistics look at, of each prompt's last token.
 
     Attributes:
-        layers: name -> [prompt, layer].
-        heads: name -> [prompt, layer, head].
-        gates: what the gate projection gives, before its activation, [prompt, layer, neuron].
+        layers: norm and mean of the residual stream, attention entropy, gate activity.
+        heads: shape of the attention from it.
+        gates: see `last_gates`.
         lengths: tokens of each prompt.
     """
 
@@ -55,77 +75,73 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
     Raises:
         PlanError: the model has no gated MLPs.
     """
-    _gate(model, 0)  # before anything runs
-    rows = [_features(model, text) for text in prompts]
-    layers = {name: np.stack([row[0][name] for row in rows]) for name in LAYER_METRICS}
-    heads = {name: np.stack([row[1][name] for row in rows]) for name in HEAD_METRICS}
+    gates = last_gates(model, prompts)
+    rows: list[dict[str, np.ndarray]] = []
+    states: list[np.ndarray] = []
+    with model.attention_named("eager"):
+        for text in prompts:
+            weights, state = (
+                torch.cat(list(activations(model, [text], site, at="last").values())).float()
+                for site in ("pattern", "resid_post")
+            )
+            rows.append(of_heads(weights.numpy()))
+            states.append(state.numpy())
+    heads = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    entropy, state = heads["entropy"].mean(2), np.stack(states)
+    layers = {
+        "norm": np.linalg.norm(state, axis=2),
+        "mean": state.mean(2),
+        "entropy": entropy,
+        "concentration": 1 / (1 + entropy),
+        "gate": np.abs(gates).mean(2),
+        "sparsity": (np.abs(gates) < SPARSE).mean(2),
+    }
     lengths = np.array([float(len(model.encode(text))) for text in prompts])
-    return LastToken(layers, heads, np.stack([row[2] for row in rows]), lengths)
+    return LastToken(layers, heads, gates, lengths)
 
 
-def _gate(model: Model, layer: int) -> torch.nn.Module:
-    mlp = model.blocks[layer].get_submodule("mlp")
-    gate = getattr(mlp, "gate_proj", None)
-    if gate is None:
+def last_gates(model: Model, prompts: Sequence[str]) -> Float[np.ndarray, "prompt layer neuron"]:
+    """What the gate projections give at each prompt's last token, before the activation function.
+
+    Raises:
+        PlanError: the model has no gated MLPs.
+    """
+    projections = [getattr(b.get_submodule("mlp"), "gate_proj", None) for b in model.blocks]
+    values: list[Tensor] = []
+    if None in projections:
         raise PlanError(
             f"{model.name} has no gate projection in its MLPs; the published neuron statistics "
             "need one (Llama, Qwen, Gemma and Mistral have)."
         )
-    return gate
-
-
-@torch.no_grad()
-def _features(model: Model, text: str) -> tuple[Features, Features, np.ndarray]:
-    ids = torch.tensor([model.encode(text)], device=model.device)
-    gates: list[Tensor] = []
-    states: list[Tensor] = []
     handles = [
-        _gate(model, i).register_forward_hook(
-            lambda module, inputs, output: gates.append(output[0, -1].float().cpu())
-        )
-        for i in range(model.arch.n_layers)
+        one.register_forward_hook(lambda _, inputs, out: values.append(out[0, -1].float().cpu()))
+        for one in projections
+        if one is not None
     ]
-    for layer in range(model.arch.n_layers):
-        module, point = model.point(SITES["resid_post"], layer)
-        handles.append(hook_point(module, point, lambda a: states.append(a[0, -1].float().cpu())))
-    before = model.attention_implementation
     try:
         with model.attention_named("eager"):
-            found = model.hf(input_ids=ids, output_attentions=True, use_cache=False).attentions
+            for text in prompts:
+                forward(model, [text])
     finally:
         for handle in handles:
             handle.remove()
-    assert model.attention_implementation == before
-    weights = torch.stack([a[0, :, -1].float().cpu() for a in found])  # (layer, head, key)
-    heads = _of_heads(weights.numpy())
-    gate, state = torch.stack(gates).numpy(), torch.stack(states).numpy()
-    entropy = heads["entropy"].mean(1)
-    layers = {
-        "norm": np.linalg.norm(state, axis=1),
-        "mean": state.mean(1),
-        "entropy": entropy,
-        "concentration": 1 / (1 + entropy),
-        "gate": np.abs(gate).mean(1),
-        "sparsity": (np.abs(gate) < SPARSE).mean(1),
-    }
-    return layers, heads, gate
+    return torch.stack(values).view(len(prompts), len(projections), -1).numpy()
 
 
-def _of_heads(weights: Float[np.ndarray, "layer head key"]) -> dict[str, np.ndarray]:
+def of_heads(weights: Float[np.ndarray, "layer head key"]) -> dict[str, np.ndarray]:
     """Shape of each head's attention from the last token."""
     n = weights.shape[-1]
-    rising = np.sort(weights, axis=-1)
     rank = 2 * np.arange(1, n + 1) - n - 1
     return {
         "entropy": -(weights * np.log(weights + 1e-10)).sum(-1),
         "max_weight": weights.max(-1),
         "self_focus": weights[..., -1],
         "spread": weights.std(-1),
-        "gini": (rising * rank).sum(-1) / (n * rising.sum(-1) + 1e-10),
+        "gini": (np.sort(weights, axis=-1) * rank).sum(-1) / (n * weights.sum(-1) + 1e-10),
     }
 
 
-# --- tests -------------------------------------------------------------------------------------
+# --- tests ---------------------------------------------------------------------------------------
 
 
 def cohens_d(
@@ -144,53 +160,46 @@ def _mann_whitney(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.nan_to_num(stats.mannwhitneyu(first, second, axis=0).pvalue, nan=1.0)
 
 
+def _compared(first: Features, second: Features, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cohen's d and adjusted p of every metric, [metric, ...]."""
+    d = np.stack([cohens_d(first[name], second[name], ddof) for name in first])
+    p = np.stack([_mann_whitney(first[name], second[name]) for name in first])
+    return d, benjamini_hochberg(p)
+
+
 def layer_table(recall: LastToken, reasoning: LastToken) -> pd.DataFrame:
-    """The published layer test (H1), a row a layer.
+    """The published layer test (H1), a row per layer.
 
     A metric is significant if Benjamini-Hochberg at 0.01 rejects and |d| > 0.5. A layer is labelled
     by the majority sign of the metrics with |d| > 0.8, of which it needs two.
     """
-    d = np.stack([cohens_d(recall.layers[m], reasoning.layers[m]) for m in LAYER_METRICS])
-    p = np.stack([_mann_whitney(recall.layers[m], reasoning.layers[m]) for m in LAYER_METRICS])
-    significant = (benjamini_hochberg(p) < 0.01) & (np.abs(d) > 0.5)
-    rows = [
-        {
-            "layer": layer,
-            "label": _label(d[:, layer], 0.8, 2),
-            "significant_metrics": int(significant[:, layer].sum()),
-            **{f"d_{m}": d[i, layer] for i, m in enumerate(LAYER_METRICS)},
-        }
-        for layer in range(d.shape[1])
-    ]
-    return pd.DataFrame(rows)
+    d, p = _compared(recall.layers, reasoning.layers)
+    columns = {
+        "layer": range(d.shape[1]),
+        "label": [_label(own, 0.8, 2) for own in d.T],
+        "significant_metrics": ((p < 0.01) & (np.abs(d) > 0.5)).sum(0),
+    }
+    return pd.DataFrame(columns | {f"d_{m}": d[i] for i, m in enumerate(recall.layers)})
 
 
 def head_table(recall: LastToken, reasoning: LastToken) -> pd.DataFrame:
-    """The published head test (H2, second version), a row a head.
+    """The published head test (H2, second version), a row per head.
 
     Benjamini-Hochberg at 1e-4 over all heads and metrics, |d| >= 1 with the sample variance,
     |d| > 15 set to 0; a head is specialised if three metrics or more are left.
     """
-    d = np.stack([cohens_d(recall.heads[m], reasoning.heads[m], 1) for m in HEAD_METRICS])
-    d = np.where(np.abs(d) > 15, 0, d)
-    p = np.stack([_mann_whitney(recall.heads[m], reasoning.heads[m]) for m in HEAD_METRICS])
-    kept = np.where((benjamini_hochberg(p) < 1e-4) & (np.abs(d) >= 1), d, 0)
-    n_layers, n_heads = d.shape[1:]
-    rows: list[dict[str, object]] = []
-    for layer in range(n_layers):
-        for head in range(n_heads):
-            own = kept[:, layer, head]
-            agreeing = int((own != 0).sum())
-            rows.append(
-                {
-                    "layer": layer,
-                    "head": head,
-                    "label": _label(own, 0, 3),
-                    "specialised": agreeing >= 3,
-                    "effect": float(np.abs(own[own != 0]).mean()) if agreeing else 0.0,
-                }
-            )
-    return pd.DataFrame(rows)
+    d, p = _compared(recall.heads, reasoning.heads, ddof=1)
+    large = (p < 1e-4) & (np.abs(d) >= 1) & (np.abs(d) <= 15)
+    left, n = np.where(large, d, 0), large.sum(0)
+    layers, heads = np.indices(n.shape)
+    columns = {
+        "layer": layers.ravel(),
+        "head": heads.ravel(),
+        "label": [_label(own, 0, 3) for own in left.reshape(len(left), -1).T],
+        "specialised": n.ravel() >= 3,
+        "effect": (np.abs(left).sum(0) / np.maximum(n, 1)).ravel(),
+    }
+    return pd.DataFrame(columns)
 
 
 def _label(d: np.ndarray, least: float, needed: int) -> str:
@@ -222,3 +231,152 @@ def neuron_counts(recall: LastToken, reasoning: LastToken) -> dict[str, float]:
         "reasoning": int((found & (d > 0)).sum()),
         "firing_specificity_top_50": float(np.sort(firing)[-50:].mean()) if len(firing) else 0.0,
     }
+
+
+# --- prompts and replication ---------------------------------------------------------------------
+
+
+def published_prompts(path: str | Path) -> Prompts:
+    """The published prompts.
+
+    Args:
+        path: the released JSON file, a list of records with ``recall`` and ``reasoning``; or
+            the shipped ``recall_facts``, whose first 30 countries are put in the same words.
+
+    Raises:
+        DataError: the file is missing or of another form.
+    """
+    path = locate(path, "a file of published prompts")
+    if path.suffix == ".jsonl":
+        lines = read_jsonl(path, "country and continent")[:N_PUBLISHED]
+        rows = [checked(_Country, row, f"{path}, line {n}") for n, row in lines]
+        found = [template.format(**dict(row)) for template in (RECALL, REASONING) for row in rows]
+    else:
+        listed = read_rows(path, "recall and reasoning prompts")
+        pairs = [checked(_Released, row, f"{path}, row {n}") for n, row in enumerate(listed, 1)]
+        found = [row.recall for row in pairs] + [row.reasoning for row in pairs]
+    n = len(found) // 2
+    if n < 3:
+        raise DataError(f"{path} holds {n} rows; the tests need 3 or more.")
+    return found[:n], found[n:]
+
+
+class _Country(Row):
+    country: Text
+    continent: Text
+
+
+class _Released(Row):
+    recall: Text
+    reasoning: Text
+
+
+def matched_prompts(data: Data, cells: Sequence[str], n: int) -> Prompts:
+    """At most `n` clean prompts of each of two cells of the selection split."""
+    first, second = ([p.clean for p in data.of("selection", cell, n)] for cell in cells)
+    return first, second
+
+
+@brief
+@dataclass(frozen=True)
+class Replication(Result):
+    """The published tests on one or several sets of prompts.
+
+    Attributes:
+        confounds: a row per set of prompts: how many, their lengths, the AUC of length alone and of
+            mean attention entropy alone, and how many layers, heads and neurons are "specialised".
+        layers: a row per set and layer.
+        heads: a row per set and head.
+        model: its name.
+    """
+
+    KIND: ClassVar[str] = "recall_replication"
+    confounds: pd.DataFrame
+    layers: pd.DataFrame = field(repr=False)
+    heads: pd.DataFrame = field(repr=False)
+    model: str
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """How many layers of each set have each label."""
+        sizes: Any = self.layers.groupby(["prompts", "label"]).size()
+        return sizes.reset_index(name="layers")
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {
+            "model": self.model,
+            "confounds": self.confounds.to_dict("records"),
+            "layer_labels": self.labels.to_dict("records"),
+        }
+
+    def report(self) -> Report:
+        """The confound table and the labels of layers."""
+        sets = self.confounds.to_dict("records")
+        rows = [
+            {"figure": _words(str(name))} | {str(one["prompts"]): one[name] for one in sets}
+            for name in self.confounds.columns.drop("prompts")
+        ]
+        table = pd.DataFrame(rows, dtype=object)  # counts stay whole numbers
+        lengths = [f"{one['prompts']} {cell_text(float(one['length_auc']))}" for one in sets]
+        tables = [
+            Table("Prompts, and components called specialised", table),
+            Table("Layers", self.labels),
+        ]
+        return Report(
+            title=f"Published statistics on {self.model}",
+            lead=f"AUC of prompt length alone: {', '.join(lengths)}.",
+            sections=[Section("What length alone explains", tables)],
+            method=(
+                "The published statistics compare prompts and intervene on nothing. Where length "
+                "alone tells the two sets apart (AUC 1), whatever depends on length is "
+                "significant.",
+            ),
+            provenance=self.provenance,
+        )
+
+
+def _words(figure: str) -> str:
+    """The name of a figure in the confound table."""
+    return figure.replace("neurons_neurons", "neurons").replace("_", " ").replace("auc", "AUC")
+
+
+def replicate(model: Model, sets: Mapping[str, Prompts]) -> Replication:
+    """Run the published layer, head and neuron tests on each set of prompts.
+
+    Args:
+        model: with gated MLPs.
+        sets: name -> recall and reasoning prompts, such as ``published`` and ``matched``.
+
+    Raises:
+        PlanError: the model has no gate projection.
+    """
+    confounds: list[dict[str, Any]] = []
+    tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    for name, prompts in sets.items():
+        recall, reasoning = (last_token(model, side) for side in prompts)
+        by_layer, by_head = layer_table(recall, reasoning), head_table(recall, reasoning)
+        special: Any = by_head[by_head["specialised"]]
+        counts = {
+            "layers": len(by_layer),
+            "layers_labelled": sum(by_layer["label"] != "mixed"),
+            "heads": len(by_head),
+            "heads_specialised": len(special),
+            "heads_recall": int((special["label"] == "recall").sum()),
+            "heads_reasoning": int((special["label"] == "reasoning").sum()),
+            "head_effect": float(special["effect"].mean()),
+            **{f"neurons_{k}": v for k, v in neuron_counts(recall, reasoning).items()},
+        }
+        entropy = (one.heads["entropy"].mean((1, 2)) for one in (recall, reasoning))
+        lengths = {
+            "n_recall": len(recall.lengths),
+            "n_reasoning": len(reasoning.lengths),
+            "tokens_recall": float(recall.lengths.mean()),
+            "tokens_reasoning": float(reasoning.lengths.mean()),
+            "length_auc": two_sided_auc(recall.lengths.tolist(), reasoning.lengths.tolist()),
+            "entropy_auc": two_sided_auc(*(values.tolist() for values in entropy)),
+        }
+        confounds.append({"prompts": name, **lengths, **counts})
+        tables.append((by_layer.assign(prompts=name), by_head.assign(prompts=name)))
+    layers, heads = (pd.concat(side, ignore_index=True) for side in zip(*tables, strict=True))
+    return Replication(pd.DataFrame(confounds), layers, heads, model.name)

@@ -1,124 +1,103 @@
 """What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from circuits.recall_reasoning.cells import design_named
-from circuits.recall_reasoning.scoring import RULES
-from interp.ablation.replacement import check_kind
-from interp.brief import brief
+from circuits.recall_reasoning.designs import DesignName
 from interp.data.datasets import locate
-from interp.data.prompts import TokenPrompt
-from interp.data.records import (
-    NO_OTHERS,
-    Amount,
-    ClosedRow,
-    Count,
-    Dtype,
-    Index,
-    Text,
-    checked,
-    read_json,
-)
-from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
+from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, checked, read_json
+
+Rule = Literal["exclusive", "absolute", "clipped", "difference"]
+Ablation = Literal["resample", "mean", "zero"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@brief
-@dataclass(frozen=True)
-class Settings:
-    """A study's options.
+class StudySettings(ClosedRow):
+    """A study's options."""
 
-    Attributes:
-        design: a name in `DESIGNS`.
-        sizes: heads in a circuit.
-        rules: how heads are ranked, names in `RULES`.
-        ablations: kinds of ablation; the first decides which circuit is tested, and is the one
-            that random sets undergo.
-        n_drawn: pairs drawn a cell and split, before the correctness filter.
-        n_select, n_validate, n_test: most pairs kept in each split.
-        n_control: test pairs that random sets are measured on.
-        n_random: random sets of each kind of control.
-        seeds: of the splits; the whole study is done once a seed.
-        mlps: MLPs in a circuit of MLPs; none by default.
-        neurons: neurons in a circuit of neurons; none by default.
-        min_drop: accuracy an ability must lose (0.15 = 15 points).
-        accuracy_margin: change of accuracy that still counts as none.
-        effect_margin: the same of the logit difference, as a part of the total effect.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
-
-    design: str = "A-conflict"
-    sizes: tuple[Count, ...] = (4, 8, 12, 16)
-    rules: tuple[str, ...] = ("exclusive", "absolute", "clipped", "difference")
-    ablations: tuple[str, ...] = ("resample", "mean", "zero")
-    n_drawn: Count = 120
-    n_select: Count = 60
-    n_validate: Count = 40
-    n_test: Count = 100
-    n_control: Count = 32
-    n_random: Count = 100
-    seeds: tuple[Index, ...] = (0, 1, 2)
-    mlps: tuple[Count, ...] = ()
-    neurons: tuple[Count, ...] = ()
-    min_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
-    accuracy_margin: Annotated[float, Field(ge=0, le=1)] = 0.03
-    effect_margin: Amount = 0.10
-
-    def checked(self) -> Self:
-        """The same settings.
-
-        Raises:
-            InterpError: an unknown design, rule or ablation, or nothing to do.
-        """
-        design_named(self.design)
-        for rule in self.rules:
-            if rule not in RULES:
-                raise PlanError(f"unknown rule {shown(rule)}. {did_you_mean(rule, RULES)}")
-        for kind in self.ablations:
-            check_kind(kind, [TokenPrompt((0,))])
-        if not (self.sizes and self.rules and self.ablations and self.seeds):
-            raise PlanError("a study needs at least one size, rule, ablation and seed.")
-        return self
+    design: DesignName = Field(
+        default="A-conflict", description="Which kinds of prompts are contrasted."
+    )
+    sizes: tuple[Count, ...] = Field(
+        default=(4, 8, 12, 16), min_length=1, description="Numbers of heads in a circuit."
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=("exclusive", "absolute", "clipped", "difference"),
+        min_length=1,
+        description="How components are ranked for an ability.",
+    )
+    ablations: tuple[Ablation, ...] = Field(
+        default=("resample", "mean", "zero"),
+        min_length=1,
+        description="Kinds of ablation; the first decides which circuit is tested, and is the one "
+        "that random sets undergo.",
+    )
+    n_drawn: Count = Field(
+        default=120,
+        description="Number of pairs drawn per cell and split, before the correctness filter.",
+    )
+    n_select: Count = Field(default=60, description="Largest number of selection pairs per cell.")
+    n_validate: Count = Field(
+        default=40, description="Largest number of validation pairs per cell."
+    )
+    n_test: Count = Field(default=100, description="Largest number of test pairs per cell.")
+    n_control: Count = Field(
+        default=32, description="Number of test pairs that random sets run on."
+    )
+    n_random: Count = Field(default=100, description="Number of random sets per control.")
+    seeds: tuple[Index, ...] = Field(
+        default=(0, 1, 2),
+        min_length=1,
+        description="Random seeds for the splits; the whole study is repeated for each.",
+    )
+    mlps: tuple[Count, ...] = Field(default=(), description="Numbers of MLPs in a circuit.")
+    neurons: tuple[Count, ...] = Field(default=(), description="Numbers of neurons in a circuit.")
+    min_drop: Fraction = Field(default=0.15, description="Accuracy that an ability must lose.")
+    accuracy_margin: Fraction = Field(
+        default=0.03, description="Change of accuracy that still counts as intact."
+    )
+    effect_margin: Amount = Field(
+        default=0.10,
+        description="The same of the logit difference, as a fraction of the total effect.",
+    )
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return json.loads(json.dumps(asdict(self)))
+        """As JSON holds it; `of` reads it."""
+        return self.model_dump(mode="json")
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
         """From JSON.
 
         Raises:
-            InterpError: an unknown key or a value that cannot be; as `checked`.
+            DataError: an unknown field, or a value that cannot be.
         """
-        return checked(cls, record, "settings").checked()
+        return checked(cls, record, "settings")
+
+    def but(self, **changed: Any) -> Self:
+        """The same settings with some fields changed; raises as `of`."""
+        return self.of(self.record() | changed)
 
 
-class _Recipe(ClosedRow):
+class StudyRecipe(ClosedRow):
+    """A study as a JSON file describes it."""
+
     model: Text
     dtype: Dtype | None
-    settings: Settings
+    settings: StudySettings
 
 
 RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.json"))}
 """Name -> file of the shipped recipes."""
 
 
-def load_recipe(path: str | Path) -> tuple[dict[str, Any], Settings]:
-    """Read a recipe: a JSON file with ``model``, ``dtype`` and ``settings``, or a shipped name.
+def load_recipe(path: str | Path) -> StudyRecipe:
+    """Read a recipe from a JSON file, or a shipped one by its name.
 
     Raises:
         DataError: no such file or name, or it is malformed; the field is named.
     """
     file = locate(path, "a recipe file", RECIPES)
-    found = checked(_Recipe, read_json(file, "recipe (JSON)"), str(file))
-    try:
-        settings = found.settings.checked()
-    except InterpError as error:
-        raise DataError(f"{file}: {error}") from error
-    return {"model": found.model, "dtype": found.dtype}, settings
+    return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.recall_reasoning.world import RELATIONS, World
+from circuits.recall_reasoning.sources.organism import RELATIONS, World
 
 QUERIES, MOST_CHAINS = 8, 4
 KNOWN_IN_STORY = 0.15

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from circuits.recall_reasoning.world import RELATIONS, World
+from circuits.recall_reasoning.sources.organism import RELATIONS, World
 
 CONFIG = {
     "hidden_size": 128,

@@ -14,7 +14,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, shares_prefixes, walk_tokens
+from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
 from interp.interventions.rewrite import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
@@ -100,7 +100,7 @@ def run_sets(
             rows = _rows(model, calls, length, start, cells[lo:hi])
             try:
                 writes = _writes(calls, length, start, cells[lo:hi], units, rewrites, rows)
-                hidden, pack = walk_tokens(model, calls, rows, writes)
+                hidden, pack = run_packed(model, calls, rows, writes)
                 found = read(hidden, pack, rows.prompt)
             except torch.OutOfMemoryError as error:
                 budget = halved(budget, model, int(length.max()), error)

@@ -27,12 +27,12 @@ from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
 from interp.attribution.runs import run
 from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.prompts import mixed_positions
 from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import Site
-from interp.patching.result import mixed_positions
 from interp.progress import Progress, reported
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")

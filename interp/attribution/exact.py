@@ -18,7 +18,7 @@ from interp.attribution.contrast import Contrast
 from interp.attribution.runs import run
 from interp.forward.blocks import bias_of, head_writes, mlp_write, norm, weight_of
 from interp.forward.layer_calls import LayerCalls
-from interp.forward.packed import Change, Pack, Put, Rows, Write, shares_prefixes, walk_tokens
+from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -266,17 +266,17 @@ class Effects:
         entry = [n_pairs * (1 + n) for n in [*present, len(jobs)]]
         rows = Rows(torch.cat([base, pair]), start, stop, stop - 1, entry, n_pairs)
         pack = Pack(rows, n_pos)
-        writes: list[Change] = []
+        writes: list[BatchEdit] = []
         for i, job in enumerate(jobs):
             first = n_pairs * (1 + i)
             own = torch.arange(pack.n_tokens(first), pack.n_tokens(first + n_pairs))
             put = job.values[pack.row[own] - first, pack.pos[own]]
             features = _per_token(job.features, own)
-            writes.append(Put(SITES[job.site], job.layer, own, put, features))
+            writes.append(Write(SITES[job.site], job.layer, own, put, features))
             if job.kept_z:
                 back = _per_token(job.kept_z, own)
                 writes.append(Write(SITES["z"], job.layer, own, pack.parent[own], back))
-        hidden, pack = walk_tokens(self.model, self.calls, rows, writes)
+        hidden, pack = run_packed(self.model, self.calls, rows, writes)
         read = self.contrast.read(hidden[pack.grid[n_pairs:]], pair)
         return read.view(len(jobs), n_pairs).T.double().cpu()
 

@@ -8,9 +8,8 @@ from jaxtyping import Float
 
 from interp.attribution.scores import EdgeScores, NodeScores, Scores
 from interp.model.graph import Graph
-from interp.patching.figures import AXIS_NAMES
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_rows
-from interp.results.style import BLUE, add_band, label, styled
+from interp.results.style import AXIS_NAMES, BLUE, add_band, label, styled
 
 MOST_COLUMNS = 64
 """Columns of a heatmap; neurons beyond are not drawn one by one."""

@@ -1,6 +1,6 @@
 """`EdgeScores`, `NodeScores` and `UnitScores`: labelled attributions, pair by pair."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,6 @@ import xarray as xr
 from interp.data.pairs import Excluded
 from interp.errors import RunFolderError, shown
 from interp.model.graph import Graph
-from interp.patching.result import vars_of
 from interp.results import folder
 from interp.statistics import bootstrap_mean
 
@@ -110,7 +109,7 @@ class Scores:
             "method": self.method,
             "metric": self.metric,
             "n_pairs": self.n_pairs,
-            "excluded": [vars_of(row) for row in self.excluded],
+            "excluded": [asdict(row) for row in self.excluded],
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "convergence": self.convergence,
@@ -143,7 +142,7 @@ class Scores:
         )
         tables = {"pairs": pairs, "prompts": pd.DataFrame({"prompt": self.prompts})}
         tables["excluded"] = pd.DataFrame(
-            [vars_of(row) for row in self.excluded],
+            [asdict(row) for row in self.excluded],
             columns=["id", "where", "reason"],
         )
         for dim in self.over:

@@ -230,3 +230,22 @@ def batches(prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:
         else:
             groups.append([i])
     return groups
+
+
+def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, ...]]) -> str:
+    """Why a mean over prompts at one position mixes different things; empty where it does not.
+
+    Args:
+        tokens: of each prompt.
+        roles: for each of these the span it belongs to, or ``""``.
+    """
+    lengths = sorted({len(row) for row in tokens})
+    mixes = "so a mean over pairs at one position mixes tokens of different roles"
+    if len(lengths) > 1:
+        return f"The prompts have {lengths[0]} to {lengths[-1]} tokens, {mixes}"
+    shared = set[str].intersection(*map(set, roles)) if roles else set[str]()
+    for name in sorted(shared - {""}):
+        places = {tuple(i for i, role in enumerate(row) if role == name) for row in roles}
+        if len(places) > 1:
+            return f"The span {name!r} is at different positions in different prompts, {mixes}"
+    return ""

@@ -1,14 +1,20 @@
-"""The one-pass walk: many patched runs as rows of one batch that grows layer by layer.
+"""The packed batch: many patched runs as rows of one batch that grows layer by layer.
 
-A row is one prompt with one intervention. It joins the batch at the first layer its
-intervention touches, and holds only the tokens from its first changed position on: with causal
-attention nothing before that position, and nothing below that layer, can differ from the
-unpatched run, whose own row is in the batch from the start. So each layer is called once, on
-exactly the tokens that may differ, packed without padding into one sequence; each row's
-attention reads the keys and values it lacks from its base row.
+A row is one prompt with one intervention. It joins the batch at the first layer its intervention
+touches, and holds only the tokens from its first changed position on: with causal attention
+nothing before that position, and nothing below that layer, can differ from the unpatched run,
+whose own row is in the batch from the start. Each layer is called once, on the tokens that may
+differ, packed without padding into one sequence::
 
-Models whose attention does not go through transformers' attention interface (GPT-J) run the
-same walk with whole, padded rows and the masks as Hugging Face made them.
+                        base 0     base 1   row a  row b   row c
+    layers 5 to 11    | A B C D E | F G H | D'E' | C'D'E' | G'H' |   row c joins at layer 5
+    layers 2 to 4     | A B C D E | F G H | D'E' | C'D'E' |          a and b join at layer 2
+    layers 0 and 1    | A B C D E | F G H |                          the prompts, unpatched
+
+In attention row b reads the keys of A B C'D'E': its own, and before them its base row's.
+
+Models whose attention does not go through transformers' attention interface (GPT-J) run the same
+batch with whole, padded rows and the masks as Hugging Face made them.
 """
 
 import contextlib
@@ -24,6 +30,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.brief import brief
 from interp.errors import ModelError
+from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls
 from interp.model.model import Model
@@ -32,13 +39,10 @@ from interp.model.sites import SITES, Site
 ROWS_ATTENTION = "interp_rows"
 
 
-# --- rows --------------------------------------------------------------------------------------
-
-
 @brief
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one walk, ordered by the layer they enter; the base rows come first.
+    """The rows of a batch, ordered by the layer they enter; the base rows come first.
 
     Attributes:
         prompt: which recorded prompt each row continues.
@@ -46,7 +50,7 @@ class Rows:
         stop: one past the last padded position held.
         read: the padded position whose final residual stream is wanted.
         entry: how many rows are in the batch in each layer and after the last one.
-        n_base: the first `n_base` rows are the unpatched prompts, whole, in prompt order.
+        n_base: the first `n_base` rows are the unpatched prompts in full, in prompt order.
     """
 
     prompt: Int[Tensor, " row"]
@@ -63,6 +67,7 @@ class Pack:
     Attributes:
         row: row of each token.
         pos: padded position of each token.
+        prompt: prompt of each token.
         offset: flat index of each row's token at its `start`.
         parent: flat index of the base row's token at the same position.
         grid: flat index of the token that a row reads at each padded position.
@@ -75,10 +80,10 @@ class Pack:
         self.offset = length.cumsum(0) - length
         self.ends = [0, *length.cumsum(0).tolist()]
         self.pos = torch.arange(len(self.row)) - self.offset[self.row] + rows.start[self.row]
-        patched = rows.start[rows.n_base :].tolist()
-        self.first_patched = min(patched, default=0)
+        self.prompt = rows.prompt[self.row]
+        self.first_patched = min(rows.start[rows.n_base :].tolist(), default=0)
         base = self.offset[: rows.n_base] - rows.start[: rows.n_base]
-        self.parent = base[rows.prompt[self.row]] + self.pos
+        self.parent = base[self.prompt] + self.pos
         every = torch.arange(n_pos)
         own = self.offset[:, None] + every - rows.start[:, None]
         inherited = base[rows.prompt][:, None] + every
@@ -86,7 +91,6 @@ class Pack:
         grid = torch.where(every >= rows.start[:, None], own, inherited)
         real = (every >= first) & (every < rows.stop[:, None])
         self.grid = torch.where(real, grid, self.offset[:, None])
-        self.prompt = rows.prompt[self.row]
 
     def token(self, row: Int[Tensor, " n"], pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """Flat index of a row's token at a padded position that the row holds."""
@@ -103,8 +107,8 @@ class Pack:
         return self
 
 
-class Change(Protocol):
-    """Anything that changes the whole batch's activation at one site of one layer, in place."""
+class BatchEdit(Protocol):
+    """Anything that changes, or reads, the whole batch's activation at one site of one layer."""
 
     @property
     def site(self) -> Site:
@@ -117,67 +121,39 @@ class Change(Protocol):
         ...
 
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
-        """Apply."""
+        """Apply, in place."""
         ...
 
 
 @brief
 @dataclass(frozen=True)
 class Write:
-    """Copies of activations between tokens of the batch, at one site of one layer.
+    """Activations written into tokens of the batch, at one site of one layer.
 
     Attributes:
-        site: where.
-        layer: in which block.
+        site, layer: where.
         into: flat indices of the tokens changed.
-        source: flat indices of the tokens copied from.
-        features: the features copied, per token; ``None`` for all.
-    """
-
-    site: Site
-    layer: int
-    into: Int[Tensor, " n"]
-    source: Int[Tensor, " n"]
-    features: Int[Tensor, "n width"] | None
-
-    def __call__(self, activation: Float[Tensor, "... width"]) -> None:
-        """Apply to the activation of the whole batch, in place."""
-        flat = activation.view(-1, activation.shape[-1])
-        into, source = self.into.to(flat.device), self.source.to(flat.device)
-        if self.features is None:
-            flat[into] = flat[source]
-        else:
-            features = self.features.to(flat.device)
-            flat[into[:, None], features] = flat[source[:, None], features]
-
-
-@brief
-@dataclass(frozen=True)
-class Put:
-    """Given values put into tokens of the batch, at one site of one layer.
-
-    Attributes:
-        site: where.
-        layer: in which block.
-        into: flat indices of the tokens changed.
-        values: what each token gets.
+        source: flat indices of the tokens copied from; or the values themselves.
         features: the features changed, per token; ``None`` for all.
     """
 
     site: Site
     layer: int
     into: Int[Tensor, " n"]
-    values: Float[Tensor, "n width"]
-    features: Int[Tensor, "n width"] | None
+    source: Int[Tensor, " n"] | Float[Tensor, "n width"]
+    features: Int[Tensor, "n width"] | None = None
 
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
         """Apply to the activation of the whole batch, in place."""
         flat = activation.view(-1, activation.shape[-1])
-        into, values = self.into.to(flat.device), self.values.to(flat)
+        into, source = self.into.to(flat.device), self.source.to(flat.device)
+        given = source.to(flat.dtype) if source.is_floating_point() else None
         if self.features is None:
-            flat[into] = values
+            flat[into] = flat[source] if given is None else given
         else:
-            flat[into[:, None], self.features.to(flat.device)] = values
+            features = self.features.to(flat.device)
+            new = flat[source[:, None], features] if given is None else given
+            flat[into[:, None], features] = new
 
 
 # --- attention over rows -----------------------------------------------------------------------
@@ -214,43 +190,30 @@ def rows_attention(
     The base rows attend over whole prompts; the patched rows only from the earliest position
     any of them holds. The arithmetic is the model's own attention function's.
     """
-    rows, n_base = attention_mask, attention_mask.pack.rows.n_base
-    parts = [_attend(module, query, key, value, rows, 0, n_base, kwargs)]
+    rows, pack = attention_mask, attention_mask.pack
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _no_eager)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(rows.implementation, eager)
+
+    def attended(lo: int, hi: int, first: int) -> Float[Tensor, "token head d_head"]:
+        grid = pack.grid[lo:hi]
+        k, v = (x[0].transpose(0, 1)[grid].transpose(1, 2) for x in (key, value))
+        q = query[0].transpose(0, 1)[grid[:, first:]].transpose(1, 2)
+        mask = causal_mask(pack.n_pos, q) if rows.mask is None and first else rows.mask
+        if mask is not None:
+            prompt = pack.rows.prompt[lo:hi].to(mask.device)
+            mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
+        out, _ = attend(module, q, k, v, mask, **kwargs)
+        span = slice(pack.n_tokens(lo), pack.n_tokens(hi))
+        return out[pack.row[span] - lo, pack.pos[span] - first]
+
+    n_base = pack.rows.n_base
+    parts = [attended(0, n_base, 0)]
     if rows.n_rows > n_base:
-        parts.append(_attend(module, query, key, value, rows, n_base, rows.n_rows, kwargs))
+        parts.append(attended(n_base, rows.n_rows, pack.first_patched))
     return torch.cat(parts)[None], None
 
 
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rows: RowsMask,
-    lo: int,
-    hi: int,
-    kwargs: dict[str, Any],
-) -> Float[Tensor, "token head d_head"]:
-    pack = rows.pack
-    first = 0 if lo < pack.rows.n_base else pack.first_patched
-    grid = pack.grid[lo:hi]
-    k, v = (x[0].transpose(0, 1)[grid].transpose(1, 2) for x in (key, value))
-    q = query[0].transpose(0, 1)[grid[:, first:]].transpose(1, 2)
-    mask = rows.mask
-    if mask is None and first:
-        mask = causal_mask(pack.n_pos, q)
-    if mask is not None:
-        prompt = pack.rows.prompt[lo:hi].to(mask.device)
-        mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", no_eager)
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(rows.implementation, eager)
-    out, _ = attend(module, q, k, v, mask, **kwargs)
-    span = slice(pack.n_tokens(lo), pack.n_tokens(hi))
-    return out[pack.row[span] - lo, pack.pos[span] - first]
-
-
-def no_eager(*_: Any, **__: Any) -> Any:
-    """Stands for the eager attention of a model that has none."""
+def _no_eager(*_: Any, **__: Any) -> Any:
     raise ModelError("this model defines no eager attention; load it with 'sdpa'.")
 
 
@@ -262,36 +225,28 @@ def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
 ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
 
 
-# --- the walk ----------------------------------------------------------------------------------
+# --- running the batch ---------------------------------------------------------------------------
 
 
-def walk(
-    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
-) -> Float[Tensor, "row d_model"]:
+def run_packed(
+    model: Model, calls: LayerCalls, rows: Rows, edits: Sequence[BatchEdit]
+) -> tuple[Float[Tensor, "token d_model"], Pack]:
     """Run every row through the layers it needs, each layer called once.
 
     Args:
         model: the model.
         calls: from `record_layer_calls` on the same prompts.
         rows: which prompts, from which position and layer on.
-        writes: the interventions, by flat token numbers of the batch (`Pack.token`).
+        edits: the interventions, by flat token numbers of the batch (`Pack.token`).
 
     Returns:
-        The residual stream after the last block at each row's last real position.
+        The residual stream after the last block at every token, and the tables that find them.
     """
-    hidden, pack = walk_tokens(model, calls, rows, writes)
-    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
-
-
-def walk_tokens(
-    model: Model, calls: LayerCalls, rows: Rows, writes: Sequence[Change]
-) -> tuple[Float[Tensor, "token d_model"], Pack]:
-    """As `walk`, but the residual stream of every token, and the tables that find them."""
     pack = Pack(rows, calls.mask.shape[1]).to(calls.embeddings.device)
     layout = _packed if shares_prefixes(model) else _padded
-    by_layer: dict[int, list[Change]] = {}
-    for write in writes:
-        by_layer.setdefault(write.layer, []).append(write)
+    by_layer: dict[int, list[BatchEdit]] = {}
+    for edit in edits:
+        by_layer.setdefault(edit.layer, []).append(edit)
     base = slice(0, pack.n_tokens(rows.n_base))
     hidden = calls.embeddings[pack.prompt[base], pack.pos[base]]
     with layout(model, calls, pack) as call:
@@ -300,11 +255,20 @@ def walk_tokens(
             hidden = _join(hidden, pack, rows.entry[layer])
             _apply(here, "resid_pre", hidden)
             inside = [w for w in here if w.site.name not in ("resid_pre", "resid_post")]
-            hidden = call(layer, hidden, rows.entry[layer], inside)
+            with hooked(model, [(w.site, layer, w) for w in inside]):
+                hidden = call(layer, hidden, rows.entry[layer])
             if any(w.site.name == "resid_post" for w in here):
                 hidden = _join(hidden, pack, rows.entry[layer + 1])
                 _apply(here, "resid_post", hidden)
     return hidden, pack
+
+
+def final_resid_of_rows(
+    model: Model, calls: LayerCalls, rows: Rows, edits: Sequence[BatchEdit]
+) -> Float[Tensor, "row d_model"]:
+    """As `run_packed`, but only at the position that each row is read at."""
+    hidden, pack = run_packed(model, calls, rows, edits)
+    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
 
 
 def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Tensor, "more d"]:
@@ -313,16 +277,14 @@ def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Te
     return torch.cat([hidden, hidden[new.to(hidden.device)]]) if len(new) else hidden
 
 
-def _apply(writes: list[Change], site: str, hidden: Float[Tensor, "token d"]) -> None:
-    for write in writes:
-        if write.site == SITES[site]:
-            write(hidden)
+def _apply(edits: list[BatchEdit], site: str, hidden: Float[Tensor, "token d"]) -> None:
+    for edit in edits:
+        if edit.site == SITES[site]:
+            edit(hidden)
 
 
-# --- calling one layer on the batch ------------------------------------------------------------
-
-Call = Callable[[int, Tensor, int, Sequence[Change]], Tensor]
-"""(layer, flat hidden states, rows present, writes inside the layer) -> flat hidden states."""
+Call = Callable[[int, Tensor, int], Tensor]
+"""(layer, flat hidden states, rows present) -> flat hidden states."""
 
 
 def shares_prefixes(model: Model) -> bool:
@@ -351,10 +313,10 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     implementation = model.attention_implementation
     gathered: dict[int, Any] = {}
 
-    def per_token(value: Any) -> Any:
+    def per_token(value: Any, n_tokens: int) -> Any:
         """Masks aside, whatever HF laid out as (prompt or 1, pos, ...), laid out by token."""
         if isinstance(value, tuple | list):
-            return type(value)(per_token(v) for v in value)
+            return type(value)(per_token(v, n_tokens) for v in value)
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[1] != pack.n_pos:
             return value
         if id(value) not in gathered:
@@ -362,16 +324,11 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
             gathered[id(value)] = value[prompt.to(value.device), pack.pos.to(value.device)][None]
         return gathered[id(value)][:, :n_tokens]
 
-    n_tokens = 0
-
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
-        nonlocal n_tokens
-        n_tokens = len(hidden)
-        kwargs = {k: per_token(v) for k, v in calls.kwargs[layer].items() if k != "attention_mask"}
-        mask = calls.kwargs[layer].get("attention_mask")
-        rows = RowsMask(pack, n_rows, mask, implementation)
-        out = _call_block(model, layer, hidden[None], {**kwargs, "attention_mask": rows}, writes)
-        return out[0]
+    def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
+        given = dict(calls.kwargs[layer])
+        mask = RowsMask(pack, n_rows, given.pop("attention_mask", None), implementation)
+        kwargs = {name: per_token(value, len(hidden)) for name, value in given.items()}
+        return first_output(model.blocks[layer](hidden[None], **kwargs, attention_mask=mask))[0]
 
     with model.attention_named(ROWS_ATTENTION):
         yield call
@@ -379,20 +336,11 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 
 @contextlib.contextmanager
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
-    """Whole padded rows, with the masks and tables Hugging Face made, one copy a row."""
+    """Whole padded rows, with the masks and tables Hugging Face made, one copy per row."""
 
-    def call(layer: int, hidden: Tensor, n_rows: int, writes: Sequence[Change]) -> Tensor:
-        prompt = pack.rows.prompt[:n_rows]
-        kwargs = calls.of_rows(layer, prompt)
+    def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
+        kwargs = calls.of_rows(layer, pack.rows.prompt[:n_rows])
         batch = hidden.view(n_rows, pack.n_pos, -1)
-        return _call_block(model, layer, batch, kwargs, writes).flatten(0, 1)
+        return first_output(model.blocks[layer](batch, **kwargs)).flatten(0, 1)
 
     yield call
-
-
-def _call_block(
-    model: Model, layer: int, hidden: Tensor, kwargs: dict[str, Any], writes: Sequence[Change]
-) -> Tensor:
-    with hooked(model, [(write.site, layer, write) for write in writes]):
-        out = model.blocks[layer](hidden, **kwargs)
-    return out[0] if isinstance(out, tuple) else out

@@ -12,7 +12,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import InterpError, ModelError, first_line
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
-from interp.forward.packed import Pack, Rows, Write, shares_prefixes, walk
+from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows, shares_prefixes
 from interp.forward.prefix_cache import keeps_keys
 from interp.interventions.native import applied
 from interp.interventions.plan import Add
@@ -124,7 +124,7 @@ def _check_walk(model: Model, allowed: float) -> str:
     into, source = (Pack(rows, n).token(torch.tensor([row]), torch.tensor([pos])) for row in (2, 0))
     write = Write(SITES["resid_pre"], layer, into, source, None)
     calls = record_layer_calls(model, ids, torch.ones_like(ids, dtype=torch.bool))
-    got = model.logits(walk(model, calls, rows, [write]))
+    got = model.logits(final_resid_of_rows(model, calls, rows, [write]))
     kept: list[Tensor] = []
     note = (SITES["resid_pre"], layer, lambda a: kept.append(a[:1, pos].clone()))
     plain = _hooked_logits(model, ids, [note])

@@ -1,7 +1,7 @@
-"""Run a sweep: group pairs, lay cells out as rows of one walk, read the metric of each row."""
+"""Run a sweep: its cells laid out as rows of packed batches, and the metric read of each row."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,56 @@ from interp.brief import brief
 from interp.data.pairs import TokenBatch, TokenPair, batch
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, Write, shares_prefixes, walk
+from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows, shares_prefixes
 from interp.forward.readout import measure
 from interp.model.model import Model
-from interp.patching.sweep import Cells, Sweep, cells_of, live_positions
+from interp.patching.sweep import Sweep
 
 
 @brief
 @dataclass(frozen=True)
 class SweepArrays:
-    """What a sweep measured.
-
-    Attributes:
-        values: by pair, layer, place and unit; NaN where a pair lacks the position.
-        clean: each clean prompt, unpatched.
-        corrupt: each corrupt prompt, unpatched.
-    """
+    """What a sweep measured: values of cells, NaN where a pair lacks the position; baselines."""
 
     values: Float[np.ndarray, "pair layer place unit"]
     clean: Float[np.ndarray, " pair"]
     corrupt: Float[np.ndarray, " pair"]
+
+
+@brief
+@dataclass(frozen=True)
+class Cells:
+    """Cells as columns of indices, ordered by the layer in which their row joins the batch.
+
+    Attributes:
+        pair, layer, place, unit: where in the values array each cell belongs.
+        entry: first layer patched.
+        start: first position patched.
+    """
+
+    pair: np.ndarray
+    layer: np.ndarray
+    place: np.ndarray
+    unit: np.ndarray
+    entry: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, sweep: Sweep, live: list[list[tuple[int, ...]]]) -> "Cells":
+        """Every cell that patches some live position; the others hold the unpatched value."""
+        start = np.array([[ps[0] if ps else -1 for ps in by_place] for by_place in live])
+        axes = (sweep.n_layer_cells, *start.shape, len(sweep.unit_labels))
+        layer, pair, place, unit = (axis.ravel() for axis in np.indices(axes))
+        entry = np.array(sweep.layers if "layer" in sweep.over else [min(sweep.layers)])[layer]
+        cells = cls(pair, layer, place, unit, entry, start[pair, place])
+        order = np.argsort(cells.entry, kind="stable")
+        return cells[order][cells.start[order] >= 0]
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Cells":
+        return Cells(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 def run_sweep(
@@ -56,12 +86,12 @@ def run_sweep(
     Raises:
         OutOfMemory: two prompts alone do not fit.
     """
-    shape = (len(pairs), sweep.n_layer_cells, len(places), len(sweep.unit_labels))
-    out = SweepArrays(np.full(shape, np.nan), np.zeros(len(pairs)), np.zeros(len(pairs)))
+    n = len(pairs)
+    out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
     budget = tokens_at_once or default_budget(model)
-    by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i].clean))
+    by_length = sorted(range(n), key=lambda i: len(pairs[i].clean))
     done = 0
-    while done < len(pairs):
+    while done < n:
         group = _fitting(sweep, pairs, places, by_length[done:], budget)
         try:
             part = _run_group(model, sweep, [pairs[i] for i in group], places, budget)
@@ -71,7 +101,7 @@ def run_sweep(
         out.values[group], out.clean[group], out.corrupt[group] = part
         done += len(group)
         if progress:
-            progress(done, len(pairs))
+            progress(done, n)
     return out
 
 
@@ -87,7 +117,7 @@ def _fitting(
     cells = sweep.n_layer_cells * len(sweep.unit_labels)
     for i in waiting:
         length = len(pairs[i].clean)
-        held = [length - ps[0] for ps in live_positions(sweep, [pairs[i]], places)[0] if ps]
+        held = [length - ps[0] for ps in sweep.live([pairs[i]], places)[0] if ps]
         tokens += 2 * length + cells * sum(held)
         if group and tokens > budget:
             break
@@ -98,29 +128,21 @@ def _fitting(
 def _run_group(
     model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any], budget: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(values, clean, corrupt) of a group; cells beyond the budget go into further walks."""
+    """(values, clean, corrupt) of a group; cells beyond the budget go into further batches."""
     tokens = batch(model, pairs)
     calls = record_layer_calls(model, tokens.ids, tokens.mask)
-    live = live_positions(sweep, pairs, places)
-    cells = cells_of(sweep, live)
+    live = sweep.live(pairs, places)
+    cells = Cells.of(sweep, live)
     prompts, patched = np.zeros(len(tokens.left)), []
     for part in _slices(cells, tokens, budget):
-        prompts, values = _walk_cells(model, sweep, tokens, live, calls, cells[part])
+        prompts, values = _measured(model, sweep, tokens, live, calls, cells[part])
         patched.append(values)
-    clean, corrupt = prompts[0::2], prompts[1::2]
-    out = _unpatched(sweep, pairs, places, corrupt if sweep.direction == "denoise" else clean)
-    out[cells.pair, cells.layer, cells.place, cells.unit] = np.concatenate(patched)
-    return out, clean, corrupt
-
-
-def _unpatched(
-    sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any], base: np.ndarray
-) -> Float[np.ndarray, "pair layer place unit"]:
-    """The value of cells that change nothing: the base run's, NaN beyond a prompt's end."""
+    # a cell that changes nothing has the value of the run it would be patched into
     present = [[bool(sweep.positions(pair, place)) for place in places] for pair in pairs]
-    by_place = np.where(np.array(present), base[:, None], np.nan)[:, None, :, None]
-    shape = (len(pairs), sweep.n_layer_cells, len(places), len(sweep.unit_labels))
-    return np.broadcast_to(by_place, shape).copy()
+    by_place = np.where(np.array(present), prompts[sweep.base :: 2, None], np.nan)
+    out = np.broadcast_to(by_place[:, None, :, None], sweep.shape(len(pairs), places)).copy()
+    out[cells.pair, cells.layer, cells.place, cells.unit] = np.concatenate(patched)
+    return out, prompts[0::2], prompts[1::2]
 
 
 def _slices(cells: Cells, tokens: TokenBatch, budget: int) -> Iterator[slice]:
@@ -136,7 +158,7 @@ def _slices(cells: Cells, tokens: TokenBatch, budget: int) -> Iterator[slice]:
         lo = hi
 
 
-def _walk_cells(
+def _measured(
     model: Model,
     sweep: Sweep,
     tokens: TokenBatch,
@@ -144,22 +166,22 @@ def _walk_cells(
     calls: LayerCalls,
     cells: Cells,
 ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " cell"]]:
-    """One walk: the metric of every prompt unpatched, and of every cell."""
+    """The metric of every prompt unpatched, and of every cell."""
     rows = _rows(model, sweep, tokens, cells)
     writes = _writes(sweep, tokens, live, cells, Pack(rows, tokens.ids.shape[1]))
     pair = rows.prompt // 2
     with torch.no_grad():
-        resid = walk(model, calls, rows, writes)
+        resid = final_resid_of_rows(model, calls, rows, writes)
         clean = resid[(2 * pair).to(resid.device)]
         values = measure(model, sweep.metric, resid, tokens.answers[pair], clean).double().numpy()
     return values[: rows.n_base], values[rows.n_base :]
 
 
 def _rows(model: Model, sweep: Sweep, tokens: TokenBatch, cells: Cells) -> Rows:
-    """The prompts themselves, then one row a cell, continuing the prompt it is patched into."""
+    """The prompts themselves, then a row per cell, continuing the prompt it is patched into."""
     length = tokens.mask.sum(-1).cpu()
     base = torch.arange(len(length))
-    prompt = torch.cat([base, torch.from_numpy(2 * cells.pair + _base_of(sweep))])
+    prompt = torch.cat([base, torch.from_numpy(2 * cells.pair + sweep.base)])
     start = tokens.left[prompt] + torch.cat([0 * base, torch.from_numpy(cells.start)])
     stop = tokens.left[prompt] + length[prompt]
     read = stop - 1
@@ -168,11 +190,6 @@ def _rows(model: Model, sweep: Sweep, tokens: TokenBatch, cells: Cells) -> Rows:
     joins = cells.entry + (sweep.site.name == "resid_post")
     present = [int((joins <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
     return Rows(prompt, start, stop, read, [len(base) + n for n in present], len(base))
-
-
-def _base_of(sweep: Sweep) -> int:
-    """Which prompt of a pair is patched: 0 the clean one, 1 the corrupt one."""
-    return 1 if sweep.direction == "denoise" else 0
 
 
 def _writes(
@@ -185,15 +202,14 @@ def _writes(
     """Copy the other prompt's activations into each cell's row, layer by layer."""
     positions = [live[i][j] for i, j in zip(cells.pair, cells.place, strict=True)]
     cell = np.repeat(np.arange(len(cells)), [len(ps) for ps in positions])
-    other = torch.from_numpy(2 * cells.pair[cell] + 1 - _base_of(sweep))
+    other = torch.from_numpy(2 * cells.pair[cell] + 1 - sweep.base)
     pos = torch.tensor([p for ps in positions for p in ps], dtype=torch.long) + tokens.left[other]
     into = pack.token(torch.from_numpy(cell) + pack.rows.n_base, pos)
     source = pack.token(other, pos)
     features = _features(sweep, cells.unit[cell])
-    by_layer = "layer" in sweep.over
     writes = []
     for layer in sweep.layers:
-        here = cells.entry[cell] == layer if by_layer else np.full(len(cell), True)
+        here = cells.entry[cell] == layer if "layer" in sweep.over else np.full(len(cell), True)
         chosen = torch.from_numpy(np.flatnonzero(here))
         if len(chosen):
             of_unit = None if features is None else features[chosen]

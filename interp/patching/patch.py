@@ -3,6 +3,9 @@
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +17,32 @@ from interp.metrics import DEGENERATE, AnyMetric
 from interp.model.model import Model
 from interp.patching.cells import SweepArrays, run_sweep
 from interp.patching.result import PatchResult
-from interp.patching.sweep import Direction, Sweep, plan_sweep
+from interp.patching.sweep import Axes, Direction, Neurons, Sweep
 from interp.progress import Progress, reported
+from interp.results.run_folder import RunFolder
+from interp.results.run_key import identity, names_of
+from interp.results.steps import ARRAYS
+
+SHARD = 16
+"""Pairs in a step of a run folder: what a killed run loses at most."""
 
 
 def patch(
     model: Model,
     pairs: PromptPairs | Sequence[Any] | str,
     site: str = "resid_pre",
-    over: Sequence[str] | str = ("layer", "pos"),
+    over: Axes = ("layer", "pos"),
     metric: AnyMetric = "logit_diff",
     direction: Direction = "denoise",
     at: str = "all",
     layers: Sequence[int] | None = None,
-    neurons: int | Sequence[Sequence[int]] = 1,
+    neurons: Neurons = 1,
     tokens_at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
 ) -> PatchResult:
     """Patch `site` at every cell of `over`, for every pair, in one pass over the layers.
 
@@ -54,6 +67,10 @@ def patch(
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
         progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
+        out: a run folder. Steps of `SHARD` pairs are stored as they are measured, a stopped run
+            goes on where it was, and a finished one is loaded.
+        seed: of the bootstrap; recorded in `out`.
+        force: replace another run, or a damaged one, that `out` holds.
 
     Returns:
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
@@ -63,52 +80,108 @@ def patch(
             are; ``result.warnings`` says so, too.
 
     Raises:
-        PlanError: the site, a layer, or an axis does not exist in this model.
+        PlanError: the site, a layer, an axis or the metric does not exist.
         DataError: no pair is usable, or a span is missing from some pair.
-        PlanError: unknown metric, or a function of another form.
         DegenerateGap: clean and corrupt prompts score the same, so nothing can be localised.
         OutOfMemory: even one row at a time does not fit.
+        RunFolderError: `out` holds another run, or something else.
 
     Source: Heimersheim & Nanda, arXiv 2404.15255; Zhang & Nanda, arXiv 2309.16042.
     """
     started = time.perf_counter()
-    sweep = plan_sweep(model, site, over, metric, direction, at, layers, neurons)
+    sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
     loaded = load_pairs(pairs)
-    kept, excluded = tokenise(model, loaded)
-    places = sweep.places(kept)
-    with reported(progress, f"patching {site}", len(kept)) as report:
-        arrays = run_sweep(model, sweep, kept, places, tokens_at_once, report)
+    if out is not None:
+        named = {
+            "site": site,
+            "over": ",".join(sweep.over),
+            "metric": sweep.metric.name,
+            "direction": direction,
+            "at": at,
+            "layers": layers,
+            "neurons": neurons,
+            "seed": seed,
+        }
+        named |= names_of(loaded) | identity(model)
+        with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
+            if not run.finished:
+                made = _stepwise(run, model, sweep, loaded, tokens_at_once, progress)
+                note = {"seed": seed, "weights": model.weights_hash}
+                run.finish(lambda at: made.save(at, note))
+        return PatchResult.load(out)
+    usable, excluded = tokenise(model, loaded)
+    places = sweep.places(usable)
+    with reported(progress, f"patching {site}", len(usable)) as report:
+        arrays = run_sweep(model, sweep, usable, places, tokens_at_once, report)
     seconds = time.perf_counter() - started
-    result = label(model, sweep, loaded.source, kept, excluded, arrays, seconds)
+    result = _labelled(model, sweep, loaded.source, usable, excluded, arrays, seconds)
     for text in result.warnings:
         warnings.warn(text, InterpWarning, stacklevel=2)
     return result
 
 
-def label(
+def _stepwise(
+    run: RunFolder,
+    model: Model,
+    sweep: Sweep,
+    pairs: PromptPairs,
+    tokens_at_once: int | None,
+    progress: Progress | bool,
+) -> PatchResult:
+    """The whole sweep from steps of `SHARD` pairs, each read back or measured."""
+    usable, excluded = tokenise(model, pairs)
+    places = sweep.places(usable)
+
+    def shard(some: Sequence[TokenPair]) -> dict[str, np.ndarray]:
+        started = time.perf_counter()
+        arrays = asdict(run_sweep(model, sweep, some, places, tokens_at_once))
+        return arrays | {"seconds": np.array([time.perf_counter() - started])}
+
+    steps: list[dict[str, np.ndarray]] = []
+    with reported(progress, f"patching {sweep.site.name}", len(usable)) as report:
+        for first in range(0, len(usable), SHARD):
+            some = usable[first : first + SHARD]
+            steps.append(run.step(f"{first:06d}", partial(shard, some), ARRAYS))
+            run.count(first + len(some), len(usable))
+            report(first + len(some), len(usable))
+    joined = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+    seconds = float(joined.pop("seconds").sum())
+    arrays = SweepArrays(**joined)
+    return _labelled(model, sweep, pairs.source, usable, excluded, arrays, seconds)
+
+
+def _labelled(
     model: Model,
     sweep: Sweep,
     source: str,
-    kept: Sequence[TokenPair],
+    pairs: Sequence[TokenPair],
     excluded: Sequence[Excluded],
     arrays: SweepArrays,
     seconds: float,
 ) -> PatchResult:
-    """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised.
-
-    Raises:
-        DegenerateGap: the mean gap is not finite, or below `DEGENERATE`.
-    """
-    _check_gap(sweep, kept, arrays)
-    ids = [pair.pair.id for pair in kept]
-    clean, corrupt = (
-        xr.DataArray(values, dims="pair", coords={"pair": ids})
-        for values in (arrays.clean, arrays.corrupt)
-    )
+    """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised."""
+    clean, corrupt = float(arrays.clean.mean()), float(arrays.corrupt.mean())
+    if not abs(clean - corrupt) >= DEGENERATE:
+        raise DegenerateGap(
+            f"degenerate clean/corrupt gap: mean {sweep.metric.name} is {clean:.6g} on clean and "
+            f"{corrupt:.6g} on corrupt prompts ({len(pairs)} pairs, first {pairs[0].pair.id!r}); "
+            "choose pairs or a metric that tell them apart."
+        )
+    place = "span" if "span" in sweep.over else "pos"
+    unit = "neuron" if "neuron" in sweep.over else "head"
+    labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}
+    values = xr.DataArray(arrays.values, dims=("pair", "layer", place, unit))
+    values = values.squeeze([axis for axis in labels if axis not in sweep.over], drop=True)
+    tokens = [[model.token(t) for t in pair.clean] for pair in pairs]
+    ids = [pair.pair.id for pair in pairs]
+    coords: dict[str, Any] = {"pair": ids} | {axis: list(labels[axis]) for axis in sweep.over}
+    if "pos" in sweep.over:
+        width = len(labels["pos"])
+        coords["token"] = (("pair", "pos"), [row + [""] * (width - len(row)) for row in tokens])
     return PatchResult(
-        values=_labelled(model, sweep, kept, arrays.values).assign_coords(pair=ids),
-        clean=clean,
-        corrupt=corrupt,
+        values=values.transpose("pair", *sweep.over).assign_coords(coords),
+        clean=xr.DataArray(arrays.clean, dims="pair", coords={"pair": ids}),
+        corrupt=xr.DataArray(arrays.corrupt, dims="pair", coords={"pair": ids}),
         excluded=tuple(excluded),
         model=model.name,
         site=sweep.site.name,
@@ -117,33 +190,7 @@ def label(
         direction=sweep.direction,
         at=sweep.at,
         source=source,
-        tokens=tuple(tuple(model.token(t) for t in pair.clean) for pair in kept),
-        roles=tuple(pair.roles for pair in kept),
+        tokens=tuple(map(tuple, tokens)),
+        roles=tuple(pair.roles for pair in pairs),
         seconds=seconds,
     )
-
-
-def _check_gap(sweep: Sweep, kept: Sequence[TokenPair], arrays: SweepArrays) -> None:
-    clean, corrupt = float(arrays.clean.mean()), float(arrays.corrupt.mean())
-    if not abs(clean - corrupt) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {sweep.metric.name} is {clean:.6g} on clean and "
-            f"{corrupt:.6g} on corrupt prompts ({len(kept)} pairs, first {kept[0].pair.id!r}); "
-            "choose pairs or a metric that tell them apart."
-        )
-
-
-def _labelled(
-    model: Model, sweep: Sweep, kept: Sequence[TokenPair], values: np.ndarray
-) -> xr.DataArray:
-    place = "span" if "span" in sweep.over else "pos"
-    unit = "neuron" if "neuron" in sweep.over else "head"
-    labels = {"layer": sweep.layers, place: sweep.places(kept), unit: sweep.unit_labels}
-    full = xr.DataArray(values, dims=("pair", "layer", place, unit))
-    full = full.squeeze([axis for axis in labels if axis not in sweep.over], drop=True)
-    coords: dict[str, Any] = {axis: list(labels[axis]) for axis in sweep.over}
-    if "pos" in sweep.over:
-        width = len(labels["pos"])
-        tokens = [[model.token(t) for t in p.clean] + [""] * (width - len(p.clean)) for p in kept]
-        coords["token"] = (("pair", "pos"), tokens)
-    return full.transpose("pair", *sweep.over).assign_coords(coords)

@@ -1,40 +1,44 @@
 """`PatchResult`: labelled values of a sweep, with baselines, intervals, a figure and a folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import xarray as xr
 
 from interp.data.pairs import Excluded
+from interp.data.prompts import mixed_positions
 from interp.errors import DegenerateGap, PlanError
 from interp.metrics import DEGENERATE
-from interp.results import folder
+from interp.patching.figures import draw_effect
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
+from interp.results.result import Result
+from interp.results.style import AXIS_NAMES, label, styled
 from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+VERBS = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
+Bounds = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
-class PatchResult:
+class PatchResult(Result):
     """What `patch` measured.
 
     Attributes:
         values: the metric with each cell patched, dims ``("pair", *over)``; NaN where a pair
             has no such position.
-        clean: the metric of the clean prompt, per pair.
-        corrupt: the metric of the corrupt prompt, per pair.
+        clean, corrupt: the metric of each prompt of a pair, unpatched.
         excluded: refused rows with reasons.
         model, site, metric, unit, direction, at, source: what was measured, on what.
         tokens: each pair's clean tokens.
-        roles: for each of these tokens the span it belongs to, or ``""``.
         seconds: wall time of the sweep.
-        provenance: hashes, versions, seed and command line, filled when saved.
+        roles: for each of these tokens the span it belongs to, or ``""``.
     """
+
+    KIND: ClassVar[str] = "patch"
 
     values: xr.DataArray
     clean: xr.DataArray
@@ -50,7 +54,6 @@ class PatchResult:
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
     seconds: float
     roles: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def over(self) -> tuple[str, ...]:
@@ -73,6 +76,8 @@ class PatchResult:
             "the prompt), or over pairs of one template.",
         )
 
+    # --- effects ---
+
     def normalised(self, seed: int = 0) -> xr.Dataset:
         """Effect of each cell on a scale where 0 = corrupt and 1 = clean.
 
@@ -87,8 +92,7 @@ class PatchResult:
         gap = (self.clean - self.corrupt).values
         if abs(gap.mean()) < DEGENERATE:
             raise DegenerateGap(f"degenerate clean/corrupt gap: mean {gap.mean():.3g} {self.unit}.")
-        shift = self.values.values - self._per_pair(self.corrupt)
-        return self._dataset(bootstrap_ratio(shift, gap, seed))
+        return self._dataset(bootstrap_ratio(self._above(self.corrupt).values, gap, seed))
 
     def mean(self, seed: int = 0) -> xr.Dataset:
         """Mean of the metric over pairs with its 95 % bootstrap interval; as `normalised`."""
@@ -98,17 +102,16 @@ class PatchResult:
         """Change each cell makes to the run it was patched into, in the metric's unit."""
         return self._dataset(bootstrap_mean(self._shifts().values, seed))
 
-    def _per_pair(self, values: xr.DataArray) -> np.ndarray:
-        return values.values.reshape(-1, *[1] * len(self.over))
+    def _above(self, base: xr.DataArray) -> xr.DataArray:
+        return self.values - base.values.reshape(-1, *[1] * len(self.over))
 
-    def _dataset(self, bounds: tuple[np.ndarray, np.ndarray, np.ndarray]) -> xr.Dataset:
-        return self._dataset_like(self.values, bounds)
+    def _shifts(self) -> xr.DataArray:
+        return self._above(self.corrupt if self.direction == "denoise" else self.clean)
 
-    def _dataset_like(
-        self, values: xr.DataArray, bounds: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> xr.Dataset:
-        coords = {dim: values.coords[dim] for dim in self.over}
+    def _dataset(self, bounds: Bounds, like: xr.DataArray | None = None) -> xr.Dataset:
+        values = self.values if like is None else like
         named = zip(("mean", "low", "high"), bounds, strict=True)
+        coords = {dim: values.coords[dim] for dim in self.over}
         return xr.Dataset({k: (self.over, np.asarray(v)) for k, v in named}, coords)
 
     def compare(self, other: "PatchResult", seed: int = 0) -> pd.DataFrame:
@@ -126,8 +129,7 @@ class PatchResult:
             ``frame.attrs["differ"]`` in what else they differ: model, site, at or source -> both.
 
         Raises:
-            PlanError: the axes differ.
-            PlanError: metric or direction differ.
+            PlanError: axes, metric or direction differ.
         """
         if self.over != other.over:
             raise PlanError(f"the axes differ: {list(self.over)} and {list(other.over)}.")
@@ -143,21 +145,15 @@ class PatchResult:
         a, b = (one.drop_vars("pair", errors="ignore") for one in (mine, theirs))
         a, b = xr.align(a, b, join="outer", exclude=["pair"])
         estimate = bootstrap_difference(a.values, b.values, paired, seed)
-        frame: pd.DataFrame = self._dataset_like(a, estimate).to_dataframe().reset_index()
+        frame: pd.DataFrame = self._dataset(estimate, a).to_dataframe().reset_index()
         for name, values in (("first", a), ("second", b)):
             frame[name] = values.mean("pair").values.ravel()
         frame = frame.rename(columns={"mean": "difference"})
         names = ("model", "site", "at", "source")
         both = {name: [getattr(self, name), getattr(other, name)] for name in names}
-        frame.attrs |= {
-            "paired": paired,
-            "differ": {name: two for name, two in both.items() if two[0] != two[1]},
-        }
+        differ = {name: two for name, two in both.items() if two[0] != two[1]}
+        frame.attrs |= {"paired": paired, "differ": differ}
         return frame.reindex(columns=[*self.over, "first", "second", "difference", "low", "high"])
-
-    def _shifts(self) -> xr.DataArray:
-        base = self.corrupt if self.direction == "denoise" else self.clean
-        return self.values - self._per_pair(base)
 
     @property
     def _prompts(self) -> list[tuple[str, ...]]:
@@ -165,21 +161,21 @@ class PatchResult:
         ids = map(str, self.clean.coords["pair"].values)
         return [(i, *tokens) for i, tokens in zip(ids, self.tokens, strict=True)]
 
+    # --- tables ---
+
     def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
         """The cells with the largest absolute effect, with effects, intervals and labels."""
-        effect = self.effect(seed)
         scaled = self.normalised(seed)["mean"].rename("normalised")
-        table = xr.merge([effect, scaled]).to_dataframe().reset_index().dropna(subset=["mean"])
-        table = table.rename(columns={"mean": "effect"})
+        table = xr.merge([self.effect(seed), scaled]).to_dataframe().reset_index()
+        table = table.dropna(subset=["mean"]).rename(columns={"mean": "effect"})
         order = np.argsort(-table["effect"].abs().to_numpy(), kind="stable")
         table = table.iloc[order[:n]].reset_index(drop=True)
+        columns = [*self.over, "effect", "low", "high", "normalised"]
         if "pos" in self.over:
             labels = self.position_labels()
-            table.insert(
-                table.columns.get_loc("pos") + 1, "token", [labels[p] for p in table["pos"]]
-            )
-        columns = [*self.over, "token"] if "pos" in self.over else [*self.over]
-        return table[[*columns, "effect", "low", "high", "normalised"]]
+            table["token"] = [labels[pos] for pos in table["pos"]]
+            columns.insert(len(self.over), "token")
+        return table[columns]
 
     def position_labels(self) -> list[str]:
         """A label for each token position: the token or the span that all pairs share there.
@@ -188,10 +184,11 @@ class PatchResult:
         """
         labels = []
         for pos in self.values.coords["pos"].values:
-            tokens = {row[pos] for row in self.tokens if pos < len(row)}
-            roles = {row[pos] for row in self.roles if pos < len(row)}
+            tokens, roles = (
+                {row[pos] for row in rows if pos < len(row)} for rows in (self.tokens, self.roles)
+            )
             if len(tokens) <= 1:
-                labels.append(str(next(iter(tokens), "")))
+                labels.append(next(iter(tokens), ""))
             elif len(roles) == 1 and "" not in roles:
                 labels.append(f"⟨{next(iter(roles))}⟩")
             else:
@@ -213,10 +210,10 @@ class PatchResult:
 
         Returns:
             One row per position that carries it anywhere: first and last layer that do, and the
-            strongest cell with its part of the gap and 95 % interval.
+            layer of the strongest cell, its part of the gap and the 95 % interval of that.
 
         Raises:
-            PlanError: the sweep has other axes.
+            PlanError: the sweep is not over layer and pos.
         """
         if set(self.over) != {"layer", "pos"}:
             raise PlanError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
@@ -224,17 +221,16 @@ class PatchResult:
         if self.direction == "noise":
             part = 1 - part.rename(low="high", high="low")
         rows = []
-        for pos, label in zip(part["pos"].values, self.position_labels(), strict=True):
+        for pos, token in zip(part["pos"].values, self.position_labels(), strict=True):
             column = part.sel(pos=pos)
             carrying = column["layer"].values[(column["mean"] >= threshold).values]
             if len(carrying):
                 peak = column.isel(layer=int(column["mean"].argmax("layer")))
                 bounds = {name: float(peak[name]) for name in ("mean", "low", "high")}
                 layers = {"first": carrying[0], "last": carrying[-1], "peak": int(peak["layer"])}
-                rows.append({"pos": int(pos), "token": label, **layers, **bounds})
-        return pd.DataFrame(
-            rows, columns=["pos", "token", "first", "last", "peak", "mean", "low", "high"]
-        )
+                rows.append({"pos": int(pos), "token": token, **layers, **bounds})
+        columns = ["pos", "token", "first", "last", "peak", "mean", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per pair and cell: labels, the patched value and both baselines."""
@@ -243,23 +239,76 @@ class PatchResult:
             frame[name] = getattr(self, name).sel(pair=frame["pair"].to_numpy()).values
         return frame.dropna(subset=["value"]).reset_index(drop=True)
 
-    def plot(self, pair: str | None = None) -> "go.Figure":
-        """A heatmap (two axes) or curve (one axis) of the normalised effect; see figures."""
-        from interp.patching.figures import plot_result
-
-        return plot_result(self, pair)
-
     def select(self, pair: str) -> "PatchResult":
         """The same result for one pair."""
         ids = [str(i) for i in self.values.coords["pair"].values]
         if pair not in ids:
             raise KeyError(f"no pair {pair!r}; this result has {', '.join(ids[:5])} …")
         i = ids.index(pair)
-        one = {name: getattr(self, name).isel(pair=[i]) for name in ("values", "clean", "corrupt")}
-        own = {"tokens", "roles"}
-        kept = {f: v for f, v in self.__dict__.items() if f not in one and f not in own}
-        rows: dict[str, Any] = {"tokens": self.tokens[i : i + 1], "roles": self.roles[i : i + 1]}
-        return PatchResult(**one, **kept, **rows)
+        arrays = {name: getattr(self, name)[[i]] for name in ("values", "clean", "corrupt")}
+        return replace(self, **arrays, tokens=self.tokens[i : i + 1], roles=self.roles[i : i + 1])
+
+    # --- figure, page, summary ---
+
+    def plot(self, pair: str | None = None) -> go.Figure:
+        """Draw the normalised effect: a heatmap over two axes, a curve over one.
+
+        Colours are centred at 0 for denoising and at 1 for noising, so that the middle always
+        means "this cell changed nothing". Of three axes, the last is shown at its strongest cell.
+
+        Args:
+            pair: draw this pair alone, with its own tokens.
+        """
+        one = self if pair is None else self.select(pair)
+        labels = {axis: one._labels(axis) for axis in one.over}
+        unchanged = 0.0 if one.direction == "denoise" else 1.0
+        figure = draw_effect(one.normalised(), labels, one.metric, unchanged, one.n_pairs > 1)
+        n = f"pair {pair}" if pair else f"mean of {one.n_pairs} pairs"
+        return styled(figure, f"{one.site} on {one.model}", f"{VERBS[one.direction]}, {n}")
+
+    def _labels(self, axis: str) -> list[str]:
+        if axis == "pos":
+            tokens = enumerate(self.position_labels())
+            return [label(f"{i} {text.strip() or repr(text)}") for i, text in tokens]
+        return [label(value) for value in self.values.coords[axis].values]
+
+    def report(self) -> Report:
+        """The figure, the strongest cells, and where the answer is."""
+        top = self.top(10)
+        strongest = "No cell has an effect."
+        if len(top):
+            first = top.iloc[0]
+            place = ", ".join(_place(name, first[name]) for name in top.columns[:-4])
+            strongest = (
+                f"The strongest cell is {place}: it changes {self.metric} by "
+                f"{cell_text(float(first['effect']))} {self.unit} "
+                f"(normalised effect {cell_text(float(first['normalised']))})."
+            )
+        colours = "Colours" if len(self.over) > 1 else "The curve"
+        centre = "0 = corrupt, 1 = clean; the middle of the scale is a cell that changes nothing"
+        says = f"{colours} show the normalised effect ({centre}). {strongest}"
+        title = f"{VERBS[self.direction].capitalize()}, cell by cell"
+        parts: list[Part] = [Figure(title, says, self.plot()), Table("Strongest cells", top)]
+        sections = [Section("Effect of each cell", parts)]
+        if self.by_token:
+            sections.append(Section("Where the answer is", [_carriers(self.carriers())]))
+        return Report(
+            title=f"{self.site} on {self.model}, {self.source}",
+            lead=f"{self.metric} ({self.unit}): {float(self.clean.mean()):.3f} on clean, "
+            f"{float(self.corrupt.mean()):.3f} on corrupt prompts; {self.n_pairs} pairs of "
+            f"{self.source}. {strongest}",
+            sections=sections,
+            method=(
+                f"Direction: {self.direction} ({VERBS[self.direction]}); positions: {self.at}; "
+                f"the sweep took {self.seconds:.2f} s.",
+                "Effect: change of the metric against the unpatched run, with its 95 % bootstrap "
+                "interval over pairs. Normalised effect: (patched - corrupt) / (clean - corrupt), "
+                "each averaged over pairs.",
+            ),
+            excluded=excluded_rows(self.excluded),
+            provenance=self.provenance,
+            warnings=self.warnings,
+        )
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints: what was measured and what came out."""
@@ -271,7 +320,7 @@ class PatchResult:
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
             "n_pairs": self.n_pairs,
-            "excluded": [vars_of(row) for row in self.excluded],
+            "excluded": [asdict(row) for row in self.excluded],
             "warnings": list(self.warnings),
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
@@ -279,67 +328,6 @@ class PatchResult:
             "top": self.top(10, seed).to_dict("records"),
             "carriers": self.carriers(seed=seed).to_dict("records") if self.by_token else None,
         }
-
-    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
-        """Write a run folder: manifest.json, Parquet tables, safetensors values.
-
-        Written beside and renamed into place, so a folder is whole or absent.
-
-        Raises:
-            RunFolderError: the path holds something that is not a run folder.
-        """
-        manifest = {
-            "kind": "patch",
-            **{k: getattr(self, k) for k in folder.PATCH_FIELDS},
-            "seconds": self.seconds,
-            "dims": ["pair", *self.over],
-            "coords": {dim: self.values.coords[dim].values.tolist() for dim in self.over},
-            "n_pairs": self.n_pairs,
-            "provenance": folder.provenance() | self.provenance | (provenance or {}),
-        }
-        pairs = pd.DataFrame(
-            {
-                "pair": self.clean.coords["pair"].values,
-                "clean": self.clean.values,
-                "corrupt": self.corrupt.values,
-                "tokens": [list(tokens) for tokens in self.tokens],
-                "roles": [list(roles) for roles in self.roles] or [[]] * self.n_pairs,
-            }
-        )
-        excluded = pd.DataFrame(
-            [vars_of(row) for row in self.excluded], columns=["id", "where", "reason"]
-        )
-        tables = {"pairs": pairs, "excluded": excluded, "top": self.top(100)}
-        return folder.write(Path(path), manifest, tables, {"values": self.values.values})
-
-    @classmethod
-    @folder.decoding
-    def load(cls, path: Path) -> "PatchResult":
-        """Read a run folder back, exactly.
-
-        Raises:
-            RunFolderError: missing, incomplete or damaged folder; the message names the file.
-        """
-        manifest, tables, arrays = folder.read(path, "patch", ("pairs", "excluded"))
-        pairs = tables["pairs"]
-        ids = pairs["pair"].tolist()
-        tokens = tuple(tuple(row) for row in pairs["tokens"])
-        coords: dict[str, Any] = {"pair": ids, **manifest["coords"]}
-        if "pos" in manifest["dims"]:
-            width = len(manifest["coords"]["pos"])
-            padded = [list(t[:width]) + [""] * (width - len(t)) for t in tokens]
-            coords["token"] = (("pair", "pos"), padded)
-        return cls(
-            values=xr.DataArray(arrays["values"], dims=manifest["dims"], coords=coords),
-            clean=xr.DataArray(pairs["clean"].to_numpy(), dims="pair", coords={"pair": ids}),
-            corrupt=xr.DataArray(pairs["corrupt"].to_numpy(), dims="pair", coords={"pair": ids}),
-            excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
-            **{k: manifest[k] for k in folder.PATCH_FIELDS},
-            tokens=tokens,
-            roles=tuple(tuple(row) for row in pairs["roles"] if len(row)),
-            seconds=manifest["seconds"],
-            provenance=manifest["provenance"],
-        )
 
     def __repr__(self) -> str:
         dims = " x ".join(f"{d} {n}" for d, n in zip(self.over, self.values.shape[1:], strict=True))
@@ -349,40 +337,20 @@ class PatchResult:
             f"{float(self.corrupt.mean()):.3f} corrupt; {self.direction}, {self.seconds:.2f} s)"
         )
 
-    def _repr_html_(self) -> str:
-        from interp.patching.figures import report
 
-        return report(self).fragment()
-
-
-def _shared(roles: Sequence[tuple[str, ...]]) -> set[str]:
-    """Names that every row has."""
-    return set[str].intersection(*map(set, roles)) if roles else set()
+def _place(name: str, value: object) -> str:
+    return f"token {str(value).strip()!r}" if name == "token" else f"{AXIS_NAMES[name]} {value}"
 
 
-def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, ...]]) -> str:
-    """Why a mean over pairs at one position mixes different things; empty where it does not.
-
-    Args:
-        tokens: each pair's tokens.
-        roles: for each of these the span it belongs to, or ``""``.
-    """
-    lengths = sorted({len(row) for row in tokens})
-    if len(lengths) > 1:
-        return (
-            f"The prompts have {lengths[0]} to {lengths[-1]} tokens, so a mean over pairs at one "
-            "position mixes tokens of different roles"
-        )
-    for name in sorted(_shared(roles) - {""}):
-        places = {tuple(i for i, role in enumerate(row) if role == name) for row in roles}
-        if len(places) > 1:
-            return (
-                f"The span {name!r} is at different positions in different prompts, so a mean over "
-                "pairs at one position mixes tokens of different roles"
-            )
-    return ""
-
-
-def vars_of(row: Excluded) -> dict[str, str]:
-    """An excluded row as a plain record."""
-    return {"id": row.id, "where": row.where, "reason": row.reason}
+def _carriers(frame: pd.DataFrame) -> Table:
+    return Table(
+        "Tokens that account for at least half of the gap",
+        frame,
+        "In which layers, and the part of the gap at their strongest cell.",
+        {
+            "first": "first layer",
+            "last": "last layer",
+            "peak": "strongest layer",
+            "mean": "part of the gap [95 % interval]",
+        },
+    )

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from interp.brief import brief
 from interp.data.pairs import TokenPair
 from interp.errors import DataError, PlanError
@@ -14,6 +12,8 @@ from interp.model.model import Model
 from interp.model.sites import AXES, Site
 
 Direction = Literal["denoise", "noise"]
+Axes = Sequence[str] | str
+Neurons = int | Sequence[Sequence[int]]
 
 
 @brief
@@ -39,10 +39,49 @@ class Sweep:
     units: tuple[tuple[int, ...], ...] | None
     unit_labels: tuple[Any, ...]
 
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        site: str,
+        over: Axes,
+        metric: AnyMetric,
+        direction: Direction,
+        at: str,
+        layers: Sequence[int] | None,
+        neurons: Neurons,
+    ) -> "Sweep":
+        """Check a sweep's arguments against the model; arguments and errors as in `patch`."""
+        if not model.arch.causal:
+            raise PlanError(
+                f"{model.name} attends in both directions and predicts no next token; use "
+                "`interp.attribute` or `interp circuit validate` on compiled programs."
+            )
+        where, layer = model.site(site)
+        axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
+        check_axes(where, axes, at)
+        if direction not in ("denoise", "noise"):
+            raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
+        if layers is not None:
+            model.check_layers(layers)
+        chosen = [layer] if layer is not None else layers
+        chosen = tuple(range(model.arch.n_layers) if chosen is None else chosen)
+        units = _unit_axis(model, where, axes, neurons)
+        return cls(where, axes, as_metric(metric), direction, at, chosen, *units)
+
     @property
     def n_layer_cells(self) -> int:
         """Length of the layer axis; 1 where all layers are patched together."""
         return len(self.layers) if "layer" in self.over else 1
+
+    @property
+    def base(self) -> int:
+        """Which prompt of a pair is patched: 0 the clean one, 1 the corrupt one."""
+        return 1 if self.direction == "denoise" else 0
+
+    def shape(self, n_pairs: int, places: Sequence[Any]) -> tuple[int, int, int, int]:
+        """Lengths of the axes pair, layer, place and unit."""
+        return n_pairs, self.n_layer_cells, len(places), len(self.unit_labels)
 
     def places(self, pairs: Sequence[TokenPair]) -> tuple[Any, ...]:
         """Coordinates of the position axis: token numbers, or span names every pair has.
@@ -66,50 +105,24 @@ class Sweep:
             return (place,) if place < len(pair.clean) else ()
         return pair.positions(place)
 
+    def live(
+        self, pairs: Sequence[TokenPair], places: Sequence[Any]
+    ) -> list[list[tuple[int, ...]]]:
+        """Positions each (pair, place) patches, leaving out those before the prompts differ.
 
-def plan_sweep(
-    model: Model,
-    site: str,
-    over: Sequence[str] | str,
-    metric: AnyMetric,
-    direction: str,
-    at: str,
-    layers: Sequence[int] | None,
-    neurons: int | Sequence[Sequence[int]],
-) -> Sweep:
-    """Check a sweep's arguments against the model; arguments and errors as in `patch`."""
-    if not model.arch.causal:
-        raise PlanError(
-            f"{model.name} attends in both directions and predicts no next token; use "
-            "`interp.attribute` or `interp circuit validate` on compiled programs."
-        )
-    where, layer = model.site(site)
-    axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
-    check_axes(where, axes, at)
-    if direction not in ("denoise", "noise"):
-        raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
-    if layers is not None:
-        model.check_layers(layers)
-    chosen = [layer] if layer is not None else layers
-    units, labels = _unit_axis(model, where, axes, neurons)
-    return Sweep(
-        site=where,
-        over=axes,
-        metric=as_metric(metric),
-        direction=direction,
-        at=at,
-        layers=tuple(range(model.arch.n_layers) if chosen is None else chosen),
-        units=units,
-        unit_labels=labels,
-    )
+        Both prompts compute the same there, so the patch would change nothing.
+        """
+        return [
+            [
+                tuple(p for p in self.positions(pair, place) if p >= pair.first_difference)
+                for place in places
+            ]
+            for pair in pairs
+        ]
 
 
 def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
-    """Raise unless one can sweep a site over these axes, whatever the model.
-
-    Raises:
-        PlanError: as said.
-    """
+    """Raise `PlanError` unless one can sweep a site over these axes, whatever the model."""
     for axis in axes:
         if axis not in AXES:
             raise PlanError(f"unknown axis {axis!r}; sweep over some of {', '.join(AXES)}.")
@@ -129,7 +142,7 @@ def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
 
 
 def _unit_axis(
-    model: Model, site: Site, axes: tuple[str, ...], neurons: int | Sequence[Sequence[int]]
+    model: Model, site: Site, axes: tuple[str, ...], neurons: Neurons
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[Any, ...]]:
     """Which features each unit coordinate covers, and its label."""
     n = model.n_units(site)
@@ -159,62 +172,3 @@ def _require_span(pairs: Sequence[TokenPair], place: str) -> None:
                 f"{pair.pair.where}: no span {place!r}; this pair has "
                 f"{', '.join(pair.spans) or 'none'} (and 'all', 'last')."
             )
-
-
-# --- the cells of a set of pairs ---------------------------------------------------------------
-
-
-def live_positions(
-    sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any]
-) -> list[list[tuple[int, ...]]]:
-    """Positions each (pair, place) patches, leaving out those before the prompts differ.
-
-    Both prompts compute the same there, so the patch would change nothing.
-    """
-    return [
-        [
-            tuple(p for p in sweep.positions(pair, place) if p >= pair.first_difference)
-            for place in places
-        ]
-        for pair in pairs
-    ]
-
-
-@brief
-@dataclass(frozen=True)
-class Cells:
-    """Cells as columns of indices, ordered by the layer in which their row joins the walk.
-
-    Attributes:
-        pair, layer, place, unit: where in the values array each cell belongs.
-        entry: first layer patched.
-        start: first position patched.
-    """
-
-    pair: np.ndarray
-    layer: np.ndarray
-    place: np.ndarray
-    unit: np.ndarray
-    entry: np.ndarray
-    start: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> "Cells":
-        return Cells(*(column[rows] for column in self.columns()))
-
-    def columns(self) -> tuple[np.ndarray, ...]:
-        """The columns, in order."""
-        return (self.pair, self.layer, self.place, self.unit, self.entry, self.start)
-
-
-def cells_of(sweep: Sweep, live: list[list[tuple[int, ...]]]) -> Cells:
-    """Every cell that patches some live position; the others hold the unpatched value."""
-    start = np.array([[ps[0] if ps else -1 for ps in by_place] for by_place in live])
-    axes = (sweep.n_layer_cells, *start.shape, len(sweep.unit_labels))
-    layer, pair, place, unit = (axis.ravel() for axis in np.indices(axes))
-    entry = np.array(sweep.layers if "layer" in sweep.over else [min(sweep.layers)])[layer]
-    cells = Cells(pair, layer, place, unit, entry, start[pair, place])
-    order = np.argsort(cells.entry, kind="stable")
-    return cells[order][cells.start[order] >= 0]

@@ -33,7 +33,6 @@ from safetensors.numpy import load_file, save_file
 from interp.errors import RunFolderError, shown
 from interp.results.files import replacing, write_text
 
-PATCH_FIELDS = ("model", "site", "metric", "unit", "direction", "at", "source")
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"

@@ -13,6 +13,14 @@ PALETTE = (BLUE, "#c8701a", "#2e9460", "#9b6bd0", "#1f95a5", "#d0559a", "#8a8a1f
 """Colours of traces: each reads on white and on the dark paper (contrast of 3 and more)."""
 FOR, AGAINST = BLUE, RED
 """What raises the metric, towards the clean answer; what lowers it. Everywhere the same."""
+AXIS_NAMES = {
+    "layer": "layer",
+    "pos": "token",
+    "span": "position",
+    "head": "head",
+    "neuron": "neuron group",
+}
+"""Titles of the axes of sweeps and scores."""
 
 
 @dataclass(frozen=True)

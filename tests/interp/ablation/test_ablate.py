@@ -129,24 +129,24 @@ def test_shared_batches_of_any_size_give_the_same(family: str, monkeypatch: pyte
 
 
 def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
-    model, walk_tokens, asked = tiny("llama"), rows.walk_tokens, []
+    model, run_packed, asked = tiny("llama"), rows.run_packed, []
 
     def fits(limit: int):
         def walk(*arguments):
             asked.append(len(arguments[2].prompt))
             if asked[-1] > limit:
                 raise torch.OutOfMemoryError("no more")
-            return walk_tokens(*arguments)
+            return run_packed(*arguments)
 
         return walk
 
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=0)
     monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 300)
-    monkeypatch.setattr(rows, "walk_tokens", fits(12))
+    monkeypatch.setattr(rows, "run_packed", fits(12))
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=0)
     xr.testing.assert_allclose(parts.reading(), whole.reading(), atol=1e-4)
     assert max(asked) > 12
-    monkeypatch.setattr(rows, "walk_tokens", fits(0))
+    monkeypatch.setattr(rows, "run_packed", fits(0))
     with pytest.raises(OutOfMemory, match="use a smaller dtype"):
         interp.ablate(model, word_pairs(), singles(model), n_random=0)
 

@@ -9,10 +9,16 @@ from typer.testing import CliRunner
 import interp
 from circuits.cli.app import app
 from circuits.query_value import find, validate
-from circuits.recall_reasoning.filtering import candidates, filtered, right
-from circuits.recall_reasoning.organism import organism_cells, story_text, world_of
+from circuits.recall_reasoning.filter import candidates, filtered, right
 from circuits.recall_reasoning.probes import bridge_readout, knock_out, readout_table
-from circuits.recall_reasoning.world import RELATIONS, one_hop, stated
+from circuits.recall_reasoning.sources.organism import (
+    RELATIONS,
+    one_hop,
+    organism_cells,
+    stated,
+    story_text,
+    world_of,
+)
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt
 from interp.errors import ModelError

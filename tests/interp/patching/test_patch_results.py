@@ -2,62 +2,22 @@
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 from conftest import tiny, word_pairs
+from patch_examples import LEFT_OUT, NAN, TOKENS, made, small
 
 import interp
-from interp.data.pairs import Excluded
 from interp.errors import DegenerateGap, RunFolderError
-from interp.patching import figures
-from interp.patching import shards as resuming
+from interp.model.model import Model
 from interp.patching.result import PatchResult
-from interp.patching.shards import patch_into
 from interp.results import folder
-
-NAN = np.nan
-CLEAN, CORRUPT = [4.0, 2.0], [0.0, -2.0]
-TOKENS = (("The", " cat", " sat"), ("The", " dog"))
-LEFT_OUT = (Excluded("bad", "p.jsonl, row 3", "answer <b>x</b> is 2 tokens ['a', 'b'] & more"),)
-
-
-def made(values, over: tuple[str, ...], direction: str = "denoise", **coords) -> PatchResult:
-    """Two pairs, of three tokens and of two."""
-    labels = {
-        axis: coords.get(axis, list(range(n)))
-        for axis, n in zip(over, np.shape(values)[1:], strict=True)
-    }
-    if "pos" in over:
-        padded = [list(t) + [""] * (3 - len(t)) for t in TOKENS]
-        labels["token"] = (("pair", "pos"), padded)
-    ids = ["a", "b"]
-    by_pair = {"dims": "pair", "coords": {"pair": ids}}
-    return PatchResult(
-        values=xr.DataArray(np.array(values), dims=("pair", *over), coords={"pair": ids, **labels}),
-        clean=xr.DataArray(CLEAN, **by_pair),
-        corrupt=xr.DataArray(CORRUPT, **by_pair),
-        excluded=LEFT_OUT,
-        model="a model",
-        site="resid_pre",
-        metric="logit_diff",
-        unit="logits",
-        direction=direction,
-        at="all",
-        source="p.jsonl",
-        tokens=TOKENS,
-        seconds=1.23456,
-    )
-
-
-def small(direction: str = "denoise") -> PatchResult:
-    """Layers 0 and 5 by three positions, of which pair b lacks the last."""
-    values = [[[0.0, 1.0, 4.0], [2.0, 0.5, 3.0]], [[-2.0, 0.0, NAN], [2.0, -1.5, NAN]]]
-    return made(values, ("layer", "pos"), direction, layer=[0, 5])
-
 
 NORMALISED = [[0.0, 3 / 8, 1.0], [6 / 8, 1 / 8, 3 / 4]]
 
@@ -236,7 +196,7 @@ def test_the_notebook_page_names_the_metric_and_what_was_left_out():
 
 def test_a_page_escapes_its_title_and_command():
     result = dataclasses.replace(small(), provenance={"command": ["interp", "<x>"], "seed": 3})
-    text = figures.report(dataclasses.replace(result, source="<i>")).html()
+    text = dataclasses.replace(result, source="<i>").report().html()
     assert "<h1>resid_pre on a model, &lt;i&gt;</h1>" in text
     assert "<code>interp &#39;&lt;x&gt;&#39;</code>" in text
 
@@ -317,7 +277,7 @@ def test_a_failed_save_leaves_nothing_and_breaks_nothing(tmp_path: Path):
     same(PatchResult.load(tmp_path / "run"), small())
 
 
-NEEDED = ["manifest.json", "pairs.parquet", "excluded.parquet", "arrays.safetensors"]
+NEEDED = ["manifest.json", "arrays.safetensors"]
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -336,7 +296,7 @@ def test_a_folder_that_is_absent_or_of_another_kind_is_named(tmp_path: Path):
         PatchResult.load(tmp_path / "run")
     out = small().save(tmp_path / "run")
     folder.seal(out, folder.read_manifest(out) | {"kind": "edges"})
-    with pytest.raises(RunFolderError, match="holds a 'edges' run, not 'patch'"):
+    with pytest.raises(RunFolderError, match="holds a 'edges' run, not patch"):
         PatchResult.load(tmp_path / "run")
 
 
@@ -352,10 +312,15 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         calls.append([pair.pair.id for pair in pairs])
         return original(model, sweep, pairs, *rest)
 
-    original = resuming.run_sweep
-    monkeypatch.setattr(resuming, "run_sweep", counted)
-    monkeypatch.setattr(resuming, "SHARD", 1)
+    module = sys.modules["interp.patching.patch"]
+    original = module.run_sweep
+    monkeypatch.setattr(module, "run_sweep", counted)
+    monkeypatch.setattr(module, "SHARD", 1)
     return calls
+
+
+def patch_into(out: Path, model: Model, pairs, **options: Any) -> PatchResult:
+    return interp.patch(model, pairs, out=out, **options)
 
 
 def stop_after(n: int):
@@ -378,7 +343,7 @@ def test_a_killed_run_resumes_where_it_was(tmp_path: Path, sweeps: list):
         out, model, word_pairs(), site="z", over="layer,head", progress=lambda *n: seen.append(n)
     )
     assert sweeps == [["1"], ["2"], ["3"]]
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     whole = interp.patch(model, word_pairs(), site="z", over="layer,head")
     np.testing.assert_allclose(resumed.values, whole.values, atol=1e-5)

@@ -1,22 +1,25 @@
-"""The data of a design for a model: which source it comes from, split by bridge entity."""
+"""The data of a design for a model, split by bridge entity; `build` says which source it is from.
 
+`organism`: a shipped organism's own world. `quadruples` and `countries`: facts about countries, as
+a full 2 x 2 or as matched triples. Here: indirect objects and linguistic puzzles from pairs.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from circuits.recall_reasoning.cells import SPLITS, Data, Design, data_of
-from circuits.recall_reasoning.facts import fact_cells, load_facts
-from circuits.recall_reasoning.organism import organism_cells, world_of
-from circuits.recall_reasoning.quadruples import quadruple_cells
+from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
+from circuits.recall_reasoning.designs import Design
+from circuits.recall_reasoning.sources.countries import fact_cells, load_facts
+from circuits.recall_reasoning.sources.organism import organism_cells, world_of
+from circuits.recall_reasoning.sources.quadruples import quadruple_cells
 from interp.data import datasets as shipped
 from interp.data.pairs import Pair, PromptPairs, load_pairs
 from interp.data.splits import split_by_entity
 from interp.loading.organisms import ORGANISMS
 from interp.model.model import Model
-
-Record = dict[str, Any]
 
 
 def build(
@@ -29,12 +32,11 @@ def build(
         design: which cells.
         datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``;
             by default the shipped files.
-        n: pairs a cell and split, before the model is asked any.
+        n: pairs per cell and split, before the correctness filter.
         seed: of splits and draws.
 
     Raises:
-        DataError: a file of the folder is missing.
-        DataError: a split is left without pairs.
+        DataError: a file of the folder is missing, or a split is left without pairs.
     """
     cells = set(design.cells)
     if model.name in ORGANISMS:
@@ -47,7 +49,7 @@ def build(
         return _only(quadruple_cells(model, facts, n, seed), cells)
     data = _only(fact_cells(model, facts, n, seed), cells)
     if "IOI" in cells:
-        return _with(data, ioi_cell(load_pairs(datasets / "ioi.jsonl"), n, seed))
+        return _joined(data, ioi_cell(load_pairs(datasets / "ioi.jsonl"), n, seed))
     return data
 
 
@@ -59,17 +61,16 @@ def _only(data: Data, cells: set[str]) -> Data:
     return replace(data, pairs=pairs)
 
 
-def _with(data: Data, other: Data) -> Data:
+def _joined(data: Data, other: Data) -> Data:
     """Cells of two sources side by side."""
-    return Data(
+    return replace(
+        data,
         pairs={split: {**data.pairs[split], **other.pairs[split]} for split in SPLITS},
         bridge={**data.bridge, **other.bridge},
         relation={**data.relation, **other.relation},
         candidates={**data.candidates, **other.candidates},
-        shortcuts=data.shortcuts,
         rejected=(*data.rejected, *other.rejected),
         source=f"{data.source} and {other.source}",
-        seed=data.seed,
     )
 
 
@@ -80,11 +81,10 @@ def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
         DataError: a split is left without pairs.
     """
     splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
-    names = tuple(sorted({text for pair in pairs for text in (pair.answer, pair.wrong_answer)}))
     records = [
         _record(pair, split, "IOI", pair.answer) for split in SPLITS for pair in splits[split][:n]
     ]
-    return data_of(records, {"IOI": names}, splits.dropped, pairs.source, seed)
+    return data_of(records, {"IOI": _answers(pairs)}, splits.dropped, pairs.source, seed)
 
 
 def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
@@ -93,35 +93,28 @@ def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
     Raises:
         DataError: a split is left without pairs.
     """
-    rows: dict[str, list[Pair]] = {}
+    by_lexicon: dict[str, list[Pair]] = {}
     for pair in pairs:
-        rows.setdefault(_lexicon(pair), []).append(pair)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    lexicons = [list(rows)[i] for i in order]
-    records: list[Record] = []
-    for at, split in enumerate(SPLITS):
-        for lexicon in lexicons[at :: len(SPLITS)][:n]:
-            for pair in rows[lexicon]:
-                form = pair.id.rpartition("-")[2]
-                records.append(_record(pair, split, f"P-{form}", lexicon))
-    words = tuple(sorted({text for p in pairs for text in (p.answer, p.wrong_answer)}))
-    candidates: dict[str, tuple[str, ...]] = {"P-recall": words, "P-reasoning": words}
+        by_lexicon.setdefault(pair.id.rpartition("-")[0], []).append(pair)
+    order = np.random.default_rng(seed).permutation(len(by_lexicon))
+    lexicons = [list(by_lexicon)[i] for i in order]
+    records = [
+        _record(pair, split, f"P-{pair.id.rpartition('-')[2]}", lexicon)
+        for at, split in enumerate(SPLITS)
+        for lexicon in lexicons[at :: len(SPLITS)][:n]
+        for pair in by_lexicon[lexicon]
+    ]
+    candidates: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+        ("P-recall", "P-reasoning"), _answers(pairs)
+    )
     return data_of(records, candidates, (), pairs.source, seed)
 
 
-def _lexicon(pair: Pair) -> str:
-    return pair.id.rpartition("-")[0]
+def _answers(pairs: PromptPairs) -> tuple[str, ...]:
+    return tuple(sorted({text for p in pairs for text in (p.answer, p.wrong_answer)}))
 
 
 def _record(pair: Pair, split: str, cell: str, bridge: str) -> Record:
-    return {
-        "id": pair.id,
-        "split": split,
-        "cell": cell,
-        "bridge": bridge,
-        "clean": pair.clean,
-        "corrupt": pair.corrupt,
-        "answer": pair.answer,
-        "wrong_answer": pair.wrong_answer,
-        "spans": {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()},
-    }
+    prompts, answers = (pair.clean, pair.corrupt), (pair.answer, pair.wrong_answer)
+    spans = {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()}
+    return {"id": pair.id, "split": split} | record_of(cell, bridge, prompts, answers, spans)

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import interp
-from circuits.recall_reasoning.building import ioi_cell, puzzle_cells
-from circuits.recall_reasoning.cells import CELLS, DESIGNS, SPLITS, Data, load_data
-from circuits.recall_reasoning.facts import FRAMES, fact_cells, load_facts
-from circuits.recall_reasoning.organism import organism_cells
-from circuits.recall_reasoning.quadruples import quadruple_cells
-from circuits.recall_reasoning.world import RELATIONS, World
+from circuits.recall_reasoning.cells import SPLITS, Data, load_data
+from circuits.recall_reasoning.designs import CELLS, DESIGNS
+from circuits.recall_reasoning.sources import ioi_cell, puzzle_cells
+from circuits.recall_reasoning.sources.countries import FRAMES, fact_cells, load_facts
+from circuits.recall_reasoning.sources.organism import RELATIONS, World, organism_cells
+from circuits.recall_reasoning.sources.quadruples import quadruple_cells
 from interp.data.pairs import tokenise
 from interp.data.splits import leak
 from interp.errors import DataError
@@ -37,8 +37,11 @@ def speller():
     """A tiny random model whose tokens are the words and full stops of the data."""
     vocab = EveryWord({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3})
     split = pre_tokenizers.Whitespace()
-    texts = [FACTS.read_text("utf-8"), (ROOT / "circuits/recall_reasoning/facts.py").read_text()]
-    texts.append((ROOT / "circuits/recall_reasoning/quadruples.py").read_text())
+    texts = [
+        FACTS.read_text("utf-8"),
+        (ROOT / "circuits/recall_reasoning/sources/countries.py").read_text(),
+    ]
+    texts.append((ROOT / "circuits/recall_reasoning/sources/quadruples.py").read_text())
     for text in texts:
         for word, _ in split.pre_tokenize_str(text):
             vocab[word]

@@ -18,14 +18,16 @@ from circuits.recall_reasoning.probes import (
 )
 from circuits.recall_reasoning.published import (
     LastToken,
-    _of_heads,
+    Replication,
     cohens_d,
     head_table,
     last_token,
     layer_table,
     neuron_counts,
+    of_heads,
+    published_prompts,
+    replicate,
 )
-from circuits.recall_reasoning.replicate import Replication, published_prompts, replicate
 from interp.errors import PlanError
 
 
@@ -37,7 +39,7 @@ def test_cohens_d_by_hand():
 
 
 def test_shapes_of_attention_by_hand():
-    found = _of_heads(np.array([[[0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0]]]))
+    found = of_heads(np.array([[[0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0]]]))
     assert np.allclose(found["entropy"], [[np.log(4), 0]], atol=1e-6)
     assert np.allclose(found["max_weight"], [[0.25, 1]])
     assert np.allclose(found["self_focus"], [[0.25, 1]])

@@ -1,6 +1,5 @@
 """Which circuit is chosen, and which random sets it is laid beside."""
 
-from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -8,21 +7,21 @@ import pandas as pd
 import pytest
 from planted_recall import planted, planted_data
 
-from circuits.recall_reasoning import Settings
-from circuits.recall_reasoning.cells import DESIGNS
-from circuits.recall_reasoning.controls import controls_of, n_others
-from circuits.recall_reasoning.measuring import Losses
-from circuits.recall_reasoning.scoring import Circuit
-from circuits.recall_reasoning.studying import _chosen, _judged
+from circuits.recall_reasoning.designs import DESIGNS
+from circuits.recall_reasoning.dissociation import judged
+from circuits.recall_reasoning.losses import Losses
+from circuits.recall_reasoning.scores import AbilityCircuit, controls_of, n_others
+from circuits.recall_reasoning.study import chosen_of
 from interp.ablation import Component
 
 
-def circuit_of(*places: tuple[int, int], ability: str = "recall") -> Circuit:
+def circuit_of(*places: tuple[int, int], ability: str = "recall") -> AbilityCircuit:
     components = tuple(Component(layer, "head", unit) for layer, unit in places)
-    return Circuit(ability, "head", "absolute", components, (1.0,) * len(places))
+    claim = next(one for one in DESIGNS["A-C"].abilities if one.name == ability)
+    return AbilityCircuit(claim, "head", "absolute", components, (1.0,) * len(places))
 
 
-def controls(circuit: Circuit, n: int):
+def controls(circuit: AbilityCircuit, n: int):
     return controls_of(planted(), circuit, n, 0, planted_data().of("selection", "A"))
 
 
@@ -66,22 +65,21 @@ def tried(effects: dict[str, tuple[float, float]]) -> Losses:
     own, other = np.array(list(effects.values())).T
     cells = {"A": np.tile(own, (4, 1)), "C": np.tile(other, (4, 1))}
     clusters = {cell: list("wxyz") for cell in cells}
-    return Losses(cells, cells, clusters, tuple(effects), {}, None, 0, 0.0)
+    return Losses(cells, cells, clusters, tuple(effects))
 
 
 @pytest.mark.parametrize(("n_random", "size"), [(20, 1), (100, 2)])
 def test_the_best_on_validation_is_chosen_unless_the_model_holds_too_few_sets(n_random, size):
     small, large = circuit_of((0, 0)), circuit_of((0, 0), (0, 1))
     found = tried({small.name: (0.9, 0.0), large.name: (0.9, 0.2)})
-    settings = replace(Settings(design="A-C"), n_random=n_random)
-    (chosen,) = _chosen(planted(), DESIGNS["A-C"], settings, [small, large], found)
+    (chosen,) = chosen_of(planted(), [small, large], found, n_random)
     assert len(chosen.components) == size
 
 
 def test_moving_the_other_ability_either_way_counts_against_a_circuit():
     raising, sparing = circuit_of((0, 0)), circuit_of((0, 0), (0, 1))
     found = tried({raising.name: (0.9, -0.4), sparing.name: (0.8, 0.1)})
-    (chosen,) = _chosen(planted(), DESIGNS["A-C"], Settings(), [raising, sparing], found)
+    (chosen,) = chosen_of(planted(), [raising, sparing], found, 100)
     assert chosen is sparing
 
 
@@ -102,5 +100,5 @@ def test_a_circuit_must_be_beyond_every_deciding_control(beyond, specific):
         for kind, found in beyond.items()
     ]
     rows += [row | {"reading": "accuracy", "beyond": False} for row in rows]
-    (judged,) = _judged(singles, ["c"], pd.DataFrame(rows)).to_dict("records")
-    assert (judged["specific"], judged["holds"]) == (specific, specific)
+    (row,) = judged(singles, ["c"], pd.DataFrame(rows)).to_dict("records")
+    assert (row["specific"], row["holds"]) == (specific, specific)

@@ -1,5 +1,6 @@
 """`interp recall-reasoning` from the command line: keys, files, refusals, recipes."""
 
+import importlib
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from planted_recall import agreeing_data, planted, planted_data
 
 from circuits.cli.app import run
 from circuits.recall_reasoning import study
-from circuits.recall_reasoning.settings import Settings, load_recipe
+from circuits.recall_reasoning.settings import load_recipe
 
 RECIPES = sorted((ROOT / "circuits/recall_reasoning/recipes").glob("*.json"))
 OPTIONS = ["--sizes", "1", "--seeds", "0", "--ablations", "resample", "--n-random", "5"]
@@ -30,10 +31,8 @@ def last_json(capsys):
 
 def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monkeypatch):
     # the planted model has a world of its own, which no design's data speak of
-    monkeypatch.setattr(
-        "circuits.recall_reasoning.studying.build",
-        lambda m, design, files, n, seed: planted_data(seed),
-    )
+    module = importlib.import_module("circuits.recall_reasoning.study")
+    monkeypatch.setattr(module, "build", lambda m, design, files, n, seed: planted_data(seed))
     out = tmp_path / "run"
     command = ["recall-reasoning", "run", "--model", folder, "--design", "A-C", "--out", str(out)]
     assert run([*command, *OPTIONS, "--json"]) == 0
@@ -69,13 +68,13 @@ def test_unknown_design_is_the_users_mistake(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_run_on_a_tiny_model_of_their_architecture(path, tmp_path):
-    found, settings = load_recipe(path)
-    assert found["dtype"] == ("bfloat16" if "/" in found["model"] else "float32")
+    recipe = load_recipe(path)
+    assert recipe.dtype == ("bfloat16" if "/" in recipe.model else "float32")
     families = {"qwen": "qwen2", "gemma": "gemma3"}
     model = tiny(next((f for name, f in families.items() if name in path.stem), "llama"))
     small = {"design": "A-C", "n_select": 6, "n_validate": 6, "n_test": 12, "n_control": 4}
     small |= {"n_random": 3, "seeds": [0], "sizes": [1, 2], "neurons": [4], "mlps": [1]}
-    asked = Settings.of(settings.record() | small)
+    asked = recipe.settings.but(**small)
     result = study(
         model, asked, tmp_path / "run", data=lambda seed: agreeing_data(model, seed, n=12)
     )

@@ -4,8 +4,9 @@ Right means that no other candidate answer has a higher logit. Of two-hop recall
 too, if a shortcut gives its answer: the same question without its first hop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,17 +29,31 @@ AT_ONCE = 128
 @brief
 @dataclass(frozen=True)
 class Filtered:
-    """Data that a model gets right, and what became of the rest.
+    """Data that a model gets right.
 
     Attributes:
         data: the pairs that are left.
-        counts: a row a split and cell: pairs drawn, right, and kept.
-        dropped: the pairs that are not, with reasons.
+        counts: a row per split and cell: pairs drawn, asked, right and kept, their bridges, their
+            mean length, and the AUC of length against the first cell.
+        dropped: the other pairs: ``id``, ``where``, ``reason``.
     """
 
     data: Data
     counts: pd.DataFrame
-    dropped: tuple[Excluded, ...]
+    dropped: pd.DataFrame
+
+    @classmethod
+    def of(cls, drawn: Data, tables: Mapping[str, pd.DataFrame], most: int | None) -> "Filtered":
+        """The pairs that `answered` has not dropped, at most so many per cell and split."""
+        gone = set(tables["dropped"]["id"])
+        kept = {
+            split: {
+                cell: PromptPairs(tuple(p for p in pairs if p.id not in gone)[:most], pairs.source)
+                for cell, pairs in cells.items()
+            }
+            for split, cells in drawn.pairs.items()
+        }
+        return cls(replace(drawn, pairs=kept), tables["counts"], tables["dropped"])
 
     def n(self, cell: str) -> int:
         """Kept pairs of a cell in its smallest split."""
@@ -46,63 +61,61 @@ class Filtered:
 
 
 def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
-    """Ask the model every pair.
-
-    Args:
-        model: the model.
-        data: what to ask.
-        most: keep at most so many pairs a cell and split, the first ones.
+    """Ask the model every pair, and keep at most so many per cell and split.
 
     Raises:
         DataError: no pair fits the model's tokens.
     """
-    kept: dict[str, dict[str, PromptPairs]] = {}
-    rows: list[dict[str, object]] = []
+    return Filtered.of(data, answered(model, data, most), most)
+
+
+def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFrame]:
+    """The tables ``counts`` and ``dropped`` of `Filtered`; raises as `filtered`."""
+    rows: list[dict[str, Any]] = []
     dropped: list[Excluded] = []
     for split, cells in data.pairs.items():
-        kept[split] = {}
+        first: list[int] = []
         for cell, pairs in cells.items():
-            good, row, out = _asked(model, data, cell, pairs, most)
-            kept[split][cell] = PromptPairs(tuple(p.pair for p in good), pairs.source)
+            row, lengths, out = _asked(model, data, cell, pairs, most)
+            first = lengths if cell == data.cells[0] else first
+            row["length_auc"] = two_sided_auc(first, lengths)
             rows.append({"split": split, "cell": cell, **row})
             dropped += out
-    return Filtered(replace(data, pairs=kept), pd.DataFrame(rows), tuple(dropped))
+    left_out = pd.DataFrame([vars(row) for row in dropped], columns=["id", "where", "reason"])
+    return {"counts": pd.DataFrame(rows), "dropped": left_out}
 
 
 def _asked(
     model: Model, data: Data, cell: str, pairs: PromptPairs, most: int | None
-) -> tuple[list[TokenPair], dict[str, object], list[Excluded]]:
+) -> tuple[dict[str, Any], list[int], list[Excluded]]:
+    """Counts of one cell, the lengths of its pairs that are right, and the other pairs."""
     tokens, out = tokenise(model, pairs)
     among = candidates(model, tokens, data.candidates[cell])
     clean, first = right(model, prompts_of(tokens), [t.answer for t in tokens], among)
-    corrupt, _ = right(
-        model, prompts_of(tokens, "corrupt"), [t.wrong_answer for t in tokens], among
-    )
-    short = _by_shortcut(model, data, tokens, among)
-    good = clean & corrupt & ~short
+    wrong_answers = [t.wrong_answer for t in tokens]
+    corrupt, _ = right(model, prompts_of(tokens, "corrupt"), wrong_answers, among)
+    both = clean & corrupt
+    short = both & _by_shortcut(model, data, tokens, among)
     reasons = {"wrong on clean": ~clean, "wrong on corrupt": clean & ~corrupt}
-    reasons["right by a shortcut"] = clean & corrupt & short
+    reasons["right by a shortcut"] = short
     for reason, which in reasons.items():
         out += [Excluded(tokens[i].pair.id, pairs.source, reason) for i in np.flatnonzero(which)]
-    chosen = [tokens[i] for i in np.flatnonzero(good)][:most]
+    kept = [tokens[i] for i in np.flatnonzero(both & ~short)][:most]
     share = wilson(int(clean.sum()), len(tokens))
-    return (
-        chosen,
-        {
-            "drawn": len(pairs),
-            "asked": len(tokens),
-            "clean_right": share.value,
-            "low": share.low,
-            "high": share.high,
-            "vocabulary_right": float(first.mean()),
-            "both_right": float((clean & corrupt).mean()),
-            "by_shortcut": int((clean & corrupt & short).sum()),
-            "kept": len(chosen),
-            "bridges": len({data.bridge[t.pair.id] for t in chosen}),
-            "tokens": float(np.mean([len(t.clean) for t in tokens])),
-        },
-        out,
-    )
+    row = {
+        "drawn": len(pairs),
+        "asked": len(tokens),
+        "clean_right": share.value,
+        "low": share.low,
+        "high": share.high,
+        "vocabulary_right": float(first.mean()),
+        "both_right": float(both.mean()),
+        "by_shortcut": int(short.sum()),
+        "kept": len(kept),
+        "bridges": len({data.bridge[t.pair.id] for t in kept}),
+        "tokens": float(np.mean([len(t.clean) for t in tokens])),
+    }
+    return row, [len(t.clean) for t in kept], out
 
 
 def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -> list[int]:
@@ -127,9 +140,8 @@ def right(
         predicted = forward(model, prompts[lo : lo + AT_ONCE])
         own = torch.tensor(answers[lo : lo + AT_ONCE])
         table = torch.tensor(list(among)).expand(len(own), -1)
-        logits = answer_logits(
-            model, predicted.resid.to(model.unembed_device), torch.cat([own[:, None], table], 1)
-        ).cpu()
+        resid = predicted.resid.to(model.unembed_device)
+        logits = answer_logits(model, resid, torch.cat([own[:, None], table], 1)).cpu()
         lead.append((logits[:, 1:] <= logits[:, :1]).all(1).numpy())
         first.append((predicted.logits.argmax(-1) == own).numpy())
     return np.concatenate(lead), np.concatenate(first)
@@ -148,9 +160,9 @@ def _by_shortcut(
     return found
 
 
-def length_auc(first: Sequence[TokenPair], second: Sequence[TokenPair]) -> float:
-    """How well the number of tokens alone tells two cells apart; 0.5 is not at all, 1 perfectly."""
-    lengths = np.array([len(pair.clean) for pair in (*first, *second)], dtype=float)
-    labels = np.arange(len(lengths)) < len(first)
-    area = auroc(lengths, labels)
+def two_sided_auc(first: Sequence[float], second: Sequence[float]) -> float:
+    """How well a number tells two sets apart, whichever is larger: 0.5 to 1; NaN without one."""
+    if not (len(first) and len(second)):
+        return float("nan")
+    area = auroc(np.array([*first, *second]), np.arange(len(first) + len(second)) < len(first))
     return max(area, 1 - area)

@@ -1,0 +1,182 @@
+"""`interp recall-reasoning`: build the cells, run the study, replicate the published statistics."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.grouped import command
+from circuits.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    JsonOption,
+    NeededOutOption,
+    NeutralOption,
+    OnModel,
+    RecipeModelOption,
+    choice,
+)
+from circuits.cli.output import (
+    load,
+    neutral_text,
+    print_json,
+    print_run,
+    print_table,
+    stderr,
+    stdout,
+)
+from circuits.recall_reasoning.designs import DESIGNS
+from circuits.recall_reasoning.settings import StudySettings, load_recipe
+from interp.errors import PlanError
+
+app = typer.Typer(
+    help="Recall versus reasoning: separate circuits, tested by dissociation.",
+    no_args_is_help=True,
+)
+
+DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contrasted.")]
+DatasetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with your own recall_facts.jsonl, ioi.jsonl and linguistic_puzzles.jsonl; "
+        "by default the shipped ones.",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
+]
+
+
+Changes = Annotated[dict[str, Any], StudySettings]
+"""The settings that differ from the recipe's, or from the defaults."""
+
+
+@command(
+    app,
+    "interp recall-reasoning build --model gemma-3-270m --design A-conflict --out runs/cells.jsonl "
+    "--json",
+)
+def build(
+    on: OnModel,
+    out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    design: DesignOption = "A-conflict",
+    datasets: DatasetsOption = None,
+    n: Annotated[int, typer.Option(min=1, help="Number of pairs drawn per cell and split.")] = 120,
+    seed: Annotated[int, typer.Option(help="Random seed for splits and draws.")] = 0,
+    filtered: Annotated[
+        bool,
+        typer.Option("--filtered/--all", help="Keep only the pairs that the model gets right."),
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the cells of a design in a model's tokens, and keep what it gets right."""
+    from circuits.recall_reasoning.filter import filtered as ask
+    from circuits.recall_reasoning.sources import build as draw
+
+    model = on.load()
+    data = draw(model, DESIGNS[design], datasets, n, seed)
+    asked = ask(model, data)
+    (asked.data if filtered else data).save(out)
+    cells, rejected = asked.counts, len(data.rejected)
+    if as_json:
+        record = {"model": on.model, "out": str(out), "cells": cells.to_dict("records")}
+        print_json(record | {"rejected": rejected})
+        return
+    columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
+    print_table(cells.loc[:, columns], f"{design} on {on.model}")
+    stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
+
+
+@command(
+    app,
+    "interp recall-reasoning run --model two-hop-organism --design 2x2 --out runs/organism",
+    "interp recall-reasoning run --recipe qwen2.5-7b-instruct --out runs/qwen --json",
+)
+def run(
+    out: NeededOutOption,
+    changes: Changes,
+    force: ForceOption = False,
+    model: RecipeModelOption = None,
+    recipe: Recipe = None,
+    datasets: DatasetsOption = None,
+    neutral: NeutralOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a circuit for each ability and test whether one goes without the other."""
+    from circuits.recall_reasoning.sources.organism import story_text, world_of
+    from circuits.recall_reasoning.study import study
+    from interp.loading.organisms import ORGANISMS
+
+    asked = load_recipe(recipe) if recipe else None
+    name = model or (asked and asked.model)
+    if name is None:
+        raise PlanError("no model: give --model, or a --recipe that names one.")
+    settings = (asked.settings if asked else StudySettings()).but(**changes)
+    text = neutral_text(neutral)
+    loaded = load(name, device, dtype or (asked and asked.dtype))
+    if text is None and loaded.name in ORGANISMS:
+        text = story_text(world_of(loaded))
+
+    def say(line: str) -> None:
+        stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+
+    result = study(loaded, settings, out, datasets, text, force=force, say=say)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
+        return
+    for line in result.verdict:
+        stdout.print(f"• {escape(line)}", highlight=False)
+    columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
+    columns += ["needed", "intact", "specific"]
+    print_table(result.chosen.loc[:, columns], "chosen circuits, test")
+    print_run(out)
+
+
+@command(app, "interp recall-reasoning replicate --model smollm2-135m --out runs/published --json")
+def replicate(
+    on: OnModel,
+    out: NeededOutOption,
+    force: ForceOption = False,
+    published: Annotated[
+        str | None, typer.Option(help="The released prompts (JSON); by default the same words.")
+    ] = None,
+    datasets: DatasetsOption = None,
+    design: DesignOption = "A-nonce",
+    n: Annotated[int, typer.Option(min=3, help="Number of matched prompts per kind.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
+    from circuits.kinds import write_page
+    from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
+    from circuits.recall_reasoning.published import replicate as test
+    from circuits.recall_reasoning.sources import build as draw
+    from interp.data.datasets import folder
+    from interp.results.run_folder import in_one_piece
+    from interp.results.run_key import fingerprint, identity
+
+    source = published or (datasets or folder()) / "recall_facts.jsonl"
+    sets = {"published": published_prompts(source)}
+    model, chosen = on.load(), DESIGNS[design]
+    sets["matched"] = matched_prompts(draw(model, chosen, datasets, n, 0), chosen.cells[:2], n)
+    named = {"sets": fingerprint(sets)} | identity(model)
+    result: Replication = in_one_piece(
+        out,
+        "recall-reasoning replicate",
+        named,
+        lambda: test(model, sets),
+        Replication,
+        page=write_page,
+        force=force,
+    )
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
+        return
+    print_table(result.confounds.T.reset_index(), f"published statistics on {on.model}")
+    print_run(out)

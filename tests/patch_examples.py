@@ -1,0 +1,46 @@
+"""Patch results made by hand, which several tests share."""
+
+import numpy as np
+import xarray as xr
+
+from interp.data.pairs import Excluded
+from interp.patching.result import PatchResult
+
+NAN = np.nan
+CLEAN, CORRUPT = [4.0, 2.0], [0.0, -2.0]
+TOKENS = (("The", " cat", " sat"), ("The", " dog"))
+LEFT_OUT = (Excluded("bad", "p.jsonl, row 3", "answer <b>x</b> is 2 tokens ['a', 'b'] & more"),)
+
+
+def made(values, over: tuple[str, ...], direction: str = "denoise", **coords) -> PatchResult:
+    """Two pairs, of three tokens and of two."""
+    labels = {
+        axis: coords.get(axis, list(range(n)))
+        for axis, n in zip(over, np.shape(values)[1:], strict=True)
+    }
+    if "pos" in over:
+        padded = [list(t) + [""] * (3 - len(t)) for t in TOKENS]
+        labels["token"] = (("pair", "pos"), padded)
+    ids = ["a", "b"]
+    by_pair = {"dims": "pair", "coords": {"pair": ids}}
+    return PatchResult(
+        values=xr.DataArray(np.array(values), dims=("pair", *over), coords={"pair": ids, **labels}),
+        clean=xr.DataArray(CLEAN, **by_pair),
+        corrupt=xr.DataArray(CORRUPT, **by_pair),
+        excluded=LEFT_OUT,
+        model="a model",
+        site="resid_pre",
+        metric="logit_diff",
+        unit="logits",
+        direction=direction,
+        at="all",
+        source="p.jsonl",
+        tokens=TOKENS,
+        seconds=1.23456,
+    )
+
+
+def small(direction: str = "denoise") -> PatchResult:
+    """Layers 0 and 5 by three positions, of which pair b lacks the last."""
+    values = [[[0.0, 1.0, 4.0], [2.0, 0.5, 3.0]], [[-2.0, 0.0, NAN], [2.0, -1.5, NAN]]]
+    return made(values, ("layer", "pos"), direction, layer=[0, 5])
