@@ -113,8 +113,7 @@ def post_norm(
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " d_model"]]:
     """How a norm on a sublayer's output scales each row's writes: by scale[row] * weight.
 
-    Both are 1 where there is none. Such norms are root-mean-square norms in every family that
-    has them, so rows differ by one factor each.
+    Both are 1 where there is none; in every family such norms are root-mean-square norms.
     """
     parts = model.arch.parts
     path = parts.ln1_post if site == "z" else parts.ln2_post

@@ -62,7 +62,7 @@ def discover(
     Args:
         model: the model.
         scenarios: discovery texts; none of them is to be tested on.
-        frames: words and prompts.
+        frames: words and prompts; `DataError` where a style is not among them.
         settings: how; by default the clean preset.
         replies: self-written, shown as demonstrations. The layer in which states are read is the
             one where directions carry over best: to styles with another word and another frame,
@@ -73,7 +73,6 @@ def discover(
 
     Raises:
         RunFolderError: `out` holds another discovery, or something else.
-        DataError: a style that the frames do not have.
     """
     chosen = settings or EmotionSettings()
     used = [frames.style(style) for style in chosen.styles]

@@ -59,14 +59,9 @@ class SiteVectors:
 
 @dataclass(frozen=True)
 class EmotionCircuit:
-    """The neurons and heads of one emotion.
+    """The neurons and heads of one emotion, by layer, best first.
 
-    Attributes:
-        emotion: one of `EMOTIONS`.
-        neurons: layer -> neurons, best first.
-        heads: layer -> heads, best first.
-        shape: layers of the model, neurons per layer, heads per layer.
-        method: how it was chosen.
+    `shape` is the model's: layers, neurons per layer, heads per layer.
     """
 
     emotion: str
@@ -117,9 +112,6 @@ class EmotionCircuit:
         """A disjoint one of as many neurons and heads in the same layers, drawn at random.
 
         With `vectors`, units are drawn whose vectors are near in size to the circuit's own.
-
-        Raises:
-            StatisticsError: the model has too few units outside the circuit.
         """
         n_layers, n_neurons, n_heads = self.shape
         chosen = [

@@ -90,11 +90,7 @@ class EmotionComparison(Result):
         return found.sort_values(["situation", "emotion"], ignore_index=True)
 
     def paired(self, first: str, second: str, criterion: str = "joint") -> Estimate:
-        """Difference of two conditions, reply by reply; scenarios are resampled whole.
-
-        Raises:
-            DataError: the conditions did not reply to the same situations.
-        """
+        """Difference of two conditions, reply by reply; scenarios are resampled whole."""
         one, other = self.of(first), self.of(second)
         keys = ["situation", "emotion"]
         if not one[keys].equals(other[keys]):

@@ -203,11 +203,7 @@ def measure(model: Model, table: pd.DataFrame, baseline: Baseline) -> pd.DataFra
 
 
 def with_ratio(table: pd.DataFrame, unmodulated: pd.DataFrame) -> pd.DataFrame:
-    """Add ``perplexity_ratio``: perplexity over that of the unmodulated reply to the same event.
-
-    Raises:
-        DataError: a situation has no unmodulated reply.
-    """
+    """Add ``perplexity_ratio``: perplexity over that of the unmodulated reply to the same event."""
     plain: dict[Any, float] = dict(zip(unmodulated["situation"], unmodulated["nll"], strict=True))
     missing = sorted(set(table["situation"]) - set(plain))
     if missing:
@@ -239,11 +235,7 @@ def judged(table: pd.DataFrame, judges: Mapping[str, AnyJudge]) -> pd.DataFrame:
 
 
 def with_criteria(table: pd.DataFrame, criteria: ReplyCriteria, judge: str) -> pd.DataFrame:
-    """Add the `CRITERIA` of every reply by one judge.
-
-    Raises:
-        DataError: the judge has not read these replies.
-    """
+    """Add the `CRITERIA` of every reply by one judge, which must have read them."""
     label = f"label_{judge}"
     if label not in table:
         known = [str(name)[6:] for name in table.columns if str(name).startswith("label_")]

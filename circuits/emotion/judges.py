@@ -77,8 +77,7 @@ class Judge:
 def fit_judge(replies: Sequence[LabelledReply], folds: int = 5, make: Make | None = None) -> Judge:
     """Fit a judge, its temperature on predictions for groups that it was not fitted on.
 
-    Raises:
-        DataError: a label does not occur, or there are fewer groups than folds.
+    `DataError` where a label does not occur, or there are fewer groups than folds.
 
     Source: Guo et al. 2017 (arXiv 1706.04599), temperature scaling.
     """
@@ -203,8 +202,7 @@ def training_replies(
     """What judges are fitted on.
 
     Args:
-        replies: self-written, under all seven labels; every event has all of them, so that events
-            tell nothing.
+        replies: self-written; every event has all seven labels, so that events tell nothing.
         verdicts: published replies; those that the published judge accepted are used.
         plain: replies of another model that was asked for no emotion. Without them a judge takes a
             small model's plain replies for happy or angry ones.

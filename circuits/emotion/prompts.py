@@ -200,10 +200,6 @@ class ReplyPrompts:
                 the emotion, no word.
             situation: what to reply to.
             emotion: one of `EMOTIONS`.
-
-        Raises:
-            PlanError: an unknown kind.
-            DataError: no such style, or a reply that demonstrations need is missing.
         """
         if kind not in KINDS:
             raise PlanError(f"unknown kind of prompt {kind!r}; choose one of {', '.join(KINDS)}.")
@@ -236,9 +232,6 @@ def token_prompt(model: Model, prompt: EmotionPrompt, *, double_bos: bool = Fals
 
     With `double_bos` the rendered chat is tokenised with special tokens once more, as in the
     released code (Llama then gets two BOS tokens).
-
-    Raises:
-        ModelError: the prompt has a system turn and the tokenizer no chat template.
     """
     if prompt.system is None:
         return TokenPrompt(tuple(model.encode(prompt.text)))

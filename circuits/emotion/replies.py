@@ -43,11 +43,7 @@ class PromptBatch:
 
 
 def read_prompts(model: Model, prompts: Sequence[TokenPrompt]) -> PrefixCache:
-    """Compute the keys and values of prompts, what all of them begin with only once.
-
-    Raises:
-        PlanError: a prompt has fewer than two tokens.
-    """
+    """Read prompts of two tokens or more, what all of them begin with only once."""
     short = min(len(prompt.ids) for prompt in prompts)
     if short < 2:
         raise PlanError(f"a prompt has {short} tokens; replies need prompts of two or more.")

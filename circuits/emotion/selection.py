@@ -80,11 +80,8 @@ def quotas(
 
     Every layer gets `least`; the rest is divided by influence (below zero counts as zero), rounded
     down and capped; what is left goes to the largest remainders, and what caps leave over to the
-    layers that were due most. Equal claims are served from the first layer on.
-
-    Raises:
-        PlanError: all layers at their cap hold fewer than `budget`, or an influence is not
-            finite.
+    layers that were due most. Equal claims are served from the first layer on. A budget above all
+    caps together, or an influence that is not finite, is a `PlanError`.
 
     Source: Wang et al. 2025 (arXiv 2510.11328), global circuit assembly; the order of the steps and
     the caps are those of the released code, whose circuit for anger they reproduce exactly.
@@ -118,11 +115,8 @@ def allocate(
 ) -> dict[Part, list[Unit]]:
     """Choose a circuit: each layer's best neurons and heads, as many as its influence allows.
 
-    Units come by layer, best first; of equal scores the first unit wins.
-
-    Raises:
-        PlanError: influences and scores differ in layers, a score is not finite, or the
-            budget cannot be met.
+    Units come by layer, best first; of equal scores the first unit wins. `PlanError` where
+    influences and scores differ in layers, or a score is not finite.
     """
     chosen: dict[Part, list[Unit]] = {}
     for part in PARTS:

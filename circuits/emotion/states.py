@@ -25,13 +25,9 @@ DEMONSTRATIONS, REPLIES = "demonstrations", "replies"
 @brief
 @dataclass(frozen=True)
 class EmotionGroup:
-    """One text in all emotions.
+    """One text in all emotions, in the order of `EMOTIONS`.
 
-    Attributes:
-        prompts: one per emotion, in the order of `EMOTIONS`.
-        text: id of the text: its scenario's, ``_`` and what sets it apart, such as the valence.
-        theme: part of life.
-        style: frame and word set, such as ``felt:B``.
+    The text's id is its scenario's, ``_`` and what sets it apart, such as the valence.
     """
 
     prompts: tuple[TokenPrompt, ...]
@@ -53,13 +49,7 @@ def scenario_of(text: str) -> str:
 @brief
 @dataclass(frozen=True)
 class States:
-    """Last-token activations of complete groups, as `last_activations` gives them.
-
-    Attributes:
-        themes: of each group.
-        texts: id of each group's text.
-        styles: frame and word set of each group.
-    """
+    """Last-token activations of complete groups, as `last_activations` gives them."""
 
     resid_mid: Float[Tensor, "group emotion layer d_model"]
     resid_post: Float[Tensor, "group emotion layer d_model"]

@@ -63,9 +63,6 @@ class Condition:
 def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
     """Add f ||h|| v to the stream after each of several blocks, along the directions v.
 
-    Raises:
-        PlanError: the model does not have these layers.
-
     Source: Wang et al. 2025 (arXiv 2510.11328), steering baseline; its 8 rms(h) v is
     f = 8 / sqrt(d_model).
     """
@@ -79,9 +76,6 @@ def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
 
 def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | None = None) -> Plan:
     """Add λΔμ at a discovery's circuits, or other vectors at the same dose.
-
-    Raises:
-        PlanError: there is no such preset.
 
     Source: Wang et al. 2025 (arXiv 2510.11328), circuit modulation; heads and neurons alike act on
     the newest token alone (the released code drives heads at every prompt token, too).
@@ -152,9 +146,6 @@ def scaled_to(vectors: SiteVectors, wanted: SiteVectors) -> SiteVectors:
 
     Each emotion's are scaled at each site, by one factor for all layers, so that their norm over
     all layers is that of `wanted`. So a control is not weaker for its units being smaller.
-
-    Raises:
-        PlanError: there is nothing to scale where something is wanted.
     """
 
     def scaled(site: str) -> Tensor:
@@ -182,10 +173,8 @@ def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> l
     """Steering, the circuit, its parts, and its controls, each at its dose.
 
     The controls have the circuit's norm: another emotion's circuit with the right vectors, the
-    right circuit with another emotion's vectors, and a random circuit of the same layers.
-
-    Raises:
-        PlanError: a dose does not fit the discovery.
+    right circuit with another emotion's vectors, and a random circuit of the same layers. A dose
+    that does not fit the discovery is a `PlanError`.
     """
     dose, differences = doses.circuit, found.differences
     circuits = circuits_of(found, dose.preset)
@@ -221,9 +210,6 @@ def conditions_of(
     """The conditions of a comparison; without a discovery those that only ask.
 
     With `names`, some of them, and the unmodulated one, against which all are measured.
-
-    Raises:
-        PlanError: there is no condition of a name, or a dose does not fit the discovery.
     """
     every = prompted_conditions(has_chat(model)) + (
         driven_conditions(found, doses) if found else []

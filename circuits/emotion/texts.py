@@ -194,10 +194,7 @@ def situations(scenarios: Sequence[Scenario], n: int) -> tuple[Situation, ...]:
     """One event each of `n` scenarios, themes and valences as balanced as `n` allows.
 
     Scenarios are taken theme by theme in file order, and the valence changes with each. Where `n`
-    is larger than the file, scenarios come again with their next event.
-
-    Raises:
-        DataError: the file has fewer events.
+    is larger than the file, scenarios come again with their next event, as long as there are any.
     """
     n_valences = len(VALENCES)
     if n > (most := len(scenarios) * n_valences):

@@ -50,10 +50,8 @@ COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", 
 class Reading:
     """The emotions that directions read in states whose emotion is known, layer by layer.
 
-    Attributes:
-        found, true: the emotion read, and the one that is there, as places in `EMOTIONS`.
-        clusters: what intervals resample, such as the scenario.
-        blocks: within which labels are shuffled under the null: the texts' groups, or one block.
+    Intervals resample clusters, such as scenarios; under the null, labels are shuffled within
+    blocks: the texts' groups, or one block.
     """
 
     name: str
@@ -117,10 +115,7 @@ def left_out(train: States, test: States, name: str) -> Reading:
     """Read each theme by directions from the other themes, where both are of the same texts.
 
     With `train` itself as `test` this is the trap: where the word is visible it is near 1 from
-    layer 0 on, and shows nothing more.
-
-    Raises:
-        DataError: no theme of `test` leaves any other in `train`.
+    layer 0 on, and shows nothing more. `DataError` where no theme leaves any other in `train`.
     """
     readings: list[Reading] = []
     for theme in dict.fromkeys(test.themes):
