@@ -23,6 +23,7 @@ from circuits.cli.emotion_options import (
 from circuits.cli.grouped import command
 from circuits.cli.options import JsonOption, OnModel, choice, names_in
 from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.emotion.emotion_settings import EffectSettings
 
 if TYPE_CHECKING:
     from circuits.emotion.emotion_comparison import EmotionComparison
@@ -85,25 +86,16 @@ def test(
     discovery: DiscoveryOption,
     into: IntoFolder,
     texts: OnTexts,
-    n: Annotated[int, typer.Option(min=1, help="Number of unseen texts.")] = 24,
-    n_random: Annotated[
-        int, typer.Option(min=0, help="Number of random circuits per emotion.")
-    ] = 3,
-    fill: Annotated[
-        str, choice(("mean", "zero"), "What is put in place of a circuit taken out.")
-    ] = "mean",
+    changes: Annotated[dict[str, Any], EffectSettings],
     as_json: JsonOption = False,
 ) -> None:
     """Test circuits causally on unseen texts: necessity and sufficiency, against random ones."""
     from circuits.emotion.circuit_effects import circuit_effects
-    from circuits.emotion.emotion_settings import EffectSettings
 
-    unseen, settings = texts.load("test"), EffectSettings(n=n, n_random=n_random, fill=fill)  # pyright: ignore[reportArgumentType]
-    model = on.load()
+    unseen, settings, model = texts.load("test"), EffectSettings(**changes), on.load()
     found = found_in(model, discovery, texts)
-    made = circuit_effects(
-        model, found, unseen.events, unseen.frames, settings, into.out, into.force, say
-    )
+    given = (unseen.events, unseen.frames, settings)
+    made = circuit_effects(model, found, *given, into.out, into.force, say)
     if as_json:
         print_json({"run": str(into.out), **made.summary()})
         return
@@ -124,11 +116,9 @@ def directions(
     from circuits.emotion.transfer import tables, transfer_tests
     from interp.results.files import replacing
 
-    given = texts.load("test")
-    folder = texts.datasets
-    vignettes = load_vignettes(
-        folder / "emotion_vignettes.jsonl" if folder else "emotion_vignettes"
-    )
+    given, folder = texts.load("test"), texts.datasets
+    own = folder / "emotion_vignettes.jsonl" if folder else "emotion_vignettes"
+    vignettes = load_vignettes(own)
     model = on.load()
     found = found_in(model, discovery, texts)
     readings = transfer_tests(
@@ -139,9 +129,8 @@ def directions(
         table.to_parquet(file, index=False)
     at: Any = table[table["layer"] == found.layer]
     if as_json:
-        rows = at.to_dict("records")
-        said = {"model": on.model, "run": str(discovery), "layer": found.layer, "tests": rows}
-        print_json(said)
+        record = {"model": on.model, "run": str(discovery), "layer": found.layer}
+        print_json(record | {"tests": at.to_dict("records")})
         return
     print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
 
