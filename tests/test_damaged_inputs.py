@@ -284,7 +284,7 @@ STUDY = shipped("recall_reasoning/recipes/two-hop-organism.json")
     [
         (("doses", "steering", "fraction"), 0, "'doses.steering.fraction' is 0; it must be great"),
         (("doses", "steering", "layers"), [9, 2], "the first layer must not lie behind the last"),
-        (("doses", "circuit", "feedback"), "no", "'doses.circuit.feedback' is 'no'; it must be"),
+        (("doses", "circuit", "preset"), 3, "'doses.circuit.preset' is 3; it must be text"),
         (("doses", "circuit", "own", "awe"), 1, "doses.circuit.own.awe.* is unknown: 'awe'"),
         (("criteria", "words"), "5", "'criteria.words' is '5'; it must be a whole number"),
         (("decoding", "new_tokens"), 0, "it must be greater than or equal to 1"),

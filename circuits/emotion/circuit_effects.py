@@ -39,9 +39,6 @@ PLANS_AT_ONCE = 256
 ALL = "all"
 
 
-# --- plans ----------------------------------------------------------------------------------------
-
-
 def removing(circuit: EmotionCircuit, means: SiteVectors, fill: Fill = "mean") -> Plan:
     """Put the mean of all prompts, or zero, in place of a circuit's components."""
     steps: list[Ablate] = []
@@ -73,9 +70,6 @@ def _placed(
     ]
 
 
-# --- what is tested -------------------------------------------------------------------------------
-
-
 @brief
 @dataclass(frozen=True)
 class CircuitSet:
@@ -102,9 +96,6 @@ def circuit_sets(found: EmotionDiscovery, n_random: int = 3, seed: int = 0) -> l
         own = {emotion: circuit.only("neurons") for emotion, circuit in one.circuits.items()}
         whole.append(CircuitSet(one.name, "neurons", one.draw, own))
     return whole
-
-
-# --- necessity and sufficiency --------------------------------------------------------------------
 
 
 def necessity(
@@ -214,9 +205,6 @@ def _table(
     ]
     columns = ["test", "name", "part", "k", "draw", "emotion", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns).assign(n=len(top))
-
-
-# --- both, on unseen texts ------------------------------------------------------------------------
 
 
 def circuit_effects(

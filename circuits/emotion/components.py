@@ -180,8 +180,6 @@ def _chunks(model: Model, x: Float[Tensor, "row ..."]) -> Iterator[Float[Tensor,
         yield part.to(model.device, model.dtype)
 
 
-# --- influence of sublayers -----------------------------------------------------------------------
-
 SITES_OF = {"resid_mid": "attn_out", "resid_post": "mlp_out"}
 
 

@@ -61,10 +61,6 @@ class Directions:
         styles = tuple(style for one in several for style in one.styles)
         return cls(mid, post, styles, sum(one.n_groups for one in several))
 
-    def cosines(self, x: Float[Tensor, "... layer d_model"]) -> Float[Tensor, "... layer emotion"]:
-        """Cosine of states after a block with each emotion's direction of their layer."""
-        return torch.einsum("...ld,eld->...le", normalize(x, dim=-1), self.resid_post)
-
     def read(
         self,
         x: Float[Tensor, "... layer d_model"],
@@ -76,7 +72,8 @@ class Directions:
         the axis before the last two is that of the emotions, whose mean is subtracted.
         """
         moved = x - (x.mean(-3, keepdim=True) if origin is None else origin)
-        return self.cosines(moved).argmax(-1)
+        cosines = torch.einsum("...ld,eld->...le", normalize(moved, dim=-1), self.resid_post)
+        return cosines.argmax(-1)
 
     def similarity(self, layer: int) -> Float[Tensor, "to from"]:
         """Cosines between the emotions in one layer; centring alone makes their mean -1/5."""
@@ -116,9 +113,6 @@ def window_layers(n_layers: int) -> tuple[int, int]:
     """First and last layer of `WINDOW`: 21 and 25 of 28."""
     low, high = (min(round(part * n_layers), n_layers - 1) for part in WINDOW)
     return low, high
-
-
-# --- states in two dimensions ---------------------------------------------------------------------
 
 
 def shown_layers(n_layers: int, layer: int) -> tuple[int, ...]:

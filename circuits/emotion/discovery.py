@@ -22,7 +22,7 @@ from circuits.emotion.components import (
 from circuits.emotion.directions import Directions, projections, shown_layers, window_layers
 from circuits.emotion.emotion_circuit import SiteVectors
 from circuits.emotion.emotion_settings import EmotionSettings
-from circuits.emotion.last_token import StageProgress, last_activations
+from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import Frames, ReplyPrompts, token_prompt
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import select_circuits
@@ -132,8 +132,6 @@ class _Discovering:
         measure = partial(influence, progress=partial(self.say, "influence"), **how)
         given = (model, neutral, directions, stream_scales(found))
         pushed = self._stage("influence", lambda: measure(*given), Influence)
-        plain = last_activations(model, neutral, progress=partial(self.say, "neutral"))
-        shown = directions.cosines(found.resid_post).mean(0)  # emotion, layer, direction
         readings = self._readings(found, directions)
         began = time.monotonic()
         scored = component_scores(model, found, directions)
@@ -150,8 +148,6 @@ class _Discovering:
             scores=scored,
             influence=pushed,
             circuits=circuits,
-            low=directions.cosines(plain["resid_post"]).mean(0).T.contiguous(),
-            high=shown.diagonal(dim1=0, dim2=2).T.contiguous(),
             layer=layer,
             readings=reading_tables(readings),
             projections=projections(found, shown_layers(model.arch.n_layers, layer)),

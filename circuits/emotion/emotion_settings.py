@@ -108,7 +108,6 @@ class SteeringDose(ClosedRow):
     layers: Annotated[tuple[Index, Index], AfterValidator(_in_order)] = Field(
         description="First and last layer, both included."
     )
-    feedback: bool = Field(default=False, description="Let the dose follow the state.")
     own: dict[Emotion, Amount] = Field(default={}, description="Fraction per emotion.")
 
 
@@ -117,7 +116,6 @@ class CircuitDose(ClosedRow):
 
     strength: Dose = Field(description="Factor of the difference vectors (lambda).")
     preset: Text = Field(default="centred", description="Which circuits of the discovery.")
-    feedback: bool = Field(default=False, description="Let the dose follow the state.")
     own: dict[Emotion, Amount] = Field(default={}, description="Strength per emotion.")
 
 

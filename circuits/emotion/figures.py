@@ -201,9 +201,6 @@ def plot_effects(table: pd.DataFrame) -> go.Figure:
     return styled(figure, "Necessity and sufficiency of circuits", note, height=460)
 
 
-# --- comparisons ----------------------------------------------------------------------------------
-
-
 def plot_conditions(table: pd.DataFrame, title: str) -> go.Figure:
     """Accuracy, quality and joint of every condition, with 95 % intervals over scenarios."""
     figure = go.Figure()

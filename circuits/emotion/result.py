@@ -42,8 +42,6 @@ class EmotionDiscovery(Result):
         scores: ``paper`` and ``centred`` scores of all components.
         influence: of every sublayer.
         circuits: preset -> emotion -> circuit.
-        low: mean cosine of neutral prompts' states with each direction.
-        high: the same of prompts in the emotion.
         layer: where states are read best, by discovery data alone.
         readings: accuracy by layer of the tests that chose it, and of the trap.
         projections: states of some groups on the main axes of a few layers, for a figure.
@@ -60,8 +58,6 @@ class EmotionDiscovery(Result):
     scores: dict[ScoreKind, ComponentScores]
     influence: Influence
     circuits: dict[str, dict[str, EmotionCircuit]]
-    low: Float[Tensor, "emotion layer"]
-    high: Float[Tensor, "emotion layer"]
     layer: int
     readings: pd.DataFrame
     projections: pd.DataFrame

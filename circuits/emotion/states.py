@@ -118,9 +118,6 @@ def states(
     )
 
 
-# --- groups ---------------------------------------------------------------------------------------
-
-
 def groups_of(
     model: Model,
     scenarios: Sequence[Scenario],

@@ -22,7 +22,7 @@ from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean, shown
-from interp.interventions.plan import Add, Feedback, Plan
+from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
 
 
@@ -57,9 +57,6 @@ class Condition:
         return digest.hexdigest()[:12]
 
 
-# --- plans ----------------------------------------------------------------------------------------
-
-
 def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
     """Add f ||h|| v to the stream after each of several blocks, along the directions v.
 
@@ -70,8 +67,7 @@ def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
     if last >= (n := found.directions.resid_post.shape[1]):
         raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
     v = found.directions.resid_post[:, first : last + 1] * _parts(dose)[:, None, None]
-    step = _adding("resid_post", v, dose.fraction, range(first, last + 1), "norm")
-    return Plan.of(step, *_feedback(found, dose))
+    return Plan.of(_adding("resid_post", v, dose.fraction, range(first, last + 1), "norm"))
 
 
 def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | None = None) -> Plan:
@@ -87,7 +83,7 @@ def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | Non
         if layers:
             driven = x[:, layers] * _parts(dose)[:, None, None]
             steps.append(_adding(site, driven, dose.strength, layers))
-    return Plan.of(*steps, *_feedback(found, dose))
+    return Plan.of(*steps)
 
 
 def _adding(
@@ -106,18 +102,6 @@ def _parts(dose: SteeringDose | CircuitDose) -> Float[Tensor, " emotion"]:
     common = dose.fraction if isinstance(dose, SteeringDose) else dose.strength
     own: dict[Any, float] = {**dose.own}
     return torch.tensor([own.get(emotion, common) / common for emotion in EMOTIONS])
-
-
-def _feedback(found: EmotionDiscovery, dose: SteeringDose | CircuitDose) -> list[Feedback]:
-    """Less dose where the state already shows the emotion, more where it does not."""
-    at = found.layer
-    if not dose.feedback:
-        return []
-    own = found.directions.resid_post[:, at]
-    return [Feedback(own, found.low[:, at], found.high[:, at], layer=at)]
-
-
-# --- vectors of circuits --------------------------------------------------------------------------
 
 
 def circuits_of(found: EmotionDiscovery, preset: str) -> Circuits:
@@ -157,9 +141,6 @@ def scaled_to(vectors: SiteVectors, wanted: SiteVectors) -> SiteVectors:
         return x * scale.view(-1, *[1] * (x.ndim - 1))
 
     return SiteVectors(scaled("z"), scaled("mlp_post"))
-
-
-# --- the comparison -------------------------------------------------------------------------------
 
 
 def prompted_conditions(chat: bool) -> list[Condition]:

@@ -160,9 +160,6 @@ def _unique(path: str | Path, kind: type[R]) -> tuple[R, ...]:
     return tuple(row for _, row in rows)
 
 
-# --- situations -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Situation:
     """A scenario with one of its events; intervals are clustered by `scenario_id`."""

@@ -160,9 +160,6 @@ def best_layer(readings: Sequence[Reading]) -> int:
     return int(np.convolve(np.pad(mean, 1, mode="edge"), np.ones(3), "valid").argmax())
 
 
-# --- vignettes ------------------------------------------------------------------------------------
-
-
 def vignette_states(
     model: Model,
     frames: Frames,
@@ -201,8 +198,6 @@ def read_vignettes(
         for name, origin in (("vignettes", balanced), ("vignettes, neutral origin", of[NEUTRAL]))
     ]
 
-
-# --- tests on unseen texts ------------------------------------------------------------------------
 
 SYNONYMS = (("felt:A", "felt:B"), ("felt:B", "felt:C"), ("felt:C", "felt:A"))
 """(styles of the directions, style read). No word is on both sides, so none is read by itself."""

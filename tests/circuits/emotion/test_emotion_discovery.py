@@ -187,8 +187,6 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     read = EmotionDiscovery.load(tmp_path / "d").of(model)
     assert read.circuits == made.circuits and read.settings == SETTINGS
     assert read.layer == made.layer
-    for name in ("low", "high"):
-        assert torch.equal(getattr(read, name), getattr(made, name))
     assert torch.equal(read.influence.values, made.influence.values)
     assert torch.equal(read.scores["centred"].heads, made.scores["centred"].heads)
     assert torch.equal(read.directions.resid_mid, made.directions.resid_mid)

@@ -27,7 +27,7 @@ from circuits.emotion.steering import (
 )
 from circuits.emotion.texts import EMOTIONS
 from interp.errors import PlanError
-from interp.interventions.plan import Add, Feedback, Plan
+from interp.interventions.plan import Add, Plan
 
 LAYERS, HEADS, D_HEAD, NEURONS = 4, 5, 3, 40
 
@@ -130,16 +130,13 @@ def discovery() -> Any:
         directions=SimpleNamespace(resid_post=torch.randn(6, LAYERS, 8)),
         differences=differences(),
         circuits={"centred": circuits(), "paper": shifted(circuits())},
-        low=torch.zeros(6, LAYERS),
-        high=torch.ones(6, LAYERS),
-        layer=2,
     )
 
 
 def test_every_condition_is_made_once_and_controls_share_the_dose():
     doses = Doses(
         steering=SteeringDose(fraction=0.05, layers=(1, 2)),
-        circuit=CircuitDose(strength=2.5, feedback=True),
+        circuit=CircuitDose(strength=2.5),
         others={"circuit_paper": CircuitDose(strength=1.5, preset="paper")},
     )
     plans = {one.name: one.plan for one in driven_conditions(discovery(), doses)}
@@ -147,11 +144,9 @@ def test_every_condition_is_made_once_and_controls_share_the_dose():
     names = ["steering", "circuit", "circuit_paper", "neurons", "heads", "circuit_prompting"]
     assert list(plans) == [*names, *controls]
     for name in ("circuit", "neurons", "heads", *controls):
-        *added, feedback = plans[name]
-        assert isinstance(feedback, Feedback) and feedback.layer == 2
-        assert all(step.scale == 2.5 and step.relative is None for step in added)
-    assert [step.site for step in plans["heads"] if isinstance(step, Add)] == ["z"]
-    assert [step.site for step in plans["neurons"] if isinstance(step, Add)] == ["mlp_post"]
+        assert all(step.scale == 2.5 and step.relative is None for step in plans[name])
+    assert [step.site for step in plans["heads"]] == ["z"]
+    assert [step.site for step in plans["neurons"]] == ["mlp_post"]
     assert plans["circuit_prompting"] == plans["circuit"]
     (step,) = plans["steering"]
     assert step.site == "resid_post" and step.layers == (1, 2) and step.relative == "norm"
