@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 import interp
-from circuits.discovery import bench, edge_matrix, faithfulness, random_scores
-from circuits.discovery.faithfulness import Faithfulness
+from circuits.discovery import Evaluator, Faithfulness, edge_matrix, faithfulness, random_scores
 from interp.attribution.attribute import attribute_edges, attribute_nodes, edges_by
 from interp.attribution.contrast import contrasts
 from interp.attribution.cost import forward_equivalents
@@ -71,9 +70,8 @@ def cost_of(model: Any, pairs: PromptPairs, method: str) -> float:
 
 def row_of(curve: Faithfulness) -> dict[str, Any]:
     """Areas with intervals, and f at some sizes."""
-    f = dict(zip(curve.signed.k, curve.f(curve.signed).tolist(), strict=True))
-    g = dict(zip(curve.absolute.k, curve.f(curve.absolute).tolist(), strict=True))
-    return {**curve.areas(), "f_signed": f, "f_absolute": g}
+    f = {f"f_{ranking}": row for ranking, row in curve.f().to_pandas().to_dict("index").items()}
+    return {**curve.areas(), **f}
 
 
 def main() -> None:
@@ -91,7 +89,7 @@ def main() -> None:
     model = interp.load_model(args.model)
     found, test = halves(args.task, args.discovery, args.test, args.seed)
     print(f"{args.model} {args.task}: {len(found)} discovery pairs, {len(test)} test pairs")
-    ground = bench(model, test)
+    ground = Evaluator.of(model, test)
     exact = attribute_nodes(model, test[:32], "exact").mean().values
     rows, effects = (
         sampled_exact(model, test[:16], args.edges, args.seed) if args.edges else ([], [])

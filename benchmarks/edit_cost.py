@@ -26,16 +26,14 @@ from torch import Tensor, nn
 
 import interp
 from circuits.editing import Fact, preset
-from circuits.editing.endings import continuing_tokens
 from circuits.editing.evaluation import load_cases
+from circuits.editing.evaluation.edited_models import continuing_tokens
+from circuits.editing.fact_prompts import EditPrompt, contexts, edit_prompts, essence_prompt
 from circuits.editing.keys import module_at
-from circuits.editing.method_names import METHODS
-from circuits.editing.methods import Stage
+from circuits.editing.layer_selection import selection_for
+from circuits.editing.methods import METHODS, Search, Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
-from circuits.editing.placement import placement_for
-from circuits.editing.prompting import EditPrompt, contexts, edit_prompts, essence_prompt
-from circuits.editing.search import ROUNDS, FactPrompts, Search, Targets, search_targets
-from circuits.editing.writing import places_of
+from circuits.editing.targets import ROUNDS, FactPrompts, Targets, search_targets
 from interp.data.prompts import TokenPrompt, pad
 
 CHAINS = "datasets/multihop_chains.json"
@@ -105,7 +103,7 @@ def _apart(one: Targets, other: Targets) -> dict[str, float]:
 def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: Search) -> Targets:
     """One fact's search as released editors run it: all of every prompt, all its logits, each step.
 
-    The mathematics are those of `circuits.editing.search`, so the results must agree.
+    The mathematics are those of `circuits.editing.targets`, so the results must agree.
     """
     prompts, goes_on = [*fact.learn, fact.essence], continuing_tokens(model)
     ids, mask = pad(model, [TokenPrompt(prompt.ids) for prompt in prompts])
@@ -173,9 +171,9 @@ def _said(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> bool:
 def moments(args: argparse.Namespace) -> dict[str, Any]:
     """Time the samples alone, and then all, samples again included."""
     model = interp.load_model(args.model)
-    placement = placement_for(model, None, "ace")
+    placement = selection_for(model, None, "ace")
     named = [name for name in METHODS if name != "ft"]
-    every = [place for name in named for place in places_of(preset(name, model, placement))]
+    every = [place for name in named for place in preset(name, model, placement).places]
     places = list(dict.fromkeys(every))
     started = time.process_time()
     own_samples(model, args.n_tokens)

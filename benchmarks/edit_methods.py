@@ -28,29 +28,31 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 import interp
-from circuits.editing import Placement, preset
-from circuits.editing.comparing import REFERENCES
-from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
-from circuits.editing.gains import Reach, gains, site_of
-from circuits.editing.knowing import Knowledge, know
-from circuits.editing.methods import (
-    QUERY_NEURONS,
-    VALUE_NEURONS,
-    Method,
-    Neurons,
-    depth,
-    early,
+from circuits.editing import LayerSelection, preset
+from circuits.editing.editor import moments_for
+from circuits.editing.evaluation.cases import Case, Cases
+from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
+from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.demonstrations import SHOTS
+from circuits.editing.evaluation.formats import load_cases
+from circuits.editing.evaluation.intervals import summary
+from circuits.editing.evaluation.method_comparison import IN_PROMPT
+from circuits.editing.evaluation.multihop_metrics import score
+from circuits.editing.evaluation.prior_knowledge import Knowledge, prior_knowledge
+from circuits.editing.fact_prompts import contexts
+from circuits.editing.layer_search import (
+    propagation_of,
+    question_moments,
+    selected,
+    subject_moments,
 )
-from circuits.editing.moments import Moment, Moments
-from circuits.editing.placement import placement_for, save_placement
-from circuits.editing.placing import placed, reach_of
-from circuits.editing.prompting import contexts
-from circuits.editing.wordings import question_moments_of, subject_moments_of
-from circuits.editing.writing import moments_for
+from circuits.editing.layer_selection import selection_for
+from circuits.editing.match_scores import Propagation, match_scores, site_of
+from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Method, Neurons
+from circuits.editing.moments import Moments
+from circuits.editing.presets import depth, early
 from circuits.query_value import find
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most
@@ -68,15 +70,17 @@ SHOWN = (
 )
 
 
-def knowledge(model: interp.Model, cases: Cases, out: Path) -> Knowledge:
+def knowledge(model: interp.Model, cases: Cases[Case], out: Path) -> Knowledge:
     """Asked once for these demonstrations, then read."""
     mark = hashlib.blake2b(SHOTS.prefix.encode(), digest_size=4).hexdigest()
     file = out / f"know_{model.name}_{mark}.json"
     said = json.loads(file.read_text()) if file.exists() else {}
-    found = know(model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said)
-    if len(found.asked) > len(said):
+    found = prior_knowledge(
+        model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said
+    )
+    if len(found.answers) > len(said):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found.asked))
+        file.write_text(json.dumps(found.answers))
     return found
 
 
@@ -110,19 +114,23 @@ def chosen(
     return [*out, *beyond][skip : skip + n]
 
 
-def load(args: argparse.Namespace, split: str = "") -> tuple[interp.Model, list[Case], Pool]:
+def load(
+    args: argparse.Namespace, split: str = ""
+) -> tuple[interp.Model, list[Case], QuestionPool]:
     """The model, the usable cases of a split, and the questions that controls come from."""
     torch.set_num_threads(args.threads)
     model = interp.load_model(args.model)
-    everything = load_cases(CHAINS).clustered(lambda case: case.bridges[0])
+    everything = load_cases(CHAINS)
+    by_bridge = tuple(replace(case, cluster=case.bridges[0]) for case in everything)
+    everything = replace(everything, records=by_bridge)
     known = knowledge(model, everything, args.out)
     mine = [case for case in everything if case.split == (split or args.split)]
-    usable = [case for case in mine if not known.usable(case)]
+    usable = [case for case in mine if not known.missing(case)]
     print(f"{split or args.split}: {len(mine)} cases, {len(usable)} usable", flush=True)
-    return model, usable, Pool.of(mine, known.right)
+    return model, usable, QuestionPool.of(mine, known.right)
 
 
-def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Reach]]:
+def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Propagation]]:
     """Facts of the design half that no case edits: what layers and moments are learnt from."""
     model, usable, pool = load(args, "design")
     edited = {fact.subject for case in without for fact in case.facts}
@@ -133,7 +141,7 @@ def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Ca
     }
     cases = [case for (_, subject), case in by_fact.items() if subject not in edited]
     random.Random(0).shuffle(cases)
-    found = [(case, reach_of(model, case, pool, SHOTS)) for case in cases]
+    found = [(case, propagation_of(model, case, pool, SHOTS)) for case in cases]
     return [(case, reach) for case, reach in found if reach is not None][:LEARNT]
 
 
@@ -155,14 +163,10 @@ def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> M
         missing = [i for i in layers if f"{anchor} {i}" not in kept]
         if missing:
             fresh = learn(args, model, cases, missing)
-            kept |= {f"{anchor} {layer}": moment.matrix for (_, layer), moment in fresh.items()}
+            kept |= {f"{anchor} {layer}": moment for (_, layer), moment in fresh.items()}
             save_file(kept, file)
-    found = {
-        ("gate", i): Moment(kept[f"{stage.anchor} {i}"], 0, "design")
-        for stage in stages
-        for i in stage.layers
-    }
-    return moments_for(model, [method], Placement((), (), "", found))
+    found = {i: kept[f"{stage.anchor} {i}"] for stage in stages for i in stage.layers}
+    return moments_for(model, [method], LayerSelection((), (), "", found))
 
 
 def of_last(
@@ -170,17 +174,17 @@ def of_last(
 ) -> Moments:
     """How keys vary at last tokens of questions about design facts that no case edits."""
     reaches = [reach for _, reach in design_facts(args, cases)]
-    return question_moments_of(model, reaches, free_cases(cases), layers)
+    return question_moments(model, reaches, free_cases(cases), layers)
 
 
 def of_subject(
     args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
 ) -> Moments:
     """How they vary at the subject's own token."""
-    return subject_moments_of(model, free_cases(cases), layers)
+    return subject_moments(model, free_cases(cases), layers)
 
 
-def free_cases(cases: list[Case]) -> Cases:
+def free_cases(cases: list[Case]) -> Cases[Case]:
     """Design cases whose facts are about no subject that is edited."""
     edited = {fact.subject for case in cases for fact in case.facts}
     return load_cases(CHAINS).where(
@@ -191,8 +195,8 @@ def free_cases(cases: list[Case]) -> Cases:
 def run(
     args: argparse.Namespace,
     model: interp.Model,
-    pool: Pool,
-    arm: Arm,
+    pool: QuestionPool,
+    arm: EditCondition,
     cases: list[Case],
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -203,11 +207,11 @@ def run(
     protocol = Protocol(SHOTS, pool, seed=seed)
     named = {"arm": arm.name, "seed": seed, "cases": fingerprint(cases)} | identity(model)
     with RunFolder.open(at, "edit arm", named) as steps:  # never finished: its steps are read
-        answers, edits = evaluate_arm(model, arm, cases, protocol, moments, templates, steps)
+        answers, edits = evaluate_condition(model, arm, cases, protocol, moments, templates, steps)
     scores = score(answers)
     for part in [[], ["position"]]:
         table = summary(scores, part)
-        wide = table.pivot_table(index=part or ["arm"], columns="metric", values="value")
+        wide = table.pivot_table(index=part or ["condition"], columns="metric", values="value")
         print(wide.reindex(columns=list(SHOWN)).round(3).to_string(), flush=True)
     p = [x for line in edits["p"] for stage in json.loads(line) for x in stage if x == x]
     print(
@@ -222,19 +226,19 @@ def place(args: argparse.Namespace) -> None:
     """Choose layers as `interp edit place` does, on facts of the design half."""
     model = interp.load_model(args.model)
     design = load_cases(CHAINS).where(lambda case: case.split == "design")
-    found = placed(model, [reach for _, reach in design_facts(args, [])], design)
+    found = selected(model, [reach for _, reach in design_facts(args, [])], design)
     print(found.by, found.query, found.value)
-    save_placement(placement_folder(args), model, found)
+    found.save(placement_folder(args))
 
 
 def placement_folder(args: argparse.Namespace) -> Path:
     return args.out / f"{args.model}.placement"
 
 
-def layers_of(args: argparse.Namespace, model: interp.Model) -> Placement:
+def layers_of(args: argparse.Namespace, model: interp.Model) -> LayerSelection:
     """What `place` chose, or where it has not run the package's own."""
     folder = placement_folder(args)
-    found = placement_for(model, folder if folder.is_dir() else None, "ace")
+    found = selection_for(model, folder if folder.is_dir() else None, "ace")
     assert found is not None
     return found
 
@@ -248,23 +252,25 @@ def score_layers(args: argparse.Namespace) -> None:
     stages = [replace(VALUE_NEURONS, layers=(i,)) for i in every]
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     edited = [
-        run(args, model, pool, Arm(f"value{stage.layers[0]}", Method("", (stage,))), cases)
+        run(
+            args, model, pool, EditCondition(f"value{stage.layers[0]}", Method("", (stage,))), cases
+        )
         for stage in stages
     ]
     net = np.stack([frame.sort_values("case")["net_multi_hop"].to_numpy() for frame in edited])
     facts = design_facts(args, cases)
     scored, learnt = facts[:SCORED], [reach for _, reach in facts[SCORED:]]
     free = free_cases([*cases, *(case for case, _ in scored)])
-    moments = question_moments_of(model, learnt, free, every)
-    got = gains(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
+    moments = question_moments(model, learnt, free, every)
+    got = match_scores(model, [reach for _, reach in scored], VALUE_NEURONS, moments, every)
     print(f"{len(scored)} facts score, {len(learnt)} learn, {len(cases)} cases are edited")
     for i, layer in enumerate(every):
         print(
-            f"layer {layer}: selectivity {got.selectivity[:, i].mean():.3f}, separation "
+            f"layer {layer}: selectivity {(got.through - got.others)[:, i].mean():.3f}, separation "
             f"{got.separation[i]:.3f}, targets {edited[i]['p'].iloc[0]:.2f}, net multi-hop "
             f"{np.nanmean(net[i]):.3f}"
         )
-    correlated("selectivity", got.selectivity, net)
+    correlated("selectivity", got.through - got.others, net)
     correlated("the paper's score", paper_scores(model, [case for case, _ in scored], every), net)
 
 
@@ -291,7 +297,7 @@ def correlated(name: str, score_of: Float[np.ndarray, "fact layer"], net: np.nda
     print(f"rank correlation of {name} over {len(net)} layers: {rho:.2f} [{low:.2f}, {high:.2f}]")
 
 
-def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
+def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionPool]:
     """As many first-hop as last-hop edits, in the test half of subjects that S knows nothing of."""
     model, usable, pool = load(args)
     learnt = learnt_subjects() if args.split == "test" else ()
@@ -317,15 +323,15 @@ def arms(args: argparse.Namespace) -> None:
             run(args, model, pool, arm_of(name, model, placement), cases, seed)
 
 
-def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
+def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
     """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
 
     ``strength`` is of the arm: how much of the finished change is made; ``threshold`` of the
     placement: the gain from which value neurons fire.
     """
     base, *said = name.split(":")
-    if base in REFERENCES:
-        return Arm(name, told=REFERENCES[base])
+    if base in IN_PROMPT:
+        return EditCondition(name, in_prompt=IN_PROMPT[base])
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
     threshold = other.pop("threshold", placement.threshold)
     method = preset(base, model, replace(placement, threshold=threshold))
@@ -337,7 +343,7 @@ def arm_of(name: str, model: interp.Model, placement: Placement) -> Arm:
         else stage
         for stage in method.stages
     )
-    return Arm(name, Method(name, tuple(stages)), strength=strength)
+    return EditCondition(name, Method(name, tuple(stages)), strength=strength)
 
 
 def layouts(args: argparse.Namespace) -> None:
@@ -352,19 +358,21 @@ def layouts(args: argparse.Namespace) -> None:
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     for placement in (at, *peers, *drawn):
         name = f"ace{placement.query}{placement.value}".replace(" ", "")
-        run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
+        run(args, model, pool, EditCondition(name, preset("ace", model, placement)), cases)
 
 
-def _random(rng: np.random.Generator, n: int, like: Placement) -> Placement:
+def _random(rng: np.random.Generator, n: int, like: LayerSelection) -> LayerSelection:
     """As many layers, anywhere."""
     layers = rng.choice(n, len(like.query) + len(like.value), replace=False).tolist()
     query, value = sorted(layers[: len(like.query)]), sorted(layers[len(like.query) :])
     return _elsewhere(like, tuple(query), tuple(value))
 
 
-def _elsewhere(like: Placement, query: tuple[int, ...], value: tuple[int, ...]) -> Placement:
+def _elsewhere(
+    like: LayerSelection, query: tuple[int, ...], value: tuple[int, ...]
+) -> LayerSelection:
     """A placement's settings at other layers, of which it has no moments."""
-    return replace(like, query=query, value=value, by="a control", moments={}, separation={})
+    return replace(like, query=query, value=value, by="a control", covariances={}, separation={})
 
 
 STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}
@@ -381,7 +389,7 @@ if __name__ == "__main__":
     parser.add_argument("--skip", type=int, default=0, help="cases passed over first")
     parser.add_argument("--layers", default="", help="FROM:TO")
     parser.add_argument("--draws", type=int, default=10, help="random layouts")
-    parser.add_argument("--arms", default="none,told,rome,rome+,ace")
+    parser.add_argument("--arms", default="none,prompt-only,rome,rome+,ace")
     parser.add_argument("--seeds", default="0")
     args = parser.parse_args()
     STEPS[args.step](args)

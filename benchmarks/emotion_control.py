@@ -37,8 +37,7 @@ from circuits.emotion.emotion_settings import Decoding
 from circuits.emotion.judges import Judge, by_activations, by_words, fit_judge, training_replies
 from circuits.emotion.replies import plain_replies
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity
+from interp.results.run_folder import RunFolder, identity
 
 RUNS = Path("runs/emotion")
 JUDGE_MODEL = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}

@@ -37,29 +37,15 @@ KINDS: dict[str, str | tuple[str, str]] = {
     "edge_scores": SCORES,
     "node_scores": SCORES,
     "unit_scores": SCORES,
-    CIRCUIT: ("circuits.discovery.mib:load_circuit", "circuits.discovery.pages:circuit_report"),
-    "evaluation": (
-        "circuits.discovery.pages:SavedEvaluation.load",
-        "circuits.discovery.pages:evaluation_report",
-    ),
-    "faithfulness": (
-        "circuits.discovery.faithfulness:Faithfulness.load",
-        "circuits.discovery.pages:faithfulness_report",
-    ),
-    QUERY_VALUE: (
-        "circuits.query_value.result:QueryValue.load",
-        "circuits.query_value.figures:report",
-    ),
-    "edit": ("circuits.editing.edits:Edit.load", "circuits.editing.figures:edit_report"),
-    LEDGER: ("circuits.editing.files:SavedEdits.load", "circuits.editing.figures:ledger_report"),
-    "edit placement": (
-        "circuits.editing.placement:SavedPlacement.load",
-        "circuits.editing.figures:placement_report",
-    ),
-    "edit comparison": (
-        "circuits.editing.comparing:Comparison.load",
-        "circuits.editing.figures:comparison_report",
-    ),
+    CIRCUIT: "circuits.discovery.circuit:Circuit",
+    "evaluation": "circuits.discovery.result:Evaluation",
+    "faithfulness": "circuits.discovery.result:Faithfulness",
+    QUERY_VALUE: "circuits.query_value.result:QueryValue",
+    "query_value_validation": "circuits.query_value.validate:Validation",
+    "edit": "circuits.editing.edit:Edit",
+    LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
+    "layer selection": "circuits.editing.layer_selection:LayerSelection",
+    "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
@@ -76,8 +62,6 @@ def kind_of(path: Path) -> str:
     Raises:
         RunFolderError: there is no such folder, or it is of no kind that can be shown.
     """
-    if (path / "circuit.json").is_file():
-        return CIRCUIT
     if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "comparison")):
         return EMOTION_RUN
     if path.is_dir() and not (path / "manifest.json").is_file() and _numbered(path):
@@ -116,7 +100,7 @@ def read(path: Path, prompt: str | None = None) -> Run:
         result = _named(found).load(path)
         return Run(kind, result, result.report(*given))
     load, report = map(_named, found)
-    result = load(path / "circuit.json" if kind == CIRCUIT else path)
+    result = load(path)
     return Run(kind, result, report(result, *given))
 
 

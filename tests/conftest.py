@@ -137,6 +137,20 @@ def hooks_left(model: Model) -> list[object]:
     return [hook for hook in hooks if not hook.__module__.startswith("transformers.")]
 
 
+def interp_pairs() -> interp.PromptPairs:
+    """`word_pairs` in other words."""
+    shifted = [
+        {
+            "clean": p.clean.replace("w1 ", "w60 ").replace("w7 ", "w61 "),
+            "corrupt": p.corrupt.replace("w9 ", "w62 ").replace("w7 ", "w61 "),
+            "answer": p.answer,
+            "wrong_answer": p.wrong_answer,
+        }
+        for p in word_pairs()
+    ]
+    return interp.PromptPairs.from_records(shifted)
+
+
 def word_pairs() -> interp.PromptPairs:
     """Three pairs of unequal length that differ at the first, a middle, and two words."""
     return interp.PromptPairs.from_records(

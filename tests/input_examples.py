@@ -12,27 +12,14 @@ from conftest import ROOT
 from edit_records import records
 
 from circuits.cli.ablate import _components
-from circuits.discovery import load_circuit, to_json
-from circuits.discovery.circuit import of_edges
-from circuits.discovery.compiled import validate_methods
-from circuits.editing.evaluation.counterfact import load_counterfact
-from circuits.editing.evaluation.mquake import load_cases
-from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
-from circuits.editing.evaluation.ripple import load_ripple
-from circuits.editing.evaluation.zsre import load_zsre
-from circuits.editing.files import load_facts, load_kept
-from circuits.emotion import (
-    EmotionRecipe,
-    load_frames,
-    load_replies,
-    load_scenarios,
-)
-from circuits.emotion.texts import (
-    load_labelled,
-    load_verdicts,
-    load_vignettes,
-)
-from circuits.query_value.files import load_rows
+from circuits.discovery import Circuit, of_edges
+from circuits.discovery.ground_truth import validate_methods
+from circuits.editing.evaluation.demonstrations import load_shots
+from circuits.editing.evaluation.formats import load_benchmark, load_cases
+from circuits.editing.fact import load_facts, load_preserved
+from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import load_labelled, load_verdicts, load_vignettes
+from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.published import published_prompts
 from circuits.recall_reasoning.settings import load_recipe
@@ -206,7 +193,7 @@ VERDICT = {"gen_text": "x", "emotion": "fear", "match": 1, "skeleton_id": "work_
 RATED = {"part": "tuning", "situation": "work_00_neutral", "reply": "x", "label": "fear"}
 SHOTS = b"Q: Who wrote Emma? A: Jane Austen\nQ: Who wrote Ulysses? A: James Joyce"
 THOUGHTS = b"Question: Who?\nThoughts: It is Ann.\nAnswer: Ann\n\n"
-CIRCUIT = to_json(of_edges(Graph(1, 2, 4, False), ["input->m0", "m0->logits"]))
+CIRCUIT = of_edges(Graph(1, 2, 4, False), ["input->m0", "m0->logits"]).to_json()
 DESCRIBED, WEIGHTS = program()
 
 
@@ -221,23 +208,22 @@ def kinds() -> dict[str, Kind]:
 
     return {
         "pairs": kind("p.jsonl", first("ioi.jsonl") + first("country_capitals.jsonl"), load_pairs),
-        "questions": kind("q.jsonl", [QUESTION, QUESTION], load_rows),
+        "questions": kind("q.jsonl", [QUESTION, QUESTION], load_questions),
         "components": kind("c.txt", b"a0.h1\nm3\n", lambda path: _components(None, path)),
         "neutral text": kind("n.txt", b"It was a day like any other.\n", read_text),
-        "circuit": kind("c.json", CIRCUIT, load_circuit),
+        "circuit": kind("c.json", CIRCUIT, Circuit.load),
         "program": kind("x.json", DESCRIBED, marked, x_npz=WEIGHTS),
         "weights": kind("x.npz", WEIGHTS, load_program, x_json=json.dumps(DESCRIBED).encode()),
         "cases": kind("m.json", records()[:2], load_cases),
         "cases of a split": kind("m.json", first("multihop_chains.json", 1), of_design),
         "cases by line": kind("m.jsonl", records()[2:4], load_cases),
-        "counterfact": kind("c.json", [COUNTERFACT], load_counterfact),
-        "zsre": kind("z.json", [ZSRE], load_zsre),
-        "ripple": kind("r.json", [RIPPLE], load_ripple),
+        "counterfact": kind("c.json", [COUNTERFACT], of_format("counterfact")),
+        "zsre": kind("z.json", [ZSRE], of_format("zsre")),
+        "ripple": kind("r.json", [RIPPLE], of_format("ripple_edits")),
         "facts": kind("f.json", [FACT, FACT | {"subject": "Italy"}], load_facts),
-        "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_kept),
+        "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_preserved),
         "shots": kind("s.txt", SHOTS, load_shots),
         "reasoned shots": kind("s.txt", THOUGHTS, load_shots),
-        "relation shots": kind("s.json", {"P1": SHOTS.decode()}, load_relation_shots),
         "scenarios": kind("s.jsonl", first("emotion_scenarios_test.jsonl"), load_scenarios),
         "vignettes": kind("v.jsonl", first("emotion_vignettes.jsonl"), load_vignettes),
         "replies": kind("r.jsonl", first("emotion_replies.jsonl"), load_replies),
@@ -256,6 +242,10 @@ def kinds() -> dict[str, Kind]:
         "cells": kind("c.jsonl", cells(), load_data),
         "world": kind("w.json", world(), World.load),
     }
+
+
+def of_format(name: str) -> Callable[[Path], Any]:
+    return lambda path: load_benchmark(path, format=name)
 
 
 def of_design(path: Path) -> Any:

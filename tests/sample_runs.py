@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from conftest import tiny, word_pairs
+from conftest import interp_pairs, tiny, word_pairs
 from emotion_samples import (
     CRITERIA,
     SCENARIOS,
@@ -27,19 +27,21 @@ from planted_cases import PLAIN
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from test_comparing import sharp
-from test_discovery_figures import interp_pairs
 
 import interp
-from circuits.cli.discovering import Request, discovered_into, found_from_model
-from circuits.discovery import bench, faithfulness, top_edges
-from circuits.discovery.evaluation import evaluate
-from circuits.discovery.mib import save_circuit
-from circuits.editing import Fact, Placement
-from circuits.editing.changes import Change
-from circuits.editing.comparing import compare_into, compare_methods
-from circuits.editing.edits import Edit
-from circuits.editing.evaluation import parse_cases
-from circuits.editing.placement import save_placement
+from circuits.discovery import (
+    DiscoverySettings,
+    Evaluator,
+    evaluate,
+    faithfulness,
+    top_edges,
+)
+from circuits.discovery import discover as discover_circuit
+from circuits.discovery.search import into_folder
+from circuits.editing import Fact, LayerSelection
+from circuits.editing.change import Change
+from circuits.editing.edit import Edit
+from circuits.editing.evaluation import ComparisonSettings, compare_methods, parse_cases
 from circuits.emotion import (
     Condition,
     EffectSettings,
@@ -49,7 +51,7 @@ from circuits.emotion import (
     load_frames,
 )
 from circuits.emotion.emotion_comparison import evaluate as compared
-from circuits.query_value import find
+from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import StudySettings, study
 from circuits.recall_reasoning.published import replicate
@@ -57,9 +59,7 @@ from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
 from interp.attribution.resuming import attribute_into
 from interp.data.prompts import prompt
-from interp.results.run_folder import RunFolder, in_one_piece
-from interp.results.run_key import identity
-from interp.results.steps import Codec
+from interp.results.run_folder import RunFolder, identity, in_one_piece
 
 EVIL = "<script>alert(1)</script>"
 """In whatever a user can write: names of models, prompts, replies."""
@@ -105,19 +105,18 @@ def ablation(out: Path) -> Path:
 
 def circuit(out: Path) -> Path:
     chosen = top_edges(attribute_edges(tiny("llama"), word_pairs()), 40)
-    save_circuit(replace(chosen, model=MODEL), out / "circuit.json")
-    return out
+    return replace(chosen, model=MODEL).save(out)
 
 
 def evaluation(out: Path) -> Path:
     chosen = top_edges(attribute_edges(tiny("llama"), word_pairs()), 60)
-    done = evaluate(bench(tiny("llama"), interp_pairs()), chosen, n_random=3)
+    done = evaluate(Evaluator.of(tiny("llama"), interp_pairs()), chosen, n_random=3)
     return replace(done, model=MODEL, n_excluded=2).save(out)
 
 
 def faithfulness_curve(out: Path) -> Path:
     scores = attribute_edges(tiny("llama"), word_pairs())
-    done = faithfulness(bench(tiny("llama"), interp_pairs()), scores, grid=(0.1, 0.5, 1.0))
+    done = faithfulness(Evaluator.of(tiny("llama"), interp_pairs()), scores, grid=(0.1, 0.5, 1.0))
     return replace(done, model=MODEL).save(out)
 
 
@@ -128,6 +127,15 @@ def query_value(out: Path) -> Path:
     found = find(model, prompts, [model.token(token) for token in said], top=5)
     tokens = tuple((EVIL, *row[1:]) for row in found.tokens)
     return replace(found, model=MODEL, tokens=tokens, excluded=LEFT_OUT).save(out)
+
+
+def query_value_validation(out: Path) -> Path:
+    model, asked = tiny("llama"), ["w1 w2 w3 w4", "w7 w8 w10 w11 w12"]
+    said = interp.forward(model, asked).logits.argmax(-1).tolist()
+    answers = [model.token(token) for token in said]
+    result = find(model, asked[:1], answers[:1], top=5)
+    found = validate(model, result, asked[1:], answers[1:], n_random=2)
+    return replace(found, model=MODEL, excluded=LEFT_OUT).save(out)
 
 
 def edit(out: Path, seed: int = 0) -> Path:
@@ -146,18 +154,19 @@ def ledger(out: Path) -> Path:
     return out
 
 
-def placement(out: Path) -> Path:
-    at = Placement((0,), (2,), EVIL, threshold=0.4, separation={1: 0.6, 2: 0.75})
-    return save_placement(out, tiny("llama"), at)
+def layer_selection(out: Path) -> Path:
+    at = LayerSelection((0,), (2,), EVIL, threshold=0.4, separation={1: 0.6, 2: 0.75})
+    return replace(at, model=MODEL).save(out)
 
 
 def comparison(out: Path) -> Path:
     model = sharp()
     # both cases are of one cluster, so there is no interval
     cases = parse_cases(planted_chains(model, 2))
-    found = compare_methods(model, cases[:2], ("rome", "none"), shots=PLAIN, n_tokens=200)
-    at = Placement((0,), (2,), EVIL, separation={1: 0.6, 2: 0.75})
-    return replace(found, model=MODEL, placement=at, excluded={f"not known {EVIL}": 3}).save(out)
+    settings = ComparisonSettings(methods=("rome", "none"), shots=PLAIN, n_tokens=200)
+    found = compare_methods(model, cases[:2], settings)
+    at = LayerSelection((0,), (2,), EVIL, separation={1: 0.6, 2: 0.75})
+    return replace(found, model=MODEL, layers=at, excluded={f"not known {EVIL}": 3}).save(out)
 
 
 def recall_study(out: Path) -> Path:
@@ -209,9 +218,10 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,
     "query_value": query_value,
+    "query_value_validation": query_value_validation,
     "edit": edit,
     "edit ledger": ledger,
-    "edit placement": placement,
+    "layer selection": layer_selection,
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
@@ -240,9 +250,8 @@ def ablate_run(out: Path) -> None:
 
 
 def circuit_discover(out: Path) -> None:
-    request = Request("top", "eap-dg", "40", None, False, "logit_diff", 0)
-    model, rows = tiny("llama"), word_pairs()
-    discovered_into(out, request, {}, lambda at: found_from_model(request, model, rows, at), False)
+    settings, model, rows = DiscoverySettings(size="40"), tiny("llama"), word_pairs()
+    into_folder(out, settings, {}, lambda at: discover_circuit(model, rows, settings, at))
 
 
 @cache
@@ -252,16 +261,18 @@ def edited() -> tuple[Any, Any]:
 
 
 def edit_evaluate(out: Path) -> None:
-    compare_into(out, *edited(), ["none", "told"], shots=PLAIN, n_tokens=600)
+    settings = ComparisonSettings(methods=("none", "prompt-only"), shots=PLAIN, n_tokens=600)
+    compare_methods(*edited(), settings, out=out)
 
 
 def query_value_run(out: Path) -> None:
     model, text = tiny("llama"), "w1 w2 w3"
     logits = interp.forward(model, [text]).logits[0]
     answer = model.token(int(logits.argmax()))
-    kept: Codec[QueryValue] = Codec(lambda one, at: one.save(at), QueryValue.load)
     options = {"answer": answer} | identity(model)
-    in_one_piece(out, "query-value", options, lambda: find(model, [text], [answer], top=3), kept)
+    in_one_piece(
+        out, "query-value", options, lambda: find(model, [text], [answer], top=3), QueryValue
+    )
 
 
 def recall_run(out: Path) -> RecallReasoning:

@@ -8,7 +8,7 @@ import torch
 from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from circuits.discovery.running import prepared
+from circuits.discovery.evaluator import prepared
 from interp.attribution.activations import grad_drop_scores, ig_activation_scores
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
 from interp.attribution.chords import log_mean

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,11 @@ import torch
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
-from circuits.discovery import load_circuit
-from circuits.discovery.faithfulness import Faithfulness
-from circuits.discovery.pages import SavedEvaluation
-from circuits.editing import Edit, Placement
-from circuits.editing.comparing import Comparison
-from circuits.editing.moments import Moment
-from circuits.editing.placement import placement_in, save_placement
-from circuits.emotion import (
-    EmotionComparison,
-    EmotionDiscovery,
-)
+from circuits.discovery import Circuit, Evaluation, Faithfulness
+from circuits.editing import Edit, LayerSelection
+from circuits.editing.evaluation import Comparison
+from circuits.editing.layer_selection import load_selection
+from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
@@ -39,7 +34,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "patch": PatchResult.load,
     "attribute": Scores.load,
     "ablate": AblationResult.load,
-    "circuit discover": load_circuit,
+    "circuit discover": Circuit.load,
     "edit evaluate": Comparison.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
@@ -47,7 +42,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "emotion evaluate": EmotionComparison.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
-    "evaluation": SavedEvaluation.load,
+    "evaluation": Evaluation.load,
     "faithfulness": Faithfulness.load,
     "unit_scores": UnitScores.load,
     "edit": Edit.load,
@@ -74,9 +69,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory, cache: None) -> dict[str, 
 
     for kind, load in MORE.items():
         SAMPLES[kind](add(kind, load))
-    moments = {("mlp_post", 1): Moment(torch.eye(56).double(), 10, "own samples")}
-    placed = Placement((0,), (1,), "by hand", moments, separation={1: 0.6})
-    save_placement(add("placement", lambda at: placement_in(model, at)), model, placed)
+    chosen = LayerSelection((0,), (1,), "by hand", {1: torch.eye(56)}, separation={1: 0.6})
+    whose = {"model": model.name, "weights_hash": model.weights_hash}
+    replace(chosen, **whose).save(add("layers", lambda at: load_selection(model, at)))
     Plan.of(Scale("z", 0.5)).save(add("plan", Plan.load))
     return {name: (base / name, load) for name, load in loads.items()}
 
@@ -156,7 +151,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def altered_manifest(rng: random.Random, copy: Path) -> str:
     manifest = folder.read_manifest(copy)
-    # other weights are another model's, which a placement is refused for in its own words
+    # other weights are another model's, which layers are refused for in its own words
     kept = ("files", "provenance", "weights")
     way = rng.choice([one for one in places(manifest) if one[0] not in kept])
     inside = manifest

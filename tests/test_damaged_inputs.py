@@ -18,7 +18,7 @@ from input_examples import Kind, dumped, first, kinds, shipped
 
 import interp
 from circuits.cli.app import run
-from circuits.discovery import load_circuit
+from circuits.discovery import Circuit
 from circuits.editing.evaluation import load_cases
 from circuits.emotion import (
     EmotionRecipe,
@@ -376,7 +376,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
 )
 def test_circuits_are_of_their_own_graph(tmp_path: Path, place, value, message: str):
     with pytest.raises(InterpError, match=message):
-        load_circuit(changed(tmp_path / "c.json", KINDS["circuit"].content, place, value))
+        Circuit.load(changed(tmp_path / "c.json", KINDS["circuit"].content, place, value))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from conftest import tiny, word_pairs
 from test_attribution import contrast_of, metric_with, resampled
 
 import interp
-from circuits.discovery.running import prepared
+from circuits.discovery.evaluator import prepared
 from interp.attribution.exact import exact_edges
 from interp.attribution.paths import parse_path, path_effects
 from interp.errors import PlanError

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 import interp
-from circuits.editing.placement import placement_for
+from circuits.editing.layer_selection import selection_for
 from interp.bench.baselines import sweep_with_hooks
 from interp.data.pairs import tokenise
 
@@ -67,13 +67,13 @@ def test_built_in_models_conform(name: str, request):
 
 
 @pytest.mark.parametrize("name", ["smollm", "gemma"])
-def test_the_shipped_placements_are_of_these_weights_and_whole(name: str, request):
+def test_the_shipped_layer_selections_are_of_these_weights_and_whole(name: str, request):
     model = request.getfixturevalue(name)
-    at = placement_for(model, None, "ace")
+    at = selection_for(model, None, "ace")
     assert at is not None and max(at.query) < min(at.value) < model.arch.n_layers
     assert at.threshold is not None and 0.1 <= at.threshold < 1.0
     assert set(at.moments) == {("gate", layer) for layer in (*at.query, *at.value)}
     for moment in at.moments.values():
-        assert moment.matrix.shape == (model.arch.d_model,) * 2
-        np.testing.assert_allclose(moment.matrix, moment.matrix.T, atol=1e-6)
-        assert float(np.linalg.eigvalsh(moment.matrix.numpy())[0]) > 0
+        assert moment.shape == (model.arch.d_model,) * 2
+        np.testing.assert_allclose(moment, moment.T, atol=1e-6)
+        assert float(np.linalg.eigvalsh(moment.numpy())[0]) > 0

@@ -20,7 +20,7 @@ from interp.results.style import AGAINST, FOR, SCHEMES
 pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
-UNSHOWN = ("edit", "edit ledger", "recall_replication", "emotion run")
+UNSHOWN = ("query_value_validation", "edit", "edit ledger", "recall_replication", "emotion run")
 
 
 class Page(HTMLParser):
@@ -168,7 +168,7 @@ def test_an_emotion_discovery_is_shown_without_its_model(samples: dict[str, Path
 
 
 def test_the_shipped_layers_are_shown(tmp_path: Path):
-    at = ROOT / "circuits/editing/placements/gemma-3-270m"
+    at = ROOT / "circuits/editing/layer_selections/gemma-3-270m"
     page = tmp_path / "layers.html"
     assert run(["show", str(at), "--out", str(page)]) == 0
     assert "Why these layers" in page.read_text("utf-8")

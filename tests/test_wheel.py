@@ -17,26 +17,18 @@ assert Path(interp.__file__).is_relative_to({site!r}), interp.__file__
 assert datasets.load_dataset.__module__ == "datasets.load"
 
 from circuits.editing.evaluation import load_cases
-from circuits.editing.placement import PLACEMENTS
-from circuits.emotion import (
-    EmotionRecipe,
-    load_frames,
-    load_replies,
-    load_scenarios,
-)
-from circuits.emotion.texts import (
-    load_vignettes,
-)
+from circuits.editing.layer_selection import SHIPPED
+from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import load_labelled, load_vignettes
 from circuits.emotion.emotion_settings import RECIPES
-from circuits.emotion.texts import load_labelled
-from circuits.query_value.files import load_rows
+from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning import settings
 from circuits.recall_reasoning.sources.countries import load_facts
 from interp.loading import organisms, programs
 from interp.data import datasets as shipped
 
 readers = {{
-    "prompt pairs": interp.load_pairs, "questions": load_rows, "edit cases": load_cases,
+    "prompt pairs": interp.load_pairs, "questions": load_questions, "edit cases": load_cases,
     "events": load_scenarios, "vignettes": load_vignettes, "replies": load_replies,
     "frames": lambda name: load_frames(name).frames, "facts": lambda name: load_facts(name),
     "labelled replies": lambda name: load_labelled(name, "test"),
@@ -54,7 +46,7 @@ for name in RECIPES:
     assert EmotionRecipe.load(name).model
 for name in settings.RECIPES:
     assert settings.load_recipe(name).model
-assert sorted(at.name for at in PLACEMENTS.iterdir()) == ["gemma-3-270m", "smollm2-135m"]
+assert sorted(at.name for at in SHIPPED.iterdir()) == ["gemma-3-270m", "smollm2-135m"]
 assert not list(Path().iterdir())
 print("ok")
 """
@@ -91,7 +83,7 @@ def test_every_data_file_is_in_the_wheel_unchanged(wheel: Path):
         "circuits/py.typed",
         "interp/loading/programs/hist.npz",
         "interp/loading/organisms/two_hop_organism/model.safetensors",
-        "circuits/editing/placements/gemma-3-270m/arrays.safetensors",
+        "circuits/editing/layer_selections/gemma-3-270m/arrays.safetensors",
         "circuits/emotion/recipes/smollm2-135m.json",
         "circuits/recall_reasoning/recipes/smollm2-135m.json",
     ):

@@ -27,7 +27,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Change a model": {
         "generate": ("generate", "Continue a prompt, with and without some components."),
-        "edit": ("edit", "Write facts into a model, ask it, undo, evaluate."),
+        "edit": ("edit_verbs", "Write facts into a model, ask it, undo, evaluate."),
         "emotion": ("emotion", "Find emotion circuits, prove them, control text with them."),
     },
     "Results": {

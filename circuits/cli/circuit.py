@@ -92,26 +92,41 @@ def discover(
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
-    from circuits.cli.discovering import (
-        Request,
-        check_out,
-        discovered_into,
-        found_from_model,
-        found_from_scores,
-    )
-    from circuits.discovery.mib import NAME, save_circuit
+    from circuits.discovery.circuit import NAME
+    from circuits.discovery.search import discover as discovered
+    from circuits.discovery.search import into_folder
+    from circuits.discovery.search import select as selected
+    from circuits.discovery.settings import DiscoverySettings
+    from interp.attribution.scores import Scores
+    from interp.errors import PlanError
     from interp.results.folder import read_manifest
-    from interp.results.run_key import fingerprint, identity, names_of
+    from interp.results.run_folder import fingerprint, identity, names_of
 
-    request = Request(select, method, size, threshold, signed, metric, seed)
-    request.check(scores=scores, model=model, pairs=pairs)
-    check_out(out)
+    settings = DiscoverySettings(
+        select=select,
+        method=method,
+        size=size,
+        threshold=threshold,
+        signed=signed,
+        metric=metric,
+        seed=seed,
+    )
+    if scores is None and (model is None or pairs is None):
+        raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
+    if scores is not None and (model or pairs or select not in SELECTS[:-2]):
+        raise PlanError(
+            "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
+        )
+    settings.check()
+    if out.is_dir() == (out.suffix == ".json") and out.exists():
+        what = "a folder" if out.is_dir() else "a file"
+        raise PlanError(f"--out {out} is {what}; name FILE.json, or a folder.")
     if scores is not None:
         given = scores
         named = {"scores": fingerprint(read_manifest(scores)["files"])}
 
         def find(keep: Path | None) -> "Circuit":
-            return found_from_scores(request, given)
+            return selected(Scores.load(given), settings, str(given))
 
     else:
         rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
@@ -119,13 +134,13 @@ def discover(
         named = names_of(rows) | identity(loaded)
 
         def find(keep: Path | None) -> "Circuit":
-            return found_from_model(request, loaded, rows, keep)
+            return discovered(loaded, rows, settings, keep)
 
     if out.suffix == ".json":
         found = find(None)
-        file = save_circuit(found, out)
+        file = found.save(out)
     else:
-        found = discovered_into(out, request, named, find, force)
+        found = into_folder(out, settings, named, find, force)
         file = out / NAME
     report = {"file": str(file), "select": select, **found.summary()}
     if as_json:
@@ -198,7 +213,7 @@ def show(
     """Summarise a circuit and draw it."""
     file, found = _needed(circuit)
     target = out or file.with_suffix(".html")
-    _write_html(found, target)
+    found.report().write(target)
     if as_json:
         print_json({"file": str(file), "page": str(target), **found.summary()})
     else:
@@ -217,15 +232,15 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a circuit in another form."""
-    from circuits.discovery.drawing import to_dot
-    from circuits.discovery.mib import save_circuit
+    import json
+
     from interp.errors import PlanError
-    from interp.results.files import write_text
+    from interp.results.folder import write_text
 
     writers = {
-        "mib": save_circuit,
-        "dot": lambda found, path: write_text(path, to_dot(found)),
-        "html": lambda found, path: _write_html(found, path, standalone=True),
+        "mib": lambda found, path: write_text(path, json.dumps(found.to_json())),
+        "dot": lambda found, path: write_text(path, found.to_dot()),
+        "html": lambda found, path: found.report().write(path, standalone=True),
     }
     _, found = _needed(circuit)
     if out.is_dir():
@@ -238,12 +253,6 @@ def export(
 
 
 def _needed(path: Path) -> tuple[Path, "Circuit"]:
-    from circuits.discovery.mib import NAME, load_circuit
+    from circuits.discovery.circuit import NAME, Circuit
 
-    return path / NAME if path.is_dir() else path, load_circuit(path)
-
-
-def _write_html(found: "Circuit", path: Path, standalone: bool = False) -> None:
-    from circuits.discovery.pages import circuit_report
-
-    circuit_report(found).write(path, standalone)
+    return path / NAME if path.is_dir() else path, Circuit.load(path)

@@ -22,11 +22,10 @@ from circuits.cli.options import (
     choice,
 )
 from circuits.cli.output import load, load_rows, print_json, print_table, stdout
-from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
-    from circuits.discovery.running import Bench
+    from circuits.discovery.evaluator import Evaluator
     from interp.data.pairs import PromptPairs
 
 EXAMPLES = (
@@ -61,9 +60,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
-    from circuits.discovery.mib import to_json
-    from circuits.discovery.running import bench
-    from interp.results.run_key import fingerprint, identity, names_of
+    from circuits.discovery.evaluator import Evaluator
+    from interp.results.run_folder import fingerprint, identity, names_of
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
@@ -72,23 +70,23 @@ def evaluate(
     named = {"metric": metric, "ablation": ablation, "clusters": split_by, "seed": seed}
     named |= names_of(rows) | identity(loaded)
 
-    def test() -> "tuple[Bench, tuple[str, ...] | None]":
-        made = bench(loaded, rows, metric, ablation)  # pyright: ignore[reportArgumentType]
+    def test() -> "tuple[Evaluator, tuple[str, ...] | None]":
+        made = Evaluator.of(loaded, rows, metric, ablation)  # pyright: ignore[reportArgumentType]
         return made, _clusters(rows, made.ids, split_by)
 
     if given is None:
         named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
         _evaluate_scores(test, scored, out, named, force, seed, as_json)
     else:
-        named |= {"circuit": fingerprint(to_json(given)), "n_random": n_random}
+        named |= {"circuit": fingerprint(given.to_json()), "n_random": n_random}
         _evaluate_circuit(test, given, n_random, out, named, force, seed, as_json)
 
 
 def _circuit_at(path: Path) -> "Circuit | None":
     """The circuit in a file or folder; ``None`` for a folder of something else."""
-    from circuits.discovery.mib import NAME, load_circuit
+    from circuits.discovery.circuit import NAME, Circuit
 
-    return load_circuit(path) if (path / NAME).is_file() or not path.is_dir() else None
+    return Circuit.load(path) if (path / NAME).is_file() or not path.is_dir() else None
 
 
 def _clusters(
@@ -102,7 +100,7 @@ def _clusters(
     return tuple(entity[i] for i in ids)
 
 
-Test = Callable[[], "tuple[Bench, tuple[str, ...] | None]"]
+Test = Callable[[], "tuple[Evaluator, tuple[str, ...] | None]"]
 """Runs the test prompts: the bench, and the clusters of its pairs."""
 
 
@@ -116,25 +114,22 @@ def _evaluate_circuit(
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.evaluation import Evaluation, evaluate
+    from circuits.discovery import Evaluation, evaluate
     from circuits.kinds import write_page
     from interp.results.run_folder import in_one_piece
-    from interp.results.steps import Codec
 
     def made() -> Evaluation:
-        with bar("circuits", "run") as report:
-            made, clusters = test()
-            return evaluate(made, given, n_random, seed, clusters, report)
+        made, clusters = test()
+        return evaluate(made, given, n_random, seed, clusters)
 
-    kept: Codec[Evaluation] = Codec(
-        lambda one, at: one.save(at, seed), lambda at: Evaluation.load(at, given)
+    done = in_one_piece(
+        out, "circuit evaluate", named, made, Evaluation, page=write_page, force=force
     )
-    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
     page = out and out / "index.html"
     summary: dict[str, Any] = {
         "run": str(out) if out else None,
         "kind": "circuit",
-        **done.summary(seed),
+        **done.summary(),
     }
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
@@ -166,21 +161,20 @@ def _evaluate_scores(
     seed: int,
     as_json: bool,
 ) -> None:
-    from circuits.discovery.faithfulness import Faithfulness, faithfulness
+    from circuits.discovery import Faithfulness, faithfulness
     from circuits.kinds import write_page
     from interp.results.run_folder import in_one_piece
-    from interp.results.steps import Codec
 
     def made() -> Faithfulness:
-        with bar("circuits", "run") as report:
-            made, clusters = test()
-            return faithfulness(made, scores, clusters=clusters, progress=report)
+        made, clusters = test()
+        return faithfulness(made, scores, clusters=clusters, seed=seed)
 
-    kept: Codec[Faithfulness] = Codec(lambda one, at: one.save(at, seed), Faithfulness.load)
-    done = in_one_piece(out, "circuit evaluate", named, made, kept, page=write_page, force=force)
+    done = in_one_piece(
+        out, "circuit evaluate", named, made, Faithfulness, page=write_page, force=force
+    )
     page = out and out / "index.html"
     run = str(out) if out else None
-    summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary(seed)}
+    summary: dict[str, Any] = {"run": run, "kind": "scores", **done.summary()}
     if as_json:
         print_json({**summary, "page": str(page) if page else None, "seed": seed})
         return

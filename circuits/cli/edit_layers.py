@@ -7,26 +7,19 @@ import typer
 
 from circuits.cli.options import (
     CasesOption,
-    DeviceOption,
-    DtypeOption,
     ForceOption,
     JsonOption,
     LimitOption,
-    ModelOption,
     NeededOutOption,
+    OnModel,
     SplitOption,
 )
-from circuits.cli.output import load, print_json, stdout
+from circuits.cli.output import print_json, stdout
 from interp.progress import bar
-
-EXAMPLE = (
-    "Example: `interp edit place --model gemma-3-270m --cases multihop_chains "
-    "--split design --out runs/gemma-layers`"
-)
 
 
 def place(
-    model: ModelOption,
+    on: OnModel,
     cases: CasesOption,
     out: NeededOutOption,
     force: ForceOption = False,
@@ -48,36 +41,27 @@ def place(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the query and value layers in which the ace methods edit a model, from cases."""
-    from circuits.editing.evaluation import load_cases
-    from circuits.editing.methods import Placement
-    from circuits.editing.placement import placement_in, save_placement
-    from circuits.editing.placing import place as choose
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
+    from circuits.editing import layer_search
+    from circuits.editing.evaluation.formats import load_cases
+    from circuits.editing.layer_selection import LayerSelection
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     rows = load_cases(cases, split)
-    loaded = load(model, device, dtype)
+    model = on.load()
     given = {"threshold": threshold, "until": until}
-    named = given | {"limit": limit, "seed": seed} | identity(loaded)
+    named = given | {"limit": limit, "seed": seed} | identity(model)
     named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
 
-    def chosen() -> Placement:
+    def chosen() -> LayerSelection:
         with bar("asking", "questions") as report:
-            found = choose(loaded, rows, limit=limit, seed=seed, progress=report)
+            found = layer_search.select_layers(model, rows, limit, seed=seed, progress=report)
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
-    kept: Codec[Placement] = Codec(
-        lambda one, at: save_placement(at, loaded, one),
-        lambda at: placement_in(loaded, at),
-    )
-    found = in_one_piece(out, "edit place", named, chosen, kept, force=force)
+    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force=force)
     if as_json:
-        print_json({"model": model, "placement": found.summary(), "run": str(out)})
+        print_json({"model": on.model, "placement": found.summary(), "run": str(out)})
     else:
         stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)

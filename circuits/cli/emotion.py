@@ -114,7 +114,7 @@ def directions(
     """Find where emotions point, and read unseen texts: other words, other frames, no word."""
     from circuits.emotion.texts import load_vignettes
     from circuits.emotion.transfer import tables, transfer_tests
-    from interp.results.files import replacing
+    from interp.results.folder import replacing
 
     given, folder = texts.load("test"), texts.datasets
     own = folder / "emotion_vignettes.jsonl" if folder else "emotion_vignettes"
@@ -249,12 +249,12 @@ def elicit(
 ) -> None:
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
     from circuits.emotion.emotion_comparison import compare
-    from circuits.emotion.emotion_settings import ComparisonSettings
+    from circuits.emotion.emotion_settings import ReplySettings
     from circuits.emotion.prompts import has_chat
     from circuits.emotion.steering import prompted_conditions
 
     given = texts.load("discovery", plain="tuning")
-    settings, model = ComparisonSettings(judge_model=judge_model, n=n), on.load()
+    settings, model = ReplySettings(judge_model=judge_model, n=n), on.load()
     asked = prompted_conditions(has_chat(model))
     result = compare(
         model, asked, settings, given, judged_on(on.device), into.out, None, into.force, say

@@ -27,7 +27,7 @@ def validate(
     """Mark attribution methods on a compiled program, whose true circuit is known."""
     import pandas as pd
 
-    from circuits.discovery.compiled import validate_methods
+    from circuits.discovery.ground_truth import validate_methods
     from interp.errors import PlanError
     from interp.loading.tracr import load_program
     from interp.model.graph import Graph

@@ -1,5 +1,6 @@
 """`interp query-value`: find query and value neurons."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,6 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import load, print_json, print_table, stdout
-from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.query_value.result import QueryValue
@@ -71,35 +71,32 @@ def find(
 ) -> None:
     """Find the value neurons of each answer, and what at which token switches them on."""
     from circuits.query_value import find as found_in
-    from circuits.query_value.files import load_rows, token_prompts_of
+    from circuits.query_value.questions import load_questions
     from circuits.query_value.result import QueryValue
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
-    from interp.results.steps import Codec
+    from interp.data.prompts import prompt
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
-    rows = load_rows(prompts)[:limit]
+    rows = load_questions(prompts)[:limit]
     chosen = numbers("--layers", layers)
     loaded = load(model, device, dtype)
     named = {"top": top, "layers": chosen, "key": key, "every": every, "seed": seed}
     named |= {"prompts": len(rows), "rows": fingerprint(rows)} | identity(loaded)
 
     def made() -> QueryValue:
-        with bar("query and value neurons", "prompts") as report:
-            return found_in(
-                loaded,
-                token_prompts_of(loaded, rows),
-                [row.answer for row in rows],
-                labels=[row.label for row in rows],
-                clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
-                key=key,
-                layers=chosen,
-                top=top,
-                every=every,
-                progress=report,
-            )
+        found = found_in(
+            loaded,
+            [prompt(loaded, row.prompt, **row.spans) for row in rows],
+            [row.answer for row in rows],
+            labels=[row.label for row in rows],
+            clusters=[row.cluster or str(i) for i, row in enumerate(rows)],
+            key=key,
+            layers=chosen,
+            top=top,
+            every=every,
+        )
+        return replace(found, provenance={"seed": seed})
 
-    kept: Codec[QueryValue] = Codec(lambda one, at: one.save(at, {"seed": seed}), QueryValue.load)
-    result = in_one_piece(out, "query-value find", named, made, kept, force=force)
+    result = in_one_piece(out, "query-value find", named, made, QueryValue, force=force)
     if as_json:
         print_json({"run": str(out) if out else None, **result.summary(seed), "seed": seed})
         return

@@ -158,8 +158,7 @@ def replicate(
     from circuits.recall_reasoning.published import replicate as test
     from circuits.recall_reasoning.sources import build as draw
     from interp.data.datasets import folder
-    from interp.results.run_folder import in_one_piece
-    from interp.results.run_key import fingerprint, identity
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets = {"published": published_prompts(source)}

@@ -2,7 +2,7 @@
 
 scores = interp.attribute_edges(model, splits["discovery"])
 circuit = top_edges(scores, 2000)
-curve = faithfulness(bench(model, splits["test"]), scores)
+curve = faithfulness(Evaluator.of(model, splits["test"]), scores)
 """
 
 from typing import TYPE_CHECKING
@@ -10,57 +10,58 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.discovery.circuit import (
-        Circuit,
+    from circuits.discovery.circuit import Circuit, all_edges, of_edges, prune
+    from circuits.discovery.compare import Overlap, overlap, score_stability
+    from circuits.discovery.evaluator import ABLATIONS, Evaluator
+    from circuits.discovery.faithfulness import (
+        GRID,
+        Criteria,
+        criteria,
+        evaluate,
+        faithfulness,
+        random_scores,
+    )
+    from circuits.discovery.ranking import (
         edge_matrix,
         greedy_edges,
-        of_edges,
-        prune,
         threshold_edges,
         top_edges,
         top_neurons,
         top_nodes,
-        whole,
     )
-    from circuits.discovery.compare import Overlap, overlap, score_stability
-    from circuits.discovery.criteria import Criteria, criteria
-    from circuits.discovery.faithfulness import GRID, Faithfulness, faithfulness, random_scores
-    from circuits.discovery.mib import from_json, load_circuit, save_circuit, to_json
-    from circuits.discovery.running import ABLATIONS, Bench, bench
-    from circuits.discovery.search import Pruning, acdc, edge_pruning
-    from interp.errors import PlanError
+    from circuits.discovery.result import Evaluation, Faithfulness
+    from circuits.discovery.search import Pruning, acdc, discover, edge_pruning
+    from circuits.discovery.settings import DiscoverySettings
 
 __all__ = [
     "ABLATIONS",
     "GRID",
-    "Bench",
     "Circuit",
-    "PlanError",
     "Criteria",
+    "DiscoverySettings",
+    "Evaluation",
+    "Evaluator",
     "Faithfulness",
     "Overlap",
     "Pruning",
     "acdc",
-    "bench",
+    "all_edges",
     "criteria",
+    "discover",
     "edge_matrix",
     "edge_pruning",
+    "evaluate",
     "faithfulness",
-    "from_json",
     "greedy_edges",
-    "load_circuit",
     "of_edges",
     "overlap",
     "prune",
     "random_scores",
-    "save_circuit",
     "score_stability",
     "threshold_edges",
-    "to_json",
     "top_edges",
     "top_neurons",
     "top_nodes",
-    "whole",
 ]
 
 lazy(__name__)

@@ -1,34 +1,50 @@
 """`Circuit`: a set of edges of a model's graph, how it was chosen, and what it was chosen on."""
 
-import heapq
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
+from circuits.discovery import mib
+from circuits.discovery.drawing import MOST_EDGES, Edge, draw, to_dot
+from interp.data.records import read_json
 from interp.errors import PlanError
-from interp.model.graph import Graph, edges_of_nodes
+from interp.model.graph import Graph
+from interp.results import folder
+from interp.results.folder import write_text
+from interp.results.report import Figure, Report, Section, Table
+from interp.results.result import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NAME = "circuit.json"
+"""Of a circuit's file in a run folder."""
+READING = (
+    "Width: size of an edge's score; blue supports the answer, red opposes it; dashes: into a "
+    "query; dots: into a key."
+)
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Result):
     """Edges of a model's graph, and optionally neurons within its MLPs.
 
     Attributes:
-        graph: the model's graph.
         edges: which edges are in the circuit.
         scores: the scores it was chosen by, where there are any; NaN where there is no edge.
         neurons: by MLP node, the neurons in the circuit; all of them where an MLP is absent.
         method: how it was found.
-        model: name of the model; `weights_hash` its weights'.
         prompts: every prompt that discovery saw; evaluation refuses them.
-        provenance: versions, machine and command line, filled when saved.
     """
+
+    KIND: ClassVar[str] = "circuit"
 
     graph: Graph
     edges: Bool[Tensor, "source destination"] = field(repr=False)
@@ -38,11 +54,10 @@ class Circuit:
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = field(default=(), repr=False)
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_edges(self) -> int:
-        """How many edges it has."""
+        """Number of edges."""
         return int(self.edges.sum())
 
     @property
@@ -53,12 +68,8 @@ class Circuit:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The sources that lie on its edges."""
-        return tuple(np.array(self.graph.sources)[self._touched()].tolist())
-
-    def _touched(self) -> np.ndarray:
-        reads = torch.zeros(self.graph.n_sources + 1, dtype=torch.bool)
-        reads[self.graph.owner[self.edges.any(0)]] = True
-        return (self.edges.any(1) | reads[:-1]).numpy()
+        touched = self.edges.any(1) | _read(self.graph, self.edges)[:-1]
+        return tuple(self.graph.sources[i] for i in touched.nonzero()[:, 0].tolist())
 
     def pruned(self) -> "Circuit":
         """Without edges that lie on no path from the input to the logits (MIB's pruning)."""
@@ -93,6 +104,118 @@ class Circuit:
             "top": [{"edge": name, "score": score} for name, score in self.strongest()],
         }
 
+    # --- files ---
+
+    def to_json(self) -> dict[str, Any]:
+        """MIB's record: config, nodes, and every edge with its score; ours under ``"interp"``."""
+        own = {name: getattr(self, name) for name in ("method", "model", "weights_hash")}
+        own |= {"prompts": list(self.prompts), "provenance": dict(self.provenance)}
+        return mib.record(self.graph, self.edges, self.scores, self.neurons, self.nodes, own)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], where: str = "the record") -> Self:
+        """Read MIB's record.
+
+        Raises:
+            DataError: a field is missing or of another kind, or the nodes are not the graph's.
+            PlanError: the graph lacks an edge, or an MLP with neurons.
+        """
+        return cls(**mib.parts(record, where))
+
+    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+        """Write MIB's JSON to a file (``FILE.json``), or into a run folder of any other name.
+
+        Raises:
+            RunFolderError: the path holds something that is not a run folder.
+        """
+        path, note = Path(path), self.provenance | (provenance or {})
+        text = json.dumps(replace(self, provenance=folder.provenance() | note).to_json())
+        if path.suffix == ".json":
+            return write_text(path, text)
+        about = {"kind": self.KIND, "model": self.model, "provenance": folder.provenance() | note}
+        folder.refuse_foreign(path)
+        with folder.placing(path) as beside:
+            write_text(beside / NAME, text)
+            folder.seal(beside, about)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read MIB's JSON: a file, or a run folder of `interp circuit discover`.
+
+        Raises:
+            RunFolderError: the folder is damaged.
+            DataError: the file is missing, not JSON, or not of MIB's form.
+            PlanError: the graph lacks an edge, or an MLP with neurons.
+        """
+        path = Path(path)
+        if path.is_dir():
+            folder.check_files(path, folder.read_manifest(path))
+            path = path / NAME
+        return cls.from_json(read_json(path, "a circuit (MIB's JSON)"), str(path))
+
+    # --- figures ---
+
+    def plot(self, most: int = MOST_EDGES) -> "go.Figure":
+        """The drawn graph: layers from bottom to top, heads across, MLPs on the right.
+
+        Of a larger circuit the `most` strongest edges are drawn, and the title says how many are
+        not.
+
+        Raises:
+            PlanError: a circuit without edges.
+        """
+        if not self.n_edges:
+            raise PlanError(f"{self!r} has no edges to draw; select more of them.")
+        return draw(self.graph, self._drawn()[:most], self.method or "circuit", self._note(most))
+
+    def to_dot(self) -> str:
+        """The circuit as Graphviz text: ``dot -Tsvg circuit.dot``; layers are ranks."""
+        return to_dot(self.graph, self._drawn())
+
+    def _drawn(self) -> list[Edge]:
+        scores, places = self.scores, self.edges.nonzero().tolist()
+        edges = [Edge(s, d, None if scores is None else float(scores[s, d])) for s, d in places]
+        return sorted(edges, key=lambda edge: -edge.size)
+
+    def _note(self, most: int = MOST_EDGES) -> str:
+        note = (
+            f"{self.n_edges} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, on "
+            f"{self.model or 'no model'}"
+        )
+        if most < self.n_edges:
+            which = "first" if self.scores is None else "strongest"
+            note += f"; the {most} {which} are drawn, {self.n_edges - most} left out"
+        return note
+
+    def report(self) -> Report:
+        """The drawing, the strongest edges and the nodes.
+
+        Raises:
+            PlanError: a circuit without edges.
+        """
+        says = f"{self._note()}. {READING if self.scores is not None else ''}".strip()
+        drawing = Figure("The circuit, layers from bottom to top", says, self.plot())
+        strongest = pd.DataFrame(self.strongest(15), columns=["edge", "score"])
+        tables = [Table("Strongest edges", strongest)] if len(strongest) else []
+        if self.neurons:
+            rows = [(name, len(kept)) for name, kept in self.neurons.items()]
+            tables.append(Table("Neurons kept", pd.DataFrame(rows, columns=["MLP", "neurons"])))
+        share, method = self.n_edges / self.graph.n_edges, self.method or "not recorded"
+        return Report(
+            title=f"Circuit of {self.model or 'an unnamed model'}: {self.method or 'given'}",
+            lead=f"{self.n_edges} of {self.graph.n_edges} edges ({share:.2%}) and "
+            f"{len(self.nodes)} nodes.",
+            sections=[
+                Section("Drawing", [drawing]),
+                *([Section("Edges", tables)] if tables else []),
+            ],
+            method=(
+                f"Found by: {method}, on {len(self.prompts)} prompts, which evaluation refuses.",
+            ),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
+
     def __repr__(self) -> str:
         share = self.n_edges / self.graph.n_edges
         return (
@@ -101,8 +224,8 @@ class Circuit:
         )
 
 
-def whole(graph: Graph) -> Circuit:
-    """The circuit of all edges."""
+def all_edges(graph: Graph) -> Circuit:
+    """The circuit of all edges: the full model."""
     return Circuit(graph, graph.exists.clone(), method="all edges")
 
 
@@ -110,7 +233,7 @@ def of_edges(graph: Graph, names: Iterable[str]) -> Circuit:
     """A circuit from edge names.
 
     Raises:
-        PlanError: a name is no edge of the graph.
+        PlanError: the graph lacks an edge.
     """
     edges = torch.zeros_like(graph.exists)
     for name in names:
@@ -121,9 +244,7 @@ def of_edges(graph: Graph, names: Iterable[str]) -> Circuit:
 def prune(graph: Graph, edges: Bool[Tensor, "source destination"]) -> Bool[Tensor, "s d"]:
     """Drop nodes without an edge in or out, and their edges, until none is left."""
     while True:
-        fed = torch.zeros(graph.n_sources + 1, dtype=torch.bool)
-        fed[graph.owner[edges.any(0)]] = True
-        alive = edges.any(1) & fed[:-1]
+        alive = edges.any(1) & _read(graph, edges)[:-1]
         alive[0] = edges[0].any()
         useful = torch.cat([alive, torch.tensor([True])])[graph.owner]
         kept = edges & alive[:, None] & useful
@@ -132,136 +253,8 @@ def prune(graph: Graph, edges: Bool[Tensor, "source destination"]) -> Bool[Tenso
         edges = kept
 
 
-# --- from scores -------------------------------------------------------------------------------
-
-
-def edge_matrix(scores: EdgeScores) -> Float[Tensor, "source destination"]:
-    """Mean scores as a matrix; NaN where there is no edge."""
-    out = torch.full(scores.graph.exists.shape, float("nan"), dtype=torch.float64)
-    out[scores.graph.exists] = torch.from_numpy(scores.mean().values).double()
-    return out
-
-
-def top_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
-    """The `n` highest-scored edges, pruned.
-
-    Args:
-        scores: of all edges.
-        n: how many, before pruning.
-        absolute: rank by size (what matters either way: MIB's CMD), or by signed score (what
-            supports the answer: CPR).
-
-    Raises:
-        PlanError: more edges than there are.
-    """
-    graph, matrix = scores.graph, edge_matrix(scores)
-    check_size(n, graph.n_edges)
-    rank = (matrix.abs() if absolute else matrix).nan_to_num(nan=-np.inf).flatten()
-    edges = torch.zeros(rank.numel(), dtype=torch.bool)
-    edges[rank.argsort(descending=True, stable=True)[:n]] = True
-    return _chosen(scores, prune(graph, edges.view_as(matrix)), matrix, f"top {n}")
-
-
-def threshold_edges(scores: EdgeScores, least: float, absolute: bool = True) -> Circuit:
-    """Every edge whose score is at least `least`, pruned."""
-    matrix = edge_matrix(scores)
-    edges = (matrix.abs() if absolute else matrix).nan_to_num(nan=-np.inf) >= least
-    return _chosen(scores, prune(scores.graph, edges), matrix, f"score >= {least:g}")
-
-
-def greedy_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
-    """Grow from the logits: always the best edge into a node that is already in the circuit.
-
-    Every edge then lies on a path to the logits. Source: Hanna et al., arXiv 2403.17806.
-
-    Raises:
-        PlanError: more edges than there are.
-    """
-    graph, matrix = scores.graph, edge_matrix(scores)
-    check_size(n, graph.n_edges)
-    rank = (matrix.abs() if absolute else matrix).numpy()
-    reads: dict[int, list[int]] = {}
-    for destination, owner in enumerate(graph.owner.tolist()):
-        reads.setdefault(owner, []).append(destination)
-    edges, heap, inside = torch.zeros_like(graph.exists), [], set[int]()
-
-    def enter(node: int) -> None:
-        if node in inside:
-            return
-        inside.add(node)
-        for destination in reads.get(node, []):
-            for source in range(graph.n_before(destination)):
-                heapq.heappush(heap, (-rank[source, destination], source, destination))
-
-    enter(graph.n_sources)
-    for _ in range(n):
-        if not heap:
-            break
-        _, source, destination = heapq.heappop(heap)
-        edges[source, destination] = True
-        enter(source)
-    return _chosen(scores, prune(graph, edges), matrix, f"greedy {n}")
-
-
-def top_nodes(scores: NodeScores, n: int, absolute: bool = True) -> Circuit:
-    """The `n` highest-scored heads and MLPs with all their outgoing edges (MIB's node circuits).
-
-    The embedding is always in the circuit, and not counted: without it nothing is fed.
-    """
-    graph = scores.graph
-    check_size(n, graph.n_sources - 1)
-    mean = torch.from_numpy(scores.mean().values).double()
-    rank = (mean.abs() if absolute else mean)[1:]
-    nodes = (1 + rank.argsort(descending=True, stable=True)[:n]).tolist()
-    edges = prune(graph, edges_of_nodes(graph, [0, *nodes]))
-    per_edge = torch.where(graph.exists, mean[:, None], torch.nan)
-    return _chosen(scores, edges, per_edge, f"top {n} nodes")
-
-
-def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
-    """All edges, and within the MLPs only the `n` highest-scored neurons of all layers.
-
-    Args:
-        scores: of ``mlp_post`` over ``layer,neuron``.
-        n: how many neurons.
-        absolute: rank by size, or by signed score.
-
-    Raises:
-        PlanError: scores with other axes.
-    """
-    if scores.over != ("layer", "neuron"):
-        raise PlanError(
-            f"neuron circuits need scores over layer and neuron, not {list(scores.over)}; use "
-            "attribute(model, pairs, 'mlp_post', over='layer,neuron')."
-        )
-    mean = torch.from_numpy(scores.mean().values)
-    check_size(n, mean.numel())
-    order = (mean.abs() if absolute else mean).flatten().argsort(descending=True, stable=True)[:n]
-    neurons: dict[str, list[int]] = {f"m{layer}": [] for layer in range(len(mean))}
-    for flat in order.sort().values.tolist():
-        neurons[f"m{flat // mean.shape[1]}"].append(flat % mean.shape[1])
-    chosen = _chosen(scores, scores.graph.exists.clone(), None, f"top {n} neurons")
-    return replace(chosen, neurons={name: tuple(kept) for name, kept in neurons.items()})
-
-
-def check_size(n: int, most: int) -> None:
-    """Refuse a number of components that the graph does not have."""
-    if not 0 <= n <= most:
-        raise PlanError(f"cannot take {n} components: there are {most}.")
-
-
-def _chosen(
-    scores: EdgeScores | NodeScores | UnitScores,
-    edges: Bool[Tensor, "source destination"],
-    matrix: Tensor | None,
-    how: str,
-) -> Circuit:
-    return Circuit(
-        graph=scores.graph,
-        edges=edges,
-        scores=matrix,
-        method=f"{scores.method}, {how}",
-        model=scores.model,
-        weights_hash=scores.weights_hash,
-        prompts=scores.prompts,
-    )
+def _read(graph: Graph, edges: Bool[Tensor, "source destination"]) -> Bool[Tensor, " node"]:
+    """Which nodes, the logits last, have an edge in."""
+    fed = torch.zeros(graph.n_sources + 1, dtype=torch.bool)
+    fed[graph.owner[edges.any(0)]] = True
+    return fed

@@ -43,9 +43,14 @@ def overlap(first: Circuit, second: Circuit) -> Overlap:
     if first.graph != second.graph:
         raise PlanError(f"{first!r} and {second!r} are of differently shaped models.")
     a, b = set(first.edge_names), set(second.edge_names)
-    chance = len(a) * len(b) / first.graph.n_edges
-    union = len(a) + len(b) - chance
     nodes = set(first.nodes), set(second.nodes)
+    chance = len(a) * len(b) / first.graph.n_edges
+    union, exists, correlation = len(a) + len(b) - chance, first.graph.exists, None
+    if first.scores is not None and second.scores is not None:
+        x, y = first.scores[exists].numpy(), second.scores[exists].numpy()
+        if np.isfinite(x + y).all():
+            # One resample: only the value is wanted, and there may be a million edges.
+            correlation = float(spearman(x, y, n_resamples=1).value)
     return Overlap(
         edges=jaccard(a, b),
         nodes=jaccard(*nodes),
@@ -53,31 +58,14 @@ def overlap(first: Circuit, second: Circuit) -> Overlap:
         shared_edges=len(a & b),
         only_first=tuple(sorted(nodes[0] - nodes[1])),
         only_second=tuple(sorted(nodes[1] - nodes[0])),
-        rank_correlation=_correlation(first, second),
+        rank_correlation=correlation,
     )
 
 
-def _correlation(first: Circuit, second: Circuit) -> float | None:
-    if first.scores is None or second.scores is None:
-        return None
-    exists = first.graph.exists
-    # One resample: only the value is wanted, and there may be a million edges.
-    if not bool((first.scores + second.scores)[exists].isfinite().all()):
-        return None
-    a, b = (scores[exists].numpy() for scores in (first.scores, second.scores))
-    return float(spearman(a, b, n_resamples=1).value)
-
-
 def score_stability(scores: Scores, top_n: int, n_resamples: int = 50, seed: int = 0) -> Estimate:
-    """Mean Jaccard overlap of top-`n` components between bootstrap resamples of the pairs.
+    """Mean Jaccard overlap of the `top_n` largest components between resamples of the pairs.
 
-    Args:
-        scores: per pair.
-        top_n: components taken, by size of mean score.
-        n_resamples: bootstrap resamples.
-        seed: of the resampling.
-
-    Source: Meloux et al. recommend 0.8 or more (spec, section 1.3).
+    Source: Meloux et al. recommend 0.8 or more.
     """
     flat = np.abs(scores.values.values.reshape(scores.n_pairs, -1))
     return stability(flat, top_n, n_resamples=n_resamples, seed=seed)

@@ -1,295 +1,244 @@
-"""How well circuits of every size do the model's work: f(k), CPR, CMD, and small sizes beside them.
+"""How well circuits do the model's work: one circuit beside random ones, and every size of them."""
 
-    f(k) = (m(C_k) - m(nothing)) / (m(model) - m(nothing)),  a ratio of means over pairs
-    CPR  = integral of f dk       signed ranking: how good the supporting components are
-    CMD  = integral of |1 - f| dk  ranking by size: how closely the model is reproduced
-
-on MIB's grid of k, the part of the edges kept, by trapezoids (arXiv 2504.13151). CPR has no upper
-bound. 85 % of both comes from circuits of more than a fifth of all edges, so f at small k and the
-area on a logarithmic axis are always reported too.
-"""
-
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+import torch
+import xarray as xr
+from jaxtyping import Bool
+from torch import Tensor
 
-from circuits.discovery.circuit import Circuit, top_edges
-from circuits.discovery.running import Bench
+from circuits.discovery.circuit import Circuit, all_edges
+from circuits.discovery.evaluator import Evaluator
+from circuits.discovery.ranking import top_edges
+from circuits.discovery.result import RANKINGS, Evaluation, Faithfulness
 from interp.attribution.scores import EdgeScores
 from interp.brief import brief
 from interp.errors import PlanError
-from interp.results import folder
-from interp.statistics import Estimate, resample_weights
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from interp.progress import Progress, reported
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's parts of all edges."""
+CONTROLS = ("edges", "heads")
+"""Kinds of random circuit; see `random_circuit`."""
 
 Select = Callable[[EdgeScores, int, bool], Circuit]
+Clusters = Sequence[Hashable] | None
 
 
-@brief
-@dataclass(frozen=True)
-class Curve:
-    """Circuits of growing size under one ranking.
+def evaluate(
+    test: Evaluator,
+    circuit: Circuit,
+    n_random: int = 20,
+    seed: int = 0,
+    clusters: Clusters = None,
+    progress: Progress | bool = True,
+) -> Evaluation:
+    """Run a circuit and its random controls on test prompts.
 
-    Attributes:
-        k: part of all components asked for.
-        n_edges: edges of each circuit, after pruning.
-        values: the metric of each circuit, per pair.
+    Args:
+        test: test prompts that the circuit has not seen.
+        circuit: the circuit.
+        n_random: random circuits of each kind; p is never below 1 / (1 + n_random).
+        seed: of the random circuits, and of the intervals of its summary.
+        clusters: entity of each test pair, for the intervals.
+        progress: called with (circuits done, circuits in all); True draws a bar.
+
+    Raises:
+        PlanError: a circuit of another model, or that saw the test prompts.
     """
-
-    k: tuple[float, ...]
-    n_edges: tuple[int, ...]
-    values: Float[np.ndarray, "k pair"]
-
-
-@brief
-@dataclass(frozen=True)
-class Faithfulness:
-    """Both curves of one method on test prompts.
-
-    Attributes:
-        signed: circuits by signed score, for CPR.
-        absolute: circuits by size of score, for CMD.
-        full, empty: the metric of the whole model and with all edges cut, per pair.
-        method, model, metric, ablation, source: what was measured, on what.
-        ids: of the test pairs; `clusters` their entities, where given.
-        n_excluded: test rows refused.
-        provenance: versions, machine and command line, filled when saved.
-    """
-
-    signed: Curve
-    absolute: Curve
-    full: Float[np.ndarray, " pair"]
-    empty: Float[np.ndarray, " pair"]
-    method: str
-    model: str
-    metric: str
-    ablation: str
-    source: str
-    ids: tuple[str, ...] = field(repr=False)
-    clusters: tuple[Hashable, ...] | None = field(default=None, repr=False)
-    n_excluded: int = 0
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    def f(self, curve: Curve) -> Float[np.ndarray, " k"]:
-        """Faithfulness at each size."""
-        return self._f(curve, np.ones((1, len(self.full))))[0]
-
-    def _f(
-        self, curve: Curve, weights: Float[np.ndarray, "draw pair"]
-    ) -> Float[np.ndarray, "draw k"]:
-        none = weights @ self.empty
-        gap = weights @ self.full - none
-        return (weights @ curve.values.T - none[:, None]) / gap[:, None]
-
-    def areas(self, seed: int = 0, n_resamples: int = 2000) -> dict[str, Estimate]:
-        """CPR, CMD and their logarithmic versions, with 95 % intervals.
-
-        The intervals resample test pairs, by cluster where clusters were given; the ranking is
-        held fixed. ``log_CPR`` and ``log_CMD`` integrate over log k and divide by its range.
-        """
-        drawn = self._areas(self._draws(seed, n_resamples))
-        return {name: _estimate(area) for name, area in drawn.items()}
-
-    def minus(self, other: "Faithfulness", seed: int = 0) -> dict[str, Estimate]:
-        """Differences of the areas to another method's, resampling the shared test pairs.
-
-        Raises:
-            PlanError: the two were not measured on the same pairs.
-        """
-        alike = ("ids", "model", "metric", "ablation")
-        if any(getattr(self, name) != getattr(other, name) for name in alike):
-            raise PlanError(
-                "differences need two methods measured on the same test pairs of the same model, "
-                "with the same metric and ablation."
-            )
-        draws = self._draws(seed, 2000)
-        own, others = self._areas(draws), other._areas(draws)
-        return {name: _estimate(own[name] - others[name]) for name in own}
-
-    def _areas(
-        self, draws: Float[np.ndarray, "draw pair"]
-    ) -> dict[str, Float[np.ndarray, " area"]]:
-        """Every area over all pairs, then over each resample."""
-        weights = np.concatenate([np.ones((1, len(self.full))), draws])
-        out: dict[str, np.ndarray] = {}
-        for name, curve, of in (
-            ("CPR", self.signed, lambda f: f),
-            ("CMD", self.absolute, lambda f: np.abs(1 - f)),
-        ):
-            f = of(self._f(curve, weights))
-            axis = np.log(curve.k)
-            out[name] = np.trapezoid(f, curve.k, axis=1)
-            out[f"log_{name}"] = np.trapezoid(f, axis, axis=1) / (axis[-1] - axis[0])
-        return out
-
-    def _draws(self, seed: int, n: int) -> Float[np.ndarray, "draw pair"]:
-        if self.clusters is None:
-            return resample_weights(len(self.full), seed, n)
-        names = list(dict.fromkeys(self.clusters))
-        member = np.array([names.index(c) for c in self.clusters])
-        return resample_weights(len(names), seed, n)[:, member]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a ranking and size."""
-        rows = [
-            {"ranking": name, "k": k, "n_edges": n, "f": f}
-            for name, curve in (("signed", self.signed), ("absolute", self.absolute))
-            for k, n, f in zip(curve.k, curve.n_edges, self.f(curve), strict=True)
-        ]
-        return pd.DataFrame(rows)
-
-    def plot(self) -> "go.Figure":
-        """Faithfulness against circuit size; see `circuits.discovery.drawing`."""
-        from circuits.discovery.drawing import plot_faithfulness
-
-        return plot_faithfulness([self])
-
-    def summary(self, seed: int = 0) -> dict[str, Any]:
-        """The figures the command line prints."""
-        return {
-            "method": self.method,
-            "model": self.model,
-            "metric": self.metric,
-            "ablation": self.ablation,
-            "source": self.source,
-            "n_pairs": len(self.full),
-            "n_excluded": self.n_excluded,
-            "full": float(self.full.mean()),
-            "empty": float(self.empty.mean()),
-            **{
-                name: dict(zip(("value", "low", "high"), bounds, strict=True))
-                for name, bounds in self.areas(seed).items()
-            },
-            "curve": self.to_frame().to_dict("records"),
-        }
-
-    def save(self, path: str | Path, seed: int = 0) -> Path:
-        """Write a run folder (kind ``faithfulness``) with per-pair values.
-
-        Args:
-            path: the folder.
-            seed: of the intervals in its manifest, and on its page.
-
-        Raises:
-            RunFolderError: the path holds something that is not a run folder.
-        """
-        manifest = {
-            "kind": "faithfulness",
-            **self.summary(seed),
-            "provenance": folder.provenance() | dict(self.provenance) | {"seed": seed},
-        }
-        arrays = {
-            "signed": self.signed.values,
-            "absolute": self.absolute.values,
-            "full": self.full,
-            "empty": self.empty,
-        }
-        pairs = pd.DataFrame({"pair": self.ids})
-        if self.clusters is not None:
-            pairs["cluster"] = [str(one) for one in self.clusters]
-        return folder.write(
-            Path(path), manifest, {"pairs": pairs, "curve": self.to_frame()}, arrays
-        )
-
-    @classmethod
-    @folder.decoding
-    def load(cls, path: Path) -> "Faithfulness":
-        """Read a run folder back.
-
-        Raises:
-            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
-        """
-        manifest, tables, arrays = folder.read(path, "faithfulness", ("pairs", "curve"))
-        pairs = tables["pairs"]
-        curves = {
-            str(name): Curve(
-                tuple(rows["k"].tolist()), tuple(rows["n_edges"].tolist()), arrays[str(name)]
-            )
-            for name, rows in tables["curve"].groupby("ranking", sort=False)
-        }
-        named = ("method", "model", "metric", "ablation", "source", "n_excluded")
-        return cls(
-            **curves,
-            full=arrays["full"],
-            empty=arrays["empty"],
-            ids=tuple(pairs["pair"].tolist()),
-            clusters=tuple(pairs["cluster"].tolist()) if "cluster" in pairs else None,
-            **{name: manifest[name] for name in named},
-            provenance=manifest["provenance"],
-        )
-
-
-def _estimate(areas: Float[np.ndarray, " area"]) -> Estimate:
-    low, high = np.quantile(areas[1:], [0.025, 0.975])
-    return Estimate(float(areas[0]), float(low), float(high))
+    random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
+    width = test.model.arch.d_mlp or 0
+    with reported(progress, "circuits", 1 + n_random * len(CONTROLS), "run") as report:
+        values = test.metric_of(circuit)
+        report(1, 1 + n_random * len(CONTROLS))
+        for kind, drawn in random.items():
+            for draw in range(n_random):
+                control = random_circuit(circuit, kind, seed * n_random + draw, width)
+                drawn.append(test.faithfulness(test.metric_of(control)))
+                done = 1 + sum(map(len, random.values()))
+                report(done, 1 + n_random * len(CONTROLS))
+    return Evaluation(
+        pairs=_pairs(test, clusters).assign(circuit=values),
+        random=pd.DataFrame(random),
+        circuit=circuit.method,
+        n_edges=circuit.n_edges,
+        of_edges=circuit.graph.n_edges,
+        model=test.model.name,
+        metric=test.metric,
+        ablation=test.ablation,
+        source=test.source,
+        n_excluded=len(test.excluded),
+        provenance={"seed": seed},
+    )
 
 
 def faithfulness(
-    test: Bench,
+    test: Evaluator,
     scores: EdgeScores,
     grid: Sequence[float] = GRID,
     select: Select = top_edges,
-    clusters: Sequence[Hashable] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    clusters: Clusters = None,
+    seed: int = 0,
+    progress: Progress | bool = True,
 ) -> Faithfulness:
     """Run circuits of every size of the grid on test prompts.
 
     Args:
-        test: from `bench`, on prompts that `scores` has not seen.
+        test: test prompts that `scores` has not seen.
         scores: of all edges.
         grid: parts of all edges; n = int(k x edges), as MIB has it.
         select: `top_edges` (MIB) or `greedy_edges`.
         clusters: entity of each test pair, for the intervals.
-        progress: called with (circuits done, circuits in all).
+        seed: of the intervals of its summary.
+        progress: called with (circuits done, circuits in all); True draws a bar.
 
     Raises:
         PlanError: scores of another model, or that saw the test prompts.
     """
-    done, total = 0, 2 * len(grid)
-    say = progress or (lambda done, total: None)
-    say(0, total)
-    curves = []
-    for absolute in (False, True):
-        sizes, values = [], []
-        for k in grid:
-            circuit = select(scores, int(k * scores.graph.n_edges), absolute)
-            test.check(circuit)
-            # All edges: the model itself, whatever the ablation.
-            values.append(test.full if k == 1 else test.metric_of(circuit))
-            sizes.append(circuit.n_edges)
-            done += 1
-            say(done, total)
-        curves.append(Curve(tuple(grid), tuple(sizes), np.stack(values)))
+    sizes, values = [], []
+    with reported(progress, "circuits", 2 * len(grid), "run") as report:
+        for absolute in (False, True):  # as in `RANKINGS`
+            for k in grid:
+                circuit = select(scores, int(k * scores.graph.n_edges), absolute)
+                test.check(circuit)
+                # All edges: the model itself, whatever the ablation.
+                values.append(test.full if k == 1 else test.metric_of(circuit))
+                sizes.append(circuit.n_edges)
+                report(len(sizes), 2 * len(grid))
+    shape = (len(RANKINGS), len(grid))
+    curves = {
+        "metric": (("ranking", "k", "pair"), np.reshape(values, (*shape, -1))),
+        "n_edges": (("ranking", "k"), np.reshape(sizes, shape)),
+    }
+    coords = {"ranking": list(RANKINGS), "k": list(grid), "pair": list(test.ids)}
     return Faithfulness(
-        signed=curves[0],
-        absolute=curves[1],
-        full=test.full,
-        empty=test.empty,
+        pairs=_pairs(test, clusters),
+        curves=xr.Dataset(curves, coords),
         method=scores.method,
         model=test.model.name,
         metric=test.metric,
         ablation=test.ablation,
         source=test.source,
-        ids=test.ids,
-        clusters=None if clusters is None else tuple(clusters),
         n_excluded=len(test.excluded),
+        provenance={"seed": seed},
     )
+
+
+def _pairs(test: Evaluator, clusters: Clusters) -> pd.DataFrame:
+    pairs = pd.DataFrame({"pair": test.ids, "full": test.full, "empty": test.empty})
+    return pairs if clusters is None else pairs.assign(cluster=[str(one) for one in clusters])
+
+
+# --- random controls ---------------------------------------------------------------------------
+
+
+def random_circuit(circuit: Circuit, kind: str = "heads", seed: int = 0, d_mlp: int = 0) -> Circuit:
+    """A random circuit of the same number of edges, and of as many neurons in each MLP.
+
+    ``"edges"`` draws edges from all there are: what any method must beat, and easily does, as few
+    of them join up. ``"heads"`` shuffles the heads within each layer, so the circuit keeps its
+    shape, its layers and its MLPs and only the heads' identities are chance: what shows that it
+    matters *which* heads.
+
+    Args:
+        circuit: what to match.
+        kind: one of `CONTROLS`.
+        seed: of the draw.
+        d_mlp: neurons in an MLP, for circuits of neurons.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    neurons = {
+        name: tuple(torch.randperm(d_mlp, generator=generator)[: len(kept)].tolist())
+        for name, kept in circuit.neurons.items()
+    }
+    draw = _shuffled_heads if kind == "heads" else _random_edges
+    edges = draw(circuit, generator)
+    return replace(circuit, edges=edges, neurons=neurons, scores=None, method=f"random {kind}")
+
+
+def _random_edges(circuit: Circuit, generator: torch.Generator) -> Bool[Tensor, "s d"]:
+    graph = circuit.graph
+    chosen = torch.zeros(graph.n_edges, dtype=torch.bool)
+    chosen[torch.randperm(graph.n_edges, generator=generator)[: circuit.n_edges]] = True
+    return torch.zeros_like(graph.exists).masked_scatter(graph.exists, chosen)
+
+
+def _shuffled_heads(circuit: Circuit, generator: torch.Generator) -> Bool[Tensor, "s d"]:
+    graph = circuit.graph
+    sources, destinations = torch.arange(graph.n_sources), torch.arange(graph.n_destinations)
+    for layer in range(graph.n_layers):
+        order = torch.randperm(graph.n_heads, generator=generator)
+        heads, reads = graph.heads(layer), graph.qkv(layer)
+        sources[heads] = heads.start + order
+        parts = [reads.start + part * graph.n_heads + order for part in range(3)]
+        destinations[reads] = torch.cat(parts)
+    return circuit.edges[sources][:, destinations]
 
 
 def random_scores(like: EdgeScores, seed: int) -> EdgeScores:
     """Scores drawn at random for the same edges: the control that every method must beat."""
-    from dataclasses import replace
-
     drawn = np.random.default_rng(seed).standard_normal(like.values.shape[1:]).astype(np.float32)
     values = like.values[:1].copy(data=drawn[None])
     return replace(like, values=values, method=f"random {seed}")
+
+
+# --- criteria ----------------------------------------------------------------------------------
+
+
+@brief
+@dataclass(frozen=True)
+class Criteria:
+    """How a circuit fulfils Wang et al.'s criteria, in the metric's unit (means over pairs).
+
+    Attributes:
+        faithfulness: (m(C) - m(empty)) / (m(full) - m(empty)).
+        incompleteness: |m(C without K) - m(M without K)| of each sampled set K.
+        sets: the sampled sets K.
+        minimality: for each node v, the largest |m(C without K and v) - m(C without K)| over the
+            sets tried; a node with little is not needed.
+    """
+
+    faithfulness: float
+    incompleteness: tuple[float, ...]
+    sets: tuple[tuple[str, ...], ...]
+    minimality: dict[str, float]
+
+
+def criteria(test: Evaluator, circuit: Circuit, n_sets: int = 20, seed: int = 0) -> Criteria:
+    """Faithfulness, completeness and minimality of a circuit on test prompts.
+
+    Completeness draws `n_sets` sets K of the circuit's nodes, each node with probability one half.
+    Minimality tries K = nothing and three of those sets for each node, so a node that only backs
+    another up can still prove itself.
+
+    Raises:
+        PlanError: a circuit without nodes besides the input.
+
+    Source: Wang et al., arXiv 2211.00593, section 4.
+    """
+    nodes = [name for name in circuit.nodes if name != "input"]
+    if not nodes:
+        raise PlanError(f"{circuit!r} has no heads or MLPs whose removal could be tried.")
+    rng = np.random.default_rng(seed)
+    sets = [tuple(np.array(nodes)[rng.random(len(nodes)) < 0.5].tolist()) for _ in range(n_sets)]
+    model = all_edges(circuit.graph)
+
+    @cache
+    def mean(without: tuple[str, ...] = (), of_model: bool = False) -> float:
+        of = model if of_model else circuit
+        return float(test.metric_of(of.without(without)).mean())
+
+    def need(node: str) -> float:
+        tried = [k for k in ((), *sets[:3]) if node not in k]
+        return max(abs(mean(k) - mean((*k, node))) for k in tried)
+
+    return Criteria(
+        faithfulness=test.faithfulness(test.metric_of(circuit)),
+        incompleteness=tuple(abs(mean(k) - mean(k, True)) for k in sets),
+        sets=tuple(sets),
+        minimality={node: need(node) for node in nodes},
+    )

@@ -1,27 +1,42 @@
-"""Circuits by search: ACDC removes edges one by one; edge pruning learns a mask by gradient."""
+"""Circuits by search: ACDC removes edges one by one, edge pruning learns a mask; and `discover`."""
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.discovery.circuit import Circuit, prune, whole
-from circuits.discovery.running import Bench
+from circuits.discovery.circuit import Circuit, all_edges, prune
+from circuits.discovery.evaluator import Evaluator
+from circuits.discovery.ranking import (
+    greedy_edges,
+    threshold_edges,
+    top_edges,
+    top_neurons,
+    top_nodes,
+)
+from circuits.discovery.settings import SCORED, DiscoverySettings
+from interp.attribution.resuming import attribute_into, attribute_to
+from interp.attribution.scores import Scores
+from interp.data.pairs import PromptPairs
 from interp.errors import PlanError
 from interp.model.graph import Graph
-
-Progress = Callable[[int, int], None]
+from interp.model.model import Model
+from interp.progress import Progress, bar, reported
+from interp.results.run_folder import RunFolder
 
 
 def acdc(
-    data: Bench,
+    data: Evaluator,
     threshold: float,
     start: Circuit | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Circuit:
     """Remove every edge whose removal costs less than a threshold, from the logits down.
 
@@ -30,47 +45,45 @@ def acdc(
     pairs, grows when it is cut.
 
     Args:
-        data: discovery prompts, from `bench`.
+        data: discovery prompts.
         threshold: in the metric's unit; larger = smaller circuit.
-        start: search inside this circuit; by default all edges. One run an edge: on a real model
+        start: search inside this circuit; by default all edges. One run per edge: on a real model
             start from the best few thousand edges of an attribution.
-        progress: called with (edges tried, edges in all).
+        progress: called with (edges tried, edges in all); True draws a bar.
 
     Source: Conmy et al., arXiv 2304.14997.
     """
     if not threshold >= 0:
         raise PlanError(f"ACDC's threshold is {threshold}; it must be 0 or more.")
     graph = data.graph
-    edges = (start or whole(graph)).edges.clone()
-    current = _distance(data, edges)
-    total, tried = int(edges.sum()), 0
-    say = progress or (lambda done, total: None)
-    say(0, total)
-    for destination in reversed(range(graph.n_destinations)):
-        owner = int(graph.owner[destination])
-        sources = edges[:, destination].nonzero()[:, 0].tolist()
-        tried += len(sources)
-        if owner < graph.n_sources and not edges[owner].any():
-            edges[:, destination] = False
-            continue
-        for source in reversed(sources):
-            edges[source, destination] = False
-            distance = _distance(data, edges)
-            if distance - current < threshold:
-                current = distance
-            else:
-                edges[source, destination] = True
-        say(tried, total)
+    edges = (start or all_edges(graph)).edges.clone()
+
+    def distance() -> float:
+        with torch.no_grad():
+            values = torch.cat(list(data.masked(edges.float()))).double().cpu().numpy()
+        return float(np.abs(data.full - values).mean())
+
+    current, total, tried = distance(), int(edges.sum()), 0
+    with reported(progress, "ACDC", total, "edges") as report:
+        for destination in reversed(range(graph.n_destinations)):
+            owner = int(graph.owner[destination])
+            sources = edges[:, destination].nonzero()[:, 0].tolist()
+            tried += len(sources)
+            if owner < graph.n_sources and not edges[owner].any():
+                edges[:, destination] = False
+                continue
+            for source in reversed(sources):
+                edges[source, destination] = False
+                without = distance()
+                if without - current < threshold:
+                    current = without
+                else:
+                    edges[source, destination] = True
+            report(tried, total)
     return _found(data, prune(graph, edges), f"ACDC, threshold {threshold:g}")
 
 
-def _distance(data: Bench, edges: Bool[Tensor, "source destination"]) -> float:
-    with torch.no_grad():
-        values = torch.cat(list(data.masked(edges.float()))).double().cpu().numpy()
-    return float(np.abs(data.full - values).mean())
-
-
-def _found(data: Bench, edges: Bool[Tensor, "s d"], method: str) -> Circuit:
+def _found(data: Evaluator, edges: Bool[Tensor, "s d"], method: str) -> Circuit:
     return Circuit(
         graph=data.graph,
         edges=edges,
@@ -105,7 +118,7 @@ class Pruning:
 
 
 def edge_pruning(
-    data: Bench, settings: Pruning | None = None, progress: Progress | None = None
+    data: Evaluator, settings: Pruning | None = None, progress: Progress | bool = True
 ) -> Circuit:
     """Learn which edges to keep: masks near 0 or 1 that leave the metric as it is.
 
@@ -113,9 +126,9 @@ def edge_pruning(
     masks, with s the expected part cut, t the target, and the multipliers l raised by ascent.
 
     Args:
-        data: discovery prompts, from `bench`.
+        data: discovery prompts.
         settings: target sparsity and optimiser.
-        progress: called with (steps done, steps in all).
+        progress: called with (steps done, steps in all); True draws a bar.
 
     Source: Bhaskar et al., arXiv 2406.16778.
     """
@@ -130,31 +143,31 @@ def edge_pruning(
     log_alpha = torch.full((graph.n_edges,), 2.0).requires_grad_(True)
     multipliers = torch.zeros(2, requires_grad=True)
     optimiser = torch.optim.Adam([log_alpha, multipliers], lr=chosen.rate)
-    say = progress or (lambda done, total: None)
-    say(0, chosen.steps)
-    for step in range(chosen.steps):
-        aim = chosen.target * min(1.0, step / (0.8 * chosen.steps))
-        mask = _as_matrix(graph, _hard_concrete(log_alpha, generator))
-        gone = aim - (1 - _expected(log_alpha)).mean()
-        penalty = multipliers[0] * gone + multipliers[1] * gone**2
-        optimiser.zero_grad()
-        _backward_distance(data, mask)
-        penalty.backward()
-        if multipliers.grad is not None:
-            multipliers.grad.neg_()
-        optimiser.step()
-        say(step + 1, chosen.steps)
+    with reported(progress, "edge pruning", chosen.steps, "steps") as report:
+        for step in range(chosen.steps):
+            aim = chosen.target * min(1.0, step / (0.8 * chosen.steps))
+            mask = _as_matrix(graph, _hard_concrete(log_alpha, generator))
+            # the probability that each mask is not 0
+            kept = torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+            gone = aim - (1 - kept).mean()
+            penalty = multipliers[0] * gone + multipliers[1] * gone**2
+            optimiser.zero_grad()
+            _backward_distance(data, mask)
+            penalty.backward()
+            if multipliers.grad is not None:
+                multipliers.grad.neg_()
+            optimiser.step()
+            report(step + 1, chosen.steps)
     n_kept = round((1 - chosen.target) * graph.n_edges)
-    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
-    kept[log_alpha.argsort(descending=True, stable=True)[:n_kept]] = True
+    edges = torch.zeros(graph.n_edges, dtype=torch.bool)
+    edges[log_alpha.argsort(descending=True, stable=True)[:n_kept]] = True
     scores = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
     scores[graph.exists] = log_alpha.detach().double()
-    edges = prune(graph, _as_matrix(graph, kept))
-    found = _found(data, edges, f"edge pruning, {chosen.target:.1%} cut, {chosen.steps} steps")
-    return replace(found, scores=scores)
+    method = f"edge pruning, {chosen.target:.1%} cut, {chosen.steps} steps"
+    return replace(_found(data, prune(graph, _as_matrix(graph, edges)), method), scores=scores)
 
 
-def _backward_distance(data: Bench, mask: Float[Tensor, "source destination"]) -> None:
+def _backward_distance(data: Evaluator, mask: Float[Tensor, "source destination"]) -> None:
     """Gradient of mean |m(model) - m(circuit)| / gap, one batch's graph held at a time."""
     gap = float(abs(data.full - data.empty).mean())
     own = mask.detach().requires_grad_(True)
@@ -177,6 +190,102 @@ def _hard_concrete(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
     return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-def _expected(log_alpha: Tensor) -> Tensor:
-    """Probability that each mask is not 0."""
-    return torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+# --- by settings -------------------------------------------------------------------------------
+
+
+def select(scores: Scores, settings: DiscoverySettings, where: str = "the scores") -> Circuit:
+    """Choose a circuit from scores, as the settings say.
+
+    Raises:
+        PlanError: scores of another kind than this selection needs, or nothing is left.
+    """
+    of = SCORED[settings.select][0]
+    kind = {"edges": "edge_scores", "nodes": "node_scores"}.get(of, "unit_scores")
+    if kind != scores.KIND:
+        raise PlanError(
+            f"{where} holds {scores.KIND.replace('_', ' ')}, and --select {settings.select} needs "
+            f"scores of {of}: `interp attribute --of {of}`."
+        )
+    given: Any = scores
+    if settings.select == "threshold":
+        found = threshold_edges(given, settings.threshold or 0.0, not settings.signed)
+    else:
+        n = settings.n(int(scores.values[0].size))
+        ways: dict[str, Any] = {"greedy": greedy_edges, "nodes": top_nodes, "neurons": top_neurons}
+        found = ways.get(settings.select, top_edges)(given, n, not settings.signed)
+    return _not_empty(found)
+
+
+def discover(
+    model: Model, rows: PromptPairs, settings: DiscoverySettings, keep: Path | None = None
+) -> Circuit:
+    """Score the discovery prompts and select, or search, as the settings say.
+
+    Args:
+        model: the model.
+        rows: discovery prompts.
+        settings: how.
+        keep: run folder for the scores, so that a stopped run resumes; ``None`` keeps none.
+
+    Raises:
+        PlanError: nothing is left.
+    """
+
+    def scored(way: str) -> Any:
+        of, over = SCORED[way]
+        options: dict[str, Any] = {"of": of, "over": over, "method": settings.method}
+        options["metric"] = settings.metric
+        with bar(f"{settings.method} of {of}", "pairs") as report:
+            if keep is None:
+                return attribute_to(model, rows, **options, progress=report)
+            return attribute_into(keep, model, rows, **options, progress=report)
+
+    if settings.select in SCORED:
+        return select(scored(settings.select), settings)
+    start = None
+    if settings.select == "acdc" and settings.size is not None:
+        scores = scored("top")
+        start = top_edges(scores, settings.n(scores.graph.n_edges), not settings.signed)
+    data = Evaluator.of(model, rows, settings.metric)
+    if settings.select == "acdc":
+        return _not_empty(acdc(data, settings.threshold or 0.0, start))
+    kept = settings.n(data.graph.n_edges) / data.graph.n_edges
+    return _not_empty(edge_pruning(data, Pruning(target=1 - kept, seed=settings.seed)))
+
+
+def into_folder(
+    out: Path,
+    settings: DiscoverySettings,
+    named: Mapping[str, Any],
+    find: Callable[[Path], Circuit],
+    force: bool = False,
+) -> Circuit:
+    """A circuit in a run folder, with the scores that chose it.
+
+    Args:
+        out: the folder.
+        settings: how the circuit is chosen.
+        named: the options that `settings` lacks: model and prompts, or scores.
+        find: folder for scores -> the circuit.
+        force: replace another run.
+    """
+    with RunFolder.open(out, "circuit discover", {**dict(settings), **named}, force=force) as run:
+        if not run.finished:
+            scores = run.work / "scores"
+            found = find(scores)
+
+            def keep(at: Path) -> None:
+                if scores.exists():
+                    shutil.copytree(scores, at / "scores")
+
+            run.finish(found.save, keep)
+    return Circuit.load(out)
+
+
+def _not_empty(found: Circuit) -> Circuit:
+    if not found.n_edges:
+        raise PlanError(
+            f"{found.method or 'the circuit'} keeps no path from the input to the logits; take "
+            "more components, or a lower threshold."
+        )
+    return found

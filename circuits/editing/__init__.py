@@ -1,6 +1,6 @@
-"""Editing knowledge: facts become low-rank changes of weights, applied, undone and judged.
+"""Editing knowledge: facts become low-rank changes of weights, applied, undone and evaluated.
 
-facts -> prompts -> targets (search) and keys -> one closed form -> changes -> an `Edit`.
+Fact -> prompts -> targets and keys -> one closed form -> changes -> an `Edit`.
 """
 
 from typing import TYPE_CHECKING
@@ -8,33 +8,24 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.editing.edits import Edit, edit, export, merge
-    from circuits.editing.facts import Fact
-    from circuits.editing.ledger import ledger
-    from circuits.editing.methods import (
-        METHODS,
-        FineTune,
-        Method,
-        Neurons,
-        Placement,
-        Stage,
-        preset,
-    )
+    from circuits.editing.edit import Edit, export, ledger, merge
+    from circuits.editing.editor import edit
+    from circuits.editing.fact import Fact, PreservedQuestion
+    from circuits.editing.layer_search import select_layers
+    from circuits.editing.layer_selection import LayerSelection
+    from circuits.editing.methods import METHODS, FineTune, Method, Neurons, Search, Stage
     from circuits.editing.moments import second_moments
-    from circuits.editing.prompting import Kept
-    from circuits.editing.search import Search
-    from interp.errors import DataError
+    from circuits.editing.presets import preset
 
 __all__ = [
     "METHODS",
     "Edit",
     "Fact",
-    "DataError",
     "FineTune",
-    "Kept",
+    "LayerSelection",
     "Method",
     "Neurons",
-    "Placement",
+    "PreservedQuestion",
     "Search",
     "Stage",
     "edit",
@@ -43,6 +34,7 @@ __all__ = [
     "merge",
     "preset",
     "second_moments",
+    "select_layers",
 ]
 
 lazy(__name__)

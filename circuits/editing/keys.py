@@ -1,57 +1,57 @@
-"""What writing projections read and write at anchors, each prompt under its edit's changes."""
+"""What projections read and write at anchors, each prompt under the changes of its own edit."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from circuits.editing.changes import Changes, under
-from circuits.editing.prefixed import Row, Run
-from circuits.editing.prompting import EditPrompt
+from circuits.editing.change import Changes, Place, under
+from circuits.editing.fact_prompts import EditPrompt
 from interp.forward.blocks import first_output
 from interp.forward.budget import default_budget
+from interp.forward.prefix_cache import PrefixCache
 from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
 
-Place = tuple[str, int]
-"""(site that a writing projection reads, layer); the site ``"resid_post"`` stands for a layer's
-own output."""
+Pick = Callable[[Tensor, Any], Tensor]
 
 
 def module_at(model: Model, place: Place) -> nn.Module:
-    """The module whose output is what is written at a place.
+    """The module whose output is what is written at a place; ``"resid_post"`` is the block itself.
 
     Raises:
         PlanError: no such projection.
     """
-    site, layer = place
-    named = site in WRITERS + READERS
-    return projection(model, site, layer) if named else model.blocks[layer]
+    return projection(model, *place) if place[0] in WRITERS + READERS else model.blocks[place[1]]
 
 
 def keys_at(
     model: Model,
     prompts: Sequence[EditPrompt],
     places: Sequence[Place],
-    edits: Sequence[Changes],
-    owner: Int[Tensor, " prompt"],
+    edits: Sequence[Changes] = ((),),
+    owner: Int[Tensor, " prompt"] | None = None,
+    pick: Pick = lambda x, out: x,
 ) -> dict[Place, Float[Tensor, "prompt d_in"]]:
-    """Inputs of writing projections at each prompt's anchor, all from one forward pass.
+    """Inputs of projections at each prompt's anchor, all from one forward pass.
 
-    Args:
-        model: the model.
-        prompts: read up to their anchors only.
-        places: which projections.
-        edits: changes by edit.
-        owner: each prompt's edit.
+    Each prompt is read under the changes of the edit that `owner` numbers, by default the first.
 
     Raises:
         PlanError: no such projection.
     """
-    return _captured(model, prompts, places, edits, owner, lambda x, out: x)
+    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
+    owner = torch.zeros(len(prompts), dtype=torch.long) if owner is None else owner
+    for group in _batched(prompts, owner.tolist(), default_budget(model)):
+        with torch.no_grad():
+            got = _read(model, [prompts[i] for i in group], places, edits, owner[group], pick)
+        for place, values in got.items():
+            for i, value in zip(group, values, strict=True):
+                out[place][i] = value
+    return {place: torch.stack(values) for place, values in out.items()}
 
 
 def outputs_at(
@@ -62,82 +62,66 @@ def outputs_at(
     owner: Int[Tensor, " prompt"],
 ) -> Float[Tensor, "prompt d_model"]:
     """What is written at each prompt's anchor; otherwise as `keys_at`."""
-    found = _captured(model, prompts, [place], edits, owner, lambda x, out: first_output(out))
-    return found[place]
+    return keys_at(model, prompts, [place], edits, owner, lambda x, out: first_output(out))[place]
 
 
-def _captured(
+def _batched(prompts: Sequence[EditPrompt], owner: Sequence[int], tokens: int) -> list[list[int]]:
+    """Prompts with, and prompts without, a shared beginning, a batch of at most so many tokens.
+
+    Those of one edit are neighbours, so that what they share is read once.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for i in sorted(range(len(prompts)), key=lambda i: (bool(prompts[i].n_shown), owner[i])):
+        n = prompts[i].anchor + 1 - prompts[i].n_shown
+        longest = max(longest, n)
+        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
+        if fits and bool(prompts[groups[-1][0]].n_shown) == bool(prompts[i].n_shown):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = n
+    return groups
+
+
+class _Deepest(Exception):
+    """Ends a run behind the last place."""
+
+
+def _read(
     model: Model,
     prompts: Sequence[EditPrompt],
     places: Sequence[Place],
     edits: Sequence[Changes],
     owner: Int[Tensor, " prompt"],
-    pick: Any,
+    pick: Pick,
 ) -> dict[Place, Float[Tensor, "prompt width"]]:
-    rows = [_row(prompt, edit) for prompt, edit in zip(prompts, owner.tolist(), strict=True)]
-    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(rows) for place in places}
-    # rows of one edit in one batch, so that what they share is read once
-    order = sorted(range(len(rows)), key=lambda i: (bool(rows[i].shared), rows[i].edit))
-    for group in _batched(order, rows, default_budget(model)):
-        got = _read(model, [rows[i] for i in group], places, edits, pick)
-        for place, values in got.items():
-            for i, value in zip(group, values, strict=True):
-                out[place][i] = value
-    return {place: torch.stack(values) for place, values in out.items()}
+    got: dict[Place, Tensor] = {}
 
+    def take(place: Place) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            got[place] = pick(args[0], output)[:, -1].clone()
 
-def _row(prompt: EditPrompt, edit: int) -> Row:
-    ids, n = prompt.key_tokens.ids, prompt.n_shown
-    return Row(edit, ids[:n], ids[n:])
+        return hook
 
+    def stop(*_: Any) -> None:
+        raise _Deepest
 
-def _batched(order: Sequence[int], rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Rows with, and rows without, a shared beginning, a batch of at most so many tokens."""
-    groups: list[list[int]] = []
-    longest = 0
-    for i in order:
-        longest = max(longest, len(rows[i].rest))
-        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
-        if fits and bool(rows[groups[-1][0]].shared) == bool(rows[i].shared):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-            longest = len(rows[i].rest)
-    return groups
-
-
-class _Reached(Exception):
-    """Ends a run behind the last place."""
-
-
-@torch.no_grad()
-def _read(
-    model: Model,
-    rows: Sequence[Row],
-    places: Sequence[Place],
-    edits: Sequence[Changes],
-    pick: Any,
-) -> dict[Place, Float[Tensor, "row width"]]:
-    run, got = Run.start(model, rows, edits), dict[Place, Tensor]()
+    cache = PrefixCache.sharing(
+        model,
+        [prompt.key_tokens for prompt in prompts],
+        [prompt.n_shown for prompt in prompts],
+        owner=owner.tolist(),
+        during=lambda owners: under(model, edits, owners),
+        room=0,
+    )
     deepest = model.blocks[max(layer for _, layer in places)]
     with contextlib.ExitStack() as stack:
-        # before the hooks that keep, so that they see what is changed
-        stack.enter_context(under(model, edits, run.owner))
+        # before the hooks that take, so that they see what is changed
+        stack.enter_context(under(model, edits, owner))
         for place in places:
-            hook = _keep(got, place, pick)
-            stack.callback(module_at(model, place).register_forward_hook(hook).remove)
-        stack.callback(deepest.register_forward_hook(_reach).remove)
-        with contextlib.suppress(_Reached):
-            run.read(model)
+            stack.callback(module_at(model, place).register_forward_hook(take(place)).remove)
+        stack.callback(deepest.register_forward_hook(stop).remove)
+        with contextlib.suppress(_Deepest):
+            cache.read(model)
     return got
-
-
-def _reach(*_: Any) -> None:
-    raise _Reached
-
-
-def _keep(got: dict[Place, Tensor], place: Place, pick: Any) -> Any:
-    def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        got[place] = pick(args[0], output)[:, -1].clone()
-
-    return keep

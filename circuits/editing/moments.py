@@ -1,58 +1,47 @@
-"""Second moments of what writing projections read: E[k k^T] over text, streamed and cached."""
+"""Second moments S of what projections read: E[k k^T] over text, or mostly within facts.
+
+A closed form that is small in M = S^-1 ignores directions in which S is large. With S the
+covariance of keys *within* facts, M is Fisher's: what tells facts apart counts, not the wording.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from circuits.editing.keys import Place
-from circuits.editing.ledger import ledger
-from circuits.editing.prefixed import Row, Run
-from interp.brief import brief
+from circuits.editing.change import Place
+from circuits.editing.edit import ledger
+from circuits.editing.fact_prompts import EditPrompt
+from circuits.editing.keys import keys_at
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
 from interp.forward.budget import default_budget
-from interp.forward.projections import rewriting
+from interp.forward.prefix_cache import PrefixCache
+from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.results.files import replacing
+from interp.results.folder import replacing
 
 WINDOW = 128
-"""Tokens a passage."""
-
+"""Tokens per passage."""
 ROWS_AT_ONCE = 128
 """Passages that are sampled side by side."""
-
 N_TOKENS = 20_000
 """Tokens read by default: ten times the widest key of the built-in models. MEMIT's 100,000
 documents are some 40 million; under 0.3 % of them do as well (arXiv 2506.04226)."""
+WITHIN = 0.9
+"""Weight of the covariance within facts, against the second moment of all keys."""
+SHRINKAGE = 0.01
+"""Added to the diagonal, as a part of its mean: there are fewer questions than directions."""
 
-
-@brief
-@dataclass(frozen=True)
-class Moment:
-    """Uncentred second moment of one projection's input.
-
-    Attributes:
-        matrix: E[k k^T], float64.
-        n_tokens: how many keys it is the mean of.
-        text: which text.
-    """
-
-    matrix: Float[Tensor, "d_in d_in"]
-    n_tokens: int
-    text: str
-
-
-Moments = dict[Place, Moment]
+Moments = dict[Place, Float[Tensor, "d_in d_in"]]
+"""By projection, the uncentred second moment of its input, in float64."""
 
 
 def second_moments(
@@ -67,43 +56,47 @@ def second_moments(
     """E[k k^T] at several projections, from one pass over the text.
 
     Args:
-        model: the model.
-        places: (site read, layer) of each projection.
-        texts: documents; by default the model's own samples at temperature 1.
-        n_tokens: how many tokens to read.
+        model: the model, with the edits that it carries.
+        places: the projections.
+        texts: documents; by default the model's own samples at temperature 1, drawn with `seed`.
+        n_tokens: how many tokens to read; `PlanError` if the texts hold fewer.
         seed: of the samples.
-        cache: folder of kept moments; by default the package's cache. Entries are bound to the
-            model's weights, the edits they carry, and the text.
+        cache: folder of stored moments; by default the package's.
         progress: called with (tokens done, in all): each is sampled, if need be, and read.
-
-    Raises:
-        PlanError: no such projection.
-        PlanError: the texts hold too few tokens.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
-    said = (
-        "own samples" if texts is None else hashlib.blake2b("\0".join(texts).encode()).hexdigest()
-    )
+    text = "own samples" if texts is None else _hash("\0".join(texts), 64)
     carried = "".join(f"|{edit.id}" for edit in ledger(model).applied)
-    named = f"{said}|{n_tokens}|{seed}{carried}"
-    key = hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
-    kept = {place: _read(_file(folder, place, key)) for place in places}
-    missing = [place for place, moment in kept.items() if moment is None]
+    key = _hash(f"{text}|{n_tokens}|{seed}{carried}", 8)
+    files = {(site, layer): folder / f"{site}.{layer}.{key}.safetensors" for site, layer in places}
+    found = {place: moment for place, file in files.items() if (moment := _read(file)) is not None}
+    missing = [place for place in files if place not in found]
     if missing:
-        say = progress or (lambda done, total: None)
+        report = progress or (lambda done, total: None)
+        total = (1 + (texts is None)) * n_tokens
         if texts is None:
-            total = 2 * n_tokens
-            rows = own_samples(model, n_tokens, seed, lambda done, n: say(done, total))
-            fresh = _streamed(
-                model, missing, rows, said, lambda n, _: say(min(n_tokens + n, total), total)
-            )
-            say(total, total)
+            rows = own_samples(model, n_tokens, seed, lambda done, _: report(done, total))
         else:
-            fresh = _streamed(model, missing, _windows(model, texts, n_tokens), said, say)
-        for place, moment in fresh.items():
-            _write(_file(folder, place, key), moment)
-        kept |= fresh
-    return {place: moment for place, moment in kept.items() if moment is not None}
+            rows = _windows(model, texts, n_tokens)
+        read = total - n_tokens
+        found |= _streamed(model, missing, rows, lambda n: report(min(read + n, total), total))
+        report(total, total)
+        for place in missing:
+            with replacing(files[place]) as beside:
+                save_file({"matrix": found[place].float()}, beside)
+    return {place: found[place] for place in files}
+
+
+def _hash(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def _read(file: Path) -> Tensor | None:
+    """A stored moment; `None` where there is none, or a damaged one, which is made anew."""
+    try:
+        return load_file(file)["matrix"].double()
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 @torch.no_grad()
@@ -112,13 +105,7 @@ def own_samples(
 ) -> list[TokenPrompt]:
     """Passages that the model writes itself at temperature 1, from its beginning-of-text token.
 
-    None ends early: end-of-text tokens are not drawn.
-
-    Args:
-        model: the model.
-        n_tokens: how many tokens, at least; whole passages of `WINDOW` tokens are written.
-        seed: of the draws.
-        progress: called with (tokens written, tokens in all).
+    They have `WINDOW` tokens, `n_tokens` or more in all: end-of-text tokens are not drawn.
     """
     n_rows, draws = -(-n_tokens // WINDOW), torch.Generator().manual_seed(seed)
     rows: list[TokenPrompt] = []
@@ -137,20 +124,18 @@ def _sampled(
 ) -> list[TokenPrompt]:
     tokenizer, stop = model.tokenizer, model.hf.generation_config.eos_token_id
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    run = Run.start(model, [Row(0, (), (start,))] * n, [()], WINDOW)
-    columns = [run.ids]
-    for _ in range(WINDOW):
-        logits = model.arch.logits_transform(model.unembed(run.read(model)))
+    cache = PrefixCache.of(model, [TokenPrompt((start,))] * n)
+    for written in range(1, WINDOW + 1):
+        logits = model.arch.logits_transform(model.unembed(cache.read(model)[:, -1]))
         if stop is not None:
             logits[:, stop] = -torch.inf
-        run.go_on(_drawn(logits, draws))
-        columns.append(run.ids)
-        report(n * (len(columns) - 1))
-    return [TokenPrompt(tuple(row)) for row in torch.cat(columns, 1).tolist()]
+        cache.append(_drawn(logits, draws))
+        report(n * written)
+    return [TokenPrompt(tuple(row)) for row in cache.ids.tolist()]
 
 
 def _drawn(logits: Float[Tensor, "row vocab"], draws: torch.Generator) -> Int[Tensor, " row"]:
-    """A token a row, by inverting the distribution function: one random number each.
+    """A token per row, by inverting the distribution function: one random number each.
 
     `torch.multinomial` draws one for every token of the vocabulary: Gemma's has 262,144.
     """
@@ -162,14 +147,16 @@ def _drawn(logits: Float[Tensor, "row vocab"], draws: torch.Generator) -> Int[Te
 
 def _windows(model: Model, texts: Sequence[str], n_tokens: int) -> list[TokenPrompt]:
     rows: list[TokenPrompt] = []
+    n = 0
     for text in texts:
         ids = model.encode(text)
         rows += [TokenPrompt(tuple(ids[i : i + WINDOW])) for i in range(0, len(ids), WINDOW)]
-        if sum(len(row.ids) for row in rows) >= n_tokens:
+        n += len(ids)
+        if n >= n_tokens:
             return rows
     raise PlanError(
-        f"the texts hold {sum(len(row.ids) for row in rows)} tokens, {n_tokens} were asked for; "
-        "give more text or a smaller n_tokens."
+        f"the texts hold {n} tokens, {n_tokens} were asked for; give more text or a smaller "
+        "n_tokens."
     )
 
 
@@ -178,14 +165,13 @@ def _streamed(
     model: Model,
     places: Sequence[Place],
     rows: Sequence[TokenPrompt],
-    said: str,
-    progress: Progress | None,
+    report: Callable[[int], None],
 ) -> Moments:
     """Sum outer products batch by batch; first tokens are left out, whose keys are outliers."""
     sums: dict[Place, Tensor] = {}
     real = torch.zeros(0, dtype=torch.bool)
 
-    def add(place: Place) -> Any:
+    def add(place: Place) -> Rewrite:
         def look(x: Tensor, output: Tensor) -> Tensor:
             keys = x[real.to(x.device)].float()
             product = (keys.T @ keys).double()
@@ -195,35 +181,46 @@ def _streamed(
         return look
 
     n = 0
-    with rewriting(model, [(site, layer, add((site, layer))) for site, layer in places]):
+    with rewriting(model, [(*place, add(place)) for place in places]):
         for group in batches(rows, default_budget(model)):
             ids, mask = pad(model, [rows[i] for i in group])
             real = mask & (mask.cumsum(-1) > 1)
             n += int(real.sum())
             model.hf.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            if progress:
-                progress(n, sum(len(row.ids) - 1 for row in rows))
-    # rounded as in the files, so that an edit is the same whether its moments were kept or not
-    mean = {place: (total / n).float().double().cpu() for place, total in sums.items()}
-    return {place: Moment(matrix, n, said) for place, matrix in mean.items()}
+            report(n)
+    # rounded as in the files, so that an edit is the same whether its moments were stored or not
+    return {place: (total / n).float().double().cpu() for place, total in sums.items()}
 
 
-def _file(folder: Path, place: Place, key: str) -> Path:
-    return folder / f"{place[0]}.{place[1]}.{key}.safetensors"
+def within_fact_moments(
+    model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
+) -> Moments:
+    """`within_fact` of the keys at the anchors of each fact's prompts, in different words."""
+    return {at: within_fact(keys) for at, keys in keys_by_fact(model, places, facts).items()}
 
 
-def _read(file: Path) -> Moment | None:
-    """A kept moment; `None` where there is none, or a damaged one, which is made anew."""
-    try:
-        with safe_open(file, "pt") as opened:
-            said = opened.metadata()
-            matrix = opened.get_tensor("matrix").double()
-        return Moment(matrix, int(said["n_tokens"]), said["text"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+def keys_by_fact(
+    model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
+) -> dict[Place, list[Float[Tensor, "prompt d_in"]]]:
+    """Keys at the anchors of each fact's prompts."""
+    keys = keys_at(model, [prompt for prompts in facts for prompt in prompts], places)
+    sizes = [len(prompts) for prompts in facts]
+    return {at: list(found.double().cpu().split(sizes)) for at, found in keys.items()}
 
 
-def _write(file: Path, moment: Moment) -> None:
-    said = {"n_tokens": str(moment.n_tokens), "text": moment.text}
-    with replacing(file) as beside:
-        save_file({"matrix": moment.matrix.float()}, beside, said)
+def within_fact(
+    groups: Sequence[Float[Tensor, "prompt d_in"]],
+) -> Float[Tensor, "d_in d_in"]:
+    """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
+
+    Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be
+    told apart. Facts with one key count in E[k k^T] alone; `PlanError` if all do.
+    """
+    if max(map(len, groups), default=0) < 2:
+        raise PlanError("no fact is asked in two ways; give more prompts per fact.")
+    k = torch.cat(list(groups))
+    deviations = torch.cat([part - part.mean(0) for part in groups])
+    within = deviations.T @ deviations / (len(k) - len(groups))
+    matrix = WITHIN * within + (1 - WITHIN) * (k.T @ k) / len(k)
+    ridge = SHRINKAGE * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+    return matrix + ridge

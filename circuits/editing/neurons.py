@@ -1,8 +1,8 @@
-"""Queries and values of FFN neurons written together: two neurons a fact, which fire for it alone.
+"""Queries and values of FFN neurons written together: two neurons per fact, active for it alone.
 
-The gain tau of a closed form (`circuits.editing.gains`) is linear in the key, so half a match
-gets half a target. A neuron has a threshold. With tau solved for what the FFN reads, at the fact's
-keys 1 and at preserved keys 0, and beta a linear stand-in for the constant 1, the two neurons
+The match score tau of a closed form (`circuits.editing.match_scores`) is linear in the key, so half
+a match gets half a target. A neuron has a threshold. With tau solved for what the FFN reads, at the
+fact's keys 1 and at preserved keys 0, and beta a linear stand-in for the constant 1, the neurons
 
     n_lo(x) = relu(tau(x) - lo beta(x)),   n_hi(x) = relu(tau(x) - hi beta(x))
 
@@ -12,14 +12,14 @@ least.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.editing.changes import Change, Changes
-from circuits.editing.moments import Moment
-from circuits.editing.solving import Metric, solve
+from circuits.editing.change import Change, Changes
+from circuits.editing.solver import KeyMetric, solve
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys, weight_of
 from interp.model.model import Model
@@ -30,43 +30,45 @@ SHARPNESS = 40.0
 BETA_RHO = 1e-3
 """lambda of beta, as a part of the trace of the moment of keys."""
 
-Gain = Float[Tensor, "fact d_model"]
+
+@dataclass(frozen=True)
+class Queries:
+    """Linear functions of a key: tau, 1 at a fact's keys, 0 at all others; beta, 1 at all keys."""
+
+    tau: Float[Tensor, "fact d_model"]
+    beta: Float[Tensor, " d_model"]
 
 
 def queries(
-    metric: Metric,
+    metric: KeyMetric,
     keys: Float[Tensor, "key d_model"],
     fact: Int[Tensor, " key"],
     rho: float,
-    kept: Float[Tensor, "kept d_model"] | None = None,
-    kept_weight: float = 1.0,
-) -> tuple[Gain, Float[Tensor, " d_model"]]:
-    """Tau of every fact (1 at its own keys, 0 at others' and preserved ones), and beta (1 at all).
+    preserved: Float[Tensor, "preserved d_model"] | None = None,
+    weight: float = 1.0,
+) -> Queries:
+    """The queries of every fact, from its keys; `fact` says whose each is, the rest as in `solve`.
 
     Beta is plain ridge regression: in a metric that ignores what all questions share it would be
     1 where it is fitted and 0.4 to 0.8 at other questions, which would lower their thresholds.
-
-    Args:
-        metric: of what the FFN reads.
-        keys: at the facts' anchors.
-        fact: whose each key is.
-        rho: lambda, as `circuits.editing.solving.solve` has it.
-        kept: keys at the anchors of preserved questions.
-        kept_weight: how much one of them counts.
     """
-    n = int(fact.max()) + 1
-    weight = kept_weight if kept is not None else 0.0
+    others = keys[:0] if preserved is None else preserved
     unit = torch.ones(1, len(keys), dtype=torch.float64)
-    _, down = solve(metric, keys.T, unit, rho, None if kept is None else kept.T, weight)
+    _, down = solve(metric, keys.T, unit, rho, others.T, weight)
+    n = int(fact.max()) + 1
     tau = torch.zeros(n, down.shape[0], dtype=down.dtype).index_add(0, fact, down.T)
-    every = keys if kept is None else torch.cat([keys, kept])
+    every = torch.cat([keys, others])
     unit = torch.ones(1, len(every), dtype=torch.float64)
-    plain = Metric("identity", metric.moment)
-    return tau, solve(plain, every.T, unit, BETA_RHO)[1].sum(1)
+    plain = KeyMetric("identity", metric.moment)
+    return Queries(tau, solve(plain, every.T, unit, BETA_RHO)[1].sum(1))
 
 
 def idle_neurons(
-    model: Model, layer: int, moment: Moment, n: int, taken: Collection[int]
+    model: Model,
+    layer: int,
+    moment: Float[Tensor, "neuron neuron"],
+    n: int,
+    taken: Collection[int],
 ) -> Int[Tensor, " n"]:
     """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`.
 
@@ -74,12 +76,13 @@ def idle_neurons(
         DataError: the layer has fewer neurons left.
     """
     value = weight_of(model, "mlp_post", layer).double().cpu()
-    size = moment.matrix.diagonal() * value.square().sum(0)
+    size = moment.diagonal() * value.square().sum(0)
     size[list(taken)] = torch.inf
-    if len(size) - len(set(taken)) < n:
+    left = len(size) - len(set(taken))
+    if left < n:
         raise DataError(
-            f"layer {layer} has {len(size) - len(set(taken))} neurons left, {n} are needed; write "
-            "fewer facts at once, or in more layers."
+            f"layer {layer} has {left} neurons left, {n} are needed; write fewer facts at once, or "
+            "in more layers."
         )
     return size.argsort(stable=True)[:n]
 
@@ -88,45 +91,32 @@ def neuron_changes(
     model: Model,
     layer: int,
     chosen: Int[Tensor, " neuron"],
-    tau: Gain,
-    beta: Float[Tensor, " d_model"],
+    found: Queries,
     delta: Float[Tensor, "fact d_out"],
     ramp: tuple[float, float],
 ) -> Changes:
-    """The changes that make neurons 2j and 2j + 1 of `chosen` write fact j's target.
+    """The changes that make neurons 2j and 2j + 1 of `chosen` write fact j's `delta`.
 
-    Args:
-        model: the model, for the weights that are replaced.
-        layer: where.
-        chosen: two neurons a fact.
-        tau: of `queries`.
-        beta: of `queries`.
-        delta: what is to be written at each fact's keys.
-        ramp: (lo, hi).
+    `ramp` is (lo, hi): match scores at which they begin and have ceased to rise.
     """
     lo, hi = ramp
+    tau, beta = found.tau, found.beta
     edges = torch.tensor([lo, hi], dtype=tau.dtype)
     query = SHARPNESS * (tau[:, None] - edges[:, None] * beta).flatten(0, 1)
     value = (delta[:, None] * torch.tensor([1.0, -1.0])[:, None] / (hi - lo)).flatten(0, 1)
-    bias = _bias(model, layer)
+    gate = model.blocks[layer].get_submodule(model.arch.neuron_keys["gate"].path)
+    bias: Tensor | None = getattr(gate, "bias", None)
     if bias is not None:
-        query = query - bias[chosen][:, None] * beta
+        query = query - bias.detach().double().cpu()[chosen][:, None] * beta
     rows = {"gate": query}
     if "up" in model.arch.neuron_keys:
         rows["up"] = (beta / SHARPNESS).expand_as(query)
     else:
         value = value / SHARPNESS
-    size = model.arch.d_mlp or 0
-    pick = torch.nn.functional.one_hot(chosen, size).T.double()
+    pick = torch.nn.functional.one_hot(chosen, model.arch.d_mlp or 0).T.double()
     changed = [
         Change(name, layer, pick, (row - neuron_keys(model, layer, name)[chosen].double().cpu()).T)
         for name, row in rows.items()
     ]
     old = weight_of(model, "mlp_post", layer)[:, chosen].double().cpu()
     return (*changed, Change("mlp_post", layer, value.double().cpu().T - old, pick))
-
-
-def _bias(model: Model, layer: int) -> Float[Tensor, " neuron"] | None:
-    module = model.blocks[layer].get_submodule(model.arch.neuron_keys["gate"].path)
-    bias = getattr(module, "bias", None)
-    return None if bias is None else bias.detach().double().cpu()

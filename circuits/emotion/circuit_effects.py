@@ -30,8 +30,7 @@ from interp.errors import DegenerateGap
 from interp.interventions.plan import Ablate, Add, Plan
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.results.run_folder import in_one_piece
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import fingerprint, identity, in_one_piece
 from interp.statistics import bootstrap_ratio
 
 Fill = Literal["mean", "zero"]

@@ -39,9 +39,7 @@ from circuits.emotion.transfer import Reading, across, best_layer, joined, left_
 from circuits.emotion.transfer import tables as reading_tables
 from interp.data.prompts import TokenPrompt
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import Steps
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
 TRAP = "within (trap)"
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from circuits.emotion.emotion_metrics import (
     with_criteria,
     with_ratio,
 )
-from circuits.emotion.emotion_settings import ComparisonSettings, ReplyCriteria
+from circuits.emotion.emotion_settings import ReplyCriteria, ReplySettings
 from circuits.emotion.figures import plot_conditions, plot_confusion
 from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
@@ -37,8 +37,7 @@ from interp.errors import DataError, PlanError
 from interp.model.model import Model
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, interval
 from interp.results.result import Result
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 from interp.statistics import Estimate, bootstrap_mean
 
 MAIN = ("unmodulated", "prompting", "steering", "circuit", "random")
@@ -306,7 +305,7 @@ def evaluate(
 def compare(
     model: Model,
     conditions: Sequence[Condition],
-    settings: ComparisonSettings,
+    settings: ReplySettings,
     texts: EmotionTexts,
     load_judge: Callable[[str], Model],
     out: str | Path,

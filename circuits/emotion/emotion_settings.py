@@ -21,7 +21,7 @@ from interp.data.records import (
     read_json,
 )
 from interp.errors import PlanError, shown
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
@@ -140,7 +140,7 @@ class ReplyCriteria(ClosedRow):
     sentences: Count = Field(default=3, description="Most sentences.")
 
 
-class ComparisonSettings(ClosedRow):
+class ReplySettings(ClosedRow):
     """How the replies under several conditions are compared."""
 
     judge_model: Text = Field(description="Another model, whose activations the judge reads.")
@@ -150,7 +150,7 @@ class ComparisonSettings(ClosedRow):
     decoding: Decoding = Field(default=Decoding(), description="Of every condition.")
 
 
-class EmotionRecipe(ComparisonSettings):
+class EmotionRecipe(ReplySettings):
     """A model and how its emotions are controlled."""
 
     model: Text = Field(description="Built-in name, Hub id or folder.")

@@ -21,8 +21,7 @@ from interp.interventions.generate import decode
 from interp.interventions.plan import Plan
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.results.run_key import fingerprint
-from interp.results.steps import TABLES, Steps
+from interp.results.run_folder import TABLES, Steps, fingerprint
 
 AT_ONCE = 480
 """Rows decoded together."""

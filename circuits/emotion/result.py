@@ -25,7 +25,7 @@ from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
 from interp.errors import PlanError
 from interp.model.model import Model
-from interp.results import run_key
+from interp.results import run_folder
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text
 from interp.results.result import Result
 
@@ -76,7 +76,9 @@ class EmotionDiscovery(Result):
     @property
     def fingerprint(self) -> str:
         """What stands for it in the key of a run that is made from it."""
-        return run_key.fingerprint([self.provenance.get("run"), self.weights_hash, self.settings])
+        return run_folder.fingerprint(
+            [self.provenance.get("run"), self.weights_hash, self.settings]
+        )
 
     def of(self, model: Model) -> "EmotionDiscovery":
         """The same, which is a model's own; `PlanError` where it was made in other weights."""

@@ -5,21 +5,11 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.query_value.causal import validate
-    from circuits.query_value.finding import find
+    from circuits.query_value.find import find
     from circuits.query_value.questions import Question
     from circuits.query_value.result import ChosenLayers, QueryValue
-    from circuits.query_value.validation import Validation
-    from interp.errors import DataError
+    from circuits.query_value.validate import Validation, validate
 
-__all__ = [
-    "ChosenLayers",
-    "Question",
-    "DataError",
-    "QueryValue",
-    "Validation",
-    "find",
-    "validate",
-]
+__all__ = ["ChosenLayers", "Question", "QueryValue", "Validation", "find", "validate"]
 
 lazy(__name__)

@@ -7,7 +7,7 @@ where p(. | x) reads x through the final norm, its scale that of the whole run, 
 
     I(v) <= v . g,    g = d log p(w | x) / dx
 
-so one gradient a base bounds every neuron's score from above, and the strongest neurons are found
+so one gradient per base bounds every neuron's score from above, and the strongest neurons are found
 exactly by scoring only those whose bound could still put them among the strongest.
 
 Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7; the bound is Jensen's inequality.
@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
+from circuits.query_value.trace import Trace
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
 from interp.model.model import Model
@@ -35,7 +36,6 @@ class Lens:
     """Base states of one prompt, read at its last token.
 
     Attributes:
-        model: the model.
         final: the stream after the last layer, whose scale is used throughout.
         answer: the token w.
         log_p: of every token, at each base.
@@ -47,14 +47,12 @@ class Lens:
     log_p: Float[Tensor, "base vocab"]
 
     @classmethod
-    def of(
-        cls, model: Model, final: Tensor, answer: int, bases: Float[Tensor, "base d_model"]
-    ) -> "Lens":
-        """Read the base states."""
-        normed = scaled(model, final, bases)
-        bias: Tensor | None = getattr(model.ln_final, "bias", None)
-        logits = model.unembed(normed if bias is None else normed + bias)
-        return cls(model, final, answer, logits.float().log_softmax(-1))
+    def of(cls, run: Trace, answer: int, bases: Float[Tensor, "base d_model"]) -> "Lens":
+        """Read base states of a run."""
+        normed = scaled(run, bases)
+        bias: Tensor | None = getattr(run.model.ln_final, "bias", None)
+        logits = run.model.unembed(normed if bias is None else normed + bias)
+        return cls(run.model, run.final, answer, logits.float().log_softmax(-1))
 
     def gradient(self) -> Float[Tensor, "base d_model"]:
         """The gradient of log p(answer) at each base, the final norm's scale held fixed."""
@@ -69,28 +67,19 @@ class Lens:
     ) -> Float[Tensor, " write"]:
         """I of each write at its base, exactly."""
         step = max(1, LOGITS_AT_ONCE // self.log_p.shape[1])
-        found = [
-            _increase(linear(part, self.model.unembed.weight).float(), self.log_p[at], self.answer)
-            for part, at in zip(
-                scaled(self.model, self.final, writes).split(step), base.split(step), strict=True
-            )
-        ]
-        return torch.cat(found) if found else writes.new_zeros(0, dtype=torch.float32)
+        found = [writes.new_zeros(0, dtype=torch.float32)]
+        rows = scaled(self, writes)
+        for part, at in zip(rows.split(step), base.split(step), strict=True):
+            change = linear(part, self.model.unembed.weight).float()
+            answer = change[:, self.answer].clone()
+            found.append(answer - change.add_(self.log_p[at]).logsumexp(-1))
+        return torch.cat(found)
 
 
-def scaled(
-    model: Model, final: Float[Tensor, " d_model"], rows: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row d_model"]:
-    """The final norm's linear part, its scale that of `final`."""
-    return with_fixed_scale(model, model.ln_final, final[None, None], rows[:, None])[:, 0]
-
-
-def _increase(
-    change: Float[Tensor, "write vocab"], log_p: Float[Tensor, "write vocab"], answer: int
-) -> Float[Tensor, " write"]:
-    """I of changes of the logits, which are overwritten."""
-    gain = change[:, answer].clone()
-    return gain - change.add_(log_p).logsumexp(-1)
+def scaled(of: Trace | Lens, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """The final norm's linear part, its scale that of the run's final state."""
+    norm, at = of.model.ln_final, of.final[None, None]
+    return with_fixed_scale(of.model, norm, at, rows[:, None])[:, 0]
 
 
 def strongest(

@@ -38,13 +38,10 @@ WRITERS = ("attention", "ffn")
 @brief
 @dataclass(frozen=True)
 class QueryScores:
-    """What `query_scores` found, in nats.
+    """Scores in nats of attention layers and FFNs, of the embeddings, FFN neurons and heads.
 
     Attributes:
-        writers: of attention layers and FFNs, by token.
-        embedding: of the embeddings.
-        neurons: of FFN neurons.
-        heads: direct scores of heads, by the token that they read.
+        heads: direct scores, by the token that a head reads.
         unmoved: what of attention's direct score no writer has: its biases.
     """
 
@@ -60,11 +57,7 @@ def query_scores(
 ) -> QueryScores:
     """Score every writer of a prompt by what it gives to the keys of its value neurons.
 
-    Args:
-        run: the prompt's run.
-        neurons: its FFN value neurons.
-        attention_neurons: its attention value neurons.
-        key: ``"gate"`` or ``"up"``; see `interp.forward.blocks.neuron_keys`.
+    `key` is ``"gate"`` or ``"up"``; see `interp.forward.blocks.neuron_keys`.
     """
     at_ffn = _ffn_keys(run, neurons, key)
     # what is read of attention's, and of an FFN's, write at the last token of each layer
@@ -81,8 +74,14 @@ def query_scores(
     embedding[0, -1] = run.pre[0, -1] @ at_ffn.sum(0)
     embedding[1:] = (run.pre[0] * read).sum(-1)
     unmoved = writers[0, 0].sum() - writers[1].sum() - embedding[1].sum()
+    of_neurons = torch.zeros(3, *run.neurons.shape, device=keys.device)
+    for layer, coefficient in enumerate(run.neurons):
+        rows = output_rows(run.model, "mlp_post", layer)
+        for path in range(len(PATHS)):
+            seen = run.key("mlp_post", layer, keys[path, layer], slice(None)) @ rows.T
+            of_neurons[path, layer] = (coefficient * seen).float()
     return QueryScores(
-        writers.float(), embedding.float(), _neurons(run, keys), heads.float(), float(unmoved)
+        writers.float(), embedding.float(), of_neurons, heads.float(), float(unmoved)
     )
 
 
@@ -97,7 +96,7 @@ def _ffn_keys(run: Trace, neurons: ValueNeurons, key: str) -> Float[Tensor, "lay
     for layer in neurons.layer.unique().tolist():
         mine = neurons.layer == layer
         rows = neuron_keys(run.model, layer, key)[neurons.unit[mine]]
-        keys = run.before_mlp(layer, rows)
+        keys = run.before("mlp_post", layer, rows)
         total = keys @ run.read_by_mlp(layer)[-1]
         out[layer] = (neurons.score[mine].to(total) / total) @ keys
     return out
@@ -111,7 +110,7 @@ def _value_keys(run: Trace, neurons: ValueNeurons) -> Float[Tensor, "layer pos d
         unit, pos = neurons.unit[mine], neurons.pos[mine]
         kv_head = unit // a.d_head // (a.n_heads // a.n_kv_heads)
         rows = weight_of(run.model, "v", layer)[kv_head * a.d_head + unit % a.d_head]
-        keys = run.before_attention(layer, rows, pos)
+        keys = run.before("z", layer, rows, pos)
         total = (keys * run.pre[layer, pos]).sum(-1)
         weighted = (neurons.score[mine].to(total) / total)[:, None] * keys
         out[layer].index_add_(0, pos, weighted)
@@ -125,24 +124,12 @@ def _moved_keys(
     a = run.model.arch
     moved, heads = torch.zeros_like(run.pre), torch.zeros_like(run.pattern)
     for layer in range(a.n_layers):
-        read = run.key_at_attention(layer, of_attention[layer, None])[0]
+        read = run.key("z", layer, of_attention[layer, None])[0]
         by_head = (output_rows(run.model, "z", layer) @ read).view(a.n_heads, a.d_head)
         heads[layer] = torch.einsum("hjk,hk->hj", run.weighted_values(layer), by_head)
         # heads of one group read the same values
         weighted = run.pattern[layer][..., None] * by_head[:, None]  # (head, pos, d_head)
         by_value = weighted.unflatten(0, (a.n_kv_heads, -1)).sum(1).transpose(0, 1).flatten(1)
         rows = by_value @ weight_of(run.model, "v", layer)  # (pos, d_model)
-        moved[layer] = run.before_attention(layer, rows, torch.arange(run.n_pos))
+        moved[layer] = run.before("z", layer, rows, torch.arange(run.n_pos))
     return moved, heads
-
-
-def _neurons(
-    run: Trace, keys: Float[Tensor, "path layer pos d_model"]
-) -> Float[Tensor, "path layer pos neuron"]:
-    out = torch.zeros(*keys.shape[:3], run.neurons.shape[-1], device=keys.device)
-    for layer in range(run.model.arch.n_layers):
-        rows = output_rows(run.model, "mlp_post", layer)
-        for path in range(len(PATHS)):
-            read = run.key_at_mlp(layer, keys[path, layer]) @ rows.T
-            out[path, layer] = (run.neurons[layer] * read).float()
-    return out

@@ -2,14 +2,47 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from interp.data.pairs import Excluded, single_token
 from interp.data.prompts import TokenPrompt, as_prompts
+from interp.data.records import ClosedRow, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.interventions.run import forward
 from interp.model.model import Model
+
+
+class QuestionRow(ClosedRow):
+    """One line of a JSONL file of questions; `id` is for the user, as results number the prompts.
+
+    Attributes:
+        answer: one token of text that continues the prompt.
+        label: kind of knowledge, or empty.
+        cluster: entity, or empty.
+        spans: name -> a text that occurs exactly once in the prompt.
+    """
+
+    prompt: Text
+    answer: Text
+    label: str = ""
+    cluster: str = ""
+    spans: dict[str, Text] = {}
+    id: Any = None
+
+
+def load_questions(source: str | Path) -> list[QuestionRow]:
+    """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub.
+
+    Raises:
+        DataError: it is missing or empty, or a line is malformed; the message names the line.
+    """
+    rows = [checked(QuestionRow, row, where) for where, row in placed_rows(source, "prompts")]
+    if not rows:
+        raise DataError(f"{source} holds no prompts; write one JSON object per line.")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -18,8 +51,6 @@ class Question:
 
     Attributes:
         id: its number among the prompts that were given, as text.
-        prompt: its tokens and spans.
-        text: the same in words.
         answer: the token that answers it.
         label: kind of knowledge, such as the relation; or empty.
         cluster: the entity or fact that it shares with other prompts.
@@ -49,7 +80,7 @@ def questions(
     labels: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
 ) -> tuple[list[Question], list[Excluded]]:
-    """Put prompts and answers into tokens; keep those that the model answers rightly.
+    """Put prompts and answers into tokens.
 
     Args:
         model: the model.
@@ -62,56 +93,33 @@ def questions(
         The questions whose answer is the model's top prediction, and the others with reasons.
 
     Raises:
-        DataError: not one answer, label or cluster a prompt, or one prompt given twice.
-        DataError: an answer of several tokens: its first token would answer another question.
+        DataError: not one answer, label or cluster per prompt, one prompt given twice, or an
+            answer of several tokens: its first token would answer another question.
     """
     rows = as_prompts(model, prompts)
     for name, given in (("answers", answers), ("labels", labels), ("clusters", clusters)):
         if given is not None and len(given) != len(rows):
             raise DataError(
-                f"{len(rows)} prompts came with {len(given)} {name}; give one a prompt."
+                f"{len(rows)} prompts came with {len(given)} {name}; give one per prompt."
             )
     if len({row.ids for row in rows}) < len(rows):
         raise DataError("a prompt is given twice; give each one once.")
-    texts = [_text(model, row) for row in rows]
-    tokens = [
-        _answer(model, row, text, answer)
-        for row, text, answer in zip(rows, texts, answers, strict=True)
-    ]
-    said = forward(model, rows).logits.argmax(-1)
-    listed = [
-        Question(
-            str(i),
-            row,
-            texts[i],
-            tokens[i],
-            labels[i] if labels else "",
-            clusters[i] if clusters else str(i),
+    listed: list[Question] = []
+    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        text = model.tokenizer.decode(
+            row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        for i, row in enumerate(rows)
+        if not answer.strip():
+            raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
+        what = f"the answer of {shown(text)},"
+        token = single_token(model, text, list(row.ids), answer, what)
+        label, cluster = labels[i] if labels else "", clusters[i] if clusters else str(i)
+        listed.append(Question(str(i), row, text, token, label, cluster))
+    predicted = torch.as_tensor(forward(model, rows).logits.argmax(-1)).tolist()
+    right = [one for one, token in zip(listed, predicted, strict=True) if token == one.answer]
+    wrong = [
+        Excluded(one.id, one.text, f"the model says {model.token(token)!r}")
+        for one, token in zip(listed, predicted, strict=True)
+        if token != one.answer
     ]
-    right = (said == torch.tensor(tokens)).tolist()
-    kept = [one for one, holds in zip(listed, right, strict=True) if holds]
-    left_out = [
-        Excluded(one.id, one.text, f"the model says {model.token(int(token))!r}")
-        for one, token, holds in zip(listed, said, right, strict=True)
-        if not holds
-    ]
-    return kept, left_out
-
-
-def _text(model: Model, row: TokenPrompt) -> str:
-    return model.tokenizer.decode(
-        row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-
-
-def _answer(model: Model, row: TokenPrompt, text: str, answer: str) -> int:
-    if not answer.strip():
-        raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
-    return single_token(model, text, list(row.ids), answer, f"the answer of {shown(text)},")
-
-
-def token_prompts(found: Sequence[Question]) -> list[TokenPrompt]:
-    """The questions' prompts."""
-    return [one.prompt for one in found]
+    return right, wrong

@@ -1,18 +1,20 @@
 """`QueryValue`: labelled query and value scores of a set of questions, with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from circuits.query_value.figures import plot_layers, plot_prompt
 from circuits.query_value.questions import Question
 from circuits.query_value.value import BASE
 from interp.data.pairs import Excluded
 from interp.errors import DataError
+from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
+from interp.results.result import Result
 from interp.statistics import Estimate, bootstrap_mean, spearman
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class ChosenLayers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class QueryValue:
+class QueryValue(Result):
     """What `find` measured. All scores are in nats of the answer's log-probability.
 
     Attributes:
@@ -50,17 +52,17 @@ class QueryValue:
         values: the top value neurons of each prompt; ``head`` is -1 for FFN neurons, and of
             attention neurons ``neuron`` is the dimension of the head.
         queries: the top query neurons of each prompt with their tokens, by path.
-        questions: the prompts that were attributed.
-        tokens: their tokens.
+        questions: the prompts that were attributed; `tokens` theirs.
         excluded: prompts that were not, with reasons.
-        model, weights_hash: of which model.
         key: which rows FFN value neurons were read with.
-        top: value neurons a prompt and sublayer.
+        top: value neurons per prompt and sublayer.
         layers_searched: where value neurons were looked for.
         flops: of the projections through the vocabulary.
         seconds: wall time.
-        provenance: versions, machine and command line, filled when saved.
     """
+
+    KIND: ClassVar[str] = "query_value"
+    base: ClassVar[str] = BASE
 
     scores: xr.Dataset = field(repr=False)
     values: pd.DataFrame = field(repr=False)
@@ -75,19 +77,21 @@ class QueryValue:
     layers_searched: tuple[int, ...]
     flops: float
     seconds: float
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    base = BASE
 
     @property
     def n_prompts(self) -> int:
-        """How many prompts were attributed."""
+        """Number of prompts that were attributed."""
         return len(self.questions)
 
     @property
     def clusters(self) -> list[str]:
         """Each prompt's entity."""
         return [one.cluster for one in self.questions]
+
+    @property
+    def every(self) -> bool:
+        """Whether every neuron was scored."""
+        return not bool(np.isnan(self.scores["every_sum"].values).all())
 
     def by_layer(self) -> xr.Dataset:
         """Value and query scores of the sublayers, prompt by prompt.
@@ -103,23 +107,23 @@ class QueryValue:
         query = self.scores["query_writer"].sum(("path", "pos")).rename(writer="sublayer")
         return xr.Dataset({"value": value, "query": query})
 
-    @property
-    def every(self) -> bool:
-        """Whether every neuron was scored."""
-        return not bool(np.isnan(self.scores["every_sum"].values).all())
-
-    def intervals(self, scores: xr.DataArray, seed: int = 0) -> xr.Dataset:
+    def intervals(
+        self, scores: xr.DataArray, seed: int = 0, at: Sequence[int] | None = None
+    ) -> xr.Dataset:
         """Mean over prompts and its 95 % bootstrap interval, over clusters of prompts.
 
         Args:
             scores: with a dimension ``prompt``, such as ``result.by_layer()["query"]``.
             seed: of the bootstrap.
+            at: numbers of the prompts; all by default.
 
         Returns:
             Variables ``mean``, ``low`` and ``high``.
         """
-        first = scores.transpose("prompt", ...)
-        found = bootstrap_mean(first.values.astype(float), seed, clusters=self.clusters)
+        rows = list(range(self.n_prompts)) if at is None else list(at)
+        first = scores.transpose("prompt", ...).isel(prompt=rows)
+        clusters = [self.clusters[i] for i in rows]
+        found = bootstrap_mean(first.values.astype(float), seed, clusters=clusters)
         dims = first.dims[1:]
         coords = {dim: first.coords[dim] for dim in dims if dim in first.coords}
         named = zip(("mean", "low", "high"), found, strict=True)
@@ -145,11 +149,16 @@ class QueryValue:
             )
         ranked = [int(i) for i in np.argsort(-mean["value"].values, kind="stable")]
         value = [layer for layer in ranked if layer >= n_query][:n_value]
-        above = ranked[: ranked.index(value[-1])]
         order = [int(i) for i in np.argsort(-mean["query"].values, kind="stable")]
         query = [layer for layer in order if layer < min(value)][:n_query]
+        above = ranked[: ranked.index(value[-1])]
         skipped = tuple(layer for layer in above if layer not in value)
         return ChosenLayers(tuple(query), tuple(value), skipped)
+
+    def _top_layers(self) -> ChosenLayers:
+        """At most three of each, as reports name them."""
+        n = min(3, self.scores.sizes["layer"] // 2)
+        return self.layers(n, n)
 
     def knowledge_types(self, labels: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
         """Query and value scores of the FFN layers for each kind of knowledge.
@@ -159,10 +168,10 @@ class QueryValue:
             seed: of the bootstrap.
 
         Returns:
-            A row a label, score and layer: mean, its interval and the number of prompts.
+            A row per label, score and layer: mean, its interval and the number of prompts.
 
         Raises:
-            DataError: not one label a prompt.
+            DataError: not one label per prompt.
         """
         given = [one.label for one in self.questions] if labels is None else list(labels)
         if len(given) != self.n_prompts or not all(given):
@@ -173,17 +182,11 @@ class QueryValue:
         scores, rows = self.by_layer().sel(sublayer="ffn"), list[pd.DataFrame]()
         for label in dict.fromkeys(given):
             mine = [i for i, other in enumerate(given) if other == label]
-            part = scores.isel(prompt=mine)
             for name in ("query", "value"):
-                found = bootstrap_mean(
-                    part[name].transpose("prompt", "layer").values.astype(float),
-                    seed,
-                    clusters=[self.clusters[i] for i in mine],
-                )
-                columns = dict(zip(("mean", "low", "high"), found, strict=True))
-                table = pd.DataFrame({"label": label, "score": name, "layer": part["layer"]})
-                rows.append(table.assign(**columns, n_prompts=len(mine)))
-        return pd.concat(rows, ignore_index=True)
+                table = self.intervals(scores[name], seed, mine).to_dataframe().reset_index()
+                rows.append(table.assign(label=label, score=name, n_prompts=len(mine)))
+        columns = ["label", "score", "layer", "mean", "low", "high", "n_prompts"]
+        return pd.concat(rows, ignore_index=True).loc[:, columns]
 
     def by_span(self, seed: int = 0) -> pd.DataFrame:
         """Query scores by the span their token is in, and path, with intervals over prompts.
@@ -205,11 +208,9 @@ class QueryValue:
         return pd.DataFrame(rows)
 
     def query_neurons(self, n: int, cluster: str | None = None) -> pd.DataFrame:
-        """The FFN neurons of the largest mean query score, over all tokens and paths.
+        """The `n` FFN neurons of the largest mean query score, over all tokens and paths.
 
-        Args:
-            n: how many.
-            cluster: of the prompts of this cluster; of all by default.
+        The mean is over the prompts of a cluster, or over all.
         """
         mean = self.scores["query_neuron"].isel(prompt=self._of(cluster)).mean("prompt").values
         order = np.argsort(-mean, axis=None, kind="stable")[:n]
@@ -217,10 +218,10 @@ class QueryValue:
         return pd.DataFrame({"layer": layer, "neuron": neuron, "score": mean[layer, neuron]})
 
     def value_neurons(self, n: int, cluster: str | None = None) -> pd.DataFrame:
-        """The FFN neurons of the largest value score, summed over prompts and divided by all.
+        """The `n` FFN neurons of the largest value score, averaged as in `query_neurons`.
 
         A prompt gives a neuron 0 where it is not among its `top`; ``coefficient`` is the mean
-        over the prompts where it is. Arguments as in `query_neurons`.
+        over the prompts where it is.
         """
         ids = [self.questions[i].id for i in self._of(cluster)]
         mine = self.values[self.values["prompt"].isin(ids) & (self.values["sublayer"] == "ffn")]
@@ -241,10 +242,9 @@ class QueryValue:
         Over every neuron if each was scored, else over the top ones. The interval resamples
         layers.
         """
-        ffn = self.scores.sel(sublayer="ffn").mean("prompt")
-        whole, parts = ffn["layer_score"], ffn["every_sum" if self.every else "top_sum"]
-        at = list(self.layers_searched)
-        return spearman(whole.values[at].astype(float), parts.values[at].astype(float), seed)
+        ffn = self.scores.sel(sublayer="ffn").mean("prompt").isel(layer=list(self.layers_searched))
+        parts = ffn["every_sum" if self.every else "top_sum"].values.astype(float)
+        return spearman(ffn["layer_score"].values.astype(float), parts, seed)
 
     def order(self, seed: int = 0) -> pd.DataFrame:
         """Score-weighted mean layer of query and of value FFN neurons, with intervals.
@@ -264,32 +264,25 @@ class QueryValue:
             "gap": at_value - at_query,
             "gap if even": (at_value + 1) / 2,
         }
-        table = [
-            {"what": name, **dict(zip(("layers", "low", "high"), map(float, found), strict=True))}
-            for name, values in rows.items()
-            for found in [bootstrap_mean(values, seed, clusters=self.clusters)]
-        ]
+        table: list[dict[str, Any]] = []
+        for name, values in rows.items():
+            mean, low, high = map(float, bootstrap_mean(values, seed, clusters=self.clusters))
+            table.append({"what": name, "layers": mean, "low": low, "high": high})
         return pd.DataFrame(table)
-
-    def plot(self, prompt: str | None = None) -> "go.Figure":
-        """Query and value scores by layer side by side, or one prompt's layer x token map."""
-        from circuits.query_value.figures import plot_layers, plot_prompt
-
-        return plot_layers(self) if prompt is None else plot_prompt(self, prompt)
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints."""
-        top = self.layers(min(3, self._n_layers // 2), min(3, self._n_layers // 2))
+        top = self._top_layers()
         agreement = self.agreement(seed)._asdict() if len(self.layers_searched) > 2 else None
         return {
             "model": self.model,
             "n_prompts": self.n_prompts,
             "n_clusters": len(set(self.clusters)),
-            "excluded": [asdict(row) for row in self.excluded],
+            "excluded": [dict(vars(row)) for row in self.excluded],
             "key": self.key,
             "base": self.base,
             "top": self.top,
-            "value_sums_over": "all neurons" if self.every else f"top {self.top} a prompt",
+            "value_sums_over": "all neurons" if self.every else f"top {self.top} per prompt",
             "query_layers": list(top.query),
             "value_layers": list(top.value),
             "skipped_value_layers": list(top.skipped),
@@ -302,31 +295,84 @@ class QueryValue:
             "seconds": round(self.seconds, 3),
         }
 
-    @property
-    def _n_layers(self) -> int:
-        return self.scores.sizes["layer"]
+    def plot(self, prompt: str | None = None) -> "go.Figure":
+        """Query and value scores by layer side by side, or one prompt's layer x token map.
 
-    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
-        """Write a run folder; see `circuits.query_value.storing`."""
-        from circuits.query_value.storing import save
-
-        return save(self, Path(path), provenance)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "QueryValue":
-        """Read a run folder back, exactly.
+        Bands are 95 % bootstrap intervals over clusters of prompts.
 
         Raises:
-            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
+            DataError: no such prompt.
         """
-        from circuits.query_value.storing import load
+        if prompt is None:
+            scores, top = self.by_layer(), self._top_layers()
+            means = {name: self.intervals(scores[name]) for name in ("query", "value")}
+            chosen = {"query": top.query, "value": top.value}
+            return plot_layers(means, chosen, self.model, self.n_prompts)
+        row = self._row(prompt)
+        one, tokens = self.scores.isel(prompt=row), self.tokens[row]
+        z = one["query_writer"].sel(writer="ffn").sum("path").isel(pos=slice(len(tokens)))
+        value = self.by_layer()["value"].isel(prompt=row)
+        return plot_prompt(z, value, tokens, self.model, self.questions[row].text)
 
-        return load(Path(path))
+    def _row(self, prompt: str) -> int:
+        ids = [one.id for one in self.questions]
+        if prompt not in ids:
+            raise DataError(f"no prompt {prompt!r}; this result has {', '.join(ids[:5])} ….")
+        return ids.index(prompt)
 
-    def _repr_html_(self) -> str:
-        from circuits.query_value.figures import report
+    def report(self, prompt: str | None = None) -> Report:
+        """Both figures, the strongest neurons and the order of layers.
 
-        return report(self).fragment()
+        Args:
+            prompt: id of the prompt to draw token by token; by default the first.
+
+        Raises:
+            DataError: no such prompt.
+        """
+        seed, drawn = self.provenance.get("seed", 0), prompt or self.questions[0].id
+        top = self._top_layers()
+        lead = f"Query layers {cell_text(top.query)}; value layers {cell_text(top.value)}."
+        says = (
+            "Query scores (left) and value scores (right) of FFNs and attention, mean of "
+            f"{self.n_prompts} prompts. {lead} Dotted lines mark them."
+        )
+        parts: list[Part] = [
+            Figure("Scores layer by layer", says, self.plot()),
+            Table("Query neurons, mean over prompts", self.query_neurons(10)),
+            Table("Value neurons, mean over prompts", self.value_neurons(10)),
+            Table("Query scores by span", self.by_span(seed)),
+            Table("Order of layers", self.order(seed), "", {"what": "neurons"}),
+        ]
+        return Report(
+            title=f"query and value neurons of {self.model}",
+            lead=f"{self.n_prompts} prompts. {lead}",
+            sections=[
+                Section("Layers and neurons", parts),
+                Section(f"Prompt {drawn}", self._prompt_parts(drawn)),
+            ],
+            method=(
+                "Scores are in nats of the answer's log-probability. A value neuron raises the "
+                "answer; a query neuron raises the value neurons that lie above it.",
+                f"The top {self.top} value neurons of each prompt, read with {self.key} keys; "
+                f"bases: {self.base}; intervals: 95 % bootstrap over clusters of prompts; "
+                f"{self.seconds:.1f} s.",
+            ),
+            excluded=excluded_rows(self.excluded),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
+
+    def _prompt_parts(self, drawn: str) -> list[Part]:
+        figure: Any = self.plot(drawn)
+        z, row = np.asarray(figure.data[0].z), self._row(drawn)
+        layer, token = (int(i) for i in np.unravel_index(np.argmax(z), z.shape))
+        says = (
+            f"{self.questions[row].text} → answer. The largest query score of an FFN is "
+            f"{cell_text(float(z[layer, token]))}, in layer {layer} at token "
+            f"{self.tokens[row][token].strip()!r}."
+        )
+        queries: Any = self.queries[self.queries["prompt"] == drawn].head(15)
+        table = Table(f"Query neurons of prompt {drawn}", queries.drop(columns="prompt"))
+        return [Figure("Layer by token", says, figure), *([table] if len(queries) else [])]
 
     def __repr__(self) -> str:
         return (

@@ -25,16 +25,18 @@ TOLERANCE = 1e-2
 @brief
 @dataclass(frozen=True)
 class Trace:
-    """One prompt's run; ``last`` is its last token.
+    """One prompt's run; the last token is where the answer is predicted.
+
+    `out`, `key` and `before` are linear maps of this run, every norm's scale held fixed. They take
+    the input of a sublayer's output projection: ``"mlp_post"`` or ``"z"``.
 
     Attributes:
-        model: whose run.
-        pre: the stream before each layer.
+        pre: the residual stream before each layer.
         attn, mlp: what attention and FFN add to it, after a post-norm.
         neurons: coefficients of the FFN neurons: the down-projection's input.
         values: of each key-value head.
         pattern: weight of each token's value in a head's output at the last token.
-        final: the stream after the last layer, at the last token.
+        final: the residual stream after the last layer, at the last token.
     """
 
     model: Model
@@ -48,18 +50,15 @@ class Trace:
 
     @property
     def n_pos(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens in the prompt."""
         return self.pre.shape[1]
 
     def mid(self, layer: int) -> Float[Tensor, "pos d_model"]:
-        """The stream after attention: the base of FFN scores.
-
-        A parallel block has no such state; there, too, it is layer input + attention output.
-        """
+        """The residual stream after attention, the base of FFN scores; so in parallel blocks."""
         return self.pre[layer] + self.attn[layer]
 
     def read_by_mlp(self, layer: int) -> Float[Tensor, "pos d_model"]:
-        """The stream that the FFN reads: before attention, in a parallel block."""
+        """The residual stream that the FFN reads: before attention, in a parallel block."""
         return self.pre[layer] if self.model.arch.parts.parallel else self.mid(layer)
 
     def weighted_values(self, layer: int) -> Float[Tensor, "head pos d_head"]:
@@ -69,80 +68,56 @@ class Trace:
         by_head = by_head.repeat_interleave(a.n_heads // a.n_kv_heads, 0)
         return self.pattern[layer][..., None] * by_head
 
-    # Linear maps of this run, every norm's scale held fixed. Rows are vectors.
-
-    def out_of_mlp(
-        self, layer: int, rows: Float[Tensor, "row d_model"]
+    def out(
+        self, site: str, layer: int, rows: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "row d_model"]:
-        """What vectors before the FFN's post-norm add to the stream at the last token."""
-        return self._through_post(layer, "mlp_post", self.neurons[layer, -1], rows)
+        """What vectors before a sublayer's post-norm add to the stream at the last token."""
+        path = self._post_norm(site)
+        if path is None:
+            return rows
+        whole, to = self._whole(site, layer, slice(-1, None)), norm(self.model, layer, path)
+        return with_fixed_scale(self.model, to, whole[None], rows[:, None])[:, 0]
 
-    def out_of_attention(
-        self, layer: int, rows: Float[Tensor, "row d_model"]
+    def key(
+        self,
+        site: str,
+        layer: int,
+        keys: Float[Tensor, "row d_model"],
+        pos: slice = slice(-1, None),
     ) -> Float[Tensor, "row d_model"]:
-        """What vectors before attention's post-norm add to the stream at the last token."""
-        return self._through_post(layer, "z", self._z(layer), rows)
-
-    def key_at_mlp(
-        self, layer: int, keys: Float[Tensor, "pos d_model"]
-    ) -> Float[Tensor, "pos d_model"]:
-        """Keys in the stream, one a token, as the FFN's down-projection is read with them."""
-        path = self.model.arch.parts.ln2_post
+        """Keys in the stream as the output projection is read with them; of ``z`` at the last."""
+        path = self._post_norm(site)
         if path is None:
             return keys
-        total = self._projected("mlp_post", layer, self.neurons[layer])
-        return self._pull(layer, path, total, keys)
+        return self._pull(layer, path, self._whole(site, layer, pos).expand_as(keys), keys)
 
-    def key_at_last_mlp(
-        self, layer: int, keys: Float[Tensor, "1 d_model"]
-    ) -> Float[Tensor, "1 d_model"]:
-        """`key_at_mlp` of the last token alone."""
-        return self.key_at_mlp(layer, keys.expand(self.n_pos, -1))[-1:]
-
-    def key_at_attention(
-        self, layer: int, keys: Float[Tensor, "row d_model"]
+    def before(
+        self,
+        site: str,
+        layer: int,
+        keys: Float[Tensor, "row d_model"],
+        pos: Int[Tensor, " row"] | int = -1,
     ) -> Float[Tensor, "row d_model"]:
-        """Keys in the stream at the last token, as the heads' output projection is read."""
-        path = self.model.arch.parts.ln1_post
-        if path is None:
-            return keys
-        total = self._projected("z", layer, self._z(layer)).expand_as(keys)
-        return self._pull(layer, path, total, keys)
+        """Keys of a sublayer at some tokens, pulled back through the pre-norm into the stream."""
+        parts = self.model.arch.parts
+        ffn = site == "mlp_post"
+        stream = self.read_by_mlp(layer) if ffn else self.pre[layer]
+        path = parts.ln2 if ffn else parts.ln1
+        return keys if path is None else self._pull(layer, path, stream[pos].expand_as(keys), keys)
 
-    def before_mlp(
-        self, layer: int, keys: Float[Tensor, "row d_model"]
-    ) -> Float[Tensor, "row d_model"]:
-        """FFN keys at the last token, pulled back through the pre-norm into the stream."""
-        at = self.read_by_mlp(layer)[-1].expand_as(keys)
-        return self._pull(layer, self.model.arch.parts.ln2, at, keys)
-
-    def before_attention(
-        self, layer: int, keys: Float[Tensor, "row d_model"], pos: Int[Tensor, " row"]
-    ) -> Float[Tensor, "row d_model"]:
-        """Value keys at some tokens, pulled back through the pre-norm into the stream."""
-        return self._pull(layer, self.model.arch.parts.ln1, self.pre[layer, pos], keys)
-
-    def _pull(self, layer: int, path: str | None, at: Tensor, keys: Tensor) -> Tensor:
-        if path is None:
-            return keys
+    def _pull(self, layer: int, path: str, at: Tensor, keys: Tensor) -> Tensor:
         to = norm(self.model, layer, path)
         return fixed_scale_transpose(self.model, to, at, keys[:, None])[:, 0]
 
-    def _through_post(self, layer: int, site: str, inside: Tensor, rows: Tensor) -> Tensor:
+    def _post_norm(self, site: str) -> str | None:
         parts = self.model.arch.parts
-        path = parts.ln1_post if site == "z" else parts.ln2_post
-        if path is None:
-            return rows
-        total = self._projected(site, layer, inside)[None, None]
-        post = norm(self.model, layer, path)
-        return with_fixed_scale(self.model, post, total, rows[:, None])[:, 0]
+        return parts.ln2_post if site == "mlp_post" else parts.ln1_post
 
-    def _projected(self, site: str, layer: int, inside: Tensor) -> Tensor:
-        module, _ = self.model.point(SITES[site], layer)
-        return module(inside)
-
-    def _z(self, layer: int) -> Float[Tensor, " width"]:
-        return self.weighted_values(layer).sum(1).flatten()
+    def _whole(self, site: str, layer: int, pos: slice) -> Float[Tensor, "row d_model"]:
+        """What the sublayer adds before its post-norm."""
+        z = self.weighted_values(layer).sum(1).flatten()[None]
+        inside = self.neurons[layer, pos] if site == "mlp_post" else z
+        return self.model.point(SITES[site], layer)[0](inside)
 
 
 def trace(model: Model, prompt: TokenPrompt) -> Trace:
@@ -186,8 +161,7 @@ def _keep(into: list[Tensor]) -> Callable[[Tensor], None]:
 
 
 def _check(found: Trace, post: Tensor, z: Tensor) -> None:
-    """That sublayers add up to the stream and attention neurons to the heads' output."""
-    model = found.model
+    """Refuse a model whose sublayers or attention neurons do not add up to their whole."""
     heads = torch.stack([found.weighted_values(n).sum(1).flatten() for n in range(len(z))])
     pairs: Sequence[tuple[str, Tensor, Tensor]] = (
         ("attention and FFN outputs", found.pre + found.attn + found.mlp, post),
@@ -197,11 +171,11 @@ def _check(found: Trace, post: Tensor, z: Tensor) -> None:
         error = float((total - whole).norm() / whole.norm())
         if error > TOLERANCE:
             raise PlanError(
-                f"{model.name}: {what} do not add up (relative error {error:.2g}); query and "
+                f"{found.model.name}: {what} do not add up (relative error {error:.2g}); query and "
                 "value scores need blocks that add their sublayers' outputs as they are."
             )
 
 
 def output_rows(model: Model, site: str, layer: int) -> Float[Tensor, "unit d_model"]:
-    """What each unit of the FFN's or the heads' output projection writes, a row a unit."""
+    """What each unit of the FFN's or the heads' output projection writes, one row per unit."""
     return weight_of(model, site, layer).T

@@ -17,7 +17,7 @@ from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs
 from interp.data.records import Index, Row, Text, checked, read_jsonl
 from interp.errors import DataError, did_you_mean, shown
-from interp.results.files import write_text
+from interp.results.folder import write_text
 
 SPLITS = ("selection", "validation", "test")
 """Circuits are scored on the first, chosen on the second, and tested once, on the third."""

@@ -25,18 +25,9 @@ NEUTRAL = ["circuit", "ability", "ablation", "factor"]
 def circuits_table(circuits: Sequence[AbilityCircuit], chosen: set[str]) -> pd.DataFrame:
     """A row per component of every circuit, best first, and whether its circuit was chosen."""
     rows = [
-        {
-            "circuit": c.name,
-            "ability": c.ability.name,
-            "components": c.kind,
-            "rule": c.rule,
-            "rank": rank,
-            "component": str(component),
-            "score": score,
-            "chosen": c.name in chosen,
-        }
+        c.labels | {"rank": rank, "component": str(one), "score": score, "chosen": c.name in chosen}
         for c in circuits
-        for rank, (component, score) in enumerate(zip(c.components, c.scores, strict=True))
+        for rank, (one, score) in enumerate(zip(c.components, c.scores, strict=True))
     ]
     return pd.DataFrame(rows)
 

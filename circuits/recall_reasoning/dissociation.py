@@ -53,23 +53,13 @@ def effects_table(
             p = sign_flip_test(found.effect[cell], seed, 2000, clusters)
             for circuit in circuits:
                 at = found.column(circuit.name)
-                row = {**_named(circuit), "ablation": ablation, "cell": cell}
+                row = {**circuit.labels, "ablation": ablation, "cell": cell}
                 for name, (value, low, high) in bounds.items():
                     row |= {name: value[at], f"{name}_low": low[at], f"{name}_high": high[at]}
                 row |= {"p": p[at], "n": len(clusters), "bridges": len(set(clusters))}
                 rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(p_adjusted=benjamini_hochberg(table["p"].to_numpy()))
-
-
-def _named(circuit: AbilityCircuit) -> dict[str, Any]:
-    return {
-        "circuit": circuit.name,
-        "ability": circuit.ability.name,
-        "components": circuit.kind,
-        "rule": circuit.rule,
-        "size": len(circuit.components),
-    }
 
 
 def singles_table(
@@ -82,7 +72,7 @@ def singles_table(
     rows: list[dict[str, Any]] = []
     for ablation, found in measured.items():
         for circuit in circuits:
-            row = {**_named(circuit), "ablation": ablation}
+            row = {**circuit.labels, "ablation": ablation}
             rows.append(row | _single(circuit, found, settings, seed))
     return pd.DataFrame(rows)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -27,8 +27,7 @@ from interp.errors import StatisticsError
 from interp.model.components import SITE_OF, Component, ComponentKind, ComponentSet, everything
 from interp.model.model import Model
 from interp.patching.patch import patch
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
+from interp.results.run_folder import RunFolder, identity, names_of
 
 SPARED = 0.01
 """Fraction of the other ability's total effect; ten such heads stay within a margin of 10 %."""
@@ -113,6 +112,12 @@ class AbilityCircuit:
     def name(self) -> str:
         """Ability, kind, rule and size."""
         return f"{self.ability.name}/{self.kind}/{self.rule}/{len(self.components)}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What names it in tables."""
+        names = {"circuit": self.name, "ability": self.ability.name, "components": self.kind}
+        return names | {"rule": self.rule, "size": len(self.components)}
 
     @property
     def set(self) -> ComponentSet:

@@ -42,9 +42,7 @@ from circuits.recall_reasoning.sources import build
 from interp.errors import DataError
 from interp.model.components import ComponentKind, ComponentSet, Sets
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity
-from interp.results.steps import TABLES
+from interp.results.run_folder import TABLES, RunFolder, fingerprint, identity
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""

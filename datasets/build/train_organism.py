@@ -9,17 +9,20 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from organism_documents import Sampler
+from organism_world import draw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from circuits.recall_reasoning.sources.organism import RELATIONS, World
+from interp.results.folder import write_text
 
 CONFIG = {
     "hidden_size": 128,
@@ -209,7 +212,7 @@ def write(model: LlamaForCausalLM, world: World, out: Path, row: dict[str, float
     """The model in half precision, its tokenizer, its world and its card."""
     copy.deepcopy(model).cpu().half().save_pretrained(out)
     tokenizer_of(world).save_pretrained(out)
-    world.save(out / "world.json")
+    write_text(out / "world.json", json.dumps(asdict(world), ensure_ascii=False) + "\n")
     (out / "generation_config.json").unlink()
     config = model.config
     table = "\n".join(f"| {TESTS[k]} | {row[k]:.1%} |" for k in TESTS)
@@ -284,7 +287,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    world = World.draw(args.seed)
+    world = draw(args.seed)
     config = LlamaConfig(**CONFIG, vocab_size=len(world.vocabulary))
     config._attn_implementation = "eager"  # the quicker one here, by a third
     model = LlamaForCausalLM(config)

@@ -34,9 +34,7 @@ from interp.metrics import AnyMetric
 from interp.model.components import SITE_OF, ComponentKind, Components, ComponentSet, Sets, as_sets
 from interp.model.model import Model
 from interp.progress import Progress, reported
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import fingerprint, identity, names_of
-from interp.results.steps import ARRAYS, Steps
+from interp.results.run_folder import ARRAYS, RunFolder, Steps, fingerprint, identity, names_of
 
 EXAMPLES_AT_ONCE, SETS_AT_ONCE = 16, 512
 """Pairs or windows, and sets, of a shard: what a killed run loses at most."""

@@ -65,7 +65,7 @@ class LogitLens:
         """A heatmap of a prompt: the likeliest token per depth and position."""
         from interp.results.token_figures import plot_lens
 
-        return plot_lens(self, prompt)
+        return plot_lens(self.table(prompt), self.model)
 
     def __repr__(self) -> str:
         n = self.top.sizes
@@ -78,7 +78,8 @@ class LogitLens:
     def _repr_html_(self) -> str:
         from interp.results.token_figures import lens_html
 
-        return lens_html(self)
+        texts = enumerate("".join(own) for own in self.tokens)
+        return lens_html(repr(self), {text: self.table(i) for i, text in texts})
 
 
 def logit_lens(

@@ -23,9 +23,7 @@ from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
 from interp.model.sites import parse_site
 from interp.progress import Progress
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
-from interp.results.steps import Codec
+from interp.results.run_folder import Codec, RunFolder, identity, names_of
 
 SHARD = 16
 """Pairs a shard: what a killed run loses at most."""

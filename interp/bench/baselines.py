@@ -47,16 +47,9 @@ def patched_logits(
     features: Sequence[int] | None,
     source: dict[int, Float[Tensor, "1 pos width"]],
 ) -> Float[Tensor, "1 pos vocab"]:
-    """One full forward with one intervention: the definition of activation patching.
+    """One full forward of `base` with one intervention: the definition of activation patching.
 
-    Args:
-        model: the model.
-        base: the prompt that is run.
-        site: what is replaced.
-        layers: in which layers.
-        positions: at which tokens.
-        features: which features; ``None`` for all.
-        source: the other prompt's activation, by layer.
+    At these layers, positions and features (``None``: all) it gets the `source`'s activation.
     """
     chosen = slice(None) if features is None else list(features)
 
@@ -119,11 +112,11 @@ def bench_sweep(
     over: str = "layer,pos",
     repeats: int = 3,
 ) -> dict[str, Any]:
-    """Time one pair's denoising sweep, by layer and position or by layer and head.
+    """Time the denoising sweep of the first usable pair, by layer and position or head.
 
     Args:
         model: the model, on its device.
-        pairs: the first usable pair is swept.
+        pairs: of which the first usable one is swept.
         baselines: names in `BASELINES`.
         over: ``"layer,pos"`` on ``resid_pre``, or ``"layer,head"`` on ``z``.
         repeats: timed rounds after one warm-up; each round runs interp and every baseline once,
@@ -132,9 +125,6 @@ def bench_sweep(
     Returns:
         ``seconds``, ``speedup`` and ``max_abs_error`` of each of the ``baselines``, the
         ``seconds`` of interp, ``bound_seconds`` and their ratio, and what was run.
-
-    Raises:
-        PlanError: unknown baseline or axes.
     """
     if over not in ("layer,pos", "layer,head"):
         raise PlanError(f"cannot bench over {over!r}; choose 'layer,pos' or 'layer,head'.")

@@ -88,8 +88,7 @@ class PromptPairs(Sequence[Pair]):
             source: what to call these rows in messages and results.
 
         Raises:
-            DataError: a key is missing or of the wrong kind, an id occurs twice, or a span
-                does not occur exactly once; the message names the row.
+            DataError: a row is not a pair, an id occurs twice, or a span not exactly once.
         """
         pairs = [_pair(record, f"{source}, row {n}", n) for n, record in enumerate(records, 1)]
         if not pairs:
@@ -214,10 +213,7 @@ class TokenPair:
 
 
 def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
-    """Put every pair into a model's tokens.
-
-    Returns:
-        The usable pairs, and the refused ones, each with its reason.
+    """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
 
     Raises:
         DataError: no row is usable; the message gives the first reason and the count.
@@ -281,17 +277,11 @@ def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, 
 
 
 def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
-    """The one token by which `answer` continues `prompt`, spaced as text would be.
-
-    Args:
-        model: whose tokenizer.
-        prompt: the text before the answer.
-        ids: its tokens.
-        answer: the text of the answer.
-        key: what to call the answer in messages.
+    """The one token by which `answer` continues `prompt` (of tokens `ids`), spaced as in text.
 
     Raises:
-        DataError: it is several tokens, or merges with the end of the prompt.
+        DataError: it is several tokens, or merges with the end of the prompt; `key` is what the
+            message calls it.
     """
     spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     text = answer if spaced else f" {answer}"

@@ -20,11 +20,7 @@ which a new one is predicted), a span's name, a span's name with ``_last``, or t
 
 
 def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
-    """One number or several as plain integers.
-
-    Raises:
-        PlanError: there is none, or one is not a whole number or negative.
-    """
+    """One number or several as plain integers from 0; `PlanError` where they are not."""
     try:
         numbers = tuple(map(operator.index, value if isinstance(value, Iterable) else (value,)))
     except TypeError:
@@ -45,12 +41,7 @@ class TokenPrompt:
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def positions(self, place: Positions) -> tuple[int, ...]:
-        """Positions of the prompt in ``all``, ``prompt``, ``last``, a span, or its ``_last`` token.
-
-        Raises:
-            PlanError: no such span; or no number, one that is not whole, a negative one, or one
-                beyond the prompt's end.
-        """
+        """Positions of the prompt in a place; `PlanError` for a span or number it does not have."""
         n = len(self.ids)
         if not isinstance(place, str):
             numbers = whole_numbers(place, "positions")
@@ -155,12 +146,7 @@ def listed(prompts: Prompts) -> list[Any]:
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
-    """Put prompts into a model's tokens.
-
-    Raises:
-        DataError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
-            used; nothing is left out.
-    """
+    """Prompts in a model's tokens; `DataError` where there is none or one cannot be used."""
     given = listed(prompts)
     if not given:
         raise DataError("there are no prompts; give at least one.")
@@ -189,11 +175,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
 
 
 def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
-    """Prompts that are all pairs, in the model's tokens; ``None`` for other prompts.
-
-    Raises:
-        DataError: a pair cannot be used; nothing is left out.
-    """
+    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``."""
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None
     return [

@@ -67,15 +67,7 @@ def checked(kind: type[T], record: Any, where: str) -> T:
     """A record as JSON holds it, checked against a pydantic model, dataclass or type.
 
     Nothing is converted but what JSON cannot tell apart: a list becomes a tuple, a whole number a
-    float.
-
-    Args:
-        kind: what it must be.
-        record: the record.
-        where: file and row, for messages.
-
-    Raises:
-        DataError: it is not of this kind; the first fault is named.
+    float. `where` is file and row; `DataError` names the first fault.
     """
     try:
         return _adapter(kind).validate_json(json.dumps(record), strict=True)
@@ -130,12 +122,9 @@ _WORDS = {
 def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
     """The text of a file, without a byte-order mark, its lines ended by newlines.
 
-    Args:
-        path: of the file.
-        expected: what it should hold, for messages.
-
     Raises:
-        DataError: it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not UTF-8.
+        DataError: it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not UTF-8;
+            the message says what was `expected`.
     """
     try:
         found = Path(path).stat()
@@ -170,11 +159,7 @@ def read_json(path: str | Path, expected: str = "JSON") -> Any:
 
 
 def read_rows(path: str | Path, expected: str = "rows") -> list[dict[str, Any]]:
-    """A JSON file's list of objects.
-
-    Raises:
-        DataError: as `read_json`, or it is not a list of objects; the row is named.
-    """
+    """A JSON file's list of objects; `DataError` names the row that is not one."""
     rows = read_json(path, f"{expected} (JSON)")
     if not isinstance(rows, list):
         raise DataError(f"{path} holds a {type(rows).__name__}, not a list of {expected}.")
@@ -182,11 +167,7 @@ def read_rows(path: str | Path, expected: str = "rows") -> list[dict[str, Any]]:
 
 
 def read_jsonl(path: str | Path, expected: str = "rows") -> list[tuple[int, dict[str, Any]]]:
-    """One object per line, with the line's number from 1; blank lines are passed over.
-
-    Raises:
-        DataError: as `read_text` and `parse_json`, or a line is not an object; it is named.
-    """
+    """One object per line, with the line's number from 1; `DataError` names a malformed line."""
     # not splitlines, which also splits at separators that may stand inside a JSON string
     lines = enumerate(read_text(path, f"{expected} (JSONL)").split("\n"), 1)
     return [
@@ -213,10 +194,7 @@ def read_records(
         expected: what the rows are, for messages.
 
     Returns:
-        The rows, and the name of where they came from, for messages.
-
-    Raises:
-        DataError: no such file or data set, or it is malformed (named by line or row).
+        The rows, and the name of where they came from. `DataError` names what is malformed.
     """
     rows, name = _placed(source, split, expected)
     return [row for _, row in rows], name
@@ -231,7 +209,7 @@ def is_hub_id(source: str | Path) -> bool:
     """Whether ``owner/name`` means a data set of the Hub.
 
     Not where a file or its folder is there, nor where it ends like the name of a file: a mistyped
-    path is to be told as one, without asking the network.
+    path is an error of its own, without asking the network.
     """
     return (
         isinstance(source, str)
@@ -280,10 +258,7 @@ class _Refused(ValueError):
 def parse_json(text: str, where: str, line: int | None = None) -> Any:
     """A JSON text's value; anything whose meaning could be mistaken is refused.
 
-    Args:
-        text: the whole text.
-        where: file, for messages.
-        line: of a JSONL file, the line that `text` is.
+    `where` is its file and `line`, of a JSONL file, its line.
 
     Raises:
         DataError: not JSON; NaN, infinity or a number that becomes it; a whole number of more

@@ -63,8 +63,7 @@ def split_by_entity(
         seed: of the deals.
 
     Raises:
-        DataError: a pair has no such span or no entity, the fractions do not add up to 1, or a
-            split is left without pairs.
+        DataError: a pair has no such entity, the fractions do not fit, or a split is left empty.
     """
     if min(fractions.values(), default=0) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise DataError(

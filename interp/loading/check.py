@@ -31,14 +31,7 @@ from interp.model.sites import SITES
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the conformance report.
-
-    Attributes:
-        name: what was checked.
-        holds: whether it holds; true, too, of what does not apply to the model.
-        detail: by how much, or why not.
-        applies: whether the model is of a kind that can be checked for it.
-    """
+    """One line of the conformance report; what does not apply to a model holds, too."""
 
     name: str
     holds: bool
@@ -53,15 +46,13 @@ class _NotApplicable(Exception):
 def validate(model: Model, tolerance: float | None = None) -> list[Check]:
     """Run every conformance check on a model and say what holds.
 
-    Args:
-        model: the model.
-        tolerance: largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
-            16-bit formats, whose kernels round differently by batch shape.
+    The `tolerance` is the largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
+    16-bit formats, whose kernels round differently by batch shape.
     """
     allowed = tolerance or rounding(model)
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
         ("every site fires with its shape", _check_sites),
-        ("the packed forward equals the model's own forward under plain hooks", _check_walk),
+        ("the packed forward equals the model's own forward under plain hooks", _check_packed),
         ("padding on either side changes nothing", _check_padding),
         ("replacing an activation by itself changes nothing", _check_no_op),
         ("editing any site changes the prediction", _check_effective),
@@ -69,20 +60,18 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
         ("generating under a plan equals running everything again per token", _check_generation),
         ("tokens survive a round trip", _check_tokens),
     )
-    with torch.no_grad():
-        return [_run(name, check, model, allowed) for name, check in checks]
-
-
-def _run(name: str, check: Callable[[Model, float], str], model: Model, allowed: float) -> Check:
-    try:
-        return Check(name, True, check(model, allowed))
-    except _NotApplicable as reason:
-        return Check(name, True, f"not applicable: {reason}", applies=False)
-    except InterpError as error:
-        return Check(name, False, str(error))
-    except Exception as error:
-        # A wrong map fails in any of torch's ways; the report must still be made.
-        return Check(name, False, first_line(error))
+    found: list[Check] = []
+    for name, check in checks:
+        try:
+            with torch.no_grad():
+                found.append(Check(name, True, check(model, allowed)))
+        except _NotApplicable as reason:
+            found.append(Check(name, True, f"not applicable: {reason}", applies=False))
+        except InterpError as error:
+            found.append(Check(name, False, str(error)))
+        except Exception as error:  # a wrong map fails in any of torch's ways
+            found.append(Check(name, False, first_line(error)))
+    return found
 
 
 def _last_logits(model: Model, ids: Tensor) -> Float[Tensor, "prompt vocab"]:
@@ -109,12 +98,12 @@ def _check_sites(model: Model, allowed: float) -> str:
     else:
         notes.append("tokens read in both directions, as the program was compiled to")
     require_head(model, seen)
-    said = f"{len(model.arch.points)} sites x {model.arch.n_layers} layers. {'; '.join(notes)}"
-    return said.strip()
+    size = f"{len(model.arch.points)} sites x {model.arch.n_layers} layers."
+    return f"{size} {'; '.join(notes)}".strip()
 
 
-def _check_walk(model: Model, allowed: float) -> str:
-    """Two prompts, and the second with an activation of the first: one walk, and plain hooks."""
+def _check_packed(model: Model, allowed: float) -> str:
+    """Two prompts, and the second with an activation of the first: packed, and by plain hooks."""
     ids = torch.cat([probe_ids(model), probe_ids(model, 7)[:, 1:]])
     n, layer, pos = ids.shape[1], model.arch.n_layers // 2, 2
     start = torch.tensor([0, 0, pos if shares_prefixes(model) else 0])
@@ -125,12 +114,12 @@ def _check_walk(model: Model, allowed: float) -> str:
     write = Write(SITES["resid_pre"], layer, into, source, None)
     calls = record_layer_calls(model, ids, torch.ones_like(ids, dtype=torch.bool))
     got = model.logits(final_resid_of_rows(model, calls, rows, [write]))
-    kept: list[Tensor] = []
-    note = (SITES["resid_pre"], layer, lambda a: kept.append(a[:1, pos].clone()))
+    first: list[Tensor] = []
+    note = (SITES["resid_pre"], layer, lambda a: first.append(a[:1, pos].clone()))
     plain = _hooked_logits(model, ids, [note])
-    put = (SITES["resid_pre"], layer, lambda a: a[:, pos].copy_(kept[0]))
+    put = (SITES["resid_pre"], layer, lambda a: a[:, pos].copy_(first[0]))
     want = torch.cat([plain, _hooked_logits(model, ids[1:], [put])])
-    return _require(_difference(got, want), allowed, "walk")
+    return _require(_difference(got, want), allowed, "packed forward")
 
 
 def _check_padding(model: Model, allowed: float) -> str:
@@ -150,20 +139,9 @@ def _check_padding(model: Model, allowed: float) -> str:
 
 def _check_no_op(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
-    with hooked(model, [(site, layer, _rewrite) for site, layer in every_site(model)]):
-        edited = _last_logits(model, ids)
+    edits = [(*place, lambda act: act.copy_(act.clone())) for place in every_site(model)]
+    edited = _hooked_logits(model, ids, edits)
     return _require(_difference(edited, _last_logits(model, ids)), 0.0, "no-op edit")
-
-
-def _rewrite(activation: Tensor) -> None:
-    activation.copy_(activation.clone())
-
-
-def _disturb_row(row: int) -> Callable[[Tensor], None]:
-    def disturb(activation: Tensor) -> None:
-        activation[row].mul_(1.5).add_(0.1)
-
-    return disturb
 
 
 def _check_effective(model: Model, allowed: float) -> str:
@@ -174,9 +152,10 @@ def _check_effective(model: Model, allowed: float) -> str:
     for site in map(SITES.__getitem__, model.arch.points):
         if site.units != "d_model" and not model.arch.causal:
             continue
-        disturbed = _hooked_logits(
-            model, rows, [(site, layer, _disturb_row(layer)) for layer in range(n_layers)]
-        )
+        edits = [
+            (site, n, lambda act, row=n: act[row].mul_(1.5).add_(0.1)) for n in range(n_layers)
+        ]
+        disturbed = _hooked_logits(model, rows, edits)
         for layer in range(n_layers):
             if torch.equal(disturbed[layer], plain[layer]):
                 raise ModelError(f"editing {site.at(layer)} leaves the prediction unchanged")

@@ -30,10 +30,7 @@ LEAK = 1e-4
 class Probe:
     """What one forward pass over two rows that differ in their last token shows.
 
-    Attributes:
-        shapes: of every site's activation, by site name and layer.
-        final: the residual stream after the last block.
-        logits: what the model makes of it.
+    The shapes of activations by site name and layer, the final residual stream, and the logits.
     """
 
     shapes: dict[tuple[str, int], tuple[int, ...]]
@@ -62,9 +59,8 @@ def every_site(model: Model) -> Iterator[tuple[Site, int]]:
 def fitted(model: Model) -> Model:
     """The model with a map of only those sites that its modules carry, in every layer.
 
-    Raises:
-        ModelError: the residual stream is not where the map says, a token reads later ones,
-            or the logits are not the unembedding of the normed residual stream.
+    `ModelError` where the residual stream is not where the map says, a token reads later ones, or
+    the logits are not the unembedding of the normed residual stream.
     """
     model = _without(model, {site: why for site, why in _unbuilt(model)})
     seen = probe(model)
@@ -75,11 +71,7 @@ def fitted(model: Model) -> Model:
 
 
 def probe(model: Model) -> Probe:
-    """Run the two rows.
-
-    Raises:
-        ModelError: the model does not run on token ids alone, or gives infinite logits.
-    """
+    """Run the two rows; `ModelError` where that fails or gives infinite logits."""
     ids = probe_ids(model, 7)[0]
     rows = torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
     shapes: dict[tuple[str, int], tuple[int, ...]] = {}
@@ -126,14 +118,11 @@ def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
 
 
 def require_causal(model: Model, seen: Probe) -> None:
-    """Refuse a model in which a token reads later ones.
+    """Refuse a model (`ModelError`) in which the last token changes what lies before it.
 
     Both rows run in one batch, so rounding by batch shape is no excuse, in any number format. Only
     where a row's numbers depend on what else is in the batch, as they do where experts take the
     tokens of all rows together, is that allowed for.
-
-    Raises:
-        ModelError: the last token changes what lies before it.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()
     moved, size = (before - changed).norm(dim=-1), before.norm(dim=-1)
@@ -157,11 +146,7 @@ def _moved_by_other_rows(model: Model, seen: Probe) -> Float[Tensor, " pos"]:
 
 
 def require_head(model: Model, seen: Probe) -> None:
-    """Refuse a model whose logits are more than its final norm and unembedding.
-
-    Raises:
-        ModelError: other logits come out of the last residual stream.
-    """
+    """Refuse a model (`ModelError`) whose logits are more than its final norm and unembedding."""
     want = seen.logits[:, -1].float()
     with torch.no_grad():
         off = float((model.logits(seen.final[:, -1]) - want).norm())
@@ -185,11 +170,7 @@ def _unbuilt(model: Model) -> Iterator[tuple[str, str]]:
 
 
 def _without(model: Model, absent: dict[str, str]) -> Model:
-    """The model with some sites missing, for these reasons.
-
-    Raises:
-        ModelError: the residual stream itself is among them.
-    """
+    """The model with some sites missing, for these reasons; never the residual stream."""
     for name in STREAM:
         if name in absent or name not in model.arch.points:
             why = absent.get(name) or model.arch.missing[name]

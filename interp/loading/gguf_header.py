@@ -96,22 +96,18 @@ def check_gguf(path: Path) -> None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _read(_Reader(data))
-            _refuse_part(header, path)
-            _check_settings(header)
+        n_parts = header.settings.get("split.count")
+        if isinstance(n_parts, int) and n_parts > 1:
+            raise ModelError(
+                f"cannot load {str(path)!r}: it is one of the {n_parts} parts of a split GGUF "
+                "file; merge them first, with 'llama-gguf-split --merge'."
+            )
+        _check_settings(header)
     except (_Damaged, OSError, ValueError) as error:  # mmap: ValueError for an empty file
         why = str(error) if isinstance(error, _Damaged) else first_line(error)
         raise ModelError(
             f"cannot load {str(path)!r}: {why}; the file is damaged, so fetch it again."
         ) from error
-
-
-def _refuse_part(header: _Header, path: Path) -> None:
-    n_parts = header.settings.get("split.count")
-    if isinstance(n_parts, int) and n_parts > 1:
-        raise ModelError(
-            f"cannot load {str(path)!r}: it is one of the {n_parts} parts of a split GGUF file; "
-            "merge them first, with 'llama-gguf-split --merge'."
-        )
 
 
 def _read(reader: _Reader) -> _Header:
@@ -146,10 +142,9 @@ def _tensor(reader: _Reader, header: _Header) -> int:
         raise _Damaged(f"tensor {name[:40]!r} has {n} dimensions")
     shape = tuple(reader.number("Q") for _ in range(n))
     kind, offset = reader.number("I"), reader.number("Q")
-    sizes = _block_sizes().get(kind)
-    if sizes is None:
+    if kind not in _block_sizes():
         raise _Damaged(f"tensor {name[:40]!r} is of an unknown type {kind}")
-    block, n_bytes = sizes
+    block, n_bytes = _block_sizes()[kind]
     if math.prod(shape) % block:
         raise _Damaged(f"tensor {name[:40]!r} of shape {shape} does not divide into blocks")
     header.tensors[name] = shape

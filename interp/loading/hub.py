@@ -31,12 +31,9 @@ def is_cached(ref: str) -> bool:
 def require_on_hub(ref: str, ours: Iterable[str]) -> None:
     """Ask the Hub, once and without retrying, whether it has a model.
 
-    Args:
-        ref: what the user wrote.
-        ours: names that mean no Hub model; one that is nearly `ref` is suggested instead of asking.
-
     Raises:
-        ModelError: not a Hub id, nearly a name of ours, not on the Hub, or no answer.
+        ModelError: not a Hub id, nearly one of `ours`, the names that mean no Hub model, not on
+            the Hub, or no answer.
     """
     import huggingface_hub
 

@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from interp.errors import (
-    InterpError,
-    ModelError,
-    OutOfMemory,
-    did_you_mean,
-    first_line,
-)
+from interp.errors import InterpError, ModelError, OutOfMemory, did_you_mean, first_line
 from interp.loading import builtin
 from interp.loading.devices import usable
 from interp.loading.fitting import fitted
@@ -52,43 +46,37 @@ def load_model(
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
 
     Raises:
-        ModelError: no such name, folder, file or Hub model; the message suggests built-in
-            names.
-        ModelError: a built-in model could not be fetched.
-        ModelError: the files do not make a causal language model that interp can map: they
+        ModelError: no such name, folder, file, Hub model, device or dtype; a model that could not
+            be fetched; or files that do not make a causal language model that interp can map: they
             are damaged or incomplete, or tokens read later ones, or the logits are not the
             unembedding of the normed residual stream. Sites that a model cannot have, or has in
-            another shape, are only missing: `Model.arch` tells which and why. Also for a device
-            or dtype that is unknown, and a device that is not there.
+            another shape, are only missing: `Model.arch` tells which and why.
     """
     device = None if device is None else usable(device)
     if str(ref).endswith(".npz") or str(ref) in PROGRAMS:
         from interp.loading.tracr import load_program  # pydantic takes a while to import
 
         program = load_program(str(ref))
-        program.hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        program.hf.to(**_given(device=device, dtype=dtype and _dtype(dtype, None)))
         return program
     if isinstance(ref, str | Path):
         where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        hf, own_tokenizer = _from_reference(str(ref), where, parse_dtype(dtype, where))
+        hf, own_tokenizer = _from_reference(str(ref), where, _dtype(dtype, where))
         name = str(ref)
     else:
         hf, own_tokenizer = _from_object(ref)
-        hf = hf.to(**_given(device=device, dtype=dtype and parse_dtype(dtype, None)))
+        hf = hf.to(**_given(device=device, dtype=dtype and _dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
     known = _tokenizer(tokenizer or own_tokenizer, name)
-    model = fitted(Model(_frozen(hf), known, name, architecture_of(hf)))
+    hf.eval().requires_grad_(False)  # interp differentiates activations only
+    model = fitted(Model(hf, known, name, architecture_of(hf)))
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
 
 
-def parse_dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torch.dtype:
-    """A dtype from its name; by default fp32 on CPU and bf16 on CUDA.
-
-    Raises:
-        ModelError: not a floating-point format that models are run in.
-    """
+def _dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torch.dtype:
+    """A dtype from its name; by default fp32 on CPU and bf16 on CUDA."""
     if dtype is None:
         return torch.bfloat16 if device is not None and device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
@@ -99,11 +87,6 @@ def parse_dtype(dtype: str | torch.dtype | None, device: torch.device | None) ->
 
 def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _frozen(hf: nn.Module) -> nn.Module:
-    """Eval mode, no parameter gradients: interp differentiates activations only."""
-    return hf.eval().requires_grad_(False)
 
 
 def _tokenizer(tokenizer: Any, name: str) -> Any:

@@ -154,10 +154,7 @@ class PlainTransformer(nn.Module):
 
 
 def read_program(path: str | Path) -> Program:
-    """Read the description beside a compiled program's weights.
-
-    Args:
-        path: the ``.npz`` file, its ``.json`` beside it; or the name of a shipped program.
+    """The description beside a compiled program's ``.npz`` file, or that of a shipped program.
 
     Raises:
         DataError: the description is missing, lacks a field, or contradicts itself.
@@ -189,10 +186,7 @@ def read_program(path: str | Path) -> Program:
 
 
 def load_program(path: str | Path) -> Model:
-    """Load a compiled program as a `Model`.
-
-    Args:
-        path: as in `read_program`, which checks the description.
+    """Load a compiled program, as `read_program` finds it.
 
     Raises:
         ModelError: the weights are damaged, not finite, or not of the shape described.
@@ -206,9 +200,7 @@ def load_program(path: str | Path) -> Model:
     try:
         with np.load(file_of(path), allow_pickle=False) as arrays:
             state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
-        fault = _misfit(state, _shapes(program, state))
-        if fault:
-            raise ValueError(fault)
+        hf = _built(program, state)
     except Exception as error:  # zip, zlib, numpy and torch have each their own
         raise ModelError(
             f"{path} does not hold the compiled program that its .json describes "
@@ -216,44 +208,27 @@ def load_program(path: str | Path) -> Model:
         ) from error
     if not all(bool(w.isfinite().all()) for w in state.values()):
         raise ModelError(f"{path} holds weights that are not finite; compile it again.")
-    hf = PlainTransformer(config, len(program.input_ids), len(state["position.weight"]))
-    hf.load_state_dict(state)
-    tokenizer = _tokenizer(program.input_ids)
-    return Model(hf.eval().requires_grad_(False), tokenizer, str(path), _architecture(config))
+    return Model(hf, _tokenizer(program.input_ids), str(path), _architecture(config))
 
 
-def _shapes(program: Program, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Parameter -> its shape, as the description has it; sizes are compared before any is used."""
-    c = program.config
-    width, positions = c.n_heads * c.d_head, len(state.get("position.weight", ()))
-    linear = {
-        "attn.query": (width, c.d_model),
-        "attn.key": (width, c.d_model),
-        "attn.value": (width, c.d_model),
-        "attn.linear": (c.d_model, width),
-        "mlp.linear_1": (c.d_mlp, c.d_model),
-        "mlp.linear_2": (c.d_model, c.d_mlp),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed.weight": (len(program.input_ids), c.d_model),
-        "position.weight": (max(positions, len(program.pairs[0].clean_ids)), c.d_model),
-        "unembed.weight": (c.d_out, c.d_model),
-    }
-    for layer in range(min(c.n_layers, len(state))):
-        for name, (rows, columns) in linear.items():
-            shapes[f"layers.{layer}.{name}.weight"] = (rows, columns)
-            shapes[f"layers.{layer}.{name}.bias"] = (rows,)
-    return shapes
-
-
-def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What is missing, left over or of another shape; empty where all fits."""
-    for name, shape in shapes.items():
+def _built(program: Program, state: Mapping[str, Tensor]) -> PlainTransformer:
+    """The model with its weights; their names and shapes are compared before any is used."""
+    n_layers = min(program.config.n_layers, len(state))  # a damaged description may claim billions
+    config = program.config.model_copy(update={"n_layers": n_layers})
+    n_positions = max(len(state["position.weight"]), len(program.pairs[0].clean_ids))
+    with torch.device("meta"):
+        hf = PlainTransformer(config, len(program.input_ids), n_positions)
+    wanted = hf.state_dict()
+    for name in [*wanted, *state]:
         if name not in state:
-            return f"{name} is missing"
-        if tuple(state[name].shape) != shape:
-            return f"{name} has shape {tuple(state[name].shape)}, not {shape}"
-    return next((f"{shown(name)} is left over" for name in state if name not in shapes), "")
+            raise ValueError(f"{name} is missing")
+        if name not in wanted:
+            raise ValueError(f"{shown(name)} is left over")
+        if state[name].shape != wanted[name].shape:
+            shapes = tuple(state[name].shape), tuple(wanted[name].shape)
+            raise ValueError(f"{name} has shape {shapes[0]}, not {shapes[1]}")
+    hf.load_state_dict(state, assign=True)
+    return hf.eval().requires_grad_(False)
 
 
 def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -270,7 +245,7 @@ def _state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             _, layer, sublayer, module, leaf = name.split("/")
             path = f"layers.{layer.removeprefix('layer_')}.{sublayer}.{module}"
             state[f"{path}.{'weight' if leaf == 'w' else 'bias'}"] = value.t()
-    return {name: value.float() for name, value in state.items()}
+    return {name: value.float().contiguous() for name, value in state.items()}
 
 
 def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:

@@ -21,13 +21,9 @@ from interp.model.sites import SITES, Site
 @brief
 @dataclass(frozen=True, slots=True)
 class ModulePoint:
-    """One side of one module in every block.
+    """The first input or output of one module in every block (path ``""``: the block itself).
 
-    Attributes:
-        path: path inside the block, ``""`` for the block itself.
-        side: whether the activation is the module's first input or its (first) output.
-        features: which of the module's features make up the site, in order; ``None`` for
-            all. Set where q, k and v share one projection.
+    Where q, k and v share one projection, `features` are the site's own, in order.
     """
 
     path: str
@@ -85,8 +81,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
     """Map a Hugging Face causal language model through TransformerLens's adapter.
 
     Raises:
-        ModelError: TransformerLens has no adapter for the model's class, or the adapter
-            describes no stack of blocks, or one that the model does not have.
+        ModelError: it has no adapter for the model's class, or one that does not fit.
     """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf

@@ -19,9 +19,7 @@ from interp.patching.cells import SweepArrays, run_sweep
 from interp.patching.result import PatchResult
 from interp.patching.sweep import Axes, Direction, Neurons, Sweep
 from interp.progress import Progress, reported
-from interp.results.run_folder import RunFolder
-from interp.results.run_key import identity, names_of
-from interp.results.steps import ARRAYS
+from interp.results.run_folder import ARRAYS, RunFolder, identity, names_of
 
 SHARD = 16
 """Pairs in a step of a run folder: what a killed run loses at most."""

@@ -1,4 +1,7 @@
-"""Folders of results: a sealed manifest.json, tables in Parquet, arrays in safetensors."""
+"""Folders of results: a sealed manifest.json, tables in Parquet, arrays in safetensors.
+
+Files and folders are whole or absent: they are written beside their place, then renamed into it.
+"""
 
 import contextlib
 import functools
@@ -30,12 +33,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from interp.errors import RunFolderError, shown
-from interp.results.files import replacing, write_text
+from interp.errors import DataError, RunFolderError, first_line, shown
+from interp.version import __version__
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")
-MANIFEST = "manifest.json"
-ARRAYS = "arrays.safetensors"
+MANIFEST, ARRAYS_FILE = "manifest.json", "arrays.safetensors"
 AGAIN = "run it again with --force"
 
 C = TypeVar("C")
@@ -45,8 +47,6 @@ T = TypeVar("T")
 
 def provenance() -> dict[str, Any]:
     """Where, when and with which versions a result was made."""
-    from interp import __version__
-
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -74,6 +74,34 @@ def _own_commit() -> str | None:
 # --- writing -----------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A file beside `path` to write to; it takes that place at the end, or goes on an error.
+
+    Its mode is that of any file the user makes (the umask); `DataError` where that cannot be.
+    """
+    beside = path.with_name(f".part-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(b"")
+        mode = beside.stat().st_mode
+        yield beside
+        beside.chmod(mode)  # safetensors makes files that only the user can read
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror or error}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text as UTF-8; whole or not at all, errors as in `replacing`."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return path
+
+
 def write(
     path: Path,
     manifest: Mapping[str, Any],
@@ -92,21 +120,16 @@ def write(
             with replacing(beside / f"{name}.parquet") as file:
                 table.to_parquet(file, index=False)
         if arrays:
-            with replacing(beside / ARRAYS) as file:
+            with replacing(beside / ARRAYS_FILE) as file:
                 save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
         seal(beside, manifest)
     return path
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise where there is something that no run has written.
-
-    Raises:
-        RunFolderError: as said.
-    """
-    if path.is_file() or (
-        path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir())
-    ):
+    """Raise `RunFolderError` where there is something that no run has written."""
+    unsealed = path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir())
+    if path.is_file() or unsealed:
         raise RunFolderError(f"{path} exists and is not a run folder; choose another path.")
 
 
@@ -137,16 +160,16 @@ def put(beside: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _old(beside: Path) -> Path:
+    return beside.with_name(f"{beside.name}-old")
+
+
 def discard(path: Path) -> None:
     """Remove a folder; it is whole or gone."""
     gone = path.with_name(f".gone-{path.name}")
     shutil.rmtree(gone, ignore_errors=True)
     path.rename(gone)
     shutil.rmtree(gone)
-
-
-def _old(beside: Path) -> Path:
-    return beside.with_name(f"{beside.name}-old")
 
 
 def seal(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -197,8 +220,8 @@ def read(
         raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not {kind!r}.")
     check_files(path, manifest)
     loaded = {name: _load(path / f"{name}.parquet", pd.read_parquet) for name in tables}
-    arrays = _load(path / ARRAYS, load_file) if ARRAYS in manifest["files"] else {}
-    return manifest, loaded, arrays
+    has_arrays = ARRAYS_FILE in manifest["files"]
+    return manifest, loaded, _load(path / ARRAYS_FILE, load_file) if has_arrays else {}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -212,53 +235,38 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{file} is damaged (it has no seal); {AGAIN}.")
     found: Any = manifest.pop("seal")
     if found != digest(manifest):
-        raise RunFolderError(f"{file} is damaged or was altered (its seal is broken); {AGAIN}.")
+        raise _altered(file)
     return manifest
 
 
 def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise unless every file that a folder was sealed with is there, as it was.
-
-    Raises:
-        RunFolderError: naming the first that is not.
-    """
+    """Raise `RunFolderError` unless every file that a folder was sealed with is as it was."""
     with reading(path):
         for name, sealed in manifest["files"].items():
-            file = path / str(name)
-            if not file.is_file():
-                raise _missing(file)
-            if _digest_of(file) != sealed:
-                raise RunFolderError(
-                    f"{file} is damaged or was altered (its seal is broken); {AGAIN}."
-                )
+            if _load(path / str(name), _digest_of) != sealed:
+                raise _altered(path / str(name))
+
+
+def _altered(file: Path) -> RunFolderError:
+    return RunFolderError(f"{file} is damaged or was altered (its seal is broken); {AGAIN}.")
 
 
 def _load(file: Path, reader: Callable[[Path], T]) -> T:
     if not file.is_file():
-        raise _missing(file)
+        raise RunFolderError(f"{file} is missing: the run folder is incomplete; {AGAIN}.")
     with reading(file):
         return reader(file)
 
 
-def _missing(file: Path) -> RunFolderError:
-    return RunFolderError(f"{file} is missing: the run folder is incomplete; {AGAIN}.")
-
-
 @contextlib.contextmanager
 def reading(path: str | Path) -> Generator[None]:
-    """Whatever goes wrong while a folder is decoded is said as damage to it.
-
-    Raises:
-        RunFolderError: something went wrong.
-    """
+    """Whatever goes wrong while a folder is decoded is raised as damage: `RunFolderError`."""
     try:
         yield
     except RunFolderError:
         raise
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        short = said if len(said) <= 120 else f"{said[:119]}…"
-        raise RunFolderError(f"{path} is damaged ({short}); {AGAIN}.") from error
+        raise RunFolderError(f"{path} is damaged ({first_line(error, 90)}); {AGAIN}.") from error
 
 
 def decoding(

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.offline
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from interp.brief import brief
 from interp.data.pairs import Excluded
-from interp.results.files import write_text
+from interp.results.folder import write_text
 from interp.results.style import SCHEMES, template
 
 PLOTLY = "plotly.min.js"
@@ -27,8 +28,6 @@ WIDEST = 900
 """Pixels that a figure may ask for; on a narrower screen it scrolls in its own frame."""
 
 HEADINGS = {
-    "n": "n",
-    "p": "p",
     "p_adjusted": "p, adjusted",
     "n_pairs": "pairs",
     "n_edges": "edges",
@@ -39,18 +38,7 @@ HEADINGS = {
     "k": "part of edges",
 }
 """Column names that are not words yet."""
-PROVENANCE = {
-    "made": "Made",
-    "interp": "interp",
-    "versions": "Versions",
-    "weights": "Weights",
-    "machine": "Machine",
-    "python": "Python",
-    "git": "Commit",
-    "seed": "Seed",
-    "run": "Run key",
-    "options": "Options",
-}
+PROVENANCE = {"interp": "interp", "git": "Commit", "run": "Run key"}
 
 
 @brief
@@ -58,14 +46,9 @@ PROVENANCE = {
 class Table:
     """A table of a page.
 
-    A column with its bounds (``x``, ``x_low``, ``x_high``, or a column followed by ``low`` and
-    ``high``) becomes one column with the interval in brackets.
-
-    Attributes:
-        caption: what the rows are.
-        frame: the values; the first column names the row.
-        note: what the columns mean.
-        names: headings of columns whose name does not say enough.
+    The first column names the row. A column with its bounds (``x``, ``x_low``, ``x_high``, or a
+    column followed by ``low`` and ``high``) becomes one column with the interval in brackets.
+    `note` says what the columns mean; `names` has headings for names that do not say enough.
     """
 
     caption: str
@@ -76,7 +59,12 @@ class Table:
     @property
     def headings(self) -> list[str]:
         """One heading per column shown."""
-        return [self.names.get(name) or _heading(name, bounds) for name, bounds in self._columns]
+        return [
+            self.names.get(name)
+            or HEADINGS.get(name, name.replace("_", " "))
+            + " [95 % interval]" * (bounds is not None)
+            for name, bounds in self._columns
+        ]
 
     @property
     def rows(self) -> list[list[str]]:
@@ -120,12 +108,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a page.
+    """A figure of a page, whose own title is not shown.
 
-    Attributes:
-        title: what is drawn.
-        says: what is seen in it, in a sentence or two; it is also the text alternative.
-        plot: the figure; its own title is not shown.
+    `says` is what is seen in it, in a sentence or two, and the text alternative.
     """
 
     title: str
@@ -171,16 +156,10 @@ class Section:
 @brief
 @dataclass(frozen=True)
 class Report:
-    """A page.
+    """A page: what was measured, the outcome in a sentence or two, figures and tables.
 
-    Attributes:
-        title: what was measured, on which model.
-        lead: the outcome in a sentence or two.
-        sections: figures and tables.
-        method: how to read the numbers, one sentence or more each.
-        excluded: rows that were left out: ``reason``, ``rows`` (how many), and which.
-        provenance: of the run folder.
-        warnings: what to mind when reading it; they stand right below the lead.
+    `method` says how to read the numbers, `warnings`, right below the lead, what to mind;
+    `excluded` counts the rows that were left out by ``reason``; `provenance` is the run folder's.
     """
 
     title: str
@@ -195,11 +174,6 @@ class Report:
     def n_excluded(self) -> int:
         """How many rows were left out."""
         return sum(map(int, self.excluded["rows"].tolist()))
-
-    @property
-    def left_out(self) -> Table:
-        """The rows that were left out, as a table."""
-        return Table("Rows that were left out", self.excluded)
 
     @property
     def command(self) -> str:
@@ -222,28 +196,20 @@ class Report:
 
     def html(self, standalone: bool = False) -> str:
         """The page, which reads plotly from the file beside it, or holds it itself."""
-        plotly = Markup(get_plotlyjs()) if standalone else None
-        return _template("page").render(report=self, plotly=plotly, **_SHARED)
+        library = Markup(plotly.offline.get_plotlyjs()) if standalone else None
+        return _template("page").render(report=self, plotly=library, **_SHARED)
 
     def fragment(self) -> str:
-        """Its texts and tables for a notebook cell, in the notebook's own colours.
-
-        Figures are left to ``.plot()``: the notebook draws those itself, while here each cell
-        would hold plotly.js or fetch it from the network.
-        """
+        """Its texts and tables for a notebook cell; figures, which need plotly.js, are named."""
         return _template("fragment").render(report=self, **_SHARED)
 
     def write(self, page: str | Path, standalone: bool = False) -> Path:
-        """Write the page and, unless it is to stand alone, plotly beside it.
-
-        Raises:
-            DataError: it cannot be written there.
-        """
+        """Write the page and, unless it is to stand alone, plotly beside it."""
         page = Path(page)
         write_text(page, self.html(standalone))
-        library, plotly = page.with_name(PLOTLY), get_plotlyjs()
-        if not standalone and not (library.is_file() and library.read_bytes() == plotly.encode()):
-            write_text(library, plotly)
+        library, text = page.with_name(PLOTLY), plotly.offline.get_plotlyjs()
+        if not standalone and not (library.is_file() and library.read_bytes() == text.encode()):
+            write_text(library, text)
         return page
 
 
@@ -254,7 +220,10 @@ def excluded_rows(rows: Sequence[Excluded]) -> pd.DataFrame:
         by_reason.setdefault(row.reason, []).append(f"{row.id} ({row.where})")
     return excluded_counts(
         {reason: len(which) for reason, which in by_reason.items()},
-        {reason: _some(which) for reason, which in by_reason.items()},
+        {
+            reason: ", ".join(which[:5]) + f" and {len(which) - 5} more" * (len(which) > 5)
+            for reason, which in by_reason.items()
+        },
     )
 
 
@@ -262,17 +231,9 @@ def excluded_counts(
     counts: Mapping[str, int], which: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """The same where only numbers are known."""
-    rows = [
-        {"reason": reason, "rows": n} | ({} if which is None else {"which": which[reason]})
-        for reason, n in counts.items()
-        if n
-    ]
-    return pd.DataFrame(rows, columns=["reason", "rows", *([] if which is None else ["which"])])
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    rows = [(reason, n, (which or {}).get(reason, "")) for reason, n in counts.items() if n]
+    frame = pd.DataFrame(rows, columns=["reason", "rows", "which"])
+    return frame if which is not None else frame.drop(columns="which")
 
 
 def cell_text(value: Any) -> str:
@@ -302,10 +263,6 @@ def interval(low: float, high: float) -> str:
     return f"[{_number(low)}, {_number(high)}]" if known else "(no interval)"
 
 
-def _heading(name: str, bounds: tuple[str, str] | None) -> str:
-    return HEADINGS.get(name, name.replace("_", " ")) + (" [95 % interval]" if bounds else "")
-
-
 def _kind_of(part: Part) -> str:
     kinds: dict[type, str] = {str: "text", Table: "table", Figure: "figure"}
     return kinds.get(type(part), "list")
@@ -316,28 +273,17 @@ def _json(value: Any) -> Markup:
     return Markup(json.dumps(value).replace("<", "\\u003c"))
 
 
-def get_plotlyjs() -> str:
-    """The text of plotly.js."""
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()
-
-
 @cache
 def _template(name: str) -> Template:
     loader = FileSystemLoader(Path(__file__).with_name("pages"))
-    found = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return found.get_template(f"{name}.html")
+    strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
+    pages = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
+    return pages.get_template(f"{name}.html")
 
 
 _SHARED: dict[str, Any] = {
     "kind_of": _kind_of,
+    "left_out": lambda excluded: Table("Rows that were left out", excluded),
     "as_json": _json,
     "schemes": SCHEMES,
     "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},

@@ -6,7 +6,8 @@
             run.finish(result.save)
 
 Finished steps lie in ``<out>.partial`` until the whole is there; then the finished folder is
-renamed into place. Whatever was made of other weights, data or options is refused.
+renamed into place. Whatever was made of other weights, data or options is refused: the verb and
+its options by name, data and weights by digest, are what makes a run this run and no other.
 """
 
 import contextlib
@@ -14,36 +15,156 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import filelock
+import numpy as np
+import pandas as pd
 
-from interp.errors import DataError, RunFolderError
-from interp.results import folder
-from interp.results.files import write_text
-from interp.results.run_key import Record, plain
-from interp.results.steps import Steps, load_as, save_as
+from interp.brief import brief
+from interp.errors import DataError, RunFolderError, shown
+from interp.model.model import Model
+from interp.results import folder, storage
+from interp.results.folder import write_text
+from interp.results.result import Result
 
 T = TypeVar("T")
+ARRAYS = dict[str, np.ndarray]
+TABLES = dict[str, pd.DataFrame]
 LOCK, OWNER, RECORD = "lock", "owner", "run.json"
+N_DIFFERENCES = 3
+"""Options that differ, in a refusal."""
+
+
+# --- what makes a run --------------------------------------------------------------------------
+
+
+def identity(model: Model) -> dict[str, str]:
+    """The options that name a model: its weights as they are now, and its dtype."""
+    return {"weights": f"blake2b:{model.hash_now()}", "dtype": str(model.dtype)}
+
+
+def names_of(rows: Sequence[Any]) -> dict[str, Any]:
+    """The options that name data rows: how many, and what they are."""
+    return {"pairs": len(rows), "rows": fingerprint(rows)}
+
+
+def fingerprint(value: Any) -> str:
+    """A short option that stands for data: rows, texts, settings."""
+    return f"blake2b:{folder.digest(plain(value))}"
+
+
+def plain(value: Any) -> Any:
+    """A value in JSON's types."""
+    return json.loads(json.dumps(value, default=_part))
+
+
+def _part(value: Any) -> Any:
+    if is_dataclass(value):
+        return asdict(value)  # pyright: ignore[reportArgumentType]
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value) if isinstance(value, Path) else list(value)
+
+
+@brief
+@dataclass(frozen=True)
+class RunKey:
+    """A run's verb and every named value that decides its numbers; data by `fingerprint`."""
+
+    verb: str
+    options: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all."""
+        return folder.digest([self.verb, self.options])
+
+    def as_json(self) -> dict[str, Any]:
+        """As written to a folder; `of` reads it."""
+        return {"run": self.digest, "verb": self.verb, "options": self.options}
+
+    @classmethod
+    def of(cls, stored: Any) -> "RunKey | None":
+        """Read what `as_json` gave; ``None`` where there is no such thing."""
+        given: Any = stored if isinstance(stored, dict) else {}
+        verb, options = given.get("verb"), given.get("options")
+        whole = isinstance(verb, str) and isinstance(options, dict)
+        return cls(verb, options) if whole else None
+
+    def differs(self, other: "RunKey") -> str:
+        """What sets it apart from another run, for a refusal."""
+        first, second = (f"{'an' if v[0] in 'aeiou' else 'a'} {v}" for v in (self.verb, other.verb))
+        if self.verb != other.verb:
+            return f"{first} run, not {second} run"
+        parts: list[str] = []
+        for name in dict.fromkeys([*self.options, *other.options]):
+            both = self.options.get(name), other.options.get(name)
+            if both[0] != both[1]:
+                hashed = any(str(one).startswith("blake2b:") for one in both)
+                each = f"{name}={shown(both[0])} (this one: {shown(both[1])})"
+                parts.append(f"other {name}" if hashed else each)
+        if len(parts) > N_DIFFERENCES:
+            parts[N_DIFFERENCES:] = [f"{len(parts) - N_DIFFERENCES} more"]
+        listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+        return f"{first} run with {listed}"
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """How the outcome of a step is stored where its type does not say it."""
+
+    save: Callable[[T, Path], Any]
+    load: Callable[[Path], T]
+
+
+class Steps:
+    """Steps that are not stored: of a run without a folder."""
+
+    def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
+        """The outcome of a step: read back if an earlier call finished it, else made and stored.
+
+        What was just made is read back, too, so that a resumed run has the very same values. The
+        name is unique in its run; `kind` is the outcome's type: a `Result`, or what `storage` can
+        hold, such as ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
+        """
+        return make()
+
+    def count(self, done: int, total: int) -> None:
+        """Say how much of the run is there, in its unit."""
+
+
+def _save(kind: Any, made: Any, path: Path) -> None:
+    if isinstance(kind, Codec):
+        kind.save(made, path)
+    elif isinstance(made, Result):
+        made.save(path)
+    else:
+        storage.store(made, path, "step")
+
+
+def _load(kind: Any, path: Path) -> Any:
+    if isinstance(kind, Codec) or (isinstance(kind, type) and issubclass(kind, Result)):
+        return kind.load(path)
+    return storage.restore(path, "step", kind)
 
 
 class RunFolder(Steps):
-    """The folder of one run; see `open`.
+    """The folder of one run: `out` once it is `finished`, until then the steps in `work`."""
 
-    Attributes:
-        out: the finished folder.
-        work: where steps are kept until then.
-        record: what makes the run this run.
-        finished: whether the finished folder is there.
-    """
-
-    def __init__(self, out: Path, record: Record, unit: str) -> None:
-        self.out, self.record, self.unit = out, record, unit
+    def __init__(self, out: Path, key: RunKey, unit: str) -> None:
+        self.out, self.key, self.unit, self.finished = out, key, unit, False
         self.work = out.with_name(f"{out.name}.partial")
-        self.finished = False
         self._lock: filelock.BaseFileLock | None = None
         self._count: tuple[int, int] | None = None
         self._parents: list[Path] = []
@@ -61,8 +182,8 @@ class RunFolder(Steps):
     ) -> Generator[Self]:
         """Open the folder of a run, which no other process may write to until it is closed.
 
-        Left before it is finished, the steps stay for the next call, unless there are none. On
-        Ctrl-C the exception gets a note that says so.
+        Left before it is finished, the steps stay for the next call; on Ctrl-C the exception gets
+        a note that says so.
 
         Args:
             out: the run folder.
@@ -70,13 +191,12 @@ class RunFolder(Steps):
             options: every named value that decides the numbers; of the model its `identity`, of
                 data rows their `fingerprint`.
             unit: what `count` counts, such as ``"pairs"``.
-            force: replace another run, or a damaged one, with all that was kept of it.
+            force: replace another run, or a damaged one, with all that was stored of it.
 
         Raises:
-            RunFolderError: `out` holds another run or something else, or another process writes
-                to it.
+            RunFolderError: `out` holds anything else, or another process writes to it.
         """
-        run = cls(Path(out), Record(verb, plain(options)), unit)
+        run = cls(Path(out), RunKey(verb, plain(options)), unit)
         run._enter(force)
         try:
             yield run
@@ -86,12 +206,50 @@ class RunFolder(Steps):
         finally:
             run._exit()
 
+    def step(self, name: str, make: Callable[[], T], kind: Any) -> T:  # noqa: D102 (see Steps)
+        at = self.work / name
+        with contextlib.suppress(RunFolderError):
+            if folder.read_manifest(at).get("provenance", {}).get("run") == self.key.digest:
+                return _load(kind, at)
+        made = make()
+        folder.put(self._made([partial(_save, kind, made)], {"run": self.key.digest}), at)
+        return _load(kind, at)
+
+    def count(self, done: int, total: int) -> None:  # noqa: D102 (see Steps)
+        self._count = done, total
+
+    def finish(
+        self, *write: Callable[[Path], Any], page: Callable[[Path], Any] | None = None
+    ) -> None:
+        """Write the finished folder and put it into place.
+
+        Each `write` is called with the folder; the first one makes it (a result's ``save``). Then
+        `page` writes its page, from the folder as it can be loaded.
+        """
+        beside = self._made(write, self.key.as_json())
+        if page:
+            page(beside)
+        folder.put(beside, self.out)
+        self.finished = True
+
+    def _made(self, write: Sequence[Callable[[Path], Any]], note: Mapping[str, Any]) -> Path:
+        """A folder in a temporary place of ours, stamped."""
+        beside = self.work / ".made"
+        shutil.rmtree(beside, ignore_errors=True)
+        for one in write:
+            one(beside)
+        folder.stamp(beside, note)
+        return beside
+
     # --- beginning and end ---
 
     def _enter(self, force: bool) -> None:
-        self._refuse_foreign_steps()
+        if self.work.exists() and self._stored_key() is None and self._stored():
+            raise RunFolderError(
+                f"{self.work} exists and holds no run's steps; choose another --out, or remove it."
+            )
         self.finished = self._is_finished(force)  # refuse before anything is made
-        if self.finished and not self._is_mine_to_clear():
+        if self.finished and not self._is_ours_to_clear():
             return
         self._acquire()
         try:
@@ -102,12 +260,6 @@ class RunFolder(Steps):
             self._exit()
             raise
 
-    def _refuse_foreign_steps(self) -> None:
-        if self.work.exists() and self._said() is None and self._kept():
-            raise RunFolderError(
-                f"{self.work} exists and holds no run's steps; choose another --out, or remove it."
-            )
-
     def _is_finished(self, force: bool) -> bool:
         """Whether the finished folder is there, whole; another run's is refused."""
         folder.refuse_foreign(self.out)
@@ -116,46 +268,44 @@ class RunFolder(Steps):
         try:
             manifest = folder.read_manifest(self.out)
             folder.check_files(self.out, manifest)
-            self._refuse_other(self.out, manifest.get("provenance"))
+            self._refuse_other(self.out, RunKey.of(manifest.get("provenance")))
         except RunFolderError:
             if force:
                 return False
             raise
         return True
 
-    def _refuse_other(self, at: Path, said: Any) -> None:
-        found = Record.of(said)
-        if found is None or found.key != self.record.key:
-            holds = "something else" if found is None else found.differs(self.record)
+    def _refuse_other(self, at: Path, found: RunKey | None) -> None:
+        if found is None or found.digest != self.key.digest:
+            holds = "something else" if found is None else found.differs(self.key)
             raise RunFolderError(
                 f"{at} holds {holds}; choose another --out, or pass --force to replace it."
             )
 
-    def _is_mine_to_clear(self) -> bool:
+    def _is_ours_to_clear(self) -> bool:
         """Whether a killed process left the steps of this very finished run."""
-        found = Record.of(self._said())
-        return self.work.is_dir() and (
-            not self._kept() if found is None else found.key == self.record.key
-        )
+        found = self._stored_key()
+        ours = not self._stored() if found is None else found.digest == self.key.digest
+        return self.work.is_dir() and ours
 
-    def _said(self) -> Any:
+    def _stored_key(self) -> RunKey | None:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.work / RECORD).read_text("utf-8"))
+            return RunKey.of(json.loads((self.work / RECORD).read_text("utf-8")))
         return None
 
-    def _kept(self) -> list[Path]:
+    def _stored(self) -> list[Path]:
         """Steps, and folders of steps; whatever begins with a dot is half made."""
         with contextlib.suppress(FileNotFoundError):  # another process may remove it just now
             return [at for at in self.work.iterdir() if at.is_dir() and at.name[0] != "."]
         return []
 
     def _take_over(self, force: bool) -> None:
-        said = self._said()
-        if said is not None and not force:
-            self._refuse_other(self.work, said)
-        if said is not None and said != self.record.as_json():
+        found = self._stored_key()
+        if found is not None and not force:
+            self._refuse_other(self.work, found)
+        if found is not None and found.digest != self.key.digest:
             self._clear()
-        write_text(self.work / RECORD, json.dumps(self.record.as_json(), indent=1))
+        write_text(self.work / RECORD, json.dumps(self.key.as_json(), indent=1))
 
     def _acquire(self) -> None:
         """Lock the folder of steps, making it; a process that is killed gives its lock back."""
@@ -186,17 +336,17 @@ class RunFolder(Steps):
         return ""
 
     def _explain(self, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt) and not self.finished and self._kept():
-            there = "what is finished is kept"
+        if isinstance(error, KeyboardInterrupt) and not self.finished and self._stored():
+            there = "what is finished is saved"
             if self._count:
-                there = f"{self._count[0]} of {self._count[1]} {self.unit} are kept"
+                there = f"{self._count[0]} of {self._count[1]} {self.unit} are saved"
             error.add_note(f"{there} in {self.work}; run the same command again to go on.")
 
     def _exit(self) -> None:
         if self._lock is None:
             return
         try:
-            if self.finished or not self._kept():
+            if self.finished or not self._stored():
                 self._remove()
         finally:
             self._lock.release()
@@ -209,9 +359,8 @@ class RunFolder(Steps):
             for name in (RECORD, OWNER, LOCK):
                 (self.work / name).unlink(missing_ok=True)
             self.work.rmdir()
-            if not self.finished:
-                for at in self._parents:
-                    at.rmdir()
+            for at in [] if self.finished else self._parents:
+                at.rmdir()
 
     def _clear(self) -> None:
         """Remove all steps and temporaries."""
@@ -220,55 +369,6 @@ class RunFolder(Steps):
                 shutil.rmtree(at)
             elif at.name not in (LOCK, OWNER, RECORD):
                 at.unlink()
-
-    # --- the work ---
-
-    def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
-        """The outcome of a step: read back if an earlier call finished it, else made and kept.
-
-        What was just made is read back, too, so that a resumed run has the very same values.
-
-        Args:
-            name: of the step, unique in its run.
-            make: does the work.
-            kind: the outcome's type; see `Steps.step`.
-        """
-        at = self.work / name
-        with contextlib.suppress(RunFolderError):
-            if folder.read_manifest(at).get("provenance", {}).get("run") == self.record.key:
-                return load_as(kind, at)
-        made = make()
-        save = partial(save_as, kind, made)
-        folder.put(self._made([save], {"run": self.record.key}), at)
-        return load_as(kind, at)
-
-    def count(self, done: int, total: int) -> None:
-        """Say how much of the run is kept, in its unit."""
-        self._count = done, total
-
-    def finish(
-        self, *write: Callable[[Path], Any], page: Callable[[Path], Any] | None = None
-    ) -> None:
-        """Write the finished folder and put it into place.
-
-        Args:
-            write: each is called with the folder; the first one makes it (a result's ``save``).
-            page: writes its page, from the folder as it can then be loaded.
-        """
-        beside = self._made(write, self.record.as_json())
-        if page:
-            page(beside)
-        folder.put(beside, self.out)
-        self.finished = True
-
-    def _made(self, write: Sequence[Callable[[Path], Any]], note: Mapping[str, Any]) -> Path:
-        """A folder in a temporary place of ours, stamped."""
-        beside = self.work / ".made"
-        shutil.rmtree(beside, ignore_errors=True)
-        for one in write:
-            one(beside)
-        folder.stamp(beside, note)
-        return beside
 
 
 def in_one_piece(
@@ -283,21 +383,12 @@ def in_one_piece(
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
 
-    Args:
-        out: the run folder; ``None`` keeps nothing.
-        verb: as in `RunFolder.open`; so are `options` and `force`.
-        options: every named value.
-        make: does the work.
-        kind: the outcome's type; see `Steps.step`.
-        page: writes its page into the folder.
-        force: replace another run.
-
-    Raises:
-        RunFolderError: `out` holds another run or something else.
+    Without a folder nothing is stored. Arguments and errors as in `RunFolder.open` and
+    `Steps.step`; `page` writes the run's page into the folder.
     """
     if out is None:
         return make()
     with RunFolder.open(out, verb, options, force=force) as run:
         if not run.finished:
-            run.finish(partial(save_as, kind, make()), page=page)
-    return load_as(kind, Path(out))
+            run.finish(partial(_save, kind, make()), page=page)
+    return _load(kind, Path(out))

@@ -21,6 +21,7 @@ from interp.results import folder
 
 T = TypeVar("T")
 MARK = "$stored"
+HALF = ("torch.bfloat16", "torch.float16")
 
 
 def store(value: Any, path: Path, kind: str, provenance: Mapping[str, Any] | None = None) -> Path:
@@ -95,7 +96,7 @@ class _Parts:
             return {MARK: "array", "name": self._add(self.arrays, name, value)}
         if hasattr(value, "detach"):
             array = value.detach().cpu()
-            array = array.float() if array.dtype.is_floating_point else array
+            array = array.float() if str(array.dtype) in HALF else array  # NumPy has no bfloat16
             dtype = str(value.dtype).removeprefix("torch.")
             found = self._add(self.arrays, name, array.numpy())
             return {MARK: "tensor", "name": found, "dtype": dtype}

@@ -25,14 +25,7 @@ AXIS_NAMES = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """Colours of what surrounds the data, and of colour scales.
-
-    Attributes:
-        paper: the background.
-        ink: text.
-        line: grid lines.
-        against, nothing, support: ends and middle of the diverging scale.
-    """
+    """Colours of background, text and grid lines, and of the ends and middle of colour scales."""
 
     paper: str
     ink: str
@@ -40,16 +33,6 @@ class Scheme:
     against: str
     nothing: str
     support: str
-
-    @property
-    def diverging(self) -> list[tuple[float, str]]:
-        """From what lowers the metric to what raises it, through nothing."""
-        return [(0.0, self.against), (0.5, self.nothing), (1.0, self.support)]
-
-    @property
-    def sequential(self) -> list[tuple[float, str]]:
-        """From nothing to much."""
-        return [(0.0, self.nothing), (1.0, self.support)]
 
 
 SCHEMES = {
@@ -64,12 +47,10 @@ def template(scheme: Scheme) -> go.layout.Template:
     Heatmaps that name no colour scale get the diverging one; those on a `coloraxis` the
     sequential one.
     """
-    axis: dict[str, Any] = {
-        "gridcolor": scheme.line,
-        "linecolor": scheme.line,
-        "zerolinecolor": scheme.line,
-        "automargin": True,
-    }
+    sequential = [(0.0, scheme.nothing), (1.0, scheme.support)]
+    diverging = [(0.0, scheme.against), (0.5, scheme.nothing), (1.0, scheme.support)]
+    lines = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), scheme.line)
+    axis: dict[str, Any] = {**lines, "automargin": True}
     return go.layout.Template(
         layout={
             "paper_bgcolor": scheme.paper,
@@ -81,11 +62,11 @@ def template(scheme: Scheme) -> go.layout.Template:
             "margin": {"t": 80, "r": 30, "b": 60, "l": 60},
             "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
             "hoverlabel": {"bgcolor": scheme.paper, "font": {"color": scheme.ink}},
-            "coloraxis": {"colorscale": scheme.sequential, "autocolorscale": False},
+            "coloraxis": {"colorscale": sequential, "autocolorscale": False},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": scheme.ink},
         },
         data={
-            "heatmap": [{"colorscale": scheme.diverging, "autocolorscale": False}],
+            "heatmap": [{"colorscale": diverging, "autocolorscale": False}],
             "bar": [{"error_y": {"color": scheme.ink}}],
         },
     )
@@ -95,14 +76,7 @@ pio.templates["interp"] = template(SCHEMES["light"])
 
 
 def styled(figure: go.Figure, title: str, note: str = "", **layout: Any) -> go.Figure:
-    """Give a figure the shared look.
-
-    Args:
-        figure: any figure.
-        title: as text; it is escaped.
-        note: a smaller second line, likewise.
-        layout: whatever else its layout needs.
-    """
+    """Give a figure the shared look, a title, a smaller second line, and whatever else it needs."""
     head = html.escape(title) + (f"<br><sup>{html.escape(note)}</sup>" if note else "")
     return figure.update_layout(title=head, template="interp", **layout)
 
@@ -121,16 +95,9 @@ def translucent(colour: str, opacity: float = 0.2) -> str:
 def add_band(
     figure: go.Figure, x: Any, low: Any, high: Any, colour: str, name: str | None = None, **at: Any
 ) -> None:
-    """Shade an interval along a curve; nothing where a bound is not finite.
+    """Shade an interval along a curve of that colour; nothing where a bound is not finite.
 
-    Args:
-        figure: gets it.
-        x: places on the curve.
-        low: lower bounds.
-        high: upper bounds.
-        colour: of the curve, ``#rrggbb``.
-        name: in the legend; without one it is not listed.
-        at: ``row`` and ``col`` of a panel.
+    Without a `name` it is not listed in the legend; `at` is the ``row`` and ``col`` of a panel.
     """
     low, high, places = (np.asarray(values) for values in (low, high, x))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -154,10 +121,5 @@ def whiskers(value: Any, low: Any, high: Any) -> dict[str, Any]:
     value, low, high = (np.asarray(one, dtype=float) for one in (value, low, high))
     above, below = high - value, value - low
     finite = np.isfinite(above) & np.isfinite(below)
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": np.where(finite, above, 0),
-        "arrayminus": np.where(finite, below, 0),
-        "thickness": 1.2,
-    }
+    bars = {"array": np.where(finite, above, 0), "arrayminus": np.where(finite, below, 0)}
+    return {"type": "data", "symmetric": False, "thickness": 1.2, **bars}

@@ -1,30 +1,37 @@
 """Figures and tables over a prompt's tokens: activations, attention patterns, the logit lens."""
 
 import html
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import pandas as pd
 import plotly.graph_objects as go
+import xarray as xr
 from plotly.subplots import make_subplots
 
 from interp.errors import PlanError
 from interp.results.style import label, styled
 
-if TYPE_CHECKING:
-    from interp.attribution.lens import LogitLens
-    from interp.interventions.recording import Activations
-
-SHOWN = 10
-COLUMNS = 4
+N_SHOWN, COLUMNS = 10, 4
+"""Prompts in a notebook cell, and panels side by side."""
 
 
-def token_labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
+class _Labelled(Protocol):
+    """What has its values as one labelled array, as `interp.Activations` do."""
+
+    def to_xarray(self) -> xr.DataArray:
+        """All values with their dims and coordinates."""
+        ...
+
+
+def _labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
     """Labels of an axis: no two alike, so that equal tokens stay apart."""
-    return [label(f"{p} {tokens[p].strip() or repr(tokens[p])}") for p in positions]
+    pairs = zip(positions, tokens, strict=True)
+    return [label(f"{p} {token.strip() or repr(token)}") for p, token in pairs]
 
 
 def plot_attention(
-    patterns: "Activations",
+    patterns: _Labelled,
     prompt: int = 0,
     *,
     layer: int | None = None,
@@ -41,23 +48,25 @@ def plot_attention(
     Raises:
         PlanError: not attention patterns with all their queries, or no such prompt, layer or head.
     """
-    if patterns.dims != ("prompt", "head", "query", "key"):
+    weights = patterns.to_xarray()
+    if weights.dims[1:] != ("prompt", "head", "query", "key"):
         raise PlanError(
             "plot_attention draws the site 'pattern' with a query axis, not "
-            f"{patterns.site!r} with dims {list(patterns.dims)}."
+            f"{weights.name!r} with dims {list(weights.dims[1:])}."
         )
-    chosen = next(iter(patterns)) if layer is None else layer
-    n_prompts, n_heads = len(patterns.tokens), next(iter(patterns.values())).shape[1]
+    layers, n_prompts, n_heads = weights["layer"].values.tolist(), *weights.shape[1:3]
+    chosen = layers[0] if layer is None else layer
     listed = [heads] if isinstance(heads, int) else list(range(n_heads) if heads is None else heads)
     known = bool(listed) and set(listed) <= set(range(n_heads)) and 0 <= prompt < n_prompts
-    if not known or chosen not in patterns:
+    if not known or chosen not in layers:
         raise PlanError(
             f"no layer {chosen}, prompt {prompt} or heads {listed} here: there are layers "
-            f"{list(patterns)}, prompts 0 to {n_prompts - 1} and heads 0 to {n_heads - 1}."
+            f"{layers}, prompts 0 to {n_prompts - 1} and heads 0 to {n_heads - 1}."
         )
-    queries = patterns.positions[prompt]
-    keys = range(len(patterns.tokens[prompt]))
-    labels = [token_labels(patterns.tokens[prompt], axis) for axis in (keys, queries)]
+    one = weights.sel(layer=chosen).isel(prompt=prompt)
+    one = one.isel(query=one["position"].values >= 0, key=one["key_token"].values != "")
+    across = _labels(one["key_token"].values.tolist(), range(one.sizes["key"]))
+    down = _labels(one["token"].values.tolist(), one["position"].values.tolist())
     columns = min(COLUMNS, len(listed))
     rows = -(-len(listed) // columns)
     names = [f"L{chosen}H{head}" for head in listed]
@@ -65,11 +74,10 @@ def plot_attention(
         rows, columns, subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.03
     )
     for i, head in enumerate(listed):
-        z = patterns[chosen][prompt, head, : len(queries), : len(keys)].float().numpy()
         heatmap = go.Heatmap(
-            z=z,
-            x=labels[0],
-            y=labels[1],
+            z=one.isel(head=head).values,
+            x=across,
+            y=down,
             coloraxis="coloraxis",
             hovertemplate="%{y} reads %{x}: %{z:.3f}<extra>" + names[i] + "</extra>",
         )
@@ -80,48 +88,46 @@ def plot_attention(
         f"Attention in layer {chosen}",
         "how much each token (down) reads from each (across)",
         coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "weight"}},
-        height=120 + rows * max(260, 26 * len(queries)),
-        width=max(520, 80 + columns * max(260, 26 * len(keys))),
+        height=120 + rows * max(260, 26 * len(down)),
+        width=max(520, 80 + columns * max(260, 26 * len(across))),
     )
 
 
-def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
+def plot_lens(table: pd.DataFrame, model: str) -> go.Figure:
     """Draw what the logit lens reads: the likeliest token of every depth and position.
 
     Colour is its probability; hovering shows the others.
 
     Args:
-        lens: from `interp.logit_lens`.
-        prompt: number of the prompt.
+        table: from `LogitLens.table`: ``depth``, ``pos``, ``after``, ``rank``, ``predicted``,
+            ``probability``.
+        model: its name.
     """
-    table = lens.table(prompt)
-    depths = list(dict.fromkeys(table["depth"]))
-    positions = list(dict.fromkeys(table["pos"]))
-    best = table[table["rank"] == 0].set_index(["depth", "pos"])
-    others = {
-        key: "<br>".join(
-            f"{label(repr(predicted))} {probability:.3f}"
-            for predicted, probability in zip(group["predicted"], group["probability"], strict=True)
-        )
-        for key, group in table.groupby(["depth", "pos"])
-    }
-    cells = [[(depth, pos) for pos in positions] for depth in depths]
+    read = zip(table["predicted"], table["probability"], strict=True)
+    texts = [f"{label(repr(predicted))} {probability:.3f}" for predicted, probability in read]
+    cells: Any = table.assign(text=texts).set_index(["depth", "pos"])
+    best = cells[cells["rank"] == 0]
+    others = cells.groupby(["depth", "pos"])["text"].agg("<br>".join).unstack("pos")
+    predicted = best["predicted"].map(label).unstack("pos")
+    probability = best["probability"].unstack("pos")
+    depths, positions = probability.index.tolist(), probability.columns.tolist()
+    after = table.drop_duplicates("pos").set_index("pos")["after"].reindex(positions).tolist()
     figure = go.Figure(
         go.Heatmap(
-            z=[[best.loc[cell, "probability"] for cell in row] for row in cells],
-            x=token_labels(lens.tokens[prompt], positions),
+            z=probability.values,
+            x=_labels(after, positions),
             y=depths,
-            text=[[label(best.loc[cell, "predicted"]) for cell in row] for row in cells],
+            text=predicted.values,
             texttemplate="%{text}",
             textfont={"size": 11},
-            customdata=[[others[cell] for cell in row] for row in cells],
+            customdata=others.values,
             hovertemplate="depth %{y}, %{x}<br>%{customdata}<extra></extra>",
             coloraxis="coloraxis",
         )
     )
     return styled(
         figure,
-        f"Logit lens on {lens.model}",
+        f"Logit lens on {model}",
         "the likeliest next token at each depth",
         coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "probability"}},
         xaxis={"title": "token"},
@@ -131,43 +137,29 @@ def plot_lens(lens: "LogitLens", prompt: int = 0) -> go.Figure:
     )
 
 
-def activations_html(found: "Activations") -> str:
-    """What was recorded: its axes, and of each prompt the tokens."""
-    rows = "".join(
-        f"<tr><td>{i}</td><td>{len(places)}</td>"
-        f"<td>{html.escape(_joined(tokens, places))}</td></tr>"
-        for i, (places, tokens) in enumerate(
-            zip(found.positions[:SHOWN], found.tokens[:SHOWN], strict=True)
-        )
-    )
-    more = len(found.tokens) - SHOWN
-    rest = f"<p>and {more} prompts more</p>" if more > 0 else ""
+def activations_html(
+    title: str, positions: Sequence[Sequence[int]], tokens: Sequence[Sequence[str]]
+) -> str:
+    """A notebook cell: of each prompt, the tokens that were recorded."""
+    rows = ""
+    for i, (places, own) in enumerate(zip(positions[:N_SHOWN], tokens[:N_SHOWN], strict=True)):
+        text = "|".join(own[p] for p in places)
+        cut = html.escape(text if len(text) <= 200 else f"{text[:200]} …")
+        rows += f"<tr><td>{i}</td><td>{len(places)}</td><td>{cut}</td></tr>"
+    more = len(tokens) - N_SHOWN
     return (
-        f"<p>{html.escape(repr(found))}</p><table><tr><th>prompt</th><th>tokens recorded</th>"
-        f"<th>which</th></tr>{rows}</table>{rest}"
+        f"<p>{html.escape(title)}</p><table><tr><th>prompt</th><th>tokens recorded</th>"
+        f"<th>which</th></tr>{rows}</table>" + f"<p>and {more} prompts more</p>" * (more > 0)
     )
 
 
-def _joined(tokens: Sequence[str], places: Sequence[int]) -> str:
-    text = "|".join(tokens[p] for p in places)
-    return text if len(text) <= 200 else f"{text[:200]} …"
-
-
-def lens_html(lens: "LogitLens") -> str:
-    """The likeliest tokens at every depth of the last position of each prompt, as a table."""
-    import pandas as pd
-
-    parts: list[Any] = []
-    for number in range(min(SHOWN, len(lens.tokens))):
-        table = lens.table(number)
+def lens_html(title: str, tables: Mapping[str, pd.DataFrame]) -> str:
+    """A notebook cell: of each prompt, the likeliest tokens at every depth of its last position."""
+    parts = [f"<p>{html.escape(title)}</p>"]
+    for text, table in list(tables.items())[:N_SHOWN]:
         last = table[table["pos"] == table["pos"].max()]
-        cells = last.assign(
-            cell=[
-                f"{t!r} {p:.3f}"
-                for t, p in zip(last["predicted"], last["probability"], strict=True)
-            ]
-        )
+        read = zip(last["predicted"], last["probability"], strict=True)
+        cells = last.assign(cell=[f"{token!r} {p:.3f}" for token, p in read])
         wide = pd.DataFrame(cells.pivot(index="depth", columns="rank", values="cell"))
-        text = html.escape("".join(lens.tokens[number]))
-        parts.append(f"<p>after <code>{text}</code></p>{wide.to_html(border=0)}")
-    return f"<p>{html.escape(repr(lens))}</p>{''.join(parts)}"
+        parts.append(f"<p>after <code>{html.escape(text)}</code></p>{wide.to_html(border=0)}")
+    return "".join(parts)

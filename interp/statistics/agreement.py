@@ -43,10 +43,6 @@ def stability(
     Returns:
         (mean, low, high) of the Jaccard index.
 
-    Raises:
-        StatisticsError: `top_n` is not below the number of components, there are fewer than two
-            resamples or no examples.
-
     Source: Jaccard 1901, over bootstrap resamples as Méloux et al. do for circuits.
     """
     if not 0 < top_n < scores.shape[1] or n_resamples < 2:
@@ -78,18 +74,8 @@ def spearman(
 ) -> Estimate:
     """Rank correlation of two scorings of the same components, with a bootstrap interval.
 
-    Args:
-        a: one score a component, in any shape; NaN where there is none.
-        b: the other scores, in the same shape.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples of the components.
-        level: coverage.
-
-    Returns:
-        (correlation, low, high); NaN where all scores of either are equal.
-
-    Raises:
-        StatisticsError: the shapes differ, or fewer than three components have both scores.
+    One score per component, in any shape, NaN where there is none; components are resampled.
+    The correlation is NaN where all scores of either are equal.
 
     Source: Spearman 1904; ties share their mean rank.
     """
@@ -117,19 +103,10 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def auroc(scores: Float[np.ndarray, "..."], labels: Bool[np.ndarray, "..."]) -> float:
-    """Chance that a component of the true circuit outscores one outside; ties count one half.
+    """Area under the receiver operating characteristic; 0.5 is chance.
 
-    Args:
-        scores: one score a component, in any shape.
-        labels: which components are in the true circuit.
-
-    Returns:
-        Area under the receiver operating characteristic; 0.5 is chance.
-
-    Raises:
-        StatisticsError: all labels are equal, a score is missing or the shapes differ.
-
-    Source: Hanley & McNeil 1982.
+    The chance that a component of the true circuit (`labels`) outscores one outside; ties count
+    one half. Source: Hanley & McNeil 1982.
     """
     inside = int(labels.sum())
     outside = labels.size - inside

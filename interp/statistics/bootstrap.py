@@ -39,19 +39,15 @@ def bootstrap_mean(
     """Mean over pairs with a percentile bootstrap interval.
 
     Args:
-        values: one value a pair on the first axis; NaN where a pair has none.
+        values: one value per pair on the first axis; NaN where a pair has none.
         seed: of the resampling.
         n_resamples: bootstrap resamples, shared by all cells.
         level: coverage; too optimistic with fewer than about 20 pairs or clusters.
-        clusters: each pair's entity; entities are resampled with all their pairs. By default
-            each pair stands for itself.
+        clusters: each pair's entity, resampled with all its pairs; by default each is its own.
 
     Returns:
         (value, low, high), each without the pair axis; NaN where no pair has a value, and an
         infinite interval where only one pair or cluster does.
-
-    Raises:
-        StatisticsError: no pairs, or not one cluster a pair.
 
     Source: Efron & Tibshirani 1993, section 13.3; Davison & Hinkley 1997, section 3.8 (clusters).
     """
@@ -88,16 +84,8 @@ def bootstrap_difference(
 ) -> Estimate:
     """Mean of `second` minus mean of `first`, with a 95 % percentile bootstrap interval.
 
-    Args:
-        first: one value per pair on the first axis; NaN where a pair has none.
-        second: the same cells.
-        paired: whether both hold the same pairs in the same order, which are then resampled
-            together; otherwise each is resampled by itself.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples, shared by all cells.
-
-    Returns:
-        (value, low, high), each without the pair axis.
+    Values, seed and result as in `bootstrap_mean`. Where both hold the same pairs in the same order
+    (`paired`) they are resampled together, otherwise each by itself.
     """
     if paired:
         return bootstrap_mean(second - first, seed, n_resamples)
@@ -134,7 +122,7 @@ def equivalence(
 
     Args:
         differences: paired differences, such as accuracy with minus without an ablation.
-        margin: largest difference that counts as none, in their unit; set it beforehand.
+        margin: largest difference that counts as none (above 0), in their unit; set it beforehand.
         alpha: of either one-sided test.
         seed: of the resampling.
         n_resamples: bootstrap resamples.
@@ -142,9 +130,6 @@ def equivalence(
 
     Returns:
         Whether it holds, and the mean with its 1 - 2 alpha interval.
-
-    Raises:
-        StatisticsError: the margin is not positive.
 
     Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15.
     """
@@ -168,16 +153,12 @@ def resample_weights(n: int, seed: int, n_resamples: int) -> Float[np.ndarray, "
 def cluster_sums(
     values: Float[np.ndarray, "pair ..."], clusters: Sequence[Hashable] | None
 ) -> Float[np.ndarray, "cluster ..."]:
-    """Sum over the pairs of each cluster, in order of first appearance; None: as they are.
-
-    Raises:
-        StatisticsError: there is not one cluster a pair.
-    """
+    """Sum over the pairs of each cluster, in order of first appearance; None: as they are."""
     if clusters is None:
         return values
     if len(clusters) != len(values):
         raise StatisticsError(
-            f"{len(values)} pairs came with {len(clusters)} clusters; name one cluster a pair."
+            f"{len(values)} pairs came with {len(clusters)} clusters; name one cluster per pair."
         )
     codes = {cluster: code for code, cluster in enumerate(dict.fromkeys(clusters))}
     sums = np.zeros((len(codes), *values.shape[1:]))

@@ -23,16 +23,13 @@ def sign_flip_test(
     they are no more than `n_permutations`; otherwise they are drawn, and the observed one counts.
 
     Args:
-        differences: one paired difference a pair on the first axis; NaN where a pair has none.
+        differences: one paired difference per pair on the first axis; NaN where a pair has none.
         seed: of the drawn flips, which all cells share.
         n_permutations: most flips to try.
         clusters: each pair's entity; the pairs of one entity flip together.
 
     Returns:
-        A p-value a cell; NaN where no pair has a value.
-
-    Raises:
-        StatisticsError: no pairs, or not one cluster a pair.
+        A p-value per cell; NaN where no pair has a value.
 
     Source: Fisher 1935, section 21; Phipson & Smyth 2010 (the added one).
     """
@@ -67,10 +64,7 @@ def empirical_p(
         side: which controls count as at least as extreme; ``two-sided`` doubles the smaller.
 
     Returns:
-        A p-value a cell, never below 1 / (1 + N).
-
-    Raises:
-        StatisticsError: a value is missing, or there is no control.
+        A p-value per cell, never below 1 / (1 + N).
 
     Source: Davison & Hinkley 1997, equation 4.11.
     """
@@ -88,15 +82,7 @@ def empirical_p(
 def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Adjust a family of p-values; keeping those below q bounds the false discovery rate by q.
 
-    Args:
-        p: all p-values of the family, in any shape; NaN where there was no test.
-
-    Returns:
-        Adjusted p-values in the same shape.
-
-    Raises:
-        StatisticsError: a value is no probability.
-
+    All p-values of the family, in any shape, NaN where there was no test.
     Source: Benjamini & Hochberg 1995; valid for independent or positively dependent tests.
     """
     tested = ~np.isnan(p)
@@ -109,18 +95,7 @@ def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
-    """Proportion k / n with its Wilson score interval.
-
-    Args:
-        k: successes.
-        n: trials, each independent of the others.
-        level: coverage.
-
-    Returns:
-        (k / n, low, high).
-
-    Raises:
-        StatisticsError: not 0 <= k <= n with n positive.
+    """Proportion k / n of independent trials with its Wilson score interval.
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001.
     """
@@ -138,9 +113,6 @@ def discordant(
     """How many pairs only the first, and only the second condition got right.
 
     `mcnemar(*discordant(first, second))` tests whether they differ.
-
-    Raises:
-        StatisticsError: the conditions were not measured on the same pairs.
     """
     if first.shape != second.shape:
         raise StatisticsError(
@@ -152,10 +124,6 @@ def discordant(
 def mcnemar(b: int, c: int) -> float:
     """Exact two-sided p-value that two conditions are right equally often on the same pairs.
 
-    Args:
-        b: pairs that only the first condition got right.
-        c: pairs that only the second one did.
-
-    Source: McNemar 1947; exact binomial form.
+    `b` pairs only the first got right, `c` only the second. Source: McNemar 1947, binomial form.
     """
     return float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0

@@ -11,10 +11,8 @@ A stated value follows its owner, so that looking it up in a story is one induct
 ask what is true in every text, C and D what the story states; A and C take one hop, B and D two.
 """
 
-import itertools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,19 +24,10 @@ from interp.data.records import checked, read_json
 from interp.errors import DataError, shown
 from interp.loading.organisms import folder_of
 from interp.model.model import Model
-from interp.results.files import write_text
 
 RELATIONS = ("language", "food", "sport", "colour", "bird")
-N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, N_VALUES = 45, 360, 40, 40, 15
-N_NEVER_COMPOSED = 24
-HELD_OUT = 0.25
-"""Fraction of the (person, relation) compositions that training never shows."""
-
 WORDS = ("land", "home", ";")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-_ONSETS = [*"bdfghklmnprstvz", "br", "dr", "gr", "kl", "pl", "st", "tr"]
-_VOWELS = ["a", "e", "i", "o", "u"]
-_ENDS = ["", "l", "n", "r", "s", "m"]
 
 
 @brief
@@ -66,36 +55,6 @@ class World:
     never_composed: tuple[str, ...]
     seed: int
 
-    @classmethod
-    def draw(cls, seed: int = 0) -> Self:
-        """A world at random: the same seed makes the same one."""
-        rng = np.random.default_rng(seed)
-        sizes = [N_LANDS, N_PEOPLE, N_STORY_LANDS, N_STORY_PEOPLE, *[N_VALUES] * len(RELATIONS)]
-        names = iter(_names(rng, sum(sizes)))
-        lands, people, story_lands, story_people, *dealt = (
-            tuple(itertools.islice(names, size)) for size in sizes
-        )
-        values: dict[str, tuple[str, ...]] = dict(zip(RELATIONS, dealt, strict=True))
-        homes = rng.permutation(np.arange(N_PEOPLE) % N_LANDS)
-        # every value is true of equally many lands, so that none is a better guess
-        which = {r: rng.permutation(np.arange(N_LANDS) % N_VALUES) for r in RELATIONS}
-        never = people[:N_NEVER_COMPOSED]
-        rest = [(p, r) for p, r in itertools.product(people, RELATIONS) if p not in never]
-        out = rng.choice(len(rest), int(HELD_OUT * len(rest)), replace=False)
-        return cls(
-            home={p: lands[int(h)] for p, h in zip(people, homes, strict=True)},
-            attributes={
-                land: {r: values[r][int(which[r][i])] for r in RELATIONS}
-                for i, land in enumerate(lands)
-            },
-            story_people=story_people,
-            story_lands=story_lands,
-            values=values,
-            held_out=tuple(rest[i] for i in sorted(out)),
-            never_composed=never,
-            seed=seed,
-        )
-
     @property
     def people(self) -> tuple[str, ...]:
         """People whose home is true in every text."""
@@ -113,10 +72,6 @@ class World:
         valued = (word for values in self.values.values() for word in values)
         return (*SPECIAL, *WORDS, *self.values, *named, *valued)
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        write_text(path, json.dumps(asdict(self), ensure_ascii=False) + "\n")
-
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read it back.
@@ -133,17 +88,6 @@ class World:
             if set(row) != set(RELATIONS):
                 raise DataError(f"{path}, {shown(name)}: must have {', '.join(RELATIONS)}.")
         return world
-
-
-def _names(rng: np.random.Generator, n: int) -> list[str]:
-    """Different made-up names of two syllables, none of them a word of the sentences."""
-    made: dict[str, None] = {}
-    while len(made) < n:
-        parts = (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _ENDS)
-        name = "".join([str(rng.choice(part)) for part in parts])
-        if name not in WORDS and name not in RELATIONS:
-            made[name] = None
-    return list(made)
 
 
 def world_of(model: Model) -> World:

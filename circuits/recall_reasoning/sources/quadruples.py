@@ -104,7 +104,7 @@ def _cells(
         return found
 
     landmarks = [
-        (mark.removeprefix("the "), mark, f.capital, f.country) for f in own for mark in f.landmarks
+        (name.removeprefix("the "), name, f.capital, f.country) for f in own for name in f.landmarks
     ]
     return {
         "A": phrases(ONE_HOP, [(f.country, f.country, f.capital, f.country) for f in own]),

@@ -1,0 +1,265 @@
+"""`interp edit`: write facts into a model, ask it, take them out, list and export them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli import edit_evaluation
+from circuits.cli.edit_layers import place
+from circuits.cli.grouped import command
+from circuits.cli.options import (
+    N_TOKENS,
+    JsonOption,
+    OnModel,
+    PlacementOption,
+    TokensOption,
+    choice,
+)
+from circuits.cli.output import print_json, print_table, stdout
+from circuits.editing.methods import INFORMED, METHODS
+from interp.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from circuits.editing import Edit, Fact
+    from circuits.editing.ledger_folder import LedgerFolder
+    from interp import Model
+
+app = typer.Typer(help="Write facts into a model's weights, and evaluate it.", no_args_is_help=True)
+command(app, *edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
+command(
+    app,
+    "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
+    "runs/gemma-layers",
+)(place)
+ASK = (
+    "interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the capital of "
+    "France?'"
+)
+LedgerOption = Annotated[
+    Path, typer.Option(help="Folder that holds the edits, in the order they were made.")
+]
+
+
+@dataclass(frozen=True)
+class FactOptions:
+    """The options that give the facts to write: a file, or one fact in three parts."""
+
+    facts: Annotated[
+        str | None,
+        typer.Option(
+            help="JSON file with a list of facts: prompt with {}, subject, target, question."
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None, typer.Option(help="One fact: its prompt, with {} for the subject.")
+    ] = None
+    subject: Annotated[str | None, typer.Option(help="One fact: its subject.")] = None
+    target: Annotated[str | None, typer.Option(help="One fact: the new answer.")] = None
+
+    def load(self) -> "list[Fact]":
+        """The facts, checked."""
+        from circuits.editing.fact import Fact, load_facts
+        from interp.errors import DataError
+
+        one = (self.prompt, self.subject, self.target)
+        if (self.facts is None) == (one == (None, None, None)):
+            raise DataError("give either --facts, or --prompt, --subject and --target.")
+        if self.facts is not None:
+            return load_facts(self.facts)
+        if self.prompt is None or self.subject is None or self.target is None:
+            raise DataError("one fact needs all three of --prompt, --subject and --target.")
+        return [Fact(self.prompt, self.subject, self.target)]
+
+
+@command(
+    app,
+    "interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
+    "--target Rome --method rome --ledger runs/edits",
+    ASK,
+)
+def apply(
+    on: OnModel,
+    ledger: LedgerOption,
+    facts: FactOptions,
+    method: Annotated[
+        str,
+        choice((*METHODS, *INFORMED), "Editing method; with +, it gets the prompts that ace gets."),
+    ] = "ace",
+    kept: Annotated[
+        str | None,
+        typer.Option(
+            help="JSON file with a list of questions whose answers must not change: text, subject, "
+            "relation, and related (true if it could be asked of the edited subject, too)."
+        ),
+    ] = None,
+    placement: PlacementOption = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help="A question to ask before and after the edit; may be repeated."),
+    ] = None,
+    n_tokens: TokensOption = N_TOKENS,
+    seed: Annotated[int, typer.Option(help="Random seed for contexts and samples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Edit the model on top of the edits in the ledger, and add the new edit to it."""
+    from circuits.editing import edit
+    from circuits.editing.fact import load_preserved
+    from circuits.editing.layer_selection import selection_for
+    from interp.results.run_folder import RunFolder, fingerprint, identity
+
+    given = facts.load()
+    preserve = load_preserved(kept) if kept else []
+    before = _ledger(ledger)
+    model = _edited(on, before)
+    layers = selection_for(model, placement, method)
+    named = {"method": method, "facts": fingerprint(given), "kept": fingerprint(preserve)}
+    named |= {"n_tokens": n_tokens, "seed": seed} | identity(model)
+    with RunFolder.open(before.next, "edit apply", named) as run:
+        with bar("second moments", "tokens") as report:
+            made = edit(
+                model,
+                given,
+                method,
+                preserve=preserve,
+                layers=layers,
+                n_tokens=n_tokens,
+                seed=seed,
+                progress=report,
+            )
+        asked = _asked(model, ask or [], [made])
+        continued = _continued(model, given)
+        run.finish(made.save)
+    _print_edit(made, run.out, "applied", as_json, continued, asked)
+
+
+@command(app, ASK)
+def ask(
+    on: OnModel,
+    ledger: LedgerOption,
+    ask: Annotated[
+        list[str],
+        typer.Option(help="A question to ask without and with the edits; may be repeated."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions of the model without and with all edits of the ledger."""
+    edits = _ledger(ledger).edits
+    asked = _asked(on.load(), ask, edits)
+    if as_json:
+        edited = [one.id for one in edits]
+        print_json({"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked})
+    else:
+        stdout.print(f"with {len(edits)} edits of {ledger}:", highlight=False, markup=False)
+        _print_asked(asked)
+
+
+@command(app, "interp edit undo --ledger runs/edits")
+def undo(
+    ledger: LedgerOption,
+    edit: Annotated[str | None, typer.Option(help="Id of the edit; by default the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an edit out of the ledger."""
+    from interp.results.folder import discard
+
+    one, at = _ledger(ledger).removable(edit)
+    discard(at)
+    _print_edit(one, at, "undone", as_json)
+
+
+@command(app, "interp edit list --ledger runs/edits --json", name="list")
+def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
+    """List the edits of a ledger, in order."""
+    import pandas as pd
+
+    found = _ledger(ledger).summary()
+    if as_json:
+        print_json(found)
+        return
+    rows = [one | {"facts": "; ".join(one["facts"])} for one in found["edits"]]
+    print_table(pd.DataFrame(rows, columns=["edit", "model", "method", "facts"]), str(ledger))
+
+
+@command(app, "interp edit export --model smollm2-135m --ledger runs/edits --out runs/edited")
+def export(
+    on: OnModel,
+    ledger: LedgerOption,
+    out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the model with all edits of the ledger as an ordinary Hugging Face folder."""
+    from circuits.editing.edit import export as write
+
+    found = _ledger(ledger)
+    at = write(_edited(on, found), out)
+    if as_json:
+        print_json({"model": str(at), "edits": [one.id for one in found.edits]})
+    else:
+        stdout.print(f"{len(found.edits)} edits in {escape(str(at))}", highlight=False)
+
+
+def _ledger(path: Path) -> "LedgerFolder":
+    from circuits.editing.ledger_folder import LedgerFolder
+
+    return LedgerFolder.load(path)
+
+
+def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
+    """The model with all edits of a ledger."""
+    model = on.load()
+    for one in ledger.edits:
+        one.apply(model)
+    return model
+
+
+def _continued(model: "Model", facts: "list[Fact]") -> list[str]:
+    """What the model makes of each fact's cloze."""
+    from circuits.editing.evaluation.edited_models import Ask, generations
+
+    return generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
+
+
+def _asked(model: "Model", questions: list[str], edits: "Sequence[Edit]") -> list[dict[str, str]]:
+    """The model's answers behind the evaluation's demonstrations, before and after it is edited."""
+    from circuits.editing.evaluation.demonstrations import SHOTS
+    from circuits.editing.evaluation.edited_models import asking, generations
+
+    asks = [asking(SHOTS, text) for text in questions]
+    before = generations(model, asks, [()])
+    for one in edits:
+        one.apply(model)
+    rows = zip(questions, before, generations(model, asks, [()]), strict=True)
+    return [{"question": q, "before": SHOTS.read(b), "after": SHOTS.read(a)} for q, b, a in rows]
+
+
+def _print_asked(asked: list[dict[str, str]]) -> None:
+    for one in asked:
+        line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _print_edit(
+    edit: "Edit",
+    at: Path,
+    state: str,
+    as_json: bool,
+    continued: list[str] | None = None,
+    asked: list[dict[str, str]] | None = None,
+) -> None:
+    if as_json:
+        record: dict[str, Any] = {"run": str(at), "state": state, **edit.summary()}
+        print_json(record | {"answers": continued, "asked": asked or []})
+        return
+    for i, fact in enumerate(edit.facts):
+        now = f": now {continued[i]!r}" if continued else ""
+        line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"
+        stdout.print(line, highlight=False)
+    _print_asked(asked or [])
+    for note in edit.skipped:
+        stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
+    stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

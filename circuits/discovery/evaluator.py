@@ -1,0 +1,234 @@
+"""Run circuits on test prompts: everything outside ablated, the metric of every prompt read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.discovery.circuit import Circuit
+from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.runs import run
+from interp.brief import brief
+from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
+from interp.errors import DegenerateGap, PlanError, shown
+from interp.forward.masked import Writes, run_masked
+from interp.metrics import DEGENERATE
+from interp.model.graph import Graph
+from interp.model.model import Model
+
+Ablation = Literal["resample", "zero", "mean"]
+ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
+SITES = ("z", "mlp_out", "mlp_post")
+
+PerPair = Float[np.ndarray, " pair"]
+Batches = tuple[tuple[Contrast, Writes], ...]
+"""Each micro-batch with what every source writes in the ablation run."""
+
+
+@brief
+@dataclass(frozen=True)
+class Evaluator:
+    """A model with test prompts on which any circuit can be run; see `of`.
+
+    Attributes:
+        full: the metric of the full model, per pair.
+        empty: the metric with every edge cut, per pair.
+        excluded: refused rows with reasons.
+        ids: of the pairs.
+        prompts: the test prompts.
+        ablation, metric, source: what is measured, on what.
+    """
+
+    model: Model
+    batches: Batches
+    full: PerPair
+    empty: PerPair
+    excluded: tuple[Excluded, ...]
+    ids: tuple[str, ...]
+    prompts: frozenset[str]
+    ablation: Ablation
+    metric: str
+    source: str
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        pairs: PromptPairs | Sequence[Any] | str,
+        metric: str = "logit_diff",
+        ablation: Ablation = "resample",
+        at_once: int | None = None,
+    ) -> Self:
+        """Run the full and the empty circuit on test prompts.
+
+        Args:
+            model: the model.
+            pairs: test prompts.
+            metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+            ablation: what cut edges read: ``"resample"`` the corrupt prompt's activation (MIB),
+                ``"zero"``, or ``"mean"``, the mean over the corrupt prompts' tokens here.
+            at_once: pairs in a micro-batch.
+
+        Raises:
+            PlanError: unknown ablation.
+            DataError: no pair is usable.
+            DegenerateGap: full and empty circuit score alike.
+        """
+        if ablation not in ABLATIONS:
+            raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
+        loaded = load_pairs(pairs)
+        kept, excluded = tokenise(model, loaded)
+        found = prepared(model, list(contrasts(model, kept, metric, at_once)), ablation)
+        batches, full, empty = found
+        if not abs(full.mean() - empty.mean()) >= DEGENERATE:
+            raise DegenerateGap(
+                f"{loaded.source}: the full model ({full.mean():.6g}) and the empty circuit "
+                f"({empty.mean():.6g}) score alike in {metric}, so faithfulness divides by nothing."
+            )
+        return cls(
+            model=model,
+            batches=batches,
+            full=full,
+            empty=empty,
+            excluded=tuple(excluded),
+            ids=tuple(pair.pair.id for pair in kept),
+            prompts=frozenset(t for p in kept for t in (p.pair.clean, p.pair.corrupt)),
+            ablation=ablation,
+            metric=metric,
+            source=loaded.source,
+        )
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph."""
+        return Graph.of(self.model.arch)
+
+    def metric_of(self, circuit: Circuit) -> PerPair:
+        """The metric of every pair with everything outside the circuit ablated.
+
+        Raises:
+            PlanError: the circuit is of another model, or was discovered on these prompts.
+        """
+        self.check(circuit)
+        neurons = _neuron_mask(self.model, circuit)
+        with torch.no_grad():
+            parts = list(self.masked(circuit.edges.to(torch.float32), neurons))
+        return torch.cat(parts).double().cpu().numpy()
+
+    def masked(
+        self,
+        mask: Float[Tensor, "source destination"],
+        neurons: Bool[Tensor, "layer neuron"] | None = None,
+    ) -> Iterator[Float[Tensor, " pair"]]:
+        """The metric under a mask, batch by batch; differentiable in the mask."""
+        for contrast, ablated in self.batches:
+            yield _masked(self.model, contrast, ablated, mask, neurons)
+
+    def faithfulness(self, values: PerPair) -> float:
+        """(m(C) - m(empty)) / (m(full) - m(empty)), a ratio of means."""
+        gap = self.full.mean() - self.empty.mean()
+        return float((values.mean() - self.empty.mean()) / gap)
+
+    def check(self, circuit: Circuit) -> None:
+        """Refuse a circuit of another model, or one that saw these prompts; see `metric_of`."""
+        if circuit.graph != self.graph:
+            raise PlanError(
+                f"{circuit!r} is of another shape of model than {self.model.name} "
+                f"({self.graph.n_layers} layers, {self.graph.n_heads} heads)."
+            )
+        if circuit.weights_hash and circuit.weights_hash != self.model.weights_hash:
+            raise PlanError(
+                f"{circuit!r} was found on other weights than {self.model.name} has here; "
+                "discover it again, or load the model it was found on."
+            )
+        seen = self.prompts & set(circuit.prompts)
+        if seen:
+            raise PlanError(
+                f"{len(seen)} of the test prompts were seen in discovery, e.g. {shown(min(seen))}; "
+                "split by entity first (split_by_entity) and test on the other part."
+            )
+
+
+def _masked(
+    model: Model, contrast: Contrast, ablated: Writes, mask: Tensor, neurons: Tensor | None = None
+) -> Float[Tensor, " pair"]:
+    resid = run_masked(model, contrast.calls, contrast.clean, mask, ablated, neurons)
+    return contrast.read(resid, torch.arange(len(contrast)))
+
+
+def prepared(
+    model: Model, contrasts: Sequence[Contrast], ablation: Ablation
+) -> tuple[Batches, PerPair, PerPair]:
+    """What ablated sources write in each batch, and the metric of the full and empty circuit."""
+    nothing = torch.zeros_like(Graph.of(model.arch).exists, dtype=torch.float32)
+    full, empty = [], []
+    with torch.no_grad():
+        writes = [_corrupt_writes(model, contrast) for contrast in contrasts]
+        if ablation == "zero":
+            writes = [_map(w, torch.zeros_like) for w in writes]
+        elif ablation == "mean":
+            writes = _means(contrasts, writes)
+        batches = tuple(zip(contrasts, writes, strict=True))
+        for contrast, ablated in batches:
+            rows = torch.arange(len(contrast))
+            clean = run(model, contrast, contrast.calls.embeddings[contrast.clean], rows, [])
+            full.append(contrast.read(clean.final, rows))
+            empty.append(_masked(model, contrast, ablated, nothing))
+    whole, none = (torch.cat(x).double().cpu().numpy() for x in (full, empty))
+    return batches, whole, none
+
+
+def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
+    """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
+    clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
+    sites = [site for site in SITES if site in model.arch.points]
+    kept = run(model, contrast, corrupt, torch.arange(len(contrast)), sites).kept
+    differs = (clean != corrupt).any(-1).any(0).int()
+    first = int(differs.argmax()) if model.arch.causal else 0
+    return Writes(corrupt, kept["z"], kept["mlp_out"], kept.get("mlp_post"), first)
+
+
+def _map(writes: Writes, f: Callable[[Tensor], Tensor]) -> Writes:
+    neurons = None if writes.neurons is None else [f(x) for x in writes.neurons]
+    return Writes(
+        f(writes.embed), [f(x) for x in writes.z], [f(x) for x in writes.mlp_out], neurons
+    )
+
+
+def _means(batches: Sequence[Contrast], writes: Sequence[Writes]) -> list[Writes]:
+    """Every activation replaced by its mean over all real tokens of all batches."""
+
+    def mean(of: Sequence[Tensor]) -> list[Tensor]:
+        """The batches' activations of one source, each filled with their common mean."""
+        real = [part[c.mask] for c, part in zip(batches, of, strict=True)]
+        common = torch.cat(real).mean(0)
+        return [common.expand_as(part) for part in of]
+
+    def by_layer(of: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        means = [mean(layer) for layer in zip(*of, strict=True)]
+        return [list(parts) for parts in zip(*means, strict=True)]
+
+    embed, z = mean([w.embed for w in writes]), by_layer([w.z for w in writes])
+    mlp = by_layer([w.mlp_out for w in writes])
+    given = [w.neurons for w in writes if w.neurons is not None]
+    neurons = by_layer(given) if given else [None] * len(writes)
+    return [Writes(*parts) for parts in zip(embed, z, mlp, neurons, strict=True)]
+
+
+def _neuron_mask(model: Model, circuit: Circuit) -> Bool[Tensor, "layer neuron"] | None:
+    """Which neurons are in the circuit; ``None`` where it says nothing of neurons."""
+    if not circuit.neurons:
+        return None
+    mask = torch.ones(model.arch.n_layers, model.arch.d_mlp or 0, dtype=torch.bool)
+    for name, kept in circuit.neurons.items():
+        layer = int(name.removeprefix("m"))
+        mask[layer] = False
+        wrong = [i for i in kept if not 0 <= i < mask.shape[1]]
+        if wrong:
+            raise PlanError(f"{name} has no neuron {wrong[0]}: 0 to {mask.shape[1] - 1} exist.")
+        mask[layer, list(kept)] = True
+    return mask

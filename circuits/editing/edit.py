@@ -1,0 +1,284 @@
+"""`Edit`: facts written into a model's weights, as a value; and the ledger of a loaded model.
+
+A changed weight is always its original plus the changes of all edits, formed anew in float64 and
+rounded once: undoing any edit leaves what would be there without it, and undoing the last one
+leaves the original's own bits.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from circuits.editing.change import Change, Changes, Place, taken_neurons
+from circuits.editing.fact import Fact, refuse_conflicts
+from interp.brief import brief
+from interp.errors import DataError, RunFolderError
+from interp.forward.projections import projection
+from interp.model.model import Model
+from interp.results import folder
+from interp.results.folder import write_text
+from interp.results.report import Report, Section, Table, excluded_counts
+from interp.results.result import Result
+
+_ATTRIBUTE = "interp_edits"
+
+
+@brief
+@dataclass(frozen=True)
+class Edit(Result):
+    """A low-rank change of named weights, bound to the weights it was made for.
+
+    Attributes:
+        method: the name of the preset.
+        model, weights_hash: what it was made for, before any edit.
+        after: ids of the edits that the model carried when it was made.
+        p: by stage and fact, the target's probability on the first prompt at the search's end;
+            `nan` where a stage had no prompt of the fact.
+        skipped: what a stage left out, and why.
+        seed: of the context templates.
+    """
+
+    facts: tuple[Fact, ...]
+    changes: Changes = field(repr=False)
+    method: str
+    model: str
+    weights_hash: str
+    after: tuple[str, ...] = ()
+    p: tuple[tuple[float, ...], ...] = ()
+    skipped: tuple[str, ...] = ()
+    seconds: float = 0.0
+    seed: int = 0
+
+    KIND = "edit"
+
+    @property
+    def id(self) -> str:
+        """Hash of what is changed, and in what."""
+        digest = hashlib.blake2b(self.weights_hash.encode(), digest_size=6)
+        for change in self.changes:
+            digest.update(f"{change.site} {change.layer}".encode())
+            for factor in (change.up, change.down):
+                digest.update(np.ascontiguousarray(factor.cpu().numpy()).data)
+        return digest.hexdigest()
+
+    def apply(self, model: Model) -> None:
+        """Add the change to the weights; `DataError` if applied already or made for others."""
+        ledger(model).add(model, self)
+
+    def undo(self, model: Model) -> None:
+        """Take the change out; `DataError` if the model lacks it, or one on top of it is there."""
+        ledger(model).remove(model, self)
+
+    @contextlib.contextmanager
+    def applied(self, model: Model) -> Generator[Model]:
+        """The change for the length of a ``with`` block, whatever happens inside."""
+        self.apply(model)
+        try:
+            yield model
+        finally:
+            self.undo(model)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {
+            "edit": self.id,
+            "model": self.model,
+            "method": self.method,
+            "facts": [f"{fact.cloze} {fact.target}" for fact in self.facts],
+            "changed": [f"blocks.{c.layer}.{c.site}" for c in self.changes],
+            "p": [list(stage) for stage in self.p],
+            "skipped": list(self.skipped),
+            "after": list(self.after),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def report(self) -> Report:
+        """What an edit writes, where, and how well its search ended."""
+        n = len(self.facts)
+        changes = [
+            {"matrix": f"block {one.layer}, {one.site}", "rank": one.up.shape[1]}
+            for one in self.changes
+        ]
+        after = f" Made on top of edits {', '.join(self.after)}." if self.after else ""
+        return Report(
+            title=f"Edit {self.id} of {self.model} by {self.method}",
+            lead=f"{n} fact{'s' * (n != 1)} in {len(self.changes)} changed weight matrices.",
+            sections=[
+                Section("Facts", [facts_table([self])]),
+                Section("Changes", [Table("Changed weight matrices", pd.DataFrame(changes))]),
+            ],
+            method=(
+                "Probability: of the target on the first prompt at the end of each stage's search.",
+                f"Seed {self.seed}; {self.seconds:.1f} s.{after}",
+            ),
+            excluded=excluded_counts({note: 1 for note in self.skipped}),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
+
+
+def facts_table(edits: Sequence[Edit]) -> Table:
+    """The facts of edits, with the probability that each stage reached."""
+    rows = [
+        {"fact": fact.cloze, "target": fact.target, "subject": fact.subject, "edit": edit.id}
+        | {"probability of the target": [stage[i] for stage in edit.p if i < len(stage)]}
+        for edit in edits
+        for i, fact in enumerate(edit.facts)
+    ]
+    return Table("Facts written", pd.DataFrame(rows), "Probability: one number per stage.")
+
+
+@brief
+@dataclass
+class Ledger:
+    """The edits of one loaded model, in order; `base` is the hash of the weights without any."""
+
+    base: str
+    applied: list[Edit] = field(default_factory=list)
+    originals: dict[Place, Tensor] = field(default_factory=dict)  # of the weights they change
+
+    def add(self, model: Model, edit: Edit) -> None:
+        """Add an edit to the model's weights."""
+        names = [one.id for one in self.applied]
+        if edit.id in names:
+            raise DataError(f"edit {edit.id} is already applied to {model.name}; undo it first.")
+        if edit.weights_hash != self.base:
+            raise DataError(
+                f"edit {edit.id} was made for {edit.model} with weights {edit.weights_hash}, not "
+                f"for {model.name} with {self.base}; make it anew on this model."
+            )
+        missing = [one for one in edit.after if one not in names]
+        if missing:
+            raise DataError(
+                f"edit {edit.id} was made on top of edit {missing[0]}, which {model.name} does not "
+                "carry; apply that one first."
+            )
+        _refuse_shared_neurons([*self.applied, edit])
+        self._rewrite(model, [*self.applied, edit], edit.changes)
+        self.applied.append(edit)
+
+    def remove(self, model: Model, edit: Edit) -> None:
+        """Take an edit out of the model's weights."""
+        left = [one for one in self.applied if one.id != edit.id]
+        if len(left) == len(self.applied):
+            carried = ", ".join(one.id for one in self.applied) or "none"
+            raise DataError(
+                f"edit {edit.id} is not applied to {model.name}, which carries {carried}."
+            )
+        refuse_needed(edit, left)
+        self._rewrite(model, left, edit.changes)
+        self.applied[:] = left
+
+    def _rewrite(self, model: Model, edits: Sequence[Edit], touched: Changes) -> None:
+        """Form the touched weights anew; all are computed before the first is replaced."""
+        fresh: dict[Place, Tensor] = {}
+        changes = [change for edit in edits for change in edit.changes]
+        for place in dict.fromkeys(change.place for change in touched):
+            module: Any = projection(model, *place)
+            original = self.originals.get(place)
+            if original is None:
+                original = module.weight.detach().clone()
+            here = [change for change in changes if change.place == place]
+            fresh[place] = _changed(original, here, module)
+            self.originals[place] = original
+        with torch.no_grad():
+            for place, weight in fresh.items():
+                module = projection(model, *place)
+                module.weight.copy_(weight)
+                if not any(change.place == place for change in changes):
+                    del self.originals[place]
+
+
+def ledger(model: Model) -> Ledger:
+    """The ledger of a model; it lives as long as the loaded weights do."""
+    found: Any = model.hf.__dict__.get(_ATTRIBUTE)
+    if found is None:
+        found = Ledger(model.weights_hash)
+        model.hf.__dict__[_ATTRIBUTE] = found
+    return found
+
+
+def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor:
+    """A weight with all changes added, in its own layout and dtype."""
+    if not changes:
+        return weight
+    delta = sum((change.matrix.double() for change in changes[1:]), changes[0].matrix.double())
+    delta = delta if isinstance(module, nn.Linear) else delta.T  # GPT-2's Conv1D is transposed
+    return (weight.double() + delta.to(weight.device)).to(weight.dtype)
+
+
+def refuse_needed(edit: Edit, others: Sequence[Edit]) -> None:
+    """Raise `DataError` where one of the others was made on top of an edit."""
+    above = next((one for one in others if edit.id in one.after), None)
+    if above is not None:
+        raise DataError(f"edit {above.id} was made on top of {edit.id}; undo it first.")
+
+
+def _refuse_shared_neurons(edits: Sequence[Edit]) -> None:
+    """Raise where two edits write the query of the same neuron: neither would fire as it should."""
+    owner: dict[tuple[int, int], str] = {}
+    for edit in edits:
+        for layer in dict.fromkeys(change.layer for change in edit.changes):
+            for neuron in sorted(taken_neurons(edit.changes, layer)):
+                other = owner.setdefault((layer, neuron), edit.id)
+                if other != edit.id:
+                    raise DataError(
+                        f"edits {other} and {edit.id} both write neuron {neuron} of layer {layer}; "
+                        "make the second on top of the first."
+                    )
+
+
+def merge(edits: Sequence[Edit]) -> Edit:
+    """One edit that does what several do together, applied in this order.
+
+    Raises:
+        DataError: none is given, their weights differ, their facts conflict, or they share neurons.
+    """
+    if not edits:
+        raise DataError("there is no edit to merge; give at least one.")
+    first = edits[0]
+    other = next((e for e in edits if e.weights_hash != first.weights_hash), None)
+    if other is not None:
+        raise DataError(
+            f"edits {first.id} and {other.id} were made for different weights; merge edits of "
+            "one model."
+        )
+    facts = tuple(fact for e in edits for fact in e.facts)
+    refuse_conflicts(facts)
+    _refuse_shared_neurons(edits)
+    inside = {e.id for e in edits}
+    return Edit(
+        facts,
+        tuple(change for e in edits for change in e.changes),
+        "+".join(dict.fromkeys(e.method for e in edits)),
+        first.model,
+        first.weights_hash,
+        after=tuple(dict.fromkeys(i for e in edits for i in e.after if i not in inside)),
+        skipped=tuple(note for e in edits for note in e.skipped),
+        seconds=sum(e.seconds for e in edits),
+        seed=first.seed,
+    )
+
+
+def export(model: Model, path: str | Path) -> Path:
+    """Write the model as it stands as a Hugging Face folder; `RunFolderError` if one is there."""
+    out = Path(path)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise RunFolderError(f"{out} exists; choose a new folder to export to.")
+    with folder.placing(out) as beside:
+        model.hf.save_pretrained(beside)
+        model.tokenizer.save_pretrained(beside)
+        note = {"edits": [one.summary() for one in ledger(model).applied]}
+        write_text(beside / "interp_edits.json", json.dumps(note, indent=1))
+        for file in beside.glob("*.safetensors"):  # which only the user could read
+            shutil.copymode(beside / "config.json", file)
+    return out

@@ -1,0 +1,400 @@
+"""Metrics on hand-made answers: oracles, tables by hand, intervals against plain bootstraps."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from edit_records import MQUAKE, needs_data, records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from circuits.editing.evaluation import single_edits
+from circuits.editing.evaluation.case_questions import KINDS, case_questions
+from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
+from circuits.editing.evaluation.formats import load_cases, parse_cases
+from circuits.editing.evaluation.intervals import compare, harmonic_mean, summary
+from circuits.editing.evaluation.multihop_metrics import METRICS, row, score
+from circuits.editing.evaluation.side_effects import ngram_entropy
+from interp.errors import PlanError
+from interp.statistics import bootstrap_mean, mcnemar
+
+CASES = parse_cases(records())
+CHANGED = {"efficacy", "paraphrase", "multi_hop"}
+
+
+def table(cases, say, **columns) -> pd.DataFrame:
+    """What a model that answers `say(question)` gives on everything that is asked."""
+    known = {q for c in cases for q in (*c.questions, *(hop.question for hop in c.hops))}
+    pool = QuestionPool.of(cases, known)
+    rows = [
+        row(case, question, say(question)) | columns
+        for case in cases
+        for question in case_questions(case, control_questions(case, pool))
+    ]
+    return pd.DataFrame(rows)
+
+
+def by_hand(answers: dict[tuple[str, str, int], bool], **columns) -> pd.DataFrame:
+    """Rows of (case, kind, index) -> right."""
+    rows = [
+        {"case": case, "cluster": case[0], "kind": kind, "index": index}
+        | columns
+        | {"strict": right, "lenient": right}
+        for (case, kind, index), right in answers.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def all_are(value: float, scores: pd.DataFrame) -> bool:
+    """Whether every score that there is has this value."""
+    found = scores.to_numpy(float)
+    return bool((found[~np.isnan(found)] == value).all())
+
+
+# --- oracles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("match", ["strict", "lenient"])
+def test_gold_answers_score_a_hundred(match):
+    rows = table(CASES, lambda question: question.expected.text)
+    scores = score(rows, match)
+    assert len(scores) == len(CASES)
+    assert all_are(1, scores[list(METRICS)])
+    assert scores["multi_hop"].notna().all()
+
+
+@pytest.mark.parametrize("match", ["strict", "lenient"])
+def test_original_answers_score_the_overlap_rate(match):
+    scores = score(table(CASES, lambda question: question.original.text), match)
+    overlap = np.mean([case.answer.overlaps(case.new_answer) for case in CASES])
+    assert 0 < overlap < 1  # some edits of this small world leave the answer as it was
+    for metric in ("multi_hop", "multi_hop_per_question"):
+        assert scores[metric].mean() == pytest.approx(overlap)
+    held = {
+        case.id: np.mean(
+            [old.overlaps(new) for old, new in zip(case.originals, case.targets, strict=True)]
+        )
+        for case in CASES
+    }
+    assert dict(zip(scores["case"], scores["efficacy"], strict=True)) == held
+    assert dict(zip(scores["case"], scores["paraphrase"], strict=True)) == held
+    assert all_are(1, scores[["specificity", "control_two_hop"]])
+
+
+@needs_data
+def test_the_sample_s_overlap_rate():
+    cases = load_cases(MQUAKE / "two_hop_counterfactual_600.json")[:150]
+    gold = score(table(cases, lambda question: question.expected.text), "strict")
+    assert all_are(1, gold[list(METRICS)])
+    overlap = np.mean([case.answer.overlaps(case.new_answer) for case in cases])
+    old = score(table(cases, lambda question: question.original.text), "strict")
+    assert old["multi_hop"].mean() == overlap == 0
+    assert old["net_multi_hop"].dropna().eq(0).all()
+
+
+def test_an_edit_that_answers_everything_by_its_object_gains_nothing_net():
+    last = CASES.where(lambda case: case.position == "last")
+    targets = {case.id: case.targets[0].text for case in last}
+    known = {q for c in CASES for q in (*c.questions, *(hop.question for hop in c.hops))}
+    pool = QuestionPool.of(CASES, known)
+    rows = pd.DataFrame(
+        row(case, question, targets[case.id])
+        for case in last
+        for question in case_questions(case, control_questions(case, pool))
+    )
+    scores = score(rows)
+    assert scores["multi_hop"].eq(1).all() and scores["efficacy"].eq(1).all()
+    assert scores["control_two_hop"].eq(0).all()
+    assert scores["net_multi_hop"].eq(0).all() and scores["multi_hop_excess"].eq(0).all()
+
+
+# --- by hand -----------------------------------------------------------------------------------
+
+HAND = {
+    ("a1", "efficacy", 0): True,
+    ("a1", "efficacy", 1): False,
+    ("a1", "multi_hop", 0): False,
+    ("a1", "multi_hop", 1): True,
+    ("a1", "multi_hop", 2): False,
+    ("a1", "hop", 0): True,
+    ("a1", "hop", 1): False,
+    ("a1", "same_relation", 0): True,
+    ("a1", "same_relation", 1): True,
+    ("a1", "same_relation", 2): True,
+    ("a1", "same_answer", 0): False,
+    ("a1", "control_two_hop", 0): True,
+    ("a1", "control_two_hop", 1): False,
+    ("a1", "control_two_hop", 2): True,
+    ("a1", "control_two_hop", 3): True,
+    ("b1", "efficacy", 0): True,
+    ("b1", "multi_hop", 0): False,
+    ("b1", "hop", 0): True,
+    ("b1", "hop", 1): True,
+}
+
+
+def test_each_metric_by_hand():
+    first, second = (line for _, line in score(by_hand(HAND)).iterrows())
+    expected = {
+        "efficacy": 1 / 2,
+        "multi_hop": 1,
+        "multi_hop_per_question": 1 / 3,
+        "instance_wise": 0,
+        "same_relation": 1,
+        "same_answer": 0,
+        "specificity": 3 / 4,
+        "control_two_hop": 3 / 4,
+        "net_multi_hop": 3 / 4,
+        "multi_hop_excess": 1 / 3 - 1 / 4,
+    }
+    for metric, value in expected.items():
+        assert first[metric] == pytest.approx(value), metric
+    assert np.isnan(first["paraphrase"]) and np.isnan(first["neighbour"])
+    assert (second["efficacy"], second["multi_hop"], second["instance_wise"]) == (1, 0, 1)
+    assert np.isnan(second[["specificity", "control_two_hop", "net_multi_hop"]].astype(float)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=3), st.lists(st.booleans(), max_size=4))
+def test_net_is_between_its_parts(right: list[bool], kept: list[bool]):
+    answers = {("a", "multi_hop", i): value for i, value in enumerate(right)}
+    answers |= {("a", "control_two_hop", i): value for i, value in enumerate(kept)}
+    (line,) = score(by_hand(answers)).to_dict("records")
+    assert line["multi_hop"] == any(right)
+    if not kept:
+        assert np.isnan(line["net_multi_hop"])
+        return
+    broken = 1 - np.mean(kept)
+    assert line["net_multi_hop"] == pytest.approx(any(right) - broken)
+    assert line["multi_hop_excess"] == pytest.approx(np.mean(right) - broken)
+    assert line["multi_hop_excess"] <= line["net_multi_hop"] + 1e-12
+
+
+def test_strict_and_lenient_are_scored_apart():
+    rows = table(CASES[:3], lambda question: f"I think {question.expected.text}")
+    assert score(rows, "strict")["multi_hop"].eq(0).all()
+    assert score(rows, "lenient")["multi_hop"].eq(1).all()
+
+
+def test_tables_that_cannot_be_scored_are_refused():
+    rows = by_hand(HAND)
+    with pytest.raises(PlanError, match="no column 'kind'"):
+        score(rows.drop(columns="kind"))
+    with pytest.raises(PlanError, match="of kind 'paraphrased'. Did you mean 'paraphrase'"):
+        score(rows.replace({"kind": {"hop": "paraphrased"}}))
+    with pytest.raises(PlanError, match="two answers .*case a1, kind efficacy, index 0"):
+        score(pd.concat([rows, rows]))
+    both = pd.concat([rows.assign(seed=0), rows.assign(seed=1)])
+    assert len(score(both)) == 4
+
+
+# --- what is asked -----------------------------------------------------------------------------
+
+
+def test_each_case_is_asked_what_its_metrics_need():
+    for case in CASES:
+        questions = case_questions(case, control_questions(case, QuestionPool.of(CASES, ())))
+        assert {q.kind for q in questions} == CHANGED | {"hop"}
+        kinds = [q.kind for q in questions]
+        assert kinds.count("efficacy") == kinds.count("paraphrase") == case.n_edits
+        assert kinds.count("hop") == case.n_hops and kinds.count("multi_hop") == 3
+        hops = [q for q in questions if q.kind == "hop"]
+        assert [q.cloze for q in hops] == [i in case.edited_hops for i in range(case.n_hops)]
+        assert [q.expected for q in hops] == [hop.answer for hop in case.new_hops]
+    assert set(KINDS) == CHANGED | {"hop"} | set(
+        control_questions(CASES[0], QuestionPool.of(CASES, ()))
+    )
+
+
+# --- summaries ---------------------------------------------------------------------------------
+
+
+def conditions() -> pd.DataFrame:
+    """Scores of two arms and three seeds on 40 cases of 10 clusters, drawn at random."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "condition": condition,
+            "seed": seed,
+            "case": f"c{n:02}",
+            "cluster": n // 4,
+            "kind": kind,
+            "index": i,
+        }
+        | {"position": ("first", "last")[n % 2], "n_hops": 2, "n_edits": 1}
+        | dict.fromkeys(("strict", "lenient"), bool(rng.random() < share))
+        for condition, share in (("ace", 0.7), ("rome", 0.4))
+        for seed in range(3)
+        for n in range(40)
+        for kind in ("efficacy", "multi_hop", "control_two_hop")
+        for i in range(1 if kind == "efficacy" else 3)
+    ]
+    return score(pd.DataFrame(rows))
+
+
+SCORES = conditions()
+
+
+def test_a_summary_is_the_clustered_bootstrap_of_case_means():
+    lines = summary(SCORES)
+    means = SCORES.groupby(["condition", "case"])["net_multi_hop"].mean()
+    clusters = SCORES.groupby(["condition", "case"])["cluster"].first()
+    for condition in ("ace", "rome"):
+        found = lines[
+            (lines["condition"] == condition) & (lines["metric"] == "net_multi_hop")
+        ].iloc[0]
+        want = bootstrap_mean(means[condition].to_numpy(), clusters=list(clusters[condition]))
+        assert list(found[["value", "low", "high"]]) == pytest.approx(list(map(float, want)))
+        assert (found["cases"], found["clusters"]) == (40, 10)
+    assert "paraphrase" not in set(lines["metric"])
+
+
+def test_a_summary_by_position_splits_the_cases():
+    lines = summary(SCORES, by=["position", "n_hops"])
+    assert list(lines.columns[:3]) == ["condition", "position", "n_hops"]
+    whole = summary(SCORES).set_index(["condition", "metric"])["value"]
+    parts = lines.groupby(["condition", "metric"])["value"].mean()  # both positions have 20 cases
+    for key, value in parts.items():
+        assert value == pytest.approx(whole[key])
+    assert set(lines["cases"]) == {20}
+    with pytest.raises(PlanError, match="no column 'colour'"):
+        summary(SCORES, by=["colour"])
+
+
+def test_one_arm_without_a_name_needs_none():
+    lines = summary(score(by_hand(HAND))).set_index("metric")
+    assert lines.loc["multi_hop", "value"] == 0.5 and lines.loc["multi_hop", "cases"] == 2
+    assert lines.loc["net_multi_hop", "cases"] == 1
+    assert lines.loc["net_multi_hop", "high"] == np.inf  # one cluster bounds nothing
+
+
+def test_a_comparison_is_paired():
+    lines = compare(SCORES, "ace", "rome").set_index("metric")
+    wide = SCORES.pivot_table("multi_hop", "case", "condition")
+    difference = (wide["ace"] - wide["rome"]).to_numpy()
+    clusters = list(SCORES.groupby("case")["cluster"].first())
+    want = bootstrap_mean(difference, clusters=clusters)
+    line = lines.loc["multi_hop"]
+    assert list(line[["value", "low", "high"]]) == pytest.approx(list(map(float, want)))
+    right = wide > 0.5
+    b, c = (right["ace"] & ~right["rome"]).sum(), (~right["ace"] & right["rome"]).sum()
+    assert (line["only_first"], line["only_other"]) == (b, c)
+    assert line["p"] == pytest.approx(mcnemar(int(b), int(c)))
+    assert np.isnan(lines.loc["efficacy", "p"])
+    back = compare(SCORES, "rome", "ace").set_index("metric")
+    assert back.loc["multi_hop", "value"] == pytest.approx(-line["value"])
+
+
+def test_an_arm_against_itself_differs_by_nothing():
+    twin = pd.concat([SCORES, SCORES[SCORES["condition"] == "ace"].assign(condition="twin")])
+    lines = compare(twin, "ace", "twin", by=["position"])
+    assert lines[["value", "low", "high"]].eq(0).all(axis=None)
+    assert list(lines["position"].unique()) == ["first", "last"]
+    assert lines.loc[lines["metric"] == "multi_hop", "p"].eq(1).all()
+
+
+def test_arms_on_different_cases_are_not_compared():
+    fewer = SCORES[~((SCORES["condition"] == "rome") & (SCORES["case"] == "c07"))]
+    with pytest.raises(PlanError, match="different cases .1 only in one, such as 'c07'"):
+        compare(fewer, "ace", "rome")
+    with pytest.raises(PlanError, match="no scores of 'memit'; the table has 'ace', 'rome'"):
+        compare(SCORES, "ace", "memit")
+
+
+# --- published metrics -------------------------------------------------------------------------
+
+
+def published(rows: list[tuple], columns: list[str], format: str) -> pd.Series:
+    """Means of a benchmark's metrics over edits."""
+    scores = single_edits.score(pd.DataFrame(rows, columns=columns), format)
+    harmonic = () if format == "ripple_edits" else single_edits.PROMPTED
+    return summary(scores, harmonic=harmonic).set_index("metric")["value"]
+
+
+def test_counterfact_by_hand():
+    rows = [
+        ("a", "efficacy", 1.0, 2.0),
+        ("b", "efficacy", 2.0, 1.0),
+        ("a", "paraphrase", 1.0, 2.0),
+        ("a", "paraphrase", 2.0, 1.0),
+        ("b", "paraphrase", 1.0, 2.0),
+        ("a", "neighbourhood", 3.0, 1.0),
+        ("b", "neighbourhood", 1.0, 3.0),
+        ("b", "neighbourhood", 3.0, 1.0),
+        ("b", "neighbourhood", 3.0, 1.0),
+    ]
+    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
+    assert (found["efficacy"], found["paraphrase"]) == (0.5, 0.75)
+    assert found["neighbourhood"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["efficacy_magnitude"] == pytest.approx(0)
+    near, far = np.exp(-1), np.exp(-3)
+    expected = (1 + 1 / 3) / 2 * (near - far)
+    assert found["neighbourhood_magnitude"] == pytest.approx(expected)
+    assert found["score"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
+
+
+def test_ties_are_no_success():
+    rows = [("a", kind, 1.0, 1.0) for kind in single_edits.PROMPTED]
+    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
+    assert found[[*single_edits.PROMPTED, "score"]].eq(0).all()
+
+
+def test_zsre_by_hand():
+    rows = [("a", "efficacy", 3 / 4), ("b", "efficacy", 0), ("a", "paraphrase", 1)]
+    rows += [("a", "neighbourhood", 1), ("b", "neighbourhood", 0)]
+    found = published(rows, ["case", "kind", "correct"], "zsre")
+    assert found["efficacy"] == pytest.approx((3 / 4 + 0) / 2)
+    assert (found["paraphrase"], found["neighbourhood"]) == (1, 0.5)
+    assert found["score"] == pytest.approx(stats.hmean([0.375, 1, 0.5]))
+
+
+def test_ripple_by_hand():
+    rows = [
+        ("a", "subject_aliasing", True, True),
+        ("a", "subject_aliasing", False, True),
+        ("a", "subject_aliasing", True, False),  # its prerequisites failed before the edit
+        ("b", "subject_aliasing", True, True),
+        ("c", "subject_aliasing", False, False),  # the edit itself failed
+        ("c", "preservation", True, False),
+    ]
+    rows = pd.DataFrame(rows, columns=["case", "kind", "passed", "counts"])
+    lines = summary(single_edits.score(rows, "ripple_edits")).set_index("metric")
+    line = lines.loc["subject_aliasing"]
+    assert line["value"] == pytest.approx((1 / 2 + 1) / 2) and line["cases"] == 2
+    assert "preservation" not in lines.index
+
+
+def test_the_interval_of_a_harmonic_mean_is_a_clustered_bootstrap():
+    rng = np.random.default_rng(0)
+    scores = pd.DataFrame(rng.random((40, 3)), columns=list(single_edits.PROMPTED))
+    scores = scores.assign(case=range(40), cluster=[n // 2 for n in range(40)])
+    line = summary(scores, harmonic=single_edits.PROMPTED).set_index("metric").loc["score"]
+    draws = []
+    for _ in range(2000):
+        drawn = rng.integers(20, size=20)
+        part = pd.concat([scores[scores["cluster"] == c] for c in drawn])
+        draws.append(stats.hmean(part[list(single_edits.PROMPTED)].mean()))
+    assert (line["cases"], line["clusters"]) == (40, 20)
+    assert [line["low"], line["high"]] == pytest.approx(
+        np.quantile(draws, [0.025, 0.975]), abs=0.01
+    )
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
+def test_harmonic_mean(values: list[float]):
+    assert harmonic_mean(np.array(values)) == pytest.approx(stats.hmean(values))
+    assert harmonic_mean(np.array([*values, 0])) == 0
+
+
+def test_a_harmonic_mean_of_nothing_is_refused():
+    for values in ([], [0.5, -0.1]):
+        with pytest.raises(PlanError, match="at least 0"):
+            harmonic_mean(np.array(values))
+
+
+def test_fluency_by_hand():
+    assert ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * np.log2(3)) / 2)
+    assert ngram_entropy("no no no no no no") == 0
+    assert ngram_entropy("") == ngram_entropy("word") == 0
+    assert ngram_entropy("a, b") == ngram_entropy("a , b")
+    assert ngram_entropy("a b a b a b a b") < ngram_entropy("a b c d e f g h")

@@ -1,0 +1,456 @@
+"""`interp edit`: apply, undo, list, export, evaluate, place; and what they refuse."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_hf
+from planted_cases import PLAIN, planted, single_edit_files
+from test_cli import last_json, refused, saved
+
+import interp
+from circuits.cli.app import run
+from circuits.editing import Fact, PreservedQuestion, edit, layer_search
+from circuits.editing.evaluation import Ask, conditions, generations
+from circuits.editing.evaluation.demonstrations import NAMED
+from circuits.editing.layer_selection import LayerSelection
+from circuits.editing.ledger_folder import LedgerFolder
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+# the subject ends the prompt, so that what is written at its last token is read at once
+FACT = ["--prompt", "w1 w2 {}", "--subject", "w10 w11", "--target", "w40"]
+OTHER = ["--prompt", "w3 {}", "--subject", "w13", "--target", "w41"]
+ROW = {"prompt": "w1 w2 {}", "subject": "w10 w11", "target": "w40"}
+KEPT = {"text": "w5 w12", "subject": "w12", "relation": "r"}
+VERBS = ["apply", "undo", "list", "export", "evaluate", "place"]
+EDIT_KEYS = {"run", "state", "edit", "model", "method", "facts", "changed", "p", "after", "asked"}
+METHOD_KEYS = {
+    "n",
+    "multi_hop",
+    "multi_hop_ci",
+    "control_two_hop",
+    "net_multi_hop",
+    "efficacy",
+    "paraphrase",
+    "specificity",
+    "seconds_per_edit",
+}
+
+
+def sharp(family: str) -> torch.nn.Module:
+    """Logits large enough to be sure of a token."""
+    hf = tiny_hf(family)
+    with torch.no_grad():
+        hf.get_output_embeddings().weight.mul_(10)
+    return hf
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny models, and cases that the first one knows."""
+    folder = tmp_path_factory.mktemp("editing")
+    for family in ("llama", "olmo2"):
+        saved(folder / family, sharp(family))
+    model = interp.load_model(str(folder / "llama"))
+    (folder / "cases.json").write_text(json.dumps(planted(model, 6)))
+    return folder
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[interp.Model]:
+    """The models that the command line loads, each anew, as in a process of its own."""
+    models: list[interp.Model] = []
+    load = interp.load_model
+
+    def keep(*given, **options):
+        models.append(load(*given, **options))
+        return models[-1]
+
+    monkeypatch.setattr(interp, "load_model", keep)
+    return models
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions without demonstrations, of which the word tokenizer knows no word."""
+    monkeypatch.setitem(NAMED, "direct", PLAIN)
+    own = functools.partial(layer_search.select_layers, shots=PLAIN)
+    monkeypatch.setattr(layer_search, "select_layers", own)
+
+
+def on(folder: Path, ledger: Path, model: str = "llama") -> list[str]:
+    return [
+        *("--model", str(folder / model), "--ledger", str(ledger)),
+        *("--method", "rome", "--n-tokens", "600"),
+    ]
+
+
+def said(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
+    """Run a verb with --json, and return what it printed."""
+    capsys.readouterr()
+    assert run(["edit", *arguments, "--json"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) == 1
+    return last_json(text)
+
+
+def untouched(model: interp.Model, path: Path) -> bool:
+    """Whether a loaded model has the weights of its folder."""
+    own = interp.load_model(str(path)).hf.state_dict()
+    return all(torch.equal(value, own[name]) for name, value in model.hf.state_dict().items())
+
+
+def continued(model: interp.Model, text: str) -> str:
+    return generations(model, [Ask(0, text, n_tokens=1)], [()])[0]
+
+
+# --- apply, list, export, undo -----------------------------------------------------------------
+
+
+def test_edits_pile_up_are_exported_and_taken_out(folder: Path, tmp_path: Path, capsys, loaded):
+    ledger, out = tmp_path / "edits", tmp_path / "edited"
+    asks = ["--ask", "w1 w2 w10 w11", "--ask", "w50 w51 w52"]
+    first = said(capsys, "apply", *on(folder, ledger), *FACT, *asks)
+    assert set(first) >= EDIT_KEYS
+    assert first["run"] == str(ledger / "0001") and first["state"] == "applied"
+    assert first["facts"] == ["w1 w2 w10 w11 w40"] and first["method"] == "rome"
+    assert first["changed"] == ["blocks.1.mlp_post"] and first["p"][0][0] >= 0.5
+    assert first["answers"][0].startswith("w40")
+    assert [set(one) for one in first["asked"]] == [{"question", "before", "after"}] * 2
+    assert [one["question"] for one in first["asked"]] == ["w1 w2 w10 w11", "w50 w51 w52"]
+
+    second = said(capsys, "apply", *on(folder, ledger), *OTHER)
+    assert second["after"] == [first["edit"]] and second["asked"] == []
+    listed = said(capsys, "list", "--ledger", str(ledger))
+    assert [one["edit"] for one in listed["edits"]] == [first["edit"], second["edit"]]
+    model = ["--model", str(folder / "llama"), "--ledger", str(ledger)]
+    asked = said(capsys, "ask", *model, *asks)
+    assert asked["edits"] == [first["edit"], second["edit"]]
+    assert [one["before"] for one in asked["asked"]] == [one["before"] for one in first["asked"]]
+    assert [one["question"] for one in asked["asked"]] == ["w1 w2 w10 w11", "w50 w51 w52"]
+    assert run(["edit", "ask", *model, *asks]) == 0
+    text = capsys.readouterr().out
+    assert "with 2 edits of" in text and repr(asked["asked"][0]["after"]) in text
+    exported = said(capsys, "export", *model, "--out", str(out))
+    assert exported == {"model": str(out), "edits": [first["edit"], second["edit"]]}
+    assert len({at.stat().st_mode for at in out.iterdir()}) == 1  # all as the umask has it
+    edited = interp.load_model(str(out))
+    assert continued(edited, "w1 w2 w10 w11") == "w40" and continued(edited, "w3 w13") == "w41"
+    assert "exists" in refused(capsys, "edit", "export", *model, "--out", str(out))
+
+    line = refused(capsys, "edit", "undo", "--ledger", str(ledger), "--edit", first["edit"])
+    assert "was made on top of" in line
+    undone = said(capsys, "undo", "--ledger", str(ledger))
+    assert (undone["edit"], undone["state"]) == (second["edit"], "undone")
+    assert said(capsys, "undo", "--ledger", str(ledger))["edit"] == first["edit"]
+    assert said(capsys, "list", "--ledger", str(ledger))["edits"] == []
+    assert "which holds none" in refused(capsys, "edit", "undo", "--ledger", str(ledger))
+
+
+def test_facts_of_a_file_are_written_together_and_shown(folder: Path, tmp_path: Path, capsys):
+    file = tmp_path / "facts.json"
+    file.write_text(json.dumps([ROW, {"prompt": "w3 {}", "subject": "w13", "target": "w41"}]))
+    ledger = tmp_path / "edits"
+    command = ["edit", "apply", *on(folder, ledger), "--facts", str(file), "--ask", "w5 w6"]
+    command[command.index("rome")] = "ft"
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    assert out.count("applied ") == 2 and "w5 w6 before: " in out
+    assert "w1 w2 w10 w11 w40: now 'w40 " in out and "w3 w13 w41: now 'w41 " in out
+    assert run(["edit", "list", "--ledger", str(ledger)]) == 0
+    assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("method", ["ft", "rome", "memit"])
+def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, loaded):
+    saved(tmp_path / "flat", tiny_hf("llama"))  # its logits are too small to be sure of a token
+    ledger = tmp_path / "edits"
+    command = [*on(tmp_path, ledger, "flat"), *FACT, "--method", method]
+    line = refused(capsys, "edit", "apply", *command)
+    assert "reached only p" in line and "for 'w40' after 'w1 w2 w10 w11'" in line
+    assert untouched(loaded[-1], tmp_path / "flat") and not ledger.exists()
+
+
+# --- what apply refuses ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--prompt", "w1 w2", "--subject", "w3", "--target", "w4"], "has 0 slots"),
+        (["--prompt", "{} {}", "--subject", "w3", "--target", "w4"], "has 2 slots"),
+        (["--prompt", "w1 {}", "--subject", " ", "--target", "w4"], "needs a subject"),
+        (["--prompt", "w1 {}", "--subject", "w3", "--target", " w4"], "without spaces"),
+        (["--prompt", "w1 {} ", "--subject", "w3", "--target", "w4"], "without spaces"),
+        (["--prompt", "w1 {}", "--target", "w4"], "needs all three of --prompt, --subject"),
+        ([], "give either --facts, or --prompt, --subject and --target"),
+        ([*FACT, "--facts", "x.json"], "give either --facts"),
+        (["--facts", "nowhere.json"], "no such file: nowhere.json"),
+        ([*FACT, "--method", "roem"], "unknown method 'roem'. Did you mean 'rome'"),
+        ([*FACT, "--method", "none"], "unknown method 'none'"),
+    ],
+)
+def test_a_mistaken_command_is_refused_before_a_model_is_loaded(
+    folder: Path, tmp_path: Path, capsys, loaded, given: list, why: str
+):
+    ledger = tmp_path / "edits"
+    assert why in refused(capsys, "edit", "apply", *on(folder, ledger), *given)
+    assert not loaded and not ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (
+            [ROW, ROW | {"target": "w50"}],
+            "is to become both 'w40' and 'w50' ({0}, row 1, {0}, row 2)",
+        ),
+        ([ROW, {"prompt": "w1 {}"}], "{0}, row 2: 'subject' is missing"),
+        ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is not a field that is known here"),
+        ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is 'w4'; it must be a list"),
+        ([ROW | {"target": 4}], "{0}, row 1: 'target' is 4; it must be text"),
+        (["w1"], "{0}, row 1: a str, not a JSON object"),
+        ([ROW | {"prompt": "w1"}], "{0}, row 1: the prompt 'w1' has 0 slots"),
+        ([], "{0} holds no facts; give at least one"),
+        ({"facts": 1}, "{0} holds a dict, not a list of facts"),
+    ],
+)
+def test_a_bad_file_of_facts_is_refused_by_row(
+    folder: Path, tmp_path: Path, capsys, loaded, rows, why: str
+):
+    file, ledger = tmp_path / "facts.json", tmp_path / "edits"
+    file.write_text(json.dumps(rows))
+    line = refused(capsys, "edit", "apply", *on(folder, ledger), "--facts", str(file))
+    assert why.format(file) in line
+    assert not loaded and not ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([KEPT, {"text": "w5 w12"}], "{0}, row 2: 'subject' is missing"),
+        ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is not a field that is known here"),
+        ([KEPT | {"related": "yes"}], "{0}, row 1: 'related' is 'yes'; it must be true or false"),
+        ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is 4; it must be text"),
+        ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
+        ([], "{0} holds no questions; give at least one"),
+    ],
+)
+def test_a_bad_file_of_questions_to_keep_is_refused_by_row(
+    folder: Path, tmp_path: Path, capsys, loaded, rows, why: str
+):
+    file, ledger = tmp_path / "kept.json", tmp_path / "edits"
+    file.write_text(json.dumps(rows))
+    line = refused(capsys, "edit", "apply", *on(folder, ledger), *FACT, "--kept", str(file))
+    assert why.format(file) in line
+    assert not loaded and not ledger.exists()
+
+
+def test_questions_to_keep_reach_the_edit(folder: Path, tmp_path: Path, capsys):
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([KEPT]))
+    free, bound = tmp_path / "free", tmp_path / "bound"
+    line = refused(capsys, "edit", "apply", *on(folder, free), *FACT, "--kept", str(file))
+    assert "rome preserves no questions" in line and not free.exists()
+    informed = ["--method", "rome+"]
+    said(capsys, "apply", *on(folder, free), *FACT, *informed)
+    said(capsys, "apply", *on(folder, bound), *FACT, *informed, "--kept", str(file))
+    model = interp.load_model(str(folder / "llama"))
+    ids = [LedgerFolder.load(ledger).edits[0].id for ledger in (free, bound)]
+    fact = Fact(ROW["prompt"], ROW["subject"], ROW["target"])
+    made = [
+        edit(model, [fact], "rome+", preserve=kept, n_tokens=600)
+        for kept in ((), [PreservedQuestion(**KEPT)])
+    ]
+    assert ids == [one.id for one in made] and ids[0] != ids[1]
+
+
+def test_what_a_model_holds_or_cannot_carry_is_refused(
+    folder: Path, tmp_path: Path, capsys, loaded
+):
+    ledger, llama = tmp_path / "edits", folder / "llama"
+    model = interp.load_model(str(llama))
+    holds = ["--prompt", "w1 w2 {}", "--subject", "w10", "--target", continued(model, "w1 w2 w10")]
+    line = refused(capsys, "edit", "apply", *on(folder, ledger), *holds)
+    assert "already continues 'w1 w2 w10'" in line
+    assert untouched(loaded[-1], llama) and not ledger.exists()
+
+    ace = [*on(folder, ledger), *FACT, "--method", "ace"]
+    line = refused(capsys, "edit", "apply", *ace)
+    assert "the package has no layers" in line and "interp edit place" in line
+    chosen = LayerSelection((0,), (2,), "test", weights_hash=model.weights_hash)
+    layers = chosen.save(tmp_path / "layers")
+    olmo = [*on(folder, ledger, "olmo2"), *FACT, "--method", "ace", "--placement", str(layers)]
+    assert "other weights; choose those of" in refused(capsys, "edit", "apply", *olmo)
+    (layers / "manifest.json").write_text("{")
+    assert "is damaged" in refused(capsys, "edit", "apply", *ace, "--placement", str(layers))
+    assert not ledger.exists()
+
+
+def test_edits_of_another_model_and_damaged_ones_are_refused(
+    folder: Path, tmp_path: Path, capsys, loaded
+):
+    ledger = tmp_path / "edits"
+    said(capsys, "apply", *on(folder, ledger), *FACT)
+    line = refused(capsys, "edit", "apply", *on(folder, ledger, "olmo2"), *OTHER)
+    assert "was made for" in line and "make it anew on this model" in line
+    assert untouched(loaded[-1], folder / "olmo2")
+    (ledger / "0001" / "arrays.safetensors").write_bytes(b"half")
+    before = len(loaded)
+    line = refused(capsys, "edit", "apply", *on(folder, ledger), *OTHER)
+    assert f"delete {ledger / '0001'} and make its edit again: " in line
+    assert "arrays.safetensors is damaged" in line
+    assert len(loaded) == before
+    assert "damaged" in refused(capsys, "edit", "list", "--ledger", str(ledger))
+    (ledger / "0001" / "arrays.safetensors").unlink()
+    assert "is missing" in refused(capsys, "edit", "undo", "--ledger", str(ledger))
+    assert [at.name for at in ledger.iterdir()] == ["0001"]
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "is a file" in refused(capsys, "edit", "list", "--ledger", str(file))
+
+
+# --- evaluate and place ------------------------------------------------------------------------
+
+
+def evaluation(folder: Path, *more: str) -> list[str]:
+    return [
+        *("evaluate", "--model", str(folder / "llama"), "--cases", str(folder / "cases.json")),
+        *("--methods", "rome,none,prompt-only", "--n-tokens", "600", *more),
+    ]
+
+
+def test_methods_are_evaluated_resumed_and_not_done_twice(
+    folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, plain
+):
+    out, calls, work = tmp_path / "run", [], conditions._evaluated
+
+    def counted(model, condition, *rest):
+        calls.append(condition.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return work(model, condition, *rest)
+
+    monkeypatch.setattr(conditions, "_evaluated", counted)
+    command = evaluation(folder, "--out", str(out), "--limit", "8")
+    assert run(["edit", *command]) == 130
+    assert not out.exists() and (tmp_path / "run.partial" / "rome.0").is_dir()
+    report = said(capsys, *command)
+    assert calls == ["rome", "none", "none", "prompt-only"]
+    assert set(report) >= {"run", "model", "n_cases", "n_filtered", "excluded", "methods"}
+    assert (report["n_cases"], report["n_filtered"], report["run"]) == (12, 8, str(out))
+    assert list(report["methods"]) == ["rome", "none", "prompt-only"]
+    for line in report["methods"].values():
+        assert set(line) >= METHOD_KEYS and line["n"] == 8
+        assert 0 <= line["multi_hop_strict"] <= line["multi_hop"]
+    none = report["methods"]["none"]
+    assert none["specificity"] == none["control_two_hop"] == 1
+    assert none["multi_hop"] == none["net_multi_hop"]
+    assert not (tmp_path / "run.partial").exists() and (out / "index.html").is_file()
+
+    again = said(capsys, *command)
+    assert len(calls) == 4 and again["methods"] == report["methods"]
+    line = refused(capsys, "edit", *command, "--shots", "reasoned")
+    assert "holds an edit evaluate run with other shots; choose" in line and len(calls) == 4
+    line = refused(capsys, "edit", *evaluation(folder, "--out", str(out), "--limit", "7"))
+    assert "run with limit=8 (this one: 7); choose another" in line and len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--methods", "rome,prompt"], "unknown method 'prompt'. Did you mean 'prompt-only'"),
+        (
+            ["--shots", "cot"],
+            "'cot' is no file of demonstrations, and not one of direct and reason",
+        ),
+        (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
+        (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
+        (["--cases", "nowhere.json"], "nowhere.json"),
+        (["--split", "test"], "no record of"),
+    ],
+)
+def test_a_mistaken_evaluation_is_refused(
+    folder: Path, tmp_path: Path, capsys, loaded, more: list, why: str
+):
+    command = ["edit", *evaluation(folder, "--out", str(tmp_path / "run")), *more]
+    assert why in refused(capsys, *command)
+    assert not loaded and not list(tmp_path.iterdir())
+
+
+def test_edits_pile_up_and_drift_is_measured(folder: Path, tmp_path: Path, capsys, plain):
+    text = tmp_path / "neutral.txt"
+    text.write_text(" ".join(f"w{i % 60}" for i in range(200)))
+    more = ("--sequential", "--neutral", str(text), "--methods", "rome,none")
+    report = said(capsys, *evaluation(folder, *more))
+    left_out = report["excluded"]["its edit touches an earlier one's"]
+    assert left_out > 0 and report["n_filtered"] == report["n_cases"] - left_out
+    assert run(["edit", *evaluation(folder, *more)]) == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    shown = {cells[1].strip(): [cell.strip() for cell in cells[2:4]] for cells in lines}
+    methods = report["methods"].values()
+    assert shown["multi_hop"] == [f"{line['multi_hop']:.3g}" for line in methods]
+    assert shown["p_reached_min"][1] == "–" and "kl_ci" not in shown
+    rome, none = report["methods"]["rome"], report["methods"]["none"]
+    assert rome["kl"] > 1e-4 and abs(none["kl"]) < 1e-6
+    assert rome["fluency"] > 0 and rome["peak_gb"] >= 0
+
+
+@pytest.mark.parametrize("format", ["counterfact", "zsre", "ripple_edits"])
+def test_other_benchmarks_are_recognised_and_measured(
+    folder: Path, tmp_path: Path, capsys, format: str
+):
+    file = single_edit_files(interp.load_model(str(folder / "llama")), tmp_path)[format]
+    command = [*evaluation(folder, "--limit", "2"), "--cases", str(file), "--methods", "ft,none"]
+    report = said(capsys, *command)
+    assert report["format"] == format and report["n_filtered"] == 2
+    assert report["methods"]["ft"]["efficacy"] == 1
+    assert report["methods"]["none"]["efficacy"] == 0
+    assert said(capsys, *command, "--format", format)["methods"].keys() == {"ft", "none"}
+    other = "zsre" if format == "counterfact" else "counterfact"
+    assert "is missing" in refused(capsys, "edit", *command, "--format", other)
+    assert "unknown format 'x'" in refused(capsys, "edit", *command, "--format", "x")
+    assert run(["edit", *command]) == 0 and "efficacy" in capsys.readouterr().out
+
+
+def test_cases_that_the_model_does_not_know_are_refused(
+    folder: Path, tmp_path: Path, capsys, plain
+):
+    out = tmp_path / "run"
+    command = [*evaluation(folder, "--out", str(out)), "--model", str(folder / "olmo2")]
+    assert "can use none of the 12 cases" in refused(capsys, "edit", *command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain):
+    out = tmp_path / "layers" / "llama"
+    model = ["--model", str(folder / "llama"), "--cases", str(folder / "cases.json")]
+    report = said(capsys, "place", *model, "--out", str(out))
+    assert report["run"] == str(out)
+    placed = report["placement"]
+    assert placed["until"] == 0.3 and placed["threshold"] >= 0.1
+    assert placed["query"] == [0] and placed["value"] == [1, 2]
+    assert set(placed["separation"]) == {"1", "2"}
+    assert all(0 <= value <= 1 for value in placed["separation"].values())
+    assert "separation 0." in placed["by"]
+    stored = LayerSelection.load(out)
+    assert stored.summary() == placed and len(stored.covariances) == 3
+    command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
+    found = said(capsys, *command, "--n-tokens", "600")
+    assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4
+    given = ["--threshold", "0.35", "--until", "0.6", "--out", str(tmp_path / "by hand")]
+    by_hand = said(capsys, "place", *model, *given)["placement"]
+    assert by_hand == placed | {"threshold": 0.35, "until": 0.6}
+    for wrong in (["--threshold", "0.01"], ["--until", "nan"], ["--threshold", "nan"]):
+        assert run(["edit", "place", *model, *wrong, "--out", str(tmp_path / "none")]) == 2
+        assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys):
+    assert run(["edit", verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Usage: interp edit" in text and "Example" in text
