@@ -23,10 +23,9 @@ from emotion_samples import (
 )
 from emotion_samples import comparison as comparison_of_emotions
 from patch_examples import LEFT_OUT, small
-from planted_cases import PLAIN
+from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
-from test_comparing import sharp
 
 import interp
 from circuits.discovery import (

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -124,8 +124,8 @@ class RunKey:
 class Codec(Generic[T]):
     """How the outcome of a step is stored where its type does not say it."""
 
-    save: Callable[[T, Path], Any]
-    load: Callable[[Path], T]
+    save: Callable[[T, Path], Any] = field()  # nnsight, once imported, gives every object a `save`
+    load: Callable[[Path], T] = field()
 
 
 class Steps:
