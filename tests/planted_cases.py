@@ -9,6 +9,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
+from conftest import tiny_hf, word_tokenizer
+
+import interp
 from circuits.editing.evaluation.demonstrations import Shots
 from circuits.editing.evaluation.edited_models import Ask, asking, generations
 from interp.model.model import Model
@@ -18,6 +22,14 @@ PLAIN = Shots("", "{}")
 all questions would be one and the same."""
 
 N_DRAWN = 90
+
+
+def sharp() -> Model:
+    """A tiny model with logits large enough to be sure of a token."""
+    hf = tiny_hf("llama")
+    with torch.no_grad():
+        hf.get_output_embeddings().weight.mul_(10)
+    return interp.load_model(hf, tokenizer=word_tokenizer())
 
 
 def answers(model: Model, questions: list[str]) -> list[list[str]]:

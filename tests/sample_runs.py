@@ -12,10 +12,9 @@ import pandas as pd
 import torch
 from conftest import interp_pairs, tiny, word_pairs
 from patch_examples import LEFT_OUT, small
-from planted_cases import PLAIN
+from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
-from test_comparing import sharp
 from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
 from test_emotion_discovery import SCENARIOS, SETTINGS
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny, tiny_hf, word_tokenizer
-from planted_cases import PLAIN, planted, single_edit_files
+from conftest import tiny
+from planted_cases import PLAIN, planted, sharp, single_edit_files
 
-import interp
 from circuits.editing import LayerSelection
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import (
@@ -41,13 +40,6 @@ N_TOKENS = 600
 
 def settings(*methods: str, **options) -> ComparisonSettings:
     return ComparisonSettings(methods=methods, shots=PLAIN, n_tokens=N_TOKENS, **options)
-
-
-def sharp() -> interp.Model:
-    hf = tiny_hf("llama")
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
-    return interp.load_model(hf, tokenizer=word_tokenizer())
 
 
 @pytest.fixture(scope="module")
