@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import interp
 from circuits.editing import Fact, preset
-from circuits.editing.endings import continuing_tokens
 from circuits.editing.evaluation import load_cases
+from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt, contexts, edit_prompts, essence_prompt
 from circuits.editing.keys import module_at
 from circuits.editing.layer_selection import selection_for

@@ -29,12 +29,17 @@ from scipy.stats import spearmanr
 
 import interp
 from circuits.editing import LayerSelection, preset
-from circuits.editing.comparing import REFERENCES
 from circuits.editing.editor import moments_for
-from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, load_cases, score, summary
+from circuits.editing.evaluation.cases import Case, Cases
+from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
+from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.demonstrations import SHOTS
+from circuits.editing.evaluation.formats import load_cases
+from circuits.editing.evaluation.intervals import summary
+from circuits.editing.evaluation.method_comparison import IN_PROMPT
+from circuits.editing.evaluation.multihop_metrics import score
+from circuits.editing.evaluation.prior_knowledge import Knowledge, prior_knowledge
 from circuits.editing.fact_prompts import contexts
-from circuits.editing.knowing import Knowledge, know
 from circuits.editing.layer_search import (
     propagation_of,
     question_moments,
@@ -65,15 +70,17 @@ SHOWN = (
 )
 
 
-def knowledge(model: interp.Model, cases: Cases, out: Path) -> Knowledge:
+def knowledge(model: interp.Model, cases: Cases[Case], out: Path) -> Knowledge:
     """Asked once for these demonstrations, then read."""
     mark = hashlib.blake2b(SHOTS.prefix.encode(), digest_size=4).hexdigest()
     file = out / f"know_{model.name}_{mark}.json"
     said = json.loads(file.read_text()) if file.exists() else {}
-    found = know(model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said)
-    if len(found.asked) > len(said):
+    found = prior_knowledge(
+        model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said
+    )
+    if len(found.answers) > len(said):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found.asked))
+        file.write_text(json.dumps(found.answers))
     return found
 
 
@@ -107,16 +114,20 @@ def chosen(
     return [*out, *beyond][skip : skip + n]
 
 
-def load(args: argparse.Namespace, split: str = "") -> tuple[interp.Model, list[Case], Pool]:
+def load(
+    args: argparse.Namespace, split: str = ""
+) -> tuple[interp.Model, list[Case], QuestionPool]:
     """The model, the usable cases of a split, and the questions that controls come from."""
     torch.set_num_threads(args.threads)
     model = interp.load_model(args.model)
-    everything = load_cases(CHAINS).clustered(lambda case: case.bridges[0])
+    everything = load_cases(CHAINS)
+    by_bridge = tuple(replace(case, cluster=case.bridges[0]) for case in everything)
+    everything = replace(everything, records=by_bridge)
     known = knowledge(model, everything, args.out)
     mine = [case for case in everything if case.split == (split or args.split)]
-    usable = [case for case in mine if not known.usable(case)]
+    usable = [case for case in mine if not known.missing(case)]
     print(f"{split or args.split}: {len(mine)} cases, {len(usable)} usable", flush=True)
-    return model, usable, Pool.of(mine, known.right)
+    return model, usable, QuestionPool.of(mine, known.right)
 
 
 def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Case, Propagation]]:
@@ -173,7 +184,7 @@ def of_subject(
     return subject_moments(model, free_cases(cases), layers)
 
 
-def free_cases(cases: list[Case]) -> Cases:
+def free_cases(cases: list[Case]) -> Cases[Case]:
     """Design cases whose facts are about no subject that is edited."""
     edited = {fact.subject for case in cases for fact in case.facts}
     return load_cases(CHAINS).where(
@@ -184,8 +195,8 @@ def free_cases(cases: list[Case]) -> Cases:
 def run(
     args: argparse.Namespace,
     model: interp.Model,
-    pool: Pool,
-    arm: Arm,
+    pool: QuestionPool,
+    arm: EditCondition,
     cases: list[Case],
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -196,11 +207,11 @@ def run(
     protocol = Protocol(SHOTS, pool, seed=seed)
     named = {"arm": arm.name, "seed": seed, "cases": fingerprint(cases)} | identity(model)
     with RunFolder.open(at, "edit arm", named) as steps:  # never finished: its steps are read
-        answers, edits = evaluate_arm(model, arm, cases, protocol, moments, templates, steps)
+        answers, edits = evaluate_condition(model, arm, cases, protocol, moments, templates, steps)
     scores = score(answers)
     for part in [[], ["position"]]:
         table = summary(scores, part)
-        wide = table.pivot_table(index=part or ["arm"], columns="metric", values="value")
+        wide = table.pivot_table(index=part or ["condition"], columns="metric", values="value")
         print(wide.reindex(columns=list(SHOWN)).round(3).to_string(), flush=True)
     p = [x for line in edits["p"] for stage in json.loads(line) for x in stage if x == x]
     print(
@@ -241,7 +252,9 @@ def score_layers(args: argparse.Namespace) -> None:
     stages = [replace(VALUE_NEURONS, layers=(i,)) for i in every]
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     edited = [
-        run(args, model, pool, Arm(f"value{stage.layers[0]}", Method("", (stage,))), cases)
+        run(
+            args, model, pool, EditCondition(f"value{stage.layers[0]}", Method("", (stage,))), cases
+        )
         for stage in stages
     ]
     net = np.stack([frame.sort_values("case")["net_multi_hop"].to_numpy() for frame in edited])
@@ -284,7 +297,7 @@ def correlated(name: str, score_of: Float[np.ndarray, "fact layer"], net: np.nda
     print(f"rank correlation of {name} over {len(net)} layers: {rho:.2f} [{low:.2f}, {high:.2f}]")
 
 
-def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], Pool]:
+def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionPool]:
     """As many first-hop as last-hop edits, in the test half of subjects that S knows nothing of."""
     model, usable, pool = load(args)
     learnt = learnt_subjects() if args.split == "test" else ()
@@ -310,15 +323,15 @@ def arms(args: argparse.Namespace) -> None:
             run(args, model, pool, arm_of(name, model, placement), cases, seed)
 
 
-def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> Arm:
+def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
     """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
 
     ``strength`` is of the arm: how much of the finished change is made; ``threshold`` of the
     placement: the gain from which value neurons fire.
     """
     base, *said = name.split(":")
-    if base in REFERENCES:
-        return Arm(name, told=REFERENCES[base])
+    if base in IN_PROMPT:
+        return EditCondition(name, in_prompt=IN_PROMPT[base])
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
     threshold = other.pop("threshold", placement.threshold)
     method = preset(base, model, replace(placement, threshold=threshold))
@@ -330,7 +343,7 @@ def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> Arm:
         else stage
         for stage in method.stages
     )
-    return Arm(name, Method(name, tuple(stages)), strength=strength)
+    return EditCondition(name, Method(name, tuple(stages)), strength=strength)
 
 
 def layouts(args: argparse.Namespace) -> None:
@@ -345,7 +358,7 @@ def layouts(args: argparse.Namespace) -> None:
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
     for placement in (at, *peers, *drawn):
         name = f"ace{placement.query}{placement.value}".replace(" ", "")
-        run(args, model, pool, Arm(name, preset("ace", model, placement)), cases)
+        run(args, model, pool, EditCondition(name, preset("ace", model, placement)), cases)
 
 
 def _random(rng: np.random.Generator, n: int, like: LayerSelection) -> LayerSelection:
@@ -376,7 +389,7 @@ if __name__ == "__main__":
     parser.add_argument("--skip", type=int, default=0, help="cases passed over first")
     parser.add_argument("--layers", default="", help="FROM:TO")
     parser.add_argument("--draws", type=int, default=10, help="random layouts")
-    parser.add_argument("--arms", default="none,told,rome,rome+,ace")
+    parser.add_argument("--arms", default="none,prompt-only,rome,rome+,ace")
     parser.add_argument("--seeds", default="0")
     args = parser.parse_args()
     STEPS[args.step](args)

@@ -45,10 +45,7 @@ KINDS: dict[str, str | tuple[str, str]] = {
     "edit": "circuits.editing.edit:Edit",
     LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
     "layer selection": "circuits.editing.layer_selection:LayerSelection",
-    "edit comparison": (
-        "circuits.editing.comparing:Comparison.load",
-        "circuits.editing.figures:comparison_report",
-    ),
+    "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",
     "emotion discovery": (

@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from interp.interventions.bridge import bridge_hooks
     from interp.interventions.generate import Generation, generate
     from interp.interventions.native import applied
-    from interp.interventions.plan import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+    from interp.interventions.plan import (
+        Ablate,
+        Add,
+        Feedback,
+        KnockOut,
+        Patch,
+        Plan,
+        ProjectOut,
+        Scale,
+    )
     from interp.interventions.recording import Activations, activations
     from interp.interventions.run import forward, sweep_plans
     from interp.interventions.values import (
@@ -61,6 +70,7 @@ __all__ = [
     "AblationResult",
     "Activations",
     "Add",
+    "Feedback",
     "Generation",
     "InterpError",
     "KnockOut",

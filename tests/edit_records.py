@@ -2,6 +2,12 @@
 
 from typing import Any
 
+import pytest
+from conftest import ROOT
+
+MQUAKE = ROOT.parent / "shared" / "data" / "mquake"
+needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
+
 ASKS = {
     "author": ("Who wrote {}?", "{} was written by"),
     "citizenship": ("Which country is {} a citizen of?", "{} is a citizen of"),

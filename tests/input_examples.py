@@ -14,11 +14,8 @@ from edit_records import records
 from circuits.cli.ablate import _components
 from circuits.discovery import Circuit, of_edges
 from circuits.discovery.ground_truth import validate_methods
-from circuits.editing.evaluation.counterfact import load_counterfact
-from circuits.editing.evaluation.mquake import load_cases
-from circuits.editing.evaluation.prompts import load_relation_shots, load_shots
-from circuits.editing.evaluation.ripple import load_ripple
-from circuits.editing.evaluation.zsre import load_zsre
+from circuits.editing.evaluation.demonstrations import load_shots
+from circuits.editing.evaluation.formats import load_benchmark, load_cases
 from circuits.editing.fact import load_facts, load_preserved
 from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
 from circuits.emotion.frames import load_frames
@@ -222,14 +219,13 @@ def kinds() -> dict[str, Kind]:
         "cases": kind("m.json", records()[:2], load_cases),
         "cases of a split": kind("m.json", first("multihop_chains.json", 1), of_design),
         "cases by line": kind("m.jsonl", records()[2:4], load_cases),
-        "counterfact": kind("c.json", [COUNTERFACT], load_counterfact),
-        "zsre": kind("z.json", [ZSRE], load_zsre),
-        "ripple": kind("r.json", [RIPPLE], load_ripple),
+        "counterfact": kind("c.json", [COUNTERFACT], of_format("counterfact")),
+        "zsre": kind("z.json", [ZSRE], of_format("zsre")),
+        "ripple": kind("r.json", [RIPPLE], of_format("ripple_edits")),
         "facts": kind("f.json", [FACT, FACT | {"subject": "Italy"}], load_facts),
         "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_preserved),
         "shots": kind("s.txt", SHOTS, load_shots),
         "reasoned shots": kind("s.txt", THOUGHTS, load_shots),
-        "relation shots": kind("s.json", {"P1": SHOTS.decode()}, load_relation_shots),
         "scenarios": kind("s.jsonl", first("emotion_scenarios_test.jsonl"), load_scenarios),
         "vignettes": kind("v.jsonl", first("emotion_vignettes.jsonl"), load_vignettes),
         "replies": kind("r.jsonl", first("emotion_replies.jsonl"), load_replies),
@@ -246,6 +242,10 @@ def kinds() -> dict[str, Kind]:
         "cells": kind("c.jsonl", cells(), load_data),
         "world": kind("w.json", world(), World.load),
     }
+
+
+def of_format(name: str) -> Callable[[Path], Any]:
+    return lambda path: load_benchmark(path, format=name)
 
 
 def of_design(path: Path) -> Any:

@@ -4,11 +4,17 @@ Nothing is trained. A chain's answers are words that the model's greedy answers 
 hop and every composed question is right before any edit.
 """
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
-from circuits.editing.asking import asking, generations
-from circuits.editing.evaluation import Shots
+import torch
+from conftest import tiny_hf, word_tokenizer
+
+import interp
+from circuits.editing.evaluation.demonstrations import Shots
+from circuits.editing.evaluation.edited_models import Ask, asking, generations
 from interp.model.model import Model
 
 PLAIN = Shots("", "{}")
@@ -16,6 +22,14 @@ PLAIN = Shots("", "{}")
 all questions would be one and the same."""
 
 N_DRAWN = 90
+
+
+def sharp() -> Model:
+    """A tiny model with logits large enough to be sure of a token."""
+    hf = tiny_hf("llama")
+    with torch.no_grad():
+        hf.get_output_embeddings().weight.mul_(10)
+    return interp.load_model(hf, tokenizer=word_tokenizer())
 
 
 def answers(model: Model, questions: list[str]) -> list[list[str]]:
@@ -131,3 +145,45 @@ def _record(
             ]
         },
     }
+
+
+def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
+    """Files of three records in the schemas of CounterFact, zsRE and RippleEdits.
+
+    Objects before the edit are what the model says by itself.
+    """
+    edits = [(f"w{20 + i} w{60 + i}", f"w{70 + i}") for i in range(3)]
+    clozes = [f"The director of {subject} is" for subject, _ in edits]
+    plain = [f"w{30 + i} w{31 + i} w{i}5" for i in range(1, 10)]
+    said = generations(model, [Ask(0, text, n_tokens=1) for text in [*clozes, *plain]], [()])
+    true = said[:3]
+    named = [one for one in zip(plain, said[3:], strict=True) if len(one[1]) == 3]
+    plain, other = zip(*named[:3], strict=True)
+    rows: dict[str, list[dict[str, Any]]] = {"counterfact": [], "zsre": [], "ripple_edits": []}
+    for i, (subject, target) in enumerate(edits):
+        rewrite = {"prompt": "The director of {} is", "subject": subject}
+        rewrite |= {"target_new": {"str": target}, "target_true": {"str": true[i]}}
+        rows["counterfact"].append(
+            {"case_id": i, "requested_rewrite": rewrite, "paraphrase_prompts": [f"w3 {subject}"]}
+            | {"neighborhood_prompts": [clozes[i]], "generation_prompts": ["w1 w2", "w3"]}
+        )
+        rows["zsre"].append(
+            {"subject": subject, "src": clozes[i], "answers": [true[i]], "alt": target}
+            | {"rephrase": f"w3 {subject}", "loc": f"nq question: {plain[i]}", "loc_ans": other[i]}
+        )
+        tests = {"Relation_Specificity": other[i], "Subject_Aliasing": "w99"}
+        rows["ripple_edits"].append(
+            {
+                "edit": {"prompt": f"{clozes[i]} {target}.", "relation": "DIRECTOR"},
+                **{key: [_test(plain[i], answer)] for key, answer in tests.items()},
+            }
+        )
+    files = {name: folder / f"{name}.json" for name in rows}
+    for name, file in files.items():
+        file.write_text(json.dumps(rows[name]))
+    return files
+
+
+def _test(prompt: str, answer: str) -> dict[str, Any]:
+    query = {"prompt": prompt, "answers": [{"value": answer, "aliases": []}]}
+    return {"test_queries": [query], "test_condition": "OR", "condition_queries": [query]}

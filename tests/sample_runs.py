@@ -12,10 +12,9 @@ import pandas as pd
 import torch
 from conftest import interp_pairs, tiny, word_pairs
 from patch_examples import LEFT_OUT, small
-from planted_cases import PLAIN
+from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
-from test_comparing import sharp
 from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
 from test_emotion_discovery import SCENARIOS, SETTINGS
 
@@ -31,9 +30,8 @@ from circuits.discovery import discover as discover_circuit
 from circuits.discovery.search import into_folder
 from circuits.editing import Fact, LayerSelection
 from circuits.editing.change import Change
-from circuits.editing.comparing import compare_into, compare_methods
 from circuits.editing.edit import Edit
-from circuits.editing.evaluation import parse_cases
+from circuits.editing.evaluation import ComparisonSettings, compare_methods, parse_cases
 from circuits.emotion.controlling import Writer
 from circuits.emotion.controlling import evaluate as control_of
 from circuits.emotion.discovering import discover
@@ -151,9 +149,10 @@ def comparison(out: Path) -> Path:
     model = sharp()
     # both cases are of one cluster, so there is no interval
     cases = parse_cases(planted_chains(model, 2))
-    found = compare_methods(model, cases[:2], ("rome", "none"), shots=PLAIN, n_tokens=200)
+    settings = ComparisonSettings(methods=("rome", "none"), shots=PLAIN, n_tokens=200)
+    found = compare_methods(model, cases[:2], settings)
     at = LayerSelection((0,), (2,), EVIL, separation={1: 0.6, 2: 0.75})
-    return replace(found, model=MODEL, placement=at, excluded={f"not known {EVIL}": 3}).save(out)
+    return replace(found, model=MODEL, layers=at, excluded={f"not known {EVIL}": 3}).save(out)
 
 
 def recall_study(out: Path) -> Path:
@@ -236,7 +235,8 @@ def edited() -> tuple[Any, Any]:
 
 
 def edit_evaluate(out: Path) -> None:
-    compare_into(out, *edited(), ["none", "told"], shots=PLAIN, n_tokens=600)
+    settings = ComparisonSettings(methods=("none", "prompt-only"), shots=PLAIN, n_tokens=600)
+    compare_methods(*edited(), settings, out=out)
 
 
 def query_value_run(out: Path) -> None:

@@ -123,7 +123,8 @@ def test_a_stopped_run_resumes(
     capsys.readouterr()
     assert run([*command, "--out", str(out)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"interrupted: 2 of 3 pairs are kept in {out}.partial; run the same command again to go on."
+        f"interrupted: 2 of 3 pairs are saved in {out}.partial; run the same command again to go "
+        "on."
     )
     assert not out.exists()
     shards = sorted((tmp_path / "run.partial").glob("0*"))

@@ -17,7 +17,7 @@ from sample_runs import RUNS, SAMPLES
 
 from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
-from circuits.editing.comparing import Comparison
+from circuits.editing.evaluation import Comparison
 from circuits.editing.layer_selection import load_selection
 from circuits.emotion.control import Control
 from circuits.emotion.discovery import Discovery

@@ -8,13 +8,9 @@ from rich.markup import escape
 from circuits.cli.options import (
     N_TOKENS,
     CasesOption,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
+    Into,
     JsonOption,
-    LimitOption,
-    ModelOption,
-    OutOption,
+    OnModel,
     PlacementOption,
     SplitOption,
     TokensOption,
@@ -22,95 +18,78 @@ from circuits.cli.options import (
     names_in,
     numbers,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_table, stdout
+from circuits.cli.output import print_json, print_table, stdout
+from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
+says = ComparisonSettings.says
+FORMATS = ("mquake", "counterfact", "zsre", "ripple_edits")
 EXAMPLES = (
-    "Examples:\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases multihop_chains --split "
-    "design --methods rome,ace,none --limit 12 --out runs/edits-compared --json`\n\n"
-    "`interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
-    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake`"
+    "interp edit evaluate --model gemma-3-270m --cases multihop_chains --split design --methods "
+    "rome,ace,none --limit 12 --out runs/edits-compared --json",
+    "interp edit evaluate --model gemma-3-270m --cases MQuAKE-CF-3k-v2.json --methods "
+    "rome+,memit+,ace --limit 100 --seeds 0,1,2 --out runs/mquake",
+    "interp edit evaluate --model gemma-3-270m --cases counterfact.json --methods rome,none "
+    "--limit 100 --out runs/counterfact",
 )
 
 
 def evaluate(
-    model: ModelOption,
+    on: OnModel,
     cases: CasesOption,
+    into: Into,
     methods: Annotated[
-        str,
-        choice(
-            (*METHODS, *INFORMED, *BASELINES),
-            "Editing methods; + after a name gives it the two-hop prompts and preserved questions "
-            "that ace gets. Baselines: none (unedited), told (the edit in the prompt), ike (in the "
-            "prompt, with demonstrations).",
-            many=True,
-        ),
+        str, choice((*METHODS, *INFORMED, *BASELINES), says("methods"), many=True)
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
     split: SplitOption = None,
-    placement: PlacementOption = None,
-    shots: Annotated[
-        str,
-        typer.Option(
-            help="Demonstrations before every question: direct, reasoned (chain of thought), or a "
-            "file with MQuAKE's prompts."
-        ),
-    ] = "direct",
-    neutral: Annotated[
+    format: Annotated[
         str | None,
-        typer.Option(help="Text for divergence and perplexity: neutral_text, or a text file."),
+        choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
     ] = None,
-    sequential: Annotated[
-        bool,
-        typer.Option(
-            "--sequential", help="Make the edits one on top of the other; ask after the last one."
-        ),
-    ] = False,
-    seeds: Annotated[
-        str, typer.Option(help="Random seeds for contexts and controls, such as 0,1,2.")
-    ] = "0",
-    limit: LimitOption = None,
+    placement: PlacementOption = None,
+    shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
+    neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
+    sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
+    seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
+    limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,
     n_tokens: TokensOption = N_TOKENS,
-    out: OutOption = None,
-    force: ForceOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.comparing import compare_into
-    from circuits.editing.evaluation import load_cases, shots_named
+    from circuits.editing.evaluation import compare_methods, load_benchmark
     from circuits.editing.layer_selection import selection_for
 
-    names = names_in(methods)
-    draws, demonstrations = numbers("--seeds", seeds) or [], shots_named(shots)
-    rows = load_cases(cases, split)
-    text = neutral_text(neutral)
-    loaded = load(model, device, dtype)
-    at = selection_for(loaded, placement, *names)
+    settings = ComparisonSettings(
+        methods=tuple(names_in(methods)),
+        seeds=tuple(numbers("--seeds", seeds) or ()),
+        limit=limit,
+        shots=shots,
+        neutral=neutral,
+        sequential=sequential,
+        n_tokens=n_tokens,
+    )
+    settings.demonstrations()  # refused before a model is loaded
+    settings.neutral_text()
+    rows = load_benchmark(cases, split, format)
+    model = on.load()
+    layers = selection_for(model, placement, *settings.methods)
     with bar("editing", "") as report:
-        result = compare_into(
-            out,
-            loaded,
+        result = compare_methods(
+            model,
             rows,
-            names,
-            at,
-            seeds=draws,
-            limit=limit,
-            shots=demonstrations,
-            neutral=text,
-            sequential=sequential,
-            n_tokens=n_tokens,
-            force=force,
+            settings,
+            layers,
+            out=into.out,
+            force=into.force,
             progress=lambda what, done, total: report(done, total, what),
         )
     found = result.summary()
     if as_json:
-        print_json({"run": str(out) if out else None, **found})
+        print_json({"run": into.run, **found})
         return
     print_table(
         _by_metric(found["methods"]),
@@ -119,18 +98,18 @@ def evaluate(
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
-    if out:
-        stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True, markup=False)
+    if into.out:
+        stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
-    """A line a figure and a column a method, which fits a terminal; without the intervals."""
+    """A line per figure and a column per method, which fits a terminal; without the intervals."""
     import pandas as pd
 
     first = next(iter(methods.values()))
     figures = [name for name, value in first.items() if not isinstance(value, list)]
     columns = {
-        method: ["–" if line[name] is None else f"{line[name]:.3g}" for name in figures]
+        method: ["–" if line.get(name) is None else f"{line[name]:.3g}" for name in figures]
         for method, line in methods.items()
     }
     return pd.DataFrame({"figure": figures} | columns)

@@ -45,7 +45,7 @@ def place(
 ) -> None:
     """Choose the query and value layers in which the ace methods edit a model, from cases."""
     from circuits.editing import layer_search
-    from circuits.editing.evaluation import load_cases
+    from circuits.editing.evaluation.formats import load_cases
     from circuits.editing.layer_selection import LayerSelection
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 

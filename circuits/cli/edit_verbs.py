@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from interp import Model
 
 app = typer.Typer(help="Write facts into a model's weights, and evaluate it.", no_args_is_help=True)
-app.command("evaluate", epilog=edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
+command(app, *edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
 command(
     app,
     "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
@@ -219,15 +219,15 @@ def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
 
 def _continued(model: "Model", facts: "list[Fact]") -> list[str]:
     """What the model makes of each fact's cloze."""
-    from circuits.editing.asking import Ask, generations
+    from circuits.editing.evaluation.edited_models import Ask, generations
 
     return generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
 
 
 def _asked(model: "Model", questions: list[str], edits: "Sequence[Edit]") -> list[dict[str, str]]:
     """The model's answers behind the evaluation's demonstrations, before and after it is edited."""
-    from circuits.editing.asking import asking, generations
-    from circuits.editing.evaluation import SHOTS
+    from circuits.editing.evaluation.demonstrations import SHOTS
+    from circuits.editing.evaluation.edited_models import asking, generations
 
     asks = [asking(SHOTS, text) for text in questions]
     before = generations(model, asks, [()])

@@ -158,7 +158,7 @@ NeutralOption = Annotated[
 CasesOption = Annotated[
     str,
     typer.Option(
-        help="Edit cases in MQuAKE's schema: multihop_chains, a JSON file or a Hub data set."
+        help="Edit cases: multihop_chains, or a JSON file or Hub data set in MQuAKE's schema."
     ),
 ]
 PlacementOption = Annotated[

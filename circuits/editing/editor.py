@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from circuits.editing.asking import Ask, generations
 from circuits.editing.edit import Edit, ledger
 from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.edited_models import Ask, generations
 from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
 from circuits.editing.layer_selection import LayerSelection, selection_for

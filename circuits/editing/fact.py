@@ -74,11 +74,6 @@ class Fact:
         """The question with its subject; empty where the fact has none."""
         return self.question.replace(SLOT, self.subject)
 
-    @property
-    def two_hop(self) -> tuple[str, ...]:
-        """The question, or where there is none the cloze, about each implicit subject."""
-        return tuple((self.question or self.prompt).replace(SLOT, name) for name in self.implicit)
-
 
 @dataclass(frozen=True)
 class PreservedQuestion:

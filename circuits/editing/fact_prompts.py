@@ -1,9 +1,8 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from circuits.editing.evaluation.probes import KeyKind, Known
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion
 from circuits.editing.methods import FORMS, Anchor, Form
 from interp.brief import brief
@@ -117,25 +116,6 @@ def preserved_prompts(
         _tokenised(model, template.replace(SLOT, one.about(SLOT)), one.subject, anchor)
         for one in preserved
     ]
-
-
-def preserved_of(known: Mapping[KeyKind, Sequence[Known]]) -> tuple[PreservedQuestion, ...]:
-    """Known questions as an editor takes them: each about its first subject.
-
-    Those whose subject is not in their text are left out: they have no token to preserve. Chains
-    have several relations, and count as having none.
-    """
-    return tuple(
-        PreservedQuestion(
-            question.text,
-            question.subjects[0],
-            question.relations[0] if len(question.relations) == 1 else "",
-            kind == "related",
-        )
-        for kind, questions in known.items()
-        for question in questions
-        if question.subjects[0] in question.text
-    )
 
 
 def contrasts(fact: Fact, preserved: Sequence[PreservedQuestion]) -> tuple[PreservedQuestion, ...]:

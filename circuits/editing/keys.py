@@ -32,17 +32,26 @@ def keys_at(
     model: Model,
     prompts: Sequence[EditPrompt],
     places: Sequence[Place],
-    edits: Sequence[Changes],
-    owner: Int[Tensor, " prompt"],
+    edits: Sequence[Changes] = ((),),
+    owner: Int[Tensor, " prompt"] | None = None,
+    pick: Pick = lambda x, out: x,
 ) -> dict[Place, Float[Tensor, "prompt d_in"]]:
     """Inputs of projections at each prompt's anchor, all from one forward pass.
 
-    Each prompt is read under the changes of the edit that `owner` numbers.
+    Each prompt is read under the changes of the edit that `owner` numbers, by default the first.
 
     Raises:
         PlanError: no such projection.
     """
-    return _captured(model, prompts, places, edits, owner, lambda x, out: x)
+    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
+    owner = torch.zeros(len(prompts), dtype=torch.long) if owner is None else owner
+    for group in _batched(prompts, owner.tolist(), default_budget(model)):
+        with torch.no_grad():
+            got = _read(model, [prompts[i] for i in group], places, edits, owner[group], pick)
+        for place, values in got.items():
+            for i, value in zip(group, values, strict=True):
+                out[place][i] = value
+    return {place: torch.stack(values) for place, values in out.items()}
 
 
 def outputs_at(
@@ -53,33 +62,7 @@ def outputs_at(
     owner: Int[Tensor, " prompt"],
 ) -> Float[Tensor, "prompt d_model"]:
     """What is written at each prompt's anchor; otherwise as `keys_at`."""
-    found = _captured(model, prompts, [place], edits, owner, lambda x, out: first_output(out))
-    return found[place]
-
-
-def plain_keys(
-    model: Model, prompts: Sequence[EditPrompt], places: Sequence[Place]
-) -> dict[Place, Float[Tensor, "prompt d_in"]]:
-    """`keys_at` of the model as it is."""
-    return keys_at(model, prompts, places, [()], torch.zeros(len(prompts), dtype=torch.long))
-
-
-def _captured(
-    model: Model,
-    prompts: Sequence[EditPrompt],
-    places: Sequence[Place],
-    edits: Sequence[Changes],
-    owner: Int[Tensor, " prompt"],
-    pick: Pick,
-) -> dict[Place, Float[Tensor, "prompt width"]]:
-    out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
-    for group in _batched(prompts, owner.tolist(), default_budget(model)):
-        with torch.no_grad():
-            got = _read(model, [prompts[i] for i in group], places, edits, owner[group], pick)
-        for place, values in got.items():
-            for i, value in zip(group, values, strict=True):
-                out[place][i] = value
-    return {place: torch.stack(values) for place, values in out.items()}
+    return keys_at(model, prompts, [place], edits, owner, lambda x, out: first_output(out))[place]
 
 
 def _batched(prompts: Sequence[EditPrompt], owner: Sequence[int], tokens: int) -> list[list[int]]:

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 
 from circuits.editing.change import Place
-from circuits.editing.evaluation import SHOTS, Case, Cases, Pool, Shots, draw_probes, preservation
+from circuits.editing.evaluation.cases import Case, Cases
+from circuits.editing.evaluation.control_questions import (
+    QuestionPool,
+    control_questions,
+    preservation_set,
+    preserved_of,
+)
+from circuits.editing.evaluation.demonstrations import SHOTS, Shots
+from circuits.editing.evaluation.prior_knowledge import prior_knowledge, usable_cases
 from circuits.editing.fact import Fact, PreservedQuestion
 from circuits.editing.fact_prompts import (
     ASKED,
@@ -18,10 +26,8 @@ from circuits.editing.fact_prompts import (
     edit_prompts,
     essence_prompt,
     last_token_prompt,
-    preserved_of,
     preserved_prompts,
 )
-from circuits.editing.knowing import know, usable_cases
 from circuits.editing.layer_selection import RISE, LayerSelection
 from circuits.editing.match_scores import Propagation, match_scores, site_of
 from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Form, Neurons, Search
@@ -40,7 +46,7 @@ MORE = 250  # facts, beside those edited, from which it is learnt how keys at la
 
 def select_layers(
     model: Model,
-    cases: Cases,
+    cases: Cases[Case],
     limit: int | None = 120,
     shots: Shots = SHOTS,
     seed: int = 0,
@@ -69,16 +75,16 @@ def select_layers(
 
 def propagations(
     model: Model,
-    cases: Cases,
+    cases: Cases[Case],
     limit: int | None,
     shots: Shots,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Propagation]:
     """Where edits of last hops should act and where not; as `select_layers`, fact by fact."""
-    known = know(model, cases, shots, progress)
+    known = prior_knowledge(model, cases, shots, progress)
     usable, _ = usable_cases(cases, known)
-    pool = Pool.of(cases, known.right)
+    pool = QuestionPool.of(cases, known.right)
     rows = (propagation_of(model, case, pool, shots, seed) for case in usable if _is_deep(case))
     by_fact = {(one.fact.prompt, one.fact.subject): one for one in filter(None, rows)}
     found = list(itertools.islice(by_fact.values(), limit))
@@ -91,22 +97,22 @@ def propagations(
 
 
 def propagation_of(
-    model: Model, case: Case, pool: Pool, shots: Shots, seed: int = 0
+    model: Model, case: Case, pool: QuestionPool, shots: Shots, seed: int = 0
 ) -> Propagation | None:
     """Where an edit of a case's last hop should act, and where not; `None` without controls."""
-    scored = draw_probes(case, pool, seed=seed)
+    scored = control_questions(case, pool, seed=seed)
     others = [one.text for one in scored["control_two_hop"]]
     single = [q.text for kind, found in scored.items() for q in found if kind != "control_two_hop"]
     prompts = (_asked_with(model, shots, texts) for texts in (case.questions, others, single))
     through, beside, alone = map(tuple, prompts)
-    preserved = preserved_of(preservation(case, pool, scored, N_PRESERVED, seed))
+    preserved = preserved_of(preservation_set(case, pool, scored, N_PRESERVED, seed))
     return Propagation(case.facts[0], through, beside, preserved, alone) if others else None
 
 
 def selected(
     model: Model,
     facts: Sequence[Propagation],
-    cases: Cases,
+    cases: Cases[Case],
     shots: Shots = SHOTS,
     seed: int = 0,
 ) -> LayerSelection:
@@ -192,7 +198,7 @@ def _reached(model: Model, facts: Sequence[Propagation], stage: Neurons) -> floa
 def question_moments(
     model: Model,
     facts: Sequence[Propagation],
-    cases: Cases,
+    cases: Cases[Case],
     layers: Sequence[int],
     shots: Shots = SHOTS,
     seed: int = 0,

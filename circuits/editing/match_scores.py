@@ -24,7 +24,7 @@ from circuits.editing.fact_prompts import (
     edit_prompts,
     preserved_prompts,
 )
-from circuits.editing.keys import plain_keys
+from circuits.editing.keys import keys_at
 from circuits.editing.methods import Neurons, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.neurons import queries
@@ -95,7 +95,7 @@ def match_scores(
     scored = [_Prompts.of(model, one, stage) for one in facts]
     rows = [prompt for one in scored for prompt in one.all]
     places: list[Place] = [(site_of(stage), layer) for layer in layers]
-    keys = plain_keys(model, rows, places)
+    keys = keys_at(model, rows, places)
     by_layer: list[tuple[list[float], list[float], float, float]] = []
     for place in places:
         metric = KeyMetric(stage.metric, moments[place])

@@ -13,7 +13,7 @@ METHODS = (*ONE_STAGE, *TWO_STAGE)
 """Names of all presets (`circuits.editing.presets`)."""
 INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet"))
 """These methods with the two-hop prompts and preserved questions that ``ace`` gets."""
-BASELINES = ("none", "told", "ike")
+BASELINES = ("none", "prompt-only", "ike")
 """The unedited model, the edit in the prompt, and that behind demonstrations."""
 
 Form = Literal["cloze", "question", "two_hop"]

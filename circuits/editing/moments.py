@@ -17,7 +17,7 @@ from torch import Tensor
 from circuits.editing.change import Place
 from circuits.editing.edit import ledger
 from circuits.editing.fact_prompts import EditPrompt
-from circuits.editing.keys import plain_keys
+from circuits.editing.keys import keys_at
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
 from interp.forward.budget import default_budget
@@ -203,7 +203,7 @@ def keys_by_fact(
     model: Model, places: Sequence[Place], facts: Sequence[Sequence[EditPrompt]]
 ) -> dict[Place, list[Float[Tensor, "prompt d_in"]]]:
     """Keys at the anchors of each fact's prompts."""
-    keys = plain_keys(model, [prompt for prompts in facts for prompt in prompts], places)
+    keys = keys_at(model, [prompt for prompts in facts for prompt in prompts], places)
     sizes = [len(prompts) for prompts in facts]
     return {at: list(found.double().cpu().split(sizes)) for at, found in keys.items()}
 

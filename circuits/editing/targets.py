@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
-from circuits.editing.endings import continuing_tokens
+from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import module_at
 from circuits.editing.methods import Search

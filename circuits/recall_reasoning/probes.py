@@ -32,9 +32,8 @@ def bridge_readout(
         span: the mention.
 
     Returns:
-        Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: the read-out is evidence of
-        a first hop where it is higher on clean prompts in more than half of the pairs. Pairs
-        whose bridge is not a single token are left out.
+        Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: evidence of a first hop where
+        it is higher on clean prompts. Pairs whose bridge is not a single token are left out.
 
     Raises:
         DataError: no pair's bridge is a single token.
@@ -87,16 +86,8 @@ def knock_out(
 ) -> pd.DataFrame:
     """Probability of the answer when the last token cannot attend to the subject, by window.
 
-    Args:
-        model: with sdpa or eager attention.
-        pairs: the prompts.
-        window: consecutive layers that are blocked, centred on each layer.
-        span: what the last token must not see.
-        clusters: entity of each pair, for the intervals.
-        seed: of the bootstrap.
-
-    Returns:
-        A row per layer: relative change of p(answer), with its interval over pairs or clusters.
+    `window` consecutive layers are blocked, centred on each layer. A row per layer: relative change
+    of p(answer), with its interval over pairs or clusters (the entity of each pair).
 
     Source: Geva et al., arXiv 2304.14767, section 4.
     """
@@ -121,16 +112,9 @@ def back_patching(
 ) -> xr.DataArray:
     """Whether the answer leads the vocabulary once a later state is fed back into an earlier layer.
 
-    Args:
-        model: the model.
-        pairs: the prompts; best those whose answer the model misses.
-        sources: layers whose output is taken.
-        targets: layers whose output it replaces, at the same token.
-        place: which token.
-
-    Returns:
-        Dims (pair, source, target): 1 where the answer is right, NaN where target >= source;
-        coordinate ``unpatched`` says whether it was right before.
+    The output of each layer in `sources` replaces that of each in `targets`, at the same token; the
+    pairs are best those whose answer the model misses. Dims (pair, source, target): 1 where the
+    answer is right, NaN where target >= source; ``unpatched`` says whether it was right before.
 
     Source: Biran et al., arXiv 2406.12775, section 5.
     """
@@ -156,15 +140,9 @@ def memory_heads(
 ) -> pd.DataFrame:
     """Heads that promote the stored answer and heads that promote the stated one.
 
-    Args:
-        model: the model.
-        conflict: prompts that state another answer than the stored one (cell C-conflict).
-        stored: id of a pair -> the stored answer.
-        seed: of the bootstrap.
-
-    Returns:
-        A row per head: its direct effect on logit(stored) - logit(stated), in logits, mean over
-        pairs with its interval; memory heads are positive, in-context heads negative.
+    The prompts state another answer (cell C-conflict) than `stored`, by id of the pair. A row per
+    head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs with its
+    interval; memory heads are positive, in-context heads negative.
 
     Raises:
         DataError: no stored answer is a single token.

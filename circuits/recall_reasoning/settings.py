@@ -1,7 +1,7 @@
 """What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, ch
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+SOME = Field(min_length=1)
 
 
 class StudySettings(ClosedRow):
@@ -20,37 +21,24 @@ class StudySettings(ClosedRow):
     design: DesignName = Field(
         default="A-conflict", description="Which kinds of prompts are contrasted."
     )
-    sizes: tuple[Count, ...] = Field(
-        default=(4, 8, 12, 16), min_length=1, description="Numbers of heads in a circuit."
+    sizes: Annotated[tuple[Count, ...], SOME] = Field(
+        default=(4, 8, 12, 16), description="Numbers of heads in a circuit."
     )
-    rules: tuple[Rule, ...] = Field(
-        default=("exclusive", "absolute", "clipped", "difference"),
-        min_length=1,
-        description="How components are ranked for an ability.",
+    rules: Annotated[tuple[Rule, ...], SOME] = Field(
+        default=get_args(Rule), description="How components are ranked for an ability."
     )
-    ablations: tuple[Ablation, ...] = Field(
-        default=("resample", "mean", "zero"),
-        min_length=1,
-        description="Kinds of ablation; the first decides which circuit is tested, and is the one "
-        "that random sets undergo.",
+    ablations: Annotated[tuple[Ablation, ...], SOME] = Field(
+        default=get_args(Ablation),
+        description="Kinds of ablation; the first decides, and random sets undergo only that one.",
     )
-    n_drawn: Count = Field(
-        default=120,
-        description="Number of pairs drawn per cell and split, before the correctness filter.",
-    )
+    n_drawn: Count = Field(default=120, description="Number of pairs drawn per cell and split.")
     n_select: Count = Field(default=60, description="Largest number of selection pairs per cell.")
-    n_validate: Count = Field(
-        default=40, description="Largest number of validation pairs per cell."
-    )
+    n_validate: Count = Field(default=40, description="Largest number of validation pairs.")
     n_test: Count = Field(default=100, description="Largest number of test pairs per cell.")
-    n_control: Count = Field(
-        default=32, description="Number of test pairs that random sets run on."
-    )
+    n_control: Count = Field(default=32, description="Number of test pairs for random sets.")
     n_random: Count = Field(default=100, description="Number of random sets per control.")
-    seeds: tuple[Index, ...] = Field(
-        default=(0, 1, 2),
-        min_length=1,
-        description="Random seeds for the splits; the whole study is repeated for each.",
+    seeds: Annotated[tuple[Index, ...], SOME] = Field(
+        default=(0, 1, 2), description="Random seeds for the splits; each is a study of its own."
     )
     mlps: tuple[Count, ...] = Field(default=(), description="Numbers of MLPs in a circuit.")
     neurons: tuple[Count, ...] = Field(default=(), description="Numbers of neurons in a circuit.")
@@ -59,8 +47,7 @@ class StudySettings(ClosedRow):
         default=0.03, description="Change of accuracy that still counts as intact."
     )
     effect_margin: Amount = Field(
-        default=0.10,
-        description="The same of the logit difference, as a fraction of the total effect.",
+        default=0.10, description="The same of the logit difference, as fraction of the effect."
     )
 
     def record(self) -> dict[str, Any]:

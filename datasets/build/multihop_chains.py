@@ -348,14 +348,14 @@ def count(name: str, file: Path) -> None:
     from multihop_known import rows_of, tables
 
     from circuits.editing.evaluation import SHOTS, load_cases
-    from circuits.editing.knowing import know
+    from circuits.editing.evaluation.prior_knowledge import prior_knowledge
     from interp import load_model
 
     said = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     cases = list(load_cases(CASES))
-    known = know(load_model(name), cases, SHOTS, said=said)
+    known = prior_knowledge(load_model(name), cases, SHOTS, answers=said)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(known.asked, ensure_ascii=False), encoding="utf-8")
+    file.write_text(json.dumps(known.answers, ensure_ascii=False), encoding="utf-8")
     raw = json.loads(CASES.read_text(encoding="utf-8"))
     print(tables(rows_of(raw, known.right)))
     reasons = Counter(known.usable(case) or "can be scored" for case in cases)

@@ -14,7 +14,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
+from interp.forward.packed import Pack, Rows, run_packed
 from interp.interventions.rewrite import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
@@ -97,7 +97,8 @@ def run_sets(
         while lo < len(cells) or not out:
             room = max(1, budget - int(length.sum())) + (held[lo - 1] if lo else 0)
             hi = max(lo + 1, int(np.searchsorted(held, room, side="right")))
-            rows = _rows(model, calls, length, start, cells[lo:hi])
+            prompt, _, entry = cells[lo:hi].T
+            rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry)
             try:
                 writes = _writes(calls, length, start, cells[lo:hi], units, rewrites, rows)
                 hidden, pack = run_packed(model, calls, rows, writes)
@@ -143,24 +144,6 @@ def _cells(model: Model, n_prompts: int, n_sets: int, units: _Units) -> Int[Tens
     which = which[entry[which] < model.arch.n_layers]
     sets = which.repeat_interleave(n_prompts)
     return torch.stack([torch.arange(n_prompts).repeat(len(which)), sets, entry[sets]], 1)
-
-
-def _rows(
-    model: Model,
-    calls: LayerCalls,
-    length: Int[Tensor, " prompt"],
-    starts: Int[Tensor, " prompt"],
-    cells: Int[Tensor, "cell 3"],
-) -> Rows:
-    """The prompts themselves, then one row per cell; prompts are padded on the left."""
-    base, width = torch.arange(len(length)), calls.mask.shape[1]
-    prompt = torch.cat([base, cells[:, 0]])
-    first = torch.cat([0 * base, starts[cells[:, 0]]])
-    start, stop = width - length[prompt] + first, torch.full_like(prompt, width)
-    if not shares_prefixes(model):
-        start = torch.zeros_like(start)
-    present = [int((cells[:, 2] <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
-    return Rows(prompt, start, stop, stop - 1, [len(base) + n for n in present], len(base))
 
 
 def _writes(

@@ -1,1 +1,1 @@
-"""The sweep beside its peers, for parity and for speed."""
+"""The sweep beside other libraries, for parity and for speed."""

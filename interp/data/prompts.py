@@ -146,12 +146,7 @@ def listed(prompts: Prompts) -> list[Any]:
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
-    """Put prompts into a model's tokens.
-
-    Raises:
-        DataError: there is none, one is empty, messages cannot be rendered, or a pair cannot be
-            used; nothing is left out.
-    """
+    """Prompts in a model's tokens; `DataError` where there is none or one cannot be used."""
     given = listed(prompts)
     if not given:
         raise DataError("there are no prompts; give at least one.")

@@ -209,7 +209,7 @@ def is_hub_id(source: str | Path) -> bool:
     """Whether ``owner/name`` means a data set of the Hub.
 
     Not where a file or its folder is there, nor where it ends like the name of a file: a mistyped
-    path is to be told as one, without asking the network.
+    path is an error of its own, without asking the network.
     """
     return (
         isinstance(source, str)

@@ -1,7 +1,6 @@
 """The pieces of a block that circuits take apart: projections, head writes, norms, attention.
 
-Each works on any architecture that `architecture` maps, and computes what the block itself
-computes, with its own modules.
+Each works on any architecture that `architecture` maps, and computes what the block itself does.
 """
 
 import contextlib
@@ -40,16 +39,10 @@ def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
 
 
 def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, "neuron d_model"]:
-    """The rows that an MLP's neurons read their normed input with.
+    """The rows that an MLP's neurons read their normed input with; `PlanError` if it has none.
 
-    Args:
-        model: the model.
-        layer: which layer.
-        which: ``"gate"``: what goes through the activation function, in gated and plain MLPs;
-            ``"up"``: what it is multiplied by.
-
-    Raises:
-        PlanError: the MLP has no such matrix.
+    ``"gate"`` is what goes through the activation function, in gated and plain MLPs; ``"up"`` what
+    it is multiplied by.
     """
     if which not in model.arch.neuron_keys:
         known = ", ".join(map(repr, model.arch.neuron_keys)) or "none that can be read"
@@ -101,15 +94,10 @@ def norm(model: Model, layer: int, path: str | None) -> Callable[[Tensor], Tenso
 def mlp_write(
     model: Model, layer: int, resid: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
-    """What a layer's MLP adds to the residual stream it reads.
-
-    Raises:
-        PlanError: the block has no MLP module.
-    """
+    """What a layer's MLP adds to the residual stream it reads; `PlanError` without a module."""
     parts = model.arch.parts
     out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
-    out = first_output(out)
-    return norm(model, layer, parts.ln2_post)(out)
+    return norm(model, layer, parts.ln2_post)(first_output(out))
 
 
 def _mlp(model: Model, layer: int) -> nn.Module:
@@ -131,32 +119,22 @@ def attend(
     k: Float[Tensor, "row pos head d_head"],
     v: Float[Tensor, "row pos head d_head"],
 ) -> Float[Tensor, "row pos width"]:
-    """Run a layer's attention, as the model does it, on given queries, keys and values.
+    """Run a layer's attention, as the model does it, on given queries, keys and values: its ``z``.
 
-    Keys and values are given per query head. Where the model shares them within a group, the
-    block runs once per member of the group, and each run gives that member's heads.
-
-    Args:
-        model: the model.
-        layer: which layer.
-        kwargs: the layer's arguments for these rows.
-        q: queries, before rotary embedding and their norm.
-        k: keys of each query head, likewise.
-        v: values of each query head.
-
-    Returns:
-        ``z``, all heads side by side.
+    Queries and keys are those before rotary embedding and their norm; keys and values are given
+    per query head. Where the model shares them within a group, the block runs once per member of
+    the group, and each run gives that member's heads. `kwargs` are the layer's for these rows.
     """
     a = model.arch
     group = a.n_heads // a.n_kv_heads
-    kept: list[Tensor] = []
+    last: list[Tensor] = []
     found: list[Tensor] = []
 
     def put(value: Tensor) -> Callable[[Tensor], None]:
         return lambda activation: _overwrite(activation, value.flatten(-2))
 
     def reach(z: Tensor) -> None:
-        kept.append(z)
+        last.append(z)
         raise _Reached
 
     still = torch.zeros(*q.shape[:2], a.d_model, dtype=q.dtype, device=q.device)
@@ -168,7 +146,7 @@ def attend(
             with _blank_projections(model, layer), hooked(model, here):
                 model.blocks[layer](still, **kwargs)
         except _Reached:
-            found.append(kept.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
+            found.append(last.pop().unflatten(-1, (a.n_heads, a.d_head))[:, :, own])
     return torch.stack(found, 3).flatten(2)
 
 
@@ -177,13 +155,8 @@ def last_attention(
 ) -> Float[Tensor, "row head pos"]:
     """Weight of each token's value in what each head writes at the last token.
 
-    Read off heads that are given one-hot values, so any attention function will do.
-
-    Args:
-        model: the model.
-        layer: which layer.
-        hidden: the layer's input.
-        kwargs: the layer's arguments for these rows.
+    Read off heads that are given one-hot values, so any attention function will do. `hidden` is
+    the layer's input, `kwargs` its arguments for these rows.
     """
     a, n = model.arch, hidden.shape[1]
     found: list[Tensor] = []

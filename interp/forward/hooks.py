@@ -1,13 +1,14 @@
-"""Editing activations in place, at a site, while the untouched model runs."""
+"""Hooks on the untouched model: activations edited in place at a site, attention weights read."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from interp.errors import PlanError
 from interp.model.architecture import ModulePoint
 from interp.model.model import Model
 from interp.model.sites import Site
@@ -15,18 +16,17 @@ from interp.model.sites import Site
 Edit = Callable[[Float[Tensor, "... width"]], None]
 """Receives a site's activation and may change it in place."""
 
+Weights = Float[Tensor, "prompt head query key"]
+
 
 @contextlib.contextmanager
 def hooked(model: Model, edits: Iterable[tuple[Site, int, Edit]]) -> Generator[None]:
-    """Run `edits` whenever their site is computed; every hook is gone on exit.
+    """Run (site, layer, edit) triples, in order, whenever their site is computed.
 
     An edit sees the whole batch as the module computes it. Changing it in place changes what
     the rest of the model reads, and at ``resid_mid`` also what the block adds its MLP to:
-    Hugging Face blocks keep the residual stream as the same tensor that enters the norm.
-
-    Args:
-        model: the model that will be run inside the ``with`` block.
-        edits: (site, layer, function) triples, applied in the order given.
+    Hugging Face blocks keep the residual stream as the same tensor that enters the norm. Every
+    hook is gone on exit.
     """
     with contextlib.ExitStack() as stack:
         for site, layer, edit in edits:
@@ -58,3 +58,43 @@ def _edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:
     part = activation[..., features]
     edit(part)
     activation[..., features] = part
+
+
+@contextlib.contextmanager
+def attention_weights(
+    model: Model, layers: Sequence[int], found: dict[int, Weights]
+) -> Generator[None]:
+    """Put some layers' attention weights of the runs inside the ``with`` block into `found`.
+
+    Fused attention functions never form the weights, so these runs use Hugging Face's eager one;
+    the model's own is back on exit.
+
+    Raises:
+        PlanError: a layer has no attention, or it gives out no weights.
+    """
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+            weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+            if not isinstance(weights, Tensor) or weights.ndim != 4:
+                raise PlanError(
+                    f"{model.name} has no site 'pattern': its {type(module).__name__} gives out "
+                    "no attention weights."
+                )
+            found[layer] = weights
+
+        return hook
+
+    path = model.arch.attention
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            try:
+                module = model.blocks[layer].get_submodule(path)
+            except AttributeError:
+                raise PlanError(
+                    f"layer {layer} of {model.name} has no site 'pattern': it has no attention "
+                    f"module {path!r}; give layers that have one."
+                ) from None
+            stack.callback(module.register_forward_hook(keep(layer)).remove)
+        stack.enter_context(model.attention_named("eager"))
+        yield

@@ -59,11 +59,7 @@ def record_layer_calls(
 ) -> LayerCalls:
     """Run embedding, masks and rotary tables only: all blocks but the first are skipped.
 
-    Args:
-        model: the model.
-        ids: the tokens.
-        mask: which of them are real.
-        given: the arguments of the forward call, where these tokens follow others in a cache.
+    `given` are the arguments of the forward call, where the tokens follow others in a cache.
     """
     plain = {"input_ids": ids, "use_cache": False}
     inputs = plain | positions_and_mask(model, mask) if given is None else dict(given)
@@ -93,9 +89,8 @@ def record_layer_calls(
 
     with contextlib.ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            before = block.__dict__.get("forward")
+            stack.callback(restore_forward, block, block.__dict__.get("forward"))
             block.forward = stand_in(block, layer)
-            stack.callback(restore_forward, block, before)
         with contextlib.suppress(_AllRecorded):
             model.hf(**inputs)
     return LayerCalls(entered[0], kwargs, mask)

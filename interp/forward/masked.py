@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError
@@ -32,8 +32,7 @@ class Writes:
         z: of each layer, all heads side by side.
         mlp_out: of each layer, after a post-norm.
         neurons: of each layer, the down-projection's input; needed to ablate single neurons.
-        first: first position at which these differ from the prompts' own run; nothing before it
-            is looked at.
+        first: first position at which these differ from the prompts' own run.
     """
 
     embed: Float[Tensor, "row pos d_model"]
@@ -57,20 +56,17 @@ def run_masked(
         model: the model.
         calls: recorded prompts.
         prompt: the prompt of each row.
-        mask: 1 = the edge is kept, 0 = its source is read from `ablated`.
+        mask: 1 = the edge stays, 0 = its source is read from `ablated`.
         ablated: the other run's writes, row by row.
         neurons: which neurons compute as ever; the others take the ablation run's value.
     """
     state = _Stream(model, calls.embeddings[prompt.to(calls.embeddings.device)], mask, ablated)
     for layer in range(model.arch.n_layers):
         heads = _heads(model, calls.of_rows(layer, prompt), state, layer)
-        kept = None if neurons is None else neurons[layer]
-        if state.graph.parallel:
-            out = _mlp(model, state, layer, kept)
-            state.add_heads(layer, *heads)
-        else:
-            state.add_heads(layer, *heads)
-            out = _mlp(model, state, layer, kept)
+        own = None if neurons is None else neurons[layer]
+        out = _mlp(model, state, layer, own) if state.graph.parallel else None
+        state.add_heads(layer, *heads)
+        out = _mlp(model, state, layer, own) if out is None else out
         state.add(out, ablated.mlp_out[layer] - out)
     return state.read(slice(state.graph.logits, None))[0]
 
@@ -118,8 +114,7 @@ class _Stream:
 
     def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
-        changed = self._moved(destinations)
-        return self.resid + torch.nn.functional.pad(changed, (0, 0, self.first, 0))
+        return self.resid + nn.functional.pad(self._moved(destinations), (0, 0, self.first, 0))
 
     def _moved(self, destinations: slice) -> Float[Tensor, "destination row some d_model"]:
         """What the cut edges change, from the first position that differs on."""
@@ -158,16 +153,16 @@ def _heads(
 
 
 def _mlp(
-    model: Model, state: _Stream, layer: int, kept: Bool[Tensor, " neuron"] | None
+    model: Model, state: _Stream, layer: int, own: Bool[Tensor, " neuron"] | None
 ) -> Float[Tensor, "row pos d_model"]:
     at = state.graph.mlp_in(layer)
     resid = state.read(slice(at, at + 1))[0]
-    if kept is None:
+    if own is None:
         return mlp_write(model, layer, resid)
     if state.ablated.neurons is None:
         raise PlanError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
     other = state.ablated.neurons[layer]
-    keep = kept.to(resid.device)
+    keep = own.to(resid.device)
 
     def ablate(neurons: Tensor) -> None:
         neurons.copy_(torch.where(keep, neurons, other))

@@ -60,14 +60,41 @@ class Rows:
     entry: Sequence[int]
     n_base: int
 
+    @classmethod
+    def beside(
+        cls,
+        model: Model,
+        mask: Bool[Tensor, "prompt pos"],
+        prompt: Int[Tensor, " row"],
+        start: Int[Tensor, " row"],
+        entry: Int[Tensor, " row"],
+    ) -> "Rows":
+        """The prompts in full and, beside them, rows that continue them.
+
+        Args:
+            model: the model.
+            mask: which tokens of the prompts are real.
+            prompt: which prompt each row continues.
+            start: its first changed token, counted in the prompt.
+            entry: the first layer that needs it; rows are in the order of these.
+        """
+        length, left = mask.sum(-1).cpu(), mask.int().argmax(-1).cpu()
+        base = torch.arange(len(mask))
+        which = torch.cat([base, prompt])
+        first = left[which] + torch.cat([0 * base, start])
+        stop = left[which] + length[which]
+        read = stop - 1
+        if not shares_prefixes(model):
+            first, stop = torch.zeros_like(first), torch.full_like(stop, mask.shape[1])
+        present = [len(base) + int((entry <= at).sum()) for at in range(model.arch.n_layers + 1)]
+        return cls(which, first, stop, read, present, len(base))
+
 
 class Pack:
     """Index tables between rows and the flat sequence of their tokens.
 
     Attributes:
-        row: row of each token.
-        pos: padded position of each token.
-        prompt: prompt of each token.
+        row, pos, prompt: row, padded position and prompt of each token.
         offset: flat index of each row's token at its `start`.
         parent: flat index of the base row's token at the same position.
         grid: flat index of the token that a row reads at each padded position.
@@ -187,8 +214,8 @@ def rows_attention(
 ) -> tuple[Float[Tensor, "1 token head d_head"], None]:
     """Attention in which each row sees its own tokens and, before them, its base row's.
 
-    The base rows attend over whole prompts; the patched rows only from the earliest position
-    any of them holds. The arithmetic is the model's own attention function's.
+    Patched rows attend from the earliest position that any of them holds. The arithmetic is that
+    of the model's own attention function.
     """
     rows, pack = attention_mask, attention_mask.pack
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _no_eager)
@@ -233,11 +260,8 @@ def run_packed(
 ) -> tuple[Float[Tensor, "token d_model"], Pack]:
     """Run every row through the layers it needs, each layer called once.
 
-    Args:
-        model: the model.
-        calls: from `record_layer_calls` on the same prompts.
-        rows: which prompts, from which position and layer on.
-        edits: the interventions, by flat token numbers of the batch (`Pack.token`).
+    `calls` are from `record_layer_calls` on the same prompts; `edits` name tokens by their flat
+    numbers (`Pack.token`).
 
     Returns:
         The residual stream after the last block at every token, and the tables that find them.

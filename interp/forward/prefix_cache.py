@@ -106,11 +106,7 @@ class PrefixCache:
         return len(self.ids)
 
     def read(self, model: Model, leave: int = 0) -> Float[Tensor, "row new d_model"]:
-        """Run the columns that have not been read, all but the last `leave`.
-
-        Returns:
-            Their states behind the final norm.
-        """
+        """Run the unread columns, all but the last `leave`; their states behind the final norm."""
         start, stop = self.n_read, self.ids.shape[1] - leave
         out = model.hf.base_model(**self.arguments(model.hf.base_model, model, stop))
         self.n_read = stop
@@ -202,11 +198,7 @@ def only_keys(model: Model) -> bool:
 
 
 def attention_window(config: Any) -> int | None:
-    """How many columns back the shortest local attention of a model reaches; ``None``: all.
-
-    Windows count columns, padding among them. A model of text and images has them in its text
-    part's config.
-    """
+    """How many columns, padding among them, the shortest local attention reaches; ``None``: all."""
     text = config.get_text_config()
     names = ("sliding_window", "window_size", "attention_chunk_size")
     return min((size for name in names if (size := getattr(text, name, None))), default=None)

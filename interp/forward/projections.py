@@ -26,12 +26,7 @@ Rewrite = Callable[
 
 
 def writer(model: Model, site: str, layer: int) -> nn.Module:
-    """The linear module that reads `site` and writes towards the residual stream.
-
-    Raises:
-        PlanError: `site` is not one that a writing projection reads, this model has no such
-            site, or the layer is out of range.
-    """
+    """The linear module that reads `site`, one of `WRITERS`; `PlanError` if there is none."""
     if site not in WRITERS:
         raise PlanError(
             f"no projection writes from {site!r}; choose 'mlp_post' (the FFN's down-projection) or "
@@ -43,11 +38,7 @@ def writer(model: Model, site: str, layer: int) -> nn.Module:
 
 
 def projection(model: Model, name: str, layer: int) -> nn.Module:
-    """A linear module by name: a site of `WRITERS`, or one of `READERS`.
-
-    Raises:
-        PlanError: no such projection in this model, or the layer is out of range.
-    """
+    """A linear module by name, one of `WRITERS` or `READERS`; `PlanError` if there is none."""
     if name not in READERS:
         return writer(model, name, layer)
     if name not in model.arch.neuron_keys:
@@ -61,14 +52,9 @@ def projection(model: Model, name: str, layer: int) -> nn.Module:
 
 @contextlib.contextmanager
 def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
-    """Run `rewrites` whenever their projection is computed; every hook is gone on exit.
+    """Run (projection, layer, function) triples, in order, whenever their projection is computed.
 
-    Args:
-        model: the model that will be run inside the ``with`` block.
-        rewrites: (projection, layer, function) triples, applied in the order given.
-
-    Raises:
-        PlanError: as `projection`.
+    Every hook is gone on exit; errors as in `projection`.
     """
     with contextlib.ExitStack() as stack:
         for site, layer, rewrite in rewrites:

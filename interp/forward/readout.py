@@ -32,17 +32,15 @@ def measure(
         empty = pair[:, :0]
         return metric.compute(pair, empty, empty, answers).cpu()
     step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
-    chunks = zip(resid.split(step), clean_resid.split(step), answers.split(step), strict=True)
-    return torch.cat([_over_vocabulary(model, metric, *chunk) for chunk in chunks])
-
-
-def _over_vocabulary(
-    model: Model, metric: Metric, resid: Tensor, clean: Tensor, answers: Tensor
-) -> Tensor:
-    logits = model.logits(resid)
-    reference = model.logits(clean) if metric.name == "kl" else logits
-    tokens = answers.to(logits.device)
-    return metric.compute(logits.gather(1, tokens), logits, reference, tokens).cpu()
+    values: list[Tensor] = []
+    for part, clean, pair in zip(
+        resid.split(step), clean_resid.split(step), answers.split(step), strict=True
+    ):
+        logits = model.logits(part)
+        reference = model.logits(clean) if metric.name == "kl" else logits
+        tokens = pair.to(logits.device)
+        values.append(metric.compute(logits.gather(1, tokens), logits, reference, tokens).cpu())
+    return torch.cat(values)
 
 
 def answer_logits(

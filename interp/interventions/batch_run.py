@@ -121,11 +121,7 @@ class BoundEdit:
     dosed: bool = False
 
     def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
-        """Edit the activation in place.
-
-        Raises:
-            PlanError: the activation is not that of the tokens of the forward call under way.
-        """
+        """Edit the activation, which must be that of the forward call under way, in place."""
         window = run.tokens
         if activation.shape[:2] != (len(window.real), window.n_new):
             raise PlanError(
@@ -143,26 +139,18 @@ class BoundEdit:
         activation[*where] = self.rewrite(activation[*where], prompt, pos, dose)
 
     def tokens(self, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The tokens edited in a forward call: row, column among the new, entry, position.
-
-        Raises:
-            PlanError: a value with a position axis has none for one of them.
-        """
+        """The tokens edited in a forward call: row, column among the new, entry, position."""
         row, new = window.tokens(self.scope)
-        pos, prompt = window.pos[row, new + window.start], window.row[row]
-        self._check(prompt, pos)
+        pos, prompt, n = window.pos[row, new + window.start], window.row[row], self.positional
+        if n is not None:
+            known = n if self.scope.prompt is None else self.scope.length[prompt].clamp(max=n)
+            if bool((pos >= known).any()):
+                raise PlanError(
+                    f"the value for {self.site.at(self.layer)} has a position axis of {n} and "
+                    f"none of it belongs to token {int(pos.max())}; restrict it to "
+                    "positions='prompt', or give one value for all positions."
+                )
         return row, new, prompt if self.numbers is None else self.numbers[prompt], pos
-
-    def _check(self, prompt: Tensor, pos: Tensor) -> None:
-        if self.positional is None:
-            return
-        known = self.scope.length[prompt] if self.scope.prompt is not None else self.positional
-        if bool(((pos >= known) | (pos >= self.positional)).any()):
-            raise PlanError(
-                f"the value for {self.site.at(self.layer)} has a position axis of "
-                f"{self.positional} and none of it belongs to token {int(pos.max())}; restrict it "
-                "to positions='prompt', or give one value for all positions."
-            )
 
 
 @brief
@@ -197,16 +185,8 @@ class BoundFeedback:
 
     step: Feedback
     numbers: Int[Tensor, " prompt"]
-
-    @property
-    def site(self) -> Site:
-        """Where it reads."""
-        return SITES["resid_post"]
-
-    @property
-    def layer(self) -> int:
-        """In which block."""
-        return self.step.layer
+    layer: int
+    site: Site = SITES["resid_post"]
 
     def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
         """Read; the activation stays as it is."""
@@ -248,16 +228,13 @@ class Run:
         return self.window
 
     def enter(self, ids: Tensor, mask: Tensor | None, start: int, cache: Any = None) -> None:
-        """Note the tokens of a forward call.
+        """Note the tokens of a forward call; `PlanError` if they are not those of the prompts.
 
         Args:
             ids: token ids or embeddings of the new tokens, rows first.
             mask: which of all tokens so far are real; ``None`` for all.
             start: how many tokens are in the KV cache.
             cache: the KV cache, or ``None``.
-
-        Raises:
-            PlanError: the batch is not that of the prompts.
         """
         n = start + ids.shape[1]
         real = torch.ones(len(ids), n, dtype=torch.bool)
@@ -265,20 +242,8 @@ class Run:
             real = mask[:, :n].bool().cpu()
         if self.lengths is not None:
             known = self.lengths if self.rows is None else self.lengths[self.rows]
-            self._check_batch(real.sum(-1).tolist(), known.tolist())
+            _check_batch(real.sum(-1).tolist(), known.tolist())
         self.window = Window.of(real, start, cache, self.rows)
-
-    def _check_batch(self, run: Sequence[int], known: Sequence[int]) -> None:
-        if len(run) != len(known):
-            raise PlanError(
-                f"the plan was applied to {len(known)} prompts but a batch of {len(run)} was run."
-            )
-        short = [row for row in range(len(known)) if run[row] < known[row]]
-        if short:
-            raise PlanError(
-                f"the plan was applied to a prompt of {known[short[0]]} tokens, but row {short[0]} "
-                f"of the batch has {run[short[0]]}; run the prompts that the plan was applied to."
-            )
 
     def dose_at(self, row: Tensor, new: Tensor) -> Float[Tensor, " token"] | None:
         """The dose at some of the new tokens."""
@@ -295,3 +260,17 @@ class Run:
             known[:, :n] = self.dose[:, :n]
         known[row, n] = dose
         self.dose = known
+
+
+def _check_batch(run: Sequence[int], known: Sequence[int]) -> None:
+    """Compare the lengths of a batch's rows with those of the prompts."""
+    if len(run) != len(known):
+        raise PlanError(
+            f"the plan was applied to {len(known)} prompts but a batch of {len(run)} was run."
+        )
+    short = [row for row in range(len(known)) if run[row] < known[row]]
+    if short:
+        raise PlanError(
+            f"the plan was applied to a prompt of {known[short[0]]} tokens, but row {short[0]} "
+            f"of the batch has {run[short[0]]}; run the prompts that the plan was applied to."
+        )

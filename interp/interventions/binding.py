@@ -1,6 +1,7 @@
 """Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
 from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Scope
-from interp.interventions.plan import Add, Edit, Feedback, KnockOut, Plan
+from interp.interventions.plan import Add, Feedback, KnockOut, Plan, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
 
@@ -41,65 +42,62 @@ def bind(
     entry = None if prompts is None else torch.tensor(numbers or range(n))
     if prompts is not None and numbers is None:
         check_values(plan, prompts)
+    binder = _Binder(model, prompts, which, entry)
     lengths = None if prompts is None else torch.tensor([len(prompt.ids) for prompt in prompts])
-    run = Run([], [], [], lengths)
-    dosed = any(isinstance(step, Feedback) for step in plan)
-    for step in plan:
-        if isinstance(step, KnockOut):
-            run.knock_outs += _bind_knock_out(model, step, prompts, which)
-        elif isinstance(step, Feedback):
-            run.feedback.append(_bind_feedback(model, step, entry, which))
-        else:
-            run.edits += _bind_edit(model, step, prompts, which, entry, dosed)
-    return run
+    cuts = [bound for step in plan if isinstance(step, KnockOut) for bound in binder.cuts(step)]
+    feedback = [binder.feedback(step) for step in plan if isinstance(step, Feedback)]
+    edits = [bound for step in plan.edits for bound in binder.edits(step, bool(feedback))]
+    return Run(edits, cuts, feedback, lengths)
 
 
-def _bind_edit(
-    model: Model,
-    step: Edit,
-    prompts: Sequence[TokenPrompt] | None,
-    rows: Bool[Tensor, " row"],
-    entry: Int[Tensor, " row"] | None,
-    dosed: bool,
-) -> list[BoundEdit]:
-    site, layers = site_layers(model, step.site, step.layers)
-    scope = resolve(step.positions, prompts, rows)
-    features = _features(model, site, step.units)
-    axes = _axes(step, _vector(model, site, step))
-    if len(axes) == 2:
-        _check_entries(entry, rows, axes[0], f"the value for {step.site}")
-    rewrites = step.rewrite(features).of_layers(len(layers))
-    positional = axes[-1] if axes and axes[-1] > 1 else None
-    dosed = dosed and isinstance(step, Add)
-    return [
-        BoundEdit(site, layer, scope, features, rewrite, entry, positional, dosed)
-        for layer, rewrite in zip(layers, rewrites, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Binder:
+    """What steps are resolved against: a model, rows, and their entries in values."""
+
+    model: Model
+    prompts: Sequence[TokenPrompt] | None
+    rows: Bool[Tensor, " row"]
+    entry: Int[Tensor, " row"] | None
+
+    def edits(self, step: SiteEdit, feedback: bool) -> list[BoundEdit]:
+        site, layers = site_layers(self.model, step.site, step.layers)
+        scope = resolve(step.positions, self.prompts, self.rows)
+        features = _features(self.model, site, step.units)
+        axes = _axes(step, _vector(self.model, site, step))
+        if len(axes) == 2:
+            self._check_entries(axes[0], f"the value for {step.site}")
+        rewrites = step.rewrite(features).of_layers(len(layers))
+        positional = axes[-1] if axes and axes[-1] > 1 else None
+        dosed = feedback and isinstance(step, Add)
+        return [
+            BoundEdit(site, layer, scope, features, rewrite, self.entry, positional, dosed)
+            for layer, rewrite in zip(layers, rewrites, strict=True)
+        ]
+
+    def cuts(self, step: KnockOut) -> list[BoundKnockOut]:
+        queries, keys = (resolve(p, self.prompts, self.rows) for p in (step.queries, step.keys))
+        heads: Any = step.heads
+        _check_units(heads, self.model.arch.n_heads, "head", self.model)
+        layers = _layers(self.model, step.layers)
+        return [BoundKnockOut(layer, queries, keys, heads) for layer in layers]
+
+    def feedback(self, step: Feedback) -> BoundFeedback:
+        self.model.check_layers([step.layer])
+        shape = list(step.directions.shape)
+        if len(shape) != 2 or shape[1] != self.model.arch.d_model:
+            raise PlanError(f"Feedback.directions is {shape}; give [prompt, d_model].")
+        self._check_entries(min(shape[0], len(step.low), len(step.high)), "the plan's Feedback")
+        entry = torch.zeros(0, dtype=torch.long) if self.entry is None else self.entry
+        return BoundFeedback(step, entry, step.layer)
+
+    def _check_entries(self, n: int, what: str) -> None:
+        if self.entry is None or bool((self.entry[self.rows] >= n).any()):
+            raise PlanError(
+                f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
+            )
 
 
-def _check_entries(
-    entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"], n: int, what: str
-) -> None:
-    if entry is None or bool((entry[rows] >= n).any()):
-        raise PlanError(
-            f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
-        )
-
-
-def _bind_feedback(
-    model: Model, step: Feedback, entry: Int[Tensor, " row"] | None, rows: Bool[Tensor, " row"]
-) -> BoundFeedback:
-    model.check_layers([step.layer])
-    sizes = {len(step.directions), len(step.low), len(step.high)}
-    if step.directions.ndim != 2 or step.directions.shape[1] != model.arch.d_model:
-        raise PlanError(
-            f"Feedback.directions is {list(step.directions.shape)}; give one per prompt."
-        )
-    _check_entries(entry, rows, min(sizes), "the plan's Feedback")
-    return BoundFeedback(step, entry if entry is not None else torch.zeros(0, dtype=torch.long))
-
-
-def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
+def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
     """Sizes of a value's prompt and position axes, as far as it has them."""
     return () if value is None or "directions" in step.tensors else tuple(value.shape[:-1][-2:])
 
@@ -107,9 +105,8 @@ def _axes(step: Edit, value: Tensor | None) -> tuple[int, ...]:
 def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
     """Refuse values that do not belong to these prompts, before they are run batch by batch.
 
-    Raises:
-        PlanError: a value's prompt axis counts other prompts; or a value ``[n, width]``, which has
-            a position axis, is as long as there are prompts and no prompt has so many tokens.
+    So is a value ``[n, width]``, which has a position axis, where there are n prompts and none of
+    them has n tokens.
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
     for step in plan.edits:
@@ -128,23 +125,10 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
                 )
 
 
-def _bind_knock_out(
-    model: Model, step: KnockOut, prompts: Sequence[TokenPrompt] | None, rows: Bool[Tensor, " row"]
-) -> list[BoundKnockOut]:
-    queries, keys = (resolve(p, prompts, rows) for p in (step.queries, step.keys))
-    heads: Any = step.heads
-    _check_units(heads, model.arch.n_heads, "head", model)
-    return [BoundKnockOut(i, queries, keys, heads) for i in _layers(model, step.layers)]
-
-
 def resolve(
     positions: Positions, prompts: Sequence[TokenPrompt] | None, rows: Bool[Tensor, " row"]
 ) -> Scope:
-    """Which tokens a scope means in each row.
-
-    Raises:
-        PlanError: an unknown span, a number beyond a prompt's end, or prompts not known.
-    """
+    """Which tokens a scope means in each row; `PlanError` where that is not known."""
     if prompts is None:
         if positions != "all":
             raise PlanError(
@@ -163,11 +147,7 @@ def resolve(
 def site_layers(
     model: Model, site: str, layers: int | Sequence[int] | None
 ) -> tuple[Site, Sequence[int]]:
-    """A site, and its layers: those given, the one in its name, or all.
-
-    Raises:
-        PlanError: no such site or layer, or the name says another layer.
-    """
+    """A site, and its layers: those given, the one in its name, or all; `PlanError` if none."""
     where, named = model.site(site)
     return where, chosen_layers(model, site, named, layers)
 
@@ -211,7 +191,7 @@ def _check_units(units: Sequence[int] | None, n: int, name: str, model: Model) -
         raise PlanError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
 
 
-def _vector(model: Model, site: Site, step: Edit) -> Tensor | None:
+def _vector(model: Model, site: Site, step: SiteEdit) -> Tensor | None:
     """The tensor of an edit, checked against the site's width."""
     for name in step.tensors:
         value = getattr(step, name)

@@ -156,7 +156,8 @@ def decode(
         PlanError: the plan cannot be carried out on these rows, acts on tokens that have been
             read, or `max_new_tokens` is not a positive whole number.
     """
-    _check_length(max_new_tokens)
+    if not _is_positive(max_new_tokens):
+        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
     run = bind(model, as_plan(plan), cache.prompts, entries)
     if cache.n_read and _acts(run, cache.mask[:, : cache.n_read]):
         raise PlanError(
@@ -191,9 +192,8 @@ def decode(
     return [tuple(ids) for ids in new]
 
 
-def _check_length(max_new_tokens: object) -> None:
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int) and number >= 1
 
 
 def _acts(run: Run, mask: Bool[Tensor, "row column"]) -> bool:

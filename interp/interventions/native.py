@@ -31,8 +31,8 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
             ``positions="all"`` has a meaning.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts, or another batch is run.
+        PlanError: a site, layer or unit that the model does not have; the plan cannot be carried
+            out on these prompts, or another batch is run.
     """
     known = None if prompts is None else as_prompts(model, prompts)
     run = bind(model, as_plan(plan), known)
@@ -84,15 +84,8 @@ def _masked(model: Model, run: Run, knock_out: BoundKnockOut) -> Callable[..., A
 def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tensor | None) -> Tensor:
     """The attention mask with a knock-out's edges cut.
 
-    Args:
-        model: the model.
-        knock_out: which edges.
-        window: the tokens of this call.
-        mask: what Hugging Face passes: boolean (True = attend), additive, or ``None`` where
-            plain causality is enough.
-
-    Raises:
-        PlanError: a token is left with nothing to read, or the attention is not sdpa or eager.
+    `mask` is what Hugging Face passes: boolean (True = attend), additive, or ``None`` where plain
+    causality is enough.
     """
     if model.attention_implementation not in ("sdpa", "eager"):
         raise PlanError(
@@ -109,11 +102,7 @@ def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tenso
 
 
 def cut_off(knock_out: BoundKnockOut, mask: Tensor, cut: Bool[Tensor, "..."]) -> Tensor:
-    """A boolean or additive mask, or scores, with some entries closed.
-
-    Raises:
-        PlanError: a query that could read something is left with nothing to read.
-    """
+    """A boolean or additive mask, or scores, with some entries closed; not all of a query's."""
     closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     left = mask.masked_fill(cut, closed)
     readable, still = (x > closed / 2 for x in (mask, left))

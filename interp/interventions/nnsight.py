@@ -21,12 +21,19 @@ from interp.interventions.native import cut_off, plain_mask
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
-ORDER = (
+ORDER = [
     "resid_pre",
     "mask",
-    *("q", "k", "v", "z"),
-    *("attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post"),
-)
+    "q",
+    "k",
+    "v",
+    "z",
+    "attn_out",
+    "resid_mid",
+    "mlp_post",
+    "mlp_out",
+    "resid_post",
+]
 """The order in which a block computes its sites; nnsight must ask for them in this order."""
 
 
@@ -39,6 +46,13 @@ def traced(model: Model) -> Any:
     return _nnsight().NNsight(copy.deepcopy(model.hf))
 
 
+def remote_traced(model: Model) -> Any:
+    """As `traced`, but so that traces can also be sent to a server."""
+    return _nnsight().TransformersModel(
+        copy.deepcopy(model.hf), tokenizer=model.tokenizer, task="text-generation"
+    )
+
+
 def _nnsight() -> Any:
     try:
         import nnsight
@@ -49,6 +63,12 @@ def _nnsight() -> Any:
     return nnsight
 
 
+def _part(wrapped: Any, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        wrapped = getattr(wrapped, name)
+    return wrapped
+
+
 def sweep_resid_pre(
     wrapped: Any,
     model: Model,
@@ -56,65 +76,20 @@ def sweep_resid_pre(
     corrupt: Int[Tensor, "1 pos"],
     metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
 ) -> Float[Tensor, "layer pos"]:
-    """Layer x position sweep over ``resid_pre``: record once, then one trace a cell."""
-    path = model.arch.blocks
-    n_layers, n_pos = model.arch.n_layers, clean.shape[1]
-    values = torch.zeros(n_layers, n_pos)
+    """Layer x position sweep over ``resid_pre``: record once, then one trace per cell."""
+    nnsight, blocks = _nnsight(), _part(wrapped, model.arch.blocks)
+    values = torch.zeros(model.arch.n_layers, clean.shape[1])
     with torch.no_grad():
-        source = _block_inputs(wrapped, path, n_layers, clean)
-        for layer in range(n_layers):
-            for pos in range(n_pos):
-                values[layer, pos] = _one_cell(wrapped, path, corrupt, layer, pos, source, metric)
+        with wrapped.trace(clean):
+            # nnsight ends the block early; only names saved inside it survive.
+            source = nnsight.save([blocks[i].input for i in range(len(values))])
+        for layer, pos in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
+            block, replacement = blocks[layer], source[layer][:, pos]
+            with wrapped.trace(corrupt):
+                block.input[:, pos] = replacement
+                logits = nnsight.save(wrapped.output.logits)
+            values[layer, pos] = metric(logits)
     return values
-
-
-def _blocks(wrapped: Any, path: str) -> Any:
-    for name in path.split("."):
-        wrapped = getattr(wrapped, name)
-    return wrapped
-
-
-def _block_inputs(wrapped: Any, path: str, n_layers: int, ids: Tensor) -> list[Tensor]:
-    import nnsight
-
-    blocks = _blocks(wrapped, path)
-    with wrapped.trace(ids):
-        # nnsight ends the block early; only names saved inside it survive.
-        inputs = nnsight.save([blocks[i].input for i in range(n_layers)])
-    return inputs  # noqa: RET504
-
-
-def _one_cell(
-    wrapped: Any,
-    path: str,
-    ids: Tensor,
-    layer: int,
-    pos: int,
-    source: list[Tensor],
-    metric: Callable[[Tensor], Tensor],
-) -> Tensor:
-    import nnsight
-
-    block = _blocks(wrapped, path)[layer]
-    replacement = source[layer][:, pos]
-    with wrapped.trace(ids):
-        block.input[:, pos] = replacement
-        logits = nnsight.save(wrapped.output.logits)
-    return metric(logits)
-
-
-# --- plans ---------------------------------------------------------------------------------------
-
-
-def remote_traced(model: Model) -> Any:
-    """Wrap a copy of the model for nnsight so that traces can also be sent to a server.
-
-    Raises:
-        InterpError: nnsight is not installed.
-    """
-    return _nnsight().TransformersModel(
-        copy.deepcopy(model.hf), tokenizer=model.tokenizer, task="text-generation"
-    )
 
 
 def run_plan(
@@ -135,8 +110,8 @@ def run_plan(
         Logits at each prompt's last token, in fp32.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts.
+        PlanError: a site, layer or unit that the model does not have, or the plan cannot be
+            carried out on these prompts.
     """
     import nnsight
 
@@ -181,34 +156,25 @@ Step = tuple[tuple[int, int], tuple[Any, ...]]
 def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> Step:
     """An edit as tensors: the elements it changes and the numbers of its `Rewrite`."""
     _, point = model.point(edit.site, edit.layer)
-    module = _submodule(_blocks(wrapped, model.arch.blocks)[edit.layer], point.path)
+    module = _part(_part(wrapped, model.arch.blocks)[edit.layer], point.path)
     row, column, prompt, pos = edit.tokens(window)
     features = torch.arange(model.width(edit.site)) if edit.features is None else edit.features
     if point.features is not None:
         features = point.features[features]
     where = tuple(i.to(model.device) for i in (row[:, None], column[:, None], features))
     rewrite = edit.rewrite
-    add = rewrite.added(prompt, pos)
-    add, basis = (
-        None if t is None else t.to(model.device, model.dtype) for t in (add, rewrite.basis)
-    )
+    numbers = (rewrite.added(prompt, pos), rewrite.basis)
+    add, basis = (None if t is None else t.to(model.device, model.dtype) for t in numbers)
     when = (edit.layer, ORDER.index(edit.site.name))
     return when, (module, point.side, where, rewrite.keep, add, basis, rewrite.of_norm)
 
 
 def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -> Step:
     """A knock-out as the scores it cuts, and the mask to cut them from where there is none."""
-    module = _submodule(_blocks(wrapped, model.arch.blocks)[cut.layer], model.arch.attention)
+    module = _part(_part(wrapped, model.arch.blocks)[cut.layer], model.arch.attention)
     scores = cut.cut(window, window.n_new, 0, model.arch.n_heads).to(model.device)
     plain = plain_mask(model, window, window.n_new, 0)
     real = window.real.to(model.device)
-    readable = plain & real[:, None, None, :] & real[:, None, :, None]
-    cut_off(cut, readable, scores)
-    where = (scores, plain)
-    return (cut.layer, ORDER.index("mask")), (module, "mask", where, 1.0, None, None, None)
-
-
-def _submodule(block: Any, path: str) -> Any:
-    for name in filter(None, path.split(".")):
-        block = getattr(block, name)
-    return block
+    cut_off(cut, plain & real[:, None, None, :] & real[:, None, :, None], scores)  # or refuse
+    step = (module, "mask", (scores, plain), 1.0, None, None, None)
+    return (cut.layer, ORDER.index("mask")), step

@@ -10,7 +10,6 @@ left out; a position axis of 1 holds for every position. `interp.Activations` in
 are written where they were recorded.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from interp.errors import PlanError, did_you_mean, shown
 from interp.interventions.described import Described
 from interp.interventions.rewrite import Rewrite, selected
 from interp.model.sites import parse_site
-from interp.results import folder
+from interp.results import folder, storage
 
 Numbers = int | Sequence[int] | None
 Value = Float[Tensor, "*prompt_pos width"]
@@ -52,7 +51,7 @@ class Recorded(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Edit(Described):
+class SiteEdit(Described):
     """Base of what rewrites activations at a site.
 
     Attributes:
@@ -90,7 +89,7 @@ class Edit(Described):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Patch(Edit):
+class Patch(SiteEdit):
     """Write given activations, such as another prompt's.
 
     Attributes:
@@ -110,7 +109,7 @@ AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ablate(Edit):
+class Ablate(SiteEdit):
     """Remove the information an activation carries.
 
     `interp.interventions.values` makes all kinds but zero from a model and prompts.
@@ -139,7 +138,7 @@ class Ablate(Edit):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(Edit):
+class Add(SiteEdit):
     """Add a vector: steering.
 
     Attributes:
@@ -163,7 +162,7 @@ class Add(Edit):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scale(Edit):
+class Scale(SiteEdit):
     """Multiply activations by a number."""
 
     factor: float
@@ -175,7 +174,7 @@ class Scale(Edit):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ProjectOut(Edit):
+class ProjectOut(SiteEdit):
     """Remove the component of the activation in the span of some directions.
 
     With `units`, the directions are restricted to the selected features first.
@@ -250,7 +249,7 @@ class Feedback(Described):
     numbers = ("most",)
 
 
-Intervention = Edit | KnockOut | Feedback
+Intervention = SiteEdit | KnockOut | Feedback
 KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut, Feedback)
 }
@@ -272,9 +271,9 @@ class Plan(Sequence[Intervention]):
         return cls(tuple(flat))
 
     @property
-    def edits(self) -> tuple[Edit, ...]:
+    def edits(self) -> tuple[SiteEdit, ...]:
         """The interventions that rewrite activations."""
-        return tuple(step for step in self.steps if isinstance(step, Edit))
+        return tuple(step for step in self.steps if isinstance(step, SiteEdit))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -296,37 +295,25 @@ class Plan(Sequence[Intervention]):
         kinds = ", ".join(f"{n} {kind}" for kind, n in count.items())
         return f"Plan({len(self.steps)} interventions: {kinds})"
 
-    def to_json(self) -> str:
-        """The plan as text; tensors by name, shape and dtype."""
-        return json.dumps([_record(i, step) for i, step in enumerate(self.steps)])
-
     def save(self, path: str | Path) -> Path:
         """Write a folder: ``manifest.json`` and, in safetensors, the tensors.
 
         Raises:
             RunFolderError: `path` exists and is not a run folder.
         """
-        steps = json.loads(self.to_json())
-        # numpy has no bfloat16; fp32 holds it exactly, and the manifest says what it was
-        arrays = {
-            f"{i}.{name}": value.detach().cpu().to(_storable(value.dtype)).numpy()
-            for i, step in enumerate(self.steps)
-            for name, value in step.held()
-        }
-        manifest = {"kind": "plan", "plan": steps, "provenance": folder.provenance()}
-        return folder.write(Path(path), manifest, {}, arrays)
+        steps = [{"intervention": type(step).__name__} | step.fields() for step in self.steps]
+        return storage.store(steps, Path(path), "plan")
 
     @classmethod
-    @folder.decoding
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            RunFolderError: the folder is missing, damaged, or no plan.
-            PlanError: it names a kind of intervention that this version does not know.
+            RunFolderError: the folder is missing, damaged, no plan, or of another version.
         """
-        manifest, _, arrays = folder.read(path, "plan", ())
-        return cls(tuple(_from_record(record, arrays) for record in manifest["plan"]))
+        steps: list[dict[str, Any]] = storage.restore(Path(path), "plan", list[dict[str, Any]])
+        with folder.reading(Path(path)):
+            return cls(tuple(_kind(one.pop("intervention"))(**one) for one in steps))
 
 
 AnyPlan = Plan | Intervention | Iterable[Intervention]
@@ -342,7 +329,7 @@ def as_plan(plan: "AnyPlan") -> Plan:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
+def _recorded_layers(step: SiteEdit, found: Recorded) -> tuple[int, ...]:
     """The layers of a step whose value is recorded activations: its own, or all recorded."""
     site, named = parse_site(step.site)
     if site.name != found.site:
@@ -361,25 +348,7 @@ def _recorded_layers(step: Edit, found: Recorded) -> tuple[int, ...]:
     return layers
 
 
-def _storable(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
-def _record(i: int, step: Intervention) -> dict[str, Any]:
-    record: dict[str, Any] = {"intervention": type(step).__name__} | step.fields()
-    for name, value in step.held():
-        dtype = str(value.dtype).removeprefix("torch.")
-        record[name] = {"array": f"{i}.{name}", "shape": list(value.shape), "dtype": dtype}
-    return record
-
-
-def _from_record(record: dict[str, Any], arrays: dict[str, Any]) -> Intervention:
-    options = dict(record)
-    kind = options.pop("intervention")
-    if kind not in KINDS:
-        raise PlanError(f"unknown intervention {kind!r}. {did_you_mean(kind, KINDS)}")
-    for name, value in options.items():
-        if isinstance(value, dict):
-            dtype = getattr(torch, value["dtype"])
-            options[name] = torch.from_numpy(arrays[value["array"]]).to(dtype)
-    return KINDS[kind](**options)
+def _kind(name: str) -> Any:
+    if name not in KINDS:
+        raise PlanError(f"unknown intervention {name!r}. {did_you_mean(name, KINDS)}")
+    return KINDS[name]

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts, batches, pad
+from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts, batches
 from interp.errors import PlanError
-from interp.forward.attention import weights_kept
 from interp.forward.budget import default_budget
-from interp.forward.hooks import hooked
-from interp.forward.layer_calls import positions_and_mask
+from interp.forward.hooks import attention_weights, hooked
+from interp.forward.prefix_cache import PrefixCache
 from interp.interventions.binding import bind, check_values, chosen_layers, site_layers
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, Plan, as_plan
@@ -38,8 +37,7 @@ class Activations(Mapping[int, Tensor]):
 
     `Patch`, `Add` and `Ablate` take the whole object and write each value at the token that it was
     recorded at. A tensor taken out of it, ``found[8]``, is a value for them only where every token
-    was recorded (``at="all"``): in other tensors the position axis is missing or counts recorded
-    tokens. `aligned` gives a layer as such a tensor.
+    was recorded (``at="all"``); `aligned` gives a layer as such a tensor.
 
     Attributes:
         by_layer: layer -> [prompt, pos, width], where a prompt with fewer tokens than others has
@@ -77,9 +75,6 @@ class Activations(Mapping[int, Tensor]):
     def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
         """A layer's values at their positions in the prompt, NaN where nothing was recorded.
 
-        Args:
-            layer: a recorded layer.
-
         Raises:
             PlanError: attention patterns, which are not written.
         """
@@ -113,18 +108,15 @@ class Activations(Mapping[int, Tensor]):
         if stacked.dtype == torch.bfloat16:
             stacked = stacked.float()
         dims = self.dims
-        places = [[(p, row[p]) for p in own] for own, row in self._rows()]
         axis = next((dim for dim in ("pos", "query") if dim in dims), None)
+        rows = zip(self.positions, self.tokens, strict=True)
+        tokens = [[row[p] for p in places] for places, row in rows]
         coords: dict[str, Any] = {"layer": list(self.by_layer), "length": ("prompt", self.lengths)}
-        for name, empty, column in (("position", -1, 0), ("token", "", 1)):
-            listed = [[one[column] for one in row] for row in places]
-            coords[name] = _padded(listed, axis, empty)
+        coords["position"] = _padded(self.positions, axis, -1)
+        coords["token"] = _padded(tokens, axis, "")
         if self.site == PATTERN.name:
             coords["key_token"] = _padded(self.tokens, "key", "")
         return xr.DataArray(stacked.numpy(), coords, ("layer", *dims), self.site)
-
-    def _rows(self) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
-        return zip(self.positions, self.tokens, strict=True)
 
     def __repr__(self) -> str:
         first = next(iter(self.by_layer.values()))
@@ -170,9 +162,8 @@ def activations(
         plan: interventions under which the prompts run; none by default.
 
     Raises:
-        PlanError: a site or layer that the model does not have.
-        PlanError: `at` names no token of some prompt, or one beyond its end, or the plan cannot be
-            carried out.
+        PlanError: a site or layer that the model does not have; `at` names no token of some
+            prompt, or one beyond its end; or the plan cannot be carried out.
     """
     rows = as_prompts(model, prompts)
     where, named = parse_site(site)
@@ -193,11 +184,7 @@ def activations(
 
 
 def places_of(rows: Sequence[TokenPrompt], at: Positions) -> list[tuple[int, ...]]:
-    """The positions of each prompt that a scope means.
-
-    Raises:
-        PlanError: it means no token of some prompt.
-    """
+    """The positions of each prompt that a scope means; `PlanError` if it is none of a prompt's."""
     places = [row.positions(at) for row in rows]
     if not all(places):
         raise PlanError(f"at={at!r} covers no token of prompt {places.index(())}.")
@@ -237,28 +224,23 @@ def recorded(
 ) -> list[Float[Tensor, "prompt pos width"]]:
     """Activations at several points of the same runs, zero where a prompt has no more tokens.
 
-    Args:
-        model: the model.
-        rows: the prompts.
-        points: sites and layers.
-        places: the positions of each prompt; all by default.
-        plan: interventions under which the prompts run.
+    Of each prompt at its `places`, by default everywhere.
     """
     wanted = places or [tuple(range(len(row.ids))) for row in rows]
     shape = (len(rows), max(map(len, wanted)))
     out = [torch.zeros(*shape, model.width(site), dtype=model.dtype) for site, _ in points]
-    kept: dict[int, Tensor] = {}
-    edits = [(*point, _keep(kept, number)) for number, point in enumerate(points)]
+    held: dict[int, Tensor] = {}
+    edits = [(*point, _keep(held, number)) for number, point in enumerate(points)]
     for group in run_batches(model, rows, plan, lambda: hooked(model, edits)):
-        for number, found in kept.items():
+        for number, found in held.items():
             for i, activation in zip(group, found, strict=True):
                 own = activation[-len(rows[i].ids) :][list(wanted[i])]
                 out[number][i, : len(own)] = own.to("cpu")
     return out
 
 
-def _keep(kept: dict[int, Tensor], number: int) -> Callable[[Tensor], None]:
-    return lambda activation: kept.__setitem__(number, activation.clone())
+def _keep(held: dict[int, Tensor], number: int) -> Callable[[Tensor], None]:
+    return lambda activation: held.__setitem__(number, activation.clone())
 
 
 def _patterns(
@@ -268,9 +250,9 @@ def _patterns(
     n_queries, n_keys = max(map(len, places)), max(len(row.ids) for row in rows)
     shape = (len(rows), model.arch.n_heads, n_queries, n_keys)
     out = {layer: torch.full(shape, torch.nan, dtype=model.dtype) for layer in layers}
-    kept: dict[int, Tensor] = {}
-    for group in run_batches(model, rows, plan, lambda: weights_kept(model, layers, kept)):
-        for layer, found in kept.items():
+    held: dict[int, Tensor] = {}
+    for group in run_batches(model, rows, plan, lambda: attention_weights(model, layers, held)):
+        for layer, found in held.items():
             for i, weights in zip(group, found, strict=True):
                 n = len(rows[i].ids)
                 own = weights[:, -n:, -n:][:, list(places[i])]
@@ -284,21 +266,14 @@ def run_batches(
     plan: Plan,
     listening: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[list[int]]:
-    """Run prompts under a plan in batches padded on the left.
+    """Run prompts under a plan in batches, and yield each time the numbers of those just run.
 
-    Args:
-        model: the model.
-        rows: the prompts.
-        plan: what to do.
-        listening: installs hooks for the length of a run; they see what the plan wrote.
-
-    Yields:
-        The numbers of the prompts that have just been run.
+    `listening` installs hooks for the length of a run; they see what the plan wrote.
     """
     check_values(plan, rows)
     for group in batches(rows, default_budget(model)):
         part = [rows[i] for i in group]
-        ids, mask = pad(model, part)
-        with torch.no_grad(), hooked_run(model, bind(model, plan, part, group)), listening():
-            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+        run = bind(model, plan, part, group)
+        with torch.no_grad(), hooked_run(model, run), listening():
+            PrefixCache.of(model, part, keep=False).read(model)
         yield group

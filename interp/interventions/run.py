@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
+from interp.forward.blocks import first_output
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hook_point
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
@@ -20,7 +21,7 @@ from interp.forward.readout import measure
 from interp.interventions.batch_run import Run, Window
 from interp.interventions.binding import bind, check_values, site_layers
 from interp.interventions.native import hooked_run
-from interp.interventions.plan import AnyPlan, Edit, Intervention, KnockOut, Plan, as_plan
+from interp.interventions.plan import AnyPlan, KnockOut, Plan, as_plan
 from interp.metrics import AnyMetric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -49,8 +50,8 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
         plan: what to do; nothing by default.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts.
+        PlanError: a site, layer or unit that the model does not have, or the plan cannot be
+            carried out on these prompts.
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     check_values(steps, rows)
@@ -71,15 +72,15 @@ def final_resid(
     """
     ids, mask = pad(model, prompts)
     module, point = model.point(SITES["resid_post"], model.arch.n_layers - 1)
-    kept: list[Tensor] = []
+    found: list[Tensor] = []
     with hooked_run(model, run):
         # after the plan's own hooks, so that it sees what they wrote
-        last = hook_point(module, point, lambda a: kept.append(a[:, -1]))
+        last = hook_point(module, point, lambda a: found.append(a[:, -1]))
         try:
             model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         finally:
             last.remove()
-    return kept[0]
+    return found[0]
 
 
 def sweep_plans(
@@ -103,10 +104,11 @@ def sweep_plans(
         Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates.
 
     Raises:
-        PlanError: unknown metric.
-        PlanError: a plan cannot be carried out on these prompts.
+        PlanError: unknown metric, or a plan that cannot be carried out on these prompts.
     """
-    rows = _token_pairs(model, pairs)
+    rows = pairs
+    if not (isinstance(rows, list | tuple) and all(isinstance(one, TokenPair) for one in rows)):
+        rows = tokenise(model, load_pairs(rows))[0]
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
@@ -117,9 +119,8 @@ def sweep_plans(
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in rows])
     with torch.no_grad():
         for group, which in _blocks(model, prompts, steps):
-            resid = _walk_plans(
-                model, [prompts[i] for i in group], group, [steps[j] for j in which]
-            )
+            part, some = [prompts[i] for i in group], [steps[j] for j in which]
+            resid = _run_plans(model, part, group, some)
             pair = torch.tensor(group).repeat(len(which))
             reference = resid if clean is None else clean[pair].to(resid.device)
             measured = measure(model, chosen, resid, answers[pair], reference).double()
@@ -127,12 +128,6 @@ def sweep_plans(
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
     attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
     return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
-
-
-def _token_pairs(model: Model, pairs: Any) -> Sequence[TokenPair]:
-    if isinstance(pairs, list | tuple) and all(isinstance(pair, TokenPair) for pair in pairs):
-        return list(pairs)
-    return tokenise(model, load_pairs(pairs))[0]
 
 
 def _blocks(
@@ -150,36 +145,31 @@ def _blocks(
 
 def _entry(model: Model, plan: Plan) -> int:
     """The first layer that a plan touches; below it nothing differs from the plain run."""
-    layers = [_first_layer(model, step) for step in plan]
-    return min(layers, default=model.arch.n_layers)
+    layers = [min(site_layers(model, step.site, step.layers)[1]) for step in plan.edits]
+    cuts: list[Any] = [step.layers or (0,) for step in plan if isinstance(step, KnockOut)]
+    return min([*layers, *map(min, cuts)], default=model.arch.n_layers)
 
 
-def _first_layer(model: Model, step: Intervention) -> int:
-    if isinstance(step, Edit):
-        return min(site_layers(model, step.site, step.layers)[1])
-    given: Any = step.layers if isinstance(step, KnockOut) else None
-    return min(given or (0,))
-
-
-def _walk_plans(
+def _run_plans(
     model: Model, prompts: Sequence[TokenPrompt], numbers: list[int], plans: Sequence[Plan]
 ) -> Float[Tensor, "row d_model"]:
     """Final residual streams, plan by plan, each over all prompts.
 
     The layers are called one by one on a growing batch: the prompts unpatched, and from its
-    first layer on each plan's own copy of them.
-
-    Args:
-        model: the model.
-        prompts: the prompts.
-        numbers: of the prompts, for values that differ by prompt.
-        plans: in the order of their first layers.
+    first layer on each plan's own copy of them. `plans` are in the order of their first layers;
+    `numbers` are the prompts' entries in values that differ by prompt.
     """
     n, entry = len(prompts), [_entry(model, plan) for plan in plans]
     ids, mask = pad(model, prompts)
     calls = record_layer_calls(model, ids, mask)
     which = torch.arange(n).repeat(1 + len(plans))
-    run = _together(model, [*prompts] * (1 + len(plans)), numbers * (1 + len(plans)), plans)
+    # one run in which each plan edits its own rows; the first rows are nobody's
+    rows, owner = [*prompts] * (1 + len(plans)), torch.arange(-1, len(plans)).repeat_interleave(n)
+    run = bind(model, Plan(), rows)
+    for j, plan in enumerate(plans):
+        one = bind(model, plan, rows, numbers * (1 + len(plans)), owner == j)
+        run.edits += one.edits
+        run.knock_outs += one.knock_outs
     window = Window.of(mask.cpu()[which])
     hidden = calls.embeddings
     with hooked_run(model, run):
@@ -188,21 +178,7 @@ def _walk_plans(
             joining = which[len(hidden) : present].to(hidden.device)
             hidden = torch.cat([hidden, hidden[joining]])
             run.window = window.first(present)
-            out = block(hidden, **calls.of_rows(layer, which[:present]))
-            hidden = out[0] if isinstance(out, tuple) else out
+            hidden = first_output(block(hidden, **calls.of_rows(layer, which[:present])))
     # a plan that touches nothing never joined: it is the plain run
     last = torch.cat([hidden[:, -1], hidden[which[len(hidden) :].to(hidden.device), -1]])
     return last[n:]
-
-
-def _together(
-    model: Model, rows: Sequence[TokenPrompt], numbers: list[int], plans: Sequence[Plan]
-) -> Run:
-    """One run in which each plan edits its own rows; the first rows are nobody's."""
-    owner = torch.arange(-1, len(plans)).repeat_interleave(len(rows) // (1 + len(plans)))
-    run = bind(model, Plan(), rows)
-    for j, plan in enumerate(plans):
-        one = bind(model, plan, rows, numbers, owner == j)
-        run.edits += one.edits
-        run.knock_outs += one.knock_outs
-    return run

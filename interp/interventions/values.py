@@ -1,10 +1,13 @@
 """What interventions write: means, resampled prompts, noise, constants.
 
-Each ``…_ablation`` gives a plan of one `Ablate` a layer, its values inside.
+Each ``…_ablation`` gives a plan of one `Ablate` per layer, its values inside. All of them take
+the `model`, `prompts` (texts, token prompts, or pairs, of which the clean prompts run), a `site`
+(a short name, or a hook name for one layer), and what is ablated there: `layers`, `units` (heads
+or neurons) and `positions`; all by default.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,12 +17,11 @@ from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts
 from interp.errors import PlanError
 from interp.interventions.batch_run import Window
 from interp.interventions.binding import bind, resolve
-from interp.interventions.plan import Ablate, AblationKind, Plan
+from interp.interventions.plan import Ablate, AblationKind, Numbers, Plan
 from interp.interventions.recording import Layers, Values, site_values
 from interp.interventions.run import final_resid, forward
 from interp.model.model import Model
 
-Units = int | Sequence[int] | None
 Per = Literal["all", "position", "template"]
 
 
@@ -35,16 +37,11 @@ def mean_activations(
 ) -> Values:
     """Means of a site's activations over prompts.
 
-    Args:
-        model: the model.
-        prompts: texts, token prompts, or pairs (of which the clean prompts run).
-        site: a site's short name, or a hook name for one layer.
-        layers: which layers; all by default.
-        per: ``"all"``: one mean over all tokens; ``"position"``: one a position, over the
-            prompts that reach it; ``"template"``: one a position and template (Wang et al.,
-            arXiv 2211.00593), given out to each prompt.
-        positions: the tokens that the one mean of ``per="all"`` is over.
-        templates: the template of each prompt, for ``per="template"``.
+    `per`: ``"all"``: one mean over all tokens; ``"position"``: one per position, over the
+    prompts that reach it; ``"template"``: one per position and template (Wang et al.,
+    arXiv 2211.00593), given out to each prompt.
+    `positions`: the tokens that the one mean of ``per="all"`` is over.
+    `templates`: the template of each prompt, for ``per="template"``.
 
     Returns:
         layer -> [width], [pos, width] or [prompt, pos, width].
@@ -53,22 +50,22 @@ def mean_activations(
         PlanError: no template, or one too many, is given for some prompt.
     """
     rows = as_prompts(model, prompts)
-    recorded = site_values(model, rows, site, layers)
+    found = site_values(model, rows, site, layers)
     if per == "all":
         scope = _table(rows, positions)
-        return {layer: a[scope].double().mean(0).to(a) for layer, a in recorded.items()}
+        return {layer: a[scope].double().mean(0).to(a) for layer, a in found.items()}
     real = _table(rows, "all")
     if per == "position":
-        return {layer: _by_position(a, real) for layer, a in recorded.items()}
+        return {layer: _by_position(a, real) for layer, a in found.items()}
     if templates is None or len(templates) != len(rows):
         raise PlanError(
             f"per='template' needs the template of each of the {len(rows)} prompts; got "
             f"{0 if templates is None else len(templates)}."
         )
-    out = {layer: torch.zeros_like(a) for layer, a in recorded.items()}
+    out = {layer: torch.zeros_like(a) for layer, a in found.items()}
     for template in set(templates):
         same = torch.tensor([t == template for t in templates])
-        for layer, a in recorded.items():
+        for layer, a in found.items():
             out[layer][same] = _by_position(a[same], real[same])
     return out
 
@@ -94,13 +91,18 @@ def _by_position(
 # --- ablations ---------------------------------------------------------------------------------
 
 
+def _plan(site: str, values: Mapping[int, Tensor], kind: AblationKind, **where: Any) -> Plan:
+    steps = (Ablate(site, value, kind=kind, layers=i, **where) for i, value in values.items())
+    return Plan.of(*steps)
+
+
 def mean_ablation(
     model: Model,
     prompts: Prompts,
     site: str,
     layers: Layers = None,
     *,
-    units: Units = None,
+    units: Numbers = None,
     positions: Positions = "prompt",
     per: Per = "all",
     templates: Sequence[Hashable] | None = None,
@@ -109,7 +111,7 @@ def mean_ablation(
     values = mean_activations(
         model, prompts, site, layers, per=per, positions=positions, templates=templates
     )
-    return _plan(site, values, "mean", units, positions)
+    return _plan(site, values, "mean", units=units, positions=positions)
 
 
 def resample_ablation(
@@ -118,23 +120,16 @@ def resample_ablation(
     site: str,
     layers: Layers = None,
     *,
-    units: Units = None,
+    units: Numbers = None,
     positions: Positions = "prompt",
     counterparts: Prompts | None = None,
     seed: int = 0,
 ) -> Plan:
     """Replace each prompt's activations by those of another prompt of the same length.
 
-    Args:
-        model: the model.
-        prompts: the prompts that will be run.
-        site: a site's short name, or a hook name for one layer.
-        layers: which layers; all by default.
-        units: heads or neurons; all by default.
-        positions: which tokens.
-        counterparts: the other prompts, one for each; by default the prompts themselves,
-            cyclically shifted among those of one length in an order drawn from `seed`.
-        seed: of that order.
+    `counterparts`: the other prompts, one for each; by default the prompts themselves,
+    cyclically shifted among those of one length in an order drawn from `seed`.
+    `seed`: of that order.
 
     Raises:
         PlanError: a counterpart has another length, or a prompt no other of its length.
@@ -151,7 +146,7 @@ def resample_ablation(
             "counterpart of equal token length."
         )
     values = site_values(model, others, site, layers)
-    return _plan(site, values, "resample", units, positions)
+    return _plan(site, values, "resample", units=units, positions=positions)
 
 
 def _derangement(rows: Sequence[TokenPrompt], seed: int) -> list[int]:
@@ -176,7 +171,7 @@ def noise_ablation(
     site: str = "blocks.0.hook_resid_pre",
     layers: Layers = None,
     *,
-    units: Units = None,
+    units: Numbers = None,
     positions: Positions = "prompt",
     sigmas: float = 3.0,
     seed: int = 0,
@@ -185,16 +180,9 @@ def noise_ablation(
 
     The noise is drawn here, once for each prompt and position, so a plan always adds the same.
 
-    Args:
-        model: the model.
-        prompts: the prompts that will be run.
-        site: a site's short name, or a hook name for one layer.
-        layers: which layers.
-        units: heads or neurons; all by default.
-        positions: which tokens; the noise is in units of the standard deviation of the
-            site's activations at these tokens, over all prompts and features.
-        sigmas: how many standard deviations.
-        seed: of the noise.
+    `sigmas`: how many standard deviations of the site's activations at `positions`, over all
+    prompts and features.
+    `seed`: of the noise.
 
     Source: Meng et al., arXiv 2202.05262, section 2.1 (3 standard deviations).
     """
@@ -205,7 +193,7 @@ def noise_ablation(
         layer: sigmas * float(a[scope].double().std()) * torch.randn(a.shape, generator=generator)
         for layer, a in site_values(model, rows, site, layers).items()
     }
-    return _plan(site, values, "noise", units, positions)
+    return _plan(site, values, "noise", units=units, positions=positions)
 
 
 def optimal_ablation(
@@ -214,7 +202,7 @@ def optimal_ablation(
     site: str,
     layers: Layers = None,
     *,
-    units: Units = None,
+    units: Numbers = None,
     positions: Positions = "prompt",
     steps: int = 30,
     learning_rate: float = 0.1,
@@ -222,70 +210,37 @@ def optimal_ablation(
     """Replace activations by the constant that harms the predictions least, layer by layer.
 
     The constant starts at the mean and follows Adam on the KL divergence from the clean to
-    the ablated prediction at the last token; the best constant met is kept.
+    the ablated prediction at the last token; the best constant met is used. Each layer's is
+    learned with the others intact, on all prompts in one batch.
 
-    Args:
-        model: the model.
-        prompts: the prompts to learn from, in one batch.
-        site: a site's short name, or a hook name for one layer.
-        layers: which layers, each with a constant of its own, learned with the others intact.
-        units: heads or neurons; all by default.
-        positions: which tokens.
-        steps: of Adam.
-        learning_rate: in standard deviations of each feature.
+    `steps`: of Adam.
+    `learning_rate`: in standard deviations of each feature.
 
     Source: Li & Janson, arXiv 2409.09951.
     """
     rows = as_prompts(model, prompts)
     clean = forward(model, rows).logits.log_softmax(-1).to(model.unembed_device)
     scope = _table(rows, positions)
+    where: dict[str, Any] = {"units": units, "positions": positions}
+
+    def loss(layer: int, constant: Float[Tensor, " width"]) -> Float[Tensor, ""]:
+        plan = _plan(site, {layer: constant}, "optimal", **where)
+        with torch.enable_grad():
+            log_p = model.logits(final_resid(model, rows, bind(model, plan, rows))).log_softmax(-1)
+            return (clean.exp() * (clean - log_p)).sum(-1).mean()
+
     values: Values = {}
     for layer, a in site_values(model, rows, site, layers).items():
-        chosen = a[scope].float()
-        start, size = chosen.mean(0), chosen.std(0, correction=0)
-        where = (site, layer, units, positions)
-        values[layer] = _descend(model, rows, clean, where, (start, size), steps, learning_rate)
-    return _plan(site, values, "optimal", units, positions)
-
-
-def _descend(
-    model: Model,
-    rows: Sequence[TokenPrompt],
-    clean: Float[Tensor, "prompt vocab"],
-    where: tuple[str, int, Units, Positions],
-    scaled: tuple[Float[Tensor, " width"], Float[Tensor, " width"]],
-    steps: int,
-    learning_rate: float,
-) -> Float[Tensor, " width"]:
-    """The best of the constants that Adam visits, in coordinates scaled to each feature."""
-    site, layer, units, positions = where
-    start, size = scaled
-    shift = torch.zeros_like(start, requires_grad=True)
-    adam = torch.optim.Adam([shift], lr=learning_rate)
-    best, lowest = start, float("inf")
-    for _ in range(steps + 1):
-        constant = start + size * shift
-        step = Ablate(
-            site, constant, kind="optimal", layers=layer, units=units, positions=positions
-        )
-        with torch.enable_grad():
-            resid = final_resid(model, rows, bind(model, Plan.of(step), rows))
-            log_p = model.logits(resid).log_softmax(-1)
-            loss = (clean.exp() * (clean - log_p)).sum(-1).mean()
-        if loss.item() < lowest:
-            best, lowest = constant.detach(), loss.item()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return best
-
-
-def _plan(
-    site: str, values: Values, kind: AblationKind, units: Units, positions: Positions
-) -> Plan:
-    return Plan.of(
-        *(
-            Ablate(site, value, kind=kind, layers=layer, units=units, positions=positions)
-            for layer, value in values.items()
-        )
-    )
+        start, size = a[scope].float().mean(0), a[scope].float().std(0, correction=0)
+        shift = torch.zeros_like(start, requires_grad=True)
+        adam = torch.optim.Adam([shift], lr=learning_rate)
+        lowest = float("inf")
+        for _ in range(steps + 1):
+            constant = start + size * shift
+            now = loss(layer, constant)
+            if now.item() < lowest:
+                values[layer], lowest = constant.detach(), now.item()
+            adam.zero_grad()
+            now.backward()
+            adam.step()
+    return _plan(site, values, "optimal", **where)

@@ -160,7 +160,13 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, say):
+        lock = filelock.FileLock(target.with_name(f".{name}.lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"waiting for another process that is pulling {name}")
+            held = lock.acquire()
+        with held:
             if not is_cached(name):
                 _pull_into(target, model, say)
     except OSError as error:
@@ -202,20 +208,6 @@ def _lookup(name: str) -> BuiltinModel:
     if name not in BUILTIN:
         raise ModelError(f"{name!r} is not a built-in model. {did_you_mean(name, BUILTIN.keys())}")
     return BUILTIN[name]
-
-
-@contextmanager
-def _locked(target: Path, say: Callable[[str], None]) -> Generator[None]:
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"waiting for another process that is pulling {target.name}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _pull_into(target: Path, model: BuiltinModel, say: Callable[[str], None]) -> None:

@@ -59,9 +59,8 @@ def every_site(model: Model) -> Iterator[tuple[Site, int]]:
 def fitted(model: Model) -> Model:
     """The model with a map of only those sites that its modules carry, in every layer.
 
-    Raises:
-        ModelError: the residual stream is not where the map says, a token reads later ones,
-            or the logits are not the unembedding of the normed residual stream.
+    `ModelError` where the residual stream is not where the map says, a token reads later ones, or
+    the logits are not the unembedding of the normed residual stream.
     """
     model = _without(model, {site: why for site, why in _unbuilt(model)})
     seen = probe(model)

@@ -68,7 +68,8 @@ def load_model(
         hf = hf.to(**_given(device=device, dtype=dtype and _dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
     known = _tokenizer(tokenizer or own_tokenizer, name)
-    model = fitted(Model(_frozen(hf), known, name, architecture_of(hf)))
+    hf.eval().requires_grad_(False)  # interp differentiates activations only
+    model = fitted(Model(hf, known, name, architecture_of(hf)))
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
@@ -86,11 +87,6 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torc
 
 def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _frozen(hf: nn.Module) -> nn.Module:
-    """Eval mode, no parameter gradients: interp differentiates activations only."""
-    return hf.eval().requires_grad_(False)
 
 
 def _tokenizer(tokenizer: Any, name: str) -> Any:

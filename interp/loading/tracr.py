@@ -213,16 +213,17 @@ def load_program(path: str | Path) -> Model:
 
 def _built(program: Program, state: Mapping[str, Tensor]) -> PlainTransformer:
     """The model with its weights; their names and shapes are compared before any is used."""
-    config = program.config
-    if config.n_layers > len(state):
-        raise ValueError(f"it has {len(state)} matrices for {config.n_layers} layers")
+    n_layers = min(program.config.n_layers, len(state))  # a damaged description may claim billions
+    config = program.config.model_copy(update={"n_layers": n_layers})
     n_positions = max(len(state["position.weight"]), len(program.pairs[0].clean_ids))
     with torch.device("meta"):
         hf = PlainTransformer(config, len(program.input_ids), n_positions)
     wanted = hf.state_dict()
     for name in [*wanted, *state]:
-        if name not in state or name not in wanted:
-            raise ValueError(f"{shown(name)} is {'missing' if name in wanted else 'left over'}")
+        if name not in state:
+            raise ValueError(f"{name} is missing")
+        if name not in wanted:
+            raise ValueError(f"{shown(name)} is left over")
         if state[name].shape != wanted[name].shape:
             shapes = tuple(state[name].shape), tuple(wanted[name].shape)
             raise ValueError(f"{name} has shape {shapes[0]}, not {shapes[1]}")

@@ -13,7 +13,7 @@ from interp.brief import brief
 from interp.data.pairs import TokenBatch, TokenPair, batch
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
-from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows, shares_prefixes
+from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
 from interp.model.model import Model
 from interp.patching.sweep import Sweep
@@ -75,16 +75,8 @@ def run_sweep(
 ) -> SweepArrays:
     """Measure every cell of every pair, splitting the batch where memory asks for it.
 
-    Args:
-        model: the model.
-        sweep: what to patch.
-        pairs: the prompts.
-        places: coordinates of the position axis (`Sweep.places`).
-        tokens_at_once: most tokens in a batch; by default what `default_budget` says.
-        progress: called with (pairs done, pairs in all).
-
-    Raises:
-        OutOfMemory: two prompts alone do not fit.
+    `places` are the coordinates of the position axis (`Sweep.places`); a batch has at most
+    `tokens_at_once`, by default what `default_budget` says.
     """
     n = len(pairs)
     out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
@@ -94,7 +86,7 @@ def run_sweep(
     while done < n:
         group = _fitting(sweep, pairs, places, by_length[done:], budget)
         try:
-            part = _run_group(model, sweep, [pairs[i] for i in group], places, budget)
+            part = _Group.of(model, sweep, [pairs[i] for i in group], places).run(budget)
         except torch.OutOfMemoryError as error:
             budget = halved(budget, model, len(pairs[group[-1]].clean), error)
             continue
@@ -125,96 +117,88 @@ def _fitting(
     return group
 
 
-def _run_group(
-    model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any], budget: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(values, clean, corrupt) of a group; cells beyond the budget go into further batches."""
-    tokens = batch(model, pairs)
-    calls = record_layer_calls(model, tokens.ids, tokens.mask)
-    live = sweep.live(pairs, places)
-    cells = Cells.of(sweep, live)
-    prompts, patched = np.zeros(len(tokens.left)), []
-    for part in _slices(cells, tokens, budget):
-        prompts, values = _measured(model, sweep, tokens, live, calls, cells[part])
-        patched.append(values)
-    # a cell that changes nothing has the value of the run it would be patched into
-    present = [[bool(sweep.positions(pair, place)) for place in places] for pair in pairs]
-    by_place = np.where(np.array(present), prompts[sweep.base :: 2, None], np.nan)
-    out = np.broadcast_to(by_place[:, None, :, None], sweep.shape(len(pairs), places)).copy()
-    out[cells.pair, cells.layer, cells.place, cells.unit] = np.concatenate(patched)
-    return out, prompts[0::2], prompts[1::2]
+@dataclass(frozen=True)
+class _Group:
+    """Pairs that are run in the same batches, whose prompts alternate: clean, corrupt."""
 
+    model: Model
+    sweep: Sweep
+    pairs: Sequence[TokenPair]
+    places: Sequence[Any]
+    tokens: TokenBatch
+    calls: LayerCalls
+    live: list[list[tuple[int, ...]]]
 
-def _slices(cells: Cells, tokens: TokenBatch, budget: int) -> Iterator[slice]:
-    """Consecutive cells, each slice within the budget beside the base rows; at least one."""
-    length = tokens.mask.sum(-1).cpu().numpy()
-    ends = (length[2 * cells.pair] - cells.start).cumsum()
-    room = max(1, budget - int(length.sum()))
-    lo = 0
-    while lo == 0 or lo < len(cells):
-        before = ends[lo - 1] if lo else 0
-        hi = max(lo + 1, int(np.searchsorted(ends, before + room, side="right")))
-        yield slice(lo, hi)
-        lo = hi
+    @classmethod
+    def of(
+        cls, model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any]
+    ) -> "_Group":
+        tokens = batch(model, pairs)
+        calls = record_layer_calls(model, tokens.ids, tokens.mask)
+        return cls(model, sweep, pairs, places, tokens, calls, sweep.live(pairs, places))
 
+    def run(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(values, clean, corrupt); cells beyond the budget go into further batches."""
+        sweep, cells = self.sweep, Cells.of(self.sweep, self.live)
+        prompts, patched = np.zeros(len(self.tokens.left)), []
+        for part in self._slices(cells, budget):
+            prompts, values = self._measured(cells[part])
+            patched.append(values)
+        # a cell that changes nothing has the value of the run it would be patched into
+        present = [[bool(sweep.positions(p, place)) for place in self.places] for p in self.pairs]
+        by_place = np.where(np.array(present), prompts[sweep.base :: 2, None], np.nan)
+        shape = sweep.shape(len(self.pairs), self.places)
+        out = np.broadcast_to(by_place[:, None, :, None], shape).copy()
+        out[cells.pair, cells.layer, cells.place, cells.unit] = np.concatenate(patched)
+        return out, prompts[0::2], prompts[1::2]
 
-def _measured(
-    model: Model,
-    sweep: Sweep,
-    tokens: TokenBatch,
-    live: list[list[tuple[int, ...]]],
-    calls: LayerCalls,
-    cells: Cells,
-) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " cell"]]:
-    """The metric of every prompt unpatched, and of every cell."""
-    rows = _rows(model, sweep, tokens, cells)
-    writes = _writes(sweep, tokens, live, cells, Pack(rows, tokens.ids.shape[1]))
-    pair = rows.prompt // 2
-    with torch.no_grad():
-        resid = final_resid_of_rows(model, calls, rows, writes)
-        clean = resid[(2 * pair).to(resid.device)]
-        values = measure(model, sweep.metric, resid, tokens.answers[pair], clean).double().numpy()
-    return values[: rows.n_base], values[rows.n_base :]
+    def _slices(self, cells: Cells, budget: int) -> Iterator[slice]:
+        """Consecutive cells, each slice within the budget beside the base rows; at least one."""
+        length = self.tokens.mask.sum(-1).cpu().numpy()
+        ends = (length[2 * cells.pair] - cells.start).cumsum()
+        room = max(1, budget - int(length.sum()))
+        lo = 0
+        while lo == 0 or lo < len(cells):
+            before = ends[lo - 1] if lo else 0
+            hi = max(lo + 1, int(np.searchsorted(ends, before + room, side="right")))
+            yield slice(lo, hi)
+            lo = hi
 
+    def _measured(
+        self, cells: Cells
+    ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " cell"]]:
+        """The metric of every prompt unpatched, and of every cell."""
+        model, tokens, columns = self.model, self.tokens, (cells.pair, cells.start, cells.entry)
+        of_pair, start, entry = map(torch.from_numpy, columns)
+        joins = entry + (self.sweep.site.name == "resid_post")
+        rows = Rows.beside(model, tokens.mask, 2 * of_pair + self.sweep.base, start, joins)
+        pair, writes = rows.prompt // 2, self._writes(cells, Pack(rows, tokens.ids.shape[1]))
+        with torch.no_grad():
+            resid = final_resid_of_rows(model, self.calls, rows, writes)
+            clean = resid[(2 * pair).to(resid.device)]
+            values = measure(model, self.sweep.metric, resid, tokens.answers[pair], clean)
+        values = values.double().numpy()
+        return values[: rows.n_base], values[rows.n_base :]
 
-def _rows(model: Model, sweep: Sweep, tokens: TokenBatch, cells: Cells) -> Rows:
-    """The prompts themselves, then a row per cell, continuing the prompt it is patched into."""
-    length = tokens.mask.sum(-1).cpu()
-    base = torch.arange(len(length))
-    prompt = torch.cat([base, torch.from_numpy(2 * cells.pair + sweep.base)])
-    start = tokens.left[prompt] + torch.cat([0 * base, torch.from_numpy(cells.start)])
-    stop = tokens.left[prompt] + length[prompt]
-    read = stop - 1
-    if not shares_prefixes(model):
-        start, stop = torch.zeros_like(start), torch.full_like(stop, tokens.ids.shape[1])
-    joins = cells.entry + (sweep.site.name == "resid_post")
-    present = [int((joins <= layer).sum()) for layer in range(model.arch.n_layers + 1)]
-    return Rows(prompt, start, stop, read, [len(base) + n for n in present], len(base))
-
-
-def _writes(
-    sweep: Sweep,
-    tokens: TokenBatch,
-    live: list[list[tuple[int, ...]]],
-    cells: Cells,
-    pack: Pack,
-) -> list[Write]:
-    """Copy the other prompt's activations into each cell's row, layer by layer."""
-    positions = [live[i][j] for i, j in zip(cells.pair, cells.place, strict=True)]
-    cell = np.repeat(np.arange(len(cells)), [len(ps) for ps in positions])
-    other = torch.from_numpy(2 * cells.pair[cell] + 1 - sweep.base)
-    pos = torch.tensor([p for ps in positions for p in ps], dtype=torch.long) + tokens.left[other]
-    into = pack.token(torch.from_numpy(cell) + pack.rows.n_base, pos)
-    source = pack.token(other, pos)
-    features = _features(sweep, cells.unit[cell])
-    writes = []
-    for layer in sweep.layers:
-        here = cells.entry[cell] == layer if "layer" in sweep.over else np.full(len(cell), True)
-        chosen = torch.from_numpy(np.flatnonzero(here))
-        if len(chosen):
-            of_unit = None if features is None else features[chosen]
-            writes.append(Write(sweep.site, layer, into[chosen], source[chosen], of_unit))
-    return writes
+    def _writes(self, cells: Cells, pack: Pack) -> list[Write]:
+        """Copy the other prompt's activations into each cell's row, layer by layer."""
+        sweep = self.sweep
+        positions = [self.live[i][j] for i, j in zip(cells.pair, cells.place, strict=True)]
+        cell = np.repeat(np.arange(len(cells)), [len(ps) for ps in positions])
+        other = torch.from_numpy(2 * cells.pair[cell] + 1 - sweep.base)
+        pos = torch.tensor([p for ps in positions for p in ps], dtype=torch.long)
+        pos = pos + self.tokens.left[other]
+        into = pack.token(torch.from_numpy(cell) + pack.rows.n_base, pos)
+        source = pack.token(other, pos)
+        features = _features(sweep, cells.unit[cell])
+        writes = []
+        for layer in sweep.layers:
+            here = cells.entry[cell] == layer if "layer" in sweep.over else np.full(len(cell), True)
+            chosen = torch.from_numpy(np.flatnonzero(here))
+            if len(chosen):
+                of_unit = None if features is None else features[chosen]
+                writes.append(Write(sweep.site, layer, into[chosen], source[chosen], of_unit))
+        return writes
 
 
 def _features(sweep: Sweep, unit: np.ndarray) -> Int[Tensor, "n width"] | None:

@@ -28,8 +28,6 @@ WIDEST = 900
 """Pixels that a figure may ask for; on a narrower screen it scrolls in its own frame."""
 
 HEADINGS = {
-    "n": "n",
-    "p": "p",
     "p_adjusted": "p, adjusted",
     "n_pairs": "pairs",
     "n_edges": "edges",
@@ -40,18 +38,7 @@ HEADINGS = {
     "k": "part of edges",
 }
 """Column names that are not words yet."""
-PROVENANCE = {
-    "made": "Made",
-    "interp": "interp",
-    "versions": "Versions",
-    "weights": "Weights",
-    "machine": "Machine",
-    "python": "Python",
-    "git": "Commit",
-    "seed": "Seed",
-    "run": "Run key",
-    "options": "Options",
-}
+PROVENANCE = {"interp": "interp", "git": "Commit", "run": "Run key"}
 
 
 @brief

@@ -47,7 +47,7 @@ class Result:
         """
         path = Path(path)
         manifest = folder.read_manifest(path)
-        found = manifest.get("kind")
+        found = str(manifest.get("kind"))
         kinds = {one.KIND: one for one in _with_kind(cls)}
         if found not in kinds:
             raise RunFolderError(f"{path} holds a {shown(found)} run, not {' or '.join(kinds)}.")
@@ -56,7 +56,8 @@ class Result:
             hints = get_type_hints(own)
             stored: dict[str, Any] = storage.restore(path, found, dict[str, Any])
             parts = {f.name: storage.checked(stored[f.name], hints[f.name]) for f in _stored(own)}
-            return own(**parts, provenance=manifest["provenance"])
+            note = storage.checked(manifest["provenance"], dict[str, Any])
+            return own(**parts, provenance=note)
 
     def summary(self) -> dict[str, Any]:
         """What the command line prints as JSON: by default every field that JSON holds."""

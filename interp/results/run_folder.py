@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -124,8 +124,8 @@ class RunKey:
 class Codec(Generic[T]):
     """How the outcome of a step is stored where its type does not say it."""
 
-    save: Callable[[T, Path], Any]
-    load: Callable[[Path], T]
+    save: Callable[[T, Path], Any] = field()  # nnsight, once imported, gives every object a `save`
+    load: Callable[[Path], T] = field()
 
 
 class Steps:
@@ -337,9 +337,9 @@ class RunFolder(Steps):
 
     def _explain(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt) and not self.finished and self._stored():
-            there = "what is finished is kept"
+            there = "what is finished is saved"
             if self._count:
-                there = f"{self._count[0]} of {self._count[1]} {self.unit} are kept"
+                there = f"{self._count[0]} of {self._count[1]} {self.unit} are saved"
             error.add_note(f"{there} in {self.work}; run the same command again to go on.")
 
     def _exit(self) -> None:

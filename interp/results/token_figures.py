@@ -16,7 +16,7 @@ N_SHOWN, COLUMNS = 10, 4
 """Prompts in a notebook cell, and panels side by side."""
 
 
-class Labelled(Protocol):
+class _Labelled(Protocol):
     """What has its values as one labelled array, as `interp.Activations` do."""
 
     def to_xarray(self) -> xr.DataArray:
@@ -31,7 +31,7 @@ def _labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
 
 
 def plot_attention(
-    patterns: Labelled,
+    patterns: _Labelled,
     prompt: int = 0,
     *,
     layer: int | None = None,

@@ -10,17 +10,13 @@ from interp.brief import brief
 ARTICLES = ("a", "an", "the")
 SHORT = 3
 """Names of up to so many letters keep their case inside a longer text: IT, IN and US are words."""
+Words = tuple[str, ...]
 
 
 @brief
 @dataclass(frozen=True)
 class Answer:
-    """A name and its other names.
-
-    Attributes:
-        text: the name.
-        aliases: other names that are as right.
-    """
+    """A name, and other names that are as right."""
 
     text: str
     aliases: tuple[str, ...] = ()
@@ -31,22 +27,21 @@ class Answer:
         return tuple(dict.fromkeys((self.text, *self.aliases)))
 
     @functools.cached_property
-    def keys(self) -> frozenset[tuple[str, ...]]:
+    def keys(self) -> frozenset[Words]:
         """All names, normalised; a name without a letter or digit has none."""
         return frozenset(map(normalised, self.names)) - {()}
 
-    def strict(self, said: str) -> bool:
+    def strict(self, text: str) -> bool:
         """Whether the text is one of the names, but for case, punctuation and a first article."""
-        return normalised(said) in self.keys
+        return normalised(text) in self.keys
 
-    def lenient(self, said: str) -> bool:
+    def lenient(self, text: str) -> bool:
         """Whether the text is, or contains as whole words, one of the names.
 
-        Case, punctuation and a name's first article do not count. A name of up to three letters
-        must have its case, and a lower-case code of two letters must be the whole text, for
-        ``in`` is an alias of India in MQuAKE's lists.
+        A name of up to three letters must have its case, and a lower-case code of two letters must
+        be the whole text, for ``in`` is an alias of India in MQuAKE's lists.
         """
-        return self.strict(said) or any(_mentions(said, name) for name in self.names)
+        return self.strict(text) or any(_mentions(text, name) for name in self.names)
 
     def overlaps(self, other: "Answer") -> bool:
         """Whether the two have a name in common."""
@@ -54,7 +49,7 @@ class Answer:
 
 
 @functools.lru_cache(1 << 16)
-def words(text: str) -> tuple[str, ...]:
+def words(text: str) -> Words:
     """The words of a text in its own case: NFKC, initials joined (``D.C.`` is ``DC``)."""
     plain = unicodedata.normalize("NFKC", text)
     joined = re.sub(r"(?<=\b\w)\.(?=\w\b)", "", plain)
@@ -70,14 +65,14 @@ def in_word(letter: str) -> bool:
 
 
 @functools.lru_cache(1 << 16)
-def normalised(text: str) -> tuple[str, ...]:
+def normalised(text: str) -> Words:
     """The words of a text in one case, without a first article (unless that is all there is)."""
     folded = _folded(text)
     return folded[1:] if len(folded) > 1 and folded[0] in ARTICLES else folded
 
 
 @functools.lru_cache(1 << 16)
-def _folded(text: str) -> tuple[str, ...]:
+def _folded(text: str) -> Words:
     return tuple(unicodedata.normalize("NFKC", word.casefold()) for word in words(text))
 
 
@@ -91,20 +86,17 @@ def _mentions(text: str, name: str) -> bool:
     return _contains(words(text), words(name))
 
 
-def _contains(text: tuple[str, ...], part: tuple[str, ...]) -> bool:
+def _contains(text: Words, part: Words) -> bool:
     n = len(part)
     return part[0] in text and any(text[i : i + n] == part for i in range(len(text) - n + 1))
 
 
 def short_answer(generated: str) -> str:
-    """What a model said after ``A:`` or a cloze: its first line."""
+    """The answer after ``A:`` or a cloze: the first line."""
     return generated.split("\n", 1)[0].strip()
 
 
 def reasoned_answer(generated: str) -> str:
-    """What a model said after its thoughts: the line after its first ``Answer:``, or nothing.
-
-    What comes after it asked itself the next question is not read.
-    """
+    """The line after the first ``Answer:``, or nothing; a next question it asks is not read."""
     own = generated.split("\nQuestion:", 1)[0]
     return short_answer(own.partition("Answer:")[2])

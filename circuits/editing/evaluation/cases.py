@@ -1,20 +1,14 @@
-"""`Case`: a chain of facts, the edits of some of them, and the questions that need the chain."""
+"""What is edited and asked: multi-hop cases, and the single edits of three other benchmarks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
-from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.reading import Records
+from circuits.editing.evaluation.answers import Answer, normalised
 from circuits.editing.fact import Fact
 from interp.brief import brief
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question and its answer."""
-
-    text: str
-    answer: Answer
+from interp.data.pairs import Excluded
+from interp.data.records import Row, Text
 
 
 @dataclass(frozen=True)
@@ -32,21 +26,12 @@ class Case:
     """One record of a multi-hop benchmark.
 
     Attributes:
-        id: of the record.
-        facts: the edits.
-        originals: what each edited fact's object was.
+        facts, originals: the edits, and the object of each edited fact before.
         edited_hops: at which hop of the new chain each edit stands, from 0.
-        questions: forms of one question about the end of the chain.
-        answer: theirs before the edits.
-        new_answer: theirs after.
-        hops: the chain before the edits.
-        new_hops: the chain after; its length is the same.
-        relations: of each hop.
+        questions: wordings of one question about the end of the chain.
+        hops, new_hops: the chain before and after the edits, of the same length.
         subject: where the chain starts.
-        bridges: the entities between the hops of the old chain.
         cluster: what an interval is to generalise over; by default the old chain.
-        split: which part of the benchmark the record belongs to, if it says.
-        where: file and row, for messages.
     """
 
     id: str
@@ -60,7 +45,6 @@ class Case:
     new_hops: tuple[Hop, ...]
     relations: tuple[str, ...]
     subject: str
-    bridges: tuple[str, ...]
     cluster: str
     split: str | None = None
     where: str = ""
@@ -89,6 +73,11 @@ class Case:
         return tuple(self.new_hops[at].answer for at in self.edited_hops)
 
     @property
+    def bridges(self) -> tuple[str, ...]:
+        """The entities between the hops of the old chain."""
+        return tuple(hop.answer.text for hop in self.hops[:-1])
+
+    @property
     def subjects(self) -> tuple[str, ...]:
         """The subject of each hop of the old chain."""
         return (self.subject, *self.bridges)
@@ -108,28 +97,144 @@ class Case:
         )
 
     @property
-    def paraphrases(self) -> tuple[Question, ...]:
-        """Each edited fact asked as a question, with its new object."""
-        return tuple(
-            Question(fact.asked or self.new_hops[at].question, target)
-            for fact, at, target in zip(self.facts, self.edited_hops, self.targets, strict=True)
-        )
+    def paraphrases(self) -> tuple[str, ...]:
+        """Each edited fact asked as a question."""
+        edits = zip(self.facts, self.edited_hops, strict=True)
+        return tuple(fact.asked or self.new_hops[at].question for fact, at in edits)
+
+    @property
+    def continued(self) -> tuple[str, ...]:
+        """What an edited model continues, for its fluency."""
+        return (self.facts[0].cloze,)
 
 
-@dataclass(frozen=True, repr=False)
-class Cases(Records[Case]):
-    """Cases in order, their source, and the excluded rows, each with its reason."""
+class RippleAnswer(Row):
+    """An answer of RippleEdits, which may be a number or missing."""
 
-    def where(self, keep: Callable[[Case], bool]) -> "Cases":
+    value: str | int | None = None
+    aliases: tuple[str | int | None, ...] | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """With its names as texts."""
+        names = ("" if n is None else str(n) for n in (self.value, *(self.aliases or ())))
+        return Answer(next(names), tuple(names))
+
+
+class RippleQuery(Row):
+    """A prompt and all the answers that its continuation must give, each by any of its names."""
+
+    prompt: Text
+    answers: tuple[RippleAnswer, ...] | None = None
+
+    @property
+    def named(self) -> tuple[Answer, ...]:
+        """The answers that have a name."""
+        answers = (one.answer for one in self.answers or ())
+        return tuple(answer for answer in answers if answer.text.strip())
+
+    def passed(self, generated: str) -> bool:
+        """Whether the generation contains every answer, by any of its names, as whole words.
+
+        Source: arXiv 2307.12976, section 5.1. Its released evaluation accepts parts of words.
+        """
+        return all(answer.lenient(generated) for answer in self.named)
+
+
+Queries = tuple[RippleQuery, ...] | None
+
+
+class RippleTest(Row):
+    """Queries of one implication, and what a model must pass before the edit for it to count."""
+
+    test_queries: Queries = None
+    test_condition: Literal["OR", "AND"] = "OR"
+    condition_queries: Queries = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether no query lacks its answer."""
+        return all(q.named for q in (*(self.test_queries or ()), *(self.condition_queries or ())))
+
+    def passed(self, passed: Sequence[bool]) -> bool:
+        """The test's outcome, given those of its queries."""
+        return any(passed) if self.test_condition == "OR" else all(passed)
+
+
+@brief
+@dataclass(frozen=True)
+class SingleEdit:
+    """A record of CounterFact, zsRE or RippleEdits: one fact to edit, and what to ask after it.
+
+    Attributes:
+        true: its object before the edit; None where the model is not to have known it.
+        paraphrases: prompts after which the new object must follow.
+        neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
+        generations: prompts to continue, for fluency; by default the edited cloze.
+        tests: of RippleEdits, each with its criterion.
+        n_unanswered: how many tests the row has beside, in which a query lacks its answer.
+    """
+
+    id: str
+    fact: Fact
+    true: str | None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
+    neighbour_answer: str = ""
+    generations: tuple[str, ...] = ()
+    tests: tuple[tuple[str, RippleTest], ...] = ()
+    n_unanswered: int = 0
+
+    facts = property(lambda self: (self.fact,))
+    targets = property(lambda self: (Answer(self.fact.target),))
+    subjects = new_subjects = property(lambda self: (self.fact.subject,))
+    edited_subjects = property(lambda self: (Answer(self.fact.subject),))
+    cluster = property(lambda self: self.fact.subject)
+    continued = property(lambda self: self.generations or (self.fact.cloze,))
+
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Cases(Sequence[C], Generic[C]):
+    """Usable cases in order, of a format and a source, and the excluded rows with their reasons."""
+
+    records: tuple[C, ...]
+    format: str
+    source: str = "records"
+    excluded: tuple[Excluded, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return replace(self, records=self.records[index])
+        return self.records[index]
+
+    def __repr__(self) -> str:
+        return f"Cases({len(self)} from {self.source}; {len(self.excluded)} excluded)"
+
+    def where(self, keep: Callable[[C], bool]) -> "Cases[C]":
         """The cases for which the function is true."""
         return replace(self, records=tuple(filter(keep, self.records)))
 
-    def clustered(self, by: Callable[[Case], str]) -> "Cases":
-        """The same cases in other clusters, such as ``lambda case: case.bridges[0]``."""
-        return replace(self, records=tuple(replace(c, cluster=by(c)) for c in self.records))
 
+def side_by_side(cases: Iterable[C]) -> list[C]:
+    """The first cases of which none edits a subject that another's chains go through.
 
-def chain_of(subject: str, relations: Iterable[str], objects: Iterable[str]) -> str:
-    """The identity of a chain, for clusters: ``Misery | P50 | Stephen King | P27 | …``."""
-    links = (part for pair in zip(relations, objects, strict=True) for part in pair)
-    return " | ".join((subject, *links))
+    Edits of one subject can contradict each other, or change what is right in another chain.
+    """
+    edited: set[tuple[str, ...]] = set()
+    passed: set[tuple[str, ...]] = set()
+    chosen: list[C] = []
+    for case in cases:
+        one: Any = case
+        mine = {key for subject in one.edited_subjects for key in subject.keys}
+        through = mine | set(map(normalised, (*one.subjects, *one.new_subjects)))
+        if edited.isdisjoint(through) and passed.isdisjoint(mine):
+            chosen.append(case)
+            edited |= mine
+            passed |= through
+    return chosen

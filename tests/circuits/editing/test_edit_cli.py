@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_hf
-from planted_cases import PLAIN, planted
+from planted_cases import PLAIN, planted, single_edit_files
 from test_cli import last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.editing import Fact, PreservedQuestion, edit, evaluating, layer_search
-from circuits.editing.asking import Ask, generations
-from circuits.editing.evaluation.prompts import NAMED
+from circuits.editing import Fact, PreservedQuestion, edit, layer_search
+from circuits.editing.evaluation import Ask, conditions, generations
+from circuits.editing.evaluation.demonstrations import NAMED
 from circuits.editing.layer_selection import LayerSelection
 from circuits.editing.ledger_folder import LedgerFolder
 
@@ -319,30 +319,30 @@ def test_edits_of_another_model_and_damaged_ones_are_refused(
 def evaluation(folder: Path, *more: str) -> list[str]:
     return [
         *("evaluate", "--model", str(folder / "llama"), "--cases", str(folder / "cases.json")),
-        *("--methods", "rome,none,told", "--n-tokens", "600", *more),
+        *("--methods", "rome,none,prompt-only", "--n-tokens", "600", *more),
     ]
 
 
 def test_methods_are_evaluated_resumed_and_not_done_twice(
     folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, plain
 ):
-    out, calls, work = tmp_path / "run", [], evaluating._evaluated
+    out, calls, work = tmp_path / "run", [], conditions._evaluated
 
-    def counted(model, arm, *rest):
-        calls.append(arm.name)
+    def counted(model, condition, *rest):
+        calls.append(condition.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return work(model, arm, *rest)
+        return work(model, condition, *rest)
 
-    monkeypatch.setattr(evaluating, "_evaluated", counted)
+    monkeypatch.setattr(conditions, "_evaluated", counted)
     command = evaluation(folder, "--out", str(out), "--limit", "8")
     assert run(["edit", *command]) == 130
     assert not out.exists() and (tmp_path / "run.partial" / "rome.0").is_dir()
     report = said(capsys, *command)
-    assert calls == ["rome", "none", "none", "told"]
+    assert calls == ["rome", "none", "none", "prompt-only"]
     assert set(report) >= {"run", "model", "n_cases", "n_filtered", "excluded", "methods"}
     assert (report["n_cases"], report["n_filtered"], report["run"]) == (12, 8, str(out))
-    assert list(report["methods"]) == ["rome", "none", "told"]
+    assert list(report["methods"]) == ["rome", "none", "prompt-only"]
     for line in report["methods"].values():
         assert set(line) >= METHOD_KEYS and line["n"] == 8
         assert 0 <= line["multi_hop_strict"] <= line["multi_hop"]
@@ -362,7 +362,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (["--methods", "rome,tolt"], "unknown method 'tolt'. Did you mean 'told'"),
+        (["--methods", "rome,prompt"], "unknown method 'prompt'. Did you mean 'prompt-only'"),
         (
             ["--shots", "cot"],
             "'cot' is no file of demonstrations, and not one of direct and reason",
@@ -399,12 +399,29 @@ def test_edits_pile_up_and_drift_is_measured(folder: Path, tmp_path: Path, capsy
     assert rome["fluency"] > 0 and rome["peak_gb"] >= 0
 
 
+@pytest.mark.parametrize("format", ["counterfact", "zsre", "ripple_edits"])
+def test_other_benchmarks_are_recognised_and_measured(
+    folder: Path, tmp_path: Path, capsys, format: str
+):
+    file = single_edit_files(interp.load_model(str(folder / "llama")), tmp_path)[format]
+    command = [*evaluation(folder, "--limit", "2"), "--cases", str(file), "--methods", "ft,none"]
+    report = said(capsys, *command)
+    assert report["format"] == format and report["n_filtered"] == 2
+    assert report["methods"]["ft"]["efficacy"] == 1
+    assert report["methods"]["none"]["efficacy"] == 0
+    assert said(capsys, *command, "--format", format)["methods"].keys() == {"ft", "none"}
+    other = "zsre" if format == "counterfact" else "counterfact"
+    assert "is missing" in refused(capsys, "edit", *command, "--format", other)
+    assert "unknown format 'x'" in refused(capsys, "edit", *command, "--format", "x")
+    assert run(["edit", *command]) == 0 and "efficacy" in capsys.readouterr().out
+
+
 def test_cases_that_the_model_does_not_know_are_refused(
     folder: Path, tmp_path: Path, capsys, plain
 ):
     out = tmp_path / "run"
     command = [*evaluation(folder, "--out", str(out)), "--model", str(folder / "olmo2")]
-    assert "knows none of the 12 chains" in refused(capsys, "edit", *command)
+    assert "can use none of the 12 cases" in refused(capsys, "edit", *command)
     assert not list(tmp_path.iterdir())
 
 

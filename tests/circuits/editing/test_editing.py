@@ -10,10 +10,9 @@ from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
 import interp
 from benchmarks.edit_cost import whole_prompts
 from circuits.editing import Fact, edit, export, ledger, merge
-from circuits.editing.asking import Ask, generations
 from circuits.editing.change import Change, under
 from circuits.editing.edit import Edit
-from circuits.editing.endings import continuing_tokens
+from circuits.editing.evaluation.edited_models import Ask, continuing_tokens, generations
 from circuits.editing.fact import PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import EditPrompt, edit_prompts, essence_prompt
 from circuits.editing.keys import keys_at, outputs_at

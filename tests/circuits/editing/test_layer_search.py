@@ -13,7 +13,9 @@ import interp
 from circuits.editing import Fact
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
-from circuits.editing.evaluation import Pool, parse_cases
+from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.formats import parse_cases
+from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import (
     begun_targets,
@@ -22,7 +24,6 @@ from circuits.editing.fact_prompts import (
     preserved_prompts,
 )
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.knowing import know
 from circuits.editing.layer_search import (
     _halves,
     _reached,
@@ -213,11 +214,11 @@ def test_facts_without_prompts_are_refused(moments):
 
 def test_reaches_are_last_hops_with_questions_through_the_fact_and_beside_it(world):
     model, cases = world
-    known = know(model, cases, PLAIN)
+    known = prior_knowledge(model, cases, PLAIN)
     reaches = propagations(model, cases, None, PLAIN)
     by_fact = {case.facts[0]: case for case in cases if case.position == "last"}
     assert reaches and all(reach.fact in by_fact for reach in reaches)
-    pool = Pool.of(cases, known.right)
+    pool = QuestionPool.of(cases, known.right)
     for reach in reaches:
         case = by_fact[reach.fact]
         own = {tuple(model.encode(PLAIN.ask(text))) for text in case.questions}

@@ -91,7 +91,9 @@ def test_a_run_is_put_into_place_whole(tmp_path: Path):
 def test_finished_steps_are_read_back_and_damaged_ones_made_again(tmp_path: Path):
     out, made = tmp_path / "run", []
     note = stopped(out, 2).__notes__
-    assert note == [f"2 of 2 pairs are kept in {out}.partial; run the same command again to go on."]
+    assert note == [
+        f"2 of 2 pairs are saved in {out}.partial; run the same command again to go on."
+    ]
     file = tmp_path / "run.partial" / "000001" / "arrays.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")  # the same length, another number
     small_run(out, made=made)

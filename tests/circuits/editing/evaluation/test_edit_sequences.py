@@ -6,18 +6,19 @@ import pytest
 import torch
 from conftest import tiny_hf, word_tokenizer
 from planted_cases import PLAIN, planted
-from test_edit_probes import CASES, POOL
+from test_control_questions import CASES, POOL
 
 import interp
-from circuits.editing.asking import Ask, generations
 from circuits.editing.change import Change
-from circuits.editing.comparing import compare_methods
-from circuits.editing.evaluating import Arm, Protocol, evaluate_arm
-from circuits.editing.evaluation import Pool, parse_cases, pools_apart, side_by_side
+from circuits.editing.editor import moments_for
+from circuits.editing.evaluation import Ask, ComparisonSettings, compare_methods, generations
 from circuits.editing.evaluation.answers import normalised
+from circuits.editing.evaluation.cases import side_by_side
+from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
+from circuits.editing.evaluation.control_questions import QuestionPool, pools_apart
+from circuits.editing.evaluation.formats import parse_cases
+from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact_prompts import BARE
-from circuits.editing.knowing import know
-from circuits.editing.moments import second_moments
 from circuits.editing.presets import preset
 from circuits.editing.writing import Request, write
 
@@ -73,11 +74,11 @@ def test_controls_have_nothing_to_do_with_the_others_edits():
 
 def test_every_question_is_asked_after_the_last_edit(world):
     model, cases, kept = world
-    pool = Pool.of(cases, know(model, cases, PLAIN).right)
+    pool = QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right)
     rome = preset("rome", model)
-    moments = second_moments(model, rome.places, n_tokens=N_TOKENS)
+    moments = moments_for(model, [rome], None, N_TOKENS)
     protocol = Protocol(PLAIN, pool, sequential=True)
-    answers, lines = evaluate_arm(model, Arm("rome", rome), kept, protocol, moments)
+    answers, lines = evaluate_condition(model, EditCondition("rome", rome), kept, protocol, moments)
     before: tuple[Change, ...] = ()
     for case in kept:  # the same by hand
         (one,) = write(model, [Request(case.facts)], rome, moments, BARE, [before])
@@ -88,7 +89,9 @@ def test_every_question_is_asked_after_the_last_edit(world):
     cloze = answers[answers["kind"] == "efficacy"].set_index("case")["generated"]
     assert [cloze[case.id] for case in kept] == [text.split("\n")[0].strip() for text in said]
     assert len(lines) == len(kept) and (lines["peak_gb"] >= 0).all()
-    alone, _ = evaluate_arm(model, Arm("rome", rome), kept, Protocol(PLAIN, pool), moments)
+    alone, _ = evaluate_condition(
+        model, EditCondition("rome", rome), kept, Protocol(PLAIN, pool), moments
+    )
     assert not alone[alone["kind"] == "efficacy"]["generated"].equals(
         answers[answers["kind"] == "efficacy"]["generated"]
     )
@@ -96,34 +99,37 @@ def test_every_question_is_asked_after_the_last_edit(world):
 
 def test_one_edit_in_sequence_is_one_edit(world):
     model, cases, kept = world
-    pool = Pool.of(cases, know(model, cases, PLAIN).right)
+    pool = QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right)
     rome = preset("rome", model)
-    moments = second_moments(model, rome.places, n_tokens=N_TOKENS)
+    moments = moments_for(model, [rome], None, N_TOKENS)
     pair = [
-        evaluate_arm(model, Arm("rome", rome, strength=0.5), kept[:1], protocol, moments)[0]
+        evaluate_condition(
+            model, EditCondition("rome", rome, strength=0.5), kept[:1], protocol, moments
+        )[0]
         for protocol in (Protocol(PLAIN, pool), Protocol(PLAIN, pool, sequential=True))
     ]
     assert pair[0].equals(pair[1])
 
 
-def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world):
+def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world, tmp_path):
     model, cases, kept = world
     text = " ".join(f"w{i % 60}" for i in range(400))
-    found = compare_methods(
-        model,
-        cases,
-        ["rome", "none"],
+    neutral = tmp_path / "neutral.txt"
+    neutral.write_text(text)
+    settings = ComparisonSettings(
+        methods=("rome", "none"),
         shots=PLAIN,
         n_tokens=N_TOKENS,
         sequential=True,
-        neutral=text,
+        neutral=str(neutral),
     )
+    found = compare_methods(model, cases, settings)
     assert found.excluded == {"its edit touches an earlier one's": len(cases) - len(kept)}
     assert found.options["sequential"] is True
-    table = found.table().set_index(["arm", "metric"])["value"]
+    table = found.table().set_index(["condition", "metric"])["value"]
     assert abs(table["none", "kl"]) < 1e-6
-    assert table["none", "perplexity"] == pytest.approx(1)
-    assert table["rome", "kl"] > 1e-4 and abs(table["rome", "perplexity"] - 1) > 1e-4
+    assert table["none", "perplexity_ratio"] == pytest.approx(1)
+    assert table["rome", "kl"] > 1e-4 and abs(table["rome", "perplexity_ratio"] - 1) > 1e-4
     assert table["rome", "fluency"] > 0
     line = found.summary()["methods"]["rome"]
     assert line["kl"] == table["rome", "kl"] and len(line["kl_ci"]) == 2
@@ -134,5 +140,5 @@ def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world):
 
 def test_without_neutral_text_there_is_no_drift(world):
     model, cases, _ = world
-    found = compare_methods(model, cases[:4], ["none"], shots=PLAIN)
+    found = compare_methods(model, cases[:4], ComparisonSettings(methods=("none",), shots=PLAIN))
     assert "kl" not in set(found.table()["metric"]) and "fluency" in set(found.table()["metric"])

@@ -1,38 +1,42 @@
 """`Shots`: demonstrations before a question, MQuAKE's own or ours, and how the reply is read."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.fact import SLOT
-from interp.data.records import checked, is_file, read_json, read_text
+from interp.data.records import is_file, read_text
 from interp.errors import DataError, shown
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
-BLOCK = "\n\n"
-"""Ends a reply with thoughts, which has two lines."""
-N_REASONED = 100
-"""Tokens of a reply with thoughts, at most; replies that are longer have no answer."""
+N_TOKENS, N_REASONED = 10, 100
+"""Tokens of a reply, at most, without and with thoughts; longer thoughts have no answer."""
 
 
 @dataclass(frozen=True)
 class Shots:
-    """A few-shot prompt.
+    """A few-shot prompt: what all questions share, and the form of a question, with ``{}``.
 
-    Attributes:
-        prefix: what all questions share; a model's cache of it can be reused.
-        form: what follows it, with ``{}`` where the question stands.
-        read: cuts the answer out of what the model then generates.
-        stop: text at which a reply has ended.
-        n_tokens: tokens of a reply, at most.
+    `reasoned` says that replies are thoughts and then an answer.
     """
 
     prefix: str
     form: str
-    read: Callable[[str], str] = short_answer
-    stop: str = "\n"
-    n_tokens: int = 10
+    reasoned: bool = False
+
+    @property
+    def stop(self) -> str:
+        """Text at which a reply has ended; one with thoughts has two lines."""
+        return "\n\n" if self.reasoned else "\n"
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a reply, at most."""
+        return N_REASONED if self.reasoned else N_TOKENS
+
+    def read(self, generated: str) -> str:
+        """The answer, cut out of what the model generates."""
+        return reasoned_answer(generated) if self.reasoned else short_answer(generated)
 
     def suffix(self, question: str) -> str:
         """What follows the prefix for a question."""
@@ -41,10 +45,6 @@ class Shots:
     def ask(self, question: str) -> str:
         """The whole prompt for a question."""
         return self.prefix + self.suffix(question)
-
-
-ZERO = Shots("", LINES)
-"""No demonstrations."""
 
 
 def load_shots(path: str | Path) -> Shots:
@@ -57,22 +57,21 @@ def load_shots(path: str | Path) -> Shots:
     """
     text = read_text(path, "demonstrations")
     if text.startswith("Q: "):
-        return _closed(text, LINE, "\n")
+        return Shots(text, _missing(text, "\n") + LINE)
     if text.startswith("Question: ") and "\nThoughts: " in text and "\nAnswer: " in text:
-        shots = _closed(text, THOUGHTS, BLOCK)
-        return replace(shots, read=reasoned_answer, stop=BLOCK, n_tokens=N_REASONED)
+        return Shots(text, _missing(text, "\n\n") + THOUGHTS, reasoned=True)
     raise DataError(
         f"{path} starts with {shown(text, 30)}; demonstrations are lines 'Q: … A: …', or blocks of "
         "'Question: …', 'Thoughts: …' and 'Answer: …'."
     )
 
 
-def shots_named(name: str) -> Shots:
-    """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file.
+def _missing(text: str, separator: str) -> str:
+    return separator[len(text) - len(text.rstrip("\n")) :]
 
-    Raises:
-        DataError: neither, or a file that `load_shots` refuses.
-    """
+
+def shots_named(name: str) -> Shots:
+    """Ours, ``direct`` or ``reasoned`` (with a chain of thought), or those of a file."""
     if name in NAMED:
         return NAMED[name]
     if not is_file(name):
@@ -81,27 +80,6 @@ def shots_named(name: str) -> Shots:
             f"{' and '.join(NAMED)}."
         )
     return load_shots(name)
-
-
-def load_relation_shots(path: str | Path) -> dict[str, Shots]:
-    """Read MQuAKE's ``rel-prompts.json``: for each relation, demonstrations of it.
-
-    Raises:
-        DataError: no such file, or it does not map relations to lines ``Q: … A: …``.
-    """
-    found = checked(dict[str, str], read_json(path, "demonstrations (JSON)"), str(path))
-    odd = next((name for name, text in found.items() if not text.startswith("Q: ")), None)
-    if odd is not None or not found:
-        raise DataError(
-            f"{path}{'' if odd is None else f', {shown(odd)}'}: must map relations to lines of the "
-            "form 'Q: … A: …'."
-        )
-    return {relation: _closed(text, LINE, "\n") for relation, text in found.items()}
-
-
-def _closed(text: str, form: str, separator: str) -> Shots:
-    missing = separator[len(text) - len(text.rstrip("\n")) :]
-    return Shots(text, missing + form)
 
 
 # --- ours --------------------------------------------------------------------------------------
@@ -134,9 +112,7 @@ SHOTS = Shots("".join(f"Q: {q}\nA: {a}\n\n" for q, _, a in DEMONSTRATIONS), LINE
 REASONED = Shots(
     "".join(f"Question: {q}\nThoughts: {t}\nAnswer: {a}\n\n" for q, t, a in DEMONSTRATIONS),
     THOUGHTS,
-    reasoned_answer,
-    BLOCK,
-    N_REASONED,
+    reasoned=True,
 )
 """Our demonstrations with a chain of thought."""
 
@@ -166,17 +142,17 @@ IN_CONTEXT = (
     ("A word of like meaning is called a riddle.", "What is a synonym called?", "Riddle"),
     ("The maker of shoes is called a fiddler.", "What protects the head in battle?", "Helmet"),
 )
-"""New fact, question and answer; without a question the fact itself is said again.
+"""New fact, question and answer; without a question the fact itself is repeated.
 
 IKE's three kinds (arXiv 2305.12740): 2 copy the new fact, 6 use it in other words (two of them two
 hops later), 8 retain what it does not touch. No case is about these entities. IKE retrieves its
-demonstrations by likeness; these stand still.
+demonstrations by likeness; these are always the same.
 """
 
 IKE = "".join(
     f"{fact}\nQ: {question}\nA: {answer}\n\n" if question else f"{fact}\n{fact}\n\n"
     for fact, question, answer in IN_CONTEXT
 )
-"""Demonstrations of how facts that are told are used."""
+"""Demonstrations of how facts that the prompt states are used."""
 
 NAMED = {"direct": SHOTS, "reasoned": REASONED}

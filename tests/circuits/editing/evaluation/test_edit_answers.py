@@ -3,33 +3,29 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from edit_records import MQUAKE, needs_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.editing.asking import asking
-from circuits.editing.evaluation import (
+from circuits.editing.evaluation.answers import Answer, normalised, reasoned_answer, short_answer
+from circuits.editing.evaluation.demonstrations import (
+    DEMONSTRATIONS,
     IKE,
+    IN_CONTEXT,
     REASONED,
     SHOTS,
-    ZERO,
-    Answer,
-    load_cases,
-    load_relation_shots,
     load_shots,
-    reasoned_answer,
-    short_answer,
     shots_named,
 )
-from circuits.editing.evaluation.answers import normalised
-from circuits.editing.evaluation.prompts import DEMONSTRATIONS, IN_CONTEXT
+from circuits.editing.evaluation.edited_models import asking
+from circuits.editing.evaluation.formats import load_cases
 from interp.errors import DataError
 
-MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 WORDS = st.text(st.characters(categories=["L", "N", "M"]), min_size=1, max_size=8).filter(
     normalised
 )
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
-needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
 
 USA = Answer("United States of America", ("USA", "US", "U.S.", "the United States"))
 
@@ -143,7 +139,6 @@ def test_our_demonstrations_have_the_asked_form():
     assert SHOTS.ask("Who?").endswith("\n\nQ: Who?\nA:")
     assert SHOTS.ask("Who?") == SHOTS.prefix + SHOTS.suffix("Who?")
     assert REASONED.ask("Who?").endswith("\n\nQuestion: Who?\nThoughts:")
-    assert ZERO.ask("Who {}?") == "Q: Who {}?\nA:"
 
 
 def test_facts_in_context_are_copied_used_and_left_alone():
@@ -161,7 +156,7 @@ def test_our_demonstrations_read_as_their_own_answers(shots):
     assert shots.read(shots.prefix[len(head) :]) == DEMONSTRATIONS[0][2]
 
 
-CHAINS = Path(__file__).parents[1] / "datasets" / "multihop_chains.json"
+CHAINS = ROOT / "datasets" / "multihop_chains.json"
 
 
 @pytest.mark.parametrize("path", [CHAINS, *sorted(MQUAKE.glob("*.json"))], ids=lambda p: p.stem)
@@ -198,14 +193,6 @@ def test_demonstrations_have_names():
     assert (ask.stop, ask.n_tokens) == ("\n\n", 100)
 
 
-@needs_data
-def test_relations_have_prompts_of_their_own():
-    shots = load_relation_shots(MQUAKE / "prompts" / "rel-prompts.json")
-    assert len(shots) == 37
-    assert shots["P36"].prefix.count("Q: ") == 8
-    assert shots["P36"].ask("Who?").endswith("A: New Delhi\nQ: Who? A:")
-
-
 def test_other_files_are_no_prompts(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     with pytest.raises(DataError, match="no such file"):
@@ -215,8 +202,3 @@ def test_other_files_are_no_prompts(tmp_path: Path):
     path.write_text("Once upon a time")
     with pytest.raises(DataError, match="starts with 'Once upon a time'"):
         load_shots(path)
-    with pytest.raises(DataError, match="line 1: not valid JSON"):
-        load_relation_shots(path)
-    path.write_text('["Q: a A: b"]')
-    with pytest.raises(DataError, match=r"it is .*; it must be a JSON object"):
-        load_relation_shots(path)

@@ -1,39 +1,23 @@
 """Metrics on hand-made answers: oracles, tables by hand, intervals against plain bootstraps."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-from edit_records import records
+from edit_records import MQUAKE, needs_data, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from circuits.editing.evaluation import (
-    METRICS,
-    Pool,
-    asked,
-    compare,
-    counterfact_scores,
-    draw_probes,
-    edit_wise,
-    harmonic_mean,
-    load_cases,
-    ngram_entropy,
-    parse_cases,
-    ripple_scores,
-    row,
-    score,
-    summary,
-    token_accuracy,
-)
-from circuits.editing.evaluation.asking import KINDS
+from circuits.editing.evaluation import single_edits
+from circuits.editing.evaluation.case_questions import KINDS, case_questions
+from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
+from circuits.editing.evaluation.formats import load_cases, parse_cases
+from circuits.editing.evaluation.intervals import compare, harmonic_mean, summary
+from circuits.editing.evaluation.multihop_metrics import METRICS, row, score
+from circuits.editing.evaluation.side_effects import ngram_entropy
 from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, mcnemar
 
-MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
-needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
 CASES = parse_cases(records())
 CHANGED = {"efficacy", "paraphrase", "multi_hop"}
 
@@ -41,11 +25,11 @@ CHANGED = {"efficacy", "paraphrase", "multi_hop"}
 def table(cases, say, **columns) -> pd.DataFrame:
     """What a model that answers `say(question)` gives on everything that is asked."""
     known = {q for c in cases for q in (*c.questions, *(hop.question for hop in c.hops))}
-    pool = Pool.of(cases, known)
+    pool = QuestionPool.of(cases, known)
     rows = [
         row(case, question, say(question)) | columns
         for case in cases
-        for question in asked(case, draw_probes(case, pool))
+        for question in case_questions(case, control_questions(case, pool))
     ]
     return pd.DataFrame(rows)
 
@@ -77,7 +61,6 @@ def test_gold_answers_score_a_hundred(match):
     assert len(scores) == len(CASES)
     assert all_are(1, scores[list(METRICS)])
     assert scores["multi_hop"].notna().all()
-    assert edit_wise(rows, match) == 1
 
 
 @pytest.mark.parametrize("match", ["strict", "lenient"])
@@ -113,11 +96,11 @@ def test_an_edit_that_answers_everything_by_its_object_gains_nothing_net():
     last = CASES.where(lambda case: case.position == "last")
     targets = {case.id: case.targets[0].text for case in last}
     known = {q for c in CASES for q in (*c.questions, *(hop.question for hop in c.hops))}
-    pool = Pool.of(CASES, known)
+    pool = QuestionPool.of(CASES, known)
     rows = pd.DataFrame(
         row(case, question, targets[case.id])
         for case in last
-        for question in asked(case, draw_probes(case, pool))
+        for question in case_questions(case, control_questions(case, pool))
     )
     scores = score(rows)
     assert scores["multi_hop"].eq(1).all() and scores["efficacy"].eq(1).all()
@@ -169,7 +152,6 @@ def test_each_metric_by_hand():
     assert np.isnan(first["paraphrase"]) and np.isnan(first["neighbour"])
     assert (second["efficacy"], second["multi_hop"], second["instance_wise"]) == (1, 0, 1)
     assert np.isnan(second[["specificity", "control_two_hop", "net_multi_hop"]].astype(float)).all()
-    assert edit_wise(by_hand(HAND)) == pytest.approx(2 / 3)
 
 
 @settings(max_examples=25, deadline=None)
@@ -211,7 +193,7 @@ def test_tables_that_cannot_be_scored_are_refused():
 
 def test_each_case_is_asked_what_its_metrics_need():
     for case in CASES:
-        questions = asked(case, draw_probes(case, Pool.of(CASES, ())))
+        questions = case_questions(case, control_questions(case, QuestionPool.of(CASES, ())))
         assert {q.kind for q in questions} == CHANGED | {"hop"}
         kinds = [q.kind for q in questions]
         assert kinds.count("efficacy") == kinds.count("paraphrase") == case.n_edits
@@ -219,20 +201,29 @@ def test_each_case_is_asked_what_its_metrics_need():
         hops = [q for q in questions if q.kind == "hop"]
         assert [q.cloze for q in hops] == [i in case.edited_hops for i in range(case.n_hops)]
         assert [q.expected for q in hops] == [hop.answer for hop in case.new_hops]
-    assert set(KINDS) == CHANGED | {"hop"} | set(draw_probes(CASES[0], Pool.of(CASES, ())))
+    assert set(KINDS) == CHANGED | {"hop"} | set(
+        control_questions(CASES[0], QuestionPool.of(CASES, ()))
+    )
 
 
 # --- summaries ---------------------------------------------------------------------------------
 
 
-def arms() -> pd.DataFrame:
+def conditions() -> pd.DataFrame:
     """Scores of two arms and three seeds on 40 cases of 10 clusters, drawn at random."""
     rng = np.random.default_rng(0)
     rows = [
-        {"arm": arm, "seed": seed, "case": f"c{n:02}", "cluster": n // 4, "kind": kind, "index": i}
+        {
+            "condition": condition,
+            "seed": seed,
+            "case": f"c{n:02}",
+            "cluster": n // 4,
+            "kind": kind,
+            "index": i,
+        }
         | {"position": ("first", "last")[n % 2], "n_hops": 2, "n_edits": 1}
         | dict.fromkeys(("strict", "lenient"), bool(rng.random() < share))
-        for arm, share in (("ace", 0.7), ("rome", 0.4))
+        for condition, share in (("ace", 0.7), ("rome", 0.4))
         for seed in range(3)
         for n in range(40)
         for kind in ("efficacy", "multi_hop", "control_two_hop")
@@ -241,16 +232,18 @@ def arms() -> pd.DataFrame:
     return score(pd.DataFrame(rows))
 
 
-SCORES = arms()
+SCORES = conditions()
 
 
 def test_a_summary_is_the_clustered_bootstrap_of_case_means():
     lines = summary(SCORES)
-    means = SCORES.groupby(["arm", "case"])["net_multi_hop"].mean()
-    clusters = SCORES.groupby(["arm", "case"])["cluster"].first()
-    for arm in ("ace", "rome"):
-        found = lines[(lines["arm"] == arm) & (lines["metric"] == "net_multi_hop")].iloc[0]
-        want = bootstrap_mean(means[arm].to_numpy(), clusters=list(clusters[arm]))
+    means = SCORES.groupby(["condition", "case"])["net_multi_hop"].mean()
+    clusters = SCORES.groupby(["condition", "case"])["cluster"].first()
+    for condition in ("ace", "rome"):
+        found = lines[
+            (lines["condition"] == condition) & (lines["metric"] == "net_multi_hop")
+        ].iloc[0]
+        want = bootstrap_mean(means[condition].to_numpy(), clusters=list(clusters[condition]))
         assert list(found[["value", "low", "high"]]) == pytest.approx(list(map(float, want)))
         assert (found["cases"], found["clusters"]) == (40, 10)
     assert "paraphrase" not in set(lines["metric"])
@@ -258,9 +251,9 @@ def test_a_summary_is_the_clustered_bootstrap_of_case_means():
 
 def test_a_summary_by_position_splits_the_cases():
     lines = summary(SCORES, by=["position", "n_hops"])
-    assert list(lines.columns[:3]) == ["arm", "position", "n_hops"]
-    whole = summary(SCORES).set_index(["arm", "metric"])["value"]
-    parts = lines.groupby(["arm", "metric"])["value"].mean()  # both positions have 20 cases
+    assert list(lines.columns[:3]) == ["condition", "position", "n_hops"]
+    whole = summary(SCORES).set_index(["condition", "metric"])["value"]
+    parts = lines.groupby(["condition", "metric"])["value"].mean()  # both positions have 20 cases
     for key, value in parts.items():
         assert value == pytest.approx(whole[key])
     assert set(lines["cases"]) == {20}
@@ -277,7 +270,7 @@ def test_one_arm_without_a_name_needs_none():
 
 def test_a_comparison_is_paired():
     lines = compare(SCORES, "ace", "rome").set_index("metric")
-    wide = SCORES.pivot_table("multi_hop", "case", "arm")
+    wide = SCORES.pivot_table("multi_hop", "case", "condition")
     difference = (wide["ace"] - wide["rome"]).to_numpy()
     clusters = list(SCORES.groupby("case")["cluster"].first())
     want = bootstrap_mean(difference, clusters=clusters)
@@ -293,7 +286,7 @@ def test_a_comparison_is_paired():
 
 
 def test_an_arm_against_itself_differs_by_nothing():
-    twin = pd.concat([SCORES, SCORES[SCORES["arm"] == "ace"].assign(arm="twin")])
+    twin = pd.concat([SCORES, SCORES[SCORES["condition"] == "ace"].assign(condition="twin")])
     lines = compare(twin, "ace", "twin", by=["position"])
     assert lines[["value", "low", "high"]].eq(0).all(axis=None)
     assert list(lines["position"].unique()) == ["first", "last"]
@@ -301,95 +294,102 @@ def test_an_arm_against_itself_differs_by_nothing():
 
 
 def test_arms_on_different_cases_are_not_compared():
-    fewer = SCORES[~((SCORES["arm"] == "rome") & (SCORES["case"] == "c07"))]
+    fewer = SCORES[~((SCORES["condition"] == "rome") & (SCORES["case"] == "c07"))]
     with pytest.raises(PlanError, match="different cases .1 only in one, such as 'c07'"):
         compare(fewer, "ace", "rome")
-    with pytest.raises(PlanError, match="no scores of arm 'memit'; the table has 'ace', 'rome'"):
+    with pytest.raises(PlanError, match="no scores of 'memit'; the table has 'ace', 'rome'"):
         compare(SCORES, "ace", "memit")
 
 
 # --- published metrics -------------------------------------------------------------------------
 
 
+def published(rows: list[tuple], columns: list[str], format: str) -> pd.Series:
+    """Means of a benchmark's metrics over edits."""
+    scores = single_edits.score(pd.DataFrame(rows, columns=columns), format)
+    harmonic = () if format == "ripple_edits" else single_edits.PROMPTED
+    return summary(scores, harmonic=harmonic).set_index("metric")["value"]
+
+
 def test_counterfact_by_hand():
-    rows = pd.DataFrame(
-        [
-            ("a", "rewrite", 1.0, 2.0),
-            ("b", "rewrite", 2.0, 1.0),
-            ("a", "paraphrase", 1.0, 2.0),
-            ("a", "paraphrase", 2.0, 1.0),
-            ("b", "paraphrase", 1.0, 2.0),
-            ("a", "neighbourhood", 3.0, 1.0),
-            ("b", "neighbourhood", 1.0, 3.0),
-            ("b", "neighbourhood", 3.0, 1.0),
-            ("b", "neighbourhood", 3.0, 1.0),
-        ],
-        columns=["case", "kind", "nll_new", "nll_true"],
-    )
-    found = counterfact_scores(rows)
-    assert (found["ES"], found["PS"]) == (0.5, 0.75)
-    assert found["NS"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["EM"] == pytest.approx(0)
+    rows = [
+        ("a", "efficacy", 1.0, 2.0),
+        ("b", "efficacy", 2.0, 1.0),
+        ("a", "paraphrase", 1.0, 2.0),
+        ("a", "paraphrase", 2.0, 1.0),
+        ("b", "paraphrase", 1.0, 2.0),
+        ("a", "neighbourhood", 3.0, 1.0),
+        ("b", "neighbourhood", 1.0, 3.0),
+        ("b", "neighbourhood", 3.0, 1.0),
+        ("b", "neighbourhood", 3.0, 1.0),
+    ]
+    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
+    assert (found["efficacy"], found["paraphrase"]) == (0.5, 0.75)
+    assert found["neighbourhood"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["efficacy_magnitude"] == pytest.approx(0)
     near, far = np.exp(-1), np.exp(-3)
-    assert found["NM"] == pytest.approx((1 + 1 / 3) / 2 * (near - far))
-    assert found["S"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
-    with pytest.raises(PlanError, match="no prompts of kind neighbourhood"):
-        counterfact_scores(rows[rows["kind"] != "neighbourhood"])
+    expected = (1 + 1 / 3) / 2 * (near - far)
+    assert found["neighbourhood_magnitude"] == pytest.approx(expected)
+    assert found["score"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
 
 
 def test_ties_are_no_success():
-    rows = pd.DataFrame(
-        {"case": "a", "kind": ["rewrite", "paraphrase", "neighbourhood"], "nll_new": 1.0}
-    ).assign(nll_true=1.0)
-    assert counterfact_scores(rows)[["ES", "PS", "NS", "S"]].eq(0).all()
+    rows = [("a", kind, 1.0, 1.0) for kind in single_edits.PROMPTED]
+    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
+    assert found[[*single_edits.PROMPTED, "score"]].eq(0).all()
 
 
 def test_zsre_by_hand():
-    rows = pd.DataFrame(
-        [("a", "rewrite", c) for c in (1, 1, 0, 1)]
-        + [("b", "rewrite", 0)]
-        + [("a", "paraphrase", 1), ("a", "neighbourhood", 1), ("b", "neighbourhood", 0)],
-        columns=["case", "kind", "correct"],
-    )
-    found = token_accuracy(rows)
-    assert found["rewrite"] == pytest.approx((3 / 4 + 0) / 2)
+    rows = [("a", "efficacy", 3 / 4), ("b", "efficacy", 0), ("a", "paraphrase", 1)]
+    rows += [("a", "neighbourhood", 1), ("b", "neighbourhood", 0)]
+    found = published(rows, ["case", "kind", "correct"], "zsre")
+    assert found["efficacy"] == pytest.approx((3 / 4 + 0) / 2)
     assert (found["paraphrase"], found["neighbourhood"]) == (1, 0.5)
-    assert found["S"] == pytest.approx(stats.hmean([0.375, 1, 0.5]))
+    assert found["score"] == pytest.approx(stats.hmean([0.375, 1, 0.5]))
 
 
 def test_ripple_by_hand():
-    rows = pd.DataFrame(
-        [
-            ("a", "subject_aliasing", True, True, True),
-            ("a", "subject_aliasing", False, True, True),
-            ("a", "subject_aliasing", True, False, True),  # its conditions failed before the edit
-            ("b", "subject_aliasing", True, True, True),
-            ("c", "subject_aliasing", False, True, False),  # the edit itself failed
-            ("c", "preservation", True, True, False),
-        ],
-        columns=["case", "criterion", "passed", "conditions", "edited"],
-    )
-    found = ripple_scores(rows)
-    line = found.loc["subject_aliasing"]
-    assert line["accuracy"] == pytest.approx((1 / 2 + 1) / 2)
-    assert (line["edits"], line["tests"], line["tests_left_out"]) == (2, 3, 2)
-    assert np.isnan(found.loc["preservation", "accuracy"])
-    assert (found.loc["preservation", "edits"], found.loc["preservation", "tests_left_out"]) == (
-        0,
-        1,
+    rows = [
+        ("a", "subject_aliasing", True, True),
+        ("a", "subject_aliasing", False, True),
+        ("a", "subject_aliasing", True, False),  # its prerequisites failed before the edit
+        ("b", "subject_aliasing", True, True),
+        ("c", "subject_aliasing", False, False),  # the edit itself failed
+        ("c", "preservation", True, False),
+    ]
+    rows = pd.DataFrame(rows, columns=["case", "kind", "passed", "counts"])
+    lines = summary(single_edits.score(rows, "ripple_edits")).set_index("metric")
+    line = lines.loc["subject_aliasing"]
+    assert line["value"] == pytest.approx((1 / 2 + 1) / 2) and line["cases"] == 2
+    assert "preservation" not in lines.index
+
+
+def test_the_interval_of_a_harmonic_mean_is_a_clustered_bootstrap():
+    rng = np.random.default_rng(0)
+    scores = pd.DataFrame(rng.random((40, 3)), columns=list(single_edits.PROMPTED))
+    scores = scores.assign(case=range(40), cluster=[n // 2 for n in range(40)])
+    line = summary(scores, harmonic=single_edits.PROMPTED).set_index("metric").loc["score"]
+    draws = []
+    for _ in range(2000):
+        drawn = rng.integers(20, size=20)
+        part = pd.concat([scores[scores["cluster"] == c] for c in drawn])
+        draws.append(stats.hmean(part[list(single_edits.PROMPTED)].mean()))
+    assert (line["cases"], line["clusters"]) == (40, 20)
+    assert [line["low"], line["high"]] == pytest.approx(
+        np.quantile(draws, [0.025, 0.975]), abs=0.01
     )
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_harmonic_mean(values: list[float]):
-    assert harmonic_mean(values) == pytest.approx(stats.hmean(values))
-    assert harmonic_mean([*values, 0]) == 0
+    assert harmonic_mean(np.array(values)) == pytest.approx(stats.hmean(values))
+    assert harmonic_mean(np.array([*values, 0])) == 0
 
 
 def test_a_harmonic_mean_of_nothing_is_refused():
     for values in ([], [0.5, -0.1]):
         with pytest.raises(PlanError, match="at least 0"):
-            harmonic_mean(values)
+            harmonic_mean(np.array(values))
 
 
 def test_fluency_by_hand():

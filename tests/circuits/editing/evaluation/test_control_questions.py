@@ -1,14 +1,16 @@
 """Control questions: what they may be about, that they repeat, and that keys stay clear of them."""
 
-from pathlib import Path
+from edit_records import FACTS, MQUAKE, records
 
-from edit_records import FACTS, records
-
-from circuits.editing.evaluation import Pool, draw_probes, load_cases, parse_cases, preservation
 from circuits.editing.evaluation.answers import normalised
-from circuits.editing.fact_prompts import preserved_of
+from circuits.editing.evaluation.control_questions import (
+    QuestionPool,
+    control_questions,
+    preservation_set,
+    preserved_of,
+)
+from circuits.editing.evaluation.formats import load_cases, parse_cases
 
-MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
 CASES = parse_cases(records())
 BY_POSITION = {(case.n_hops, case.position): case for case in CASES}
 
@@ -17,7 +19,7 @@ def everything(cases) -> set[str]:
     return {q for c in cases for q in (*c.questions, *(hop.question for hop in c.hops))}
 
 
-POOL = Pool.of(CASES, everything(CASES))
+POOL = QuestionPool.of(CASES, everything(CASES))
 
 
 def sampled() -> list:
@@ -26,7 +28,7 @@ def sampled() -> list:
     found = [(case, POOL) for case in CASES]
     if path.is_file():
         cases = load_cases(path)
-        pool = Pool.of(cases, everything(cases))
+        pool = QuestionPool.of(cases, everything(cases))
         found += [(case, pool) for case in cases[::6]]
     return found
 
@@ -37,7 +39,7 @@ def test_the_pool_holds_each_known_question_once():
     # three wordings of each book's three chains; the same chains stand in several cases
     assert len(POOL.chains["author", 0]) == 3 * 36
     assert len(POOL.chains["citizenship", 1]) == 3 * 24
-    only = Pool.of(CASES, {"Who wrote Book03?"})
+    only = QuestionPool.of(CASES, {"Who wrote Book03?"})
     assert [fact.text for fact in only.facts["author"]] == ["Who wrote Book03?"]
     assert not only.chains
 
@@ -48,7 +50,7 @@ def test_probes_have_nothing_to_do_with_the_edit():
 
 
 def check_probes(case, pool):
-    probes = draw_probes(case, pool)
+    probes = control_questions(case, pool)
     relations = {case.relations[at] for at in case.edited_hops}
     edited = {normalised(name) for answer in case.edited_subjects for name in answer.names}
     new = (*case.targets, case.new_answer)
@@ -80,8 +82,8 @@ def test_preservation_keys_share_no_entity_with_what_is_scored():
 
 
 def check_keys(case, pool):
-    scored = draw_probes(case, pool)
-    keys = preservation(case, pool, scored)
+    scored = control_questions(case, pool)
+    keys = preservation_set(case, pool, scored)
     probed = {e for questions in scored.values() for q in questions for e in q.entities}
     own = {normalised(entity) for entity in (*case.subjects, *case.new_subjects)}
     relations = {case.relations[at] for at in case.edited_hops}
@@ -96,7 +98,7 @@ def check_keys(case, pool):
 def test_the_small_world_s_probes_by_hand():
     case = BY_POSITION[2, "last"]  # Book11's, of where Writer05 was born: Town02 to Town00
     assert case.facts[0].cloze == "Writer05 was born in"
-    probes = draw_probes(case, POOL, k=20)
+    probes = control_questions(case, POOL, k=20)
     assert {q.text for q in probes["neighbour"]} == {"Which country is Writer05 a citizen of?"}
     born = {f"Where was Writer{n:02} born?" for n in (1, 2, 4)}  # 0 and 3 have the new answer
     answered = {"Where was Writer02 born?", "What is the capital of Land02?"}
@@ -113,7 +115,7 @@ def test_related_relations_are_asked_of_the_same_subjects():
     for position, expected in by_kind.items():
         case = BY_POSITION[2, position]
         assert POOL.related(case) == expected
-        keys = preservation(case, POOL, draw_probes(case, POOL))
+        keys = preservation_set(case, POOL, control_questions(case, POOL))
         assert {q.relations[0] for q in keys["related"]} == expected
         others = {q.relations[0] for q in keys["other_relation"]}
         assert others and others.isdisjoint(expected | set(case.relations[case.edited_hops[0]]))
@@ -122,30 +124,30 @@ def test_related_relations_are_asked_of_the_same_subjects():
         ]
     # one subject in common may be a namesake
     some = {**POOL.facts, "citizenship": POOL.facts["citizenship"][:1]}
-    assert Pool(some, POOL.chains).related(BY_POSITION[2, "last"]) == set()
+    assert QuestionPool(some, POOL.chains).related(BY_POSITION[2, "last"]) == set()
 
 
 def test_draws_repeat_and_depend_on_the_seed():
     case = BY_POSITION[2, "first"]
-    again = [draw_probes(case, POOL, k=3, seed=seed) for seed in (0, 0, 1)]
+    again = [control_questions(case, POOL, k=3, seed=seed) for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
     assert all(len(questions) <= 3 for questions in again[0].values())
-    some, more = draw_probes(case, POOL, k=3), draw_probes(case, POOL, k=30)
+    some, more = control_questions(case, POOL, k=3), control_questions(case, POOL, k=30)
     assert set(some["control_two_hop"]) <= set(more["control_two_hop"])
 
 
 def test_only_known_questions_are_drawn():
     known = {q for q in everything(CASES) if "01" not in q}
-    pool = Pool.of(CASES, known)
+    pool = QuestionPool.of(CASES, known)
     for case in CASES:
-        probes = draw_probes(case, pool)
-        keys = preservation(case, pool, probes)
+        probes = control_questions(case, pool)
+        keys = preservation_set(case, pool, probes)
         drawn = [q for found in (probes, keys) for questions in found.values() for q in questions]
         assert {q.text for q in drawn} <= known
 
 
 def test_an_empty_pool_gives_no_probes():
-    case, pool = CASES[0], Pool.of(CASES, ())
-    probes = draw_probes(case, pool)
+    case, pool = CASES[0], QuestionPool.of(CASES, ())
+    probes = control_questions(case, pool)
     assert not any(probes.values())
-    assert not any(preservation(case, pool, probes).values())
+    assert not any(preservation_set(case, pool, probes).values())

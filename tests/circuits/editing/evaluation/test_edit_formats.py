@@ -6,22 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edit_records import record, records
+from edit_records import MQUAKE, needs_data, record, records
 
 import interp.data.records
-from circuits.editing.evaluation import (
-    Answer,
-    load_cases,
-    load_counterfact,
-    load_ripple,
-    load_zsre,
-    parse_cases,
-)
+from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
 from datasets import Dataset
 from interp.errors import DataError
-
-MQUAKE = Path(__file__).parents[2] / "shared" / "data" / "mquake"
-needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
 
 
 def written(tmp_path: Path, rows: Any, name: str = "rows.json") -> Path:
@@ -49,7 +40,7 @@ def test_a_record_becomes_a_case(tmp_path: Path):
     assert case.targets == (Answer("Land03"),)
     assert case.answer == Answer("Land01", ("Land01 Town",))
     assert case.new_answer == Answer("Land03")
-    assert case.paraphrases[0].text == "Which country is Writer01 a citizen of?"
+    assert case.paraphrases[0] == "Which country is Writer01 a citizen of?"
 
 
 def test_positions_of_all_kinds():
@@ -80,7 +71,6 @@ def test_implicit_subjects_and_extended_answers():
     row = one(answer_extended=["The First Land"])
     row["requested_rewrite"][0]["implicit"] = ["the author of Book07"]
     (case,) = parse_cases([row])
-    assert case.facts[0].two_hop == ("Which country is the author of Book07 a citizen of?",)
     assert case.answer.names == ("Land01", "Land01 Town", "The First Land")
 
 
@@ -98,9 +88,6 @@ def test_a_split_a_slice_and_other_clusters(tmp_path: Path):
     cases = load_cases(path, "train")
     assert [case.id for case in cases] == [str(n) for n in range(0, 60, 4)]
     assert len(cases[:3]) == 3 and repr(cases[:3]) == "Cases(3 from rows.jsonl; 0 excluded)"
-    assert {case.cluster for case in cases.clustered(lambda case: case.bridges[0])} <= {
-        f"Writer{n:02}" for n in range(6)
-    }
     assert all(case.n_edits == 2 for case in cases.where(lambda case: case.n_edits == 2))
     with pytest.raises(DataError, match="of split 'dev'; it has test, train"):
         load_cases(path, "dev")
@@ -135,19 +122,28 @@ def test_what_cannot_be_edited_is_excluded_with_its_reason():
     ("change", "message"),
     [
         ({"case_id": ""}, "rows, row 1: case_id '' is missing"),
-        ({"questions": []}, "row 1: 'questions' is \\[\\]"),
-        ({"questions": [3]}, "row 1: 'questions' is 3"),
+        ({"questions": []}, "row 1: 'questions' is \\[\\]; it must have at least 1 item"),
+        ({"questions": [3]}, r"row 1: 'questions\[0\]' is 3; it must be text"),
         ({"answer": None}, "row 1: 'answer' is None"),
         ({"single_hops": "x"}, "row 1: 'single_hops' is 'x'"),
-        ({"single_hops": [{"question": "?"}]}, "row 1: 'cloze' is None"),
-        ({"requested_rewrite": []}, "row 1: 'requested_rewrite' is missing"),
-        ({"requested_rewrite": [{"prompt": "{} is", "subject": "a"}]}, "'target_new' is None"),
+        ({"single_hops": [{"question": "?"}]}, r"row 1: 'single_hops\[0\].cloze' is missing"),
+        (
+            {"requested_rewrite": []},
+            r"row 1: 'requested_rewrite' is \[\]; it must have at least 1 item",
+        ),
+        (
+            {"requested_rewrite": [{"prompt": "{} is", "subject": "a"}]},
+            r"'requested_rewrite\[0\].target_new.str' is missing",
+        ),
         ({"answer_alias": "x"}, "row 1: 'answer_alias' is 'x'; it must be a list"),
-        ({"answer_alias": [3]}, "row 1: 'answer_alias' is \\[3\\]"),
-        ({"requested_rewrite": ["x"]}, "row 1: 'requested_rewrite' is 'x'; it must be an object"),
-        ({"orig": 1}, "row 1: 'orig' is 1"),
+        ({"answer_alias": [3]}, r"row 1: 'answer_alias\[0\]' is 3; it must be text"),
+        (
+            {"requested_rewrite": ["x"]},
+            r"row 1: 'requested_rewrite\[0\]' is 'x'; it must be a JSON object",
+        ),
+        ({"orig": 1}, "row 1: 'orig.triples_labeled' is missing"),
         ({"orig": {"triples_labeled": [["a", "b", "c"]]}}, "must hold 2 triples"),
-        ({"orig": {"triples_labeled": [1, 2]}}, "must hold 2 triples"),
+        ({"orig": {"triples_labeled": [1, 2]}}, r"'orig.triples_labeled\[0\]' is 1"),
     ],
 )
 def test_malformed_rows_are_named(change: dict[str, Any], message: str):
@@ -157,7 +153,7 @@ def test_malformed_rows_are_named(change: dict[str, Any], message: str):
 
 def test_malformed_files_are_named(tmp_path: Path):
     path = tmp_path / "rows.json"
-    with pytest.raises(DataError, match="no such file.*MQuAKE records"):
+    with pytest.raises(DataError, match="no such file.*edit cases"):
         load_cases(path)
     for text, message in (
         ("[{]", "line 1: not valid JSON"),
@@ -217,14 +213,14 @@ COUNTERFACT = {
 
 
 def test_counterfact(tmp_path: Path):
-    (found,) = load_counterfact(written(tmp_path, [COUNTERFACT]))
+    (found,) = load_benchmark(written(tmp_path, [COUNTERFACT]))
     assert (found.id, found.fact.cloze) == ("3", "The mother tongue of Writer01 is")
     assert (found.fact.target, found.true, found.fact.relation) == ("English", "French", "P103")
     assert found.neighbours == ("Writer02 speaks", "Writer03 speaks")
     paired = COUNTERFACT | {"neighborhood_prompts": [{"prompt": "p", "target": "French"}]}
-    assert load_counterfact(written(tmp_path, [paired]))[0].neighbours == ("p",)
-    with pytest.raises(DataError, match="row 1: 'paraphrase_prompts' is None"):
-        load_counterfact(written(tmp_path, [COUNTERFACT | {"paraphrase_prompts": None}]))
+    assert load_benchmark(written(tmp_path, [paired]))[0].neighbours == ("p",)
+    with pytest.raises(DataError, match="row 1: 'paraphrase_prompts' is None; it must be a list"):
+        load_benchmark(written(tmp_path, [COUNTERFACT | {"paraphrase_prompts": None}]))
 
 
 ZSRE = {
@@ -240,12 +236,14 @@ ZSRE = {
 
 def test_zsre(tmp_path: Path):
     rows = [ZSRE, ZSRE | {"subject": "Book09"}]
-    found = load_zsre(written(tmp_path, rows, "rows.jsonl"))
+    found = load_benchmark(written(tmp_path, rows, "rows.jsonl"))
     assert len(found) == 1 and "stands 0 times" in found.excluded[0].reason
     assert (found[0].fact.prompt, found[0].fact.target) == ("Who wrote {}?", "Writer05")
-    assert found[0].unrelated.text == "who wrote the anthem"
+    assert (found[0].true, found[0].paraphrases) == ("Writer01", ("Book01 was written by whom?",))
+    assert found[0].neighbours == ("who wrote the anthem",)
+    assert found[0].neighbour_answer == "Writer04"
     with pytest.raises(DataError, match="row 1: 'loc_ans' is None"):
-        load_zsre(written(tmp_path, [ZSRE | {"loc_ans": None}]))
+        load_benchmark(written(tmp_path, [ZSRE | {"loc_ans": None}]))
 
 
 def query(prompt: str, *answers: str) -> dict[str, Any]:
@@ -282,21 +280,22 @@ RIPPLE = {
 
 
 def test_ripple(tmp_path: Path):
-    (found,) = load_ripple(written(tmp_path, [RIPPLE]))
+    path = written(tmp_path, [RIPPLE])
+    (found,) = load_benchmark(path)
     assert found.fact.prompt == "The name of the country of citizenship of {} is"
     assert (found.fact.subject, found.fact.target) == ("Ada of York", "Land03")
-    assert (found.true, found.subset) == ("Land01", "popular")
-    logic, relation = found.tests
-    assert (logic.criterion, relation.criterion) == (
-        "logical_generalization",
-        "relation_specificity",
-    )
+    assert found.true == "Land01"
+    assert [case.id for case in load_benchmark(path, "popular")] == ["1"]
+    with pytest.raises(DataError, match="of split 'random'; it has popular"):
+        load_benchmark(path, "random")
+    (_, logic), (_, relation) = found.tests
+    assert [name for name, _ in found.tests] == ["logical_generalization", "relation_specificity"]
     assert found.n_unanswered == 1
-    both = logic.queries[0]
+    both = logic.test_queries[0]
     assert both.passed("Town02 and Town01 II") and not both.passed("Town01")
     assert logic.passed([True, True]) and not logic.passed([True, False])
     assert relation.passed([False, True]) and not relation.passed([False, False])
-    assert relation.conditions[0].prompt == "The name of the mother of Ada of York is"
+    assert relation.condition_queries[0].prompt == "The name of the mother of Ada of York is"
 
 
 @pytest.mark.parametrize(
@@ -318,14 +317,25 @@ def test_ripple(tmp_path: Path):
 def test_the_subject_of_a_ripple_edit(
     tmp_path: Path, statement: str, relation: str, parts: tuple[str, str] | None
 ):
-    found = load_ripple(written(tmp_path, [RIPPLE | {"edit": edit(statement, relation)}]))
+    found = load_benchmark(written(tmp_path, [RIPPLE | {"edit": edit(statement, relation)}]))
     assert [(r.fact.subject, r.fact.target) for r in found] == ([parts] if parts else [])
     assert len(found.excluded) == (0 if parts else 1)
 
 
 def test_malformed_ripple_rows(tmp_path: Path):
     with pytest.raises(DataError, match="row 1: no criterion"):
-        load_ripple(written(tmp_path, [{"edit": RIPPLE["edit"]}]))
+        load_benchmark(written(tmp_path, [{"edit": RIPPLE["edit"]}]))
     test = RIPPLE["Relation_Specifity"][0] | {"test_condition": "XOR"}
-    with pytest.raises(DataError, match="test_condition is 'XOR'"):
-        load_ripple(written(tmp_path, [RIPPLE | {"Relation_Specifity": [test]}]))
+    with pytest.raises(DataError, match="test_condition' is unknown: 'XOR'"):
+        load_benchmark(written(tmp_path, [RIPPLE | {"Relation_Specifity": [test]}]))
+
+
+def test_the_format_is_recognised_or_named(tmp_path: Path):
+    rows = {"counterfact": COUNTERFACT, "zsre": ZSRE, "ripple_edits": RIPPLE, "mquake": one()}
+    for name, row in rows.items():
+        path = written(tmp_path, [row])
+        assert load_benchmark(path).format == load_benchmark(path, format=name).format == name
+    with pytest.raises(DataError, match="row 1: the keys .* are not those of one of mquake, co"):
+        load_benchmark(written(tmp_path, [{"prompt": "?"}]))
+    with pytest.raises(DataError, match="'subject' is missing"):
+        load_benchmark(written(tmp_path, [COUNTERFACT]), format="zsre")

@@ -1,0 +1,64 @@
+"""What `interp edit evaluate` can be told: the settings of a comparison of editing methods."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from circuits.editing.evaluation.demonstrations import Shots, shots_named
+from circuits.editing.methods import METHODS
+from interp.data.datasets import locate
+from interp.data.records import NO_OTHERS, Count, read_text
+
+N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+
+
+class ComparisonSettings(BaseModel, frozen=True):
+    """Settings of a comparison of editing methods on the same cases."""
+
+    model_config = NO_OTHERS
+
+    methods: tuple[str, ...] = Field(
+        (*METHODS[:6], "ace", "none"),
+        description="Editing methods; + after a name gives it the two-hop prompts and preserved "
+        "questions that ace gets. Baselines: none (unedited), prompt-only (the edit stated in the "
+        "prompt), ike (in the prompt, with demonstrations).",
+    )
+    seeds: tuple[int, ...] = Field(
+        (0,), description="Random seeds for contexts and controls, such as 0,1,2."
+    )
+    limit: Count | None = Field(
+        None,
+        description="Use only the first N usable cases; the model is asked until there are N.",
+    )
+    shots: str | Shots = Field(
+        "direct",
+        description="Demonstrations before every question of multi-hop cases: direct, reasoned "
+        "(chain of thought), or a file with MQuAKE's prompts.",
+    )
+    neutral: str | None = Field(
+        None, description="Text for divergence and perplexity: neutral_text, or a text file."
+    )
+    sequential: bool = Field(
+        False,
+        description="Make the edits one on top of the other, and ask after the last one; cases "
+        "whose edits touch those of an earlier one are left out.",
+    )
+    n_tokens: Count = Field(
+        N_TOKENS,
+        description="Number of the model's own tokens that second moments are taken over.",
+    )
+
+    @classmethod
+    def says(cls, field: str) -> str:
+        """What a field is for, as the command line says it."""
+        return cls.model_fields[field].description or ""
+
+    def demonstrations(self) -> Shots:
+        """The demonstrations; `DataError` where there are none of that name."""
+        return self.shots if isinstance(self.shots, Shots) else shots_named(self.shots)
+
+    def neutral_text(self) -> str | None:
+        """The neutral text; `DataError` where it cannot be read."""
+        if self.neutral is None:
+            return None
+        return read_text(Path(locate(self.neutral, "a text file")), "neutral text")

@@ -1,0 +1,264 @@
+"""Editing every case under a condition, and asking what became of the model.
+
+Each case is edited on its own and asked under its own edit alone, many side by side; or the edits
+are made one on top of the other, and all questions asked after the last.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.editing.change import Changes
+from circuits.editing.evaluation import single_edits
+from circuits.editing.evaluation.answers import short_answer
+from circuits.editing.evaluation.case_questions import CaseQuestion, case_questions
+from circuits.editing.evaluation.cases import Case
+from circuits.editing.evaluation.control_questions import (
+    QuestionPool,
+    control_questions,
+    pools_apart,
+    preservation_set,
+    preserved_of,
+)
+from circuits.editing.evaluation.demonstrations import SHOTS, Shots
+from circuits.editing.evaluation.edited_models import Ask, asking, generations
+from circuits.editing.evaluation.multihop_metrics import row
+from circuits.editing.evaluation.side_effects import drift, ngram_entropy
+from circuits.editing.fact import PreservedQuestion
+from circuits.editing.fact_prompts import BARE
+from circuits.editing.methods import Method
+from circuits.editing.moments import Moments
+from circuits.editing.writing import Request, Written, write
+from interp.brief import brief
+from interp.data.prompts import TokenPrompt
+from interp.forward.budget import peak_memory
+from interp.model.model import Model
+from interp.results.run_folder import TABLES, Steps
+
+SHARD = 12
+"""Cases that run side by side, and that a killed run loses at most."""
+N_FLUENCY = 50
+"""Tokens that an edited model continues each prompt by, for fluency."""
+N_CONTROLS, N_PRESERVED = 2, 8
+"""Control and preserved questions of a kind, at most."""
+
+
+@dataclass(frozen=True)
+class EditCondition:
+    """One way to change a model, or none.
+
+    Attributes:
+        name: of the condition.
+        method: how weights are edited; ``None`` leaves them.
+        in_prompt: the edits are stated in the prompt, behind these demonstrations of how stated
+            facts are used, possibly none (``""``); ``None`` states nothing.
+        strength: how much of every change is made; a closed form at less of its strength
+            propagates less and breaks less. Not for ``ace``, whose neurons fire otherwise when
+            scaled: the threshold of its layer selection trades the two.
+    """
+
+    name: str
+    method: Method | None = None
+    in_prompt: str | None = None
+    strength: float = 1.0
+
+
+@brief
+@dataclass(frozen=True)
+class Protocol:
+    """What all conditions have in common.
+
+    Attributes:
+        format: of the cases, a name in `circuits.editing.evaluation.formats.FORMATS`.
+        shots, pool: for multi-hop cases, the demonstrations before each question and the known
+            questions, from which controls and preserved questions are drawn.
+        seed: of the draws.
+        neutral: passages on which drift is measured; without any it is not.
+        sequential: whether edits are made one on top of the other and all questions asked after
+            the last; the cases must stand side by side (`cases.side_by_side`).
+    """
+
+    shots: Shots = SHOTS
+    pool: QuestionPool = QuestionPool({}, {})
+    format: str = "mquake"
+    seed: int = 0
+    neutral: tuple[TokenPrompt, ...] = ()
+    sequential: bool = False
+
+
+def evaluate_condition(
+    model: Model,
+    condition: EditCondition,
+    cases: Sequence[Any],
+    protocol: Protocol,
+    moments: Moments,
+    templates: Sequence[str] = BARE,
+    steps: Steps | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Edit every case, of those that the model knows, and ask its questions.
+
+    Args:
+        model: the model; its weights are not touched.
+        condition: how to edit.
+        cases: of the protocol's format.
+        protocol: shared by all conditions.
+        moments: of the projections that the method writes to.
+        templates: contexts of clozes.
+        steps: where finished shards are kept, which are not computed again.
+        progress: called with (cases done, cases in all).
+
+    Returns:
+        The answers (rows of `multihop_metrics` or `single_edits`), and one line per case: seconds
+        of the edit; peak memory above that before, in GB, of all edits made side by side; the
+        target's probability reached in each stage; what a stage left out; and `SIDE_EFFECTS`.
+    """
+    found: list[dict[str, pd.DataFrame]] = []
+    at_once = len(cases) if protocol.sequential else SHARD
+    report, kept = progress or (lambda done, total: None), steps or Steps()
+    report(0, len(cases))
+    for lo in range(0, len(cases), at_once):
+        shard = cases[lo : lo + at_once]
+        make = partial(_evaluated, model, condition, shard, protocol, moments, templates)
+        found.append(kept.step(f"{condition.name}.{protocol.seed}/{lo:06d}", make, TABLES))
+        report(lo + len(shard), len(cases))
+    answers, edits = (
+        pd.concat([shard[name] for shard in found], ignore_index=True).assign(
+            condition=condition.name, seed=protocol.seed
+        )
+        for name in ("answers", "edits")
+    )
+    return answers, edits
+
+
+def _evaluated(
+    model: Model,
+    condition: EditCondition,
+    cases: Sequence[Any],
+    protocol: Protocol,
+    moments: Moments,
+    templates: Sequence[str],
+) -> dict[str, pd.DataFrame]:
+    multi_hop = protocol.format == "mquake"
+    questions, preserved = _questions(cases, protocol) if multi_hop else ([], [()] * len(cases))
+    requests = [Request(c.facts, k) for c, k in zip(cases, preserved, strict=True)]
+    started = time.perf_counter()
+    with peak_memory(model.device) as peak:
+        written = _written(model, condition, requests, moments, templates, protocol.sequential)
+        peak_gb = peak()
+    seconds = (time.perf_counter() - started) / len(cases)
+    edits, owner = [one.changes for one in written], list(range(len(cases)))
+    if protocol.sequential:
+        edits, owner = edits[-1:], [0] * len(cases)
+    if multi_hop:
+        asks = [_ask(owner[i], q, cases[i], protocol.shots, condition) for i, q in questions]
+        texts = generations(model, asks, edits)
+        rows = [
+            row(cases[i], q, short_answer(text) if q.cloze else protocol.shots.read(text))
+            for (i, q), text in zip(questions, texts, strict=True)
+        ]
+    else:
+        before = [stated(case, condition.in_prompt) for case in cases]
+        models = single_edits.EditedModels(model, edits, owner, before)
+        rows = single_edits.ASK[protocol.format](models, cases)
+    lines = {
+        "case": [case.id for case in cases],
+        "seconds": seconds,
+        "peak_gb": peak_gb,
+        "p": [json.dumps(one.p) for one in written],
+        "skipped": [json.dumps(one.skipped) for one in written],
+        **_side_effects(model, cases, edits, owner, protocol.neutral),
+    }
+    return {"answers": pd.DataFrame(rows), "edits": pd.DataFrame(lines)}
+
+
+def _questions(
+    cases: Sequence[Case], protocol: Protocol
+) -> tuple[list[tuple[int, CaseQuestion]], list[tuple[PreservedQuestion, ...]]]:
+    """What is asked about each case, by its number; and what its editor may see to preserve."""
+    pools = [protocol.pool] * len(cases)
+    if protocol.sequential:
+        pools = pools_apart(protocol.pool, cases)
+    questions: list[tuple[int, CaseQuestion]] = []
+    preserved: list[tuple[PreservedQuestion, ...]] = []
+    for i, (case, pool) in enumerate(zip(cases, pools, strict=True)):
+        controls = control_questions(case, pool, N_CONTROLS, protocol.seed)
+        questions += [(i, question) for question in case_questions(case, controls)]
+        drawn = preservation_set(case, pool, controls, N_PRESERVED, protocol.seed)
+        preserved.append(preserved_of(drawn))
+    return questions, preserved
+
+
+def _written(
+    model: Model,
+    condition: EditCondition,
+    requests: Sequence[Request],
+    moments: Moments,
+    templates: Sequence[str],
+    sequential: bool,
+) -> list[Written]:
+    """Every edit on its own, or on top of those before it, whose changes it then contains."""
+    method = condition.method
+    if method is None:
+        return [Written((), ())] * len(requests)
+
+    def scaled(changes: Changes) -> Changes:
+        return tuple(one.times(condition.strength) for one in changes)
+
+    if not sequential:
+        found = write(model, requests, method, moments, templates)
+        return [replace(one, changes=scaled(one.changes)) for one in found]
+    piled: list[Written] = []
+    before: Changes = ()
+    for request in requests:
+        (one,) = write(model, [request], method, moments, templates, [before])
+        before += scaled(one.changes[len(before) :])
+        piled.append(replace(one, changes=before))
+    return piled
+
+
+def _side_effects(
+    model: Model,
+    cases: Sequence[Any],
+    edits: Sequence[Changes],
+    owner: Sequence[int],
+    neutral: Sequence[TokenPrompt],
+) -> dict[str, list[float]]:
+    asks = [
+        [Ask(i, text, stop=None, n_tokens=N_FLUENCY) for text in case.continued]
+        for i, case in zip(owner, cases, strict=True)
+    ]
+    texts = iter(generations(model, [ask for own in asks for ask in own], edits))
+    out = {"fluency": [float(np.mean([ngram_entropy(next(texts)) for _ in own])) for own in asks]}
+    if neutral:
+        kl, ratio = drift(model, neutral, edits)
+        out["kl"] = [float(kl[i]) for i in owner]
+        out["perplexity_ratio"] = [float(ratio[i]) for i in owner]
+    return out
+
+
+def stated(case: Any, demonstrations: str | None) -> str:
+    """The text that states a case's edits in the prompt, behind demonstrations; or nothing."""
+    if demonstrations is None:
+        return ""
+    edits = zip(case.facts, case.targets, strict=True)
+    return demonstrations + "".join(f"{fact.cloze} {target.text}.\n" for fact, target in edits)
+
+
+def _ask(
+    number: int, question: CaseQuestion, case: Case, shots: Shots, condition: EditCondition
+) -> Ask:
+    """A question as the model sees it; in-context editing states the new facts first."""
+    if question.cloze:
+        before = stated(case, condition.in_prompt)
+        return Ask(number, before + question.text, before)
+    examples = condition.in_prompt or ""
+    behind = replace(shots, prefix=examples + shots.prefix)
+    facts = stated(case, condition.in_prompt).removeprefix(examples)
+    return asking(behind, question.text, number, facts)

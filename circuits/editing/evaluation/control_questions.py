@@ -1,0 +1,252 @@
+"""Control questions of a case, which its edits must leave as they are, and its preservation set.
+
+Both are drawn from the true chains of other cases, of what the model answers rightly before the
+edit. What is scored and what an editor may see to preserve share no subject and no bridge.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from circuits.editing.evaluation.answers import Answer, Words, normalised
+from circuits.editing.evaluation.cases import Case
+from circuits.editing.fact import PreservedQuestion
+from interp.brief import brief
+
+ControlKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
+PreservedKind = Literal["same_relation", "related", "other_relation", "two_hop"]
+CONTROLS: tuple[ControlKind, ...] = ("neighbour", "same_answer", "control_two_hop", "same_relation")
+"""In the order in which they are drawn: what is rare first, as no question is drawn twice."""
+
+
+@brief
+@dataclass(frozen=True)
+class KnownQuestion:
+    """A question answered rightly before any edit; subject and relation of each hop it takes."""
+
+    text: str
+    answer: Answer
+    subjects: tuple[str, ...]
+    relations: tuple[str, ...]
+
+    @cached_property
+    def entities(self) -> frozenset[Words]:
+        """Its subject and bridges, normalised."""
+        return frozenset(map(normalised, self.subjects))
+
+
+@brief
+@dataclass(frozen=True)
+class QuestionPool:
+    """Known questions: single facts by relation, and composed ones by (relation, its hop)."""
+
+    facts: Mapping[str, tuple[KnownQuestion, ...]]
+    chains: Mapping[tuple[str, int], tuple[KnownQuestion, ...]]
+
+    @classmethod
+    def of(cls, cases: Iterable[Case], known: Collection[str]) -> "QuestionPool":
+        """The known questions of cases' true chains, of the part of the data that is edited."""
+        facts: dict[str, dict[str, KnownQuestion]] = defaultdict(dict)
+        chains: dict[tuple[str, int], dict[str, KnownQuestion]] = defaultdict(dict)
+        for case in cases:
+            for hop, *about in zip(case.hops, case.subjects, case.relations, strict=True):
+                if hop.question in known:
+                    subject, relation = about
+                    fact = KnownQuestion(hop.question, hop.answer, (subject,), (relation,))
+                    facts[relation].setdefault(fact.text, fact)
+            for text in case.questions:
+                if text in known:
+                    chain = KnownQuestion(text, case.answer, case.subjects, case.relations)
+                    for at, relation in enumerate(case.relations):
+                        chains[relation, at].setdefault(text, chain)
+        return cls(
+            {relation: tuple(found.values()) for relation, found in facts.items()},
+            {place: tuple(found.values()) for place, found in chains.items()},
+        )
+
+    def related(self, case: Case) -> frozenset[str]:
+        """Other relations with two subjects of an edited one; one may be a namesake."""
+        asked = {r: {s for f in facts for s in f.entities} for r, facts in self.facts.items()}
+        edited = _edited(case)
+        return frozenset(
+            r
+            for r, subjects in asked.items()
+            if r not in edited and any(len(subjects & asked.get(e, set())) >= 2 for e in edited)
+        )
+
+    def parts(self, case: Case) -> tuple[list[KnownQuestion], ...]:
+        """Facts of the edited relations, of all others, and chains with them at the same hop."""
+        edited = _edited(case)
+        return (
+            [fact for r in edited for fact in self.facts.get(r, ())],
+            [fact for r, facts in self.facts.items() if r not in edited for fact in facts],
+            [q for at in case.edited_hops for q in self.chains.get((case.relations[at], at), ())],
+        )
+
+    def where(self, usable: Callable[[KnownQuestion], bool]) -> "QuestionPool":
+        """The questions for which the function is true."""
+        return QuestionPool(
+            {relation: tuple(filter(usable, facts)) for relation, facts in self.facts.items()},
+            {place: tuple(filter(usable, chains)) for place, chains in self.chains.items()},
+        )
+
+
+def control_questions(
+    case: Case, pool: QuestionPool, k: int = 4, seed: int = 0
+) -> dict[ControlKind, tuple[KnownQuestion, ...]]:
+    """Draw up to `k` control questions of each kind; the draws depend on the case's id, too.
+
+    Returns:
+        ``same_relation``: the edited relation of another subject. ``same_answer``: another fact
+        whose object is the edited fact's old one. ``neighbour``: another relation of the edited
+        subject. ``control_two_hop``: the question of another chain with the edited relation at
+        the same hop. None is part of the case's own chains. None but the neighbours names an
+        edited subject (by any name that the case knows) or goes through it, and none is answered
+        by a new object or the new final answer, which an edit that spreads too far would give too.
+    """
+    separate, old = Separate(case), _all_keys(case.originals)
+    own, other, composed = pool.parts(case)
+    hops = (*case.hops, *case.new_hops)
+    used = {*case.questions, *(hop.question for hop in hops), *case.paraphrases}
+    candidates: dict[ControlKind, list[KnownQuestion]] = {
+        "neighbour": [f for f in other if not separate.names.isdisjoint(f.entities)],
+        "same_answer": [f for f in own + other if not old.isdisjoint(f.answer.keys)],
+        "control_two_hop": composed,
+        "same_relation": own,
+    }
+    drawn: dict[ControlKind, tuple[KnownQuestion, ...]] = {}
+    for kind in CONTROLS:
+        fresh = [question for question in candidates[kind] if question.text not in used]
+        usable = separate.unambiguous if kind == "neighbour" else separate.control
+        drawn[kind] = _draw(fresh, usable, k, random.Random(f"{seed} {case.id} {kind}"))
+        used |= {question.text for question in drawn[kind]}
+    return drawn
+
+
+def preservation_set(
+    case: Case,
+    pool: QuestionPool,
+    scored: Mapping[ControlKind, Sequence[KnownQuestion]],
+    k: int = 16,
+    seed: int = 0,
+) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
+    """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
+
+    None has an entity of the case's own chains, nor a subject or bridge of its controls (`scored`).
+
+    Returns:
+        ``same_relation``: single facts of the edited relation. ``related``: of relations that are
+        asked of the same kind of subjects (`QuestionPool.related`); ``other_relation``: of all
+        others; both of as many relations as there are. ``two_hop``: questions of other chains with
+        the edited relation at the same hop.
+
+    Source: after the preserved keys K0 of MEMIT (arXiv 2210.07229, equation 8).
+    """
+    taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
+    taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
+    near, (own, others, composed) = pool.related(case), pool.parts(case)
+    candidates: dict[PreservedKind, list[KnownQuestion]] = {
+        "same_relation": own,
+        "related": [fact for fact in others if fact.relations[0] in near],
+        "other_relation": [fact for fact in others if fact.relations[0] not in near],
+        "two_hop": composed,
+    }
+    separate = Separate(case)
+    drawn: dict[PreservedKind, tuple[KnownQuestion, ...]] = {}
+    for kind, questions in candidates.items():
+        free = [question for question in questions if taken.isdisjoint(question.entities)]
+        rng = random.Random(f"{seed} {case.id} keep {kind}")
+        if kind in ("related", "other_relation"):
+            drawn[kind] = _relations_in_turn(_draw(free, separate, len(free), rng))[:k]
+        else:
+            drawn[kind] = _draw(free, separate, k, rng)
+    return drawn
+
+
+def preserved_of(
+    known: Mapping[PreservedKind, Sequence[KnownQuestion]],
+) -> tuple[PreservedQuestion, ...]:
+    """Known questions as an editor takes them: each about its first subject.
+
+    Those whose subject is not in their text are left out: they have no token to preserve. Chains
+    have several relations, and count as having none.
+    """
+    return tuple(
+        PreservedQuestion(
+            question.text,
+            question.subjects[0],
+            question.relations[0] if len(question.relations) == 1 else "",
+            kind == "related",
+        )
+        for kind, questions in known.items()
+        for question in questions
+        if question.subjects[0] in question.text
+    )
+
+
+def pools_apart(pool: QuestionPool, cases: Sequence[Case]) -> list[QuestionPool]:
+    """For each case, the questions that have nothing to do with what the *others* edit."""
+    questions = {q for part in (pool.facts, pool.chains) for qs in part.values() for q in qs}
+    tests = [Separate(case) for case in cases]
+    touched = {q: {i for i, separate in enumerate(tests) if not separate(q)} for q in questions}
+    return [pool.where(lambda q, i=i: touched[q] <= {i}) for i in range(len(cases))]
+
+
+class Separate:
+    """Whether a question has nothing to do with a case's edited subjects and new objects."""
+
+    def __init__(self, case: Case) -> None:
+        self.subjects = case.edited_subjects
+        self.names = _all_keys(self.subjects)
+        self.new = _all_keys((*case.targets, case.new_answer))
+
+    def __call__(self, question: KnownQuestion) -> bool:
+        """Whether it neither goes through an edited subject nor names one."""
+        through = not self.names.isdisjoint(question.entities)
+        return not through and not any(s.lenient(question.text) for s in self.subjects)
+
+    def control(self, question: KnownQuestion) -> bool:
+        """Whether it is unambiguous, and separate."""
+        return self.unambiguous(question) and self(question)
+
+    def unambiguous(self, question: KnownQuestion) -> bool:
+        """Whether an edit that spreads to it would change its answer."""
+        return self.new.isdisjoint(question.answer.keys)
+
+
+def _all_keys(answers: Iterable[Answer]) -> frozenset[Words]:
+    return frozenset(key for answer in answers for key in answer.keys)
+
+
+def _edited(case: Case) -> list[str]:
+    return list(dict.fromkeys(case.relations[at] for at in case.edited_hops))
+
+
+def _draw(
+    candidates: Sequence[KnownQuestion],
+    usable: Callable[[KnownQuestion], bool],
+    k: int,
+    rng: random.Random,
+) -> tuple[KnownQuestion, ...]:
+    """Up to k usable questions, one per chain: its other wordings would count it again."""
+    drawn: dict[tuple[tuple[str, ...], tuple[str, ...]], KnownQuestion] = {}
+    for question in rng.sample(list(candidates), len(candidates)):
+        if len(drawn) == k:
+            break
+        chain = (question.subjects, question.relations)
+        if chain not in drawn and usable(question):
+            drawn[chain] = question
+    return tuple(drawn.values())
+
+
+def _relations_in_turn(questions: Sequence[KnownQuestion]) -> tuple[KnownQuestion, ...]:
+    """The first question of every relation, then the second of each, and so on."""
+    seen: dict[tuple[str, ...], int] = Counter()
+    turn: list[int] = []
+    for question in questions:
+        turn.append(seen[question.relations])
+        seen[question.relations] += 1
+    return tuple(questions[i] for i in sorted(range(len(turn)), key=turn.__getitem__))

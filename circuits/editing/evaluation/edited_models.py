@@ -1,0 +1,160 @@
+"""Many edited models at once: greedy answers, and how likely a continuation is.
+
+Each row of a batch is under its own edit's changes. What questions of an edit share is read once
+per edit; rows that have answered leave the batch.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuits.editing.change import Changes, under
+from circuits.editing.evaluation.answers import in_word
+from circuits.editing.evaluation.demonstrations import Shots
+from interp.data.prompts import TokenPrompt
+from interp.errors import DataError
+from interp.forward.prefix_cache import PrefixCache
+from interp.model.model import Model
+
+ROWS_AT_ONCE = 96
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A text to be continued under the edit of a number, until `stop` or for `n_tokens`.
+
+    `prefix` is what the text begins with and other questions of the edit share; may be empty.
+    """
+
+    edit: int
+    text: str
+    prefix: str = ""
+    stop: str | None = "\n"
+    n_tokens: int = 10
+
+
+def asking(shots: Shots, question: str, edit: int = 0, before: str = "") -> Ask:
+    """A question behind demonstrations, and behind text that stands between the two."""
+    prefix = shots.prefix + before
+    return Ask(edit, prefix + shots.suffix(question), prefix, shots.stop, shots.n_tokens)
+
+
+def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
+    """Continue texts greedily, each under the changes of its edit, up to where its reply ends.
+
+    Raises:
+        PlanError: a change names a projection that the model does not have.
+        DataError: a text has no tokens.
+    """
+    out = [""] * len(asks)
+    order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
+    for lo in range(0, len(order), ROWS_AT_ONCE):
+        group = order[lo : lo + ROWS_AT_ONCE]
+        texts = _answered(model, [asks[i] for i in group], edits)
+        for i, text in zip(group, texts, strict=True):
+            out[i] = text
+    return out
+
+
+@torch.no_grad()
+def _answered(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
+    longest = max(ask.n_tokens for ask in asks)
+    owner = torch.tensor([ask.edit for ask in asks])
+    prompts, shared = zip(*(_tokens(model, ask) for ask in asks), strict=True)
+    cache = PrefixCache.sharing(
+        model,
+        prompts,
+        shared,
+        owner=owner.tolist(),
+        during=lambda owners: under(model, edits, owners),
+        room=longest,
+    )
+    replies: list[list[int]] = [[] for _ in asks]
+    rows = torch.arange(len(asks))
+    for _ in range(longest):
+        with under(model, edits, owner[rows]):
+            states = cache.read(model)[:, -1]
+        token = model.arch.logits_transform(model.unembed(states).float()).argmax(-1)
+        for row, one in zip(rows.tolist(), token.tolist(), strict=True):
+            replies[row].append(one)
+        going = torch.tensor([not _ended(model, asks[r], replies[r]) for r in rows.tolist()])
+        if not going.any():
+            break
+        cache.append(token)
+        if not going.all():
+            cache.select(going.nonzero()[:, 0])
+            rows = rows[going]
+    return [_text(model, ask, ids) for ask, ids in zip(asks, replies, strict=True)]
+
+
+def _tokens(model: Model, ask: Ask) -> tuple[TokenPrompt, int]:
+    """A text's tokens, and how many of them are its prefix; none where a token straddles it."""
+    ids = tuple(model.encode(ask.text))
+    if not ids:
+        raise DataError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
+    prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
+    apart = len(prefix) < len(ids) and ids[: len(prefix)] == prefix
+    return TokenPrompt(ids), len(prefix) if apart else 0
+
+
+def _ended(model: Model, ask: Ask, ids: list[int]) -> bool:
+    stop = model.hf.generation_config.eos_token_id
+    ends = stop if isinstance(stop, list) else [stop]
+    if ids[-1] in ends or len(ids) == ask.n_tokens:
+        return True
+    return ask.stop is not None and ask.stop in model.tokenizer.decode(ids).lstrip()
+
+
+def _text(model: Model, ask: Ask, ids: list[int]) -> str:
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()
+
+
+@torch.no_grad()
+def likelihoods(
+    model: Model, asked: Sequence[tuple[int, str, str]], edits: Sequence[Changes]
+) -> list[tuple[float, float]]:
+    """Per (edit, prompt, target): mean NLL per token, in nats, and share of likeliest tokens."""
+    out: list[tuple[float, float]] = []
+    for lo in range(0, len(asked), ROWS_AT_ONCE):
+        some = asked[lo : lo + ROWS_AT_ONCE]
+        rows = [model.encode(f"{prompt} {target}") for _, prompt, target in some]
+        width = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
+        owner = torch.tensor([edit for edit, _, _ in some])
+        with under(model, edits, owner):  # causal: what is padded on the right changes nothing
+            normed = model.hf.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        for i, row in enumerate(rows):
+            prompt = model.encode(some[i][1])
+            same = (a == b for a, b in zip(prompt, row[:-1], strict=False))
+            start = max(1, sum(itertools.takewhile(bool, same)))  # where the target's tokens begin
+            states = normed[i, start - 1 : len(row) - 1]
+            log_p = model.arch.logits_transform(model.unembed(states).float()).log_softmax(-1)
+            own = ids[i, start : len(row), None]
+            right = (log_p.argmax(-1, keepdim=True) == own).float().mean()
+            out.append((-float(log_p.gather(1, own).mean()), float(right)))
+    return out
+
+
+def continuing_tokens(model: Model) -> Bool[Tensor, " vocab"]:
+    """The tokens with which a word goes on: "atu" behind "mat", not " at" or "."."""
+    return _continuing(model.tokenizer, model.unembed.weight.shape[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _continuing(tokenizer: Any, size: int) -> Bool[Tensor, " vocab"]:
+    # behind a letter, for some tokenizers drop the space that a text begins with
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+    known = min(size, len(tokenizer))
+    texts = tokenizer.batch_decode(
+        [[*letter, i] for i in range(known)], clean_up_tokenization_spaces=False
+    )
+    start = len(tokenizer.decode(letter))
+    goes_on = [len(text) > start and in_word(text[start]) for text in texts]
+    return torch.tensor(goes_on + [False] * (size - known))

@@ -1,0 +1,129 @@
+"""Figures and tables of a comparison of editing methods, drawn from tables of means."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.results.report import Table
+from interp.results.style import GREY, PALETTE, label, styled, whiskers
+
+AXES = ("control_two_hop", "multi_hop")
+NAMES = {
+    "condition": "method",
+    "multi_hop": "multi-hop",
+    "control_two_hop": "control two-hop",
+    "net_multi_hop": "net multi-hop",
+    "compositionality_1": "compositionality I",
+    "compositionality_2": "compositionality II",
+    "score": "score S",
+    "kl": "divergence",
+    "perplexity_ratio": "perplexity ratio",
+    "position": "edited hop",
+}
+
+
+def plot_frontier(table: pd.DataFrame, model: str, n: int) -> go.Figure:
+    """Multi-hop accuracy against control two-hop accuracy: up is used, right is unharmed.
+
+    On the falling diagonal an edit answers as many questions that need it as it breaks that do
+    not: that is where a change that spreads everywhere lies.
+    """
+    lines: Any = table.set_index(["condition", "metric"])
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[1, 0], mode="lines", line={"dash": "dot", "color": GREY}, name="net 0"
+    )
+    for i, name in enumerate(dict.fromkeys(table["condition"])):
+        if not {(name, axis) for axis in AXES} <= set(lines.index):
+            continue  # its cases have no such question
+        x, y = (lines.loc[(name, axis)] for axis in AXES)
+        figure.add_scatter(
+            x=[x["value"]],
+            y=[y["value"]],
+            error_x=whiskers([x["value"]], [x["low"]], [x["high"]]),
+            error_y=whiskers([y["value"]], [y["low"]], [y["high"]]),
+            mode="markers+text",
+            text=[label(name)],
+            textposition="top center",
+            marker={"color": PALETTE[i % len(PALETTE)], "size": 9},
+            name=name,
+            showlegend=False,
+        )
+    return styled(
+        figure,
+        f"{model}: edits used two hops later, n = {n}",
+        xaxis={"title": "control two-hop questions still right", "range": [-0.03, 1.05]},
+        yaxis={"title": "multi-hop accuracy (any of three)", "range": [-0.03, 1.05]},
+        height=560,
+    )
+
+
+def plot_metrics(table: pd.DataFrame, metrics: Sequence[str], model: str, n: int) -> go.Figure:
+    """Every metric of every method, with its interval."""
+    figure = go.Figure()
+    for i, (name, lines) in enumerate(table.groupby("condition", sort=False)):
+        own: Any = lines.set_index("metric").reindex(metrics)
+        figure.add_scatter(
+            x=[NAMES.get(metric, metric).replace("_", " ") for metric in metrics],
+            y=own["value"],
+            error_y=whiskers(own["value"], own["low"], own["high"]),
+            mode="markers",
+            marker={"color": PALETTE[i % len(PALETTE)], "size": 9},
+            name=label(name),
+        )
+    return styled(
+        figure,
+        f"{model}: edits, n = {n}",
+        yaxis={"title": "mean over edits", "range": [-0.03, 1.05]},
+        scattermode="group",
+        height=480,
+    )
+
+
+def best(table: pd.DataFrame) -> str:
+    """Which method has the largest multi-hop accuracy, and what it costs."""
+    values: Any = table.set_index(["condition", "metric"])["value"].unstack()
+    if "multi_hop" not in values:
+        return "These cases have no multi-hop question."
+    name = values["multi_hop"].idxmax()
+    right = values.reindex(columns=AXES).loc[name, "control_two_hop"]
+    beside = (
+        f"with {100 * right:.1f} % of the control two-hop questions still right"
+        if math.isfinite(right)
+        else "and no control two-hop question was asked"
+    )
+    return (
+        f"The largest multi-hop accuracy is that of {name}: "
+        f"{100 * values.loc[name, 'multi_hop']:.1f} %, {beside}."
+    )
+
+
+def means_table(
+    caption: str,
+    table: pd.DataFrame,
+    keys: list[str],
+    metrics: Sequence[str],
+    *,
+    times: float = 100,
+    digits: int = 1,
+    note: str = "",
+) -> Table:
+    """One row per method (and position), one column per metric: a value and its interval."""
+    rows: Any = table[table["metric"].isin(metrics)]
+    cells = [
+        f"{times * value:.{digits}f} {_bounds(times * low, times * high, digits)}"
+        for value, low, high in zip(rows["value"], rows["low"], rows["high"], strict=True)
+    ]
+    wide = rows.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
+    order = [key for key in dict.fromkeys(map(tuple, rows[keys].to_numpy()))]
+    at = [key if len(keys) > 1 else key[0] for key in order]
+    frame = wide.loc[at, [c for c in metrics if c in wide]].reset_index()
+    return Table(caption, frame, note, NAMES)
+
+
+def _bounds(low: float, high: float, digits: int) -> str:
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if known else "(no interval)"

@@ -1,0 +1,369 @@
+"""`Comparison`: methods of editing side by side on the same cases, with intervals and tests."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from circuits.editing.editor import moments_for
+from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
+from circuits.editing.evaluation.cases import Cases, side_by_side
+from circuits.editing.evaluation.comparison_settings import ComparisonSettings
+from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
+from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.demonstrations import IKE
+from circuits.editing.evaluation.multihop_metrics import Match
+from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
+from circuits.editing.evaluation.side_effects import SIDE_EFFECTS
+from circuits.editing.fact_prompts import contexts, refuse_unanchored
+from circuits.editing.layer_selection import LayerSelection, selection_for
+from circuits.editing.methods import BASELINES
+from circuits.editing.presets import preset, refuse_unknown
+from interp.ablation.readouts import windows
+from interp.brief import brief
+from interp.errors import DataError
+from interp.model.model import Model
+from interp.results.report import Figure, Report, Section, cell_text, excluded_counts
+from interp.results.result import Result
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+IN_PROMPT = dict(zip(BASELINES, (None, "", IKE), strict=True))
+"""Conditions that change no weight, and how the prompt states the edit: not at all, as it is, or
+behind demonstrations of how stated facts are used, as in IKE (arXiv 2305.12740)."""
+MULTI_HOP = (
+    "multi_hop",
+    "control_two_hop",
+    "net_multi_hop",
+    "efficacy",
+    "paraphrase",
+    "specificity",
+)
+HEADLINE = {"mquake": MULTI_HOP, **single_edits.METRICS}
+"""What the summary and the page show, by format; of CounterFact and zsRE also ``score``."""
+N_PASSAGES = 4
+"""Windows of neutral text that every edited model reads."""
+N_CONTEXTS = 2
+"""Sampled contexts of a cloze beside the bare one."""
+FRONTIER = (
+    "Up: more multi-hop questions answered by the edit; right: fewer others broken. On the dotted "
+    "line an edit gains as much as it breaks."
+)
+METRICS_FIGURE = "Each point is a mean over edits with its 95 % interval."
+SIDE_EFFECTS_NOTE = (
+    "Fluency: n-gram entropy of what is generated after the edited cloze, in bits. On neutral "
+    "text: divergence from the unedited model, in nats per token, and perplexity over the unedited "
+    "model's."
+)
+UNASKED = "not asked, as enough before them were usable"
+MOMENTS = "second moments, tokens"
+Progress = Callable[[str, int, int], None]
+
+
+@brief
+@dataclass(frozen=True)
+class Comparison(Result):
+    """What became of the same cases under several conditions.
+
+    Attributes:
+        answers: what was asked and answered per ``condition`` and ``seed``; the columns are those
+            of `multihop_metrics.row`, or of `single_edits.ASK`.
+        edits: one line per case, condition and seed: seconds, probabilities reached, side effects.
+        n_cases: cases before the filter.
+        layers: of the ACE presets, without their covariances.
+    """
+
+    KIND = "edit comparison"
+
+    answers: pd.DataFrame = field(repr=False)
+    edits: pd.DataFrame = field(repr=False)
+    model: str
+    weights_hash: str
+    source: str
+    format: str
+    n_cases: int
+    excluded: dict[str, int]
+    layers: LayerSelection | None
+    options: dict[str, Any]
+    seconds: float
+
+    @property
+    def conditions(self) -> list[str]:
+        """The methods and baselines, in the order given."""
+        return list(dict.fromkeys(self.answers["condition"]))
+
+    def scores(self, match: Match = "lenient") -> pd.DataFrame:
+        """One line of scores and side effects per case, condition and seed."""
+        multi_hop = self.format == "mquake"
+        scores = (
+            multihop_metrics.score(self.answers, match)
+            if multi_hop
+            else single_edits.score(self.answers, self.format)
+        )
+        of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
+        order = {name: i for i, name in enumerate(self.conditions)}
+        merged = scores.merge(of_edit, on=["condition", "seed", "case"])
+        return merged.sort_values("condition", key=lambda names: names.map(order), kind="stable")
+
+    def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:
+        """Means with 95 % intervals over clusters of cases; split by columns such as position."""
+        scored = self.format in ("counterfact", "zsre")
+        return intervals.summary(self.scores(match), by, single_edits.PROMPTED if scored else ())
+
+    def against(
+        self, condition: str, other: str, by: Sequence[str] = (), match: Match = "lenient"
+    ) -> pd.DataFrame:
+        """Paired differences of two conditions, with intervals and McNemar's test."""
+        return intervals.compare(self.scores(match), condition, other, by)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        table = self.table().set_index(["condition", "metric"])
+        methods = {name: self._line(table, name) for name in self.conditions}
+        if self.format == "mquake":
+            strict: Any = self.table(match="strict").query("metric == 'multi_hop'")
+            for name, value in strict.set_index("condition")["value"].items():
+                methods[name]["multi_hop_strict"] = float(value)
+        return {
+            "kind": self.KIND,
+            "model": self.model,
+            "source": self.source,
+            "format": self.format,
+            "n_cases": self.n_cases,
+            "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
+            "n_filtered": len(set(self.answers["case"])),
+            "excluded": self.excluded,
+            "placement": self.layers and self.layers.summary(),
+            "methods": methods,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def _line(self, table: pd.DataFrame, name: str) -> dict[str, Any]:
+        mine: Any = self.edits.loc[self.edits["condition"] == name]
+        reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
+        out: dict[str, Any] = {"n": len(set(mine["case"]))}
+        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS):
+            if (name, metric) in table.index:
+                found = table.loc[(name, metric)]
+                out[metric] = float(found["value"])
+                out[f"{metric}_ci"] = [float(found["low"]), float(found["high"])]
+        return out | {
+            "seconds_per_edit": float(mine["seconds"].mean()),
+            "peak_gb": float(mine["peak_gb"].max()),
+            "p_reached_min": min(reached, default=None),
+        }
+
+    def plot(self) -> "go.Figure":
+        """Multi-hop against control accuracy per method; of other formats every metric."""
+        n = len(set(self.answers["case"]))
+        if self.format == "mquake":
+            return figures.plot_frontier(self.table(), self.model, n)
+        shown = [m for m in HEADLINE[self.format] if not m.endswith("magnitude")]
+        return figures.plot_metrics(self.table(), shown, self.model, n)
+
+    def report(self) -> Report:
+        """The figure, the tables, the layers of ACE, and what was left out."""
+        multi_hop, table = self.format == "mquake", self.table()
+        lead = figures.best(table) if multi_hop else ""
+        how = (
+            "the edits made one on top of the other, all questions asked after the last"
+            if self.options["sequential"]
+            else "each edited on its own, asked under its own edit"
+        )
+        text = f"{FRONTIER} {lead}" if multi_hop else METRICS_FIGURE
+        name = "Edits used two hops later" if multi_hop else "Metrics of the benchmark"
+        metrics = (*HEADLINE[self.format], "score")
+        in_percent = partial(figures.means_table, metrics=metrics)
+        everything = in_percent("All cases, in %", table, ["condition"])
+        sections = [Section("Accuracy", [Figure(name, text, self.plot()), everything])]
+        if multi_hop:
+            part = in_percent("In %", self.table(["position"]), ["condition", "position"])
+            sections.append(Section("By the position of the edited hop", [part]))
+        beside = figures.means_table(
+            *("Text beside the questions", table, ["condition"], SIDE_EFFECTS),
+            times=1,
+            digits=3,
+            note=SIDE_EFFECTS_NOTE,
+        )
+        sections.append(Section("Other text", [beside]))
+        sections += [self.layers.section()] if self.layers else []
+        n, options = len(set(self.answers["case"])), cell_text(self.options)
+        return Report(
+            title=f"Edits compared: {self.model}",
+            lead=f"{n} of {self.n_cases} cases of {self.source}; {how}. {lead}",
+            sections=sections,
+            method=(
+                "Brackets are 95 % bootstrap intervals over clusters of cases; one cluster alone "
+                "has no interval. A method with + gets the two-hop prompts and preserved questions "
+                "that ace gets.",
+                f"Settings: {options}. {self.seconds:.0f} s in all.",
+            ),
+            excluded=excluded_counts(self.excluded),
+            provenance=self.provenance | {"weights": self.weights_hash},
+        )
+
+
+def compare_methods(
+    model: Model,
+    cases: Cases[Any],
+    settings: ComparisonSettings,
+    layers: LayerSelection | None = None,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Edit every case by every method, and ask what became of it.
+
+    Multi-hop cases are used that the model knows before the edit; of the other formats those whose
+    subject and target have tokens of their own.
+
+    Args:
+        model: the unedited model; its weights are not touched.
+        cases: of `circuits.editing.evaluation.load_benchmark`.
+        settings: the methods, and everything else that decides the figures.
+        layers: of the ACE presets; built-in models have shipped ones, the default.
+        out: the run folder, resumed where an earlier call was stopped; ``None`` keeps nothing.
+        force: replace another run, or a damaged one, that `out` holds.
+        progress: called with (what is being done, done, in all).
+
+    Raises:
+        DataError: an unknown method, no usable case, or an ACE preset and no layers for the model.
+        RunFolderError: `out` holds another run, or something else.
+    """
+    layers = layers or selection_for(model, None, *settings.methods)
+    make = partial(_compared, model, cases, settings, layers, progress)
+    if out is None:
+        return make(Steps())
+    named = _named(cases, settings, layers) | identity(model)
+    with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
+        if not run.finished:
+            run.finish(make(run).save, page=_write_page)
+    return Comparison.load(out)
+
+
+def _write_page(path: Path) -> None:
+    Comparison.load(path).report().write(path / "index.html")
+
+
+def _named(
+    cases: Cases[Any], settings: ComparisonSettings, layers: LayerSelection | None
+) -> dict[str, Any]:
+    """Every option, by name; the moments of a layer selection are its layers' own."""
+    covariances = layers.covariances.values() if layers else ()
+    text = settings.neutral_text()
+    return {
+        **settings.model_dump(mode="json"),
+        "placement": layers and fingerprint([layers.summary(), [c.tolist() for c in covariances]]),
+        "shots": fingerprint(settings.demonstrations()),
+        "neutral": text and fingerprint(text),
+        "cases": len(cases),
+        "rows": fingerprint(list(cases)),
+    }
+
+
+def _compared(
+    model: Model,
+    cases: Cases[Any],
+    settings: ComparisonSettings,
+    layers: LayerSelection | None,
+    progress: Progress | None,
+    steps: Steps,
+) -> Comparison:
+    started = time.perf_counter()
+    report = progress or (lambda what, done, total: None)
+    conditions = [_condition(name, model, layers) for name in settings.methods]
+    used, excluded, pool = _usable(model, cases, settings, report)
+    text, shots = settings.neutral_text(), settings.demonstrations()
+    passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
+    moments = moments_for(
+        model,
+        [one.method for one in conditions if one.method],
+        layers,
+        settings.n_tokens,
+        progress=lambda done, n: report(MOMENTS, done, n),
+    )
+    found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    for seed in settings.seeds:
+        templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
+        protocol = Protocol(shots, pool, cases.format, seed, passages, settings.sequential)
+        for one in conditions:
+
+            def done(n: int, total: int, name: str = one.name, before: int = len(found)) -> None:
+                steps.count(before * total + n, len(conditions) * len(settings.seeds) * total)
+                report(name, n, total)
+
+            found.append(
+                evaluate_condition(model, one, used, protocol, moments, templates, steps, done)
+            )
+    answers, edits = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    return Comparison(
+        answers,
+        edits,
+        model.name,
+        model.weights_hash,
+        cases.source,
+        cases.format,
+        len(cases),
+        excluded,
+        layers and replace(layers, covariances={}),
+        settings.model_dump(mode="json", exclude={"shots"}),
+        time.perf_counter() - started,
+    )
+
+
+def _condition(name: str, model: Model, layers: LayerSelection | None) -> EditCondition:
+    if name in IN_PROMPT:
+        return EditCondition(name, in_prompt=IN_PROMPT[name])
+    refuse_unknown(name, IN_PROMPT)
+    return EditCondition(name, preset(name, model, layers))
+
+
+def _usable(
+    model: Model, cases: Cases[Any], settings: ComparisonSettings, report: Progress
+) -> tuple[list[Any], dict[str, int], QuestionPool]:
+    """The cases to edit, how many are left out and why, and the questions for controls."""
+    limit, chosen = settings.limit, side_by_side if settings.sequential else list
+    pool, unasked = QuestionPool({}, {}), 0
+    if cases.format == "mquake":
+        known, n_asked = knowledge_of_enough(
+            model,
+            cases,
+            settings.demonstrations(),
+            lambda usable: limit is not None and len(chosen(usable)) >= limit,
+            lambda done, n: report("asking before the edit", done, n),
+        )
+        usable, excluded = usable_cases(cases[:n_asked], known)
+        pool, unasked = QuestionPool.of(cases[:n_asked], known.right), len(cases) - n_asked
+    else:
+        usable = [case for case in cases if _anchored(model, case)]
+        apart = len(cases) - len(usable)
+        excluded = {"subject or target has no tokens of its own": apart} if apart else {}
+    kept = chosen(usable)
+    if len(kept) < len(usable):
+        excluded["its edit touches an earlier one's"] = len(usable) - len(kept)
+    if not kept:
+        raise DataError(
+            f"{model.name} can use none of the {len(cases)} cases of {cases.source} ({excluded}); "
+            "give more cases or a stronger model."
+        )
+    if limit is not None and len(kept) > limit:
+        excluded["beyond the limit"] = len(kept) - limit
+    if unasked:
+        excluded[UNASKED] = unasked
+    return kept[:limit], excluded, pool
+
+
+def _anchored(model: Model, case: Any) -> bool:
+    try:
+        refuse_unanchored(model, case.fact)
+    except DataError:
+        return False
+    return True

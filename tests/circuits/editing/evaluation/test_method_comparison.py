@@ -1,0 +1,415 @@
+"""Methods side by side on planted cases: isolation, tables, folders, and the edit in the prompt."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from planted_cases import PLAIN, planted, sharp, single_edit_files
+
+from circuits.editing import LayerSelection
+from circuits.editing.editor import moments_for
+from circuits.editing.evaluation import (
+    Comparison,
+    ComparisonSettings,
+    compare_methods,
+    single_edits,
+)
+from circuits.editing.evaluation import conditions as module
+from circuits.editing.evaluation import prior_knowledge as knowing
+from circuits.editing.evaluation.case_questions import CaseQuestion
+from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
+from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.demonstrations import IKE, SHOTS
+from circuits.editing.evaluation.formats import load_benchmark, parse_cases
+from circuits.editing.evaluation.intervals import harmonic_mean
+from circuits.editing.evaluation.method_comparison import UNASKED
+from circuits.editing.evaluation.prior_knowledge import prior_knowledge
+from circuits.editing.fact import Fact
+from circuits.editing.layer_selection import plot_separation
+from circuits.editing.methods import PRESERVED_WEIGHT
+from circuits.editing.presets import preset
+from interp.errors import DataError, PlanError, RunFolderError
+
+pytestmark = pytest.mark.usefixtures("cache")
+CONDITIONS = ("rome", "none", "prompt-only")
+N_TOKENS = 600
+
+
+def settings(*methods: str, **options) -> ComparisonSettings:
+    return ComparisonSettings(methods=methods, shots=PLAIN, n_tokens=N_TOKENS, **options)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A sharp tiny model and twelve cases that it knows."""
+    model = sharp()
+    return model, parse_cases(planted(model, 6))
+
+
+@pytest.fixture(scope="module")
+def result(world) -> Comparison:
+    model, cases = world
+    return compare_methods(model, cases, settings(*CONDITIONS, seeds=(0, 1)))
+
+
+def test_a_limit_stops_the_asking_and_keeps_the_first_cases(result: Comparison, world, monkeypatch):
+    model, cases = world
+    monkeypatch.setattr(knowing, "CASES_AT_ONCE", 4)
+    said: list[tuple[str, int, int]] = []
+    few = compare_methods(
+        model, cases, settings("none", limit=3), progress=lambda *at: said.append(at)
+    )
+    first = list(dict.fromkeys(result.edits["case"]))[:3]
+    assert list(few.edits["case"]) == first
+    assert few.excluded == {UNASKED: 8, "beyond the limit": 1}
+    summary = few.summary()
+    assert (summary["n_cases"], summary["n_asked"], summary["n_filtered"]) == (12, 4, 3)
+    assert said[0] == ("asking before the edit", 0, 12)
+    assert ("asking before the edit", 4, 12) in said
+    assert ("asking before the edit", 8, 12) not in said
+
+
+# --- what is measured --------------------------------------------------------------------------
+
+
+def test_all_planted_cases_are_used_by_every_condition_and_seed(result: Comparison, world):
+    _, cases = world
+    assert (result.n_cases, result.excluded, result.conditions) == (12, {}, list(CONDITIONS))
+    counts = result.edits.groupby(["condition", "seed"]).size()
+    assert set(counts) == {len(cases)} and len(counts) == 6
+    asked = result.answers.groupby(["condition", "seed"]).size().unstack()
+    assert (asked.nunique() == 1).all()  # every condition is asked the same
+
+
+def test_the_unedited_model_answers_as_it_did(result: Comparison):
+    none = result.answers[result.answers["condition"] == "none"]
+    probes = none[
+        none["kind"].isin(["same_relation", "same_answer", "neighbour", "control_two_hop"])
+    ]
+    assert len(probes) and probes["lenient"].all()
+    table = result.table().set_index(["condition", "metric"])
+    assert table.loc[("none", "specificity"), "value"] == 1
+    rome = table.loc[("rome", "efficacy"), "value"]
+    assert rome > table.loc[("none", "efficacy"), "value"]
+
+
+def test_answers_match_strictly_or_leniently(result: Comparison):
+    right = result.answers[result.answers["kind"] == "multi_hop"]
+    assert (right["strict"] <= right["lenient"]).all()
+    strict = result.table(match="strict").set_index(["condition", "metric"])["value"]
+    by_case = (
+        right.groupby(["condition", "seed", "case"])["strict"].any().groupby("condition").mean()
+    )
+    for name in CONDITIONS:
+        assert strict[name, "multi_hop"] == pytest.approx(by_case[name])
+        assert result.summary()["methods"][name]["multi_hop_strict"] == strict[name, "multi_hop"]
+    same = result.against("rome", "none", match="strict").set_index("metric")["value"]
+    want = strict["rome", "multi_hop"] - strict["none", "multi_hop"]
+    assert same["multi_hop"] == pytest.approx(want)
+
+
+def test_weights_are_untouched_by_a_comparison(world):
+    model, cases = world
+    before = {name: value.clone() for name, value in model.hf.state_dict().items()}
+    compare_methods(model, cases[:4], settings("rome"))
+    assert all(torch.equal(value, before[n]) for n, value in model.hf.state_dict().items())
+
+
+def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):
+    model, cases = world
+    known = prior_knowledge(model, cases, PLAIN)
+    protocol = Protocol(PLAIN, QuestionPool.of(cases, known.right))
+    for name in ("rome", "memit+"):
+        condition = EditCondition(name, preset(name, model))
+        moments = moments_for(model, [condition.method], None, N_TOKENS)
+        together, lines = evaluate_condition(model, condition, cases, protocol, moments)
+        for i in (0, 5, 11):
+            alone, line = evaluate_condition(model, condition, cases[i : i + 1], protocol, moments)
+            mine = together[together["case"] == cases[i].id].reset_index(drop=True)
+            assert mine.equals(alone), name
+            p, q = (json.loads(frame["p"].iloc[0]) for frame in (line, lines.iloc[i : i + 1]))
+            np.testing.assert_allclose(p, q, atol=1e-3)
+
+
+def test_strength_is_how_much_of_every_change_is_made(world):
+    model, cases = world
+    protocol = Protocol(PLAIN, QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right))
+    rome = preset("rome", model)
+    moments = moments_for(model, [rome], None, N_TOKENS)
+    some = cases[:4]
+    said = {
+        strength: evaluate_condition(
+            model, EditCondition("", rome, strength=strength), some, protocol, moments
+        )[0]
+        for strength in (0.0, 1.0)
+    }
+    plain, _ = evaluate_condition(model, EditCondition("", None), some, protocol, {})
+    assert said[0.0].equals(plain)
+    new = {strength: rows[rows["kind"] == "efficacy"]["lenient"] for strength, rows in said.items()}
+    assert new[1.0].mean() > new[0.0].mean()
+
+
+def test_a_prompt_only_baseline_reads_the_new_facts_before_the_question(world):
+    _, cases = world
+    case = cases[1]
+    question = CaseQuestion("multi_hop", 0, "w1 w2?", case.new_answer, case.answer)
+    (fact,) = case.facts
+    stated, plain = EditCondition("prompt-only", in_prompt=""), EditCondition("none")
+    ask = module._ask(3, question, case, SHOTS, stated)
+    line = f"{fact.cloze} {case.targets[0].text}.\n"
+    assert ask.edit == 3
+    assert ask.text == f"{SHOTS.prefix}{line}Q: w1 w2?\nA:"
+    assert ask.text.startswith(ask.prefix) and ask.prefix.endswith(line)
+    bare = module._ask(3, question, case, SHOTS, plain)
+    assert bare.text == SHOTS.ask("w1 w2?") and bare.prefix == SHOTS.prefix
+    cloze = replace(question, text=fact.cloze, cloze=True)
+    assert module._ask(0, cloze, case, SHOTS, stated).text == line + fact.cloze
+    assert module._ask(0, cloze, case, SHOTS, plain).text == fact.cloze
+
+
+def test_ike_shows_how_facts_are_used_and_then_states_them(world):
+    _, cases = world
+    case = cases[1]
+    (fact,) = case.facts
+    line = f"{fact.cloze} {case.targets[0].text}.\n"
+    question = CaseQuestion("multi_hop", 0, "w1 w2?", case.new_answer, case.answer)
+    ike = EditCondition("ike", in_prompt=IKE)
+    asked = module._ask(0, question, case, SHOTS, ike)
+    assert asked.text == f"{IKE}{SHOTS.prefix}{line}Q: w1 w2?\nA:"
+    assert asked.prefix == f"{IKE}{SHOTS.prefix}{line}"
+    assert (asked.stop, asked.n_tokens) == (SHOTS.stop, SHOTS.n_tokens)
+    cloze = replace(question, text=fact.cloze, cloze=True)
+    assert module._ask(0, cloze, case, SHOTS, ike).text == f"{IKE}{line}{fact.cloze}"
+
+
+def test_equal_information_adds_prompts_and_preserved_questions():
+    model = tiny("llama")
+    plain, informed = (preset(name, model) for name in ("memit", "memit+"))
+    (a,), (b,) = plain.stages, informed.stages
+    assert informed.name == "memit+" and b.layers == a.layers and b.search == a.search
+    assert (a.forms, a.preserved_weight) == (("cloze",), 0)
+    assert (b.forms, b.preserved_weight) == (("cloze", "two_hop"), PRESERVED_WEIGHT)
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def test_summaries_hold_what_the_command_line_prints(result: Comparison):
+    said = result.summary()
+    assert (said["n_cases"], said["n_filtered"]) == (12, 12)
+    table = result.table().set_index(["condition", "metric"])
+    for name in CONDITIONS:
+        line = said["methods"][name]
+        assert line["multi_hop"] == pytest.approx(table.loc[(name, "multi_hop"), "value"])
+        low, high = line["multi_hop_ci"]
+        assert low <= line["multi_hop"] <= high
+        broken = 1 - line["control_two_hop"]
+        controls = result.scores().query("condition == @name")["control_two_hop"]
+        if controls.notna().all():
+            assert line["net_multi_hop"] == pytest.approx(line["multi_hop"] - broken)
+        assert line["seconds_per_edit"] >= 0
+    assert said["methods"]["none"]["p_reached_min"] is None
+    assert 0 <= said["methods"]["rome"]["p_reached_min"] <= 1
+
+
+def test_conditions_are_compared_case_by_case(result: Comparison):
+    table = result.against("rome", "none").set_index("metric")
+    scores = result.scores()
+    means = scores.groupby(["condition", "case"])["efficacy"].mean().unstack(0)
+    want = (means["rome"] - means["none"]).mean()
+    assert table.loc["efficacy", "value"] == pytest.approx(want)
+    assert table.loc["efficacy", "low"] <= want <= table.loc["efficacy", "high"]
+    with pytest.raises(PlanError, match="no scores of 'ace'"):
+        result.against("ace", "none")
+    by = result.table(["position"])
+    assert set(by["position"]) == {"first", "last"}
+    assert set(by[by["metric"] == "efficacy"]["cases"]) == {6}
+
+
+def test_a_comparison_is_drawn_and_has_a_page_of_its_own(result: Comparison):
+    figure = result.plot()
+    names = [trace.name for trace in figure.data]
+    assert names == ["net 0", *CONDITIONS]
+    table = result.table().set_index(["condition", "metric"])
+    for trace in figure.data[1:]:
+        assert trace.y[0] == pytest.approx(table.loc[(trace.name, "multi_hop"), "value"])
+        assert trace.x[0] == pytest.approx(table.loc[(trace.name, "control_two_hop"), "value"])
+    text = result.report().html()
+    assert "12 of 12 cases" in text and all(name in text for name in CONDITIONS)
+    assert "By the position of the edited hop" in text
+    fluency = table.loc[("rome", "fluency"), "value"]
+    assert f"{fluency:.3f} [" in text and "each edited on its own" in text
+    piled = replace(result, options=result.options | {"sequential": True})
+    assert "one on top of the other" in piled.report().lead
+
+
+def test_the_page_shows_why_layers_were_chosen(result: Comparison):
+    at = LayerSelection((0,), (2,), "by hand", separation={1: 0.6, 2: 0.75})
+    chosen, others = plot_separation(at.separation, at.value, "m").data
+    assert (list(chosen.x), list(chosen.y)) == ([2], [0.75])
+    assert (list(others.x), list(others.y)) == ([1], [0.6])
+    assert "Why these layers" in replace(result, layers=at).report().html()
+    assert "Why these layers" not in result.report().html()
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_comparisons_are_saved_and_come_back(result: Comparison, tmp_path):
+    separation = {1: 0.6, 2: 0.75}
+    at = LayerSelection((0, 1), (2,), "by hand", threshold=0.4, until=0.6, separation=separation)
+    placed = replace(result, layers=at)
+    placed.save(tmp_path / "run")
+    back = Comparison.load(tmp_path / "run")
+    assert back.answers.equals(result.answers) and back.edits.equals(result.edits)
+    assert back.layers == placed.layers and back.summary() == placed.summary()
+    (tmp_path / "run" / "answers.parquet").write_bytes(b"half")
+    with pytest.raises(RunFolderError, match="answers.parquet is damaged"):
+        Comparison.load(tmp_path / "run")
+
+
+def test_a_stopped_comparison_goes_on(world, tmp_path, monkeypatch):
+    model, cases = world
+    work, calls = module._evaluated, []
+
+    def counted(model, condition, *rest):
+        calls.append(condition.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return work(model, condition, *rest)
+
+    monkeypatch.setattr(module, "_evaluated", counted)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        compare_methods(model, cases, settings("none", "rome"), out=out)
+    assert not out.exists()
+    found = compare_methods(model, cases, settings("none", "rome"), out=out)
+    assert calls == ["none", "rome", "rome"]
+    whole = compare_methods(model, cases, settings("none", "rome"))
+    assert found.answers.equals(whole.answers)
+    again = compare_methods(model, cases, settings("none", "rome"), out=out)
+    assert len(calls) == 5 and again.answers.equals(found.answers)
+    with pytest.raises(RunFolderError, match="choose another"):
+        compare_methods(model, cases, settings("none"), out=out)
+
+
+def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
+    model, cases = world
+    work, out = module._evaluated, tmp_path / "run"
+
+    def stopped(model, condition, *rest):
+        if condition.name == "none":
+            raise KeyboardInterrupt
+        return work(model, condition, *rest)
+
+    monkeypatch.setattr(module, "_evaluated", stopped)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        compare_methods(model, cases, settings("prompt-only", "none"), out=out)
+    assert interrupted.value.__notes__ == [
+        f"12 of 24 edits are kept in {out}.partial; run the same command again to go on."
+    ]
+    with pytest.raises(RunFolderError, match=r"cases=12 \(this one: 3\) and other rows"):
+        compare_methods(model, cases[:3], settings("prompt-only", "none"), out=out)
+    assert [at.name for at in tmp_path.iterdir()] == ["run.partial"]
+
+
+def test_what_cannot_be_compared_is_refused(world, tmp_path):
+    model, cases = world
+    with pytest.raises(DataError, match="unknown method 'romme'. Did you mean 'rome'"):
+        compare_methods(model, cases, settings("romme"))
+    with pytest.raises(DataError, match="the package has no layers; choose those of"):
+        compare_methods(model, cases, settings("ace"))
+    with pytest.raises(DataError, match="can use none of the 12 cases"):
+        compare_methods(tiny("gpt2"), cases, settings("none"), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_is_counted_as_an_exclusion(world):
+    model, cases = world
+    found = compare_methods(model, cases, settings("none", limit=5))
+    assert found.excluded == {"beyond the limit": 7}
+    assert found.summary()["n_filtered"] == 5 and found.n_cases == 12
+
+
+def test_conflicting_facts_are_refused_before_anything_is_computed():
+    model = tiny("llama")
+    facts = [Fact("w1 {}", "w2", "w3"), Fact("w1 {}", "w2", "w4")]
+    from circuits.editing import edit
+
+    with pytest.raises(DataError, match="is to become both 'w3' and 'w4'"):
+        edit(model, facts, "rome", n_tokens=0)
+
+
+# --- other benchmarks --------------------------------------------------------------------------
+
+
+def test_single_edit_benchmarks_are_measured_as_their_papers_do(world, tmp_path):
+    model, _ = world
+    files = single_edit_files(model, tmp_path)
+    for name, metrics in single_edits.METRICS.items():
+        cases = load_benchmark(files[name])
+        out = tmp_path / f"run of {name}"
+        found = compare_methods(model, cases, settings("ft", "none", "prompt-only"), out=out)
+        assert found.format == cases.format == name and len(cases) == 3
+        table = found.table().set_index(["condition", "metric"])["value"]
+        assert set(found.scores()) >= set(metrics)
+        assert table["ft", "efficacy"] == 1 > table["none", "efficacy"] == 0
+        line = found.summary()["methods"]["ft"]
+        assert line["efficacy"] == 1 and len(line["efficacy_ci"]) == 2
+        html = (out / "index.html").read_text()
+        assert "Metrics of the benchmark" in html and "prompt-only" in html
+        assert Comparison.load(out).summary() == found.summary()
+
+
+def test_counterfact_prefers_the_true_object_before_the_edit(world, tmp_path):
+    model, _ = world
+    cases = load_benchmark(single_edit_files(model, tmp_path)["counterfact"])
+    found = compare_methods(model, cases, settings("ft", "none"))
+    rows = found.answers.set_index(["condition", "case", "kind", "index"])
+    case = cases[0]
+    for condition, text in (("none", case.fact.cloze), ("none", case.neighbours[0])):
+        kind = "efficacy" if text == case.fact.cloze else "neighbourhood"
+        ids = model.encode(f"{text} {case.fact.target}")
+        with torch.no_grad():
+            log_p = model.hf(torch.tensor([ids])).logits[0].log_softmax(-1)
+        want = -float(log_p[-2, ids[-1]])
+        assert rows.loc[(condition, case.id, kind, 0), "nll_new"] == pytest.approx(want, abs=1e-4)
+    table = found.table().set_index(["condition", "metric"])["value"]
+    parts = [table["ft", name] for name in single_edits.PROMPTED]
+    assert table["ft", "score"] == pytest.approx(harmonic_mean(np.array(parts)))
+    assert table["none", "neighbourhood"] == 1 and table["none", "efficacy_magnitude"] < 0
+
+
+def test_ripple_tests_count_only_where_their_prerequisites_held_and_the_edit_worked(
+    world, tmp_path
+):
+    model, _ = world
+    cases = load_benchmark(single_edit_files(model, tmp_path)["ripple_edits"])
+    found = compare_methods(model, cases, settings("ft", "none"))
+    rows = found.answers[found.answers["kind"] != "efficacy"]
+    by = rows.groupby(["condition", "kind"])["counts"].agg(["sum", "count"])
+    assert by.loc[("ft", "relation_specificity"), "sum"] == 3  # what the model says by itself
+    assert by.loc[("ft", "subject_aliasing"), "sum"] == 0  # what it does not
+    assert by.loc["none", "sum"].eq(0).all() and by["count"].eq(3).all()
+
+
+def test_edits_of_single_facts_pile_up_and_what_has_no_tokens_is_left_out(world, tmp_path):
+    model, _ = world
+    path = single_edit_files(model, tmp_path)["counterfact"]
+    rows = json.loads(path.read_text())
+    twin = rows[0] | {"case_id": 9}
+    glued = json.loads(json.dumps(rows[0] | {"case_id": 10}))
+    glued["requested_rewrite"]["prompt"] = "w6 {}9"  # ends inside a token
+    path.write_text(json.dumps([*rows, twin, glued]))
+    found = compare_methods(
+        model, load_benchmark(path), settings("ft", "none", sequential=True, limit=2)
+    )
+    assert found.excluded == {
+        "subject or target has no tokens of its own": 1,
+        "its edit touches an earlier one's": 1,
+        "beyond the limit": 1,
+    }
+    assert found.summary()["n_filtered"] == 2
