@@ -102,6 +102,12 @@ class Evaluator:
         )
 
     @property
+    def measured(self) -> dict[str, Any]:
+        """What is measured, on what, as results hold it."""
+        named = {"metric": self.metric, "ablation": self.ablation, "source": self.source}
+        return named | {"model": self.model.name, "n_excluded": len(self.excluded)}
+
+    @property
     def graph(self) -> Graph:
         """The model's graph."""
         return Graph.of(self.model.arch)

@@ -1,14 +1,16 @@
-"""`interp circuit`: discover circuits, compare, show and export them."""
+"""`interp circuit`: discover circuits, compare, show, export them, and validate methods."""
 
+import json
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from circuits.cli import circuit_evaluation, marks
+from circuits.cli.circuit_evaluation import EXAMPLES, evaluate
+from circuits.cli.grouped import command
 from circuits.cli.options import (
     ATTRIBUTION,
     DeviceOption,
@@ -20,17 +22,18 @@ from circuits.cli.options import (
     SplitByOption,
     SplitSeedOption,
     choice,
+    names_in,
 )
 from circuits.cli.output import load, load_rows, print_json, print_table, stdout
+from circuits.discovery.settings import SCORED, SELECTS, DiscoverySettings
+from interp.errors import PlanError
 
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
-app.command("validate", epilog=marks.EXAMPLE)(marks.validate)
-app.command("evaluate", epilog=circuit_evaluation.EXAMPLES)(circuit_evaluation.evaluate)
+command(app, *EXAMPLES)(evaluate)
 METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
-SELECTS = ("top", "greedy", "threshold", "nodes", "neurons", "acdc", "edge-pruning")
 FORMATS = ("mib", "dot", "html")
 CircuitArgument = Annotated[
     Path, typer.Argument(help="A circuit: a JSON file, or a folder of `discover`.")
@@ -42,12 +45,11 @@ def circuit() -> None:
     """Circuits as files in MIB's JSON form."""
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "`interp circuit discover --model smollm2-135m --pairs ioi --limit 32 "
-    "--split-by io,s1 --size 0.02 --out runs/ioi-circuit`\n\n"
-    "`interp circuit discover --scores runs/ioi-edges --select greedy --size 500 "
-    "--out circuit.json`"
+@command(
+    app,
+    "interp circuit discover --model smollm2-135m --pairs ioi --limit 32 --split-by io,s1 "
+    "--size 0.02 --out runs/ioi-circuit",
+    "interp circuit discover --scores runs/ioi-edges --select greedy --size 500 --out circuit.json",
 )
 def discover(
     out: Annotated[
@@ -92,16 +94,18 @@ def discover(
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
+    from circuits.discovery import search
     from circuits.discovery.circuit import NAME
-    from circuits.discovery.search import discover as discovered
-    from circuits.discovery.search import into_folder
-    from circuits.discovery.search import select as selected
-    from circuits.discovery.settings import DiscoverySettings
     from interp.attribution.scores import Scores
-    from interp.errors import PlanError
     from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, identity, names_of
 
+    if scores is None and (model is None or pairs is None):
+        raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
+    if scores is not None and (model or pairs or select not in SCORED):
+        raise PlanError(
+            "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
+        )
     settings = DiscoverySettings(
         select=select,
         method=method,
@@ -111,22 +115,15 @@ def discover(
         metric=metric,
         seed=seed,
     )
-    if scores is None and (model is None or pairs is None):
-        raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
-    if scores is not None and (model or pairs or select not in SELECTS[:-2]):
-        raise PlanError(
-            "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
-        )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
         raise PlanError(f"--out {out} is {what}; name FILE.json, or a folder.")
     if scores is not None:
-        given = scores
         named = {"scores": fingerprint(read_manifest(scores)["files"])}
 
         def find(keep: Path | None) -> "Circuit":
-            return selected(Scores.load(given), settings, str(given))
+            return search.select(Scores.load(scores), settings, str(scores))
 
     else:
         rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
@@ -134,17 +131,15 @@ def discover(
         named = names_of(rows) | identity(loaded)
 
         def find(keep: Path | None) -> "Circuit":
-            return discovered(loaded, rows, settings, keep)
+            return search.discover(loaded, rows, settings, keep)
 
     if out.suffix == ".json":
-        found = find(None)
-        file = found.save(out)
+        found, file = find(None), out
+        found.save(file)
     else:
-        found = into_folder(out, settings, named, find, force)
-        file = out / NAME
-    report = {"file": str(file), "select": select, **found.summary()}
+        found, file = search.into_folder(out, settings, named, find, force), out / NAME
     if as_json:
-        print_json(report)
+        print_json({"file": str(file), "select": select, **found.summary()})
     else:
         _print_summary(found)
         stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
@@ -159,9 +154,6 @@ def _print_summary(found: "Circuit") -> None:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
 
 
-# --- compare, show, export ---------------------------------------------------------------------
-
-
 COMPARED = {
     "expected": "edges by chance",
     "shared_edges": "shared edges",
@@ -169,7 +161,7 @@ COMPARED = {
 }
 
 
-@app.command(epilog="Example: `interp circuit compare capitals.json ioi.json`")
+@command(app, "interp circuit compare capitals.json ioi.json")
 def compare(
     circuits: Annotated[list[Path], typer.Argument(help="Two circuits or more.")],
     as_json: JsonOption = False,
@@ -177,13 +169,12 @@ def compare(
     """Show how much circuits of one model share, beside what chance would give."""
     import pandas as pd
 
-    from circuits.discovery.compare import overlap
-    from interp.errors import PlanError
+    from circuits.discovery import Circuit, overlap
 
     names = list(dict.fromkeys(map(str, circuits)))
     if len(names) < 2:
         raise PlanError(f"only {names[0]} was given; name two circuits or more to compare.")
-    loaded = {name: _needed(Path(name))[1] for name in names}
+    loaded = {name: Circuit.load(name) for name in names}
     rows = [
         {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
         for a, b in combinations(loaded, 2)
@@ -194,15 +185,14 @@ def compare(
         return
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
     for name, found in loaded.items():
-        stdout.print(
-            f"{short[name]}: {escape(name)}, {found.n_edges} edges", highlight=False, soft_wrap=True
-        )
+        text = f"{short[name]}: {escape(name)}, {found.n_edges} edges"
+        stdout.print(text, highlight=False, soft_wrap=True)
     table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
     table = table.replace({"first": short, "second": short})
     print_table(table.rename(columns=COMPARED), "overlap (edges and nodes: Jaccard)")
 
 
-@app.command(epilog="Example: `interp circuit show circuit.json`  (writes circuit.html)")
+@command(app, "interp circuit show circuit.json")
 def show(
     circuit: CircuitArgument,
     out: Annotated[
@@ -211,17 +201,18 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Summarise a circuit and draw it."""
-    file, found = _needed(circuit)
-    target = out or file.with_suffix(".html")
-    found.report().write(target)
+    from circuits.discovery.circuit import NAME, Circuit
+
+    found, file = Circuit.load(circuit), circuit / NAME if circuit.is_dir() else circuit
+    page = found.report().write(out or file.with_suffix(".html"))
     if as_json:
-        print_json({"file": str(file), "page": str(target), **found.summary()})
+        print_json({"file": str(file), "page": str(page), **found.summary()})
     else:
         _print_summary(found)
-        stdout.print(f"wrote {target}", highlight=False, soft_wrap=True)
+        stdout.print(f"wrote {page}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: `interp circuit export circuit.json --format dot --out circuit.dot`")
+@command(app, "interp circuit export circuit.json --format dot --out circuit.dot")
 def export(
     circuit: CircuitArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
@@ -232,27 +223,45 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a circuit in another form."""
-    import json
-
-    from interp.errors import PlanError
+    from circuits.discovery.circuit import Circuit
     from interp.results.folder import write_text
 
-    writers = {
-        "mib": lambda found, path: write_text(path, json.dumps(found.to_json())),
-        "dot": lambda found, path: write_text(path, found.to_dot()),
-        "html": lambda found, path: found.report().write(path, standalone=True),
-    }
-    _, found = _needed(circuit)
+    found = Circuit.load(circuit)
     if out.is_dir():
         raise PlanError(f"--out {out} is a folder; name the file to write.")
-    writers[form](found, out)
+    if form == "html":
+        found.report().write(out, standalone=True)
+    else:
+        write_text(out, found.to_dot() if form == "dot" else json.dumps(found.to_json()))
     if as_json:
         print_json({"file": str(out), "format": form, "n_edges": found.n_edges})
     else:
         stdout.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
-def _needed(path: Path) -> tuple[Path, "Circuit"]:
-    from circuits.discovery.circuit import NAME, Circuit
+@command(app, "interp circuit validate tracr-hist --methods exact,eap,eap-dg")
+def validate(
+    program: Annotated[
+        str, typer.Argument(help="tracr-hist, -sort, -reverse, -xproportion, or a .npz file.")
+    ],
+    methods: Annotated[
+        str, choice(METHODS, "Attribution methods of edges.", many=True)
+    ] = "exact,eap,eap-ig,eap-dg",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score attribution methods on a compiled program, whose true circuit is known."""
+    import pandas as pd
 
-    return path / NAME if path.is_dir() else path, Circuit.load(path)
+    from circuits.discovery.ground_truth import validate_methods
+
+    names = names_in(methods)
+    if not names:
+        raise PlanError("--methods names no method; give some, such as exact,eap,eap-dg.")
+    found = [asdict(one) for one in validate_methods(program, names, device)]
+    name, n_edges = Path(program).stem, int(2 * found[0]["half_edges"])
+    if as_json:
+        rows: dict[str, Any] = {one.pop("method"): one for one in found}
+        print_json({"program": name, "n_edges": n_edges, "methods": rows})
+    else:
+        print_table(pd.DataFrame(found), f"{name}: {n_edges} edges")
