@@ -17,9 +17,8 @@ import torch
 
 import interp
 from interp.attribution.attribute import attribute_edges
-from interp.attribution.contrast import contrasts
-from interp.attribution.cost import forward_equivalents
-from interp.attribution.estimators import linearise, node_estimator_named
+from interp.attribution.contrast import contrasts, forward_equivalents
+from interp.attribution.estimators import estimator_named, linearise
 from interp.attribution.nodes import unit_scores
 from interp.data.pairs import tokenise
 from interp.forward.budget import peak_memory
@@ -57,7 +56,7 @@ def neurons(args: argparse.Namespace) -> dict[str, Any]:
 
     def ours(method: str) -> Callable[[], Any]:
         def work() -> Any:
-            at = linearise(model, contrast, node_estimator_named(method), ["mlp_post"])
+            at = linearise(model, contrast, estimator_named(method, of_nodes=True), ["mlp_post"])
             return unit_scores(model, contrast, at, ["mlp_post"])["mlp_post"].sum(2)
 
         return work

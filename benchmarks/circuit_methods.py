@@ -19,8 +19,7 @@ import torch
 import interp
 from circuits.discovery import Evaluator, Faithfulness, edge_matrix, faithfulness, random_scores
 from interp.attribution.attribute import attribute_edges, attribute_nodes, edges_by
-from interp.attribution.contrast import contrasts
-from interp.attribution.cost import forward_equivalents
+from interp.attribution.contrast import contrasts, forward_equivalents
 from interp.attribution.exact import exact_edges
 from interp.attribution.scores import EdgeScores
 from interp.data.pairs import PromptPairs, tokenise

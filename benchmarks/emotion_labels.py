@@ -1,16 +1,16 @@
 """Have replies labelled blind: draw bare lines for an annotator, and take the labels back in.
 
     python -m benchmarks.emotion_labels draw MODEL --part tuning --n 640
-    python -m benchmarks.emotion_labels draw MODEL --part test --arms steering,circuit
+    python -m benchmarks.emotion_labels draw MODEL --part test --conditions steering,circuit
     python -m benchmarks.emotion_labels join MODEL --part test
     python -m benchmarks.emotion_labels judge MODEL
 
-`draw` writes runs/emotion/blind/PART_MODEL/NN.tsv, lines of a number and a reply, shuffled: without
-arm, target or event. One line in ten comes back in the next file, to measure how far the annotator
-agrees with itself. The annotator, who- or whatever it is, writes NN.labels beside it, lines of
-number and label. `join` checks them, prints the agreement, and puts them into
-datasets/emotion_blind_labels.jsonl. `judge` takes the annotator for a judge of the arms of
-`test` and `retest`, each and both, beside those that `benchmarks.emotion_control` has asked.
+`draw` writes runs/emotion/blind/PART_MODEL/NN.tsv, lines of a number and a reply, shuffled, without
+condition, target or event. One line in ten comes back in the next file, to measure how far the
+annotator agrees with itself. The annotator writes NN.labels beside it, lines of number and label.
+`join` checks them, prints the agreement, and puts them into datasets/emotion_blind_labels.jsonl.
+`judge` takes the annotator for a judge of the conditions of `test` and `retest`, each and both,
+beside those that `benchmarks.emotion_control` has asked.
 """
 
 import argparse
@@ -21,16 +21,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.emotion_control import BLIND as FILE
-from benchmarks.emotion_control import READER, RUNS
+from benchmarks.emotion_control import JUDGE_MODEL, RUNS
 from benchmarks.emotion_control import folder as judged
-from circuits.emotion.control import Control
-from circuits.emotion.data import LABELS, NEUTRAL
-from circuits.emotion.panel import cohen_kappa
-from circuits.emotion.quality import uncoarse
+from benchmarks.emotion_judges import BLIND, cohen_kappa
+from circuits.emotion import LABELS, EmotionComparison
+from circuits.emotion.emotion_metrics import presentable
+from circuits.emotion.texts import NEUTRAL
 from interp.data.records import read_jsonl
 
-BLIND = Path(FILE)
 TESTS = ("test", "retest")
 AT_ONCE = 320
 """Lines of a file."""
@@ -42,22 +40,24 @@ def folder(part: str, model: str) -> Path:
     return RUNS / "blind" / f"{part}_{model}"
 
 
-def drawn(model: str, part: str, arms: list[str] | None, n: int | None, seed: int) -> pd.DataFrame:
-    """Replies that were written, a row a different text; of every arm as many as `n` allows."""
+def drawn(
+    model: str, part: str, conditions: list[str] | None, n: int | None, seed: int
+) -> pd.DataFrame:
+    """Different replies that were written; of every condition as many as `n` allows."""
     files = sorted((RUNS / model / f"{part}.partial").glob("*.parquet"))
     table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     table = table[table["reply"].str.strip() != ""]
-    if arms:
-        table = table[table["arm"].isin(arms)]
+    if conditions:
+        table = table[table["condition"].isin(conditions)]
     table = table.sample(frac=1, random_state=seed)
     table = table.drop_duplicates("reply")
     if n is not None:
-        table = table.groupby("arm").head(-(-n // table["arm"].nunique())).head(n)
-    return table[["arm", "situation", "emotion", "reply"]].reset_index(drop=True)
+        table = table.groupby("condition").head(-(-n // table["condition"].nunique())).head(n)
+    return table[["condition", "situation", "emotion", "reply"]].reset_index(drop=True)
 
 
-def draw(model: str, part: str, arms: list[str] | None, n: int | None, seed: int) -> None:
-    table, out = drawn(model, part, arms, n, seed), folder(part, model)
+def draw(model: str, part: str, conditions: list[str] | None, n: int | None, seed: int) -> None:
+    table, out = drawn(model, part, conditions, n, seed), folder(part, model)
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / "drawn.parquet")
     pieces = np.array_split(np.arange(len(table)), -(-len(table) // AT_ONCE))
@@ -94,7 +94,7 @@ def join(model: str, part: str) -> None:
           f"kappa {cohen_kappa(*again):.3f}")  # fmt: skip
     table["label"] = [found[i] for i in range(len(table))]
     table.to_parquet(folder(part, model) / "labelled.parquet")
-    table = table[[uncoarse(reply) == reply for reply in table["reply"]]]
+    table = table[[presentable(reply) == reply for reply in table["reply"]]]
     print(
         f"{len(found) - len(table)} coarse ones are left out; {dict(table['label'].value_counts())}"
     )
@@ -107,7 +107,7 @@ def join(model: str, part: str) -> None:
 
 
 def judge(model: str) -> None:
-    """The arms whose replies were labelled, by the annotator and by each judge, by part."""
+    """The conditions whose replies were labelled, by the annotator and by each judge, by part."""
     parts = [p for p in TESTS if (folder(p, model) / "labelled.parquet").is_file()]
     runs = {part: annotated(model, part) for part in parts}
     first = runs[parts[0]]
@@ -115,7 +115,7 @@ def judge(model: str) -> None:
     for part, run in {**runs, " and ".join(parts): replace(first, replies=pooled)}.items():
         for name in run.judges:
             found = run.by(name)
-            columns = ["arm", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
+            columns = ["condition", "n", "accuracy", "quality", "joint", "joint_low", "joint_high"]
             table = found.table()[columns].round(3).to_string(index=False)
             print(f"\n{model}, {part}, judge {name}\n{table}")
             for mark in ("joint", "expressed"):
@@ -124,32 +124,32 @@ def judge(model: str) -> None:
             print(found.by_emotion("expressed").round(2).to_string(index=False))
 
 
-def annotated(model: str, part: str) -> Control:
-    """The arms of a part whose replies were labelled; the annotator is the first judge."""
-    run = Control.load(judged(model, part))
+def annotated(model: str, part: str) -> EmotionComparison:
+    """The conditions of a part whose replies were labelled; the annotator is the first judge."""
+    run = EmotionComparison.load(judged(model, part))
     labelled = pd.read_parquet(folder(part, model) / "labelled.parquet")
     label = dict(zip(labelled["reply"], labelled["label"], strict=True))
     said = [
         label.get(reply, NEUTRAL if not reply.strip() else "") for reply in run.replies["reply"]
     ]
-    table = run.replies.assign(said_annotator=said)
-    unread = set(table.loc[table["said_annotator"] == "", "arm"])
-    table = table[~table["arm"].isin(unread)]
+    table = run.replies.assign(label_annotator=said)
+    unread = set(table.loc[table["label_annotator"] == "", "condition"])
+    table = table[~table["condition"].isin(unread)]
     return replace(run, replies=table, judges=("annotator", *run.judges))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("draw", "join", "judge"))
-    parser.add_argument("model", choices=tuple(READER))
+    parser.add_argument("model", choices=tuple(JUDGE_MODEL))
     parser.add_argument("--part", choices=("tuning", *TESTS), default="tuning")
-    parser.add_argument("--arms", help="with commas; default: all")
+    parser.add_argument("--conditions", help="with commas; default: all")
     parser.add_argument("--n", type=int, help="replies; default: all")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "draw":
-        arms = given.arms and given.arms.split(",")
-        draw(given.model, given.part, arms, given.n, given.seed)
+        chosen = given.conditions and given.conditions.split(",")
+        draw(given.model, given.part, chosen, given.n, given.seed)
     elif given.what == "join":
         join(given.model, given.part)
     else:

@@ -11,7 +11,6 @@ from interp.results import folder
 if TYPE_CHECKING:
     from interp.results.report import Report
 
-SCORES = ("interp.attribution.scores:Scores.load", "interp.attribution.figures:report")
 CIRCUIT, LEDGER, EMOTION_RUN = "circuit", "edit ledger", "emotion run"
 QUERY_VALUE = "query_value"
 
@@ -34,9 +33,9 @@ class Run:
 KINDS: dict[str, str | tuple[str, str]] = {
     "patch": "interp.patching.result:PatchResult",
     "ablation": "interp.ablation.result:AblationResult",
-    "edge_scores": SCORES,
-    "node_scores": SCORES,
-    "unit_scores": SCORES,
+    "edge_scores": "interp.attribution.scores:EdgeScores",
+    "node_scores": "interp.attribution.scores:NodeScores",
+    "unit_scores": "interp.attribution.scores:UnitScores",
     CIRCUIT: "circuits.discovery.circuit:Circuit",
     "evaluation": "circuits.discovery.result:Evaluation",
     "faithfulness": "circuits.discovery.result:Faithfulness",
@@ -48,18 +47,10 @@ KINDS: dict[str, str | tuple[str, str]] = {
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",
-    "emotion discovery": (
-        "circuits.emotion.discovery:Discovery.load",
-        "circuits.emotion.pages:discovery_report",
-    ),
-    "emotion control": (
-        "circuits.emotion.control:Control.load",
-        "circuits.emotion.pages:control_report",
-    ),
-    EMOTION_RUN: (
-        "circuits.emotion.pages:load_run",
-        "circuits.emotion.pages:run_report",
-    ),
+    "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
+    "emotion effects": "circuits.emotion.result:EmotionEffects",
+    "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",
+    EMOTION_RUN: "circuits.emotion.emotion_comparison:EmotionRun",
 }
 """Kind -> its `Result` class as ``module:name`` (or loader and report): imported when shown."""
 
@@ -70,7 +61,7 @@ def kind_of(path: Path) -> str:
     Raises:
         RunFolderError: there is no such folder, or it is of no kind that can be shown.
     """
-    if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "control")):
+    if all((path / stage / "manifest.json").is_file() for stage in ("discovery", "comparison")):
         return EMOTION_RUN
     if path.is_dir() and not (path / "manifest.json").is_file() and _numbered(path):
         return LEDGER

@@ -17,10 +17,8 @@ from circuits.discovery.ground_truth import validate_methods
 from circuits.editing.evaluation.demonstrations import load_shots
 from circuits.editing.evaluation.formats import load_benchmark, load_cases
 from circuits.editing.fact import load_facts, load_preserved
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled, load_verdicts
-from circuits.emotion.recipe import Recipe
+from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import load_labelled, load_verdicts, load_vignettes
 from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.published import published_prompts
@@ -232,7 +230,9 @@ def kinds() -> dict[str, Kind]:
         "frames": kind("f.json", first("emotion_frames.json"), load_frames),
         "verdicts": kind("v.jsonl", [VERDICT, VERDICT], load_verdicts),
         "labels": kind("l.jsonl", [RATED, RATED], lambda path: load_labelled(path, "tuning")),
-        "emotion recipe": kind("r.json", shipped("emotion/recipes/smollm2-135m.json"), Recipe.load),
+        "emotion recipe": kind(
+            "r.json", shipped("emotion/recipes/smollm2-135m.json"), EmotionRecipe.load
+        ),
         "recall recipe": kind(
             "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe
         ),

@@ -11,12 +11,21 @@ import numpy as np
 import pandas as pd
 import torch
 from conftest import interp_pairs, tiny, word_pairs
+from emotion_samples import (
+    CRITERIA,
+    SCENARIOS,
+    SETTINGS,
+    SHORT,
+    TEXTS,
+    Small,
+    Spelled,
+    steered,
+)
+from emotion_samples import comparison as comparison_of_emotions
 from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
-from test_emotion_control import LIMITS, SHORT, TEXTS, Small, Spelled, control, push
-from test_emotion_discovery import SCENARIOS, SETTINGS
 
 import interp
 from circuits.discovery import (
@@ -32,18 +41,22 @@ from circuits.editing import Fact, LayerSelection
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation import ComparisonSettings, compare_methods, parse_cases
-from circuits.emotion.controlling import Writer
-from circuits.emotion.controlling import evaluate as control_of
-from circuits.emotion.discovering import discover
-from circuits.emotion.frames import load_frames
-from circuits.emotion.replying import Arm
+from circuits.emotion import (
+    Condition,
+    EffectSettings,
+    EmotionEffects,
+    ReplyWriter,
+    discover,
+    load_frames,
+)
+from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import StudySettings, study
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.resuming import attribute_into
+from interp.attribution.attribute import attribute_to
 from interp.data.prompts import prompt
 from interp.results.run_folder import RunFolder, identity, in_one_piece
 
@@ -165,8 +178,8 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
-def emotion_control(out: Path) -> Path:
-    found = control()
+def emotion_comparison(out: Path) -> Path:
+    found = comparison_of_emotions()
     replies = found.replies.assign(reply=found.replies["reply"] + f" {EVIL}")
     return replace(found, replies=replies, model=MODEL).save(out)
 
@@ -177,8 +190,19 @@ def emotion_discovery(out: Path) -> Path:
     return out
 
 
+def emotion_effects(out: Path) -> Path:
+    columns = ["test", "name", "part", "k", "draw", "emotion", "value", "low", "high", "n"]
+    rows = [
+        (test, name, "both", 4, 0, emotion, 0.5, 0.4, 0.6, 2)
+        for test in ("necessity", "sufficiency")
+        for name in ("centred", "random")
+        for emotion in ("anger", "all")
+    ]
+    return EmotionEffects(MODEL, EffectSettings(), pd.DataFrame(rows, columns=columns)).save(out)
+
+
 def emotion_run(out: Path) -> Path:
-    emotion_control(out / "control")
+    emotion_comparison(out / "comparison")
     emotion_discovery(out / "discovery")
     return out
 
@@ -200,7 +224,8 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
-    "emotion control": emotion_control,
+    "emotion comparison": emotion_comparison,
+    "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,
     "emotion run": emotion_run,
 }
@@ -215,7 +240,7 @@ def patch_run(out: Path) -> None:
 
 
 def attribute_run(out: Path) -> None:
-    attribute_into(out, tiny("llama"), word_pairs())
+    attribute_to(tiny("llama"), word_pairs(), out=out)
 
 
 def ablate_run(out: Path) -> None:
@@ -255,11 +280,12 @@ def recall_run(out: Path) -> RecallReasoning:
 
 def emotion_evaluate(out: Path) -> None:
     model = tiny("llama")
-    arms = [Arm("unmodulated"), Arm("steering", modulation=push(model, 0.3))]
-    with RunFolder.open(out, "emotion evaluate", identity(model), unit="arms") as run:
+    conditions = [Condition("unmodulated"), Condition("steering", plan=steered(model, 0.3))]
+    with RunFolder.open(out, "emotion evaluate", identity(model), unit="conditions") as run:
         if not run.finished:
-            writer = Writer(model, Small(), TEXTS[:2], replace(SHORT, new_tokens=2), run)
-            run.finish(control_of(writer, arms, {"spelled": Spelled()}, LIMITS).save)
+            decoding = SHORT.model_copy(update={"new_tokens": 2})
+            writer = ReplyWriter(model, Small(), TEXTS[:2], decoding, run)
+            run.finish(compared(writer, conditions, {"spelled": Spelled()}, CRITERIA).save)
 
 
 RUNS: dict[str, Callable[[Path], Any]] = {

@@ -1,6 +1,7 @@
 """`interp attribute`: what it prints and saves, how it resumes, and what it refuses."""
 
 import functools
+import importlib
 import json
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from interp.attribution import resuming
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.model.model import Model
+
+attributing = importlib.import_module("interp.attribution.attribute")
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,10 @@ def test_edges_nodes_and_units(
 def test_a_stopped_run_resumes(
     tmp_path: Path, llama: str, pairs: str, capsys, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(resuming, "SHARD", 1)
+    monkeypatch.setattr(attributing, "SHARD", 1)
     command = ["attribute", "--model", llama, "--pairs", pairs, "--of", "resid_pre", "--json"]
     assert run([*command, "--out", str(tmp_path / "whole")]) == 0
-    original, measured = resuming.attribute_to, []
+    original, measured = attributing._by_name, []
 
     def stopped(model, rows, **options):
         if len(measured) == 2:
@@ -118,7 +120,7 @@ def test_a_stopped_run_resumes(
         measured.append(rows[0].id)
         return original(model, rows, **options)
 
-    monkeypatch.setattr(resuming, "attribute_to", stopped)
+    monkeypatch.setattr(attributing, "_by_name", stopped)
     out = tmp_path / "run"
     capsys.readouterr()
     assert run([*command, "--out", str(out)]) == 130
@@ -131,11 +133,11 @@ def test_a_stopped_run_resumes(
     assert len(shards) == 2
     (shards[1] / "arrays.safetensors").write_bytes(b"half")  # a damaged shard is measured again
 
-    monkeypatch.setattr(resuming, "attribute_to", original)
+    monkeypatch.setattr(attributing, "_by_name", original)
     counted = []
     monkeypatch.setattr(
-        resuming,
-        "attribute_to",
+        attributing,
+        "_by_name",
         lambda model, rows, **o: counted.append(rows[0].id) or original(model, rows, **o),
     )
     assert run([*command, "--out", str(out)]) == 0
@@ -148,7 +150,7 @@ def test_a_stopped_run_resumes(
     assert ours.values.isnull().any()  # prompts of unequal length
     assert ours.prompts == whole.prompts
 
-    monkeypatch.setattr(resuming, "attribute_to", lambda *a, **o: pytest.fail("measured again"))
+    monkeypatch.setattr(attributing, "_by_name", lambda *a, **o: pytest.fail("measured again"))
     capsys.readouterr()
     assert run([*command, "--out", str(out)]) == 0
     assert last_json(capsys.readouterr().out)["n_pairs"] == 3
@@ -156,7 +158,7 @@ def test_a_stopped_run_resumes(
     assert "run holds an attribute run with method='eap-dg' (this one: 'eap')" in refused(
         capsys, *other
     )
-    monkeypatch.setattr(resuming, "attribute_to", original)
+    monkeypatch.setattr(attributing, "_by_name", original)
     assert run([*other, "--force"]) == 0
     assert Scores.load(out).method == "eap (resid_pre)"
 
@@ -164,10 +166,10 @@ def test_a_stopped_run_resumes(
 def test_shards_are_as_one_run(
     tmp_path: Path, llama: str, pairs: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(resuming, "SHARD", 2)
+    monkeypatch.setattr(attributing, "SHARD", 2)
     model, rows = interp.load_model(llama), interp.load_pairs(pairs)
-    at_once = resuming.attribute_to(model, rows, "resid_pre")
-    sharded = resuming.attribute_into(tmp_path / "run", model, rows, "resid_pre")
+    at_once = attributing.attribute_to(model, rows, "resid_pre")
+    sharded = attributing.attribute_to(model, rows, "resid_pre", out=tmp_path / "run")
     np.testing.assert_allclose(sharded.values.values, at_once.values.values, atol=1e-5)
     assert sharded.excluded == at_once.excluded
     assert sharded.prompts == at_once.prompts

@@ -202,6 +202,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
         "query-value find",
         "emotion elicit",
         "emotion circuit",
+        "emotion test",
         "emotion evaluate",
         "emotion run",
         "recall-reasoning run",

@@ -19,8 +19,7 @@ from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
 from circuits.editing.evaluation import Comparison
 from circuits.editing.layer_selection import load_selection
-from circuits.emotion.control import Control
-from circuits.emotion.discovery import Discovery
+from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
@@ -39,8 +38,8 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "edit evaluate": Comparison.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
-    "emotion circuit": Discovery.load,
-    "emotion evaluate": Control.load,
+    "emotion circuit": EmotionDiscovery.load,
+    "emotion evaluate": EmotionComparison.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
     "evaluation": Evaluation.load,

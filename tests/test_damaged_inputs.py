@@ -20,9 +20,11 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import Circuit
 from circuits.editing.evaluation import load_cases
-from circuits.emotion.doses import CircuitDose
-from circuits.emotion.frames import load_frames
-from circuits.emotion.recipe import Recipe
+from circuits.emotion import (
+    EmotionRecipe,
+    load_frames,
+)
+from circuits.emotion.emotion_settings import SteeringDose
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.settings import StudySettings, load_recipe
 from circuits.recall_reasoning.sources.countries import load_facts as load_countries
@@ -241,7 +243,7 @@ def test_a_fault_names_place_value_and_what_it_must_be(record: Any, message: str
 
 def test_checked_records_keep_their_kinds():
     assert checked(Sample, {"name": "x", "sizes": [3, 4], "more": 1}, "f").sizes == (3, 4)
-    assert checked(CircuitDose, {"strength": 1, "layers": [0, 2]}, "f").layers == (0, 2)
+    assert checked(SteeringDose, {"fraction": 1, "layers": [0, 2]}, "f").layers == (0, 2)
 
 
 # --- what would be a wrong number --------------------------------------------------------------
@@ -282,18 +284,18 @@ STUDY = shipped("recall_reasoning/recipes/two-hop-organism.json")
     [
         (("doses", "steering", "fraction"), 0, "'doses.steering.fraction' is 0; it must be great"),
         (("doses", "steering", "layers"), [9, 2], "the first layer must not lie behind the last"),
-        (("doses", "circuit", "size"), "abs", "is unknown: 'abs'. Did you mean 'absolute'"),
+        (("doses", "circuit", "preset"), 3, "'doses.circuit.preset' is 3; it must be text"),
         (("doses", "circuit", "own", "awe"), 1, "doses.circuit.own.awe.* is unknown: 'awe'"),
-        (("limits", "ratio"), "5", "'limits.ratio' is '5'; it must be a number"),
+        (("criteria", "words"), "5", "'criteria.words' is '5'; it must be a whole number"),
         (("decoding", "new_tokens"), 0, "it must be greater than or equal to 1"),
         (("n",), 2.5, "'n' is 2.5; it must be a whole number"),
         (("dtype",), "fp32", "'dtype' is unknown: 'fp32'"),
-        (("reder",), "x", "'reder' is not a field that is known here. Did you mean 'reader'"),
+        (("judge",), "x", "'judge' is not a field that is known here. Did you mean 'judge_model'"),
     ],
 )
 def test_recipes_of_emotion_circuits(tmp_path: Path, place: tuple[str, ...], value, message: str):
     with pytest.raises(DataError, match=message):
-        Recipe.load(changed(tmp_path / "r.json", RECIPE, place, value))
+        EmotionRecipe.load(changed(tmp_path / "r.json", RECIPE, place, value))
 
 
 @pytest.mark.parametrize(

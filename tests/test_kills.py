@@ -1,13 +1,13 @@
 """Every verb, killed at file events along its way: run again, it leaves what a whole run leaves."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 from kills import events_of, killed_at, names
 from sample_runs import RUNS, content
 
-from interp.attribution import resuming as attributing
-from interp.patching import shards as resuming
+SHARDED = ("interp.patching.patch", "interp.attribution.attribute")
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three pairs, two shards."""
-    monkeypatch.setattr(resuming, "SHARD", 2)
-    monkeypatch.setattr(attributing, "SHARD", 2)
+    for module in SHARDED:  # whose packages have a function of the module's name
+        monkeypatch.setattr(importlib.import_module(module), "SHARD", 2)
 
 
 def schedule(total: int, times: int) -> list[int]:

@@ -8,7 +8,7 @@ from test_cli import refused
 from typer.main import get_command
 
 import interp
-from circuits.cli import ablate, attribute, bench, circuit, circuit_evaluation, marks, options
+from circuits.cli import ablate, attribute, bench, circuit_evaluation, circuit_verbs, options
 from circuits.cli.app import app, run
 from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name
@@ -37,7 +37,7 @@ VERBS = dict(verbs())
 
 def test_the_names_offered_are_those_that_are_known():
     from circuits.discovery import ABLATIONS
-    from circuits.emotion.data import EMOTIONS
+    from circuits.emotion.texts import EMOTIONS
     from interp.ablation.readouts import READOUTS
     from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
@@ -48,15 +48,9 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(options.EMOTIONS) == set(EMOTIONS)
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
-    assert set(circuit.METHODS) == set(marks.METHODS) == set(EDGE_METHODS)
+    assert set(circuit_verbs.METHODS) == set(EDGE_METHODS)
     assert set(circuit_evaluation.CUT) == set(ABLATIONS)
     assert set(bench.BASELINES) == set(BASELINES)
-
-
-def test_the_ways_to_select_are_those_that_discovery_has():
-    from circuits.discovery.settings import SELECTS
-
-    assert SELECTS == circuit.SELECTS
 
 
 def test_every_listed_verb_is_loaded_with_its_own_help():

@@ -18,10 +18,9 @@ assert datasets.load_dataset.__module__ == "datasets.load"
 
 from circuits.editing.evaluation import load_cases
 from circuits.editing.layer_selection import SHIPPED
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled
-from circuits.emotion.recipe import RECIPES, Recipe
+from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import load_labelled, load_vignettes
+from circuits.emotion.emotion_settings import RECIPES
 from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning import settings
 from circuits.recall_reasoning.sources.countries import load_facts
@@ -44,7 +43,7 @@ for name in programs.PROGRAMS:
 for name in organisms.ORGANISMS:
     assert organisms.folder_of(name).is_relative_to({site!r})
 for name in RECIPES:
-    assert Recipe.load(name).model
+    assert EmotionRecipe.load(name).model
 for name in settings.RECIPES:
     assert settings.load_recipe(name).model
 assert sorted(at.name for at in SHIPPED.iterdir()) == ["gemma-3-270m", "smollm2-135m"]

@@ -64,18 +64,14 @@ def attribute(
     as_json: JsonOption = False,
 ) -> None:
     """Score what the metric owes to edges, nodes or units, by about one backward pass per pair."""
-    from interp.attribution.resuming import attribute_into, attribute_to, refuse_mismatch
+    from interp.attribution.attribute import attribute_to, refuse_mismatch
 
     refuse_mismatch(of, over, method)
     rows, model = of_rows.load("discovery"), on.load()
     options: dict[str, Any] = {"of": of, "over": over, "method": method, "metric": metric}
     with bar(f"{method} of {of}", "pairs") as report:
-        options |= {"steps": steps, "progress": report}
-        if into.out is None:
-            scores = attribute_to(model, rows, **options)
-        else:
-            options |= {"seed": seed, "force": into.force}
-            scores = attribute_into(into.out, model, rows, **options)
+        options |= {"steps": steps, "seed": seed, "progress": report}
+        scores = attribute_to(model, rows, **options, out=into.out, force=into.force)
     if as_json:
         print_json({"run": into.run, **scores.summary(seed), "seed": seed})
         return

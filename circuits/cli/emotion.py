@@ -1,234 +1,341 @@
-"""`interp emotion`: bring emotions about, find their directions, components and circuits."""
+"""`interp emotion`: find emotion directions and circuits, test them, control text with them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from circuits.cli import emotion_control
-from circuits.cli.emotion_shared import (
-    DISCOVERY_TEXTS,
-    TEST_TEXTS,
-    TUNING_TEXTS,
-    DatasetsOption,
+from circuits.cli.emotion_options import (
+    ByRecipe,
+    Compared,
+    DiscoveryEventsOption,
     DiscoveryOption,
     EmotionOption,
+    IntoFolder,
+    OnTexts,
     ScenariosOption,
     discovered,
     found_in,
-    in_folder,
+    judged_on,
     say,
-    texts_of,
 )
-from circuits.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelOption,
-    NeededOutOption,
-    choice,
-    names_in,
-)
-from circuits.cli.output import load, print_json, print_table, stdout
+from circuits.cli.grouped import command
+from circuits.cli.options import JsonOption, OnModel, choice, names_in
+from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.emotion.emotion_settings import EffectSettings
 
 if TYPE_CHECKING:
-    from circuits.emotion.discovery import Settings
+    from circuits.emotion.emotion_comparison import EmotionComparison
+    from circuits.emotion.emotion_settings import EmotionRecipe
+    from circuits.emotion.prompts import EmotionTexts
+    from circuits.emotion.result import EmotionDiscovery
+    from interp.model.model import Model
 
 app = typer.Typer(
     name="emotion",
-    help="Emotion circuits: find them, prove them, control text with them.",
+    help="Emotion circuits: find them, test them, control text with them.",
     no_args_is_help=True,
 )
-app.add_typer(emotion_control.app)
-
-StylesOption = Annotated[
-    str | None,
-    typer.Option(help="Frames and word sets, such as felt:A,day:B; by default the preset's."),
-]
-PaperOption = Annotated[
-    str | None,
-    typer.Option(help="Use the published settings, in this style: a frame and a word set."),
-]
-EventsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Texts in SEV's schema: a shipped name, a file or a Hub data set; by default the "
-        "shipped discovery set."
-    ),
-]
+MOST = 1.5
+"""A dose above so many times the tuned one brings out profanity and hatred."""
+FOLDER = "runs/emotion/smollm2/discovery"
 
 
-@app.command(
-    epilog="Example: `interp emotion elicit --model smollm2-135m --reader gemma-3-270m --n 24 "
-    "--out runs/emotion/smollm2/elicited --json`"
-)
-def elicit(
-    model: ModelOption,
-    reader: Annotated[
-        str, typer.Option(help="Another model, on whose activations the judge is fitted.")
-    ],
-    out: NeededOutOption,
-    force: ForceOption = False,
-    datasets: DatasetsOption = None,
-    events: EventsOption = None,
-    n: Annotated[
-        int, typer.Option(min=1, help="Number of events replied to, in six emotions each.")
-    ] = 48,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask for replies in each emotion by words and by demonstrations, and judge them."""
-    from circuits.emotion.control import Control
-    from circuits.emotion.controlling import Writer, evaluate
-    from circuits.emotion.doses import prompted_arms
-    from circuits.emotion.marking import Limits
-    from circuits.emotion.running import judges_of
-    from circuits.emotion.situations import Asking, situations
-    from interp.results.run_folder import RunFolder, fingerprint, identity
-
-    given = texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS), plain=TUNING_TEXTS)
-    asking, texts = Asking(given.frames, given.replies), situations(given.events, n)
-    loaded = load(model, device, dtype)
-    arms = prompted_arms(bool(getattr(loaded.tokenizer, "chat_template", None)))
-    named = {"reader": reader, "n": n, "arms": [arm.name for arm in arms]}
-    named |= {"texts": fingerprint(given)} | identity(loaded)
-    with RunFolder.open(out, "emotion elicit", named, unit="arms", force=force) as kept:
-        if not kept.finished:
-            judges = judges_of(load(reader, device, dtype), given)
-            writer = Writer(loaded, asking, texts, steps=kept, progress=say)
-            kept.finish(evaluate(writer, arms, judges, Limits()).save)
-    result = Control.load(out)
-    if as_json:
-        print_json({"run": str(out), **result.summary()})
-        return
-    columns = ["arm", "n", "accuracy", "accuracy_low", "accuracy_high", "neutral"]
-    table = result.table()
-    print_table(table.loc[:, [c for c in columns if c in table]], f"replies asked of {model}")
-    stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
-
-
-@app.command(
-    epilog="Example: `interp emotion circuit --model smollm2-135m --out runs/emotion/smollm2/"
-    "discovery --json`"
-)
+@command(app, f"interp emotion circuit --model smollm2-135m --out {FOLDER} --json")
 def circuit(
-    model: ModelOption,
-    out: NeededOutOption,
-    force: ForceOption = False,
-    datasets: DatasetsOption = None,
-    events: EventsOption = None,
-    styles: StylesOption = None,
-    paper: PaperOption = None,
+    on: OnModel,
+    into: IntoFolder,
+    texts: OnTexts,
+    styles: Annotated[
+        str | None,
+        typer.Option(help="Frames and word sets, such as felt:A,day:B; by default the preset's."),
+    ] = None,
+    paper: Annotated[
+        str | None,
+        typer.Option(help="Use the published settings, in this style: a frame and a word set."),
+    ] = None,
     limit: ScenariosOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find every emotion's circuit: directions, scores, influence, allocation."""
+    """Find every emotion's circuit: directions, scores, influence, selection."""
+    from circuits.emotion.emotion_settings import EmotionSettings
     from circuits.emotion.selection import overlap_table
+    from interp.errors import PlanError
 
-    settings = _settings(styles, paper)
-    texts_of(datasets, events or in_folder(datasets, DISCOVERY_TEXTS))  # bad files are told now
-    loaded = load(model, device, dtype)
-    found = discovered(loaded, out, datasets, settings, events, limit, force)
+    if paper and styles:
+        raise PlanError("give --styles or --paper, not both: --paper names its style itself.")
+    chosen: dict[str, Any] = {"styles": tuple(names_in(styles))} if styles else {}
+    settings = EmotionSettings.published(paper) if paper else EmotionSettings(**chosen)
+    texts.load("discovery")  # a bad file is refused before a model is loaded
+    found = discovered(on.load(), into, texts, settings, limit)
     if as_json:
-        print_json({"model": model, "run": str(out), **found.summary()})
+        print_json({"model": on.model, "run": str(into.out), **found.summary()})
         return
     for preset, circuits in found.circuits.items():
         print_table(overlap_table(circuits), f"{preset}: Jaccard index of circuits")
-    stdout.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    print_run(into.out)
 
 
-@app.command(
-    epilog="Example: `interp emotion directions --model smollm2-135m --discovery runs/emotion/"
-    "smollm2/discovery --json`"
+@command(
+    app,
+    f"interp emotion test --model smollm2-135m --discovery {FOLDER} --out runs/emotion/test",
 )
-def directions(
-    model: ModelOption,
+def test(
+    on: OnModel,
     discovery: DiscoveryOption,
-    datasets: DatasetsOption = None,
-    events: Annotated[
-        str | None,
-        typer.Option(help="Unseen texts in SEV's schema; by default the shipped test set."),
-    ] = None,
+    into: IntoFolder,
+    texts: OnTexts,
+    changes: Annotated[dict[str, Any], EffectSettings],
+    as_json: JsonOption = False,
+) -> None:
+    """Test circuits causally on unseen texts: necessity and sufficiency, against random ones."""
+    from circuits.emotion.circuit_effects import circuit_effects
+
+    unseen, settings, model = texts.load("test"), EffectSettings(**changes), on.load()
+    found = found_in(model, discovery, texts)
+    given = (unseen.events, unseen.frames, settings)
+    made = circuit_effects(model, found, *given, into.out, into.force, say)
+    if as_json:
+        print_json({"run": str(into.out), **made.summary()})
+        return
+    print_table(made.overall, "necessity: left of the emotion gap; sufficiency: recovered")
+    print_run(into.out)
+
+
+@command(app, f"interp emotion directions --model smollm2-135m --discovery {FOLDER} --json")
+def directions(
+    on: OnModel,
+    discovery: DiscoveryOption,
+    texts: OnTexts,
     n: Annotated[int, typer.Option(min=1, help="Number of unseen scenarios that are read.")] = 24,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find where emotions point, and read unseen texts: other words, other frames, no word."""
-    from circuits.emotion.data import load_vignettes
-    from circuits.emotion.transfer import tables
-    from circuits.emotion.trying import transfer_tests
+    from circuits.emotion.texts import load_vignettes
+    from circuits.emotion.transfer import tables, transfer_tests
     from interp.results.folder import replacing
 
-    unseen = texts_of(datasets, events or in_folder(datasets, TEST_TEXTS))
-    vignettes = load_vignettes(in_folder(datasets, "emotion_vignettes.jsonl"))
-    loaded = load(model, device, dtype)
-    found = found_in(loaded, discovery, datasets)
-    read = transfer_tests(
-        loaded, found, unseen.frames, unseen.events, vignettes, unseen.replies, n, say
+    given, folder = texts.load("test"), texts.datasets
+    own = folder / "emotion_vignettes.jsonl" if folder else "emotion_vignettes"
+    vignettes = load_vignettes(own)
+    model = on.load()
+    found = found_in(model, discovery, texts)
+    readings = transfer_tests(
+        model, found.by_style, given.frames, given.events, vignettes, given.replies, n, say
     )
-    table = tables(read)
+    table = tables(readings)
     with replacing(discovery / "transfer.parquet") as file:
         table.to_parquet(file, index=False)
     at: Any = table[table["layer"] == found.layer]
     if as_json:
-        rows = [dict(row) for _, row in at.iterrows()]
-        print_json({"model": model, "run": str(discovery), "layer": found.layer, "tests": rows})
+        record = {"model": on.model, "run": str(discovery), "layer": found.layer}
+        print_json(record | {"tests": at.to_dict("records")})
         return
     print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
 
 
-@app.command(
-    epilog="Example: `interp emotion locate --model smollm2-135m --discovery runs/emotion/"
-    "smollm2/discovery --emotion anger --top 10`"
+@command(
+    app,
+    f"interp emotion locate --model smollm2-135m --discovery {FOLDER} --emotion anger --top 10",
 )
 def locate(
-    model: ModelOption,
+    on: OnModel,
     discovery: DiscoveryOption,
+    texts: OnTexts,
     emotion: EmotionOption = "anger",
     score: Annotated[
         str, choice(("centred", "paper"), "Score of a component; paper is the signed mean.")
     ] = "centred",
     top: Annotated[int, typer.Option(min=1, help="Number of neurons and heads shown.")] = 10,
-    datasets: DatasetsOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the neurons and heads that write an emotion, and each sublayer's influence."""
     from circuits.emotion.selection import top_table
 
-    loaded = load(model, device, dtype)
-    found = found_in(loaded, discovery, datasets)
-    scored = {str(kind): own for kind, own in found.scores.items()}
-    table = top_table(scored[score], emotion, top)
-    weights = found.influence.weights(emotion)
+    found = found_in(on.load(), discovery, texts)
+    table = top_table(found.scores["paper" if score == "paper" else "centred"], emotion, top)
+    own = found.influence.of(emotion)
+    influence = {"MLP": own["neurons"], "attention": own["heads"]}
     if as_json:
-        rows = [dict(row) for _, row in table.iterrows()]
-        influence = {"mlp": weights["neuron"].tolist(), "attention": weights["head"].tolist()}
-        said = {"model": model, "run": str(discovery), "emotion": emotion, "score": score}
-        print_json(said | {"components": rows, "influence": influence})
+        record = {"model": on.model, "run": str(discovery), "emotion": emotion, "score": score}
+        values = {part.lower(): values.tolist() for part, values in influence.items()}
+        rows: Any = table.to_dict("records")
+        print_json(record | {"components": rows, "influence": values})
         return
     print_table(table, f"{emotion}: what writes it most, {score} score")
-    for part, values in (("MLP", weights["neuron"]), ("attention", weights["head"])):
+    for part, values in influence.items():
         best = int(values.argmax())
         stdout.print(f"{part} influence is largest in layer {best}: {values[best]:.3f}")
 
 
-def _settings(styles: str | None, paper: str | None) -> "Settings":
-    """The preset with what the command line overrides.
+# --- replies --------------------------------------------------------------------------------------
 
-    Raises:
-        PlanError: both --styles and --paper.
-    """
-    from circuits.emotion.discovery import Settings
+
+@command(
+    app, f"interp emotion control --model smollm2-135m --discovery {FOLDER} --emotion fear --n 4"
+)
+def control(
+    by: ByRecipe,
+    discovery: DiscoveryOption,
+    texts: OnTexts,
+    emotion: EmotionOption = "anger",
+    condition: Annotated[
+        str, typer.Option(help="Condition: circuit, steering, prompting, random, ….")
+    ] = "circuit",
+    strength: Annotated[
+        float | None, typer.Option(help="Strength instead of the tuned one; at most 1.5 times it.")
+    ] = None,
+    any_dose: Annotated[
+        bool, typer.Option("--any-dose", help="Allow any strength; expect profanity and hatred.")
+    ] = False,
+    n: Annotated[int, typer.Option(min=1, help="Number of situations.")] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Write replies to events in one emotion, beside unmodulated replies."""
+    from circuits.emotion.emotion_metrics import presentable
+    from circuits.emotion.prompts import ReplyPrompts
+    from circuits.emotion.replies import ReplyWriter
+    from circuits.emotion.steering import conditions_of
+    from circuits.emotion.texts import situations
     from interp.errors import PlanError
 
-    if paper and styles:
-        raise PlanError("give --styles or --paper, not both: --paper names its style itself.")
-    if paper:
-        return Settings.paper(paper)
-    return Settings(styles=tuple(names_in(styles))) if styles else Settings()
+    recipe, given = by.read(), texts.load("test")
+    model = by.load(recipe)
+    found = found_in(model, discovery, texts, recipe.settings)
+    plain, *rest = conditions_of(model, found, recipe.doses, [condition])
+    chosen = rest[0] if rest else plain
+    if strength is not None:
+        tuned, chosen = chosen.strength, chosen.at(strength)
+        if strength > MOST * tuned and not any_dose:
+            raise PlanError(
+                f"--strength {strength:g} is above {MOST:g} times the tuned {tuned:g}: replies "
+                "turn incoherent, and coarse or hateful. Lower it, or add --any-dose."
+            )
+    asking = ReplyPrompts(given.frames, given.replies, recipe.style)
+    writer = ReplyWriter(model, asking, situations(given.events, n), recipe.decoding)
+    tables: list[Any] = [writer.write(one) for one in (plain, chosen)]
+    before, after = (table[table["emotion"] == emotion] for table in tables)
+    rows = [
+        {"text": text, "unmodulated": presentable(one), condition: presentable(other)}
+        for text, one, other in zip(after["text"], before["reply"], after["reply"], strict=True)
+    ]
+    if as_json:
+        record = {"model": recipe.model, "emotion": emotion, "condition": condition}
+        print_json(record | {"replies": rows})
+        return
+    for row in rows:
+        stdout.print(f"[bold]{escape(row['text'])}[/bold]")
+        for name in ("unmodulated", condition):
+            stdout.print(f"  {name}: {escape(row[name])}", highlight=False)
+
+
+@command(
+    app,
+    "interp emotion elicit --model smollm2-135m --judge-model gemma-3-270m --n 24 --out "
+    "runs/emotion/smollm2/elicited --json",
+)
+def elicit(
+    on: OnModel,
+    into: IntoFolder,
+    texts: OnTexts,
+    judge_model: Annotated[
+        str, typer.Option(help="Another model, whose activations the first judge reads.")
+    ],
+    n: Annotated[
+        int, typer.Option(min=1, help="Number of events replied to, in six emotions each.")
+    ] = 48,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for replies in each emotion by words and by demonstrations, and judge them."""
+    from circuits.emotion.emotion_comparison import compare
+    from circuits.emotion.emotion_settings import ReplySettings
+    from circuits.emotion.prompts import has_chat
+    from circuits.emotion.steering import prompted_conditions
+
+    given = texts.load("discovery", plain="tuning")
+    settings, model = ReplySettings(judge_model=judge_model, n=n), on.load()
+    asked = prompted_conditions(has_chat(model))
+    result = compare(
+        model, asked, settings, given, judged_on(on.device), into.out, None, into.force, say
+    )
+    _print(result, into.out, as_json, ["accuracy", "accuracy_low", "accuracy_high", "neutral"])
+
+
+@command(
+    app,
+    f"interp emotion evaluate --model smollm2-135m --discovery {FOLDER} --out "
+    "runs/emotion/comparison --json",
+)
+def evaluate(
+    by: ByRecipe,
+    discovery: DiscoveryOption,
+    into: IntoFolder,
+    texts: OnTexts,
+    compared: Compared,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare all conditions on the same events, judged with the target hidden."""
+    recipe = by.read(n=compared.n, judge_model=compared.judge_model)
+    given = texts.load("test", published=compared.published)
+    model = by.load(recipe)
+    found = found_in(model, discovery, texts, recipe.settings)
+    _compare(model, found, recipe, given, by, compared, into, as_json)
+
+
+@command(
+    app,
+    "interp emotion run --model smollm2-135m --out runs/emotion/smollm2 --json",
+    "interp emotion run --recipe llama-3.2-3b-instruct --out runs/emotion/llama --json",
+)
+def run(
+    by: ByRecipe,
+    into: IntoFolder,
+    texts: OnTexts,
+    compared: Compared,
+    discovery_events: DiscoveryEventsOption = None,
+    limit: ScenariosOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole chain: discovery, circuits, replies in every condition, judges, a page."""
+    recipe = by.read(n=compared.n, judge_model=compared.judge_model)
+    given = texts.load("test", published=compared.published)
+    own = OnTexts(texts.datasets, discovery_events)
+    own.load("discovery")  # a bad file is refused before a model is loaded
+    model, at, out = by.load(recipe), into.out / "discovery", into.out / "comparison"
+    if discovery_events is None and limit is None and not into.force:
+        found = found_in(model, at, texts, recipe.settings)
+    else:
+        found = discovered(model, IntoFolder(at, into.force), own, recipe.settings, limit)
+    _compare(model, found, recipe, given, by, compared, IntoFolder(out, into.force), as_json)
+
+
+def _compare(
+    model: "Model",
+    found: "EmotionDiscovery",
+    recipe: "EmotionRecipe",
+    texts: "EmotionTexts",
+    by: ByRecipe,
+    compared: Compared,
+    into: IntoFolder,
+    as_json: bool,
+) -> None:
+    from circuits.emotion.emotion_comparison import compare
+    from circuits.emotion.steering import conditions_of
+
+    conditions = conditions_of(model, found, recipe.doses, compared.names)
+    judge = judged_on(by.device)
+    result = compare(model, conditions, recipe, texts, judge, into.out, found, into.force, say)
+    _print(result, into.out, as_json)
+
+
+def _print(
+    result: "EmotionComparison", out: Path, as_json: bool, columns: list[str] | None = None
+) -> None:
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
+        return
+    scores = columns or ["accuracy", "quality", "joint", "joint_low", "joint_high"]
+    table = result.table().loc[:, ["condition", "n", *scores]]
+    print_table(table, f"{result.model}: judge {result.judges[0]}")
+    print_run(out)

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.discovery.circuit import Circuit
-from interp.attribution.contrast import Contrast, contrasts
-from interp.attribution.runs import run
+from interp.attribution.contrast import Contrast, contrasts, run
 from interp.brief import brief
 from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
 from interp.errors import DegenerateGap, PlanError, shown
@@ -101,6 +100,12 @@ class Evaluator:
             metric=metric,
             source=loaded.source,
         )
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What is measured, on what, as results hold it."""
+        named = {"metric": self.metric, "ablation": self.ablation, "source": self.source}
+        return named | {"model": self.model.name, "n_excluded": len(self.excluded)}
 
     @property
     def graph(self) -> Graph:

@@ -67,12 +67,8 @@ def evaluate(
         circuit=circuit.method,
         n_edges=circuit.n_edges,
         of_edges=circuit.graph.n_edges,
-        model=test.model.name,
-        metric=test.metric,
-        ablation=test.ablation,
-        source=test.source,
-        n_excluded=len(test.excluded),
         provenance={"seed": seed},
+        **test.measured,
     )
 
 
@@ -119,12 +115,8 @@ def faithfulness(
         pairs=_pairs(test, clusters),
         curves=xr.Dataset(curves, coords),
         method=scores.method,
-        model=test.model.name,
-        metric=test.metric,
-        ablation=test.ablation,
-        source=test.source,
-        n_excluded=len(test.excluded),
         provenance={"seed": seed},
+        **test.measured,
     )
 
 

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.attribute import edges_by
-from interp.attribution.contrast import Contrast
-from interp.attribution.cost import forward_equivalents
+from interp.attribution.contrast import Contrast, forward_equivalents
 from interp.errors import DataError, shown
 from interp.forward.layer_calls import record_layer_calls
 from interp.loading.devices import usable

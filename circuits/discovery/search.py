@@ -22,7 +22,7 @@ from circuits.discovery.ranking import (
     top_nodes,
 )
 from circuits.discovery.settings import SCORED, DiscoverySettings
-from interp.attribution.resuming import attribute_into, attribute_to
+from interp.attribution.attribute import attribute_to
 from interp.attribution.scores import Scores
 from interp.data.pairs import PromptPairs
 from interp.errors import PlanError
@@ -236,9 +236,7 @@ def discover(
         options: dict[str, Any] = {"of": of, "over": over, "method": settings.method}
         options["metric"] = settings.metric
         with bar(f"{settings.method} of {of}", "pairs") as report:
-            if keep is None:
-                return attribute_to(model, rows, **options, progress=report)
-            return attribute_into(keep, model, rows, **options, progress=report)
+            return attribute_to(model, rows, **options, out=keep, progress=report)
 
     if settings.select in SCORED:
         return select(scored(settings.select), settings)

@@ -16,6 +16,7 @@ from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS
 from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
+from interp.results.folder import reading
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text
 from interp.results.result import Result
 from interp.results.style import BLUE, GREY, styled
@@ -166,7 +167,8 @@ def load_selection(model: Model, path: Path) -> LayerSelection:
     found = LayerSelection.load(path)
     if found.weights_hash != model.weights_hash:
         raise _unselected(f"{path} has the layers of {found.model!r}, other weights", model)
-    model.check_layers([*found.query, *found.value])
+    with reading(path):
+        model.check_layers([*found.query, *found.value])
     return found
 
 

@@ -1,36 +1,29 @@
 """`Directions`: where each emotion points in the residual stream, and reading states by them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from circuits.emotion.circuit import manifest, read_of
-from circuits.emotion.data import EMOTIONS
 from circuits.emotion.states import States, centred
-from interp.model.model import Model
-from interp.results import folder
+from circuits.emotion.texts import EMOTIONS
 
-Stream = Literal["resid_mid", "resid_post"]
-STREAMS: tuple[Stream, ...] = ("resid_mid", "resid_post")
+STREAMS = ("resid_mid", "resid_post")
 WINDOW = (0.75, 0.89)
 """Depths between which the reference direction is taken: layers 21 to 25 of 28 in the paper."""
+MOST_GROUPS = 120
+"""Groups in a figure of states."""
 
 
 @dataclass(frozen=True)
 class Directions:
-    """A unit vector for each emotion in each layer, in the stream after either sublayer.
+    """A unit vector for each emotion in each layer, after attention and after the block.
 
-    Attributes:
-        resid_mid: after attention.
-        resid_post: after the block.
-        styles: the styles that they are the mean of.
-        n_groups: the complete groups that they come from.
+    They are the mean over `styles`, and come from `n_groups` complete groups.
     """
 
     resid_mid: Float[Tensor, "emotion layer d_model"]
@@ -47,13 +40,17 @@ class Directions:
 
         Source: Wang et al. 2025 (arXiv 2510.11328), emotion directions.
         """
-        own = [found.of_style(style) for style in dict.fromkeys(found.styles)]
-        return cls.pooled([cls._of_style(one) for one in own])
+        return cls.pooled(list(cls.by_style(found).values()))
 
     @classmethod
-    def _of_style(cls, found: States) -> "Directions":
-        mid, post = (unit(centred(getattr(found, site)).mean(0)) for site in STREAMS)
-        return cls(mid, post, found.styles[:1], len(found))
+    def by_style(cls, found: States) -> dict[str, "Directions"]:
+        """The directions of each style alone."""
+        out: dict[str, Directions] = {}
+        for style in dict.fromkeys(found.styles):
+            own = found.of_style(style)
+            mid, post = (unit(centred(getattr(own, site)).mean(0)) for site in STREAMS)
+            out[style] = cls(mid, post, (style,), len(own))
+        return out
 
     @classmethod
     def pooled(cls, several: Sequence["Directions"]) -> "Directions":
@@ -64,69 +61,35 @@ class Directions:
         styles = tuple(style for one in several for style in one.styles)
         return cls(mid, post, styles, sum(one.n_groups for one in several))
 
-    def cosines(
-        self, x: Float[Tensor, "... layer d_model"], stream: Stream = "resid_post"
-    ) -> Float[Tensor, "... layer emotion"]:
-        """Cosine of states with each emotion's direction of their layer."""
-        return torch.einsum("...ld,eld->...le", normalize(x, dim=-1), getattr(self, stream))
-
     def read(
         self,
         x: Float[Tensor, "... layer d_model"],
         origin: Float[Tensor, "layer d_model"] | None = None,
-        stream: Stream = "resid_post",
     ) -> Int[Tensor, "... layer"]:
         """The emotion whose direction a state is nearest to, as its place in `EMOTIONS`.
 
-        Args:
-            x: states.
-            origin: what is taken off them, such as a neutral state; by default they are read as
-                groups: the axis before the last two is that of the emotions, whose mean goes.
-            stream: which directions.
+        An origin, such as a neutral state, is subtracted; by default states are read as groups:
+        the axis before the last two is that of the emotions, whose mean is subtracted.
         """
         moved = x - (x.mean(-3, keepdim=True) if origin is None else origin)
-        return self.cosines(moved, stream).argmax(-1)
+        cosines = torch.einsum("...ld,eld->...le", normalize(moved, dim=-1), self.resid_post)
+        return cosines.argmax(-1)
 
-    def similarity(self, layer: int, stream: Stream = "resid_post") -> Float[Tensor, "to from"]:
+    def similarity(self, layer: int) -> Float[Tensor, "to from"]:
         """Cosines between the emotions in one layer; centring alone makes their mean -1/5."""
-        own = getattr(self, stream)[:, layer]
+        own = self.resid_post[:, layer]
         return own @ own.T
 
-    def along(self, emotion: int) -> Float[Tensor, "place other"]:
-        """Cosines between the places of one emotion: attention 0, MLP 0, attention 1, ..."""
-        places = torch.stack([self.resid_mid[emotion], self.resid_post[emotion]], 1).flatten(0, 1)
-        return places @ places.T
+    def reference(self) -> Float[Tensor, "emotion d_model"]:
+        """v_ref: the unit sum of the directions of both streams in `WINDOW`.
 
-    def reference(self, window: tuple[float, float] = WINDOW) -> Float[Tensor, "emotion d_model"]:
-        """v_ref: the unit sum of the directions of both streams in a window of depth.
-
-        Those that oppose the first of them are turned round.
+        Those that oppose the first of them are reversed.
 
         Source: Wang et al. 2025 (arXiv 2510.11328), reference direction.
         """
-        first, last = window_layers(self.resid_mid.shape[1], window)
+        first, last = window_layers(self.resid_mid.shape[1])
         both = torch.stack([self.resid_mid, self.resid_post], 2)[:, first : last + 1].flatten(1, 2)
         return unit(aligned(both, both[:, 0]).sum(1))
-
-    def save(self, path: str | Path, model: Model, note: Mapping[str, Any] | None = None) -> Path:
-        """Write a folder that names the model's weights."""
-        arrays = {site: getattr(self, site).numpy() for site in STREAMS}
-        said = {"styles": list(self.styles), "n_groups": self.n_groups} | dict(note or {})
-        about = manifest("emotion directions", model.name, model.weights_hash)
-        return folder.write(Path(path), about | said, {}, arrays)
-
-    @classmethod
-    def load(cls, path: str | Path, model: Model) -> "Directions":
-        """Read what `save` wrote.
-
-        Raises:
-            PlanError: they are of other weights.
-            RunFolderError: the folder is missing or damaged.
-        """
-        read, arrays = read_of(Path(path), "emotion directions", model)
-        with folder.reading(path):
-            mid, post = (torch.from_numpy(arrays[site]) for site in STREAMS)
-            return cls(mid, post, tuple(read["styles"]), read["n_groups"])
 
     def __repr__(self) -> str:
         n = self.resid_post.shape[1]
@@ -141,12 +104,41 @@ def unit(x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
 def aligned(
     x: Float[Tensor, "emotion place d_model"], to: Float[Tensor, "emotion d_model"]
 ) -> Float[Tensor, "emotion place d_model"]:
-    """Vectors turned round where they oppose another one."""
+    """Vectors, reversed where they oppose another one."""
     against = torch.einsum("epd,ed->ep", x, to) < 0
     return torch.where(against[..., None], -x, x)
 
 
-def window_layers(n_layers: int, window: tuple[float, float] = WINDOW) -> tuple[int, int]:
-    """First and last layer of a window of depth: 21 and 25 of 28 by default."""
-    low, high = (min(round(part * n_layers), n_layers - 1) for part in window)
+def window_layers(n_layers: int) -> tuple[int, int]:
+    """First and last layer of `WINDOW`: 21 and 25 of 28."""
+    low, high = (min(round(part * n_layers), n_layers - 1) for part in WINDOW)
     return low, high
+
+
+def shown_layers(n_layers: int, layer: int) -> tuple[int, ...]:
+    """The first layer, a third, half and the end of the depth, and the reading layer."""
+    return tuple(sorted({0, n_layers // 3, n_layers // 2, layer, n_layers - 1}))
+
+
+def projections(found: States, layers: Sequence[int], most: int = MOST_GROUPS) -> pd.DataFrame:
+    """2-D PCA of group-centred states, of each layer alone, at most `most` groups evenly taken.
+
+    Columns: ``layer``, ``text``, ``style``, ``emotion``, ``x``, ``y``.
+
+    Source: Wang et al. 2025 (arXiv 2510.11328), projections of states by layer.
+    """
+    part = found.only(range(0, len(found), -(-len(found) // most)))
+    moved = centred(part.resid_post)
+    rows: list[tuple[int, str, str, str, float, float]] = []
+    for layer in layers:
+        points = _principal(moved[:, :, layer]).tolist()
+        for text, style, group in zip(part.texts, part.styles, points, strict=True):
+            rows += [(layer, text, style, e, *at) for e, at in zip(EMOTIONS, group, strict=True)]
+    return pd.DataFrame(rows, columns=["layer", "text", "style", "emotion", "x", "y"])
+
+
+def _principal(x: Float[Tensor, "group emotion d_model"]) -> Float[Tensor, "group emotion 2"]:
+    flat = x.flatten(0, 1)
+    axes = torch.linalg.svd(flat, full_matrices=False).Vh[:2]
+    fixed = axes * axes.sum(-1, keepdim=True).sign()  # else signs would change from run to run
+    return (flat @ fixed.T).unflatten(0, x.shape[:2])

@@ -1,7 +1,13 @@
-"""Many changes of a prompt's last token at once: its prefix runs once, each change is one token."""
+"""Runs that are read, or changed, at prompts' last tokens alone.
+
+`last_activations` reads every layer in one forward per prompt; what a family of prompts begins
+with (one text, six emotions named at its end) runs once. `final_states` runs prompts under many
+plans: a prompt runs once, and each plan is one more token that reads the prompt's keys and values
+and joins the batch in the first layer that the plan changes.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -9,166 +15,228 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, pad
+from interp.errors import PlanError
 from interp.forward.budget import default_budget
+from interp.forward.hooks import hooked
 from interp.forward.layer_calls import record_layer_calls
 from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
+from interp.forward.prefix_cache import PrefixCache, common_prefix
+from interp.interventions.batch_run import BoundEdit
+from interp.interventions.binding import bind
+from interp.interventions.plan import Plan
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
+from interp.progress import Progress
 
-Progress = Callable[[int, int], None]
-Read = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
+SITES_READ = ("resid_pre", "attn_out", "z", "mlp_post", "resid_post")
+StageProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all)."""
+Reduce = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
 
 
-@brief
-@dataclass(frozen=True)
-class Change:
-    """x <- keep * x + add at a site of a layer, at a prompt's last token.
+# --- reading --------------------------------------------------------------------------------------
 
-    Attributes:
-        site: a name in `SITES`.
-        layer: in which block.
-        add: what is added, in the site's features.
-        keep: what each feature is multiplied by first; 1 by default, 0 to replace it.
+
+@torch.no_grad()
+def last_activations(
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    families: Sequence[Sequence[int]] | None = None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Float[Tensor, "prompt layer *features"]]:
+    """What every layer computes at prompts' last tokens, on the CPU in fp32.
+
+    Args:
+        model: the model; `PlanError` where it lacks a site.
+        prompts: in tokens.
+        families: prompt numbers in groups that are likely to begin alike; each prompt once. By
+            default every prompt is its own family.
+        tokens: most tokens in a batch.
+        progress: called with (families done, families in all).
+
+    Returns:
+        ``resid_mid``: the stream after attention (of a parallel block its input + attention
+        output); ``resid_post``: after the block, before any final norm; ``z`` [prompt, layer,
+        head, d_head] and ``mlp_post``: what the output projections read.
     """
+    for name in SITES_READ:
+        model.site(name)
+    given = [[i] for i in range(len(prompts))] if families is None else families
+    shared = [0] * len(prompts)
+    for family in given:
+        for i in family:
+            shared[i] = common_prefix([prompts[j] for j in family]) if len(family) > 1 else 0
 
-    site: str
-    layer: int
-    add: Float[Tensor, " width"]
-    keep: Float[Tensor, " width"] | None = None
+    def size(family: Sequence[int]) -> tuple[int, int]:
+        """Longest rest, and longest beginning."""
+        return max(len(prompts[i].ids) - shared[i] for i in family), shared[family[0]]
+
+    order = sorted(given, key=size, reverse=True)
+    parts: list[dict[str, Tensor]] = []
+    budget, done = tokens or default_budget(model), 0
+    while done < len(order):
+        rest, beginning = size(order[done])
+        group = order[done : done + max(1, budget // (beginning + rest * len(order[done])))]
+        rows = [i for family in group for i in family]
+        parts.append(_read(model, [prompts[i] for i in rows], [shared[i] for i in rows]))
+        done += len(group)
+        if progress:
+            progress(done, len(order))
+    back = torch.tensor([i for family in order for i in family]).argsort()
+    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
 
-Variant = Sequence[Change]
-"""What is changed in one run of a prompt."""
+def _read(
+    model: Model, prompts: Sequence[TokenPrompt], shared: Sequence[int]
+) -> dict[str, Float[Tensor, "prompt layer *features"]]:
+    """The sites of every layer at each prompt's last token."""
+    cache = PrefixCache.sharing(model, prompts, shared, room=0)
+    found: dict[str, dict[int, Tensor]] = {site: {} for site in SITES_READ}
+
+    def keep(site: str, layer: int) -> Callable[[Tensor], None]:
+        return lambda activation: found[site].__setitem__(layer, activation[:, -1].clone())
+
+    layers = range(model.arch.n_layers)
+    edits = [(SITES[site], layer, keep(site, layer)) for site in SITES_READ for layer in layers]
+    with hooked(model, edits):
+        cache.read(model)
+    read = {
+        site: torch.stack([own[layer].to(model.device) for layer in layers], 1)
+        for site, own in found.items()
+    }
+    read["resid_mid"] = read.pop("resid_pre") + read.pop("attn_out")
+    z = read["z"].unflatten(-1, (model.arch.n_heads, model.arch.d_head))
+    return {site: values.float().cpu() for site, values in (read | {"z": z}).items()}
+
+
+# --- changing -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def final_states(
     model: Model,
     prompts: Sequence[TokenPrompt],
-    variants: Sequence[Variant],
+    plans: Sequence[Plan],
     tokens: int | None = None,
     progress: Progress | None = None,
-    read: Read | None = None,
-) -> Float[Tensor, "prompt variant width"]:
-    """The stream after the last block, at each prompt's last token, under each variant.
+    reduce: Reduce | None = None,
+) -> Float[Tensor, "prompt plan width"]:
+    """The stream after the last block, at each prompt's last token, under each plan.
 
     Args:
         model: the model.
         prompts: in tokens.
-        variants: each is run on every prompt; an empty one gives the plain run.
+        plans: of edits at ``positions="last"``; an empty one gives the plain run.
         tokens: most tokens in a batch; by default what `interp.forward.budget.default_budget` says.
         progress: called with (prompts done, prompts in all).
-        read: what is kept of each state, such as projections; by default all of it.
+        reduce: what is kept of each state, such as projections; by default all of it.
 
     Returns:
         On the CPU, in fp32; before the final norm.
+
+    Raises:
+        PlanError: a plan that changes other tokens, or does not fit the model.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
     parts: list[Tensor] = []
-    budget, done = tokens or default_budget(model), 0
-    plan = _Plan.of(model, variants)
+    budget, done, batch = tokens or default_budget(model), 0, _Variants.of(model, plans)
     while done < len(order):
         longest = len(prompts[order[done]].ids)
-        a_row = 1 if shares_prefixes(model) else longest
-        group = order[done : done + max(1, budget // (longest + a_row * len(plan.changed)))]
-        found = _run(model, [prompts[i] for i in group], plan)
-        parts.append((found if read is None else read(found))[:, plan.row_of])
+        per_row = 1 if shares_prefixes(model) else longest
+        group = order[done : done + max(1, budget // (longest + per_row * len(batch.first)))]
+        found = _run(model, [prompts[i] for i in group], batch)
+        parts.append((found if reduce is None else reduce(found))[:, batch.row_of])
         done += len(group)
         if progress:
             progress(done, len(order))
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
+@brief
 @dataclass(frozen=True)
-class _Plan:
-    """The variants that change something, by the layer in which they begin to.
-
-    Attributes:
-        changed: those variants.
-        first: the layer in which each begins.
-        row_of: of every variant, which row of a prompt's it is; 0 is the plain run.
-        writes: by site and layer, which rows are changed there and how.
-    """
-
-    changed: list[Variant]
-    first: list[int]
-    row_of: Int[Tensor, " variant"]
-    writes: list["_Write"]
-
-    @classmethod
-    def of(cls, model: Model, variants: Sequence[Variant]) -> "_Plan":
-        begins = {i: min(c.layer for c in v) for i, v in enumerate(variants) if v}
-        order = sorted(begins, key=lambda i: begins[i])
-        row_of = torch.zeros(len(variants), dtype=torch.long)
-        row_of[order] = torch.arange(len(order)) + 1
-        by_place: dict[tuple[str, int], list[tuple[int, Change]]] = {}
-        for row, i in enumerate(order):
-            for change in variants[i]:
-                by_place.setdefault((change.site, change.layer), []).append((row, change))
-        writes = [_Write.of(SITES[s], layer, rows) for (s, layer), rows in by_place.items()]
-        return cls([variants[i] for i in order], [begins[i] for i in order], row_of, writes)
-
-
-@dataclass(frozen=True)
-class _Write:
-    """The changes of several rows at one site of one layer."""
+class _Rewrites:
+    """x <- keep x + add at one site of one layer, for the last tokens of several rows."""
 
     site: Site
     layer: int
     rows: list[int]
     keep: Float[Tensor, "row width"]
     add: Float[Tensor, "row width"]
+    into: Int[Tensor, "row prompt"] | None = None
 
     @classmethod
-    def of(cls, site: Site, layer: int, rows: Sequence[tuple[int, Change]]) -> "_Write":
-        add = torch.stack([change.add for _, change in rows])
-        keeps = [torch.ones_like(c.add) if c.keep is None else c.keep for _, c in rows]
-        return cls(site, layer, [row for row, _ in rows], torch.stack(keeps), add)
-
-
-@dataclass(frozen=True)
-class _Applied:
-    """A `_Write` on the tokens of a batch."""
-
-    write: _Write
-    into: Int[Tensor, "row prompt"]
-
-    @property
-    def site(self) -> Site:
-        return self.write.site
-
-    @property
-    def layer(self) -> int:
-        return self.write.layer
+    def of(cls, model: Model, edits: Sequence[tuple[int, BoundEdit]]) -> "_Rewrites":
+        first = edits[0][1]
+        keep = torch.ones(len(edits), model.width(first.site))
+        add = torch.zeros_like(keep)
+        for row, (_, edit) in enumerate(edits):
+            chosen = slice(None) if edit.features is None else edit.features
+            keep[row, chosen] = edit.rewrite.keep
+            if edit.rewrite.add is not None:
+                add[row, chosen] = edit.rewrite.add.float()
+        return cls(first.site, first.layer, [row for row, _ in edits], keep, add)
 
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
         flat = activation.view(-1, activation.shape[-1])
+        assert self.into is not None
         into = self.into.to(flat.device)
-        keep, add = (t.to(flat)[:, None] for t in (self.write.keep, self.write.add))
+        keep, add = (t.to(flat)[:, None] for t in (self.keep, self.add))
         flat[into] = flat[into] * keep + add
 
 
+@dataclass(frozen=True)
+class _Variants:
+    """Plans as rows of a batch.
+
+    Attributes:
+        first: of each plan that changes something, by rising layer: the layer it begins in.
+        row_of: of every plan, its row; 0 is the plain run.
+        rewrites: by site and layer.
+    """
+
+    first: Int[Tensor, " row"]
+    row_of: Int[Tensor, " plan"]
+    rewrites: list[_Rewrites]
+
+    @classmethod
+    def of(cls, model: Model, plans: Sequence[Plan]) -> "_Variants":
+        some = [TokenPrompt((0,))]
+        if any(getattr(step, "positions", None) != "last" for plan in plans for step in plan):
+            raise PlanError("only edits at positions='last' can be run here.")
+        edits = [bind(model, plan, some).edits for plan in plans]
+        begins = {i: min(edit.layer for edit in own) for i, own in enumerate(edits) if own}
+        order = sorted(begins, key=lambda i: begins[i])
+        row_of = torch.zeros(len(plans), dtype=torch.long)
+        row_of[order] = torch.arange(len(order)) + 1
+        placed: dict[tuple[str, int], list[tuple[int, BoundEdit]]] = {}
+        for row, i in enumerate(order):
+            for edit in edits[i]:
+                placed.setdefault((edit.site.name, edit.layer), []).append((row, edit))
+        rewrites = [_Rewrites.of(model, found) for found in placed.values()]
+        return cls(torch.tensor([begins[i] for i in order]), row_of, rewrites)
+
+
 def _run(
-    model: Model, prompts: Sequence[TokenPrompt], plan: _Plan
+    model: Model, prompts: Sequence[TokenPrompt], batch: _Variants
 ) -> Float[Tensor, "prompt row d_model"]:
     """Every row of every prompt; the plain run comes first."""
     ids, mask = pad(model, prompts)
-    calls = record_layer_calls(model, ids, mask)
-    n, width, whole = len(prompts), ids.shape[1], not shares_prefixes(model)
+    n, n_rows, width = len(prompts), 1 + len(batch.first), ids.shape[1]
+    shares = shares_prefixes(model)
     left = width - mask.sum(-1).cpu()
-    base_start = torch.zeros_like(left) if whole else left
-    row_start = 0 if whole else width - 1
-    first = torch.tensor(plan.first)
+    start = torch.full((n * n_rows,), width - 1 if shares else 0)
+    start[:n] = left if shares else 0
+    layers = range(model.arch.n_layers + 1)
     rows = Rows(
-        prompt=torch.arange(n).repeat(1 + len(first)),
-        start=torch.cat([base_start, torch.full((n * len(first),), row_start)]),
-        stop=torch.full((n * (1 + len(first)),), width),
-        read=torch.full((n * (1 + len(first)),), width - 1),
-        entry=[n + n * int((first <= layer).sum()) for layer in range(model.arch.n_layers + 1)],
+        prompt=torch.arange(n).repeat(n_rows),
+        start=start,
+        stop=torch.full((n * n_rows,), width),
+        read=torch.full((n * n_rows,), width - 1),
+        entry=[n + n * int((batch.first <= layer).sum()) for layer in layers],
         n_base=n,
     )
-    pack = Pack(rows, width)
-    last = pack.token(torch.arange(len(rows.read)), rows.read).view(1 + len(first), n)
-    writes = [_Applied(write, last[1:][write.rows]) for write in plan.writes]
-    hidden, _ = run_packed(model, calls, rows, writes)
+    last = Pack(rows, width).token(torch.arange(len(rows.read)), rows.read).view(n_rows, n)
+    writes = [replace(one, into=last[1:][one.rows]) for one in batch.rewrites]
+    hidden, _ = run_packed(model, record_layer_calls(model, ids, mask), rows, writes)
     return hidden[last.to(hidden.device)].float().cpu().transpose(0, 1)

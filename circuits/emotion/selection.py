@@ -1,107 +1,179 @@
-"""Which neurons and heads make up an emotion's circuit, and how stable and how shared that is."""
+"""Which neurons and heads make up an emotion's circuit."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
-from typing import get_args
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.emotion.allocation import Allotted, Budget, allocate
-from circuits.emotion.circuit import EmotionCircuit, Part
-from circuits.emotion.data import EMOTIONS
-from circuits.emotion.directions import Directions
-from circuits.emotion.influence import Influence
-from circuits.emotion.scores import Kind, Scores, scores
-from circuits.emotion.states import States
+from circuits.emotion.components import (
+    PARTS,
+    ComponentScores,
+    Influence,
+    Part,
+    ScoreKind,
+)
+from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, Unit
+from circuits.emotion.emotion_settings import CircuitSize
+from circuits.emotion.texts import EMOTIONS
+from interp.errors import PlanError
 from interp.model.model import Model
 
 PRESETS = ("centred", "centred-influence", "paper", "paper-influence")
-PARTS: tuple[Part, ...] = get_args(Part)
-KIND_OF: dict[Allotted, Part] = {"neuron": "neurons", "head": "heads"}
-Circuits = dict[str, EmotionCircuit]
-"""Emotion -> circuit."""
+PER_SUBLAYER = 10
+NEURON_SHARE = 0.7
+"""The paper's circuit: components per attention and MLP sublayer, and how many are neurons."""
 
 
 @dataclass(frozen=True)
-class Size:
-    """How many components a circuit has.
+class Budget:
+    """The size of a circuit over all layers, and the paper's bounds in each layer.
 
     Attributes:
-        neurons: in all layers together.
-        heads: as a part of all heads.
-        paper: instead, ten components for each sublayer, seven of them neurons.
+        least_neurons, least_heads: fewest in a layer; 1, or 0, where the budget does not allow it.
+        cap: largest part of `neurons`, and of `heads`, that one layer gets.
     """
 
-    neurons: int = 560
-    heads: float = 0.25
-    paper: bool = False
+    neurons: int
+    heads: int
+    least_neurons: int = 4
+    least_heads: int = 2
+    cap: float = 0.4
 
-    def budget(self, model: Model) -> Budget:
+    def __post_init__(self) -> None:
+        counts = (self.neurons, self.heads, self.least_neurons, self.least_heads)
+        if min(counts) < 0 or not 0 < self.cap <= 1:
+            raise PlanError(
+                f"{self} cannot be met; give counts of at least 0 and a cap above 0 and up to 1."
+            )
+
+    @classmethod
+    def paper(cls, n_layers: int) -> "Budget":
+        """The paper's: ten components per sublayer, 392 neurons and 168 heads for 28 layers."""
+        total = PER_SUBLAYER * 2 * n_layers
+        neurons = round(NEURON_SHARE * total)
+        return cls(neurons, total - neurons)
+
+    @classmethod
+    def of(cls, model: Model, size: CircuitSize) -> "Budget":
         """The numbers for a model, which never exceed what it has."""
         a = model.arch
         n_neurons, n_heads = a.n_layers * (a.d_mlp or 0), a.n_layers * a.n_heads
-        if self.paper:
-            whole = Budget.paper(a.n_layers)
-            return replace(
-                whole, neurons=min(whole.neurons, n_neurons), heads=min(whole.heads, n_heads)
+        wanted = cls(size.neurons, int(size.heads * n_heads))
+        if size.published:
+            wanted = cls.paper(a.n_layers)
+        return cls(min(wanted.neurons, n_neurons), min(wanted.heads, n_heads))
+
+    def bounds(self, part: Part) -> tuple[int, int]:
+        """Number of components of a kind, and the fewest in a layer."""
+        neurons = self.neurons, self.least_neurons
+        return neurons if part == "neurons" else (self.heads, self.least_heads)
+
+
+def quotas(
+    influence: Float[np.ndarray, " layer"], budget: int, least: int, cap: int
+) -> Int[np.ndarray, " layer"]:
+    """Divide components among layers in proportion to influence, within bounds.
+
+    Every layer gets `least`; the rest is divided by influence (below zero counts as zero), rounded
+    down and capped; what is left goes to the largest remainders, and what caps leave over to the
+    layers that were due most. Equal claims are served from the first layer on. A budget above all
+    caps together, or an influence that is not finite, is a `PlanError`.
+
+    Source: Wang et al. 2025 (arXiv 2510.11328), global circuit assembly; the order of the steps and
+    the caps are those of the released code, whose circuit for anger they reproduce exactly.
+    """
+    n = len(influence)
+    if not np.isfinite(influence).all():
+        raise PlanError(f"the influences {influence.tolist()} must all be finite.")
+    if cap * n < budget:
+        raise PlanError(
+            f"{n} layers of at most {cap} cannot hold {budget} components; "
+            "lower the budget or raise the cap."
+        )
+    least = next(m for m in (least, 1, 0) if m * n <= budget and m <= cap)
+    weight = np.maximum(influence, 0)
+    weight = weight / weight.sum() if weight.any() else np.full(n, 1 / n)
+    planned = (budget - least * n) * weight
+    quota = np.minimum(least + np.floor(planned).astype(int), cap)
+    remainder = planned - np.floor(planned)
+    left = budget - int(quota.sum())
+    for layer in np.argsort(-remainder, kind="stable")[:left]:
+        quota[layer] += quota[layer] < cap
+    for layer in np.argsort(-planned, kind="stable"):
+        quota[layer] += min(cap - quota[layer], budget - int(quota.sum()))
+    return quota
+
+
+def allocate(
+    influence: Mapping[Part, Float[np.ndarray, " layer"]],
+    scores: Mapping[Part, Float[np.ndarray, "layer unit"]],
+    budget: Budget,
+) -> dict[Part, list[Unit]]:
+    """Choose a circuit: each layer's best neurons and heads, as many as its influence allows.
+
+    Units come by layer, best first; of equal scores the first unit wins. `PlanError` where
+    influences and scores differ in layers, or a score is not finite.
+    """
+    chosen: dict[Part, list[Unit]] = {}
+    for part in PARTS:
+        n, table = len(influence[part]), scores[part]
+        if len(table) != n or not np.isfinite(table).all():
+            raise PlanError(
+                f"the scores of {part} have {len(table)} layers and the influences {n}; they must "
+                "be as many, and every score finite."
             )
-        return Budget(min(self.neurons, n_neurons), int(self.heads * n_heads))
+        size, least = budget.bounds(part)
+        counts = quotas(influence[part], size, least, min(int(budget.cap * size), table.shape[1]))
+        chosen[part] = [
+            (layer, int(unit))
+            for layer, count in enumerate(counts)
+            for unit in np.argsort(-table[layer], kind="stable")[:count]
+        ]
+    return chosen
 
 
-def circuits_of(
-    model: Model, scored: Mapping[Kind, Scores], found: Influence, size: Size | None = None
-) -> dict[str, Circuits]:
-    """Every emotion's circuit in each preset.
+def select_circuits(
+    model: Model,
+    scored: Mapping[ScoreKind, ComponentScores],
+    found: Influence,
+    size: CircuitSize,
+) -> dict[str, dict[str, EmotionCircuit]]:
+    """Every emotion's circuit in each preset: preset -> emotion -> circuit.
 
     ``centred`` and ``paper`` name the score. They take the best components of all layers; with
-    ``-influence`` each sublayer has a share of them by its influence (the paper's way).
+    ``-influence`` the components are divided among sublayers by influence (the paper's way).
     """
-    budget = (size or Size()).budget(model)
-    out: dict[str, Circuits] = {}
-    for kind, table in scored.items():
-        plain, shared = (p for p in PRESETS if p.partition("-")[0] == kind)
-        out[plain] = {
-            emotion: EmotionCircuit.of(
-                model,
-                emotion,
-                top_units(table.neurons[row], budget.neurons),
-                top_units(table.heads[row], budget.heads),
-                plain,
-            )
-            for row, emotion in enumerate(EMOTIONS)
-        }
-        out[shared] = {
-            emotion: _allocated(model, table, found, emotion, budget, shared)
-            for emotion in EMOTIONS
-        }
-    return {preset: out[preset] for preset in PRESETS if preset in out}
+    budget = Budget.of(model, size)
+    out: dict[str, dict[str, EmotionCircuit]] = {preset: {} for preset in PRESETS}
+    for preset in PRESETS:
+        kind, _, by_influence = preset.partition("-")
+        table = scored["centred" if kind == "centred" else "paper"]
+        for row, emotion in enumerate(EMOTIONS):
+            if by_influence:
+                own: dict[Part, np.ndarray] = {
+                    part: table.of(part)[row].double().numpy() for part in PARTS
+                }
+                units = allocate(found.of(emotion), own, budget)
+            else:
+                units = {
+                    part: top_units(table.of(part)[row], budget.bounds(part)[0]) for part in PARTS
+                }
+            out[preset][emotion] = EmotionCircuit.of(model, emotion, **units, method=preset)
+    return out
 
 
-def _allocated(
-    model: Model, table: Scores, found: Influence, emotion: str, budget: Budget, method: str
-) -> EmotionCircuit:
-    row = EMOTIONS.index(emotion)
-    own: dict[Allotted, np.ndarray] = {
-        kind: table.of(part)[row].double().numpy() for kind, part in KIND_OF.items()
-    }
-    chosen = allocate(found.weights(emotion), own, budget)
-    neurons, heads = ([(c.layer, c.unit) for c in chosen if c.kind == kind] for kind in KIND_OF)
-    return EmotionCircuit.of(model, emotion, neurons, heads, method)
-
-
-def top_units(score: Float[Tensor, "layer unit"], k: int) -> list[tuple[int, int]]:
+def top_units(score: Float[Tensor, "layer unit"], k: int) -> list[Unit]:
     """(layer, unit) of the `k` highest scores of all layers, best first; ties by place."""
     width = score.shape[1]
     order = score.flatten().argsort(descending=True, stable=True)[:k]
     return [(int(i) // width, int(i) % width) for i in order]
 
 
-def top_table(table: Scores, emotion: str, n: int) -> pd.DataFrame:
+def top_table(table: ComponentScores, emotion: str, n: int) -> pd.DataFrame:
     """Best neurons and heads of an emotion: ``part``, ``rank``, ``layer``, ``unit``, ``score``."""
     row = EMOTIONS.index(emotion)
     rows = [
@@ -112,83 +184,11 @@ def top_table(table: Scores, emotion: str, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part", "rank", "layer", "unit", "score"])
 
 
-# --- overlap and stability -----------------------------------------------------------------------
-
-
 def overlap_table(circuits: Circuits) -> pd.DataFrame:
-    """Jaccard index of every two emotions' neurons and of their heads.
-
-    Returns:
-        Columns ``one``, ``other``, ``neurons``, ``heads``.
-    """
+    """Jaccard index of every two emotions: columns ``one``, ``other``, ``neurons``, ``heads``."""
     rows = [
         {"one": one, "other": other}
         | {part: circuits[one].jaccard(circuits[other], part) for part in PARTS}
         for one, other in combinations(circuits, 2)
     ]
     return pd.DataFrame(rows)
-
-
-def stability_table(
-    model: Model,
-    found: States,
-    budget: Budget,
-    n_resamples: int = 10,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How much of each circuit would be chosen again from other texts.
-
-    Scenarios are drawn with replacement; from each draw directions, scores and top components are
-    found anew. The Jaccard index is the mean over all pairs of draws.
-
-    Returns:
-        Columns ``kind``, ``emotion``, ``part``, ``k``, ``jaccard``, ``low``, ``high``: mean and
-        the range of the middle 95 % of pairs.
-    """
-    draws: dict[tuple[Kind, str, Part], list[set[tuple[int, int]]]] = {}
-    size: dict[Part, int] = {"neurons": budget.neurons, "heads": budget.heads}
-    for sample in resamples(found, n_resamples, seed):
-        for kind, table in scores(
-            model, sample, Directions.of(sample), normed_heads=not model.arch.parts.parallel
-        ).items():
-            for row, emotion in enumerate(EMOTIONS):
-                for part in PARTS:
-                    top = set(top_units(table.of(part)[row], size[part]))
-                    draws.setdefault((kind, emotion, part), []).append(top)
-    rows = []
-    for (kind, emotion, part), sets in draws.items():
-        pairs = [len(a & b) / max(len(a | b), 1) for a, b in combinations(sets, 2)]
-        low, high = np.quantile(pairs, [0.025, 0.975])
-        rows.append((kind, emotion, part, size[part], float(np.mean(pairs)), low, high))
-    columns = ["kind", "emotion", "part", "k", "jaccard", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def resamples(found: States, n: int, seed: int) -> Iterator[States]:
-    """Bootstrap samples of the groups, scenario by scenario."""
-    rng = np.random.default_rng(seed)
-    of: dict[str, list[int]] = {}
-    for group, scenario in enumerate(found.scenarios):
-        of.setdefault(scenario, []).append(group)
-    members: Sequence[list[int]] = list(of.values())
-    for _ in range(n):
-        drawn = rng.integers(len(members), size=len(members))
-        yield found.only([group for i in drawn for group in members[i]])
-
-
-def as_arrays(scored: Mapping[Kind, Scores]) -> dict[str, np.ndarray]:
-    """Scores as named arrays, for a file."""
-    return {
-        f"{kind}_{part}": table.of(part).contiguous().numpy()
-        for kind, table in scored.items()
-        for part in PARTS
-    }
-
-
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[Kind, Scores]:
-    """What `as_arrays` gave."""
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    return {
-        kind: Scores(*(torch.from_numpy(arrays[f"{kind}_{part}"]) for part in PARTS))
-        for kind in kinds
-    }

@@ -5,7 +5,7 @@ Accuracy by layer, chance 1/6, with an interval over scenarios and a permutation
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,129 +13,109 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from circuits.emotion.data import EMOTIONS
 from circuits.emotion.directions import Directions
-from circuits.emotion.states import States
+from circuits.emotion.last_token import StageProgress, last_activations
+from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, has_chat, token_prompt
+from circuits.emotion.states import (
+    DEMONSTRATIONS,
+    REPLIES,
+    EmotionGroup,
+    States,
+    demonstration_groups,
+    groups_of,
+    reply_groups,
+    states,
+)
+from circuits.emotion.texts import (
+    EMOTIONS,
+    NEUTRAL,
+    Reply,
+    Scenario,
+    Vignette,
+    interleaved,
+    situations,
+)
 from interp.brief import brief
 from interp.errors import DataError
+from interp.model.model import Model
+from interp.progress import Progress
 from interp.statistics import bootstrap_mean
 
 N_PERMUTATIONS = 999
-COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", "p", "rank"]
+COLUMNS = ["test", "layer", "n", "clusters", "accuracy", "low", "high", "null", "p"]
 
 
 @brief
 @dataclass(frozen=True)
 class Reading:
-    """What directions said of states whose emotion is known, layer by layer.
+    """The emotions that directions read in states whose emotion is known, layer by layer.
 
-    Attributes:
-        name: of the test.
-        said: the emotion read.
-        true: the emotion that is there; each as its place in `EMOTIONS`.
-        clusters: what intervals resample, such as the scenario.
-        blocks: within which labels are shuffled under the null: the texts' groups, or one block.
+    Intervals resample clusters, such as scenarios; under the null, labels are shuffled within
+    blocks: the texts' groups, or one block.
     """
 
     name: str
-    said: Int[np.ndarray, "state layer"]
+    found: Int[np.ndarray, "state layer"]
     true: Int[np.ndarray, " state"]
     clusters: Sequence[Hashable]
     blocks: Int[np.ndarray, " state"]
 
     @property
-    def right(self) -> Bool[np.ndarray, "state layer"]:
-        """Which states were read rightly."""
-        return self.said == self.true[:, None]
-
-    @property
-    def confusion(self) -> Float[np.ndarray, "layer true said"]:
-        """How often each emotion was read as each: rows sum to 1."""
-        n = len(EMOTIONS)
-        said = np.eye(n)[self.said]  # state, layer, emotion
-        return np.stack([said[self.true == e].mean(0) for e in range(n)], 1)
+    def correct(self) -> Bool[np.ndarray, "state layer"]:
+        """Which states were read as what they are."""
+        return self.found == self.true[:, None]
 
     def table(self, seed: int = 0) -> pd.DataFrame:
-        """One row a layer.
-
-        Args:
-            seed: of the bootstrap and of the shuffles.
+        """One row per layer.
 
         Returns:
             ``test``, ``layer``, ``n`` states, ``clusters``, ``accuracy`` with its 95 % interval
             ``low`` and ``high``, ``null``: the 95th percentile of `N_PERMUTATIONS` shuffles of the
-            labels within blocks, ``p`` by them, and ``rank``: how many of the 720 assignments of
-            the six labels fit at least as well as the true one.
+            labels within blocks, and ``p`` by them.
         """
-        found = bootstrap_mean(self.right.astype(float), seed, clusters=self.clusters)
+        accuracy = bootstrap_mean(self.correct.astype(float), seed, clusters=self.clusters)
         null = self._shuffled(seed)
-        p = (1 + (null >= found.value - 1e-12).sum(0)) / (1 + len(null))
         columns: dict[str, Any] = {
             "test": self.name,
-            "layer": np.arange(self.said.shape[1]),
+            "layer": np.arange(self.found.shape[1]),
             "n": len(self.true),
             "clusters": len(set(self.clusters)),
-            "accuracy": found.value,
-            "low": found.low,
-            "high": found.high,
+            "accuracy": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
             "null": np.quantile(null, 0.95, axis=0),
-            "p": p,
-            "rank": self._ranks(),
+            "p": (1 + (null >= accuracy.value - 1e-12).sum(0)) / (1 + len(null)),
         }
         return pd.DataFrame(columns, columns=COLUMNS)
 
     def _shuffled(self, seed: int) -> Float[np.ndarray, "shuffle layer"]:
         """Accuracy under labels shuffled within blocks."""
         rng, order = np.random.default_rng(seed), np.argsort(self.blocks, kind="stable")
-        true, said, blocks = self.true[order], self.said[order], self.blocks[order]
-        out = np.empty((N_PERMUTATIONS, said.shape[1]))
+        true, found, blocks = self.true[order], self.found[order], self.blocks[order]
+        out = np.empty((N_PERMUTATIONS, found.shape[1]))
         for i in range(N_PERMUTATIONS):
             mixed = true[np.lexsort((rng.random(len(true)), blocks))]
-            out[i] = (said == mixed[:, None]).mean(0)
+            out[i] = (found == mixed[:, None]).mean(0)
         return out
-
-    def _ranks(self) -> Int[np.ndarray, " layer"]:
-        """Place of the true assignment of labels among all 720; ties count against it."""
-        table, n = self.confusion, len(EMOTIONS)
-        maps = np.array(list(permutations(range(n))))
-        fits = np.stack([table[:, np.arange(n), one].sum(-1) for one in maps])
-        return (fits >= fits[0] - 1e-12).sum(0)
 
 
 def read_groups(directions: Directions, found: States, name: str) -> Reading:
     """Read complete groups, group-centred; clusters are scenarios."""
     n_groups, n = found.resid_post.shape[:2]
-    said = directions.read(found.resid_post)
     return Reading(
         name,
-        said.flatten(0, 1).numpy(),
+        directions.read(found.resid_post).flatten(0, 1).numpy(),
         np.tile(np.arange(n), n_groups),
         [scenario for scenario in found.scenarios for _ in range(n)],
         np.repeat(np.arange(n_groups), n),
     )
 
 
-def read_states(
-    directions: Directions,
-    x: Float[torch.Tensor, "state layer d_model"],
-    emotions: Sequence[str],
-    origin: Float[torch.Tensor, "layer d_model"],
-    name: str,
-) -> Reading:
-    """Read single states less an origin, such as the mean of neutral ones; each its own cluster."""
-    true = np.array([EMOTIONS.index(emotion) for emotion in emotions])
-    said = directions.read(x, origin).numpy()
-    return Reading(name, said, true, list(range(len(true))), np.zeros(len(true), dtype=int))
-
-
 def left_out(train: States, test: States, name: str) -> Reading:
     """Read each theme by directions from the other themes, where both are of the same texts.
 
     With `train` itself as `test` this is the trap: where the word is visible it is near 1 from
-    layer 0 on, and shows nothing more.
-
-    Raises:
-        DataError: no theme of `test` leaves any other in `train`.
+    layer 0 on, and shows nothing more. `DataError` where no theme leaves any other in `train`.
     """
     readings: list[Reading] = []
     for theme in dict.fromkeys(test.themes):
@@ -149,12 +129,7 @@ def left_out(train: States, test: States, name: str) -> Reading:
 
 
 def across(found: States, pairs: Sequence[tuple[str, str]]) -> list[Reading]:
-    """Read one style by directions of another, theme by theme from the other themes' texts.
-
-    Args:
-        found: groups of several styles.
-        pairs: (style of the directions, style read): synonyms, frames, or both at once.
-    """
+    """Read one style by directions of another, theme by theme from the other themes' texts."""
     return [
         left_out(found.of_style(source), found.of_style(target), f"{source}→{target}")
         for source, target in pairs
@@ -166,7 +141,7 @@ def joined(readings: Sequence[Reading], name: str) -> Reading:
     offsets = np.cumsum([0, *(int(r.blocks.max()) + 1 for r in readings)])
     return Reading(
         name,
-        np.concatenate([r.said for r in readings]),
+        np.concatenate([r.found for r in readings]),
         np.concatenate([r.true for r in readings]),
         [cluster for r in readings for cluster in r.clusters],
         np.concatenate([r.blocks + at for r, at in zip(readings, offsets, strict=False)]),
@@ -181,5 +156,113 @@ def tables(readings: Sequence[Reading]) -> pd.DataFrame:
 
 def best_layer(readings: Sequence[Reading]) -> int:
     """The layer of the best mean accuracy over tests, smoothed over its two neighbours."""
-    mean = np.mean([reading.right.mean(0) for reading in readings], 0)
+    mean = np.mean([reading.correct.mean(0) for reading in readings], 0)
     return int(np.convolve(np.pad(mean, 1, mode="edge"), np.ones(3), "valid").argmax())
+
+
+def vignette_states(
+    model: Model,
+    frames: Frames,
+    vignettes: Sequence[Vignette],
+    progress: Progress | None = None,
+) -> Float[torch.Tensor, "vignette layer d_model"]:
+    """States after each block at the last token of the prompt around each vignette."""
+    texts = [EmotionPrompt(frames.vignette.format(text=one.text)) for one in vignettes]
+    prompts = [token_prompt(model, text) for text in texts]
+    return last_activations(model, prompts, progress=progress)["resid_post"]
+
+
+def read_vignettes(
+    directions: Directions,
+    x: Float[torch.Tensor, "vignette layer d_model"],
+    vignettes: Sequence[Vignette],
+) -> list[Reading]:
+    """Read vignettes of the six emotions, minus either of two origins.
+
+    They are the mean over emotions of their means (the design is balanced), and the mean of the
+    vignettes without an emotion, which needs no knowledge of the others.
+    """
+    labels = [one.emotion for one in vignettes]
+    of = {e: x[[i for i, label in enumerate(labels) if label == e]].mean(0) for e in set(labels)}
+    used = [i for i, label in enumerate(labels) if label != NEUTRAL]
+    true = np.array([EMOTIONS.index(labels[i]) for i in used])
+    balanced = torch.stack([of[e] for e in EMOTIONS]).mean(0)
+    return [
+        Reading(
+            name,
+            directions.read(x[used], origin).numpy(),
+            true,
+            range(len(true)),
+            np.zeros_like(true),
+        )
+        for name, origin in (("vignettes", balanced), ("vignettes, neutral origin", of[NEUTRAL]))
+    ]
+
+
+SYNONYMS = (("felt:A", "felt:B"), ("felt:B", "felt:C"), ("felt:C", "felt:A"))
+"""(styles of the directions, style read). No word is on both sides, so none is read by itself."""
+HELD_OUT = (("felt:A+felt:C", "felt:B"), ("felt:A+felt:B", "felt:C"), ("felt:B+felt:C", "felt:A"))
+FRAMES = (("felt:A", "day:B"), ("felt:B", "diary:C"), ("felt:A", "made:B"))
+CHAT = (("felt:A", "chat:B"),)
+
+
+def transfer_tests(
+    model: Model,
+    by_style: dict[str, Directions],
+    frames: Frames,
+    scenarios: Sequence[Scenario],
+    vignettes: Sequence[Vignette] = (),
+    replies: Sequence[Reply] = (),
+    n_scenarios: int = 24,
+    progress: StageProgress | None = None,
+) -> list[Reading]:
+    """Read states of unseen texts by directions of one style, or of all styles where no word is.
+
+    Synonyms are read by one set of words and by two, each and joined; then other frames; chat,
+    where the model has a template; texts after demonstrations; replies, at their last token;
+    vignettes.
+
+    Args:
+        model: the model.
+        by_style: directions of each style; pairs of styles that it lacks are left out.
+        frames: words and prompts.
+        scenarios: texts that the directions do not come from.
+        vignettes: situations without an emotion word.
+        replies: read themselves, and shown as demonstrations.
+        n_scenarios: how many of the scenarios, in all their events; demonstrations take one.
+        progress: called with (test, done, in all).
+    """
+    say = progress or (lambda stage, done, total: None)
+    texts = interleaved(scenarios)[:n_scenarios]
+    seen: dict[str, States] = {}
+
+    def at(style: str, make: list[EmotionGroup]) -> States:
+        seen[style] = states(model, make, progress=partial(say, style))
+        return seen[style]
+
+    def read(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
+        out: list[Reading] = []
+        for source, target in pairs:
+            if set(source.split("+")) <= set(by_style):
+                own = Directions.pooled([by_style[style] for style in source.split("+")])
+                x = seen.get(target) or at(target, groups_of(model, texts, frames, (target,)))
+                out.append(read_groups(own, x, f"{source}→{target}"))
+        return out
+
+    out: list[Reading] = []
+    for pairs, name in ((SYNONYMS, "synonyms"), (HELD_OUT, "held-out words")):
+        several = read(pairs)
+        out += [*several, *([joined(several, name)] if several else [])]
+    out += read((*FRAMES, *(CHAT if has_chat(model) else ())))
+    directions = Directions.pooled(list(by_style.values()))
+    if replies:
+        asking, chosen = ReplyPrompts(frames, replies), situations(texts, len(texts))
+        for name, groups in (
+            (DEMONSTRATIONS, demonstration_groups(model, asking, chosen)),
+            (REPLIES, reply_groups(model, frames, replies)),
+        ):
+            out.append(read_groups(directions, at(name, groups), name))
+    if vignettes:
+        x = vignette_states(model, frames, vignettes, partial(say, "vignettes"))
+        out += read_vignettes(directions, x, vignettes)
+    return out

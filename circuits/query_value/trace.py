@@ -17,6 +17,7 @@ from interp.forward.layer_calls import record_layer_calls
 from interp.model.model import Model
 from interp.model.sites import SITES
 
+Rows = Float[Tensor, "row d_model"]
 SITES_READ = ("resid_pre", "attn_out", "mlp_out", "mlp_post", "v", "z", "resid_post")
 TOLERANCE = 1e-2
 """Relative error at which a model's blocks do not add up as the method assumes (16-bit: 4e-3)."""
@@ -68,9 +69,7 @@ class Trace:
         by_head = by_head.repeat_interleave(a.n_heads // a.n_kv_heads, 0)
         return self.pattern[layer][..., None] * by_head
 
-    def out(
-        self, site: str, layer: int, rows: Float[Tensor, "row d_model"]
-    ) -> Float[Tensor, "row d_model"]:
+    def out(self, site: str, layer: int, rows: Rows) -> Rows:
         """What vectors before a sublayer's post-norm add to the stream at the last token."""
         path = self._post_norm(site)
         if path is None:
@@ -78,13 +77,7 @@ class Trace:
         whole, to = self._whole(site, layer, slice(-1, None)), norm(self.model, layer, path)
         return with_fixed_scale(self.model, to, whole[None], rows[:, None])[:, 0]
 
-    def key(
-        self,
-        site: str,
-        layer: int,
-        keys: Float[Tensor, "row d_model"],
-        pos: slice = slice(-1, None),
-    ) -> Float[Tensor, "row d_model"]:
+    def key(self, site: str, layer: int, keys: Rows, pos: slice = slice(-1, None)) -> Rows:
         """Keys in the stream as the output projection is read with them; of ``z`` at the last."""
         path = self._post_norm(site)
         if path is None:
@@ -92,12 +85,8 @@ class Trace:
         return self._pull(layer, path, self._whole(site, layer, pos).expand_as(keys), keys)
 
     def before(
-        self,
-        site: str,
-        layer: int,
-        keys: Float[Tensor, "row d_model"],
-        pos: Int[Tensor, " row"] | int = -1,
-    ) -> Float[Tensor, "row d_model"]:
+        self, site: str, layer: int, keys: Rows, pos: Int[Tensor, " row"] | int = -1
+    ) -> Rows:
         """Keys of a sublayer at some tokens, pulled back through the pre-norm into the stream."""
         parts = self.model.arch.parts
         ffn = site == "mlp_post"

@@ -7,23 +7,23 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp.ablation.controls import controlled, write_norms
 from interp.ablation.readouts import (
-    AnswerReader,
-    Functions,
-    TextReader,
+    answer_reader,
     candidate_tokens,
     named_readouts,
+    text_reader,
     windows,
 )
-from interp.ablation.replacement import AblateKind, Replacement, Rewrites, aligned, check_kind
+from interp.ablation.replacement import Replacement, Rewrites, aligned, check_kind
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.brief import brief
@@ -113,27 +113,47 @@ def ablate(
             "save the result."
         )
     averaged = [] if reference is None else _prompts(model, reference)
-    request = _Request(
-        model=model,
-        pairs=load_pairs(pairs),
-        sets=as_sets(model, sets),
-        kind=check_kind(kind, averaged),
-        readouts=names,
-        functions=functions,
-        candidates=None if candidates is None else tuple(candidates),
-        reference=averaged,
-        neutral=neutral,
-        n_random=n_random,
-        match_norms=match_norms,
-        cluster_by=cluster_by,
-        seed=seed,
-    )
+    how, data, chosen = check_kind(kind, averaged), load_pairs(pairs), as_sets(model, sets)
+
+    def measured(steps: Steps) -> AblationResult:
+        kept, excluded = tokenise(model, data)
+        clusters = _clusters([pair.pair for pair in kept], cluster_by)
+        kinds: set[ComponentKind] = {c.kind for one in chosen.values() for c in one.components}
+        examples = prompts_of(kept)[:EXAMPLES_AT_ONCE]
+        norms = write_norms(model, kinds, examples) if match_norms else {}
+        plan = controlled(model, chosen, n_random, seed, norms)
+        replaced = Replacement(model, how, _layers(model, plan.distinct), averaged, seed)
+        tokens = candidate_tokens(model, kept, candidates)
+        reader = partial(answer_reader, model, names, functions, tokens)
+        tasks = [_pair_task(replaced, kept, reader)]
+        if neutral is not None:
+            tasks.append(_text_task(replaced, windows(model, neutral)))
+        values, seconds = _run_tasks(model, tasks, plan.distinct, steps, progress)
+        return result_of(
+            {name: values[name] for name in (*names, "nll") if name in values},
+            plan,
+            [pair.pair.id for pair in kept],
+            clusters=tuple(clusters),
+            excluded=tuple(excluded),
+            model=model.name,
+            kind=how,
+            source=data.source,
+            seed=seed,
+            seconds=seconds,
+            mean_over=tasks[0].replaced.mean_over,
+        )
+
     if out is None:
-        return _measured(request, Steps(), progress)
-    named = request.options | names_of(request.pairs) | identity(model)
-    with RunFolder.open(out, "ablate", named, unit="runs", force=force) as run:
+        return measured(Steps())
+    options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
+    options |= {"candidates": candidates, "seed": seed, "neutral": neutral and fingerprint(neutral)}
+    members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
+    given = (members, [prompt.ids for prompt in averaged], _clusters(data, cluster_by))
+    options |= zip(("sets", "reference", "clusters"), map(fingerprint, given), strict=True)
+    options |= names_of(data) | identity(model)
+    with RunFolder.open(out, "ablate", options, unit="runs", force=force) as run:
         if not run.finished:
-            result = _measured(request, run, progress)
+            result = measured(run)
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: result.save(at, note))
     return AblationResult.load(out)
@@ -146,43 +166,11 @@ def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
     return as_prompts(model, reference)
 
 
-@brief
-@dataclass(frozen=True)
-class _Request:
-    """What `ablate` was asked for, checked."""
-
-    model: Model
-    pairs: PromptPairs
-    sets: Sets
-    kind: AblateKind
-    readouts: tuple[str, ...]
-    functions: Functions
-    candidates: tuple[str, ...] | None
-    reference: Sequence[TokenPrompt]
-    neutral: str | None
-    n_random: int
-    match_norms: bool
-    cluster_by: ClusterBy | None
-    seed: int
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        """Everything but model and pairs that decides the numbers, for the record."""
-        plain = ("kind", "readouts", "candidates", "n_random", "match_norms", "seed")
-        sets = [[name, *map(str, one.components), *one.among] for name, one in self.sets.items()]
-        return {name: getattr(self, name) for name in plain} | {
-            "sets": fingerprint(sets),
-            "reference": fingerprint([prompt.ids for prompt in self.reference]),
-            "neutral": self.neutral and fingerprint(self.neutral),
-            "clusters": fingerprint(self.clusters(self.pairs)),
-        }
-
-    def clusters(self, pairs: Sequence[Pair]) -> list[str]:
-        """The entity of each pair; none where every pair stands for itself."""
-        by = self.cluster_by
-        if by is None:
-            return []
-        return [_span(pair, by) if isinstance(by, str) else str(by(pair)) for pair in pairs]
+def _clusters(pairs: Sequence[Pair], by: ClusterBy | None) -> list[str]:
+    """The entity of each pair; none where every pair stands for itself."""
+    if by is None:
+        return []
+    return [_span(pair, by) if isinstance(by, str) else str(by(pair)) for pair in pairs]
 
 
 def _span(pair: Pair, name: str) -> str:
@@ -193,35 +181,6 @@ def _span(pair: Pair, name: str) -> str:
         )
     start, end = pair.spans[name][0]
     return pair.clean[start:end]
-
-
-def _measured(request: _Request, steps: Steps, progress: Progress | bool) -> AblationResult:
-    model = request.model
-    kept, excluded = tokenise(model, request.pairs)
-    kinds: set[ComponentKind] = {c.kind for one in request.sets.values() for c in one.components}
-    examples = prompts_of(kept)[:EXAMPLES_AT_ONCE]
-    norms = write_norms(model, kinds, examples) if request.match_norms else {}
-    plan = controlled(model, request.sets, request.n_random, request.seed, norms)
-    layers = _layers(model, plan.distinct)
-    replaced = Replacement(model, request.kind, layers, request.reference, request.seed)
-    tasks = [_pair_task(request, replaced, kept)]
-    if request.neutral is not None:
-        tasks.append(_text_task(replaced, windows(model, request.neutral)))
-    values, seconds = _run_tasks(model, tasks, plan.distinct, steps, progress)
-    order = [*request.readouts, *(["nll"] if request.neutral is not None else [])]
-    return result_of(
-        {name: values[name] for name in order},
-        plan,
-        [pair.pair.id for pair in kept],
-        clusters=tuple(request.clusters([pair.pair for pair in kept])),
-        excluded=tuple(excluded),
-        model=model.name,
-        kind=request.kind,
-        source=request.pairs.source,
-        seed=request.seed,
-        seconds=seconds,
-        mean_over=tasks[0].replaced.mean_over,
-    )
 
 
 def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
@@ -248,7 +207,7 @@ class _Task:
         prompts, counterparts: the examples, and what they are resampled from.
         starts: first position that a replacement can change.
         replaced: by what.
-        reader: (first, one past the last example) -> how to read these.
+        reader: some of the examples -> how to read these.
     """
 
     name: str
@@ -256,36 +215,30 @@ class _Task:
     counterparts: Sequence[TokenPrompt]
     starts: Sequence[int]
     replaced: Replacement
-    reader: Callable[[int, int], Read]
+    reader: Callable[[slice], Read]
 
 
-def _pair_task(request: _Request, replaced: Replacement, kept: Sequence[TokenPair]) -> _Task:
-    model, prompts = request.model, prompts_of(kept)
+def _pair_task(
+    replaced: Replacement, kept: Sequence[TokenPair], reader: Callable[[Tensor], Read]
+) -> _Task:
+    prompts = prompts_of(kept)
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in kept])
-    tokens = candidate_tokens(model, kept, request.candidates)
-
-    def reader(lo: int, hi: int) -> Read:
-        return AnswerReader(model, request.readouts, answers[lo:hi], tokens, request.functions)
-
     # nothing differs between the two prompts before their first different token
-    starts = [pair.first_difference if request.kind == "resample" else 0 for pair in kept]
-    by_position = aligned([*prompts, *request.reference])
-    replaced = dataclasses.replace(replaced, by_position=by_position)
-    return _Task("pairs", prompts, prompts_of(kept, "corrupt"), starts, replaced, reader)
+    resampled = replaced.kind == "resample"
+    starts = [pair.first_difference if resampled else 0 for pair in kept]
+    by_position = aligned([*prompts, *replaced.reference])
+    own, others = (
+        dataclasses.replace(replaced, by_position=by_position),
+        prompts_of(kept, "corrupt"),
+    )
+    return _Task("pairs", prompts, others, starts, own, lambda part: reader(answers[part]))
 
 
 def _text_task(replaced: Replacement, text: Sequence[TokenPrompt]) -> _Task:
     """Neutral text is its own reference, and each window's counterpart is the next."""
-    replaced = dataclasses.replace(replaced, reference=text)
-    following, starts = [*text[1:], text[0]], [0] * len(text)
-    return _Task(
-        "text",
-        text,
-        following,
-        starts,
-        replaced,
-        lambda lo, hi: TextReader(replaced.model, text[lo:hi]),
-    )
+    own, others = dataclasses.replace(replaced, reference=text), [*text[1:], text[0]]
+    reader = partial(text_reader, replaced.model)
+    return _Task("text", text, others, [0] * len(text), own, lambda part: reader(text[part]))
 
 
 def _run_tasks(
@@ -336,7 +289,7 @@ def _run(
     started = time.perf_counter()
     some = slice(lo, min(lo + EXAMPLES_AT_ONCE, len(task.prompts)))
     ablated = [one.ablated(model) for one in sets]
-    read = task.reader(some.start, some.stop)
+    read = task.reader(some)
     found = run_sets(model, task.prompts[some], task.starts[some], ablated, rewrites(), read)
     arrays = {"seconds": np.array([time.perf_counter() - started])}
     for name, (baseline, values) in found.items():

@@ -8,14 +8,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.brief import brief
+from interp.ablation.rows import Read
 from interp.data.pairs import TokenPair, single_token
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError, did_you_mean
@@ -37,43 +36,37 @@ WINDOW = 64
 """Tokens in a window of neutral text."""
 
 
-@brief
-@dataclass(frozen=True)
-class AnswerReader:
-    """Reads the prediction at each pair's last token.
+def answer_reader(
+    model: Model,
+    names: Sequence[str],
+    functions: Functions,
+    candidates: Int[Tensor, " candidate"],
+    answers: Int[Tensor, "pair 2"],
+) -> Read:
+    """Reads the prediction at each pair's last token: `READOUTS` or `functions` by their names.
 
-    Attributes:
-        model: the model.
-        readouts: some of `READOUTS`, or names of `functions`.
-        answers: each pair's answer and wrong answer.
-        candidates: the tokens that `accuracy` chooses among.
-        functions: those readouts that are functions of the user's.
+    `candidates` are the tokens that `accuracy` chooses among, `answers` each pair's answer and
+    wrong answer.
     """
+    known = {**METRICS, **functions}
 
-    model: Model
-    readouts: Sequence[str]
-    answers: Int[Tensor, "pair 2"]
-    candidates: Int[Tensor, " candidate"]
-    functions: Functions
+    def values(name: str, resid: Tensor, pair: Tensor) -> Float[Tensor, " row"]:
+        own = answers[pair]
+        if name == "accuracy":
+            among = torch.cat([own[:, :1], candidates.expand(len(pair), -1)], 1)
+            logits = answer_logits(model, resid, among).cpu()
+            return (logits[:, 1:] <= logits[:, :1]).all(1)
+        metric = known["rank" if name == "vocab_accuracy" else name]
+        found = measure(model, metric, resid, own, resid[pair.to(resid.device)])
+        return found == 0 if name == "vocab_accuracy" else found
 
-    def __call__(
-        self, hidden: Float[Tensor, "token d_model"], pack: Pack, pair: Int[Tensor, " row"]
-    ) -> dict[str, Float[np.ndarray, " row"]]:
-        """Every readout of every row; the first rows are the pairs unablated, in order."""
+    def read(hidden: Tensor, pack: Pack, pair: Tensor) -> dict[str, np.ndarray]:
+        # the first rows are the pairs unablated, in order
         last = pack.token(torch.arange(len(pair)), pack.rows.read)
         resid = hidden[last.to(hidden.device)]
-        return {name: self._read(name, resid, pair).double().numpy() for name in self.readouts}
+        return {name: values(name, resid, pair).double().numpy() for name in names}
 
-    def _read(self, name: str, resid: Tensor, pair: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-        answers = self.answers[pair]
-        if name == "accuracy":
-            among = torch.cat([answers[:, :1], self.candidates.expand(len(pair), -1)], 1)
-            logits = answer_logits(self.model, resid, among).cpu()
-            return (logits[:, 1:] <= logits[:, :1]).all(1)
-        known = {**METRICS, **self.functions}
-        metric = known["rank" if name == "vocab_accuracy" else name]
-        values = measure(self.model, metric, resid, answers, resid[pair.to(resid.device)])
-        return values == 0 if name == "vocab_accuracy" else values
+    return read
 
 
 def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functions]:
@@ -137,27 +130,21 @@ def windows(model: Model, text: str) -> list[TokenPrompt]:
     return [TokenPrompt((*prefix, *tokens)) for tokens in cut]
 
 
-@brief
-@dataclass(frozen=True)
-class TextReader:
-    """Reads the negative log-likelihood of windows of text, all of one length."""
+def text_reader(model: Model, text: Sequence[TokenPrompt]) -> Read:
+    """Reads the mean negative log-likelihood, in nats, of windows of one length but their first."""
 
-    model: Model
-    windows: Sequence[TokenPrompt]
-
-    def __call__(
-        self, hidden: Float[Tensor, "token d_model"], pack: Pack, window: Int[Tensor, " row"]
-    ) -> dict[str, Float[np.ndarray, " row"]]:
-        """Mean over the tokens of each row's window but the first, in nats."""
-        ids = torch.tensor([self.windows[i].ids for i in window.tolist()])
-        before = hidden.view(*ids.shape, -1)[:, :-1].flatten(0, 1)
-        after = ids[:, 1:].flatten()
-        step = max(1, LOGITS_AT_ONCE // self.model.unembed.weight.shape[0])
-        parts = zip(before.split(step), after.split(step), strict=True)
-        losses = [self._losses(resid, tokens) for resid, tokens in parts]
-        return {"nll": torch.cat(losses).view(len(ids), -1).double().mean(1).numpy()}
-
-    def _losses(self, resid: Tensor, tokens: Tensor) -> Float[Tensor, " token"]:
-        logits = self.model.logits(resid)
+    def losses(resid: Tensor, tokens: Tensor) -> Float[Tensor, " token"]:
+        logits = model.logits(resid)
         tokens = tokens.to(logits.device)
         return torch.nn.functional.cross_entropy(logits, tokens, reduction="none").cpu()
+
+    def read(hidden: Tensor, pack: Pack, window: Tensor) -> dict[str, np.ndarray]:
+        ids = torch.tensor([text[i].ids for i in window.tolist()])
+        before = hidden.view(*ids.shape, -1)[:, :-1].flatten(0, 1)
+        after = ids[:, 1:].flatten()
+        step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+        parts = zip(before.split(step), after.split(step), strict=True)
+        found = torch.cat([losses(resid, tokens) for resid, tokens in parts])
+        return {"nll": found.view(len(ids), -1).double().mean(1).numpy()}
+
+    return read

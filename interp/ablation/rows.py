@@ -74,15 +74,9 @@ def run_sets(
     rewrites: Rewrites,
     read: Read,
 ) -> Measured:
-    """Run each prompt with each set ablated, and unablated, and read the results.
+    """Run each prompt with each set of components ablated, and unablated, and read the results.
 
-    Args:
-        model: the model.
-        prompts: the prompts.
-        starts: for each, the first position that a replacement can change.
-        ablated: the components that each set replaces.
-        rewrites: by what.
-        read: what is measured.
+    `starts` are the first positions of the prompts that a replacement can change.
 
     Raises:
         OutOfMemory: two prompts alone do not fit.

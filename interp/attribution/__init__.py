@@ -13,12 +13,15 @@ if TYPE_CHECKING:
         attribute_edges,
         attribute_nodes,
     )
-    from interp.attribution.direct import direct_logit_attribution, log_prob_increase
     from interp.attribution.estimators import ESTIMATORS
-    from interp.attribution.lens import LogitLens, logit_lens
-    from interp.attribution.paths import path_patch
+    from interp.attribution.logit_attribution import (
+        direct_logit_attribution,
+        log_prob_increase,
+        top_tokens,
+    )
+    from interp.attribution.logit_lens import LogitLens, logit_lens
+    from interp.attribution.path_patching import path_patch
     from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-    from interp.attribution.top_tokens import top_tokens
 
 __all__ = [
     "LogitLens",

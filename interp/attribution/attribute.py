@@ -1,9 +1,15 @@
-"""The three calls: attribute the metric to edges, to nodes, or to the units of a site."""
+"""Attribute the metric to edges, to nodes, or to the units of a site: three calls, and one by name.
+
+The latter also resumes in a run folder, shard of pairs by shard of pairs.
+"""
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,41 +17,45 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.activations import grad_drop_scores, ig_activation_scores
-from interp.attribution.contrast import Contrast, contrasts
-from interp.attribution.edges import kept, linearised_scores
-from interp.attribution.estimators import (
-    ESTIMATORS,
-    IG_STEPS,
-    estimator_named,
-    linearise,
-    node_estimator_named,
+from interp.attribution.contrast import Contrast, contrasts, plain_runs
+from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
+from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
+from interp.attribution.exact import exact_edge_scores, exact_nodes
+from interp.attribution.nodes import (
+    NODE_SITES,
+    by_position,
+    grad_drop_scores,
+    node_scores,
+    unit_scores,
 )
-from interp.attribution.exact import exact_edges, exact_nodes
-from interp.attribution.local import qk_edge_scores, qk_node_scores
-from interp.attribution.nodes import NODE_SITES, node_scores, unit_scores
-from interp.attribution.runs import run
-from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
-from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.attribution.qk_fix import qk_edge_scores, qk_node_scores
+from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.prompts import mixed_positions
 from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
-from interp.model.sites import Site
+from interp.model.sites import Site, parse_site
 from interp.progress import Progress, reported
+from interp.results.run_folder import RunFolder, identity, names_of
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
+SHARD = 16
+"""Pairs in a shard: what a killed run loses at most."""
+
+AnyPairs = PromptPairs | Sequence[Any] | str
 Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
 """The metric of the clean and of the corrupt prompts."""
-Rows = tuple[np.ndarray, Baseline]
+Rows = tuple[xr.DataArray, Baseline]
+S = TypeVar("S", bound=Scores)
 
 
 def attribute_edges(
     model: Model,
-    pairs: PromptPairs | Sequence[Any] | str,
+    pairs: AnyPairs,
     method: str = "eap-dg",
     metric: AnyMetric = "logit_diff",
     steps: int | None = None,
@@ -77,56 +87,17 @@ def attribute_edges(
     graph = Graph.of(model.arch)
 
     def rows(contrast: Contrast) -> Rows:
-        found, metric = edges_by(model, contrast, method, steps)
-        return np.stack([scores[graph.exists].float().numpy() for scores in found]), metric
+        found, read = edges_by(model, contrast, method, steps)
+        values = np.stack([scores[graph.exists].float().numpy() for scores in found])
+        return xr.DataArray(values, dims=("pair", "edge")), read
 
-    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
-    array = xr.DataArray(
-        values.astype(np.float32), dims=("pair", "edge"), coords={"edge": list(graph.edge_names)}
-    )
-    return EdgeScores(values=array.assign_coords(pair=labels.pop("ids")), method=method, **labels)
-
-
-def edges_by(
-    model: Model, contrast: Contrast, method: str, steps: int | None = None
-) -> tuple[Iterator[Float[Tensor, "source destination"]], Baseline]:
-    """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched.
-
-    Raises:
-        PlanError: unknown method.
-    """
-    if method in ESTIMATORS:
-        at = linearise(model, contrast, estimator_named(method, steps), kept(model))
-        return linearised_scores(model, contrast, at), at.metric
-    special = {
-        "exact": _exact_edges,
-        "eap-ig-activations": lambda m, c: ig_activation_scores(m, c, steps or IG_STEPS),
-        "eap-qk": qk_edge_scores,
-    }
-    if method not in special:
-        raise PlanError(
-            f"unknown attribution method {method!r}. {did_you_mean(method, EDGE_METHODS)}"
-        )
-    if steps is not None and (method != "eap-ig-activations" or steps < 1):
-        raise PlanError(
-            f"{method!r} cannot take {steps} steps; 'eap-ig', 'eap-gl' and 'eap-ig-activations' "
-            "take 1 or more."
-        )
-    return special[method](model, contrast), baseline(model, contrast)
-
-
-def _exact_edges(model: Model, contrast: Contrast) -> Iterator[Float[Tensor, "source destination"]]:
-    graph = Graph.of(model.arch)
-    edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
-    for row in exact_edges(model, contrast, edges):
-        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
-        scores[graph.exists] = row
-        yield scores
+    labels = {"edge": list(graph.edge_names)}
+    return _measured(EdgeScores, model, pairs, rows, method, labels, metric, at_once, progress)
 
 
 def attribute_nodes(
     model: Model,
-    pairs: PromptPairs | Sequence[Any] | str,
+    pairs: AnyPairs,
     method: str = "eap-dg",
     metric: AnyMetric = "logit_diff",
     steps: int | None = None,
@@ -142,21 +113,21 @@ def attribute_nodes(
 
     def rows(contrast: Contrast) -> Rows:
         if method == "exact":
-            found = exact_nodes(model, contrast, range(graph.n_sources))
-            return found.numpy(), baseline(model, contrast)
-        at = linearise(model, contrast, node_estimator_named(method, steps), NODE_SITES)
-        return node_scores(model, contrast, at).numpy(), at.metric
+            values = exact_nodes(model, contrast, range(graph.n_sources))
+            read = baseline(model, contrast)
+        else:
+            estimator = estimator_named(method, steps, of_nodes=True)
+            at = linearise(model, contrast, estimator, NODE_SITES)
+            values, read = node_scores(model, contrast, at), at.metric
+        return xr.DataArray(values.numpy(), dims=("pair", "node")), read
 
-    values, labels = _measure(model, pairs, metric, at_once, progress, rows)
-    array = xr.DataArray(
-        values.astype(np.float32), dims=("pair", "node"), coords={"node": list(graph.sources)}
-    )
-    return NodeScores(values=array.assign_coords(pair=labels.pop("ids")), method=method, **labels)
+    labels = {"node": list(graph.sources)}
+    return _measured(NodeScores, model, pairs, rows, method, labels, metric, at_once, progress)
 
 
 def attribute(
     model: Model,
-    pairs: PromptPairs | Sequence[Any] | str,
+    pairs: AnyPairs,
     site: str,
     over: Sequence[str] | str = ("layer", "pos"),
     method: str = "eap-dg",
@@ -167,21 +138,11 @@ def attribute(
 ) -> UnitScores:
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
-    Compare with ``interp.patch(model, pairs, site, over, direction="noise")``.
-
-    Args:
-        model: from `interp.load_model`.
-        pairs: `PromptPairs`, or anything `load_pairs` takes.
-        site: a short site name.
-        over: axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the site has
-            them; the others are summed.
-        method: one of `UNIT_METHODS`; ``"eap"`` is attribution patching (AtP), ``"eap-qk"`` (of
-            the sites q and k) and ``"grad-drop"`` are AtP*'s two corrections of it.
-        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
-            `interp.patch` takes it.
-        steps: interpolation points, of the methods that integrate.
-        at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
+    Compare with ``interp.patch(model, pairs, site, over, direction="noise")``. `site` is a short
+    site name; `over` the axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the
+    site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
+    attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
+    two corrections of it. All else as in `attribute_edges`.
 
     Returns:
         `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
@@ -199,28 +160,166 @@ def attribute(
         raise PlanError(f"'eap-qk' recomputes queries and keys: of {site!r} use 'eap'.")
 
     def rows(contrast: Contrast) -> Rows:
-        sites = [where.name]
-        if method == "eap-qk":
-            found, read = {where.name: _qk_units(model, contrast, where)}, baseline(model, contrast)
-        elif method == "grad-drop":
-            found, read = grad_drop_scores(model, contrast, sites), baseline(model, contrast)
-        else:
-            at = linearise(model, contrast, node_estimator_named(method, steps), sites)
-            found, read = unit_scores(model, contrast, at, sites), at.metric
-        values = _aligned(found[where.name].numpy(), contrast)
-        return values if "pos" in axes else np.nansum(values, 2, keepdims=True), read
+        found, read = _units_by(model, contrast, where, method, steps)
+        values = by_position(found.numpy(), contrast)
+        places = {"pos": range(values.shape[2])}
+        array = xr.DataArray(values, dims=("pair", "layer", "pos", unit), coords=places)
+        array = array if "pos" in axes else array.sum("pos")
+        array = array if unit in axes else array.sum(unit, skipna=False)
+        return array.transpose("pair", *axes), read
 
     loaded = load_pairs(pairs)
     if "pos" in axes:
-        _warn_of_mixed_positions(tokenise(model, loaded)[0])
-    values, labels = _measure(model, loaded, metric, at_once, progress, rows)
-    full = xr.DataArray(values.astype(np.float32), dims=("pair", "layer", "pos", unit))
-    full = full.squeeze("pos", drop=True) if "pos" not in axes else full
-    full = full.sum(unit, skipna=False) if unit not in axes else full
-    full = full.transpose("pair", *axes)
-    coords = {axis: list(range(full.sizes[axis])) for axis in axes}
-    named = full.assign_coords({"pair": labels.pop("ids"), **coords})
-    return UnitScores(values=named, method=f"{method} ({site})", **labels)
+        kept_pairs = tokenise(model, loaded)[0]
+        mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
+        if mixed:
+            advice = "attribute over pairs of one template, or leave 'pos' out."
+            warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
+    name = f"{method} ({site})"
+    return _measured(UnitScores, model, loaded, rows, name, {}, metric, at_once, progress)
+
+
+def attribute_to(
+    model: Model,
+    pairs: PromptPairs,
+    of: str = "edges",
+    over: str | None = None,
+    method: str = "eap-dg",
+    metric: str = "logit_diff",
+    steps: int | None = None,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Scores:
+    """Attribute to what a name says: ``"edges"``, ``"nodes"``, or the units of a site.
+
+    `over` are the axes of a site, comma-separated (by default ``layer,pos``); method, metric and
+    steps as in the three calls. With `out`, a run folder, a stopped run resumes there and a
+    finished one is loaded; `force` replaces another run, or a damaged one, that it holds; `seed`,
+    of the bootstrap, is recorded. `progress` is called with (pairs done, pairs in all).
+
+    Raises:
+        PlanError: this method does not attribute to that; axes were given for edges or nodes; or
+            no such site.
+        RunFolderError: `out` holds another run, or something else.
+    """
+    refuse_mismatch(of, over, method)
+    options: dict[str, Any] = {"of": of, "over": over, "method": method}
+    options |= {"metric": metric, "steps": steps}
+    if out is None:
+        return _by_name(model, pairs, **options, progress=progress)
+    named = options | {"seed": seed} | names_of(pairs) | identity(model)
+    with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
+        if not run.finished:
+            scores = _in_shards(run, model, pairs, options, progress)
+            run.finish(lambda at: scores.save(at, {"seed": seed, "weights": model.weights_hash}))
+    return Scores.load(out)
+
+
+def refuse_mismatch(of: str, over: str | None, method: str) -> None:
+    """Raise where a method cannot attribute to that, whatever the model; errors as above."""
+    known = {"edges": EDGE_METHODS, "nodes": NODE_METHODS}.get(of, UNIT_METHODS)
+    if method not in known:
+        raise PlanError(f"no method {method!r} scores {of}. {did_you_mean(method, known)}")
+    if over is not None and of in ("edges", "nodes"):
+        raise PlanError(f"{of} have no axes {over!r}; leave `over` out, or name a site, such as z.")
+    if of not in ("edges", "nodes"):
+        checked_axes(*parse_site(of), over or "layer,pos")
+
+
+def _by_name(
+    model: Model, pairs: PromptPairs, of: str, over: str | None, method: str, **options: Any
+) -> Scores:
+    options["progress"] = options["progress"] or False
+    if of == "edges":
+        return attribute_edges(model, pairs, method, **options)
+    if of == "nodes":
+        return attribute_nodes(model, pairs, method, **options)
+    return attribute(model, pairs, of, over or "layer,pos", method, **options)
+
+
+def _in_shards(
+    run: RunFolder,
+    model: Model,
+    pairs: PromptPairs,
+    options: Mapping[str, Any],
+    progress: Progress | None,
+) -> Scores:
+    """All scores from their shards, each read back or measured."""
+    usable, excluded = tokenise(model, pairs)
+    rows = PromptPairs(tuple(pair.pair for pair in usable), pairs.source)
+    shards: list[Scores] = []
+    for first in range(0, len(rows), SHARD):
+        some = rows[first : first + SHARD]
+        report = progress and (lambda done, _, first=first: progress(first + done, len(rows)))
+        make = partial(_by_name, model, some, **options, progress=report)
+        shards.append(run.step(f"{first:06d}", make, Scores))
+        run.count(first + len(some), len(rows))
+        if progress:
+            progress(first + len(some), len(rows))
+    # a position axis is as long as the longest prompt's
+    series = {
+        name: xr.concat([getattr(shard, name) for shard in shards], "pair", join="outer")
+        for name in ("values", "clean", "corrupt")
+    }
+    prompts = tuple(dict.fromkeys(text for shard in shards for text in shard.prompts))
+    seconds = sum(shard.seconds for shard in shards)
+    rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
+    return replace(shards[0], **series, **rest, seconds=seconds)
+
+
+# --- one contrast ------------------------------------------------------------------------------
+
+
+def edges_by(
+    model: Model, contrast: Contrast, method: str, steps: int | None = None
+) -> tuple[EdgeMatrices, Baseline]:
+    """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched.
+
+    Raises:
+        PlanError: unknown method, or steps for one without them.
+    """
+    if method in ESTIMATORS:
+        at = linearise(model, contrast, estimator_named(method, steps), kept(model))
+        return linearised_scores(model, contrast, at), at.metric
+    if method not in EDGE_METHODS:
+        known = did_you_mean(method, EDGE_METHODS)
+        raise PlanError(f"unknown attribution method {method!r}. {known}")
+    if steps is not None and (method != "eap-ig-activations" or steps < 1):
+        raise PlanError(
+            f"{method!r} cannot take {steps} steps; 'eap-ig', 'eap-gl' and 'eap-ig-activations' "
+            "take 1 or more."
+        )
+    if method == "eap-ig-activations":
+        found = ig_activation_scores(model, contrast, steps or IG_STEPS)
+    else:
+        found = {"exact": exact_edge_scores, "eap-qk": qk_edge_scores}[method](model, contrast)
+    return found, baseline(model, contrast)
+
+
+def _units_by(
+    model: Model, contrast: Contrast, site: Site, method: str, steps: int | None
+) -> tuple[Float[Tensor, "pair layer pos unit"], Baseline]:
+    if method == "eap-qk":  # a key serves all query heads of its group
+        scores = qk_node_scores(model, contrast)["qk".index(site.name)]
+        by_head = scores.unflatten(-1, (model.n_units(site), -1)).sum(-1)
+        return by_head, baseline(model, contrast)
+    if method == "grad-drop":
+        found = grad_drop_scores(model, contrast, [site.name])
+        return found[site.name], baseline(model, contrast)
+    at = linearise(model, contrast, estimator_named(method, steps, of_nodes=True), [site.name])
+    return unit_scores(model, contrast, at, [site.name])[site.name], at.metric
+
+
+def baseline(model: Model, contrast: Contrast) -> Baseline:
+    """The metric of every clean and every corrupt prompt, unpatched."""
+    with torch.no_grad():
+        clean, corrupt = (
+            contrast.read(done.final, contrast.pair) for done in plain_runs(model, contrast, [])
+        )
+    return clean, corrupt
 
 
 def checked_axes(
@@ -231,7 +330,7 @@ def checked_axes(
     Raises:
         PlanError: one cannot attribute to that over these axes, whatever the model.
     """
-    axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)
+    axes = tuple(over.split(",") if isinstance(over, str) else over)
     unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
     allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
     wrong = [axis for axis in axes if axis not in allowed]
@@ -243,100 +342,51 @@ def checked_axes(
     return axes, unit
 
 
-def _warn_of_mixed_positions(pairs: Sequence[TokenPair]) -> None:
-    mixed = mixed_positions([pair.clean for pair in pairs], [pair.roles for pair in pairs])
-    if mixed:
-        text = f"{mixed}; attribute over pairs of one template, or leave 'pos' out."
-        warnings.warn(text, InterpWarning, stacklevel=3)
-
-
-def _qk_units(model: Model, contrast: Contrast, site: Site) -> Float[Tensor, "pair layer pos unit"]:
-    """QK-fixed scores of a site's own heads: a key serves all query heads of its group."""
-    scores = qk_node_scores(model, contrast)["qk".index(site.name)]
-    return scores.unflatten(-1, (model.n_units(site), -1)).sum(-1)
-
-
-def _aligned(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:
-    """Positions counted from each prompt's first token; NaN beyond its last."""
-    out = np.full_like(values, np.nan)
-    for i, real in enumerate(contrast.mask.cpu().numpy()):
-        out[i, :, : real.sum()] = values[i][:, real]
-    return out
-
-
-def _measure(
+def _measured(
+    kind: type[S],
     model: Model,
-    pairs: Any,
+    pairs: AnyPairs,
+    rows: Callable[[Contrast], Rows],
+    method: str,
+    labels: Mapping[str, Sequence[str]],
     metric: AnyMetric,
     at_once: int | None,
     progress: Progress | bool,
-    rows: Callable[[Contrast], Rows],
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Run micro-batches through `rows`, and everything that labels a result."""
+) -> S:
+    """Run micro-batches through `rows`, and label the scores; axes without labels are numbered."""
     started = time.perf_counter()
-    loaded = load_pairs(pairs)
+    loaded, chosen = load_pairs(pairs), as_metric(metric)
     usable, excluded = tokenise(model, loaded)
     parts, baselines, done = [], [], 0
     with reported(progress, "attribution", len(usable)) as report:
         for contrast in contrasts(model, usable, metric, at_once):
-            values, metric_of = rows(contrast)
+            values, read = rows(contrast)
             parts.append(values)
-            baselines.append([x.detach().double().cpu().numpy() for x in metric_of])
+            baselines.append([x.detach().double().cpu().numpy() for x in read])
             done += len(contrast)
             report(done, len(usable))
     clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-    chosen = as_metric(metric)
-    _check_gap(chosen.name, clean, corrupt, usable)
-    ids = [pair.pair.id for pair in usable]
-    series = [xr.DataArray(x, dims="pair", coords={"pair": ids}) for x in (clean, corrupt)]
-    labels: Mapping[str, Any] = {
-        "ids": ids,
-        "clean": series[0],
-        "corrupt": series[1],
-        "graph": Graph.of(model.arch),
-        "metric": chosen.name,
-        "unit": chosen.unit,
-        "model": model.name,
-        "weights_hash": model.weights_hash,
-        "source": loaded.source,
-        "excluded": tuple(excluded),
-        "prompts": tuple(dict.fromkeys(t for p in usable for t in (p.pair.clean, p.pair.corrupt))),
-        "seconds": time.perf_counter() - started,
-    }
-    return _padded_stack(parts), dict(labels)
-
-
-def baseline(model: Model, contrast: Contrast) -> Baseline:
-    """The metric of every clean and every corrupt prompt, unpatched."""
-    pair = torch.arange(len(contrast))
-    with torch.no_grad():
-        clean, corrupt = (
-            contrast.read(
-                run(model, contrast, contrast.calls.embeddings[which], pair, []).final, pair
-            )
-            for which in (contrast.clean, contrast.corrupt)
-        )
-    return clean, corrupt
-
-
-def _padded_stack(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join micro-batches whose position axes may differ in length."""
-    if parts[0].ndim < 4:
-        return np.concatenate(parts)
-    width = max(part.shape[2] for part in parts)
-    padded = [
-        np.pad(p, ((0, 0), (0, 0), (0, width - p.shape[2]), (0, 0)), constant_values=np.nan)
-        for p in parts
-    ]
-    return np.concatenate(padded)
-
-
-def _check_gap(
-    metric: str, clean: np.ndarray, corrupt: np.ndarray, kept: Sequence[TokenPair]
-) -> None:
     if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
         raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric} is {clean.mean():.6g} on clean and "
-            f"{corrupt.mean():.6g} on corrupt prompts ({len(kept)} pairs, first "
-            f"{kept[0].pair.id!r}); choose pairs or a metric that tell them apart."
+            f"degenerate clean/corrupt gap: mean {chosen.name} is {clean.mean():.6g} on clean and "
+            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
+            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
         )
+    ids = {"pair": [pair.pair.id for pair in usable]}
+    values = xr.concat(parts, "pair", join="outer").astype(np.float32)
+    axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()} | dict(labels) | ids
+    return kind(
+        values=values.assign_coords(axes),
+        clean=xr.DataArray(clean, dims="pair", coords=ids),
+        corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
+        graph=Graph.of(model.arch),
+        method=method,
+        metric=chosen.name,
+        unit=chosen.unit,
+        model=model.name,
+        weights_hash=model.weights_hash,
+        source=loaded.source,
+        excluded=tuple(excluded),
+        prompts=tuple(dict.fromkeys(t for p in usable for t in (p.pair.clean, p.pair.corrupt))),
+        seconds=time.perf_counter() - started,
+    )

@@ -1,22 +1,31 @@
-"""A contrast: clean and corrupt prompts ready to run, and what is read off their runs."""
+"""A contrast: clean and corrupt prompts ready to run, their runs, and what is read off them."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
 from interp.data.pairs import TokenPair, batch
 from interp.errors import DataError, PlanError
+from interp.forward.blocks import split_mlp_input
+from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.readout import measure
 from interp.metrics import AnyMetric, as_metric
 from interp.model.model import Model
+from interp.model.sites import SITES
 
 Read = Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, " row"]], Float[Tensor, " row"]]
 """(residual stream after the last block, which pair each row belongs to) -> metric of each row."""
+Through = Callable[[int, Tensor, Tensor], Tensor]
+"""(layer, what entered it, what left it) -> what the next layer gets."""
 
 PAIRS_AT_ONCE = 8
 
@@ -40,9 +49,14 @@ class Contrast:
         return len(self.mask)
 
     @property
+    def pair(self) -> Int[Tensor, " pair"]:
+        """Numbers of the pairs."""
+        return torch.arange(len(self))
+
+    @property
     def clean(self) -> Int[Tensor, " pair"]:
         """Prompt numbers of the clean prompts."""
-        return 2 * torch.arange(len(self))
+        return 2 * self.pair
 
     @property
     def corrupt(self) -> Int[Tensor, " pair"]:
@@ -56,14 +70,7 @@ def contrasts(
     metric: AnyMetric = "logit_diff",
     at_once: int | None = None,
 ) -> Iterator[Contrast]:
-    """Micro-batches of pairs, each read at its prompts' last token.
-
-    Args:
-        model: the model.
-        pairs: from `interp.data.pairs.tokenise`.
-        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
-            `interp.patch` takes it.
-        at_once: pairs in a batch; by default `PAIRS_AT_ONCE`.
+    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token.
 
     Raises:
         PlanError: a metric that has no useful gradient at the clean run.
@@ -96,3 +103,125 @@ def contrasts(
 
         calls = record_layer_calls(model, tokens.ids, tokens.mask)
         yield Contrast(calls, tokens.mask[0::2], read)
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+@brief
+@dataclass(frozen=True)
+class RunValues:
+    """Activations of a batch of rows at the asked sites.
+
+    Attributes:
+        pair: which pair of the contrast each row belongs to.
+        kept: site -> activation of each layer. ``mlp_in`` is the MLP's input, after its norm.
+        final: the residual stream after the last block.
+    """
+
+    pair: Int[Tensor, " row"]
+    kept: dict[str, list[Tensor]]
+    final: Float[Tensor, "row pos d_model"]
+
+    def detached(self) -> "RunValues":
+        """The values alone."""
+        kept = {site: [x.detach() for x in layers] for site, layers in self.kept.items()}
+        return RunValues(self.pair, kept, self.final.detach())
+
+    def per_head(self, model: Model, layer: int) -> dict[str, Float[Tensor, "row pos head d_head"]]:
+        """Queries, keys and values of a layer for each query head: groups repeat theirs."""
+        a, out = model.arch, dict[str, Tensor]()
+        for part in "qkv":
+            by_head = self.kept[part][layer].unflatten(-1, (-1, a.d_head))
+            out[part] = by_head.repeat_interleave(a.n_heads // by_head.shape[2], 2)
+        return out
+
+
+def run(
+    model: Model,
+    contrast: Contrast,
+    hidden: Float[Tensor, "row pos d_model"],
+    pair: Int[Tensor, " row"],
+    sites: Sequence[str],
+    given: tuple[str, int, Tensor] | None = None,
+    through: Through = lambda layer, before, after: after,
+) -> RunValues:
+    """Run every block on whole rows of a contrast's prompts; keep what passes the given sites.
+
+    `hidden` enters layer 0, `pair` is the pair of each row, `sites` are short names and
+    ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
+    `through` changes what passes from layer to layer.
+    """
+    kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+    for layer, block in enumerate(model.blocks):
+        kwargs = contrast.calls.of_rows(layer, 2 * pair)
+        with _giving(model, layer, given), _keeping(model, layer, kept):
+            result = block(hidden, **kwargs)
+        after = result[0] if isinstance(result, tuple) else result
+        hidden = through(layer, hidden, after)
+    return RunValues(pair, kept, hidden)
+
+
+@contextlib.contextmanager
+def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> Generator[None]:
+    """Out of place: what attention computes is saved for its own backward pass."""
+    if given is None or given[1] != layer:
+        yield
+        return
+    module, point = model.point(SITES[given[0]], layer)
+    if point.side == "in":
+        handle = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
+    else:
+        handle = module.register_forward_hook(lambda _, __, out: given[2])
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
+    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in SITES]
+    with contextlib.ExitStack() as stack:
+        if "mlp_in" in kept:
+            stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
+        stack.enter_context(hooked(model, edits))
+        yield
+
+
+def plain_runs(
+    model: Model, contrast: Contrast, sites: Sequence[str]
+) -> tuple[RunValues, RunValues]:
+    """The clean and the corrupt run."""
+    embeddings = contrast.calls.embeddings
+    with torch.no_grad():
+        clean, corrupt = (
+            run(model, contrast, embeddings[which], contrast.pair, sites)
+            for which in (contrast.clean, contrast.corrupt)
+        )
+    return clean, corrupt
+
+
+def gradients(
+    output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor | None = None, **options: Any
+) -> list[Tensor]:
+    """Gradients of an output at several inputs; zero where it does not depend on one."""
+    found = torch.autograd.grad(output, inputs, multiplier, allow_unused=True, **options)
+    known: list[Tensor | None] = list(found)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(known, inputs, strict=True)]
+
+
+def forward_equivalents(model: Model, contrast: Contrast, work: Callable[[], Any]) -> float:
+    """Floating-point operations of `work`, in forward passes of the contrast's clean prompts.
+
+    Counts matrix products and attention, backward passes as they are: parameters are frozen, so a
+    backward pass costs about one forward pass, not two.
+    """
+    start = contrast.calls.embeddings[contrast.clean]
+    # fused attention is not counted on a CPU; its plain form is
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as one, torch.no_grad():
+            contrast.read(run(model, contrast, start, contrast.pair, []).final, contrast.pair)
+        with FlopCounterMode(display=False) as total:
+            work()
+    return total.get_total_flops() / one.get_total_flops()

@@ -7,16 +7,16 @@ multipliers of one layer's queries, keys, values and MLP are pulled back through
 contracted with all earlier writes at once, a few tokens at a time.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast
-from interp.attribution.estimators import Estimator, Linearised, linearise
+from interp.attribution.contrast import Contrast, gradients, run
+from interp.attribution.estimators import ESTIMATORS, IG_STEPS, Estimator, Linearised, linearise
 from interp.attribution.jacobians import pull_back, push_forward
-from interp.attribution.runs import gradients
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -26,26 +26,18 @@ KEPT = ("resid_pre", "q", "k", "v", "z", "mlp_in", "mlp_out")
 FLOATS_AT_ONCE = 2**25
 """Most numbers of one stack of writes (128 MB in fp32)."""
 
+EdgeMatrices = Iterator[Float[Tensor, "source destination"]]
+"""One matrix per pair on the CPU, in the metric's unit; 0 where there is no edge."""
 
-def edge_scores(
-    model: Model, contrast: Contrast, estimator: Estimator
-) -> Iterator[Float[Tensor, "source destination"]]:
+
+def edge_scores(model: Model, contrast: Contrast, estimator: Estimator) -> EdgeMatrices:
     """Scores of all edges, pair by pair.
-
-    Args:
-        model: the model.
-        contrast: a micro-batch of pairs.
-        estimator: from `ESTIMATORS`.
-
-    Yields:
-        One matrix a pair on the CPU, in the metric's unit; 0 where there is no edge.
 
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; the pull-back is exact
     algebra, since all branches of a layer read the same residual stream.
     """
-    yield from linearised_scores(
-        model, contrast, linearise(model, contrast, estimator, kept(model))
-    )
+    at = linearise(model, contrast, estimator, kept(model))
+    yield from linearised_scores(model, contrast, at)
 
 
 def kept(model: Model) -> list[str]:
@@ -53,9 +45,7 @@ def kept(model: Model) -> list[str]:
     return [*KEPT, *([] if model.arch.parts.parallel else ["resid_mid"])]
 
 
-def linearised_scores(
-    model: Model, contrast: Contrast, at: Linearised
-) -> Iterator[Float[Tensor, "source destination"]]:
+def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeMatrices:
     """As `edge_scores`, from runs already made."""
     graph = Graph.of(model.arch)
     multipliers = _multipliers(model, at)
@@ -64,9 +54,43 @@ def linearised_scores(
         scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
         real = contrast.mask[pair].nonzero()[:, 0]
         for tokens in real.split(n_tokens):
-            here = _Tokens(model, at, multipliers, pair, tokens)
-            scores += _contract(graph, here)
+            scores += _Tokens(model, at, multipliers, pair, tokens).contracted(graph)
         yield scores
+
+
+def ig_activation_scores(model: Model, contrast: Contrast, steps: int = IG_STEPS) -> EdgeMatrices:
+    """EAP-IG over activations: one layer's sources at a time move from corrupt to clean.
+
+    The slope of every edge is averaged over all (2 L + 1) S runs, as the published code does.
+
+    Source: Hanna et al., arXiv 2403.17806; circuits in MIB, arXiv 2504.13151.
+    """
+    graph = Graph.of(model.arch)
+    plain = linearise(model, contrast, ESTIMATORS["eap"], kept(model))
+    total = torch.zeros(len(contrast), graph.n_sources, graph.n_destinations, dtype=torch.float64)
+    sources = [(site, layer) for layer in range(graph.n_layers) for site in ("z", "mlp_out")]
+    for site, layer in [("resid_pre", 0), *sources]:
+        at = _interpolated(model, contrast, plain, site, layer, steps)
+        total += torch.stack(list(linearised_scores(model, contrast, at)))
+    yield from total / (2 * graph.n_layers + 1)
+
+
+def _interpolated(
+    model: Model, contrast: Contrast, plain: Linearised, site: str, layer: int, steps: int
+) -> Linearised:
+    """The clean run with one layer's sources at corrupt + s/S (clean - corrupt), s = 1 … S."""
+    clean, corrupt = (r.kept[site][layer] for r in (plain.clean, plain.corrupt))
+    points = torch.arange(1, steps + 1).to(clean) / steps
+    between = torch.lerp(corrupt, clean, points[:, None, None, None]).flatten(0, 1)
+    between.requires_grad_(True)
+    rows, given, start = contrast.pair.repeat(steps), None, between
+    if site != "resid_pre":
+        given = site, layer, between
+        start = contrast.calls.embeddings[contrast.clean].repeat(steps, 1, 1).requires_grad_(True)
+    with torch.enable_grad():
+        done = run(model, contrast, start, rows, kept(model), given)
+        total = contrast.read(done.final, rows).sum() / steps
+    return dataclasses.replace(plain, run=done, total=total, n_points=steps)
 
 
 def _multipliers(model: Model, at: Linearised) -> dict[str, list[Tensor]]:
@@ -106,89 +130,75 @@ class _Tokens:
     """A few tokens of one pair: their writes, and the multipliers they meet."""
 
     def __init__(
-        self,
-        model: Model,
-        at: Linearised,
-        multipliers: dict[str, list[Tensor]],
-        pair: int,
-        tokens: Tensor,
+        self, model: Model, at: Linearised, to: dict[str, list[Tensor]], pair: int, tokens: Tensor
     ):
-        self.model, self.at, self.multipliers = model, at, multipliers
+        self.model, self.at, self.to = model, at, to
         self.pair, self.tokens = pair, tokens
-        n_pairs = len(at.clean.pair)
-        self.rows = torch.arange(at.n_points) * n_pairs + pair
+        self.rows = torch.arange(at.n_points) * len(at.clean.pair) + pair
+
+    def contracted(self, graph: Graph) -> Float[Tensor, "source destination"]:
+        """These tokens' part of the scores."""
+        with torch.no_grad():
+            writes = self.writes().flatten(1)  # (source, token d_model)
+        scores = writes.new_zeros(graph.n_sources, graph.n_destinations)
+        for layer in range(graph.n_layers):
+            seen = graph.before_attention(layer)
+            scores[:seen, graph.qkv(layer)] = writes[:seen] @ _columns(self.reads(layer))
+            seen = graph.before_mlp(layer)
+            read = _columns(self.mlp_read(layer))
+            scores[:seen, graph.mlp_in(layer), None] = writes[:seen] @ read
+        final = _wide(self.of_run(self.to["final"][0]).sum(0))[:, None]
+        scores[:, graph.logits, None] = writes @ _columns(final)
+        return scores.double().cpu()
 
     def of_run(self, x: Tensor) -> Float[Tensor, "point token ..."]:
         """These tokens in every point of the differentiated run."""
         return x.detach()[self.rows][:, self.tokens]
 
-    def change(self, site: str, layer: int) -> Float[Tensor, "token width"]:
-        """Clean minus corrupt at a site."""
+    def plain(self, site: str, layer: int) -> tuple[Tensor, Tensor]:
+        """A site in the clean and in the corrupt run: (token, width) each."""
         clean, corrupt = (r.kept[site][layer] for r in (self.at.clean, self.at.corrupt))
-        return clean[self.pair, self.tokens] - corrupt[self.pair, self.tokens]
+        return clean[self.pair, self.tokens], corrupt[self.pair, self.tokens]
 
     def writes(self) -> Float[Tensor, "source token d_model"]:
-        """Change of what every source writes to the residual stream."""
-        parts = [self.change("resid_pre", 0)[None]]
+        """Change, clean minus corrupt, of what every source writes to the residual stream."""
+        clean, corrupt = self.plain("resid_pre", 0)
+        parts = [(clean - corrupt)[None]]
         for layer in range(self.model.arch.n_layers):
-            by_head = head_writes(self.model, layer, self.change("z", layer)[None])[0]
+            z, mlp = self.plain("z", layer), self.plain("mlp_out", layer)
+            by_head = head_writes(self.model, layer, (z[0] - z[1])[None])[0]
             path = self.model.arch.parts.ln1_post
-            if path is not None:
-                by_head = self._through_post_norm(layer, by_head)
-            parts += [by_head, self.change("mlp_out", layer)[None]]
+            if path is not None:  # heads' shares of its change, as the rule linearises norms
+                module, _ = self.model.point(SITES["z"], layer)
+                clean, corrupt = map(module, z)
+                other = self.at.rule.other_end(clean, corrupt)
+                post = norm(self.model, layer, path)
+                by_head = push_forward(self.model, post, clean, other, by_head)
+            parts += [by_head, (mlp[0] - mlp[1])[None]]
         return _wide(torch.cat(parts))
-
-    def _through_post_norm(self, layer: int, by_head: Tensor) -> Tensor:
-        """Heads' shares of the change of a post-norm's output, as the rule linearises norms."""
-        post = norm(self.model, layer, self.model.arch.parts.ln1_post)
-        module, _ = self.model.point(SITES["z"], layer)
-        clean, corrupt = (
-            module(r.kept["z"][layer][self.pair, self.tokens])
-            for r in (self.at.clean, self.at.corrupt)
-        )
-        return push_forward(
-            self.model, post, clean, self.at.rule.other_end(clean, corrupt), by_head
-        )
 
     def reads(self, layer: int) -> Float[Tensor, "token branch d_model"]:
         """Multipliers at the residual inputs of a layer's queries, keys and values."""
-        branches = []
-        a = self.model.arch
+        branches, a = [], self.model.arch
         for part in "qkv":
             weight = weight_of(self.model, part, layer).unflatten(0, (-1, a.d_head))
             if part != "q":
                 weight = weight.repeat_interleave(a.n_heads // a.n_kv_heads, 0)
-            g = self.of_run(self.multipliers[part][layer])
+            g = self.of_run(self.to[part][layer])
             branches.append(torch.einsum("sthk,hkd->sthd", g, weight))
         return self._before_norm("resid_pre", layer, a.parts.ln1, torch.cat(branches, 2))
 
     def mlp_read(self, layer: int) -> Float[Tensor, "token 1 d_model"]:
         """Multiplier at the residual input of a layer's MLP."""
         parts = self.model.arch.parts
+        to_input = self.of_run(self.to["mlp_in"][layer])[:, :, None]
         site = "resid_pre" if parts.parallel else "resid_mid"
-        to_input = self.of_run(self.multipliers["mlp_in"][layer])[:, :, None]
         return self._before_norm(site, layer, parts.ln2, to_input)
 
     def _before_norm(self, site: str, layer: int, path: str | None, to_output: Tensor) -> Tensor:
-        x = self.of_run(self.at.run.kept[site][layer])
-        corrupt = self.at.corrupt.kept[site][layer][self.pair, self.tokens]
-        return pull_back(
-            self.model, norm(self.model, layer, path), x, corrupt, to_output, self.at.rule
-        )
-
-
-def _contract(graph: Graph, here: _Tokens) -> Float[Tensor, "source destination"]:
-    with torch.no_grad():
-        writes = here.writes().flatten(1)  # (source, token d_model)
-    scores = writes.new_zeros(graph.n_sources, graph.n_destinations)
-    for layer in range(graph.n_layers):
-        seen = graph.before_attention(layer)
-        scores[:seen, graph.qkv(layer)] = writes[:seen] @ _columns(here.reads(layer))
-        seen = graph.before_mlp(layer)
-        scores[:seen, graph.mlp_in(layer), None] = writes[:seen] @ _columns(here.mlp_read(layer))
-    final = _wide(here.of_run(here.multipliers["final"][0]).sum(0))[:, None]
-    scores[:, graph.logits, None] = writes @ _columns(final)
-    return scores.double().cpu()
+        x, (_, corrupt) = self.of_run(self.at.run.kept[site][layer]), self.plain(site, layer)
+        function = norm(self.model, layer, path)
+        return pull_back(self.model, function, x, corrupt, to_output, self.at.rule)
 
 
 def _columns(multiplier: Float[Tensor, "token branch d"]) -> Float[Tensor, "token_d branch"]:

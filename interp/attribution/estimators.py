@@ -12,50 +12,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast
-from interp.attribution.rules import DiscreteGradient, Gradient, RelP
-from interp.attribution.runs import Run, run
+from interp.attribution.backward_rules import DiscreteGradient, Gradient, RelP
+from interp.attribution.contrast import Contrast, RunValues, run
 from interp.brief import brief
 from interp.errors import PlanError, did_you_mean
 from interp.model.model import Model
 
 IG_STEPS = 5
 """MIB's number of interpolation steps."""
+Points = tuple[tuple[float, float], ...]
+"""(t, weight) of the runs that are differentiated; t = 1 is the clean prompt's embedding."""
 
 
 @brief
 @dataclass(frozen=True)
 class Estimator:
-    """A first-order method.
+    """A first-order method: where the slope is taken, and by which rule of the backward pass."""
 
-    Attributes:
-        points: (t, weight) of the runs that are differentiated; t = 1 is the clean prompt's
-            embedding, t = 0 the corrupt one's.
-        rule: what the backward pass does at nonlinearities.
-        source: the paper.
-    """
-
-    points: tuple[tuple[float, float], ...]
+    points: Points
     rule: type[Gradient]
     source: str
 
-    @property
-    def only_clean(self) -> bool:
-        """Whether the run that is differentiated is the clean run itself."""
-        return self.points == ((1.0, 1.0),)
 
-
-def left_riemann(steps: int) -> tuple[tuple[float, float], ...]:
+def left_riemann(steps: int) -> Points:
     """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code."""
     return tuple((s / steps, 1 / steps) for s in range(steps))
 
 
-def right_riemann(steps: int) -> tuple[tuple[float, float], ...]:
+def right_riemann(steps: int) -> Points:
     """Points t = 1/S, …, 1: those of the published code for nodes; one step is the clean run."""
     return tuple((s / steps, 1 / steps) for s in range(1, steps + 1))
 
 
-def gauss_legendre(steps: int) -> tuple[tuple[float, float], ...]:
+def gauss_legendre(steps: int) -> Points:
     """Gauss-Legendre points of [0, 1], exact for slopes of polynomial degree 2 S - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return tuple((float((t + 1) / 2), float(w / 2)) for t, w in zip(nodes, weights, strict=True))
@@ -69,16 +58,17 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient, "Hanna et al., arXiv 2403.17806"),
     "eap-gl": Estimator(gauss_legendre(3), Gradient, "EAP-IG by Gauss-Legendre quadrature"),
     "relp": Estimator(CLEAN, RelP, "Jafari et al., arXiv 2508.21258"),
-    "eap-dg": Estimator(CLEAN, DiscreteGradient, "this toolkit: interp.attribution.rules"),
+    "eap-dg": Estimator(CLEAN, DiscreteGradient, "this toolkit: interp.attribution.backward_rules"),
 }
 
 
-def estimator_named(name: str, steps: int | None = None) -> Estimator:
-    """Look an estimator of edges up.
+def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = False) -> Estimator:
+    """Look an estimator up.
 
     Args:
         name: a key of `ESTIMATORS`.
         steps: interpolation points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
+        of_nodes: of nodes and units, for which ``eap-ig`` takes the right-hand points.
 
     Raises:
         PlanError: unknown name, or steps for a method without them.
@@ -86,22 +76,17 @@ def estimator_named(name: str, steps: int | None = None) -> Estimator:
     if name not in ESTIMATORS:
         raise PlanError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
     found = ESTIMATORS[name]
-    if steps is None:
-        return found
     quadrature = {"eap-ig": left_riemann, "eap-gl": gauss_legendre}
-    if name not in quadrature or steps < 1:
+    if steps is not None and (name not in quadrature or steps < 1):
         raise PlanError(
             f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more."
         )
-    return Estimator(quadrature[name](steps), found.rule, found.source)
-
-
-def node_estimator_named(name: str, steps: int | None = None) -> Estimator:
-    """As `estimator_named` for nodes and units, where ``eap-ig`` takes the right-hand points."""
-    found = estimator_named(name, steps)
-    if name != "eap-ig":
+    n = steps or len(found.points)
+    if name == "eap-ig" and of_nodes:
+        return Estimator(right_riemann(n), found.rule, found.source)
+    if steps is None:
         return found
-    return Estimator(right_riemann(len(found.points)), found.rule, found.source)
+    return Estimator(quadrature[name](n), found.rule, found.source)
 
 
 @brief
@@ -118,10 +103,10 @@ class Linearised:
         n_points: how many points.
     """
 
-    run: Run
+    run: RunValues
     total: Float[Tensor, ""]
-    clean: Run
-    corrupt: Run
+    clean: RunValues
+    corrupt: RunValues
     metric: tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
     rule: Gradient
     n_points: int
@@ -130,42 +115,28 @@ class Linearised:
 def linearise(
     model: Model, contrast: Contrast, estimator: Estimator, sites: Sequence[str]
 ) -> Linearised:
-    """Run the contrast so that multipliers can flow back to the given sites.
+    """Run the contrast so that multipliers can flow back to the given sites, as `run` keeps them.
 
-    Args:
-        model: the model; its parameters receive no gradients.
-        contrast: the prompts.
-        estimator: where and how the slope is taken.
-        sites: sites to keep (see `runs.run`).
+    The model's parameters receive no gradients.
     """
-    rule = estimator.rule()
-    clean_in, corrupt_in = (
-        contrast.calls.embeddings[which] for which in (contrast.clean, contrast.corrupt)
-    )
-    pair = torch.arange(len(contrast))
-    points = torch.tensor([t for t, _ in estimator.points], dtype=torch.float64).to(clean_in)
-    weights = torch.tensor([w for _, w in estimator.points], dtype=torch.float64).repeat_interleave(
-        len(pair)
-    )
-    start = torch.lerp(corrupt_in, clean_in, points[:, None, None, None]).flatten(0, 1)
+    rule, pair = estimator.rule(), contrast.pair
+    embeddings = contrast.calls.embeddings
+    clean_in, corrupt_in = embeddings[contrast.clean], embeddings[contrast.corrupt]
+    at, weights = torch.tensor(estimator.points, dtype=torch.float64).T
+    start = torch.lerp(corrupt_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
     with torch.enable_grad(), rule.clean(model):
-        rows = pair.repeat(len(points))
+        rows = pair.repeat(len(at))
         done = run(model, contrast, start.detach().requires_grad_(True), rows, sites)
         values = contrast.read(done.final, rows)
     with torch.no_grad(), rule.corrupt(model):
         corrupt = run(model, contrast, corrupt_in, pair, sites)
         low = contrast.read(corrupt.final, pair)
-    if estimator.only_clean:
-        clean, high = _detached(done), values.detach()
+    if estimator.points == CLEAN:
+        clean, high = done.detached(), values.detach()
     else:
         with torch.no_grad():
             clean = run(model, contrast, clean_in, pair, sites)
             high = contrast.read(clean.final, pair)
     with torch.enable_grad():
-        total = (values * weights.to(values)).sum()
-    return Linearised(done, total, clean, corrupt, (high, low), rule, len(points))
-
-
-def _detached(done: Run) -> Run:
-    kept = {site: [x.detach() for x in layers] for site, layers in done.kept.items()}
-    return Run(done.pair, kept, done.final.detach())
+        total = (values * weights.repeat_interleave(len(pair)).to(values)).sum()
+    return Linearised(done, total, clean, corrupt, (high, low), rule, len(at))

@@ -1,67 +1,67 @@
-"""Exact effects of edges and nodes: one intervention a number, many at once in one walk.
+"""Exact effects of edges and nodes: one intervention per number, many at once in a packed forward.
 
     effect(u -> v) = m(clean) - m(clean, but v reads u from the corrupt run)
 
-Positive = supports the answer. A row of the walk starts at the first token that differs and at
-v's own layer; edges into the logits need no run at all. These are the numbers that attribution
-approximates.
+Positive = supports the answer. A row starts at the first token that differs and at v's own layer;
+edges into the logits need no run at all. These are the numbers that attribution approximates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast
-from interp.attribution.runs import run
+from interp.attribution.contrast import Contrast, plain_runs
 from interp.forward.blocks import bias_of, head_writes, mlp_write, norm, weight_of
-from interp.forward.layer_calls import LayerCalls
 from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
 
 TOKENS_AT_ONCE = 4096
-"""Tokens in a walk's batch, the prompts aside."""
-
+"""Tokens in a packed batch, the prompts aside."""
 EDGES_AT_ONCE = 2048
 """Edges whose values are held at a time."""
 
+Edge = tuple[int, int]
+"""(source, destination) indices of the model's `Graph`."""
+Moved = Float[Tensor, "edge pair pos d_model"]
+"""Changes of what a destination reads."""
+
 
 def exact_edges(
-    model: Model, contrast: Contrast, edges: Sequence[tuple[int, int]]
+    model: Model, contrast: Contrast, edges: Sequence[Edge]
 ) -> Float[Tensor, "pair edge"]:
     """Effect of cutting each edge, alone, pair by pair.
-
-    Args:
-        model: the model.
-        contrast: the pairs.
-        edges: (source, destination) indices of the model's `Graph`.
 
     Source: "edge activation patching" of Syed et al., arXiv 2310.10348.
     """
     work = Effects(model, contrast)
     for source, destination in edges:
         work.graph.edge(work.graph.edge_name(source, destination))
-    parts = [
-        work.edges(edges[start : start + EDGES_AT_ONCE])
-        for start in range(0, len(edges), EDGES_AT_ONCE)
-    ]
+    starts = range(0, len(edges), EDGES_AT_ONCE)
+    parts = [work.edges(edges[start : start + EDGES_AT_ONCE]) for start in starts]
     return work.full[:, None] - torch.cat(parts, 1)
+
+
+def exact_edge_scores(
+    model: Model, contrast: Contrast
+) -> Iterator[Float[Tensor, "source destination"]]:
+    """Effects of all edges, one matrix per pair; 0 where there is no edge."""
+    graph = Graph.of(model.arch)
+    edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()]
+    for row in exact_edges(model, contrast, edges):
+        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
+        scores[graph.exists] = row
+        yield scores
 
 
 def exact_nodes(
     model: Model, contrast: Contrast, nodes: Sequence[int]
 ) -> Float[Tensor, "pair node"]:
-    """Effect of giving each node its corrupt activation, alone; everything after recomputed.
-
-    Args:
-        model: the model.
-        contrast: the pairs.
-        nodes: source indices of the model's `Graph`.
-    """
+    """Effect of giving each source of the graph its corrupt activation; the rest is recomputed."""
     work = Effects(model, contrast)
     jobs = [work.node(node) for node in nodes if node != 0]
     with torch.no_grad():
@@ -75,14 +75,14 @@ class _Job:
     """One intervention on every pair: what is put where, and what is put back as it was.
 
     Attributes:
-        key: the edge (source, destination), or the node twice.
+        key: the edge, or the node twice.
         layer, site: where.
         features: of the site; ``None`` for all.
         values: what each pair's tokens get.
         kept_z: features of ``z`` that stay as in the clean run.
     """
 
-    key: tuple[int, int]
+    key: Edge
     layer: int
     site: str
     features: tuple[int, ...] | None
@@ -91,25 +91,21 @@ class _Job:
 
 
 class Effects:
-    """Both plain runs of a contrast, and the walk that patches many rows into the clean one."""
+    """Both plain runs of a contrast, and what patches many rows into the clean one."""
 
     def __init__(self, model: Model, contrast: Contrast):
         self.model, self.contrast, self.graph = model, contrast, Graph.of(model.arch)
-        self.calls: LayerCalls = contrast.calls.only(contrast.clean)
-        sites = ["resid_pre", "q", "k", "v", "z", "mlp_out"] + ["resid_mid"] * (
-            not self.graph.parallel
-        )
-        pair = torch.arange(len(contrast))
-        with torch.no_grad():
-            self.clean, self.corrupt = (
-                run(model, contrast, contrast.calls.embeddings[which], pair, sites)
-                for which in (contrast.clean, contrast.corrupt)
-            )
-            self.full, self.empty = (
-                contrast.read(r.final, pair).double().cpu() for r in (self.clean, self.corrupt)
-            )
+        self.calls = contrast.calls.only(contrast.clean)
+        sites = ["resid_pre", "q", "k", "v", "z", "mlp_out"]
+        sites += [] if self.graph.parallel else ["resid_mid"]
+        self.clean, self.corrupt = plain_runs(model, contrast, sites)
+        self.full, self.empty = (self._read(r.final) for r in (self.clean, self.corrupt))
         self._changes: dict[int, Tensor] = {}
         self.first = _first_difference(contrast, shares_prefixes(model))
+
+    def _read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
+        with torch.no_grad():
+            return self.contrast.read(final, self.contrast.pair).double().cpu()
 
     def change(self, source: int) -> Float[Tensor, "pair pos d_model"]:
         """Corrupt minus clean, of what a source writes to the residual stream."""
@@ -138,9 +134,7 @@ class Effects:
         """Change of attention's write when one head's output changes, through a post-norm."""
         return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
 
-    def _after_post_norm(
-        self, layer: int, moved: Float[Tensor, "pair pos d_model"]
-    ) -> Float[Tensor, "pair pos d_model"]:
+    def _after_post_norm(self, layer: int, moved: Tensor) -> Tensor:
         path = self.model.arch.parts.ln1_post
         if path is None:
             return moved
@@ -148,58 +142,36 @@ class Effects:
         total = module(self.clean.kept["z"][layer])
         return post(total + moved) - post(total)
 
-    def per_head(self, part: str, layer: int) -> Float[Tensor, "pair pos head d_head"]:
-        """Clean queries, keys or values of every query head."""
-        by_head = self.clean.kept[part][layer].unflatten(-1, (-1, self.model.arch.d_head))
-        return by_head.repeat_interleave(self.graph.n_heads // by_head.shape[2], 2)
-
     def with_change(
         self, destination: int, change: Float[Tensor, "pair pos d_model"]
     ) -> Float[Tensor, " pair"]:
         """The metric with one destination's residual input changed, the rest recomputed."""
         if destination == self.graph.logits:
-            rows = torch.arange(len(self.contrast))
-            return self.contrast.read(self.clean.final + change, rows).double().cpu()
+            return self._read(self.clean.final + change)
         return self.run(self._jobs(destination, change[None], [-1]))[:, 0]
 
-    def edges(self, edges: Sequence[tuple[int, int]]) -> Float[Tensor, "pair edge"]:
-        """The metric with each edge cut."""
+    def edges(self, edges: Sequence[Edge]) -> Float[Tensor, "pair edge"]:
+        """The metric with each edge cut; those into the logits need no run."""
         by_destination: dict[int, list[int]] = {}
         for source, destination in edges:
             by_destination.setdefault(destination, []).append(source)
-        out: dict[tuple[int, int], Tensor] = {}
+        out: dict[Edge, Tensor] = {}
         jobs: list[_Job] = []
         with torch.no_grad():
             for destination, sources in by_destination.items():
                 if destination == self.graph.logits:
-                    out |= self.into_logits(sources)
+                    for source in sources:
+                        changed = self.clean.final + self.change(source)
+                        out[source, destination] = self._read(changed)
                 else:
-                    jobs += self.into(destination, sources)
+                    changes = torch.stack([self.change(source) for source in sources])
+                    jobs += self._jobs(destination, changes, sources)
             values = self.run(jobs)
         out |= {job.key: values[:, i] for i, job in enumerate(jobs)}
-        return torch.stack([out[source, destination] for source, destination in edges], 1)
+        return torch.stack([out[edge] for edge in edges], 1)
 
-    def into_logits(self, sources: Sequence[int]) -> dict[tuple[int, int], Float[Tensor, " pair"]]:
-        """The metric with each source's edge into the logits cut: no run is needed."""
-        pair = torch.arange(len(self.contrast))
-        return {
-            (s, self.graph.logits): self.contrast.read(self.clean.final + self.change(s), pair)
-            .double()
-            .cpu()
-            for s in sources
-        }
-
-    def into(self, destination: int, sources: Sequence[int]) -> list[_Job]:
+    def _jobs(self, destination: int, changes: Moved, sources: Sequence[int]) -> list[_Job]:
         """What one destination computes with each source's edge into it cut."""
-        changes = torch.stack([self.change(s) for s in sources])
-        return self._jobs(destination, changes, sources)
-
-    def _jobs(
-        self,
-        destination: int,
-        changes: Float[Tensor, "edge pair pos d_model"],
-        sources: Sequence[int],
-    ) -> list[_Job]:
         layer, place = divmod(destination, 3 * self.graph.n_heads + 1)
         if place == 3 * self.graph.n_heads:
             site = "resid_pre" if self.graph.parallel else "resid_mid"
@@ -216,9 +188,9 @@ class Effects:
         ]
 
     def branch(
-        self, layer: int, part: str, head: int, changes: Float[Tensor, "edge pair pos d_model"]
+        self, layer: int, part: str, head: int, changes: Moved
     ) -> tuple[Float[Tensor, "edge pair pos d_head"], tuple[int, ...], tuple[int, ...]]:
-        """Recompute one head's query, key or value.
+        """Recompute one head's query, key or value: the values, its features, those of z kept.
 
         Keys and values are shared in a group: the heads that are not the same member of theirs
         keep their z, as if each query head had keys and values of its own.
@@ -254,10 +226,10 @@ class Effects:
         out = torch.zeros(len(self.contrast), len(jobs), dtype=torch.float64)
         for start in range(0, len(order), step):
             chosen = order[start : start + step]
-            out[:, chosen] = self._walk([jobs[i] for i in chosen])
+            out[:, chosen] = self._packed([jobs[i] for i in chosen])
         return out
 
-    def _walk(self, jobs: Sequence[_Job]) -> Float[Tensor, "pair job"]:
+    def _packed(self, jobs: Sequence[_Job]) -> Float[Tensor, "pair job"]:
         n_pairs, n_pos = self.calls.mask.shape
         base, pair = torch.arange(n_pairs), torch.arange(n_pairs).repeat(len(jobs))
         start = torch.cat([0 * base, self.first[pair]])

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.rules import DiscreteGradient, Gradient
+from interp.attribution.backward_rules import DiscreteGradient, Gradient
 from interp.model.model import Model
 
 Function = Callable[[Tensor], Tensor]
+"""A norm, token by token."""
 
 
 def pull_back(
@@ -22,13 +23,7 @@ def pull_back(
 ) -> Float[Tensor, "token branch d"]:
     """Multipliers before a norm from those after it, for many branches, summed over points.
 
-    Args:
-        model: whose rule handlers apply.
-        function: the norm, token by token.
-        x: where it is linearised: each point of the differentiated run.
-        corrupt: the other end of the chord, for rules that take one.
-        to_output: multipliers after the norm.
-        rule: the backward rule.
+    `x` is where the norm is linearised, `corrupt` the other end of the chord, for rules with one.
     """
     wide = x[:, :, None].expand_as(to_output).detach().requires_grad_(True)
     with torch.enable_grad(), rule.clean(model):

@@ -8,46 +8,51 @@ activation supports the answer. One backward pass gives every unit of every laye
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast
+from interp.attribution.backward_rules import given
+from interp.attribution.contrast import Contrast, RunValues, gradients, run
 from interp.attribution.estimators import Linearised
-from interp.attribution.runs import gradients
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
 
 NODE_SITES = ("resid_pre", "z", "mlp_out")
+UnitValues = dict[str, Float[Tensor, "pair layer pos unit"]]
+"""Site -> scores, on the CPU; units are heads, key-value heads, neurons, or 1 for vectors."""
 
 
 def unit_scores(
     model: Model, contrast: Contrast, at: Linearised, sites: Sequence[str]
-) -> dict[str, Float[Tensor, "pair layer pos unit"]]:
-    """Scores of every unit of some sites.
+) -> UnitValues:
+    """Scores of every unit of some sites, from runs that `linearise` made with these.
 
-    Args:
-        model: the model.
-        contrast: a micro-batch of pairs.
-        at: its runs, from `linearise` with these sites; the plain gradient is AtP (Nanda 2023).
-        sites: short site names.
-
-    Returns:
-        By site, on the CPU; units are heads, key-value heads, neurons, or 1 for whole vectors.
-
-    Source: attribution patching, Kramar et al., arXiv 2403.00745, eq. 4.
+    Source: attribution patching, Nanda 2023; Kramar et al., arXiv 2403.00745, eq. 4.
     """
-    flat = [x for site in sites for x in at.run.kept[site]]
-    multipliers = iter(gradients(at.total, flat))
-    n_pairs, out = len(contrast), {}
+    multipliers = gradients(at.total, [x for site in sites for x in at.run.kept[site]])
+    slopes = [g.unflatten(0, (at.n_points, len(contrast))).sum(0) for g in multipliers]
+    return _products(model, contrast, sites, at.clean, at.corrupt, slopes)
+
+
+def _products(
+    model: Model,
+    contrast: Contrast,
+    sites: Sequence[str],
+    clean: RunValues,
+    corrupt: RunValues,
+    slopes: Sequence[Tensor],
+) -> UnitValues:
+    """Clean minus corrupt times slope, summed over each unit's features."""
+    rest, out = iter(slopes), UnitValues()
     for site in sites:
-        layers = []
-        n_units = model.n_units(SITES[site])
-        for clean, corrupt in zip(at.clean.kept[site], at.corrupt.kept[site], strict=True):
-            slope = next(multipliers).unflatten(0, (at.n_points, n_pairs)).sum(0)
-            score = ((clean - corrupt).float() * slope.float()).unflatten(-1, (n_units, -1))
-            layers.append(score.sum(-1) * contrast.mask[..., None])
+        layers: list[Tensor] = []
+        for high, low in zip(clean.kept[site], corrupt.kept[site], strict=True):
+            score = (high - low).detach().float() * next(rest).float()
+            by_unit = score.unflatten(-1, (model.n_units(SITES[site]), -1))
+            layers.append(by_unit.sum(-1) * contrast.mask[..., None])
         out[site] = torch.stack(layers, 1).cpu()
     return out
 
@@ -65,3 +70,42 @@ def node_scores(model: Model, contrast: Contrast, at: Linearised) -> Float[Tenso
         out[:, graph.heads(layer)] = by_site["z"][:, layer].sum(1)
         out[:, graph.mlp(layer)] = by_site["mlp_out"][:, layer].sum((1, 2))
     return out
+
+
+def by_position(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:
+    """Positions counted from each prompt's first token; NaN beyond its last."""
+    out = np.full_like(values, np.nan)
+    for i, real in enumerate(contrast.mask.cpu().numpy()):
+        out[i, :, : real.sum()] = values[i][:, real]
+    return out
+
+
+def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> UnitValues:
+    """AtP with GradDrop: sizes, not signs, that cancelling paths cannot hide.
+
+    sum over layers l of |score with no gradient through layer l| / (L - 1)
+
+    Source: AtP*, Kramar et al., arXiv 2403.00745, section 3.1.2.
+    """
+    pair, n_layers, embeddings = contrast.pair, model.arch.n_layers, contrast.calls.embeddings
+    dropped: list[int] = []
+
+    def gated(layer: int, before: Tensor, after: Tensor) -> Tensor:
+        """Pass a layer's contribution on; its gradient only while the layer is not dropped."""
+        change = after - before
+        return before + given(change.clone, lambda g: (g * (layer not in dropped),), change)
+
+    with torch.no_grad():
+        corrupt = run(model, contrast, embeddings[contrast.corrupt], pair, sites)
+    with torch.enable_grad():
+        start = embeddings[contrast.clean].detach().requires_grad_(True)
+        clean = run(model, contrast, start, pair, sites, through=gated)
+        total = contrast.read(clean.final, pair).sum()
+    flat = [x for site in sites for x in clean.kept[site]]
+    sizes: UnitValues = {}
+    for layer in range(n_layers):
+        dropped[:] = [layer]
+        slopes = gradients(total, flat, retain_graph=True)
+        for site, score in _products(model, contrast, sites, clean, corrupt, slopes).items():
+            sizes[site] = sizes.get(site, 0) + score.abs() / max(1, n_layers - 1)
+    return sizes

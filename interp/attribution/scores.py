@@ -1,26 +1,26 @@
 """`EdgeScores`, `NodeScores` and `UnitScores`: labelled attributions, pair by pair."""
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from interp.data.pairs import Excluded
-from interp.errors import RunFolderError, shown
 from interp.model.graph import Graph
-from interp.results import folder
+from interp.results.result import Result
 from interp.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from interp.results.report import Report
 
-@dataclass(frozen=True)
-class Scores:
-    """What attribution measured; positive = supports the answer.
+
+@dataclass(frozen=True, repr=False)
+class Scores(Result):
+    """What attribution measured; positive = supports the answer. `load` gives the kind saved.
 
     Attributes:
         values: score of each component, first dimension ``pair``.
@@ -31,7 +31,6 @@ class Scores:
         prompts: every prompt seen, clean and corrupt; circuits made of these scores may not be
             evaluated on them.
         seconds: wall time.
-        provenance: versions, machine and command line, filled when saved.
     """
 
     values: xr.DataArray
@@ -44,12 +43,9 @@ class Scores:
     model: str
     weights_hash: str
     source: str
-    excluded: tuple[Excluded, ...] = field(repr=False)
-    prompts: tuple[str, ...] = field(repr=False)
+    excluded: tuple[Excluded, ...]
+    prompts: tuple[str, ...]
     seconds: float
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    KIND: ClassVar[str] = "scores"
 
     @property
     def n_pairs(self) -> int:
@@ -85,21 +81,31 @@ class Scores:
         table = self.mean().to_dataframe(name="score").reset_index().dropna(subset=["score"])
         order = np.argsort(-table["score"].abs().to_numpy(), kind="stable")[:n]
         flat = self.values.values.reshape(self.n_pairs, -1)
-        chosen = table.index.to_numpy()[order]
-        _, low, high = bootstrap_mean(flat[:, chosen], seed)
+        _, low, high = bootstrap_mean(flat[:, table.index.to_numpy()[order]], seed)
         picked = table.iloc[order].assign(low=low, high=high)
         return picked[[*self.over, "score", "low", "high"]].reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component: labels and mean score."""
+        """One row per component: labels and mean score."""
         frame: pd.DataFrame = self.mean().to_dataframe(name="score").reset_index()
         return frame.loc[:, [*self.over, "score"]].dropna().reset_index(drop=True)
 
     def plot(self) -> "go.Figure":
-        """Scores by layer; see `interp.attribution.figures`."""
+        """Scores by layer; blue supports the answer, red opposes it. See `plot_scores`."""
         from interp.attribution.figures import plot_scores
+        from interp.results.style import styled
 
-        return plot_scores(self)
+        note = f"{self._what}, mean of {self.n_pairs} pairs"
+        measured = f"{self.metric} ({self.unit})"
+        return styled(
+            plot_scores(self.values, self.graph, measured), f"{self.method} on {self.model}", note
+        )
+
+    @property
+    def _what(self) -> str:
+        if self.over == ("edge",):
+            return f"size of all edges from layer to layer, summed ({self.unit} of {self.metric})"
+        return f"share of {self.metric} ({self.unit}); positive supports the answer"
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints."""
@@ -119,67 +125,34 @@ class Scores:
             "top": self.top(10, seed).to_dict("records"),
         }
 
-    def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
-        """Write a run folder: manifest.json, Parquet tables, safetensors values.
+    def report(self, seed: int = 0) -> "Report":
+        """The figure and the strongest components."""
+        from interp.attribution.figures import strongest
+        from interp.results.report import Figure, Report, Section, Table, excluded_rows
 
-        Raises:
-            RunFolderError: the path holds something that is not a run folder.
-        """
-        names = ("method", "metric", "unit", "model", "weights_hash", "source", "seconds")
-        manifest = {
-            "kind": self.KIND,
-            **{name: getattr(self, name) for name in names},
-            "graph": {f.name: getattr(self.graph, f.name) for f in fields(Graph)},
-            "dims": list(self.values.dims),
-            "provenance": folder.provenance() | self.provenance | (provenance or {}),
-        }
-        pairs = pd.DataFrame(
-            {
-                "pair": self.values.coords["pair"].values,
-                "clean": self.clean.values,
-                "corrupt": self.corrupt.values,
-            }
+        top, part = self.top(15, seed), self.convergence
+        first = strongest(top)
+        says = f"{self._what[0].upper()}{self._what[1:]}, mean of {self.n_pairs} pairs."
+        says += " Colours follow the square root." * (self.over == ("edge",))
+        drawn = Figure("Scores by layer", f"{says} {first}", self.plot())
+        table = Table("Strongest components", top)
+        adds = (
+            f"The scores of the input add up to {part or 0:.3f} of the clean-corrupt gap (1 = all)."
         )
-        tables = {"pairs": pairs, "prompts": pd.DataFrame({"prompt": self.prompts})}
-        tables["excluded"] = pd.DataFrame(
-            [asdict(row) for row in self.excluded],
-            columns=["id", "where", "reason"],
-        )
-        for dim in self.over:
-            tables[f"axis_{dim}"] = pd.DataFrame({dim: self.values.coords[dim].values})
-        return folder.write(Path(path), manifest, tables, {"values": self.values.values})
-
-    @classmethod
-    @folder.decoding
-    def load(cls, path: Path) -> "Scores":
-        """Read a run folder back, exactly, as the kind of scores it holds.
-
-        Raises:
-            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
-        """
-        manifest = folder.read_manifest(path)
-        kinds = {kind.KIND: kind for kind in (EdgeScores, NodeScores, UnitScores)}
-        if manifest.get("kind") not in kinds:
-            raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not scores.")
-        axes = manifest["dims"][1:]
-        names = ("pairs", "prompts", "excluded", *(f"axis_{dim}" for dim in axes))
-        manifest, tables, arrays = folder.read(path, manifest["kind"], names)
-        ids = tables["pairs"]["pair"].tolist()
-        coords = {"pair": ids} | {dim: tables[f"axis_{dim}"][dim].to_numpy() for dim in axes}
-        clean, corrupt = (
-            xr.DataArray(tables["pairs"][name].to_numpy(), dims="pair", coords={"pair": ids})
-            for name in ("clean", "corrupt")
-        )
-        given = ("method", "metric", "unit", "model", "weights_hash", "source", "seconds")
-        return kinds[manifest["kind"]](
-            values=xr.DataArray(arrays["values"], dims=manifest["dims"], coords=coords),
-            clean=clean,
-            corrupt=corrupt,
-            graph=Graph(**manifest["graph"]),
-            excluded=tuple(Excluded(**row) for row in tables["excluded"].to_dict("records")),
-            prompts=tuple(tables["prompts"]["prompt"]),
-            provenance=manifest["provenance"],
-            **{name: manifest[name] for name in given},
+        return Report(
+            title=f"{self.method} on {self.model}, {self.source}",
+            lead=f"{self.metric} ({self.unit}): {float(self.clean.mean()):.3f} on clean, "
+            f"{float(self.corrupt.mean()):.3f} on corrupt prompts; {self.n_pairs} pairs of "
+            f"{self.source}. {first}",
+            sections=[Section(self.KIND.replace("_", " ").capitalize(), [drawn, table])],
+            method=(
+                f"Scores by {self.method}; positive = supports the answer. Means over pairs with "
+                "95 % bootstrap intervals.",
+                *([] if part is None else [f"{adds} (1 = all)."]),
+                f"The runs took {self.seconds:.2f} s.",
+            ),
+            excluded=excluded_rows(self.excluded),
+            provenance=self.provenance | {"weights": self.weights_hash},
         )
 
     def __repr__(self) -> str:
@@ -189,11 +162,6 @@ class Scores:
             f"{len(self.excluded)} excluded; {self.metric} {float(self.clean.mean()):.3f} clean, "
             f"{float(self.corrupt.mean()):.3f} corrupt; {self.seconds:.2f} s)"
         )
-
-    def _repr_html_(self) -> str:
-        from interp.attribution.figures import report
-
-        return report(self).fragment()
 
 
 class EdgeScores(Scores):

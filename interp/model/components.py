@@ -53,11 +53,10 @@ class Component:
                 f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
                 "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
             )
-        if match[1] is not None:
-            return cls(int(match[1]), "head", int(match[2]))
-        if match[4] is not None:
-            return cls(int(match[3]), "neuron", int(match[4]))
-        return cls(int(match[3]), "mlp")
+        layer_of_head, head, layer, neuron = match.groups()
+        if head is not None:
+            return cls(int(layer_of_head), "head", int(head))
+        return cls(int(layer), "mlp" if neuron is None else "neuron", int(neuron or 0))
 
 
 Components = str | Component | Iterable[str | Component] | Any
@@ -74,7 +73,7 @@ def refuse_unreadable(names: Iterable[str]) -> None:
 
 
 def n_units(model: Model, kind: ComponentKind) -> int:
-    """Components of a kind in each layer; `PlanError` where the architecture has none."""
+    """Components of a kind in each layer; `PlanError` where the architecture has no such site."""
     return model.n_units(model.site(SITE_OF[kind])[0])
 
 
@@ -202,22 +201,15 @@ Sets = dict[str, ComponentSet]
 
 
 def singles(model: Model, components: Components | None = None) -> Sets:
-    """Each component on its own; by default every head.
-
-    Raises:
-        PlanError: a component that the model does not have.
-    """
+    """Each component on its own, checked by `components_of`; by default every head."""
     given = everything(model, "head") if components is None else components
     return {str(one): ComponentSet((one,)) for one in components_of(model, given)}
 
 
 def cumulative(model: Model, ranked: Components, sizes: Sequence[int] | None = None) -> Sets:
-    """The first k components of a ranking, for growing k.
+    """The first k components of a ranking, for growing k: `sizes`, or 1, 2, 4, … and all.
 
-    Args:
-        model: the model.
-        ranked: components, first the one to go first; scores rank by falling absolute value.
-        sizes: the values of k; by default 1, 2, 4, … and all.
+    `ranked` has first the one to go first; scores rank by falling absolute value.
 
     Raises:
         PlanError: a component that the model does not have, a size beyond the ranking, or no size.
@@ -237,13 +229,10 @@ def cumulative(model: Model, ranked: Components, sizes: Sequence[int] | None = N
 def all_but(
     model: Model, kept: Components | Sets, among: Sequence[ComponentKind] | None = None
 ) -> Sets:
-    """Everything but a set, or but each of several sets (such as those of `cumulative`).
+    """Everything but a set, or but each of several named sets (such as those of `cumulative`).
 
-    Args:
-        model: the model.
-        kept: the components that are left as they are, or named sets of them.
-        among: kinds of which all others are ablated; by default those that occur in `kept`, so
-            that keeping heads leaves the MLPs alone.
+    `among` are the kinds of which all others are ablated; by default those that occur in `kept`,
+    so that keeping heads leaves the MLPs alone.
 
     Raises:
         PlanError: a component that the model does not have, or nothing is kept and `among` does

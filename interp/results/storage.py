@@ -21,6 +21,8 @@ from interp.results import folder
 
 T = TypeVar("T")
 MARK = "$stored"
+LONG = 1000
+"""Texts of one axis that still go into the manifest, at most."""
 HALF = ("torch.bfloat16", "torch.float16")
 
 
@@ -87,11 +89,17 @@ class _Parts:
             parts = {str(k): self.pack(v, _join(name, k)) for k, v in value.data_vars.items()}
             return {MARK: "dataset", "variables": parts}
         if isinstance(value, xr.DataArray):
-            coords = {str(k): [list(v.dims), v.values.tolist()] for k, v in value.coords.items()}
+            coords = {
+                str(k): [list(v.dims), self.pack(v.values, _join(name, k))]
+                for k, v in value.coords.items()
+            }
             values = self.pack(value.values, name)
             return {MARK: "dataarray", "values": values, "dims": value.dims, "coords": coords}
         if isinstance(value, np.ndarray):
             if value.dtype.kind not in "biuf":  # text
+                if value.ndim == 1 and len(value) > LONG:
+                    column = pd.DataFrame({"text": value.astype(object)})
+                    return {MARK: "texts", "name": self._add(self.tables, name, column)}
                 return {MARK: "text", "values": value.tolist()}
             return {MARK: "array", "name": self._add(self.arrays, name, value)}
         if hasattr(value, "detach"):
@@ -142,6 +150,8 @@ def _unpack(packed: Any, tables: Mapping[str, Any], arrays: Mapping[str, Any]) -
             return tables[packed["name"]]
         case "array":
             return arrays[packed["name"]]
+        case "texts":
+            return np.array(tables[packed["name"]]["text"].tolist())
         case "text":
             return np.array(packed["values"])
         case "tensor":
@@ -150,7 +160,10 @@ def _unpack(packed: Any, tables: Mapping[str, Any], arrays: Mapping[str, Any]) -
             return torch.from_numpy(arrays[packed["name"]]).to(getattr(torch, packed["dtype"]))
         case "dataarray":
             values = _unpack(packed["values"], tables, arrays)
-            coords = {name: (dims, at) for name, (dims, at) in packed["coords"].items()}
+            coords = {
+                name: (dims, _unpack(at, tables, arrays))
+                for name, (dims, at) in packed["coords"].items()
+            }
             return xr.DataArray(values, coords, packed["dims"])
         case _:
             return xr.Dataset(_unpack(packed["variables"], tables, arrays))

@@ -41,15 +41,10 @@ def random_sets(
 ) -> list[tuple[Component, ...]]:
     """At most `n` different random sets that match a set; fewer where no more exist.
 
-    Args:
-        chosen: the components to control for.
-        shapes: of their kinds.
-        n: how many sets.
-        seed: of the draws.
-        match: ``layer``: as many heads and neurons in each layer, and as many MLPs; ``near``: each
-            from as few layers away as `n` different sets need; ``anywhere``: of the same kinds.
-        sizes: with ``layer``, heads or neurons to be matched by size: by one of the free units of
-            the layer that are nearest in rank of size, a tenth of them, at least four.
+    `match` is ``layer``: as many heads and neurons in each layer, and as many MLPs; ``near``: each
+    from as few layers away as `n` different sets need; or ``anywhere``: of the same kinds. With
+    `sizes` and ``layer``, a unit is drawn among the free ones of its layer that are nearest in rank
+    of size: a tenth of them, at least four.
 
     Raises:
         StatisticsError: with ``layer``, a layer has too few other components; or a component is
@@ -98,14 +93,8 @@ def random_set(
     """One random set of as many components in the same layers, disjoint from the chosen ones.
 
     Where a layer has too few others, the nearest layers stand in. Kinds are drawn in the order of
-    their first component in `chosen`.
-
-    Args:
-        chosen: the components to control for.
-        shapes: of their kinds.
-        rng: draws; sets drawn in turn from one generator differ.
-        sizes: draw among the free units of a layer that are nearest in size: as many as a tenth
-            of the layer, at least four.
+    their first component in `chosen`. With `sizes`, a unit is drawn among the free ones of its
+    layer that are nearest in size: as many as a tenth of the layer, at least four.
 
     Raises:
         StatisticsError: too few components are left, or one is chosen twice or does not exist.

@@ -11,7 +11,6 @@ from circuits.discovery import Circuit, Evaluator, evaluate, faithfulness, of_ed
 from circuits.discovery.faithfulness import random_circuit
 from circuits.discovery.figures import plot_faithfulness
 from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.figures import plot_scores, report
 from interp.attribution.scores import EdgeScores
 from interp.errors import PlanError
 from interp.results.style import GREY
@@ -26,7 +25,7 @@ def edges() -> EdgeScores:
 
 
 def test_edges_are_summed_from_layer_to_layer(edges: EdgeScores):
-    figure = plot_scores(edges)
+    figure = edges.plot()
     (heatmap,) = figure.data
     assert heatmap.z.shape == (4, 7)  # input and 3 layers; heads and MLP of each, logits
     shown = heatmap.customdata[..., 0].astype(float)
@@ -85,7 +84,7 @@ def test_one_axis_is_a_curve_with_its_interval():
 
 
 def test_scores_as_a_report(edges: EdgeScores):
-    text = report(replace(edges, method="<b>")).html()
+    text = replace(edges, method="<b>").report().html()
     assert "&lt;b&gt;" in text
     assert "3 pairs of records" in text
     assert "No row was excluded" in text

@@ -22,6 +22,7 @@ from interp.model.model import Model
 from interp.model.sites import SITES
 
 ablating = importlib.import_module("interp.ablation.ablate")
+budget = importlib.import_module("interp.forward.budget")
 
 CAPITALS = ROOT / "datasets" / "country_capitals.jsonl"
 REFERENCE = ["w1 w2 w3 w4 w20", "w50 w51 w52", "w8 w7 w6 w5 w4 w3 w2 w1 w0"]
@@ -120,7 +121,7 @@ def test_aligned_prompts_have_a_mean_at_each_position():
 def test_shared_batches_of_any_size_give_the_same(family: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny(family)
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=3)
-    monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 30)
+    monkeypatch.setattr(budget, "CPU_TOKENS", 30)
     monkeypatch.setattr(ablating, "SETS_AT_ONCE", 5)
     monkeypatch.setattr(ablating, "EXAMPLES_AT_ONCE", 2)
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=3)
@@ -141,7 +142,7 @@ def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
         return walk
 
     whole = interp.ablate(model, word_pairs(), singles(model), n_random=0)
-    monkeypatch.setattr("interp.forward.budget.CPU_TOKENS", 300)
+    monkeypatch.setattr(budget, "CPU_TOKENS", 300)
     monkeypatch.setattr(rows, "run_packed", fits(12))
     parts = interp.ablate(model, word_pairs(), singles(model), n_random=0)
     xr.testing.assert_allclose(parts.reading(), whole.reading(), atol=1e-4)

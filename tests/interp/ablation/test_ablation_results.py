@@ -235,7 +235,7 @@ def test_a_run_folder_loads_back_exactly(tmp_path: Path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["kind"] == "ablation"
     bare = interp.ablate(tiny("llama"), [PAIR], "a0.h1", n_random=0)
     same(interp.AblationResult.load(bare.save(tmp_path / "bare")), bare)
-    with pytest.raises(RunFolderError, match="'ablation' run, not 'patch'"):
+    with pytest.raises(RunFolderError, match="'ablation' run, not patch"):
         interp.PatchResult.load(tmp_path / "run")
 
 

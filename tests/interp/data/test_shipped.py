@@ -11,13 +11,10 @@ from conftest import ROOT
 
 import interp
 from circuits.cli.app import run
-from circuits.cli.emotion_shared import texts_of
 from circuits.editing.evaluation import load_cases
 from circuits.editing.fact import load_facts as load_edit_facts
-from circuits.emotion.data import load_replies, load_scenarios, load_vignettes
-from circuits.emotion.frames import load_frames
-from circuits.emotion.judge import load_labelled
-from circuits.emotion.recipe import Recipe, recipe_of
+from circuits.emotion import EmotionRecipe, EmotionTexts, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import load_labelled, load_vignettes
 from circuits.query_value.questions import load_questions
 from circuits.recall_reasoning.settings import load_recipe
 from circuits.recall_reasoning.sources.countries import load_facts
@@ -124,9 +121,9 @@ def test_names_with_dots_stay_hub_ids(name: str):
 
 
 def test_recipes_are_taken_by_name():
-    assert Recipe.load("smollm2-135m") == recipe_of("smollm2-135m")
+    assert EmotionRecipe.load("smollm2-135m") == EmotionRecipe.of("smollm2-135m")
     assert load_recipe("gemma-3-270m").model == "gemma-3-270m"
-    for load in (Recipe.load, load_recipe):
+    for load in (EmotionRecipe.load, load_recipe):
         with pytest.raises(DataError, match=r"no such file: smolm2.*'smollm2-135m'"):
             load("smolm2-135m")
 
@@ -176,10 +173,10 @@ def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys):
 
 
 def test_emotion_verbs_read_the_shipped_texts_unless_a_folder_is_given(tmp_path):
-    given = texts_of(None, "emotion_scenarios_tuning")
+    given = EmotionTexts.load("tuning")
     assert (len(given.events), len(given.replies), len(given.frames.frames)) == (40, 168, 7)
     with pytest.raises(DataError, match="no such file: .*emotion_frames.json"):
-        texts_of(tmp_path, "emotion_scenarios_tuning")
+        EmotionTexts.load("emotion_scenarios_tuning", tmp_path)
 
 
 def test_the_library_datasets_stays_importable_from_the_root():

@@ -1,0 +1,185 @@
+"""What the verbs of `interp emotion` share: options, texts, and the discovery in a folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.options import (
+    EMOTIONS,
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    NeededOutOption,
+    RecipeModelOption,
+    choice,
+    names_in,
+)
+from circuits.cli.output import load, stderr
+
+if TYPE_CHECKING:
+    from circuits.emotion.emotion_settings import EmotionRecipe, EmotionSettings
+    from circuits.emotion.prompts import EmotionTexts
+    from circuits.emotion.result import EmotionDiscovery
+    from interp.model.model import Model
+
+EmotionOption = Annotated[str, choice(EMOTIONS, "Target emotion.")]
+DiscoveryOption = Annotated[
+    Path, typer.Option(help="Folder of `interp emotion circuit`; made if it does not exist.")
+]
+ScenariosOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Use only N discovery scenarios, of all themes."),
+]
+DiscoveryEventsOption = Annotated[
+    str | None,
+    typer.Option(help="Texts for discovery, in SEV's schema; by default the shipped ones."),
+]
+JudgeModelOption = Annotated[
+    str | None,
+    typer.Option(help="Model whose activations the first judge reads; not --model."),
+]
+
+
+@dataclass(frozen=True)
+class OnTexts:
+    """The options that choose texts."""
+
+    datasets: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with your own emotion_scenarios_discovery.jsonl and the like; by default "
+            "the shipped data.",
+        ),
+    ] = None
+    events: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts in SEV's schema: a shipped name, a file or a Hub data set; by default the "
+            "shipped ones for this verb."
+        ),
+    ] = None
+
+    def load(self, part: str, **options: Any) -> "EmotionTexts":
+        """Read them; by default the events of a part: discovery, tuning or test."""
+        from circuits.emotion.prompts import EmotionTexts
+
+        return EmotionTexts.load(self.events or part, self.datasets, **options)
+
+
+@dataclass(frozen=True)
+class IntoFolder:
+    """The options that say where a run goes."""
+
+    out: NeededOutOption
+    force: ForceOption = False
+
+
+@dataclass(frozen=True)
+class ByRecipe:
+    """The options that choose a model and its recipe."""
+
+    model: RecipeModelOption = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe: a shipped one such as smollm2-135m, or a file; by default the model's."
+        ),
+    ] = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+
+    def read(self, **changes: Any) -> "EmotionRecipe":
+        """The recipe that the file or the model's name gives, with what the options override.
+
+        Raises:
+            PlanError: neither is given, or none is shipped for the model.
+        """
+        from circuits.emotion.emotion_settings import EmotionRecipe
+        from interp.errors import PlanError
+
+        if self.recipe is None and self.model is None:
+            raise PlanError("no model: give --model, or a --recipe that names one.")
+        found = (
+            EmotionRecipe.of(self.model or "")
+            if self.recipe is None
+            else EmotionRecipe.load(self.recipe)
+        )
+        given = {"model": self.model, **changes}
+        return found.model_copy(update={k: v for k, v in given.items() if v is not None})
+
+    def load(self, recipe: "EmotionRecipe") -> "Model":
+        """Load the recipe's model, saying so."""
+        return load(recipe.model, self.device, self.dtype or recipe.dtype)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The options of a comparison."""
+
+    conditions: Annotated[
+        str | None,
+        typer.Option(help="Conditions, with commas; by default all. unmodulated always runs."),
+    ] = None
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Number of situations; by default the recipe's.")
+    ] = None
+    judge_model: JudgeModelOption = None
+    published: Annotated[
+        str | None,
+        typer.Option(help="Judged replies of another model, on which the judges are fitted, too."),
+    ] = None
+
+    @property
+    def names(self) -> list[str] | None:
+        """Names of the conditions; None: all."""
+        return names_in(self.conditions) if self.conditions else None
+
+
+def say(stage: str, done: int, total: int) -> None:
+    """One line on stderr for each finished stage or condition."""
+    if done == total:
+        stderr.print(f"[dim]{escape(stage)}: {total} done[/dim]", highlight=False)
+
+
+def judged_on(device: str | None) -> "Callable[[str], Model]":
+    """Loads the judges' model by name, saying so."""
+    return lambda name: load(name, device, None)
+
+
+def discovered(
+    model: "Model",
+    into: IntoFolder,
+    texts: OnTexts,
+    settings: "EmotionSettings | None" = None,
+    limit: int | None = None,
+) -> "EmotionDiscovery":
+    """The discovery with these settings and texts in a folder: loaded, gone on with, or begun.
+
+    Raises:
+        RunFolderError: the folder holds another one.
+    """
+    from circuits.emotion.discovery import discover
+    from circuits.emotion.texts import interleaved
+
+    given = texts.load("discovery")
+    scenarios = given.events if limit is None else interleaved(given.events)[:limit]
+    return discover(
+        model, scenarios, given.frames, settings, given.replies, into.out, into.force, say
+    )
+
+
+def found_in(
+    model: "Model", folder: Path, texts: OnTexts, settings: "EmotionSettings | None" = None
+) -> "EmotionDiscovery":
+    """The discovery in a folder, whatever its settings; a new one where there is none."""
+    from circuits.emotion.result import EmotionDiscovery
+
+    if (folder / "manifest.json").is_file():
+        return EmotionDiscovery.load(folder).of(model)
+    return discovered(model, IntoFolder(folder), OnTexts(texts.datasets), settings)

@@ -1,0 +1,256 @@
+"""What components write into the logits directly: of a run, of one unit, and of weights alone.
+
+The final norm's scale is that of the whole run, held fixed, so contributions add up exactly.
+Logits are those before a soft-cap, where a model has one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.attribution.jacobians import with_fixed_scale
+from interp.brief import brief
+from interp.data.pairs import TokenPair, batch
+from interp.errors import PlanError
+from interp.forward.blocks import head_writes, norm, weight_of
+from interp.forward.hooks import hooked
+from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.readout import LOGITS_AT_ONCE
+from interp.model.model import Model
+from interp.model.sites import SITES
+
+
+@brief
+@dataclass(frozen=True)
+class LastTokenStates:
+    """Clean prompts at their last token, layer by layer.
+
+    Attributes:
+        resid: the residual stream before every layer, and after the last one.
+        mid: the stream that each MLP reads.
+        z: heads' outputs, side by side.
+        neurons: the down-projection's input; absent where the model has no such site.
+        mlp_out: what the MLPs add to the stream.
+        answers: token ids of the answer and the wrong answer.
+    """
+
+    resid: Float[Tensor, "pair depth d_model"]
+    mid: Float[Tensor, "pair layer d_model"]
+    z: Float[Tensor, "pair layer width"]
+    neurons: Float[Tensor, "pair layer d_mlp"] | None
+    mlp_out: Float[Tensor, "pair layer d_model"]
+    answers: Int[Tensor, "pair 2"]
+
+
+def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
+    """Run the clean prompts once and keep what direct attribution reads."""
+    tokens = batch(model, pairs)
+    ids, mask = tokens.ids[0::2], tokens.mask[0::2]
+    last = (tokens.left[0::2] + mask.sum(-1).cpu() - 1).to(ids.device)
+    calls = record_layer_calls(model, ids, mask)
+    names = ["resid_pre", "z", "mlp_out", "resid_post"]
+    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.points]
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    rows = torch.arange(len(ids), device=ids.device)
+    with torch.no_grad():
+        for layer in _layers(model, calls, names):
+            for name, activation in layer.items():
+                kept[name].append(activation[rows, last])
+    stack = {name: torch.stack(layers, 1) for name, layers in kept.items()}
+    return LastTokenStates(
+        resid=torch.cat([stack["resid_pre"], stack["resid_post"][:, -1:]], 1),
+        mid=stack.get("resid_mid", stack["resid_pre"]),
+        z=stack["z"],
+        neurons=stack.get("mlp_post"),
+        mlp_out=stack["mlp_out"],
+        answers=tokens.answers.to(ids.device),
+    )
+
+
+def _layers(model: Model, calls: LayerCalls, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The named sites of each layer in turn; one layer's activations are held at a time."""
+    hidden, prompts = calls.embeddings, torch.arange(len(calls.mask))
+    for layer, block in enumerate(model.blocks):
+        kept: dict[str, Tensor] = {}
+        edits = [(SITES[name], layer, partial(kept.__setitem__, name)) for name in names]
+        with hooked(model, edits):
+            out = block(hidden, **calls.of_rows(layer, prompts))
+        hidden = out[0] if isinstance(out, tuple) else out
+        yield kept
+
+
+@brief
+@dataclass(frozen=True)
+class DirectEffects:
+    """Direct logit attribution.
+
+    Attributes:
+        nodes: logit(answer) - logit(wrong answer) that each of the graph's sources writes.
+        bias: what no source writes: biases of attention, the final norm and the unembedding.
+    """
+
+    nodes: Float[Tensor, "pair source"]
+    bias: Float[Tensor, " pair"]
+
+
+def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> DirectEffects:
+    """Split the logit difference of clean prompts among everything that writes to the stream.
+
+    ``nodes.sum(1) + bias`` is the logit difference exactly (before a soft-cap). `pairs` are from
+    `interp.data.pairs.tokenise`.
+
+    Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
+    """
+    at = last_token(model, pairs)
+    parts = [at.resid[:, :1]]
+    for layer in range(model.arch.n_layers):
+        parts += [head_shares(model, layer, at.z[:, layer]), at.mlp_out[:, layer, None]]
+    writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
+    final, rows = at.resid[:, -1], model.unembed.weight[at.answers]
+    read = rows[:, 0] - rows[:, 1]
+    nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
+    total = (model.ln_final(final) * read).sum(-1)
+    bias: Tensor | None = getattr(model.unembed, "bias", None)
+    if bias is not None:
+        total = total + bias[at.answers[:, 0]] - bias[at.answers[:, 1]]
+    return DirectEffects(nodes.float().cpu(), (total - nodes.sum(1)).float().cpu())
+
+
+def head_shares(
+    model: Model, layer: int, z: Float[Tensor, "pair width"]
+) -> Float[Tensor, "pair head d_model"]:
+    """Each head's part of what attention adds to the stream; a post-norm's scale is held fixed."""
+    heads = head_writes(model, layer, z[:, None])[:, :, 0]
+    return _through_post_norm(model, layer, "z", z, heads)
+
+
+def _through_post_norm(
+    model: Model, layer: int, site: str, values: Tensor, writes: Float[Tensor, "pair unit d_model"]
+) -> Float[Tensor, "pair unit d_model"]:
+    parts = model.arch.parts
+    path = parts.ln1_post if site == "z" else parts.ln2_post
+    if path is None:
+        return writes
+    module, _ = model.point(SITES[site], layer)
+    post, total = norm(model, layer, path), module(values)[None]
+    return with_fixed_scale(model, post, total, writes.transpose(0, 1)).transpose(0, 1)
+
+
+def log_prob_increase(
+    model: Model, pairs: Sequence[TokenPair], unit: str, layers: Sequence[int] | None = None
+) -> Float[Tensor, "pair layer unit"]:
+    """How much each unit's write, alone, raises the answer's log-probability.
+
+    log p(answer | x + v) - log p(answer | x), where x is the stream that the unit's sublayer
+    reads and v what the unit writes, both under the final norm with the whole run's scale.
+
+    Args:
+        model: the model.
+        pairs: from `interp.data.pairs.tokenise`.
+        unit: ``"neuron"`` (FFN neurons), ``"head"``, or ``"attention-neuron"`` (one coordinate
+            of one head's output).
+        layers: some layers; by default all. Every unit reads the whole vocabulary.
+
+    Raises:
+        PlanError: unknown unit, or a model without neurons.
+
+    Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7.
+    """
+    at = last_token(model, pairs)
+    chosen = range(model.arch.n_layers) if layers is None else layers
+    model.check_layers(chosen)
+    base, out = at.mid if unit == "neuron" else at.resid, []
+    with torch.no_grad():
+        for layer in chosen:
+            writes = _unit_writes(model, at, unit, layer)
+            rows = [
+                _increase(model, base[i, layer], writes[i], at.resid[i, -1], int(at.answers[i, 0]))
+                for i in range(len(pairs))
+            ]
+            out.append(torch.stack(rows))
+    return torch.stack(out, 1).cpu()
+
+
+def _unit_writes(
+    model: Model, at: LastTokenStates, unit: str, layer: int
+) -> Float[Tensor, "pair unit d_model"]:
+    if unit == "head":
+        return head_shares(model, layer, at.z[:, layer])
+    if unit == "attention-neuron":
+        site, values = "z", at.z[:, layer]
+    elif unit == "neuron" and at.neurons is not None:
+        site, values = "mlp_post", at.neurons[:, layer]
+    else:
+        known = "'neuron', 'head' and 'attention-neuron'"
+        raise PlanError(f"no unit {unit!r} in {model.name}: units are {known}.")
+    writes = values[..., None] * weight_of(model, site, layer).T
+    return _through_post_norm(model, layer, site, values, writes)
+
+
+def _increase(
+    model: Model,
+    base: Float[Tensor, " d_model"],
+    writes: Float[Tensor, "unit d_model"],
+    final: Float[Tensor, " d_model"],
+    answer: int,
+) -> Float[Tensor, " unit"]:
+    both = torch.cat([base[None], base + writes])[:, None]
+    normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
+    bias: Tensor | None = getattr(model.ln_final, "bias", None)
+    normed = normed if bias is None else normed + bias
+    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    parts = [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]
+    log_p = torch.cat(parts)
+    return log_p[1:] - log_p[0]
+
+
+def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> pd.DataFrame:
+    """The tokens that a neuron promotes and suppresses when it is active, off its weights alone.
+
+    Its output row (column of the down-projection) goes through the final norm and the unembedding
+    as if it were all that the residual stream holds; a post-norm of the MLP comes first. Where the
+    neuron's activation is negative, the two lists swap. Computed in the model's dtype.
+
+    Args:
+        model: from `interp.load_model`.
+        site: ``"mlp_post"``.
+        layer: the neuron's layer.
+        unit: the neuron's number in its layer.
+        n: how many tokens of each kind.
+
+    Returns:
+        2 n rows: ``effect`` (promoted or suppressed), ``rank`` from 0, ``token``, ``token_id`` and
+        ``logit`` (of the normed row; only its order can be compared between neurons).
+
+    Raises:
+        PlanError: another site, no such layer or neuron, or `n` is not a number of tokens that the
+            vocabulary has.
+
+    Source: Geva et al., arXiv 2203.14680.
+    """
+    if site != "mlp_post":
+        raise PlanError(f"{site!r} has no output rows to read tokens off; give 'mlp_post'.")
+    model.check_layers([layer])
+    n_units = model.n_units(SITES[site])
+    if not 0 <= unit < n_units:
+        raise PlanError(f"no neuron {unit}: {model.name} has neurons 0 to {n_units - 1} per layer.")
+    with torch.no_grad():
+        row = weight_of(model, site, layer)[:, unit]
+        zero = torch.zeros_like(row)
+        for step in (norm(model, layer, model.arch.parts.ln2_post), model.ln_final):
+            row = step(row) - step(zero)  # without what the norm adds to nothing
+        weight = model.unembed.weight
+        logits = (weight @ row.to(weight.device)).float().cpu()
+    if not 1 <= n <= len(logits):
+        raise PlanError(f"n={n}: ask for 1 to {len(logits)} tokens.")
+    found = [
+        (effect, rank, model.token(token), token, float(logits[token]))
+        for effect, sign in (("promoted", 1), ("suppressed", -1))
+        for rank, token in enumerate((sign * logits).topk(n).indices.tolist())
+    ]
+    return pd.DataFrame(found, columns=["effect", "rank", "token", "token_id", "logit"])

@@ -1,0 +1,111 @@
+"""Direct attribution: contributions that add up, and log-prob gains computed the long way."""
+
+import pytest
+import torch
+from conftest import tiny, word_pairs
+
+from interp.attribution.logit_attribution import (
+    direct_logit_attribution,
+    last_token,
+    log_prob_increase,
+)
+from interp.data.pairs import tokenise
+from interp.errors import PlanError
+from interp.forward.blocks import weight_of
+from interp.model.graph import Graph
+from interp.model.model import Model
+
+
+def pairs_of(model: Model):
+    return tokenise(model, word_pairs())[0]
+
+
+def final_logits(model: Model) -> torch.Tensor:
+    """Each clean prompt's last logits, by plain forward passes."""
+    rows = []
+    for pair in pairs_of(model):
+        with torch.no_grad():
+            rows.append(model.hf(input_ids=torch.tensor([pair.clean])).logits[0, -1])
+    return torch.stack(rows)
+
+
+def test_direct_effects_sum_to_the_logit_difference(tiny_model: Model):
+    found = direct_logit_attribution(tiny_model, pairs_of(tiny_model))
+    logits = final_logits(tiny_model)
+    if tiny_model.arch.adapter == "Gemma2ArchitectureAdapter":
+        # Direct effects are of the logits before the soft-cap.
+        cap = 3.0
+        logits = cap * torch.atanh(logits / cap)
+    want = torch.stack(
+        [
+            row[p.answer] - row[p.wrong_answer]
+            for row, p in zip(logits, pairs_of(tiny_model), strict=True)
+        ]
+    )
+    torch.testing.assert_close(found.nodes.sum(1) + found.bias, want, atol=1e-4, rtol=1e-3)
+    assert found.nodes.shape[1] == Graph.of(tiny_model.arch).n_sources
+
+
+def test_a_head_that_writes_nothing_has_no_direct_effect():
+    from conftest import tiny_hf, word_tokenizer
+
+    import interp
+
+    hf = tiny_hf("llama")
+    with torch.no_grad():
+        hf.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 0
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    nodes = direct_logit_attribution(model, pairs_of(model)).nodes
+    graph = Graph.of(model.arch)
+    assert nodes[:, graph.node("a1.h1")].abs().max() == 0
+    assert nodes[:, graph.node("a1.h0")].abs().min() > 0
+
+
+def test_log_prob_gain_counts_the_final_norms_bias():
+    """Gains of every head in turn, on the stream they leave, are those of the model's own norm."""
+    model = tiny("gpt2")
+    pairs, last = pairs_of(model), model.arch.n_layers - 1
+    at = last_token(model, pairs)
+    found = log_prob_increase(model, pairs, "head", [last])[:, 0, 0]
+    norm, final = model.ln_final, at.resid[:, -1]
+    deviation = torch.sqrt(final.var(-1, unbiased=False, keepdim=True) + norm.eps)
+
+    def log_p(x):
+        scaled = (x - x.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
+        return model.unembed(scaled).log_softmax(-1).gather(1, at.answers[:, :1])[:, 0]
+
+    write = at.z[:, last, :8] @ weight_of(model, "z", last)[:, :8].T
+    want = log_p(at.resid[:, last] + write) - log_p(at.resid[:, last])
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unit", ["neuron", "head", "attention-neuron"])
+def test_log_prob_gain_is_two_softmaxes_under_one_norm_scale(unit: str):
+    model, layer, index = tiny("llama"), 1, 3
+    pairs, a = pairs_of(model), model.arch
+    at = last_token(model, pairs)
+    found = log_prob_increase(model, pairs, unit, [layer])
+    assert found.shape == (3, 1, {"neuron": a.d_mlp, "head": 4, "attention-neuron": 32}[unit])
+    for i, pair in enumerate(pairs):
+        final = at.resid[i, -1]
+        weight = model.ln_final.weight
+        scale = torch.rsqrt(final.pow(2).mean() + model.ln_final.variance_epsilon)
+        w_o, w_out = weight_of(model, "z", layer), weight_of(model, "mlp_post", layer)
+        own = slice(index * a.d_head, (index + 1) * a.d_head)
+        x = at.mid[i, layer] if unit == "neuron" else at.resid[i, layer]
+        write = {
+            "neuron": at.neurons[i, layer, index] * w_out[:, index],
+            "head": w_o[:, own] @ at.z[i, layer, own],
+            "attention-neuron": at.z[i, layer, index] * w_o[:, index],
+        }[unit]
+        both = torch.stack([x, x + write]) * scale * weight
+        log_p = model.unembed(both).log_softmax(-1)[:, pair.answer]
+        assert float(found[i, 0, index]) == pytest.approx(float(log_p[1] - log_p[0]), abs=1e-5)
+
+
+def test_unknown_units_are_refused():
+    model = tiny("llama")
+    with pytest.raises(PlanError, match="no unit 'cell'"):
+        log_prob_increase(model, pairs_of(model), "cell")
+    with pytest.raises(PlanError, match="out of range"):
+        log_prob_increase(model, pairs_of(model), "head", [7])

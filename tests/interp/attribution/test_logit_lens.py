@@ -1,0 +1,102 @@
+"""The logit lens: what each depth predicts, on text and on pairs."""
+
+import dataclasses
+
+import numpy as np
+import plotly.io as pio
+import pytest
+import torch
+from conftest import tiny
+from test_logit_attribution import final_logits, pairs_of
+
+import interp
+from interp.errors import PlanError
+from interp.model.model import Model
+
+TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8"]
+
+
+def test_the_lens_on_pairs_ends_in_the_models_own_prediction(tiny_model: Model):
+    pairs = pairs_of(tiny_model)
+    answers = interp.logit_lens(tiny_model, pairs).answers
+    assert answers is not None
+    assert answers.shape == (3, tiny_model.arch.n_layers + 1, 2)
+    assert answers.pair.values.tolist() == [pair.pair.id for pair in pairs]
+    log_p = final_logits(tiny_model).log_softmax(-1)
+    want = [[row[p.answer], row[p.wrong_answer]] for row, p in zip(log_p, pairs, strict=True)]
+    np.testing.assert_allclose(answers[:, -1].values, np.array(want), atol=1e-4)
+
+
+def test_every_depth_and_position_is_the_unembedded_stream(tiny_model: Model):
+    lens = interp.logit_lens(tiny_model, TEXTS, top=3)
+    assert lens.answers is None
+    assert dict(lens.top.sizes) == {
+        "prompt": 2,
+        "depth": tiny_model.arch.n_layers + 1,
+        "pos": 6,
+        "rank": 3,
+    }
+    stream = interp.activations(tiny_model, TEXTS, "resid_pre")
+    final = interp.activations(tiny_model, TEXTS, "resid_post", tiny_model.arch.n_layers - 1)
+    depths = [*stream.values(), *final.values()]
+    for depth, x in enumerate(depths):
+        for prompt, n in enumerate((6, 2)):
+            best = tiny_model.logits(x[prompt, :n]).softmax(-1).topk(3)
+            one = lens.top.isel(prompt=prompt, depth=depth)
+            np.testing.assert_allclose(one.probability[:n], best.values, atol=1e-5)
+            assert np.array_equal(one.token_id[:n], best.indices)
+    assert (lens.top.token_id[1, :, 2:] == -1).all()
+    assert lens.top.probability[1, :, 2:].isnull().all()
+
+
+def test_a_plain_string_with_its_table_and_figure(smollm: Model):
+    lens = interp.logit_lens(smollm, "The capital of France is", top=5)
+    table = lens.table()
+    assert list(table.columns) == ["depth", "pos", "after", "rank", "predicted", "probability"]
+    assert len(table) == 31 * 5 * 5
+    end = table[(table["depth"] == 30) & (table["pos"] == 4)]
+    want = interp.forward(smollm, "The capital of France is").logits[0].softmax(-1).topk(5)
+    assert end["predicted"].tolist() == [smollm.token(int(t)) for t in want.indices]
+    assert end["predicted"].iloc[0] == " Paris"
+    np.testing.assert_allclose(end["probability"], want.values, atol=1e-5)
+    (heatmap,) = lens.plot().data
+    assert np.shape(heatmap.z) == (31, 5)
+    assert heatmap.text[30][4] == " Paris"
+    assert "Paris" in lens._repr_html_()
+    assert len(repr(lens)) < 300
+
+
+def test_positions_and_pairs_choose_what_is_read():
+    model = tiny("llama")
+    lens = interp.logit_lens(model, TEXTS, top=2, at="last")
+    assert lens.top.position.values.tolist() == [[5], [1]]
+    assert lens.table(1)["after"].unique().tolist() == ["w8"]
+    whole = interp.logit_lens(model, TEXTS, top=2)
+    np.testing.assert_allclose(
+        lens.top.probability[0, :, 0], whole.top.probability[0, :, 5], atol=1e-6
+    )
+    skipped = interp.logit_lens(model, TEXTS, plan=interp.Ablate("resid_post", layers=0))
+    assert torch.isfinite(torch.tensor(skipped.top.probability[0].values)).all()
+    assert not np.allclose(skipped.top.probability[0, 1], whole.top.probability[0, 1, 0, 0])
+    for top in (0, 10**6):
+        with pytest.raises(PlanError, match="ask for 1 to 97"):
+            interp.logit_lens(model, TEXTS, top=top)
+
+
+def test_figures_over_tokens_share_the_look_and_show_tags_as_text():
+    model = tiny("llama")
+    found = interp.activations(model, TEXTS, "pattern", 1)
+    lens = interp.logit_lens(model, TEXTS, top=2)
+    tags = (("<s>", "<b>x", "w3", "w4", "w5", "w6"), lens.tokens[1])
+    lens = dataclasses.replace(lens, tokens=tags, top=lens.top.assign(token=lens.top.token + "<s>"))
+    found = dataclasses.replace(found, tokens=tags)
+    (drawn,) = lens.plot().data
+    assert list(drawn.x)[:2] == ["0 &lt;s&gt;", "1 &lt;b&gt;x"]
+    assert drawn.text[1][0].endswith("&lt;s&gt;")
+    assert "&lt;s&gt;" in drawn.customdata[0][0] and "<s>" not in drawn.customdata[0][0]
+    assert drawn.textfont.size == 11
+    for figure in (lens.plot(), interp.plot_attention(found)):
+        assert figure.layout.template == pio.templates["interp"]
+        assert figure.layout.coloraxis.colorscale is None  # the template's
+        assert list(figure.data[0].x)[0] == "0 &lt;s&gt;"
+        assert "<sup>" in figure.layout.title.text
