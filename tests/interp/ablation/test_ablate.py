@@ -16,7 +16,6 @@ from interp.errors import (
     OutOfMemory,
     PlanError,
 )
-from interp.forward import budget
 from interp.forward.hooks import hooked
 from interp.model.components import SITE_OF, as_sets, components_of, everything, nested
 from interp.model.model import Model
