@@ -50,10 +50,14 @@ class Condition:
     @property
     def digest(self) -> str:
         """A hash of all that it does, tensors included."""
-        digest = hashlib.sha256(f"{self.prompt} {self.plan.to_json()}".encode())
+        digest = hashlib.sha256(self.prompt.encode())
         for step in self.plan:
-            for _, value in step.held():
-                digest.update(value.detach().cpu().float().numpy().tobytes())
+            for name, value in step.fields().items():
+                held = isinstance(value, torch.Tensor)
+                of = (
+                    value.detach().cpu().float().numpy().tobytes() if held else repr(value).encode()
+                )
+                digest.update(f"{type(step).__name__}.{name}".encode() + of)
         return digest.hexdigest()[:12]
 
 

@@ -25,7 +25,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
-from interp.interventions.plan import Ablate, Add, Edit, Plan
+from interp.interventions.plan import Ablate, Add, Plan, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -194,7 +194,7 @@ def test_plans_at_the_last_token_equal_plain_forwards(tiny_model: Model):
         final_states(tiny_model, PROMPTS, [Plan.of(Add("mlp_out", add, layers=2))])
 
 
-def edit_of(step: Edit):
+def edit_of(step: SiteEdit):
     """The edit of a plan's step as a plain hook at the last token."""
     rewrite = step.rewrite(None)
 
