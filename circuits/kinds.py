@@ -16,7 +16,7 @@ QUERY_VALUE = "query_value"
 
 
 @dataclass(frozen=True)
-class Run:
+class ShownRun:
     """A run folder that was read.
 
     Attributes:
@@ -30,7 +30,7 @@ class Run:
     report: "Report"
 
 
-KINDS: dict[str, str | tuple[str, str]] = {
+KINDS: dict[str, str] = {
     "patch": "interp.patching.result:PatchResult",
     "ablation": "interp.ablation.result:AblationResult",
     "edge_scores": "interp.attribution.scores:EdgeScores",
@@ -52,7 +52,7 @@ KINDS: dict[str, str | tuple[str, str]] = {
     "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",
     EMOTION_RUN: "circuits.emotion.emotion_comparison:EmotionRun",
 }
-"""Kind -> its `Result` class as ``module:name`` (or loader and report): imported when shown."""
+"""Kind -> its `Result` class as ``module:name``: imported only when one is shown."""
 
 
 def kind_of(path: Path) -> str:
@@ -77,7 +77,7 @@ def _numbered(path: Path) -> bool:
     return any(at.name.isdigit() and (at / "manifest.json").is_file() for at in path.iterdir())
 
 
-def read(path: Path, prompt: str | None = None) -> Run:
+def read(path: Path, prompt: str | None = None) -> ShownRun:
     """Read a run folder of any kind.
 
     Args:
@@ -94,13 +94,8 @@ def read(path: Path, prompt: str | None = None) -> Run:
             f"{path} is of kind {kind!r}: only pages of `interp query-value find` draw one prompt; "
             "leave --prompt out."
         )
-    found, given = KINDS[kind], [] if prompt is None else [prompt]
-    if isinstance(found, str):
-        result = _named(found).load(path)
-        return Run(kind, result, result.report(*given))
-    load, report = map(_named, found)
-    result = load(path)
-    return Run(kind, result, report(result, *given))
+    result = _named(KINDS[kind]).load(path)
+    return ShownRun(kind, result, result.report(*([] if prompt is None else [prompt])))
 
 
 def write_page(path: Path, page: Path | None = None) -> Path:
@@ -109,8 +104,5 @@ def write_page(path: Path, page: Path | None = None) -> Path:
 
 
 def _named(where: str) -> Any:
-    module, _, names = where.partition(":")
-    found: Any = import_module(module)
-    for name in names.split("."):
-        found = getattr(found, name)
-    return found
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)

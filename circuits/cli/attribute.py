@@ -12,7 +12,7 @@ from circuits.cli.options import (
     JsonOption,
     MetricOption,
     OnModel,
-    Rows,
+    PairRows,
     SeedOption,
     choice,
 )
@@ -34,7 +34,7 @@ METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk", "grad-drop")
 )
 def attribute(
     on: OnModel,
-    of_rows: Rows,
+    of_rows: PairRows,
     into: Into,
     method: Annotated[
         str,

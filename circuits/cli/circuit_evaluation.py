@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.options import Into, JsonOption, MetricOption, OnModel, Rows, choice
+from circuits.cli.options import Into, JsonOption, MetricOption, OnModel, PairRows, choice
 from circuits.cli.output import print_json, print_table, stdout
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CUT = ("resample", "zero", "mean")
 def evaluate(
     what: Annotated[Path, typer.Argument(help="A circuit, or a run folder of edge scores.")],
     on: OnModel,
-    of_rows: Rows,
+    of_rows: PairRows,
     into: Into,
     metric: MetricOption = "logit_diff",
     ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",

@@ -19,13 +19,14 @@ from circuits.cli.options import (
     JsonOption,
     LimitOption,
     MetricOption,
+    PairRows,
     SplitByOption,
     SplitSeedOption,
     choice,
     names_in,
 )
-from circuits.cli.output import load, load_rows, print_json, print_table, stdout
-from circuits.discovery.settings import SCORED, SELECTS, DiscoverySettings
+from circuits.cli.output import load, print_json, print_table, stdout
+from circuits.discovery.discovery_settings import SCORED, SELECTS, DiscoverySettings
 from interp.errors import PlanError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def discover(
             return search.select(Scores.load(scores), settings, str(scores))
 
     else:
-        rows = load_rows(pairs or "", limit, split_by, split_seed, "discovery")
+        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery")
         loaded = load(model or "", device, dtype)
         named = names_of(rows) | identity(loaded)
 

@@ -254,7 +254,7 @@ class Into:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PairRows:
     """The options that choose prompt pairs."""
 
     pairs: PairsOption

@@ -11,7 +11,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.data.pairs import PromptPairs
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -28,19 +27,6 @@ def load(name: str, device: str | None, dtype: str | None) -> Any:
         model = interp.load_model(name, device=device, dtype=dtype)
     stderr.print(f"[dim]{escape(repr(model))}[/dim]", highlight=False)
     return model
-
-
-def load_rows(
-    pairs: str, limit: int | None, split_by: str | None, split_seed: int, half: str
-) -> "PromptPairs":
-    """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
-    from interp.data.pairs import load_pairs
-    from interp.data.splits import split_by_entity
-
-    rows = load_pairs(pairs)
-    if split_by:
-        rows = split_by_entity(rows, split_by.split(","), seed=split_seed)[half]
-    return rows[:limit]
 
 
 def neutral_text(source: str | None) -> str | None:

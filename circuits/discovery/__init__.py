@@ -12,6 +12,7 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.discovery.circuit import Circuit, all_edges, of_edges, prune
     from circuits.discovery.compare import Overlap, overlap, score_stability
+    from circuits.discovery.discovery_settings import DiscoverySettings
     from circuits.discovery.evaluator import ABLATIONS, Evaluator
     from circuits.discovery.faithfulness import (
         GRID,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     )
     from circuits.discovery.result import Evaluation, Faithfulness
     from circuits.discovery.search import Pruning, acdc, discover, edge_pruning
-    from circuits.discovery.settings import DiscoverySettings
 
 __all__ = [
     "ABLATIONS",

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.discovery.circuit import Circuit, all_edges, prune
+from circuits.discovery.discovery_settings import SCORED, DiscoverySettings
 from circuits.discovery.evaluator import Evaluator
 from circuits.discovery.ranking import (
     greedy_edges,
@@ -21,7 +22,6 @@ from circuits.discovery.ranking import (
     top_neurons,
     top_nodes,
 )
-from circuits.discovery.settings import SCORED, DiscoverySettings
 from interp.attribution.attribute import attribute_to
 from interp.attribution.scores import Scores
 from interp.data.pairs import PromptPairs

@@ -16,17 +16,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
 from typing import (
     Any,
-    ClassVar,
-    Concatenate,
-    ParamSpec,
     TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import numpy as np
@@ -40,8 +32,6 @@ PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")
 MANIFEST, ARRAYS_FILE = "manifest.json", "arrays.safetensors"
 AGAIN = "run it again with --force"
 
-C = TypeVar("C")
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -267,40 +257,3 @@ def reading(path: str | Path) -> Generator[None]:
         raise
     except Exception as error:
         raise RunFolderError(f"{path} is damaged ({first_line(error, 90)}); {AGAIN}.") from error
-
-
-def decoding(
-    load: Callable[Concatenate[C, Path, P], T],
-) -> Callable[Concatenate[C, str | Path, P], T]:
-    """A class's ``load(path)`` inside `reading`, its fields of the types that they should be."""
-
-    @functools.wraps(load)
-    def checked(cls: C, path: str | Path, *args: P.args, **kwargs: P.kwargs) -> T:
-        with reading(path):
-            found = load(cls, Path(path), *args, **kwargs)
-            for name, hint in get_type_hints(type(found)).items():
-                if not _fits(getattr(found, name), hint):
-                    raise TypeError(f"{name} is not {hint}")
-            return found
-
-    return checked
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotation's type, as far as plain types and containers tell."""
-    outer, inner = get_origin(hint), get_args(hint)
-    if hint is Any or outer is ClassVar:
-        return True
-    if outer in (UnionType, Union):
-        return any(_fits(value, one) for one in inner)
-    if outer is tuple and inner[-1] is Ellipsis:
-        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
-    if isinstance(outer, type) and issubclass(outer, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
-        )
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    if hint is float:
-        return isinstance(value, int | float)
-    return not isinstance(hint, type) or isinstance(value, hint)

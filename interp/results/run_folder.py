@@ -15,10 +15,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import filelock
 import numpy as np
@@ -120,14 +120,6 @@ class RunKey:
 # --- steps -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Codec(Generic[T]):
-    """How the outcome of a step is stored where its type does not say it."""
-
-    save: Callable[[T, Path], Any] = field()  # nnsight, once imported, gives every object a `save`
-    load: Callable[[Path], T] = field()
-
-
 class Steps:
     """Steps that are not stored: of a run without a folder."""
 
@@ -144,17 +136,15 @@ class Steps:
         """Say how much of the run is there, in its unit."""
 
 
-def _save(kind: Any, made: Any, path: Path) -> None:
-    if isinstance(kind, Codec):
-        kind.save(made, path)
-    elif isinstance(made, Result):
+def _save(made: Any, path: Path) -> None:
+    if isinstance(made, Result):
         made.save(path)
     else:
         storage.store(made, path, "step")
 
 
 def _load(kind: Any, path: Path) -> Any:
-    if isinstance(kind, Codec) or (isinstance(kind, type) and issubclass(kind, Result)):
+    if isinstance(kind, type) and issubclass(kind, Result):
         return kind.load(path)
     return storage.restore(path, "step", kind)
 
@@ -212,7 +202,7 @@ class RunFolder(Steps):
             if folder.read_manifest(at).get("provenance", {}).get("run") == self.key.digest:
                 return _load(kind, at)
         made = make()
-        folder.put(self._made([partial(_save, kind, made)], {"run": self.key.digest}), at)
+        folder.put(self._made([partial(_save, made)], {"run": self.key.digest}), at)
         return _load(kind, at)
 
     def count(self, done: int, total: int) -> None:  # noqa: D102 (see Steps)
@@ -390,5 +380,5 @@ def in_one_piece(
         return make()
     with RunFolder.open(out, verb, options, force=force) as run:
         if not run.finished:
-            run.finish(partial(_save, kind, make()), page=page)
+            run.finish(partial(_save, make()), page=page)
     return _load(kind, Path(out))
