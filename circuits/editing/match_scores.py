@@ -85,9 +85,7 @@ def match_scores(
 ) -> MatchScores:
     """Match scores of the changes that a stage would make in some layers, one fact at a time.
 
-    Raises:
-        DataError: a fact has no prompts of the stage's forms, or none at which it should act, or
-            should not.
+    Raises `DataError` where a fact has no prompts of one of the kinds.
     """
     for one in facts:
         if not one.through or not one.others:

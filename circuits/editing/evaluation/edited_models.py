@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 96
 class Ask:
     """A text to be continued under the edit of a number, until `stop` or for `n_tokens`.
 
-    `prefix` is what the text begins with and other questions of the edit share; may be empty.
+    `prefix` is what the text begins with and other questions of the edit share.
     """
 
     edit: int
