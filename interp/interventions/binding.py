@@ -1,7 +1,6 @@
 """Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Scope
-from interp.interventions.plan import Add, Feedback, KnockOut, Plan, SiteEdit
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run, Scope
+from interp.interventions.plan import KnockOut, Plan, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
 
@@ -23,78 +22,41 @@ def bind(
     numbers: Sequence[int] | None = None,
     rows: Bool[Tensor, " row"] | None = None,
 ) -> Run:
-    """Resolve a plan against a model and a batch, and check that it can be carried out.
+    """Resolve a plan against a model and a batch; `PlanError` if it cannot be carried out.
 
-    Args:
-        model: the model.
-        plan: the plan.
-        prompts: the rows of the batch; ``None`` where they are not known, which only
-            interventions at all positions can do without.
-        numbers: which entry of a value's prompt axis each row takes; by default its own.
-        rows: which rows the plan is for; by default all.
-
-    Raises:
-        PlanError: a site, layer or unit that the model does not have; a vector of the wrong
-            width, an unknown span, a position out of range.
+    `prompts` are the rows of the batch; ``None`` where they are not known, which only
+    interventions at all positions can do without. `numbers` says which entry of a value's prompt
+    axis each row takes, by default its own; `rows`, which rows the plan is for.
     """
     n = len(prompts) if prompts is not None else 0
     which = torch.ones(n, dtype=torch.bool) if rows is None else rows
     entry = None if prompts is None else torch.tensor(numbers or range(n))
     if prompts is not None and numbers is None:
         check_values(plan, prompts)
-    binder = _Binder(model, prompts, which, entry)
     lengths = None if prompts is None else torch.tensor([len(prompt.ids) for prompt in prompts])
-    cuts = [bound for step in plan if isinstance(step, KnockOut) for bound in binder.cuts(step)]
-    feedback = [binder.feedback(step) for step in plan if isinstance(step, Feedback)]
-    edits = [bound for step in plan.edits for bound in binder.edits(step, bool(feedback))]
-    return Run(edits, cuts, feedback, lengths)
-
-
-@dataclass(frozen=True)
-class _Binder:
-    """What steps are resolved against: a model, rows, and their entries in values."""
-
-    model: Model
-    prompts: Sequence[TokenPrompt] | None
-    rows: Bool[Tensor, " row"]
-    entry: Int[Tensor, " row"] | None
-
-    def edits(self, step: SiteEdit, feedback: bool) -> list[BoundEdit]:
-        site, layers = site_layers(self.model, step.site, step.layers)
-        scope = resolve(step.positions, self.prompts, self.rows)
-        features = _features(self.model, site, step.units)
-        axes = _axes(step, _vector(self.model, site, step))
-        if len(axes) == 2:
-            self._check_entries(axes[0], f"the value for {step.site}")
-        rewrites = step.rewrite(features).of_layers(len(layers))
-        positional = axes[-1] if axes and axes[-1] > 1 else None
-        dosed = feedback and isinstance(step, Add)
-        return [
-            BoundEdit(site, layer, scope, features, rewrite, self.entry, positional, dosed)
-            for layer, rewrite in zip(layers, rewrites, strict=True)
-        ]
-
-    def cuts(self, step: KnockOut) -> list[BoundKnockOut]:
-        queries, keys = (resolve(p, self.prompts, self.rows) for p in (step.queries, step.keys))
-        heads: Any = step.heads
-        _check_units(heads, self.model.arch.n_heads, "head", self.model)
-        layers = _layers(self.model, step.layers)
-        return [BoundKnockOut(layer, queries, keys, heads) for layer in layers]
-
-    def feedback(self, step: Feedback) -> BoundFeedback:
-        self.model.check_layers([step.layer])
-        shape = list(step.directions.shape)
-        if len(shape) != 2 or shape[1] != self.model.arch.d_model:
-            raise PlanError(f"Feedback.directions is {shape}; give [prompt, d_model].")
-        self._check_entries(min(shape[0], len(step.low), len(step.high)), "the plan's Feedback")
-        entry = torch.zeros(0, dtype=torch.long) if self.entry is None else self.entry
-        return BoundFeedback(step, entry, step.layer)
-
-    def _check_entries(self, n: int, what: str) -> None:
-        if self.entry is None or bool((self.entry[self.rows] >= n).any()):
+    run = Run([], [], lengths)
+    for step in plan:
+        if isinstance(step, KnockOut):
+            queries, keys = (resolve(p, prompts, which) for p in (step.queries, step.keys))
+            heads: Any = step.heads
+            _check_units(heads, model.arch.n_heads, "head", model)
+            for layer in chosen_layers(model, step.layers):
+                run.knock_outs.append(BoundKnockOut(layer, queries, keys, heads))
+            continue
+        site, layers = site_layers(model, step.site, step.layers)
+        scope = resolve(step.positions, prompts, which)
+        features = _features(model, site, step.units)
+        axes = _axes(step, _vector(model, site, step))
+        if len(axes) == 2 and (entry is None or bool((entry[which] >= axes[0]).any())):
             raise PlanError(
-                f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
+                f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply "
+                "it to those prompts."
             )
+        positional = axes[-1] if axes and axes[-1] > 1 else None
+        rewrites = step.rewrite(features).of_layers(len(layers))
+        for layer, rewrite in zip(layers, rewrites, strict=True):
+            run.edits.append(BoundEdit(site, layer, scope, features, rewrite, entry, positional))
+    return run
 
 
 def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
@@ -149,27 +111,23 @@ def site_layers(
 ) -> tuple[Site, Sequence[int]]:
     """A site, and its layers: those given, the one in its name, or all; `PlanError` if none."""
     where, named = model.site(site)
-    return where, chosen_layers(model, site, named, layers)
+    return where, chosen_layers(model, layers, named, site)
 
 
 def chosen_layers(
-    model: Model, site: str, named: int | None, layers: int | Sequence[int] | None
+    model: Model, layers: int | Sequence[int] | None, named: int | None = None, site: str = ""
 ) -> Sequence[int]:
     """The layers given, the one that the site's name says, or all; errors as `site_layers`."""
-    chosen = _layers(model, layers if named is None or layers is not None else named)
-    if named is not None and tuple(chosen) != (named,):
-        raise PlanError(
-            f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
-        )
-    return chosen
-
-
-def _layers(model: Model, layers: int | Sequence[int] | None) -> Sequence[int]:
-    given = (layers,) if isinstance(layers, int) else layers
+    given = named if layers is None else layers
+    given = (given,) if isinstance(given, int) else given
     chosen = range(model.arch.n_layers) if given is None else given
     if not chosen:
         raise PlanError("layers is empty, so nothing would change; name at least one.")
     model.check_layers(chosen)
+    if named is not None and tuple(chosen) != (named,):
+        raise PlanError(
+            f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
+        )
     return chosen
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from interp.data.prompts import Prompts, as_prompts, pad
 from interp.errors import PlanError
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run
 from interp.interventions.binding import bind
 from interp.interventions.native import cut_off
 from interp.interventions.plan import AnyPlan, as_plan
@@ -26,15 +26,12 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
         hooks = bridge_hooks(model, plan, prompts)
         bridge.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
 
-    Args:
-        model: interp's model of the same weights, `load_model(bridge)`.
-        plan: what to do.
-        prompts: the rows of the batch that the bridge will run.
+    `model` is interp's model of the same weights, `load_model(bridge)`.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts, or, from inside the bridge's
-            generation, the bridge does not read its KV cache.
+        PlanError: a site, layer or unit that the model does not have; the plan cannot be carried
+            out on these prompts, or, from inside the bridge's generation, the bridge does not
+            read its KV cache.
     """
     rows = as_prompts(model, prompts)
     run = bind(model, as_plan(plan), rows)
@@ -47,8 +44,7 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
             "TransformerLens takes no edits of attention scores on this architecture "
             f"({model.arch.adapter}); run this KnockOut with interp.forward."
         )
-    edits = (*run.edits, *run.feedback)
-    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in edits]
+    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in run.edits]
     for cut in run.knock_outs:
         hooks.append((f"blocks.{cut.layer}.attn.hook_attn_scores", _scored(run, cut)))
     return hooks
@@ -84,7 +80,7 @@ def _reads_cache(run: Run) -> Callable[[Tensor, Any], Tensor]:
     return reads_cache
 
 
-def _edited(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor, Any], Tensor]:
+def _edited(run: Run, edit: BoundEdit) -> Callable[[Tensor, Any], Tensor]:
     def edited(activation: Tensor, hook: Any) -> Tensor:
         flat = activation.flatten(2)  # heads and their features in one axis, as in the module
         edit(flat, run)

@@ -3,13 +3,10 @@
     texts = generate(model, prompts, plan, max_new_tokens=30)
 
 Steering is a plan: a vector per row, relative to the activation, at the last prompt token and at
-every new one, with a dose that follows the model's own state::
+every new one::
 
-    plan = Plan.of(
-        Add("resid_post", vectors[:, :, None], 0.3, layers=range(8, 20), relative="norm",
-            positions="generating"),              # vectors: [layer, condition, d_model]
-        Feedback(directions, low, high, layer=20),
-    )
+    plan = Add("resid_post", vectors[:, :, None], 0.3, layers=range(8, 20), relative="norm",
+               positions="generating")            # vectors: [layer, condition, d_model]
     cache = PrefixCache.sharing(model, prompts, [common_prefix(prompts)] * len(prompts))
     cache.read(model, leave=1)                    # each prompt once, for all conditions and plans
     rows = [(i, c) for i in range(len(prompts)) for c in range(n_conditions)]

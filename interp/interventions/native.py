@@ -12,7 +12,7 @@ from interp.data.prompts import Prompts, as_prompts
 from interp.errors import PlanError
 from interp.forward.hooks import hook_point
 from interp.forward.prefix_cache import cache_in
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Window
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run, Window
 from interp.interventions.binding import bind
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
@@ -24,18 +24,14 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
 
     Padding may be on either side: scopes refer to real tokens, as the attention mask tells.
 
-    Args:
-        model: the model.
-        plan: what to do; interventions at the same site apply in the plan's order.
-        prompts: the rows of the batches that will be run. Without them only
-            ``positions="all"`` has a meaning.
+    Interventions at the same site apply in the plan's order. `prompts` are the rows of the batches
+    that will be run; without them only ``positions="all"`` has a meaning.
 
     Raises:
         PlanError: a site, layer or unit that the model does not have; the plan cannot be carried
             out on these prompts, or another batch is run.
     """
-    known = None if prompts is None else as_prompts(model, prompts)
-    run = bind(model, as_plan(plan), known)
+    run = bind(model, as_plan(plan), None if prompts is None else as_prompts(model, prompts))
     with hooked_run(model, run):
         yield run
 
@@ -46,7 +42,7 @@ def hooked_run(model: Model, run: Run) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
         stack.callback(enter.remove)
-        for edit in (*run.edits, *run.feedback):
+        for edit in run.edits:
             module, point = model.point(edit.site, edit.layer)
             stack.callback(hook_point(module, point, _in_run(run, edit)).remove)
         for knock_out in run.knock_outs:
@@ -67,7 +63,7 @@ def _enter(run: Run) -> Callable[..., None]:
     return enter
 
 
-def _in_run(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor], None]:
+def _in_run(run: Run, edit: BoundEdit) -> Callable[[Tensor], None]:
     return lambda activation: edit(activation, run)
 
 

@@ -169,7 +169,7 @@ def activations(
     where, named = parse_site(site)
     places = places_of(rows, at)
     if where is PATTERN:
-        chosen = chosen_layers(model, site, named, layers)
+        chosen = chosen_layers(model, layers, named, site)
         values = _patterns(model, rows, chosen, places, as_plan(plan))
     else:
         where, chosen = site_layers(model, site, layers)
