@@ -1,7 +1,4 @@
-"""The pieces of a block that circuits take apart: projections, head writes, norms, attention.
-
-Each works on any architecture that `architecture` maps, and computes what the block itself does.
-"""
+"""The pieces of a block that circuits take apart, on any architecture that `architecture` maps."""
 
 import contextlib
 import functools
@@ -28,9 +25,7 @@ def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
     weight = _matrix(module)
-    if point.features is None:
-        return weight
-    return weight[point.features.to(weight.device)]
+    return weight if point.features is None else weight[point.features.to(weight.device)]
 
 
 def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
@@ -131,7 +126,7 @@ def attend(
     found: list[Tensor] = []
 
     def put(value: Tensor) -> Callable[[Tensor], None]:
-        return lambda activation: _overwrite(activation, value.flatten(-2))
+        return functools.partial(_overwrite, value=value.flatten(-2))
 
     def reach(z: Tensor) -> None:
         last.append(z)
@@ -155,8 +150,7 @@ def last_attention(
 ) -> Float[Tensor, "row head pos"]:
     """Weight of each token's value in what each head writes at the last token.
 
-    Read off heads that are given one-hot values, so any attention function will do. `hidden` is
-    the layer's input, `kwargs` its arguments for these rows.
+    Read off heads that are given one-hot values, so any attention function will do.
     """
     a, n = model.arch, hidden.shape[1]
     found: list[Tensor] = []
@@ -183,12 +177,8 @@ def _blank_projections(model: Model, layer: int) -> Generator[None]:
             weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
             width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
             stack.callback(restore_forward, module, module.__dict__.get("forward"))
-            module.forward = functools.partial(_blank, width)
+            module.forward = lambda x, width=width: x.new_empty(*x.shape[:-1], width)
         yield
-
-
-def _blank(width: int, x: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], width)
 
 
 def _overwrite(activation: Tensor, value: Tensor) -> None:
@@ -196,10 +186,7 @@ def _overwrite(activation: Tensor, value: Tensor) -> None:
 
 
 def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) -> Any:
-    """Give the MLP a view of its own of its input, so that its gradient is its own.
-
-    Parallel blocks pass one normed tensor to attention and MLP alike.
-    """
+    """Give the MLP its own view of its input, which parallel blocks share with attention."""
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         own = args[0].view_as(args[0])

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,22 +24,17 @@ Rewrite = Callable[
 """(input, output) of a projection -> the output that the model shall use instead."""
 
 
-def writer(model: Model, site: str, layer: int) -> nn.Module:
-    """The linear module that reads `site`, one of `WRITERS`; `PlanError` if there is none."""
-    if site not in WRITERS:
-        raise PlanError(
-            f"no projection writes from {site!r}; choose 'mlp_post' (the FFN's down-projection) or "
-            "'z' (attention's output projection)."
-        )
-    model.site(site)
-    model.check_layers([layer])
-    return model.point(SITES[site], layer)[0]
-
-
 def projection(model: Model, name: str, layer: int) -> nn.Module:
     """A linear module by name, one of `WRITERS` or `READERS`; `PlanError` if there is none."""
+    if name in WRITERS:
+        model.site(name)
+        model.check_layers([layer])
+        return model.point(SITES[name], layer)[0]
     if name not in READERS:
-        return writer(model, name, layer)
+        raise PlanError(
+            f"no projection writes from {name!r}; choose 'mlp_post' (the FFN's down-projection) or "
+            "'z' (attention's output projection)."
+        )
     if name not in model.arch.neuron_keys:
         raise PlanError(
             f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
@@ -52,10 +46,7 @@ def projection(model: Model, name: str, layer: int) -> nn.Module:
 
 @contextlib.contextmanager
 def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
-    """Run (projection, layer, function) triples, in order, whenever their projection is computed.
-
-    Every hook is gone on exit; errors as in `projection`.
-    """
+    """Run (projection, layer, function) triples, in order, whenever it is computed."""
     with contextlib.ExitStack() as stack:
         for site, layer, rewrite in rewrites:
             module = projection(model, site, layer)
@@ -64,7 +55,4 @@ def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Gen
 
 
 def _hook(rewrite: Rewrite) -> Callable[..., Tensor]:
-    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return rewrite(args[0], output)
-
-    return after
+    return lambda _, args, output: rewrite(args[0], output)
