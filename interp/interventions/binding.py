@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
 from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run, Scope
-from interp.interventions.plan import KnockOut, Plan, SiteEdit
+from interp.interventions.plan import KnockOut, Plan, ProjectOut, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
 
@@ -46,7 +46,7 @@ def bind(
         site, layers = site_layers(model, step.site, step.layers)
         scope = resolve(step.positions, prompts, which)
         features = _features(model, site, step.units)
-        axes = _axes(step, _vector(model, site, step))
+        axes = _axes(step, model.width(site))
         if len(axes) == 2 and (entry is None or bool((entry[which] >= axes[0]).any())):
             raise PlanError(
                 f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply "
@@ -59,9 +59,16 @@ def bind(
     return run
 
 
-def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
-    """Sizes of a value's prompt and position axes, as far as it has them."""
-    return () if value is None or "directions" in step.tensors else tuple(value.shape[:-1][-2:])
+def _axes(step: SiteEdit, width: int | None = None) -> tuple[int, ...]:
+    """Sizes of a value's prompt and position axes, as far as it has them; checks its width."""
+    for name, value in step.held():
+        if width is not None and value.shape[-1] != width:
+            raise PlanError(
+                f"{type(step).__name__}.{name} at {step.site!r} has width {value.shape[-1]}, but "
+                f"the site's is {width} (give whole vectors; `units` selects)."
+            )
+        return () if isinstance(step, ProjectOut) else tuple(value.shape[:-1][-2:])
+    return ()
 
 
 def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
@@ -72,19 +79,18 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
     for step in plan.edits:
-        for name in step.tensors:
-            axes, what = _axes(step, getattr(step, name)), f"{type(step).__name__}.{name}"
-            if len(axes) == 2 and axes[0] != n:
-                raise PlanError(
-                    f"{what} at {step.site!r} holds one entry for each of {axes[0]} prompts, but "
-                    f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
-                )
-            if len(axes) == 1 and axes[0] == n != longest and n > 1:
-                raise PlanError(
-                    f"{what} at {step.site!r} has shape [{n}, width], which means {n} positions, "
-                    f"but there are {n} prompts of at most {longest} tokens; for one value per "
-                    "prompt, give the recorded Activations themselves or [prompt, pos, width]."
-                )
+        axes, what = _axes(step), f"{type(step).__name__}.{''.join(step.tensors)} at {step.site!r}"
+        if len(axes) == 2 and axes[0] != n:
+            raise PlanError(
+                f"{what} holds one entry for each of {axes[0]} prompts, but "
+                f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
+            )
+        if len(axes) == 1 and axes[0] == n != longest and n > 1:
+            raise PlanError(
+                f"{what} has shape [{n}, width], which means {n} positions, but there are {n} "
+                f"prompts of at most {longest} tokens; for one value per prompt, give the "
+                "recorded Activations themselves or [prompt, pos, width]."
+            )
 
 
 def resolve(
@@ -147,16 +153,3 @@ def _check_units(units: Sequence[int] | None, n: int, name: str, model: Model) -
     wrong = [u for u in units or () if not 0 <= u < n]
     if wrong:
         raise PlanError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
-
-
-def _vector(model: Model, site: Site, step: SiteEdit) -> Tensor | None:
-    """The tensor of an edit, checked against the site's width."""
-    for name in step.tensors:
-        value = getattr(step, name)
-        if value is not None and value.shape[-1] != model.width(site):
-            raise PlanError(
-                f"{type(step).__name__}.{name} at {step.site!r} has width {value.shape[-1]}, but "
-                f"the site's is {model.width(site)} (give whole vectors; `units` selects)."
-            )
-        return value
-    return None

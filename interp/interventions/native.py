@@ -68,19 +68,9 @@ def _in_run(run: Run, edit: BoundEdit) -> Callable[[Tensor], None]:
 
 
 def _masked(model: Model, run: Run, knock_out: BoundKnockOut) -> Callable[..., Any]:
-    """A pre-hook that gives the attention module a mask with the edges cut."""
+    """A pre-hook that gives the attention module a mask with the edges cut.
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mask = cut_mask(model, knock_out, run.tokens, kwargs.get("attention_mask"))
-        return args, kwargs | {"attention_mask": mask}
-
-    return before
-
-
-def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tensor | None) -> Tensor:
-    """The attention mask with a knock-out's edges cut.
-
-    `mask` is what Hugging Face passes: boolean (True = attend), additive, or ``None`` where plain
+    Hugging Face passes a boolean one (True = attend), an additive one, or ``None`` where plain
     causality is enough.
     """
     if model.attention_implementation not in ("sdpa", "eager"):
@@ -88,13 +78,17 @@ def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tenso
             f"KnockOut needs 'sdpa' or 'eager' attention, not {model.attention_implementation!r}; "
             "load the model with one of them."
         )
-    n_keys, offset = window.n_new, 0
-    if window.cache is not None:
-        n_keys, offset = window.cache.get_mask_sizes(window.n_new, knock_out.layer)
-    cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
-    if mask is None:
-        mask = plain_mask(model, window, n_keys, offset)
-    return cut_off(knock_out, mask, cut.to(mask.device))
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        window, mask = run.tokens, kwargs.get("attention_mask")
+        n_keys, offset = window.n_new, 0
+        if window.cache is not None:
+            n_keys, offset = window.cache.get_mask_sizes(window.n_new, knock_out.layer)
+        cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
+        mask = plain_mask(model, window, n_keys, offset) if mask is None else mask
+        return args, kwargs | {"attention_mask": cut_off(knock_out, mask, cut.to(mask.device))}
+
+    return before
 
 
 def cut_off(knock_out: BoundKnockOut, mask: Tensor, cut: Bool[Tensor, "..."]) -> Tensor:

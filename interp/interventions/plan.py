@@ -110,9 +110,9 @@ class SiteEdit(Described):
                 object.__setattr__(self, "layers", layers)
                 object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
         super().__post_init__()
+        layers: Any = self.layers or ()
         for name, value in self.held():
-            layers: Any = self.layers
-            if value.ndim == 4 and len(value) != len(layers or ()):
+            if value.ndim == 4 and len(value) != len(layers):
                 raise PlanError(
                     f"{type(self).__name__}.{name} holds one entry for each of {len(value)} "
                     "layers; name those layers in `layers`."
@@ -303,7 +303,11 @@ class Plan(Sequence[Intervention]):
         """Read what `save` wrote; `RunFolderError` where that is missing or damaged."""
         steps: list[dict[str, Any]] = storage.restore(Path(path), "plan", list[dict[str, Any]])
         with folder.reading(Path(path)):
-            return cls(tuple(_kind(one.pop("intervention"))(**one) for one in steps))
+            for name in (one["intervention"] for one in steps):
+                if name not in KINDS:
+                    text = f"unknown intervention {name!r}. {did_you_mean(name, KINDS)}"
+                    raise PlanError(text)
+            return cls(tuple(KINDS[one.pop("intervention")](**one) for one in steps))
 
 
 AnyPlan = Plan | Intervention | Iterable[Intervention]
@@ -336,12 +340,6 @@ def _recorded_layers(step: SiteEdit, found: Recorded) -> tuple[int, ...]:
             f"{missing[0]}; record that layer."
         )
     return layers
-
-
-def _kind(name: str) -> Any:
-    if name not in KINDS:
-        raise PlanError(f"unknown intervention {name!r}. {did_you_mean(name, KINDS)}")
-    return KINDS[name]
 
 
 def _vector(value: Any, what: str) -> Tensor | None:
