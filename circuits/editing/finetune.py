@@ -9,7 +9,7 @@ from torch import Tensor
 from circuits.editing.change import Change, Changes, under
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import FineTune
-from interp.forward.projections import projection, rewriting
+from interp.forward.blocks import projection, rewriting
 from interp.forward.tails import tails
 from interp.model.model import Model
 

@@ -21,8 +21,7 @@ from interp.attribution.jacobians import with_fixed_scale
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
-from interp.forward.blocks import head_writes, norm, weight_of
-from interp.forward.projections import projection
+from interp.forward.blocks import head_writes, norm, projection, weight_of
 from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
 from interp.progress import Progress

@@ -13,10 +13,10 @@ are written where they were recorded.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -70,21 +70,6 @@ class Described:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-@runtime_checkable
-class Recorded(Protocol):
-    """Activations that know where they were recorded, as `interp.Activations` do."""
-
-    site: str
-
-    def __iter__(self) -> Iterator[int]:
-        """The layers."""
-        ...
-
-    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
-        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
-        ...
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class SiteEdit(Described):
     """Base of what rewrites activations at a site.
@@ -104,9 +89,10 @@ class SiteEdit(Described):
     def __post_init__(self) -> None:
         for name in self.tensors:
             value = getattr(self, name)
-            if isinstance(value, Recorded):
-                layers = _recorded_layers(self, value)
-                aligned = torch.stack([value.aligned(layer) for layer in layers])
+            if isinstance(value, Mapping):  # interp.Activations
+                found: Any = value
+                layers = _recorded_layers(self, found)
+                aligned = torch.stack([found.aligned(layer) for layer in layers])
                 object.__setattr__(self, "layers", layers)
                 object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
         super().__post_init__()
@@ -323,7 +309,7 @@ def as_plan(plan: "AnyPlan") -> Plan:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def _recorded_layers(step: SiteEdit, found: Recorded) -> tuple[int, ...]:
+def _recorded_layers(step: SiteEdit, found: Any) -> tuple[int, ...]:
     """The layers of a step whose value is recorded activations: its own, or all recorded."""
     site, named = parse_site(step.site)
     if site.name != found.site:

@@ -116,10 +116,10 @@ def _measured(
     places = sweep.places(usable)
 
     def shard(
-        some: Sequence[TokenPair], told: Callable[[int, int], None] | None = None
+        some: Sequence[TokenPair], counted: Callable[[int, int], None] | None = None
     ) -> dict[str, np.ndarray]:
         started = time.perf_counter()
-        arrays = asdict(run_sweep(model, sweep, some, places, tokens_at_once, told))
+        arrays = asdict(run_sweep(model, sweep, some, places, tokens_at_once, counted))
         return arrays | {"seconds": np.array([time.perf_counter() - started])}
 
     steps: list[dict[str, np.ndarray]] = []

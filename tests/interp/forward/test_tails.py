@@ -6,7 +6,7 @@ from conftest import FAMILIES, tiny
 
 from interp.data.prompts import TokenPrompt, pad
 from interp.errors import PlanError
-from interp.forward.projections import projection, rewriting
+from interp.forward.blocks import projection, rewriting
 from interp.forward.tails import tails
 
 PROMPTS = [TokenPrompt(tuple(range(5, 5 + n))) for n in (9, 6, 11)]
