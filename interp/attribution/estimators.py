@@ -63,15 +63,9 @@ ESTIMATORS: Mapping[str, Estimator] = {
 
 
 def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = False) -> Estimator:
-    """Look an estimator up.
+    """Look an estimator up; `steps` are points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
 
-    Args:
-        name: a key of `ESTIMATORS`.
-        steps: interpolation points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
-        of_nodes: of nodes and units, for which ``eap-ig`` takes the right-hand points.
-
-    Raises:
-        PlanError: unknown name, or steps for a method without them.
+    Of nodes and units ``eap-ig`` takes the right-hand points. Errors are `PlanError`.
     """
     if name not in ESTIMATORS:
         raise PlanError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
@@ -92,15 +86,10 @@ def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = Fal
 @brief
 @dataclass(frozen=True)
 class Linearised:
-    """A contrast's runs, one of them differentiable.
+    """A contrast's runs: differentiable at all pairs of each point in turn, and both plain ones.
 
-    Attributes:
-        run: the rows that are differentiated: all pairs at the first point, then the next …
-        total: weighted sum of the metric over these rows.
-        clean, corrupt: both plain runs, detached.
-        metric: the metric of the clean and of the corrupt prompts.
-        rule: the backward rule, for local steps that belong to the same linearisation.
-        n_points: how many points.
+    `total` is the weighted sum of the metric over the rows of `run`, `metric` that of the clean
+    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation.
     """
 
     run: RunValues

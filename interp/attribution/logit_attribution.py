@@ -30,13 +30,8 @@ from interp.model.sites import SITES
 class LastTokenStates:
     """Clean prompts at their last token, layer by layer.
 
-    Attributes:
-        resid: the residual stream before every layer, and after the last one.
-        mid: the stream that each MLP reads.
-        z: heads' outputs, side by side.
-        neurons: the down-projection's input; absent where the model has no such site.
-        mlp_out: what the MLPs add to the stream.
-        answers: token ids of the answer and the wrong answer.
+    `resid` is the residual stream before every layer, and after the last one; `mid` what each MLP
+    reads; `neurons` the down-projection's input; `answers` the ids of answer and wrong answer.
     """
 
     resid: Float[Tensor, "pair depth d_model"]
@@ -87,11 +82,9 @@ def _layers(model: Model, calls: LayerCalls, names: Sequence[str]) -> Iterator[d
 @brief
 @dataclass(frozen=True)
 class DirectEffects:
-    """Direct logit attribution.
+    """The logit(answer) - logit(wrong answer) that each source writes, and what no source does.
 
-    Attributes:
-        nodes: logit(answer) - logit(wrong answer) that each of the graph's sources writes.
-        bias: what no source writes: biases of attention, the final norm and the unembedding.
+    The latter are the biases of attention, the final norm and the unembedding.
     """
 
     nodes: Float[Tensor, "pair source"]
@@ -148,16 +141,8 @@ def log_prob_increase(
 
     log p(answer | x + v) - log p(answer | x), where x is the stream that the unit's sublayer
     reads and v what the unit writes, both under the final norm with the whole run's scale.
-
-    Args:
-        model: the model.
-        pairs: from `interp.data.pairs.tokenise`.
-        unit: ``"neuron"`` (FFN neurons), ``"head"``, or ``"attention-neuron"`` (one coordinate
-            of one head's output).
-        layers: some layers; by default all. Every unit reads the whole vocabulary.
-
-    Raises:
-        PlanError: unknown unit, or a model without neurons.
+    `pairs` are from `interp.data.pairs.tokenise`; `unit` is ``"neuron"`` (FFN neurons), ``"head"``,
+    or ``"attention-neuron"`` (one coordinate of one head's output); `layers` are all by default.
 
     Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7.
     """
@@ -214,22 +199,16 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
 
     Its output row (column of the down-projection) goes through the final norm and the unembedding
     as if it were all that the residual stream holds; a post-norm of the MLP comes first. Where the
-    neuron's activation is negative, the two lists swap. Computed in the model's dtype.
-
-    Args:
-        model: from `interp.load_model`.
-        site: ``"mlp_post"``.
-        layer: the neuron's layer.
-        unit: the neuron's number in its layer.
-        n: how many tokens of each kind.
+    neuron's activation is negative, the two lists swap. Computed in the model's dtype. `site` is
+    ``"mlp_post"``.
 
     Returns:
-        2 n rows: ``effect`` (promoted or suppressed), ``rank`` from 0, ``token``, ``token_id`` and
-        ``logit`` (of the normed row; only its order can be compared between neurons).
+        `n` rows of each ``effect`` (promoted or suppressed): ``rank`` from 0, ``token``,
+        ``token_id`` and ``logit`` (of the normed row; only its order can be compared between
+        neurons).
 
     Raises:
-        PlanError: another site, no such layer or neuron, or `n` is not a number of tokens that the
-            vocabulary has.
+        PlanError: another site, no such layer or neuron, or not so many tokens.
 
     Source: Geva et al., arXiv 2203.14680.
     """

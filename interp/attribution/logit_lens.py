@@ -44,11 +44,7 @@ class LogitLens:
     model: str
 
     def table(self, prompt: int = 0) -> pd.DataFrame:
-        """One row per depth, position and rank of a prompt: the predicted token, its probability.
-
-        Raises:
-            IndexError: no such prompt.
-        """
+        """One row per depth, position and rank of a prompt: predicted token and probability."""
         one = self.top.isel(prompt=prompt)
         real = one.isel(pos=(one["position"] >= 0).values)
         frame: pd.DataFrame = real[["token", "probability"]].to_dataframe().reset_index()
@@ -90,19 +86,12 @@ def logit_lens(
     """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
 
     Depth 0 is the embedding, depth n_layers the model's own prediction. The stream and both steps
-    have the model's dtype, the softmax fp32.
-
-    Args:
-        model: the model.
-        prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
-        top: how many of the likeliest tokens to keep.
-        at: which tokens, as in `interp.activations`.
-        plan: interventions under which the prompts run; none by default.
+    have the model's dtype, the softmax fp32. Of pairs, the clean prompts run; `top` is how many of
+    the likeliest tokens to keep; `at` and `plan` are as in `interp.activations`.
 
     Raises:
-        PlanError: `top` is not a number of tokens that the vocabulary has.
+        PlanError: `top` or `at` names no such token, or the plan cannot be carried out.
         DataError: prompts or pairs that cannot be used.
-        PlanError: `at` names no such token, or the plan cannot be carried out.
 
     Source: nostalgebraist 2020.
     """

@@ -47,18 +47,15 @@ def random_sets(
     of size: a tenth of them, at least four.
 
     Raises:
-        StatisticsError: with ``layer``, a layer has too few other components; or a component is
-            chosen twice or does not exist.
+        StatisticsError: with ``layer``, a layer has too few other components.
     """
     places = _places(chosen, shapes, sizes or {})
     if n < 1 or not chosen:
         return []
     if match == "layer":
-        parts = [
-            _of_layers(kind, places[kind], shapes[kind], n, seed, (sizes or {}).get(kind))
-            for kind in KINDS
-            if kind in places
-        ]
+        kinds = [kind for kind in KINDS if kind in places]
+        sized = ((k, (sizes or {}).get(k)) for k in kinds)
+        parts = [_of_layers(k, places[k], shapes[k], n, seed, own) for k, own in sized]
         return _combined(parts, n, seed)
     free = {kind: _free(own, shapes[kind]) for kind, own in places.items()}
     if any(free[kind].sum() < len(own) for kind, own in places.items()):
@@ -67,9 +64,8 @@ def random_sets(
     def within(distance: int | None) -> list[tuple[Component, ...]]:
         def draw(rng: np.random.Generator) -> tuple[Component, ...]:
             window = None if distance is None else _around(distance)
-            parts = [
-                _named(kind, _draw(own, free[kind], rng, window)) for kind, own in places.items()
-            ]
+            drawn = {kind: _draw(own, free[kind], rng, window) for kind, own in places.items()}
+            parts = [_named(kind, own) for kind, own in drawn.items()]
             return sum(parts, ()) if all(parts) else ()
 
         return _distinct(draw, n, seed)
