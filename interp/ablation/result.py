@@ -114,12 +114,9 @@ class AblationResult(Result):
 
     def perplexity(self) -> pd.DataFrame:
         """Perplexity on neutral text: unablated, ablated, and the factor with its 95 % interval."""
-        nll = self.table("nll")
-        names = {"baseline": "baseline", "ablated": "ablated", "factor": "effect"}
-        names |= {"low": "low", "high": "high", "random": "random"}
-        return pd.DataFrame(
-            {"set": nll["set"], **{name: np.exp(nll[column]) for name, column in names.items()}}
-        )
+        nll = self.table("nll").set_index("set").rename(columns={"effect": "factor"})
+        columns = ["baseline", "ablated", "factor", "low", "high", "random"]
+        return nll[columns].apply(np.exp).reset_index()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example, set and readout: baseline and ablated value."""

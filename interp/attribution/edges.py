@@ -15,8 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast, gradients, run
-from interp.attribution.estimators import ESTIMATORS, IG_STEPS, Estimator, Linearised, linearise
-from interp.attribution.jacobians import pull_back, push_forward
+from interp.attribution.estimators import (
+    ESTIMATORS,
+    IG_STEPS,
+    Estimator,
+    Linearised,
+    linearise,
+    pull_back,
+    push_forward,
+)
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.model.graph import Graph
 from interp.model.model import Model

@@ -32,10 +32,8 @@ class LogitLens:
         top: dims (prompt, depth, pos, rank): variables ``token`` (text), ``token_id`` and
             ``probability`` of the likeliest next tokens; empty, -1 and NaN beyond a prompt's last
             token. ``position`` (prompt, pos) is the number of the token in its prompt.
-        answers: of prompt pairs, dims (pair, depth, answer): log p of the answer and the wrong
-            answer at the clean prompt's last token; ``None`` for other prompts.
+        answers: of pairs, dims (pair, depth, answer): log p of both answers at the last token.
         tokens: all tokens of each prompt, as text.
-        model: its name.
     """
 
     top: xr.Dataset
@@ -76,12 +74,7 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Model,
-    prompts: Prompts,
-    top: int = 5,
-    *,
-    at: Positions = "all",
-    plan: AnyPlan = (),
+    model: Model, prompts: Prompts, top: int = 5, *, at: Positions = "all", plan: AnyPlan = ()
 ) -> LogitLens:
     """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
 

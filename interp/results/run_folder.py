@@ -368,8 +368,7 @@ def in_one_piece(
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
 
-    Without a folder nothing is stored. Arguments and errors as in `RunFolder.open` and
-    `Steps.step`; `page` writes the run's page into the folder.
+    Without a folder nothing is stored. `page` writes the run's page; else as in `RunFolder`.
     """
     if out is None:
         return make()

@@ -44,10 +44,7 @@ def store(value: Any, path: Path, kind: str, provenance: Mapping[str, Any] | Non
 def restore(path: Path, kind: str, hint: type[T] | Any) -> T:
     """Read a value that `store` wrote, checked against its type; errors are `RunFolderError`."""
     with folder.reading(path):
-        stored = folder.read_manifest(path)
-        names = [file for file in stored["files"] if "/" not in file]
-        tables = [file.removesuffix(".parquet") for file in names if file.endswith(".parquet")]
-        manifest, frames, arrays = folder.read(path, kind, tables)
+        manifest, frames, arrays = folder.read(path, kind)
         return checked(_unpack(manifest["value"], frames, arrays), hint)
 
 

@@ -55,10 +55,7 @@ def stability(
 
 
 def spearman(
-    a: Float[np.ndarray, "..."],
-    b: Float[np.ndarray, "..."],
-    seed: int = 0,
-    n_resamples: int = 2000,
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], seed: int = 0, n_resamples: int = 2000
 ) -> Estimate:
     """Rank correlation of two scorings of the same components, with a bootstrap interval.
 

@@ -53,9 +53,11 @@ def random_sets(
     if n < 1 or not chosen:
         return []
     if match == "layer":
-        kinds = [kind for kind in KINDS if kind in places]
-        sized = ((k, (sizes or {}).get(k)) for k in kinds)
-        parts = [_of_layers(k, places[k], shapes[k], n, seed, own) for k, own in sized]
+        parts = [
+            _of_layers(kind, places[kind], shapes[kind], n, seed, (sizes or {}).get(kind))
+            for kind in KINDS
+            if kind in places
+        ]
         return _combined(parts, n, seed)
     free = {kind: _free(own, shapes[kind]) for kind, own in places.items()}
     if any(free[kind].sum() < len(own) for kind, own in places.items()):
@@ -64,8 +66,9 @@ def random_sets(
     def within(distance: int | None) -> list[tuple[Component, ...]]:
         def draw(rng: np.random.Generator) -> tuple[Component, ...]:
             window = None if distance is None else _around(distance)
-            drawn = {kind: _draw(own, free[kind], rng, window) for kind, own in places.items()}
-            parts = [_named(kind, own) for kind, own in drawn.items()]
+            parts = [
+                _named(kind, _draw(own, free[kind], rng, window)) for kind, own in places.items()
+            ]
             return sum(parts, ()) if all(parts) else ()
 
         return _distinct(draw, n, seed)
@@ -91,9 +94,6 @@ def random_set(
     Where a layer has too few others, the nearest layers stand in. Kinds are drawn in the order of
     their first component in `chosen`. With `sizes`, a unit is drawn among the free ones of its
     layer that are nearest in size: as many as a tenth of the layer, at least four.
-
-    Raises:
-        StatisticsError: too few components are left, or one is chosen twice or does not exist.
     """
     drawn: tuple[Component, ...] = ()
     for kind, own in _places(chosen, shapes, sizes or {}).items():
