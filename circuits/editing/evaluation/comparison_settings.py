@@ -1,4 +1,4 @@
-"""What `interp edit evaluate` can be told: the settings of a comparison of editing methods."""
+"""The settings of `interp edit evaluate`: a comparison of editing methods on the same cases."""
 
 from pathlib import Path
 

@@ -55,7 +55,7 @@ N_CONTEXTS = 2
 """Sampled contexts of a cloze beside the bare one."""
 FRONTIER = (
     "Up: more multi-hop questions answered by the edit; right: fewer others broken. On the dotted "
-    "line an edit gains as much as it breaks."
+    "line an edit answers as many questions as it breaks."
 )
 METRICS_FIGURE = "Each point is a mean over edits with its 95 % interval."
 SIDE_EFFECTS_NOTE = (
