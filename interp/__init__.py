@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from interp.interventions.plan import (
         Ablate,
         Add,
-        Feedback,
         KnockOut,
         Patch,
         Plan,
@@ -72,7 +71,6 @@ __all__ = [
     "AblationResult",
     "Activations",
     "Add",
-    "Feedback",
     "Generation",
     "InterpError",
     "KnockOut",
