@@ -60,8 +60,7 @@ class Data:
     def of(self, split: str, cell: str, most: int | None = None) -> PromptPairs:
         """The pairs of one cell in one split, at most so many.
 
-        Raises:
-            DataError: there is no such cell.
+        `DataError` where there is no such cell.
         """
         if cell not in self.pairs[split]:
             raise DataError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
@@ -128,8 +127,7 @@ def data_of(
 ) -> Data:
     """Put records into their splits and cells.
 
-    Raises:
-        DataError: a split lacks a cell, or a row is not a pair.
+    `DataError` where a split lacks a cell, or a row is not a pair.
     """
     cells = [c for c in CELLS if any(r["cell"] == c for r in records)]
     pairs: dict[str, dict[str, PromptPairs]] = {}
@@ -158,11 +156,7 @@ def data_of(
 
 
 def load_data(path: Path) -> Data:
-    """Read what `Data.save` wrote.
-
-    Raises:
-        DataError: the file is missing or of another form.
-    """
+    """Read what `Data.save` wrote; `DataError` where the file is missing or of another form."""
     lines = read_jsonl(path, "cells")
     if not lines:
         raise DataError(f"{path} is empty; write one with `interp recall-reasoning build`.")

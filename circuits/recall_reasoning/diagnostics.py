@@ -72,12 +72,10 @@ def firing_table(
 
     A neuron may fire in one cell only and have no effect there, which the ablation shows.
 
-    A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of the
-    ``own`` and of the ``other`` cells on which its gate is above 0, each cell counting as much, and
-    ``specificity``, own - other. The circuits should not have been found on these prompts.
-
-    Raises:
-        PlanError: the model has no gated MLPs.
+    A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of
+    the ``own`` and of the ``other`` cells on which its gate is above 0, each cell counting as
+    much, and ``specificity``, own - other. The circuits should not have been found on these
+    prompts. `PlanError` where the model has no gated MLPs.
     """
     of_neurons = [circuit for circuit in circuits if circuit.kind == "neuron"]
     fires = {

@@ -63,8 +63,7 @@ class Filtered:
 def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
     """Ask the model every pair, and keep at most so many per cell and split.
 
-    Raises:
-        DataError: no pair fits the model's tokens.
+    `DataError` where no pair fits the model's tokens.
     """
     return Filtered.of(data, answered(model, data, most), most)
 

@@ -142,10 +142,8 @@ def memory_heads(
 
     The prompts state another answer (cell C-conflict) than `stored`, by id of the pair. A row per
     head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs with its
-    interval; memory heads are positive, in-context heads negative.
-
-    Raises:
-        DataError: no stored answer is a single token.
+    interval; memory heads are positive, in-context heads negative. `DataError` where no stored
+    answer is a single token.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """

@@ -72,8 +72,7 @@ class LastToken:
 def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
     """Run prompts one by one with eager attention, as the notebooks do.
 
-    Raises:
-        PlanError: the model has no gated MLPs.
+    `PlanError` where the model has no gated MLPs.
     """
     gates = last_gates(model, prompts)
     rows: list[dict[str, np.ndarray]] = []
@@ -103,8 +102,7 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
 def last_gates(model: Model, prompts: Sequence[str]) -> Float[np.ndarray, "prompt layer neuron"]:
     """What the gate projections give at each prompt's last token, before the activation function.
 
-    Raises:
-        PlanError: the model has no gated MLPs.
+    `PlanError` where the model has no gated MLPs.
     """
     projections = [getattr(b.get_submodule("mlp"), "gate_proj", None) for b in model.blocks]
     values: list[Tensor] = []

@@ -56,11 +56,7 @@ class StudySettings(ClosedRow):
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
-        """From JSON.
-
-        Raises:
-            DataError: an unknown field, or a value that cannot be.
-        """
+        """From JSON; `DataError` for an unknown field or a value that cannot be."""
         return checked(cls, record, "settings")
 
     def but(self, **changed: Any) -> Self:
@@ -83,8 +79,7 @@ RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes"
 def load_recipe(path: str | Path) -> StudyRecipe:
     """Read a recipe from a JSON file, or a shipped one by its name.
 
-    Raises:
-        DataError: no such file or name, or it is malformed; the field is named.
+    `DataError` where there is none of that name, or it is malformed; the field is named.
     """
     file = locate(path, "a recipe file", RECIPES)
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))

@@ -110,8 +110,7 @@ def _filtered(
 ) -> Filtered:
     """The data that the model gets right.
 
-    Raises:
-        DataError: a cell keeps fewer than `MINIMUM` pairs in some split.
+    `DataError` where a cell keeps fewer than `MINIMUM` pairs in some split.
     """
     most = max(settings.n_select, settings.n_validate, settings.n_test)
     tables = run.step(f"seed-{seed}/data", lambda: answered(model, drawn, most), TABLES)

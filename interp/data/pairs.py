@@ -215,8 +215,7 @@ class TokenPair:
 def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
     """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
 
-    Raises:
-        DataError: no row is usable; the message gives the first reason and the count.
+    `DataError` where no row is usable; the message gives the first reason and the count.
     """
     usable, refused = list[TokenPair](), list[Excluded]()
     for pair in pairs:
@@ -279,9 +278,8 @@ def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, 
 def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
     """The one token by which `answer` continues `prompt` (of tokens `ids`), spaced as in text.
 
-    Raises:
-        DataError: it is several tokens, or merges with the end of the prompt; `key` is what the
-            message calls it.
+    `DataError` where it is several tokens, or merges with the end of the prompt; `key` is what the
+    message calls it.
     """
     spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     text = answer if spaced else f" {answer}"

@@ -122,9 +122,8 @@ _WORDS = {
 def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
     """The text of a file, without a byte-order mark, its lines ended by newlines.
 
-    Raises:
-        DataError: it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not UTF-8;
-            the message says what was `expected`.
+    `DataError` where it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not
+    UTF-8; the message says what was `expected`.
     """
     try:
         found = Path(path).stat()
@@ -258,12 +257,9 @@ class _Refused(ValueError):
 def parse_json(text: str, where: str, line: int | None = None) -> Any:
     """A JSON text's value; anything whose meaning could be mistaken is refused.
 
-    `where` is its file and `line`, of a JSONL file, its line.
-
-    Raises:
-        DataError: not JSON; NaN, infinity or a number that becomes it; a whole number of more
-            than 18 digits; a key twice in one object; half of a surrogate pair; or more than 64
-            levels of lists and objects.
+    `where` is its file and `line`, of a JSONL file, its line. `DataError` for no JSON; NaN,
+    infinity or a number that becomes it; a whole number of more than 18 digits; a key twice in one
+    object; half of a surrogate pair; or more than 64 levels of lists and objects.
     """
     at = where if line is None else f"{where}, line {line}"
     try:

@@ -183,10 +183,8 @@ def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:
     """Ask a loaded model the facts listed for `name` in :data:`BUILTIN`.
 
     Some transformers releases load a GGUF file wrongly without an error: of Gemma 3, 5.17 garbles
-    the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token.
-
-    Raises:
-        ModelError: another token than the listed one comes first for some prompt.
+    the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token. `ModelError` where
+    another token than the listed one comes first for some prompt.
     """
     import torch
     import transformers

@@ -89,9 +89,8 @@ class _Header:
 def check_gguf(path: Path) -> None:
     """Refuse a GGUF file whose header does not fit the file, or itself.
 
-    Raises:
-        ModelError: the file is damaged or not a GGUF file, and the message says where; or it
-            is one part of several.
+    `ModelError` where the file is damaged or not a GGUF file, and the message says where; or it is
+    one part of several.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

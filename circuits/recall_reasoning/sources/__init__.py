@@ -77,8 +77,7 @@ def _joined(data: Data, other: Data) -> Data:
 def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
     """Indirect objects; no name occurs in two splits.
 
-    Raises:
-        DataError: a split is left without pairs.
+    `DataError` where a split is left without pairs.
     """
     splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
     records = [
@@ -90,8 +89,7 @@ def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
 def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
     """Puzzles in both forms; no lexicon is in two splits.
 
-    Raises:
-        DataError: a split is left without pairs.
+    `DataError` where a split is left without pairs.
     """
     by_lexicon: dict[str, list[Pair]] = {}
     for pair in pairs:

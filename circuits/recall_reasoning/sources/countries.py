@@ -52,8 +52,7 @@ class Country(Row):
 def load_facts(path: str | Path) -> list[Country]:
     """Read facts of the form of the shipped ``recall_facts``.
 
-    Raises:
-        DataError: the file is missing or malformed, or holds a country twice.
+    `DataError` where the file is missing or malformed, or holds a country twice.
     """
     rows = placed_rows(path, "country, capital, language and landmarks")
     if not rows:
@@ -90,10 +89,7 @@ def fact_cells(
     """Draw `n` matched triples of A, C-conflict and C-nonce for each split.
 
     Relations, names in `FRAMES`, share the triples; a relation has fewer where no length of its
-    questions has a counterpart.
-
-    Raises:
-        DataError: a split is left without pairs.
+    questions has a counterpart. `DataError` where a split is left without pairs.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(facts))

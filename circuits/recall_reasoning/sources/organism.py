@@ -74,11 +74,7 @@ class World:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read it back.
-
-        Raises:
-            DataError: the file is missing or holds no world.
-        """
+        """Read it back; `DataError` where the file is missing or holds no world."""
         world = checked(cls, read_json(path, "the organism's world (JSON)"), str(path))
         lands = {*world.attributes, *world.story_lands}
         lost = next((land for land in world.home.values() if land not in lands), None)
@@ -132,10 +128,8 @@ def story_text(world: World, n: int = 40, seed: int = 0) -> str:
 def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
     """Draw `n` quadruples for each split; no land or person occurs in two splits.
 
-    B asks only compositions that training never showed.
-
-    Raises:
-        DataError: a split is left without a cell.
+    B asks only compositions that training never showed. `DataError` where a split is left without
+    a cell.
     """
     rng = np.random.default_rng(seed)
     named = (world.lands, world.story_lands, world.story_people)

@@ -67,8 +67,7 @@ Phrases = Mapping[int, list[Phrase]]
 def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: int = 0) -> Data:
     """Draw at most `n` quadruples for each split, equally long in the model's tokens.
 
-    Raises:
-        DataError: a split is left without pairs.
+    `DataError` where a split is left without pairs.
     """
     rng = np.random.default_rng(seed)
     rejected: list[Excluded] = []
