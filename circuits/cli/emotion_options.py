@@ -39,8 +39,7 @@ DiscoveryEventsOption = Annotated[
     typer.Option(help="Texts for discovery, in SEV's schema; by default the shipped ones."),
 ]
 JudgeModelOption = Annotated[
-    str | None,
-    typer.Option(help="Model whose activations the first judge reads; not --model."),
+    str | None, typer.Option(help="Model whose activations the first judge reads; not --model.")
 ]
 
 

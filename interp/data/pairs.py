@@ -29,7 +29,6 @@ class Pair:
     """One row.
 
     Attributes:
-        id: unique name of the row.
         clean: prompt whose right continuation is `answer`.
         corrupt: prompt of equal token length whose right continuation is `wrong_answer`.
         answer: what follows `clean`; a leading space is added where the prompt needs one.

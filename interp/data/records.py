@@ -187,13 +187,8 @@ def read_records(
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of a data set: a ``.json`` (a list of objects) or ``.jsonl`` file, ours, the Hub's.
 
-    Args:
-        source: path of a file, name of a shipped data set, or Hub id of another.
-        split: which split of a Hub data set; by default ``train``.
-        expected: what the rows are, for messages.
-
-    Returns:
-        The rows, and the name of where they came from. `DataError` names what is malformed.
+    Returns the rows, and the name of where they came from. `split` is that of a Hub data set, by
+    default ``train``; `expected` is what messages call the rows. `DataError` names a fault.
     """
     rows, name = _placed(source, split, expected)
     return [row for _, row in rows], name

@@ -57,7 +57,7 @@ class Program(Row):
     """What a compiled program's ``.json`` holds: words, examples, and where known its circuit.
 
     `gt_edges_resample_nonzero` lists the edges of the true circuit; `edge_scores` maps an edge to
-    its score by each method. The examples are all of one length.
+    its score by each method.
     """
 
     config: ProgramConfig
