@@ -1,4 +1,4 @@
-"""interp: find where a language model computes something, and prove it causally.
+"""interp: find where a language model computes something, and test it causally.
 
 The path of data is one line: prompt pairs -> runs with interventions -> a labelled result ->
 statistics -> a figure or a file.

@@ -28,7 +28,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Change a model": {
         "generate": ("generate", "Continue a prompt, with and without some components."),
         "edit": ("edit_verbs", "Write facts into a model, ask it, undo, evaluate."),
-        "emotion": ("emotion", "Find emotion circuits, prove them, control text with them."),
+        "emotion": ("emotion", "Find emotion circuits, test them, control text with them."),
     },
     "Results": {
         "show": ("show", "Write the figures, tables and provenance of a run as a page."),
@@ -114,7 +114,7 @@ def interp(
         ),
     ] = False,
 ) -> None:
-    """Find where a language model computes something, prove it causally, then change it."""
+    """Find where a language model computes something, test it causally, then change it."""
 
 
 def main(arguments: list[str] | None = None) -> None:

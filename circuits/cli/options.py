@@ -111,7 +111,7 @@ def _out(value: Path | None) -> Path | None:
 
 
 def _device(value: str | None) -> str | None:
-    """Refuse a name that means no device now; whether there is one is told by `load_model`."""
+    """Refuse a name that means no device now; `load_model` checks whether it is there."""
     return None if value is None else check_spelling(value)
 
 
@@ -158,7 +158,8 @@ NeutralOption = Annotated[
 CasesOption = Annotated[
     str,
     typer.Option(
-        help="Edit cases: multihop_chains, or a JSON file or Hub data set in MQuAKE's schema."
+        help="Edit cases: multihop_chains, or a JSON file or Hub data set in MQuAKE's schema; to "
+        "evaluate, also in those of CounterFact, zsRE and RippleEdits."
     ),
 ]
 PlacementOption = Annotated[

@@ -56,18 +56,14 @@ def select_layers(
 
     The value layers are two neighbours of the deeper half, where two things are largest in
     product: how well match scores there separate questions through a fact from other questions of
-    its relation (AUROC above chance), and how far a search there reaches its targets, for the last
+    its relation (AUROC above chance), and the target probability after a search there, for the last
     layers separate well and can write little. Scores are taken on facts that did not learn how
-    keys vary. At a subject's own token keys are told apart in every layer, so the query layers are
-    the two neighbours among those that MEMIT writes where a search reaches furthest.
+    keys vary. At a subject's own token keys differ between facts in every layer, so the query
+    layers are the two neighbours, of those that MEMIT writes, of largest target probability.
 
-    Args:
-        model: the unedited model.
-        cases: with edits of last hops and implicit phrases of their subjects.
-        limit: use the first so many usable facts; `DataError` if there is none.
-        shots: demonstrations, as in the evaluation.
-        seed: of the draws.
-        progress: called with (questions asked, questions in this round).
+    The `cases` edit last hops and have implicit phrases of their subjects; the first `limit` usable
+    facts are taken (`DataError` if there is none), asked behind the demonstrations `shots`.
+    `progress` is called with (questions asked, questions in this round).
     """
     facts = propagations(model, cases, limit, shots, seed, progress)
     return selected(model, facts, cases, shots, seed)
@@ -151,7 +147,7 @@ def _best(
     layers: Sequence[int],
     separation: Mapping[int, float],
 ) -> tuple[tuple[int, ...], float]:
-    """The two neighbours of the largest separation above chance times targets reached."""
+    """The two neighbours of the largest separation above chance times target probability."""
 
     def above_chance(at: tuple[int, ...]) -> float:
         return _mean_over(at, separation) - 0.5
@@ -180,7 +176,7 @@ def _halves(facts: Sequence[Propagation]) -> tuple[list[Propagation], list[Propa
 
 
 def _reached(model: Model, facts: Sequence[Propagation], stage: Neurons) -> float:
-    """Mean probability that a search in a stage's layers reaches for the targets of some facts."""
+    """Mean target probability after a search in a stage's layers, over some facts."""
     form, anchor = stage.forms[-1], stage.anchor
     prompts = [
         FactPrompts(

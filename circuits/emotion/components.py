@@ -1,4 +1,4 @@
-"""What neurons, heads and sublayers do for an emotion: scores from states, influence from nudges.
+"""What neurons, heads and sublayers do for an emotion: scores, and influence by perturbation.
 
 Neurons are scored analytically. A head's score is exact zeroing, and still costs no forward: only
 its own layer's stream at the last token is read, so the head's output is taken off what was seen.
@@ -186,9 +186,9 @@ SITES_OF = {"resid_mid": "attn_out", "resid_post": "mlp_out"}
 @brief
 @dataclass(frozen=True)
 class Influence:
-    """Rise of the final state along v_ref for each unit of a nudge along a sublayer's direction.
+    """Rise of the final state along v_ref per unit of perturbation along a sublayer's direction.
 
-    Sublayer 0 is attention, 1 the MLP; it is the mean over nudges of several sizes.
+    Sublayer 0 is attention, 1 the MLP; it is the mean over perturbations of several sizes.
     """
 
     values: Float[Tensor, "text emotion sublayer layer"]
@@ -209,14 +209,14 @@ def influence(
     final: Literal["stream", "normed"] = "stream",
     progress: Progress | None = None,
 ) -> Influence:
-    """Nudge every sublayer's output at the last token, one at a time, and read the final state.
+    """Perturb every sublayer's output at the last token, one at a time; read the final state.
 
     Args:
         model: the model.
         prompts: neutral ones.
-        directions: what a nudge follows, on the side of the reference direction v_ref.
+        directions: what a perturbation follows, on the side of the reference direction v_ref.
         scales: root mean square of the stream after each sublayer (`stream_scales`).
-        alphas: sizes of the nudges in units of `scales`.
+        alphas: sizes of the perturbations in units of `scales`.
         final: read the last block's ``stream``, or as the paper does after the final norm.
         progress: called with (prompts done, prompts in all).
 

@@ -49,7 +49,7 @@ class EmotionSettings(ClosedRow):
     final: Literal["stream", "normed"] = Field(
         default="stream", description="Read the last stream before or after the final norm."
     )
-    alphas: tuple[Dose, ...] = Field(default=(0.3,), description="Sizes of the nudges.")
+    alphas: tuple[Dose, ...] = Field(default=(0.3,), description="Sizes of the perturbations.")
     n_neutral: Count | None = Field(
         default=48, description="Number of texts that influence is measured on; null: all."
     )
@@ -80,8 +80,8 @@ class EffectSettings(ClosedRow):
 
     n: Count = Field(default=24, description="Number of texts, in six emotions each.")
     n_random: Index = Field(default=3, description="Number of random circuits per emotion.")
-    fill: Literal["mean", "zero"] = Field(default="mean", description="In place of a circuit.")
-    strength: Dose = Field(default=1.0, description="Factor of the vectors that are put in.")
+    fill: Literal["mean", "zero"] = Field(default="mean", description="What replaces a circuit.")
+    strength: Dose = Field(default=1.0, description="Factor of the injected vectors.")
     seed: Index = Field(default=0, description="Random seed of the random circuits.")
 
 
@@ -144,17 +144,17 @@ class ReplySettings(ClosedRow):
     """How the replies under several conditions are compared."""
 
     judge_model: Text = Field(description="Another model, whose activations the judge reads.")
-    criteria: ReplyCriteria = Field(default=ReplyCriteria(), description="Of good replies.")
+    criteria: ReplyCriteria = Field(default=ReplyCriteria(), description="What a good reply is.")
     style: Text = Field(default="felt:B", description="Frame and word set of the prompts.")
     n: Count = Field(default=80, description="Number of situations.")
-    decoding: Decoding = Field(default=Decoding(), description="Of every condition.")
+    decoding: Decoding = Field(default=Decoding(), description="How replies are decoded.")
 
 
 class EmotionRecipe(ReplySettings):
     """A model and how its emotions are controlled."""
 
     model: Text = Field(description="Built-in name, Hub id or folder.")
-    doses: Doses = Field(description="Of steering and circuits.")
+    doses: Doses = Field(description="Doses of steering and circuits.")
     dtype: Dtype | None = Field(default=None, description="Number format; by default the device's.")
     paper: Text | None = Field(default=None, description="Style of the published settings.")
 

@@ -73,7 +73,7 @@ def plot_similarity(cosines: Mapping[int, Float[np.ndarray, "to from"]]) -> go.F
 
 
 def plot_influence(values: Float[np.ndarray, "text emotion sublayer layer"]) -> go.Figure:
-    """Rise along v_ref for each unit of a nudge, by layer, attention and MLPs apart."""
+    """Rise along v_ref per unit of perturbation, by layer, attention and MLPs apart."""
     figure = make_subplots(1, 2, subplot_titles=("attention", "MLP"), shared_yaxes=True)
     mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
     layers = list(range(mean.shape[-1]))

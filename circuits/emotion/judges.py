@@ -202,7 +202,7 @@ def training_replies(
     """What judges are fitted on.
 
     Args:
-        replies: self-written; every event has all seven labels, so that events tell nothing.
+        replies: self-written; every event has all seven labels, so that events predict nothing.
         verdicts: published replies; those that the published judge accepted are used.
         plain: replies of another model that was asked for no emotion. Without them a judge takes a
             small model's plain replies for happy or angry ones.

@@ -124,8 +124,8 @@ class EmotionDiscovery(Result):
             method=(
                 f"Styles: {', '.join(self.settings.styles)}. Directions: mean difference of an "
                 "emotion's states from the mean over emotions, per text. Influence: rise of the "
-                "final state along the reference direction for one unit of a nudge at a sublayer's "
-                "output.",
+                "final state along the reference direction per unit of perturbation of a "
+                "sublayer's output.",
                 f"Seconds: {cell_text(self.seconds)}.",
             ),
             provenance=self.provenance,

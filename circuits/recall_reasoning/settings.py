@@ -47,7 +47,7 @@ class StudySettings(ClosedRow):
         default=0.03, description="Change of accuracy that still counts as intact."
     )
     effect_margin: Amount = Field(
-        default=0.10, description="The same of the logit difference, as fraction of the effect."
+        default=0.10, description="Fraction of the total effect that still counts as intact."
     )
 
     def record(self) -> dict[str, Any]:

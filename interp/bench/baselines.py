@@ -127,7 +127,7 @@ def bench_sweep(
         ``seconds`` of interp, ``bound_seconds`` and their ratio, and what was run.
     """
     if over not in ("layer,pos", "layer,head"):
-        raise PlanError(f"cannot bench over {over!r}; choose 'layer,pos' or 'layer,head'.")
+        raise PlanError(f"cannot time sweeps over {over!r}; choose 'layer,pos' or 'layer,head'.")
     axes = ("layer", over.removeprefix("layer,"))
     site = "resid_pre" if axes[1] == "pos" else "z"
     pair = tokenise(model, pairs)[0][0]

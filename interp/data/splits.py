@@ -1,7 +1,7 @@
 """Discovery and test prompts that share no entity.
 
-A circuit chosen on prompts about France may know about France. So entities are dealt to splits,
-not rows, and a row whose entities were dealt apart is dropped and counted: the price of pairs
+A circuit chosen on prompts about France may know about France. So entities are assigned to splits,
+not rows, and a row whose entities fall into several is dropped and counted: the price of pairs
 that link two entities.
 """
 
@@ -22,7 +22,7 @@ N_DEALS = 100
 class Splits(Mapping[str, PromptPairs]):
     """Named sets of pairs without a common entity, in their first order.
 
-    `entities` has those dealt to each split; `dropped` the rows whose entities lie in several.
+    `entities` has those of each split; `dropped` the rows whose entities lie in several.
     """
 
     pairs: Mapping[str, PromptPairs]
@@ -49,9 +49,9 @@ def split_by_entity(
     fractions: Mapping[str, float] = HALVES,
     seed: int = 0,
 ) -> Splits:
-    """Deal entities at random to splits, and keep the pairs whose entities all lie in one.
+    """Assign entities at random to splits, and keep the pairs whose entities all lie in one.
 
-    Of 100 random deals the one is taken whose smallest split, relative to its fraction, has most
+    Of 100 random draws the one is taken whose smallest split, relative to its fraction, has most
     pairs; no model takes part in that choice. With two unrelated entities per pair, about half of
     the rows are lost to two halves.
 

@@ -44,7 +44,7 @@ def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
-    """Yield a function that tells the peak memory inside the block above that at its start, in GB.
+    """Yield a function that returns the peak memory in the block above that at its start, in GB.
 
     On a CPU memory is looked at every few milliseconds, so a shorter peak can be missed, and what
     an allocator had kept from before counts as taken already.

@@ -34,7 +34,6 @@ HEADINGS = {
     "n_random": "random sets",
     "pos": "position",
     "f": "faithfulness",
-    "arm": "method",
     "k": "part of edges",
 }
 """Column names that are not words yet."""
