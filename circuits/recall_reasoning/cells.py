@@ -120,7 +120,7 @@ def data_of(
     source: str,
     seed: int,
 ) -> Data:
-    """Records in their splits and cells; `DataError` where a split lacks one, or for no pair."""
+    """Records by split and cell; `DataError` where a split lacks a cell, or a row is no pair."""
     cells = [c for c in CELLS if any(r["cell"] == c for r in records)]
     pairs: dict[str, dict[str, PromptPairs]] = {}
     for split in SPLITS:

@@ -58,7 +58,7 @@ class Filtered:
 
 
 def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
-    """Ask the model every pair; keep at most so many per cell and split, or raise `DataError`."""
+    """Ask the model every pair; keep at most so many per cell and split. Raises as `tokenise`."""
     return Filtered.of(data, answered(model, data, most), most)
 
 

@@ -72,6 +72,6 @@ RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes"
 
 
 def load_recipe(path: str | Path) -> StudyRecipe:
-    """Read a recipe from a JSON file, or a shipped one by its name; `DataError` where it is bad."""
+    """Read a recipe from a JSON file, or a shipped one by its name; `DataError` if malformed."""
     file = locate(path, "a recipe file", RECIPES)
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))

@@ -106,13 +106,9 @@ class PromptPairs(Sequence[Pair]):
 def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     """Load prompt pairs.
 
-    Args:
-        source: name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
-            of a data set, a Hugging Face ``datasets.Dataset``, or an iterable of records.
-        split: which split of a Hub data set.
-
-    Raises:
-        DataError: the file is missing, a line is not a JSON object, or a row is not a pair.
+    `source` is the name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
+    of a data set (and `split` one of its splits), a Hugging Face ``datasets.Dataset``, or an
+    iterable of records. `DataError` where it is missing, or a row is not a pair.
     """
     if isinstance(source, PromptPairs):
         return source

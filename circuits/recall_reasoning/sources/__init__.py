@@ -24,18 +24,11 @@ from interp.model.model import Model
 def build(
     model: Model, design: Design, datasets: Path | None = None, n: int = 100, seed: int = 0
 ) -> Data:
-    """Draw the cells of a design in a model's tokens.
+    """Draw the cells of a design in a model's tokens, `n` pairs per cell and split.
 
-    Args:
-        model: an organism gets its own world's cells, any other model those of `datasets`.
-        design: which cells.
-        datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``;
-            by default the shipped files.
-        n: pairs per cell and split, before the correctness filter.
-        seed: of splits and draws.
-
-    Raises:
-        DataError: a file of the folder is missing, or a split is left without pairs.
+    An organism gets its own world's cells, any other model those of the folder `datasets`
+    (``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``; by default as shipped).
+    `DataError` where a file is missing, or a split is left without pairs.
     """
     cells = set(design.cells)
     if model.name in ORGANISMS:
