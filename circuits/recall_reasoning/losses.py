@@ -10,7 +10,8 @@ from jaxtyping import Float
 from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.designs import Ability
 from circuits.recall_reasoning.filter import candidates
-from interp.ablation import AblationResult, ablate
+from interp.ablation.ablate import ablate
+from interp.ablation.result import AblationResult
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise
 from interp.interventions.run import sweep_plans

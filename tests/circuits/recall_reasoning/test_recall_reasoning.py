@@ -16,8 +16,8 @@ from circuits.recall_reasoning.dissociation import doubles_table, singles_table
 from circuits.recall_reasoning.losses import Losses, pooled
 from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.scores import RULES, AbilityCircuit, circuits_of
-from interp.ablation import Component
 from interp.errors import DataError, InterpError, RunFolderError
+from interp.model.components import Component
 
 RECALLING, COPYING = DESIGNS["A-C"].abilities
 QUICK = StudySettings(
