@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.forward.projections import Rewrite, rewriting
+from interp.forward.blocks import Rewrite, rewriting
 from interp.model.model import Model
 
 Place = tuple[str, int]

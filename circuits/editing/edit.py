@@ -23,7 +23,7 @@ from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
 from interp.brief import brief
 from interp.errors import DataError, RunFolderError
-from interp.forward.projections import projection
+from interp.forward.blocks import projection
 from interp.model.model import Model
 from interp.results import folder
 from interp.results.folder import write_text

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
-from interp.forward.blocks import first_output
+from interp.forward.blocks import READERS, WRITERS, first_output, projection
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
-from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
 
 Pick = Callable[[Tensor, Any], Tensor]

@@ -20,9 +20,9 @@ from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import keys_at
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
+from interp.forward.blocks import Rewrite, rewriting
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
-from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
