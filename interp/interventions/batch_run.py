@@ -28,7 +28,7 @@ class Window:
     Attributes:
         row: of each row of the batch, which of the bound prompts it is.
         pos: position of every token so far in its own prompt, padding left out.
-        real: which tokens are no padding.
+        real: which tokens are not padding.
         start: first column that this call computes; the earlier ones are in the KV cache.
         cache: the KV cache, or ``None``.
     """

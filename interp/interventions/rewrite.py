@@ -62,7 +62,7 @@ class Rewrite:
         dose: Float[Tensor, " token"] | None = None,
     ) -> Float[Tensor, "token feature"]:
         """The new features of some tokens; `dose` multiplies what is added to each."""
-        # 0 x inf is no number, and what is replaced may be infinite.
+        # 0 x inf is not a number, and what is replaced may be infinite.
         new = x * self.keep if self.keep else torch.zeros_like(x)
         add = self.added(prompt, pos)
         if self.basis is not None:

@@ -22,7 +22,7 @@ def folder_of(name: str) -> Path:
         ModelError: the weights are not those that its card speaks of.
     """
     if name not in ORGANISMS:
-        raise ModelError(f"{name!r} is no organism. {did_you_mean(name, ORGANISMS)}")
+        raise ModelError(f"{name!r} is not an organism. {did_you_mean(name, ORGANISMS)}")
     folder = Path(__file__).parent / name.replace("-", "_")
     weights = folder / "model.safetensors"
     if not weights.is_file():
