@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from interp.interventions.plan import (
         Ablate,
         Add,
-        Feedback,
         KnockOut,
         Patch,
         Plan,
@@ -70,7 +69,6 @@ __all__ = [
     "AblationResult",
     "Activations",
     "Add",
-    "Feedback",
     "Generation",
     "InterpError",
     "KnockOut",

@@ -8,7 +8,7 @@ from test_cli import refused
 from typer.main import get_command
 
 import interp
-from circuits.cli import ablate, attribute, bench, circuit_evaluation, circuit_verbs, options
+from circuits.cli import ablate, attribute, bench, circuit_verbs, options
 from circuits.cli.app import app, run
 from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name
@@ -49,7 +49,7 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
     assert set(circuit_verbs.METHODS) == set(EDGE_METHODS)
-    assert set(circuit_evaluation.CUT) == set(ABLATIONS)
+    assert set(circuit_verbs.CUT) == set(ABLATIONS)
     assert set(bench.BASELINES) == set(BASELINES)
 
 

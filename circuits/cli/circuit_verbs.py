@@ -4,21 +4,21 @@ import json
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
 
-from circuits.cli.circuit_evaluation import EXAMPLES, evaluate
 from circuits.cli.grouped import command
 from circuits.cli.options import (
-    ATTRIBUTION,
     DeviceOption,
     DtypeOption,
     ForceOption,
+    Into,
     JsonOption,
     LimitOption,
     MetricOption,
+    OnModel,
     PairRows,
     SplitByOption,
     SplitSeedOption,
@@ -26,15 +26,16 @@ from circuits.cli.options import (
     names_in,
 )
 from circuits.cli.output import load, print_json, print_table, stdout
-from circuits.discovery.discovery_settings import SCORED, SELECTS, DiscoverySettings
+from circuits.discovery.discovery_settings import SCORED, DiscoverySettings, Method
 from interp.errors import PlanError
 
 if TYPE_CHECKING:
-    from circuits.discovery.circuit import Circuit
+    from circuits.discovery import Circuit, Evaluation, Faithfulness
+    from interp.data.pairs import PromptPairs
 
 app = typer.Typer(help="Discover circuits, evaluate, compare, show and export them.")
-command(app, *EXAMPLES)(evaluate)
-METHODS = (*ATTRIBUTION, "eap-ig-activations", "eap-qk")
+METHODS = get_args(Method)
+CUT = ("resample", "zero", "mean")
 FORMATS = ("mib", "dot", "html")
 CircuitArgument = Annotated[
     Path, typer.Argument(help="A circuit: a JSON file, or a folder of `discover`.")
@@ -56,6 +57,7 @@ def discover(
     out: Annotated[
         Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
     ],
+    chosen: Annotated[dict[str, Any], DiscoverySettings],
     force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
@@ -67,29 +69,9 @@ def discover(
         Path | None,
         typer.Option(help="Run folder of `interp attribute`, instead of --model and --pairs."),
     ] = None,
-    method: Annotated[
-        str, choice(METHODS, "How scores are estimated, as in `interp attribute`.")
-    ] = "eap-dg",
-    select: Annotated[
-        str,
-        choice(SELECTS, "How edges are chosen: from scores, or by search (acdc, edge-pruning)."),
-    ] = "top",
-    size: Annotated[
-        str | None,
-        typer.Option(help="Components to take: a number, or a fraction of all, such as 0.02."),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Lowest score kept (threshold), or ACDC's threshold, in metric units."),
-    ] = None,
-    signed: Annotated[
-        bool, typer.Option("--signed", help="Rank by signed score, not by its absolute value.")
-    ] = False,
-    metric: MetricOption = "logit_diff",
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    seed: Annotated[int, typer.Option(help="Random seed for the masks of edge pruning.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -101,21 +83,13 @@ def discover(
     from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, identity, names_of
 
+    settings = DiscoverySettings(**chosen)
     if scores is None and (model is None or pairs is None):
         raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
-    if scores is not None and (model or pairs or select not in SCORED):
+    if scores is not None and (model or pairs or settings.select not in SCORED):
         raise PlanError(
             "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
         )
-    settings = DiscoverySettings(
-        select=select,
-        method=method,
-        size=size,
-        threshold=threshold,
-        signed=signed,
-        metric=metric,
-        seed=seed,
-    )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
@@ -140,7 +114,7 @@ def discover(
     else:
         found, file = search.into_folder(out, settings, named, find, force), out / NAME
     if as_json:
-        print_json({"file": str(file), "select": select, **found.summary()})
+        print_json({"file": str(file), "select": settings.select, **found.summary()})
     else:
         _print_summary(found)
         stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
@@ -153,6 +127,122 @@ def _print_summary(found: "Circuit") -> None:
     strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
+
+
+@command(
+    app,
+    "interp circuit evaluate runs/ioi-circuit/circuit.json --model smollm2-135m --pairs ioi "
+    "--split-by io,s1 --limit 32 --out runs/ioi-evaluated",
+    "interp circuit evaluate runs/ioi-edges --model smollm2-135m --pairs ioi --split-by io,s1 "
+    "--limit 32 --out runs/ioi-curve --json",
+)
+def evaluate(
+    what: Annotated[Path, typer.Argument(help="A circuit, or a run folder of edge scores.")],
+    on: OnModel,
+    of_rows: PairRows,
+    into: Into,
+    metric: MetricOption = "logit_diff",
+    ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
+    n_random: Annotated[
+        int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for confidence intervals and random circuits.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a circuit, or the circuits of every size that scores give, on test prompts."""
+    from circuits import discovery
+    from circuits.kinds import write_page
+    from interp.results.run_folder import fingerprint, identity, in_one_piece, names_of
+
+    given = _circuit_at(what)
+    scored: Any = _edge_scores(what) if given is None else None
+    rows, model = of_rows.load("test"), on.load()
+    named = {"metric": metric, "ablation": ablation, "clusters": of_rows.split_by, "seed": seed}
+    named |= names_of(rows) | identity(model)
+    if given is None:
+        named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
+    else:
+        named |= {"circuit": fingerprint(given.to_json()), "n_random": n_random}
+
+    def made() -> Any:
+        cut: Any = ablation
+        test = discovery.Evaluator.of(model, rows, metric, cut)
+        clusters = _clusters(rows, test.ids, of_rows.split_by)
+        if given is None:
+            return discovery.faithfulness(test, scored, clusters=clusters, seed=seed)
+        return discovery.evaluate(test, given, n_random, seed, clusters)
+
+    kind = discovery.Faithfulness if given is None else discovery.Evaluation
+    options: dict[str, Any] = {"page": write_page, "force": into.force}
+    done: Any = in_one_piece(into.out, "circuit evaluate", named, made, kind, **options)
+    page, summary = into.out and into.out / "index.html", done.summary()
+    if as_json:
+        head = {"run": into.run, "kind": "scores" if given is None else "circuit"}
+        print_json(head | summary | {"page": str(page) if page else None, "seed": seed})
+        return
+    if given is None:
+        _print_curve(done, summary)
+    else:
+        _print_circuit(given, done, summary)
+    if page:
+        stdout.print(f"figure: {page}", highlight=False, soft_wrap=True)
+
+
+def _circuit_at(path: Path) -> "Circuit | None":
+    """The circuit in a file or folder; ``None`` for a folder of something else."""
+    from circuits.discovery.circuit import NAME, Circuit
+
+    return Circuit.load(path) if (path / NAME).is_file() or not path.is_dir() else None
+
+
+def _edge_scores(path: Path) -> Any:
+    from interp.attribution.scores import Scores
+    from interp.errors import RunFolderError
+
+    scores = Scores.load(path)
+    if scores.KIND != "edge_scores":
+        raise RunFolderError(
+            f"{path} holds {scores.KIND.replace('_', ' ')}; curves need scores of edges: "
+            "`interp attribute --of edges`."
+        )
+    return scores
+
+
+def _clusters(
+    rows: "PromptPairs", ids: tuple[str, ...], split_by: str | None
+) -> tuple[str, ...] | None:
+    """The first entity of each test pair: pairs that share it are resampled together."""
+    if split_by is None:
+        return None
+    name = split_by.split(",")[0]
+    entity = {pair.id: pair.clean[slice(*pair.spans[name][0])] for pair in rows}
+    return tuple(entity[i] for i in ids)
+
+
+def _print_circuit(given: "Circuit", done: "Evaluation", summary: dict[str, Any]) -> None:
+    f = summary["faithfulness"]
+    stdout.print(
+        f"{escape(repr(given))}\n{done.metric}: {summary['full']:.3f} full model, "
+        f"{summary['empty']:.3f} all edges cut ({done.ablation}), {summary['circuit_metric']:.3f} "
+        f"circuit\n[bold]faithfulness {f['value']:.3f}[/bold] (95 % interval {f['low']:.3f} to "
+        f"{f['high']:.3f}, n = {summary['n_pairs']} pairs)",
+        highlight=False,
+    )
+    for kind, drawn in summary["random"].items():
+        stdout.print(
+            f"random {kind}: {drawn['mean']:.3f} on average, {drawn['max']:.3f} at most, of "
+            f"{drawn['n']}; p = {drawn['p']:.3f}",
+            highlight=False,
+        )
+
+
+def _print_curve(done: "Faithfulness", summary: dict[str, Any]) -> None:
+    print_table(done.to_frame(), f"{done.method} on {done.model}: f at every size, {done.ablation}")
+    for name in ("CPR", "CMD", "log_CPR", "log_CMD"):
+        value, low, high = summary[name].values()
+        stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
 
 
 COMPARED = {

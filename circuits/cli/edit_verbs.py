@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import edit_evaluation
-from circuits.cli.edit_layers import place
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     N_TOKENS,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from circuits.editing import Edit, Fact
-    from circuits.editing.ledger_folder import LedgerFolder
+    from circuits.editing.edit import LedgerFolder
     from interp import Model
 
 app = typer.Typer(help="Write facts into a model's weights, and evaluate it.", no_args_is_help=True)
@@ -35,7 +34,7 @@ command(
     app,
     "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
     "runs/gemma-layers",
-)(place)
+)(edit_evaluation.place)
 ASK = (
     "interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the capital of "
     "France?'"
@@ -204,7 +203,7 @@ def export(
 
 
 def _ledger(path: Path) -> "LedgerFolder":
-    from circuits.editing.ledger_folder import LedgerFolder
+    from circuits.editing.edit import LedgerFolder
 
     return LedgerFolder.load(path)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.discovery.circuit import Circuit, all_edges, of_edges, prune
-    from circuits.discovery.compare import Overlap, overlap, score_stability
+    from circuits.discovery.circuit import Circuit, Overlap, all_edges, of_edges, overlap, prune
     from circuits.discovery.discovery_settings import DiscoverySettings
     from circuits.discovery.evaluator import ABLATIONS, Evaluator
     from circuits.discovery.faithfulness import (
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
         top_nodes,
     )
     from circuits.discovery.result import Evaluation, Faithfulness
-    from circuits.discovery.search import Pruning, acdc, discover, edge_pruning
+    from circuits.discovery.search import acdc, discover, edge_pruning
 
 __all__ = [
     "ABLATIONS",
@@ -43,7 +42,6 @@ __all__ = [
     "Evaluator",
     "Faithfulness",
     "Overlap",
-    "Pruning",
     "acdc",
     "all_edges",
     "criteria",
@@ -57,7 +55,6 @@ __all__ = [
     "overlap",
     "prune",
     "random_scores",
-    "score_stability",
     "threshold_edges",
     "top_edges",
     "top_neurons",

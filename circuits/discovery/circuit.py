@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from circuits.discovery import mib
 from circuits.discovery.drawing import MOST_EDGES, Edge, draw, to_dot
+from interp.brief import brief
 from interp.data.records import read_json
 from interp.errors import PlanError
 from interp.model.graph import Graph
@@ -20,6 +22,7 @@ from interp.results import folder
 from interp.results.folder import write_text
 from interp.results.report import Figure, Report, Section, Table
 from interp.results.result import Result
+from interp.statistics import jaccard, spearman
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -37,8 +40,7 @@ class Circuit(Result):
     """Edges of a model's graph, and optionally neurons within its MLPs.
 
     Attributes:
-        edges: which edges are in the circuit.
-        scores: the scores it was chosen by, where there are any; NaN where there is no edge.
+        scores: what it was chosen by, where there are any; NaN where there is no edge.
         neurons: by MLP node, the neurons in the circuit; all of them where an MLP is absent.
         method: how it was found.
         prompts: every prompt that discovery saw; evaluation refuses them.
@@ -70,10 +72,6 @@ class Circuit(Result):
         """The sources that lie on its edges."""
         touched = self.edges.any(1) | _read(self.graph, self.edges)[:-1]
         return tuple(self.graph.sources[i] for i in touched.nonzero()[:, 0].tolist())
-
-    def pruned(self) -> "Circuit":
-        """Without edges that lie on no path from the input to the logits (MIB's pruning)."""
-        return replace(self, edges=prune(self.graph, self.edges))
 
     def without(self, nodes: Iterable[str]) -> "Circuit":
         """Without all edges into and out of some nodes."""
@@ -112,31 +110,21 @@ class Circuit(Result):
         own |= {"prompts": list(self.prompts), "provenance": dict(self.provenance)}
         return mib.record(self.graph, self.edges, self.scores, self.neurons, self.nodes, own)
 
-    @classmethod
-    def from_json(cls, record: dict[str, Any], where: str = "the record") -> Self:
-        """Read MIB's record.
-
-        Raises:
-            DataError: a field is missing or of another kind, or the nodes are not the graph's.
-            PlanError: the graph lacks an edge, or an MLP with neurons.
-        """
-        return cls(**mib.parts(record, where))
-
     def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
         """Write MIB's JSON to a file (``FILE.json``), or into a run folder of any other name.
 
         Raises:
             RunFolderError: the path holds something that is not a run folder.
         """
-        path, note = Path(path), self.provenance | (provenance or {})
-        text = json.dumps(replace(self, provenance=folder.provenance() | note).to_json())
+        path = Path(path)
+        note = folder.provenance() | self.provenance | (provenance or {})
+        text = json.dumps(replace(self, provenance=note).to_json())
         if path.suffix == ".json":
             return write_text(path, text)
-        about = {"kind": self.KIND, "model": self.model, "provenance": folder.provenance() | note}
         folder.refuse_foreign(path)
         with folder.placing(path) as beside:
             write_text(beside / NAME, text)
-            folder.seal(beside, about)
+            folder.seal(beside, {"kind": self.KIND, "model": self.model, "provenance": note})
         return path
 
     @classmethod
@@ -152,15 +140,12 @@ class Circuit(Result):
         if path.is_dir():
             folder.check_files(path, folder.read_manifest(path))
             path = path / NAME
-        return cls.from_json(read_json(path, "a circuit (MIB's JSON)"), str(path))
+        return cls(**mib.parts(read_json(path, "a circuit (MIB's JSON)"), str(path)))
 
     # --- figures ---
 
     def plot(self, most: int = MOST_EDGES) -> "go.Figure":
-        """The drawn graph: layers from bottom to top, heads across, MLPs on the right.
-
-        Of a larger circuit the `most` strongest edges are drawn, and the title says how many are
-        not.
+        """The graph of the `most` strongest edges; the title says how many are left out.
 
         Raises:
             PlanError: a circuit without edges.
@@ -189,11 +174,7 @@ class Circuit(Result):
         return note
 
     def report(self) -> Report:
-        """The drawing, the strongest edges and the nodes.
-
-        Raises:
-            PlanError: a circuit without edges.
-        """
+        """The drawing, the strongest edges and the neurons; of a circuit with edges only."""
         says = f"{self._note()}. {READING if self.scores is not None else ''}".strip()
         drawing = Figure("The circuit, layers from bottom to top", says, self.plot())
         strongest = pd.DataFrame(self.strongest(15), columns=["edge", "score"])
@@ -201,18 +182,14 @@ class Circuit(Result):
         if self.neurons:
             rows = [(name, len(kept)) for name, kept in self.neurons.items()]
             tables.append(Table("Neurons kept", pd.DataFrame(rows, columns=["MLP", "neurons"])))
-        share, method = self.n_edges / self.graph.n_edges, self.method or "not recorded"
+        share = self.n_edges / self.graph.n_edges
+        found = f"{self.method or 'not recorded'}, on {len(self.prompts)}"
         return Report(
             title=f"Circuit of {self.model or 'an unnamed model'}: {self.method or 'given'}",
             lead=f"{self.n_edges} of {self.graph.n_edges} edges ({share:.2%}) and "
             f"{len(self.nodes)} nodes.",
-            sections=[
-                Section("Drawing", [drawing]),
-                *([Section("Edges", tables)] if tables else []),
-            ],
-            method=(
-                f"Found by: {method}, on {len(self.prompts)} prompts, which evaluation refuses.",
-            ),
+            sections=[Section("Drawing", [drawing]), *([Section("Edges", tables)] * bool(tables))],
+            method=(f"Found by: {found} prompts, which evaluation refuses.",),
             provenance=self.provenance | {"weights": self.weights_hash},
         )
 
@@ -258,3 +235,52 @@ def _read(graph: Graph, edges: Bool[Tensor, "source destination"]) -> Bool[Tenso
     fed = torch.zeros(graph.n_sources + 1, dtype=torch.bool)
     fed[graph.owner[edges.any(0)]] = True
     return fed
+
+
+# --- how alike two circuits are ---
+
+
+@brief
+@dataclass(frozen=True)
+class Overlap:
+    """How alike two circuits of one model are.
+
+    Attributes:
+        edges, nodes: Jaccard overlap: shared / either.
+        expected: Jaccard overlap of two random edge sets of these sizes, in expectation.
+        shared_edges: edges in both.
+        only_first, only_second: nodes that one alone has.
+        rank_correlation: Spearman's, of their scores, where both score every edge.
+    """
+
+    edges: float
+    nodes: float
+    expected: float
+    shared_edges: int
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    rank_correlation: float | None
+
+
+def overlap(first: Circuit, second: Circuit) -> Overlap:
+    """Compare two circuits; `PlanError` where their models differ in shape."""
+    if first.graph != second.graph:
+        raise PlanError(f"{first!r} and {second!r} are of differently shaped models.")
+    a, b = set(first.edge_names), set(second.edge_names)
+    nodes = set(first.nodes), set(second.nodes)
+    chance = len(a) * len(b) / first.graph.n_edges
+    union, exists, correlation = len(a) + len(b) - chance, first.graph.exists, None
+    if first.scores is not None and second.scores is not None:
+        x, y = first.scores[exists].numpy(), second.scores[exists].numpy()
+        if np.isfinite(x + y).all():
+            # One resample: only the value is wanted, and there may be a million edges.
+            correlation = float(spearman(x, y, n_resamples=1).value)
+    return Overlap(
+        edges=jaccard(a, b),
+        nodes=jaccard(*nodes),
+        expected=chance / union if union else 1.0,
+        shared_edges=len(a & b),
+        only_first=tuple(sorted(nodes[0] - nodes[1])),
+        only_second=tuple(sorted(nodes[1] - nodes[0])),
+        rank_correlation=correlation,
+    )

@@ -1,9 +1,17 @@
 """`DiscoverySettings`: how a circuit is chosen."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from interp.errors import PlanError
 
+Select = Literal["top", "greedy", "threshold", "nodes", "neurons", "acdc", "edge-pruning"]
+Method = Literal[
+    "exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted", "eap-ig-activations",
+    "eap-qk",
+]  # fmt: skip
+"""Of edges, as `interp.attribution.EDGE_METHODS` has them, which would load torch."""
 SCORED = {
     "top": ("edges", None),
     "greedy": ("edges", None),
@@ -12,9 +20,8 @@ SCORED = {
     "neurons": ("mlp_post", "layer,neuron"),
 }
 """Ways to select from scores -> what is scored, and over which axes."""
-SELECTS = (*SCORED, "acdc", "edge-pruning")
 NEEDS_THRESHOLD = ("threshold", "acdc")
-NO_SIZE_NEEDED = ("threshold", "acdc")
+"""They also need no size."""
 
 
 class DiscoverySettings(BaseModel):
@@ -22,21 +29,31 @@ class DiscoverySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    select: str = Field("top", description="One of `SELECTS`.")
-    method: str = Field("eap-dg", description="How scores are estimated.")
-    size: str | None = Field(None, description="Components to take: a number, or a part of all.")
-    threshold: float | None = Field(None, description="Lowest score kept, or ACDC's threshold.")
+    method: Method = Field(
+        "eap-dg",
+        description="How scores are estimated, as in `interp attribute`; by default eap-dg.",
+    )
+    select: Select = Field(
+        "top",
+        description="How edges are chosen: from scores, or by search (acdc, edge-pruning); by "
+        "default top.",
+    )
+    size: str | None = Field(
+        None, description="Components to take: a number, or a fraction of all, such as 0.02."
+    )
+    threshold: float | None = Field(
+        None,
+        description="Lowest score kept (threshold), or ACDC's threshold, in metric units.",
+    )
     signed: bool = Field(False, description="Rank by signed score, not by its absolute value.")
-    metric: str = Field("logit_diff", description="What is measured at the last token.")
-    seed: int = Field(0, description="Random seed for the masks of edge pruning.")
+    metric: Literal["logit_diff", "logprob", "prob"] = Field(
+        "logit_diff", description="What is measured at the last token; by default logit_diff."
+    )
+    seed: int = Field(0, description="Random seed for the masks of edge pruning; by default 0.")
 
     def check(self) -> None:
-        """Refuse settings that are missing, or that would go unused.
-
-        Raises:
-            PlanError: which, and what to give.
-        """
-        if self.select not in NO_SIZE_NEEDED and self.size is None:
+        """Refuse (`PlanError`) settings that are missing, or that would go unused."""
+        if self.select not in NEEDS_THRESHOLD and self.size is None:
             raise PlanError(f"--select {self.select} needs --size: a number, or a part of all.")
         if self.select in NEEDS_THRESHOLD and self.threshold is None:
             raise PlanError(f"--select {self.select} needs --threshold.")
@@ -52,11 +69,7 @@ class DiscoverySettings(BaseModel):
             self.n(10**9)
 
     def n(self, of: int) -> int:
-        """How many of `of` components `size` asks for; a part is rounded down, as MIB does.
-
-        Raises:
-            PlanError: none, or no number.
-        """
+        """How many of `of` components `size` asks for; a part is rounded down, as MIB does."""
         text = self.size or "1.0"
         try:
             part = None if text.isdigit() else float(text)

@@ -64,24 +64,12 @@ def draw(graph: Graph, edges: Sequence[Edge], title: str, note: str) -> go.Figur
     figure = go.Figure()
     _add_edges(figure, graph, edges, places)
     _add_nodes(figure, graph, edges, places)
-    return styled(
-        figure,
-        title,
-        note,
-        height=max(480, 160 + 44 * len(rows)),
-        width=max(880, 320 + 62 * graph.n_heads),
-        hovermode="closest",
-        legend={"y": -0.03},
-        xaxis={"visible": False},
-        yaxis={
-            "title": "layer",
-            "range": [-0.8, len(rows) - 0.2],
-            "tickvals": list(range(len(rows))),
-            "ticktext": [str(at) if 0 <= at < graph.n_layers else "" for at in rows],
-            "showgrid": False,
-            "zeroline": False,
-        },
-    )
+    ticks = [str(at) if 0 <= at < graph.n_layers else "" for at in rows]
+    y = {"title": "layer", "range": [-0.8, len(rows) - 0.2], "showgrid": False, "zeroline": False}
+    y |= {"tickvals": list(range(len(rows))), "ticktext": ticks}
+    size = {"height": max(480, 160 + 44 * len(rows)), "width": max(880, 320 + 62 * graph.n_heads)}
+    look = {"hovermode": "closest", "legend": {"y": -0.03}, "xaxis": {"visible": False}}
+    return styled(figure, title, note, yaxis=y, **size, **look)
 
 
 def _layer(graph: Graph, node: int) -> int:
@@ -124,44 +112,25 @@ def _add_edges(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: P
     for (sign, way, width), curves in sorted(groups.items(), key=lambda group: group[0][2]):
         label = ", ".join(filter(None, [sign, WAYS[way][0]]))
         x, y = np.concatenate([np.vstack([c, [np.nan, np.nan]]) for c in curves]).T
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": SIGNS[sign], "width": width, "dash": WAYS[way][1]},
-            opacity=0.75,
-            hoverinfo="skip",
-            name=label,
-            legendgroup=label,
-            showlegend=label not in seen,
-        )
+        line = {"color": SIGNS[sign], "width": width, "dash": WAYS[way][1]}
+        named = {"name": label, "legendgroup": label, "showlegend": label not in seen}
+        look = {"mode": "lines", "line": line, "opacity": 0.75, "hoverinfo": "skip"}
+        figure.add_scatter(x=x, y=y, **look, **named)
         seen.add(label)
     named = [(graph.edge_name(e.source, e.destination), e.score) for e in weak_first]
     texts = [name if score is None else f"{name}: {score:.4g}" for name, score in named]
     x, y = np.stack(middles).T
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="markers",
-        marker={"size": 9, "opacity": 0},
-        text=[html.escape(text) for text in texts],
-        hovertemplate="%{text}<extra></extra>",
-        name="edges",
-        showlegend=False,
-    )
+    hover = {"text": list(map(html.escape, texts)), "hovertemplate": "%{text}<extra></extra>"}
+    look = {"mode": "markers", "marker": {"size": 9, "opacity": 0}, "showlegend": False}
+    figure.add_scatter(x=x, y=y, name="edges", **look, **hover)
 
 
-def _curve(
-    start: tuple[float, float], end: tuple[float, float], port: float, n: int = 15
-) -> np.ndarray:
-    """A bow from node to node, wider the more layers it skips, so that it clears those between.
-
-    Queries, keys and values of one head part ways by their port.
-    """
+def _curve(start: tuple[float, float], end: tuple[float, float], port: float) -> np.ndarray:
+    """A bow from node to node, wider the more layers it skips, so that it clears those between."""
     a, b = np.array(start), np.array(end)
     bow = 0.12 * max(float(b[1] - a[1]) - 1, 0.0) * (1 if a[0] >= b[0] else -1)
     control = (a + b) / 2 + [bow, 2 * port]
-    t = np.linspace(0, 1, n)[:, None]
+    t = np.linspace(0, 1, 15)[:, None]
     return (1 - t) ** 2 * a + 2 * t * (1 - t) * control + t**2 * b
 
 
@@ -175,16 +144,12 @@ def _add_nodes(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: P
     ):
         nodes = [node for node in places if _kind(graph, node) == kind]
         names = [_name(graph, node) for node in nodes]
+        look = {"symbol": symbol, "size": size, "color": FILLS[kind]}
         figure.add_scatter(
             x=[places[node][0] for node in nodes],
             y=[places[node][1] for node in nodes],
             mode="markers+text",
-            marker={
-                "symbol": symbol,
-                "size": size,
-                "color": FILLS[kind],
-                "line": {"color": GREY, "width": 1},
-            },
+            marker=look | {"line": {"color": GREY, "width": 1}},
             text=[name.partition(".")[2] or name for name in names],
             textfont={"size": 11, "color": "#1f2328"},
             customdata=[[_name(graph, n), n_in.count(n), n_out.count(n)] for n in nodes],

@@ -34,12 +34,9 @@ class Evaluator:
     """A model with test prompts on which any circuit can be run; see `of`.
 
     Attributes:
-        full: the metric of the full model, per pair.
-        empty: the metric with every edge cut, per pair.
-        excluded: refused rows with reasons.
+        full, empty: the metric of the full model, and with every edge cut.
         ids: of the pairs.
-        prompts: the test prompts.
-        ablation, metric, source: what is measured, on what.
+        prompts: every test prompt, clean and corrupt.
     """
 
     model: Model
@@ -60,7 +57,6 @@ class Evaluator:
         pairs: PromptPairs | Sequence[Any] | str,
         metric: str = "logit_diff",
         ablation: Ablation = "resample",
-        at_once: int | None = None,
     ) -> Self:
         """Run the full and the empty circuit on test prompts.
 
@@ -70,7 +66,6 @@ class Evaluator:
             metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
             ablation: what cut edges read: ``"resample"`` the corrupt prompt's activation (MIB),
                 ``"zero"``, or ``"mean"``, the mean over the corrupt prompts' tokens here.
-            at_once: pairs in a micro-batch.
 
         Raises:
             PlanError: unknown ablation.
@@ -81,8 +76,7 @@ class Evaluator:
             raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
         loaded = load_pairs(pairs)
         kept, excluded = tokenise(model, loaded)
-        found = prepared(model, list(contrasts(model, kept, metric, at_once)), ablation)
-        batches, full, empty = found
+        batches, full, empty = prepared(model, list(contrasts(model, kept, metric)), ablation)
         if not abs(full.mean() - empty.mean()) >= DEGENERATE:
             raise DegenerateGap(
                 f"{loaded.source}: the full model ({full.mean():.6g}) and the empty circuit "
@@ -113,11 +107,7 @@ class Evaluator:
         return Graph.of(self.model.arch)
 
     def metric_of(self, circuit: Circuit) -> PerPair:
-        """The metric of every pair with everything outside the circuit ablated.
-
-        Raises:
-            PlanError: the circuit is of another model, or was discovered on these prompts.
-        """
+        """The metric of every pair with everything outside the circuit ablated; see `check`."""
         self.check(circuit)
         neurons = _neuron_mask(self.model, circuit)
         with torch.no_grad():
@@ -139,7 +129,7 @@ class Evaluator:
         return float((values.mean() - self.empty.mean()) / gap)
 
     def check(self, circuit: Circuit) -> None:
-        """Refuse a circuit of another model, or one that saw these prompts; see `metric_of`."""
+        """Refuse (`PlanError`) a circuit of another model, or one that saw these prompts."""
         if circuit.graph != self.graph:
             raise PlanError(
                 f"{circuit!r} is of another shape of model than {self.model.name} "
@@ -208,7 +198,6 @@ def _means(batches: Sequence[Contrast], writes: Sequence[Writes]) -> list[Writes
     """Every activation replaced by its mean over all real tokens of all batches."""
 
     def mean(of: Sequence[Tensor]) -> list[Tensor]:
-        """The batches' activations of one source, each filled with their common mean."""
         real = [part[c.mask] for c, part in zip(batches, of, strict=True)]
         common = torch.cat(real).mean(0)
         return [common.expand_as(part) for part in of]

@@ -1,6 +1,6 @@
 """How well circuits do the model's work: one circuit beside random ones, and every size of them."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -25,7 +25,6 @@ GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 CONTROLS = ("edges", "heads")
 """Kinds of random circuit; see `random_circuit`."""
 
-Select = Callable[[EdgeScores, int, bool], Circuit]
 Clusters = Sequence[Hashable] | None
 
 
@@ -40,8 +39,8 @@ def evaluate(
     """Run a circuit and its random controls on test prompts.
 
     Args:
-        test: test prompts that the circuit has not seen.
-        circuit: the circuit.
+        test: prompts that the circuit has not seen.
+        circuit: what is run.
         n_random: random circuits of each kind; p is never below 1 / (1 + n_random).
         seed: of the random circuits, and of the intervals of its summary.
         clusters: entity of each test pair, for the intervals.
@@ -51,16 +50,15 @@ def evaluate(
         PlanError: a circuit of another model, or that saw the test prompts.
     """
     random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
-    width = test.model.arch.d_mlp or 0
-    with reported(progress, "circuits", 1 + n_random * len(CONTROLS), "run") as report:
+    width, total = test.model.arch.d_mlp or 0, 1 + n_random * len(CONTROLS)
+    with reported(progress, "circuits", total, "run") as report:
         values = test.metric_of(circuit)
-        report(1, 1 + n_random * len(CONTROLS))
+        report(1, total)
         for kind, drawn in random.items():
             for draw in range(n_random):
                 control = random_circuit(circuit, kind, seed * n_random + draw, width)
                 drawn.append(test.faithfulness(test.metric_of(control)))
-                done = 1 + sum(map(len, random.values()))
-                report(done, 1 + n_random * len(CONTROLS))
+                report(1 + sum(map(len, random.values())), total)
     return Evaluation(
         pairs=_pairs(test, clusters).assign(circuit=values),
         random=pd.DataFrame(random),
@@ -76,7 +74,6 @@ def faithfulness(
     test: Evaluator,
     scores: EdgeScores,
     grid: Sequence[float] = GRID,
-    select: Select = top_edges,
     clusters: Clusters = None,
     seed: int = 0,
     progress: Progress | bool = True,
@@ -87,7 +84,6 @@ def faithfulness(
         test: test prompts that `scores` has not seen.
         scores: of all edges.
         grid: parts of all edges; n = int(k x edges), as MIB has it.
-        select: `top_edges` (MIB) or `greedy_edges`.
         clusters: entity of each test pair, for the intervals.
         seed: of the intervals of its summary.
         progress: called with (circuits done, circuits in all); True draws a bar.
@@ -99,7 +95,7 @@ def faithfulness(
     with reported(progress, "circuits", 2 * len(grid), "run") as report:
         for absolute in (False, True):  # as in `RANKINGS`
             for k in grid:
-                circuit = select(scores, int(k * scores.graph.n_edges), absolute)
+                circuit = top_edges(scores, int(k * scores.graph.n_edges), absolute)
                 test.check(circuit)
                 # All edges: the model itself, whatever the ablation.
                 values.append(test.full if k == 1 else test.metric_of(circuit))
@@ -134,29 +130,21 @@ def random_circuit(circuit: Circuit, kind: str = "heads", seed: int = 0, d_mlp: 
     ``"edges"`` draws edges from all there are: what any method must beat, and easily does, as few
     of them join up. ``"heads"`` shuffles the heads within each layer, so the circuit keeps its
     shape, its layers and its MLPs and only the heads' identities are chance: what shows that it
-    matters *which* heads.
-
-    Args:
-        circuit: what to match.
-        kind: one of `CONTROLS`.
-        seed: of the draw.
-        d_mlp: neurons in an MLP, for circuits of neurons.
+    matters *which* heads. `d_mlp` is needed for circuits of neurons.
     """
     generator = torch.Generator().manual_seed(seed)
     neurons = {
         name: tuple(torch.randperm(d_mlp, generator=generator)[: len(kept)].tolist())
         for name, kept in circuit.neurons.items()
     }
-    draw = _shuffled_heads if kind == "heads" else _random_edges
-    edges = draw(circuit, generator)
+    if kind == "heads":
+        edges = _shuffled_heads(circuit, generator)
+    else:
+        exists = circuit.graph.exists
+        chosen = torch.zeros(circuit.graph.n_edges, dtype=torch.bool)
+        chosen[torch.randperm(len(chosen), generator=generator)[: circuit.n_edges]] = True
+        edges = torch.zeros_like(exists).masked_scatter(exists, chosen)
     return replace(circuit, edges=edges, neurons=neurons, scores=None, method=f"random {kind}")
-
-
-def _random_edges(circuit: Circuit, generator: torch.Generator) -> Bool[Tensor, "s d"]:
-    graph = circuit.graph
-    chosen = torch.zeros(graph.n_edges, dtype=torch.bool)
-    chosen[torch.randperm(graph.n_edges, generator=generator)[: circuit.n_edges]] = True
-    return torch.zeros_like(graph.exists).masked_scatter(graph.exists, chosen)
 
 
 def _shuffled_heads(circuit: Circuit, generator: torch.Generator) -> Bool[Tensor, "s d"]:
@@ -187,7 +175,6 @@ class Criteria:
     """How a circuit fulfils Wang et al.'s criteria, in the metric's unit (means over pairs).
 
     Attributes:
-        faithfulness: (m(C) - m(empty)) / (m(full) - m(empty)).
         incompleteness: |m(C without K) - m(M without K)| of each sampled set K.
         sets: the sampled sets K.
         minimality: for each node v, the largest |m(C without K and v) - m(C without K)| over the

@@ -19,10 +19,7 @@ def plot_faithfulness(
     figure = go.Figure()
     for (method, table), colour in zip(curves.items(), PALETTE * len(curves), strict=False):
         by_ranking = dict(iter(table.groupby("ranking")))
-        for ranking, name, dash in (
-            ("absolute", "by size", "solid"),
-            ("signed", "signed", "dash"),
-        ):
+        for ranking, name, dash in (("absolute", "by size", "solid"), ("signed", "signed", "dash")):
             curve = by_ranking[ranking]
             figure.add_scatter(
                 x=curve["k"],
@@ -33,63 +30,36 @@ def plot_faithfulness(
                 hovertemplate="%{customdata} edges: f = %{y:.3f}<extra></extra>",
                 name=f"{method}, {name}",
             )
-    figure.add_hline(
-        y=1,
-        line={"color": GREY, "dash": "dot"},
-        annotation_text="full model",
-        annotation_position="bottom right",
-    )
+    named = {"annotation_text": "full model", "annotation_position": "bottom right"}
+    figure.add_hline(y=1, line={"color": GREY, "dash": "dot"}, **named)
     ticks = sorted({k for table in curves.values() for k in table["k"]})
-    return styled(
-        figure,
-        f"Faithfulness of circuits on {model}",
-        note,
-        height=480,
-        xaxis={
-            "type": "log",
-            "title": "part of all edges kept",
-            "tickformat": "~%",
-            "tickvals": ticks,
-        },
-        yaxis={"title": f"f of {metric} (0: all edges cut)"},
-    )
+    x = {"type": "log", "title": "part of all edges kept", "tickformat": "~%", "tickvals": ticks}
+    y = {"title": f"f of {metric} (0: all edges cut)"}
+    title = f"Faithfulness of circuits on {model}"
+    return styled(figure, title, note, height=480, xaxis=x, yaxis=y)
 
 
-def plot_evaluation(
-    said: Mapping[str, Any], p: Mapping[str, float], random: pd.DataFrame
-) -> go.Figure:
+def plot_evaluation(summary: Mapping[str, Any], random: pd.DataFrame) -> go.Figure:
     """Faithfulness of a circuit with its 95 % interval, and of each random circuit.
 
-    Args:
-        said: ``faithfulness`` (value, low, high), ``circuit``, ``model``, ``metric``, ``ablation``,
-            ``n_edges``, ``of_edges`` and ``n_pairs``.
-        p: of each kind of random circuit.
-        random: their faithfulness, a column per kind.
+    `summary` is the evaluation's; `random` has a column per kind of random circuit.
     """
-    f, figure = said["faithfulness"], go.Figure()
+    f, figure = summary["faithfulness"], go.Figure()
+    points: dict[str, Any] = {"mode": "markers", "showlegend": False}
+    lines = {"color": GREY, "symbol": "line-ns-open", "size": 18}
     for kind in random:
-        figure.add_scatter(
-            x=random[kind],
-            y=[f"random {kind}<br>p = {p[str(kind)]:.3f}"] * len(random),
-            mode="markers",
-            marker={"color": GREY, "symbol": "line-ns-open", "size": 18},
-            showlegend=False,
-        )
-    figure.add_scatter(
-        x=[f["value"]],
-        y=["circuit"],
-        error_x=whiskers([f["value"]], [f["low"]], [f["high"]]),
-        mode="markers",
-        marker={"color": BLUE, "size": 12},
-        showlegend=False,
-    )
+        name = f"random {kind}<br>p = {summary['random'][str(kind)]['p']:.3f}"
+        figure.add_scatter(x=random[kind], y=[name] * len(random), marker=lines, **points)
+    bounds = whiskers([f["value"]], [f["low"]], [f["high"]])
+    points["marker"] = {"color": BLUE, "size": 12}
+    figure.add_scatter(x=[f["value"]], y=["circuit"], error_x=bounds, **points)
     for at, text in ((0, "all edges cut"), (1, "full model")):
         figure.add_vline(x=at, line={"color": GREY, "dash": "dot"}, annotation_text=text)
     return styled(
         figure,
-        f"{said['circuit']} on {said['model']}",
-        f"{said['n_edges']} of {said['of_edges']} edges, {said['n_pairs']} test pairs, "
-        f"{said['ablation']} ablation; 95 % interval over pairs; a line is a random circuit",
-        height=220 + 60 * len(p),
-        xaxis={"title": f"faithfulness ({said['metric']})", "zeroline": False},
+        f"{summary['circuit']} on {summary['model']}",
+        f"{summary['n_edges']} of {summary['of_edges']} edges, {summary['n_pairs']} test pairs, "
+        f"{summary['ablation']} ablation; 95 % interval over pairs; a line is a random circuit",
+        height=220 + 60 * len(summary["random"]),
+        xaxis={"title": f"faithfulness ({summary['metric']})", "zeroline": False},
     )

@@ -1,6 +1,6 @@
 """Compiled programs as ground truth: their circuit is known, so methods can be validated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,6 @@ class MethodScore:
     """How well a method does on a compiled program.
 
     Attributes:
-        method: its name.
         auroc: of |score| against the edges whose resampling changes the output.
         max_abs_error: largest difference to the scores stored with the program; ``None`` where
             none are stored for this method.
@@ -57,8 +56,7 @@ def validate_methods(
         PlanError: unknown method.
     """
     where = usable(device or "cpu")
-    program = read_program(path)
-    model = load_program(path)
+    program, model = read_program(path), load_program(path)
     model.hf.to(device=where, dtype=torch.float64)
     truth, stored = program.gt_edges_resample_nonzero, program.edge_scores
     described = Path(path).with_suffix(".json")
@@ -66,40 +64,27 @@ def validate_methods(
         raise DataError(
             f"{described} lacks gt_edges_resample_nonzero or edge_scores, which validation needs."
         )
-    unknown = sorted({*truth, *stored} - {*Graph.of(model.arch).edge_names})
+    graph = Graph.of(model.arch)
+    unknown = sorted({*truth, *stored} - {*graph.edge_names})
     if unknown:
         raise DataError(f"{described}: {shown(unknown[0])} is not an edge of its graph.")
     contrast = program_contrast(model, program)
-    return [_scored(model, contrast, method, set(truth), stored) for method in methods]
-
-
-def _scored(
-    model: Model,
-    contrast: Contrast,
-    method: str,
-    truth: set[str],
-    stored: Mapping[str, Mapping[str, float]],
-) -> MethodScore:
-    graph = Graph.of(model.arch)
-
-    def score() -> Float[Tensor, "source destination"]:
-        return torch.stack(list(edges_by(model, contrast, method)[0])).mean(0)
-
-    per_edge = score()[graph.exists].numpy()
-    error = None
-    if method in STORED:
-        # Edges that are not stored score 0.
-        want = [stored.get(n, {}).get(STORED[method], 0.0) for n in graph.edge_names]
-        error = float(np.abs(per_edge - np.array(want)).max())
     labels = np.array([name in truth for name in graph.edge_names])
-    return MethodScore(
-        method=method,
-        auroc=auroc(np.abs(per_edge).round(6), labels),
-        max_abs_error=error,
-        forwards=forward_equivalents(model, contrast, score),
-        half_edges=graph.n_edges / 2,
-        n_pairs=len(contrast),
-    )
+
+    def scored(method: str) -> MethodScore:
+        def score() -> Float[Tensor, "source destination"]:
+            return torch.stack(list(edges_by(model, contrast, method)[0])).mean(0)
+
+        per_edge, error = score()[graph.exists].numpy(), None
+        if method in STORED:
+            # Edges that are not stored score 0.
+            want = [stored.get(n, {}).get(STORED[method], 0.0) for n in graph.edge_names]
+            error = float(np.abs(per_edge - np.array(want)).max())
+        area, cost = auroc(np.abs(per_edge).round(6), labels), graph.n_edges / 2
+        forwards = forward_equivalents(model, contrast, score)
+        return MethodScore(method, area, error, forwards, cost, len(contrast))
+
+    return list(map(scored, methods))
 
 
 def program_contrast(model: Model, program: Program) -> Contrast:

@@ -75,12 +75,7 @@ def record(
 
 
 def parts(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a circuit from MIB's record.
-
-    Raises:
-        DataError: a field is missing or of another kind, or the nodes are not the graph's.
-        PlanError: the graph lacks an edge, or an MLP with neurons.
-    """
+    """The fields of a circuit from MIB's record; `where` is its file, for messages."""
     read = checked(_Record, given, where)
     graph = _graph(read, where)
     edges = torch.zeros_like(graph.exists)

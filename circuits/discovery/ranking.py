@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.discovery.circuit import Circuit, prune
-from interp.attribution.scores import EdgeScores, NodeScores, UnitScores
+from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.errors import PlanError
 from interp.model.graph import edges_of_nodes
 
@@ -24,13 +24,10 @@ def edge_matrix(scores: EdgeScores) -> Matrix:
 
 
 def top_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
-    """The `n` highest-scored edges, pruned.
+    """The `n` highest-scored edges, pruned; `PlanError` where there are fewer.
 
     `absolute` ranks by size (what matters either way: MIB's CMD), else by signed score (what
     supports the answer: CPR).
-
-    Raises:
-        PlanError: more edges than there are.
     """
     graph, matrix = scores.graph, edge_matrix(scores)
     _check_size(n, graph.n_edges)
@@ -51,9 +48,6 @@ def greedy_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
     """Grow from the logits: always the best edge into a node that is already in the circuit.
 
     Every edge then lies on a path to the logits. Source: Hanna et al., arXiv 2403.17806.
-
-    Raises:
-        PlanError: more edges than there are.
     """
     graph, matrix = scores.graph, edge_matrix(scores)
     _check_size(n, graph.n_edges)
@@ -97,11 +91,7 @@ def top_nodes(scores: NodeScores, n: int, absolute: bool = True) -> Circuit:
 
 
 def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
-    """All edges, and within the MLPs only the `n` highest-scored neurons of all layers.
-
-    Raises:
-        PlanError: the scores are not of ``mlp_post`` over ``layer,neuron``.
-    """
+    """All edges, and of the MLPs the `n` neurons of the highest scores over ``layer,neuron``."""
     if scores.over != ("layer", "neuron"):
         raise PlanError(
             f"neuron circuits need scores over layer and neuron, not {list(scores.over)}; use "
@@ -122,12 +112,7 @@ def _check_size(n: int, most: int) -> None:
         raise PlanError(f"cannot take {n} components: there are {most}.")
 
 
-def _chosen(
-    scores: EdgeScores | NodeScores | UnitScores,
-    edges: Bool[Tensor, "source destination"],
-    matrix: Matrix | None,
-    how: str,
-) -> Circuit:
+def _chosen(scores: Scores, edges: Tensor, matrix: Matrix | None, how: str) -> Circuit:
     return Circuit(
         graph=scores.graph,
         edges=edges,

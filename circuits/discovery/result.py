@@ -55,11 +55,9 @@ class _OnTestPairs(Result):
         return self.pairs[name].to_numpy(float)
 
     def _measured(self) -> dict[str, Any]:
+        named = ("model", "metric", "ablation", "source")
         return {
-            "model": self.model,
-            "metric": self.metric,
-            "ablation": self.ablation,
-            "source": self.source,
+            **{name: getattr(self, name) for name in named},
             "n_pairs": len(self.pairs),
             "n_excluded": self.n_excluded,
             "full": float(self._of_pairs("full").mean()),
@@ -108,20 +106,20 @@ class Evaluation(_OnTestPairs):
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        value, low, high = (float(x) for x in self.faithfulness(self.seed))
+        f = self.faithfulness(self.seed)
         return {
             "circuit": self.circuit,
             "n_edges": self.n_edges,
             "of_edges": self.of_edges,
             **self._measured(),
             "circuit_metric": float(self._of_pairs("circuit").mean()),
-            "faithfulness": {"value": value, "low": low, "high": high},
+            "faithfulness": {name: float(x) for name, x in f._asdict().items()},
             "random": {
                 str(kind): {
                     "n": len(drawn),
                     "mean": float(drawn.mean()),
                     "max": float(drawn.max()),
-                    "p": float(empirical_p(value, drawn.to_numpy())),
+                    "p": float(empirical_p(f.value, drawn.to_numpy())),
                 }
                 for kind, drawn in self.random.items()
             },
@@ -142,7 +140,7 @@ class Evaluation(_OnTestPairs):
             rows = pd.DataFrame(random).T.rename_axis("random").reset_index()
             rows = rows.astype({"n": int}).rename(columns={"max": "largest"})
             tables.append(Table("Faithfulness of random circuits", rows))
-        drawn = plot_evaluation(said, {k: v["p"] for k, v in random.items()}, self.random)
+        drawn = plot_evaluation(said, self.random)
         figure = Figure("The circuit beside random circuits", result, drawn)
         return self._report(
             f"{self.circuit} on {self.model}: faithfulness",
@@ -195,11 +193,7 @@ class Faithfulness(_OnTestPairs):
         return {name: _estimate(area) for name, area in self._areas(seed).items()}
 
     def minus(self, other: "Faithfulness", seed: int = 0) -> dict[str, Estimate]:
-        """Differences of the areas to another method's, resampling the shared test pairs.
-
-        Raises:
-            PlanError: the two were not measured on the same pairs.
-        """
+        """Differences of the areas to another method's, resampling the shared test pairs."""
         alike = ("model", "metric", "ablation")
         same = all(getattr(self, name) == getattr(other, name) for name in alike)
         if not same or self.pairs["pair"].tolist() != other.pairs["pair"].tolist():
@@ -239,37 +233,28 @@ class Faithfulness(_OnTestPairs):
         return {
             "method": self.method,
             **self._measured(),
-            **{
-                name: {key: float(x) for key, x in zip(("value", "low", "high"), area, strict=True)}
-                for name, area in self.areas(self.seed).items()
-            },
+            **{name: area._asdict() for name, area in self.areas(self.seed).items()},
             "curve": self.to_frame().to_dict("records"),
         }
 
     def report(self) -> Report:
         """Areas with intervals, the curves, and faithfulness at every size."""
-        rows = [
-            {"area": name.replace("_", " "), **area._asdict()}
-            for name, area in self.areas(self.seed).items()
-        ]
-        table = self.to_frame()
+        areas, table = self.areas(self.seed), self.to_frame()
+        rows = [{"area": n.replace("_", " "), **area._asdict()} for n, area in areas.items()]
         half: Any = table[(table["ranking"] == "absolute") & (table["f"] >= 0.5)]
         reached = "By size of score, no circuit reaches f of .5."
         if len(half):
             n = int(half["n_edges"].min())
             reached = f"By size of score, {n} edges are the fewest with f of .5 or more."
-        figure = Figure("Faithfulness by part of edges kept", reached, self.plot())
+        parts = [
+            Figure("Faithfulness by part of edges kept", reached, self.plot()),
+            Table("Areas under the curves", pd.DataFrame(rows)),
+            Table("Faithfulness at every size", table),
+        ]
         return self._report(
             f"{self.method} on {self.model}: faithfulness of its circuits",
             f"{len(self.pairs)} test pairs of {self.source}. {reached}",
-            Section(
-                "Faithfulness by size",
-                [
-                    figure,
-                    Table("Areas under the curves", pd.DataFrame(rows)),
-                    Table("Faithfulness at every size", table),
-                ],
-            ),
+            Section("Faithfulness by size", parts),
             "CPR: area under f of circuits by signed score; CMD: area between f and 1 of circuits "
             "by size of score (smaller is better); log: over the logarithm of size.",
         )

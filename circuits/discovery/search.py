@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,41 +84,24 @@ def acdc(
 
 
 def _found(data: Evaluator, edges: Bool[Tensor, "s d"], method: str) -> Circuit:
-    return Circuit(
-        graph=data.graph,
-        edges=edges,
-        method=method,
-        model=data.model.name,
-        weights_hash=data.model.weights_hash,
-        prompts=tuple(sorted(data.prompts)),
-    )
+    of = {"model": data.model.name, "weights_hash": data.model.weights_hash}
+    return Circuit(data.graph, edges, method=method, prompts=tuple(sorted(data.prompts)), **of)
 
 
 # --- edge pruning ------------------------------------------------------------------------------
 
+RATE = 0.3
+"""Adam's learning rate, of masks and multipliers alike."""
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 """Stretch and temperature of the hard-concrete distribution (Louizos et al., arXiv 1712.01312)."""
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """Settings of `edge_pruning`.
-
-    Attributes:
-        target: part of the edges to cut.
-        steps: gradient steps; the target ramps up over the first 80 %.
-        rate: Adam's learning rate, of masks and multipliers alike.
-        seed: of the masks' noise.
-    """
-
-    target: float = 0.95
-    steps: int = 200
-    rate: float = 0.3
-    seed: int = 0
-
-
 def edge_pruning(
-    data: Evaluator, settings: Pruning | None = None, progress: Progress | bool = True
+    data: Evaluator,
+    target: float = 0.95,
+    steps: int = 200,
+    seed: int = 0,
+    progress: Progress | bool = True,
 ) -> Circuit:
     """Learn which edges to keep: masks near 0 or 1 that leave the metric as it is.
 
@@ -127,25 +110,26 @@ def edge_pruning(
 
     Args:
         data: discovery prompts.
-        settings: target sparsity and optimiser.
+        target: part of the edges to cut; it ramps up over the first 80 % of the steps.
+        steps: gradient steps.
+        seed: of the masks' noise.
         progress: called with (steps done, steps in all); True draws a bar.
 
     Source: Bhaskar et al., arXiv 2406.16778.
     """
-    chosen = settings or Pruning()
-    if not 0 < chosen.target < 1 or chosen.steps < 1:
+    if not 0 < target < 1 or steps < 1:
         raise PlanError(
             f"edge pruning cuts a part of the edges between 0 and 1 in 1 or more steps, not "
-            f"{chosen.target:g} in {chosen.steps}."
+            f"{target:g} in {steps}."
         )
     graph = data.graph
-    generator = torch.Generator().manual_seed(chosen.seed)
+    generator = torch.Generator().manual_seed(seed)
     log_alpha = torch.full((graph.n_edges,), 2.0).requires_grad_(True)
     multipliers = torch.zeros(2, requires_grad=True)
-    optimiser = torch.optim.Adam([log_alpha, multipliers], lr=chosen.rate)
-    with reported(progress, "edge pruning", chosen.steps, "steps") as report:
-        for step in range(chosen.steps):
-            aim = chosen.target * min(1.0, step / (0.8 * chosen.steps))
+    optimiser = torch.optim.Adam([log_alpha, multipliers], lr=RATE)
+    with reported(progress, "edge pruning", steps, "steps") as report:
+        for step in range(steps):
+            aim = target * min(1.0, step / (0.8 * steps))
             mask = _as_matrix(graph, _hard_concrete(log_alpha, generator))
             # the probability that each mask is not 0
             kept = torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
@@ -157,13 +141,13 @@ def edge_pruning(
             if multipliers.grad is not None:
                 multipliers.grad.neg_()
             optimiser.step()
-            report(step + 1, chosen.steps)
-    n_kept = round((1 - chosen.target) * graph.n_edges)
+            report(step + 1, steps)
+    n_kept = round((1 - target) * graph.n_edges)
     edges = torch.zeros(graph.n_edges, dtype=torch.bool)
     edges[log_alpha.argsort(descending=True, stable=True)[:n_kept]] = True
     scores = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
     scores[graph.exists] = log_alpha.detach().double()
-    method = f"edge pruning, {chosen.target:.1%} cut, {chosen.steps} steps"
+    method = f"edge pruning, {target:.1%} cut, {steps} steps"
     return replace(_found(data, prune(graph, _as_matrix(graph, edges)), method), scores=scores)
 
 
@@ -194,11 +178,7 @@ def _hard_concrete(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def select(scores: Scores, settings: DiscoverySettings, where: str = "the scores") -> Circuit:
-    """Choose a circuit from scores, as the settings say.
-
-    Raises:
-        PlanError: scores of another kind than this selection needs, or nothing is left.
-    """
+    """Choose a circuit from scores, as the settings say; `PlanError` where nothing is left."""
     of = SCORED[settings.select][0]
     kind = {"edges": "edge_scores", "nodes": "node_scores"}.get(of, "unit_scores")
     if kind != scores.KIND:
@@ -221,14 +201,8 @@ def discover(
 ) -> Circuit:
     """Score the discovery prompts and select, or search, as the settings say.
 
-    Args:
-        model: the model.
-        rows: discovery prompts.
-        settings: how.
-        keep: run folder for the scores, so that a stopped run resumes; ``None`` keeps none.
-
-    Raises:
-        PlanError: nothing is left.
+    `keep` is a run folder for the scores, so that a stopped run resumes. `PlanError` where nothing
+    is left.
     """
 
     def scored(way: str) -> Any:
@@ -248,7 +222,7 @@ def discover(
     if settings.select == "acdc":
         return _not_empty(acdc(data, settings.threshold or 0.0, start))
     kept = settings.n(data.graph.n_edges) / data.graph.n_edges
-    return _not_empty(edge_pruning(data, Pruning(target=1 - kept, seed=settings.seed)))
+    return _not_empty(edge_pruning(data, target=1 - kept, seed=settings.seed))
 
 
 def into_folder(
@@ -260,12 +234,8 @@ def into_folder(
 ) -> Circuit:
     """A circuit in a run folder, with the scores that chose it.
 
-    Args:
-        out: the folder.
-        settings: how the circuit is chosen.
-        named: the options that `settings` lacks: model and prompts, or scores.
-        find: folder for scores -> the circuit.
-        force: replace another run.
+    `named` has the options that `settings` lacks (model and prompts, or scores), and `find` makes
+    the circuit given a folder for scores.
     """
     with RunFolder.open(out, "circuit discover", {**dict(settings), **named}, force=force) as run:
         if not run.finished:

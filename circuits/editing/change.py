@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.forward.projections import Rewrite, rewriting
+from interp.forward.blocks import Rewrite, rewriting
 from interp.model.model import Model
 
 Place = tuple[str, int]
@@ -57,10 +57,7 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
     """Run each row of the batches inside the ``with`` block under the changes of its own edit.
 
     `owner` numbers each row's edit. The model's weights are not touched, and nothing of one edit
-    can propagate to the rows of another.
-
-    Raises:
-        PlanError: a change names a projection that the model does not have.
+    can propagate to the rows of another. Raises `PlanError` where there is no such projection.
     """
     places = dict.fromkeys(change.place for changes in edits for change in changes)
     with rewriting(model, [(*place, _added(model, edits, owner, place)) for place in places]):

@@ -10,6 +10,7 @@ from interp.data.records import NO_OTHERS, checked, placed_rows
 from interp.errors import DataError, UnusableRow, shown
 
 SLOT = "{}"
+R = TypeVar("R")
 
 
 @brief
@@ -125,9 +126,7 @@ def refuse_conflicts(facts: Sequence[Fact]) -> None:
 def load_facts(path: str | Path) -> list[Fact]:
     """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
-    Raises:
-        DataError: no such file or list, a wrong field, a fact that cannot be edited, or two that
-            contradict each other; file and row are named.
+    Raises `DataError`, naming file and row, where one cannot be edited or two contradict.
     """
     facts = _rows(path, Fact, "facts")
     refuse_conflicts(facts)
@@ -137,9 +136,6 @@ def load_facts(path: str | Path) -> list[Fact]:
 def load_preserved(path: str | Path) -> list[PreservedQuestion]:
     """Questions to preserve, with the fields of `PreservedQuestion`; as `load_facts` otherwise."""
     return _rows(path, PreservedQuestion, "questions")
-
-
-R = TypeVar("R", Fact, PreservedQuestion)
 
 
 def _rows(path: str | Path, kind: type[R], what: str) -> list[R]:

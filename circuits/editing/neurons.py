@@ -64,11 +64,7 @@ def queries(
 
 
 def idle_neurons(
-    model: Model,
-    layer: int,
-    moment: Float[Tensor, "neuron neuron"],
-    n: int,
-    taken: Collection[int],
+    model: Model, layer: int, moment: Float[Tensor, "neuron neuron"], n: int, taken: Collection[int]
 ) -> Int[Tensor, " n"]:
     """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`.
 

@@ -47,32 +47,16 @@ def plot_prompt(
 ) -> go.Figure:
     """One prompt: query scores of its FFNs by layer and token, beside the layers' value scores.
 
-    Args:
-        query: by layer and position.
-        value: by sublayer and layer.
-        tokens: of the prompt.
-        model: its name.
-        text: the prompt.
+    `query` is by layer and position, `value` by sublayer and layer.
     """
     z = query.transpose("layer", "pos").values
     most = float(np.abs(z).max()) or 1.0
-    figure = make_subplots(
-        1,
-        2,
-        column_widths=[0.72, 0.28],
-        shared_yaxes=True,
-        horizontal_spacing=0.16,
-        subplot_titles=("query scores of FFNs (nats)", "value scores (nats)"),
-    )
-    figure.add_heatmap(
-        z=z,
-        zmin=-most,
-        zmax=most,
-        colorbar={"x": 0.63, "thickness": 12},
-        hovertemplate="layer %{y}, token %{x}: %{z:.3f}<extra></extra>",
-        row=1,
-        col=1,
-    )
+    titles = ("query scores of FFNs (nats)", "value scores (nats)")
+    space = {"column_widths": [0.72, 0.28], "horizontal_spacing": 0.16, "shared_yaxes": True}
+    figure = make_subplots(1, 2, subplot_titles=titles, **space)
+    hover = "layer %{y}, token %{x}: %{z:.3f}<extra></extra>"
+    scale = {"zmin": -most, "zmax": most, "colorbar": {"x": 0.63, "thickness": 12}}
+    figure.add_heatmap(z=z, hovertemplate=hover, row=1, col=1, **scale)
     labels = [label(f"{i} {token.strip() or repr(token)}") for i, token in enumerate(tokens)]
     figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels, row=1, col=1)
     figure.update_yaxes(title="layer", dtick=max(1, len(z) // 12), row=1, col=1)

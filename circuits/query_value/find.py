@@ -1,7 +1,7 @@
 """`find`: the query and value neurons of a set of questions."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,7 @@ from circuits.query_value.query import PATHS, WRITERS, QueryScores, query_scores
 from circuits.query_value.questions import Question, questions
 from circuits.query_value.result import SUBLAYERS, QueryValue
 from circuits.query_value.trace import Trace, trace
-from circuits.query_value.value import (
-    ValueNeurons,
-    ValueScores,
-    every_neuron,
-    lens_of,
-    value_scores,
-)
+from circuits.query_value.value import ValueScores, every_neuron, lens_of, value_scores
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys
@@ -48,7 +42,7 @@ def find(
     Prompts whose top prediction is not their answer are left out, with what the model says.
 
     Args:
-        model: from `interp.load_model`.
+        model: the model.
         prompts: texts, or token prompts with spans (`interp.prompt`).
         answers: what follows each, of one token.
         labels: kind of knowledge of each prompt, such as its relation.
@@ -60,7 +54,7 @@ def find(
         every: score every FFN neuron, so that layer sums are over all and not over the top ones.
             Costs one projection of all neurons through the vocabulary, and an exponential per
             prompt, neuron and token of the vocabulary.
-        progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
+        progress: called with (prompts done, prompts in all); True draws a bar.
 
     Raises:
         DataError: prompts and answers do not fit, an answer is not one token, or the model answers
@@ -101,10 +95,8 @@ def find(
     projected += len(chosen) * (model.arch.d_mlp or 0) if every else 0
     return QueryValue(
         scores=_dataset(model, found, every_sum),
-        values=pd.concat([_values(model, q, v) for q, v, _ in found], ignore_index=True),
-        queries=pd.concat(
-            [_queries(model, q, s, top_query) for q, _, s in found], ignore_index=True
-        ),
+        values=_joined(_values(model, q, v) for q, v, _ in found),
+        queries=_joined(_queries(model, q, s, top_query) for q, _, s in found),
         questions=tuple(asked),
         tokens=tuple(tuple(model.token(t) for t in one.prompt.ids) for one in asked),
         excluded=tuple(excluded),
@@ -116,6 +108,10 @@ def find(
         flops=2.0 * projected * model.unembed.weight.numel(),
         seconds=time.perf_counter() - started,
     )
+
+
+def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(list(tables), ignore_index=True)
 
 
 def _dataset(model: Model, found: Sequence[Scored], every_sum: np.ndarray) -> xr.Dataset:
@@ -165,11 +161,7 @@ def _sums(value: ValueScores, n_layers: int) -> torch.Tensor:
 def _values(model: Model, one: Question, value: ValueScores) -> pd.DataFrame:
     """The value neurons of a prompt, those of the heads last."""
     parts: list[pd.DataFrame] = []
-    kinds: tuple[tuple[str, ValueNeurons], ...] = (
-        ("ffn", value.neurons),
-        ("attention", value.attention_neurons),
-    )
-    for sublayer, some in kinds:
+    for sublayer, some in (("ffn", value.neurons), ("attention", value.attention_neurons)):
         unit, size = some.unit.cpu().numpy(), model.arch.d_head
         of_head = sublayer == "attention"
         columns = {
@@ -183,7 +175,7 @@ def _values(model: Model, one: Question, value: ValueScores) -> pd.DataFrame:
             "coefficient": some.coefficient.cpu().numpy(),
         }
         parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
+    return _joined(parts)
 
 
 def _queries(model: Model, one: Question, query: QueryScores, top: int) -> pd.DataFrame:

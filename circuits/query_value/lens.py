@@ -88,16 +88,10 @@ def strongest(
     score: Callable[[Int[Tensor, " some"]], Float[Tensor, " some"]],
     at_once: int = 64,
 ) -> tuple[Int[Tensor, " top"], Float[Tensor, " top"], int]:
-    """The `n` units of the largest positive score, given an upper bound of each score.
+    """The `n` units of the largest positive score, by falling score, given an upper bound of each.
 
-    Args:
-        bounds: no score exceeds its bound.
-        n: how many; fewer where fewer are positive.
-        score: exact scores of some units.
-        at_once: units scored between two looks at the bounds.
-
-    Returns:
-        The units by falling score, their scores, and how many units were scored.
+    `score` gives the exact scores of some units; `at_once` of them are scored between two looks at
+    the bounds. Also returns the units' scores, and how many units were scored.
     """
     order = bounds.argsort(descending=True, stable=True)
     order = order[bounds[order] > 0]

@@ -47,11 +47,10 @@ def load_questions(source: str | Path) -> list[QuestionRow]:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that a model answers.
+    """A prompt that a model answers, and the token that answers it.
 
     Attributes:
         id: its number among the prompts that were given, as text.
-        answer: the token that answers it.
         label: kind of knowledge, such as the relation; or empty.
         cluster: the entity or fact that it shares with other prompts.
     """
@@ -80,14 +79,7 @@ def questions(
     labels: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
 ) -> tuple[list[Question], list[Excluded]]:
-    """Put prompts and answers into tokens.
-
-    Args:
-        model: the model.
-        prompts: texts, or token prompts with spans.
-        answers: what follows each, of one token.
-        labels: kind of knowledge of each prompt.
-        clusters: entity of each prompt; by default each stands for itself.
+    """Put prompts and answers into tokens; without clusters each prompt stands for itself.
 
     Returns:
         The questions whose answer is the model's top prediction, and the others with reasons.
@@ -106,9 +98,8 @@ def questions(
         raise DataError("a prompt is given twice; give each one once.")
     listed: list[Question] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        text = model.tokenizer.decode(
-            row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        text = model.tokenizer.decode(row.ids, **plain)
         if not answer.strip():
             raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
         what = f"the answer of {shown(text)},"
@@ -116,10 +107,10 @@ def questions(
         label, cluster = labels[i] if labels else "", clusters[i] if clusters else str(i)
         listed.append(Question(str(i), row, text, token, label, cluster))
     predicted = torch.as_tensor(forward(model, rows).logits.argmax(-1)).tolist()
-    right = [one for one, token in zip(listed, predicted, strict=True) if token == one.answer]
-    wrong = [
-        Excluded(one.id, one.text, f"the model says {model.token(token)!r}")
-        for one, token in zip(listed, predicted, strict=True)
-        if token != one.answer
-    ]
+    right, wrong = list[Question](), list[Excluded]()
+    for one, token in zip(listed, predicted, strict=True):
+        if token == one.answer:
+            right.append(one)
+        else:
+            wrong.append(Excluded(one.id, one.text, f"the model says {model.token(token)!r}"))
     return right, wrong

@@ -56,13 +56,10 @@ class QueryValue(Result):
         excluded: prompts that were not, with reasons.
         key: which rows FFN value neurons were read with.
         top: value neurons per prompt and sublayer.
-        layers_searched: where value neurons were looked for.
         flops: of the projections through the vocabulary.
-        seconds: wall time.
     """
 
     KIND: ClassVar[str] = "query_value"
-    base: ClassVar[str] = BASE
 
     scores: xr.Dataset = field(repr=False)
     values: pd.DataFrame = field(repr=False)
@@ -94,12 +91,10 @@ class QueryValue(Result):
         return not bool(np.isnan(self.scores["every_sum"].values).all())
 
     def by_layer(self) -> xr.Dataset:
-        """Value and query scores of the sublayers, prompt by prompt.
+        """``value`` and ``query`` scores, dims (prompt, sublayer, layer).
 
-        Returns:
-            ``value`` and ``query``, dims (prompt, sublayer, layer). ``value`` is the score of the
-            whole sublayer, of FFNs the sum over their neurons if every one was scored; the two
-            rank layers alike (`agreement`). ``query`` is summed over paths and tokens.
+        ``value`` is the score of the whole sublayer, of FFNs the sum over their neurons if every
+        one was scored (`agreement`). ``query`` is summed over paths and tokens.
         """
         value = self.scores["layer_score"].copy()
         if self.every:
@@ -110,15 +105,12 @@ class QueryValue(Result):
     def intervals(
         self, scores: xr.DataArray, seed: int = 0, at: Sequence[int] | None = None
     ) -> xr.Dataset:
-        """Mean over prompts and its 95 % bootstrap interval, over clusters of prompts.
+        """``mean`` over prompts with its 95 % bootstrap bounds ``low`` and ``high``, by cluster.
 
         Args:
             scores: with a dimension ``prompt``, such as ``result.by_layer()["query"]``.
             seed: of the bootstrap.
             at: numbers of the prompts; all by default.
-
-        Returns:
-            Variables ``mean``, ``low`` and ``high``.
         """
         rows = list(range(self.n_prompts)) if at is None else list(at)
         first = scores.transpose("prompt", ...).isel(prompt=rows)
@@ -134,9 +126,6 @@ class QueryValue(Result):
 
         Value layers are the top ones that leave `n_query` layers below them; query layers the
         top ones strictly below the lowest value layer. Scores are summed over prompts.
-
-        Raises:
-            DataError: the model has too few layers.
 
         Source: ACE, arXiv 2510.07896, section 4; the released code lists layers by hand.
         """
@@ -161,17 +150,9 @@ class QueryValue(Result):
         return self.layers(n, n)
 
     def knowledge_types(self, labels: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
-        """Query and value scores of the FFN layers for each kind of knowledge.
+        """Query and value scores of the FFN layers for each kind of knowledge, with intervals.
 
-        Args:
-            labels: kind of each attributed prompt; by default those given to `find`.
-            seed: of the bootstrap.
-
-        Returns:
-            A row per label, score and layer: mean, its interval and the number of prompts.
-
-        Raises:
-            DataError: not one label per prompt.
+        `labels` are kinds of the attributed prompts; by default those given to `find`.
         """
         given = [one.label for one in self.questions] if labels is None else list(labels)
         if len(given) != self.n_prompts or not all(given):
@@ -199,10 +180,8 @@ class QueryValue(Result):
         rows: list[dict[str, Any]] = []
         for role in dict.fromkeys(name for names in roles for name in names):
             inside = [[i for i, name in enumerate(names) if name == role] for names in roles]
-            sums = np.array(
-                [whole.values[i][:, at].sum(-1) for i, at in enumerate(inside)], dtype=float
-            )
-            found = bootstrap_mean(sums, seed, clusters=self.clusters)
+            sums = [whole.values[i][:, at].sum(-1) for i, at in enumerate(inside)]
+            found = bootstrap_mean(np.array(sums, dtype=float), seed, clusters=self.clusters)
             for path, mean, low, high in zip(whole["path"].values, *found, strict=True):
                 rows.append({"span": role, "path": path, "score": mean, "low": low, "high": high})
         return pd.DataFrame(rows)
@@ -239,8 +218,7 @@ class QueryValue(Result):
     def agreement(self, seed: int = 0) -> Estimate:
         """Spearman correlation over layers: scores of whole FFNs and of their neurons, summed.
 
-        Over every neuron if each was scored, else over the top ones. The interval resamples
-        layers.
+        Over every neuron if each was scored, else over the top ones. The interval resamples layers.
         """
         ffn = self.scores.sel(sublayer="ffn").mean("prompt").isel(layer=list(self.layers_searched))
         parts = ffn["every_sum" if self.every else "top_sum"].values.astype(float)
@@ -258,12 +236,8 @@ class QueryValue(Result):
         layer = np.arange(weight.shape[1])
         with np.errstate(invalid="ignore"):
             at_value, at_query = (x @ layer / x.sum(1) for x in (weight, query))
-        rows = {
-            "query": at_query,
-            "value": at_value,
-            "gap": at_value - at_query,
-            "gap if even": (at_value + 1) / 2,
-        }
+        rows = {"query": at_query, "value": at_value, "gap": at_value - at_query}
+        rows["gap if even"] = (at_value + 1) / 2
         table: list[dict[str, Any]] = []
         for name, values in rows.items():
             mean, low, high = map(float, bootstrap_mean(values, seed, clusters=self.clusters))
@@ -280,7 +254,7 @@ class QueryValue(Result):
             "n_clusters": len(set(self.clusters)),
             "excluded": [dict(vars(row)) for row in self.excluded],
             "key": self.key,
-            "base": self.base,
+            "base": BASE,
             "top": self.top,
             "value_sums_over": "all neurons" if self.every else f"top {self.top} per prompt",
             "query_layers": list(top.query),
@@ -299,9 +273,6 @@ class QueryValue(Result):
         """Query and value scores by layer side by side, or one prompt's layer x token map.
 
         Bands are 95 % bootstrap intervals over clusters of prompts.
-
-        Raises:
-            DataError: no such prompt.
         """
         if prompt is None:
             scores, top = self.by_layer(), self._top_layers()
@@ -323,11 +294,7 @@ class QueryValue(Result):
     def report(self, prompt: str | None = None) -> Report:
         """Both figures, the strongest neurons and the order of layers.
 
-        Args:
-            prompt: id of the prompt to draw token by token; by default the first.
-
-        Raises:
-            DataError: no such prompt.
+        `prompt` is the id of the one to draw token by token; by default the first.
         """
         seed, drawn = self.provenance.get("seed", 0), prompt or self.questions[0].id
         top = self._top_layers()
@@ -346,22 +313,19 @@ class QueryValue(Result):
         return Report(
             title=f"query and value neurons of {self.model}",
             lead=f"{self.n_prompts} prompts. {lead}",
-            sections=[
-                Section("Layers and neurons", parts),
-                Section(f"Prompt {drawn}", self._prompt_parts(drawn)),
-            ],
+            sections=[Section("Layers and neurons", parts), self._of_prompt(drawn)],
             method=(
                 "Scores are in nats of the answer's log-probability. A value neuron raises the "
                 "answer; a query neuron raises the value neurons that lie above it.",
                 f"The top {self.top} value neurons of each prompt, read with {self.key} keys; "
-                f"bases: {self.base}; intervals: 95 % bootstrap over clusters of prompts; "
+                f"bases: {BASE}; intervals: 95 % bootstrap over clusters of prompts; "
                 f"{self.seconds:.1f} s.",
             ),
             excluded=excluded_rows(self.excluded),
             provenance=self.provenance | {"weights": self.weights_hash},
         )
 
-    def _prompt_parts(self, drawn: str) -> list[Part]:
+    def _of_prompt(self, drawn: str) -> Section:
         figure: Any = self.plot(drawn)
         z, row = np.asarray(figure.data[0].z), self._row(drawn)
         layer, token = (int(i) for i in np.unravel_index(np.argmax(z), z.shape))
@@ -372,7 +336,8 @@ class QueryValue(Result):
         )
         queries: Any = self.queries[self.queries["prompt"] == drawn].head(15)
         table = Table(f"Query neurons of prompt {drawn}", queries.drop(columns="prompt"))
-        return [Figure("Layer by token", says, figure), *([table] if len(queries) else [])]
+        drawing = Figure("Layer by token", says, figure)
+        return Section(f"Prompt {drawn}", [drawing, *([table] if len(queries) else [])])
 
     def __repr__(self) -> str:
         return (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
@@ -84,9 +84,7 @@ class Trace:
             return keys
         return self._pull(layer, path, self._whole(site, layer, pos).expand_as(keys), keys)
 
-    def before(
-        self, site: str, layer: int, keys: Rows, pos: Int[Tensor, " row"] | int = -1
-    ) -> Rows:
+    def before(self, site: str, layer: int, keys: Rows, pos: Tensor | int = -1) -> Rows:
         """Keys of a sublayer at some tokens, pulled back through the pre-norm into the stream."""
         parts = self.model.arch.parts
         ffn = site == "mlp_post"

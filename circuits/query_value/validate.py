@@ -181,14 +181,15 @@ def validate(
         kind: ``"mean"`` over the result's prompts, at `positions`; or ``"zero"``.
         positions: at which tokens.
         seed: of the random sets.
-        progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
+        progress: called with (prompts done, prompts in all); True draws a bar.
 
     Raises:
         DataError: a prompt was used for discovery, a cluster has no discovery prompt, the
             result is of another model, or the model answers none of the prompts.
         StatisticsError: too few other neurons in a layer for a random set.
     """
-    asked, excluded = _new_questions(model, result, prompts, answers, clusters)
+    asked, excluded = questions(model, prompts, answers, None, clusters)
+    _check_new(model, result, asked, len(prompts))
     known = [one.prompt for one in result.questions]
     norms = write_norms(model, ["neuron"], known)
     own = [one.cluster if neurons == "own" else None for one in asked]
@@ -227,20 +228,13 @@ def validate(
     )
 
 
-def _new_questions(
-    model: Model,
-    result: QueryValue,
-    prompts: Sequence[str | TokenPrompt],
-    answers: Sequence[str],
-    clusters: Sequence[str] | None,
-) -> tuple[list[Question], list[Excluded]]:
-    """What the model answers of the prompts, none of which the result has seen."""
+def _check_new(model: Model, result: QueryValue, asked: Sequence[Question], n: int) -> None:
+    """Refuse prompts that the result has seen, and a model that answers none of `n` others."""
     if model.weights_hash != result.weights_hash:
         raise DataError(
             f"the result is of {result.model} with other weights than {model.name}; find its "
             "neurons first."
         )
-    asked, excluded = questions(model, prompts, answers, None, clusters)
     seen = {one.prompt.ids for one in result.questions}
     twice = [one.text for one in asked if one.prompt.ids in seen]
     if twice:
@@ -249,10 +243,7 @@ def _new_questions(
             "on others."
         )
     if not asked:
-        raise DataError(
-            f"{model.name} answers none of the {len(excluded)} prompts; give easier ones."
-        )
-    return asked, excluded
+        raise DataError(f"{model.name} answers none of the {n} prompts; give easier ones.")
 
 
 @brief
@@ -261,7 +252,6 @@ class _Chosen:
     """What is ablated and read in the prompts of one cluster, or of all.
 
     Attributes:
-        query: the neurons that are ablated.
         read: the value neurons; `sign` of each one's coefficient in discovery.
         n_also_query: value neurons left out because they are query neurons.
     """

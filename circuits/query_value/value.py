@@ -66,14 +66,7 @@ def lens_of(run: Trace, answer: int) -> Lens:
 
 
 def value_scores(run: Trace, lens: Lens, layers: Sequence[int], top: int) -> ValueScores:
-    """Score layers and heads exactly, and find the `top` neurons of either kind exactly.
-
-    Args:
-        run: the prompt's run.
-        lens: from `lens_of`.
-        layers: where neurons are looked for.
-        top: how many of either kind.
-    """
+    """Score layers and heads exactly, and find the `top` neurons of either kind in `layers`."""
     n = run.model.arch.n_layers
     writes = torch.cat([run.attn[:, -1], run.mlp[:, -1]])
     by_layer = lens.increase(writes, torch.arange(2 * n, device=writes.device))
@@ -145,11 +138,6 @@ def every_neuron(
     for a factor: the norms' scales and the neuron's coefficient. So each neuron is projected once
     for all prompts, and a prompt adds one exponential per neuron and token of the vocabulary.
 
-    Args:
-        runs: the prompts, of one model.
-        answers: token of each prompt's answer.
-        layers: which layers.
-
     Raises:
         PlanError: a norm's maps at two prompts differ by more than a factor.
     """
@@ -164,10 +152,8 @@ def every_neuron(
                 factor = final * _factors(lambda run, x, at=layer: run.out("mlp_post", at, x), runs)
             written = runs[0].out("mlp_post", layer, output_rows(model, "mlp_post", layer))
             rows = scaled(runs[0], written)
-            lenses = [
-                Lens.of(run, answer, run.mid(layer)[-1:])
-                for run, answer in zip(runs, answers, strict=True)
-            ]
+            asked = zip(runs, answers, strict=True)
+            lenses = [Lens.of(run, answer, run.mid(layer)[-1:]) for run, answer in asked]
             found.append(_layer(lenses, rows, (size * factor[:, None]).float()))
     return torch.stack(found, 1)
 
@@ -196,9 +182,7 @@ def _layer(
     return out
 
 
-def _factors(
-    apply: Callable[[Trace, Tensor], Tensor], runs: Sequence[Trace]
-) -> Float[Tensor, " prompt"]:
+def _factors(apply: Callable[[Trace, Tensor], Tensor], runs: Sequence[Trace]) -> Tensor:
     """By what factor each run's linear map is that of the first run."""
     x = runs[0].final[None]
     mapped = torch.cat([apply(run, x) for run in runs])

@@ -66,11 +66,8 @@ def attention_weights(
 ) -> Generator[None]:
     """Put some layers' attention weights of the runs inside the ``with`` block into `found`.
 
-    Fused attention functions never form the weights, so these runs use Hugging Face's eager one;
-    the model's own is back on exit.
-
-    Raises:
-        PlanError: a layer has no attention, or it gives out no weights.
+    Fused attention functions never form the weights, so these runs use Hugging Face's eager one.
+    `PlanError` where a layer has no attention, or it gives out no weights.
     """
 
     def keep(layer: int) -> Callable[..., None]:

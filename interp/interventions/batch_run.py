@@ -1,8 +1,7 @@
 """`Run`: a plan on a batch of prompts, whichever engine carries it out; `binding` makes it.
 
-Forward by forward the engine tells the run which tokens come in (all of them, or with a KV cache
-only the new ones), as a `Window`; each `BoundEdit` then finds the tokens that its scope covers and
-rewrites them. Rows may end and leave the batch: `Run.rows` says which are still there.
+Before each forward the engine notes which tokens come in (with a KV cache only the new ones) as a
+`Window`; each `BoundEdit` then rewrites those that its scope covers.
 """
 
 from collections.abc import Sequence
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError
-from interp.interventions.plan import Feedback
 from interp.interventions.rewrite import Rewrite
-from interp.model.sites import SITES, Site
+from interp.model.sites import Site
 
 
 @brief
@@ -28,9 +26,7 @@ class Window:
     Attributes:
         row: of each row of the batch, which of the bound prompts it is.
         pos: position of every token so far in its own prompt, padding left out.
-        real: which tokens are not padding.
         start: first column that this call computes; the earlier ones are in the KV cache.
-        cache: the KV cache, or ``None``.
     """
 
     row: Int[Tensor, " row"]
@@ -73,11 +69,8 @@ class Window:
 class Scope:
     """Positions resolved against the prompts of a batch.
 
-    Attributes:
-        prompt: which positions of each are in; ``None`` for every token there is.
-        length: of each prompt.
-        rows: which prompts the plan is for.
-        decoded: whether tokens after the prompt are in.
+    `prompt` says which positions of each are in (``None``: every token there is), `rows` which
+    prompts the plan is for, `decoded` whether tokens after the prompt are in.
     """
 
     prompt: Bool[Tensor, "prompt pos"] | None
@@ -101,14 +94,9 @@ class BoundEdit:
     """An edit at one site of one layer, resolved against model and prompts.
 
     Attributes:
-        site: where.
-        layer: in which block.
-        scope: at which tokens.
         features: the features of the selected units; ``None`` for all.
-        rewrite: the arithmetic.
         numbers: of each prompt, its entry in values that differ by prompt.
         positional: the length of the values' position axis, where they have one.
-        dosed: whether it follows the plan's `Feedback`.
     """
 
     site: Site
@@ -118,7 +106,6 @@ class BoundEdit:
     rewrite: Rewrite
     numbers: Int[Tensor, " prompt"] | None
     positional: int | None
-    dosed: bool = False
 
     def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
         """Edit the activation, which must be that of the forward call under way, in place."""
@@ -133,10 +120,9 @@ class BoundEdit:
         if not len(row):
             return
         where = [row.to(activation.device), new.to(activation.device)]
-        dose = run.dose_at(row, new) if self.dosed else None
         if self.features is not None:
             where = [where[0][:, None], where[1][:, None], self.features.to(activation.device)]
-        activation[*where] = self.rewrite(activation[*where], prompt, pos, dose)
+        activation[*where] = self.rewrite(activation[*where], prompt, pos)
 
     def tokens(self, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The tokens edited in a forward call: row, column among the new, entry, position."""
@@ -179,46 +165,22 @@ class BoundKnockOut:
 
 
 @brief
-@dataclass(frozen=True)
-class BoundFeedback:
-    """Reads the residual stream after a layer, and sets the dose of each row's next token."""
-
-    step: Feedback
-    numbers: Int[Tensor, " prompt"]
-    layer: int
-    site: Site = SITES["resid_post"]
-
-    def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
-        """Read; the activation stays as it is."""
-        step, entry = self.step, self.numbers[run.tokens.row]
-        held = (step.directions, step.low, step.high)
-        direction, low, high = (value[entry].to(activation.device).float() for value in held)
-        cosine = nn.functional.cosine_similarity(activation[:, -1].float(), direction, dim=-1)
-        run.set_dose(((high - cosine) / (high - low)).clamp(0.0, step.most))
-
-
-@brief
 @dataclass
 class Run:
     """Plans resolved against a batch, and the tokens of the forward call under way.
 
     Attributes:
-        edits: in plan order.
-        knock_outs: in plan order.
-        feedback: of the plan, if any.
+        edits, knock_outs: in plan order.
         lengths: of the prompts; ``None`` where any batch will do.
-        rows: which of the prompts the batches that are run have; ``None`` for all.
+        rows: which of the prompts are still in the batch; ``None`` for all.
         window: the forward call under way.
-        dose: of each prompt at each column so far, where the plan has feedback.
     """
 
     edits: list[BoundEdit]
     knock_outs: list[BoundKnockOut]
-    feedback: list[BoundFeedback]
     lengths: Int[Tensor, " prompt"] | None
     rows: Int[Tensor, " row"] | None = None
     window: Window | None = None
-    dose: Float[Tensor, "prompt column"] | None = None
 
     @property
     def tokens(self) -> Window:
@@ -230,11 +192,8 @@ class Run:
     def enter(self, ids: Tensor, mask: Tensor | None, start: int, cache: Any = None) -> None:
         """Note the tokens of a forward call; `PlanError` if they are not those of the prompts.
 
-        Args:
-            ids: token ids or embeddings of the new tokens, rows first.
-            mask: which of all tokens so far are real; ``None`` for all.
-            start: how many tokens are in the KV cache.
-            cache: the KV cache, or ``None``.
+        `ids` are the new tokens or their embeddings, `mask` says which of all tokens so far are
+        real (``None``: all), `start` how many are in the KV cache.
         """
         n = start + ids.shape[1]
         real = torch.ones(len(ids), n, dtype=torch.bool)
@@ -244,22 +203,6 @@ class Run:
             known = self.lengths if self.rows is None else self.lengths[self.rows]
             _check_batch(real.sum(-1).tolist(), known.tolist())
         self.window = Window.of(real, start, cache, self.rows)
-
-    def dose_at(self, row: Tensor, new: Tensor) -> Float[Tensor, " token"] | None:
-        """The dose at some of the new tokens."""
-        if self.dose is None:
-            return None
-        at = (self.tokens.row[row], new + self.tokens.start)
-        return self.dose[tuple(index.to(self.dose.device) for index in at)]
-
-    def set_dose(self, dose: Float[Tensor, " row"]) -> None:
-        """Set the dose of the token that comes next in each row."""
-        n, row = self.tokens.real.shape[1], self.tokens.row.to(dose.device)
-        known = dose.new_ones(len(dose) if self.lengths is None else len(self.lengths), n + 1)
-        if self.dose is not None:
-            known[:, :n] = self.dose[:, :n]
-        known[row, n] = dose
-        self.dose = known
 
 
 def _check_batch(run: Sequence[int], known: Sequence[int]) -> None:

@@ -17,17 +17,16 @@ class Rewrite:
     """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
 
     Attributes:
-        keep: the factor.
         add: what is added: one vector, one per position, or one per prompt and position; before it
             is given to its layers, one per layer, prompt and position.
         basis: B, orthonormal directions that are projected out.
-        of_norm: if set, what is added is multiplied by this times the L2 norm of x.
+        of_norm: whether what is added is multiplied by the L2 norm of x.
     """
 
     keep: float = 1.0
     add: Float[Tensor, "*prompt_pos feature"] | None = None
     basis: Float[Tensor, "feature direction"] | None = None
-    of_norm: float | None = None
+    of_norm: bool = False
 
     def of_layers(self, n: int) -> "list[Rewrite]":
         """The rewrite of each of `n` layers."""
@@ -59,10 +58,9 @@ class Rewrite:
         x: Float[Tensor, "token feature"],
         prompt: Int[Tensor, " token"],
         pos: Int[Tensor, " token"],
-        dose: Float[Tensor, " token"] | None = None,
     ) -> Float[Tensor, "token feature"]:
-        """The new features of some tokens; `dose` multiplies what is added to each."""
-        # 0 x inf is not a number, and what is replaced may be infinite.
+        """The new features of some tokens."""
+        # 0 x inf is no number, and what is replaced may be infinite.
         new = x * self.keep if self.keep else torch.zeros_like(x)
         add = self.added(prompt, pos)
         if self.basis is not None:
@@ -71,10 +69,8 @@ class Rewrite:
             new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
         if add is None:
             return new
-        if self.of_norm is not None:
-            add = add.to(x.device) * (self.of_norm * x.float().norm(dim=-1, keepdim=True))
-        if dose is not None:
-            add = add.to(x.device) * dose.to(x.device)[:, None]
+        if self.of_norm:
+            add = add.to(x.device) * x.float().norm(dim=-1, keepdim=True)
         return new + add.to(x)
 
 

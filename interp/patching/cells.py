@@ -34,10 +34,8 @@ class SweepArrays:
 class Cells:
     """Cells as columns of indices, ordered by the layer in which their row joins the batch.
 
-    Attributes:
-        pair, layer, place, unit: where in the values array each cell belongs.
-        entry: first layer patched.
-        start: first position patched.
+    `entry` and `start` are the first layer and position patched; the others say where in the
+    values array each cell belongs.
     """
 
     pair: np.ndarray
@@ -73,11 +71,7 @@ def run_sweep(
     tokens_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepArrays:
-    """Measure every cell of every pair, splitting the batch where memory asks for it.
-
-    `places` are the coordinates of the position axis (`Sweep.places`); a batch has at most
-    `tokens_at_once`, by default what `default_budget` says.
-    """
+    """Measure every cell of every pair, splitting the batch where memory asks for it."""
     n = len(pairs)
     out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
     budget = tokens_at_once or default_budget(model)

@@ -46,12 +46,7 @@ def asking(shots: Shots, question: str, edit: int = 0, before: str = "") -> Ask:
 
 
 def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
-    """Continue texts greedily, each under the changes of its edit, up to where its reply ends.
-
-    Raises:
-        PlanError: a change names a projection that the model does not have.
-        DataError: a text has no tokens.
-    """
+    """Continue texts greedily, each under the changes of its edit, up to where its reply ends."""
     out = [""] * len(asks)
     order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
     for lo in range(0, len(order), ROWS_AT_ONCE):

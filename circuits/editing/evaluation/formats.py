@@ -8,13 +8,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, AliasPath, Field
 
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.cases import (
-    Case,
-    Cases,
-    Hop,
-    RippleTest,
-    SingleEdit,
-)
+from circuits.editing.evaluation.cases import Case, Cases, Hop, RippleTest, SingleEdit
 from circuits.editing.fact import SLOT, Fact, refuse_conflicts
 from interp.data.pairs import Excluded
 from interp.data.records import Row, Text, checked, is_hub_id, read_records
@@ -314,8 +308,7 @@ def _ripple(row: _Ripple, id: str, where: str) -> SingleEdit:
     fact = Fact(prompt, subject, target, relation=row.relation, where=where)
     tests = [(name, test) for name in CRITERIA for test in getattr(row, name) or ()]
     answered = tuple((name, test) for name, test in tests if test.answered)
-    n_unanswered = len(tests) - len(answered)
-    return SingleEdit(id, fact, true, tests=answered, n_unanswered=n_unanswered)
+    return SingleEdit(id, fact, true, tests=answered)
 
 
 def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.discovery import Circuit, Pruning, search
+from circuits.discovery import Circuit, edge_pruning, search
 from interp.model.model import Model
 
 VERBS = ["discover", "evaluate", "compare", "show", "export", "validate"]
@@ -105,7 +105,7 @@ def shown(capsys: pytest.CaptureFixture, out: Path) -> str:
 def test_circuits_are_discovered(
     folder: Path, tmp_path: Path, capsys, monkeypatch, options: list, method: str
 ):
-    monkeypatch.setattr(search, "Pruning", functools.partial(Pruning, steps=5))
+    monkeypatch.setattr(search, "edge_pruning", functools.partial(edge_pruning, steps=5))
     out = tmp_path / "c.json"
     command = ["discover", *on(folder, "discovery"), *options, "--limit", "4", "--out", str(out)]
     report = said(capsys, *command)

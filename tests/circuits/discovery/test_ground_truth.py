@@ -11,7 +11,6 @@ import torch
 import interp
 from circuits.discovery import (
     Evaluator,
-    Pruning,
     acdc,
     all_edges,
     criteria,
@@ -144,7 +143,7 @@ def test_acdc_finds_the_true_circuit(name: str):
 def test_edge_pruning_finds_the_true_circuit(name: str):
     data, truth = evaluator_of(name)
     target = 1 - len(truth) / data.graph.n_edges
-    found = edge_pruning(data, Pruning(target=target, steps=150))
+    found = edge_pruning(data, target, steps=150)
     assert set(found.edge_names) == truth
 
 

@@ -23,7 +23,7 @@ from circuits.editing.presets import preset
 from circuits.editing.targets import ROUNDS, FactPrompts, search_targets
 from circuits.editing.writing import Request, write
 from interp.errors import DataError, RunFolderError
-from interp.forward.projections import rewriting
+from interp.forward.blocks import rewriting
 
 FACTS = (
     Fact("w1 {} w2 w3", "w10 w11", "w40", "w4 {} w5", implicit=("w20 w21", "w22")),

@@ -19,13 +19,13 @@ from circuits.editing.evaluation import (
 )
 from circuits.editing.evaluation import conditions as module
 from circuits.editing.evaluation import prior_knowledge as knowing
-from circuits.editing.evaluation.case_questions import CaseQuestion
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE, SHOTS
 from circuits.editing.evaluation.formats import load_benchmark, parse_cases
 from circuits.editing.evaluation.intervals import harmonic_mean
 from circuits.editing.evaluation.method_comparison import UNASKED
+from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact import Fact
 from circuits.editing.layer_selection import plot_separation
