@@ -73,7 +73,7 @@ def shots_named(name: str) -> Shots:
         return NAMED[name]
     if not is_file(name):
         raise DataError(
-            f"{shown(name, 200)} is no file of demonstrations, and not one of "
+            f"{shown(name, 200)} is not a file of demonstrations, and not one of "
             f"{' and '.join(NAMED)}."
         )
     return load_shots(name)

@@ -12,7 +12,7 @@ from interp.statistics import bootstrap_mean, discordant, mcnemar, resample_weig
 from interp.statistics.bootstrap import cluster_sums
 
 LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits")
-"""Columns of scores that are no metrics."""
+"""Columns of scores that are not metrics."""
 YES_OR_NO = ("multi_hop", "instance_wise")
 """Metrics that are 0 or 1 of each case and seed."""
 
