@@ -27,12 +27,8 @@ def fine_tune(
 ) -> tuple[dict[int, Change], Float[Tensor, " fact"]]:
     """Adam on the factors of one down-projection's change, each edit's own.
 
-    `owner` numbers the edit of each fact, whose prompts are in `learn`; `edits` are the changes so
-    far, and `preserved` the questions, of each edit.
-
-    Returns:
-        The change of each edit that has facts; and the probability that each fact's target
-        reached on its first prompt.
+    `owner` numbers the edit of each fact, whose prompts are in `learn`. Returns the change of each
+    edit that has facts, and each target's probability on the fact's first prompt.
     """
     changes: dict[int, Change] = {}
     p = torch.zeros(len(learn))

@@ -92,11 +92,7 @@ def search_targets(
 
 
 def _groups(facts: Sequence[FactPrompts], width: int) -> list[list[int]]:
-    """Facts of like tail length together, as many as the logits' memory allows.
-
-    All tails of a group are padded to its longest, so one that is a quarter longer starts the
-    next group.
-    """
+    """Facts of like tail length (to which all are padded), as many as the logits' memory allows."""
     reads = [sum(p.n_target for p in fact.learn) + 1 for fact in facts]
     tail = [max(p.n_tail for p in fact.all) for fact in facts]
     groups: list[list[int]] = []

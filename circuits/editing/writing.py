@@ -210,7 +210,7 @@ class _StageRun(Generic[S]):
         return own, {i: more[owner == i] for i in range(len(changes))}
 
     def by_edit(self) -> dict[int, list[int]]:
-        """Edit -> its jobs."""
+        """The jobs of each edit."""
         edits = self.owner.unique().tolist()
         return {edit: (self.owner == edit).nonzero()[:, 0].tolist() for edit in edits}
 

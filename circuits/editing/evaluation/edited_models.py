@@ -168,9 +168,8 @@ def drift(
 ) -> tuple[Float[Tensor, " edit"], Float[Tensor, " edit"]]:
     """Read passages of two or more tokens with and without each edit.
 
-    Returns:
-        Per edit, mean over the passages' tokens: KL(plain || edited) of the next token, in nats,
-        and the perplexity of the edited model over that of the plain one.
+    Returns per edit the mean KL(plain || edited) of the next token over all tokens, in nats, and
+    the perplexity of the edited model over that of the plain one.
     """
     kl, nll = torch.zeros(len(edits)), torch.zeros(len(edits))
     n_predicted = sum(len(passage.ids) - 1 for passage in passages)
@@ -196,9 +195,7 @@ def _log_p(
     return logits.log_softmax(-1)
 
 
-def _of_text(
-    log_p: Float[Tensor, "row pos vocab"], ids: Int[Tensor, " pos"]
-) -> Float[Tensor, " row"]:
+def _of_text(log_p: Float[Tensor, "row pos vocab"], ids: Tensor) -> Float[Tensor, " row"]:
     """Log-probability of the passage itself."""
     taken = ids[1:].to(log_p.device).expand(len(log_p), -1)
     return log_p.gather(2, taken[..., None])[..., 0].sum(1)
