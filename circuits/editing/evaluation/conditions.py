@@ -51,6 +51,8 @@ N_FLUENCY = 50
 """Tokens that an edited model continues each prompt by, for fluency."""
 N_CONTROLS, N_PRESERVED = 2, 8
 """Control and preserved questions of a kind, at most."""
+Writer = Callable[..., list[Written]]
+"""`write`, given all but the requests and the changes that they start with."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,11 @@ def evaluate_condition(
     at_once = len(cases) if protocol.sequential else SHARD
     report, kept = progress or (lambda done, total: None), steps or Steps()
     report(0, len(cases))
+    method: Any = condition.method
+    writer = partial(write, model, method=method, moments=moments, templates=templates)
     for lo in range(0, len(cases), at_once):
         shard = cases[lo : lo + at_once]
-        make = partial(_evaluated, model, condition, shard, protocol, moments, templates)
+        make = partial(_evaluated, model, condition, shard, protocol, writer)
         found.append(kept.step(f"{condition.name}.{protocol.seed}/{lo:06d}", make, TABLES))
         report(lo + len(shard), len(cases))
     answers, edits = (
@@ -134,19 +138,14 @@ def evaluate_condition(
 
 
 def _evaluated(
-    model: Model,
-    condition: EditCondition,
-    cases: Sequence[Any],
-    protocol: Protocol,
-    moments: Moments,
-    templates: Sequence[str],
+    model: Model, condition: EditCondition, cases: Sequence[Any], protocol: Protocol, writer: Writer
 ) -> dict[str, pd.DataFrame]:
     multi_hop = protocol.format == "mquake"
     questions, preserved = _questions(cases, protocol) if multi_hop else ([], [()] * len(cases))
     requests = [Request(c.facts, k) for c, k in zip(cases, preserved, strict=True)]
     started = time.perf_counter()
     with peak_memory(model.device) as peak:
-        written = _written(model, condition, requests, moments, templates, protocol.sequential)
+        written = _written(condition, requests, writer, protocol.sequential)
         peak_gb = peak()
     seconds = (time.perf_counter() - started) / len(cases)
     edits, owner = [one.changes for one in written], list(range(len(cases)))
@@ -192,28 +191,21 @@ def _questions(
 
 
 def _written(
-    model: Model,
-    condition: EditCondition,
-    requests: Sequence[Request],
-    moments: Moments,
-    templates: Sequence[str],
-    sequential: bool,
+    condition: EditCondition, requests: Sequence[Request], writer: Writer, sequential: bool
 ) -> list[Written]:
     """Every edit on its own, or on top of those before it, whose changes it then contains."""
-    method = condition.method
-    if method is None:
+    if condition.method is None:
         return [Written((), ())] * len(requests)
 
     def scaled(changes: Changes) -> Changes:
         return tuple(replace(one, up=condition.strength * one.up) for one in changes)
 
     if not sequential:
-        found = write(model, requests, method, moments, templates)
-        return [replace(one, changes=scaled(one.changes)) for one in found]
+        return [replace(one, changes=scaled(one.changes)) for one in writer(requests)]
     piled: list[Written] = []
     before: Changes = ()
     for request in requests:
-        (one,) = write(model, [request], method, moments, templates, [before])
+        (one,) = writer([request], start=[before])
         before += scaled(one.changes[len(before) :])
         piled.append(replace(one, changes=before))
     return piled
