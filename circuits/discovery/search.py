@@ -81,8 +81,8 @@ def acdc(
 
 
 def _found(data: Evaluator, edges: Bool[Tensor, "s d"], method: str) -> Circuit:
-    of = {"model": data.model.name, "weights_hash": data.model.weights_hash}
-    return Circuit(data.graph, edges, method=method, prompts=tuple(sorted(data.prompts)), **of)
+    name, weights, prompts = data.model.name, data.model.weights_hash, tuple(sorted(data.prompts))
+    return Circuit(data.graph, edges, None, {}, method, name, weights, prompts)
 
 
 # --- edge pruning ------------------------------------------------------------------------------
