@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.editing.change import Change, Changes
 from circuits.editing.solver import KeyMetric, solve
+from interp.brief import brief
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys, weight_of
 from interp.model.model import Model
@@ -31,6 +32,7 @@ BETA_RHO = 1e-3
 """lambda of beta, as a part of the trace of the moment of keys."""
 
 
+@brief
 @dataclass(frozen=True)
 class Queries:
     """Linear functions of a key: tau, 1 at a fact's keys, 0 at all others; beta, 1 at all keys."""

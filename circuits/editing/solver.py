@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.methods import MetricName
+from interp.brief import brief
 from interp.errors import PlanError
 
 RIDGE = 1e-4
@@ -24,6 +25,7 @@ PROTECTED = 0.98
 code cuts at an absolute singular value, which means another part on each model."""
 
 
+@brief
 @dataclass(frozen=True)
 class KeyMetric:
     """M at one projection, from the second moment of its input."""

@@ -28,11 +28,10 @@ class Losses:
     """What the pairs of each cell lose under each set.
 
     Attributes:
-        accuracy: accuracy lost; 1 where a right answer became wrong.
+        accuracy: 1 where a right answer became wrong.
         effect: logit difference lost, as a fraction of the cell's total effect.
         clusters: cell -> bridge entity of each pair.
-        sets: their names.
-        nll: nats per token that neutral text loses, [window, set]; ``None`` without such a text.
+        nll: nats per token that neutral text loses; ``None`` without such a text.
     """
 
     accuracy: Lost

@@ -62,9 +62,9 @@ def fitted(model: Model) -> Model:
     `ModelError` where the residual stream is not where the map says, a token reads later ones, or
     the logits are not the unembedding of the normed residual stream.
     """
-    model = _without(model, {site: why for site, why in _unbuilt(model)})
+    model = _without(model, dict(_unbuilt(model)))
     seen = probe(model)
-    model = _without(model, {site: why for site, why in misfits(model, seen)})
+    model = _without(model, dict(misfits(model, seen)))
     require_causal(model, seen)
     require_head(model, seen)
     return model

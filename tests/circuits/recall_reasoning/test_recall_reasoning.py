@@ -238,8 +238,8 @@ def test_every_cell_counts_as_much():
 
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
-    assert StudySettings.of(QUICK.record()) == QUICK
+    assert StudySettings().but(**QUICK.record()) == QUICK
     with pytest.raises(DataError, match="Did you mean 'n_random'"):
-        StudySettings.of({"n_randoms": 3})
+        StudySettings().but(n_randoms=3)
     with pytest.raises(DataError, match="Did you mean 'difference'"):
-        StudySettings.of({"rules": ["diference"]})
+        StudySettings().but(rules=["diference"])
