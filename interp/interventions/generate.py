@@ -163,8 +163,8 @@ def decode(
             states = cache.read(model)[:, -1]
             logits = model.arch.logits_transform(model.unembed(states).float())
             scores: Any = processors(seen, logits)  # pyright: ignore[reportArgumentType]
-            drawn = torch.multinomial(scores.softmax(-1), 1)[:, 0] if sample else None
-            token = scores.argmax(-1) if drawn is None else drawn
+            drawn = torch.multinomial(scores.softmax(-1), 1) if sample else scores.argmax(-1, True)
+            token = drawn[:, 0]
             for row, one in zip(run.rows.tolist(), token.tolist(), strict=True):
                 new[row].append(one)
             going = (~ended[token]).nonzero()[:, 0]
