@@ -15,7 +15,8 @@ from interp.lazy import lazy
 from interp.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
+    from interp.ablation.ablate import ablate
+    from interp.ablation.result import AblationResult
     from interp.attribution import (
         LogitLens,
         Scores,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from interp.loading.check import validate
     from interp.loading.load import load_model
     from interp.metrics import METRICS
+    from interp.model.components import all_but, cumulative, singles
     from interp.model.model import Model
     from interp.model.sites import SITES, Site
     from interp.patching.patch import patch

@@ -24,7 +24,7 @@ from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
 from interp import Plan, Scale
-from interp.ablation import AblationResult
+from interp.ablation.result import AblationResult
 from interp.attribution.scores import Scores, UnitScores
 from interp.errors import RunFolderError
 from interp.patching.result import PatchResult

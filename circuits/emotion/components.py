@@ -17,7 +17,7 @@ from circuits.emotion.directions import STREAMS, Directions, aligned
 from circuits.emotion.last_token import final_states
 from circuits.emotion.states import States
 from circuits.emotion.texts import EMOTIONS
-from interp.attribution.jacobians import with_fixed_scale
+from interp.attribution.estimators import with_fixed_scale
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError

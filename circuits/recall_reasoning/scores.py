@@ -92,15 +92,7 @@ def _attributed(
 @brief
 @dataclass(frozen=True)
 class AbilityCircuit:
-    """A set of components that is claimed to serve one ability.
-
-    Attributes:
-        ability: which.
-        kind: of the components.
-        rule: how they were ranked.
-        components: the best first.
-        scores: by the rule.
-    """
+    """Components that are claimed to serve one ability, best first, with scores by a rule."""
 
     ability: Ability
     kind: ComponentKind

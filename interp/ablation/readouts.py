@@ -70,11 +70,7 @@ def answer_reader(
 
 
 def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functions]:
-    """The names of readouts, and those of them that are functions.
-
-    Raises:
-        PlanError: there is none, one is unknown, or a function has the name of another readout.
-    """
+    """The names of readouts, and those of them that are functions; `PlanError` as in `ablate`."""
     if not given:
         raise PlanError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
     names = [one if isinstance(one, str) else as_metric(one).name for one in given]
@@ -95,11 +91,7 @@ def unit_of(readout: str) -> str:
 def candidate_tokens(
     model: Model, pairs: Sequence[TokenPair], candidates: Sequence[str] | None
 ) -> Int[Tensor, " candidate"]:
-    """The tokens among which an answer must be the likeliest; by default all answers of the pairs.
-
-    Raises:
-        DataError: a candidate is not one token, or a pair's answer is not a candidate.
-    """
+    """The tokens among which an answer must be the likeliest; by default all of the pairs'."""
     if candidates is None:
         return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
     prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
@@ -114,11 +106,7 @@ def candidate_tokens(
 
 
 def windows(model: Model, text: str) -> list[TokenPrompt]:
-    """Cut a text into windows of `WINDOW` tokens, each after the tokens every prompt starts with.
-
-    Raises:
-        PlanError: the text fills fewer than two.
-    """
+    """Cut a text into windows of `WINDOW` tokens, each after what every prompt starts with."""
     prefix = model.encode("")
     body = model.encode(text)[len(prefix) :]
     step = WINDOW - len(prefix)

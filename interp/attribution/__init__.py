@@ -14,13 +14,13 @@ if TYPE_CHECKING:
         attribute_nodes,
     )
     from interp.attribution.estimators import ESTIMATORS
+    from interp.attribution.exact import path_patch
     from interp.attribution.logit_attribution import (
         direct_logit_attribution,
         log_prob_increase,
         top_tokens,
     )
     from interp.attribution.logit_lens import LogitLens, logit_lens
-    from interp.attribution.path_patching import path_patch
     from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 
 __all__ = [

@@ -15,8 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast, gradients, run
-from interp.attribution.estimators import ESTIMATORS, IG_STEPS, Estimator, Linearised, linearise
-from interp.attribution.jacobians import pull_back, push_forward
+from interp.attribution.estimators import (
+    ESTIMATORS,
+    IG_STEPS,
+    Estimator,
+    Linearised,
+    linearise,
+    pull_back,
+    push_forward,
+)
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -97,11 +104,7 @@ def _multipliers(model: Model, at: Linearised) -> dict[str, list[Tensor]]:
     """Multipliers at every query, key and value, at each MLP's input, and at the final stream.
 
     Keys and values are shared by a group of query heads; letting one head of each group at a
-    time pass the multiplier on tells their parts apart.
-
-    Returns:
-        ``q``, ``k``, ``v``: (row, pos, head, d_head) of each layer; ``mlp_in``: of each layer;
-        ``final``: one tensor.
+    time pass the multiplier on tells their parts apart: (row, pos, head, d_head) of each layer.
     """
     here, a = at.run.kept, model.arch
     flat = [*here["z"], *here["mlp_in"], at.run.final]

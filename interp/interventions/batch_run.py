@@ -135,7 +135,7 @@ class Rewrite:
         pos: Int[Tensor, " token"],
     ) -> Float[Tensor, "token feature"]:
         """The new features of some tokens."""
-        # 0 x inf is no number, and what is replaced may be infinite.
+        # 0 x inf is not a number, and what is replaced may be infinite.
         new = x * self.keep if self.keep else torch.zeros_like(x)
         add = self.added(prompt, pos)
         if self.basis is not None:

@@ -78,11 +78,7 @@ class Architecture:
 
 
 def architecture_of(hf: nn.Module) -> Architecture:
-    """Map a Hugging Face causal language model through TransformerLens's adapter.
-
-    Raises:
-        ModelError: it has no adapter for the model's class, or one that does not fit.
-    """
+    """Map a Hugging Face causal language model; `ModelError` where no adapter fits it."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 
@@ -273,10 +269,7 @@ def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
     """A plain Hugging Face model that shares a bridge's weights, and its tokenizer.
 
     TransformerLens replaces the modules it wraps, so the model inside a bridge no longer
-    computes natively; a fresh skeleton takes the very same tensors.
-
-    Raises:
-        ModelError: the bridge has folded or centred its weights (compatibility mode).
+    computes natively; a fresh skeleton takes the very same tensors, unless they were rewritten.
     """
     if getattr(wrapped, "compatibility_mode", False):
         raise ModelError(

@@ -217,22 +217,17 @@ def excluded_rows(rows: Sequence[Excluded]) -> pd.DataFrame:
     by_reason: dict[str, list[str]] = {}
     for row in rows:
         by_reason.setdefault(row.reason, []).append(f"{row.id} ({row.where})")
-    return excluded_counts(
-        {reason: len(which) for reason, which in by_reason.items()},
-        {
-            reason: ", ".join(which[:5]) + f" and {len(which) - 5} more" * (len(which) > 5)
-            for reason, which in by_reason.items()
-        },
-    )
+    counted = [
+        (reason, len(ids), ", ".join(ids[:5]) + f" and {len(ids) - 5} more" * (len(ids) > 5))
+        for reason, ids in by_reason.items()
+    ]
+    return pd.DataFrame(counted, columns=["reason", "rows", "which"])
 
 
-def excluded_counts(
-    counts: Mapping[str, int], which: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def excluded_counts(counts: Mapping[str, int]) -> pd.DataFrame:
     """The same where only numbers are known."""
-    rows = [(reason, n, (which or {}).get(reason, "")) for reason, n in counts.items() if n]
-    frame = pd.DataFrame(rows, columns=["reason", "rows", "which"])
-    return frame if which is not None else frame.drop(columns="which")
+    rows = [(reason, n) for reason, n in counts.items() if n]
+    return pd.DataFrame(rows, columns=["reason", "rows"])
 
 
 def cell_text(value: Any) -> str:

@@ -42,8 +42,7 @@ class Result:
         """Read a run folder back, exactly; a class with subclasses reads theirs, too.
 
         Raises:
-            RunFolderError: missing, incomplete or damaged folder, or one of another kind; the
-                message names the file.
+            RunFolderError: missing, incomplete or damaged folder, or one of another kind.
         """
         path = Path(path)
         manifest = folder.read_manifest(path)

@@ -173,15 +173,10 @@ class RunFolder(Steps):
         """Open the folder of a run, which no other process may write to until it is closed.
 
         Left before it is finished, the steps stay for the next call; on Ctrl-C the exception gets
-        a note that says so.
-
-        Args:
-            out: the run folder.
-            verb: the command, such as ``"patch"``.
-            options: every named value that decides the numbers; of the model its `identity`, of
-                data rows their `fingerprint`.
-            unit: what `count` counts, such as ``"pairs"``.
-            force: replace another run, or a damaged one, with all that was stored of it.
+        a note that says so. `verb` is the command, such as ``"patch"``; `options` every named
+        value that decides the numbers, of the model its `identity`, of data rows their
+        `fingerprint`; `unit` what `count` counts. With `force` another run, or a damaged one, is
+        replaced, with all that was stored of it.
 
         Raises:
             RunFolderError: `out` holds anything else, or another process writes to it.
@@ -373,8 +368,7 @@ def in_one_piece(
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
 
-    Without a folder nothing is stored. Arguments and errors as in `RunFolder.open` and
-    `Steps.step`; `page` writes the run's page into the folder.
+    Without a folder nothing is stored. `page` writes the run's page; else as in `RunFolder`.
     """
     if out is None:
         return make()

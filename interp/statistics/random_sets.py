@@ -47,8 +47,7 @@ def random_sets(
     of size: a tenth of them, at least four.
 
     Raises:
-        StatisticsError: with ``layer``, a layer has too few other components; or a component is
-            chosen twice or does not exist.
+        StatisticsError: with ``layer``, a layer has too few other components.
     """
     places = _places(chosen, shapes, sizes or {})
     if n < 1 or not chosen:
@@ -95,9 +94,6 @@ def random_set(
     Where a layer has too few others, the nearest layers stand in. Kinds are drawn in the order of
     their first component in `chosen`. With `sizes`, a unit is drawn among the free ones of its
     layer that are nearest in size: as many as a tenth of the layer, at least four.
-
-    Raises:
-        StatisticsError: too few components are left, or one is chosen twice or does not exist.
     """
     drawn: tuple[Component, ...] = ()
     for kind, own in _places(chosen, shapes, sizes or {}).items():

@@ -309,7 +309,7 @@ def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as interrupted:
         compare_methods(model, cases, settings("prompt-only", "none"), out=out)
     assert interrupted.value.__notes__ == [
-        f"12 of 24 edits are kept in {out}.partial; run the same command again to go on."
+        f"12 of 24 edits are saved in {out}.partial; run the same command again to go on."
     ]
     with pytest.raises(RunFolderError, match=r"cases=12 \(this one: 3\) and other rows"):
         compare_methods(model, cases[:3], settings("prompt-only", "none"), out=out)
