@@ -42,7 +42,7 @@ KINDS: dict[str, str] = {
     QUERY_VALUE: "circuits.query_value.result:QueryValue",
     "query_value_validation": "circuits.query_value.validate:Validation",
     "edit": "circuits.editing.edit:Edit",
-    LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
+    LEDGER: "circuits.editing.edit:LedgerFolder",
     "layer selection": "circuits.editing.layer_selection:LayerSelection",
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",

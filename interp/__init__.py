@@ -15,19 +15,17 @@ from interp.lazy import lazy
 from interp.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from interp.ablation import AblationResult, ablate, all_but, cumulative, singles
-    from interp.attribution import (
-        LogitLens,
-        Scores,
-        attribute,
-        attribute_edges,
-        attribute_nodes,
+    from interp.ablation.ablate import ablate
+    from interp.ablation.result import AblationResult
+    from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+    from interp.attribution.exact import path_patch
+    from interp.attribution.logit_attribution import (
         direct_logit_attribution,
         log_prob_increase,
-        logit_lens,
-        path_patch,
         top_tokens,
     )
+    from interp.attribution.logit_lens import LogitLens, logit_lens
+    from interp.attribution.scores import Scores
     from interp.data.datasets import datasets
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from interp.interventions.plan import (
         Ablate,
         Add,
-        Feedback,
         KnockOut,
         Patch,
         Plan,
@@ -57,6 +54,7 @@ if TYPE_CHECKING:
     from interp.loading.check import validate
     from interp.loading.load import load_model
     from interp.metrics import METRICS
+    from interp.model.components import all_but, cumulative, singles
     from interp.model.model import Model
     from interp.model.sites import SITES, Site
     from interp.patching.patch import patch
@@ -70,7 +68,6 @@ __all__ = [
     "AblationResult",
     "Activations",
     "Add",
-    "Feedback",
     "Generation",
     "InterpError",
     "KnockOut",

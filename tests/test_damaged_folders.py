@@ -18,13 +18,13 @@ from sample_runs import RUNS, SAMPLES
 from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
 from circuits.editing.evaluation import Comparison
-from circuits.editing.layer_selection import load_selection
+from circuits.editing.layer_selection import selection_for
 from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
 from interp import Plan, Scale
-from interp.ablation import AblationResult
+from interp.ablation.result import AblationResult
 from interp.attribution.scores import Scores, UnitScores
 from interp.errors import RunFolderError
 from interp.patching.result import PatchResult
@@ -71,7 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, cache: None) -> dict[str, 
         SAMPLES[kind](add(kind, load))
     chosen = LayerSelection((0,), (1,), "by hand", {1: torch.eye(56)}, separation={1: 0.6})
     whose = {"model": model.name, "weights_hash": model.weights_hash}
-    replace(chosen, **whose).save(add("layers", lambda at: load_selection(model, at)))
+    replace(chosen, **whose).save(add("layers", lambda at: selection_for(model, at, "ace")))
     Plan.of(Scale("z", 0.5)).save(add("plan", Plan.load))
     return {name: (base / name, load) for name, load in loads.items()}
 

@@ -327,7 +327,7 @@ def changed(path: Path, content: Any, place: tuple[Any, ...], value: Any) -> Pat
 
 
 def test_settings_still_take_whole_numbers_for_margins():
-    assert StudySettings.of({"effect_margin": 1}).effect_margin == 1.0
+    assert StudySettings().but(effect_margin=1).effect_margin == 1.0
 
 
 @pytest.mark.parametrize(

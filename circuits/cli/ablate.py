@@ -95,10 +95,9 @@ def ablate(
     given = _components(components, components_file)
     refuse_unreadable(given or ())
     options: dict[str, Any] = {"readouts": names_in(readouts), "neutral": neutral_text(neutral)}
+    others = interp.load_pairs(reference) if reference else limit and rows[limit:]
     if kind == "mean":
-        options["reference"] = (
-            interp.load_pairs(reference) if reference else limit and rows[limit:]
-        ) or None
+        options["reference"] = others or None
     options |= {"n_random": random, "match_norms": match_norms, "cluster_by": cluster_by}
     options |= {"seed": seed, "out": into.out, "force": into.force}
     model = on.load()

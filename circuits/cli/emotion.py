@@ -78,8 +78,7 @@ def circuit(
 
 
 @command(
-    app,
-    f"interp emotion test --model smollm2-135m --discovery {FOLDER} --out runs/emotion/test",
+    app, f"interp emotion test --model smollm2-135m --discovery {FOLDER} --out runs/emotion/test"
 )
 def test(
     on: OnModel,
@@ -136,8 +135,7 @@ def directions(
 
 
 @command(
-    app,
-    f"interp emotion locate --model smollm2-135m --discovery {FOLDER} --emotion anger --top 10",
+    app, f"interp emotion locate --model smollm2-135m --discovery {FOLDER} --emotion anger --top 10"
 )
 def locate(
     on: OnModel,

@@ -39,8 +39,7 @@ DiscoveryEventsOption = Annotated[
     typer.Option(help="Texts for discovery, in SEV's schema; by default the shipped ones."),
 ]
 JudgeModelOption = Annotated[
-    str | None,
-    typer.Option(help="Model whose activations the first judge reads; not --model."),
+    str | None, typer.Option(help="Model whose activations the first judge reads; not --model.")
 ]
 
 
@@ -97,8 +96,7 @@ class ByRecipe:
     def read(self, **changes: Any) -> "EmotionRecipe":
         """The recipe that the file or the model's name gives, with what the options override.
 
-        Raises:
-            PlanError: neither is given, or none is shipped for the model.
+        `PlanError` where neither is given, or none is shipped for the model.
         """
         from circuits.emotion.emotion_settings import EmotionRecipe
         from interp.errors import PlanError
@@ -161,8 +159,7 @@ def discovered(
 ) -> "EmotionDiscovery":
     """The discovery with these settings and texts in a folder: loaded, gone on with, or begun.
 
-    Raises:
-        RunFolderError: the folder holds another one.
+    `RunFolderError` where the folder holds another one.
     """
     from circuits.emotion.discovery import discover
     from circuits.emotion.texts import interleaved

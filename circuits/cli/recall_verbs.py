@@ -32,8 +32,7 @@ from circuits.recall_reasoning.settings import StudySettings, load_recipe
 from interp.errors import PlanError
 
 app = typer.Typer(
-    help="Recall versus reasoning: separate circuits, tested by dissociation.",
-    no_args_is_help=True,
+    help="Recall versus reasoning: separate circuits, tested by dissociation.", no_args_is_help=True
 )
 
 DesignOption = Annotated[str, choice(DESIGNS, "Which kinds of prompts are contrasted.")]

@@ -88,7 +88,8 @@ def parts(given: dict[str, Any], where: str) -> dict[str, Any]:
     odd = next((n for n, some in neurons.items() if n[0] != "m" or len({*some}) < len(some)), None)
     if odd is not None:
         raise PlanError(
-            f"{where} keeps neurons of {shown(odd)}, which is no MLP of its graph or has one twice."
+            f"{where} keeps neurons of {shown(odd)}, which is not an MLP of its graph or has one "
+            "twice."
         )
     return {
         "graph": graph,

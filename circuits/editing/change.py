@@ -2,14 +2,14 @@
 
 import contextlib
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.forward.projections import Rewrite, rewriting
+from interp.forward.blocks import Rewrite, rewriting
 from interp.model.model import Model
 
 Place = tuple[str, int]
@@ -37,10 +37,6 @@ class Change:
         """What is added to the weight."""
         return self.up @ self.down.T
 
-    def times(self, factor: float) -> "Change":
-        """The same change, scaled."""
-        return replace(self, up=factor * self.up)
-
 
 Changes = tuple[Change, ...]
 """All changes of one edit."""
@@ -57,10 +53,7 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
     """Run each row of the batches inside the ``with`` block under the changes of its own edit.
 
     `owner` numbers each row's edit. The model's weights are not touched, and nothing of one edit
-    can propagate to the rows of another.
-
-    Raises:
-        PlanError: a change names a projection that the model does not have.
+    can propagate to the rows of another. Raises `PlanError` where there is no such projection.
     """
     places = dict.fromkeys(change.place for changes in edits for change in changes)
     with rewriting(model, [(*place, _added(model, edits, owner, place)) for place in places]):

@@ -1,4 +1,4 @@
-"""`Edit`: facts written into a model's weights, as a value; and the ledger of a loaded model.
+"""`Edit`: facts written into a model's weights, as a value; ledgers of loaded models and on disk.
 
 A changed weight is always its original plus the changes of all edits, formed anew in float64 and
 rounded once: undoing any edit leaves what would be there without it, and undoing the last one
@@ -23,7 +23,7 @@ from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
 from interp.brief import brief
 from interp.errors import DataError, RunFolderError
-from interp.forward.projections import projection
+from interp.forward.blocks import projection
 from interp.model.model import Model
 from interp.results import folder
 from interp.results.folder import write_text
@@ -39,13 +39,11 @@ class Edit(Result):
     """A low-rank change of named weights, bound to the weights it was made for.
 
     Attributes:
-        method: the name of the preset.
         model, weights_hash: what it was made for, before any edit.
         after: ids of the edits that the model carried when it was made.
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
-        seed: of the context templates.
     """
 
     facts: tuple[Fact, ...]
@@ -106,8 +104,7 @@ class Edit(Result):
         """What an edit writes, where, and how well its search ended."""
         n = len(self.facts)
         changes = [
-            {"matrix": f"block {one.layer}, {one.site}", "rank": one.up.shape[1]}
-            for one in self.changes
+            {"matrix": f"block {c.layer}, {c.site}", "rank": c.up.shape[1]} for c in self.changes
         ]
         after = f" Made on top of edits {', '.join(self.after)}." if self.after else ""
         return Report(
@@ -200,11 +197,10 @@ class Ledger:
 
 def ledger(model: Model) -> Ledger:
     """The ledger of a model; it lives as long as the loaded weights do."""
-    found: Any = model.hf.__dict__.get(_ATTRIBUTE)
-    if found is None:
-        found = Ledger(model.weights_hash)
-        model.hf.__dict__[_ATTRIBUTE] = found
-    return found
+    attributes = model.hf.__dict__
+    if _ATTRIBUTE not in attributes:
+        attributes[_ATTRIBUTE] = Ledger(model.weights_hash)
+    return attributes[_ATTRIBUTE]
 
 
 def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor:
@@ -240,8 +236,7 @@ def _refuse_shared_neurons(edits: Sequence[Edit]) -> None:
 def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
-    Raises:
-        DataError: none is given, their weights differ, their facts conflict, or they share neurons.
+    Raises `DataError` where their weights differ, their facts conflict, or they share neurons.
     """
     if not edits:
         raise DataError("there is no edit to merge; give at least one.")
@@ -282,3 +277,73 @@ def export(model: Model, path: str | Path) -> Path:
         for file in beside.glob("*.safetensors"):  # which only the user could read
             shutil.copymode(beside / "config.json", file)
     return out
+
+
+@brief
+@dataclass(frozen=True)
+class LedgerFolder:
+    """The edits that the command line makes, in the order in which they are applied."""
+
+    path: Path
+    edits: Sequence[Edit]
+    folders: Sequence[Path]
+
+    KIND = "edit ledger"
+
+    @classmethod
+    def load(cls, path: Path) -> "LedgerFolder":
+        """Read a ledger; `RunFolderError` where a file of an edit is missing or damaged."""
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; a ledger is a folder of edits.")
+        found = path.iterdir() if path.exists() else ()
+        folders = sorted(at for at in found if at.name.isdigit())
+        return cls(path, [_edit_in(at) for at in folders], folders)
+
+    @property
+    def next(self) -> Path:
+        """Where the next edit goes."""
+        return self.path / f"{max((int(at.name) for at in self.folders), default=0) + 1:04d}"
+
+    def removable(self, edit: str | None = None) -> tuple[Edit, Path]:
+        """The edit to take out, by its id or the last, and its folder."""
+        chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
+        if not chosen:
+            carried = ", ".join(one.id for one in self.edits) or "none"
+            raise DataError(f"no edit {edit or ''} in {self.path}, which holds {carried}.")
+        found = self.edits[chosen[-1]]
+        refuse_needed(found, self.edits)
+        return found, self.folders[chosen[-1]]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
+
+    def report(self) -> Report:
+        """The edits of a ledger, in the order in which they are applied."""
+        edits, n = self.edits, len(self.edits)
+        models = ", ".join(dict.fromkeys(edit.model for edit in edits)) or "none"
+        rows = [
+            {"edit": edit.id, "method": edit.method, "facts": len(edit.facts)}
+            | {"changed matrices": len(edit.changes), "on top of": list(edit.after)}
+            | {"made": edit.provenance.get("made"), "seconds": edit.seconds}
+            for edit in edits
+        ]
+        skipped = {f"edit {edit.id}: {note}": 1 for edit in edits for note in edit.skipped}
+        return Report(
+            title=f"Ledger of {n} edit{'s' * (n != 1)}: {self.path.name}",
+            lead=f"Model: {models}. The edits are applied in this order.",
+            sections=[
+                Section("Edits", [Table("Edits, in order", pd.DataFrame(rows))]),
+                Section("Facts", [facts_table(edits)]),
+            ],
+            method=("Provenance and command are those of the last edit.",),
+            excluded=excluded_counts(skipped),
+            provenance=edits[-1].provenance if edits else {},
+        )
+
+
+def _edit_in(at: Path) -> Edit:
+    try:
+        return Edit.load(at)
+    except RunFolderError as error:  # nothing can be made in this ledger, so no "run it again"
+        raise RunFolderError(f"delete {at} and make its edit again: {error}") from error

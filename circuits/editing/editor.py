@@ -40,8 +40,7 @@ def edit(
         method: a preset's name (`METHODS`) or a `Method`.
         preserve: questions whose answers must not change; of presets ``ace``, ``ace-query-first``
             and those with a ``+`` take some.
-        layers: of the ACE presets, from `circuits.editing.layer_search.select_layers`; built-in
-            models have shipped ones, which are the default.
+        layers: of the ACE presets, from `select_layers`; built-in models have shipped ones.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
         progress: called with (tokens done, in all) while second moments are taken.

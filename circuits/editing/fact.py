@@ -10,6 +10,7 @@ from interp.data.records import NO_OTHERS, checked, placed_rows
 from interp.errors import DataError, UnusableRow, shown
 
 SLOT = "{}"
+R = TypeVar("R")
 
 
 @brief
@@ -22,13 +23,8 @@ class Fact:
             ``"The capital of {} is"``.
         target: the new object, without a leading space.
         question: the same relation as a question with ``{}``, or empty.
-        relation: its name or identifier, or empty.
         implicit: noun phrases that mean the subject without naming it, such as ``"the country
             where the Eiffel Tower stands"``; in place of the subject they make two-hop prompts.
-        where: file and row it came from, for messages.
-
-    Raises:
-        UnusableRow: not one slot, no subject or target, or spaces around the object.
     """
 
     prompt: str
@@ -81,9 +77,7 @@ class PreservedQuestion:
 
     Attributes:
         subject: who or what it is about, as it stands in the text; DataError if it does not.
-        relation: what it asks of the subject, or empty.
         related: whether it could be asked of the edited subject, too.
-        where: file and row it came from, for messages.
     """
 
     text: str
@@ -125,9 +119,7 @@ def refuse_conflicts(facts: Sequence[Fact]) -> None:
 def load_facts(path: str | Path) -> list[Fact]:
     """Facts from a JSON list, JSONL file or Hub data set of objects with the fields of `Fact`.
 
-    Raises:
-        DataError: no such file or list, a wrong field, a fact that cannot be edited, or two that
-            contradict each other; file and row are named.
+    Raises `DataError`, naming file and row, where one cannot be edited or two contradict.
     """
     facts = _rows(path, Fact, "facts")
     refuse_conflicts(facts)
@@ -137,9 +129,6 @@ def load_facts(path: str | Path) -> list[Fact]:
 def load_preserved(path: str | Path) -> list[PreservedQuestion]:
     """Questions to preserve, with the fields of `PreservedQuestion`; as `load_facts` otherwise."""
     return _rows(path, PreservedQuestion, "questions")
-
-
-R = TypeVar("R", Fact, PreservedQuestion)
 
 
 def _rows(path: str | Path, kind: type[R], what: str) -> list[R]:

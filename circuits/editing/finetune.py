@@ -9,7 +9,7 @@ from torch import Tensor
 from circuits.editing.change import Change, Changes, under
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import FineTune
-from interp.forward.projections import rewriting, writer
+from interp.forward.blocks import projection, rewriting
 from interp.forward.tails import tails
 from interp.model.model import Model
 
@@ -108,7 +108,7 @@ def _mean(values: Float[Tensor, " n"], group: Int[Tensor, " n"], size: int) -> T
 
 def _tuned(rows: _Rows, stage: FineTune) -> tuple[list[Change], Float[Tensor, " fact"]]:
     model, n_edits, n_facts = rows.model, len(rows.edits), len(rows.lead)
-    weight = writer(model, SITE, stage.layer).get_parameter("weight")
+    weight = projection(model, SITE, stage.layer).get_parameter("weight")
     size = float(weight.float().square().mean().sqrt())
     d_in = model.arch.d_mlp or 0
     start = torch.randn(d_in, stage.rank, generator=torch.Generator().manual_seed(0))

@@ -10,21 +10,16 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
-from interp.forward.blocks import first_output
+from interp.forward.blocks import READERS, WRITERS, first_output, projection
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
-from interp.forward.projections import READERS, WRITERS, projection
 from interp.model.model import Model
 
 Pick = Callable[[Tensor, Any], Tensor]
 
 
 def module_at(model: Model, place: Place) -> nn.Module:
-    """The module whose output is what is written at a place; ``"resid_post"`` is the block itself.
-
-    Raises:
-        PlanError: no such projection.
-    """
+    """The module that writes at a place; of ``"resid_post"`` the block itself."""
     return projection(model, *place) if place[0] in WRITERS + READERS else model.blocks[place[1]]
 
 
@@ -39,9 +34,6 @@ def keys_at(
     """Inputs of projections at each prompt's anchor, all from one forward pass.
 
     Each prompt is read under the changes of the edit that `owner` numbers, by default the first.
-
-    Raises:
-        PlanError: no such projection.
     """
     out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
     owner = torch.zeros(len(prompts), dtype=torch.long) if owner is None else owner

@@ -61,13 +61,9 @@ def select_layers(
     keys vary. At a subject's own token keys differ between facts in every layer, so the query
     layers are the two neighbours, of those that MEMIT writes, of largest target probability.
 
-    Args:
-        model: the unedited model.
-        cases: with edits of last hops and implicit phrases of their subjects.
-        limit: use the first so many usable facts; `DataError` if there is none.
-        shots: demonstrations, as in the evaluation.
-        seed: of the draws.
-        progress: called with (questions asked, questions in this round).
+    The `cases` edit last hops and have implicit phrases of their subjects; the first `limit` usable
+    facts are taken (`DataError` if there is none), asked behind the demonstrations `shots`.
+    `progress` is called with (questions asked, questions in this round).
     """
     facts = propagations(model, cases, limit, shots, seed, progress)
     return selected(model, facts, cases, shots, seed)

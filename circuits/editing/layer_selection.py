@@ -35,7 +35,6 @@ class LayerSelection(Result):
     Attributes:
         query: layers where the subject's own token is written.
         value: deeper layers where the last token of a two-hop prompt is written.
-        by: how they were chosen, on what.
         covariances: by layer, the covariance within facts of what its FFN reads
             (`circuits.editing.moments.within_fact`); without them queries are small over text.
         threshold: match score at which value neurons write half of their target, if chosen.
@@ -151,19 +150,14 @@ def plot_separation(
 def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelection | None:
     """The layers for the methods that need some, from a folder or, of a built-in model, shipped.
 
-    Raises:
-        DataError: there are none for this model, or they are another model's.
-        RunFolderError: the folder is missing or damaged.
+    Raises `DataError` where there are none for this model, or they are another model's.
     """
     if not any(name.startswith("ace") for name in methods):
         return None
-    if path is None and model.name not in {at.name for at in SHIPPED.iterdir()}:
-        raise _unselected("the package has no layers", model)
-    return load_selection(model, path or SHIPPED / model.name)
-
-
-def load_selection(model: Model, path: Path) -> LayerSelection:
-    """The layers of a model in a folder; errors as in `selection_for`."""
+    if path is None:
+        if model.name not in {at.name for at in SHIPPED.iterdir()}:
+            raise _unselected("the package has no layers", model)
+        path = SHIPPED / model.name
     found = LayerSelection.load(path)
     if found.weights_hash != model.weights_hash:
         raise _unselected(f"{path} has the layers of {found.model!r}, other weights", model)

@@ -20,9 +20,9 @@ from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import keys_at
 from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
+from interp.forward.blocks import Rewrite, rewriting
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
-from interp.forward.projections import Rewrite, rewriting
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
@@ -55,14 +55,9 @@ def second_moments(
 ) -> Moments:
     """E[k k^T] at several projections, from one pass over the text.
 
-    Args:
-        model: the model, with the edits that it carries.
-        places: the projections.
-        texts: documents; by default the model's own samples at temperature 1, drawn with `seed`.
-        n_tokens: how many tokens to read; `PlanError` if the texts hold fewer.
-        seed: of the samples.
-        cache: folder of stored moments; by default the package's.
-        progress: called with (tokens done, in all): each is sampled, if need be, and read.
+    By default the text is the model's own samples at temperature 1, drawn with `seed`; `n_tokens`
+    of it are read (`PlanError` if `texts` hold fewer). Moments are stored in `cache`, by default
+    the package's. `progress` is called with (tokens done, in all), sampled ones and read ones.
     """
     folder = (cache or cache_dir() / "moments") / model.weights_hash
     text = "own samples" if texts is None else _hash("\0".join(texts), 64)
@@ -208,9 +203,7 @@ def keys_by_fact(
     return {at: list(found.double().cpu().split(sizes)) for at, found in keys.items()}
 
 
-def within_fact(
-    groups: Sequence[Float[Tensor, "prompt d_in"]],
-) -> Float[Tensor, "d_in d_in"]:
+def within_fact(groups: Sequence[Float[Tensor, "prompt d_in"]]) -> Float[Tensor, "d_in d_in"]:
     """S = w S_within + (1 - w) E[k k^T] + shrinkage, S_within being the covariance around means.
 
     Source: Fisher's discriminant, with its covariance pooled over classes that are not those to be

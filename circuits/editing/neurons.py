@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.editing.change import Change, Changes
 from circuits.editing.solver import KeyMetric, solve
+from interp.brief import brief
 from interp.errors import DataError
 from interp.forward.blocks import neuron_keys, weight_of
 from interp.model.model import Model
@@ -31,6 +32,7 @@ BETA_RHO = 1e-3
 """lambda of beta, as a part of the trace of the moment of keys."""
 
 
+@brief
 @dataclass(frozen=True)
 class Queries:
     """Linear functions of a key: tau, 1 at a fact's keys, 0 at all others; beta, 1 at all keys."""
@@ -64,17 +66,9 @@ def queries(
 
 
 def idle_neurons(
-    model: Model,
-    layer: int,
-    moment: Float[Tensor, "neuron neuron"],
-    n: int,
-    taken: Collection[int],
+    model: Model, layer: int, moment: Float[Tensor, "neuron neuron"], n: int, taken: Collection[int]
 ) -> Int[Tensor, " n"]:
-    """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`.
-
-    Raises:
-        DataError: the layer has fewer neurons left.
-    """
+    """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`."""
     value = weight_of(model, "mlp_post", layer).double().cpu()
     size = moment.diagonal() * value.square().sum(0)
     size[list(taken)] = torch.inf

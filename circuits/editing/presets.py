@@ -21,8 +21,6 @@ from circuits.editing.methods import (
 from interp.errors import DataError, did_you_mean
 from interp.model.model import Model
 
-PMET_SEARCH = Search(kl=1.0)
-
 
 def refuse_unknown(name: str, also: Collection[str] = ()) -> None:
     """Raise `DataError` unless a preset, or one of the names in `also`, goes by this name."""
@@ -34,8 +32,7 @@ def refuse_unknown(name: str, also: Collection[str] = ()) -> None:
 def preset(name: str, model: Model, layers: LayerSelection | None = None) -> Method:
     """A method by name, at this model's layers; ``+`` at the end informs it (`Method.informed`).
 
-    Raises:
-        DataError: unknown name, or an ACE preset without a layer selection.
+    Raises `DataError` for an unknown name, or an ACE preset without a layer selection.
     """
     refuse_unknown(name)
     base = name.removesuffix("+")
@@ -66,7 +63,7 @@ def early(model: Model) -> tuple[int, ...]:
 
 
 def _pmet(layers: tuple[int, ...]) -> Stage:
-    return Stage(layers, target="mlp+attn", spread="sqrt", rho=0.05, search=PMET_SEARCH)
+    return Stage(layers, target="mlp+attn", spread="sqrt", rho=0.05, search=Search(kl=1.0))
 
 
 def _two_hop(layers: tuple[int, ...]) -> Stage:

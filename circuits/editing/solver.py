@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.editing.methods import MetricName
+from interp.brief import brief
 from interp.errors import PlanError
 
 RIDGE = 1e-4
@@ -24,6 +25,7 @@ PROTECTED = 0.98
 code cuts at an absolute singular value, which means another part on each model."""
 
 
+@brief
 @dataclass(frozen=True)
 class KeyMetric:
     """M at one projection, from the second moment of its input."""
@@ -74,11 +76,8 @@ def solve(
 ) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
     """Factors (up, down) of the change up @ down^T that writes residuals at keys.
 
-    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly. At `preserved` keys the
-    residual is zero; one of them counts `weight` times one that is written.
-
-    Raises:
-        PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
+    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly, or raises `PlanError` where
+    keys depend linearly. At `preserved` keys, which count `weight` times, the residual is zero.
     """
     if not (keys.isfinite().all() and residuals.isfinite().all()):
         raise PlanError(

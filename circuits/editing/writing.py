@@ -71,13 +71,8 @@ def write(
 ) -> list[Written]:
     """Compute the changes of many independent edits; the model's weights are not touched.
 
-    Args:
-        model: the model.
-        requests: the edits.
-        method: how.
-        moments: of every projection in `Method.places`.
-        templates: contexts of clozes.
-        start: changes that each edit begins with, and that its result contains.
+    `moments` are of every projection in `Method.places`, `templates` contexts of clozes; `start`
+    are changes that each edit begins with, and that its result contains.
 
     Raises:
         DataError: facts of one request conflict, or a subject is not in its prompt.
@@ -228,9 +223,6 @@ class _StageRun(Generic[S]):
             )
         return self.batch.moments[place]
 
-    def metric(self, place: Place) -> KeyMetric:
-        return KeyMetric(self.stage.metric, self.moment(place))
-
 
 def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     """Where a stage's vectors are searched."""
@@ -263,7 +255,7 @@ class _ClosedForm(_StageRun[Stage]):
         return {edit: tuple(one[edit] for one in found) for edit in found[0]}
 
     def _changes_at(self, i: int, place: Place) -> dict[int, Change]:
-        stage, metric = self.stage, self.metric(place)
+        stage, metric = self.stage, KeyMetric(self.stage.metric, self.moment(place))
         residual, (keys, preserved) = self._residuals(i, place), self.keys(place)
         columns = [_key_columns(job, part) for job, part in zip(self.jobs, keys, strict=True)]
         out: dict[int, Change] = {}
@@ -304,7 +296,8 @@ class _NeuronStage(_StageRun[Neurons]):
     def changes(self, i: int) -> dict[int, Changes]:
         """The changes of every edit in the i-th layer."""
         stage, model, layer = self.stage, self.model, self.stage.layers[i]
-        metric, written = self.metric(("gate", layer)), self.moment(("mlp_post", layer))
+        metric = KeyMetric(stage.metric, self.moment(("gate", layer)))
+        written = self.moment(("mlp_post", layer))
         keys, preserved = self.keys(("gate", layer))
         carried = [change for one in ledger(model).applied for change in one.changes]
         out: dict[int, Changes] = {}

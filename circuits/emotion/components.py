@@ -17,12 +17,11 @@ from circuits.emotion.directions import STREAMS, Directions, aligned
 from circuits.emotion.last_token import final_states
 from circuits.emotion.states import States
 from circuits.emotion.texts import EMOTIONS
-from interp.attribution.jacobians import with_fixed_scale
+from interp.attribution.estimators import with_fixed_scale
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
-from interp.forward.blocks import head_writes, norm, weight_of
-from interp.forward.projections import writer
+from interp.forward.blocks import head_writes, norm, projection, weight_of
 from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
 from interp.progress import Progress
@@ -120,7 +119,8 @@ def post_norm(
     if path is None:
         return torch.ones(len(x)), torch.ones(model.arch.d_model)
     with torch.no_grad():
-        total = torch.cat([writer(model, site, layer)(part) for part in _chunks(model, x)])[None]
+        module = projection(model, site, layer)
+        total = torch.cat([module(part) for part in _chunks(model, x)])[None]
         ones = torch.ones_like(total)
         factors = with_fixed_scale(model, norm(model, layer, path), total, ones)[0].float().cpu()
     weight = factors[0]
@@ -166,7 +166,7 @@ def head_parts(
     out: list[Tensor] = []
     for rows, mid in zip(_chunks(model, z), _chunks(model, resid_mid), strict=True):
         flat = rows.flatten(-2)
-        total = writer(model, "z", layer)(flat)
+        total = projection(model, "z", layer)(flat)
         own = head_writes(model, layer, flat[:, None])[:, :, 0]  # row, head, d_model
         lost = post(total)[:, None] - post(total[:, None] - own)
         if normed:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from circuits.query_value.trace import Trace
-from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
+from interp.attribution.estimators import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
 
 LOGITS_AT_ONCE = 2**24

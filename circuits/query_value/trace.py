@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.jacobians import fixed_scale_transpose, with_fixed_scale
+from interp.attribution.estimators import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
-from interp.data.pairs import Excluded, PromptPairs
+from interp.data.pairs import Excluded, Pair, PromptPairs
 from interp.data.records import Index, Row, Text, checked, read_jsonl
 from interp.errors import DataError, did_you_mean, shown
 from interp.results.folder import write_text
@@ -32,15 +32,12 @@ class Data:
     """Prompt pairs by split and cell.
 
     Attributes:
-        pairs: split -> cell -> pairs.
         bridge: id of a pair -> its bridge entity, by which intervals resample.
         relation: id of a pair -> what is asked of the bridge; empty where a cell has no relations.
         candidates: cell -> the answers that accuracy chooses among.
         shortcuts: id of a pair -> the prompts of a shorter way to its answer. A model that is
             right on one need not have composed anything.
         rejected: what could not be matched, with reasons.
-        source: where the rows are from.
-        seed: of the splits and draws.
     """
 
     pairs: Mapping[str, Mapping[str, PromptPairs]]
@@ -58,11 +55,7 @@ class Data:
         return tuple(next(iter(self.pairs.values())))
 
     def of(self, split: str, cell: str, most: int | None = None) -> PromptPairs:
-        """The pairs of one cell in one split, at most so many.
-
-        Raises:
-            DataError: there is no such cell.
-        """
+        """The pairs of one cell in one split, at most so many; `DataError` for an unknown cell."""
         if cell not in self.pairs[split]:
             raise DataError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
         return self.pairs[split][cell][:most]
@@ -86,16 +79,9 @@ class Data:
         """One record per pair."""
         return [
             {
-                "id": pair.id,
+                **pair_record(pair, cell, self.bridge[pair.id]),
                 "split": split,
-                "cell": cell,
-                "bridge": self.bridge[pair.id],
                 "relation": self.relation[pair.id],
-                "clean": pair.clean,
-                "corrupt": pair.corrupt,
-                "answer": pair.answer,
-                "wrong_answer": pair.wrong_answer,
-                "spans": {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()},
                 "shortcuts": list(self.shortcuts.get(pair.id, ())),
             }
             for split, cells in self.pairs.items()
@@ -108,15 +94,23 @@ def record_of(
     cell: str,
     bridge: str,
     prompts: tuple[str, str],
+    subjects: tuple[str, str],
     answers: tuple[str, str],
-    spans: Mapping[str, Any],
-    **more: Any,
+    relation: str,
 ) -> Record:
-    """A record from (clean, corrupt) prompts and their answers."""
-    texts = dict(
-        zip(("clean", "corrupt", "answer", "wrong_answer"), prompts + answers, strict=True)
+    """The record of a (clean, corrupt) question; each subject is where it occurs last."""
+    first, second = (
+        (text.rindex(name), text.rindex(name) + len(name))
+        for text, name in zip(prompts, subjects, strict=True)
     )
-    return {"cell": cell, "bridge": bridge, **texts, "spans": spans, **more}
+    pair = Pair("", *prompts, *answers, {"subject": (first, second)})
+    return pair_record(pair, cell, bridge) | {"relation": relation}
+
+
+def pair_record(pair: Pair, cell: str, bridge: str) -> Record:
+    """The record of a pair."""
+    own = {name: value for name, value in vars(pair).items() if name != "where"}
+    return own | {"cell": cell, "bridge": bridge}
 
 
 def data_of(
@@ -126,11 +120,7 @@ def data_of(
     source: str,
     seed: int,
 ) -> Data:
-    """Put records into their splits and cells.
-
-    Raises:
-        DataError: a split lacks a cell, or a row is not a pair.
-    """
+    """Records by split and cell; `DataError` where a split lacks a cell, or a row is no pair."""
     cells = [c for c in CELLS if any(r["cell"] == c for r in records)]
     pairs: dict[str, dict[str, PromptPairs]] = {}
     for split in SPLITS:
@@ -158,11 +148,7 @@ def data_of(
 
 
 def load_data(path: Path) -> Data:
-    """Read what `Data.save` wrote.
-
-    Raises:
-        DataError: the file is missing or of another form.
-    """
+    """Read what `Data.save` wrote; `DataError` where the file is missing or of another form."""
     lines = read_jsonl(path, "cells")
     if not lines:
         raise DataError(f"{path} is empty; write one with `interp recall-reasoning build`.")
@@ -179,9 +165,8 @@ def load_data(path: Path) -> Data:
         if row.cell not in head.candidates:
             raise DataError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
         seen[row.id] = number
-    candidates = {cell: tuple(texts) for cell, texts in head.candidates.items()}
     records = [record for _, record in rows]
-    return data_of(records, candidates, tuple(head.rejected), head.source, head.seed)
+    return data_of(records, head.candidates, tuple(head.rejected), head.source, head.seed)
 
 
 def _is_cell(name: str) -> str:
@@ -193,7 +178,7 @@ def _is_cell(name: str) -> str:
 class _Head(Row):
     source: str
     seed: Index
-    candidates: dict[str, list[Text]]
+    candidates: dict[str, tuple[Text, ...]]
     rejected: list[Excluded]
 
 

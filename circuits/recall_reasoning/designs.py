@@ -40,13 +40,7 @@ class Ability:
 @brief
 @dataclass(frozen=True)
 class Design:
-    """Which cells are contrasted.
-
-    Attributes:
-        name: as the command line calls it.
-        abilities: each gets a circuit.
-        doubles: pairs of abilities whose double dissociation is tested.
-    """
+    """Which cells are contrasted: each ability gets a circuit, `doubles` are tested in pairs."""
 
     name: str
     abilities: tuple[Ability, ...]

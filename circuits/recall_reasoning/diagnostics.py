@@ -72,12 +72,10 @@ def firing_table(
 
     A neuron may fire in one cell only and have no effect there, which the ablation shows.
 
-    A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of the
-    ``own`` and of the ``other`` cells on which its gate is above 0, each cell counting as much, and
-    ``specificity``, own - other. The circuits should not have been found on these prompts.
-
-    Raises:
-        PlanError: the model has no gated MLPs.
+    A row per circuit and neuron: the ``score`` it was ranked by, the fraction of the prompts of
+    the ``own`` and of the ``other`` cells on which its gate is above 0, each cell counting as
+    much, and ``specificity``, own - other. The circuits should not have been found on these
+    prompts. `PlanError` where the model has no gated MLPs.
     """
     of_neurons = [circuit for circuit in circuits if circuit.kind == "neuron"]
     fires = {
@@ -115,16 +113,8 @@ def relations_table(
     is ablated on the test pairs of each.
 
     A row per circuit (``found_on`` a relation; ``jaccard`` with that of all relations), cell and
-    relation tested: accuracy and effect lost with 95 % intervals over bridges.
-
-    Args:
-        model: the model.
-        data: what the model gets right.
-        selection: the pairs that heads were scored on, whose scores lie in `out`.
-        chosen: circuits of all relations; those of heads are taken apart.
-        ablation: kind.
-        out: folder of the parts.
-        most: at most so many test pairs per cell.
+    relation tested: accuracy and effect lost with 95 % intervals over bridges. The scores on
+    `selection` lie in `out`; at most `most` test pairs per cell are run.
     """
     names = sorted({data.relation[p.id] for pairs in selection.values() for p in pairs} - {""})
     found: dict[str, tuple[AbilityCircuit, dict[str, Any]]] = {}
@@ -132,9 +122,8 @@ def relations_table(
         for name in names:
             ids = {p.id for ps in selection.values() for p in ps if data.relation[p.id] == name}
             scores = scores_of(model, selection, "head", out, among=ids)
-            for part in circuits_of(
-                scores, overall.ability, overall.rule, (len(overall.components),)
-            ):
+            size = len(overall.components)
+            for part in circuits_of(scores, overall.ability, overall.rule, (size,)):
                 shared = jaccard(set(overall.components), set(part.components))
                 row = {"circuit": f"{overall.name}@{name}", "ability": part.ability.name}
                 found[row["circuit"]] = part, row | {"found_on": name, "jaccard": shared}

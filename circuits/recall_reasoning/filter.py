@@ -31,11 +31,8 @@ AT_ONCE = 128
 class Filtered:
     """Data that a model gets right.
 
-    Attributes:
-        data: the pairs that are left.
-        counts: a row per split and cell: pairs drawn, asked, right and kept, their bridges, their
-            mean length, and the AUC of length against the first cell.
-        dropped: the other pairs: ``id``, ``where``, ``reason``.
+    `counts` has a row per split and cell (pairs drawn, asked, right and kept, their bridges, their
+    mean length, and the AUC of length against the first cell), `dropped` the other pairs.
     """
 
     data: Data
@@ -61,11 +58,7 @@ class Filtered:
 
 
 def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
-    """Ask the model every pair, and keep at most so many per cell and split.
-
-    Raises:
-        DataError: no pair fits the model's tokens.
-    """
+    """Ask the model every pair; keep at most so many per cell and split. Raises as `tokenise`."""
     return Filtered.of(data, answered(model, data, most), most)
 
 
@@ -125,7 +118,7 @@ def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -
     for text in texts:
         try:
             found.add(single_token(model, prompt, ids, text, "candidate"))
-        except DataError:  # of more tokens, so it is no pair's answer either
+        except DataError:  # of more tokens, so it is not a pair's answer either
             continue
     return sorted(found)
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.designs import Ability
 from circuits.recall_reasoning.filter import candidates
-from interp.ablation import AblationResult, ablate
+from interp.ablation.ablate import ablate
+from interp.ablation.result import AblationResult
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise
 from interp.interventions.run import sweep_plans
@@ -27,11 +28,10 @@ class Losses:
     """What the pairs of each cell lose under each set.
 
     Attributes:
-        accuracy: accuracy lost; 1 where a right answer became wrong.
+        accuracy: 1 where a right answer became wrong.
         effect: logit difference lost, as a fraction of the cell's total effect.
         clusters: cell -> bridge entity of each pair.
-        sets: their names.
-        nll: nats per token that neutral text loses, [window, set]; ``None`` without such a text.
+        nll: nats per token that neutral text loses; ``None`` without such a text.
     """
 
     accuracy: Lost

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from interp.attribution import direct_logit_attribution
+from interp.attribution.logit_attribution import direct_logit_attribution
 from interp.data.pairs import PromptPairs, TokenPair, single_token, tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import DataError
@@ -25,18 +25,10 @@ def bridge_readout(
 ) -> xr.DataArray:
     """Log p(bridge) by the logit lens, at the last token of the descriptive mention, by layer.
 
-    Args:
-        model: the model.
-        pairs: two-hop prompts; their counterparts name another entity in the same words.
-        bridge: id of a pair -> the bridge of its clean prompt.
-        span: the mention.
-
-    Returns:
-        Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: evidence of a first hop where
-        it is higher on clean prompts. Pairs whose bridge is not a single token are left out.
-
-    Raises:
-        DataError: no pair's bridge is a single token.
+    The pairs are two-hop prompts, `bridge` the bridge of each one's clean prompt by id, `span` the
+    mention. Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: evidence of a first hop
+    where it is higher on clean prompts. Pairs whose bridge is not a single token are left out;
+    `DataError` where none is.
 
     Source: Yang et al., arXiv 2402.16837.
     """
@@ -142,21 +134,13 @@ def memory_heads(
 
     The prompts state another answer (cell C-conflict) than `stored`, by id of the pair. A row per
     head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs with its
-    interval; memory heads are positive, in-context heads negative.
-
-    Raises:
-        DataError: no stored answer is a single token.
+    interval; memory heads are positive, in-context heads negative. `DataError` where no stored
+    answer is a single token.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """
     records = [
-        {
-            "id": pair.id,
-            "clean": pair.clean,
-            "corrupt": pair.corrupt,
-            "answer": stored[pair.id],
-            "wrong_answer": pair.answer,
-        }
+        {**vars(pair), "answer": stored[pair.id], "wrong_answer": pair.answer}
         for pair in conflict
         if stored.get(pair.id, pair.answer) != pair.answer
     ]

@@ -56,11 +56,8 @@ Prompts = tuple[list[str], list[str]]
 class LastToken:
     """What the published statistics look at, of each prompt's last token.
 
-    Attributes:
-        layers: norm and mean of the residual stream, attention entropy, gate activity.
-        heads: shape of the attention from it.
-        gates: see `last_gates`.
-        lengths: tokens of each prompt.
+    `layers`: norm and mean of the residual stream, attention entropy, gate activity; `heads`: shape
+    of the attention from it; `gates`: see `last_gates`; `lengths`: tokens of each prompt.
     """
 
     layers: Features
@@ -70,11 +67,7 @@ class LastToken:
 
 
 def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
-    """Run prompts one by one with eager attention, as the notebooks do.
-
-    Raises:
-        PlanError: the model has no gated MLPs.
-    """
+    """Run prompts one by one with eager attention, as the notebooks do; raises as `last_gates`."""
     gates = last_gates(model, prompts)
     rows: list[dict[str, np.ndarray]] = []
     states: list[np.ndarray] = []
@@ -103,8 +96,7 @@ def last_token(model: Model, prompts: Sequence[str]) -> LastToken:
 def last_gates(model: Model, prompts: Sequence[str]) -> Float[np.ndarray, "prompt layer neuron"]:
     """What the gate projections give at each prompt's last token, before the activation function.
 
-    Raises:
-        PlanError: the model has no gated MLPs.
+    `PlanError` where the model has no gated MLPs.
     """
     projections = [getattr(b.get_submodule("mlp"), "gate_proj", None) for b in model.blocks]
     values: list[Tensor] = []
@@ -239,12 +231,9 @@ def neuron_counts(recall: LastToken, reasoning: LastToken) -> dict[str, float]:
 def published_prompts(path: str | Path) -> Prompts:
     """The published prompts.
 
-    Args:
-        path: the released JSON file, a list of records with ``recall`` and ``reasoning``; or
-            the shipped ``recall_facts``, whose first 30 countries are put in the same words.
-
-    Raises:
-        DataError: the file is missing or of another form.
+    `path` is the released JSON file, a list of records with ``recall`` and ``reasoning``, or the
+    shipped ``recall_facts``, whose first 30 countries are put in the same words; `DataError` where
+    it is missing or of another form.
     """
     path = locate(path, "a file of published prompts")
     if path.suffix == ".jsonl":
@@ -287,7 +276,6 @@ class Replication(Result):
             mean attention entropy alone, and how many layers, heads and neurons are "specialised".
         layers: a row per set and layer.
         heads: a row per set and head.
-        model: its name.
     """
 
     KIND: ClassVar[str] = "recall_replication"
@@ -342,14 +330,9 @@ def _words(figure: str) -> str:
 
 
 def replicate(model: Model, sets: Mapping[str, Prompts]) -> Replication:
-    """Run the published layer, head and neuron tests on each set of prompts.
+    """Run the published layer, head and neuron tests on sets of recall and reasoning prompts.
 
-    Args:
-        model: with gated MLPs.
-        sets: name -> recall and reasoning prompts, such as ``published`` and ``matched``.
-
-    Raises:
-        PlanError: the model has no gate projection.
+    `PlanError` where the model has no gate projection.
     """
     confounds: list[dict[str, Any]] = []
     tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []

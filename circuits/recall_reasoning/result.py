@@ -36,8 +36,6 @@ class RecallReasoning(Result):
             relation each), and ``dropped`` (pairs that were left out, with reasons).
         scores: kind of component -> scores with dims (seed, cell, layer, unit), as fractions of
             each cell's total effect.
-        settings: what was asked for.
-        model: its name.
         seconds: wall time, of the last call where a study was resumed.
     """
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from circuits.recall_reasoning.designs import Ability
 from interp.ablation.controls import matched_sets, write_norms
-from interp.attribution import attribute
+from interp.attribution.attribute import attribute
 from interp.attribution.scores import UnitScores
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise
@@ -92,15 +92,7 @@ def _attributed(
 @brief
 @dataclass(frozen=True)
 class AbilityCircuit:
-    """A set of components that is claimed to serve one ability.
-
-    Attributes:
-        ability: which.
-        kind: of the components.
-        rule: how they were ranked.
-        components: the best first.
-        scores: by the rule.
-    """
+    """Components that are claimed to serve one ability, best first, with scores by a rule."""
 
     ability: Ability
     kind: ComponentKind

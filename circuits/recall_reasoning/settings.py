@@ -51,21 +51,12 @@ class StudySettings(ClosedRow):
     )
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it; `of` reads it."""
+        """As JSON holds it."""
         return self.model_dump(mode="json")
 
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Self:
-        """From JSON.
-
-        Raises:
-            DataError: an unknown field, or a value that cannot be.
-        """
-        return checked(cls, record, "settings")
-
     def but(self, **changed: Any) -> Self:
-        """The same settings with some fields changed; raises as `of`."""
-        return self.of(self.record() | changed)
+        """The same settings with some fields changed; `DataError` where one cannot be."""
+        return checked(type(self), self.record() | changed, "settings")
 
 
 class StudyRecipe(ClosedRow):
@@ -81,10 +72,6 @@ RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes"
 
 
 def load_recipe(path: str | Path) -> StudyRecipe:
-    """Read a recipe from a JSON file, or a shipped one by its name.
-
-    Raises:
-        DataError: no such file or name, or it is malformed; the field is named.
-    """
+    """Read a recipe from a JSON file, or a shipped one by its name; `DataError` if malformed."""
     file = locate(path, "a recipe file", RECIPES)
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))

@@ -65,7 +65,7 @@ def study(
 
     Args:
         model: from `interp.load_model`.
-        settings: what to do.
+        settings: sizes, ablations, margins, seeds.
         out: the run folder.
         datasets: folder of the data files, for models other than organisms; by default the
             shipped ones.
@@ -108,11 +108,7 @@ def study(
 def _filtered(
     model: Model, design: Design, settings: StudySettings, drawn: Data, seed: int, run: RunFolder
 ) -> Filtered:
-    """The data that the model gets right.
-
-    Raises:
-        DataError: a cell keeps fewer than `MINIMUM` pairs in some split.
-    """
+    """The data that the model gets right; `DataError` where a cell keeps too little of it."""
     most = max(settings.n_select, settings.n_validate, settings.n_test)
     tables = run.step(f"seed-{seed}/data", lambda: answered(model, drawn, most), TABLES)
     found = Filtered.of(drawn, tables, most)

@@ -67,15 +67,14 @@ def ablate(
 
     Args:
         model: from `interp.load_model`.
-        pairs: `PromptPairs`, or anything `load_pairs` takes.
+        pairs: anything `load_pairs` takes.
         sets: one set, as names (``"a3.h1,m5"`` or a list), a table or an array of scores; or
             named sets, such as `singles`, `cumulative` and `all_but` make.
         kind: ``"resample"``: the activation on the pair's corrupt prompt; ``"mean"``: over
-            `reference`, at each position if all prompts have one length and their spans at the
-            same positions, else over all tokens; ``"zero"``; ``"noise"``: Gaussian noise of 3
-            standard deviations of the site's activations is added.
-        readouts: names in `METRICS`, ``"accuracy"`` among `candidates`, ``"vocab_accuracy"``, or
-            functions of the logits, as `interp.patch` takes them.
+            `reference`, at each position if all prompts are of one form, else over all tokens;
+            ``"zero"``; ``"noise"`` of 3 standard deviations of the activations, added.
+        readouts: metrics as `interp.patch` takes them, ``"accuracy"`` among `candidates`, or
+            ``"vocab_accuracy"``.
         candidates: answers of one token; by default all answers and wrong answers of the pairs.
         reference: prompts of the mean (of pairs, the clean ones). Use others than `pairs`.
         neutral: a text unrelated to the task, whose perplexity shows damage in general. There,
@@ -202,12 +201,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 class _Task:
     """Examples that run under every set: pairs, or windows of text.
 
-    Attributes:
-        name: of its shards.
-        prompts, counterparts: the examples, and what they are resampled from.
-        starts: first position that a replacement can change.
-        replaced: by what.
-        reader: some of the examples -> how to read these.
+    They are resampled from `counterparts`; a replacement changes nothing before `starts`.
     """
 
     name: str
@@ -226,11 +220,8 @@ def _pair_task(
     # nothing differs between the two prompts before their first different token
     resampled = replaced.kind == "resample"
     starts = [pair.first_difference if resampled else 0 for pair in kept]
-    by_position = aligned([*prompts, *replaced.reference])
-    own, others = (
-        dataclasses.replace(replaced, by_position=by_position),
-        prompts_of(kept, "corrupt"),
-    )
+    own = dataclasses.replace(replaced, by_position=aligned([*prompts, *replaced.reference]))
+    others = prompts_of(kept, "corrupt")
     return _Task("pairs", prompts, others, starts, own, lambda part: reader(answers[part]))
 
 

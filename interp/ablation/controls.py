@@ -53,11 +53,7 @@ def matched_sets(
     match: Match = "layer",
     norms: Sizes | None = None,
 ) -> list[ComponentSet]:
-    """Random sets for a set of a model, as `random_sets`; kept where the set is kept.
-
-    Raises:
-        StatisticsError: with ``match="layer"``, a layer has too few other units.
-    """
+    """Random sets for a set of a model, as `random_sets`; kept where the set is kept."""
     known = shapes(model, {one.kind for one in chosen.components})
     drawn = random_sets(chosen.components, known, n, seed, match, norms)
     return [ComponentSet(one, chosen.among) for one in drawn]

@@ -70,8 +70,6 @@ def readout_section(top: pd.DataFrame, readout: str, unit: str, plot: go.Figure)
 def strongest(top: pd.DataFrame, readout: str, unit: str) -> str:
     """The first row of the sets of largest effect, as a sentence."""
     row = top.iloc[0]
-    random = f", beside {cell_text(float(row['random']))} of random sets"
-    return (
-        f"The largest effect on {readout} is {cell_text(float(row['effect']))} ({unit}), of "
-        f"{row['set']}{random * bool(row['n_random'])}."
-    )
+    random = f", beside {cell_text(float(row['random']))} of random sets" * bool(row["n_random"])
+    effect = cell_text(float(row["effect"]))
+    return f"The largest effect on {readout} is {effect} ({unit}), of {row['set']}{random}."

@@ -1,6 +1,5 @@
 """What is read from an ablated run: a metric, accuracy, or the perplexity of neutral text.
 
-- a name in `METRICS`, or a function of the logits: that metric at the prompt's last token;
 - ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
 - ``vocab_accuracy``: 1 where no token at all has (rank 0);
 - ``nll``: mean negative log-likelihood, in nats per token, of a window of neutral text; its
@@ -43,11 +42,7 @@ def answer_reader(
     candidates: Int[Tensor, " candidate"],
     answers: Int[Tensor, "pair 2"],
 ) -> Read:
-    """Reads the prediction at each pair's last token: `READOUTS` or `functions` by their names.
-
-    `candidates` are the tokens that `accuracy` chooses among, `answers` each pair's answer and
-    wrong answer.
-    """
+    """Reads the prediction at each pair's last token; `accuracy` chooses among `candidates`."""
     known = {**METRICS, **functions}
 
     def values(name: str, resid: Tensor, pair: Tensor) -> Float[Tensor, " row"]:
@@ -70,11 +65,7 @@ def answer_reader(
 
 
 def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functions]:
-    """The names of readouts, and those of them that are functions.
-
-    Raises:
-        PlanError: there is none, one is unknown, or a function has the name of another readout.
-    """
+    """The names of readouts, and those of them that are functions; `PlanError` as in `ablate`."""
     if not given:
         raise PlanError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
     names = [one if isinstance(one, str) else as_metric(one).name for one in given]
@@ -95,11 +86,7 @@ def unit_of(readout: str) -> str:
 def candidate_tokens(
     model: Model, pairs: Sequence[TokenPair], candidates: Sequence[str] | None
 ) -> Int[Tensor, " candidate"]:
-    """The tokens among which an answer must be the likeliest; by default all answers of the pairs.
-
-    Raises:
-        DataError: a candidate is not one token, or a pair's answer is not a candidate.
-    """
+    """The tokens among which an answer must be the likeliest; by default all of the pairs'."""
     if candidates is None:
         return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
     prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
@@ -114,11 +101,7 @@ def candidate_tokens(
 
 
 def windows(model: Model, text: str) -> list[TokenPrompt]:
-    """Cut a text into windows of `WINDOW` tokens, each after the tokens every prompt starts with.
-
-    Raises:
-        PlanError: the text fills fewer than two.
-    """
+    """Cut a text into windows of `WINDOW` tokens, each after what every prompt starts with."""
     prefix = model.encode("")
     body = model.encode(text)[len(prefix) :]
     step = WINDOW - len(prefix)

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError, did_you_mean
+from interp.interventions.batch_run import Rewrite
 from interp.interventions.plan import Ablate, Plan
-from interp.interventions.rewrite import Rewrite
 from interp.interventions.values import mean_ablation, noise_ablation, resample_ablation
 from interp.model.model import Model
 
@@ -22,15 +22,10 @@ Rewrites = Mapping[tuple[str, int], Rewrite]
 @brief
 @dataclass(frozen=True)
 class Replacement:
-    """How ablated activations are made up.
+    """How ablated activations are made up, at some `layers` of sites.
 
-    Attributes:
-        model: the model.
-        kind: zero; mean over `reference`; resample: the counterpart prompt's; noise added.
-        layers: site -> the layers needed.
-        reference: the prompts of the mean.
-        seed: of the noise.
-        by_position: whether each position has its own mean.
+    Zero; mean over `reference`, `by_position` or over all tokens; resample: the counterpart
+    prompt's; or noise added, by `seed`.
     """
 
     model: Model
@@ -87,11 +82,7 @@ def _rewrites(plans: Sequence[Plan]) -> Rewrites:
 
 
 def check_kind(kind: str, reference: Sequence[TokenPrompt]) -> AblateKind:
-    """The kind of ablation by its name.
-
-    Raises:
-        PlanError: an unknown kind, or a mean without reference prompts.
-    """
+    """The kind of ablation by its name; a mean needs reference prompts."""
     kinds: tuple[AblateKind, ...] = get_args(AblateKind)
     if kind not in kinds:
         raise PlanError(f"unknown kind of ablation {kind!r}. {did_you_mean(kind, kinds)}")

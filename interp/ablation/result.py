@@ -43,8 +43,6 @@ class AblationResult(Result):
         uncontrolled: name -> why a set has no control.
         clusters: each pair's entity; empty where every pair stands for itself.
         excluded: refused rows with reasons.
-        model, kind, mean_over, source: what was ablated how, on what.
-        seed: of random sets, noise and bootstrap.
         seconds: wall time of the runs.
     """
 
@@ -78,11 +76,7 @@ class AblationResult(Result):
         return self.reading().sizes["pair"]
 
     def reading(self, readout: str | None = None) -> xr.Dataset:
-        """The values of one readout; the first by default.
-
-        Raises:
-            PlanError: it was not read.
-        """
+        """The values of one readout; the first by default."""
         name = readout or self.readouts[0]
         if name not in self.readings:
             raise PlanError(f"{name!r} was not read. {did_you_mean(name, self.readouts)}")
@@ -91,16 +85,12 @@ class AblationResult(Result):
     def table(self, readout: str | None = None) -> pd.DataFrame:
         """One row per set: its effect, with interval, beside the effects of its random sets.
 
-        Returns:
-            ``effect`` = ablated - baseline, mean over examples, with its 95 % bootstrap interval
-            ``low`` to ``high`` over examples or clusters; ``random``, ``random_low`` and
-            ``random_high``: mean and central 95 % of the random sets' effects; ``p``: how often
-            a random set does at least as much (as little, where the set is kept), counting the
-            set itself; ``p_adjusted``: the same over all sets (Benjamini-Hochberg). NaN where
-            there is no control.
-
-        Raises:
-            PlanError: `readout` (by default the first) was not read.
+        ``effect`` = ablated - baseline, mean over examples, with its 95 % bootstrap interval
+        ``low`` to ``high`` over examples or clusters; ``random``, ``random_low`` and
+        ``random_high``: mean and central 95 % of the random sets' effects; ``p``: how often
+        a random set does at least as much (as little, where the set is kept), counting the
+        set itself; ``p_adjusted``: the same over all sets (Benjamini-Hochberg). NaN where
+        there is no control; `PlanError` where `readout` (by default the first) was not read.
         """
         data = self.reading(readout)
         baseline, ablated, random = (data[k].values for k in VARIABLES)
@@ -123,17 +113,10 @@ class AblationResult(Result):
         return found.iloc[order[:n]].reset_index(drop=True)
 
     def perplexity(self) -> pd.DataFrame:
-        """Perplexity on neutral text: unablated, ablated, and the factor with its 95 % interval.
-
-        Raises:
-            PlanError: no neutral text was given.
-        """
-        nll = self.table("nll")
-        names = {"baseline": "baseline", "ablated": "ablated", "factor": "effect"}
-        names |= {"low": "low", "high": "high", "random": "random"}
-        return pd.DataFrame(
-            {"set": nll["set"], **{name: np.exp(nll[column]) for name, column in names.items()}}
-        )
+        """Perplexity on neutral text: unablated, ablated, and the factor with its 95 % interval."""
+        nll = self.table("nll").set_index("set").rename(columns={"effect": "factor"})
+        columns = ["baseline", "ablated", "factor", "low", "high", "random"]
+        return nll[columns].apply(np.exp).reset_index()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example, set and readout: baseline and ablated value."""

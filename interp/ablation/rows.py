@@ -15,7 +15,7 @@ from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, run_packed
-from interp.interventions.rewrite import Rewrite
+from interp.interventions.batch_run import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
@@ -35,12 +35,8 @@ Measured = dict[str, tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, "prom
 class Removal:
     """Replaces the units that each row's set ablates, at one site of one layer.
 
-    Attributes:
-        site, layer: where.
-        chosen: which units each set ablates.
-        rewrite: what becomes of a unit.
-        into: flat indices of the tokens changed.
-        prompt, pos, set: which prompt, which of its positions, and which set each belongs to.
+    `chosen` are the units that each set ablates, `into` flat indices of the tokens changed, with
+    the prompt, the position in it, and the set that each belongs to.
     """
 
     site: Site
@@ -77,9 +73,6 @@ def run_sets(
     """Run each prompt with each set of components ablated, and unablated, and read the results.
 
     `starts` are the first positions of the prompts that a replacement can change.
-
-    Raises:
-        OutOfMemory: two prompts alone do not fit.
     """
     units = _units(model, ablated)
     cells = _cells(model, len(prompts), len(ablated), units)

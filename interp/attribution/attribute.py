@@ -26,9 +26,10 @@ from interp.attribution.nodes import (
     by_position,
     grad_drop_scores,
     node_scores,
+    qk_edge_scores,
+    qk_node_scores,
     unit_scores,
 )
-from interp.attribution.qk_fix import qk_edge_scores, qk_node_scores
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.prompts import mixed_positions
@@ -62,20 +63,13 @@ def attribute_edges(
     at_once: int | None = None,
     progress: Progress | bool = True,
 ) -> EdgeScores:
-    """How much the metric owes to each edge of the graph.
+    """How much the metric owes to each edge of the graph; positive = it supports the answer.
 
-    Args:
-        model: from `interp.load_model`.
-        pairs: `PromptPairs`, or anything `load_pairs` takes.
-        method: one of `EDGE_METHODS`; ``"exact"`` runs the model once per edge and pair.
-        metric: ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a differentiable function, as
-            `interp.patch` takes it.
-        steps: interpolation points, of the methods that integrate.
-        at_once: pairs in a micro-batch.
-        progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
-
-    Returns:
-        `EdgeScores`; positive = the edge supports the answer.
+    `pairs` is anything `load_pairs` takes; `method` one of `EDGE_METHODS`, of which ``"exact"``
+    runs the model once per edge and pair; `metric` ``"logit_diff"``, ``"logprob"``, ``"prob"``, or
+    a differentiable function, as `interp.patch` takes it; `steps` the interpolation points of the
+    methods that integrate; `at_once` the pairs in a micro-batch. `progress` is called with (pairs
+    done, pairs in all); True draws a bar where one is watched.
 
     Raises:
         PlanError: unknown method or metric.
@@ -107,7 +101,7 @@ def attribute_nodes(
     """How much the metric owes to the embedding, each head and each MLP, all tokens together.
 
     ``"exact"`` gives a node its corrupt activation and recomputes the rest (noising); the others
-    approximate it. Arguments and errors as `attribute_edges`.
+    approximate it. Arguments and errors as in `attribute_edges`.
     """
     graph = Graph.of(model.arch)
 
@@ -142,17 +136,9 @@ def attribute(
     site name; `over` the axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the
     site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
     attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
-    two corrections of it. All else as in `attribute_edges`.
-
-    Returns:
-        `UnitScores`, dims ``("pair", *over)``; NaN beyond a prompt's end.
-
-    Raises:
-        PlanError: the site or an axis does not exist in this model.
-
-    Warns:
-        InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
-            are.
+    two corrections of it. Dims are ``("pair", *over)``, NaN beyond a prompt's end. Over ``pos``,
+    prompts that differ in length or in where their spans are raise an `InterpWarning`. All else as
+    in `attribute_edges`, and `PlanError` where this model has no such site or axis.
     """
     where, layer = model.site(site)
     axes, unit = checked_axes(where, layer, over)
@@ -195,15 +181,11 @@ def attribute_to(
 ) -> Scores:
     """Attribute to what a name says: ``"edges"``, ``"nodes"``, or the units of a site.
 
-    `over` are the axes of a site, comma-separated (by default ``layer,pos``); method, metric and
-    steps as in the three calls. With `out`, a run folder, a stopped run resumes there and a
-    finished one is loaded; `force` replaces another run, or a damaged one, that it holds; `seed`,
-    of the bootstrap, is recorded. `progress` is called with (pairs done, pairs in all).
-
-    Raises:
-        PlanError: this method does not attribute to that; axes were given for edges or nodes; or
-            no such site.
-        RunFolderError: `out` holds another run, or something else.
+    `over` are the axes of a site, comma-separated (by default ``layer,pos``). With `out`, a run
+    folder, a stopped run resumes there and a finished one is loaded; `force` replaces another run,
+    or a damaged one, that it holds; `seed`, of the bootstrap, is recorded. Else as in the three
+    calls, and `PlanError` where the method does not attribute to that, or it has no such axes;
+    `RunFolderError` where `out` holds another run, or something else.
     """
     refuse_mismatch(of, over, method)
     options: dict[str, Any] = {"of": of, "over": over, "method": method}
@@ -233,10 +215,9 @@ def _by_name(
     model: Model, pairs: PromptPairs, of: str, over: str | None, method: str, **options: Any
 ) -> Scores:
     options["progress"] = options["progress"] or False
-    if of == "edges":
-        return attribute_edges(model, pairs, method, **options)
-    if of == "nodes":
-        return attribute_nodes(model, pairs, method, **options)
+    if of in ("edges", "nodes"):
+        call = attribute_edges if of == "edges" else attribute_nodes
+        return call(model, pairs, method, **options)
     return attribute(model, pairs, of, over or "layer,pos", method, **options)
 
 
@@ -276,11 +257,7 @@ def _in_shards(
 def edges_by(
     model: Model, contrast: Contrast, method: str, steps: int | None = None
 ) -> tuple[EdgeMatrices, Baseline]:
-    """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched.
-
-    Raises:
-        PlanError: unknown method, or steps for one without them.
-    """
+    """Edge scores of one contrast by any method's name, pair by pair, and the metric unpatched."""
     if method in ESTIMATORS:
         at = linearise(model, contrast, estimator_named(method, steps), kept(model))
         return linearised_scores(model, contrast, at), at.metric
@@ -325,11 +302,7 @@ def baseline(model: Model, contrast: Contrast) -> Baseline:
 def checked_axes(
     site: Site, layer: int | None, over: Sequence[str] | str
 ) -> tuple[tuple[str, ...], str]:
-    """The axes, and the name of the site's unit axis: ``"unit"`` where it has none to tell apart.
-
-    Raises:
-        PlanError: one cannot attribute to that over these axes, whatever the model.
-    """
+    """The axes, and the name of the site's unit axis: ``"unit"`` where none can be told apart."""
     axes = tuple(over.split(",") if isinstance(over, str) else over)
     unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
     allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")

@@ -35,10 +35,8 @@ PAIRS_AT_ONCE = 8
 class Contrast:
     """A batch of pairs of equally long prompts.
 
-    Attributes:
-        calls: what enters the layers; prompts 2i and 2i + 1 are pair i's clean and corrupt one.
-        mask: the real tokens of each pair.
-        read: the metric; higher = more of the behaviour.
+    Prompts 2i and 2i + 1 of `calls` are pair i's clean and corrupt one; `mask` has the real tokens
+    of each pair, `read` is the metric.
     """
 
     calls: LayerCalls
@@ -70,12 +68,7 @@ def contrasts(
     metric: AnyMetric = "logit_diff",
     at_once: int | None = None,
 ) -> Iterator[Contrast]:
-    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token.
-
-    Raises:
-        PlanError: a metric that has no useful gradient at the clean run.
-        DataError: fewer than one pair in a batch.
-    """
+    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
     chosen = as_metric(metric)
     if metric in ("kl", "rank"):
         raise PlanError(
@@ -111,12 +104,9 @@ def contrasts(
 @brief
 @dataclass(frozen=True)
 class RunValues:
-    """Activations of a batch of rows at the asked sites.
+    """Activations of a batch of rows: site -> each layer's, and the stream after the last block.
 
-    Attributes:
-        pair: which pair of the contrast each row belongs to.
-        kept: site -> activation of each layer. ``mlp_in`` is the MLP's input, after its norm.
-        final: the residual stream after the last block.
+    ``mlp_in`` is the MLP's input, after its norm; `pair` is each row's pair of the contrast.
     """
 
     pair: Int[Tensor, " row"]
@@ -206,16 +196,14 @@ def gradients(
     output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor | None = None, **options: Any
 ) -> list[Tensor]:
     """Gradients of an output at several inputs; zero where it does not depend on one."""
-    found = torch.autograd.grad(output, inputs, multiplier, allow_unused=True, **options)
-    known: list[Tensor | None] = list(found)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(known, inputs, strict=True)]
+    options |= {"allow_unused": True, "materialize_grads": True}
+    return list(torch.autograd.grad(output, inputs, multiplier, **options))
 
 
 def forward_equivalents(model: Model, contrast: Contrast, work: Callable[[], Any]) -> float:
     """Floating-point operations of `work`, in forward passes of the contrast's clean prompts.
 
-    Counts matrix products and attention, backward passes as they are: parameters are frozen, so a
-    backward pass costs about one forward pass, not two.
+    Parameters are frozen, so a backward pass costs about one forward pass, not two.
     """
     start = contrast.calls.embeddings[contrast.clean]
     # fused attention is not counted on a CPU; its plain form is

@@ -15,8 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast, gradients, run
-from interp.attribution.estimators import ESTIMATORS, IG_STEPS, Estimator, Linearised, linearise
-from interp.attribution.jacobians import pull_back, push_forward
+from interp.attribution.estimators import (
+    ESTIMATORS,
+    IG_STEPS,
+    Estimator,
+    Linearised,
+    linearise,
+    pull_back,
+    push_forward,
+)
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -31,10 +38,9 @@ EdgeMatrices = Iterator[Float[Tensor, "source destination"]]
 
 
 def edge_scores(model: Model, contrast: Contrast, estimator: Estimator) -> EdgeMatrices:
-    """Scores of all edges, pair by pair.
+    """Scores of all edges, pair by pair. Source: arXiv 2310.10348 and 2403.17806.
 
-    Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; the pull-back is exact
-    algebra, since all branches of a layer read the same residual stream.
+    The pull-back is exact algebra, since all branches of a layer read the same residual stream.
     """
     at = linearise(model, contrast, estimator, kept(model))
     yield from linearised_scores(model, contrast, at)
@@ -61,9 +67,7 @@ def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeM
 def ig_activation_scores(model: Model, contrast: Contrast, steps: int = IG_STEPS) -> EdgeMatrices:
     """EAP-IG over activations: one layer's sources at a time move from corrupt to clean.
 
-    The slope of every edge is averaged over all (2 L + 1) S runs, as the published code does.
-
-    Source: Hanna et al., arXiv 2403.17806; circuits in MIB, arXiv 2504.13151.
+    Slopes are averaged over all (2 L + 1) S runs, as in the published code (arXiv 2403.17806).
     """
     graph = Graph.of(model.arch)
     plain = linearise(model, contrast, ESTIMATORS["eap"], kept(model))
@@ -97,11 +101,7 @@ def _multipliers(model: Model, at: Linearised) -> dict[str, list[Tensor]]:
     """Multipliers at every query, key and value, at each MLP's input, and at the final stream.
 
     Keys and values are shared by a group of query heads; letting one head of each group at a
-    time pass the multiplier on tells their parts apart.
-
-    Returns:
-        ``q``, ``k``, ``v``: (row, pos, head, d_head) of each layer; ``mlp_in``: of each layer;
-        ``final``: one tensor.
+    time pass the multiplier on tells their parts apart: (row, pos, head, d_head) of each layer.
     """
     here, a = at.run.kept, model.arch
     flat = [*here["z"], *here["mlp_in"], at.run.final]

@@ -4,7 +4,7 @@ Every first-order method multiplies a change of activation, clean minus corrupt,
 the metric's slope there. They differ only in where the slope is taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,6 @@ class Estimator:
 
     points: Points
     rule: type[Gradient]
-    source: str
 
 
 def left_riemann(steps: int) -> Points:
@@ -53,25 +52,19 @@ def gauss_legendre(steps: int) -> Points:
 CLEAN = ((1.0, 1.0),)
 
 ESTIMATORS: Mapping[str, Estimator] = {
-    "eap": Estimator(CLEAN, Gradient, "Syed et al., arXiv 2310.10348"),
-    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient, "arXiv 2403.17806"),
-    "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient, "Hanna et al., arXiv 2403.17806"),
-    "eap-gl": Estimator(gauss_legendre(3), Gradient, "EAP-IG by Gauss-Legendre quadrature"),
-    "relp": Estimator(CLEAN, RelP, "Jafari et al., arXiv 2508.21258"),
-    "eap-dg": Estimator(CLEAN, DiscreteGradient, "this toolkit: interp.attribution.backward_rules"),
+    "eap": Estimator(CLEAN, Gradient),  # Syed et al., arXiv 2310.10348
+    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient),  # arXiv 2403.17806
+    "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient),  # Hanna et al., arXiv 2403.17806
+    "eap-gl": Estimator(gauss_legendre(3), Gradient),  # EAP-IG by Gauss-Legendre quadrature
+    "relp": Estimator(CLEAN, RelP),  # Jafari et al., arXiv 2508.21258
+    "eap-dg": Estimator(CLEAN, DiscreteGradient),  # this toolkit: see backward_rules
 }
 
 
 def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = False) -> Estimator:
-    """Look an estimator up.
+    """Look an estimator up; `steps` are points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
 
-    Args:
-        name: a key of `ESTIMATORS`.
-        steps: interpolation points of ``eap-ig`` and ``eap-gl``, instead of 5 and 3.
-        of_nodes: of nodes and units, for which ``eap-ig`` takes the right-hand points.
-
-    Raises:
-        PlanError: unknown name, or steps for a method without them.
+    Of nodes and units ``eap-ig`` takes the right-hand points. Errors are `PlanError`.
     """
     if name not in ESTIMATORS:
         raise PlanError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
@@ -83,24 +76,17 @@ def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = Fal
         )
     n = steps or len(found.points)
     if name == "eap-ig" and of_nodes:
-        return Estimator(right_riemann(n), found.rule, found.source)
-    if steps is None:
-        return found
-    return Estimator(quadrature[name](n), found.rule, found.source)
+        return Estimator(right_riemann(n), found.rule)
+    return found if steps is None else Estimator(quadrature[name](n), found.rule)
 
 
 @brief
 @dataclass(frozen=True)
 class Linearised:
-    """A contrast's runs, one of them differentiable.
+    """A contrast's runs: differentiable at all pairs of each point in turn, and both plain ones.
 
-    Attributes:
-        run: the rows that are differentiated: all pairs at the first point, then the next …
-        total: weighted sum of the metric over these rows.
-        clean, corrupt: both plain runs, detached.
-        metric: the metric of the clean and of the corrupt prompts.
-        rule: the backward rule, for local steps that belong to the same linearisation.
-        n_points: how many points.
+    `total` is the weighted sum of the metric over the rows of `run`, `metric` that of the clean
+    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation.
     """
 
     run: RunValues
@@ -140,3 +126,75 @@ def linearise(
     with torch.enable_grad():
         total = (values * weights.repeat_interleave(len(pair)).to(values)).sum()
     return Linearised(done, total, clean, corrupt, (high, low), rule, len(at))
+
+
+# --- local Jacobians of norms -------------------------------------------------------------------
+
+Function = Callable[[Tensor], Tensor]
+"""A norm, token by token."""
+
+
+def pull_back(
+    model: Model,
+    function: Function,
+    x: Float[Tensor, "point token d"],
+    corrupt: Float[Tensor, "token d"],
+    to_output: Float[Tensor, "point token branch d"],
+    rule: Gradient,
+) -> Float[Tensor, "token branch d"]:
+    """Multipliers before a norm, linearised at `x`, from those after it, summed over points."""
+    wide = x[:, :, None].expand_as(to_output).detach().requires_grad_(True)
+    with torch.enable_grad(), rule.clean(model):
+        y = function(wide.view_as(wide))
+    with torch.no_grad(), rule.corrupt(model):
+        function(corrupt[None, :, None].expand_as(to_output))
+    (to_input,) = torch.autograd.grad(y, wide, to_output)
+    return to_input.sum(0)
+
+
+def push_forward(
+    model: Model,
+    function: Function,
+    clean: Float[Tensor, "#branch token d"],
+    corrupt: Float[Tensor, "#branch token d"],
+    change: Float[Tensor, "branch token d"],
+) -> Float[Tensor, "branch token d"]:
+    """Shares of function(clean) - function(corrupt) that belong to parts of clean - corrupt.
+
+    The transpose of the discrete Jacobian's pull-back, by differentiating it once more: it is
+    linear in the multiplier. Shares of parts that sum to clean - corrupt sum to the whole.
+    """
+    x = clean.expand_as(change).detach().requires_grad_(True)
+    multiplier = torch.zeros_like(change).requires_grad_(True)
+    rule = DiscreteGradient()
+    with torch.enable_grad():
+        with rule.clean(model):
+            y = function(x.view_as(x))
+        with rule.corrupt(model):
+            function(corrupt.expand_as(change))
+        (back,) = torch.autograd.grad(y, x, multiplier, create_graph=True)
+        (forward,) = torch.autograd.grad(back, multiplier, change)
+    return forward
+
+
+def with_fixed_scale(
+    model: Model,
+    function: Function,
+    at: Float[Tensor, "#branch token d"],
+    x: Float[Tensor, "branch token d"],
+) -> Float[Tensor, "branch token d"]:
+    """A norm's linear part while its scale stays what it is at `at`.
+
+    The chord from `at` to ``-at`` has that scale at both ends, so its slope is the linear map.
+    """
+    return push_forward(model, function, at, -at, x)
+
+
+def fixed_scale_transpose(
+    model: Model,
+    function: Function,
+    at: Float[Tensor, "token d"],
+    y: Float[Tensor, "token branch d"],
+) -> Float[Tensor, "token branch d"]:
+    """The transpose of `with_fixed_scale`: what a read-out after a norm reads before it."""
+    return pull_back(model, function, at[None], -at, y[None], DiscreteGradient())

@@ -1,6 +1,7 @@
-"""Exact effects of edges and nodes: one intervention per number, many at once in a packed forward.
+"""Exact effects of edges, nodes and paths: one intervention per number, many in a packed forward.
 
     effect(u -> v) = m(clean) - m(clean, but v reads u from the corrupt run)
+    effect(u -> v -> ... -> w) = m(clean) - m(clean, but w reads v as it is when v reads u corrupt)
 
 Positive = supports the answer. A row starts at the first token that differs and at v's own layer;
 edges into the logits need no run at all. These are the numbers that attribution approximates.
@@ -8,13 +9,18 @@ edges into the logits need no run at all. These are the numbers that attribution
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, plain_runs
-from interp.forward.blocks import bias_of, head_writes, mlp_write, norm, weight_of
+from interp.attribution.contrast import Contrast, contrasts, plain_runs
+from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.errors import PlanError
+from interp.forward.blocks import attend, bias_of, head_writes, mlp_write, norm, weight_of
 from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -72,14 +78,9 @@ def exact_nodes(
 
 @dataclass(frozen=True)
 class _Job:
-    """One intervention on every pair: what is put where, and what is put back as it was.
+    """One intervention on every pair: what is put into some features (``None``: all) of a site.
 
-    Attributes:
-        key: the edge, or the node twice.
-        layer, site: where.
-        features: of the site; ``None`` for all.
-        values: what each pair's tokens get.
-        kept_z: features of ``z`` that stay as in the clean run.
+    `key` is the edge, or the node twice; features `kept_z` of ``z`` stay as in the clean run.
     """
 
     key: Edge
@@ -192,8 +193,7 @@ class Effects:
     ) -> tuple[Float[Tensor, "edge pair pos d_head"], tuple[int, ...], tuple[int, ...]]:
         """Recompute one head's query, key or value: the values, its features, those of z kept.
 
-        Keys and values are shared in a group: the heads that are not the same member of theirs
-        keep their z, as if each query head had keys and values of its own.
+        Where a group shares it, its other heads keep their z, as if each had a key of its own.
         """
         a = self.model.arch
         group = a.n_heads // a.n_kv_heads
@@ -262,3 +262,84 @@ def _first_difference(contrast: Contrast, shared: bool) -> Int[Tensor, " pair"]:
     both = contrast.calls.embeddings
     differ = (both[contrast.clean] != both[contrast.corrupt]).any(-1) & contrast.mask
     return differ.int().argmax(-1).cpu() * int(shared)
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+def path_patch(
+    model: Model,
+    pairs: PromptPairs | Sequence[Any] | str,
+    paths: Sequence[str],
+    metric: str = "logit_diff",
+) -> xr.DataArray:
+    """Exact effects of paths, dims (pair, path).
+
+    `pairs` is anything `load_pairs` takes; each path is as ``"a3.h1->a9.h2<q>->m11->logits"``: a
+    node that writes, then what reads it in turn, and what lies after the last one is recomputed;
+    `metric` is ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+
+    Raises:
+        PlanError: a path does not parse, or a step goes backwards; the message names it.
+        DataError: no pair is usable.
+
+    Source: Wang et al., arXiv 2211.00593, section 3.1; Goldowsky-Dill et al., arXiv 2304.05969.
+    """
+    graph = Graph.of(model.arch)
+    if not paths:
+        raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
+    steps = [parse_path(graph, path) for path in paths]
+    usable, _ = tokenise(model, load_pairs(pairs))
+    parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, usable, metric)]
+    coords = {"pair": [pair.pair.id for pair in usable], "path": list(paths)}
+    return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)
+
+
+def parse_path(graph: Graph, path: str) -> tuple[int, ...]:
+    """A path's first source and then its destinations, as indices of the graph."""
+    first, *rest = path.split("->")
+    if not rest:
+        raise PlanError(f"path {path!r} has no step: write 'a3.h1->a9.h2<q>->logits'.")
+    source = graph.node(first)
+    found = [source]
+    for name in rest:
+        if source == graph.n_sources:
+            raise PlanError(f"path {path!r} goes on after the logits, where everything ends.")
+        destination = graph.edge(f"{graph.sources[source]}->{name}")[1]
+        found.append(destination)
+        source = int(graph.owner[destination])
+    return tuple(found)
+
+
+def path_effects(
+    model: Model, contrast: Contrast, paths: Sequence[Sequence[int]]
+) -> Float[Tensor, "pair path"]:
+    """Exact effects of parsed paths on one contrast."""
+    work, out = Effects(model, contrast), []
+    with torch.no_grad():
+        for first, *destinations in paths:
+            change = work.change(first)
+            for destination in destinations[:-1]:
+                change = _passed_on(work, destination, change)
+            out.append(work.with_change(destinations[-1], change))
+    return work.full[:, None] - torch.stack(out, 1)
+
+
+def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor, "pair pos d"]:
+    """How a node's write changes when the residual stream that one input of it reads does."""
+    model, contrast, graph, kept = work.model, work.contrast, work.graph, work.clean.kept
+    layer, place = divmod(destination, 3 * graph.n_heads + 1)
+    if place == 3 * graph.n_heads:
+        site = "resid_pre" if graph.parallel else "resid_mid"
+        return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+    part, head = divmod(place, graph.n_heads)
+    branches = work.clean.per_head(model, layer)
+    values, _, _ = work.branch(layer, "qkv"[part], head, change[None])
+    changed = branches["qkv"[part]] = branches["qkv"[part]].clone()
+    changed[:, :, head] = values[0]
+    kwargs = contrast.calls.of_rows(layer, contrast.clean)
+    z = attend(model, layer, kwargs, branches["q"], branches["k"], branches["v"])
+    own = slice(head * model.arch.d_head, (head + 1) * model.arch.d_head)
+    moved = torch.zeros_like(z)
+    moved[..., own] = (z - kept["z"][layer])[..., own]
+    return work.head_change(layer, head, moved)

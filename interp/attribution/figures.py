@@ -113,18 +113,12 @@ def _heatmap(
     if neurons is not None:
         extra = np.char.add(", neuron ", neurons.astype(str))
     shown = np.char.mod("%.4g", z if sizes is None else sizes)
-    pointer, colours = "layer %{y}, %{x}: %{customdata[0]}%{customdata[1]}", dict[str, Any]()
-    colours = {"zmin": -largest, "zmax": largest, "colorbar": {"title": "score"}}
+    pointer = "layer %{y}, %{x}: %{customdata[0]}%{customdata[1]}"
+    colours: dict[str, Any] = {"zmin": -largest, "zmax": largest, "colorbar": {"title": "score"}}
     if sizes is not None:
         pointer, colours = "from %{y} into %{x}: %{customdata[0]}", {"coloraxis": "coloraxis"}
-    figure = go.Figure(
-        go.Heatmap(
-            z=z,
-            customdata=np.stack([shown, extra], -1),
-            hovertemplate=f"{pointer}<extra></extra>",
-            **colours,
-        )
-    )
+    colours |= {"customdata": np.stack([shown, extra], -1)}
+    figure = go.Figure(go.Heatmap(z=z, hovertemplate=f"{pointer}<extra></extra>", **colours))
     if sizes is not None:
         ticks = np.linspace(0, largest, 5)
         bar = {"title": "sum of |score|", "tickvals": ticks.tolist()}
@@ -149,8 +143,5 @@ def strongest(top: pd.DataFrame) -> str:
         for axis, value in zip(axes, top.iloc[0][axes], strict=True)
     ]
     score = float(top.iloc[0]["score"])
-    side = "supports" if score >= 0 else "opposes"
-    return (
-        f"The strongest is {', '.join(named)}: its score is {cell_text(score)}, so it {side} the "
-        "answer."
-    )
+    so = f"so it {'supports' if score >= 0 else 'opposes'} the answer"
+    return f"The strongest is {', '.join(named)}: its score is {cell_text(score)}, {so}."

@@ -4,23 +4,22 @@ The final norm's scale is that of the whole run, held fixed, so contributions ad
 Logits are those before a soft-cap, where a model has one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.attribution.jacobians import with_fixed_scale
+from interp.attribution.estimators import with_fixed_scale
 from interp.brief import brief
-from interp.data.pairs import TokenPair, batch
+from interp.data.pairs import TokenPair
+from interp.data.prompts import prompts_of
 from interp.errors import PlanError
 from interp.forward.blocks import head_writes, norm, weight_of
-from interp.forward.hooks import hooked
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.readout import LOGITS_AT_ONCE
+from interp.interventions.recording import recorded
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -30,13 +29,8 @@ from interp.model.sites import SITES
 class LastTokenStates:
     """Clean prompts at their last token, layer by layer.
 
-    Attributes:
-        resid: the residual stream before every layer, and after the last one.
-        mid: the stream that each MLP reads.
-        z: heads' outputs, side by side.
-        neurons: the down-projection's input; absent where the model has no such site.
-        mlp_out: what the MLPs add to the stream.
-        answers: token ids of the answer and the wrong answer.
+    `resid` is the residual stream before every layer, and after the last one; `mid` what each MLP
+    reads; `neurons` the down-projection's input; `answers` the ids of answer and wrong answer.
     """
 
     resid: Float[Tensor, "pair depth d_model"]
@@ -49,49 +43,32 @@ class LastTokenStates:
 
 def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
-    tokens = batch(model, pairs)
-    ids, mask = tokens.ids[0::2], tokens.mask[0::2]
-    last = (tokens.left[0::2] + mask.sum(-1).cpu() - 1).to(ids.device)
-    calls = record_layer_calls(model, ids, mask)
+    rows = prompts_of(pairs)
     names = ["resid_pre", "z", "mlp_out", "resid_post"]
     names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.points]
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    rows = torch.arange(len(ids), device=ids.device)
-    with torch.no_grad():
-        for layer in _layers(model, calls, names):
-            for name, activation in layer.items():
-                kept[name].append(activation[rows, last])
-    stack = {name: torch.stack(layers, 1) for name, layers in kept.items()}
+    points = [(SITES[name], layer) for name in names for layer in range(model.arch.n_layers)]
+    found = recorded(model, rows, points, [(len(row.ids) - 1,) for row in rows])
+    layers: dict[str, list[Tensor]] = {name: [] for name in names}
+    for (site, _), values in zip(points, found, strict=True):
+        layers[site.name].append(values[:, 0].to(model.device))
+    stack = {name: torch.stack(own, 1) for name, own in layers.items()}
+    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
     return LastTokenStates(
         resid=torch.cat([stack["resid_pre"], stack["resid_post"][:, -1:]], 1),
         mid=stack.get("resid_mid", stack["resid_pre"]),
         z=stack["z"],
         neurons=stack.get("mlp_post"),
         mlp_out=stack["mlp_out"],
-        answers=tokens.answers.to(ids.device),
+        answers=answers.to(model.device),
     )
-
-
-def _layers(model: Model, calls: LayerCalls, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The named sites of each layer in turn; one layer's activations are held at a time."""
-    hidden, prompts = calls.embeddings, torch.arange(len(calls.mask))
-    for layer, block in enumerate(model.blocks):
-        kept: dict[str, Tensor] = {}
-        edits = [(SITES[name], layer, partial(kept.__setitem__, name)) for name in names]
-        with hooked(model, edits):
-            out = block(hidden, **calls.of_rows(layer, prompts))
-        hidden = out[0] if isinstance(out, tuple) else out
-        yield kept
 
 
 @brief
 @dataclass(frozen=True)
 class DirectEffects:
-    """Direct logit attribution.
+    """The logit(answer) - logit(wrong answer) that each source writes, and what no source does.
 
-    Attributes:
-        nodes: logit(answer) - logit(wrong answer) that each of the graph's sources writes.
-        bias: what no source writes: biases of attention, the final norm and the unembedding.
+    The latter are the biases of attention, the final norm and the unembedding.
     """
 
     nodes: Float[Tensor, "pair source"]
@@ -102,9 +79,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     """Split the logit difference of clean prompts among everything that writes to the stream.
 
     ``nodes.sum(1) + bias`` is the logit difference exactly (before a soft-cap). `pairs` are from
-    `interp.data.pairs.tokenise`.
-
-    Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
+    `interp.data.pairs.tokenise`. Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
     """
     at = last_token(model, pairs)
     parts = [at.resid[:, :1]]
@@ -148,16 +123,8 @@ def log_prob_increase(
 
     log p(answer | x + v) - log p(answer | x), where x is the stream that the unit's sublayer
     reads and v what the unit writes, both under the final norm with the whole run's scale.
-
-    Args:
-        model: the model.
-        pairs: from `interp.data.pairs.tokenise`.
-        unit: ``"neuron"`` (FFN neurons), ``"head"``, or ``"attention-neuron"`` (one coordinate
-            of one head's output).
-        layers: some layers; by default all. Every unit reads the whole vocabulary.
-
-    Raises:
-        PlanError: unknown unit, or a model without neurons.
+    `pairs` are from `interp.data.pairs.tokenise`; `unit` is ``"neuron"`` (FFN neurons), ``"head"``,
+    or ``"attention-neuron"`` (one coordinate of one head's output); `layers` are all by default.
 
     Source: Yu & Ananiadou, arXiv 2312.12141, eq. 7.
     """
@@ -214,22 +181,16 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
 
     Its output row (column of the down-projection) goes through the final norm and the unembedding
     as if it were all that the residual stream holds; a post-norm of the MLP comes first. Where the
-    neuron's activation is negative, the two lists swap. Computed in the model's dtype.
-
-    Args:
-        model: from `interp.load_model`.
-        site: ``"mlp_post"``.
-        layer: the neuron's layer.
-        unit: the neuron's number in its layer.
-        n: how many tokens of each kind.
+    neuron's activation is negative, the two lists swap. Computed in the model's dtype. `site` is
+    ``"mlp_post"``.
 
     Returns:
-        2 n rows: ``effect`` (promoted or suppressed), ``rank`` from 0, ``token``, ``token_id`` and
-        ``logit`` (of the normed row; only its order can be compared between neurons).
+        `n` rows of each ``effect`` (promoted or suppressed): ``rank`` from 0, ``token``,
+        ``token_id`` and ``logit`` (of the normed row; only its order can be compared between
+        neurons).
 
     Raises:
-        PlanError: another site, no such layer or neuron, or `n` is not a number of tokens that the
-            vocabulary has.
+        PlanError: another site, no such layer or neuron, or not so many tokens.
 
     Source: Geva et al., arXiv 2203.14680.
     """

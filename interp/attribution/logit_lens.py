@@ -32,10 +32,8 @@ class LogitLens:
         top: dims (prompt, depth, pos, rank): variables ``token`` (text), ``token_id`` and
             ``probability`` of the likeliest next tokens; empty, -1 and NaN beyond a prompt's last
             token. ``position`` (prompt, pos) is the number of the token in its prompt.
-        answers: of prompt pairs, dims (pair, depth, answer): log p of the answer and the wrong
-            answer at the clean prompt's last token; ``None`` for other prompts.
+        answers: of pairs, dims (pair, depth, answer): log p of both answers at the last token.
         tokens: all tokens of each prompt, as text.
-        model: its name.
     """
 
     top: xr.Dataset
@@ -44,11 +42,7 @@ class LogitLens:
     model: str
 
     def table(self, prompt: int = 0) -> pd.DataFrame:
-        """One row per depth, position and rank of a prompt: the predicted token, its probability.
-
-        Raises:
-            IndexError: no such prompt.
-        """
+        """One row per depth, position and rank of a prompt: predicted token and probability."""
         one = self.top.isel(prompt=prompt)
         real = one.isel(pos=(one["position"] >= 0).values)
         frame: pd.DataFrame = real[["token", "probability"]].to_dataframe().reset_index()
@@ -80,29 +74,17 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Model,
-    prompts: Prompts,
-    top: int = 5,
-    *,
-    at: Positions = "all",
-    plan: AnyPlan = (),
+    model: Model, prompts: Prompts, top: int = 5, *, at: Positions = "all", plan: AnyPlan = ()
 ) -> LogitLens:
     """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
 
     Depth 0 is the embedding, depth n_layers the model's own prediction. The stream and both steps
-    have the model's dtype, the softmax fp32.
-
-    Args:
-        model: the model.
-        prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
-        top: how many of the likeliest tokens to keep.
-        at: which tokens, as in `interp.activations`.
-        plan: interventions under which the prompts run; none by default.
+    have the model's dtype, the softmax fp32. Of pairs, the clean prompts run; `top` is how many of
+    the likeliest tokens to keep; `at` and `plan` are as in `interp.activations`.
 
     Raises:
-        PlanError: `top` is not a number of tokens that the vocabulary has.
+        PlanError: `top` or `at` names no such token, or the plan cannot be carried out.
         DataError: prompts or pairs that cannot be used.
-        PlanError: `at` names no such token, or the plan cannot be carried out.
 
     Source: nostalgebraist 2020.
     """

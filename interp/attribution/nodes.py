@@ -4,9 +4,14 @@
 
 summed over a unit's features (a head's, a vector's; a neuron is one feature). Positive = the
 activation supports the answer. One backward pass gives every unit of every layer and token.
+AtP* (Kramar et al., arXiv 2403.00745) corrects it in two ways, GradDrop and the QK fix: a query or
+key acts through a softmax, whose slope says little when it is saturated. So a head's pattern is
+recomputed with the corrupt query or key, and only what it then writes goes by the metric's slope:
+
+    score = (z clean - z with that query or key) . multiplier at z
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,12 +20,16 @@ from torch import Tensor
 
 from interp.attribution.backward_rules import given
 from interp.attribution.contrast import Contrast, RunValues, gradients, run
-from interp.attribution.estimators import Linearised
+from interp.attribution.edges import edge_scores
+from interp.attribution.estimators import ESTIMATORS, Linearised, linearise
+from interp.attribution.exact import Effects
+from interp.forward.blocks import attend, norm, project
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
 
 NODE_SITES = ("resid_pre", "z", "mlp_out")
+QK_SITES = ("resid_pre", "q", "k", "v", "z")
 UnitValues = dict[str, Float[Tensor, "pair layer pos unit"]]
 """Site -> scores, on the CPU; units are heads, key-value heads, neurons, or 1 for vectors."""
 
@@ -109,3 +118,62 @@ def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> 
         for site, score in _products(model, contrast, sites, clean, corrupt, slopes).items():
             sizes[site] = sizes.get(site, 0) + score.abs() / max(1, n_layers - 1)
     return sizes
+
+
+# --- the QK fix ---------------------------------------------------------------------------------
+
+
+def qk_edge_scores(
+    model: Model, contrast: Contrast
+) -> Iterator[Float[Tensor, "source destination"]]:
+    """EAP with the QK fix: two more attention steps for each source and layer that reads it."""
+    graph, a = Graph.of(model.arch), model.arch
+    scores = torch.stack(list(edge_scores(model, contrast, ESTIMATORS["eap"])))
+    at = linearise(model, contrast, ESTIMATORS["eap"], QK_SITES)
+    slopes = gradients(at.total, at.run.kept["z"])
+    effects = Effects(model, contrast)
+    with torch.no_grad():
+        for layer in range(a.n_layers):
+            resid, z = (at.clean.kept[site][layer] for site in ("resid_pre", "z"))
+            clean = at.clean.per_head(model, layer)
+            kwargs = contrast.calls.of_rows(layer, contrast.clean)
+            start = graph.qkv(layer).start
+            for source in range(graph.before_attention(layer)):
+                normed = norm(model, layer, a.parts.ln1)(resid + effects.change(source))
+                wide = normed[:, None].expand(-1, a.n_heads, -1, -1)
+                for place, part in enumerate("qk"):
+                    other = clean | {part: project(model, part, layer, wide)}
+                    moved = attend(model, layer, kwargs, other["q"], other["k"], other["v"])
+                    own = slice(start + place * a.n_heads, start + (place + 1) * a.n_heads)
+                    effect = _by_head(model, contrast, (z - moved) * slopes[layer])
+                    scores[:, source, own] = effect.sum(1)
+    yield from scores
+
+
+def qk_node_scores(
+    model: Model, contrast: Contrast
+) -> tuple[Float[Tensor, "pair layer pos head"], Float[Tensor, "pair layer pos head"]]:
+    """AtP* scores of every query and every token's own key, per query head and token."""
+    at = linearise(model, contrast, ESTIMATORS["eap"], QK_SITES)
+    slopes = gradients(at.total, at.run.kept["z"])
+    queries, keys = [], []
+    with torch.no_grad():
+        for layer, slope in enumerate(slopes):
+            kwargs = contrast.calls.of_rows(layer, contrast.clean)
+            clean, corrupt = (r.per_head(model, layer) for r in (at.clean, at.corrupt))
+            z = at.clean.kept["z"][layer]
+            moved = attend(model, layer, kwargs, corrupt["q"], clean["k"], clean["v"])
+            queries.append(_by_head(model, contrast, (z - moved) * slope))
+            by_token = []
+            for pos in range(z.shape[1]):
+                k = clean["k"].clone()
+                k[:, pos] = corrupt["k"][:, pos]
+                moved = attend(model, layer, kwargs, clean["q"], k, clean["v"])
+                by_token.append(_by_head(model, contrast, (z - moved) * slope).sum(1))
+            keys.append(torch.stack(by_token, 1) * contrast.mask[..., None].cpu())
+    return torch.stack(queries, 1), torch.stack(keys, 1)
+
+
+def _by_head(model: Model, contrast: Contrast, effect: Tensor) -> Float[Tensor, "pair pos head"]:
+    by_head = effect.unflatten(-1, (model.arch.n_heads, model.arch.d_head)).sum(-1)
+    return (by_head * contrast.mask[..., None]).cpu()

@@ -24,12 +24,9 @@ class Scores(Result):
 
     Attributes:
         values: score of each component, first dimension ``pair``.
-        clean: the metric of the clean prompt, per pair; `corrupt` likewise.
-        graph: the model's graph.
-        method, metric, unit, model, weights_hash, source: what was measured, on what.
+        clean, corrupt: the metric of that prompt, per pair, in `unit`.
         excluded: refused rows with reasons.
-        prompts: every prompt seen, clean and corrupt; circuits made of these scores may not be
-            evaluated on them.
+        prompts: every prompt seen; circuits made of these scores may not be evaluated on them.
         seconds: wall time.
     """
 
@@ -63,10 +60,10 @@ class Scores(Result):
 
     @property
     def convergence(self) -> float | None:
-        """Part of the clean-corrupt gap that the input's scores add up to; 1 = complete.
+        """Part of the clean-corrupt gap that the input's scores add up to; ``None`` without it.
 
-        Integrated gradients tend to 1 as steps grow (arXiv 1703.01365, proposition 1), and the
-        discrete gradient is 1; ``None`` for scores that do not name the input.
+        It tends to 1 with the steps of integrated gradients (arXiv 1703.01365, proposition 1), and
+        is 1 for the discrete gradient.
         """
         axis = self.over[0]
         names = [str(n) for n in self.values.coords[axis].values] if len(self.over) == 1 else []
@@ -95,11 +92,9 @@ class Scores(Result):
         from interp.attribution.figures import plot_scores
         from interp.results.style import styled
 
+        figure = plot_scores(self.values, self.graph, f"{self.metric} ({self.unit})")
         note = f"{self._what}, mean of {self.n_pairs} pairs"
-        measured = f"{self.metric} ({self.unit})"
-        return styled(
-            plot_scores(self.values, self.graph, measured), f"{self.method} on {self.model}", note
-        )
+        return styled(figure, f"{self.method} on {self.model}", note)
 
     @property
     def _what(self) -> str:
@@ -136,9 +131,7 @@ class Scores(Result):
         says += " Colours follow the square root." * (self.over == ("edge",))
         drawn = Figure("Scores by layer", f"{says} {first}", self.plot())
         table = Table("Strongest components", top)
-        adds = (
-            f"The scores of the input add up to {part or 0:.3f} of the clean-corrupt gap (1 = all)."
-        )
+        adds = f"The scores of the input add up to {part or 0:.3f} of the clean-corrupt gap"
         return Report(
             title=f"{self.method} on {self.model}, {self.source}",
             lead=f"{self.metric} ({self.unit}): {float(self.clean.mean()):.3f} on clean, "

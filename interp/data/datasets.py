@@ -62,10 +62,8 @@ def locate(
 
     A shipped name means the shipped file whatever lies in the current folder (``./name`` is a file
     of that name there). The shipped files are the data sets, unless others are given as `among`.
-
-    Raises:
-        DataError: neither a file nor a name, and the message suggests names and what is
-            `expected`; or that data set is not in this installation.
+    `DataError` where it is neither a file nor a name (the message suggests names and what is
+    `expected`), or that data set is not in this installation.
     """
     named = SETS if among is None else among
     if str(source) in named:

@@ -29,7 +29,6 @@ class Pair:
     """One row.
 
     Attributes:
-        id: unique name of the row.
         clean: prompt whose right continuation is `answer`.
         corrupt: prompt of equal token length whose right continuation is `wrong_answer`.
         answer: what follows `clean`; a leading space is added where the prompt needs one.
@@ -107,13 +106,9 @@ class PromptPairs(Sequence[Pair]):
 def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     """Load prompt pairs.
 
-    Args:
-        source: name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
-            of a data set, a Hugging Face ``datasets.Dataset``, or an iterable of records.
-        split: which split of a Hub data set.
-
-    Raises:
-        DataError: the file is missing, a line is not a JSON object, or a row is not a pair.
+    `source` is the name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
+    of a data set (and `split` one of its splits), a Hugging Face ``datasets.Dataset``, or an
+    iterable of records. `DataError` where it is missing, or a row is not a pair.
     """
     if isinstance(source, PromptPairs):
         return source
@@ -215,8 +210,7 @@ class TokenPair:
 def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
     """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
 
-    Raises:
-        DataError: no row is usable; the message gives the first reason and the count.
+    `DataError` where no row is usable; the message gives the first reason and the count.
     """
     usable, refused = list[TokenPair](), list[Excluded]()
     for pair in pairs:
@@ -279,9 +273,8 @@ def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, 
 def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
     """The one token by which `answer` continues `prompt` (of tokens `ids`), spaced as in text.
 
-    Raises:
-        DataError: it is several tokens, or merges with the end of the prompt; `key` is what the
-            message calls it.
+    `DataError` where it is several tokens, or merges with the end of the prompt; `key` is what the
+    message calls it.
     """
     spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     text = answer if spaced else f" {answer}"

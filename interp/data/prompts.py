@@ -69,14 +69,10 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
-    """A prompt with named spans, such as ``subject="France"``.
+    """A prompt with named spans, such as ``subject="France"``: texts that occur once in it.
 
-    Args:
-        model: whose tokens.
-        text: the prompt; or chat messages, put into the tokenizer's chat template up to where the
-            model's reply begins.
-        spans: by name, texts that occur exactly once in it (of messages, in the whole rendered
-            chat).
+    Chat messages are put into the tokenizer's chat template up to where the model's reply begins;
+    their spans occur once in the whole rendered chat.
 
     Raises:
         DataError: a span does not occur exactly once, or is called as a place of every prompt is;
@@ -217,9 +213,7 @@ def batches(prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:
 def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, ...]]) -> str:
     """Why a mean over prompts at one position mixes different things; empty where it does not.
 
-    Args:
-        tokens: of each prompt.
-        roles: for each of these the span it belongs to, or ``""``.
+    `roles` has for each of a prompt's `tokens` the span it belongs to, or ``""``.
     """
     lengths = sorted({len(row) for row in tokens})
     mixes = "so a mean over pairs at one position mixes tokens of different roles"

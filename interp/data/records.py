@@ -122,9 +122,8 @@ _WORDS = {
 def read_text(path: str | Path, expected: str = "UTF-8 text") -> str:
     """The text of a file, without a byte-order mark, its lines ended by newlines.
 
-    Raises:
-        DataError: it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not UTF-8;
-            the message says what was `expected`.
+    `DataError` where it is missing, not a file, unreadable, larger than `MOST_BYTES`, or not
+    UTF-8; the message says what was `expected`.
     """
     try:
         found = Path(path).stat()
@@ -188,13 +187,8 @@ def read_records(
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of a data set: a ``.json`` (a list of objects) or ``.jsonl`` file, ours, the Hub's.
 
-    Args:
-        source: path of a file, name of a shipped data set, or Hub id of another.
-        split: which split of a Hub data set; by default ``train``.
-        expected: what the rows are, for messages.
-
-    Returns:
-        The rows, and the name of where they came from. `DataError` names what is malformed.
+    Returns the rows, and the name of where they came from. `split` is that of a Hub data set, by
+    default ``train``; `expected` is what messages call the rows. `DataError` names a fault.
     """
     rows, name = _placed(source, split, expected)
     return [row for _, row in rows], name
@@ -258,12 +252,9 @@ class _Refused(ValueError):
 def parse_json(text: str, where: str, line: int | None = None) -> Any:
     """A JSON text's value; anything whose meaning could be mistaken is refused.
 
-    `where` is its file and `line`, of a JSONL file, its line.
-
-    Raises:
-        DataError: not JSON; NaN, infinity or a number that becomes it; a whole number of more
-            than 18 digits; a key twice in one object; half of a surrogate pair; or more than 64
-            levels of lists and objects.
+    `where` is its file and `line`, of a JSONL file, its line. `DataError` for no JSON; NaN,
+    infinity or a number that becomes it; a whole number of more than 18 digits; a key twice in one
+    object; half of a surrogate pair; or more than 64 levels of lists and objects.
     """
     at = where if line is None else f"{where}, line {line}"
     try:

@@ -1,4 +1,4 @@
-"""Discovery and test prompts that share no entity, and the check that they share no prompt.
+"""Discovery and test prompts that share no entity.
 
 A circuit chosen on prompts about France may know about France. So entities are assigned to splits,
 not rows, and a row whose entities fall into several is dropped and counted: the price of pairs
@@ -87,12 +87,6 @@ def split_by_entity(
         {name: frozenset(e for e in entities if split_of[e] == name) for name in names},
         tuple(dropped),
     )
-
-
-def leak(a: PromptPairs, b: PromptPairs) -> list[str]:
-    """The prompts, clean or corrupt, that occur in both sets, sorted; none in a sound split."""
-    first, second = ({text for p in rows for text in (p.clean, p.corrupt)} for rows in (a, b))
-    return sorted(first & second)
 
 
 def _entities(

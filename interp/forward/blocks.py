@@ -1,11 +1,8 @@
-"""The pieces of a block that circuits take apart: projections, head writes, norms, attention.
-
-Each works on any architecture that `architecture` maps, and computes what the block itself does.
-"""
+"""The pieces of a block that circuits take apart, on any architecture that `architecture` maps."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -18,6 +15,19 @@ from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 from interp.model.sites import SITES
 
+WRITERS = ("mlp_post", "z")
+"""Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
+
+READERS = ("gate", "up")
+"""What an FFN's neurons read their input with: the map inside the activation function (of plain
+FFNs the only one), and its factor in gated ones."""
+
+Rewrite = Callable[
+    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_out"]],
+    Float[Tensor, "row pos d_out"],
+]
+"""(input, output) of a projection -> the output that the model shall use instead."""
+
 
 def first_output(out: Any) -> Tensor:
     """A block's output: a tensor, or the first of a tuple (GPT-J)."""
@@ -28,9 +38,7 @@ def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
     weight = _matrix(module)
-    if point.features is None:
-        return weight
-    return weight[point.features.to(weight.device)]
+    return weight if point.features is None else weight[point.features.to(weight.device)]
 
 
 def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
@@ -131,7 +139,7 @@ def attend(
     found: list[Tensor] = []
 
     def put(value: Tensor) -> Callable[[Tensor], None]:
-        return lambda activation: _overwrite(activation, value.flatten(-2))
+        return functools.partial(_overwrite, value=value.flatten(-2))
 
     def reach(z: Tensor) -> None:
         last.append(z)
@@ -155,8 +163,7 @@ def last_attention(
 ) -> Float[Tensor, "row head pos"]:
     """Weight of each token's value in what each head writes at the last token.
 
-    Read off heads that are given one-hot values, so any attention function will do. `hidden` is
-    the layer's input, `kwargs` its arguments for these rows.
+    Read off heads that are given one-hot values, so any attention function will do.
     """
     a, n = model.arch, hidden.shape[1]
     found: list[Tensor] = []
@@ -183,12 +190,8 @@ def _blank_projections(model: Model, layer: int) -> Generator[None]:
             weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
             width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
             stack.callback(restore_forward, module, module.__dict__.get("forward"))
-            module.forward = functools.partial(_blank, width)
+            module.forward = lambda x, width=width: x.new_empty(*x.shape[:-1], width)
         yield
-
-
-def _blank(width: int, x: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], width)
 
 
 def _overwrite(activation: Tensor, value: Tensor) -> None:
@@ -196,10 +199,7 @@ def _overwrite(activation: Tensor, value: Tensor) -> None:
 
 
 def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) -> Any:
-    """Give the MLP a view of its own of its input, so that its gradient is its own.
-
-    Parallel blocks pass one normed tensor to attention and MLP alike.
-    """
+    """Give the MLP its own view of its input, which parallel blocks share with attention."""
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         own = args[0].view_as(args[0])
@@ -207,3 +207,40 @@ def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) ->
         return (own, *args[1:])
 
     return _mlp(model, layer).register_forward_pre_hook(before)
+
+
+# --- the linear maps that an edit may change ---------------------------------------------------
+
+
+def projection(model: Model, name: str, layer: int) -> nn.Module:
+    """A linear module by name, one of `WRITERS` or `READERS`; `PlanError` if there is none."""
+    if name in WRITERS:
+        model.site(name)
+        model.check_layers([layer])
+        return model.point(SITES[name], layer)[0]
+    if name not in READERS:
+        raise PlanError(
+            f"no projection writes from {name!r}; choose 'mlp_post' (the FFN's down-projection) or "
+            "'z' (attention's output projection)."
+        )
+    if name not in model.arch.neuron_keys:
+        raise PlanError(
+            f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
+            "that write into neurons' keys cannot be used on it."
+        )
+    model.check_layers([layer])
+    return model.blocks[layer].get_submodule(model.arch.neuron_keys[name].path)
+
+
+@contextlib.contextmanager
+def rewriting(model: Model, rewrites: Iterable[tuple[str, int, Rewrite]]) -> Generator[None]:
+    """Run (projection, layer, function) triples, in order, whenever it is computed."""
+    with contextlib.ExitStack() as stack:
+        for site, layer, rewrite in rewrites:
+            module = projection(model, site, layer)
+            stack.callback(module.register_forward_hook(_hook(rewrite)).remove)
+        yield
+
+
+def _hook(rewrite: Rewrite) -> Callable[..., Tensor]:
+    return lambda _, args, output: rewrite(args[0], output)

@@ -28,11 +28,7 @@ def default_budget(model: Model) -> int:
 
 
 def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
-    """Half the tokens of a batch that did not fit.
-
-    Raises:
-        OutOfMemory: two prompts alone do not fit.
-    """
+    """Half the tokens of a batch that did not fit; `OutOfMemory` if two prompts alone do not."""
     torch.cuda.empty_cache()
     if budget <= 2 * longest:
         raise OutOfMemory(
@@ -44,10 +40,9 @@ def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
-    """Yield a function that returns the peak memory in the block above that at its start, in GB.
+    """Yield a function that gives the peak memory in the block so far, above its start, in GB.
 
-    On a CPU memory is looked at every few milliseconds, so a shorter peak can be missed, and what
-    an allocator had kept from before counts as taken already.
+    On a CPU memory is sampled, so a short peak can be missed.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -57,9 +52,10 @@ def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
     process, over = psutil.Process(), threading.Event()
     start = peak = process.memory_info().rss
 
-    def look() -> None:
+    def look() -> float:
         nonlocal peak
         peak = max(peak, process.memory_info().rss)
+        return (peak - start) / 1e9
 
     def watch() -> None:
         while not over.wait(EVERY):
@@ -68,12 +64,8 @@ def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
 
-    def above() -> float:
-        look()
-        return (peak - start) / 1e9
-
     try:
-        yield above
+        yield look
     finally:
         over.set()
         thread.join()

@@ -21,7 +21,6 @@ class LayerCalls:
     Attributes:
         embeddings: what enters layer 0, learned positions and scaling included.
         kwargs: per layer, the masks, rotary tables and the rest, as Hugging Face passed them.
-        mask: which tokens are real.
     """
 
     embeddings: Float[Tensor, "prompt pos d_model"]

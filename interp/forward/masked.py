@@ -27,12 +27,8 @@ from interp.model.sites import SITES
 class Writes:
     """What every source of a run writes from, for a batch of rows.
 
-    Attributes:
-        embed: the input node.
-        z: of each layer, all heads side by side.
-        mlp_out: of each layer, after a post-norm.
-        neurons: of each layer, the down-projection's input; needed to ablate single neurons.
-        first: first position at which these differ from the prompts' own run.
+    Lists are by layer; `mlp_out` is after a post-norm, `neurons` only needed to ablate single ones.
+    `first` is the first position at which these differ from the prompts' own run.
     """
 
     embed: Float[Tensor, "row pos d_model"]
@@ -52,13 +48,8 @@ def run_masked(
 ) -> Float[Tensor, "row pos d_model"]:
     """The residual stream after the last block, as the logits read it, with edges cut.
 
-    Args:
-        model: the model.
-        calls: recorded prompts.
-        prompt: the prompt of each row.
-        mask: 1 = the edge stays, 0 = its source is read from `ablated`.
-        ablated: the other run's writes, row by row.
-        neurons: which neurons compute as ever; the others take the ablation run's value.
+    `prompt` is the prompt of each row. Where `mask` is 1 an edge stays, where it is 0 its source is
+    read from `ablated`, row by row; so are all neurons that are not in `neurons`.
     """
     state = _Stream(model, calls.embeddings[prompt.to(calls.embeddings.device)], mask, ablated)
     for layer in range(model.arch.n_layers):

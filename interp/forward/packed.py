@@ -71,12 +71,8 @@ class Rows:
     ) -> "Rows":
         """The prompts in full and, beside them, rows that continue them.
 
-        Args:
-            model: the model.
-            mask: which tokens of the prompts are real.
-            prompt: which prompt each row continues.
-            start: its first changed token, counted in the prompt.
-            entry: the first layer that needs it; rows are in the order of these.
+        `mask` says which tokens of the prompts are real; `start` is each row's first changed token,
+        counted in its prompt, `entry` the first layer that needs it, in ascending order.
         """
         length, left = mask.sum(-1).cpu(), mask.int().argmax(-1).cpu()
         base = torch.arange(len(mask))
@@ -135,7 +131,7 @@ class Pack:
 
 
 class BatchEdit(Protocol):
-    """Anything that changes, or reads, the whole batch's activation at one site of one layer."""
+    """Anything that changes in place, or reads, the batch's activation at a site of a layer."""
 
     @property
     def site(self) -> Site:
@@ -157,11 +153,8 @@ class BatchEdit(Protocol):
 class Write:
     """Activations written into tokens of the batch, at one site of one layer.
 
-    Attributes:
-        site, layer: where.
-        into: flat indices of the tokens changed.
-        source: flat indices of the tokens copied from; or the values themselves.
-        features: the features changed, per token; ``None`` for all.
+    `into` are the flat indices of the tokens changed, `source` those copied from, or the values
+    themselves; `features` are changed, per token, by default all.
     """
 
     site: Site
@@ -191,11 +184,8 @@ class Write:
 class RowsMask:
     """Travels to the attention function in place of a mask.
 
-    Attributes:
-        pack: the tables.
-        n_rows: how many rows are in the batch now.
-        mask: the padded prompts' own mask, or ``None`` where plain causality is enough.
-        implementation: the attention function the model would have used.
+    `mask` is the padded prompts' own, or ``None`` where plain causality is enough;
+    `implementation` names the attention function that the model would have used.
     """
 
     pack: Pack
@@ -212,10 +202,9 @@ def rows_attention(
     attention_mask: RowsMask,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "1 token head d_head"], None]:
-    """Attention in which each row sees its own tokens and, before them, its base row's.
+    """The model's own attention, in which each row sees its tokens and, before, its base row's.
 
-    Patched rows attend from the earliest position that any of them holds. The arithmetic is that
-    of the model's own attention function.
+    Patched rows attend from the earliest position that any of them holds.
     """
     rows, pack = attention_mask, attention_mask.pack
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _no_eager)
@@ -225,7 +214,10 @@ def rows_attention(
         grid = pack.grid[lo:hi]
         k, v = (x[0].transpose(0, 1)[grid].transpose(1, 2) for x in (key, value))
         q = query[0].transpose(0, 1)[grid[:, first:]].transpose(1, 2)
-        mask = causal_mask(pack.n_pos, q) if rows.mask is None and first else rows.mask
+        mask = rows.mask
+        if mask is None and first:  # spell out what Hugging Face means by no mask
+            causal = torch.ones(pack.n_pos, pack.n_pos, dtype=torch.bool, device=q.device)
+            mask = causal.tril()[None, None]
         if mask is not None:
             prompt = pack.rows.prompt[lo:hi].to(mask.device)
             mask = mask[:, :, first:] if mask.shape[0] == 1 else mask[prompt][:, :, first:]
@@ -244,11 +236,6 @@ def _no_eager(*_: Any, **__: Any) -> Any:
     raise ModelError("this model defines no eager attention; load it with 'sdpa'.")
 
 
-def causal_mask(n_pos: int, like: Tensor) -> Bool[Tensor, "1 1 pos pos"]:
-    """What Hugging Face means by no mask, spelt out."""
-    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=like.device).tril()[None, None]
-
-
 ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
 
 
@@ -260,11 +247,8 @@ def run_packed(
 ) -> tuple[Float[Tensor, "token d_model"], Pack]:
     """Run every row through the layers it needs, each layer called once.
 
-    `calls` are from `record_layer_calls` on the same prompts; `edits` name tokens by their flat
-    numbers (`Pack.token`).
-
-    Returns:
-        The residual stream after the last block at every token, and the tables that find them.
+    `edits` name tokens by their flat numbers (`Pack.token`). Returns the residual stream after the
+    last block at every token, and the tables that find them.
     """
     pack = Pack(rows, calls.mask.shape[1]).to(calls.embeddings.device)
     layout = _packed if shares_prefixes(model) else _padded

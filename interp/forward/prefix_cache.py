@@ -35,7 +35,6 @@ NAMES = ("cache", "past_key_values")
 """The KV cache's keyword: from transformers 5.24 on, and before."""
 
 Which = Sequence[int] | Int[Tensor, " row"]
-Owners = Int[Tensor, " row"]
 
 
 @brief
@@ -43,11 +42,8 @@ Owners = Int[Tensor, " row"]
 class PrefixCache:
     """A batch of rows, of which the first `n_read` columns are read.
 
-    Attributes:
-        ids: tokens, padded on the left; between a shared beginning and the rest, too.
-        mask: which columns of each row are real.
-        prompts: what the rows began as; appended tokens are not in them.
-        kv: keys and values of the columns read; ``None`` where the model keeps none.
+    `ids` are padded on the left, and between a shared beginning and the rest; `prompts` are what
+    the rows began as, without appended tokens; `kv` is ``None`` where the model keeps none.
     """
 
     ids: Int[Tensor, "row column"]
@@ -71,7 +67,7 @@ class PrefixCache:
         shared: Sequence[int],
         *,
         owner: Sequence[int] | None = None,
-        during: Callable[[Owners], AbstractContextManager[Any]] | None = None,
+        during: Callable[[Int[Tensor, " row"]], AbstractContextManager[Any]] | None = None,
         room: int = 64,
     ) -> Self:
         """A row per prompt, whose shared beginning is read, once for all rows that have it.
@@ -79,13 +75,9 @@ class PrefixCache:
         Nothing is shared where a sliding window is shorter than the batch: windows count columns,
         and there is padding between beginning and rest.
 
-        Args:
-            model: the model.
-            prompts: each with a token or more behind its shared ones.
-            shared: how many first tokens of each prompt others may share.
-            owner: rows share with rows of the same owner only, such as an edit; by default all do.
-            during: given the rows' owners, the context in which beginnings are read.
-            room: how many columns will be appended.
+        `shared` is how many first tokens of each prompt others may share, fewer than all; rows
+        share with rows of the same `owner` only, such as an edit. `during` gives, for the rows'
+        owners, the context in which beginnings are read; `room` columns will be appended.
         """
         rest = max(len(p.ids) - n for p, n in zip(prompts, shared, strict=True))
         if not any(shared) or not can_share(model, max(shared) + rest + room):
@@ -170,10 +162,7 @@ def cache_in(kwargs: Mapping[str, Any]) -> Any:
 
 
 def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
-    """A KV cache as the keyword argument that a module's forward takes it by; empty if none.
-
-    The name is looked up, so that no version number decides.
-    """
+    """A KV cache as the keyword argument that a module's forward takes it by; empty if none."""
     parameters = inspect.signature(module.forward).parameters
     name = next((name for name in NAMES if name in parameters), None)
     return {} if name is None else {name: cache}
@@ -191,14 +180,14 @@ def can_share(model: Model, n_columns: int) -> bool:
     return only_keys(model) and (window is None or n_columns <= window)
 
 
-def only_keys(model: Model) -> bool:
-    """Whether tokens meet in attention alone, so that keys and values are all that is kept."""
-    layers = DynamicCache(config=model.hf.config).layers if keeps_keys(model) else []
-    return bool(layers) and all(type(layer) in _KEYS for layer in layers)
-
-
 def attention_window(config: Any) -> int | None:
     """How many columns, padding among them, the shortest local attention reaches; ``None``: all."""
     text = config.get_text_config()
     names = ("sliding_window", "window_size", "attention_chunk_size")
     return min((size for name in names if (size := getattr(text, name, None))), default=None)
+
+
+def only_keys(model: Model) -> bool:
+    """Whether tokens meet in attention alone, so that keys and values are all that is kept."""
+    layers = DynamicCache(config=model.hf.config).layers if keeps_keys(model) else []
+    return bool(layers) and all(type(layer) in _KEYS for layer in layers)

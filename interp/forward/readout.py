@@ -18,14 +18,10 @@ def measure(
     answers: Int[Tensor, "row 2"],
     clean_resid: Float[Tensor, "row d_model"],
 ) -> Float[Tensor, " row"]:
-    """A metric's value for each row, in fp32.
+    """A metric's value for each row, in fp32, from final residual streams at its last position.
 
-    Args:
-        model: whose final norm and unembedding to use.
-        metric: what to compute.
-        resid: residual stream after the last block at each row's last position.
-        answers: token ids of each row's answer and wrong answer.
-        clean_resid: the clean run's, for metrics that compare with it.
+    `answers` are each row's answer and wrong answer; `clean_resid` is the clean run's stream, for
+    metrics that compare with it.
     """
     if metric.reads == "answers":
         pair = answer_logits(model, resid, answers)

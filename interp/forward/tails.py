@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -28,12 +28,9 @@ class Tails:
     """Prompts padded on the left, so that their tails are the last columns.
 
     Attributes:
-        model: the model.
         cache: the prompts, of which all but the tails is read.
-        calls: what Hugging Face passes to each layer for the tails.
-        given: the KV cache among these arguments.
-        first: the layer where runs begin.
-        hidden: what enters it.
+        calls: what Hugging Face passes to each layer for the tails, the KV cache `given` among it.
+        first, hidden: the layer where runs begin, and what enters it.
     """
 
     model: Model
@@ -48,14 +45,17 @@ class Tails:
         """Tokens of each prompt that are run."""
         return self.hidden.shape[1]
 
-    @property
-    def real(self) -> Bool[Tensor, "prompt tail"]:
-        """Which of the tails' tokens are not padding."""
-        return self.calls.mask
-
     def run(self) -> Float[Tensor, "prompt tail d_model"]:
         """The residual stream after the last block, under whatever hooks are installed now."""
-        return _through(self, self.hidden, range(self.first, self.model.arch.n_layers))
+        return self.through(self.hidden, range(self.first, self.model.arch.n_layers))
+
+    def through(self, hidden: Tensor, layers: range) -> Float[Tensor, "prompt tail d_model"]:
+        """Call some layers on the tails, behind a copy of what was kept."""
+        kv = self.cache.branch().kv
+        for layer in layers:
+            kwargs = {k: kv if v is self.given else v for k, v in self.calls.kwargs[layer].items()}
+            hidden = first_output(self.model.blocks[layer](hidden, **kwargs))
+        return hidden
 
     def only(self, prompts: Int[Tensor, " prompt"]) -> "Tails":
         """The same for some of the prompts."""
@@ -66,16 +66,9 @@ class Tails:
 
 @torch.no_grad()
 def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int) -> Tails:
-    """Run prompts once, under whatever hooks are installed, and keep what lies before the tails.
+    """Run prompts once, in one batch, under whatever hooks are installed; keep what precedes tails.
 
-    Args:
-        model: the model.
-        prompts: in tokens; they run as one batch.
-        first: the layer where later runs begin.
-        n_tail: how many last tokens they run; longer than a prompt is its whole.
-
-    Raises:
-        PlanError: the layer is out of range.
+    Later runs begin at layer `first` and run the `n_tail` last tokens, at most the whole prompt.
     """
     model.check_layers([first])
     cache = PrefixCache.of(model, prompts, keep=only_keys(model))
@@ -86,13 +79,4 @@ def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int)
     given = cache.branch()  # recording runs the first layer, which takes keys in
     calls = record_layer_calls(model, ids, mask, given.arguments(model.hf, model, len(cache.ids.T)))
     run = Tails(model, cache, calls, given.kv, first, calls.embeddings)
-    return replace(run, hidden=_through(run, calls.embeddings, range(first)))
-
-
-def _through(run: Tails, hidden: Tensor, layers: range) -> Float[Tensor, "prompt tail d_model"]:
-    """Call some layers on the tails, behind a copy of what was kept."""
-    kv = run.cache.branch().kv
-    for layer in layers:
-        kwargs = {k: kv if v is run.given else v for k, v in run.calls.kwargs[layer].items()}
-        hidden = first_output(run.model.blocks[layer](hidden, **kwargs))
-    return hidden
+    return replace(run, hidden=run.through(calls.embeddings, range(first)))

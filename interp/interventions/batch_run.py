@@ -1,12 +1,10 @@
 """`Run`: a plan on a batch of prompts, whichever engine carries it out; `binding` makes it.
 
-Forward by forward the engine tells the run which tokens come in (all of them, or with a KV cache
-only the new ones), as a `Window`; each `BoundEdit` then finds the tokens that its scope covers and
-rewrites them. Rows may end and leave the batch: `Run.rows` says which are still there.
+Before each forward the engine notes which tokens come in (with a KV cache only the new ones) as a
+`Window`; each `BoundEdit` then rewrites those that its scope covers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,9 +13,7 @@ from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError
-from interp.interventions.plan import Feedback
-from interp.interventions.rewrite import Rewrite
-from interp.model.sites import SITES, Site
+from interp.model.sites import Site
 
 
 @brief
@@ -28,9 +24,7 @@ class Window:
     Attributes:
         row: of each row of the batch, which of the bound prompts it is.
         pos: position of every token so far in its own prompt, padding left out.
-        real: which tokens are no padding.
         start: first column that this call computes; the earlier ones are in the KV cache.
-        cache: the KV cache, or ``None``.
     """
 
     row: Int[Tensor, " row"]
@@ -73,11 +67,8 @@ class Window:
 class Scope:
     """Positions resolved against the prompts of a batch.
 
-    Attributes:
-        prompt: which positions of each are in; ``None`` for every token there is.
-        length: of each prompt.
-        rows: which prompts the plan is for.
-        decoded: whether tokens after the prompt are in.
+    `prompt` says which positions of each are in (``None``: every token there is), `rows` which
+    prompts the plan is for, `decoded` whether tokens after the prompt are in.
     """
 
     prompt: Bool[Tensor, "prompt pos"] | None
@@ -97,18 +88,76 @@ class Scope:
 
 @brief
 @dataclass(frozen=True)
+class Rewrite:
+    """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
+
+    Attributes:
+        add: what is added: one vector, one per position, or one per prompt and position; before it
+            is given to its layers, one per layer, prompt and position.
+        basis: B, orthonormal directions that are projected out.
+        of_norm: whether what is added is multiplied by the L2 norm of x.
+    """
+
+    keep: float = 1.0
+    add: Float[Tensor, "*prompt_pos feature"] | None = None
+    basis: Float[Tensor, "feature direction"] | None = None
+    of_norm: bool = False
+
+    def of_layers(self, n: int) -> "list[Rewrite]":
+        """The rewrite of each of `n` layers."""
+        if self.add is None or self.add.ndim < 4:
+            return [self] * n
+        return [replace(self, add=add) for add in self.add]
+
+    def added(
+        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    ) -> Float[Tensor, "token_or_one feature"] | None:
+        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
+        if self.add is None:
+            return None
+        if self.add.ndim == 1:
+            return self.add[None]
+        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
+        place = pos if self.add.shape[-2] > 1 else torch.zeros_like(pos)
+        found = self.add[place] if self.add.ndim == 2 else self.add[prompt, place]
+        missing = found.isnan().any(-1)
+        if bool(missing.any()):
+            raise PlanError(
+                f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
+                "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
+            )
+        return found
+
+    def __call__(
+        self,
+        x: Float[Tensor, "token feature"],
+        prompt: Int[Tensor, " token"],
+        pos: Int[Tensor, " token"],
+    ) -> Float[Tensor, "token feature"]:
+        """The new features of some tokens."""
+        # 0 x inf is not a number, and what is replaced may be infinite.
+        new = x * self.keep if self.keep else torch.zeros_like(x)
+        add = self.added(prompt, pos)
+        if self.basis is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            basis = self.basis.to(x.device, wide)
+            new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
+        if add is None:
+            return new
+        if self.of_norm:
+            add = add.to(x.device) * x.float().norm(dim=-1, keepdim=True)
+        return new + add.to(x)
+
+
+@brief
+@dataclass(frozen=True)
 class BoundEdit:
     """An edit at one site of one layer, resolved against model and prompts.
 
     Attributes:
-        site: where.
-        layer: in which block.
-        scope: at which tokens.
         features: the features of the selected units; ``None`` for all.
-        rewrite: the arithmetic.
         numbers: of each prompt, its entry in values that differ by prompt.
         positional: the length of the values' position axis, where they have one.
-        dosed: whether it follows the plan's `Feedback`.
     """
 
     site: Site
@@ -118,7 +167,6 @@ class BoundEdit:
     rewrite: Rewrite
     numbers: Int[Tensor, " prompt"] | None
     positional: int | None
-    dosed: bool = False
 
     def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
         """Edit the activation, which must be that of the forward call under way, in place."""
@@ -133,10 +181,9 @@ class BoundEdit:
         if not len(row):
             return
         where = [row.to(activation.device), new.to(activation.device)]
-        dose = run.dose_at(row, new) if self.dosed else None
         if self.features is not None:
             where = [where[0][:, None], where[1][:, None], self.features.to(activation.device)]
-        activation[*where] = self.rewrite(activation[*where], prompt, pos, dose)
+        activation[*where] = self.rewrite(activation[*where], prompt, pos)
 
     def tokens(self, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The tokens edited in a forward call: row, column among the new, entry, position."""
@@ -179,46 +226,22 @@ class BoundKnockOut:
 
 
 @brief
-@dataclass(frozen=True)
-class BoundFeedback:
-    """Reads the residual stream after a layer, and sets the dose of each row's next token."""
-
-    step: Feedback
-    numbers: Int[Tensor, " prompt"]
-    layer: int
-    site: Site = SITES["resid_post"]
-
-    def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
-        """Read; the activation stays as it is."""
-        step, entry = self.step, self.numbers[run.tokens.row]
-        held = (step.directions, step.low, step.high)
-        direction, low, high = (value[entry].to(activation.device).float() for value in held)
-        cosine = nn.functional.cosine_similarity(activation[:, -1].float(), direction, dim=-1)
-        run.set_dose(((high - cosine) / (high - low)).clamp(0.0, step.most))
-
-
-@brief
 @dataclass
 class Run:
     """Plans resolved against a batch, and the tokens of the forward call under way.
 
     Attributes:
-        edits: in plan order.
-        knock_outs: in plan order.
-        feedback: of the plan, if any.
+        edits, knock_outs: in plan order.
         lengths: of the prompts; ``None`` where any batch will do.
-        rows: which of the prompts the batches that are run have; ``None`` for all.
+        rows: which of the prompts are still in the batch; ``None`` for all.
         window: the forward call under way.
-        dose: of each prompt at each column so far, where the plan has feedback.
     """
 
     edits: list[BoundEdit]
     knock_outs: list[BoundKnockOut]
-    feedback: list[BoundFeedback]
     lengths: Int[Tensor, " prompt"] | None
     rows: Int[Tensor, " row"] | None = None
     window: Window | None = None
-    dose: Float[Tensor, "prompt column"] | None = None
 
     @property
     def tokens(self) -> Window:
@@ -230,11 +253,8 @@ class Run:
     def enter(self, ids: Tensor, mask: Tensor | None, start: int, cache: Any = None) -> None:
         """Note the tokens of a forward call; `PlanError` if they are not those of the prompts.
 
-        Args:
-            ids: token ids or embeddings of the new tokens, rows first.
-            mask: which of all tokens so far are real; ``None`` for all.
-            start: how many tokens are in the KV cache.
-            cache: the KV cache, or ``None``.
+        `ids` are the new tokens or their embeddings, `mask` says which of all tokens so far are
+        real (``None``: all), `start` how many are in the KV cache.
         """
         n = start + ids.shape[1]
         real = torch.ones(len(ids), n, dtype=torch.bool)
@@ -242,35 +262,16 @@ class Run:
             real = mask[:, :n].bool().cpu()
         if self.lengths is not None:
             known = self.lengths if self.rows is None else self.lengths[self.rows]
-            _check_batch(real.sum(-1).tolist(), known.tolist())
+            if len(real) != len(known):
+                raise PlanError(
+                    f"the plan was applied to {len(known)} prompts but a batch of {len(real)} was "
+                    "run."
+                )
+            n_real = real.sum(-1)
+            for row in (n_real < known).nonzero()[:1, 0].tolist():
+                raise PlanError(
+                    f"the plan was applied to a prompt of {int(known[row])} tokens, but row {row} "
+                    f"of the batch has {int(n_real[row])}; run the prompts that the plan was "
+                    "applied to."
+                )
         self.window = Window.of(real, start, cache, self.rows)
-
-    def dose_at(self, row: Tensor, new: Tensor) -> Float[Tensor, " token"] | None:
-        """The dose at some of the new tokens."""
-        if self.dose is None:
-            return None
-        at = (self.tokens.row[row], new + self.tokens.start)
-        return self.dose[tuple(index.to(self.dose.device) for index in at)]
-
-    def set_dose(self, dose: Float[Tensor, " row"]) -> None:
-        """Set the dose of the token that comes next in each row."""
-        n, row = self.tokens.real.shape[1], self.tokens.row.to(dose.device)
-        known = dose.new_ones(len(dose) if self.lengths is None else len(self.lengths), n + 1)
-        if self.dose is not None:
-            known[:, :n] = self.dose[:, :n]
-        known[row, n] = dose
-        self.dose = known
-
-
-def _check_batch(run: Sequence[int], known: Sequence[int]) -> None:
-    """Compare the lengths of a batch's rows with those of the prompts."""
-    if len(run) != len(known):
-        raise PlanError(
-            f"the plan was applied to {len(known)} prompts but a batch of {len(run)} was run."
-        )
-    short = [row for row in range(len(known)) if run[row] < known[row]]
-    if short:
-        raise PlanError(
-            f"the plan was applied to a prompt of {known[short[0]]} tokens, but row {short[0]} "
-            f"of the batch has {run[short[0]]}; run the prompts that the plan was applied to."
-        )

@@ -1,7 +1,6 @@
 """Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Scope
-from interp.interventions.plan import Add, Feedback, KnockOut, Plan, SiteEdit
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run, Scope
+from interp.interventions.plan import KnockOut, Plan, ProjectOut, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
 
@@ -23,83 +22,53 @@ def bind(
     numbers: Sequence[int] | None = None,
     rows: Bool[Tensor, " row"] | None = None,
 ) -> Run:
-    """Resolve a plan against a model and a batch, and check that it can be carried out.
+    """Resolve a plan against a model and a batch; `PlanError` if it cannot be carried out.
 
-    Args:
-        model: the model.
-        plan: the plan.
-        prompts: the rows of the batch; ``None`` where they are not known, which only
-            interventions at all positions can do without.
-        numbers: which entry of a value's prompt axis each row takes; by default its own.
-        rows: which rows the plan is for; by default all.
-
-    Raises:
-        PlanError: a site, layer or unit that the model does not have; a vector of the wrong
-            width, an unknown span, a position out of range.
+    `prompts` are the rows of the batch; ``None`` where they are not known, which only
+    interventions at all positions can do without. `numbers` says which entry of a value's prompt
+    axis each row takes, by default its own; `rows`, which rows the plan is for.
     """
     n = len(prompts) if prompts is not None else 0
     which = torch.ones(n, dtype=torch.bool) if rows is None else rows
     entry = None if prompts is None else torch.tensor(numbers or range(n))
     if prompts is not None and numbers is None:
         check_values(plan, prompts)
-    binder = _Binder(model, prompts, which, entry)
     lengths = None if prompts is None else torch.tensor([len(prompt.ids) for prompt in prompts])
-    cuts = [bound for step in plan if isinstance(step, KnockOut) for bound in binder.cuts(step)]
-    feedback = [binder.feedback(step) for step in plan if isinstance(step, Feedback)]
-    edits = [bound for step in plan.edits for bound in binder.edits(step, bool(feedback))]
-    return Run(edits, cuts, feedback, lengths)
-
-
-@dataclass(frozen=True)
-class _Binder:
-    """What steps are resolved against: a model, rows, and their entries in values."""
-
-    model: Model
-    prompts: Sequence[TokenPrompt] | None
-    rows: Bool[Tensor, " row"]
-    entry: Int[Tensor, " row"] | None
-
-    def edits(self, step: SiteEdit, feedback: bool) -> list[BoundEdit]:
-        site, layers = site_layers(self.model, step.site, step.layers)
-        scope = resolve(step.positions, self.prompts, self.rows)
-        features = _features(self.model, site, step.units)
-        axes = _axes(step, _vector(self.model, site, step))
-        if len(axes) == 2:
-            self._check_entries(axes[0], f"the value for {step.site}")
-        rewrites = step.rewrite(features).of_layers(len(layers))
-        positional = axes[-1] if axes and axes[-1] > 1 else None
-        dosed = feedback and isinstance(step, Add)
-        return [
-            BoundEdit(site, layer, scope, features, rewrite, self.entry, positional, dosed)
-            for layer, rewrite in zip(layers, rewrites, strict=True)
-        ]
-
-    def cuts(self, step: KnockOut) -> list[BoundKnockOut]:
-        queries, keys = (resolve(p, self.prompts, self.rows) for p in (step.queries, step.keys))
-        heads: Any = step.heads
-        _check_units(heads, self.model.arch.n_heads, "head", self.model)
-        layers = _layers(self.model, step.layers)
-        return [BoundKnockOut(layer, queries, keys, heads) for layer in layers]
-
-    def feedback(self, step: Feedback) -> BoundFeedback:
-        self.model.check_layers([step.layer])
-        shape = list(step.directions.shape)
-        if len(shape) != 2 or shape[1] != self.model.arch.d_model:
-            raise PlanError(f"Feedback.directions is {shape}; give [prompt, d_model].")
-        self._check_entries(min(shape[0], len(step.low), len(step.high)), "the plan's Feedback")
-        entry = torch.zeros(0, dtype=torch.long) if self.entry is None else self.entry
-        return BoundFeedback(step, entry, step.layer)
-
-    def _check_entries(self, n: int, what: str) -> None:
-        if self.entry is None or bool((self.entry[self.rows] >= n).any()):
+    run = Run([], [], lengths)
+    for step in plan:
+        if isinstance(step, KnockOut):
+            queries, keys = (resolve(p, prompts, which) for p in (step.queries, step.keys))
+            heads: Any = step.heads
+            _check_units(heads, model.arch.n_heads, "head", model)
+            for layer in chosen_layers(model, step.layers):
+                run.knock_outs.append(BoundKnockOut(layer, queries, keys, heads))
+            continue
+        site, layers = site_layers(model, step.site, step.layers)
+        scope = resolve(step.positions, prompts, which)
+        features = _features(model, site, step.units)
+        axes = _axes(step, model.width(site))
+        if len(axes) == 2 and (entry is None or bool((entry[which] >= axes[0]).any())):
             raise PlanError(
-                f"{what} holds one entry for each of {n} prompts; apply it to those prompts."
+                f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply "
+                "it to those prompts."
             )
+        positional = axes[-1] if axes and axes[-1] > 1 else None
+        rewrites = step.rewrite(features).of_layers(len(layers))
+        for layer, rewrite in zip(layers, rewrites, strict=True):
+            run.edits.append(BoundEdit(site, layer, scope, features, rewrite, entry, positional))
+    return run
 
 
-def _axes(step: SiteEdit, value: Tensor | None) -> tuple[int, ...]:
-    """Sizes of a value's prompt and position axes, as far as it has them."""
-    return () if value is None or "directions" in step.tensors else tuple(value.shape[:-1][-2:])
+def _axes(step: SiteEdit, width: int | None = None) -> tuple[int, ...]:
+    """Sizes of a value's prompt and position axes, as far as it has them; checks its width."""
+    for name, value in step.held():
+        if width is not None and value.shape[-1] != width:
+            raise PlanError(
+                f"{type(step).__name__}.{name} at {step.site!r} has width {value.shape[-1]}, but "
+                f"the site's is {width} (give whole vectors; `units` selects)."
+            )
+        return () if isinstance(step, ProjectOut) else tuple(value.shape[:-1][-2:])
+    return ()
 
 
 def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
@@ -110,19 +79,18 @@ def check_values(plan: Plan, prompts: Sequence[TokenPrompt]) -> None:
     """
     n, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
     for step in plan.edits:
-        for name in step.tensors:
-            axes, what = _axes(step, getattr(step, name)), f"{type(step).__name__}.{name}"
-            if len(axes) == 2 and axes[0] != n:
-                raise PlanError(
-                    f"{what} at {step.site!r} holds one entry for each of {axes[0]} prompts, but "
-                    f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
-                )
-            if len(axes) == 1 and axes[0] == n != longest and n > 1:
-                raise PlanError(
-                    f"{what} at {step.site!r} has shape [{n}, width], which means {n} positions, "
-                    f"but there are {n} prompts of at most {longest} tokens; for one value per "
-                    "prompt, give the recorded Activations themselves or [prompt, pos, width]."
-                )
+        axes, what = _axes(step), f"{type(step).__name__}.{''.join(step.tensors)} at {step.site!r}"
+        if len(axes) == 2 and axes[0] != n:
+            raise PlanError(
+                f"{what} holds one entry for each of {axes[0]} prompts, but "
+                f"{n} {'is' if n == 1 else 'are'} run; apply it to those prompts."
+            )
+        if len(axes) == 1 and axes[0] == n != longest and n > 1:
+            raise PlanError(
+                f"{what} has shape [{n}, width], which means {n} positions, but there are {n} "
+                f"prompts of at most {longest} tokens; for one value per prompt, give the "
+                "recorded Activations themselves or [prompt, pos, width]."
+            )
 
 
 def resolve(
@@ -149,27 +117,23 @@ def site_layers(
 ) -> tuple[Site, Sequence[int]]:
     """A site, and its layers: those given, the one in its name, or all; `PlanError` if none."""
     where, named = model.site(site)
-    return where, chosen_layers(model, site, named, layers)
+    return where, chosen_layers(model, layers, named, site)
 
 
 def chosen_layers(
-    model: Model, site: str, named: int | None, layers: int | Sequence[int] | None
+    model: Model, layers: int | Sequence[int] | None, named: int | None = None, site: str = ""
 ) -> Sequence[int]:
     """The layers given, the one that the site's name says, or all; errors as `site_layers`."""
-    chosen = _layers(model, layers if named is None or layers is not None else named)
-    if named is not None and tuple(chosen) != (named,):
-        raise PlanError(
-            f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
-        )
-    return chosen
-
-
-def _layers(model: Model, layers: int | Sequence[int] | None) -> Sequence[int]:
-    given = (layers,) if isinstance(layers, int) else layers
+    given = named if layers is None else layers
+    given = (given,) if isinstance(given, int) else given
     chosen = range(model.arch.n_layers) if given is None else given
     if not chosen:
         raise PlanError("layers is empty, so nothing would change; name at least one.")
     model.check_layers(chosen)
+    if named is not None and tuple(chosen) != (named,):
+        raise PlanError(
+            f"{site!r} names layer {named}, but layers={layers}; leave one of them out."
+        )
     return chosen
 
 
@@ -189,16 +153,3 @@ def _check_units(units: Sequence[int] | None, n: int, name: str, model: Model) -
     wrong = [u for u in units or () if not 0 <= u < n]
     if wrong:
         raise PlanError(f"{name} {wrong[0]} is out of range: {model.name} has 0 to {n - 1}.")
-
-
-def _vector(model: Model, site: Site, step: SiteEdit) -> Tensor | None:
-    """The tensor of an edit, checked against the site's width."""
-    for name in step.tensors:
-        value = getattr(step, name)
-        if value is not None and value.shape[-1] != model.width(site):
-            raise PlanError(
-                f"{type(step).__name__}.{name} at {step.site!r} has width {value.shape[-1]}, but "
-                f"the site's is {model.width(site)} (give whole vectors; `units` selects)."
-            )
-        return value
-    return None

@@ -1,13 +1,14 @@
 """A plan as hooks for a user's own `TransformerBridge`; imports nothing of TransformerLens."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from interp.data.prompts import Prompts, as_prompts, pad
 from interp.errors import PlanError
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run
+from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run
 from interp.interventions.binding import bind
 from interp.interventions.native import cut_off
 from interp.interventions.plan import AnyPlan, as_plan
@@ -26,79 +27,61 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
         hooks = bridge_hooks(model, plan, prompts)
         bridge.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
 
-    Args:
-        model: interp's model of the same weights, `load_model(bridge)`.
-        plan: what to do.
-        prompts: the rows of the batch that the bridge will run.
+    `model` is interp's model of the same weights, `load_model(bridge)`.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts, or, from inside the bridge's
-            generation, the bridge does not read its KV cache.
+        PlanError: a site, layer or unit that the model does not have; the plan cannot be carried
+            out on these prompts, or, from inside the bridge's generation, the bridge does not
+            read its KV cache.
     """
     rows = as_prompts(model, prompts)
     run = bind(model, as_plan(plan), rows)
     # hook_embed fires first in every forward pass, so it can tell the run what comes in
-    hooks: list[BridgeHook] = [("hook_embed", _enter(run, pad(model, rows)[1]))]
+    hooks: list[BridgeHook] = [("hook_embed", partial(_enter, run, pad(model, rows)[1]))]
     if model.arch.bridge_reads_scores and "z" in model.arch.points:
-        hooks.append(("blocks.0.attn.hook_attn_scores", _reads_cache(run)))
+        hooks.append(("blocks.0.attn.hook_attn_scores", partial(_reads_cache, run)))
     if run.knock_outs and not model.arch.bridge_reads_scores:
         raise PlanError(
             "TransformerLens takes no edits of attention scores on this architecture "
             f"({model.arch.adapter}); run this KnockOut with interp.forward."
         )
-    edits = (*run.edits, *run.feedback)
-    hooks += [(edit.site.at(edit.layer), _edited(run, edit)) for edit in edits]
+    hooks += [(edit.site.at(edit.layer), partial(_edited, run, edit)) for edit in run.edits]
     for cut in run.knock_outs:
-        hooks.append((f"blocks.{cut.layer}.attn.hook_attn_scores", _scored(run, cut)))
+        hooks.append((f"blocks.{cut.layer}.attn.hook_attn_scores", partial(_scored, run, cut)))
     return hooks
 
 
-def _enter(run: Run, real: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    """Tell whole sequences from one more token that is read with a KV cache."""
-
-    def enter(embeddings: Tensor, hook: Any) -> Tensor:
-        n = embeddings.shape[1]
-        seen = run.window.real.shape[1] if run.window is not None else 0
-        start = seen if n == 1 else 0
-        decoded = start + n - real.shape[1]
-        run.enter(embeddings, nn.functional.pad(real, (0, decoded), value=True), start)
-        return embeddings
-
-    return enter
+def _enter(run: Run, real: Tensor, embeddings: Tensor, hook: Any) -> Tensor:
+    """Note what comes in: whole sequences, or one more token that is read with a KV cache."""
+    n = embeddings.shape[1]
+    seen = run.window.real.shape[1] if run.window is not None else 0
+    start = seen if n == 1 else 0
+    decoded = start + n - real.shape[1]
+    run.enter(embeddings, nn.functional.pad(real, (0, decoded), value=True), start)
+    return embeddings
 
 
-def _reads_cache(run: Run) -> Callable[[Tensor, Any], Tensor]:
+def _reads_cache(run: Run, scores: Tensor, hook: Any) -> Tensor:
     """Refuse decoding that has lost the prompt: TransformerLens 4.3 does on transformers 5.24."""
-
-    def reads_cache(scores: Tensor, hook: Any) -> Tensor:
-        window = run.tokens
-        if window.start and scores.shape[-1] == window.n_new:
-            raise PlanError(
-                "this version of TransformerLens does not read the KV cache of this version of "
-                "transformers, so each new token is computed without the prompt; pass "
-                "use_past_kv_cache=False to generate, or use interp.generate."
-            )
-        return scores
-
-    return reads_cache
+    window = run.tokens
+    if window.start and scores.shape[-1] == window.n_new:
+        raise PlanError(
+            "this version of TransformerLens does not read the KV cache of this version of "
+            "transformers, so each new token is computed without the prompt; pass "
+            "use_past_kv_cache=False to generate, or use interp.generate."
+        )
+    return scores
 
 
-def _edited(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor, Any], Tensor]:
-    def edited(activation: Tensor, hook: Any) -> Tensor:
-        flat = activation.flatten(2)  # heads and their features in one axis, as in the module
-        edit(flat, run)
-        # in place: at resid_mid the block adds its MLP to this very tensor
-        return activation.copy_(flat.view_as(activation))
-
-    return edited
+def _edited(run: Run, edit: BoundEdit, activation: Tensor, hook: Any) -> Tensor:
+    flat = activation.flatten(2)  # heads and their features in one axis, as in the module
+    edit(flat, run)
+    # in place: at resid_mid the block adds its MLP to this very tensor
+    return activation.copy_(flat.view_as(activation))
 
 
-def _scored(run: Run, knock_out: BoundKnockOut) -> Callable[[Tensor, Any], Tensor]:
-    def scored(scores: Tensor, hook: Any) -> Tensor:
-        n_keys = scores.shape[-1]
-        offset = run.tokens.real.shape[1] - n_keys
-        cut = knock_out.cut(run.tokens, n_keys, offset, scores.shape[1])
-        return cut_off(knock_out, scores, cut.to(scores.device))
-
-    return scored
+def _scored(run: Run, knock_out: BoundKnockOut, scores: Tensor, hook: Any) -> Tensor:
+    n_keys = scores.shape[-1]
+    offset = run.tokens.real.shape[1] - n_keys
+    cut = knock_out.cut(run.tokens, n_keys, offset, scores.shape[1])
+    return cut_off(knock_out, scores, cut.to(scores.device))

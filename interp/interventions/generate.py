@@ -3,13 +3,10 @@
     texts = generate(model, prompts, plan, max_new_tokens=30)
 
 Steering is a plan: a vector per row, relative to the activation, at the last prompt token and at
-every new one, with a dose that follows the model's own state::
+every new one::
 
-    plan = Plan.of(
-        Add("resid_post", vectors[:, :, None], 0.3, layers=range(8, 20), relative="norm",
-            positions="generating"),              # vectors: [layer, condition, d_model]
-        Feedback(directions, low, high, layer=20),
-    )
+    plan = Add("resid_post", vectors[:, :, None], 0.3, layers=range(8, 20), relative="norm",
+               positions="generating")            # vectors: [layer, condition, d_model]
     cache = PrefixCache.sharing(model, prompts, [common_prefix(prompts)] * len(prompts))
     cache.read(model, leave=1)                    # each prompt once, for all conditions and plans
     rows = [(i, c) for i in range(len(prompts)) for c in range(n_conditions)]
@@ -21,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
@@ -43,13 +40,7 @@ Tokens = tuple[int, ...]
 @brief
 @dataclass(frozen=True)
 class Generation:
-    """What one prompt was continued by.
-
-    Attributes:
-        prompt: the prompt's tokens.
-        ids: the new tokens, up to and with the end-of-sequence token.
-        text: the new tokens as text, special ones left out.
-    """
+    """What one prompt was continued by: `ids`, with the end-of-sequence token, and their `text`."""
 
     prompt: Tokens
     ids: Tokens
@@ -78,7 +69,7 @@ def generate(
         model: the model; its own generation config applies (repetition penalty, top-k, …).
         prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
         plan: what to do; nothing by default.
-        max_new_tokens: at most so many tokens per prompt; 1 or more.
+        max_new_tokens: at most so many tokens per prompt.
         temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
         seed: of the sampling; a batch of other prompts draws other numbers.
         use_cache: keep keys and values; without, and for recurrent models (Mamba), every step
@@ -86,9 +77,8 @@ def generate(
         progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have.
-        PlanError: the plan cannot be carried out on these prompts, or `max_new_tokens` is not a
-            positive whole number.
+        PlanError: the plan cannot be carried out on these prompts or on this model, or
+            `max_new_tokens` is not a positive whole number.
     """
     rows, steps = as_prompts(model, prompts), as_plan(plan)
     check_values(steps, rows)
@@ -138,25 +128,17 @@ def decode(
 ) -> list[Tokens]:
     """Continue the rows of a cache under a plan; a row that has ended leaves the batch.
 
-    Args:
-        model: the model.
-        cache: rows with a token or more left to be read; used up (`PrefixCache.branch` copies).
-        plan: what to do; it must not act on tokens that are in the cache.
-        max_new_tokens: at most so many tokens per row.
-        entries: which entry of a value's prompt axis each row takes; by default its own.
-        ends: tokens that end a row; by default the model's own.
-        seed: of sampling, with ``do_sample=True``.
-        options: as ``model.hf.generate`` takes them: ``repetition_penalty``,
-            ``min_new_tokens``, ``temperature``, …
-
-    Returns:
-        Each row's new tokens, up to and with the one that ended it.
+    The cache is used up (`PrefixCache.branch` copies). `entries` says which entry of a value's
+    prompt axis each row takes; `ends` are the tokens that end a row, by default the model's own;
+    `options` are those of ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …).
+    Returns each row's new tokens, up to and with the one that ended it.
 
     Raises:
         PlanError: the plan cannot be carried out on these rows, acts on tokens that have been
             read, or `max_new_tokens` is not a positive whole number.
     """
-    if not _is_positive(max_new_tokens):
+    wanted: Any = max_new_tokens
+    if not (isinstance(wanted, int) and wanted >= 1):
         raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
     run = bind(model, as_plan(plan), cache.prompts, entries)
     if cache.n_read and _acts(run, cache.mask[:, : cache.n_read]):
@@ -174,11 +156,16 @@ def decode(
     with torch.random.fork_rng(), hooked_run(model, run):
         torch.manual_seed(seed)
         for number in range(max_new_tokens):
-            if number == options.get("min_new_tokens"):
-                processors = _without_minimum(processors)
+            if number == options.get("min_new_tokens"):  # the ban on ends costs time after it, too
+                minimum = MinNewTokensLengthLogitsProcessor
+                processors = LogitsProcessorList(
+                    p for p in processors if not isinstance(p, minimum)
+                )
             states = cache.read(model)[:, -1]
             logits = model.arch.logits_transform(model.unembed(states).float())
-            token = _chosen(processors(seen, logits), sample)  # pyright: ignore[reportArgumentType]
+            scores: Any = processors(seen, logits)  # pyright: ignore[reportArgumentType]
+            drawn = torch.multinomial(scores.softmax(-1), 1) if sample else scores.argmax(-1, True)
+            token = drawn[:, 0]
             for row, one in zip(run.rows.tolist(), token.tolist(), strict=True):
                 new[row].append(one)
             going = (~ended[token]).nonzero()[:, 0]
@@ -190,10 +177,6 @@ def decode(
                 cache.select(going)
                 seen, run.rows = seen[going], run.rows[going.cpu()]
     return [tuple(ids) for ids in new]
-
-
-def _is_positive(number: object) -> bool:
-    return isinstance(number, int) and number >= 1
 
 
 def _acts(run: Run, mask: Bool[Tensor, "row column"]) -> bool:
@@ -232,25 +215,10 @@ def _processors(
     )
 
 
-def _without_minimum(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """Without the ban on ends, which costs time even where it no longer applies."""
-    kept = (p for p in processors if not isinstance(p, MinNewTokensLengthLogitsProcessor))
-    return LogitsProcessorList(kept)
-
-
-def _chosen(scores: Float[Tensor, "row vocab"], sample: bool) -> Int[Tensor, " row"]:
-    if not sample:
-        return scores.argmax(-1)
-    return torch.multinomial(scores.softmax(-1), 1)[:, 0]
-
-
 def _on_the_right(
     ids: Int[Tensor, "row column"], mask: Bool[Tensor, "row column"]
 ) -> Int[Tensor, "row column"]:
-    """What penalties see of prompts: the real tokens on the right, the first of them before.
-
-    So padding is never counted as a token that occurred, wherever it stands.
-    """
+    """Tokens for penalties: the real ones on the right, the first of them in place of padding."""
     real = ids.gather(1, torch.sort(mask.long(), dim=1, stable=True).indices)
     start = (~mask).sum(1, keepdim=True)
     columns = torch.arange(ids.shape[1], device=ids.device)

@@ -1,7 +1,8 @@
 """Carry out a plan with hooks on the untouched model: the native engine."""
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from interp.data.prompts import Prompts, as_prompts
 from interp.errors import PlanError
 from interp.forward.hooks import hook_point
 from interp.forward.prefix_cache import cache_in
-from interp.interventions.batch_run import BoundEdit, BoundFeedback, BoundKnockOut, Run, Window
+from interp.interventions.batch_run import BoundKnockOut, Run, Window
 from interp.interventions.binding import bind
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
@@ -24,18 +25,14 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
 
     Padding may be on either side: scopes refer to real tokens, as the attention mask tells.
 
-    Args:
-        model: the model.
-        plan: what to do; interventions at the same site apply in the plan's order.
-        prompts: the rows of the batches that will be run. Without them only
-            ``positions="all"`` has a meaning.
+    Interventions at the same site apply in the plan's order. `prompts` are the rows of the batches
+    that will be run; without them only ``positions="all"`` has a meaning.
 
     Raises:
         PlanError: a site, layer or unit that the model does not have; the plan cannot be carried
             out on these prompts, or another batch is run.
     """
-    known = None if prompts is None else as_prompts(model, prompts)
-    run = bind(model, as_plan(plan), known)
+    run = bind(model, as_plan(plan), None if prompts is None else as_prompts(model, prompts))
     with hooked_run(model, run):
         yield run
 
@@ -44,47 +41,37 @@ def applied(model: Model, plan: AnyPlan, prompts: Prompts | None = None) -> Gene
 def hooked_run(model: Model, run: Run) -> Generator[None]:
     """Install a run's hooks; they are gone on exit, whatever happened."""
     with contextlib.ExitStack() as stack:
-        enter = model.body.register_forward_pre_hook(_enter(run), with_kwargs=True)
+        enter = model.body.register_forward_pre_hook(partial(_enter, run), with_kwargs=True)
         stack.callback(enter.remove)
-        for edit in (*run.edits, *run.feedback):
+        for edit in run.edits:
             module, point = model.point(edit.site, edit.layer)
-            stack.callback(hook_point(module, point, _in_run(run, edit)).remove)
+            stack.callback(hook_point(module, point, partial(edit, run=run)).remove)
         for knock_out in run.knock_outs:
             attention = model.blocks[knock_out.layer].get_submodule(model.arch.attention)
-            hook = _masked(model, run, knock_out)
+            hook = partial(_cut, model, run, knock_out)
             stack.callback(attention.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
-def _enter(run: Run) -> Callable[..., None]:
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-        ids = next(x for x in given if x is not None)
-        cache = cache_in(kwargs)
-        start = int(cache.get_seq_length()) if cache is not None else 0
-        run.enter(ids, kwargs.get("attention_mask"), start, cache)
-
-    return enter
+def _enter(run: Run, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    given = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    ids = next(x for x in given if x is not None)
+    cache = cache_in(kwargs)
+    start = int(cache.get_seq_length()) if cache is not None else 0
+    run.enter(ids, kwargs.get("attention_mask"), start, cache)
 
 
-def _in_run(run: Run, edit: BoundEdit | BoundFeedback) -> Callable[[Tensor], None]:
-    return lambda activation: edit(activation, run)
+def _cut(
+    model: Model,
+    run: Run,
+    knock_out: BoundKnockOut,
+    _: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Give the attention module a mask with a knock-out's edges cut.
 
-
-def _masked(model: Model, run: Run, knock_out: BoundKnockOut) -> Callable[..., Any]:
-    """A pre-hook that gives the attention module a mask with the edges cut."""
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mask = cut_mask(model, knock_out, run.tokens, kwargs.get("attention_mask"))
-        return args, kwargs | {"attention_mask": mask}
-
-    return before
-
-
-def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tensor | None) -> Tensor:
-    """The attention mask with a knock-out's edges cut.
-
-    `mask` is what Hugging Face passes: boolean (True = attend), additive, or ``None`` where plain
+    Hugging Face passes a boolean one (True = attend), an additive one, or ``None`` where plain
     causality is enough.
     """
     if model.attention_implementation not in ("sdpa", "eager"):
@@ -92,13 +79,13 @@ def cut_mask(model: Model, knock_out: BoundKnockOut, window: Window, mask: Tenso
             f"KnockOut needs 'sdpa' or 'eager' attention, not {model.attention_implementation!r}; "
             "load the model with one of them."
         )
+    window, mask = run.tokens, kwargs.get("attention_mask")
     n_keys, offset = window.n_new, 0
     if window.cache is not None:
         n_keys, offset = window.cache.get_mask_sizes(window.n_new, knock_out.layer)
     cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
-    if mask is None:
-        mask = plain_mask(model, window, n_keys, offset)
-    return cut_off(knock_out, mask, cut.to(mask.device))
+    mask = plain_mask(model, window, n_keys, offset) if mask is None else mask
+    return args, kwargs | {"attention_mask": cut_off(knock_out, mask, cut.to(mask.device))}
 
 
 def cut_off(knock_out: BoundKnockOut, mask: Tensor, cut: Bool[Tensor, "..."]) -> Tensor:

@@ -21,28 +21,13 @@ from interp.interventions.native import cut_off, plain_mask
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
-ORDER = [
-    "resid_pre",
-    "mask",
-    "q",
-    "k",
-    "v",
-    "z",
-    "attn_out",
-    "resid_mid",
-    "mlp_post",
-    "mlp_out",
-    "resid_post",
-]
+ATTENTION = ("mask", "q", "k", "v", "z", "attn_out")
+ORDER = ("resid_pre", *ATTENTION, "resid_mid", "mlp_post", "mlp_out", "resid_post")
 """The order in which a block computes its sites; nnsight must ask for them in this order."""
 
 
 def traced(model: Model) -> Any:
-    """Wrap a copy of the model for nnsight, which hooks itself into every module's forward.
-
-    Raises:
-        InterpError: nnsight is not installed.
-    """
+    """Wrap a copy of the model for nnsight; `InterpError` where that is not installed."""
     return _nnsight().NNsight(copy.deepcopy(model.hf))
 
 
@@ -95,23 +80,12 @@ def sweep_resid_pre(
 def run_plan(
     wrapped: Any, model: Model, plan: AnyPlan, prompts: Prompts, remote: bool | str = False
 ) -> Float[Tensor, "prompt vocab"]:
-    """Run prompts under a plan in one nnsight trace.
+    """Run prompts under a plan in one nnsight trace; fp32 logits at each prompt's last token.
 
-    Args:
-        wrapped: an nnsight model of the same weights: `traced`, `remote_traced`, or the
-            user's own.
-        model: interp's model, which knows the sites.
-        plan: what to do.
-        prompts: texts, token prompts, or pairs (of which the clean prompts run).
-        remote: as nnsight takes it: ``True`` for NDIF, ``"local"`` for a dry run that ships
-            the trace to itself. Needs a `TransformersModel`.
-
-    Returns:
-        Logits at each prompt's last token, in fp32.
-
-    Raises:
-        PlanError: a site, layer or unit that the model does not have, or the plan cannot be
-            carried out on these prompts.
+    `wrapped` is an nnsight model of the same weights (`traced`, `remote_traced`, or your own),
+    `model` interp's, which knows the sites. `remote` as nnsight takes it: ``True`` for NDIF,
+    ``"local"`` for a dry run that ships the trace to itself (needs a `TransformersModel`).
+    Prompts and errors as in `interp.forward`.
     """
     import nnsight
 
@@ -142,8 +116,8 @@ def run_plan(
             new = old * keep
             if basis is not None:
                 new = new - (old @ basis) @ basis.T
-            if add is not None and of_norm is not None:
-                add = add * (of_norm * old.float().norm(dim=-1, keepdim=True)).to(add.dtype)
+            if add is not None and of_norm:
+                add = add * old.float().norm(dim=-1, keepdim=True).to(add.dtype)
             x[where] = new if add is None else new + add
         logits = nnsight.save(wrapped.output.logits[:, -1].float())
     return logits.cpu()
@@ -176,5 +150,5 @@ def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -
     plain = plain_mask(model, window, window.n_new, 0)
     real = window.real.to(model.device)
     cut_off(cut, plain & real[:, None, None, :] & real[:, None, :, None], scores)  # or refuse
-    step = (module, "mask", (scores, plain), 1.0, None, None, None)
+    step = (module, "mask", (scores, plain), 1.0, None, None, False)
     return (cut.layer, ORDER.index("mask")), step

@@ -10,44 +10,64 @@ left out; a position axis of 1 holds for every position. `interp.Activations` in
 are written where they were recorded.
 """
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.brief import LIMIT
+from interp.brief import ITEMS, LIMIT, in_few_words
 from interp.data.prompts import Positions, whole_numbers
 from interp.errors import PlanError, did_you_mean, shown
-from interp.interventions.described import Described
-from interp.interventions.rewrite import Rewrite, selected
+from interp.interventions.batch_run import Rewrite
 from interp.model.sites import parse_site
 from interp.results import folder, storage
 
 Numbers = int | Sequence[int] | None
 Value = Float[Tensor, "*prompt_pos width"]
+SETS = ("layers", "units", "heads", "positions", "queries", "keys")
 
 
-@runtime_checkable
-class Recorded(Protocol):
-    """Activations that know where they were recorded, as `interp.Activations` do."""
+class Described:
+    """Normal form, checks, equality and repr that all interventions share."""
 
-    @property
-    def site(self) -> str:
-        """The site's short name."""
-        ...
+    tensors: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[tuple[str, ...]] = ()
 
-    def __iter__(self) -> Iterator[int]:
-        """The layers."""
-        ...
+    def fields(self) -> dict[str, Any]:
+        """Every field by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
 
-    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
-        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
-        ...
+    def held(self) -> list[tuple[str, Tensor]]:
+        """The fields that are tensors."""
+        return [(k, v) for k, v in self.fields().items() if isinstance(v, Tensor)]
+
+    def __post_init__(self) -> None:
+        for name, value in self.fields().items():
+            normal = value
+            if name in self.tensors:
+                normal = _vector(value, f"{type(self).__name__}.{name}")
+            elif name in self.numbers:
+                normal = _finite(value, f"{type(self).__name__}.{name}")
+            elif name in SETS and value is not None and not isinstance(value, str):
+                normal = whole_numbers(value, name)
+            object.__setattr__(self, name, normal)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return False
+        theirs = other.fields()
+        return all(_same(value, theirs[name]) for name, value in self.fields().items())
+
+    def __repr__(self) -> str:
+        parts = [f"{k}={_brief(v)}" for k, v in self.fields().items() if v is not None]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,16 +88,16 @@ class SiteEdit(Described):
 
     def __post_init__(self) -> None:
         for name in self.tensors:
-            value = getattr(self, name)
-            if isinstance(value, Recorded):
-                layers = _recorded_layers(self, value)
-                aligned = torch.stack([value.aligned(layer) for layer in layers])
+            found: Any = getattr(self, name)
+            if hasattr(found, "aligned"):  # interp.Activations
+                layers = _recorded_layers(self, found)
+                aligned = torch.stack([found.aligned(layer) for layer in layers])
                 object.__setattr__(self, "layers", layers)
                 object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
         super().__post_init__()
+        layers: Any = self.layers or ()
         for name, value in self.held():
-            layers: Any = self.layers
-            if value.ndim == 4 and len(value) != len(layers or ()):
+            if value.ndim == 4 and len(value) != len(layers):
                 raise PlanError(
                     f"{type(self).__name__}.{name} holds one entry for each of {len(value)} "
                     "layers; name those layers in `layers`."
@@ -90,19 +110,14 @@ class SiteEdit(Described):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patch(SiteEdit):
-    """Write given activations, such as another prompt's.
-
-    Attributes:
-        value: what is written: a tensor, or `interp.Activations` of this site, which are written
-            in their layers at the tokens that they were recorded at.
-    """
+    """Write given activations, such as another prompt's: a tensor, or `interp.Activations`."""
 
     value: Value
     tensors = ("value",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The value in place of the activation."""
-        return Rewrite(0.0, selected(self.value, features))
+        return Rewrite(0.0, _selected(self.value, features))
 
 
 AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
@@ -134,7 +149,7 @@ class Ablate(SiteEdit):
         """Zero, or the value, or the activation with noise added."""
         if self.value is None:
             return Rewrite(0.0)
-        return Rewrite(1.0 if self.kind == "noise" else 0.0, selected(self.value, features))
+        return Rewrite(1.0 if self.kind == "noise" else 0.0, _selected(self.value, features))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,21 +159,20 @@ class Add(SiteEdit):
     Attributes:
         vector: what is added, as `Patch` takes it.
         scale: times this.
-        relative: also times the size of the activation (of the chosen units) at each token: its
-            L2 ``"norm"``, or its root mean square, ``"rms"``.
+        relative: ``"norm"``: also times the L2 norm of the activation (of the chosen units) at
+            each token.
     """
 
     vector: Value
     scale: float = 1.0
-    relative: Literal["norm", "rms"] | None = field(default=None, kw_only=True)
+    relative: Literal["norm"] | None = field(default=None, kw_only=True)
     tensors = ("vector",)
     numbers = ("scale",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation plus scale x vector."""
-        added = self.scale * selected(self.vector, features)
-        sizes = {None: None, "norm": 1.0, "rms": added.shape[-1] ** -0.5}
-        return Rewrite(1.0, added, of_norm=sizes[self.relative])
+        added = self.scale * _selected(self.vector, features)
+        return Rewrite(1.0, added, of_norm={None: False, "norm": True}[self.relative])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -175,12 +189,9 @@ class Scale(SiteEdit):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ProjectOut(SiteEdit):
-    """Remove the component of the activation in the span of some directions.
+    """Remove the component of the activation in the span of linearly independent directions.
 
-    With `units`, the directions are restricted to the selected features first.
-
-    Attributes:
-        directions: one or more, linearly independent; lengths and angles do not matter.
+    Their lengths and angles do not matter. With `units`, they are restricted to these features.
     """
 
     directions: Float[Tensor, "*direction width"]
@@ -194,7 +205,7 @@ class ProjectOut(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation minus its projection; linearly dependent directions are refused."""
-        rows = selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
+        rows = _selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
         basis, r = torch.linalg.qr(rows.T)
         size = r.diagonal().abs()
         if len(size) < len(rows) or not bool((size > 1e-6 * rows.norm(dim=1)).all()):
@@ -212,11 +223,7 @@ class KnockOut(Described):
     The pre-softmax score becomes minus infinity, so the other weights grow to sum to one
     (Geva et al., arXiv 2304.14767).
 
-    Attributes:
-        queries: the tokens that read.
-        keys: the tokens that are read.
-        layers: the window of layers; ``None`` for all.
-        heads: which query heads; ``None`` for all.
+    `layers` and `heads` (query heads) are all by default.
     """
 
     queries: Positions
@@ -225,33 +232,9 @@ class KnockOut(Described):
     heads: Numbers = None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Feedback(Described):
-    """Let the dose of every `Add` of the plan follow the state of the text that is generated.
-
-    Each token that is read sets the dose of its row's next token: 1 where the cosine between the
-    residual stream after `layer` and the row's direction is `low`, 0 where it is `high`, linear
-    between and beyond, at most `most`. Before the first new token is read the dose is 1.
-
-    Attributes:
-        directions: one per prompt.
-        low, high: per prompt.
-        layer: whose output is read, after all edits there.
-        most: the largest dose.
-    """
-
-    directions: Float[Tensor, "prompt d_model"]
-    low: Float[Tensor, " prompt"]
-    high: Float[Tensor, " prompt"]
-    layer: int
-    most: float = 2.0
-    tensors = ("directions", "low", "high")
-    numbers = ("most",)
-
-
-Intervention = SiteEdit | KnockOut | Feedback
+Intervention = SiteEdit | KnockOut
 KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut, Feedback)
+    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut)
 }
 
 
@@ -296,24 +279,20 @@ class Plan(Sequence[Intervention]):
         return f"Plan({len(self.steps)} interventions: {kinds})"
 
     def save(self, path: str | Path) -> Path:
-        """Write a folder: ``manifest.json`` and, in safetensors, the tensors.
-
-        Raises:
-            RunFolderError: `path` exists and is not a run folder.
-        """
+        """Write a folder: ``manifest.json`` and, in safetensors, the tensors."""
         steps = [{"intervention": type(step).__name__} | step.fields() for step in self.steps]
         return storage.store(steps, Path(path), "plan")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            RunFolderError: the folder is missing, damaged, no plan, or of another version.
-        """
+        """Read what `save` wrote; `RunFolderError` where that is missing or damaged."""
         steps: list[dict[str, Any]] = storage.restore(Path(path), "plan", list[dict[str, Any]])
         with folder.reading(Path(path)):
-            return cls(tuple(_kind(one.pop("intervention"))(**one) for one in steps))
+            for name in (one["intervention"] for one in steps):
+                if name not in KINDS:
+                    text = f"unknown intervention {name!r}. {did_you_mean(name, KINDS)}"
+                    raise PlanError(text)
+            return cls(tuple(KINDS[one.pop("intervention")](**one) for one in steps))
 
 
 AnyPlan = Plan | Intervention | Iterable[Intervention]
@@ -329,7 +308,7 @@ def as_plan(plan: "AnyPlan") -> Plan:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def _recorded_layers(step: SiteEdit, found: Recorded) -> tuple[int, ...]:
+def _recorded_layers(step: SiteEdit, found: Any) -> tuple[int, ...]:
     """The layers of a step whose value is recorded activations: its own, or all recorded."""
     site, named = parse_site(step.site)
     if site.name != found.site:
@@ -348,7 +327,50 @@ def _recorded_layers(step: SiteEdit, found: Recorded) -> tuple[int, ...]:
     return layers
 
 
-def _kind(name: str) -> Any:
-    if name not in KINDS:
-        raise PlanError(f"unknown intervention {name!r}. {did_you_mean(name, KINDS)}")
-    return KINDS[name]
+def _vector(value: Any, what: str) -> Tensor | None:
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    if not 1 <= tensor.ndim <= 4 or not tensor.is_floating_point():
+        raise PlanError(
+            f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
+            "shape [width], [pos, width], [prompt, pos, width] or [layer, prompt, pos, width]."
+        )
+    usable = torch.isfinite(tensor)
+    if tensor.ndim > 1 and not what.endswith("directions"):
+        # a token's NaN is one beyond a prompt's end, as `interp.activations` records it
+        usable = usable | tensor.isnan().all(-1, keepdim=True)
+    if not bool(usable.all()):
+        raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
+    return tensor
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
+        raise PlanError(f"{what} is {value}; give a finite number.")
+    return float(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        a, b = a.cpu(), b.cpu()
+        return bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return type(a) is type(b) and a == b
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor{list(value.shape)}"
+    if isinstance(value, tuple) and len(value) > ITEMS:
+        run = value == tuple(range(value[0], value[-1] + 1))
+        return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
+    return in_few_words(value)
+
+
+def _selected(
+    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
+) -> Float[Tensor, "*any feature"]:
+    """Some features of a value; ``None`` for all."""
+    return value if features is None else value[..., features.to(value.device)]

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+import xarray as xr
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts, batches
@@ -19,9 +20,6 @@ from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, Plan, as_plan
 from interp.model.model import Model
 from interp.model.sites import PATTERN, Site, parse_site
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 Values = dict[int, Float[Tensor, "*prompt_pos width"]]
 """A value for each layer."""
@@ -40,9 +38,9 @@ class Activations(Mapping[int, Tensor]):
     was recorded (``at="all"``); `aligned` gives a layer as such a tensor.
 
     Attributes:
-        by_layer: layer -> [prompt, pos, width], where a prompt with fewer tokens than others has
-            NaN beyond its last; [prompt, width] where one token of each prompt was recorded. Of the
-            site ``"pattern"`` [prompt, head, query, key], or [prompt, head, key].
+        by_layer: layer -> [prompt, pos, width], NaN beyond a shorter prompt's last token;
+            [prompt, width] where one token of each prompt was recorded. Of the site ``"pattern"``
+            [prompt, head, query, key], or [prompt, head, key].
         site: the site's short name.
         positions: of each prompt, the recorded positions, counted from 0.
         tokens: all tokens of each prompt, as text.
@@ -67,17 +65,8 @@ class Activations(Mapping[int, Tensor]):
         """How many tokens of each prompt were recorded."""
         return torch.tensor([len(places) for places in self.positions])
 
-    @property
-    def mask(self) -> Bool[Tensor, "prompt pos"]:
-        """Which entries of the position axis are tokens; the others hold NaN."""
-        return torch.arange(int(self.lengths.max())) < self.lengths[:, None]
-
     def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
-        """A layer's values at their positions in the prompt, NaN where nothing was recorded.
-
-        Raises:
-            PlanError: attention patterns, which are not written.
-        """
+        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
         if self.site == PATTERN.name:
             raise PlanError("attention patterns can be read and cut (KnockOut), not written.")
         values = self.by_layer[layer]
@@ -96,14 +85,12 @@ class Activations(Mapping[int, Tensor]):
             return ("prompt", "head", "query", "key") if n == 4 else ("prompt", "head", "key")
         return ("prompt", "pos", "feature") if n == 3 else ("prompt", "feature")
 
-    def to_xarray(self) -> "xr.DataArray":
+    def to_xarray(self) -> xr.DataArray:
         """All layers in one array: dims ``("layer", *dims)``, in fp32 where the model is bf16.
 
         Coordinates: ``token`` (prompt, pos), ``length`` (prompt), and ``position``, the number of
         each token in its prompt (-1 where there is none).
         """
-        import xarray as xr
-
         stacked = torch.stack(list(self.by_layer.values()))
         if stacked.dtype == torch.bfloat16:
             stacked = stacked.float()
@@ -155,7 +142,7 @@ def activations(
         prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
         site: a site's short name, or a hook name for one layer; or ``"pattern"``, the attention
             weights after the softmax.
-        layers: which layers; all by default.
+        layers: all by default.
         at: which tokens: ``"all"``; ``"last"``, each prompt's own last token; a span's name, or
             its name with ``_last``; or token numbers. Of ``"pattern"``, which queries. One token
             of each prompt leaves no position axis.
@@ -169,14 +156,16 @@ def activations(
     where, named = parse_site(site)
     places = places_of(rows, at)
     if where is PATTERN:
-        chosen = chosen_layers(model, site, named, layers)
+        chosen = chosen_layers(model, layers, named, site)
         values = _patterns(model, rows, chosen, places, as_plan(plan))
     else:
         where, chosen = site_layers(model, site, layers)
         points = [(where, layer) for layer in chosen]
         found = recorded(model, rows, points, places, as_plan(plan))
-        beyond = torch.tensor([max(map(len, places)) - len(own) for own in places])
-        values = dict(zip(chosen, (_with_nan(x, beyond) for x in found), strict=True))
+        count = torch.tensor([len(own) for own in places])
+        no_token = torch.arange(max(map(len, places))) >= count[:, None]
+        found = (x.masked_fill_(no_token[:, :, None], torch.nan) for x in found)
+        values = dict(zip(chosen, found, strict=True))
     if _one_token(at, rows):
         values = {layer: value.select(value.ndim - 2, 0) for layer, value in values.items()}
     tokens = tuple(tuple(model.token(t) for t in row.ids) for row in rows)
@@ -198,14 +187,6 @@ def _one_token(at: Positions, rows: Sequence[TokenPrompt]) -> bool:
     return not isinstance(at, Iterable)
 
 
-def _with_nan(
-    values: Float[Tensor, "prompt pos width"], beyond: Int[Tensor, " prompt"]
-) -> Float[Tensor, "prompt pos width"]:
-    """The values with NaN in place of each prompt's last so many positions, which are padding."""
-    n = values.shape[1]
-    return values.masked_fill_((torch.arange(n) >= n - beyond[:, None])[:, :, None], torch.nan)
-
-
 def site_values(
     model: Model, rows: Sequence[TokenPrompt], site: str, layers: Layers = None
 ) -> Values:
@@ -222,25 +203,22 @@ def recorded(
     places: Places | None = None,
     plan: Plan = Plan(),  # noqa: B008 (immutable)
 ) -> list[Float[Tensor, "prompt pos width"]]:
-    """Activations at several points of the same runs, zero where a prompt has no more tokens.
-
-    Of each prompt at its `places`, by default everywhere.
-    """
+    """Activations at several points of the same runs, at each prompt's `places`; zero beyond."""
     wanted = places or [tuple(range(len(row.ids))) for row in rows]
     shape = (len(rows), max(map(len, wanted)))
     out = [torch.zeros(*shape, model.width(site), dtype=model.dtype) for site, _ in points]
     held: dict[int, Tensor] = {}
-    edits = [(*point, _keep(held, number)) for number, point in enumerate(points)]
+
+    def keep(number: int) -> Callable[[Tensor], None]:
+        return lambda activation: held.__setitem__(number, activation.clone())
+
+    edits = [(*point, keep(number)) for number, point in enumerate(points)]
     for group in run_batches(model, rows, plan, lambda: hooked(model, edits)):
         for number, found in held.items():
             for i, activation in zip(group, found, strict=True):
                 own = activation[-len(rows[i].ids) :][list(wanted[i])]
                 out[number][i, : len(own)] = own.to("cpu")
     return out
-
-
-def _keep(held: dict[int, Tensor], number: int) -> Callable[[Tensor], None]:
-    return lambda activation: held.__setitem__(number, activation.clone())
 
 
 def _patterns(

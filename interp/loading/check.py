@@ -46,8 +46,7 @@ class _NotApplicable(Exception):
 def validate(model: Model, tolerance: float | None = None) -> list[Check]:
     """Run every conformance check on a model and say what holds.
 
-    The `tolerance` is the largest relative difference allowed; by default 1e-4 in fp32 and 0.05 in
-    16-bit formats, whose kernels round differently by batch shape.
+    `tolerance` is the largest relative difference allowed; by default that of `rounding`.
     """
     allowed = tolerance or rounding(model)
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (

@@ -62,9 +62,9 @@ def fitted(model: Model) -> Model:
     `ModelError` where the residual stream is not where the map says, a token reads later ones, or
     the logits are not the unembedding of the normed residual stream.
     """
-    model = _without(model, {site: why for site, why in _unbuilt(model)})
+    model = _without(model, dict(_unbuilt(model)))
     seen = probe(model)
-    model = _without(model, {site: why for site, why in misfits(model, seen)})
+    model = _without(model, dict(misfits(model, seen)))
     require_causal(model, seen)
     require_head(model, seen)
     return model
@@ -120,8 +120,8 @@ def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
 def require_causal(model: Model, seen: Probe) -> None:
     """Refuse a model (`ModelError`) in which the last token changes what lies before it.
 
-    Both rows run in one batch, so rounding by batch shape is no excuse, in any number format. Only
-    where a row's numbers depend on what else is in the batch, as they do where experts take the
+    Both rows run in one batch, so the batch shape cannot change their rounding. Only where a row's
+    numbers depend on what else is in the batch, as they do where experts take the
     tokens of all rows together, is that allowed for.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()

@@ -28,12 +28,14 @@ class _Damaged(Exception):
 
 
 @dataclass
-class _Reader:
-    """A place in the file, from which values are read one after the other."""
+class _Header:
+    """A place in the file, from which values are read one after the other, and what was read."""
 
     data: Any
     order: str = "<"
     at: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
@@ -80,22 +82,12 @@ class _Reader:
         return [self.value(of, depth + 1) for _ in range(self.count("values", 8))]
 
 
-@dataclass
-class _Header:
-    settings: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-
 def check_gguf(path: Path) -> None:
-    """Refuse a GGUF file whose header does not fit the file, or itself.
-
-    Raises:
-        ModelError: the file is damaged or not a GGUF file, and the message says where; or it
-            is one part of several.
-    """
+    """Refuse (`ModelError`) a file that is damaged, not a GGUF file, or one part of several."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _read(_Reader(data))
+            header = _Header(data)
+            _read(header)
         n_parts = header.settings.get("split.count")
         if isinstance(n_parts, int) and n_parts > 1:
             raise ModelError(
@@ -110,38 +102,36 @@ def check_gguf(path: Path) -> None:
         ) from error
 
 
-def _read(reader: _Reader) -> _Header:
-    if bytes(reader.data[:4]) != b"GGUF":
+def _read(header: _Header) -> None:
+    if bytes(header.data[:4]) != b"GGUF":
         raise _Damaged("it is not a GGUF file")
-    reader.skip(4)
-    version = reader.number("I")
+    header.skip(4)
+    version = header.number("I")
     if version & 0xFFFF == 0:  # written on a machine of the other byte order
-        reader.order, version = ">", version >> 24
+        header.order, version = ">", version >> 24
     if version not in VERSIONS:
         raise _Damaged(f"its version {version} is not one of {VERSIONS}")
-    header = _Header()
-    n_tensors, n_settings = reader.count("tensors", 24), reader.count("settings", 13)
+    n_tensors, n_settings = header.count("tensors", 24), header.count("settings", 13)
     for _ in range(n_settings):
-        key = reader.text()
-        header.settings[key] = reader.value(reader.number("I"))
-    ends = [_tensor(reader, header) for _ in range(n_tensors)]
+        key = header.text()
+        header.settings[key] = header.value(header.number("I"))
+    ends = [_tensor(header) for _ in range(n_tensors)]
     align = header.settings.get("general.alignment", 32)
     if not isinstance(align, int) or align <= 0 or align & (align - 1):
         raise _Damaged(f"its alignment {align!r} is not a power of two")
-    start = -(-reader.at // align) * align
-    if ends and start + max(ends) > len(reader.data):
-        missing = start + max(ends) - len(reader.data)
+    start = -(-header.at // align) * align
+    if ends and start + max(ends) > len(header.data):
+        missing = start + max(ends) - len(header.data)
         raise _Damaged(f"its tensors end {missing} bytes behind the end of the file")
-    return header
 
 
-def _tensor(reader: _Reader, header: _Header) -> int:
+def _tensor(header: _Header) -> int:
     """Read one tensor's entry; where its data ends, counted from the first tensor's data."""
-    name, n = reader.text(), reader.number("I")
+    name, n = header.text(), header.number("I")
     if n > MOST_DIMENSIONS:
         raise _Damaged(f"tensor {name[:40]!r} has {n} dimensions")
-    shape = tuple(reader.number("Q") for _ in range(n))
-    kind, offset = reader.number("I"), reader.number("Q")
+    shape = tuple(header.number("Q") for _ in range(n))
+    kind, offset = header.number("I"), header.number("Q")
     if kind not in _block_sizes():
         raise _Damaged(f"tensor {name[:40]!r} is of an unknown type {kind}")
     block, n_bytes = _block_sizes()[kind]

@@ -31,9 +31,8 @@ def is_cached(ref: str) -> bool:
 def require_on_hub(ref: str, ours: Iterable[str]) -> None:
     """Ask the Hub, once and without retrying, whether it has a model.
 
-    Raises:
-        ModelError: not a Hub id, nearly one of `ours`, the names that mean no Hub model, not on
-            the Hub, or no answer.
+    `ModelError` where it is no Hub id, nearly one of `ours` (the names that mean no Hub model), not
+    on the Hub, or where nothing answers.
     """
     import huggingface_hub
 

@@ -57,7 +57,7 @@ class Program(Row):
     """What a compiled program's ``.json`` holds: words, examples, and where known its circuit.
 
     `gt_edges_resample_nonzero` lists the edges of the true circuit; `edge_scores` maps an edge to
-    its score by each method. The examples are all of one length.
+    its score by each method.
     """
 
     config: ProgramConfig
@@ -156,8 +156,7 @@ class PlainTransformer(nn.Module):
 def read_program(path: str | Path) -> Program:
     """The description beside a compiled program's ``.npz`` file, or that of a shipped program.
 
-    Raises:
-        DataError: the description is missing, lacks a field, or contradicts itself.
+    `DataError` where the description is missing, lacks a field, or contradicts itself.
     """
     path = file_of(path)
     described = path.with_suffix(".json")
@@ -188,8 +187,7 @@ def read_program(path: str | Path) -> Program:
 def load_program(path: str | Path) -> Model:
     """Load a compiled program, as `read_program` finds it.
 
-    Raises:
-        ModelError: the weights are damaged, not finite, or not of the shape described.
+    `ModelError` where the weights are damaged, not finite, or not of the shape described.
 
     Source: Lindner et al., "Tracr", arXiv 2301.05062.
     """

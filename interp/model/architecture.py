@@ -35,9 +35,8 @@ class ModulePoint:
 class BlockParts:
     """The modules between a block's residual stream and its sublayers, as paths inside it.
 
-    `ln1` and `ln2` are the norms that attention and the MLP read through (one norm where they
-    share it), `ln1_post` and `ln2_post` those on their outputs (Gemma 2 and 3, OLMo-2); ``None``
-    where there is none. In a `parallel` block the MLP reads what attention reads.
+    `ln1` and `ln2` are the norms that attention and the MLP read through, `ln1_post` and `ln2_post`
+    those on their outputs. In a `parallel` block the MLP reads what attention reads.
     """
 
     ln1: str | None
@@ -53,9 +52,8 @@ class BlockParts:
 class Architecture:
     """The map of one model: shapes, module paths, and what does not exist and why.
 
-    `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
-    ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
-    `bridge_reads_scores` says whether a bridge's output follows its `hook_attn_scores`.
+    `neuron_keys` are the linear maps that decide how strongly neurons fire: ``"gate"``, inside the
+    activation function, and of gated MLPs ``"up"``, its factor.
     """
 
     adapter: str
@@ -78,11 +76,7 @@ class Architecture:
 
 
 def architecture_of(hf: nn.Module) -> Architecture:
-    """Map a Hugging Face causal language model through TransformerLens's adapter.
-
-    Raises:
-        ModelError: it has no adapter for the model's class, or one that does not fit.
-    """
+    """Map a Hugging Face causal language model; `ModelError` where no adapter fits it."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 
@@ -273,10 +267,7 @@ def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
     """A plain Hugging Face model that shares a bridge's weights, and its tokenizer.
 
     TransformerLens replaces the modules it wraps, so the model inside a bridge no longer
-    computes natively; a fresh skeleton takes the very same tensors.
-
-    Raises:
-        ModelError: the bridge has folded or centred its weights (compatibility mode).
+    computes natively; a fresh skeleton takes the very same tensors, unless they were rewritten.
     """
     if getattr(wrapped, "compatibility_mode", False):
         raise ModelError(

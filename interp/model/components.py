@@ -42,11 +42,7 @@ class Component:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a component's name.
-
-        Raises:
-            PlanError: it is not one.
-        """
+        """Read a component's name; `PlanError` where it is not one."""
         match = _FORM.fullmatch(component_name(name))
         if match is None:
             raise PlanError(
@@ -89,12 +85,7 @@ def everything(model: Model, kind: ComponentKind) -> list[Component]:
 
 
 def components_of(model: Model, given: Components) -> list[Component]:
-    """The components that are meant, in order, checked against the model.
-
-    Raises:
-        PlanError: a name that does not parse, a component that the model does not have, one that
-            is named twice, or a table of another form.
-    """
+    """The components that are meant, in order; `PlanError` unless the model has each, once."""
     found = [one for part in _parts(model, given) for one in _expanded(model, part)]
     if len(set(found)) < len(found):
         twice = next(c for i, c in enumerate(found) if c in found[:i])
@@ -164,13 +155,7 @@ def _expanded(model: Model, part: str | Component) -> list[Component]:
 @brief
 @dataclass(frozen=True)
 class ComponentSet:
-    """What is ablated together.
-
-    Attributes:
-        components: the components of interest.
-        among: empty where these are ablated; else they are *kept*, and all others of these
-            kinds are ablated.
-    """
+    """What is ablated together: `components`, or, with `among`, all others of those kinds."""
 
     components: tuple[Component, ...]
     among: tuple[ComponentKind, ...] = ()
@@ -210,9 +195,6 @@ def cumulative(model: Model, ranked: Components, sizes: Sequence[int] | None = N
     """The first k components of a ranking, for growing k: `sizes`, or 1, 2, 4, … and all.
 
     `ranked` has first the one to go first; scores rank by falling absolute value.
-
-    Raises:
-        PlanError: a component that the model does not have, a size beyond the ranking, or no size.
     """
     order = components_of(model, ranked)
     if sizes is None:
@@ -233,10 +215,6 @@ def all_but(
 
     `among` are the kinds of which all others are ablated; by default those that occur in `kept`,
     so that keeping heads leaves the MLPs alone.
-
-    Raises:
-        PlanError: a component that the model does not have, or nothing is kept and `among` does
-            not say what "everything" is.
     """
     named = as_sets(model, kept)
     found: set[ComponentKind] = {c.kind for one in named.values() for c in one.components}

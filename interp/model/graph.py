@@ -19,18 +19,15 @@ from torch import Tensor
 from interp.errors import PlanError, shown
 from interp.model.architecture import Architecture
 
-_NODE = re.compile(r"input|logits|m(\d+)|a(\d+)\.h(\d+)")
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
 _IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Shapes that fix the graph; everything else is index arithmetic.
+    """Shapes that fix the graph; everything else is index arithmetic, layer by layer.
 
-    Sources are the embedding, then per layer its heads and its MLP; destinations are per layer all
-    queries, keys, values and the MLP, then the logits. In a `parallel` model MLPs read the block's
-    input instead of its heads.
+    In a `parallel` model MLPs read the block's input instead of its heads.
     """
 
     n_layers: int
@@ -147,11 +144,7 @@ class Graph:
         return self._index[0][name]
 
     def edge(self, name: str) -> tuple[int, int]:
-        """Indices of an edge by its name.
-
-        Raises:
-            PlanError: it is not an edge's name, or no edge of this model.
-        """
+        """Indices of an edge by its name; `PlanError` where this model has no such edge."""
         match = _EDGE.fullmatch(name)
         end = match and component_name(match[2])
         destination = f"{end}<{match[3]}>" if match and match[3] else end

@@ -1,8 +1,6 @@
 """Sites: the named places in a transformer where an activation can be read or replaced.
 
-Names are TransformerLens's hook names, so notebooks and papers carry over. `Site` is the
-value; `SITES` is the whole vocabulary; where a site lies in a given Hugging Face model is
-`interp.model.architecture`'s business.
+Names are TransformerLens's hook names, so notebooks and papers carry over.
 """
 
 import re
@@ -20,10 +18,8 @@ _FORM = re.compile(r"blocks\.(\d+)\.(.+)")
 class Site:
     """One kind of activation, present once per layer.
 
-    Attributes:
-        name: the short name, e.g. ``"z"``.
-        hook: the TransformerLens hook name inside a block, e.g. ``"attn.hook_z"``.
-        units: what its last axis is made of; heads and neurons can be patched one by one.
+    `hook` is the TransformerLens hook name inside a block, e.g. ``"attn.hook_z"``; `units` are what
+    its last axis is made of; heads and neurons can be patched one by one.
     """
 
     name: str
@@ -59,11 +55,7 @@ PATTERN = Site("pattern", "attn.hook_pattern", "head")
 
 
 def parse_site(text: str) -> tuple[Site, int | None]:
-    """A site and its layer: ``"z"`` (``None``: every layer) or ``"blocks.7.attn.hook_z"``.
-
-    Raises:
-        PlanError: the text is neither; the message suggests the nearest names.
-    """
+    """A site and its layer: ``"z"`` (``None``: every layer) or ``"blocks.7.attn.hook_z"``."""
     known = SITES | {PATTERN.name: PATTERN}
     if text in known:
         return known[text], None

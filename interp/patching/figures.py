@@ -9,37 +9,22 @@ import xarray as xr
 
 from interp.results.style import AXIS_NAMES, BLUE, add_band
 
+Labels = Mapping[str, Sequence[str]]
+"""Tick texts of each axis."""
+
 
 def draw_effect(
-    effect: xr.Dataset,
-    labels: Mapping[str, Sequence[str]],
-    metric: str,
-    unchanged: float,
-    interval: bool,
+    effect: xr.Dataset, labels: Labels, metric: str, unchanged: float, interval: bool
 ) -> go.Figure:
     """Draw a normalised effect, 0 = corrupt and 1 = clean.
 
-    Args:
-        effect: ``mean``, ``low`` and ``high`` over one to three axes; of three, the last is shown
-            at its strongest cell.
-        labels: tick texts of each axis.
-        metric: what was measured.
-        unchanged: the value of a cell that changes nothing: the middle of the colour scale.
-        interval: whether the bounds mean something (one pair has none).
+    `effect` has ``mean``, ``low`` and ``high`` over one to three axes; of three, the last is shown
+    at its strongest cell. `unchanged` is the value of a cell that changes nothing, the middle of
+    the colour scale; `interval` says whether the bounds mean something (one pair has none).
     """
-    if len(effect.sizes) == 1:
-        return _curve(effect, labels, metric, interval)
-    return _heatmap(effect, labels, metric, unchanged, interval)
-
-
-def _heatmap(
-    effect: xr.Dataset,
-    labels: Mapping[str, Sequence[str]],
-    metric: str,
-    unchanged: float,
-    interval: bool,
-) -> go.Figure:
     table = effect["mean"]
+    if table.ndim == 1:
+        return _curve(effect, labels, metric, interval)
     vertical, horizontal, *rest = (str(dim) for dim in table.dims)
     for extra in rest:
         strongest = abs(table - unchanged).fillna(-1).argmax(extra)
@@ -69,16 +54,14 @@ def _heatmap(
     )
 
 
-def _axis(name: str, labels: Mapping[str, Sequence[str]], most: int = 40) -> dict[str, Any]:
+def _axis(name: str, labels: Labels, most: int = 40) -> dict[str, Any]:
     texts = labels[name]
     step = max(1, len(texts) // most)
     ticks = list(range(0, len(texts), step))
     return {"title": AXIS_NAMES[name], "tickvals": ticks, "ticktext": texts[::step]}
 
 
-def _curve(
-    effect: xr.Dataset, labels: Mapping[str, Sequence[str]], metric: str, interval: bool
-) -> go.Figure:
+def _curve(effect: xr.Dataset, labels: Labels, metric: str, interval: bool) -> go.Figure:
     axis = str(effect["mean"].dims[0])
     x = list(range(effect.sizes[axis]))
     figure = go.Figure()

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -65,8 +65,7 @@ def patch(
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
         progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
-        out: a run folder. Steps of `SHARD` pairs are stored as they are measured, a stopped run
-            goes on where it was, and a finished one is loaded.
+        out: a run folder: a stopped run goes on where it was, and a finished one is loaded.
         seed: of the bootstrap; recorded in `out`.
         force: replace another run, or a damaged one, that `out` holds.
 
@@ -86,62 +85,53 @@ def patch(
 
     Source: Heimersheim & Nanda, arXiv 2404.15255; Zhang & Nanda, arXiv 2309.16042.
     """
-    started = time.perf_counter()
     sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
     loaded = load_pairs(pairs)
-    if out is not None:
-        named = {
-            "site": site,
-            "over": ",".join(sweep.over),
-            "metric": sweep.metric.name,
-            "direction": direction,
-            "at": at,
-            "layers": layers,
-            "neurons": neurons,
-            "seed": seed,
-        }
-        named |= names_of(loaded) | identity(model)
-        with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
-            if not run.finished:
-                made = _stepwise(run, model, sweep, loaded, tokens_at_once, progress)
-                note = {"seed": seed, "weights": model.weights_hash}
-                run.finish(lambda at: made.save(at, note))
-        return PatchResult.load(out)
-    usable, excluded = tokenise(model, loaded)
-    places = sweep.places(usable)
-    with reported(progress, f"patching {site}", len(usable)) as report:
-        arrays = run_sweep(model, sweep, usable, places, tokens_at_once, report)
-    seconds = time.perf_counter() - started
-    result = _labelled(model, sweep, loaded.source, usable, excluded, arrays, seconds)
-    for text in result.warnings:
-        warnings.warn(text, InterpWarning, stacklevel=2)
-    return result
+    if out is None:
+        result = _measured(model, sweep, loaded, tokens_at_once, progress)
+        for text in result.warnings:
+            warnings.warn(text, InterpWarning, stacklevel=2)
+        return result
+    named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.name}
+    named |= {"direction": direction, "at": at, "layers": layers, "neurons": neurons, "seed": seed}
+    named |= names_of(loaded) | identity(model)
+    with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
+        if not run.finished:
+            made = _measured(model, sweep, loaded, tokens_at_once, progress, run)
+            note = {"seed": seed, "weights": model.weights_hash}
+            run.finish(lambda at: made.save(at, note))
+    return PatchResult.load(out)
 
 
-def _stepwise(
-    run: RunFolder,
+def _measured(
     model: Model,
     sweep: Sweep,
     pairs: PromptPairs,
     tokens_at_once: int | None,
     progress: Progress | bool,
+    run: RunFolder | None = None,
 ) -> PatchResult:
-    """The whole sweep from steps of `SHARD` pairs, each read back or measured."""
+    """The whole sweep at once; in a run folder in steps of `SHARD` pairs, read back or measured."""
     usable, excluded = tokenise(model, pairs)
     places = sweep.places(usable)
 
-    def shard(some: Sequence[TokenPair]) -> dict[str, np.ndarray]:
+    def shard(
+        some: Sequence[TokenPair], counted: Callable[[int, int], None] | None = None
+    ) -> dict[str, np.ndarray]:
         started = time.perf_counter()
-        arrays = asdict(run_sweep(model, sweep, some, places, tokens_at_once))
+        arrays = asdict(run_sweep(model, sweep, some, places, tokens_at_once, counted))
         return arrays | {"seconds": np.array([time.perf_counter() - started])}
 
     steps: list[dict[str, np.ndarray]] = []
     with reported(progress, f"patching {sweep.site.name}", len(usable)) as report:
-        for first in range(0, len(usable), SHARD):
-            some = usable[first : first + SHARD]
-            steps.append(run.step(f"{first:06d}", partial(shard, some), ARRAYS))
-            run.count(first + len(some), len(usable))
-            report(first + len(some), len(usable))
+        if run is None:
+            steps.append(shard(usable, report))
+        else:
+            for first in range(0, len(usable), SHARD):
+                some = usable[first : first + SHARD]
+                steps.append(run.step(f"{first:06d}", partial(shard, some), ARRAYS))
+                run.count(first + len(some), len(usable))
+                report(first + len(some), len(usable))
     joined = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
     seconds = float(joined.pop("seconds").sum())
     arrays = SweepArrays(**joined)

@@ -20,7 +20,6 @@ from interp.results.style import AXIS_NAMES, label, styled
 from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
 VERBS = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
-Bounds = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,7 @@ class PatchResult(Result):
         values: the metric with each cell patched, dims ``("pair", *over)``; NaN where a pair
             has no such position.
         clean, corrupt: the metric of each prompt of a pair, unpatched.
-        excluded: refused rows with reasons.
-        model, site, metric, unit, direction, at, source: what was measured, on what.
         tokens: each pair's clean tokens.
-        seconds: wall time of the sweep.
         roles: for each of these tokens the span it belongs to, or ``""``.
     """
 
@@ -85,18 +81,11 @@ class PatchResult(Result):
 
         Returns:
             Variables ``mean``, ``low`` and ``high`` (95 % bootstrap over pairs), dims `over`.
-
-        Raises:
-            DegenerateGap: clean and corrupt prompts score the same.
         """
         gap = (self.clean - self.corrupt).values
         if abs(gap.mean()) < DEGENERATE:
             raise DegenerateGap(f"degenerate clean/corrupt gap: mean {gap.mean():.3g} {self.unit}.")
         return self._dataset(bootstrap_ratio(self._above(self.corrupt).values, gap, seed))
-
-    def mean(self, seed: int = 0) -> xr.Dataset:
-        """Mean of the metric over pairs with its 95 % bootstrap interval; as `normalised`."""
-        return self._dataset(bootstrap_mean(self.values.values, seed))
 
     def effect(self, seed: int = 0) -> xr.Dataset:
         """Change each cell makes to the run it was patched into, in the metric's unit."""
@@ -108,7 +97,9 @@ class PatchResult(Result):
     def _shifts(self) -> xr.DataArray:
         return self._above(self.corrupt if self.direction == "denoise" else self.clean)
 
-    def _dataset(self, bounds: Bounds, like: xr.DataArray | None = None) -> xr.Dataset:
+    def _dataset(
+        self, bounds: Sequence[np.ndarray], like: xr.DataArray | None = None
+    ) -> xr.Dataset:
         values = self.values if like is None else like
         named = zip(("mean", "low", "high"), bounds, strict=True)
         coords = {dim: values.coords[dim] for dim in self.over}
@@ -116,10 +107,6 @@ class PatchResult(Result):
 
     def compare(self, other: "PatchResult", seed: int = 0) -> pd.DataFrame:
         """How the effect of each cell differs from another run's, with 95 % bootstrap intervals.
-
-        Args:
-            other: a sweep over the same axes, with the same metric and direction.
-            seed: of the bootstrap.
 
         Returns:
             One row per cell: the axes, ``first`` and ``second`` (mean effects of this run and of
@@ -201,19 +188,14 @@ class PatchResult(Result):
         return set(self.over) == {"layer", "pos"} and not self.warnings
 
     def carriers(self, threshold: float = 0.5, seed: int = 0) -> pd.DataFrame:
-        """Which token carries the answer in which layers, of a sweep over layer and pos.
+        """Which token carries the answer in which layers; `PlanError` unless over layer and pos.
 
-        Args:
-            threshold: least part of the clean-corrupt gap a cell must account for: restored by
-                denoising, or destroyed by noising.
-            seed: of the bootstrap.
+        A cell carries it if it accounts for `threshold` of the clean-corrupt gap: restored by
+        denoising, or destroyed by noising.
 
         Returns:
             One row per position that carries it anywhere: first and last layer that do, and the
             layer of the strongest cell, its part of the gap and the 95 % interval of that.
-
-        Raises:
-            PlanError: the sweep is not over layer and pos.
         """
         if set(self.over) != {"layer", "pos"}:
             raise PlanError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
@@ -232,13 +214,6 @@ class PatchResult(Result):
         columns = ["pos", "token", "first", "last", "peak", "mean", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per pair and cell: labels, the patched value and both baselines."""
-        frame = self.values.to_dataframe(name="value").reset_index()
-        for name in ("clean", "corrupt"):
-            frame[name] = getattr(self, name).sel(pair=frame["pair"].to_numpy()).values
-        return frame.dropna(subset=["value"]).reset_index(drop=True)
-
     def select(self, pair: str) -> "PatchResult":
         """The same result for one pair."""
         ids = [str(i) for i in self.values.coords["pair"].values]
@@ -251,13 +226,10 @@ class PatchResult(Result):
     # --- figure, page, summary ---
 
     def plot(self, pair: str | None = None) -> go.Figure:
-        """Draw the normalised effect: a heatmap over two axes, a curve over one.
+        """Draw the normalised effect, of one `pair` or all: a heatmap over two axes, or a curve.
 
-        Colours are centred at 0 for denoising and at 1 for noising, so that the middle always
-        means "this cell changed nothing". Of three axes, the last is shown at its strongest cell.
-
-        Args:
-            pair: draw this pair alone, with its own tokens.
+        The middle of the colours is a cell that changes nothing. Of three axes, the last is shown
+        at its strongest cell.
         """
         one = self if pair is None else self.select(pair)
         labels = {axis: one._labels(axis) for axis in one.over}
@@ -291,7 +263,14 @@ class PatchResult(Result):
         parts: list[Part] = [Figure(title, says, self.plot()), Table("Strongest cells", top)]
         sections = [Section("Effect of each cell", parts)]
         if self.by_token:
-            sections.append(Section("Where the answer is", [_carriers(self.carriers())]))
+            layers = {"first": "first layer", "last": "last layer", "peak": "strongest layer"}
+            carriers = Table(
+                "Tokens that account for at least half of the gap",
+                self.carriers(),
+                "In which layers, and the part of the gap at their strongest cell.",
+                layers | {"mean": "part of the gap [95 % interval]"},
+            )
+            sections.append(Section("Where the answer is", [carriers]))
         return Report(
             title=f"{self.site} on {self.model}, {self.source}",
             lead=f"{self.metric} ({self.unit}): {float(self.clean.mean()):.3f} on clean, "
@@ -340,17 +319,3 @@ class PatchResult(Result):
 
 def _place(name: str, value: object) -> str:
     return f"token {str(value).strip()!r}" if name == "token" else f"{AXIS_NAMES[name]} {value}"
-
-
-def _carriers(frame: pd.DataFrame) -> Table:
-    return Table(
-        "Tokens that account for at least half of the gap",
-        frame,
-        "In which layers, and the part of the gap at their strongest cell.",
-        {
-            "first": "first layer",
-            "last": "last layer",
-            "peak": "strongest layer",
-            "mean": "part of the gap [95 % interval]",
-        },
-    )

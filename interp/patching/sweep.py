@@ -21,13 +21,8 @@ Neurons = int | Sequence[Sequence[int]]
 class Sweep:
     """A sweep over cells, resolved against one model and independent of the prompts.
 
-    Attributes:
-        site, metric, direction: what is patched, read, and which way.
-        over: the axes, in the user's order.
-        at: the positions patched where no position axis is given.
-        layers: the layers patched, one by one or together.
-        units: the features of each unit of the site; ``None`` where whole vectors are patched.
-        unit_labels: coordinates of the unit axis.
+    `at` are the positions patched where no position axis is given, `layers` those patched, one by
+    one or together, `units` the features of each unit (``None``: whole vectors are patched).
     """
 
     site: Site
@@ -84,10 +79,9 @@ class Sweep:
         return n_pairs, self.n_layer_cells, len(places), len(self.unit_labels)
 
     def places(self, pairs: Sequence[TokenPair]) -> tuple[Any, ...]:
-        """Coordinates of the position axis: token numbers, or span names every pair has.
+        """Coordinates of the position axis: token numbers, or names of spans that all pairs have.
 
-        Raises:
-            DataError: a pair lacks the span that `at` names, or no span is shared by all.
+        `DataError` where a pair lacks the span that `at` names, or no span is shared by all.
         """
         if "pos" in self.over:
             return tuple(range(max(len(pair.clean) for pair in pairs)))
@@ -112,13 +106,11 @@ class Sweep:
 
         Both prompts compute the same there, so the patch would change nothing.
         """
-        return [
-            [
-                tuple(p for p in self.positions(pair, place) if p >= pair.first_difference)
-                for place in places
-            ]
-            for pair in pairs
-        ]
+
+        def of(pair: TokenPair, place: Any) -> tuple[int, ...]:
+            return tuple(p for p in self.positions(pair, place) if p >= pair.first_difference)
+
+        return [[of(pair, place) for place in places] for pair in pairs]
 
 
 def check_axes(site: Site, axes: Sequence[str], at: str) -> None:

@@ -12,14 +12,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import (
-    Any,
-    TypeVar,
-)
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -98,12 +95,7 @@ def write(
     tables: Mapping[str, pd.DataFrame],
     arrays: Mapping[str, np.ndarray],
 ) -> Path:
-    """Write a folder beside `path` and rename it into place.
-
-    Raises:
-        RunFolderError: `path` exists and is not a run folder.
-        DataError: it cannot be written there.
-    """
+    """Write a folder beside `path` and rename it into place; errors as in the functions below."""
     refuse_foreign(path)
     with placing(path) as beside:
         for name, table in tables.items():
@@ -198,18 +190,15 @@ def _digest_of(file: Path) -> str:
 
 
 def read(
-    path: Path, kind: str, tables: Sequence[str]
+    path: Path, kind: str
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, np.ndarray]]:
-    """Read a run folder.
-
-    Raises:
-        RunFolderError: a file is missing, damaged or altered, or the folder is of another kind.
-    """
+    """Read a run folder; `RunFolderError` where it is incomplete, altered or of another kind."""
     manifest = read_manifest(path)
     if manifest.get("kind") != kind:
         raise RunFolderError(f"{path} holds a {shown(manifest.get('kind'))} run, not {kind!r}.")
     check_files(path, manifest)
-    loaded = {name: _load(path / f"{name}.parquet", pd.read_parquet) for name in tables}
+    tables = [path / name for name in manifest["files"] if name.endswith(".parquet")]
+    loaded = {at.stem: _load(at, pd.read_parquet) for at in tables if at.parent == path}
     has_arrays = ARRAYS_FILE in manifest["files"]
     return manifest, loaded, _load(path / ARRAYS_FILE, load_file) if has_arrays else {}
 

@@ -6,8 +6,7 @@
             run.finish(result.save)
 
 Finished steps lie in ``<out>.partial`` until the whole is there; then the finished folder is
-renamed into place. Whatever was made of other weights, data or options is refused: the verb and
-its options by name, data and weights by digest, are what makes a run this run and no other.
+renamed into place. Whatever was made of other weights, data or options is refused.
 """
 
 import contextlib
@@ -126,9 +125,8 @@ class Steps:
     def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
         """The outcome of a step: read back if an earlier call finished it, else made and stored.
 
-        What was just made is read back, too, so that a resumed run has the very same values. The
-        name is unique in its run; `kind` is the outcome's type: a `Result`, or what `storage` can
-        hold, such as ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
+        What was just made is read back, too, so that a resumed run has the very same values.
+        `kind` is the outcome's type: a `Result`, or what `storage` can hold.
         """
         return make()
 
@@ -173,15 +171,10 @@ class RunFolder(Steps):
         """Open the folder of a run, which no other process may write to until it is closed.
 
         Left before it is finished, the steps stay for the next call; on Ctrl-C the exception gets
-        a note that says so.
-
-        Args:
-            out: the run folder.
-            verb: the command, such as ``"patch"``.
-            options: every named value that decides the numbers; of the model its `identity`, of
-                data rows their `fingerprint`.
-            unit: what `count` counts, such as ``"pairs"``.
-            force: replace another run, or a damaged one, with all that was stored of it.
+        a note that says so. `verb` is the command, such as ``"patch"``; `options` every named
+        value that decides the numbers, of the model its `identity`, of data rows their
+        `fingerprint`; `unit` what `count` counts. With `force` another run, or a damaged one, is
+        replaced, with all that was stored of it.
 
         Raises:
             RunFolderError: `out` holds anything else, or another process writes to it.
@@ -211,11 +204,7 @@ class RunFolder(Steps):
     def finish(
         self, *write: Callable[[Path], Any], page: Callable[[Path], Any] | None = None
     ) -> None:
-        """Write the finished folder and put it into place.
-
-        Each `write` is called with the folder; the first one makes it (a result's ``save``). Then
-        `page` writes its page, from the folder as it can be loaded.
-        """
+        """Make the finished folder by each `write`, then its `page`, and put it into place."""
         beside = self._made(write, self.key.as_json())
         if page:
             page(beside)
@@ -373,8 +362,7 @@ def in_one_piece(
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
 
-    Without a folder nothing is stored. Arguments and errors as in `RunFolder.open` and
-    `Steps.step`; `page` writes the run's page into the folder.
+    Without a folder nothing is stored. `page` writes the run's page; else as in `RunFolder`.
     """
     if out is None:
         return make()

@@ -27,17 +27,10 @@ HALF = ("torch.bfloat16", "torch.float16")
 
 
 def store(value: Any, path: Path, kind: str, provenance: Mapping[str, Any] | None = None) -> Path:
-    """Write a value into a new folder, whole or not at all.
+    """Write dataclasses, containers, frames, arrays and JSON's types into a new folder of a kind.
 
-    Args:
-        value: of dataclasses, containers, frames, arrays and what JSON holds.
-        path: the folder.
-        kind: what it is, for whoever reads the folder.
-        provenance: added to versions, machine and command line.
-
-    Raises:
-        RunFolderError: the path holds something that is not a run folder.
-        TypeError: a part has a type that cannot be stored.
+    `provenance` is added to versions, machine and command line. `RunFolderError` where the path
+    holds something else, `TypeError` where a part cannot be stored.
     """
     parts = _Parts()
     manifest = {
@@ -49,16 +42,9 @@ def store(value: Any, path: Path, kind: str, provenance: Mapping[str, Any] | Non
 
 
 def restore(path: Path, kind: str, hint: type[T] | Any) -> T:
-    """Read a value that `store` wrote, checked against its type.
-
-    Raises:
-        RunFolderError: a file is missing, damaged or altered, or holds another kind or type.
-    """
+    """Read a value that `store` wrote, checked against its type; errors are `RunFolderError`."""
     with folder.reading(path):
-        stored = folder.read_manifest(path)
-        names = [file.removesuffix(".parquet") for file in stored["files"] if "/" not in file]
-        tables = [name for name in names if f"{name}.parquet" in stored["files"]]
-        manifest, frames, arrays = folder.read(path, kind, tables)
+        manifest, frames, arrays = folder.read(path, kind)
         return checked(_unpack(manifest["value"], frames, arrays), hint)
 
 

@@ -39,14 +39,8 @@ def plot_attention(
 ) -> go.Figure:
     """Draw a layer's attention patterns: one heatmap per head, queries downwards, keys across.
 
-    Args:
-        patterns: from ``interp.activations(model, prompts, "pattern")``.
-        prompt: number of the prompt.
-        layer: which layer; the first recorded by default.
-        heads: which heads; all by default.
-
-    Raises:
-        PlanError: not attention patterns with all their queries, or no such prompt, layer or head.
+    `patterns` are from ``interp.activations(model, prompts, "pattern")``, with all their queries.
+    By default the first recorded layer and all heads are drawn; `PlanError` where there is none.
     """
     weights = patterns.to_xarray()
     if weights.dims[1:] != ("prompt", "head", "query", "key"):
@@ -96,12 +90,7 @@ def plot_attention(
 def plot_lens(table: pd.DataFrame, model: str) -> go.Figure:
     """Draw what the logit lens reads: the likeliest token of every depth and position.
 
-    Colour is its probability; hovering shows the others.
-
-    Args:
-        table: from `LogitLens.table`: ``depth``, ``pos``, ``after``, ``rank``, ``predicted``,
-            ``probability``.
-        model: its name.
+    Colour is its probability; hovering shows the others. `table` is from `LogitLens.table`.
     """
     read = zip(table["predicted"], table["probability"], strict=True)
     texts = [f"{label(repr(predicted))} {probability:.3f}" for predicted, probability in read]

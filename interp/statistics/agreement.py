@@ -24,24 +24,13 @@ def stability(
     n_resamples: int = 100,
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Estimate:
     """How much of a circuit would be chosen again from other prompts.
 
-    In each bootstrap resample of the examples the `top_n` components by mean score are chosen;
-    the estimate is the mean Jaccard index over all pairs of resamples.
-
-    Args:
-        scores: importance, larger is more (pass absolute values to ignore signs); NaN where
-            an example has none.
-        top_n: size of the chosen set; of equal means the first component wins.
-        n_resamples: bootstrap resamples.
-        clusters: each example's entity, resampled with all its examples.
-        seed: of the resampling.
-        level: part of the pairs of resamples whose Jaccard index lies within the bounds.
-
-    Returns:
-        (mean, low, high) of the Jaccard index.
+    In each bootstrap resample of the examples the `top_n` components by mean score are chosen (of
+    equal means the first); the estimate is the mean Jaccard index over all pairs of resamples, with
+    the central 95 % of them. Larger scores are more, so pass absolute values to ignore signs; NaN
+    where an example has none. `clusters` are examples' entities, resampled with all their examples.
 
     Source: Jaccard 1901, over bootstrap resamples as Méloux et al. do for circuits.
     """
@@ -61,16 +50,12 @@ def stability(
     np.put_along_axis(member, top, 1.0, axis=1)
     shared = (member @ member.T)[np.triu_indices(n_resamples, 1)]
     overlap = shared / (2 * top_n - shared)
-    low, high = np.quantile(overlap, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(overlap, [0.025, 0.975])
     return Estimate(float(overlap.mean()), float(low), float(high))
 
 
 def spearman(
-    a: Float[np.ndarray, "..."],
-    b: Float[np.ndarray, "..."],
-    seed: int = 0,
-    n_resamples: int = 2000,
-    level: float = 0.95,
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], seed: int = 0, n_resamples: int = 2000
 ) -> Estimate:
     """Rank correlation of two scorings of the same components, with a bootstrap interval.
 
@@ -94,7 +79,7 @@ def spearman(
         warnings.simplefilter("ignore", RuntimeWarning)  # a resample may hold one rank alone
         value = _rank_correlation(first, second)
         draws = [_rank_correlation(first[drawn], second[drawn]) for drawn in resamples]
-        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.nanquantile(draws, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 
 

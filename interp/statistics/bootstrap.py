@@ -36,18 +36,11 @@ def bootstrap_mean(
     level: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Mean over pairs with a percentile bootstrap interval.
+    """Mean over pairs (the first axis) with a percentile bootstrap interval.
 
-    Args:
-        values: one value per pair on the first axis; NaN where a pair has none.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples, shared by all cells.
-        level: coverage; too optimistic with fewer than about 20 pairs or clusters.
-        clusters: each pair's entity, resampled with all its pairs; by default each is its own.
-
-    Returns:
-        (value, low, high), each without the pair axis; NaN where no pair has a value, and an
-        infinite interval where only one pair or cluster does.
+    NaN where a pair has no value, or a cell has none; the interval is infinite where only one pair
+    or cluster has one, and too narrow with fewer than about 20. All cells share the resamples.
+    `clusters` are pairs' entities, resampled with all their pairs; by default each is its own.
 
     Source: Efron & Tibshirani 1993, section 13.3; Davison & Hinkley 1997, section 3.8 (clusters).
     """
@@ -80,7 +73,6 @@ def bootstrap_difference(
     second: Float[np.ndarray, "other ..."],
     paired: bool,
     seed: int = 0,
-    n_resamples: int = 2000,
 ) -> Estimate:
     """Mean of `second` minus mean of `first`, with a 95 % percentile bootstrap interval.
 
@@ -88,11 +80,11 @@ def bootstrap_difference(
     (`paired`) they are resampled together, otherwise each by itself.
     """
     if paired:
-        return bootstrap_mean(second - first, seed, n_resamples)
+        return bootstrap_mean(second - first, seed)
     draws: list[np.ndarray] = []
     for values, own in ((first, seed), (second, seed + 1)):
         present = (~np.isnan(values)).astype(float)
-        weights = np.vstack([np.ones(len(values)), resample_weights(len(values), own, n_resamples)])
+        weights = np.vstack([np.ones(len(values)), resample_weights(len(values), own)])
         with np.errstate(invalid="ignore", divide="ignore"):
             sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
             draws.append(sums / np.tensordot(weights, present, 1))
@@ -116,20 +108,10 @@ def equivalence(
     """Whether a mean difference is shown to be smaller than a margin, by two one-sided tests.
 
     That nothing was *found* shows nothing; a claim such as "accuracy stays intact" holds only
-    if the whole 1 - 2 alpha interval lies inside the margin. A bootstrap knows no variation
-    that it did not see: a handful of pairs that all stay the same passes too, so plan for
-    hundreds.
-
-    Args:
-        differences: paired differences, such as accuracy with minus without an ablation.
-        margin: largest difference that counts as none (above 0), in their unit; set it beforehand.
-        alpha: of either one-sided test.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples.
-        clusters: as in `bootstrap_mean`.
-
-    Returns:
-        Whether it holds, and the mean with its 1 - 2 alpha interval.
+    if the whole 1 - 2 alpha interval, which is returned, lies inside the margin. A bootstrap knows
+    no variation that it did not see: a handful of pairs that all stay the same passes too, so plan
+    for hundreds. `differences` are paired; `margin` is the largest one that counts as none, in
+    their unit, set beforehand; `alpha` is of either test; else as in `bootstrap_mean`.
 
     Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15.
     """
@@ -142,7 +124,9 @@ def equivalence(
     return Equivalence(np.asarray(inside), estimate)
 
 
-def resample_weights(n: int, seed: int, n_resamples: int) -> Float[np.ndarray, "resample unit"]:
+def resample_weights(
+    n: int, seed: int, n_resamples: int = 2000
+) -> Float[np.ndarray, "resample unit"]:
     """How often each of `n` pairs or clusters is drawn in each bootstrap resample."""
     if n < 1:
         raise StatisticsError("there are no values to resample; give at least one pair.")

@@ -17,19 +17,12 @@ def sign_flip_test(
     n_permutations: int = 10_000,
     clusters: Sequence[Hashable] | None = None,
 ) -> Float[np.ndarray, "..."]:
-    """Two-sided p-value of a mean paired difference, by flipping signs.
+    """Two-sided p-value per cell of a mean paired difference, by flipping signs.
 
     Under the null either sign of a difference is as likely. All 2^n flips are enumerated if
-    they are no more than `n_permutations`; otherwise they are drawn, and the observed one counts.
-
-    Args:
-        differences: one paired difference per pair on the first axis; NaN where a pair has none.
-        seed: of the drawn flips, which all cells share.
-        n_permutations: most flips to try.
-        clusters: each pair's entity; the pairs of one entity flip together.
-
-    Returns:
-        A p-value per cell; NaN where no pair has a value.
+    they are no more than `n_permutations`; otherwise they are drawn, the same ones for all cells,
+    and the observed one counts. NaN where a pair, or a cell, has no difference; `clusters` are
+    pairs' entities, whose pairs flip together.
 
     Source: Fisher 1935, section 21; Phipson & Smyth 2010 (the added one).
     """
@@ -56,15 +49,10 @@ def empirical_p(
     null: Float[np.ndarray, "draw ..."],
     side: Literal["greater", "less", "two-sided"] = "greater",
 ) -> Float[np.ndarray, "..."]:
-    """p-value of a statistic among those of random controls: (1 + #{null >= observed}) / (1 + N).
+    """p-value of a statistic among those of N random controls: (1 + #{null >= observed}) / (1 + N).
 
-    Args:
-        observed: the statistic, such as the effect of ablating a circuit.
-        null: the same statistic of N random controls, on the first axis.
-        side: which controls count as at least as extreme; ``two-sided`` doubles the smaller.
-
-    Returns:
-        A p-value per cell, never below 1 / (1 + N).
+    Such as the effect of ablating a circuit. `null` has the controls on the first axis; `side` says
+    which ones count as at least as extreme: ``two-sided`` doubles the smaller p-value.
 
     Source: Davison & Hinkley 1997, equation 4.11.
     """
@@ -110,10 +98,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
 def discordant(
     first: Bool[np.ndarray, " pair"], second: Bool[np.ndarray, " pair"]
 ) -> tuple[int, int]:
-    """How many pairs only the first, and only the second condition got right.
-
-    `mcnemar(*discordant(first, second))` tests whether they differ.
-    """
+    """How many pairs only the first, and only the second condition got right: for `mcnemar`."""
     if first.shape != second.shape:
         raise StatisticsError(
             f"{len(first)} outcomes against {len(second)}; compare the same pairs, in one order."

@@ -10,8 +10,6 @@ import pytest
 HEAVY = {"torch", "transformers", "pandas", "scipy", "sklearn", "xarray", "plotly"}
 LAZY = [
     "interp",
-    "interp.ablation",
-    "interp.attribution",
     "interp.statistics",
     "circuits.discovery",
     "circuits.editing",

@@ -172,7 +172,6 @@ class SingleEdit:
         neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
         generations: prompts to continue, for fluency; by default the edited cloze.
         tests: of RippleEdits, each with its criterion.
-        n_unanswered: how many tests the row has beside, in which a query lacks its answer.
     """
 
     id: str
@@ -183,7 +182,6 @@ class SingleEdit:
     neighbour_answer: str = ""
     generations: tuple[str, ...] = ()
     tests: tuple[tuple[str, RippleTest], ...] = ()
-    n_unanswered: int = 0
 
     facts = property(lambda self: (self.fact,))
     targets = property(lambda self: (Answer(self.fact.target),))

@@ -27,8 +27,7 @@ class ComparisonSettings(BaseModel, frozen=True):
         (0,), description="Random seeds for contexts and controls, such as 0,1,2."
     )
     limit: Count | None = Field(
-        None,
-        description="Use only the first N usable cases; the model is asked until there are N.",
+        None, description="Use only the first N usable cases; the model is asked until there are N."
     )
     shots: str | Shots = Field(
         "direct",
@@ -44,8 +43,7 @@ class ComparisonSettings(BaseModel, frozen=True):
         "whose edits touch those of an earlier one are left out.",
     )
     n_tokens: Count = Field(
-        N_TOKENS,
-        description="Number of the model's own tokens that second moments are taken over.",
+        N_TOKENS, description="Number of the model's own tokens that second moments are taken over."
     )
 
     @classmethod

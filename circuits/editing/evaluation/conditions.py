@@ -17,7 +17,6 @@ import pandas as pd
 from circuits.editing.change import Changes
 from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.answers import short_answer
-from circuits.editing.evaluation.case_questions import CaseQuestion, case_questions
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
@@ -27,9 +26,14 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
-from circuits.editing.evaluation.edited_models import Ask, asking, generations
-from circuits.editing.evaluation.multihop_metrics import row
-from circuits.editing.evaluation.side_effects import drift, ngram_entropy
+from circuits.editing.evaluation.edited_models import (
+    Ask,
+    asking,
+    drift,
+    generations,
+    ngram_entropy,
+)
+from circuits.editing.evaluation.multihop_metrics import CaseQuestion, case_questions, row
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import BARE
 from circuits.editing.methods import Method
@@ -54,7 +58,6 @@ class EditCondition:
     """One way to change a model, or none.
 
     Attributes:
-        name: of the condition.
         method: how weights are edited; ``None`` leaves them.
         in_prompt: the edits are stated in the prompt, behind these demonstrations of how stated
             facts are used, possibly none (``""``); ``None`` states nothing.
@@ -78,7 +81,6 @@ class Protocol:
         format: of the cases, a name in `circuits.editing.evaluation.formats.FORMATS`.
         shots, pool: for multi-hop cases, the demonstrations before each question and the known
             questions, from which controls and preserved questions are drawn.
-        seed: of the draws.
         neutral: passages on which drift is measured; without any it is not.
         sequential: whether edits are made one on top of the other and all questions asked after
             the last; the cases must stand side by side (`cases.side_by_side`).
@@ -104,15 +106,9 @@ def evaluate_condition(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Edit every case, of those that the model knows, and ask its questions.
 
-    Args:
-        model: the model; its weights are not touched.
-        condition: how to edit.
-        cases: of the protocol's format.
-        protocol: shared by all conditions.
-        moments: of the projections that the method writes to.
-        templates: contexts of clozes.
-        steps: where finished shards are kept, which are not computed again.
-        progress: called with (cases done, cases in all).
+    The model's weights are not touched. `moments` are of the projections that the method writes
+    to, `templates` contexts of clozes; `steps` keeps finished shards, which are not computed
+    again; `progress` is called with (cases done, cases in all).
 
     Returns:
         The answers (rows of `multihop_metrics` or `single_edits`), and one line per case: seconds
@@ -209,7 +205,7 @@ def _written(
         return [Written((), ())] * len(requests)
 
     def scaled(changes: Changes) -> Changes:
-        return tuple(one.times(condition.strength) for one in changes)
+        return tuple(replace(one, up=condition.strength * one.up) for one in changes)
 
     if not sequential:
         found = write(model, requests, method, moments, templates)

@@ -8,13 +8,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, AliasPath, Field
 
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.cases import (
-    Case,
-    Cases,
-    Hop,
-    RippleTest,
-    SingleEdit,
-)
+from circuits.editing.evaluation.cases import Case, Cases, Hop, RippleTest, SingleEdit
 from circuits.editing.fact import SLOT, Fact, refuse_conflicts
 from interp.data.pairs import Excluded
 from interp.data.records import Row, Text, checked, is_hub_id, read_records
@@ -31,13 +25,9 @@ def load_benchmark(
 ) -> Cases[Any]:
     """Load the cases of any benchmark in `FORMATS`; rows that cannot be used are excluded.
 
-    Args:
-        source: path of a JSON or JSONL file, name of a shipped set, or Hub id of a data set.
-        split: of a file, the records that name it; of a Hub data set, its split.
-        format: which benchmark's rows these are; by default recognised from the first row's keys.
-
-    Raises:
-        DataError: no such file, or a row is not of this format, or has no id of its own.
+    `source` is a JSON or JSONL file, a shipped set's name or a Hub id; of a file, `split` takes the
+    records that name it. Without a `format` the first row's keys decide. `DataError` where there is
+    no such file, or a row is not of this format, or has no id of its own.
     """
     records, name = read_records(source, split, "edit cases")
     if split is not None and not is_hub_id(source):
@@ -314,8 +304,7 @@ def _ripple(row: _Ripple, id: str, where: str) -> SingleEdit:
     fact = Fact(prompt, subject, target, relation=row.relation, where=where)
     tests = [(name, test) for name in CRITERIA for test in getattr(row, name) or ()]
     answered = tuple((name, test) for name, test in tests if test.answered)
-    n_unanswered = len(tests) - len(answered)
-    return SingleEdit(id, fact, true, tests=answered, n_unanswered=n_unanswered)
+    return SingleEdit(id, fact, true, tests=answered)
 
 
 def _parts(statement: str, relation: str, where: str) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from interp.statistics import bootstrap_mean, discordant, mcnemar, resample_weig
 from interp.statistics.bootstrap import cluster_sums
 
 LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits")
-"""Columns of scores that are no metrics."""
+"""Columns of scores that are not metrics."""
 YES_OR_NO = ("multi_hop", "instance_wise")
 """Metrics that are 0 or 1 of each case and seed."""
 
@@ -22,11 +22,9 @@ def summary(
 ) -> pd.DataFrame:
     """Mean of every metric over cases, with a 95 % bootstrap interval over clusters.
 
-    Args:
-        scores: one line per case, condition and seed (seeds are averaged); every column beside
-            `LABELS` is a metric.
-        by: columns to split the cases by, such as ``position``, ``n_hops`` and ``n_edits``.
-        harmonic: metrics the harmonic mean of whose means is added, as ``score``.
+    `scores` has one line per case, condition and seed (seeds are averaged); every column beside
+    `LABELS` is a metric. Cases are split `by` columns such as ``position``; the harmonic mean of
+    the means of the metrics `harmonic` is added, as ``score``.
 
     Returns:
         Per group and metric: ``value``, ``low``, ``high``, and the numbers of cases that have it
@@ -51,9 +49,6 @@ def compare(
         As `summary`, of differences over the cases where both have the metric; and for yes-or-no
         metrics McNemar's test: how many cases only the first, and only the other got right (with
         several seeds: in more than half of them), and its p-value, which knows no clusters.
-
-    Raises:
-        PlanError: a condition is missing, or they were scored on different cases.
     """
     means, metrics = _over_seeds(scores, by)
     first, second = (_of_condition(means, name) for name in (condition, other))
@@ -75,8 +70,6 @@ def compare(
 
 def harmonic_mean(values: Float[np.ndarray, "*draw metric"]) -> Float[np.ndarray, "*draw"]:
     """Harmonic mean over the last axis; 0 where one of the values is."""
-    if not values.shape[-1] or (values < 0).any():
-        raise PlanError(f"a harmonic mean needs scores of at least 0, not {values.tolist()}.")
     with np.errstate(divide="ignore"):
         return values.shape[-1] / (1 / values).sum(-1)
 

@@ -18,9 +18,9 @@ from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
+from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
-from circuits.editing.evaluation.side_effects import SIDE_EFFECTS
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
@@ -39,15 +39,8 @@ if TYPE_CHECKING:
 IN_PROMPT = dict(zip(BASELINES, (None, "", IKE), strict=True))
 """Conditions that change no weight, and how the prompt states the edit: not at all, as it is, or
 behind demonstrations of how stated facts are used, as in IKE (arXiv 2305.12740)."""
-MULTI_HOP = (
-    "multi_hop",
-    "control_two_hop",
-    "net_multi_hop",
-    "efficacy",
-    "paraphrase",
-    "specificity",
-)
-HEADLINE = {"mquake": MULTI_HOP, **single_edits.METRICS}
+MULTI_HOP = ("multi_hop", "control_two_hop", "net_multi_hop")
+HEADLINE = {"mquake": (*MULTI_HOP, "efficacy", "paraphrase", "specificity"), **single_edits.METRICS}
 """What the summary and the page show, by format; of CounterFact and zsRE also ``score``."""
 N_PASSAGES = 4
 """Windows of neutral text that every edited model reads."""
@@ -226,14 +219,9 @@ def compare_methods(
     Multi-hop cases are used that the model knows before the edit; of the other formats those whose
     subject and target have tokens of their own.
 
-    Args:
-        model: the unedited model; its weights are not touched.
-        cases: of `circuits.editing.evaluation.load_benchmark`.
-        settings: the methods, and everything else that decides the figures.
-        layers: of the ACE presets; built-in models have shipped ones, the default.
-        out: the run folder, resumed where an earlier call was stopped; ``None`` keeps nothing.
-        force: replace another run, or a damaged one, that `out` holds.
-        progress: called with (what is being done, done, in all).
+    The model's weights are not touched. `layers` are those of the ACE presets; built-in models have
+    shipped ones, the default. The run folder `out` is resumed where an earlier call was stopped, or
+    replaced with `force`. `progress` is called with (what is being done, done, in all).
 
     Raises:
         DataError: an unknown method, no usable case, or an ACE preset and no layers for the model.

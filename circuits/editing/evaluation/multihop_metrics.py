@@ -1,16 +1,23 @@
-"""The metrics of edited multi-hop knowledge, each defined once, from a table of answers.
+"""What is asked about a multi-hop case, the same under every condition, and the metrics of it.
 
-One row is one generated answer. `row` makes it; `score` turns rows into one line per case.
+`case_questions` lists the questions; `row` makes a generated answer a row of a table; `score`
+turns rows into one line per case.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
-from circuits.editing.evaluation.case_questions import KINDS, CaseQuestion
+from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case
-from interp.errors import PlanError, did_you_mean
+from circuits.editing.evaluation.control_questions import CONTROLS, ControlKind, KnownQuestion
+
+QuestionKind = Literal["efficacy", "paraphrase", "multi_hop", "hop"] | ControlKind
+KINDS = ("efficacy", "paraphrase", "multi_hop", "hop", *CONTROLS)
+"""``efficacy``: the edited cloze, without demonstrations; ``paraphrase``: the edited fact's
+question; ``multi_hop``: the case's questions; ``hop``: each hop of the new chain; then controls."""
 
 SPECIFICITY = ["same_relation", "same_answer", "neighbour"]
 GROUP = ("condition", "seed")
@@ -41,6 +48,43 @@ METRICS: Mapping[str, Callable[[Tables], Any]] = {
 of the control two-hop questions that the edit broke. docs/editing.md says what each means."""
 
 
+@dataclass(frozen=True)
+class CaseQuestion:
+    """One question of a case, or a cloze to be continued without demonstrations.
+
+    `index` is of the edit, wording, hop or control; `expected` and `original` are the right answers
+    after and before the edit.
+    """
+
+    kind: QuestionKind
+    index: int
+    text: str
+    expected: Answer
+    original: Answer
+    cloze: bool = False
+
+
+def case_questions(
+    case: Case, controls: Mapping[ControlKind, Sequence[KnownQuestion]]
+) -> list[CaseQuestion]:
+    """What is asked about a case after its edit; edited hops by cloze (MQuAKE's instance-wise)."""
+    asked: list[CaseQuestion] = []
+    rows = zip(case.facts, case.paraphrases, case.targets, case.originals, strict=True)
+    for i, (fact, question, new, original) in enumerate(rows):
+        asked.append(CaseQuestion("efficacy", i, fact.cloze, new, original, cloze=True))
+        asked.append(CaseQuestion("paraphrase", i, question, new, original))
+    for i, text in enumerate(case.questions):
+        asked.append(CaseQuestion("multi_hop", i, text, case.new_answer, case.answer))
+    originals = dict(zip(case.edited_hops, case.originals, strict=True))
+    for i, hop in enumerate(case.new_hops):
+        text, old = (hop.cloze if i in originals else hop.question), originals.get(i, hop.answer)
+        asked.append(CaseQuestion("hop", i, text, hop.answer, old, i in originals))
+    for kind, questions in controls.items():
+        for i, known in enumerate(questions):
+            asked.append(CaseQuestion(kind, i, known.text, known.answer, known.answer))
+    return asked
+
+
 def _some(of: Tables) -> Any:
     counts = of["count"][SPECIFICITY].sum(axis=1)
     return counts.where(counts > 0)
@@ -66,12 +110,7 @@ def row(case: Case, question: CaseQuestion, generated: str) -> dict[str, Any]:
 
 
 def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
-    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked.
-
-    Raises:
-        PlanError: a column is missing, a kind unknown, or a question is there twice.
-    """
-    _check(rows)
+    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked."""
     names = [*(name for name in GROUP if name in rows), "case"]
     right: Any = rows.assign(right=rows[match].astype(float))
     by_kind = right.groupby([*names, "kind"])["right"]
@@ -82,18 +121,3 @@ def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
     about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
     scores = {name: metric(table) for name, metric in METRICS.items()}
     return about.join(pd.DataFrame(scores)).reset_index()
-
-
-def _check(rows: pd.DataFrame) -> None:
-    needed = ("case", "kind", "index", "strict", "lenient")
-    for name in needed:
-        if name not in rows:
-            raise PlanError(f"the table has no column {name!r}; it needs {', '.join(needed)}.")
-    for kind in rows["kind"].unique():
-        if kind not in KINDS:
-            raise PlanError(f"no question is of kind {kind!r}. {did_you_mean(kind, KINDS)}")
-    key = [*(name for name in GROUP if name in rows), "case", "kind", "index"]
-    twice = rows[rows.duplicated(key)]
-    if len(twice):
-        first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in key)
-        raise PlanError(f"one question has two answers ({first}); score every question once.")

@@ -4,13 +4,12 @@
 a full 2 x 2 or as matched triples. Here: indirect objects and linguistic puzzles from pairs.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
+from circuits.recall_reasoning.cells import SPLITS, Data, data_of, pair_record
 from circuits.recall_reasoning.designs import Design
 from circuits.recall_reasoning.sources.countries import fact_cells, load_facts
 from circuits.recall_reasoning.sources.organism import organism_cells, world_of
@@ -25,18 +24,11 @@ from interp.model.model import Model
 def build(
     model: Model, design: Design, datasets: Path | None = None, n: int = 100, seed: int = 0
 ) -> Data:
-    """Draw the cells of a design in a model's tokens.
+    """Draw the cells of a design in a model's tokens, `n` pairs per cell and split.
 
-    Args:
-        model: an organism gets its own world's cells, any other model those of `datasets`.
-        design: which cells.
-        datasets: folder with ``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``;
-            by default the shipped files.
-        n: pairs per cell and split, before the correctness filter.
-        seed: of splits and draws.
-
-    Raises:
-        DataError: a file of the folder is missing, or a split is left without pairs.
+    An organism gets its own world's cells, any other model those of the folder `datasets`
+    (``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``; by default as shipped).
+    `DataError` where a file is missing, or a split is left without pairs.
     """
     cells = set(design.cells)
     if model.name in ORGANISMS:
@@ -75,46 +67,32 @@ def _joined(data: Data, other: Data) -> Data:
 
 
 def ioi_cell(pairs: PromptPairs, n: int, seed: int) -> Data:
-    """Indirect objects; no name occurs in two splits.
-
-    Raises:
-        DataError: a split is left without pairs.
-    """
+    """Indirect objects; no name occurs in two splits. `DataError` where a split has no pairs."""
     splits = split_by_entity(pairs, ("io", "s1"), dict.fromkeys(SPLITS, 1 / 3), seed)
     records = [
-        _record(pair, split, "IOI", pair.answer) for split in SPLITS for pair in splits[split][:n]
+        pair_record(pair, "IOI", pair.answer) | {"split": split}
+        for split in SPLITS
+        for pair in splits[split][:n]
     ]
     return data_of(records, {"IOI": _answers(pairs)}, splits.dropped, pairs.source, seed)
 
 
 def puzzle_cells(pairs: PromptPairs, n: int, seed: int) -> Data:
-    """Puzzles in both forms; no lexicon is in two splits.
-
-    Raises:
-        DataError: a split is left without pairs.
-    """
+    """Puzzles in both forms; no lexicon is in two splits. `DataError` where a split has none."""
     by_lexicon: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_lexicon.setdefault(pair.id.rpartition("-")[0], []).append(pair)
     order = np.random.default_rng(seed).permutation(len(by_lexicon))
     lexicons = [list(by_lexicon)[i] for i in order]
     records = [
-        _record(pair, split, f"P-{pair.id.rpartition('-')[2]}", lexicon)
+        pair_record(pair, f"P-{pair.id.rpartition('-')[2]}", lexicon) | {"split": split}
         for at, split in enumerate(SPLITS)
         for lexicon in lexicons[at :: len(SPLITS)][:n]
         for pair in by_lexicon[lexicon]
     ]
-    candidates: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-        ("P-recall", "P-reasoning"), _answers(pairs)
-    )
+    candidates = {cell: _answers(pairs) for cell in ("P-recall", "P-reasoning")}
     return data_of(records, candidates, (), pairs.source, seed)
 
 
 def _answers(pairs: PromptPairs) -> tuple[str, ...]:
     return tuple(sorted({text for p in pairs for text in (p.answer, p.wrong_answer)}))
-
-
-def _record(pair: Pair, split: str, cell: str, bridge: str) -> Record:
-    prompts, answers = (pair.clean, pair.corrupt), (pair.answer, pair.wrong_answer)
-    spans = {name: [list(a), list(b)] for name, (a, b) in pair.spans.items()}
-    return {"id": pair.id, "split": split} | record_of(cell, bridge, prompts, answers, spans)

@@ -22,10 +22,7 @@ from interp.data.records import Row, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.model.model import Model
 
-FRAMES = {
-    "capital": "The capital of {} is the city of",
-    "language": "The main language of {} is",
-}
+FRAMES = {"capital": "The capital of {} is the city of", "language": "The main language of {} is"}
 NONCE = [
     "Atlantis", "Eden", "Aurora", "Nova", "Orion", "Zion", "Haven", "Terra", "Luna", "Titan",
     "Utopia", "Avalon", "Tulmar", "Borland", "Velden", "Gondor", "Asgard", "Cascadia", "Mercia",
@@ -50,11 +47,7 @@ class Country(Row):
 
 
 def load_facts(path: str | Path) -> list[Country]:
-    """Read facts of the form of the shipped ``recall_facts``.
-
-    Raises:
-        DataError: the file is missing or malformed, or holds a country twice.
-    """
+    """Read facts as in ``recall_facts``; `DataError` for a malformed file or a country twice."""
     rows = placed_rows(path, "country, capital, language and landmarks")
     if not rows:
         raise DataError(f"{path} holds no facts; give at least one line.")
@@ -80,20 +73,11 @@ class _Named:
     width: int
 
 
-def fact_cells(
-    model: Model,
-    facts: Sequence[Country],
-    n: int = 100,
-    seed: int = 0,
-    relations: Sequence[str] = tuple(FRAMES),
-) -> Data:
+def fact_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: int = 0) -> Data:
     """Draw `n` matched triples of A, C-conflict and C-nonce for each split.
 
-    Relations, names in `FRAMES`, share the triples; a relation has fewer where no length of its
-    questions has a counterpart.
-
-    Raises:
-        DataError: a split is left without pairs.
+    The relations of `FRAMES` share the triples; a relation has fewer where no length of its
+    questions has a counterpart. `DataError` where a split is left without pairs.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(facts))
@@ -102,11 +86,11 @@ def fact_cells(
     for at, split in enumerate(SPLITS):
         own = [facts[i] for i in order[at :: len(SPLITS)]]
         drawn: list[Record] = []
-        for which, relation in enumerate(relations):
+        for which, relation in enumerate(FRAMES):
             usable = one_token(model, own, relation, rejected)
             known = [_named(model, relation, f.country, f.answers[relation]) for f in usable]
             nonce = [_named(model, relation, name, "") for name in NONCE[at :: len(SPLITS)]]
-            wanted = n * (which + 1) // len(relations) - n * which // len(relations)
+            wanted = n * (which + 1) // len(FRAMES) - n * which // len(FRAMES)
             drawn += _triples(split, relation, known, nonce, wanted, rng, rejected)
         # relations in turn: where only the first pairs are used, all should be among them
         records += sorted(drawn, key=lambda record: record["id"].split("-")[2])
@@ -207,8 +191,5 @@ def _triple(
     rows: list[Record] = []
     for cell, (statements, names, answers) in asked.items():
         clean, corrupt = (s + frame.format(name) for s, name in zip(statements, names, strict=True))
-        starts = [len(s) + frame.index("{}") for s in statements]
-        spans = [[at, at + len(name)] for at, name in zip(starts, names, strict=True)]
-        row = record_of(cell, one.name, (clean, corrupt), answers, {"subject": spans})
-        rows.append(row | {"relation": relation})
+        rows.append(record_of(cell, one.name, (clean, corrupt), names, answers, relation))
     return rows

@@ -36,14 +36,13 @@ class World:
     """Every name of the world and every fact that is always true.
 
     Attributes:
-        home: person -> land, true in every text.
-        attributes: land -> relation -> value, true in every text.
+        home: person -> land.
+        attributes: land -> relation -> value.
         story_people: people who have a home only where a story gives them one.
         story_lands: lands that have attributes only where a story gives them some.
         values: relation -> its possible values.
         held_out: (person, relation) that training never composes.
         never_composed: people of whom training composes nothing; it only states their home.
-        seed: of the draw.
     """
 
     home: Mapping[str, str]
@@ -74,11 +73,7 @@ class World:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read it back.
-
-        Raises:
-            DataError: the file is missing or holds no world.
-        """
+        """Read it back; `DataError` where the file is missing or holds no world."""
         world = checked(cls, read_json(path, "the organism's world (JSON)"), str(path))
         lands = {*world.attributes, *world.story_lands}
         lost = next((land for land in world.home.values() if land not in lands), None)
@@ -91,16 +86,8 @@ class World:
 
 
 def world_of(model: Model) -> World:
-    """The world that a shipped organism was trained on.
-
-    Raises:
-        ModelError: the model is not a shipped organism.
-        DataError: its world is missing.
-    """
-    return World.load(Path(folder_of(model.name)) / "world.json")
-
-
-# --- sentences and cells -------------------------------------------------------------------------
+    """The world that a shipped organism was trained on; `ModelError` for any other model."""
+    return World.load(folder_of(model.name) / "world.json")
 
 
 def stated(owner: str, relation: str, value: str) -> str:
@@ -132,10 +119,7 @@ def story_text(world: World, n: int = 40, seed: int = 0) -> str:
 def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
     """Draw `n` quadruples for each split; no land or person occurs in two splits.
 
-    B asks only compositions that training never showed.
-
-    Raises:
-        DataError: a split is left without a cell.
+    B asks only compositions that training never showed. `DataError` where a split lacks a cell.
     """
     rng = np.random.default_rng(seed)
     named = (world.lands, world.story_lands, world.story_people)
@@ -147,7 +131,7 @@ def organism_cells(world: World, n: int = 100, seed: int = 0) -> Data:
         for number in range(n):
             for row in _quadruple(world, lands, story_lands, people, composed, rng):
                 place = {"id": f"{split}-{number:03d}-{row['cell']}", "split": split}
-                records.append(place | row)
+                records.append(row | place)
     values = tuple(v for listed in world.values.values() for v in listed)
     return data_of(records, dict.fromkeys("ABCD", values), (), "the organism's world", seed)
 
@@ -183,12 +167,10 @@ def _quadruple(
     rows: list[Record] = []
     for cell, (ask, subjects, answers, bridge) in asked.items():
         clean, corrupt = (f"{story} {ask(subject, relation)}" for subject in subjects)
-        starts = [len(story) + 1 + ask(s, relation).index(s) for s in subjects]
-        ends = [at + len(subject) for at, subject in zip(starts, subjects, strict=True)]
-        spans = {"subject": [[at, end] for at, end in zip(starts, ends, strict=True)]}
+        row = record_of(cell, bridge, (clean, corrupt), subjects, answers, relation)
         if cell in ("B", "D"):  # the first hop is asked for by the word after the person
-            spans["hop"] = [[end + 1, end + 1 + len("home")] for end in ends]
-        row = record_of(cell, bridge, (clean, corrupt), answers, spans) | {"relation": relation}
+            ends = [end for _, end in row["spans"]["subject"]]
+            row["spans"]["hop"] = [[end + 1, end + 1 + len("home")] for end in ends]
         if cell == "B":
             row["shortcuts"] = [f"{story} {person} {relation}"]
         rows.append(row)

@@ -40,13 +40,10 @@ QUESTION = FRAMES["capital"]
 
 
 class Phrase(NamedTuple):
-    """A way to name a country in a question.
+    """A way to name a country in a question: the name (`subject`) and the whole phrase (`text`).
 
-    Attributes:
-        subject: the name in it.
-        text: the whole phrase.
-        answer: the capital that it leads to; the subject itself where a story states the capital.
-        land: the country; empty where a story says which.
+    `answer` is the capital that it leads to, or the subject itself where a story states the
+    capital; `land` the country, empty where a story says which.
     """
 
     subject: str
@@ -65,11 +62,7 @@ Phrases = Mapping[int, list[Phrase]]
 
 
 def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: int = 0) -> Data:
-    """Draw at most `n` quadruples for each split, equally long in the model's tokens.
-
-    Raises:
-        DataError: a split is left without pairs.
-    """
+    """At most `n` quadruples for each split, of one length in tokens; `DataError` where none is."""
     rng = np.random.default_rng(seed)
     rejected: list[Excluded] = []
     usable = one_token(model, facts, "capital", rejected, asked="Spain")
@@ -149,11 +142,8 @@ def _draw(
     for cell, (one, other) in pairs.items():
         answers = (one.answer, other.answer) if cell in "AB" else (first, second)
         clean, corrupt = (f"{story} {QUESTION.format(phrase.text)}" for phrase in (one, other))
-        starts = clean.rindex(one.subject), corrupt.rindex(other.subject)
-        spans = [[s, s + len(p.subject)] for s, p in zip(starts, (one, other), strict=True)]
-        row = record_of(
-            cell, one.land or lands[0], (clean, corrupt), answers, {"subject": spans}
-        ) | {"relation": "capital"}
+        subjects, bridge = (one.subject, other.subject), one.land or lands[0]
+        row = record_of(cell, bridge, (clean, corrupt), subjects, answers, "capital")
         if cell == "B":
             named = one.text[one.text.index(one.subject) :]
             row["shortcuts"] = [f"{story} {QUESTION.format(named)}"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from interp.errors import ModelError, did_you_mean
 
 ORGANISMS = {
-    "two-hop-organism": "Llama architecture, facts in its weights and in stories, one and two hops",
+    "two-hop-organism": "Llama architecture, facts in its weights and in stories, one and two hops"
 }
 """Name -> what it is."""
 
@@ -17,12 +17,10 @@ WEIGHTS = {"two-hop-organism": "1ff7f61ce1bd20f6f5524b11eb977e6e3723e1a6f9caaaeb
 def folder_of(name: str) -> Path:
     """Where an organism lies: a Hugging Face folder, with `world.json` in it.
 
-    Raises:
-        ModelError: there is no such organism, or its weights are not in this checkout.
-        ModelError: the weights are not those that its card speaks of.
+    `ModelError` for an unknown name, and where its weights are missing or not those of its card.
     """
     if name not in ORGANISMS:
-        raise ModelError(f"{name!r} is no organism. {did_you_mean(name, ORGANISMS)}")
+        raise ModelError(f"{name!r} is not an organism. {did_you_mean(name, ORGANISMS)}")
     folder = Path(__file__).parent / name.replace("-", "_")
     weights = folder / "model.safetensors"
     if not weights.is_file():

@@ -13,10 +13,10 @@ from test_cli import last_json, refused, saved
 import interp
 from circuits.cli.app import run
 from circuits.editing import Fact, PreservedQuestion, edit, layer_search
+from circuits.editing.edit import LedgerFolder
 from circuits.editing.evaluation import Ask, conditions, generations
 from circuits.editing.evaluation.demonstrations import NAMED
 from circuits.editing.layer_selection import LayerSelection
-from circuits.editing.ledger_folder import LedgerFolder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -365,7 +365,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
         (["--methods", "rome,prompt"], "unknown method 'prompt'. Did you mean 'prompt-only'"),
         (
             ["--shots", "cot"],
-            "'cot' is no file of demonstrations, and not one of direct and reason",
+            "'cot' is not a file of demonstrations, and not one of direct and reason",
         ),
         (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
         (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),

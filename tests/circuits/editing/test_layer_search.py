@@ -223,7 +223,9 @@ def test_reaches_are_last_hops_with_questions_through_the_fact_and_beside_it(wor
         case = by_fact[reach.fact]
         own = {tuple(model.encode(PLAIN.ask(text))) for text in case.questions}
         assert {prompt.ids for prompt in reach.through} == own
-        beside = {tuple(model.encode(PLAIN.ask(q.text))) for q in pool.composed(case)}
+        places = [(case.relations[at], at) for at in case.edited_hops]
+        composed = [question for place in places for question in pool.chains.get(place, ())]
+        beside = {tuple(model.encode(PLAIN.ask(q.text))) for q in composed}
         assert {prompt.ids for prompt in reach.others} <= beside - own
     assert len(propagations(model, cases, 2, PLAIN)) == 2
     with pytest.raises(DataError, match="no case of records edits a last hop"):

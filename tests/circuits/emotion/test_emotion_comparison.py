@@ -26,7 +26,7 @@ from circuits.emotion.replies import ReplyWriter, read_all, replies
 from circuits.emotion.steering import Condition
 from circuits.emotion.texts import EVENTLESS, situations
 from interp.errors import DataError, PlanError
-from interp.interventions.plan import Feedback, Plan
+from interp.interventions.plan import Plan
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder
 
@@ -220,15 +220,11 @@ def kept(at: Path):
 def test_digests_tell_conditions_apart():
     model = tiny("llama")
     base = steered(model, 0.3)
-    own = torch.nn.functional.normalize(torch.ones(6, model.arch.d_model), dim=-1)
-    low, high = torch.zeros(6), torch.ones(6)
     plans = [
         Plan(),
         base,
         steered(model, 0.31),
         steered(model, 0.3, seed=1),
-        base + Feedback(own, low, high, layer=1),
-        base + Feedback(own, low, high, layer=0),
         Plan.of(replace(base[0], relative=None)),
     ]
     assert len({Condition("a", plan=plan).digest for plan in plans}) == len(plans)

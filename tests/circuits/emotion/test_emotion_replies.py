@@ -19,7 +19,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.forward.hooks import hooked
 from interp.forward.prefix_cache import PrefixCache
-from interp.interventions.plan import Add, Feedback, Plan
+from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
 
 DECODING = Decoding(new_tokens=8, min_tokens=2)
@@ -109,11 +109,6 @@ def vectors(width: int, layers: list[int], scale: float, seed: int = 0) -> dict[
     return {at: scale * torch.randn(len(EMOTIONS), width, generator=draw) for at in layers}
 
 
-def directions(model: Model) -> torch.Tensor:
-    found = vectors(model.arch.d_model, [0], 1.0, seed=5)[0]
-    return torch.nn.functional.normalize(found, dim=-1)
-
-
 def plans(model: Model) -> dict[str, Plan]:
     a = model.arch
 
@@ -124,20 +119,17 @@ def plans(model: Model) -> dict[str, Plan]:
 
     stream = adding("resid_post", vectors(a.d_model, [0, 1], 0.3), 0.5, "norm")
     heads = adding("z", vectors(a.n_heads * a.d_head, [0, 2], 1.0), 0.7)
-    neurons = adding("mlp_post", vectors(a.d_mlp or 0, [1], 0.5), 0.7, "rms")
-    feedback = Feedback(directions(model), torch.full((6,), -0.2), torch.full((6,), 0.4), layer=1)
+    neurons = adding("mlp_post", vectors(a.d_mlp or 0, [1], 0.5), 0.7)
     return {
         "steering": Plan.of(stream),
         "components": Plan.of(heads, neurons),
-        "feedback": Plan.of(heads, neurons, feedback),
     }
 
 
 def naive(model: Model, prompt: TokenPrompt, emotion: int, plan: Plan) -> tuple[int, ...]:
     """Whole forwards of one row without a cache; vectors at the last prompt token and after."""
-    ids, first, doses = list(prompt.ids), len(prompt.ids) - 1, [1.0]
+    ids, first = list(prompt.ids), len(prompt.ids) - 1
     ends, sites = ending_tokens(model), interp.model.sites.SITES
-    feedback = next((step for step in plan if isinstance(step, Feedback)), None)
     steps = [step for step in plan if isinstance(step, Add)]
     processors = LogitsProcessorList(
         [
@@ -147,18 +139,13 @@ def naive(model: Model, prompt: TokenPrompt, emotion: int, plan: Plan) -> tuple[
         ]
     )
     for _ in range(DECODING.new_tokens):
-        seen: list[torch.Tensor] = []
         edits = [
-            (sites[step.site], layer, adds(step, step.vector[i, emotion, 0], first, doses))
+            (sites[step.site], layer, adds(step, step.vector[i, emotion, 0], first))
             for step in steps
             for i, layer in enumerate(step.layers)
         ]
-        if feedback:
-            read = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
-            edits.append((sites["resid_post"], feedback.layer, read))
         with torch.no_grad(), hooked(model, edits):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
-        doses.append(shortfall(feedback, seen[0], emotion) if feedback else 1.0)
         new = int(processors(torch.tensor([ids]), logits.float()).argmax())
         ids.append(new)
         if new in ends:
@@ -166,24 +153,17 @@ def naive(model: Model, prompt: TokenPrompt, emotion: int, plan: Plan) -> tuple[
     return tuple(ids[first + 1 :])
 
 
-def adds(step: Add, value: torch.Tensor, first: int, doses: list[float]):
+def adds(step: Add, value: torch.Tensor, first: int):
     def edit(x: torch.Tensor) -> None:
         for place in range(first, x.shape[1]):
             now = x[0, place].clone()
-            sizes = {None: 1.0, "norm": now.norm(), "rms": now.square().mean().sqrt()}
-            size = float(sizes[step.relative])
-            x[0, place] = now + step.scale * doses[place - first] * size * value
+            size = float(now.norm()) if step.relative else 1.0
+            x[0, place] = now + step.scale * size * value
 
     return edit
 
 
-def shortfall(feedback: Feedback, state: torch.Tensor, emotion: int) -> float:
-    cosine = float(torch.cosine_similarity(state, feedback.directions[emotion], dim=0))
-    top, bottom = float(feedback.high[emotion]), float(feedback.low[emotion])
-    return min(max((top - cosine) / (top - bottom), 0.0), feedback.most)
-
-
-@pytest.mark.parametrize("kind", ["steering", "components", "feedback"])
+@pytest.mark.parametrize("kind", ["steering", "components"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_a_plan_acts_on_the_last_prompt_token_and_what_follows(family: str, kind: str):
     model = tiny(family)
@@ -204,19 +184,6 @@ def test_a_cache_is_used_again_and_no_hook_stays():
         decode(model, read, [0, 1, 2], [0, 1, 2], plan, DECODING)
         assert decode(model, read, [0, 1, 2], [0, 1, 2], Plan(), DECODING) == plain
     assert not hooks_left(model)
-
-
-def test_a_row_whose_state_shows_the_emotion_gets_no_dose():
-    model = tiny("llama")
-    plan, own = plans(model)["components"], directions(model)
-    shown = Feedback(own, torch.full((6,), -3.0), torch.full((6,), -2.0), layer=1)
-    read = read_prompts(model, prompts_of(model, ALIKE))
-    found = decode(model, read, [0], [2], plan + shown, DECODING)[0]
-    # the first token is written at full dose; from the second on there is none
-    first_only = decode(model, read, [0], [2], plan, Decoding(new_tokens=1))[0]
-    assert found[:1] == first_only
-    never = Feedback(own, torch.full((6,), 2.0), torch.full((6,), 3.0), layer=1)
-    assert found != decode(model, read, [0], [2], plan + never, DECODING)[0]
 
 
 # --- prompts and texts ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from circuits.recall_reasoning.dissociation import judged
 from circuits.recall_reasoning.losses import Losses
 from circuits.recall_reasoning.scores import AbilityCircuit, controls_of, n_others
 from circuits.recall_reasoning.study import chosen_of
-from interp.ablation import Component
+from interp.model.components import Component
 
 
 def circuit_of(*places: tuple[int, int], ability: str = "recall") -> AbilityCircuit:

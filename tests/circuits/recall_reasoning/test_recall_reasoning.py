@@ -16,8 +16,8 @@ from circuits.recall_reasoning.dissociation import doubles_table, singles_table
 from circuits.recall_reasoning.losses import Losses, pooled
 from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.scores import RULES, AbilityCircuit, circuits_of
-from interp.ablation import Component
 from interp.errors import DataError, InterpError, RunFolderError
+from interp.model.components import Component
 
 RECALLING, COPYING = DESIGNS["A-C"].abilities
 QUICK = StudySettings(
@@ -238,8 +238,8 @@ def test_every_cell_counts_as_much():
 
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
-    assert StudySettings.of(QUICK.record()) == QUICK
+    assert StudySettings().but(**QUICK.record()) == QUICK
     with pytest.raises(DataError, match="Did you mean 'n_random'"):
-        StudySettings.of({"n_randoms": 3})
+        StudySettings().but(n_randoms=3)
     with pytest.raises(DataError, match="Did you mean 'difference'"):
-        StudySettings.of({"rules": ["diference"]})
+        StudySettings().but(rules=["diference"])

@@ -9,7 +9,7 @@ import xarray as xr
 from conftest import ROOT, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
-from interp.ablation import Component, ComponentSet, all_but, cumulative, rows, singles
+from interp.ablation import rows
 from interp.ablation.readouts import WINDOW
 from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
@@ -17,7 +17,18 @@ from interp.errors import (
     PlanError,
 )
 from interp.forward.hooks import hooked
-from interp.model.components import SITE_OF, as_sets, components_of, everything, nested
+from interp.model.components import (
+    SITE_OF,
+    Component,
+    ComponentSet,
+    all_but,
+    as_sets,
+    components_of,
+    cumulative,
+    everything,
+    nested,
+    singles,
+)
 from interp.model.model import Model
 from interp.model.sites import SITES
 

@@ -14,7 +14,6 @@ from conftest import tiny, word_pairs
 from test_ablate import PAIR, TEXT, naive, plain_forward, recorded
 
 import interp
-from interp.ablation import ComponentSet, all_but, cumulative, singles
 from interp.ablation.controls import matched_sets, write_norms
 from interp.ablation.readouts import UNITS, WINDOW, windows
 from interp.data.pairs import tokenise
@@ -27,7 +26,14 @@ from interp.errors import (
     StatisticsError,
 )
 from interp.forward.hooks import hooked
-from interp.model.components import as_sets, components_of
+from interp.model.components import (
+    ComponentSet,
+    all_but,
+    as_sets,
+    components_of,
+    cumulative,
+    singles,
+)
 from interp.model.sites import SITES
 
 ablating = importlib.import_module("interp.ablation.ablate")

@@ -19,8 +19,13 @@ from interp.attribution.estimators import (
     linearise,
 )
 from interp.attribution.exact import exact_edges, exact_nodes
-from interp.attribution.nodes import NODE_SITES, grad_drop_scores, node_scores
-from interp.attribution.qk_fix import qk_edge_scores, qk_node_scores
+from interp.attribution.nodes import (
+    NODE_SITES,
+    grad_drop_scores,
+    node_scores,
+    qk_edge_scores,
+    qk_node_scores,
+)
 from interp.data.pairs import tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import attend

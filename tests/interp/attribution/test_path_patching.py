@@ -10,8 +10,7 @@ from test_attribution import contrast_of, metric_with, resampled
 
 import interp
 from circuits.discovery.evaluator import prepared
-from interp.attribution.exact import exact_edges
-from interp.attribution.path_patching import parse_path, path_effects
+from interp.attribution.exact import exact_edges, parse_path, path_effects
 from interp.errors import PlanError
 from interp.forward.blocks import head_writes
 from interp.forward.hooks import hooked

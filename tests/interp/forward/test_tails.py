@@ -6,7 +6,7 @@ from conftest import FAMILIES, tiny
 
 from interp.data.prompts import TokenPrompt, pad
 from interp.errors import PlanError
-from interp.forward.projections import rewriting, writer
+from interp.forward.blocks import projection, rewriting
 from interp.forward.tails import tails
 
 PROMPTS = [TokenPrompt(tuple(range(5, 5 + n))) for n in (9, 6, 11)]
@@ -60,11 +60,11 @@ def test_hooks_are_gone_after_an_exception():
 
     with pytest.raises(ValueError), rewriting(model, [("mlp_post", 0, broken)]):
         logits(model)
-    assert not writer(model, "mlp_post", 0)._forward_hooks
+    assert not projection(model, "mlp_post", 0)._forward_hooks
 
 
 def test_no_projection_writes_from_elsewhere():
     with pytest.raises(PlanError, match="no projection writes from 'resid_pre'"):
-        writer(tiny("llama"), "resid_pre", 0)
+        projection(tiny("llama"), "resid_pre", 0)
     with pytest.raises(PlanError, match="out of range"):
         tails(tiny("llama"), PROMPTS, first=7, n_tail=1)

@@ -13,7 +13,7 @@ from interp.errors import PlanError
 from interp.forward.hooks import hooked
 from interp.forward.prefix_cache import PrefixCache, common_prefix
 from interp.interventions.generate import decode, generate
-from interp.interventions.plan import Feedback, Intervention
+from interp.interventions.plan import Intervention
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -108,13 +108,10 @@ def steering(model: Model) -> dict[str, tuple[Intervention, ...]]:
         return Add(site, vectors, scale, layers=layers, positions="generating", **options)
 
     heads = add("z", (0, 2), a.n_heads * a.d_head, 0.7)
-    neurons = add("mlp_post", (1,), a.d_mlp or 0, 0.35, relative="rms")
-    own = torch.nn.functional.normalize(drawn(5, CONDITIONS, a.d_model), dim=-1)
-    low, high = torch.full((CONDITIONS,), -0.2), torch.full((CONDITIONS,), 0.4)
+    neurons = add("mlp_post", (1,), a.d_mlp or 0, 0.35)
     return {
         "stream": (add("resid_post", (0, 1), a.d_model, 0.15, relative="norm"),),
         "components": (heads, neurons),
-        "feedback": (heads, neurons, Feedback(own, low, high, layer=1)),
     }
 
 
@@ -122,45 +119,33 @@ def naive(
     model: Model, prompt: TokenPrompt, entry: int, plan: tuple[Intervention, ...]
 ) -> tuple[int, ...]:
     """Whole forwards of one row without a cache, with hooks written by hand."""
-    ids, first, doses = list(prompt.ids), len(prompt.ids) - 1, [1.0]
-    feedback = next((step for step in plan if isinstance(step, Feedback)), None)
+    ids, first = list(prompt.ids), len(prompt.ids) - 1
     for _ in range(N):
-        seen: list[torch.Tensor] = []
         hooks = [
-            (SITES[step.site], layer, adding(step, step.vector[i, entry, 0], first, doses))
+            (SITES[step.site], layer, adding(step, step.vector[i, entry, 0], first))
             for step in plan
             if isinstance(step, Add)
             for i, layer in enumerate(step.layers)  # pyright: ignore
         ]
-        if feedback:
-            keep = lambda x, seen=seen: seen.append(x[0, -1].clone())  # noqa: E731
-            hooks.append((SITES["resid_post"], feedback.layer, keep))
         with torch.no_grad(), hooked(model, hooks):
             logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-        dose = 1.0
-        if feedback:
-            cosine = float(torch.cosine_similarity(seen[0], feedback.directions[entry], dim=0))
-            low, high = float(feedback.low[entry]), float(feedback.high[entry])
-            dose = min(max((high - cosine) / (high - low), 0.0), feedback.most)
-        doses.append(dose)
         ids.append(int(logits.argmax()))
         if ids[-1] == 2:
             break
     return tuple(ids[first + 1 :])
 
 
-def adding(step: Add, vector: torch.Tensor, first: int, doses: list[float]):
+def adding(step: Add, vector: torch.Tensor, first: int):
     def edit(x: torch.Tensor) -> None:
         for place in range(first, x.shape[1]):
             now = x[0, place].clone()
-            sizes = {None: 1.0, "norm": now.norm(), "rms": now.square().mean().sqrt()}
-            size = float(sizes[step.relative])
-            x[0, place] = now + step.scale * doses[place - first] * size * vector
+            size = float(now.norm()) if step.relative else 1.0
+            x[0, place] = now + step.scale * size * vector
 
     return edit
 
 
-@pytest.mark.parametrize("kind", ["stream", "components", "feedback"])
+@pytest.mark.parametrize("kind", ["stream", "components"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_steering_several_conditions_equals_uncached_loops(family: str, kind: str):
     model = tiny(family)
@@ -182,9 +167,6 @@ def test_steering_several_conditions_equals_uncached_loops(family: str, kind: st
 
 def of_rows(step: Intervention, entries: list[int]) -> Intervention:
     """A step whose entries are the rows' own, as `generate` takes it."""
-    if isinstance(step, Feedback):
-        held = (step.directions[entries], step.low[entries], step.high[entries])
-        return Feedback(*held, layer=step.layer)
     assert isinstance(step, Add)
     options = {"layers": step.layers, "positions": step.positions, "relative": step.relative}
     return Add(step.site, step.vector[:, entries], step.scale, **options)  # pyright: ignore
@@ -222,11 +204,3 @@ def test_a_plan_for_tokens_that_are_read_is_refused():
     with pytest.raises(PlanError, match="entry for each of 2 prompts"):
         decode(model, cache, Add("resid_post", drawn(0, 2, 1, 32), positions="generating"), 2)
     assert not hooks_left(model)
-
-
-def test_feedback_is_data_like_other_interventions(tmp_path):
-    plan = Plan.of(*steering(tiny("llama"))["feedback"])
-    assert Plan.load(plan.save(tmp_path / "plan")) == plan
-    wrong = Feedback(drawn(0, 2, 5), torch.zeros(2), torch.ones(2), layer=0)
-    with pytest.raises(PlanError, match="Feedback"):
-        generate(tiny("llama"), ["w1 w2", "w3"], wrong, 2)

@@ -79,7 +79,7 @@ def test_a_run_is_put_into_place_whole(tmp_path: Path):
     small_run(tmp_path / "deep" / "run")
     assert names(tmp_path / "deep") == ["run"]
     assert names(tmp_path / "deep" / "run") == ["arrays.safetensors", "index.html", "manifest.json"]
-    manifest, _, found = folder.read(tmp_path / "deep" / "run", "test", ())
+    manifest, _, found = folder.read(tmp_path / "deep" / "run", "test")
     assert found["x"].tolist() == [0, 1, 2, 1, 2, 3]
     assert manifest["provenance"] == {
         "run": manifest["provenance"]["run"],
@@ -204,7 +204,7 @@ def test_a_damaged_folder_is_refused_and_replaced_by_force(tmp_path: Path):
     with pytest.raises(RunFolderError, match=re.escape(says)):
         small_run(out)
     small_run(out, force=True)
-    assert folder.read(out, "test", ())[2]["x"].shape == (6,)
+    assert folder.read(out, "test")[2]["x"].shape == (6,)
 
 
 def test_options_cover_weights_as_they_are_now():
@@ -228,14 +228,14 @@ def test_an_altered_manifest_is_named_and_pages_are_not_sealed(tmp_path: Path):
     small_run(out)
     (out / "index.html").write_text("another page")
     (out / "transfer.parquet").write_text("added by another verb")
-    folder.read(out, "test", ())
+    folder.read(out, "test")
     file = out / "manifest.json"
     file.write_text(file.read_text("utf-8").replace('"ä"', '"ö"'), "utf-8")
     with pytest.raises(RunFolderError, match=re.escape(f"{file} is damaged or was altered")):
-        folder.read(out, "test", ())
+        folder.read(out, "test")
     file.write_text("[" * 100_000)
     with pytest.raises(RunFolderError, match=re.escape(f"{file} is damaged (RecursionError")):
-        folder.read(out, "test", ())
+        folder.read(out, "test")
 
 
 def test_modes_follow_the_umask(tmp_path: Path):
@@ -295,7 +295,7 @@ def finished_after_kills(
         work(out)
         assert names(out.parent) == ["run"], f"kill {n}"
         assert names(out) == ["arrays.safetensors", "index.html", "manifest.json"], f"kill {n}"
-        assert folder.read(out, "test", ())[2]["x"].tolist() == [0, 1, 2, 1, 2, 3], f"kill {n}"
+        assert folder.read(out, "test")[2]["x"].tolist() == [0, 1, 2, 1, 2, 3], f"kill {n}"
         shutil.rmtree(base / f"{n}")
     raise AssertionError("it never came to an end")
 
@@ -327,9 +327,9 @@ def test_a_save_killed_at_any_file_event_leaves_the_old_or_the_new(tmp_path: Pat
         if not killed_at(n, lambda out=out: save(out, 2.0)):
             break
         with_new = [at for at in (out, out.with_name(".part-run-old")) if at.exists()]
-        assert folder.read(with_new[0], "test", ())[2]["x"][0] in (1.0, 2.0)
+        assert folder.read(with_new[0], "test")[2]["x"][0] in (1.0, 2.0)
         save(out, 3.0)
-        assert folder.read(out, "test", ())[2]["x"].tolist() == [3.0]
+        assert folder.read(out, "test")[2]["x"].tolist() == [3.0]
         assert names(out.parent) == ["run"]
     assert n > 10
 

@@ -19,13 +19,13 @@ from circuits.editing.evaluation import (
 )
 from circuits.editing.evaluation import conditions as module
 from circuits.editing.evaluation import prior_knowledge as knowing
-from circuits.editing.evaluation.case_questions import CaseQuestion
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE, SHOTS
 from circuits.editing.evaluation.formats import load_benchmark, parse_cases
 from circuits.editing.evaluation.intervals import harmonic_mean
 from circuits.editing.evaluation.method_comparison import UNASKED
+from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact import Fact
 from circuits.editing.layer_selection import plot_separation
@@ -309,7 +309,7 @@ def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as interrupted:
         compare_methods(model, cases, settings("prompt-only", "none"), out=out)
     assert interrupted.value.__notes__ == [
-        f"12 of 24 edits are kept in {out}.partial; run the same command again to go on."
+        f"12 of 24 edits are saved in {out}.partial; run the same command again to go on."
     ]
     with pytest.raises(RunFolderError, match=r"cases=12 \(this one: 3\) and other rows"):
         compare_methods(model, cases[:3], settings("prompt-only", "none"), out=out)
