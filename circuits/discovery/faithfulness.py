@@ -40,9 +40,6 @@ def evaluate(
 
     `clusters` has the entity of each test pair, for the intervals of the summary; `seed` is theirs
     and the random circuits'. p is never below 1 / (1 + n_random).
-
-    Raises:
-        PlanError: a circuit of another model, or that saw the test prompts.
     """
     random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
     width, total = test.model.arch.d_mlp or 0, 1 + n_random * len(CONTROLS)
