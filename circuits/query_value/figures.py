@@ -1,6 +1,7 @@
 """Figures of query and value scores: by layer, and over one prompt's tokens."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -52,7 +53,11 @@ def plot_prompt(
     z = query.transpose("layer", "pos").values
     most = float(np.abs(z).max()) or 1.0
     titles = ("query scores of FFNs (nats)", "value scores (nats)")
-    space = {"column_widths": [0.72, 0.28], "horizontal_spacing": 0.16, "shared_yaxes": True}
+    space: dict[str, Any] = {
+        "column_widths": [0.72, 0.28],
+        "horizontal_spacing": 0.16,
+        "shared_yaxes": True,
+    }
     figure = make_subplots(1, 2, subplot_titles=titles, **space)
     hover = "layer %{y}, token %{x}: %{z:.3f}<extra></extra>"
     scale = {"zmin": -most, "zmax": most, "colorbar": {"x": 0.63, "thickness": 12}}

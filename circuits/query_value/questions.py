@@ -20,8 +20,7 @@ class QuestionRow(ClosedRow):
 
     Attributes:
         answer: one token of text that continues the prompt.
-        label: kind of knowledge, or empty.
-        cluster: entity, or empty.
+        label, cluster: kind of knowledge, and entity; or empty.
         spans: name -> a text that occurs exactly once in the prompt.
     """
 

@@ -31,7 +31,6 @@ class Estimator:
 
     points: Points
     rule: type[Gradient]
-    source: str
 
 
 def left_riemann(steps: int) -> Points:
@@ -53,12 +52,12 @@ def gauss_legendre(steps: int) -> Points:
 CLEAN = ((1.0, 1.0),)
 
 ESTIMATORS: Mapping[str, Estimator] = {
-    "eap": Estimator(CLEAN, Gradient, "Syed et al., arXiv 2310.10348"),
-    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient, "arXiv 2403.17806"),
-    "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient, "Hanna et al., arXiv 2403.17806"),
-    "eap-gl": Estimator(gauss_legendre(3), Gradient, "EAP-IG by Gauss-Legendre quadrature"),
-    "relp": Estimator(CLEAN, RelP, "Jafari et al., arXiv 2508.21258"),
-    "eap-dg": Estimator(CLEAN, DiscreteGradient, "this toolkit: interp.attribution.backward_rules"),
+    "eap": Estimator(CLEAN, Gradient),  # Syed et al., arXiv 2310.10348
+    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient),  # arXiv 2403.17806
+    "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient),  # Hanna et al., arXiv 2403.17806
+    "eap-gl": Estimator(gauss_legendre(3), Gradient),  # EAP-IG by Gauss-Legendre quadrature
+    "relp": Estimator(CLEAN, RelP),  # Jafari et al., arXiv 2508.21258
+    "eap-dg": Estimator(CLEAN, DiscreteGradient),  # this toolkit: see backward_rules
 }
 
 
@@ -77,10 +76,8 @@ def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = Fal
         )
     n = steps or len(found.points)
     if name == "eap-ig" and of_nodes:
-        return Estimator(right_riemann(n), found.rule, found.source)
-    if steps is None:
-        return found
-    return Estimator(quadrature[name](n), found.rule, found.source)
+        return Estimator(right_riemann(n), found.rule)
+    return found if steps is None else Estimator(quadrature[name](n), found.rule)
 
 
 @brief

@@ -25,11 +25,9 @@ _IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Graph:
-    """Shapes that fix the graph; everything else is index arithmetic.
+    """Shapes that fix the graph; everything else is index arithmetic, layer by layer.
 
-    Sources are the embedding, then per layer its heads and its MLP; destinations are per layer all
-    queries, keys, values and the MLP, then the logits. In a `parallel` model MLPs read the block's
-    input instead of its heads.
+    In a `parallel` model MLPs read the block's input instead of its heads.
     """
 
     n_layers: int

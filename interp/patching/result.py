@@ -31,7 +31,6 @@ class PatchResult(Result):
             has no such position.
         clean, corrupt: the metric of each prompt of a pair, unpatched.
         tokens: each pair's clean tokens.
-        seconds: wall time of the sweep.
         roles: for each of these tokens the span it belongs to, or ``""``.
     """
 

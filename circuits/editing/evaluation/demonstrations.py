@@ -51,9 +51,6 @@ def load_shots(path: str | Path) -> Shots:
     """Read MQuAKE's ``multihop-prompts.txt`` or ``multihop-cot-prompts.txt``, as it stands.
 
     One of the official demonstrations lacks its ``A:``; it stays so, as in all published figures.
-
-    Raises:
-        DataError: no such file, or it has neither form.
     """
     text = read_text(path, "demonstrations")
     if text.startswith("Q: "):

@@ -49,9 +49,6 @@ def compare(
         As `summary`, of differences over the cases where both have the metric; and for yes-or-no
         metrics McNemar's test: how many cases only the first, and only the other got right (with
         several seeds: in more than half of them), and its p-value, which knows no clusters.
-
-    Raises:
-        PlanError: a condition is missing, or they were scored on different cases.
     """
     means, metrics = _over_seeds(scores, by)
     first, second = (_of_condition(means, name) for name in (condition, other))
