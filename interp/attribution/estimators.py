@@ -34,7 +34,7 @@ class Estimator:
 
 
 def riemann(steps: int, first: int = 0) -> Points:
-    """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code; of nodes from `first` 1."""
+    """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code; nodes' from 1."""
     return tuple((s / steps, 1 / steps) for s in range(first, first + steps))
 
 
