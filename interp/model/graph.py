@@ -161,10 +161,7 @@ class Graph:
 
 
 def component_name(name: str) -> str:
-    """The name of a component, also where it is given as in papers; other texts as they are.
-
-    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron).
-    """
+    """``L3H1``, ``L5MLP``, ``L5N17`` as ``a3.h1``, ``m5``, ``m5.n17``; other texts as they are."""
     match = _IN_PAPERS.fullmatch(name)
     if match is None:
         return name

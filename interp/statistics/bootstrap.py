@@ -1,7 +1,6 @@
 """Intervals for effects: resampling prompts, or clusters of prompts, never cells.
 
-Prompts that share an entity are not independent. With `clusters`, whole entities are drawn, so
-the interval speaks about other entities and not only about other prompts on the same ones.
+Prompts that share an entity are not independent, so with `clusters` whole entities are drawn.
 """
 
 import warnings
@@ -74,10 +73,9 @@ def bootstrap_difference(
     paired: bool,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of `second` minus mean of `first`, with a 95 % percentile bootstrap interval.
+    """Mean of `second` minus mean of `first`, with a 95 % interval as in `bootstrap_mean`.
 
-    Values, seed and result as in `bootstrap_mean`. Where both hold the same pairs in the same order
-    (`paired`) they are resampled together, otherwise each by itself.
+    `paired`: both hold the same pairs in the same order, and are resampled together.
     """
     if paired:
         return bootstrap_mean(second - first, seed)
