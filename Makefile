@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
-NEWEST_TESTS := $(addprefix tests/test_,engines.py generation.py interventions.py models.py loading.py patching.py tails.py attribution_calls.py editing.py emotion_decoding.py validation.py doctor.py)
+NEWEST_TESTS := tests/interp/interventions tests/interp/model tests/interp/loading/test_loading.py tests/interp/loading/test_validation.py tests/interp/patching/test_patching.py tests/interp/forward/test_tails.py tests/interp/attribution/test_attribution_calls.py tests/circuits/editing/test_editing.py tests/test_doctor.py
 
 .PHONY: install demo test test-newest lint newcomer notebooks pages docs clean
 .DELETE_ON_ERROR:

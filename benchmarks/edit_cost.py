@@ -152,7 +152,7 @@ def whole_prompts(model: interp.Model, fact: FactPrompts, layer: int, options: S
     hook.remove()
     p = (-nll.detach()).exp()
     delta, before = added.detach()[None, None], initial[None, None]
-    return Targets(delta, before, p[:1], p.mean()[None], torch.tensor([step]))
+    return Targets(delta, before, p[:1], torch.tensor([step]))
 
 
 def _nll(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> Float[Tensor, ""]:

@@ -107,6 +107,7 @@ def apply(
 ) -> None:
     """Edit the model on top of the edits in the ledger, and add the new edit to it."""
     from circuits.editing import edit
+    from circuits.editing.evaluation import Ask, generations
     from circuits.editing.fact import load_preserved
     from circuits.editing.layer_selection import selection_for
     from interp.results.run_folder import RunFolder, fingerprint, identity
@@ -120,18 +121,11 @@ def apply(
     named |= {"n_tokens": n_tokens, "seed": seed} | identity(model)
     with RunFolder.open(before.next, "edit apply", named) as run:
         with bar("second moments", "tokens") as report:
-            made = edit(
-                model,
-                given,
-                method,
-                preserve=preserve,
-                layers=layers,
-                n_tokens=n_tokens,
-                seed=seed,
-                progress=report,
-            )
+            options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
+            made = edit(model, given, method, preserve=preserve, layers=layers, **options)
         asked = _asked(model, ask or [], [made])
-        continued = _continued(model, given)
+        clozes = [Ask(0, fact.cloze, n_tokens=5) for fact in given]
+        continued = generations(model, clozes, [()])
         run.finish(made.save)
     _print_edit(made, run.out, "applied", as_json, continued, asked)
 
@@ -214,13 +208,6 @@ def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
     for one in ledger.edits:
         one.apply(model)
     return model
-
-
-def _continued(model: "Model", facts: "list[Fact]") -> list[str]:
-    """What the model makes of each fact's cloze."""
-    from circuits.editing.evaluation.edited_models import Ask, generations
-
-    return generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
 
 
 def _asked(model: "Model", questions: list[str], edits: "Sequence[Edit]") -> list[dict[str, str]]:

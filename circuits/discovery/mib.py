@@ -65,12 +65,8 @@ def record(
         if scores is not None and math.isfinite(float(scores[source, destination])):
             entry["score"] = float(scores[source, destination])
         entries[graph.edge_name(source, destination)] = entry
-    config = {
-        "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads,
-        "parallel_attn_mlp": graph.parallel,
-        "d_model": graph.d_model,
-    }
+    config = {"n_layers": graph.n_layers, "n_heads": graph.n_heads}
+    config |= {"parallel_attn_mlp": graph.parallel, "d_model": graph.d_model}
     return {"cfg": config, "nodes": nodes, "edges": entries, "interp": dict(own)}
 
 
@@ -92,7 +88,8 @@ def parts(given: dict[str, Any], where: str) -> dict[str, Any]:
     odd = next((n for n, some in neurons.items() if n[0] != "m" or len({*some}) < len(some)), None)
     if odd is not None:
         raise PlanError(
-            f"{where} keeps neurons of {shown(odd)}, which is no MLP of its graph or has one twice."
+            f"{where} keeps neurons of {shown(odd)}, which is not an MLP of its graph or has one "
+            "twice."
         )
     return {
         "graph": graph,

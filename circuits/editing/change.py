@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -36,10 +36,6 @@ class Change:
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
         """What is added to the weight."""
         return self.up @ self.down.T
-
-    def times(self, factor: float) -> "Change":
-        """The same change, scaled."""
-        return replace(self, up=factor * self.up)
 
 
 Changes = tuple[Change, ...]

@@ -39,13 +39,11 @@ class Edit(Result):
     """A low-rank change of named weights, bound to the weights it was made for.
 
     Attributes:
-        method: the name of the preset.
         model, weights_hash: what it was made for, before any edit.
         after: ids of the edits that the model carried when it was made.
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
-        seed: of the context templates.
     """
 
     facts: tuple[Fact, ...]

@@ -23,13 +23,8 @@ class Fact:
             ``"The capital of {} is"``.
         target: the new object, without a leading space.
         question: the same relation as a question with ``{}``, or empty.
-        relation: its name or identifier, or empty.
         implicit: noun phrases that mean the subject without naming it, such as ``"the country
             where the Eiffel Tower stands"``; in place of the subject they make two-hop prompts.
-        where: file and row it came from, for messages.
-
-    Raises:
-        UnusableRow: not one slot, no subject or target, or spaces around the object.
     """
 
     prompt: str
@@ -82,9 +77,7 @@ class PreservedQuestion:
 
     Attributes:
         subject: who or what it is about, as it stands in the text; DataError if it does not.
-        relation: what it asks of the subject, or empty.
         related: whether it could be asked of the edited subject, too.
-        where: file and row it came from, for messages.
     """
 
     text: str

@@ -150,9 +150,7 @@ def plot_separation(
 def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelection | None:
     """The layers for the methods that need some, from a folder or, of a built-in model, shipped.
 
-    Raises:
-        DataError: there are none for this model, or they are another model's.
-        RunFolderError: the folder is missing or damaged.
+    Raises `DataError` where there are none for this model, or they are another model's.
     """
     if not any(name.startswith("ace") for name in methods):
         return None

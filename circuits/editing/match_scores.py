@@ -46,7 +46,6 @@ class Propagation:
     Attributes:
         through: prompts whose answer goes through the fact, other than those it is learnt from.
         others: prompts of the same relation that do not.
-        preserved: questions, as an editor is given them.
         single: single facts to be left alone, too.
     """
 
@@ -85,24 +84,22 @@ def match_scores(
 ) -> MatchScores:
     """Match scores of the changes that a stage would make in some layers, one fact at a time.
 
-    Raises:
-        DataError: a fact has no prompts of the stage's forms, or none at which it should act, or
-            should not.
+    Raises `DataError` where a fact has no prompts of one of the kinds.
     """
     for one in facts:
         if not one.through or not one.others:
             raise DataError(f"{one.fact.cloze!r} lacks prompts that it should change, or not.")
-    scored = [_Prompts.of(model, one, stage) for one in facts]
-    rows = [prompt for one in scored for prompt in one.all]
+    parts = [part for one in facts for part in _prompts(model, one, stage)]
+    rows = [prompt for part in parts for prompt in part]
     places: list[Place] = [(site_of(stage), layer) for layer in layers]
     keys = keys_at(model, rows, places)
     by_layer: list[tuple[list[float], list[float], float, float]] = []
     for place in places:
         metric = KeyMetric(stage.metric, moments[place])
         through, others, rest = list[Tensor](), list[Tensor](), list[Tensor]()
-        parts = keys[place].split([len(one.all) for one in scored])
-        for fact, prompts, k in zip(facts, scored, parts, strict=True):
-            scores = _scores(metric, stage, *prompts.split(k))
+        split = iter(keys[place].split([len(part) for part in parts]))
+        for fact in facts:
+            scores = _scores(metric, stage, next(split), next(split), next(split))
             through.append(scores[: len(fact.through)])
             rest.append(scores[len(fact.through) :])
             others.append(rest[-1][: len(fact.others)])
@@ -125,33 +122,19 @@ def site_of(stage: Stage | Neurons) -> str:
     return "gate" if isinstance(stage, Neurons) else "mlp_post"
 
 
-@dataclass(frozen=True)
-class _Prompts:
+def _prompts(
+    model: Model, one: Propagation, stage: Stage | Neurons
+) -> tuple[list[EditPrompt], list[EditPrompt], list[EditPrompt]]:
     """One fact's prompts: those it is learnt from, those scored, those preserved."""
-
-    learnt: list[EditPrompt]
-    scored: list[EditPrompt]
-    preserved: list[EditPrompt]
-
-    @classmethod
-    def of(cls, model: Model, one: Propagation, stage: Stage | Neurons) -> "_Prompts":
-        fact, anchor = one.fact, stage.anchor
-        learnt = [p for form in stage.forms for p in edit_prompts(model, fact, form, anchor)]
-        if not learnt:
-            raise DataError(f"{fact.cloze!r} has no {' or '.join(stage.forms)} prompts.")
-        asked = one.preserved + (contrasts(fact, one.preserved) if stage.contrasts else ())
-        preserved = preserved_prompts(model, asked, anchor)
-        if isinstance(stage, Neurons) and stage.deep:
-            preserved += begun_targets(learnt)
-        return cls(learnt, [*one.through, *one.others, *one.single], preserved)
-
-    @property
-    def all(self) -> list[EditPrompt]:
-        return [*self.learnt, *self.scored, *self.preserved]
-
-    def split(self, keys: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-        learnt, scored, preserved = map(len, (self.learnt, self.scored, self.preserved))
-        return keys.split([learnt, scored, preserved])  # pyright: ignore[reportReturnType]
+    fact, anchor = one.fact, stage.anchor
+    learnt = [p for form in stage.forms for p in edit_prompts(model, fact, form, anchor)]
+    if not learnt:
+        raise DataError(f"{fact.cloze!r} has no {' or '.join(stage.forms)} prompts.")
+    asked = one.preserved + (contrasts(fact, one.preserved) if stage.contrasts else ())
+    preserved = preserved_prompts(model, asked, anchor)
+    if isinstance(stage, Neurons) and stage.deep:
+        preserved += begun_targets(learnt)
+    return learnt, [*one.through, *one.others, *one.single], preserved
 
 
 def _scores(

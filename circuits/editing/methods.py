@@ -69,12 +69,10 @@ class Stage:
         writes: the projections changed, by the site they read.
         spread: how layers share the target: a vector of its own for each, searched together; or
             the residual left at the last over the number of layers left, or over its root.
-        metric: what the change is small in.
         rho: lambda, see `circuits.editing.solver`.
         preserved_weight: weight of a preserved question against a written key; 0 ignores them.
         contrasts: whether the edited subject in other questions that are asked of its kind is
             preserved, too.
-        search: of the target.
     """
 
     layers: tuple[int, ...]

@@ -68,11 +68,7 @@ def queries(
 def idle_neurons(
     model: Model, layer: int, moment: Float[Tensor, "neuron neuron"], n: int, taken: Collection[int]
 ) -> Int[Tensor, " n"]:
-    """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`.
-
-    Raises:
-        DataError: the layer has fewer neurons left.
-    """
+    """The neurons that write least: E[a_i^2] ||W_i||^2 over text, none of `taken`."""
     value = weight_of(model, "mlp_post", layer).double().cpu()
     size = moment.diagonal() * value.square().sum(0)
     size[list(taken)] = torch.inf

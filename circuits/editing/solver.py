@@ -76,11 +76,8 @@ def solve(
 ) -> tuple[Float[Tensor, "d_model key"], Float[Tensor, "d_in key"]]:
     """Factors (up, down) of the change up @ down^T that writes residuals at keys.
 
-    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly. At `preserved` keys the
-    residual is zero; one of them counts `weight` times one that is written.
-
-    Raises:
-        PlanError: keys or residuals are not finite, or with rho = 0 are linearly dependent.
+    lambda is `rho` in units of `KeyMetric.typical`; 0 writes exactly, or raises `PlanError` where
+    keys depend linearly. At `preserved` keys, which count `weight` times, the residual is zero.
     """
     if not (keys.isfinite().all() and residuals.isfinite().all()):
         raise PlanError(

@@ -57,13 +57,12 @@ class Targets:
     """What to add at each place, and what was written there before, at the first anchor.
 
     `p` is the probability of the target after the first prompt, geometric mean over its tokens;
-    `p_all` the mean over all prompts of the fact; `steps` are Adam's.
+    `steps` are Adam's.
     """
 
     delta: Float[Tensor, "fact place d_model"]
     initial: Float[Tensor, "fact place d_model"]
     p: Float[Tensor, " fact"]
-    p_all: Float[Tensor, " fact"]
     steps: Int[Tensor, " fact"]
 
 
@@ -206,7 +205,7 @@ class _Batch:
         u = torch.zeros_like(initial, requires_grad=True)
         adam = torch.optim.Adam([u], lr=options.lr)
         active, taken = torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.long)
-        p, p_all = torch.zeros(n), torch.zeros(n)
+        p = torch.zeros(n)
         last = ROUNDS * options.steps
         for step in range(last + 1):
             delta = u * scale
@@ -214,10 +213,9 @@ class _Batch:
             size = (delta.norm(dim=-1) / norm[..., 0]).mean(1)
             learnt = rows.mean(now.nll, n)
             loss = learnt + now.end + options.kl * now.kl + options.decay * size
-            likely = (-now.nll.detach()).exp()
-            first = _added(likely[rows.first], rows.fact[rows.lead], n)
+            likely = (-now.nll.detach()[rows.first]).exp()
+            first = _added(likely, rows.fact[rows.lead], n)
             p = torch.where(active, first.cpu(), p)
-            p_all = torch.where(active, rows.mean(likely, n).cpu(), p_all)
             enough = (learnt < options.until) | (step >= options.steps)
             active = active & ~(enough & now.answered).cpu()
             if step == last or not active.any():
@@ -234,7 +232,7 @@ class _Batch:
             going = active[rows.fact]
             if going.sum() <= 0.7 * len(going):  # a fair part is done
                 rows = rows.only(going.nonzero()[:, 0])
-        return Targets((u * scale).detach(), initial, p, p_all, taken)
+        return Targets((u * scale).detach(), initial, p, taken)
 
     @torch.no_grad()
     def _initial(self, rows: _Rows) -> Float[Tensor, "fact place d_model"]:

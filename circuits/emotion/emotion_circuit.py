@@ -1,4 +1,4 @@
-"""`EmotionCircuit` and `Differences`: the components of an emotion, and the vectors they write."""
+"""`EmotionCircuit`: the components of an emotion, and the vectors they write."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

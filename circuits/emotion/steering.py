@@ -1,7 +1,7 @@
 """The conditions of the comparison, as plans: steering, driven circuits, and their controls.
 
 Every plan acts on the last prompt token and on each new one (``positions="generating"``); its
-values have one entry per emotion, of which a row takes its own (`interp.decode`'s ``entries``).
+values have one entry per emotion, of which a row takes its own (``entries`` of `decode`).
 """
 
 import hashlib

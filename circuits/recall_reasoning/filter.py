@@ -118,7 +118,7 @@ def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -
     for text in texts:
         try:
             found.add(single_token(model, prompt, ids, text, "candidate"))
-        except DataError:  # of more tokens, so it is no pair's answer either
+        except DataError:  # of more tokens, so it is not a pair's answer either
             continue
     return sorted(found)
 

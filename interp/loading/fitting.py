@@ -120,8 +120,8 @@ def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
 def require_causal(model: Model, seen: Probe) -> None:
     """Refuse a model (`ModelError`) in which the last token changes what lies before it.
 
-    Both rows run in one batch, so rounding by batch shape is no excuse, in any number format. Only
-    where a row's numbers depend on what else is in the batch, as they do where experts take the
+    Both rows run in one batch, so the batch shape cannot change their rounding. Only where a row's
+    numbers depend on what else is in the batch, as they do where experts take the
     tokens of all rows together, is that allowed for.
     """
     before, changed = seen.final[0, :-1].float(), seen.final[1, :-1].float()

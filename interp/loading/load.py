@@ -174,7 +174,7 @@ def _one_sentence(ref: str, remedy: str) -> Generator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, InterpError):
         raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
+    except BaseException as error:  # a panic of the tokenizers library is not an Exception
         raise ModelError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
 
 

@@ -26,9 +26,14 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
-from circuits.editing.evaluation.edited_models import Ask, asking, generations
+from circuits.editing.evaluation.edited_models import (
+    Ask,
+    asking,
+    drift,
+    generations,
+    ngram_entropy,
+)
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion, case_questions, row
-from circuits.editing.evaluation.side_effects import drift, ngram_entropy
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import BARE
 from circuits.editing.methods import Method
@@ -76,7 +81,6 @@ class Protocol:
         format: of the cases, a name in `circuits.editing.evaluation.formats.FORMATS`.
         shots, pool: for multi-hop cases, the demonstrations before each question and the known
             questions, from which controls and preserved questions are drawn.
-        seed: of the draws.
         neutral: passages on which drift is measured; without any it is not.
         sequential: whether edits are made one on top of the other and all questions asked after
             the last; the cases must stand side by side (`cases.side_by_side`).
@@ -201,7 +205,7 @@ def _written(
         return [Written((), ())] * len(requests)
 
     def scaled(changes: Changes) -> Changes:
-        return tuple(one.times(condition.strength) for one in changes)
+        return tuple(replace(one, up=condition.strength * one.up) for one in changes)
 
     if not sequential:
         found = write(model, requests, method, moments, templates)

@@ -171,8 +171,7 @@ def preserved_of(
 ) -> tuple[PreservedQuestion, ...]:
     """Known questions as an editor takes them: each about its first subject.
 
-    Those whose subject is not in their text are left out: they have no token to preserve. Chains
-    have several relations, and count as having none.
+    Those whose text lacks the subject have no token to preserve. Chains count as of no relation.
     """
     return tuple(
         PreservedQuestion(

@@ -51,9 +51,6 @@ def load_shots(path: str | Path) -> Shots:
     """Read MQuAKE's ``multihop-prompts.txt`` or ``multihop-cot-prompts.txt``, as it stands.
 
     One of the official demonstrations lacks its ``A:``; it stays so, as in all published figures.
-
-    Raises:
-        DataError: no such file, or it has neither form.
     """
     text = read_text(path, "demonstrations")
     if text.startswith("Q: "):
@@ -76,7 +73,7 @@ def shots_named(name: str) -> Shots:
         return NAMED[name]
     if not is_file(name):
         raise DataError(
-            f"{shown(name, 200)} is no file of demonstrations, and not one of "
+            f"{shown(name, 200)} is not a file of demonstrations, and not one of "
             f"{' and '.join(NAMED)}."
         )
     return load_shots(name)

@@ -25,13 +25,9 @@ def load_benchmark(
 ) -> Cases[Any]:
     """Load the cases of any benchmark in `FORMATS`; rows that cannot be used are excluded.
 
-    Args:
-        source: path of a JSON or JSONL file, name of a shipped set, or Hub id of a data set.
-        split: of a file, the records that name it; of a Hub data set, its split.
-        format: which benchmark's rows these are; by default recognised from the first row's keys.
-
-    Raises:
-        DataError: no such file, or a row is not of this format, or has no id of its own.
+    `source` is a JSON or JSONL file, a shipped set's name or a Hub id; of a file, `split` takes the
+    records that name it. Without a `format` the first row's keys decide. `DataError` where there is
+    no such file, or a row is not of this format, or has no id of its own.
     """
     records, name = read_records(source, split, "edit cases")
     if split is not None and not is_hub_id(source):

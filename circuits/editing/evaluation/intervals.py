@@ -12,7 +12,7 @@ from interp.statistics import bootstrap_mean, discordant, mcnemar, resample_weig
 from interp.statistics.bootstrap import cluster_sums
 
 LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits")
-"""Columns of scores that are no metrics."""
+"""Columns of scores that are not metrics."""
 YES_OR_NO = ("multi_hop", "instance_wise")
 """Metrics that are 0 or 1 of each case and seed."""
 
@@ -49,9 +49,6 @@ def compare(
         As `summary`, of differences over the cases where both have the metric; and for yes-or-no
         metrics McNemar's test: how many cases only the first, and only the other got right (with
         several seeds: in more than half of them), and its p-value, which knows no clusters.
-
-    Raises:
-        PlanError: a condition is missing, or they were scored on different cases.
     """
     means, metrics = _over_seeds(scores, by)
     first, second = (_of_condition(means, name) for name in (condition, other))

@@ -18,9 +18,9 @@ from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
+from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
-from circuits.editing.evaluation.side_effects import SIDE_EFFECTS
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES

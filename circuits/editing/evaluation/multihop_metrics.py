@@ -4,7 +4,7 @@
 turns rows into one line per case.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,37 +67,22 @@ class CaseQuestion:
 def case_questions(
     case: Case, controls: Mapping[ControlKind, Sequence[KnownQuestion]]
 ) -> list[CaseQuestion]:
-    """What is asked about a case after its edit.
-
-    The edited cloze and its question for each edit, the case's questions, each hop of the new
-    chain (edited ones by cloze, others by question: MQuAKE's instance-wise), and the controls.
-    """
-    return [*_about_edits(case), *_about_chain(case), *_about_others(controls)]
-
-
-def _about_edits(case: Case) -> Iterator[CaseQuestion]:
+    """What is asked about a case after its edit; edited hops by cloze (MQuAKE's instance-wise)."""
+    asked: list[CaseQuestion] = []
     rows = zip(case.facts, case.paraphrases, case.targets, case.originals, strict=True)
     for i, (fact, question, new, original) in enumerate(rows):
-        yield CaseQuestion("efficacy", i, fact.cloze, new, original, cloze=True)
-        yield CaseQuestion("paraphrase", i, question, new, original)
-
-
-def _about_chain(case: Case) -> Iterator[CaseQuestion]:
+        asked.append(CaseQuestion("efficacy", i, fact.cloze, new, original, cloze=True))
+        asked.append(CaseQuestion("paraphrase", i, question, new, original))
     for i, text in enumerate(case.questions):
-        yield CaseQuestion("multi_hop", i, text, case.new_answer, case.answer)
+        asked.append(CaseQuestion("multi_hop", i, text, case.new_answer, case.answer))
     originals = dict(zip(case.edited_hops, case.originals, strict=True))
     for i, hop in enumerate(case.new_hops):
-        edited = i in originals
-        text = hop.cloze if edited else hop.question
-        yield CaseQuestion("hop", i, text, hop.answer, originals.get(i, hop.answer), edited)
-
-
-def _about_others(
-    controls: Mapping[ControlKind, Sequence[KnownQuestion]],
-) -> Iterator[CaseQuestion]:
+        text, old = (hop.cloze if i in originals else hop.question), originals.get(i, hop.answer)
+        asked.append(CaseQuestion("hop", i, text, hop.answer, old, i in originals))
     for kind, questions in controls.items():
         for i, known in enumerate(questions):
-            yield CaseQuestion(kind, i, known.text, known.answer, known.answer)
+            asked.append(CaseQuestion(kind, i, known.text, known.answer, known.answer))
+    return asked
 
 
 def _some(of: Tables) -> Any:

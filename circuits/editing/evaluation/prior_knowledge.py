@@ -86,8 +86,7 @@ def knowledge_of_enough(
 ) -> tuple[Knowledge, int]:
     """As `prior_knowledge`, of the first cases only: until the usable ones of them are enough.
 
-    These are the first of all usable cases, whatever others are asked. `progress` is called with
-    (cases asked, cases in all). Returns what is known of the cases asked, and how many these are.
+    `progress` is called with (cases asked, cases in all). Returns also how many were asked.
     """
     known, n = Knowledge(frozenset(), {}), 0
     report = progress or (lambda done, total: None)

@@ -55,14 +55,10 @@ def _prompts(cases: Sequence[SingleEdit], form: str = "{}") -> list[tuple[int, s
     return [
         (i, kind, n, text)
         for i, case in enumerate(cases)
-        for kind, texts in zip(
-            PROMPTED,
-            (
-                (case.fact.cloze,),
-                case.paraphrases,
-                [form.replace("{}", text) for text in case.neighbours],
-            ),
-            strict=True,
+        for kind, texts in (
+            ("efficacy", (case.fact.cloze,)),
+            ("paraphrase", case.paraphrases),
+            ("neighbourhood", [form.replace("{}", text) for text in case.neighbours]),
         )
         for n, text in enumerate(texts)
     ]
@@ -85,7 +81,7 @@ def _zsre(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, A
     """Per prompt, the share of the answer's tokens that are the likeliest one."""
     prompts = _prompts(cases, f"{UNRELATED}{{}}?")  # as in MEMIT's released evaluation
     targets = [
-        (i, text, cases[i].neighbour_answer if kind == PROMPTED[-1] else cases[i].fact.target)
+        (i, text, cases[i].neighbour_answer if kind == "neighbourhood" else cases[i].fact.target)
         for i, kind, _, text in prompts
     ]
     return [

@@ -20,7 +20,7 @@ def folder_of(name: str) -> Path:
     `ModelError` for an unknown name, and where its weights are missing or not those of its card.
     """
     if name not in ORGANISMS:
-        raise ModelError(f"{name!r} is no organism. {did_you_mean(name, ORGANISMS)}")
+        raise ModelError(f"{name!r} is not an organism. {did_you_mean(name, ORGANISMS)}")
     folder = Path(__file__).parent / name.replace("-", "_")
     weights = folder / "model.safetensors"
     if not weights.is_file():

@@ -365,7 +365,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
         (["--methods", "rome,prompt"], "unknown method 'prompt'. Did you mean 'prompt-only'"),
         (
             ["--shots", "cot"],
-            "'cot' is no file of demonstrations, and not one of direct and reason",
+            "'cot' is not a file of demonstrations, and not one of direct and reason",
         ),
         (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
         (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),

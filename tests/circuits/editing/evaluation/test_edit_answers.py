@@ -197,7 +197,7 @@ def test_other_files_are_no_prompts(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     with pytest.raises(DataError, match="no such file"):
         load_shots(path)
-    with pytest.raises(DataError, match="prompts.txt' is no file of demonstrations"):
+    with pytest.raises(DataError, match="prompts.txt' is not a file of demonstrations"):
         shots_named(str(path))
     path.write_text("Once upon a time")
     with pytest.raises(DataError, match="starts with 'Once upon a time'"):

@@ -10,10 +10,10 @@ from scipy import stats
 
 from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
+from circuits.editing.evaluation.edited_models import ngram_entropy
 from circuits.editing.evaluation.formats import load_cases, parse_cases
 from circuits.editing.evaluation.intervals import compare, harmonic_mean, summary
 from circuits.editing.evaluation.multihop_metrics import KINDS, METRICS, case_questions, row, score
-from circuits.editing.evaluation.side_effects import ngram_entropy
 from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, mcnemar
 

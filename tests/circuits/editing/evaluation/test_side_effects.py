@@ -6,7 +6,7 @@ from conftest import tiny, tiny_hf, word_tokenizer
 
 import interp
 from circuits.editing.change import Change
-from circuits.editing.evaluation.side_effects import drift
+from circuits.editing.evaluation.edited_models import drift
 from interp.data.prompts import TokenPrompt
 
 PASSAGES = (TokenPrompt((5, 9, 30, 31, 7)), TokenPrompt((8, 40, 41)))
@@ -49,6 +49,6 @@ def test_each_edit_is_read_alone(monkeypatch: pytest.MonkeyPatch):
     edits = [(changed(i),) for i in range(5)]
     model = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
     whole = drift(model, PASSAGES, edits)
-    monkeypatch.setattr("circuits.editing.evaluation.side_effects.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("circuits.editing.evaluation.edited_models.LOGITS_AT_ONCE", 1)
     single = drift(model, PASSAGES, edits)
     torch.testing.assert_close(single, whole)
