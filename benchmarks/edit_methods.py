@@ -2,14 +2,14 @@
 
     python benchmarks/edit_methods.py know    --model gemma-3-270m
     python benchmarks/edit_methods.py place   --model gemma-3-270m
-    python benchmarks/edit_methods.py gains   --model gemma-3-270m --n 16
-    python benchmarks/edit_methods.py arms    --model gemma-3-270m --n 12 --arms ace,rome+,none
-    python benchmarks/edit_methods.py layouts --model gemma-3-270m --n 12
+    python benchmarks/edit_methods.py layers  --model gemma-3-270m --n 16
+    python benchmarks/edit_methods.py compare --model gemma-3-270m --n 12 --methods ace,rome+,none
+    python benchmarks/edit_methods.py random-layers --model gemma-3-270m --n 12
 
-`know` asks the unedited model; `place` chooses layers on the design half; `gains` edits each
+`know` asks the unedited model; `place` chooses layers on the design half; `layers` edits each
 single layer of the deep stage and correlates what became of it with scores of the layers on other
-cases; `arms` compares methods; `layouts` is `ace` at random layers and at its peers'. Every step
-keeps what it has done under --out and goes on from there.
+cases; `compare` compares methods; `random-layers` is `ace` at random layers and at `ifmet`'s. Every
+step keeps what it has done under --out and goes on from there.
 """
 
 import argparse
@@ -196,18 +196,22 @@ def run(
     args: argparse.Namespace,
     model: interp.Model,
     pool: QuestionPool,
-    arm: EditCondition,
+    condition: EditCondition,
     cases: list[Case],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Evaluate one arm, print its line, return its scores."""
-    moments = moments_at(args, cases, arm.method) if arm.method else {}
+    """Evaluate one condition, print its line, return its scores."""
+    moments = moments_at(args, cases, condition.method) if condition.method else {}
     templates = contexts(model, seed=seed)[: 1 + CONTEXTS]
-    at = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{arm.name}.{seed}"
+    at = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{condition.name}.{seed}"
     protocol = Protocol(SHOTS, pool, seed=seed)
-    named = {"arm": arm.name, "seed": seed, "cases": fingerprint(cases)} | identity(model)
-    with RunFolder.open(at, "edit arm", named) as steps:  # never finished: its steps are read
-        answers, edits = evaluate_condition(model, arm, cases, protocol, moments, templates, steps)
+    named = {"condition": condition.name, "seed": seed, "cases": fingerprint(cases)} | identity(
+        model
+    )
+    with RunFolder.open(at, "edit condition", named) as steps:  # never finished: its steps are read
+        answers, edits = evaluate_condition(
+            model, condition, cases, protocol, moments, templates, steps
+        )
     scores = score(answers)
     for part in [[], ["position"]]:
         table = summary(scores, part)
@@ -215,8 +219,8 @@ def run(
         print(wide.reindex(columns=list(SHOWN)).round(3).to_string(), flush=True)
     p = [x for line in edits["p"] for stage in json.loads(line) for x in stage if x == x]
     print(
-        f"{arm.name}, seed {seed}, n = {len(cases)}: {edits['seconds'].mean():.1f} s an edit, "
-        f"targets reached at least {min(p, default=1):.2f}\n",
+        f"{condition.name}, seed {seed}, n = {len(cases)}: {edits['seconds'].mean():.1f} s per "
+        f"edit, target probability at least {min(p, default=1):.2f}\n",
         flush=True,
     )
     return scores.assign(p=float(np.mean(p)) if p else np.nan)
@@ -314,20 +318,20 @@ def learnt_subjects() -> set[str]:
     return {f.subject for c in load_cases(CHAINS) if c.split == "design" for f in c.facts}
 
 
-def arms(args: argparse.Namespace) -> None:
+def compare(args: argparse.Namespace) -> None:
     """Compare methods."""
     model, cases, pool = mixed(args)
     placement = layers_of(args, model)
     for seed in map(int, args.seeds.split(",")):
-        for name in args.arms.split(","):
-            run(args, model, pool, arm_of(name, model, placement), cases, seed)
+        for name in args.methods.split(","):
+            run(args, model, pool, condition_of(name, model, placement), cases, seed)
 
 
-def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
-    """An arm by name; of a preset's stages other numbers may be said: ``rome+:rho=0.5:until=0.3``.
+def condition_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
+    """A condition by name; numbers of a preset's stages may be given: ``rome+:rho=0.5:until=0.3``.
 
-    ``strength`` is of the arm: how much of the finished change is made; ``threshold`` of the
-    placement: the gain from which value neurons fire.
+    ``strength`` is the part of the finished change that is applied; ``threshold`` the match score
+    above which value neurons are active.
     """
     base, *said = name.split(":")
     if base in IN_PROMPT:
@@ -346,17 +350,17 @@ def arm_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCon
     return EditCondition(name, Method(name, tuple(stages)), strength=strength)
 
 
-def layouts(args: argparse.Namespace) -> None:
-    """`ace` at random layers and at its peers'; the numbers of layers stay."""
+def random_layers(args: argparse.Namespace) -> None:
+    """`ace` at random layers and at those of `ifmet`; the numbers of layers stay."""
     model, cases, pool = mixed(args)
     at = layers_of(args, model)
     rng, n = np.random.default_rng(0), model.arch.n_layers
     drawn = [_random(rng, n, at) for _ in range(args.draws)]
-    peers = [_elsewhere(at, early(model), depth(model, 16 / 28, 20 / 28))]
+    others = [_elsewhere(at, early(model), depth(model, 16 / 28, 20 / 28))]
     every = tuple(range(n))
     stages = (replace(stage, layers=every) for stage in (VALUE_NEURONS, QUERY_NEURONS))
     moments_at(args, cases, Method("", tuple(stages)))  # of all layers in one go, then kept
-    for placement in (at, *peers, *drawn):
+    for placement in (at, *others, *drawn):
         name = f"ace{placement.query}{placement.value}".replace(" ", "")
         run(args, model, pool, EditCondition(name, preset("ace", model, placement)), cases)
 
@@ -371,11 +375,12 @@ def _random(rng: np.random.Generator, n: int, like: LayerSelection) -> LayerSele
 def _elsewhere(
     like: LayerSelection, query: tuple[int, ...], value: tuple[int, ...]
 ) -> LayerSelection:
-    """A placement's settings at other layers, of which it has no moments."""
+    """A layer selection's settings at other layers, of which it has no moments."""
     return replace(like, query=query, value=value, by="a control", covariances={}, separation={})
 
 
-STEPS = {"know": load, "place": place, "gains": score_layers, "arms": arms, "layouts": layouts}
+STEPS = {"know": load, "place": place, "layers": score_layers, "compare": compare}
+STEPS |= {"random-layers": random_layers}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -385,11 +390,11 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/editing"))
     parser.add_argument("--tag", default="run", help="name of this set of runs under --out")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--n", type=int, default=16, help="cases (of arms: of either position)")
+    parser.add_argument("--n", type=int, default=16, help="cases (of compare: of either position)")
     parser.add_argument("--skip", type=int, default=0, help="cases passed over first")
     parser.add_argument("--layers", default="", help="FROM:TO")
-    parser.add_argument("--draws", type=int, default=10, help="random layouts")
-    parser.add_argument("--arms", default="none,prompt-only,rome,rome+,ace")
+    parser.add_argument("--draws", type=int, default=10, help="random layer selections")
+    parser.add_argument("--methods", default="none,prompt-only,rome,rome+,ace")
     parser.add_argument("--seeds", default="0")
     args = parser.parse_args()
     STEPS[args.step](args)

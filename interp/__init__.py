@@ -17,18 +17,15 @@ from interp.version import __version__ as __version__
 if TYPE_CHECKING:
     from interp.ablation.ablate import ablate
     from interp.ablation.result import AblationResult
-    from interp.attribution import (
-        LogitLens,
-        Scores,
-        attribute,
-        attribute_edges,
-        attribute_nodes,
+    from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+    from interp.attribution.exact import path_patch
+    from interp.attribution.logit_attribution import (
         direct_logit_attribution,
         log_prob_increase,
-        logit_lens,
-        path_patch,
         top_tokens,
     )
+    from interp.attribution.logit_lens import LogitLens, logit_lens
+    from interp.attribution.scores import Scores
     from interp.data.datasets import datasets
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt

@@ -55,8 +55,7 @@ from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning import StudySettings, study
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
-from interp.attribution import attribute, attribute_edges, attribute_nodes
-from interp.attribution.attribute import attribute_to
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
 from interp.data.prompts import prompt
 from interp.results.run_folder import RunFolder, identity, in_one_piece
 

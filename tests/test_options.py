@@ -39,7 +39,7 @@ def test_the_names_offered_are_those_that_are_known():
     from circuits.discovery import ABLATIONS
     from circuits.emotion.texts import EMOTIONS
     from interp.ablation.readouts import READOUTS
-    from interp.attribution import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
+    from interp.attribution.attribute import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
     from interp.loading.load import DTYPES
 

@@ -245,13 +245,6 @@ def _print_curve(done: "Faithfulness", summary: dict[str, Any]) -> None:
         stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
 
 
-COMPARED = {
-    "expected": "edges by chance",
-    "shared_edges": "shared edges",
-    "rank_correlation": "rank correlation",
-}
-
-
 @command(app, "interp circuit compare capitals.json ioi.json")
 def compare(
     circuits: Annotated[list[Path], typer.Argument(help="Two circuits or more.")],
@@ -280,7 +273,9 @@ def compare(
         stdout.print(text, highlight=False, soft_wrap=True)
     table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
     table = table.replace({"first": short, "second": short})
-    print_table(table.rename(columns=COMPARED), "overlap (edges and nodes: Jaccard)")
+    table = table.rename(columns={"expected": "edges by chance"})
+    table.columns = table.columns.str.replace("_", " ")
+    print_table(table, "overlap (edges and nodes: Jaccard)")
 
 
 @command(app, "interp circuit show circuit.json")

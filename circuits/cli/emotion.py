@@ -321,7 +321,8 @@ def _compare(
     from circuits.emotion.emotion_comparison import compare
     from circuits.emotion.steering import conditions_of
 
-    conditions = conditions_of(model, found, recipe.doses, compared.names)
+    names = names_in(compared.conditions) if compared.conditions else None
+    conditions = conditions_of(model, found, recipe.doses, names)
     judge = judged_on(by.device)
     result = compare(model, conditions, recipe, texts, judge, into.out, found, into.force, say)
     _print(result, into.out, as_json)

@@ -16,7 +16,6 @@ from circuits.cli.options import (
     NeededOutOption,
     RecipeModelOption,
     choice,
-    names_in,
 )
 from circuits.cli.output import load, stderr
 
@@ -94,10 +93,7 @@ class ByRecipe:
     dtype: DtypeOption = None
 
     def read(self, **changes: Any) -> "EmotionRecipe":
-        """The recipe that the file or the model's name gives, with what the options override.
-
-        `PlanError` where neither is given, or none is shipped for the model.
-        """
+        """The recipe of the file or the model, with what the options override, or `PlanError`."""
         from circuits.emotion.emotion_settings import EmotionRecipe
         from interp.errors import PlanError
 
@@ -133,11 +129,6 @@ class Compared:
         typer.Option(help="Judged replies of another model, on which the judges are fitted, too."),
     ] = None
 
-    @property
-    def names(self) -> list[str] | None:
-        """Names of the conditions; None: all."""
-        return names_in(self.conditions) if self.conditions else None
-
 
 def say(stage: str, done: int, total: int) -> None:
     """One line on stderr for each finished stage or condition."""
@@ -157,10 +148,7 @@ def discovered(
     settings: "EmotionSettings | None" = None,
     limit: int | None = None,
 ) -> "EmotionDiscovery":
-    """The discovery with these settings and texts in a folder: loaded, gone on with, or begun.
-
-    `RunFolderError` where the folder holds another one.
-    """
+    """The discovery in a folder: loaded, gone on with, or begun; `RunFolderError` for another."""
     from circuits.emotion.discovery import discover
     from circuits.emotion.texts import interleaved
 

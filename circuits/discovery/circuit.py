@@ -145,11 +145,7 @@ class Circuit(Result):
     # --- figures ---
 
     def plot(self, most: int = MOST_EDGES) -> "go.Figure":
-        """The graph of the `most` strongest edges; the title says how many are left out.
-
-        Raises:
-            PlanError: a circuit without edges.
-        """
+        """The graph of the `most` strongest edges; the title says how many are left out."""
         if not self.n_edges:
             raise PlanError(f"{self!r} has no edges to draw; select more of them.")
         return draw(self.graph, self._drawn()[:most], self.method or "circuit", self._note(most))
@@ -207,11 +203,7 @@ def all_edges(graph: Graph) -> Circuit:
 
 
 def of_edges(graph: Graph, names: Iterable[str]) -> Circuit:
-    """A circuit from edge names.
-
-    Raises:
-        PlanError: the graph lacks an edge.
-    """
+    """A circuit from edge names; `PlanError` where the graph lacks one."""
     edges = torch.zeros_like(graph.exists)
     for name in names:
         edges[graph.edge(name)] = True

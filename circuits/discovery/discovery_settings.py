@@ -11,7 +11,7 @@ Method = Literal[
     "exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted", "eap-ig-activations",
     "eap-qk",
 ]  # fmt: skip
-"""Of edges, as `interp.attribution.EDGE_METHODS` has them, which would load torch."""
+"""Of edges, as `interp.attribution.attribute.EDGE_METHODS` has them, which would load torch."""
 SCORED = {
     "top": ("edges", None),
     "greedy": ("edges", None),

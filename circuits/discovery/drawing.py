@@ -83,10 +83,6 @@ def _kind(graph: Graph, node: int) -> str:
     return "mlp" if node == graph.mlp(_layer(graph, node)) else "head"
 
 
-def _name(graph: Graph, node: int) -> str:
-    return "logits" if node == graph.n_sources else graph.sources[node]
-
-
 def _way(graph: Graph, destination: int) -> str:
     """Which of q, k and v a destination is; nothing of MLPs and the logits."""
     name = graph.destinations[destination]
@@ -135,7 +131,7 @@ def _curve(start: tuple[float, float], end: tuple[float, float], port: float) ->
 
 
 def _add_nodes(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: Places) -> None:
-    n_out = [edge.source for edge in edges]
+    named, n_out = (*graph.sources, "logits"), [edge.source for edge in edges]
     n_in = [int(graph.owner[edge.destination]) for edge in edges]
     for kind, symbol, size, title in (
         ("head", "circle", 30, "heads"),
@@ -143,7 +139,7 @@ def _add_nodes(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: P
         ("end", "square", 40, "input and logits"),
     ):
         nodes = [node for node in places if _kind(graph, node) == kind]
-        names = [_name(graph, node) for node in nodes]
+        names = [named[node] for node in nodes]
         look = {"symbol": symbol, "size": size, "color": FILLS[kind]}
         figure.add_scatter(
             x=[places[node][0] for node in nodes],
@@ -152,7 +148,7 @@ def _add_nodes(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: P
             marker=look | {"line": {"color": GREY, "width": 1}},
             text=[name.partition(".")[2] or name for name in names],
             textfont={"size": 11, "color": "#1f2328"},
-            customdata=[[_name(graph, n), n_in.count(n), n_out.count(n)] for n in nodes],
+            customdata=[[named[n], n_in.count(n), n_out.count(n)] for n in nodes],
             hovertemplate="%{customdata[0]}: %{customdata[1]} in, %{customdata[2]} out"
             "<extra></extra>",
             name=title,
@@ -162,19 +158,20 @@ def _add_nodes(figure: go.Figure, graph: Graph, edges: Sequence[Edge], places: P
 
 def to_dot(graph: Graph, edges: Sequence[Edge]) -> str:
     """Edges as Graphviz text; layers are ranks."""
+    named = (*graph.sources, "logits")
     largest = max((edge.size for edge in edges), default=0.0) or 1.0
     lines = ["digraph circuit {", "  rankdir=BT;", "  node [style=filled];"]
     nodes = {node for e in edges for node in (e.source, int(graph.owner[e.destination]))}
     ranks: dict[tuple[int, bool], list[str]] = {}
     for node in sorted(nodes):
-        kind, name = _kind(graph, node), f'"{_name(graph, node)}"'
+        kind, name = _kind(graph, node), f'"{named[node]}"'
         shape = "ellipse" if kind == "head" else "box"
         lines.append(f'  {name} [shape={shape}, fillcolor="{FILLS[kind]}"];')
         ranks.setdefault((_layer(graph, node), kind == "mlp"), []).append(name)
     lines += [f"  {{rank=same; {'; '.join(names)}}}" for names in ranks.values()]
     for edge in edges:
         way = _way(graph, edge.destination)
-        end = _name(graph, int(graph.owner[edge.destination]))
+        end = named[int(graph.owner[edge.destination])]
         style = {"q": "dashed", "k": "dotted"}.get(way, "solid")
         tip = "" if edge.score is None else f', tooltip="{edge.score:.4g}"'
         width = 1.0 if edge.score is None else 0.5 + 4.5 * edge.size / largest

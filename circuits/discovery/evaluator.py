@@ -1,6 +1,6 @@
 """Run circuits on test prompts: everything outside ablated, the metric of every prompt read."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -60,12 +60,9 @@ class Evaluator:
     ) -> Self:
         """Run the full and the empty circuit on test prompts.
 
-        Args:
-            model: the model.
-            pairs: test prompts.
-            metric: ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
-            ablation: what cut edges read: ``"resample"`` the corrupt prompt's activation (MIB),
-                ``"zero"``, or ``"mean"``, the mean over the corrupt prompts' tokens here.
+        `metric` is ``"logit_diff"``, ``"logprob"`` or ``"prob"``; cut edges read, by `ablation`,
+        ``"resample"`` the corrupt prompt's activation (MIB), ``"zero"``, or ``"mean"``, the mean
+        over the corrupt prompts' tokens here.
 
         Raises:
             PlanError: unknown ablation.
@@ -163,10 +160,8 @@ def prepared(
     full, empty = [], []
     with torch.no_grad():
         writes = [_corrupt_writes(model, contrast) for contrast in contrasts]
-        if ablation == "zero":
-            writes = [_map(w, torch.zeros_like) for w in writes]
-        elif ablation == "mean":
-            writes = _means(contrasts, writes)
+        if ablation != "resample":
+            writes = _filled(contrasts, writes, ablation)
         batches = tuple(zip(contrasts, writes, strict=True))
         for contrast, ablated in batches:
             rows = torch.arange(len(contrast))
@@ -187,26 +182,23 @@ def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
     return Writes(corrupt, kept["z"], kept["mlp_out"], kept.get("mlp_post"), first)
 
 
-def _map(writes: Writes, f: Callable[[Tensor], Tensor]) -> Writes:
-    neurons = None if writes.neurons is None else [f(x) for x in writes.neurons]
-    return Writes(
-        f(writes.embed), [f(x) for x in writes.z], [f(x) for x in writes.mlp_out], neurons
-    )
+def _filled(
+    batches: Sequence[Contrast], writes: Sequence[Writes], ablation: Ablation
+) -> list[Writes]:
+    """Every activation replaced by 0, or by its mean over all real tokens of all batches."""
 
-
-def _means(batches: Sequence[Contrast], writes: Sequence[Writes]) -> list[Writes]:
-    """Every activation replaced by its mean over all real tokens of all batches."""
-
-    def mean(of: Sequence[Tensor]) -> list[Tensor]:
+    def fill(of: Sequence[Tensor]) -> list[Tensor]:
+        if ablation == "zero":
+            return [torch.zeros_like(part) for part in of]
         real = [part[c.mask] for c, part in zip(batches, of, strict=True)]
         common = torch.cat(real).mean(0)
         return [common.expand_as(part) for part in of]
 
     def by_layer(of: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        means = [mean(layer) for layer in zip(*of, strict=True)]
-        return [list(parts) for parts in zip(*means, strict=True)]
+        filled = [fill(layer) for layer in zip(*of, strict=True)]
+        return [list(parts) for parts in zip(*filled, strict=True)]
 
-    embed, z = mean([w.embed for w in writes]), by_layer([w.z for w in writes])
+    embed, z = fill([w.embed for w in writes]), by_layer([w.z for w in writes])
     mlp = by_layer([w.mlp_out for w in writes])
     given = [w.neurons for w in writes if w.neurons is not None]
     neurons = by_layer(given) if given else [None] * len(writes)

@@ -36,18 +36,10 @@ def evaluate(
     clusters: Clusters = None,
     progress: Progress | bool = True,
 ) -> Evaluation:
-    """Run a circuit and its random controls on test prompts.
+    """Run a circuit, and `n_random` random ones of each kind, on prompts that it has not seen.
 
-    Args:
-        test: prompts that the circuit has not seen.
-        circuit: what is run.
-        n_random: random circuits of each kind; p is never below 1 / (1 + n_random).
-        seed: of the random circuits, and of the intervals of its summary.
-        clusters: entity of each test pair, for the intervals.
-        progress: called with (circuits done, circuits in all); True draws a bar.
-
-    Raises:
-        PlanError: a circuit of another model, or that saw the test prompts.
+    `clusters` has the entity of each test pair, for the intervals of the summary; `seed` is theirs
+    and the random circuits'. p is never below 1 / (1 + n_random).
     """
     random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
     width, total = test.model.arch.d_mlp or 0, 1 + n_random * len(CONTROLS)
@@ -78,15 +70,10 @@ def faithfulness(
     seed: int = 0,
     progress: Progress | bool = True,
 ) -> Faithfulness:
-    """Run circuits of every size of the grid on test prompts.
+    """Run circuits of every size on test prompts that the scores have not seen.
 
-    Args:
-        test: test prompts that `scores` has not seen.
-        scores: of all edges.
-        grid: parts of all edges; n = int(k x edges), as MIB has it.
-        clusters: entity of each test pair, for the intervals.
-        seed: of the intervals of its summary.
-        progress: called with (circuits done, circuits in all); True draws a bar.
+    `grid` has parts k of all edges; n = int(k x edges), as MIB has it. `clusters` has the entity of
+    each test pair, for the intervals of the summary; `seed` is theirs.
 
     Raises:
         PlanError: scores of another model, or that saw the test prompts.

@@ -30,8 +30,8 @@ def plot_faithfulness(
                 hovertemplate="%{customdata} edges: f = %{y:.3f}<extra></extra>",
                 name=f"{method}, {name}",
             )
-    named = {"annotation_text": "full model", "annotation_position": "bottom right"}
-    figure.add_hline(y=1, line={"color": GREY, "dash": "dot"}, **named)
+    line, corner = {"color": GREY, "dash": "dot"}, "bottom right"
+    figure.add_hline(y=1, line=line, annotation_text="full model", annotation_position=corner)
     ticks = sorted({k for table in curves.values() for k in table["k"]})
     x = {"type": "log", "title": "part of all edges kept", "tickformat": "~%", "tickvals": ticks}
     y = {"title": f"f of {metric} (0: all edges cut)"}

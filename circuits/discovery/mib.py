@@ -65,12 +65,8 @@ def record(
         if scores is not None and math.isfinite(float(scores[source, destination])):
             entry["score"] = float(scores[source, destination])
         entries[graph.edge_name(source, destination)] = entry
-    config = {
-        "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads,
-        "parallel_attn_mlp": graph.parallel,
-        "d_model": graph.d_model,
-    }
+    config = {"n_layers": graph.n_layers, "n_heads": graph.n_heads}
+    config |= {"parallel_attn_mlp": graph.parallel, "d_model": graph.d_model}
     return {"cfg": config, "nodes": nodes, "edges": entries, "interp": dict(own)}
 
 

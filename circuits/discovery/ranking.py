@@ -52,16 +52,13 @@ def greedy_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
     graph, matrix = scores.graph, edge_matrix(scores)
     _check_size(n, graph.n_edges)
     rank = (matrix.abs() if absolute else matrix).numpy()
-    reads: dict[int, list[int]] = {}
-    for destination, owner in enumerate(graph.owner.tolist()):
-        reads.setdefault(owner, []).append(destination)
     edges, heap, inside = torch.zeros_like(graph.exists), [], set[int]()
 
     def enter(node: int) -> None:
         if node in inside:
             return
         inside.add(node)
-        for destination in reads.get(node, []):
+        for destination in (graph.owner == node).nonzero()[:, 0].tolist():
             for source in range(graph.n_before(destination)):
                 heapq.heappush(heap, (-rank[source, destination], source, destination))
 

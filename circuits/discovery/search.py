@@ -44,12 +44,9 @@ def acdc(
     with all its edges. The cost of an edge is how much |m(model) - m(circuit)|, averaged over
     pairs, grows when it is cut.
 
-    Args:
-        data: discovery prompts.
-        threshold: in the metric's unit; larger = smaller circuit.
-        start: search inside this circuit; by default all edges. One run per edge: on a real model
-            start from the best few thousand edges of an attribution.
-        progress: called with (edges tried, edges in all); True draws a bar.
+    The threshold is in the metric's unit: larger = smaller circuit. The search is inside `start`,
+    by default all edges. One run per edge: on a real model start from the best few thousand edges
+    of an attribution.
 
     Source: Conmy et al., arXiv 2304.14997.
     """
@@ -84,8 +81,8 @@ def acdc(
 
 
 def _found(data: Evaluator, edges: Bool[Tensor, "s d"], method: str) -> Circuit:
-    of = {"model": data.model.name, "weights_hash": data.model.weights_hash}
-    return Circuit(data.graph, edges, method=method, prompts=tuple(sorted(data.prompts)), **of)
+    name, weights, prompts = data.model.name, data.model.weights_hash, tuple(sorted(data.prompts))
+    return Circuit(data.graph, edges, None, {}, method, name, weights, prompts)
 
 
 # --- edge pruning ------------------------------------------------------------------------------
@@ -108,13 +105,7 @@ def edge_pruning(
     Minimises mean |m(model) - m(circuit)| / gap + l1 (s - t) + l2 (s - t)^2 over hard-concrete
     masks, with s the expected part cut, t the target, and the multipliers l raised by ascent.
 
-    Args:
-        data: discovery prompts.
-        target: part of the edges to cut; it ramps up over the first 80 % of the steps.
-        steps: gradient steps.
-        seed: of the masks' noise.
-        progress: called with (steps done, steps in all); True draws a bar.
-
+    The target ramps up over the first 80 % of the steps; `seed` is of the masks' noise.
     Source: Bhaskar et al., arXiv 2406.16778.
     """
     if not 0 < target < 1 or steps < 1:

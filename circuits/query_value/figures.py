@@ -1,6 +1,7 @@
 """Figures of query and value scores: by layer, and over one prompt's tokens."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,11 +19,8 @@ def plot_layers(
 ) -> go.Figure:
     """Query scores (left) and value scores (right) of attention and FFNs, layer by layer.
 
-    Args:
-        means: ``query`` and ``value``: mean, low and high by (sublayer, layer).
-        chosen: of each, the layers to mark.
-        model: its name.
-        n: number of prompts.
+    Of ``query`` and ``value``, `means` has mean, low and high by (sublayer, layer), and `chosen`
+    the layers to mark; `n` is the number of prompts.
     """
     figure = make_subplots(1, 2, subplot_titles=("query scores", "value scores"))
     for column, name in enumerate(("query", "value"), 1):
@@ -52,8 +50,8 @@ def plot_prompt(
     z = query.transpose("layer", "pos").values
     most = float(np.abs(z).max()) or 1.0
     titles = ("query scores of FFNs (nats)", "value scores (nats)")
-    space = {"column_widths": [0.72, 0.28], "horizontal_spacing": 0.16, "shared_yaxes": True}
-    figure = make_subplots(1, 2, subplot_titles=titles, **space)
+    space: dict[str, Any] = {"column_widths": [0.72, 0.28], "horizontal_spacing": 0.16}
+    figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, **space)
     hover = "layer %{y}, token %{x}: %{z:.3f}<extra></extra>"
     scale = {"zmin": -most, "zmax": most, "colorbar": {"x": 0.63, "thickness": 12}}
     figure.add_heatmap(z=z, hovertemplate=hover, row=1, col=1, **scale)

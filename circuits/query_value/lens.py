@@ -24,7 +24,6 @@ from torch.nn.functional import linear
 from circuits.query_value.trace import Trace
 from interp.attribution.estimators import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
-from interp.model.model import Model
 
 LOGITS_AT_ONCE = 2**24
 """Full-vocabulary logits held at a time (64 MB in fp32)."""
@@ -33,16 +32,9 @@ LOGITS_AT_ONCE = 2**24
 @brief
 @dataclass(frozen=True)
 class Lens:
-    """Base states of one prompt, read at its last token.
+    """Base states of one prompt, read at its last token: `log_p` of every token, at each base."""
 
-    Attributes:
-        final: the stream after the last layer, whose scale is used throughout.
-        answer: the token w.
-        log_p: of every token, at each base.
-    """
-
-    model: Model
-    final: Float[Tensor, " d_model"]
+    run: Trace
     answer: int
     log_p: Float[Tensor, "base vocab"]
 
@@ -52,15 +44,16 @@ class Lens:
         normed = scaled(run, bases)
         bias: Tensor | None = getattr(run.model.ln_final, "bias", None)
         logits = run.model.unembed(normed if bias is None else normed + bias)
-        return cls(run.model, run.final, answer, logits.float().log_softmax(-1))
+        return cls(run, answer, logits.float().log_softmax(-1))
 
     def gradient(self) -> Float[Tensor, "base d_model"]:
         """The gradient of log p(answer) at each base, the final norm's scale held fixed."""
-        weight = self.model.unembed.weight
+        model = self.run.model
+        weight = model.unembed.weight
         mean = torch.cat([log_p.exp().to(weight) @ weight for log_p in self.log_p.split(64)])
         read = weight[self.answer] - mean
-        at = self.final.expand_as(read)
-        return fixed_scale_transpose(self.model, self.model.ln_final, at, read[:, None])[:, 0]
+        at = self.run.final.expand_as(read)
+        return fixed_scale_transpose(model, model.ln_final, at, read[:, None])[:, 0]
 
     def increase(
         self, writes: Float[Tensor, "write d_model"], base: Int[Tensor, " write"]
@@ -68,18 +61,18 @@ class Lens:
         """I of each write at its base, exactly."""
         step = max(1, LOGITS_AT_ONCE // self.log_p.shape[1])
         found = [writes.new_zeros(0, dtype=torch.float32)]
-        rows = scaled(self, writes)
+        rows = scaled(self.run, writes)
         for part, at in zip(rows.split(step), base.split(step), strict=True):
-            change = linear(part, self.model.unembed.weight).float()
+            change = linear(part, self.run.model.unembed.weight).float()
             answer = change[:, self.answer].clone()
             found.append(answer - change.add_(self.log_p[at]).logsumexp(-1))
         return torch.cat(found)
 
 
-def scaled(of: Trace | Lens, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+def scaled(run: Trace, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """The final norm's linear part, its scale that of the run's final state."""
-    norm, at = of.model.ln_final, of.final[None, None]
-    return with_fixed_scale(of.model, norm, at, rows[:, None])[:, 0]
+    norm, at = run.model.ln_final, run.final[None, None]
+    return with_fixed_scale(run.model, norm, at, rows[:, None])[:, 0]
 
 
 def strongest(

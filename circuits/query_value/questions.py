@@ -20,8 +20,7 @@ class QuestionRow(ClosedRow):
 
     Attributes:
         answer: one token of text that continues the prompt.
-        label: kind of knowledge, or empty.
-        cluster: entity, or empty.
+        label, cluster: kind of knowledge, and entity; or empty.
         spans: name -> a text that occurs exactly once in the prompt.
     """
 
@@ -34,11 +33,7 @@ class QuestionRow(ClosedRow):
 
 
 def load_questions(source: str | Path) -> list[QuestionRow]:
-    """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub.
-
-    Raises:
-        DataError: it is missing or empty, or a line is malformed; the message names the line.
-    """
+    """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub."""
     rows = [checked(QuestionRow, row, where) for where, row in placed_rows(source, "prompts")]
     if not rows:
         raise DataError(f"{source} holds no prompts; write one JSON object per line.")
@@ -51,7 +46,6 @@ class Question:
 
     Attributes:
         id: its number among the prompts that were given, as text.
-        label: kind of knowledge, such as the relation; or empty.
         cluster: the entity or fact that it shares with other prompts.
     """
 

@@ -53,12 +53,8 @@ class Validation(Result):
             ``logprob`` the answer's, in nats; ``accuracy`` whether no token is likelier.
         clusters: each prompt's entity.
         excluded: prompts that the unablated model gets wrong, with what it says.
-        n_query: query neurons ablated in a prompt, on average.
-        n_value: value neurons read in a prompt, on average.
+        n_query, n_value: query neurons ablated and value neurons read in a prompt, on average.
         n_also_query: value neurons left out because they are ablated themselves, on average.
-        neurons: ``"shared"`` or ``"own"``.
-        kind: ``"mean"`` or ``"zero"``.
-        positions: where neurons were ablated.
     """
 
     KIND: ClassVar[str] = "query_value_validation"
@@ -88,11 +84,10 @@ class Validation(Result):
     def table(self, seed: int = 0) -> pd.DataFrame:
         """Effects with 95 % bootstrap intervals over clusters of prompts.
 
-        Returns:
-            A row per readout: its ``baseline``; the change by ablating query neurons, ``effect``
-            with ``low`` and ``high``; the mean change by random neurons, ``random``; their paired
-            ``difference`` with bounds; ``p``, how often a random set lowers the mean at least as
-            much, the query set counted. Activation is relative to the baseline.
+        A row per readout: its ``baseline``; the change by ablating query neurons, ``effect`` with
+        ``low`` and ``high``; the mean change by random neurons, ``random``; their paired
+        ``difference`` with bounds; ``p``, how often a random set lowers the mean at least as much,
+        the query set counted. Activation is relative to the baseline.
         """
         rows: list[dict[str, Any]] = []
         for name in READOUTS:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from interp.attribution import direct_logit_attribution
+from interp.attribution.logit_attribution import direct_logit_attribution
 from interp.data.pairs import PromptPairs, TokenPair, single_token, tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import DataError

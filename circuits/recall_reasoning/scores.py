@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from circuits.recall_reasoning.designs import Ability
 from interp.ablation.controls import matched_sets, write_norms
-from interp.attribution import attribute
+from interp.attribution.attribute import attribute
 from interp.attribution.scores import UnitScores
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, tokenise

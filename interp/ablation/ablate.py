@@ -1,7 +1,4 @@
-"""Ablation: replace components by what carries no information, and read what is lost.
-
-Pairs, and windows of neutral text, run in shards: a stopped run goes on after its last one.
-"""
+"""Ablation: replace components by what carries no information, and read what is lost."""
 
 import dataclasses
 import time

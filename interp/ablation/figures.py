@@ -1,7 +1,4 @@
-"""Figures of ablations: a curve over nested sets, bars over others, beside random sets.
-
-They take the rows of `AblationResult.table`.
-"""
+"""Figures of ablations, of the rows of `AblationResult.table`, beside random sets."""
 
 import pandas as pd
 import plotly.graph_objects as go

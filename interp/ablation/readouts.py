@@ -1,6 +1,5 @@
 """What is read from an ablated run: a metric, accuracy, or the perplexity of neutral text.
 
-- a name in `METRICS`, or a function of the logits: that metric at the prompt's last token;
 - ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
 - ``vocab_accuracy``: 1 where no token at all has (rank 0);
 - ``nll``: mean negative log-likelihood, in nats per token, of a window of neutral text; its
@@ -43,11 +42,7 @@ def answer_reader(
     candidates: Int[Tensor, " candidate"],
     answers: Int[Tensor, "pair 2"],
 ) -> Read:
-    """Reads the prediction at each pair's last token: `READOUTS` or `functions` by their names.
-
-    `candidates` are the tokens that `accuracy` chooses among, `answers` each pair's answer and
-    wrong answer.
-    """
+    """Reads the prediction at each pair's last token; `accuracy` chooses among `candidates`."""
     known = {**METRICS, **functions}
 
     def values(name: str, resid: Tensor, pair: Tensor) -> Float[Tensor, " row"]:

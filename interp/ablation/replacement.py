@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError, did_you_mean
+from interp.interventions.batch_run import Rewrite
 from interp.interventions.plan import Ablate, Plan
-from interp.interventions.rewrite import Rewrite
 from interp.interventions.values import mean_ablation, noise_ablation, resample_ablation
 from interp.model.model import Model
 

@@ -15,7 +15,7 @@ from interp.data.prompts import TokenPrompt, pad
 from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, run_packed
-from interp.interventions.rewrite import Rewrite
+from interp.interventions.batch_run import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind, n_units
 from interp.model.model import Model
 from interp.model.sites import SITES, Site

@@ -244,8 +244,7 @@ class DiscreteGradient(_Rule):
     """Chords between the clean and the corrupt run; the module docstring has the formulas.
 
     The clean run leaves a slot at every function whose derivative is not constant; the corrupt
-    run, which must make the same calls, fills them in order. Only the clean rows are
-    differentiated, so the backward pass costs what a plain gradient's does.
+    run, which must make the same calls, fills them in order.
     """
 
     def __init__(self) -> None:

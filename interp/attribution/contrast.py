@@ -203,8 +203,7 @@ def gradients(
 def forward_equivalents(model: Model, contrast: Contrast, work: Callable[[], Any]) -> float:
     """Floating-point operations of `work`, in forward passes of the contrast's clean prompts.
 
-    Counts matrix products and attention, backward passes as they are: parameters are frozen, so a
-    backward pass costs about one forward pass, not two.
+    Parameters are frozen, so a backward pass costs about one forward pass, not two.
     """
     start = contrast.calls.embeddings[contrast.clean]
     # fused attention is not counted on a CPU; its plain form is

@@ -38,10 +38,9 @@ EdgeMatrices = Iterator[Float[Tensor, "source destination"]]
 
 
 def edge_scores(model: Model, contrast: Contrast, estimator: Estimator) -> EdgeMatrices:
-    """Scores of all edges, pair by pair.
+    """Scores of all edges, pair by pair. Source: arXiv 2310.10348 and 2403.17806.
 
-    Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; the pull-back is exact
-    algebra, since all branches of a layer read the same residual stream.
+    The pull-back is exact algebra, since all branches of a layer read the same residual stream.
     """
     at = linearise(model, contrast, estimator, kept(model))
     yield from linearised_scores(model, contrast, at)
@@ -68,9 +67,7 @@ def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeM
 def ig_activation_scores(model: Model, contrast: Contrast, steps: int = IG_STEPS) -> EdgeMatrices:
     """EAP-IG over activations: one layer's sources at a time move from corrupt to clean.
 
-    The slope of every edge is averaged over all (2 L + 1) S runs, as the published code does.
-
-    Source: Hanna et al., arXiv 2403.17806; circuits in MIB, arXiv 2504.13151.
+    Slopes are averaged over all (2 L + 1) S runs, as in the published code (arXiv 2403.17806).
     """
     graph = Graph.of(model.arch)
     plain = linearise(model, contrast, ESTIMATORS["eap"], kept(model))

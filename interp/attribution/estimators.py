@@ -31,17 +31,11 @@ class Estimator:
 
     points: Points
     rule: type[Gradient]
-    source: str
 
 
-def left_riemann(steps: int) -> Points:
-    """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code."""
-    return tuple((s / steps, 1 / steps) for s in range(steps))
-
-
-def right_riemann(steps: int) -> Points:
-    """Points t = 1/S, …, 1: those of the published code for nodes; one step is the clean run."""
-    return tuple((s / steps, 1 / steps) for s in range(1, steps + 1))
+def riemann(steps: int, first: int = 0) -> Points:
+    """Points t = 0, 1/S, …, (S - 1)/S: those of EAP-IG's published code; nodes' from 1."""
+    return tuple((s / steps, 1 / steps) for s in range(first, first + steps))
 
 
 def gauss_legendre(steps: int) -> Points:
@@ -53,12 +47,12 @@ def gauss_legendre(steps: int) -> Points:
 CLEAN = ((1.0, 1.0),)
 
 ESTIMATORS: Mapping[str, Estimator] = {
-    "eap": Estimator(CLEAN, Gradient, "Syed et al., arXiv 2310.10348"),
-    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient, "arXiv 2403.17806"),
-    "eap-ig": Estimator(left_riemann(IG_STEPS), Gradient, "Hanna et al., arXiv 2403.17806"),
-    "eap-gl": Estimator(gauss_legendre(3), Gradient, "EAP-IG by Gauss-Legendre quadrature"),
-    "relp": Estimator(CLEAN, RelP, "Jafari et al., arXiv 2508.21258"),
-    "eap-dg": Estimator(CLEAN, DiscreteGradient, "this toolkit: interp.attribution.backward_rules"),
+    "eap": Estimator(CLEAN, Gradient),  # Syed et al., arXiv 2310.10348
+    "clean-corrupted": Estimator(((0.0, 0.5), (1.0, 0.5)), Gradient),  # arXiv 2403.17806
+    "eap-ig": Estimator(riemann(IG_STEPS), Gradient),  # Hanna et al., arXiv 2403.17806
+    "eap-gl": Estimator(gauss_legendre(3), Gradient),  # EAP-IG by Gauss-Legendre quadrature
+    "relp": Estimator(CLEAN, RelP),  # Jafari et al., arXiv 2508.21258
+    "eap-dg": Estimator(CLEAN, DiscreteGradient),  # this toolkit: see backward_rules
 }
 
 
@@ -70,17 +64,15 @@ def estimator_named(name: str, steps: int | None = None, *, of_nodes: bool = Fal
     if name not in ESTIMATORS:
         raise PlanError(f"unknown attribution method {name!r}. {did_you_mean(name, ESTIMATORS)}")
     found = ESTIMATORS[name]
-    quadrature = {"eap-ig": left_riemann, "eap-gl": gauss_legendre}
+    quadrature = {"eap-ig": riemann, "eap-gl": gauss_legendre}
     if steps is not None and (name not in quadrature or steps < 1):
         raise PlanError(
             f"{name!r} cannot take {steps} steps; 'eap-ig' and 'eap-gl' take 1 or more."
         )
     n = steps or len(found.points)
     if name == "eap-ig" and of_nodes:
-        return Estimator(right_riemann(n), found.rule, found.source)
-    if steps is None:
-        return found
-    return Estimator(quadrature[name](n), found.rule, found.source)
+        return Estimator(riemann(n, 1), found.rule)
+    return found if steps is None else Estimator(quadrature[name](n), found.rule)
 
 
 @brief

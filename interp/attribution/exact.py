@@ -193,8 +193,7 @@ class Effects:
     ) -> tuple[Float[Tensor, "edge pair pos d_head"], tuple[int, ...], tuple[int, ...]]:
         """Recompute one head's query, key or value: the values, its features, those of z kept.
 
-        Keys and values are shared in a group: the heads that are not the same member of theirs
-        keep their z, as if each query head had keys and values of its own.
+        Where a group shares it, its other heads keep their z, as if each had a key of its own.
         """
         a = self.model.arch
         group = a.n_heads // a.n_kv_heads

@@ -79,9 +79,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     """Split the logit difference of clean prompts among everything that writes to the stream.
 
     ``nodes.sum(1) + bias`` is the logit difference exactly (before a soft-cap). `pairs` are from
-    `interp.data.pairs.tokenise`.
-
-    Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
+    `interp.data.pairs.tokenise`. Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
     """
     at = last_token(model, pairs)
     parts = [at.resid[:, :1]]

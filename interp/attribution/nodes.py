@@ -126,10 +126,7 @@ def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> 
 def qk_edge_scores(
     model: Model, contrast: Contrast
 ) -> Iterator[Float[Tensor, "source destination"]]:
-    """EAP with the QK fix, carried to every edge into a query or a key, pair by pair.
-
-    Costs, beside EAP, two attention steps for each source and layer that reads it.
-    """
+    """EAP with the QK fix: two more attention steps for each source and layer that reads it."""
     graph, a = Graph.of(model.arch), model.arch
     scores = torch.stack(list(edge_scores(model, contrast, ESTIMATORS["eap"])))
     at = linearise(model, contrast, ESTIMATORS["eap"], QK_SITES)
@@ -156,10 +153,7 @@ def qk_edge_scores(
 def qk_node_scores(
     model: Model, contrast: Contrast
 ) -> tuple[Float[Tensor, "pair layer pos head"], Float[Tensor, "pair layer pos head"]]:
-    """AtP* scores of every query and every key, per query head and token.
-
-    A key's score is of that token's key alone.
-    """
+    """AtP* scores of every query and every token's own key, per query head and token."""
     at = linearise(model, contrast, ESTIMATORS["eap"], QK_SITES)
     slopes = gradients(at.total, at.run.kept["z"])
     queries, keys = [], []

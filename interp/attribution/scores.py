@@ -60,10 +60,10 @@ class Scores(Result):
 
     @property
     def convergence(self) -> float | None:
-        """Part of the clean-corrupt gap that the input's scores add up to; 1 = complete.
+        """Part of the clean-corrupt gap that the input's scores add up to; ``None`` without it.
 
-        Integrated gradients tend to 1 as steps grow (arXiv 1703.01365, proposition 1), and the
-        discrete gradient is 1; ``None`` for scores that do not name the input.
+        It tends to 1 with the steps of integrated gradients (arXiv 1703.01365, proposition 1), and
+        is 1 for the discrete gradient.
         """
         axis = self.over[0]
         names = [str(n) for n in self.values.coords[axis].values] if len(self.over) == 1 else []

@@ -52,9 +52,10 @@ def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
     process, over = psutil.Process(), threading.Event()
     start = peak = process.memory_info().rss
 
-    def look() -> None:
+    def look() -> float:
         nonlocal peak
         peak = max(peak, process.memory_info().rss)
+        return (peak - start) / 1e9
 
     def watch() -> None:
         while not over.wait(EVERY):
@@ -63,12 +64,8 @@ def peak_memory(device: torch.device) -> Generator[Callable[[], float]]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
 
-    def above() -> float:
-        look()
-        return (peak - start) / 1e9
-
     try:
-        yield above
+        yield look
     finally:
         over.set()
         thread.join()

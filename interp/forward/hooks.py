@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -70,17 +71,14 @@ def attention_weights(
     `PlanError` where a layer has no attention, or it gives out no weights.
     """
 
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-            weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-            if not isinstance(weights, Tensor) or weights.ndim != 4:
-                raise PlanError(
-                    f"{model.name} has no site 'pattern': its {type(module).__name__} gives out "
-                    "no attention weights."
-                )
-            found[layer] = weights
-
-        return hook
+    def keep(layer: int, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(weights, Tensor) or weights.ndim != 4:
+            raise PlanError(
+                f"{model.name} has no site 'pattern': its {type(module).__name__} gives out "
+                "no attention weights."
+            )
+        found[layer] = weights
 
     path = model.arch.attention
     with contextlib.ExitStack() as stack:
@@ -92,6 +90,6 @@ def attention_weights(
                     f"layer {layer} of {model.name} has no site 'pattern': it has no attention "
                     f"module {path!r}; give layers that have one."
                 ) from None
-            stack.callback(module.register_forward_hook(keep(layer)).remove)
+            stack.callback(module.register_forward_hook(partial(keep, layer)).remove)
         stack.enter_context(model.attention_named("eager"))
         yield

@@ -35,7 +35,6 @@ NAMES = ("cache", "past_key_values")
 """The KV cache's keyword: from transformers 5.24 on, and before."""
 
 Which = Sequence[int] | Int[Tensor, " row"]
-Owners = Int[Tensor, " row"]
 
 
 @brief
@@ -68,7 +67,7 @@ class PrefixCache:
         shared: Sequence[int],
         *,
         owner: Sequence[int] | None = None,
-        during: Callable[[Owners], AbstractContextManager[Any]] | None = None,
+        during: Callable[[Int[Tensor, " row"]], AbstractContextManager[Any]] | None = None,
         room: int = 64,
     ) -> Self:
         """A row per prompt, whose shared beginning is read, once for all rows that have it.

@@ -47,7 +47,15 @@ class Tails:
 
     def run(self) -> Float[Tensor, "prompt tail d_model"]:
         """The residual stream after the last block, under whatever hooks are installed now."""
-        return _through(self, self.hidden, range(self.first, self.model.arch.n_layers))
+        return self.through(self.hidden, range(self.first, self.model.arch.n_layers))
+
+    def through(self, hidden: Tensor, layers: range) -> Float[Tensor, "prompt tail d_model"]:
+        """Call some layers on the tails, behind a copy of what was kept."""
+        kv = self.cache.branch().kv
+        for layer in layers:
+            kwargs = {k: kv if v is self.given else v for k, v in self.calls.kwargs[layer].items()}
+            hidden = first_output(self.model.blocks[layer](hidden, **kwargs))
+        return hidden
 
     def only(self, prompts: Int[Tensor, " prompt"]) -> "Tails":
         """The same for some of the prompts."""
@@ -71,13 +79,4 @@ def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int)
     given = cache.branch()  # recording runs the first layer, which takes keys in
     calls = record_layer_calls(model, ids, mask, given.arguments(model.hf, model, len(cache.ids.T)))
     run = Tails(model, cache, calls, given.kv, first, calls.embeddings)
-    return replace(run, hidden=_through(run, calls.embeddings, range(first)))
-
-
-def _through(run: Tails, hidden: Tensor, layers: range) -> Float[Tensor, "prompt tail d_model"]:
-    """Call some layers on the tails, behind a copy of what was kept."""
-    kv = run.cache.branch().kv
-    for layer in layers:
-        kwargs = {k: kv if v is run.given else v for k, v in run.calls.kwargs[layer].items()}
-        hidden = first_output(run.model.blocks[layer](hidden, **kwargs))
-    return hidden
+    return replace(run, hidden=run.through(calls.embeddings, range(first)))

@@ -4,8 +4,7 @@ Before each forward the engine notes which tokens come in (with a KV cache only 
 `Window`; each `BoundEdit` then rewrites those that its scope covers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError
-from interp.interventions.rewrite import Rewrite
 from interp.model.sites import Site
 
 
@@ -86,6 +84,69 @@ class Scope:
         known = self.prompt[row].gather(1, pos.clamp(max=self.prompt.shape[1] - 1))
         chosen = torch.where(pos < self.length[row, None], known, torch.tensor(self.decoded))
         return chosen & real & self.rows[row, None]
+
+
+@brief
+@dataclass(frozen=True)
+class Rewrite:
+    """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
+
+    Attributes:
+        add: what is added: one vector, one per position, or one per prompt and position; before it
+            is given to its layers, one per layer, prompt and position.
+        basis: B, orthonormal directions that are projected out.
+        of_norm: whether what is added is multiplied by the L2 norm of x.
+    """
+
+    keep: float = 1.0
+    add: Float[Tensor, "*prompt_pos feature"] | None = None
+    basis: Float[Tensor, "feature direction"] | None = None
+    of_norm: bool = False
+
+    def of_layers(self, n: int) -> "list[Rewrite]":
+        """The rewrite of each of `n` layers."""
+        if self.add is None or self.add.ndim < 4:
+            return [self] * n
+        return [replace(self, add=add) for add in self.add]
+
+    def added(
+        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    ) -> Float[Tensor, "token_or_one feature"] | None:
+        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
+        if self.add is None:
+            return None
+        if self.add.ndim == 1:
+            return self.add[None]
+        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
+        place = pos if self.add.shape[-2] > 1 else torch.zeros_like(pos)
+        found = self.add[place] if self.add.ndim == 2 else self.add[prompt, place]
+        missing = found.isnan().any(-1)
+        if bool(missing.any()):
+            raise PlanError(
+                f"the value holds NaN for token {int(pos[missing][0])} of a prompt: nothing was "
+                "recorded there (a shorter prompt, or other tokens); choose `positions` that were."
+            )
+        return found
+
+    def __call__(
+        self,
+        x: Float[Tensor, "token feature"],
+        prompt: Int[Tensor, " token"],
+        pos: Int[Tensor, " token"],
+    ) -> Float[Tensor, "token feature"]:
+        """The new features of some tokens."""
+        # 0 x inf is not a number, and what is replaced may be infinite.
+        new = x * self.keep if self.keep else torch.zeros_like(x)
+        add = self.added(prompt, pos)
+        if self.basis is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            basis = self.basis.to(x.device, wide)
+            new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
+        if add is None:
+            return new
+        if self.of_norm:
+            add = add.to(x.device) * x.float().norm(dim=-1, keepdim=True)
+        return new + add.to(x)
 
 
 @brief
@@ -201,19 +262,16 @@ class Run:
             real = mask[:, :n].bool().cpu()
         if self.lengths is not None:
             known = self.lengths if self.rows is None else self.lengths[self.rows]
-            _check_batch(real.sum(-1).tolist(), known.tolist())
+            if len(real) != len(known):
+                raise PlanError(
+                    f"the plan was applied to {len(known)} prompts but a batch of {len(real)} was "
+                    "run."
+                )
+            n_real = real.sum(-1)
+            for row in (n_real < known).nonzero()[:1, 0].tolist():
+                raise PlanError(
+                    f"the plan was applied to a prompt of {int(known[row])} tokens, but row {row} "
+                    f"of the batch has {int(n_real[row])}; run the prompts that the plan was "
+                    "applied to."
+                )
         self.window = Window.of(real, start, cache, self.rows)
-
-
-def _check_batch(run: Sequence[int], known: Sequence[int]) -> None:
-    """Compare the lengths of a batch's rows with those of the prompts."""
-    if len(run) != len(known):
-        raise PlanError(
-            f"the plan was applied to {len(known)} prompts but a batch of {len(run)} was run."
-        )
-    short = [row for row in range(len(known)) if run[row] < known[row]]
-    if short:
-        raise PlanError(
-            f"the plan was applied to a prompt of {known[short[0]]} tokens, but row {short[0]} "
-            f"of the batch has {run[short[0]]}; run the prompts that the plan was applied to."
-        )

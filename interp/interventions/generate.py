@@ -137,7 +137,8 @@ def decode(
         PlanError: the plan cannot be carried out on these rows, acts on tokens that have been
             read, or `max_new_tokens` is not a positive whole number.
     """
-    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+    wanted: Any = max_new_tokens
+    if not (isinstance(wanted, int) and wanted >= 1):
         raise PlanError(f"max_new_tokens={shown(max_new_tokens)}: ask for 1 token or more.")
     run = bind(model, as_plan(plan), cache.prompts, entries)
     if cache.n_read and _acts(run, cache.mask[:, : cache.n_read]):
@@ -163,8 +164,8 @@ def decode(
             states = cache.read(model)[:, -1]
             logits = model.arch.logits_transform(model.unembed(states).float())
             scores: Any = processors(seen, logits)  # pyright: ignore[reportArgumentType]
-            drawn = torch.multinomial(scores.softmax(-1), 1)[:, 0] if sample else None
-            token = scores.argmax(-1) if drawn is None else drawn
+            drawn = torch.multinomial(scores.softmax(-1), 1) if sample else scores.argmax(-1, True)
+            token = drawn[:, 0]
             for row, one in zip(run.rows.tolist(), token.tolist(), strict=True):
                 new[row].append(one)
             going = (~ended[token]).nonzero()[:, 0]

@@ -21,8 +21,8 @@ from interp.interventions.native import cut_off, plain_mask
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
-ORDER = ("resid_pre", "mask", "q", "k", "v", "z", "attn_out")
-ORDER += ("resid_mid", "mlp_post", "mlp_out", "resid_post")
+ATTENTION = ("mask", "q", "k", "v", "z", "attn_out")
+ORDER = ("resid_pre", *ATTENTION, "resid_mid", "mlp_post", "mlp_out", "resid_post")
 """The order in which a block computes its sites; nnsight must ask for them in this order."""
 
 

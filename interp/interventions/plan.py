@@ -13,7 +13,7 @@ are written where they were recorded.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.brief import ITEMS, LIMIT, in_few_words
 from interp.data.prompts import Positions, whole_numbers
 from interp.errors import PlanError, did_you_mean, shown
-from interp.interventions.rewrite import Rewrite, selected
+from interp.interventions.batch_run import Rewrite
 from interp.model.sites import parse_site
 from interp.results import folder, storage
 
@@ -88,9 +88,8 @@ class SiteEdit(Described):
 
     def __post_init__(self) -> None:
         for name in self.tensors:
-            value = getattr(self, name)
-            if isinstance(value, Mapping):  # interp.Activations
-                found: Any = value
+            found: Any = getattr(self, name)
+            if hasattr(found, "aligned"):  # interp.Activations
                 layers = _recorded_layers(self, found)
                 aligned = torch.stack([found.aligned(layer) for layer in layers])
                 object.__setattr__(self, "layers", layers)
@@ -118,7 +117,7 @@ class Patch(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The value in place of the activation."""
-        return Rewrite(0.0, selected(self.value, features))
+        return Rewrite(0.0, _selected(self.value, features))
 
 
 AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
@@ -150,7 +149,7 @@ class Ablate(SiteEdit):
         """Zero, or the value, or the activation with noise added."""
         if self.value is None:
             return Rewrite(0.0)
-        return Rewrite(1.0 if self.kind == "noise" else 0.0, selected(self.value, features))
+        return Rewrite(1.0 if self.kind == "noise" else 0.0, _selected(self.value, features))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -172,7 +171,7 @@ class Add(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation plus scale x vector."""
-        added = self.scale * selected(self.vector, features)
+        added = self.scale * _selected(self.vector, features)
         return Rewrite(1.0, added, of_norm={None: False, "norm": True}[self.relative])
 
 
@@ -206,7 +205,7 @@ class ProjectOut(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation minus its projection; linearly dependent directions are refused."""
-        rows = selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
+        rows = _selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
         basis, r = torch.linalg.qr(rows.T)
         size = r.diagonal().abs()
         if len(size) < len(rows) or not bool((size > 1e-6 * rows.norm(dim=1)).all()):
@@ -368,3 +367,10 @@ def _brief(value: Any) -> str:
         run = value == tuple(range(value[0], value[-1] + 1))
         return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
     return in_few_words(value)
+
+
+def _selected(
+    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
+) -> Float[Tensor, "*any feature"]:
+    """Some features of a value; ``None`` for all."""
+    return value if features is None else value[..., features.to(value.device)]

@@ -89,8 +89,7 @@ def _by_position(
 
 
 def _plan(site: str, values: Mapping[int, Tensor], kind: AblationKind, **where: Any) -> Plan:
-    steps = (Ablate(site, value, kind=kind, layers=i, **where) for i, value in values.items())
-    return Plan.of(*steps)
+    return Plan.of(*(Ablate(site, v, kind=kind, layers=i, **where) for i, v in values.items()))
 
 
 def mean_ablation(
@@ -105,9 +104,8 @@ def mean_ablation(
     templates: Sequence[Hashable] | None = None,
 ) -> Plan:
     """Replace activations by their mean over prompts; arguments as in `mean_activations`."""
-    values = mean_activations(
-        model, prompts, site, layers, per=per, positions=positions, templates=templates
-    )
+    how: dict[str, Any] = {"per": per, "positions": positions, "templates": templates}
+    values = mean_activations(model, prompts, site, layers, **how)
     return _plan(site, values, "mean", units=units, positions=positions)
 
 

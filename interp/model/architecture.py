@@ -35,9 +35,8 @@ class ModulePoint:
 class BlockParts:
     """The modules between a block's residual stream and its sublayers, as paths inside it.
 
-    `ln1` and `ln2` are the norms that attention and the MLP read through (one norm where they
-    share it), `ln1_post` and `ln2_post` those on their outputs (Gemma 2 and 3, OLMo-2); ``None``
-    where there is none. In a `parallel` block the MLP reads what attention reads.
+    `ln1` and `ln2` are the norms that attention and the MLP read through, `ln1_post` and `ln2_post`
+    those on their outputs. In a `parallel` block the MLP reads what attention reads.
     """
 
     ln1: str | None
@@ -53,9 +52,8 @@ class BlockParts:
 class Architecture:
     """The map of one model: shapes, module paths, and what does not exist and why.
 
-    `neuron_keys` has the linear maps whose rows decide how strongly an MLP's neurons fire:
-    ``"gate"``, the one inside the activation function, and of gated MLPs ``"up"``, its factor.
-    `bridge_reads_scores` says whether a bridge's output follows its `hook_attn_scores`.
+    `neuron_keys` are the linear maps that decide how strongly neurons fire: ``"gate"``, inside the
+    activation function, and of gated MLPs ``"up"``, its factor.
     """
 
     adapter: str

@@ -25,11 +25,9 @@ _IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Graph:
-    """Shapes that fix the graph; everything else is index arithmetic.
+    """Shapes that fix the graph; everything else is index arithmetic, layer by layer.
 
-    Sources are the embedding, then per layer its heads and its MLP; destinations are per layer all
-    queries, keys, values and the MLP, then the logits. In a `parallel` model MLPs read the block's
-    input instead of its heads.
+    In a `parallel` model MLPs read the block's input instead of its heads.
     """
 
     n_layers: int
@@ -163,10 +161,7 @@ class Graph:
 
 
 def component_name(name: str) -> str:
-    """The name of a component, also where it is given as in papers; other texts as they are.
-
-    ``L3H1`` is ``a3.h1`` (a head), ``L5MLP`` is ``m5`` and ``L5N17`` is ``m5.n17`` (a neuron).
-    """
+    """``L3H1``, ``L5MLP``, ``L5N17`` as ``a3.h1``, ``m5``, ``m5.n17``; other texts as they are."""
     match = _IN_PAPERS.fullmatch(name)
     if match is None:
         return name

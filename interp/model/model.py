@@ -18,11 +18,7 @@ from interp.model.sites import PATTERN, Site, parse_site
 
 @dataclass(frozen=True)
 class Model:
-    """An untouched Hugging Face model with its map.
-
-    `hf` is in eval mode, and only ever gets hooks for the length of a call; `name` is what the
-    user asked for, as results record it; `arch` has the shapes and where each site lies.
-    """
+    """An untouched Hugging Face model with its map; it gets hooks only for the length of a call."""
 
     hf: Any
     tokenizer: Any
@@ -153,11 +149,7 @@ class Model:
 
     @contextlib.contextmanager
     def attention_named(self, implementation: str) -> Generator[None]:
-        """Run every block's attention through a registered attention function.
-
-        Masks are built by the caller; only the dispatch name in the config changes, and it is
-        put back even after an exception. `PlanError` where the model has no attention modules.
-        """
+        """Run every block's attention through a registered function; masks are the caller's."""
         before = [(config, config._attn_implementation) for config in self._attention_configs]
         try:
             for config, _ in before:

@@ -1,8 +1,6 @@
 """Sites: the named places in a transformer where an activation can be read or replaced.
 
-Names are TransformerLens's hook names, so notebooks and papers carry over. `Site` is the
-value; `SITES` is the whole vocabulary; where a site lies in a given Hugging Face model is
-`interp.model.architecture`'s business.
+Names are TransformerLens's hook names, so notebooks and papers carry over.
 """
 
 import re

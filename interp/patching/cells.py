@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import TokenBatch, TokenPair, batch
+from interp.data.pairs import TokenPair, batch
 from interp.forward.budget import default_budget, halved
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.layer_calls import record_layer_calls
 from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
 from interp.model.model import Model
@@ -80,7 +80,7 @@ def run_sweep(
     while done < n:
         group = _fitting(sweep, pairs, places, by_length[done:], budget)
         try:
-            part = _Group.of(model, sweep, [pairs[i] for i in group], places).run(budget)
+            part = _Group(model, sweep, [pairs[i] for i in group], places).run(budget)
         except torch.OutOfMemoryError as error:
             budget = halved(budget, model, len(pairs[group[-1]].clean), error)
             continue
@@ -111,25 +111,16 @@ def _fitting(
     return group
 
 
-@dataclass(frozen=True)
 class _Group:
     """Pairs that are run in the same batches, whose prompts alternate: clean, corrupt."""
 
-    model: Model
-    sweep: Sweep
-    pairs: Sequence[TokenPair]
-    places: Sequence[Any]
-    tokens: TokenBatch
-    calls: LayerCalls
-    live: list[list[tuple[int, ...]]]
-
-    @classmethod
-    def of(
-        cls, model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any]
-    ) -> "_Group":
-        tokens = batch(model, pairs)
-        calls = record_layer_calls(model, tokens.ids, tokens.mask)
-        return cls(model, sweep, pairs, places, tokens, calls, sweep.live(pairs, places))
+    def __init__(
+        self, model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any]
+    ):
+        self.model, self.sweep, self.pairs, self.places = model, sweep, pairs, places
+        self.tokens = batch(model, pairs)
+        self.calls = record_layer_calls(model, self.tokens.ids, self.tokens.mask)
+        self.live = sweep.live(pairs, places)
 
     def run(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(values, clean, corrupt); cells beyond the budget go into further batches."""

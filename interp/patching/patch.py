@@ -126,11 +126,12 @@ def _measured(
     with reported(progress, f"patching {sweep.site.name}", len(usable)) as report:
         if run is None:
             steps.append(shard(usable, report))
-        for first in range(0, len(usable) if run is not None else 0, SHARD):
-            some = usable[first : first + SHARD]
-            steps.append(run.step(f"{first:06d}", partial(shard, some), ARRAYS))
-            run.count(first + len(some), len(usable))
-            report(first + len(some), len(usable))
+        else:
+            for first in range(0, len(usable), SHARD):
+                some = usable[first : first + SHARD]
+                steps.append(run.step(f"{first:06d}", partial(shard, some), ARRAYS))
+                run.count(first + len(some), len(usable))
+                report(first + len(some), len(usable))
     joined = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
     seconds = float(joined.pop("seconds").sum())
     arrays = SweepArrays(**joined)

@@ -31,7 +31,6 @@ class PatchResult(Result):
             has no such position.
         clean, corrupt: the metric of each prompt of a pair, unpatched.
         tokens: each pair's clean tokens.
-        seconds: wall time of the sweep.
         roles: for each of these tokens the span it belongs to, or ``""``.
     """
 
@@ -87,6 +86,10 @@ class PatchResult(Result):
         if abs(gap.mean()) < DEGENERATE:
             raise DegenerateGap(f"degenerate clean/corrupt gap: mean {gap.mean():.3g} {self.unit}.")
         return self._dataset(bootstrap_ratio(self._above(self.corrupt).values, gap, seed))
+
+    def mean(self, seed: int = 0) -> xr.Dataset:
+        """Mean of the metric over pairs with its 95 % bootstrap interval; as `normalised`."""
+        return self._dataset(bootstrap_mean(self.values.values, seed))
 
     def effect(self, seed: int = 0) -> xr.Dataset:
         """Change each cell makes to the run it was patched into, in the metric's unit."""
@@ -225,6 +228,13 @@ class PatchResult(Result):
         return replace(self, **arrays, tokens=self.tokens[i : i + 1], roles=self.roles[i : i + 1])
 
     # --- figure, page, summary ---
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair and cell: labels, the patched value and both baselines."""
+        frame = self.values.to_dataframe(name="value").reset_index()
+        for name in ("clean", "corrupt"):
+            frame[name] = getattr(self, name).sel(pair=frame["pair"].to_numpy()).values
+        return frame.dropna(subset=["value"]).reset_index(drop=True)
 
     def plot(self, pair: str | None = None) -> go.Figure:
         """Draw the normalised effect, of one `pair` or all: a heatmap over two axes, or a curve.

@@ -63,10 +63,7 @@ def _own_commit() -> str | None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A file beside `path` to write to; it takes that place at the end, or goes on an error.
-
-    Its mode is that of any file the user makes (the umask); `DataError` where that cannot be.
-    """
+    """A file beside `path` to write to; it takes that place at the end, or goes on an error."""
     beside = path.with_name(f".part-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,10 +152,7 @@ def discard(path: Path) -> None:
 
 
 def seal(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder whose other files are there, with a digest of each.
-
-    Pages and plotly beside them are left out: they may be drawn anew, by another version.
-    """
+    """Write the manifest of a folder whose other files, but for its pages, are there to digest."""
     files = {
         file.relative_to(path).as_posix(): _digest_of(file)
         for file in sorted(path.rglob("*"))

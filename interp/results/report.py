@@ -45,9 +45,8 @@ PROVENANCE = {"interp": "interp", "git": "Commit", "run": "Run key"}
 class Table:
     """A table of a page.
 
-    The first column names the row. A column with its bounds (``x``, ``x_low``, ``x_high``, or a
-    column followed by ``low`` and ``high``) becomes one column with the interval in brackets.
-    `note` says what the columns mean; `names` has headings for names that do not say enough.
+    The first column names the row; ``x``, ``x_low``, ``x_high``, or a column followed by ``low``
+    and ``high``, become one with the interval in brackets. `names` are headings, `note` explains.
     """
 
     caption: str
@@ -107,10 +106,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a page, whose own title is not shown.
-
-    `says` is what is seen in it, in a sentence or two, and the text alternative.
-    """
+    """A figure of a page, whose own title is not shown; `says` is also the text alternative."""
 
     title: str
     says: str
@@ -157,8 +153,7 @@ class Section:
 class Report:
     """A page: what was measured, the outcome in a sentence or two, figures and tables.
 
-    `method` says how to read the numbers, `warnings`, right below the lead, what to mind;
-    `excluded` counts the rows that were left out by ``reason``; `provenance` is the run folder's.
+    `method` says how to read the numbers, `warnings`, right below the lead, what to mind.
     """
 
     title: str
@@ -262,11 +257,6 @@ def _kind_of(part: Part) -> str:
     return kinds.get(type(part), "list")
 
 
-def _json(value: Any) -> Markup:
-    """JSON that may stand inside a script element."""
-    return Markup(json.dumps(value).replace("<", "\\u003c"))
-
-
 @cache
 def _template(name: str) -> Template:
     loader = FileSystemLoader(Path(__file__).with_name("pages"))
@@ -278,7 +268,8 @@ def _template(name: str) -> Template:
 _SHARED: dict[str, Any] = {
     "kind_of": _kind_of,
     "left_out": lambda excluded: Table("Rows that were left out", excluded),
-    "as_json": _json,
+    # may stand inside a script element
+    "as_json": lambda value: Markup(json.dumps(value).replace("<", "\\u003c")),
     "schemes": SCHEMES,
     "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},
     "plotly_file": PLOTLY,

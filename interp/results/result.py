@@ -18,10 +18,7 @@ class Result:
     """A frozen dataclass that saves, loads and shows itself.
 
     A subclass gives `KIND`, fields with types that exist at run time (see `storage`), and may
-    override `summary` and `report`.
-
-    Attributes:
-        provenance: versions, machine and command line, filled when saved.
+    override `summary` and `report`. `provenance` is filled when saved.
     """
 
     KIND: ClassVar[str]

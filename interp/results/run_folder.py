@@ -6,8 +6,7 @@
             run.finish(result.save)
 
 Finished steps lie in ``<out>.partial`` until the whole is there; then the finished folder is
-renamed into place. Whatever was made of other weights, data or options is refused: the verb and
-its options by name, data and weights by digest, are what makes a run this run and no other.
+renamed into place. Whatever was made of other weights, data or options is refused.
 """
 
 import contextlib
@@ -126,9 +125,8 @@ class Steps:
     def step(self, name: str, make: Callable[[], T], kind: Any) -> T:
         """The outcome of a step: read back if an earlier call finished it, else made and stored.
 
-        What was just made is read back, too, so that a resumed run has the very same values. The
-        name is unique in its run; `kind` is the outcome's type: a `Result`, or what `storage` can
-        hold, such as ``dict[str, np.ndarray]`` or ``tuple[pd.DataFrame, float]``.
+        What was just made is read back, too, so that a resumed run has the very same values.
+        `kind` is the outcome's type: a `Result`, or what `storage` can hold.
         """
         return make()
 
@@ -206,11 +204,7 @@ class RunFolder(Steps):
     def finish(
         self, *write: Callable[[Path], Any], page: Callable[[Path], Any] | None = None
     ) -> None:
-        """Write the finished folder and put it into place.
-
-        Each `write` is called with the folder; the first one makes it (a result's ``save``). Then
-        `page` writes its page, from the folder as it can be loaded.
-        """
+        """Make the finished folder by each `write`, then its `page`, and put it into place."""
         beside = self._made(write, self.key.as_json())
         if page:
             page(beside)

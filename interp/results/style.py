@@ -42,11 +42,7 @@ SCHEMES = {
 
 
 def template(scheme: Scheme) -> go.layout.Template:
-    """The plotly template of a scheme.
-
-    Heatmaps that name no colour scale get the diverging one; those on a `coloraxis` the
-    sequential one.
-    """
+    """The plotly template of a scheme: heatmaps diverge, those on a `coloraxis` do not."""
     sequential = [(0.0, scheme.nothing), (1.0, scheme.support)]
     diverging = [(0.0, scheme.against), (0.5, scheme.nothing), (1.0, scheme.support)]
     lines = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), scheme.line)
@@ -86,10 +82,10 @@ def label(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def translucent(colour: str, opacity: float = 0.2) -> str:
+def translucent(colour: str) -> str:
     """A ``#rrggbb`` colour as a see-through one."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
+    return f"rgba({red},{green},{blue},0.2)"
 
 
 def add_band(

@@ -88,10 +88,7 @@ def plot_attention(
 
 
 def plot_lens(table: pd.DataFrame, model: str) -> go.Figure:
-    """Draw what the logit lens reads: the likeliest token of every depth and position.
-
-    Colour is its probability; hovering shows the others. `table` is from `LogitLens.table`.
-    """
+    """Draw what the logit lens reads, from `LogitLens.table`: the likeliest token of each cell."""
     read = zip(table["predicted"], table["probability"], strict=True)
     texts = [f"{label(repr(predicted))} {probability:.3f}" for predicted, probability in read]
     cells: Any = table.assign(text=texts).set_index(["depth", "pos"])

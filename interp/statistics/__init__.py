@@ -1,8 +1,4 @@
-"""Every statistic of the toolkit, each defined once: intervals, tests, controls, agreement.
-
-`bootstrap` resamples prompts, or the entities they share; `significance` gives p-values and
-proportions; `random_sets` draws random component sets; `agreement` compares rankings and sets.
-"""
+"""Every statistic of the toolkit, each defined once: intervals, tests, controls, agreement."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,6 @@
 """Intervals for effects: resampling prompts, or clusters of prompts, never cells.
 
-Prompts that share an entity are not independent. With `clusters`, whole entities are drawn, so
-the interval speaks about other entities and not only about other prompts on the same ones.
+Prompts that share an entity are not independent, so with `clusters` whole entities are drawn.
 """
 
 import warnings
@@ -36,18 +35,11 @@ def bootstrap_mean(
     level: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Mean over pairs with a percentile bootstrap interval.
+    """Mean over pairs (the first axis) with a percentile bootstrap interval.
 
-    Args:
-        values: one value per pair on the first axis; NaN where a pair has none.
-        seed: of the resampling.
-        n_resamples: shared by all cells.
-        level: coverage; too optimistic with fewer than about 20 pairs or clusters.
-        clusters: each pair's entity, resampled with all its pairs; by default each is its own.
-
-    Returns:
-        (value, low, high), each without the pair axis; NaN where no pair has a value, and an
-        infinite interval where only one pair or cluster does.
+    NaN where a pair has no value, or a cell has none; the interval is infinite where only one pair
+    or cluster has one, and too narrow with fewer than about 20. All cells share the resamples.
+    `clusters` are pairs' entities, resampled with all their pairs; by default each is its own.
 
     Source: Efron & Tibshirani 1993, section 13.3; Davison & Hinkley 1997, section 3.8 (clusters).
     """
@@ -81,10 +73,9 @@ def bootstrap_difference(
     paired: bool,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of `second` minus mean of `first`, with a 95 % percentile bootstrap interval.
+    """Mean of `second` minus mean of `first`, with a 95 % interval as in `bootstrap_mean`.
 
-    Values, seed and result as in `bootstrap_mean`. Where both hold the same pairs in the same order
-    (`paired`) they are resampled together, otherwise each by itself.
+    `paired`: both hold the same pairs in the same order, and are resampled together.
     """
     if paired:
         return bootstrap_mean(second - first, seed)

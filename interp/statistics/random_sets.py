@@ -1,9 +1,7 @@
 """Random sets of components to lay beside a chosen set: alike in all but being it.
 
-Each chosen component is replaced by another of its kind that is not chosen. `match` says where the
-other one may lie: in the same ``layer`` (the strictest control, but a layer of four heads holds few
-such sets), in a layer ``near`` by, or ``anywhere``. With `sizes`, such as the norm of what each
-unit writes, it is also one of those nearest in size.
+Each chosen component is replaced by another of its kind that is not chosen. The same layer is the
+strictest control, but a layer of four heads holds few such sets.
 """
 
 from collections import Counter
@@ -41,13 +39,10 @@ def random_sets(
 ) -> list[tuple[Component, ...]]:
     """At most `n` different random sets that match a set; fewer where no more exist.
 
-    `match` is ``layer``: as many heads and neurons in each layer, and as many MLPs; ``near``: each
-    from as few layers away as `n` different sets need; or ``anywhere``: of the same kinds. With
-    `sizes` and ``layer``, a unit is drawn among the free ones of its layer that are nearest in rank
-    of size: a tenth of them, at least four.
-
-    Raises:
-        StatisticsError: with ``layer``, a layer has too few other components.
+    `match` is ``layer``: as many heads and neurons in each layer, and as many MLPs (an error where
+    a layer has too few others); ``near``: each from as few layers away as `n` different sets need;
+    or ``anywhere``: of the same kinds. With `sizes` and ``layer``, a unit is drawn among the free
+    ones of its layer that are nearest in rank of size: a tenth of them, at least four.
     """
     places = _places(chosen, shapes, sizes or {})
     if n < 1 or not chosen:
@@ -91,9 +86,8 @@ def random_set(
 ) -> tuple[Component, ...]:
     """One random set of as many components in the same layers, disjoint from the chosen ones.
 
-    Where a layer has too few others, the nearest layers stand in. Kinds are drawn in the order of
-    their first component in `chosen`. With `sizes`, a unit is drawn among the free ones of its
-    layer that are nearest in size: as many as a tenth of the layer, at least four.
+    Where a layer has too few others, the nearest layers stand in. With `sizes`, a unit is drawn
+    among the free ones that are nearest in size: as many as a tenth of the layer, at least four.
     """
     drawn: tuple[Component, ...] = ()
     for kind, own in _places(chosen, shapes, sizes or {}).items():

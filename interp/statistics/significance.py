@@ -98,10 +98,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
 def discordant(
     first: Bool[np.ndarray, " pair"], second: Bool[np.ndarray, " pair"]
 ) -> tuple[int, int]:
-    """How many pairs only the first, and only the second condition got right.
-
-    `mcnemar(*discordant(first, second))` tests whether they differ.
-    """
+    """How many pairs only the first, and only the second condition got right: for `mcnemar`."""
     if first.shape != second.shape:
         raise StatisticsError(
             f"{len(first)} outcomes against {len(second)}; compare the same pairs, in one order."

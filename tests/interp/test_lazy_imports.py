@@ -10,7 +10,6 @@ import pytest
 HEAVY = {"torch", "transformers", "pandas", "scipy", "sklearn", "xarray", "plotly"}
 LAZY = [
     "interp",
-    "interp.attribution",
     "interp.statistics",
     "circuits.discovery",
     "circuits.editing",

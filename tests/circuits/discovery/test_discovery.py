@@ -33,7 +33,8 @@ from circuits.discovery import (
     top_nodes,
 )
 from circuits.discovery.result import RANKINGS, Faithfulness
-from interp.attribution import EdgeScores, attribute, attribute_edges, attribute_nodes
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+from interp.attribution.scores import EdgeScores
 from interp.errors import DataError, PlanError
 from interp.model.graph import Graph
 

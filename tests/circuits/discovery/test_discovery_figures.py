@@ -18,7 +18,7 @@ from circuits.discovery import (
 )
 from circuits.discovery.faithfulness import random_circuit
 from circuits.discovery.figures import plot_faithfulness
-from interp.attribution import attribute, attribute_edges, attribute_nodes
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
 from interp.attribution.scores import EdgeScores
 from interp.errors import PlanError
 from interp.results.style import GREY

@@ -58,6 +58,7 @@ def test_normalised_refuses_an_empty_gap():
 def test_effect_is_the_change_of_the_run_that_was_patched():
     np.testing.assert_allclose(small().effect()["mean"], [[0, 1.5, 4], [3, 0.5, 3]])
     np.testing.assert_allclose(small("noise").effect()["mean"], [[-4, -2.5, 0], [-1, -3.5, -1]])
+    np.testing.assert_allclose(small().mean()["mean"], [[-1, 0.5, 4], [2, -0.5, 3]])
 
 
 def test_top_lists_the_strongest_cells_first():
@@ -86,6 +87,14 @@ def test_axes_without_tokens_have_no_token_column():
     assert list(result.top(1).columns)[:3] == ["span", "head", "effect"]
     assert result.top(1)["span"].tolist() == ["last"]
     assert result.over == ("span", "head")
+
+
+def test_to_frame_has_a_row_for_each_cell_of_each_pair():
+    frame = small().to_frame()
+    assert len(frame) == 10
+    row = frame[(frame["pair"] == "b") & (frame["layer"] == 5) & (frame["pos"] == 1)].iloc[0]
+    assert (row["value"], row["clean"], row["corrupt"], row["token"]) == (-1.5, 2, -2, " dog")
+    assert set(frame.columns) == {"pair", "layer", "pos", "token", "value", "clean", "corrupt"}
 
 
 def test_position_labels_are_the_shared_token_or_a_count():
