@@ -90,11 +90,15 @@ def _field_option(model: type[BaseModel], name: str) -> Any:
     kind, help = field.annotation, field.description or name
     many = get_origin(kind) is tuple
     inner = get_args(kind)[0] if many else kind
+    text = ",".join(map(str, field.default)) if many else str(field.default)
+    silent = field.is_required() or any(field.default is one for one in (None, False, ()))
+    if not silent and "by default" not in help:
+        help = f"{help} By default {text}."
     if get_origin(inner) is Literal:
         return Annotated[str | None, choice(get_args(inner), help, many=many)]
-    example = f" Example: {','.join(map(str, field.default or (1, 2)))}." if many else ""
     plain: Any = str if many else kind
-    return Annotated[plain | None, typer.Option(help=f"{help}{example}")]
+    flag = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-NAME beside it
+    return Annotated[plain | None, typer.Option(*flag, help=help)]
 
 
 def _read(model: type[BaseModel], name: str, value: Any) -> Any:
