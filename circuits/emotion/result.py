@@ -238,7 +238,8 @@ class EmotionEffects(Result):
             "the same layers and like norm.",
             plot_effects(every),
         )
-        table = Table("All emotions together", overall, "random: mean and range over draws")
+        note = "random: mean and range over draws"
+        table = Table("All emotions together", overall, note, {"k": "components"})
         return Report(
             title=f"Causal tests of emotion circuits in {self.model}",
             lead=f"Circuits by centred score: {cell_text(found.get('centred'))}; random circuits: "
