@@ -239,7 +239,7 @@ class EmotionEffects(Result):
             plot_effects(every),
         )
         note = "random: mean and range over draws"
-        table = Table("All emotions together", overall, note, {"k": "components"})
+        table = Table("All emotions together", overall, note, {"k": "components, at most"})
         return Report(
             title=f"Causal tests of emotion circuits in {self.model}",
             lead=f"Circuits by centred score: {cell_text(found.get('centred'))}; random circuits: "
