@@ -69,7 +69,9 @@ def compare(
 
 
 def harmonic_mean(values: Float[np.ndarray, "*draw metric"]) -> Float[np.ndarray, "*draw"]:
-    """Harmonic mean over the last axis; 0 where one of the values is."""
+    """Harmonic mean over the last axis; 0 where one of the values is. `PlanError` below 0."""
+    if not values.shape[-1] or (values < 0).any():
+        raise PlanError(f"a harmonic mean needs scores of at least 0, not {values.tolist()}.")
     with np.errstate(divide="ignore"):
         return values.shape[-1] / (1 / values).sum(-1)
 

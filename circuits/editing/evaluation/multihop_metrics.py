@@ -13,6 +13,7 @@ import pandas as pd
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import CONTROLS, ControlKind, KnownQuestion
+from interp.errors import PlanError
 
 QuestionKind = Literal["efficacy", "paraphrase", "multi_hop", "hop"] | ControlKind
 KINDS = ("efficacy", "paraphrase", "multi_hop", "hop", *CONTROLS)
@@ -110,8 +111,17 @@ def row(case: Case, question: CaseQuestion, generated: str) -> dict[str, Any]:
 
 
 def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
-    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked."""
+    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked.
+
+    Raises:
+        PlanError: a kind is unknown, whose rows would be lost, or a question is there twice.
+    """
     names = [*(name for name in GROUP if name in rows), "case"]
+    unknown = sorted(set(rows["kind"]) - set(KINDS))
+    twice = rows[rows.duplicated([*names, "kind", "index"])]
+    if unknown or len(twice):
+        fault = f"no question is of kind {unknown[0]!r}" if unknown else "a question is there twice"
+        raise PlanError(f"{fault}; score every question once, of kinds {', '.join(KINDS)}.")
     right: Any = rows.assign(right=rows[match].astype(float))
     by_kind = right.groupby([*names, "kind"])["right"]
     over = {"mean": "mean", "any": "max", "all": "min", "sum": "sum", "count": "count"}

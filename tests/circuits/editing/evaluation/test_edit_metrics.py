@@ -385,3 +385,18 @@ def test_fluency_by_hand():
     assert ngram_entropy("") == ngram_entropy("word") == 0
     assert ngram_entropy("a, b") == ngram_entropy("a , b")
     assert ngram_entropy("a b a b a b a b") < ngram_entropy("a b c d e f g h")
+
+
+def test_rows_that_would_be_lost_or_counted_twice_are_refused():
+    row = {"case": "a", "kind": "multi_hop", "index": 0, "strict": True, "lenient": True}
+    assert score(pd.DataFrame([row]))["multi_hop"].tolist() == [1]
+    with pytest.raises(PlanError, match="a question is there twice"):
+        score(pd.DataFrame([row, row]))
+    with pytest.raises(PlanError, match="no question is of kind 'other'"):
+        score(pd.DataFrame([row | {"kind": "other"}]))
+
+
+@pytest.mark.parametrize("values", [np.zeros(0), np.array([0.5, -0.1])])
+def test_a_harmonic_mean_of_nothing_or_less_is_refused(values):
+    with pytest.raises(PlanError, match="at least 0"):
+        harmonic_mean(values)
