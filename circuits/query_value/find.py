@@ -92,7 +92,7 @@ def find(
         every_sum[:, chosen] = scores.sum(-1).cpu().numpy()
     # nearly all of the work: projections through the vocabulary
     projected = sum(value.projected for _, value, _ in found)
-    projected += len(chosen) * (model.arch.d_mlp or 0) if every else 0
+    projected += len(chosen) * model.arch.d_mlp if every else 0
     return QueryValue(
         scores=_dataset(model, found, every_sum),
         values=_joined(_values(model, q, v) for q, v, _ in found),

@@ -45,7 +45,7 @@ def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
     rows = prompts_of(pairs)
     names = ["resid_pre", "z", "mlp_out", "resid_post"]
-    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.points]
+    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.sites]
     points = [(SITES[name], layer) for name in names for layer in range(model.arch.n_layers)]
     found = recorded(model, rows, points, [(len(row.ids) - 1,) for row in rows])
     layers: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -107,7 +107,7 @@ def head_shares(
 def _through_post_norm(
     model: Model, layer: int, site: str, values: Tensor, writes: Float[Tensor, "pair unit d_model"]
 ) -> Float[Tensor, "pair unit d_model"]:
-    parts = model.arch.parts
+    parts = model.parts(layer)
     path = parts.ln1_post if site == "z" else parts.ln2_post
     if path is None:
         return writes
@@ -203,7 +203,7 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
     with torch.no_grad():
         row = weight_of(model, site, layer)[:, unit]
         zero = torch.zeros_like(row)
-        for step in (norm(model, layer, model.arch.parts.ln2_post), model.ln_final):
+        for step in (norm(model, layer, model.parts(layer).ln2_post), model.ln_final):
             row = step(row) - step(zero)  # without what the norm adds to nothing
         weight = model.unembed.weight
         logits = (weight @ row.to(weight.device)).float().cpu()

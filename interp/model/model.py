@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PlanError
-from interp.model.architecture import Architecture, ModulePoint
+from interp.model.architecture import Architecture, BlockParts, ModulePoint
 from interp.model.sites import PATTERN, Site, parse_site
 
 
@@ -27,10 +27,15 @@ class Model:
 
     def __repr__(self) -> str:
         a = self.arch
+
+        def sizes(name: str) -> str:
+            found = dict.fromkeys(getattr(block, name) for block in a.layers)
+            return " or ".join(map(str, filter(None, found))) or "no"
+
         return (
             f"Model({self.name}: {type(self.hf).__name__}, {a.n_layers} layers, d_model "
-            f"{a.d_model}, {a.n_heads} heads / {a.n_kv_heads} kv, d_mlp {a.d_mlp}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{a.d_model}, {sizes('n_heads')} heads / {sizes('n_kv_heads')} kv, d_mlp "
+            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
     @property
@@ -79,44 +84,90 @@ class Model:
                 f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
                 "can be written there."
             )
-        self._check_exists(site)
         if layer is not None:
-            self.check_layers([layer])
+            self.check_layers([layer], site)
+        self.layers_with(site)
         return site, layer
 
-    def check_layers(self, layers: Sequence[int]) -> None:
-        """Raise `PlanError` unless every layer exists (negative numbers do not)."""
-        wrong = [i for i in layers if not 0 <= i < self.arch.n_layers]
-        if wrong:
+    def layers_with(self, site: Site) -> tuple[int, ...]:
+        """The layers that have a site; `PlanError` where none has."""
+        layers = self.arch.layers_with(site.name)
+        if not layers:
             raise PlanError(
-                f"layer {wrong[0]} is out of range: {self.name} has layers 0 to "
-                f"{self.arch.n_layers - 1}."
+                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
+                f"{', '.join(self.arch.sites)}."
             )
+        return layers
+
+    def check_layers(self, layers: Iterable[int], site: Site | None = None) -> None:
+        """Raise `PlanError` unless every layer exists (negative ones do not) and has the site."""
+        for layer in layers:
+            if not 0 <= layer < self.arch.n_layers:
+                raise PlanError(
+                    f"layer {layer} is out of range: {self.name} has layers 0 to "
+                    f"{self.arch.n_layers - 1}."
+                )
+            if site is not None:
+                self._check_exists(site, layer)
 
     def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
         """The module that carries `site` in `layer`, and which side of it; errors as in `site`."""
-        self._check_exists(site)
-        point = self.arch.points[site.name]
+        self._check_exists(site, layer)
+        point = self.arch.layers[layer].points[site.name]
         return self.blocks[layer].get_submodule(point.path), point
 
-    def _check_exists(self, site: Site) -> None:
-        if site.name not in self.arch.points:
+    def _check_exists(self, site: Site, layer: int) -> None:
+        block = self.arch.layers[layer]
+        if site.name not in block.points:
+            own = self.layers_with(site)
             raise PlanError(
-                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
-                f"{', '.join(self.arch.points)}."
+                f"layer {layer} of {self.name} has no site {site.name!r}: "
+                f"{block.missing[site.name]}. Layers with it: {', '.join(map(str, own))}."
             )
 
-    def n_units(self, site: Site) -> int:
-        """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""
-        a = self.arch
-        n = {"head": a.n_heads, "kv_head": a.n_kv_heads, "neuron": a.d_mlp or 0, "d_model": 1}
-        return n[site.units]
+    def parts(self, layer: int) -> BlockParts:
+        """The modules between a layer's residual stream and its sublayers."""
+        return self.arch.layers[layer].parts
 
-    def width(self, site: Site) -> int:
-        """Length of the site's last axis."""
-        a = self.arch
-        per_unit = {"head": a.d_head, "kv_head": a.d_head, "neuron": 1, "d_model": a.d_model}
-        return self.n_units(site) * per_unit[site.units]
+    def attention(self, layer: int) -> nn.Module | None:
+        """The module that attends in a layer; ``None`` where it has none."""
+        path = self.arch.layers[layer].attention
+        return None if path is None else self.blocks[layer].get_submodule(path)
+
+    def n_units(self, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """How many heads, key-value heads or neurons a site has per layer (whole vectors: 1).
+
+        In a layer, in several, or by default in all that have the site; `PlanError` where these
+        differ.
+        """
+        return self._sizes(site, layers)[0]
+
+    def width(self, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """Length of the site's last axis; layers and errors as in `n_units`."""
+        units, each = self._sizes(site, layers)
+        return units * each
+
+    def _sizes(self, site: Site, layers: int | Iterable[int] | None) -> tuple[int, int]:
+        """How many units a site has, and how many features each."""
+        if isinstance(layers, int):
+            a = self.arch.layers[layers]
+            return {
+                "head": (a.n_heads, a.d_head),
+                "kv_head": (a.n_kv_heads, a.d_head),
+                "neuron": (a.d_mlp, 1),
+                "d_model": (1, self.arch.d_model),
+            }[site.units]
+        chosen = self.arch.layers_with(site.name) if layers is None else tuple(layers)
+        found = dict[tuple[int, int], int]()
+        for layer in chosen:
+            found.setdefault(self._sizes(site, layer), layer)
+        if len(found) > 1:
+            sizes = ", ".join(f"{n} x {d} in layer {i}" for (n, d), i in found.items())
+            raise PlanError(
+                f"site {site.name!r} of {self.name} has other sizes in other layers ({sizes}); "
+                "give layers in which it is the same."
+            )
+        return next(iter(found), (0, 0))
 
     def logits(self, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Final norm, unembedding and the architecture's own transform (soft-cap, scale)."""
@@ -163,9 +214,9 @@ class Model:
     def _attention_configs(self) -> list[Any]:
         """The configs that attention modules read, each once; a block may have none."""
         found: dict[int, Any] = {}
-        for block in self.blocks:
-            with contextlib.suppress(AttributeError):  # a convolution or linear attention
-                config: Any = block.get_submodule(self.arch.attention).config
+        for layer in range(self.arch.n_layers):
+            config: Any = getattr(self.attention(layer), "config", None)
+            if config is not None:  # a convolution or linear attention has none
                 found[id(config)] = config
         if not found:
             raise PlanError(
