@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from interp.brief import brief
 from interp.errors import ModelError, first_line
 from interp.model.sites import SITES, Site
+from interp.model.weights import shape_of
 
 
 @brief
@@ -207,13 +209,17 @@ def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> Mod
         return "the adapter does not say how the joint qkv projection splits"
     module = first.get_submodule(".".join(path))
     joint: Any = module.get_submodule(name)
-    conv1d = joint.weight.shape[0] != joint.bias.shape[0] if joint.bias is not None else False
-    n_in, n_out = joint.weight.shape if conv1d else reversed(joint.weight.shape)
-    numbered = nn.Linear(1, 1, bias=joint.bias is not None)
+    n_out, n_in = shape_of(joint)
+    has_bias = getattr(joint, "bias", None) is not None
+    numbered = nn.Linear(1, 1, bias=has_bias)
     numbers = torch.arange(n_out, dtype=torch.float32)
-    weight = numbers.expand(n_in, n_out) if conv1d else numbers[:, None].expand(n_out, n_in)
+    weight = (
+        numbers.expand(n_in, n_out)
+        if isinstance(joint, Conv1D)
+        else numbers[:, None].expand(n_out, n_in)
+    )
     numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    if joint.bias is not None:
+    if has_bias:
         numbered.bias = nn.Parameter(numbers, requires_grad=False)
     stand_in: Any = copy.copy(module)
     stand_in.__dict__["_modules"] = dict(module.named_children()) | {name: numbered}
