@@ -105,7 +105,7 @@ def find(
         key=key,
         top=top,
         layers_searched=tuple(chosen),
-        flops=2.0 * projected * model.unembed.weight.numel(),
+        flops=2.0 * projected * model.n_vocab * model.arch.d_model,
         seconds=time.perf_counter() - started,
     )
 

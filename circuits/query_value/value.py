@@ -164,7 +164,7 @@ def _layer(
     size: Float[Tensor, "prompt neuron"],
 ) -> Float[Tensor, "prompt neuron"]:
     out = torch.zeros_like(size)
-    unembedding = lenses[0].run.model.unembed.weight
+    unembedding = lenses[0].run.model.unembedding
     step = max(1, LOGITS_AT_ONCE // len(unembedding))
     # small enough to stay in the cache between the product, the exponential and the sum
     few = max(1, step // 8)

@@ -86,7 +86,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     for layer in range(model.arch.n_layers):
         parts += [head_shares(model, layer, at.z[:, layer]), at.mlp_out[:, layer, None]]
     writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
-    final, rows = at.resid[:, -1], model.unembed.weight[at.answers]
+    final, rows = at.resid[:, -1], model.unembedding[at.answers]
     read = rows[:, 0] - rows[:, 1]
     nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
     total = (model.ln_final(final) * read).sum(-1)
@@ -170,7 +170,7 @@ def _increase(
     normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
     bias: Tensor | None = getattr(model.ln_final, "bias", None)
     normed = normed if bias is None else normed + bias
-    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    step = max(1, LOGITS_AT_ONCE // model.n_vocab)
     parts = [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]
     log_p = torch.cat(parts)
     return log_p[1:] - log_p[0]
@@ -205,7 +205,7 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
         zero = torch.zeros_like(row)
         for step in (norm(model, layer, model.parts(layer).ln2_post), model.ln_final):
             row = step(row) - step(zero)  # without what the norm adds to nothing
-        weight = model.unembed.weight
+        weight = model.unembedding
         logits = (weight @ row.to(weight.device)).float().cpu()
     if not 1 <= n <= len(logits):
         raise PlanError(f"n={n}: ask for 1 to {len(logits)} tokens.")

@@ -14,6 +14,7 @@ from interp.forward.hooks import hooked
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 from interp.model.sites import SITES
+from interp.model.weights import shape_of
 
 WRITERS = ("mlp_post", "z")
 """Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
@@ -37,13 +38,8 @@ def first_output(out: Any) -> Tensor:
 def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
-    weight = _matrix(module)
+    weight = model.matrix(module, f"layer {layer} {site}")
     return weight if point.features is None else weight[point.features.to(weight.device)]
-
-
-def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
-    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
-    return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
 def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, "neuron d_model"]:
@@ -58,7 +54,8 @@ def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, 
             f"layer {layer} of {model.name} has no neuron keys {which!r}: its MLP has "
             f"{', '.join(map(repr, known)) or 'none that can be read'}."
         )
-    return _matrix(model.blocks[layer].get_submodule(known[which].path))
+    module = model.blocks[layer].get_submodule(known[which].path)
+    return model.matrix(module, f"layer {layer} {which}")
 
 
 def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
@@ -192,8 +189,7 @@ def _blank_projections(model: Model, layer: int) -> Generator[None]:
     modules = {id(m): m for m, _ in (model.point(SITES[part], layer) for part in "qkv")}
     with contextlib.ExitStack() as stack:
         for module in modules.values():
-            weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
-            width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+            width = shape_of(module)[0]
             stack.callback(restore_forward, module, module.__dict__.get("forward"))
             module.forward = lambda x, width=width: x.new_empty(*x.shape[:-1], width)
         yield

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from interp.errors import ModelError, first_line
 from interp.model.architecture import Architecture, BlockMap, BlockParts, ModulePoint
 from interp.model.sites import SITES, Site
+from interp.model.weights import shape_of
 
 
 def architecture_of(hf: nn.Module) -> Architecture:
@@ -172,7 +174,7 @@ def _resolve(
                 joint = module.get_submodule(".".join(path))
             except AttributeError:
                 return f"the block has no module {'.'.join(path)!r}"
-            key = head, type(joint), *joint.get_parameter("weight").shape
+            key = head, type(joint), *shape_of(joint)
             if key not in split:
                 found = _features(component, path, module, "qkv".index(head))
                 if isinstance(found, str):
@@ -199,13 +201,17 @@ def _features(
         return "the adapter does not say how the joint qkv projection splits"
     module = block.get_submodule(".".join(path[:-1]))
     joint: Any = module.get_submodule(path[-1])
-    conv1d = joint.weight.shape[0] != joint.bias.shape[0] if joint.bias is not None else False
-    n_in, n_out = joint.weight.shape if conv1d else reversed(joint.weight.shape)
-    numbered = nn.Linear(1, 1, bias=joint.bias is not None)
+    n_out, n_in = shape_of(joint)
+    has_bias = getattr(joint, "bias", None) is not None
+    numbered = nn.Linear(1, 1, bias=has_bias)
     numbers = torch.arange(n_out, dtype=torch.float32)
-    weight = numbers.expand(n_in, n_out) if conv1d else numbers[:, None].expand(n_out, n_in)
+    weight = (
+        numbers.expand(n_in, n_out)
+        if isinstance(joint, Conv1D)
+        else numbers[:, None].expand(n_out, n_in)
+    )
     numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    if joint.bias is not None:
+    if has_bias:
         numbered.bias = nn.Parameter(numbers, requires_grad=False)
     stand_in: Any = copy.copy(module)
     stand_in.__dict__["_modules"] = dict(module.named_children()) | {path[-1]: numbered}

@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from interp.errors import PlanError
 from interp.model.architecture import Architecture, BlockParts, ModulePoint
 from interp.model.sites import PATTERN, Site, parse_site
+from interp.model.weights import (
+    FLOATS,
+    device_of,
+    is_plain,
+    matrix_of,
+    plain_parts,
+    shape_of,
+    stored,
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,13 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where token ids go in: the embedding's device."""
-        return self.hf.get_input_embeddings().weight.device
+        return device_of(self.hf.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the residual stream."""
-        return self.hf.get_input_embeddings().weight.dtype
+        dtype = self.hf.get_input_embeddings().weight.dtype
+        return dtype if dtype in FLOATS else self.hf.dtype  # a quantised embedding
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
@@ -67,6 +77,27 @@ class Model:
     def unembed(self) -> nn.Linear:
         """The linear map from residual stream to logits."""
         return self.hf.get_output_embeddings()
+
+    @property
+    def n_vocab(self) -> int:
+        """How many logits there are; the tokenizer may know fewer tokens."""
+        return shape_of(self.unembed)[0]
+
+    def matrix(self, module: nn.Module, name: str) -> Float[Tensor, "out in"]:
+        """The matrix that a linear module applies, if quantised formed anew; see `matrix_of`."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return matrix_of(module, like, f"{name} of {self.name}")
+
+    @property
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The unembedding's matrix; of a quantised one it is formed once, then kept."""
+        if is_plain(self.unembed):
+            return self.matrix(self.unembed, "the unembedding")
+        return self._formed_unembedding
+
+    @cached_property
+    def _formed_unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.matrix(self.unembed, "the unembedding")
 
     def encode(self, text: str) -> list[int]:
         """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma)."""
@@ -177,7 +208,7 @@ class Model:
     @property
     def unembed_device(self) -> torch.device:
         """Where the final norm and the unembedding live."""
-        return self.unembed.weight.device
+        return device_of(self.unembed)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -187,10 +218,11 @@ class Model:
     def hash_now(self) -> str:
         """`weights_hash` of the weights as they are now, with all that changed them since."""
         state = self.hf.state_dict()
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        parts = [part for value in state.values() for part in plain_parts(value)]
+        version = tuple((part.data_ptr(), part._version) for part in parts)
         known: Any = self.__dict__.get("_hashed")
         if known is None or known[0] != version:
-            known = self.__dict__["_hashed"] = (version, _hash(state))
+            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf, state)))
         return known[1]
 
     @property
@@ -225,10 +257,13 @@ class Model:
         return list(found.values())
 
 
-def _hash(state: dict[str, Tensor]) -> str:
+def _hash(state: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    for name, value in state:
+        parts = plain_parts(value)
+        digest.update(b"" if parts else f"{name}{value!r}".encode())
+        for tensor in parts:
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
