@@ -91,25 +91,30 @@ class Activations(Mapping[int, Tensor]):
     where every token was recorded (``at="all"``).
 
     Attributes:
-        stacked: [layer, prompt, pos, width], NaN beyond a shorter prompt's last token;
-            [layer, prompt, width] where one token of each prompt was recorded. Of the site
+        stacked: [layer, prompt, pos, unit, feature], NaN beyond a shorter prompt's last token;
+            without a position axis where one token of each prompt was recorded. Of the site
             ``"pattern"`` [layer, prompt, head, query, key], or [layer, prompt, head, key].
         layers: the number of each layer.
         where: the site.
-        n_units: how many heads or neurons it has (1 for whole vectors).
+        sizes: of each layer, how many units it has and how many features each; layers with
+            fewer than others have NaN behind them.
         labels: the prompts and their recorded tokens.
     """
 
     stacked: Float[Tensor, "layer prompt *axes"]
     layers: tuple[int, ...]
     where: Site
-    n_units: int
+    sizes: tuple[tuple[int, int], ...]
     labels: RecordedTokens
 
     def __getitem__(self, layer: int) -> Float[Tensor, "prompt *axes"]:
         if layer not in self.layers:
             raise KeyError(layer)
-        return self.stacked[self.layers.index(layer)]
+        number = self.layers.index(layer)
+        values, (units, each) = self.stacked[number], self.sizes[number]
+        if self.where is PATTERN:
+            return values[:, :units]
+        return values[..., :units, :each].flatten(-2)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.layers)
@@ -151,11 +156,11 @@ class Activations(Mapping[int, Tensor]):
         values = self.stacked.float() if self.stacked.dtype == torch.bfloat16 else self.stacked
         dims, axes = ("layer", *self.dims), UNIT_AXES[self.where.units]
         if self.where is not PATTERN:
-            values = values.unflatten(-1, (self.n_units, -1)) if len(axes) > 1 else values
+            values = values.flatten(-2) if len(axes) == 1 else values
             dims = (*dims[:-1], *axes)
         coords = self.labels.coords("query" if self.where is PATTERN else "pos")
         coords |= {"layer": list(self.layers)}
-        coords |= {a: np.arange(self.n_units) for a in dims if a in COUNTED}
+        coords |= {a: range(n) for a, n in zip(dims, values.shape, strict=True) if a in COUNTED}
         if self.where is PATTERN:
             coords["key_token"] = _padded(self.tokens, "key", "")
         return xr.DataArray(values.numpy(), coords, dims, self.site).transpose("prompt", ...)
@@ -274,6 +279,9 @@ def written(
                 f"{array.sizes['layer']} layers; make one intervention per layer, of "
                 "array.sel(layer=…)."
             )
+    if bool(array.notnull().any()):
+        for axis in units:  # layers with fewer units than others have NaN behind them
+            array = array.dropna(axis, how="all")
     values = array.transpose(*order, *units).values
     flat = torch.from_numpy(values.reshape(*values.shape[: len(order)], -1))
     value = _at_positions(flat, array, f"{what} at {site!r}")

@@ -26,7 +26,13 @@ from interp.forward.budget import check_memory, default_budget
 from interp.forward.hooks import Weights, attention_weights, hooked
 from interp.forward.prefix_cache import PrefixCache
 from interp.forward.readout import LOGITS_AT_ONCE
-from interp.interventions.binding import bind, check_values, chosen_layers, site_layers
+from interp.interventions.binding import (
+    attending_layers,
+    bind,
+    check_values,
+    chosen_layers,
+    site_layers,
+)
 from interp.interventions.labelled import ActivationCache, Activations, RecordedTokens
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, Plan, as_plan
@@ -148,10 +154,10 @@ def _points(model: Model, names: Sequence[str], layers: Layers) -> dict[Site, li
     """The layers wanted of each site, sites in the order in which they are named."""
     wanted: dict[Site, set[int]] = {}
     for name in names:
-        for one in [*model.arch.points] if name == ALL else [name]:
+        for one in [*model.arch.sites] if name == ALL else [name]:
             where, named = parse_site(one)
             if where is PATTERN:
-                chosen = chosen_layers(model, layers, named, one)
+                chosen = chosen_layers(model, attending_layers(model), layers, named, one)
             else:
                 where, chosen = site_layers(model, one, layers)
             wanted.setdefault(where, set()).update(chosen)
@@ -168,37 +174,41 @@ def _record(
 ) -> tuple[list[Activations], Float[Tensor, "prompt *pos vocab"] | None]:
     """Everything wanted, in one pass over the prompts."""
     n, width, keys = len(rows), labels.width, max(len(row.ids) for row in rows)
+    sizes = {site: [_size(model, site, i) for i in layers] for site, layers in wanted.items()}
     shapes: dict[Site, tuple[int, ...]] = {}
-    for site, layers in wanted.items():
-        shape = (width, model.width(site))
-        if site is PATTERN:
-            shape = (model.arch.n_heads, width, keys)
-        shapes[site] = (len(layers), n, *shape)
-    logits_shape = (n, width, model.unembed.weight.shape[0])
-    sizes = [math.prod(shape) * model.dtype.itemsize for shape in shapes.values()]
-    check_memory(sum(sizes) + 4 * math.prod(logits_shape) * with_logits, "the activations")
-    values = {s: torch.full(shape, torch.nan, dtype=model.dtype) for s, shape in shapes.items()}
+    for site, own in sizes.items():
+        units, each = map(max, zip(*own, strict=True))
+        shape = (units, width, keys) if site is PATTERN else (width, units, each)
+        shapes[site] = (len(own), n, *shape)
+    logits_shape = (n, width, model.n_vocab)
+    n_bytes = sum(math.prod(shape) * model.dtype.itemsize for shape in shapes.values())
+    check_memory(n_bytes + 4 * math.prod(logits_shape) * with_logits, "the activations")
+    stacked = {s: torch.full(shape, torch.nan, dtype=model.dtype) for s, shape in shapes.items()}
     logits = torch.full(logits_shape, torch.nan) if with_logits else None
-    patterns = dict(zip(wanted.get(PATTERN, ()), values.get(PATTERN, ()), strict=True))
-    points = {
-        (site, layer): out
-        for site, layers in wanted.items()
-        if site is not PATTERN
-        for layer, out in zip(layers, values[site], strict=True)
-    }
+    points, patterns = dict[tuple[Site, int], Tensor](), dict[int, Tensor]()
+    for site, layers in wanted.items():
+        for layer, out, (units, each) in zip(layers, stacked[site], sizes[site], strict=True):
+            if site is PATTERN:
+                patterns[layer] = out[:, :units]
+            else:
+                points[site, layer] = out[..., :units, :each]
     _run(model, rows, plan, labels.positions, points, patterns, logits)
     if labels.one:
-        values = {site: x.squeeze(3 if site is PATTERN else 2) for site, x in values.items()}
+        stacked = {site: x.squeeze(3 if site is PATTERN else 2) for site, x in stacked.items()}
         logits = None if logits is None else logits.squeeze(1)
     found = [
-        Activations(values[site], tuple(layers), site, _n_units(model, site), labels)
+        Activations(stacked[site], tuple(layers), site, tuple(sizes[site]), labels)
         for site, layers in wanted.items()
     ]
     return found, logits
 
 
-def _n_units(model: Model, site: Site) -> int:
-    return model.arch.n_heads if site is PATTERN else model.n_units(site)
+def _size(model: Model, site: Site, layer: int) -> tuple[int, int]:
+    """How many units a site has in a layer, and how many features each."""
+    if site is PATTERN:
+        return model.arch.layers[layer].n_heads, 1
+    units = model.n_units(site, layer)
+    return units, model.width(site, layer) // units
 
 
 def places_of(rows: Sequence[TokenPrompt], at: Positions) -> list[tuple[int, ...]]:
@@ -235,7 +245,7 @@ def recorded(
     """Activations at several points of the same runs, at each prompt's `places`; zero beyond."""
     chosen = places or [tuple(range(len(row.ids))) for row in rows]
     shape = (len(rows), max(map(len, chosen)))
-    out = [torch.zeros(*shape, model.width(site), dtype=model.dtype) for site, _ in points]
+    out = [torch.zeros(*shape, model.width(site, n), dtype=model.dtype) for site, n in points]
     _run(model, rows, plan, chosen, dict(zip(points, out, strict=True)))
     return out
 
@@ -245,7 +255,7 @@ def _run(
     rows: Sequence[TokenPrompt],
     plan: Plan,
     places: Places,
-    points: Mapping[tuple[Site, int], Float[Tensor, "prompt pos width"]],
+    points: Mapping[tuple[Site, int], Float[Tensor, "prompt pos *width"]],
     patterns: Mapping[int, Float[Tensor, "prompt head query key"]] | None = None,
     logits: Float[Tensor, "prompt pos vocab"] | None = None,
 ) -> None:
@@ -286,9 +296,9 @@ class _Chosen:
         """The chosen tokens."""
         return batch[self.row.to(batch.device), self.column.to(batch.device)]
 
-    def fill(self, out: Float[Tensor, "prompt pos width"], batch: Tensor) -> None:
+    def fill(self, out: Float[Tensor, "prompt pos *width"], batch: Tensor) -> None:
         """Copy a site's activation, as a hook that changes nothing."""
-        out[self.prompt, self.slot] = self.of(batch).to("cpu")
+        out[self.prompt, self.slot] = self.of(batch).reshape(-1, *out.shape[2:]).to("cpu")
 
     def fill_patterns(self, out: Float[Tensor, "prompt head query key"], batch: Weights) -> None:
         """Copy attention weights."""

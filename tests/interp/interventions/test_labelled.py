@@ -13,7 +13,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import OutOfMemory, PlanError
 from interp.forward import budget
 from interp.forward.blocks import head_writes
-from interp.interventions.labelled import UNIT_AXES
+from interp.interventions.labelled import UNIT_AXES, Activations, RecordedTokens
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -23,8 +23,8 @@ EVEN = [TokenPrompt(tuple(range(4 * i + 1, 4 * i + 5)), {"s": (1, 2)}) for i in 
 
 def test_all_sites_in_one_pass_equal_single_recordings(tiny_model: Model):
     cache = interp.activations(tiny_model, TEXTS, ["all", "pattern", "logits"])
-    assert set(cache) == {*tiny_model.arch.points, "pattern", "logits"}
-    for site in (*tiny_model.arch.points, "pattern"):
+    assert set(cache) == {*tiny_model.arch.sites, "pattern", "logits"}
+    for site in (*tiny_model.arch.sites, "pattern"):
         alone = interp.activations(tiny_model, TEXTS, site)
         axes = UNIT_AXES[SITES[site].units] if site in SITES else ("head", "query", "key")
         front = ("prompt", "layer", "pos") if site in SITES else ("prompt", "layer")
@@ -167,6 +167,19 @@ def test_half_precision_is_recorded_without_loss():
     own = interp.activations(half, EVEN, ["z"], 1)["z"]
     patched = interp.forward(half, EVEN, interp.Patch("z", own)).logits
     assert torch.equal(patched, plain)
+
+
+def test_layers_may_differ_in_heads():
+    stacked = torch.full((2, 1, 3, 4, 8), torch.nan)
+    stacked[0], stacked[1, ..., :2, :6] = 1.0, 2.0
+    labels = RecordedTokens(((0, 1, 2),), (("a", "b", "c"),))
+    found = Activations(stacked, (0, 3), SITES["z"], ((4, 8), (2, 6)), labels)
+    assert found[0].shape == (1, 3, 32)
+    assert torch.equal(found[3], torch.full((1, 3, 12), 2.0))
+    assert found.array.sel(layer=3).notnull().sum() == 3 * 12
+    assert torch.equal(interp.Patch("z", found, layers=3).value, found[3])
+    with pytest.raises(PlanError, match="NaN or infinity"):
+        interp.Patch("z", found)
 
 
 # --- labelled arrays as what a plan writes --------------------------------------------------------
