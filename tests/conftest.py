@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random models of every family, and the built-in models."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -130,6 +131,15 @@ def gemma() -> Model:
 def qwen() -> Model:
     """Qwen2.5-Coder-0.5B-Instruct with its real weights; for tests that are marked slow."""
     return interp.load_model("qwen2.5-coder-0.5b", device="cpu", dtype="float32")
+
+
+def remapped(model: Model, site: str, instead: str) -> Model:
+    """The model with a site, in every layer, where another one lies: a wrong map."""
+    layers = tuple(
+        dataclasses.replace(block, points={**block.points, site: block.points[instead]})
+        for block in model.arch.layers
+    )
+    return dataclasses.replace(model, arch=dataclasses.replace(model.arch, layers=layers))
 
 
 def hooks_left(model: Model) -> list[object]:
