@@ -30,7 +30,15 @@ from interp.data.pairs import Pair, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.errors import DataError, InterpWarning, PlanError
 from interp.metrics import AnyMetric
-from interp.model.components import SITE_OF, ComponentKind, Components, ComponentSet, Sets, as_sets
+from interp.model.components import (
+    SITE_OF,
+    ComponentKind,
+    Components,
+    ComponentSet,
+    Sets,
+    as_sets,
+    layers_of,
+)
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.run_folder import ARRAYS, RunFolder, Steps, fingerprint, identity, names_of
@@ -194,7 +202,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
     found: dict[str, set[int]] = {}
     for one in sets:
         for kind in one.among:
-            found[SITE_OF[kind]] = set(range(model.arch.n_layers))
+            found[SITE_OF[kind]] = set(layers_of(model, kind))
         for component in () if one.among else one.components:
             found.setdefault(SITE_OF[component.kind], set()).add(component.layer)
     return {site: sorted(layers) for site, layers in found.items()}

@@ -16,7 +16,7 @@ from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, run_packed
 from interp.interventions.batch_run import Rewrite
-from interp.model.components import SITE_OF, Component, ComponentKind, n_units
+from interp.model.components import SITE_OF, Component, ComponentKind
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -117,7 +117,9 @@ def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> _Units:
             places[one.layer, one.kind].append((i, one.unit))
     units: _Units = []
     for (layer, kind), own in sorted(places.items()):
-        chosen = torch.zeros(len(ablated), n_units(model, kind), dtype=torch.bool)
+        chosen = torch.zeros(
+            len(ablated), model.n_units(SITES[SITE_OF[kind]], layer), dtype=torch.bool
+        )
         chosen[tuple(torch.tensor(own).T)] = True
         units.append((SITES[SITE_OF[kind]], layer, chosen))
     return units

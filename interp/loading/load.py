@@ -16,7 +16,7 @@ from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.organisms import ORGANISMS, folder_of
 from interp.loading.programs import PROGRAMS
-from interp.model.architecture import architecture_of, is_bridge, unwrap_bridge
+from interp.model.adapters import architecture_of, is_bridge, unwrap_bridge
 from interp.model.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -58,10 +58,10 @@ class Sweep:
         if direction not in ("denoise", "noise"):
             raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
         if layers is not None:
-            model.check_layers(layers)
+            model.check_layers(layers, where)
         chosen = [layer] if layer is not None else layers
-        chosen = tuple(range(model.arch.n_layers) if chosen is None else chosen)
-        units = _unit_axis(model, where, axes, neurons)
+        chosen = tuple(model.layers_with(where) if chosen is None else chosen)
+        units = _unit_axis(model, where, axes, chosen, neurons)
         return cls(where, axes, as_metric(metric), direction, at, chosen, *units)
 
     @property
@@ -131,15 +131,15 @@ def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
 
 
 def _unit_axis(
-    model: Model, site: Site, axes: tuple[str, ...], neurons: Neurons
+    model: Model, site: Site, axes: tuple[str, ...], layers: Sequence[int], neurons: Neurons
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[Any, ...]]:
     """Which features each unit coordinate covers, and its label."""
-    n = model.n_units(site)
-    if "head" in axes:
-        d = model.arch.d_head
-        return tuple(tuple(range(h * d, (h + 1) * d)) for h in range(n)), tuple(range(n))
-    if "neuron" not in axes:
+    if not {"head", "neuron"} & set(axes):
         return None, ("all",)
+    n = model.n_units(site, layers)
+    if "head" in axes:
+        d = model.width(site, layers) // n
+        return tuple(tuple(range(h * d, (h + 1) * d)) for h in range(n)), tuple(range(n))
     if isinstance(neurons, int):
         if neurons < 1:
             raise PlanError(f"neurons={neurons}: a group holds at least one neuron.")

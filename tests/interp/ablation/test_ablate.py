@@ -294,7 +294,7 @@ def test_components_come_in_many_forms():
     [
         ("h3", "no component 'h3': write 'a3.h1' or 'L3H1' for a head"),
         ("", "no component ''"),
-        ("a9.h0", "no component 'a9.h0': .* layers 0 to 2 and heads 0 to 3"),
+        ("a9.h0", "no component 'a9.h0': .* has layers 0 to 2"),
         ("a0.h4", "heads 0 to 3"),
         ("m1.n56", "neurons 0 to 55"),
         ("m3", "no component 'm3': .* layers 0 to 2"),

@@ -40,7 +40,7 @@ def test_every_site_by_layer_and_position(tiny_model: Model, side: str):
     model = with_padding(tiny_model, side)
     pairs = word_pairs()
     kept, _ = tokenise(model, pairs)
-    for name in model.arch.points:
+    for name in model.arch.sites:
         result = interp.patch(model, pairs, site=name, over="layer,pos")
         for i, pair in enumerate(kept):
             for layer in range(model.arch.n_layers):
@@ -55,7 +55,7 @@ def test_every_site_by_layer_and_position(tiny_model: Model, side: str):
 
 @pytest.mark.parametrize("name", ["z", "q", "k", "v"])
 def test_heads_at_all_positions(tiny_model: Model, name: str):
-    if name not in tiny_model.arch.points:
+    if name not in tiny_model.arch.sites:
         pytest.skip(tiny_model.arch.missing[name])
     pairs, site, d = word_pairs(), SITES[name], tiny_model.arch.d_head
     kept, _ = tokenise(tiny_model, pairs)
