@@ -93,22 +93,19 @@ class Sweep:
             raise DataError("these pairs share no named span; add `spans` or sweep over 'pos'.")
         return (*(place for name in shared for place in (name, f"{name}_last")), "last")
 
-    def positions(self, pair: TokenPair, place: Any) -> tuple[int, ...]:
-        """Token positions of one coordinate in one pair; empty beyond the prompt's end."""
-        if isinstance(place, int):
-            return (place,) if place < len(pair.clean) else ()
-        return pair.positions(place)
-
     def live(
         self, pairs: Sequence[TokenPair], places: Sequence[Any]
-    ) -> list[list[tuple[int, ...]]]:
-        """Positions each (pair, place) patches, leaving out those before the prompts differ.
+    ) -> list[list[tuple[tuple[int, int], ...]]]:
+        """What each (pair, place) patches: (position, source position in the other prompt).
 
-        Both prompts compute the same there, so the patch would change nothing.
+        Tokens before the prompts differ are left out: both prompts compute the same there, so the
+        patch would change nothing.
         """
 
-        def of(pair: TokenPair, place: Any) -> tuple[int, ...]:
-            return tuple(p for p in self.positions(pair, place) if p >= pair.first_difference)
+        def of(pair: TokenPair, place: Any) -> tuple[tuple[int, int], ...]:
+            same = pair.first_difference
+            found = (both for both in pair.matched(place) if both[0] >= same or both[1] >= same)
+            return tuple((both[self.base], both[1 - self.base]) for both in found)
 
         return [[of(pair, place) for place in places] for pair in pairs]
 
