@@ -166,10 +166,8 @@ class Activations(Mapping[int, Tensor]):
         return xr.DataArray(values.numpy(), coords, dims, self.site).transpose("prompt", ...)
 
     def __repr__(self) -> str:
-        axes = " x ".join(
-            f"{d} {n}" for d, n in zip(self.dims, self.stacked.shape[1:], strict=True)
-        )
-        layers = list(self)
+        sizes = zip(self.dims, self[self.layers[0]].shape, strict=True)
+        axes, layers = " x ".join(f"{dim} {n}" for dim, n in sizes), list(self)
         listed = str(layers) if len(layers) < 6 else f"{layers[0]} to {layers[-1]}"
         return f"Activations({self.site}, layers {listed}: {axes}, {self.stacked.dtype})"
 

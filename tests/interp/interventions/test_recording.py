@@ -188,7 +188,8 @@ def test_patterns_of_layers_without_attention_are_refused():
     kinds = ["conv", "full_attention", "conv"]
     model = hybrid(transformers.Lfm2Config(**COMMON, layer_types=kinds))
     with pytest.raises(PlanError, match=r"^layer 0 of .* has no site 'pattern': it has no atten"):
-        interp.activations(model, TEXTS[0], "pattern")
+        interp.activations(model, TEXTS[0], "pattern", 0)
+    assert list(interp.activations(model, TEXTS[0], "pattern")) == [1]
     weights = interp.activations(model, TEXTS[0], "pattern", 1)[1][0]
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
     mamba = hybrid(
