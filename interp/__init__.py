@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from interp.attribution.logit_lens import LogitLens, logit_lens
     from interp.attribution.scores import Scores
+    from interp.data.chat import Chat, Conversation
     from interp.data.datasets import datasets
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt
@@ -68,6 +69,8 @@ __all__ = [
     "AblationResult",
     "Activations",
     "Add",
+    "Chat",
+    "Conversation",
     "Generation",
     "InterpError",
     "KnockOut",

@@ -284,7 +284,7 @@ def _tokenise(model: Model, pair: Pair) -> TokenPair:
 
 
 def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:
-    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    offsets = model.offsets(prompt)
     if len(offsets) != n:
         raise DataError("the tokenizer's offsets do not match its tokens.")
     inside = overlapping(offsets, prompt, span)
