@@ -110,7 +110,7 @@ def chosen_logits(
     tokens: Int[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
     """Logits of single tokens: their unembedding rows alone are multiplied, in fp32."""
-    weight, device = model.unembed.weight, model.unembed_device
+    weight, device = model.unembedding, model.unembed_device
     places, line = at.unique(return_inverse=True)
     normed = model.ln_final(resid[places.to(resid.device)].to(device)).float()
     wanted, index = tokens.to(device).unique(return_inverse=True)
@@ -130,4 +130,4 @@ def answer_logits(
 
 
 def _rows_at_once(model: Model) -> int:
-    return max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    return max(1, LOGITS_AT_ONCE // model.n_vocab)

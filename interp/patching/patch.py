@@ -18,6 +18,7 @@ from interp.data.pairs import (
     TokenPair,
     load_pairs,
     tokenise,
+    unpaired,
 )
 from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
@@ -60,9 +61,11 @@ def patch(
         model: from `interp.load_model`.
         pairs: `PromptPairs`, or anything `load_pairs` takes.
         site: a short name (``"z"``) or a hook name (``"blocks.7.attn.hook_z"``: that layer).
-        over: axes of the sweep, in order: ``layer``; ``pos`` (each token) or ``span`` (each
+        over: axes of the sweep, in order: ``layer``; ``pos`` (each clean token) or ``span`` (each
             named span, its last token, and the prompt's last token); ``head`` or ``neuron``.
-            What is not an axis is patched together: all layers, all positions, all heads.
+            What is not an axis is patched together: all layers, all positions, all heads. A token
+            is patched with its partner in the other prompt (`interp.data.alignment`), and not at
+            all where it has none.
         metric: a name in `interp.metrics.METRICS`, or a function: (logits [row, vocab]) or
             (logits, first tokens of both answers [row, 2]) -> [row]; see
             `interp.metrics.AnyMetric`, and `interp.metric` for functions of whole answers.
@@ -84,8 +87,8 @@ def patch(
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
 
     Warns:
-        InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
-            are; ``result.warnings`` says so, too.
+        InterpWarning: tokens without a partner; over ``pos``, pairs whose clean prompts differ in
+            length or in where their spans are. ``result.warnings`` says so, too.
 
     Raises:
         PlanError: the site, a layer, an axis or the metric does not exist.
@@ -193,5 +196,6 @@ def _labelled(
         source=source,
         tokens=tuple(map(tuple, tokens)),
         roles=tuple(pair.roles for pair in pairs),
+        unpaired=unpaired(pairs),
         seconds=seconds,
     )

@@ -32,6 +32,10 @@ def naive(model: Model, pair: TokenPair, site, layers, positions, features, dire
     return by_definition(pair, logits_behind)
 
 
+def places(pair: TokenPair, name: str) -> list[int]:
+    return [clean for clean, _ in pair.matched(name)]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_and_positions(family: str, side: str):
@@ -68,12 +72,12 @@ def test_heads_and_spans_and_neurons(family: str, direction: str):
             want = naive(model, pair, SITES["z"], [1], range(len(pair.clean)), features, direction)
             assert float(heads.values[i, 0, head]) == pytest.approx(want["logit_diff"], abs=1e-4)
         for j, place in enumerate(spans.values.coords["span"].values):
-            cell = (SITES["mlp_out"], [0], pair.positions(str(place)), None, direction)
+            cell = (SITES["mlp_out"], [0], places(pair, str(place)), None, direction)
             want = naive(model, pair, *cell)["logit_diff"]
             assert float(spans.values[i, 0, j]) == pytest.approx(want, abs=1e-4)
         for k, group in enumerate(groups):
             layers = range(model.arch.n_layers)
-            cell = (SITES["mlp_post"], layers, pair.positions("s"), group, direction)
+            cell = (SITES["mlp_post"], layers, places(pair, "s"), group, direction)
             want = naive(model, pair, *cell)["logit_diff"]
             assert float(neurons.values[i, k]) == pytest.approx(want, abs=1e-4)
 
