@@ -156,10 +156,7 @@ def ablate(
         )
 
     if out is None:
-        result = measured(Steps())
-        for text in result.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=2)
-        return result
+        return _warned(measured(Steps()))
     options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
     options |= {"candidates": candidates, "seed": seed, "neutral": neutral and fingerprint(neutral)}
     members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
@@ -172,6 +169,12 @@ def ablate(
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: result.save(at, note))
     return AblationResult.load(out)
+
+
+def _warned(result: AblationResult) -> AblationResult:
+    for text in result.warnings:
+        warnings.warn(text, InterpWarning, stacklevel=3)
+    return result
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
