@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from interp.attribution.logit_lens import LogitLens, logit_lens
     from interp.attribution.scores import Scores
+    from interp.data.chat import Chat, Conversation
     from interp.data.datasets import datasets
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     )
     from interp.loading.check import validate
     from interp.loading.load import load_model
-    from interp.metrics import METRICS
+    from interp.metrics import METRICS, metric
     from interp.model.components import all_but, cumulative, singles
     from interp.model.model import Model
     from interp.model.sites import SITES, Site
@@ -70,6 +71,8 @@ __all__ = [
     "ActivationCache",
     "Activations",
     "Add",
+    "Chat",
+    "Conversation",
     "Generation",
     "InterpError",
     "KnockOut",
@@ -104,6 +107,7 @@ __all__ = [
     "logit_lens",
     "mean_ablation",
     "mean_activations",
+    "metric",
     "noise_ablation",
     "optimal_ablation",
     "patch",
