@@ -22,7 +22,7 @@ from interp.attribution.estimators import estimator_named, linearise
 from interp.attribution.nodes import unit_scores
 from interp.data.pairs import tokenise
 from interp.forward.budget import peak_memory
-from interp.model.architecture import bridge
+from interp.model.adapters import bridge
 from interp.model.graph import Graph
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def neurons(args: argparse.Namespace) -> dict[str, Any]:
         return work
 
     one = seconds(forward, args.repeats)
-    out: dict[str, Any] = {"n_neurons": a.n_layers * (a.d_mlp or 0), "n_pairs": len(pairs)}
+    out: dict[str, Any] = {"n_neurons": a.n_layers * a.d_mlp, "n_pairs": len(pairs)}
     out |= {"n_tokens": length, "forward_seconds": one, "methods": {}}
     for method in ("eap", "relp", "eap-dg", "eap-ig"):
         took = seconds(ours(method), args.repeats)

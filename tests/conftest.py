@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random models of every family, and the built-in models."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -124,6 +125,21 @@ def smollm() -> Model:
 def gemma() -> Model:
     """Gemma 3 270M with its real weights."""
     return interp.load_model("gemma-3-270m", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def qwen() -> Model:
+    """Qwen2.5-Coder-0.5B-Instruct with its real weights; for tests that are marked slow."""
+    return interp.load_model("qwen2.5-coder-0.5b", device="cpu", dtype="float32")
+
+
+def remapped(model: Model, site: str, instead: str) -> Model:
+    """The model with a site, in every layer, where another one lies: a wrong map."""
+    layers = tuple(
+        dataclasses.replace(block, points={**block.points, site: block.points[instead]})
+        for block in model.arch.layers
+    )
+    return dataclasses.replace(model, arch=dataclasses.replace(model.arch, layers=layers))
 
 
 def hooks_left(model: Model) -> list[object]:

@@ -175,7 +175,7 @@ def prepared(
 def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
     """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
     clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
-    sites = [site for site in SITES if site in model.arch.points]
+    sites = [site for site in SITES if site in model.arch.sites]
     kept = run(model, contrast, corrupt, torch.arange(len(contrast)), sites).kept
     differs = (clean != corrupt).any(-1).any(0).int()
     first = int(differs.argmax()) if model.arch.causal else 0
@@ -209,7 +209,7 @@ def _neuron_mask(model: Model, circuit: Circuit) -> Bool[Tensor, "layer neuron"]
     """Which neurons are in the circuit; ``None`` where it says nothing of neurons."""
     if not circuit.neurons:
         return None
-    mask = torch.ones(model.arch.n_layers, model.arch.d_mlp or 0, dtype=torch.bool)
+    mask = torch.ones(model.arch.n_layers, model.arch.d_mlp, dtype=torch.bool)
     for name, kept in circuit.neurons.items():
         layer = int(name.removeprefix("m"))
         mask[layer] = False

@@ -42,7 +42,7 @@ def evaluate(
     and the random circuits'. p is never below 1 / (1 + n_random).
     """
     random: dict[str, list[float]] = {kind: [] for kind in CONTROLS if n_random}
-    width, total = test.model.arch.d_mlp or 0, 1 + n_random * len(CONTROLS)
+    width, total = test.model.arch.d_mlp, 1 + n_random * len(CONTROLS)
     with reported(progress, "circuits", total, "run") as report:
         values = test.metric_of(circuit)
         report(1, total)

@@ -106,7 +106,7 @@ def _tuned(rows: _Rows, stage: FineTune) -> tuple[list[Change], Float[Tensor, " 
     model, n_edits, n_facts = rows.model, len(rows.edits), len(rows.lead)
     weight = projection(model, SITE, stage.layer).get_parameter("weight")
     size = float(weight.float().square().mean().sqrt())
-    d_in = model.arch.d_mlp or 0
+    d_in = model.arch.layers[stage.layer].d_mlp
     start = torch.randn(d_in, stage.rank, generator=torch.Generator().manual_seed(0))
     down = (start / d_in**0.5).expand(n_edits, -1, -1).clone().requires_grad_()
     up = torch.zeros(n_edits, model.arch.d_model, stage.rank, requires_grad=True)

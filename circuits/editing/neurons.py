@@ -98,16 +98,16 @@ def neuron_changes(
     edges = torch.tensor([lo, hi], dtype=tau.dtype)
     query = SHARPNESS * (tau[:, None] - edges[:, None] * beta).flatten(0, 1)
     value = (delta[:, None] * torch.tensor([1.0, -1.0])[:, None] / (hi - lo)).flatten(0, 1)
-    gate = model.blocks[layer].get_submodule(model.arch.neuron_keys["gate"].path)
+    gate = model.blocks[layer].get_submodule(model.arch.layers[layer].neuron_keys["gate"].path)
     bias: Tensor | None = getattr(gate, "bias", None)
     if bias is not None:
         query = query - bias.detach().double().cpu()[chosen][:, None] * beta
     rows = {"gate": query}
-    if "up" in model.arch.neuron_keys:
+    if "up" in model.arch.layers[layer].neuron_keys:
         rows["up"] = (beta / SHARPNESS).expand_as(query)
     else:
         value = value / SHARPNESS
-    pick = torch.nn.functional.one_hot(chosen, model.arch.d_mlp or 0).T.double()
+    pick = torch.nn.functional.one_hot(chosen, model.arch.layers[layer].d_mlp).T.double()
     changed = [
         Change(name, layer, pick, (row - neuron_keys(model, layer, name)[chosen].double().cpu()).T)
         for name, row in rows.items()

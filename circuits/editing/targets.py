@@ -81,7 +81,7 @@ def search_targets(
 
     Source: ROME (arXiv 2202.05262, eq. 4), MEMIT (2210.07229, eq. 16), PMET (2308.08742, eq. 9).
     """
-    groups = _groups(facts, max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0]))
+    groups = _groups(facts, max(1, LOGITS_AT_ONCE // model.n_vocab))
     found = [
         _Batch(model, [facts[i] for i in group], places, edits, owner[group]).search(options)
         for group in groups

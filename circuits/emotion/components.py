@@ -64,7 +64,7 @@ def component_scores(
     own = torch.arange(len(EMOTIONS))
     neurons = neuron_table(model, found, directions)
     heads = head_table(model, found, directions)
-    parallel = model.arch.parts.parallel
+    parallel = model.parts(0).parallel
     paper_heads = heads if parallel else head_table(model, found, directions, normed=True)
     return {
         "paper": ComponentScores(neurons[own, own], paper_heads[own, own]),
@@ -114,7 +114,7 @@ def post_norm(
 
     Both are 1 where there is none; in every family such norms are root-mean-square norms.
     """
-    parts = model.arch.parts
+    parts = model.parts(layer)
     path = parts.ln1_post if site == "z" else parts.ln2_post
     if path is None:
         return torch.ones(len(x)), torch.ones(model.arch.d_model)
@@ -156,7 +156,7 @@ def head_parts(
     Raises:
         PlanError: `normed` for a model whose attention and MLP run in parallel.
     """
-    parts = model.arch.parts
+    parts = model.parts(layer)
     if normed and parts.parallel:
         raise PlanError(
             f"{model.name} runs attention and MLP in parallel, so nothing normed follows its "

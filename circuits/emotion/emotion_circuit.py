@@ -80,7 +80,7 @@ class EmotionCircuit:
         method: str = "",
     ) -> "EmotionCircuit":
         """A circuit of a model from (layer, unit) pairs, best first."""
-        shape = model.arch.n_layers, model.arch.d_mlp or 0, model.arch.n_heads
+        shape = model.arch.n_layers, model.arch.d_mlp, model.arch.n_heads
         return cls(emotion, by_layer(neurons), by_layer(heads), shape, method)
 
     def units(self, part: Part) -> list[Unit]:

@@ -155,7 +155,7 @@ def _nll(
     if new.shape[1] > 1:
         rows.append(new[:, :-1], real[:, :-1])
     states, wanted = rows.read(model)[real], new[real]
-    size = max(1, LOGITS // model.unembed.weight.shape[0])
+    size = max(1, LOGITS // model.n_vocab)
     parts = [
         torch.nn.functional.cross_entropy(
             model.arch.logits_transform(model.unembed(part).float()), tokens, reduction="none"

@@ -118,7 +118,7 @@ def ending_tokens(model: Model, closing: tuple[str, ...] = CLOSING) -> tuple[int
     """The tokens that end a reply: the model's own, and all that hold a closing mark."""
     own = model.hf.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
-    marks = _closing(model.tokenizer, model.unembed.weight.shape[0], closing) if closing else ()
+    marks = _closing(model.tokenizer, model.n_vocab, closing) if closing else ()
     return tuple(sorted({t for t in own if t is not None} | set(marks)))
 
 

@@ -61,7 +61,7 @@ class Budget:
     def of(cls, model: Model, size: CircuitSize) -> "Budget":
         """The numbers for a model, which never exceed what it has."""
         a = model.arch
-        n_neurons, n_heads = a.n_layers * (a.d_mlp or 0), a.n_layers * a.n_heads
+        n_neurons, n_heads = a.n_layers * a.d_mlp, a.n_layers * a.n_heads
         wanted = cls(size.neurons, int(size.heads * n_heads))
         if size.published:
             wanted = cls.paper(a.n_layers)

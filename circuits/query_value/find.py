@@ -92,7 +92,7 @@ def find(
         every_sum[:, chosen] = scores.sum(-1).cpu().numpy()
     # nearly all of the work: projections through the vocabulary
     projected = sum(value.projected for _, value, _ in found)
-    projected += len(chosen) * (model.arch.d_mlp or 0) if every else 0
+    projected += len(chosen) * model.arch.d_mlp if every else 0
     return QueryValue(
         scores=_dataset(model, found, every_sum),
         values=_joined(_values(model, q, v) for q, v, _ in found),
@@ -105,7 +105,7 @@ def find(
         key=key,
         top=top,
         layers_searched=tuple(chosen),
-        flops=2.0 * projected * model.unembed.weight.numel(),
+        flops=2.0 * projected * model.n_vocab * model.arch.d_model,
         seconds=time.perf_counter() - started,
     )
 

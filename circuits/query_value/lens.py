@@ -49,7 +49,7 @@ class Lens:
     def gradient(self) -> Float[Tensor, "base d_model"]:
         """The gradient of log p(answer) at each base, the final norm's scale held fixed."""
         model = self.run.model
-        weight = model.unembed.weight
+        weight = model.unembedding
         mean = torch.cat([log_p.exp().to(weight) @ weight for log_p in self.log_p.split(64)])
         read = weight[self.answer] - mean
         at = self.run.final.expand_as(read)
@@ -63,7 +63,7 @@ class Lens:
         found = [writes.new_zeros(0, dtype=torch.float32)]
         rows = scaled(self.run, writes)
         for part, at in zip(rows.split(step), base.split(step), strict=True):
-            change = linear(part, self.run.model.unembed.weight).float()
+            change = linear(part, self.run.model.unembedding).float()
             answer = change[:, self.answer].clone()
             found.append(answer - change.add_(self.log_p[at]).logsumexp(-1))
         return torch.cat(found)

@@ -62,7 +62,7 @@ def query_scores(
     at_ffn = _ffn_keys(run, neurons, key)
     # what is read of attention's, and of an FFN's, write at the last token of each layer
     above = _sum_above(at_ffn)
-    of_attention = above if run.model.arch.parts.parallel else above + at_ffn
+    of_attention = above if run.model.parts(0).parallel else above + at_ffn
     moved, heads = _moved_keys(run, of_attention)
     valued = _value_keys(run, attention_neurons)
     keys = torch.zeros(3, *run.pre.shape).to(run.pre)

@@ -60,7 +60,7 @@ class Trace:
 
     def read_by_mlp(self, layer: int) -> Float[Tensor, "pos d_model"]:
         """The residual stream that the FFN reads: before attention, in a parallel block."""
-        return self.pre[layer] if self.model.arch.parts.parallel else self.mid(layer)
+        return self.pre[layer] if self.model.parts(layer).parallel else self.mid(layer)
 
     def weighted_values(self, layer: int) -> Float[Tensor, "head pos d_head"]:
         """Coefficients of the attention neurons: weight x value, by head and token."""
@@ -71,7 +71,7 @@ class Trace:
 
     def out(self, site: str, layer: int, rows: Rows) -> Rows:
         """What vectors before a sublayer's post-norm add to the stream at the last token."""
-        path = self._post_norm(site)
+        path = self._post_norm(site, layer)
         if path is None:
             return rows
         whole, to = self._whole(site, layer, slice(-1, None)), norm(self.model, layer, path)
@@ -79,14 +79,14 @@ class Trace:
 
     def key(self, site: str, layer: int, keys: Rows, pos: slice = slice(-1, None)) -> Rows:
         """Keys in the stream as the output projection is read with them; of ``z`` at the last."""
-        path = self._post_norm(site)
+        path = self._post_norm(site, layer)
         if path is None:
             return keys
         return self._pull(layer, path, self._whole(site, layer, pos).expand_as(keys), keys)
 
     def before(self, site: str, layer: int, keys: Rows, pos: Tensor | int = -1) -> Rows:
         """Keys of a sublayer at some tokens, pulled back through the pre-norm into the stream."""
-        parts = self.model.arch.parts
+        parts = self.model.parts(layer)
         ffn = site == "mlp_post"
         stream = self.read_by_mlp(layer) if ffn else self.pre[layer]
         path = parts.ln2 if ffn else parts.ln1
@@ -96,8 +96,8 @@ class Trace:
         to = norm(self.model, layer, path)
         return fixed_scale_transpose(self.model, to, at, keys[:, None])[:, 0]
 
-    def _post_norm(self, site: str) -> str | None:
-        parts = self.model.arch.parts
+    def _post_norm(self, site: str, layer: int) -> str | None:
+        parts = self.model.parts(layer)
         return parts.ln2_post if site == "mlp_post" else parts.ln1_post
 
     def _whole(self, site: str, layer: int, pos: slice) -> Float[Tensor, "row d_model"]:

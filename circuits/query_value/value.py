@@ -148,7 +148,7 @@ def every_neuron(
         for layer in layers:
             size = torch.stack([run.neurons[layer, -1] for run in runs])
             factor = final
-            if model.arch.parts.ln2_post is not None:
+            if model.parts(layer).ln2_post is not None:
                 factor = final * _factors(lambda run, x, at=layer: run.out("mlp_post", at, x), runs)
             written = runs[0].out("mlp_post", layer, output_rows(model, "mlp_post", layer))
             rows = scaled(runs[0], written)
@@ -164,7 +164,7 @@ def _layer(
     size: Float[Tensor, "prompt neuron"],
 ) -> Float[Tensor, "prompt neuron"]:
     out = torch.zeros_like(size)
-    unembedding = lenses[0].run.model.unembed.weight
+    unembedding = lenses[0].run.model.unembedding
     step = max(1, LOGITS_AT_ONCE // len(unembedding))
     # small enough to stay in the cache between the product, the exponential and the sum
     few = max(1, step // 8)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,11 +25,20 @@ from interp.ablation.replacement import Replacement, Rewrites, aligned, check_ki
 from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.brief import brief
-from interp.data.pairs import Pair, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.alignment import Partner
+from interp.data.pairs import Pair, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, InterpWarning, PlanError
 from interp.metrics import AnyMetric
-from interp.model.components import SITE_OF, ComponentKind, Components, ComponentSet, Sets, as_sets
+from interp.model.components import (
+    SITE_OF,
+    ComponentKind,
+    Components,
+    ComponentSet,
+    Sets,
+    as_sets,
+    layers_of,
+)
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.run_folder import ARRAYS, RunFolder, Steps, fingerprint, identity, names_of
@@ -67,7 +77,8 @@ def ablate(
         pairs: anything `load_pairs` takes.
         sets: one set, as names (``"a3.h1,m5"`` or a list), a table or an array of scores; or
             named sets, such as `singles`, `cumulative` and `all_but` make.
-        kind: ``"resample"``: the activation on the pair's corrupt prompt; ``"mean"``: over
+        kind: ``"resample"``: the activation of the token's partner in the pair's corrupt prompt (a
+            token without one is not replaced); ``"mean"``: over
             `reference`, at each position if all prompts are of one form, else over all tokens;
             ``"zero"``; ``"noise"`` of 3 standard deviations of the activations, added.
         readouts: metrics as `interp.patch` takes them, ``"accuracy"`` among `candidates`, or
@@ -85,6 +96,9 @@ def ablate(
         out: a run folder. A stopped run resumes there, a finished one is loaded.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called with (ablated runs done, in all); True draws a bar where one is watched.
+
+    Warns:
+        InterpWarning: tokens without a partner are not resampled; ``result.warnings`` says so, too.
 
     Raises:
         PlanError: a component that the model does not have; an unknown kind, or one that lacks its
@@ -137,10 +151,11 @@ def ablate(
             seed=seed,
             seconds=seconds,
             mean_over=tasks[0].replaced.mean_over,
+            unpaired=unpaired(kept) if how == "resample" else (),
         )
 
     if out is None:
-        return measured(Steps())
+        return _warned(measured(Steps()))
     options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
     options |= {"candidates": candidates, "seed": seed, "neutral": neutral and fingerprint(neutral)}
     members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
@@ -153,6 +168,12 @@ def ablate(
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: result.save(at, note))
     return AblationResult.load(out)
+
+
+def _warned(result: AblationResult) -> AblationResult:
+    for text in result.warnings:
+        warnings.warn(text, InterpWarning, stacklevel=3)
+    return result
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
@@ -184,7 +205,7 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
     found: dict[str, set[int]] = {}
     for one in sets:
         for kind in one.among:
-            found[SITE_OF[kind]] = set(range(model.arch.n_layers))
+            found[SITE_OF[kind]] = set(layers_of(model, kind))
         for component in () if one.among else one.components:
             found.setdefault(SITE_OF[component.kind], set()).add(component.layer)
     return {site: sorted(layers) for site, layers in found.items()}
@@ -198,13 +219,15 @@ def _layers(model: Model, sets: Sequence[ComponentSet]) -> dict[str, list[int]]:
 class _Task:
     """Examples that run under every set: pairs, or windows of text.
 
-    They are resampled from `counterparts`; a replacement changes nothing before `starts`.
+    They are resampled from `counterparts`, each token from its partner in `partners`; `places` are
+    the positions at which a replacement can change something.
     """
 
     name: str
     prompts: Sequence[TokenPrompt]
     counterparts: Sequence[TokenPrompt]
-    starts: Sequence[int]
+    partners: Sequence[Partner]
+    places: Sequence[Sequence[int]]
     replaced: Replacement
     reader: Callable[[slice], Read]
 
@@ -214,19 +237,30 @@ def _pair_task(
 ) -> _Task:
     prompts = prompts_of(kept)
     answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in kept])
-    # nothing differs between the two prompts before their first different token
+    # nothing differs between the two prompts before their first different token, and a token
+    # without a partner cannot be resampled
     resampled = replaced.kind == "resample"
-    starts = [pair.first_difference if resampled else 0 for pair in kept]
+    places = [
+        [i for i, j in enumerate(pair.partner) if j is not None and i >= pair.first_difference]
+        if resampled
+        else range(len(pair.clean))
+        for pair in kept
+    ]
     own = dataclasses.replace(replaced, by_position=aligned([*prompts, *replaced.reference]))
-    others = prompts_of(kept, "corrupt")
-    return _Task("pairs", prompts, others, starts, own, lambda part: reader(answers[part]))
+    partners, others = [pair.partner for pair in kept], prompts_of(kept, "corrupt")
+
+    def read(part: slice) -> Read:
+        return reader(answers[part])
+
+    return _Task("pairs", prompts, others, partners, places, own, read)
 
 
 def _text_task(replaced: Replacement, text: Sequence[TokenPrompt]) -> _Task:
     """Neutral text is its own reference, and each window's counterpart is the next."""
     own, others = dataclasses.replace(replaced, reference=text), [*text[1:], text[0]]
     reader = partial(text_reader, replaced.model)
-    return _Task("text", text, others, [0] * len(text), own, lambda part: reader(text[part]))
+    every = [tuple(range(len(window.ids))) for window in text]
+    return _Task("text", text, others, every, every, own, lambda part: reader(text[part]))
 
 
 def _run_tasks(
@@ -242,7 +276,8 @@ def _run_tasks(
     def rewrites(number: int, lo: int) -> Rewrites:
         """Recorded once for all blocks of sets, and not at all where their shards are there."""
         task, some = tasks[number], slice(lo, lo + EXAMPLES_AT_ONCE)
-        return task.replaced.of(task.prompts[some], task.counterparts[some], lo)
+        others, partners = task.counterparts[some], task.partners[some]
+        return task.replaced.of(task.prompts[some], others, partners, lo)
 
     out: Columns = {}
     seconds, done = 0.0, 0
@@ -278,7 +313,7 @@ def _run(
     some = slice(lo, min(lo + EXAMPLES_AT_ONCE, len(task.prompts)))
     ablated = [one.ablated(model) for one in sets]
     read = task.reader(some)
-    found = run_sets(model, task.prompts[some], task.starts[some], ablated, rewrites(), read)
+    found = run_sets(model, task.prompts[some], task.places[some], ablated, rewrites(), read)
     arrays = {"seconds": np.array([time.perf_counter() - started])}
     for name, (baseline, values) in found.items():
         arrays |= {f"{name}.baseline": baseline, f"{name}.ablated": values}

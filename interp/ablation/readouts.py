@@ -125,7 +125,7 @@ def text_reader(model: Model, text: Sequence[TokenPrompt]) -> Read:
         ids = torch.tensor([text[i].ids for i in window.tolist()])
         before = hidden.view(*ids.shape, -1)[:, :-1].flatten(0, 1)
         after = ids[:, 1:].flatten()
-        step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+        step = max(1, LOGITS_AT_ONCE // model.n_vocab)
         parts = zip(before.split(step), after.split(step), strict=True)
         found = torch.cat([losses(resid, tokens) for resid, tokens in parts])
         return {"nll": found.view(len(ids), -1).double().mean(1).numpy()}

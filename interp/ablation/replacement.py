@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+import torch
+
 from interp.brief import brief
+from interp.data.alignment import Partner
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError, did_you_mean
 from interp.interventions.batch_run import Rewrite
 from interp.interventions.plan import Ablate, Plan
-from interp.interventions.values import mean_ablation, noise_ablation, resample_ablation
+from interp.interventions.recording import site_values
+from interp.interventions.values import mean_ablation, noise_ablation
 from interp.model.model import Model
 
 AblateKind = Literal["zero", "mean", "resample", "noise"]
@@ -36,26 +40,44 @@ class Replacement:
     by_position: bool = False
 
     def of(
-        self, prompts: Sequence[TokenPrompt], counterparts: Sequence[TokenPrompt], block: int
+        self,
+        prompts: Sequence[TokenPrompt],
+        counterparts: Sequence[TokenPrompt],
+        partners: Sequence[Partner],
+        block: int,
     ) -> Rewrites:
-        """The replacements for some prompts, each resampled from its counterpart of equal length.
+        """The replacements for some prompts, each resampled from its counterpart.
 
-        `block` is where these prompts begin among all, so that each block has its own noise.
+        `partners` has for each token of a prompt its partner there, and `block` is where these
+        prompts begin among all, so that each block has its own noise.
         """
         if self.kind == "mean":
             return self._means
+        if self.kind == "resample":
+            return self._resampled(counterparts, partners)
         plans: list[Plan] = []
         for site, layers in self.layers.items():
             if self.kind == "zero":
                 plans.append(Plan.of(*(Ablate(site, layers=layer) for layer in layers)))
-            elif self.kind == "noise":
+            else:
                 seed = self.seed + block
                 plans.append(noise_ablation(self.model, prompts, site, layers, seed=seed))
-            else:
-                plans.append(
-                    resample_ablation(self.model, prompts, site, layers, counterparts=counterparts)
-                )
         return _rewrites(plans)
+
+    def _resampled(
+        self, counterparts: Sequence[TokenPrompt], partners: Sequence[Partner]
+    ) -> Rewrites:
+        """Of each token its partner's activation; one without is not replaced at all."""
+        width = max(map(len, partners))
+        at = torch.zeros(len(partners), width, 1, dtype=torch.long)
+        for row, partner in zip(at, partners, strict=True):
+            row[: len(partner), 0] = torch.tensor([j or 0 for j in partner])
+        found: dict[tuple[str, int], Rewrite] = {}
+        for site, layers in self.layers.items():
+            for layer, x in site_values(self.model, counterparts, site, layers).items():
+                values = x.gather(1, at.expand(-1, -1, x.shape[-1]))
+                found[site, layer] = Rewrite(0.0, values)
+        return found
 
     @property
     def mean_over(self) -> str:

@@ -11,6 +11,7 @@ import xarray as xr
 from interp.ablation.controls import ControlledSets
 from interp.ablation.readouts import unit_of
 from interp.data.pairs import Excluded
+from interp.data.prompts import unpaired_tokens
 from interp.errors import PlanError, did_you_mean
 from interp.model.components import ComponentSet, nested
 from interp.results.result import Result
@@ -43,6 +44,8 @@ class AblationResult(Result):
         uncontrolled: name -> why a set has no control.
         clusters: each pair's entity; empty where every pair stands for itself.
         excluded: refused rows with reasons.
+        unpaired: where tokens were resampled, how many of each pair's clean and corrupt prompt have
+            no partner in the other: they stay as they are. Empty where all have.
         seconds: wall time of the runs.
     """
 
@@ -60,6 +63,7 @@ class AblationResult(Result):
     source: str
     seed: int
     seconds: float
+    unpaired: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name, data in self.readings.items():
@@ -69,6 +73,12 @@ class AblationResult(Result):
     def readouts(self) -> tuple[str, ...]:
         """What was read, in the order asked for."""
         return tuple(self.readings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mind when reading the result; empty where there is nothing."""
+        found = unpaired_tokens(self.unpaired)
+        return (found,) if found else ()
 
     @property
     def n_pairs(self) -> int:
@@ -146,6 +156,7 @@ class AblationResult(Result):
             "n_pairs": self.n_pairs,
             "n_clusters": len(set(self.clusters)) or None,
             "excluded": [asdict(row) for row in self.excluded],
+            "warnings": list(self.warnings),
             "n_sets": len(self.sets),
             "n_random": max(map(len, self.controls.values())),
             "uncontrolled": dict(self.uncontrolled),
@@ -186,6 +197,7 @@ class AblationResult(Result):
             ),
             excluded=excluded_rows(self.excluded),
             provenance=self.provenance,
+            warnings=self.warnings,
         )
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from interp.forward.budget import default_budget, halved
 from interp.forward.layer_calls import LayerCalls, record_layer_calls
 from interp.forward.packed import Pack, Rows, run_packed
 from interp.interventions.batch_run import Rewrite
-from interp.model.components import SITE_OF, Component, ComponentKind, n_units
+from interp.model.components import SITE_OF, Component, ComponentKind
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -65,18 +65,19 @@ _Units = list[tuple[Site, int, Bool[Tensor, "set unit"]]]
 def run_sets(
     model: Model,
     prompts: Sequence[TokenPrompt],
-    starts: Sequence[int],
+    places: Sequence[Sequence[int]],
     ablated: Sequence[Sequence[Component]],
     rewrites: Rewrites,
     read: Read,
 ) -> Measured:
     """Run each prompt with each set of components ablated, and unablated, and read the results.
 
-    `starts` are the first positions of the prompts that a replacement can change.
+    `places` are the positions of each prompt that are replaced, ascending.
     """
     units = _units(model, ablated)
     cells = _cells(model, len(prompts), len(ablated), units)
-    length, start = torch.tensor([len(p.ids) for p in prompts]), torch.tensor(starts)
+    length = torch.tensor([len(p.ids) for p in prompts])
+    start = torch.tensor([own[0] for own in places])
     held = (length - start)[cells[:, 0]].cumsum(0).numpy()
     budget, out, lo = default_budget(model), {}, 0
     with torch.no_grad():
@@ -87,7 +88,7 @@ def run_sets(
             prompt, _, entry = cells[lo:hi].T
             rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry)
             try:
-                writes = _writes(calls, length, start, cells[lo:hi], units, rewrites, rows)
+                writes = _writes(calls, length, places, cells[lo:hi], units, rewrites, rows)
                 hidden, pack = run_packed(model, calls, rows, writes)
                 found = read(hidden, pack, rows.prompt)
             except torch.OutOfMemoryError as error:
@@ -116,7 +117,9 @@ def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> _Units:
             places[one.layer, one.kind].append((i, one.unit))
     units: _Units = []
     for (layer, kind), own in sorted(places.items()):
-        chosen = torch.zeros(len(ablated), n_units(model, kind), dtype=torch.bool)
+        chosen = torch.zeros(
+            len(ablated), model.n_units(SITES[SITE_OF[kind]], layer), dtype=torch.bool
+        )
         chosen[tuple(torch.tensor(own).T)] = True
         units.append((SITES[SITE_OF[kind]], layer, chosen))
     return units
@@ -136,17 +139,19 @@ def _cells(model: Model, n_prompts: int, n_sets: int, units: _Units) -> Int[Tens
 def _writes(
     calls: LayerCalls,
     length: Int[Tensor, " prompt"],
-    starts: Int[Tensor, " prompt"],
+    places: Sequence[Sequence[int]],
     cells: Int[Tensor, "cell 3"],
     units: _Units,
     rewrites: Rewrites,
     rows: Rows,
 ) -> list[Removal]:
     pack = Pack(rows, calls.mask.shape[1])
-    n = (length - starts)[cells[:, 0]]
+    count = torch.tensor([len(own) for own in places])
+    listed, first = torch.tensor([p for own in places for p in own]), count.cumsum(0) - count
+    n = count[cells[:, 0]]
     cell = torch.arange(len(cells)).repeat_interleave(n)
     prompt, sets, _ = cells[cell].T
-    pos = torch.arange(len(cell)) - (n.cumsum(0) - n)[cell] + starts[prompt]
+    pos = listed[first[prompt] + torch.arange(len(cell)) - (n.cumsum(0) - n)[cell]]
     left = calls.mask.shape[1] - length
     into = pack.token(cell + rows.n_base, pos + left[prompt])
     writes: list[Removal] = []

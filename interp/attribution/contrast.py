@@ -77,6 +77,12 @@ def contrasts(
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
         raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")
+    for pair in pairs:
+        if pair.partner != tuple(range(len(pair.corrupt))):
+            raise DataError(
+                f"{pair.pair.where}: the prompts are not aligned token by token, which attribution "
+                "and circuits need."
+            )
     for start in range(0, len(pairs), step):
         tokens = batch(model, pairs[start : start + step])
         last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1

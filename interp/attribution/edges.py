@@ -48,7 +48,7 @@ def edge_scores(model: Model, contrast: Contrast, estimator: Estimator) -> EdgeM
 
 def kept(model: Model) -> list[str]:
     """The sites whose activations the edges of a model are scored from."""
-    return [*KEPT, *([] if model.arch.parts.parallel else ["resid_mid"])]
+    return [*KEPT, *([] if model.parts(0).parallel else ["resid_mid"])]
 
 
 def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeMatrices:
@@ -167,7 +167,7 @@ class _Tokens:
         for layer in range(self.model.arch.n_layers):
             z, mlp = self.plain("z", layer), self.plain("mlp_out", layer)
             by_head = head_writes(self.model, layer, (z[0] - z[1])[None])[0]
-            path = self.model.arch.parts.ln1_post
+            path = self.model.parts(layer).ln1_post
             if path is not None:  # heads' shares of its change, as the rule linearises norms
                 module, _ = self.model.point(SITES["z"], layer)
                 clean, corrupt = map(module, z)
@@ -186,11 +186,13 @@ class _Tokens:
                 weight = weight.repeat_interleave(a.n_heads // a.n_kv_heads, 0)
             g = self.of_run(self.to[part][layer])
             branches.append(torch.einsum("sthk,hkd->sthd", g, weight))
-        return self._before_norm("resid_pre", layer, a.parts.ln1, torch.cat(branches, 2))
+        return self._before_norm(
+            "resid_pre", layer, self.model.parts(layer).ln1, torch.cat(branches, 2)
+        )
 
     def mlp_read(self, layer: int) -> Float[Tensor, "token 1 d_model"]:
         """Multiplier at the residual input of a layer's MLP."""
-        parts = self.model.arch.parts
+        parts = self.model.parts(layer)
         to_input = self.of_run(self.to["mlp_in"][layer])[:, :, None]
         site = "resid_pre" if parts.parallel else "resid_mid"
         return self._before_norm(site, layer, parts.ln2, to_input)

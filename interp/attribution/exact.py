@@ -136,7 +136,7 @@ class Effects:
         return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
 
     def _after_post_norm(self, layer: int, moved: Tensor) -> Tensor:
-        path = self.model.arch.parts.ln1_post
+        path = self.model.parts(layer).ln1_post
         if path is None:
             return moved
         post, (module, _) = norm(self.model, layer, path), self.model.point(SITES["z"], layer)
@@ -199,7 +199,9 @@ class Effects:
         group = a.n_heads // a.n_kv_heads
         unit = head if part == "q" else head // group
         features = list(range(unit * a.d_head, (unit + 1) * a.d_head))
-        normed = norm(self.model, layer, a.parts.ln1)(self.clean.kept["resid_pre"][layer] + changes)
+        normed = norm(self.model, layer, self.model.parts(layer).ln1)(
+            self.clean.kept["resid_pre"][layer] + changes
+        )
         values = normed @ weight_of(self.model, part, layer)[features].T
         bias = bias_of(self.model, part, layer)
         values = values if bias is None else values + bias[features]

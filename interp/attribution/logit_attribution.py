@@ -45,7 +45,7 @@ def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
     rows = prompts_of(pairs)
     names = ["resid_pre", "z", "mlp_out", "resid_post"]
-    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.points]
+    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.sites]
     points = [(SITES[name], layer) for name in names for layer in range(model.arch.n_layers)]
     found = recorded(model, rows, points, [(len(row.ids) - 1,) for row in rows])
     layers: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -86,7 +86,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     for layer in range(model.arch.n_layers):
         parts += [head_shares(model, layer, at.z[:, layer]), at.mlp_out[:, layer, None]]
     writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
-    final, rows = at.resid[:, -1], model.unembed.weight[at.answers]
+    final, rows = at.resid[:, -1], model.unembedding[at.answers]
     read = rows[:, 0] - rows[:, 1]
     nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
     total = (model.ln_final(final) * read).sum(-1)
@@ -107,7 +107,7 @@ def head_shares(
 def _through_post_norm(
     model: Model, layer: int, site: str, values: Tensor, writes: Float[Tensor, "pair unit d_model"]
 ) -> Float[Tensor, "pair unit d_model"]:
-    parts = model.arch.parts
+    parts = model.parts(layer)
     path = parts.ln1_post if site == "z" else parts.ln2_post
     if path is None:
         return writes
@@ -170,7 +170,7 @@ def _increase(
     normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
     bias: Tensor | None = getattr(model.ln_final, "bias", None)
     normed = normed if bias is None else normed + bias
-    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    step = max(1, LOGITS_AT_ONCE // model.n_vocab)
     parts = [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]
     log_p = torch.cat(parts)
     return log_p[1:] - log_p[0]
@@ -203,9 +203,9 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
     with torch.no_grad():
         row = weight_of(model, site, layer)[:, unit]
         zero = torch.zeros_like(row)
-        for step in (norm(model, layer, model.arch.parts.ln2_post), model.ln_final):
+        for step in (norm(model, layer, model.parts(layer).ln2_post), model.ln_final):
             row = step(row) - step(zero)  # without what the norm adds to nothing
-        weight = model.unembed.weight
+        weight = model.unembedding
         logits = (weight @ row.to(weight.device)).float().cpu()
     if not 1 <= n <= len(logits):
         raise PlanError(f"n={n}: ask for 1 to {len(logits)} tokens.")

@@ -88,7 +88,7 @@ def logit_lens(
 
     Source: nostalgebraist 2020.
     """
-    vocabulary = model.unembed.weight.shape[0]
+    vocabulary = model.n_vocab
     if not 1 <= top <= vocabulary:
         raise PlanError(f"top={top}: ask for 1 to {vocabulary} tokens.")
     given = listed(prompts)
@@ -163,7 +163,7 @@ def _log_p(
     model: Model, resid: Float[Tensor, "row d_model"]
 ) -> Iterator[Float[Tensor, "some vocab"]]:
     """Log-probabilities over the vocabulary, on the CPU, some rows at a time."""
-    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    step = max(1, LOGITS_AT_ONCE // model.n_vocab)
     with torch.no_grad():
         for some in resid.split(step):
             yield model.logits(some).log_softmax(-1).cpu()

@@ -139,7 +139,7 @@ def qk_edge_scores(
             kwargs = contrast.calls.of_rows(layer, contrast.clean)
             start = graph.qkv(layer).start
             for source in range(graph.before_attention(layer)):
-                normed = norm(model, layer, a.parts.ln1)(resid + effects.change(source))
+                normed = norm(model, layer, model.parts(layer).ln1)(resid + effects.change(source))
                 wide = normed[:, None].expand(-1, a.n_heads, -1, -1)
                 for place, part in enumerate("qk"):
                     other = clean | {part: project(model, part, layer, wide)}

@@ -20,7 +20,7 @@ from interp.data.pairs import PromptPairs, TokenPair, tokenise
 from interp.errors import PlanError, did_you_mean
 from interp.forward.hooks import hooked
 from interp.interventions import nnsight
-from interp.model.architecture import bridge, bridge_sweep
+from interp.model.adapters import bridge, bridge_sweep
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 from interp.patching.patch import patch

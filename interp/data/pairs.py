@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
+from interp.data.alignment import Partner, align
 from interp.data.records import Row, Text, checked, read_records
 from interp.errors import DataError, shown
 from interp.model.model import Model
@@ -30,7 +31,7 @@ class Pair:
 
     Attributes:
         clean: prompt whose right continuation is `answer`.
-        corrupt: prompt of equal token length whose right continuation is `wrong_answer`.
+        corrupt: prompt whose right continuation is `wrong_answer`; of any length.
         answer: what follows `clean`; a leading space is added where the prompt needs one.
         wrong_answer: what follows `corrupt`.
         spans: name -> ((start, end) in `clean`, (start, end) in `corrupt`), in characters.
@@ -179,7 +180,13 @@ def _is_number(value: Any) -> bool:
 @brief
 @dataclass(frozen=True)
 class TokenPair:
-    """One pair in tokens: both prompts equally long, spans at the same token positions."""
+    """One pair in tokens, aligned.
+
+    Attributes:
+        spans, corrupt_spans: name -> token positions in the clean and in the corrupt prompt.
+        partner: for each clean token the position of its partner in the corrupt prompt, or
+            ``None``; see `interp.data.alignment.align`.
+    """
 
     pair: Pair
     clean: tuple[int, ...]
@@ -187,12 +194,24 @@ class TokenPair:
     answer: int
     wrong_answer: int
     spans: Mapping[str, tuple[int, ...]]
+    corrupt_spans: Mapping[str, tuple[int, ...]]
+    partner: Partner
 
     @property
     def first_difference(self) -> int:
-        """First position whose tokens differ; nothing before it can differ in activation."""
-        same = (a == b for a, b in zip(self.clean, self.corrupt, strict=True))
-        return next(i for i, equal in enumerate(same) if not equal)
+        """First clean position whose activation can differ from its partner's.
+
+        Up to there both prompts have the same tokens, each the other's partner.
+        """
+        both = zip(self.clean, self.corrupt, self.partner, strict=False)
+        same = (a == b and i == j for i, (a, b, j) in enumerate(both))
+        return next((i for i, equal in enumerate(same) if not equal), len(self.corrupt))
+
+    @property
+    def unpaired(self) -> tuple[int, int]:
+        """How many tokens of the clean and of the corrupt prompt have no partner."""
+        n = sum(one is not None for one in self.partner)
+        return len(self.clean) - n, len(self.corrupt) - n
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -200,11 +219,31 @@ class TokenPair:
         of_position = {p: name for name, span in reversed(list(self.spans.items())) for p in span}
         return tuple(of_position.get(p, "") for p in range(len(self.clean)))
 
-    def positions(self, place: str) -> tuple[int, ...]:
-        """Token positions of ``all``, ``last``, a span, or a span's ``_last`` token."""
-        every = tuple(range(len(self.clean)))
-        places = {**self.spans, "all": every, "last": every[-1:]}
-        return places[place] if place in places else self.spans[place.removesuffix("_last")][-1:]
+    def matched(self, place: str | int) -> tuple[tuple[int, int], ...]:
+        """(clean, corrupt) positions of the partners in a place of both prompts, ascending.
+
+        A place is a clean position, ``all``, ``last``, a span, or a span's ``_last`` token, whose
+        partner here is the other span's last token whatever else is aligned.
+        """
+        if place == "last":
+            return ((len(self.clean) - 1, len(self.corrupt) - 1),)
+        if isinstance(place, str) and place != "all" and place not in self.spans:
+            name = place.removesuffix("_last")
+            return ((self.spans[name][-1], self.corrupt_spans[name][-1]),)
+        inside: Iterable[int] = range(len(self.clean))
+        others: Iterable[int] = range(len(self.corrupt))
+        if isinstance(place, int):
+            inside = range(place, min(place + 1, len(self.clean)))
+        elif place != "all":
+            inside, others = self.spans[place], self.corrupt_spans[place]
+        found = ((i, self.partner[i]) for i in inside)
+        return tuple((i, j) for i, j in found if j is not None and j in others)
+
+
+def unpaired(pairs: Sequence[TokenPair]) -> tuple[tuple[int, int], ...]:
+    """Of each pair the tokens without a partner, clean and corrupt; empty where all have one."""
+    found = tuple(pair.unpaired for pair in pairs)
+    return found if any(map(any, found)) else ()
 
 
 def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
@@ -229,27 +268,19 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
 
 def _tokenise(model: Model, pair: Pair) -> TokenPair:
     clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
-    if len(clean) != len(corrupt):
-        raise DataError(
-            f"clean has {len(clean)} tokens and corrupt {len(corrupt)}; choose a counterpart of "
-            "equal token length."
-        )
     if clean == corrupt:
         raise DataError("clean and corrupt are the same tokens, so there is nothing to patch.")
     answer = single_token(model, pair.clean, clean, pair.answer, "answer")
     wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
     if answer == wrong:
         raise DataError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
-    spans: dict[str, tuple[int, ...]] = {}
-    for name, (first, second) in pair.spans.items():
-        spans[name] = _tokens_of(model, pair.clean, first, len(clean))
-        other = _tokens_of(model, pair.corrupt, second, len(corrupt))
-        if spans[name] != other:
-            raise DataError(
-                f"span {shown(name)} covers tokens {shown(list(spans[name]))} of clean and "
-                f"{shown(list(other))} of corrupt; it must cover the same positions in both."
-            )
-    return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans)
+    sides = ((pair.clean, len(clean)), (pair.corrupt, len(corrupt)))
+    spans, others = (
+        {name: _tokens_of(model, text, both[side], n) for name, both in pair.spans.items()}
+        for side, (text, n) in enumerate(sides)
+    )
+    partner = align(clean, corrupt, spans, others)
+    return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans, others, partner)
 
 
 def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:

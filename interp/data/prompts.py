@@ -186,9 +186,9 @@ def prompts_of(
     pairs: Sequence[TokenPair], side: Literal["clean", "corrupt"] = "clean"
 ) -> list[TokenPrompt]:
     """One side of pairs as prompts."""
-    return [
-        TokenPrompt(pair.clean if side == "clean" else pair.corrupt, pair.spans) for pair in pairs
-    ]
+    if side == "clean":
+        return [TokenPrompt(pair.clean, pair.spans) for pair in pairs]
+    return [TokenPrompt(pair.corrupt, pair.corrupt_spans) for pair in pairs]
 
 
 def pad(
@@ -225,3 +225,18 @@ def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, 
         if len(places) > 1:
             return f"The span {name!r} is at different positions in different prompts, {mixes}"
     return ""
+
+
+def unpaired_tokens(unpaired: Sequence[tuple[int, int]]) -> str:
+    """How many tokens of how many pairs have no partner; empty where all have.
+
+    `unpaired` has the numbers of each pair's clean and corrupt prompt.
+    """
+    n_pairs = sum(any(both) for both in unpaired)
+    if not n_pairs:
+        return ""
+    clean, corrupt = (sum(side) for side in zip(*unpaired, strict=True))
+    return (
+        f"{clean} tokens of clean and {corrupt} of corrupt prompts, in {n_pairs} of "
+        f"{len(unpaired)} pairs, have no partner in the other prompt; nothing is patched there."
+    )

@@ -14,6 +14,7 @@ from interp.forward.hooks import hooked
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 from interp.model.sites import SITES
+from interp.model.weights import shape_of
 
 WRITERS = ("mlp_post", "z")
 """Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
@@ -37,13 +38,8 @@ def first_output(out: Any) -> Tensor:
 def weight_of(model: Model, site: str, layer: int) -> Float[Tensor, "out in"]:
     """Matrix of the linear module that computes (q, k, v) or reads (z, mlp_post) a site."""
     module, point = model.point(SITES[site], layer)
-    weight = _matrix(module)
+    weight = model.matrix(module, f"layer {layer} {site}")
     return weight if point.features is None else weight[point.features.to(weight.device)]
-
-
-def _matrix(module: nn.Module) -> Float[Tensor, "out in"]:
-    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
-    return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
 def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, "neuron d_model"]:
@@ -52,11 +48,14 @@ def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, 
     ``"gate"`` is what goes through the activation function, in gated and plain MLPs; ``"up"`` what
     it is multiplied by.
     """
-    if which not in model.arch.neuron_keys:
-        known = ", ".join(map(repr, model.arch.neuron_keys)) or "none that can be read"
-        raise PlanError(f"{model.name} has no neuron keys {which!r}: its MLPs have {known}.")
-    path = model.arch.neuron_keys[which].path
-    return _matrix(model.blocks[layer].get_submodule(path))
+    known = model.arch.layers[layer].neuron_keys
+    if which not in known:
+        raise PlanError(
+            f"layer {layer} of {model.name} has no neuron keys {which!r}: its MLP has "
+            f"{', '.join(map(repr, known)) or 'none that can be read'}."
+        )
+    module = model.blocks[layer].get_submodule(known[which].path)
+    return model.matrix(module, f"layer {layer} {which}")
 
 
 def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
@@ -75,7 +74,7 @@ def project(
 
     Branches are query heads; keys and values take the matrix of the group a head belongs to.
     """
-    a = model.arch
+    a = model.arch.layers[layer]
     weight = weight_of(model, site, layer).unflatten(0, (-1, a.d_head))
     shared = a.n_heads // len(weight)
     out = torch.einsum("bhpd,hkd->bphk", x, weight.repeat_interleave(shared, 0))
@@ -89,7 +88,7 @@ def head_writes(
     model: Model, layer: int, z: Float[Tensor, "row pos width"]
 ) -> Float[Tensor, "row head pos d_model"]:
     """What each head adds to attention's output, before a post-norm: z_h W_O^h."""
-    a = model.arch
+    a = model.arch.layers[layer]
     by_head = weight_of(model, "z", layer).T.unflatten(0, (a.n_heads, a.d_head))
     return torch.einsum("bphk,hkd->bhpd", z.unflatten(-1, (a.n_heads, a.d_head)), by_head)
 
@@ -103,15 +102,18 @@ def mlp_write(
     model: Model, layer: int, resid: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
     """What a layer's MLP adds to the residual stream it reads; `PlanError` without a module."""
-    parts = model.arch.parts
+    parts = model.parts(layer)
     out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
     return norm(model, layer, parts.ln2_post)(first_output(out))
 
 
 def _mlp(model: Model, layer: int) -> nn.Module:
-    path = model.arch.parts.mlp
+    path = model.parts(layer).mlp
     if not path:
-        raise PlanError(f"{model.name} has no MLP module: its matrices lie in the block itself.")
+        raise PlanError(
+            f"layer {layer} of {model.name} has no MLP module: its matrices lie in the block "
+            "itself."
+        )
     return model.blocks[layer].get_submodule(path)
 
 
@@ -133,7 +135,7 @@ def attend(
     per query head. Where the model shares them within a group, the block runs once per member of
     the group, and each run gives that member's heads. `kwargs` are the layer's for these rows.
     """
-    a = model.arch
+    a = model.arch.layers[layer]
     group = a.n_heads // a.n_kv_heads
     last: list[Tensor] = []
     found: list[Tensor] = []
@@ -145,7 +147,7 @@ def attend(
         last.append(z)
         raise _Reached
 
-    still = torch.zeros(*q.shape[:2], a.d_model, dtype=q.dtype, device=q.device)
+    still = torch.zeros(*q.shape[:2], model.arch.d_model, dtype=q.dtype, device=q.device)
     for member in range(group):
         own = slice(member, None, group)
         edits = [("q", put(q)), ("k", put(k[:, :, own])), ("v", put(v[:, :, own])), ("z", reach)]
@@ -165,7 +167,7 @@ def last_attention(
 
     Read off heads that are given one-hot values, so any attention function will do.
     """
-    a, n = model.arch, hidden.shape[1]
+    a, n = model.arch.layers[layer], hidden.shape[1]
     found: list[Tensor] = []
 
     def reach(z: Tensor) -> None:
@@ -187,8 +189,7 @@ def _blank_projections(model: Model, layer: int) -> Generator[None]:
     modules = {id(m): m for m, _ in (model.point(SITES[part], layer) for part in "qkv")}
     with contextlib.ExitStack() as stack:
         for module in modules.values():
-            weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
-            width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+            width = shape_of(module)[0]
             stack.callback(restore_forward, module, module.__dict__.get("forward"))
             module.forward = lambda x, width=width: x.new_empty(*x.shape[:-1], width)
         yield
@@ -215,21 +216,20 @@ def split_mlp_input(model: Model, layer: int, keep: Callable[[Tensor], None]) ->
 def projection(model: Model, name: str, layer: int) -> nn.Module:
     """A linear module by name, one of `WRITERS` or `READERS`; `PlanError` if there is none."""
     if name in WRITERS:
-        model.site(name)
-        model.check_layers([layer])
+        model.check_layers([layer], SITES[name])
         return model.point(SITES[name], layer)[0]
     if name not in READERS:
         raise PlanError(
             f"no projection writes from {name!r}; choose 'mlp_post' (the FFN's down-projection) or "
             "'z' (attention's output projection)."
         )
-    if name not in model.arch.neuron_keys:
-        raise PlanError(
-            f"{model.name} has no projection {name!r} that computes its FFN neurons alone; methods "
-            "that write into neurons' keys cannot be used on it."
-        )
     model.check_layers([layer])
-    return model.blocks[layer].get_submodule(model.arch.neuron_keys[name].path)
+    if name not in model.arch.layers[layer].neuron_keys:
+        raise PlanError(
+            f"layer {layer} of {model.name} has no projection {name!r} that computes its FFN "
+            "neurons alone; methods that write into neurons' keys cannot be used on it."
+        )
+    return model.blocks[layer].get_submodule(model.arch.layers[layer].neuron_keys[name].path)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ def default_budget(model: Model) -> int:
     if model.device.type != "cuda":
         return CPU_TOKENS
     a = model.arch
-    floats = 8 * a.d_model + 4 * (a.d_mlp or 4 * a.d_model) + 10 * a.n_heads * a.d_head
+    d_mlp = max(block.d_mlp for block in a.layers) or 4 * a.d_model
+    heads = max(block.n_heads * block.d_head for block in a.layers)
+    floats = 8 * a.d_model + 4 * d_mlp + 10 * heads
     free = torch.cuda.mem_get_info(model.device)[0]
     return max(256, min(2**18, int(free / 2 / (floats * model.dtype.itemsize))))
 

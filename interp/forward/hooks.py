@@ -80,16 +80,14 @@ def attention_weights(
             )
         found[layer] = weights
 
-    path = model.arch.attention
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            try:
-                module = model.blocks[layer].get_submodule(path)
-            except AttributeError:
+            module = model.attention(layer)
+            if module is None:
                 raise PlanError(
-                    f"layer {layer} of {model.name} has no site 'pattern': it has no attention "
-                    f"module {path!r}; give layers that have one."
-                ) from None
+                    f"layer {layer} of {model.name} has no site 'pattern': it has no attention; "
+                    "give layers that have."
+                )
             stack.callback(module.register_forward_hook(partial(keep, layer)).remove)
         stack.enter_context(model.attention_named("eager"))
         yield

@@ -98,7 +98,7 @@ class _Stream:
         changes: Float[Tensor, "head row pos d_model"],
     ) -> None:
         """A layer's heads, which write through their sum's post-norm."""
-        post = norm(self.model, layer, self.model.arch.parts.ln1_post)
+        post = norm(self.model, layer, self.model.parts(layer).ln1_post)
         self.resid = self.resid + post(total)
         self.sums[layer] = total
         self._note(changes)
@@ -111,14 +111,14 @@ class _Stream:
         """What the cut edges change, from the first position that differs on."""
         changes = self.changes
         cut = self.cut[: len(changes), destinations]
-        if self.model.arch.parts.ln1_post is None:
+        if all(block.parts.ln1_post is None for block in self.model.arch.layers):
             return _weighted(cut, changes)
         plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
         moved = 0
         for layer, whole in self.sums.items():
             own, total = self.graph.heads(layer), whole[:, self.first :]
             plain[own] = False
-            post = norm(self.model, layer, self.model.arch.parts.ln1_post)
+            post = norm(self.model, layer, self.model.parts(layer).ln1_post)
             moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
         return moved + _weighted(cut[plain], changes[plain])
 
@@ -134,7 +134,7 @@ def _heads(
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "head row pos d_model"]]:
     """Attention's output from the heads' own inputs, and how far each head is from ablated."""
     read = state.read(state.graph.qkv(layer)).transpose(0, 1)  # (row, 3 head, pos, d_model)
-    normed = norm(model, layer, model.arch.parts.ln1)(read)
+    normed = norm(model, layer, model.parts(layer).ln1)(read)
     branches = normed.unflatten(1, (3, state.graph.n_heads))
     q, k, v = (project(model, part, layer, branches[:, i]) for i, part in enumerate("qkv"))
     z = attend(model, layer, kwargs, q, k, v)

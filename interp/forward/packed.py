@@ -300,15 +300,16 @@ def shares_prefixes(model: Model) -> bool:
 
     Blocks with a convolution over tokens (Mamba, linear attention, LFM2) mix them there, too.
     """
-    if not model.arch.causal or not all(_dispatches(model, block) for block in model.blocks):
+    if not model.arch.causal or not all(
+        _dispatches(model, layer) for layer in range(model.arch.n_layers)
+    ):
         return False
     return model.attention_implementation in ("sdpa", "eager")
 
 
-def _dispatches(model: Model, block: nn.Module) -> bool:
-    try:
-        attention = block.get_submodule(model.arch.attention)
-    except AttributeError:
+def _dispatches(model: Model, layer: int) -> bool:
+    attention, block = model.attention(layer), model.blocks[layer]
+    if attention is None:
         return False
     code = vars(sys.modules[type(attention).__module__])
     mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())

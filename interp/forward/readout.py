@@ -27,7 +27,7 @@ def measure(
         pair = answer_logits(model, resid, answers)
         empty = pair[:, :0]
         return metric.compute(pair, empty, empty, answers).cpu()
-    step = max(1, LOGITS_AT_ONCE // model.unembed.weight.shape[0])
+    step = max(1, LOGITS_AT_ONCE // model.n_vocab)
     values: list[Tensor] = []
     for part, clean, pair in zip(
         resid.split(step), clean_resid.split(step), answers.split(step), strict=True
@@ -43,7 +43,7 @@ def answer_logits(
     model: Model, resid: Float[Tensor, "row d_model"], answers: Int[Tensor, "row 2"]
 ) -> Float[Tensor, "row 2"]:
     """Logits of each row's two answers: their unembedding rows alone are multiplied, in fp32."""
-    weight, device = model.unembed.weight, model.unembed_device
+    weight, device = model.unembedding, model.unembed_device
     normed = model.ln_final(resid.to(device)).float()
     tokens, index = answers.to(device).unique(return_inverse=True)
     logits = normed @ weight[tokens].float().T

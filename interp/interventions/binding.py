@@ -39,14 +39,14 @@ def bind(
         if isinstance(step, KnockOut):
             queries, keys = (resolve(p, prompts, which) for p in (step.queries, step.keys))
             heads: Any = step.heads
-            _check_units(heads, model.arch.n_heads, "head", model)
-            for layer in chosen_layers(model, step.layers):
+            for layer in chosen_layers(model, attending_layers(model), step.layers):
+                _check_units(heads, model.arch.layers[layer].n_heads, "head", model)
                 run.knock_outs.append(BoundKnockOut(layer, queries, keys, heads))
             continue
         site, layers = site_layers(model, step.site, step.layers)
         scope = resolve(step.positions, prompts, which)
-        features = _features(model, site, step.units)
-        axes = _axes(step, model.width(site))
+        features = _features(model, site, layers, step.units)
+        axes = _axes(step, model.width(site, layers) if step.tensors else None)
         if len(axes) == 2 and (entry is None or bool((entry[which] >= axes[0]).any())):
             raise PlanError(
                 f"the value for {step.site} holds one entry for each of {axes[0]} prompts; apply "
@@ -117,16 +117,22 @@ def site_layers(
 ) -> tuple[Site, Sequence[int]]:
     """A site, and its layers: those given, the one in its name, or all; `PlanError` if none."""
     where, named = model.site(site)
-    return where, chosen_layers(model, layers, named, site)
+    chosen = chosen_layers(model, model.layers_with(where), layers, named, site)
+    model.check_layers(chosen, where)
+    return where, chosen
 
 
 def chosen_layers(
-    model: Model, layers: int | Sequence[int] | None, named: int | None = None, site: str = ""
+    model: Model,
+    every: Sequence[int],
+    layers: int | Sequence[int] | None,
+    named: int | None = None,
+    site: str = "",
 ) -> Sequence[int]:
-    """The layers given, the one that the site's name says, or all; errors as `site_layers`."""
+    """The layers given, the one that the site's name says, or `every`; errors as `site_layers`."""
     given = named if layers is None else layers
     given = (given,) if isinstance(given, int) else given
-    chosen = range(model.arch.n_layers) if given is None else given
+    chosen = every if given is None else given
     if not chosen:
         raise PlanError("layers is empty, so nothing would change; name at least one.")
     model.check_layers(chosen)
@@ -137,15 +143,25 @@ def chosen_layers(
     return chosen
 
 
-def _features(model: Model, site: Site, units: Any) -> Int[Tensor, " feature"] | None:
+def attending_layers(model: Model) -> Sequence[int]:
+    """The layers that attend; `PlanError` where none does."""
+    layers = [i for i, block in enumerate(model.arch.layers) if block.attention is not None]
+    if not layers:
+        raise PlanError(f"{model.name} has no attention: no patterns to read, and none to cut.")
+    return layers
+
+
+def _features(
+    model: Model, site: Site, layers: Sequence[int], units: Any
+) -> Int[Tensor, " feature"] | None:
     """The features of the chosen heads or neurons."""
     if units is None:
         return None
-    n = model.n_units(site)
+    n = model.n_units(site, layers)
     if site.units == "d_model":
         raise PlanError(f"site {site.name!r} has no heads or neurons; leave `units` out.")
     _check_units(units, n, site.units.replace("_", "-"), model)
-    each = model.width(site) // n
+    each = model.width(site, layers) // n
     return torch.tensor([u * each + i for u in units for i in range(each)])
 
 

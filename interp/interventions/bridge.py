@@ -38,7 +38,7 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
     run = bind(model, as_plan(plan), rows)
     # hook_embed fires first in every forward pass, so it can tell the run what comes in
     hooks: list[BridgeHook] = [("hook_embed", partial(_enter, run, pad(model, rows)[1]))]
-    if model.arch.bridge_reads_scores and "z" in model.arch.points:
+    if model.arch.bridge_reads_scores and "z" in model.arch.layers[0].points:
         hooks.append(("blocks.0.attn.hook_attn_scores", partial(_reads_cache, run)))
     if run.knock_outs and not model.arch.bridge_reads_scores:
         raise PlanError(

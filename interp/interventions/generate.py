@@ -149,7 +149,7 @@ def decode(
     stop = _ends(model) if ends is None else ends
     seen = _on_the_right(cache.ids, cache.mask)
     processors, sample = _processors(model, seen, max_new_tokens, stop, options)
-    ended = torch.zeros(model.unembed.weight.shape[0], dtype=torch.bool, device=seen.device)
+    ended = torch.zeros(model.n_vocab, dtype=torch.bool, device=seen.device)
     ended[list(stop)] = True
     run.rows = torch.arange(len(cache))
     new: list[list[int]] = [[] for _ in run.rows]

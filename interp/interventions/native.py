@@ -47,10 +47,21 @@ def hooked_run(model: Model, run: Run) -> Generator[None]:
             module, point = model.point(edit.site, edit.layer)
             stack.callback(hook_point(module, point, partial(edit, run=run)).remove)
         for knock_out in run.knock_outs:
-            attention = model.blocks[knock_out.layer].get_submodule(model.arch.attention)
+            attention = attending(model, knock_out.layer)
             hook = partial(_cut, model, run, knock_out)
             stack.callback(attention.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
+
+
+def attending(model: Model, layer: int) -> nn.Module:
+    """The module that attends in a layer; `PlanError` where it has none."""
+    module = model.attention(layer)
+    if module is None:
+        raise PlanError(
+            f"layer {layer} of {model.name} has no attention that a KnockOut could cut; name "
+            "layers that have."
+        )
+    return module
 
 
 def _enter(run: Run, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,7 +94,7 @@ def _cut(
     n_keys, offset = window.n_new, 0
     if window.cache is not None:
         n_keys, offset = window.cache.get_mask_sizes(window.n_new, knock_out.layer)
-    cut = knock_out.cut(window, n_keys, offset, model.arch.n_heads)
+    cut = knock_out.cut(window, n_keys, offset, model.arch.layers[knock_out.layer].n_heads)
     mask = plain_mask(model, window, n_keys, offset) if mask is None else mask
     return args, kwargs | {"attention_mask": cut_off(knock_out, mask, cut.to(mask.device))}
 

@@ -17,7 +17,7 @@ from interp.errors import InterpError
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Window
 from interp.interventions.binding import bind
-from interp.interventions.native import cut_off, plain_mask
+from interp.interventions.native import attending, cut_off, plain_mask
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
 
@@ -132,7 +132,9 @@ def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> S
     _, point = model.point(edit.site, edit.layer)
     module = _part(_part(wrapped, model.arch.blocks)[edit.layer], point.path)
     row, column, prompt, pos = edit.tokens(window)
-    features = torch.arange(model.width(edit.site)) if edit.features is None else edit.features
+    features = (
+        torch.arange(model.width(edit.site, edit.layer)) if edit.features is None else edit.features
+    )
     if point.features is not None:
         features = point.features[features]
     where = tuple(i.to(model.device) for i in (row[:, None], column[:, None], features))
@@ -145,8 +147,10 @@ def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> S
 
 def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -> Step:
     """A knock-out as the scores it cuts, and the mask to cut them from where there is none."""
-    module = _part(_part(wrapped, model.arch.blocks)[cut.layer], model.arch.attention)
-    scores = cut.cut(window, window.n_new, 0, model.arch.n_heads).to(model.device)
+    attending(model, cut.layer)  # or refuse
+    path = model.arch.layers[cut.layer].attention or ""
+    module = _part(_part(wrapped, model.arch.blocks)[cut.layer], path)
+    scores = cut.cut(window, window.n_new, 0, model.arch.layers[cut.layer].n_heads).to(model.device)
     plain = plain_mask(model, window, window.n_new, 0)
     real = window.real.to(model.device)
     cut_off(cut, plain & real[:, None, None, :] & real[:, None, :, None], scores)  # or refuse

@@ -15,7 +15,13 @@ from interp.errors import PlanError
 from interp.forward.budget import default_budget
 from interp.forward.hooks import attention_weights, hooked
 from interp.forward.prefix_cache import PrefixCache
-from interp.interventions.binding import bind, check_values, chosen_layers, site_layers
+from interp.interventions.binding import (
+    attending_layers,
+    bind,
+    check_values,
+    chosen_layers,
+    site_layers,
+)
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, Plan, as_plan
 from interp.model.model import Model
@@ -156,7 +162,7 @@ def activations(
     where, named = parse_site(site)
     places = places_of(rows, at)
     if where is PATTERN:
-        chosen = chosen_layers(model, layers, named, site)
+        chosen = chosen_layers(model, attending_layers(model), layers, named, site)
         values = _patterns(model, rows, chosen, places, as_plan(plan))
     else:
         where, chosen = site_layers(model, site, layers)
@@ -206,7 +212,7 @@ def recorded(
     """Activations at several points of the same runs, at each prompt's `places`; zero beyond."""
     wanted = places or [tuple(range(len(row.ids))) for row in rows]
     shape = (len(rows), max(map(len, wanted)))
-    out = [torch.zeros(*shape, model.width(site), dtype=model.dtype) for site, _ in points]
+    out = [torch.zeros(*shape, model.width(site, n), dtype=model.dtype) for site, n in points]
     held: dict[int, Tensor] = {}
 
     def keep(number: int) -> Callable[[Tensor], None]:
@@ -226,8 +232,11 @@ def _patterns(
 ) -> dict[int, Float[Tensor, "prompt head query key"]]:
     """Attention weights, NaN where a prompt has no such query or key."""
     n_queries, n_keys = max(map(len, places)), max(len(row.ids) for row in rows)
-    shape = (len(rows), model.arch.n_heads, n_queries, n_keys)
-    out = {layer: torch.full(shape, torch.nan, dtype=model.dtype) for layer in layers}
+    heads = {layer: model.arch.layers[layer].n_heads for layer in layers}
+    out = {
+        layer: torch.full((len(rows), n, n_queries, n_keys), torch.nan, dtype=model.dtype)
+        for layer, n in heads.items()
+    }
     held: dict[int, Tensor] = {}
     for group in run_batches(model, rows, plan, lambda: attention_weights(model, layers, held)):
         for layer, found in held.items():

@@ -89,15 +89,16 @@ def _require(difference: float, allowed: float, what: str) -> str:
 
 def _check_sites(model: Model, allowed: float) -> str:
     seen = probe(model)
-    for site, why in misfits(model, seen):
-        raise ModelError(f"site {site!r}: {why}")
+    for site, layer, why in misfits(model, seen):
+        raise ModelError(f"site {site!r} in layer {layer}: {why}")
     notes = [f"no {name}: {why}" for name, why in model.arch.missing.items()]
     if model.arch.causal:
         require_causal(model, seen)
     else:
         notes.append("tokens read in both directions, as the program was compiled to")
     require_head(model, seen)
-    size = f"{len(model.arch.points)} sites x {model.arch.n_layers} layers."
+    n_places = sum(len(block.points) for block in model.arch.layers)
+    size = f"{len(model.arch.sites)} sites, {n_places} places in {model.arch.n_layers} layers."
     return f"{size} {'; '.join(notes)}".strip()
 
 
@@ -145,17 +146,15 @@ def _check_no_op(model: Model, allowed: float) -> str:
 
 def _check_effective(model: Model, allowed: float) -> str:
     """One batch per site, its row n disturbed in layer n."""
-    n_layers = model.arch.n_layers
-    rows = probe_ids(model).expand(n_layers, -1)
+    rows = probe_ids(model).expand(model.arch.n_layers, -1)
     plain = _last_logits(model, rows)
-    for site in map(SITES.__getitem__, model.arch.points):
+    for site in map(SITES.__getitem__, model.arch.sites):
         if site.units != "d_model" and not model.arch.causal:
             continue
-        edits = [
-            (site, n, lambda act, row=n: act[row].mul_(1.5).add_(0.1)) for n in range(n_layers)
-        ]
+        layers = model.arch.layers_with(site.name)
+        edits = [(site, n, lambda act, row=n: act[row].mul_(1.5).add_(0.1)) for n in layers]
         disturbed = _hooked_logits(model, rows, edits)
-        for layer in range(n_layers):
+        for layer in layers:
             if torch.equal(disturbed[layer], plain[layer]):
                 raise ModelError(f"editing {site.at(layer)} leaves the prediction unchanged")
     if model.arch.causal:
@@ -167,10 +166,10 @@ def _check_effective(model: Model, allowed: float) -> str:
 
 
 def _check_resid_mid(model: Model, allowed: float) -> str:
-    for site in ("resid_mid", "mlp_out"):
-        if site not in model.arch.points:
-            raise _NotApplicable(f"no {site}: {model.arch.missing[site]}")
     ids, last = probe_ids(model), model.arch.n_layers - 1
+    for site in ("resid_mid", "mlp_out"):
+        if site not in model.arch.layers[last].points:
+            raise _NotApplicable(f"no {site}: {model.arch.layers[last].missing[site]}")
     after: list[Tensor] = []
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
     delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ shape of every site, whether attention is causal, and whether the logits are the
 unembedding of the last residual stream. interp computes with all three.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,20 +51,21 @@ def rounding(model: Model) -> float:
 
 def every_site(model: Model) -> Iterator[tuple[Site, int]]:
     """All (site, layer) pairs the model has."""
-    for name in model.arch.points:
-        for layer in range(model.arch.n_layers):
+    for layer, block in enumerate(model.arch.layers):
+        for name in block.points:
             yield SITES[name], layer
 
 
 def fitted(model: Model) -> Model:
-    """The model with a map of only those sites that its modules carry, in every layer.
+    """The model with a map of only those sites that its modules carry, layer by layer.
 
     `ModelError` where the residual stream is not where the map says, a token reads later ones, or
     the logits are not the unembedding of the normed residual stream.
     """
-    model = _without(model, dict(_unbuilt(model)))
+    _require_stream(model)
     seen = probe(model)
-    model = _without(model, dict(misfits(model, seen)))
+    model = _without(model, {(site, layer): why for site, layer, why in misfits(model, seen)})
+    _require_stream(model)
     require_causal(model, seen)
     require_head(model, seen)
     return model
@@ -100,21 +101,23 @@ def probe(model: Model) -> Probe:
     return Probe(shapes, final[0], logits)
 
 
-def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, str]]:
-    """(site, why) for every site that did not fire with its shape; the first layer says why."""
-    found: set[str] = set()
+def misfits(model: Model, seen: Probe) -> Iterator[tuple[str, int, str]]:
+    """(site, layer, why) for every site that did not fire with its shape."""
     for site, layer in every_site(model):
-        want, got = (2, 6, model.width(site)), seen.shapes.get((site.name, layer))
-        if got == want or site.name in found:
+        want, got = (2, 6, model.width(site, layer)), seen.shapes.get((site.name, layer))
+        if got == want:
             continue
-        found.add(site.name)
-        path = model.arch.points[site.name].path
+        path = model.arch.layers[layer].points[site.name].path
         if got is None:
-            yield site.name, f"the module {path!r} of layer {layer} is never called"
+            yield site.name, layer, f"its module {path!r} is never called"
         elif got == (12, want[-1]):
-            yield site.name, f"the module {path!r} gets the tokens of all rows in one flat axis"
+            yield (
+                site.name,
+                layer,
+                f"its module {path!r} gets the tokens of all rows in one flat axis",
+            )
         else:
-            yield site.name, f"it would have shape {want}, but {path!r} in layer {layer} has {got}"
+            yield site.name, layer, f"it would have shape {want}, but {path!r} has {got}"
 
 
 def require_causal(model: Model, seen: Probe) -> None:
@@ -158,26 +161,26 @@ def require_head(model: Model, seen: Probe) -> None:
         )
 
 
-def _unbuilt(model: Model) -> Iterator[tuple[str, str]]:
-    """(site, why) for every site whose module some layer does not have."""
-    for name, point in model.arch.points.items():
-        for layer, block in enumerate(model.blocks):
-            try:
-                block.get_submodule(point.path)
-            except AttributeError:
-                yield name, f"layer {layer} has no module {point.path!r}"
-                break
+def _require_stream(model: Model) -> None:
+    """Refuse a model (`ModelError`) whose residual stream cannot be seen in every layer."""
+    for layer, block in enumerate(model.arch.layers):
+        for name in STREAM:
+            if name not in block.points:
+                raise ModelError(
+                    f"{model.name} has no {name!r} in layer {layer}: {block.missing[name]}; "
+                    f"{_wrong_map(model)}"
+                )
 
 
-def _without(model: Model, absent: dict[str, str]) -> Model:
-    """The model with some sites missing, for these reasons; never the residual stream."""
-    for name in STREAM:
-        if name in absent or name not in model.arch.points:
-            why = absent.get(name) or model.arch.missing[name]
-            raise ModelError(f"{model.name} has no {name!r}: {why}; {_wrong_map(model)}")
-    points = {name: point for name, point in model.arch.points.items() if name not in absent}
-    arch = replace(model.arch, points=points, missing={**model.arch.missing, **absent})
-    return replace(model, arch=arch)
+def _without(model: Model, absent: Mapping[tuple[str, int], str]) -> Model:
+    """The model with (site, layer) pairs missing, for these reasons."""
+    layers = list(model.arch.layers)
+    for (name, layer), why in absent.items():
+        block = layers[layer]
+        points = {site: point for site, point in block.points.items() if site != name}
+        missing = {**block.missing, name: why}
+        layers[layer] = replace(block, points=points, missing=missing)
+    return replace(model, arch=replace(model.arch, layers=tuple(layers)))
 
 
 def _wrong_map(model: Model) -> str:

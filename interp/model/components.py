@@ -16,6 +16,7 @@ from interp.brief import brief
 from interp.errors import PlanError, shown
 from interp.model.graph import component_name
 from interp.model.model import Model
+from interp.model.sites import SITES
 
 ComponentKind = Literal["head", "mlp", "neuron"]
 KINDS: tuple[ComponentKind, ...] = get_args(ComponentKind)
@@ -69,8 +70,13 @@ def refuse_unreadable(names: Iterable[str]) -> None:
 
 
 def n_units(model: Model, kind: ComponentKind) -> int:
-    """Components of a kind in each layer; `PlanError` where the architecture has no such site."""
+    """Components of a kind per layer that has any; `PlanError` where none has, or they differ."""
     return model.n_units(model.site(SITE_OF[kind])[0])
+
+
+def layers_of(model: Model, kind: ComponentKind) -> tuple[int, ...]:
+    """The layers that have components of a kind; `PlanError` where none has."""
+    return model.layers_with(SITES[SITE_OF[kind]])
 
 
 def shapes(model: Model, kinds: Iterable[ComponentKind]) -> dict[ComponentKind, tuple[int, int]]:
@@ -80,8 +86,12 @@ def shapes(model: Model, kinds: Iterable[ComponentKind]) -> dict[ComponentKind, 
 
 def everything(model: Model, kind: ComponentKind) -> list[Component]:
     """All components of a kind, by layer."""
-    units = range(n_units(model, kind))
-    return [Component(layer, kind, u) for layer in range(model.arch.n_layers) for u in units]
+    site = SITES[SITE_OF[kind]]
+    return [
+        Component(layer, kind, unit)
+        for layer in model.layers_with(site)
+        for unit in range(model.n_units(site, layer))
+    ]
 
 
 def components_of(model: Model, given: Components) -> list[Component]:
@@ -91,11 +101,16 @@ def components_of(model: Model, given: Components) -> list[Component]:
         twice = next(c for i, c in enumerate(found) if c in found[:i])
         raise PlanError(f"component '{twice}' is named twice; name each one once.")
     for one in found:
-        n = n_units(model, one.kind)
-        if one.layer >= model.arch.n_layers or one.unit >= n:
-            units = "" if one.kind == "mlp" else f" and {one.kind}s 0 to {n - 1}"
-            last = model.arch.n_layers - 1
-            raise PlanError(f"no component '{one}': {model.name} has layers 0 to {last}{units}.")
+        site, last = SITES[SITE_OF[one.kind]], model.arch.n_layers - 1
+        if one.layer > last:
+            raise PlanError(f"no component '{one}': {model.name} has layers 0 to {last}.")
+        model.check_layers([one.layer], site)
+        n = model.n_units(site, one.layer)
+        if one.unit >= n:
+            raise PlanError(
+                f"no component '{one}': layer {one.layer} of {model.name} has {one.kind}s 0 to "
+                f"{n - 1}."
+            )
     return found
 
 
@@ -146,7 +161,10 @@ def _expanded(model: Model, part: str | Component) -> list[Component]:
     layer = _LAYER_OF_HEADS.fullmatch(str(part))
     if layer is None:
         return [Component.parse(str(part))]
-    return [Component(int(layer[1]), "head", head) for head in range(model.arch.n_heads)]
+    number = int(layer[1])
+    model.check_layers([number], SITES["z"])
+    heads = range(model.n_units(SITES["z"], number))
+    return [Component(number, "head", head) for head in heads]
 
 
 # --- sets --------------------------------------------------------------------------------------

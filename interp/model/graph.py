@@ -37,8 +37,19 @@ class Graph:
 
     @classmethod
     def of(cls, arch: Architecture) -> "Graph":
-        """The graph of a model."""
-        return cls(arch.n_layers, arch.n_heads, arch.d_model, arch.parts.parallel)
+        """The graph of a model; `PlanError` where its blocks cannot be taken apart into edges."""
+        for layer, block in enumerate(arch.layers):
+            if block.whole is not None:
+                raise PlanError(
+                    f"this model cannot be taken apart into edges: in layer {layer}, {block.whole}."
+                )
+        parallel = {block.parts.parallel for block in arch.layers}
+        if len(parallel) > 1:
+            raise PlanError(
+                "this model cannot be taken apart into edges: in some layers attention and MLP "
+                "run in parallel, in others one after the other."
+            )
+        return cls(arch.n_layers, arch.n_heads, arch.d_model, parallel.pop())
 
     @property
     def n_sources(self) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PlanError
-from interp.model.architecture import Architecture, ModulePoint
+from interp.model.architecture import Architecture, BlockParts, ModulePoint
 from interp.model.sites import PATTERN, Site, parse_site
+from interp.model.weights import (
+    FLOATS,
+    device_of,
+    is_plain,
+    matrix_of,
+    plain_parts,
+    shape_of,
+    stored,
+)
 
 
 @dataclass(frozen=True)
@@ -27,21 +36,27 @@ class Model:
 
     def __repr__(self) -> str:
         a = self.arch
+
+        def sizes(name: str) -> str:
+            found = dict.fromkeys(getattr(block, name) for block in a.layers)
+            return " or ".join(map(str, filter(None, found))) or "no"
+
         return (
             f"Model({self.name}: {type(self.hf).__name__}, {a.n_layers} layers, d_model "
-            f"{a.d_model}, {a.n_heads} heads / {a.n_kv_heads} kv, d_mlp {a.d_mlp}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{a.d_model}, {sizes('n_heads')} heads / {sizes('n_kv_heads')} kv, d_mlp "
+            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
     @property
     def device(self) -> torch.device:
         """Where token ids go in: the embedding's device."""
-        return self.hf.get_input_embeddings().weight.device
+        return device_of(self.hf.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the residual stream."""
-        return self.hf.get_input_embeddings().weight.dtype
+        dtype = self.hf.get_input_embeddings().weight.dtype
+        return dtype if dtype in FLOATS else self.hf.dtype  # a quantised embedding
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
@@ -63,6 +78,27 @@ class Model:
         """The linear map from residual stream to logits."""
         return self.hf.get_output_embeddings()
 
+    @property
+    def n_vocab(self) -> int:
+        """How many logits there are; the tokenizer may know fewer tokens."""
+        return shape_of(self.unembed)[0]
+
+    def matrix(self, module: nn.Module, name: str) -> Float[Tensor, "out in"]:
+        """The matrix that a linear module applies, if quantised formed anew; see `matrix_of`."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return matrix_of(module, like, f"{name} of {self.name}")
+
+    @property
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The unembedding's matrix; of a quantised one it is formed once, then kept."""
+        if is_plain(self.unembed):
+            return self.matrix(self.unembed, "the unembedding")
+        return self._formed_unembedding
+
+    @cached_property
+    def _formed_unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.matrix(self.unembed, "the unembedding")
+
     def encode(self, text: str) -> list[int]:
         """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma)."""
         return self.tokenizer(text)["input_ids"]
@@ -79,44 +115,90 @@ class Model:
                 f"{text!r} can be read (interp.activations) and cut (interp.KnockOut), but nothing "
                 "can be written there."
             )
-        self._check_exists(site)
         if layer is not None:
-            self.check_layers([layer])
+            self.check_layers([layer], site)
+        self.layers_with(site)
         return site, layer
 
-    def check_layers(self, layers: Sequence[int]) -> None:
-        """Raise `PlanError` unless every layer exists (negative numbers do not)."""
-        wrong = [i for i in layers if not 0 <= i < self.arch.n_layers]
-        if wrong:
+    def layers_with(self, site: Site) -> tuple[int, ...]:
+        """The layers that have a site; `PlanError` where none has."""
+        layers = self.arch.layers_with(site.name)
+        if not layers:
             raise PlanError(
-                f"layer {wrong[0]} is out of range: {self.name} has layers 0 to "
-                f"{self.arch.n_layers - 1}."
+                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
+                f"{', '.join(self.arch.sites)}."
             )
+        return layers
+
+    def check_layers(self, layers: Iterable[int], site: Site | None = None) -> None:
+        """Raise `PlanError` unless every layer exists (negative ones do not) and has the site."""
+        for layer in layers:
+            if not 0 <= layer < self.arch.n_layers:
+                raise PlanError(
+                    f"layer {layer} is out of range: {self.name} has layers 0 to "
+                    f"{self.arch.n_layers - 1}."
+                )
+            if site is not None:
+                self._check_exists(site, layer)
 
     def point(self, site: Site, layer: int) -> tuple[nn.Module, ModulePoint]:
         """The module that carries `site` in `layer`, and which side of it; errors as in `site`."""
-        self._check_exists(site)
-        point = self.arch.points[site.name]
+        self._check_exists(site, layer)
+        point = self.arch.layers[layer].points[site.name]
         return self.blocks[layer].get_submodule(point.path), point
 
-    def _check_exists(self, site: Site) -> None:
-        if site.name not in self.arch.points:
+    def _check_exists(self, site: Site, layer: int) -> None:
+        block = self.arch.layers[layer]
+        if site.name not in block.points:
+            own = self.layers_with(site)
             raise PlanError(
-                f"{self.name} has no site {site.name!r}: {self.arch.missing[site.name]}. It has: "
-                f"{', '.join(self.arch.points)}."
+                f"layer {layer} of {self.name} has no site {site.name!r}: "
+                f"{block.missing[site.name]}. Layers with it: {', '.join(map(str, own))}."
             )
 
-    def n_units(self, site: Site) -> int:
-        """How many heads, key-value heads or neurons a site has (1 for whole vectors)."""
-        a = self.arch
-        n = {"head": a.n_heads, "kv_head": a.n_kv_heads, "neuron": a.d_mlp or 0, "d_model": 1}
-        return n[site.units]
+    def parts(self, layer: int) -> BlockParts:
+        """The modules between a layer's residual stream and its sublayers."""
+        return self.arch.layers[layer].parts
 
-    def width(self, site: Site) -> int:
-        """Length of the site's last axis."""
-        a = self.arch
-        per_unit = {"head": a.d_head, "kv_head": a.d_head, "neuron": 1, "d_model": a.d_model}
-        return self.n_units(site) * per_unit[site.units]
+    def attention(self, layer: int) -> nn.Module | None:
+        """The module that attends in a layer; ``None`` where it has none."""
+        path = self.arch.layers[layer].attention
+        return None if path is None else self.blocks[layer].get_submodule(path)
+
+    def n_units(self, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """How many heads, key-value heads or neurons a site has per layer (whole vectors: 1).
+
+        In a layer, in several, or by default in all that have the site; `PlanError` where these
+        differ.
+        """
+        return self._sizes(site, layers)[0]
+
+    def width(self, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """Length of the site's last axis; layers and errors as in `n_units`."""
+        units, each = self._sizes(site, layers)
+        return units * each
+
+    def _sizes(self, site: Site, layers: int | Iterable[int] | None) -> tuple[int, int]:
+        """How many units a site has, and how many features each."""
+        if isinstance(layers, int):
+            a = self.arch.layers[layers]
+            return {
+                "head": (a.n_heads, a.d_head),
+                "kv_head": (a.n_kv_heads, a.d_head),
+                "neuron": (a.d_mlp, 1),
+                "d_model": (1, self.arch.d_model),
+            }[site.units]
+        chosen = self.arch.layers_with(site.name) if layers is None else tuple(layers)
+        found = dict[tuple[int, int], int]()
+        for layer in chosen:
+            found.setdefault(self._sizes(site, layer), layer)
+        if len(found) > 1:
+            sizes = ", ".join(f"{n} x {d} in layer {i}" for (n, d), i in found.items())
+            raise PlanError(
+                f"site {site.name!r} of {self.name} has other sizes in other layers ({sizes}); "
+                "give layers in which it is the same."
+            )
+        return next(iter(found), (0, 0))
 
     def logits(self, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Final norm, unembedding and the architecture's own transform (soft-cap, scale)."""
@@ -126,7 +208,7 @@ class Model:
     @property
     def unembed_device(self) -> torch.device:
         """Where the final norm and the unembedding live."""
-        return self.unembed.weight.device
+        return device_of(self.unembed)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -136,10 +218,11 @@ class Model:
     def hash_now(self) -> str:
         """`weights_hash` of the weights as they are now, with all that changed them since."""
         state = self.hf.state_dict()
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        parts = [part for value in state.values() for part in plain_parts(value)]
+        version = tuple((part.data_ptr(), part._version) for part in parts)
         known: Any = self.__dict__.get("_hashed")
         if known is None or known[0] != version:
-            known = self.__dict__["_hashed"] = (version, _hash(state))
+            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf, state)))
         return known[1]
 
     @property
@@ -163,9 +246,9 @@ class Model:
     def _attention_configs(self) -> list[Any]:
         """The configs that attention modules read, each once; a block may have none."""
         found: dict[int, Any] = {}
-        for block in self.blocks:
-            with contextlib.suppress(AttributeError):  # a convolution or linear attention
-                config: Any = block.get_submodule(self.arch.attention).config
+        for layer in range(self.arch.n_layers):
+            config: Any = getattr(self.attention(layer), "config", None)
+            if config is not None:  # a convolution or linear attention has none
                 found[id(config)] = config
         if not found:
             raise PlanError(
@@ -174,10 +257,13 @@ class Model:
         return list(found.values())
 
 
-def _hash(state: dict[str, Tensor]) -> str:
+def _hash(state: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    for name, value in state:
+        parts = plain_parts(value)
+        digest.update(b"" if parts else f"{name}{value!r}".encode())
+        for tensor in parts:
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

@@ -18,11 +18,14 @@ from interp.forward.readout import measure
 from interp.model.model import Model
 from interp.patching.sweep import Sweep
 
+Live = list[list[tuple[tuple[int, int], ...]]]
+"""For each pair and place the (position, source position) of the tokens it patches."""
+
 
 @brief
 @dataclass(frozen=True)
 class SweepArrays:
-    """What a sweep measured: values of cells, NaN where a pair lacks the position; baselines."""
+    """What a sweep measured: values of cells, NaN where a pair has no partners; baselines."""
 
     values: Float[np.ndarray, "pair layer place unit"]
     clean: Float[np.ndarray, " pair"]
@@ -34,8 +37,8 @@ class SweepArrays:
 class Cells:
     """Cells as columns of indices, ordered by the layer in which their row joins the batch.
 
-    `entry` and `start` are the first layer and position patched; the others say where in the
-    values array each cell belongs.
+    `entry` and `start` are the first layer and position patched, of the prompt that is run; the
+    others say where in the values array each cell belongs.
     """
 
     pair: np.ndarray
@@ -46,9 +49,9 @@ class Cells:
     start: np.ndarray
 
     @classmethod
-    def of(cls, sweep: Sweep, live: list[list[tuple[int, ...]]]) -> "Cells":
+    def of(cls, sweep: Sweep, live: Live) -> "Cells":
         """Every cell that patches some live position; the others hold the unpatched value."""
-        start = np.array([[ps[0] if ps else -1 for ps in by_place] for by_place in live])
+        start = np.array([[ps[0][0] if ps else -1 for ps in by_place] for by_place in live])
         axes = (sweep.n_layer_cells, *start.shape, len(sweep.unit_labels))
         layer, pair, place, unit = (axis.ravel() for axis in np.indices(axes))
         entry = np.array(sweep.layers if "layer" in sweep.over else [min(sweep.layers)])[layer]
@@ -75,20 +78,24 @@ def run_sweep(
     n = len(pairs)
     out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
     budget = tokens_at_once or default_budget(model)
-    by_length = sorted(range(n), key=lambda i: len(pairs[i].clean))
+    by_length = sorted(range(n), key=lambda i: _longest(pairs[i]))
     done = 0
     while done < n:
         group = _fitting(sweep, pairs, places, by_length[done:], budget)
         try:
             part = _Group(model, sweep, [pairs[i] for i in group], places).run(budget)
         except torch.OutOfMemoryError as error:
-            budget = halved(budget, model, len(pairs[group[-1]].clean), error)
+            budget = halved(budget, model, _longest(pairs[group[-1]]), error)
             continue
         out.values[group], out.clean[group], out.corrupt[group] = part
         done += len(group)
         if progress:
             progress(done, n)
     return out
+
+
+def _longest(pair: TokenPair) -> int:
+    return max(len(pair.clean), len(pair.corrupt))
 
 
 def _fitting(
@@ -102,9 +109,10 @@ def _fitting(
     group, tokens = [], 0
     cells = sweep.n_layer_cells * len(sweep.unit_labels)
     for i in waiting:
-        length = len(pairs[i].clean)
-        held = [length - ps[0] for ps in sweep.live([pairs[i]], places)[0] if ps]
-        tokens += 2 * length + cells * sum(held)
+        lengths = len(pairs[i].clean), len(pairs[i].corrupt)
+        live = sweep.live([pairs[i]], places)[0]
+        held = [lengths[sweep.base] - ps[0][0] for ps in live if ps]
+        tokens += sum(lengths) + cells * sum(held)
         if group and tokens > budget:
             break
         group.append(i)
@@ -130,7 +138,7 @@ class _Group:
             prompts, values = self._measured(cells[part])
             patched.append(values)
         # a cell that changes nothing has the value of the run it would be patched into
-        present = [[bool(sweep.positions(p, place)) for place in self.places] for p in self.pairs]
+        present = [[bool(pair.matched(place)) for place in self.places] for pair in self.pairs]
         by_place = np.where(np.array(present), prompts[sweep.base :: 2, None], np.nan)
         shape = sweep.shape(len(self.pairs), self.places)
         out = np.broadcast_to(by_place[:, None, :, None], shape).copy()
@@ -140,7 +148,7 @@ class _Group:
     def _slices(self, cells: Cells, budget: int) -> Iterator[slice]:
         """Consecutive cells, each slice within the budget beside the base rows; at least one."""
         length = self.tokens.mask.sum(-1).cpu().numpy()
-        ends = (length[2 * cells.pair] - cells.start).cumsum()
+        ends = (length[2 * cells.pair + self.sweep.base] - cells.start).cumsum()
         room = max(1, budget - int(length.sum()))
         lo = 0
         while lo == 0 or lo < len(cells):
@@ -170,11 +178,12 @@ class _Group:
         sweep = self.sweep
         positions = [self.live[i][j] for i, j in zip(cells.pair, cells.place, strict=True)]
         cell = np.repeat(np.arange(len(cells)), [len(ps) for ps in positions])
+        base = torch.from_numpy(2 * cells.pair[cell] + sweep.base)
         other = torch.from_numpy(2 * cells.pair[cell] + 1 - sweep.base)
-        pos = torch.tensor([p for ps in positions for p in ps], dtype=torch.long)
-        pos = pos + self.tokens.left[other]
-        into = pack.token(torch.from_numpy(cell) + pack.rows.n_base, pos)
-        source = pack.token(other, pos)
+        both = torch.tensor([p for ps in positions for p in ps], dtype=torch.long).view(-1, 2)
+        at = both[:, 0] + self.tokens.left[base], both[:, 1] + self.tokens.left[other]
+        into = pack.token(torch.from_numpy(cell) + pack.rows.n_base, at[0])
+        source = pack.token(other, at[1])
         features = _features(sweep, cells.unit[cell])
         writes = []
         for layer in sweep.layers:

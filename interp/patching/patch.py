@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp.data.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
 from interp.model.model import Model
@@ -52,9 +52,11 @@ def patch(
         model: from `interp.load_model`.
         pairs: `PromptPairs`, or anything `load_pairs` takes.
         site: a short name (``"z"``) or a hook name (``"blocks.7.attn.hook_z"``: that layer).
-        over: axes of the sweep, in order: ``layer``; ``pos`` (each token) or ``span`` (each
+        over: axes of the sweep, in order: ``layer``; ``pos`` (each clean token) or ``span`` (each
             named span, its last token, and the prompt's last token); ``head`` or ``neuron``.
-            What is not an axis is patched together: all layers, all positions, all heads.
+            What is not an axis is patched together: all layers, all positions, all heads. A token
+            is patched with its partner in the other prompt (`interp.data.alignment`), and not at
+            all where it has none.
         metric: a name in `interp.metrics.METRICS`, or a function: (logits [row, vocab]) or
             (logits, token ids of both answers [row, 2]) -> [row]; see `interp.metrics.AnyMetric`.
         direction: ``"denoise"`` or ``"noise"``.
@@ -73,8 +75,8 @@ def patch(
         A `PatchResult`; ``result.values`` has dims ``("pair", *over)``.
 
     Warns:
-        InterpWarning: over ``pos``, pairs whose prompts differ in length or in where their spans
-            are; ``result.warnings`` says so, too.
+        InterpWarning: tokens without a partner; over ``pos``, pairs whose clean prompts differ in
+            length or in where their spans are. ``result.warnings`` says so, too.
 
     Raises:
         PlanError: the site, a layer, an axis or the metric does not exist.
@@ -180,5 +182,6 @@ def _labelled(
         source=source,
         tokens=tuple(map(tuple, tokens)),
         roles=tuple(pair.roles for pair in pairs),
+        unpaired=unpaired(pairs),
         seconds=seconds,
     )

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.data.pairs import Excluded
-from interp.data.prompts import mixed_positions
+from interp.data.prompts import mixed_positions, unpaired_tokens
 from interp.errors import DegenerateGap, PlanError
 from interp.metrics import DEGENERATE
 from interp.patching.figures import draw_effect
@@ -28,10 +28,12 @@ class PatchResult(Result):
 
     Attributes:
         values: the metric with each cell patched, dims ``("pair", *over)``; NaN where a pair
-            has no such position.
+            has no such position, or the token there no partner.
         clean, corrupt: the metric of each prompt of a pair, unpatched.
         tokens: each pair's clean tokens.
         roles: for each of these tokens the span it belongs to, or ``""``.
+        unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
+            other: nothing is patched there. Empty where all have.
     """
 
     KIND: ClassVar[str] = "patch"
@@ -50,6 +52,7 @@ class PatchResult(Result):
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
     seconds: float
     roles: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    unpaired: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     @property
     def over(self) -> tuple[str, ...]:
@@ -64,13 +67,17 @@ class PatchResult(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the result; empty where there is nothing."""
-        mixed = mixed_positions(self.tokens, self.roles) if "pos" in self.over else ""
-        if not mixed:
-            return ()
-        return (
-            f"{mixed}; sweep over='span' (each named span, its last token, and the last token of "
-            "the prompt), or over pairs of one template.",
-        )
+        found = [unpaired_tokens(self.unpaired)]
+        if self._mixed:
+            found.append(
+                f"{self._mixed}; sweep over='span' (each named span, its last token, and the last "
+                "token of the prompt), or over pairs of one template."
+            )
+        return tuple(text for text in found if text)
+
+    @property
+    def _mixed(self) -> str:
+        return mixed_positions(self.tokens, self.roles) if "pos" in self.over else ""
 
     # --- effects ---
 
@@ -189,7 +196,7 @@ class PatchResult(Result):
     @property
     def by_token(self) -> bool:
         """Whether each cell is one token in one layer, and means the same in all pairs."""
-        return set(self.over) == {"layer", "pos"} and not self.warnings
+        return set(self.over) == {"layer", "pos"} and not self._mixed
 
     def carriers(self, threshold: float = 0.5, seed: int = 0) -> pd.DataFrame:
         """Which token carries the answer in which layers; `PlanError` unless over layer and pos.
@@ -225,7 +232,8 @@ class PatchResult(Result):
             raise KeyError(f"no pair {pair!r}; this result has {', '.join(ids[:5])} …")
         i = ids.index(pair)
         arrays = {name: getattr(self, name)[[i]] for name in ("values", "clean", "corrupt")}
-        return replace(self, **arrays, tokens=self.tokens[i : i + 1], roles=self.roles[i : i + 1])
+        parts = {name: getattr(self, name)[i : i + 1] for name in ("tokens", "roles", "unpaired")}
+        return replace(self, **arrays, **parts)
 
     # --- figure, page, summary ---
 

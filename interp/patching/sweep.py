@@ -58,10 +58,10 @@ class Sweep:
         if direction not in ("denoise", "noise"):
             raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
         if layers is not None:
-            model.check_layers(layers)
+            model.check_layers(layers, where)
         chosen = [layer] if layer is not None else layers
-        chosen = tuple(range(model.arch.n_layers) if chosen is None else chosen)
-        units = _unit_axis(model, where, axes, neurons)
+        chosen = tuple(model.layers_with(where) if chosen is None else chosen)
+        units = _unit_axis(model, where, axes, chosen, neurons)
         return cls(where, axes, as_metric(metric), direction, at, chosen, *units)
 
     @property
@@ -93,22 +93,19 @@ class Sweep:
             raise DataError("these pairs share no named span; add `spans` or sweep over 'pos'.")
         return (*(place for name in shared for place in (name, f"{name}_last")), "last")
 
-    def positions(self, pair: TokenPair, place: Any) -> tuple[int, ...]:
-        """Token positions of one coordinate in one pair; empty beyond the prompt's end."""
-        if isinstance(place, int):
-            return (place,) if place < len(pair.clean) else ()
-        return pair.positions(place)
-
     def live(
         self, pairs: Sequence[TokenPair], places: Sequence[Any]
-    ) -> list[list[tuple[int, ...]]]:
-        """Positions each (pair, place) patches, leaving out those before the prompts differ.
+    ) -> list[list[tuple[tuple[int, int], ...]]]:
+        """What each (pair, place) patches: (position, source position in the other prompt).
 
-        Both prompts compute the same there, so the patch would change nothing.
+        Tokens before the prompts differ are left out: both prompts compute the same there, so the
+        patch would change nothing.
         """
 
-        def of(pair: TokenPair, place: Any) -> tuple[int, ...]:
-            return tuple(p for p in self.positions(pair, place) if p >= pair.first_difference)
+        def of(pair: TokenPair, place: Any) -> tuple[tuple[int, int], ...]:
+            same = pair.first_difference
+            found = (both for both in pair.matched(place) if both[0] >= same or both[1] >= same)
+            return tuple((both[self.base], both[1 - self.base]) for both in found)
 
         return [[of(pair, place) for place in places] for pair in pairs]
 
@@ -134,15 +131,15 @@ def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
 
 
 def _unit_axis(
-    model: Model, site: Site, axes: tuple[str, ...], neurons: Neurons
+    model: Model, site: Site, axes: tuple[str, ...], layers: Sequence[int], neurons: Neurons
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[Any, ...]]:
     """Which features each unit coordinate covers, and its label."""
-    n = model.n_units(site)
-    if "head" in axes:
-        d = model.arch.d_head
-        return tuple(tuple(range(h * d, (h + 1) * d)) for h in range(n)), tuple(range(n))
-    if "neuron" not in axes:
+    if not {"head", "neuron"} & set(axes):
         return None, ("all",)
+    n = model.n_units(site, layers)
+    if "head" in axes:
+        d = model.width(site, layers) // n
+        return tuple(tuple(range(h * d, (h + 1) * d)) for h in range(n)), tuple(range(n))
     if isinstance(neurons, int):
         if neurons < 1:
             raise PlanError(f"neurons={neurons}: a group holds at least one neuron.")

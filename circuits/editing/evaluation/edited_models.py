@@ -146,7 +146,7 @@ def likelihoods(
 
 def continuing_tokens(model: Model) -> Bool[Tensor, " vocab"]:
     """The tokens with which a word goes on: "atu" behind "mat", not " at" or "."."""
-    return _continuing(model.tokenizer, model.unembed.weight.shape[0])
+    return _continuing(model.tokenizer, model.n_vocab)
 
 
 @functools.lru_cache(maxsize=8)

@@ -61,7 +61,7 @@ def test_neurons_sum_to_what_the_mlp_adds(tiny_model: Model):
 
 def test_heads_sum_to_what_attention_adds(tiny_model: Model):
     """Where no norm follows, zeroing is linear and the heads' losses sum to the output."""
-    if tiny_model.arch.parts.ln1_post:
+    if tiny_model.parts(0).ln1_post:
         pytest.skip("a post-norm makes zeroing of one head depend on the others")
     v = some_directions(tiny_model)
     for layer in range(tiny_model.arch.n_layers):
@@ -76,7 +76,7 @@ def test_heads_sum_to_what_attention_adds(tiny_model: Model):
 @pytest.mark.parametrize("reading", ["stream", "normed"])
 def test_head_shortcut_is_zeroing_by_hooks(tiny_model: Model, reading: str):
     """Zeroing at all positions, as the released code does, and reading in the same layer."""
-    parts, v = tiny_model.arch.parts, some_directions(tiny_model)
+    parts, v = tiny_model.parts(0), some_directions(tiny_model)
     z_width = tiny_model.arch.d_head
     for layer in range(tiny_model.arch.n_layers):
         mid = at_last(tiny_model, "resid_pre", layer) + at_last(tiny_model, "attn_out", layer)
@@ -108,7 +108,7 @@ def test_head_shortcut_is_zeroing_by_hooks(tiny_model: Model, reading: str):
 def mlp_input(model: Model, layer: int, edits=()) -> torch.Tensor:
     """What the MLP module reads at the last token."""
     kept = []
-    mlp = model.blocks[layer].get_submodule(model.arch.parts.mlp)
+    mlp = model.blocks[layer].get_submodule(model.parts(layer).mlp)
     hook = mlp.register_forward_pre_hook(lambda _, args: kept.append(args[0][0, -1].clone()))
     try:
         with hooked(model, edits):

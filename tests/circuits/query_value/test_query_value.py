@@ -119,7 +119,7 @@ def post(model: Model, layer: int, path: str | None, row: torch.Tensor, whole: t
 def test_value_scores_equal_a_loop_over_every_neuron(family: str):
     model = tiny(family)
     run, _, value, _ = scored(model, top=10**6)
-    a, parts = model.arch, model.arch.parts
+    a, parts = model.arch, model.parts(0)
     with torch.no_grad():
         exact = every_neuron([run], [ANSWER], range(a.n_layers))[0]
         want = torch.zeros_like(exact)
@@ -171,7 +171,7 @@ def test_attention_neurons_equal_a_loop_over_heads_tokens_and_dimensions(family:
                         pattern[layer, head, pos] * run.values[layer, pos, kv_head * a.d_head + dim]
                     )
                     row = size * weight_of(model, "z", layer)[:, head * a.d_head + dim]
-                    row = post(model, layer, a.parts.ln1_post, row, whole)
+                    row = post(model, layer, model.parts(layer).ln1_post, row, whole)
                     gain = log_p(model, run, run.pre[layer, -1] + row) - before
                     want[head * a.d_head + dim, pos] = float(gain)
     found = value.attention_neurons
@@ -189,7 +189,7 @@ def test_attention_neurons_equal_a_loop_over_heads_tokens_and_dimensions(family:
 def test_query_scores_equal_a_loop_over_value_neurons_and_writers(family: str):
     model = tiny(family)
     run, _, value, query = scored(model, top=4)
-    a, parts = model.arch, model.arch.parts
+    a, parts = model.arch, model.parts(0)
     want = torch.zeros(3, a.n_layers, len(IDS), a.d_mlp)
     pattern = eager_pattern(model)
 

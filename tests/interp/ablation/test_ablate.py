@@ -13,6 +13,7 @@ from interp.ablation import rows
 from interp.ablation.readouts import WINDOW
 from interp.data.pairs import TokenPair, tokenise
 from interp.errors import (
+    InterpWarning,
     OutOfMemory,
     PlanError,
 )
@@ -114,6 +115,38 @@ def test_ablation_equals_plain_hooked_passes(tiny_model: Model, kind: str):
         for j, (name, one) in enumerate(sets.items()):
             want = logit_diff(naive(tiny_model, pair, one.ablated(tiny_model), kind), pair)
             assert result["ablated"].values[i, j] == pytest.approx(want, abs=1e-4), (name, i)
+
+
+def test_resampled_tokens_are_their_partners():
+    """Prompts of unequal length: a token without a partner is left as it is."""
+    records = [
+        PAIR | {"clean": "w1 w2 w7 w8 w3", "corrupt": "w5 w1 w2 w9 w3"},
+        PAIR | {"clean": "w1 w2 w7 w3", "corrupt": "w1 w2 w9 w8 w11 w3"},
+    ]
+    records[0]["spans"] = {"s": ["w7 w8", "w9"]}
+    records[1]["spans"] = {"s": ["w7", "w9 w8 w11"]}
+    hand = [{0: 1, 1: 2, 3: 3, 4: 4}, {0: 0, 1: 1, 2: 4, 3: 5}]
+    model = tiny("gemma3")
+    pairs = interp.PromptPairs.from_records(records)
+    with pytest.warns(InterpWarning, match="1 tokens of clean and 3 of corrupt prompts"):
+        result = interp.ablate(model, pairs, {"two": "a1.h2,m2", "one": "m0"}, n_random=0)
+    assert result.summary()["warnings"] == list(result.warnings)
+    for i, pair in enumerate(tokenise(model, pairs)[0]):
+        for j, name in enumerate(["a1.h2,m2", "m0"]):
+            edits = []
+            for one in components_of(model, name):
+                site, d = SITE_OF[one.kind], model.arch.d_head
+                own = slice(one.unit * d, (one.unit + 1) * d) if one.kind == "head" else slice(None)
+                other = recorded(model, pair.corrupt, site, one.layer)
+
+                def put(activation, own=own, other=other, partner=hand[i]):
+                    for pos, at in partner.items():
+                        activation[0, pos, own] = other[at, own]
+
+                edits.append((SITES[site], one.layer, put))
+            want = logit_diff(plain_forward(model, pair.clean, edits)[-1], pair)
+            got = float(result.reading("logit_diff")["ablated"][i, j])
+            assert got == pytest.approx(want, abs=1e-4), (name, i)
 
 
 def test_aligned_prompts_have_a_mean_at_each_position():
@@ -261,7 +294,7 @@ def test_components_come_in_many_forms():
     [
         ("h3", "no component 'h3': write 'a3.h1' or 'L3H1' for a head"),
         ("", "no component ''"),
-        ("a9.h0", "no component 'a9.h0': .* layers 0 to 2 and heads 0 to 3"),
+        ("a9.h0", "no component 'a9.h0': .* has layers 0 to 2"),
         ("a0.h4", "heads 0 to 3"),
         ("m1.n56", "neurons 0 to 55"),
         ("m3", "no component 'm3': .* layers 0 to 2"),

@@ -210,7 +210,7 @@ def test_one_step_of_ig_is_eap(tiny_model: Model):
         for e in (estimator_named("eap-ig", 1, of_nodes=True), ESTIMATORS["eap"])
     )
     torch.testing.assert_close(one, plain, atol=1e-6, rtol=1e-5)
-    if tiny_model.arch.parts.ln1_post is None:
+    if tiny_model.parts(0).ln1_post is None:
         edges = all_edges(tiny_model, contrast, "eap-ig", 1)
         other_way = -all_edges(tiny_model, swapped(contrast), "eap")
         torch.testing.assert_close(edges, other_way, atol=1e-6, rtol=1e-5)

@@ -195,17 +195,13 @@ def test_a_data_set_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch):
 # --- refused in a model's tokens ---------------------------------------------------------------
 
 REFUSALS = [
-    (
-        row(corrupt="w4 w2"),
-        "clean has 3 tokens and corrupt 2; choose a counterpart of equal token length.",
-    ),
     (row(corrupt=ROW["clean"]), "clean and corrupt are the same tokens, so there is nothing"),
     (row(answer="w5 w7"), "answer ' w5 w7' is 2 tokens ['w5', 'w7'], and must be one."),
     (row(wrong_answer="w5 w7 w8"), "wrong_answer ' w5 w7 w8' is 3 tokens"),
     (row(wrong_answer="w5"), "answer and wrong_answer are the same token 'w5'."),
     (
-        row(spans={"s": ["w2", "w2 w3"]}),
-        "span 's' covers tokens [1] of clean and [1, 2] of corrupt; it must cover the same",
+        row(corrupt="w3 w2 w3", spans={"s": ["w1", [6, 8]], "t": ["w3", [0, 2]]}),
+        "spans 's' and 't' are in another order in the corrupt prompt than in the clean one",
     ),
     (row(spans={"s": [2, 3]}), "the characters 2 to 3 of 'w1 w2 w3' lie in no token."),
 ]
@@ -257,7 +253,8 @@ def test_spans_lie_on_their_tokens(real: Model):
     ((pair,), _) = tokenise(real, PromptPairs.from_records([record]))
 
     def said(ids, place: str) -> list[str]:
-        return [real.token(ids[p]) for p in pair.positions(place)]
+        side = int(ids is pair.corrupt)
+        return [real.token(ids[both[side]]) for both in pair.matched(place)]
 
     assert said(pair.clean, "subject") == [" France"]
     assert said(pair.corrupt, "subject") == [" Italy"]
@@ -265,7 +262,7 @@ def test_spans_lie_on_their_tokens(real: Model):
     assert said(pair.clean, "start_last") == [" capital"]
     assert said(pair.clean, "inner") == [" capital"]
     assert said(pair.clean, "end") == said(pair.clean, "last") == [" is"]
-    assert pair.positions("all") == tuple(range(len(pair.clean)))
+    assert pair.matched("all") == tuple((i, i) for i in range(len(pair.clean)))
     assert real.token(pair.clean[pair.first_difference]) == " France"
     assert (real.token(pair.answer), real.token(pair.wrong_answer)) == (" Paris", " Rome")
 
@@ -324,7 +321,7 @@ def test_a_span_of_words_is_the_same_span_of_tokens(data: st.DataObject):
     ((pair,), refused) = tokenise(tiny("llama"), pairs)
     assert not refused
     assert pair.spans["s"] == tuple(range(first, end))
-    assert pair.positions("s_last") == (end - 1,)
+    assert pair.matched("s_last") == ((end - 1, end - 1),)
     assert pair.first_difference == changed
     assert [tiny("llama").token(t) for t in pair.clean] == [f"w{n}" for n in words]
 
@@ -345,3 +342,26 @@ def test_batches_are_padded_on_the_side_of_the_tokenizer(side: str):
         assert tokens.left[i] == start
         assert tokens.mask[i, start : start + len(prompt)].all()
     assert tokens.answers.tolist() == [[pair.answer, pair.wrong_answer] for pair in kept]
+
+
+def test_prompts_of_unequal_length_are_aligned():
+    record = {
+        "clean": "w1 w2 w7 w8 w3",
+        "corrupt": "w5 w1 w2 w9 w3",
+        "answer": "w20",
+        "wrong_answer": "w21",
+        "spans": {"s": ["w7 w8", "w9"]},
+    }
+    ((pair,), refused) = tokenise(tiny("llama"), PromptPairs.from_records([record]))
+    assert not refused
+    assert (pair.spans, pair.corrupt_spans) == ({"s": (2, 3)}, {"s": (3,)})
+    assert pair.partner == (1, 2, None, 3, 4)
+    assert pair.unpaired == (1, 1)
+    assert pair.first_difference == 0
+    assert pair.matched("all") == ((0, 1), (1, 2), (3, 3), (4, 4))
+    assert pair.matched("s") == pair.matched("s_last") == ((3, 3),)
+    assert pair.matched("last") == ((4, 4),)
+    assert [pair.matched(i) for i in (1, 2, 4, 5)] == [((1, 2),), (), ((4, 4),), ()]
+    longer = record | {"clean": "w1 w2 w7", "corrupt": "w1 w2 w8 w7", "spans": {}}
+    ((pair,), _) = tokenise(tiny("llama"), PromptPairs.from_records([longer]))
+    assert (pair.partner, pair.first_difference) == ((0, 1, 3), 2)

@@ -14,14 +14,14 @@ from interp.errors import PlanError
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions import nnsight as nnsight_engine
 from interp.interventions.bridge import BridgeHook, bridge_hooks
-from interp.model.architecture import bridge
+from interp.model.adapters import bridge
 from interp.model.model import Model
 
 
 def edits_of(model: Model) -> dict[str, Plan]:
     """Every site once, every kind once, and all of it together."""
     plans = {"none": Plan()}
-    for name in model.arch.points:
+    for name in model.arch.sites:
         v = vector(model, name)
         plans[name] = Plan.of(Add(name, v, layers=1, positions="s"))
     rows = prompts_for(model)

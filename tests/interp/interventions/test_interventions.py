@@ -55,7 +55,7 @@ def assert_defined_by(model: Model, step: SiteEdit, change, scope, layers) -> No
 
 @pytest.mark.parametrize("site", list(SITES))
 def test_every_edit_at_every_site_equals_a_plain_hook(tiny_model: Model, site: str):
-    if site not in tiny_model.arch.points:
+    if site not in tiny_model.arch.sites:
         pytest.skip(tiny_model.arch.missing[site])
     v, by_pos, by_row = (vector(tiny_model, site, *axes) for axes in ((), (8,), (3, 8)))
     d = torch.nn.functional.normalize(v, dim=0)
@@ -134,7 +134,7 @@ def test_no_ops_change_nothing(tiny_model: Model):
     for row, logits in zip(rows, plain, strict=True):
         own = tiny_model.hf(torch.tensor([row.ids])).logits[0, -1]
         torch.testing.assert_close(logits, own, atol=1e-5, rtol=0)
-    for site in tiny_model.arch.points:
+    for site in tiny_model.arch.sites:
         own = interp.activations(tiny_model, rows, site)
         steps = [
             Scale(site, 1.0),

@@ -75,10 +75,10 @@ def test_sweep_plans_equals_one_run_each(tiny_model: Model, metric: str, run: st
     pairs, _ = tokenise(tiny_model, word_pairs())
     clean = (
         interp.activations(tiny_model, pairs, "resid_mid", 1)
-        if ("resid_mid" in tiny_model.arch.points)
+        if ("resid_mid" in tiny_model.arch.sites)
         else interp.activations(tiny_model, pairs, "attn_out", 1)
     )
-    site = "resid_mid" if "resid_mid" in tiny_model.arch.points else "attn_out"
+    site = "resid_mid" if "resid_mid" in tiny_model.arch.sites else "attn_out"
     plans = {
         "none": (),
         "patch": Patch(site, clean[1], layers=1, positions="s"),

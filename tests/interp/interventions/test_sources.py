@@ -39,7 +39,7 @@ def test_means_by_their_definitions():
 
 def test_activations_of_a_prompt_do_not_depend_on_the_batch(tiny_model: Model):
     rows = prompts_for(tiny_model)
-    for site in tiny_model.arch.points:
+    for site in tiny_model.arch.sites:
         together = interp.activations(tiny_model, rows, site, 1)[1]
         alone = interp.activations(tiny_model, rows[1:2], site, 1)[1]
         torch.testing.assert_close(together[1, :4], alone[0], atol=1e-5, rtol=0)

@@ -68,7 +68,7 @@ PARTIAL = {
     "granitemoe": ("GraniteMoeConfig", EXPERTS, "mlp_out", "declares no 'hook_mlp_out'"),
     "opt": ("OPTConfig", OPT, "mlp_out", "all rows in one flat axis"),
     "deepseek_v3": ("DeepseekV3Config", EXPERTS | LATENT, "q", "latent attention"),
-    "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "layer 1 has no module 'self_attn.out_proj'"),
+    "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "no module 'self_attn.out_proj'"),
     "qwen3_next": ("Qwen3NextConfig", EXPERTS | LINEAR, "z", "no module 'self_attn.o_proj'"),
 }
 
@@ -93,15 +93,23 @@ def partial(request: pytest.FixtureRequest) -> tuple[Model, str, str]:
 
 def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
     model, site, why = partial
-    assert {"resid_pre", "resid_post"} <= set(model.arch.points)
-    assert why in model.arch.missing[site]
+    assert {"resid_pre", "resid_post"} <= set(model.arch.sites)
+    lacking = [n for n, block in enumerate(model.arch.layers) if site in block.missing]
+    assert lacking
+    assert all(why in model.arch.layers[n].missing[site] for n in lacking)
     with pytest.raises(PlanError, match=why):
-        interp.patch(model, word_pairs(), site=site)
+        interp.patch(model, word_pairs(), site=site, layers=lacking[:1])
     with pytest.raises(PlanError, match=why):
-        interp.forward(model, ["w1 w2"], Add(site, torch.zeros(32)))
+        interp.forward(model, ["w1 w2"], Add(site, torch.zeros(32), layers=lacking[:1]))
     checks = interp.validate(model)
     assert [check for check in checks if not check.holds] == []
-    assert f"no {site}: {model.arch.missing[site]}" in checks[0].detail
+    if site in model.arch.missing:
+        assert f"no {site}: {model.arch.missing[site]}" in checks[0].detail
+        return
+    having = model.arch.layers_with(site)
+    got = interp.patch(model, word_pairs(), site=site)  # by default the layers that have it
+    assert tuple(got.values.layer.values) == having
+    assert tuple(interp.activations(model, ["w1 w2"], site).by_layer) == having
 
 
 def test_patching_what_is_there_equals_a_loop_of_plain_hooks(partial):
@@ -210,7 +218,7 @@ def test_a_hub_id_that_is_not_cached_is_tried_and_named(ref: str):
     message = str(caught.value)
     assert f"unknown model {ref!r}: no built-in name" in message
     assert "not cached here and could not be fetched: HF_HUB_OFFLINE is set" in message
-    assert "Available: gemma-3-270m, smollm2-135m" in message
+    assert "Available: gemma-3-270m, qwen2.5-coder-0.5b, smollm2-135m" in message
     assert "\n" not in message
 
 

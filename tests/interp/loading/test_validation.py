@@ -1,11 +1,10 @@
 """`interp validate`: what holds, what fails, and what does not apply to a kind of model."""
 
-import dataclasses
 import json
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import remapped, tiny
 
 import interp
 from circuits.cli.app import run
@@ -33,9 +32,7 @@ def test_shipped_programs_hold_and_say_what_does_not_apply(name: str):
 def test_a_program_with_a_wrong_map_fails():
     model = interp.load_model("tracr-hist")
     for site, instead in (("resid_mid", "mlp_post"), ("resid_post", "resid_mid")):
-        points = {**model.arch.points, site: model.arch.points[instead]}
-        arch = dataclasses.replace(model.arch, points=points)
-        checks = interp.validate(dataclasses.replace(model, arch=arch))
+        checks = interp.validate(remapped(model, site, instead))
         held = {check.name: check.holds for check in checks}
         assert not held["every site fires with its shape"], site
     dead = interp.load_model("tracr-hist")

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny, tiny_hf, word_pairs, word_tokenizer
+from conftest import FAMILIES, remapped, tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp.bench.baselines import activation
 from interp.errors import ModelError, PlanError
-from interp.model.architecture import bridge
+from interp.model.adapters import bridge
 from interp.model.model import Model
 from interp.model.sites import SITES, parse_site
 
@@ -19,7 +19,7 @@ IDS = torch.tensor([[1, 7, 20, 33, 8, 60]])
 def test_every_site_equals_transformer_lens(tiny_model: Model):
     wrapped = bridge(copy.deepcopy(tiny_model.hf))
     _, cache = wrapped.run_with_cache(IDS)
-    for name in tiny_model.arch.points:
+    for name in tiny_model.arch.sites:
         for layer in range(tiny_model.arch.n_layers):
             ours = activation(tiny_model, SITES[name], layer, IDS)
             theirs = cache[SITES[name].at(layer)].reshape(ours.shape)
@@ -75,7 +75,7 @@ def test_parallel_blocks_have_no_resid_mid():
         with pytest.raises(PlanError, match="parallel"):
             tiny(family).site("resid_mid")
     for family in set(FAMILIES) - {"gptj", "gpt_neox"}:
-        assert set(tiny(family).arch.points) == set(SITES)
+        assert set(tiny(family).arch.sites) == set(SITES)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -85,12 +85,7 @@ def test_conformance_holds(family: str):
 
 
 def test_conformance_notices_a_wrong_map():
-    import dataclasses
-
-    model = tiny("llama")
-    points = dict(model.arch.points)
-    points["resid_mid"] = points["mlp_post"]
-    wrong = dataclasses.replace(model, arch=dataclasses.replace(model.arch, points=points))
+    wrong = remapped(tiny("llama"), "resid_mid", "mlp_post")
     held = {check.name: check.holds for check in interp.validate(wrong)}
     assert not held["every site fires with its shape"]
 
