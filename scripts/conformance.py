@@ -94,7 +94,12 @@ def in_own_process(model_type: str, seconds: int) -> dict[str, Any]:
 
     code = os.waitstatus_to_exitcode(status)
     why = f"took more than {seconds} s" if -code in (signal.SIGXCPU, signal.SIGKILL) else "crashed"
-    return {"type": model_type, "class": CLASSES[model_type], "state": "fails", "reason": why} | took
+    return {
+        "type": model_type,
+        "class": CLASSES[model_type],
+        "state": "fails",
+        "reason": why,
+    } | took
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from interp.errors import InterpError, InterpWarning, first_line
 from interp.interventions.generate import generate
 from interp.interventions.plan import Add
 from interp.model.model import Model
-from interp.model.sites import SITES
 from interp.patching.patch import patch
 
 ALLOWED = 1e-4
@@ -83,7 +82,9 @@ def _patched(
     for values, plain in zip(result.values, plain_runs_of(model), strict=True):
         for layer in map(int, values.coords["layer"].values):
             clean = plain.seen(plain.clean, site, layer)
-            units = range(len(plain.pair.clean)) if axis == "pos" else range(clean.shape[-1] // width)
+            units = (
+                range(len(plain.pair.clean)) if axis == "pos" else range(clean.shape[-1] // width)
+            )
             for unit in units if some is None else [units[i] for i in some]:
                 features = (..., slice(unit * width, (unit + 1) * width))
                 where = (slice(None), unit) if axis == "pos" else features
@@ -143,7 +144,9 @@ def _check_generation(model: Model, n_new: int = 4) -> Found:
     for steps in ((), plan):
         made = generate(model, prompts, steps, n_new, progress=False)
         for one in made:
-            wrong += one.ids != _greedy(model, one.prompt, n_new, layer, direction if steps else None)
+            wrong += one.ids != _greedy(
+                model, one.prompt, n_new, layer, direction if steps else None
+            )
     return float(wrong), f"{2 * len(prompts)} continuations of {n_new} tokens"
 
 

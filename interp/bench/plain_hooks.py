@@ -85,9 +85,7 @@ class Plain:
         self.model, self.pair = model, pair
         self.clean, self.corrupt = (torch.tensor([ids]) for ids in (pair.clean, pair.corrupt))
 
-    def metric(
-        self, ids: Int[Tensor, "1 pos"], places: Sequence[Place] = ()
-    ) -> Float[Tensor, ""]:
+    def metric(self, ids: Int[Tensor, "1 pos"], places: Sequence[Place] = ()) -> Float[Tensor, ""]:
         """logit(answer) - logit(wrong answer) at the last token."""
         with changed(places):
             last = self.model.hf(input_ids=ids, use_cache=False).logits[0, -1]

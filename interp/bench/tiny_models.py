@@ -1,7 +1,7 @@
 """Tiny random models of every causal language model class in transformers, for conformance tests.
 
-    hf = tiny_model("qwen3_moe")                # two to five blocks, one of each kind it has
-    model = interp.load_model(hf, tokenizer=word_tokenizer())
+hf = tiny_model("qwen3_moe")                # two to five blocks, one of each kind it has
+model = interp.load_model(hf, tokenizer=word_tokenizer())
 """
 
 from typing import Any
@@ -165,7 +165,9 @@ def _small(kind: Any, own: dict[str, Any]) -> dict[str, Any]:
     try:
         default = kind().to_dict()
     except Exception:  # a default that the class itself refuses
-        default = {name: 1 for base in kind.__mro__ for name in getattr(base, "__annotations__", {})}
+        default = {
+            name: 1 for base in kind.__mro__ for name in getattr(base, "__annotations__", {})
+        }
     inner = {name: _inner(of, default.get(name)) for name, of in kind.sub_configs.items()}
     given = {
         name: SIZES[name]

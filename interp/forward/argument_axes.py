@@ -1,13 +1,13 @@
-"""Which axes of a block's arguments run over prompts, and which over tokens.
+"""A block's arguments: which axes run over prompts and tokens, and what blocks hand on.
 
 Masks, rotary tables and biases come in many layouts: ``(prompt, 1, query, key)``,
 ``(1, pos, d_head)``, ``(prompt · head, 1, pos)`` (Bloom), ``(head, 1, pos)`` (MPT). An axis that is
 as long as there are prompts may still be one of heads, so sizes of one batch do not tell; those of
-two batches do.
+two batches do. A third batch, of other tokens, tells which arguments depend on what is read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from interp.brief import brief
 
 Path = tuple[str, int]
-"""Name of an argument, with the place in a tuple or the key in a dictionary, and its axes."""
+"""Name of an argument, with the place in a tuple, and its number of axes."""
 SIZES = ((2, 5), (3, 7))
-"""Prompts and positions of the two batches."""
+"""Prompts and positions of two batches."""
+BATCHES = ((*SIZES[0], 0), (*SIZES[1], 0), (*SIZES[0], 11))
+"""With the number of the first token."""
 
 
 @brief
@@ -50,43 +52,133 @@ class ArgumentAxes:
         return chosen.flatten(self.prompts, self.prompts + 1)
 
 
+@brief
+@dataclass(frozen=True)
+class BlockArguments:
+    """What is known of the arguments that a model's blocks are called with.
+
+    Attributes:
+        axes: of every tensor, the axes over prompts and tokens.
+        carried: arguments that the block before gives out beside the residual stream, with their
+            place in its output.
+        of_tokens: names of those that depend on which tokens are read (per-layer embeddings).
+        shared: names of those that blocks write into (keys and values of other layers).
+    """
+
+    axes: Mapping[Path, ArgumentAxes] = field(default_factory=dict)
+    carried: Mapping[str, int] = field(default_factory=dict)
+    of_tokens: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def by_token(self) -> bool:
+        """Whether all are laid out token by token, masks over queries and keys aside."""
+        masks = {("attention_mask", 4)}
+        own = (axes.by_token for path, axes in self.axes.items() if path not in masks)
+        return all(own) and not self.carried and not self.shared
+
+
 Recorded = list[dict[str, Any]]
 """Arguments of every block."""
-_known: "WeakKeyDictionary[nn.Module, dict[Path, ArgumentAxes]]" = WeakKeyDictionary()
+_known: "WeakKeyDictionary[nn.Module, BlockArguments]" = WeakKeyDictionary()
 
 
-def argument_axes(
-    hf: nn.Module, record: Callable[[int, int], Recorded]
-) -> Mapping[Path, ArgumentAxes]:
-    """The axes of all arguments of a model's blocks, found once.
+def block_arguments(
+    hf: nn.Module, record: Callable[[int, int, int], tuple[Recorded, tuple[Any, ...]]]
+) -> BlockArguments:
+    """What the blocks of a model are called with; measured once.
 
-    `record` runs a padded batch of so many prompts and positions.
+    `record` runs a padded batch of so many prompts and positions, whose first token has the given
+    number; it returns the arguments, and what the first block gave out beside the stream.
     """
     if hf not in _known:
-        first, second = (dict(_shapes(record(*sizes))) for sizes in SIZES)
-        _known[hf] = {
-            path: _axes(shape, second[path]) for path, shape in first.items() if path in second
-        }
+        (one, beside), (two, _), (other, _) = (record(*sizes) for sizes in BATCHES)
+        first, second = dict(_shapes(one)), dict(_shapes(two))
+        _known[hf] = BlockArguments(
+            {path: _axes(shape, second[path]) for path, shape in first.items() if path in second},
+            {
+                name: place
+                for kwargs in one[1:]
+                for name, value in kwargs.items()
+                for place, given in enumerate(beside, 1)
+                if isinstance(given, Tensor) and value is given
+            },
+            frozenset(_different(one, other)),
+            frozenset(
+                name
+                for kwargs in one
+                for name, value in kwargs.items()
+                if isinstance(value, MutableMapping)
+            ),
+        )
     return _known[hf]
 
 
-def tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in an argument, with its name."""
+def _different(one: Recorded, other: Recorded) -> Iterator[str]:
+    for a, b in zip(one, other, strict=True):
+        for name, value in a.items():
+            pairs = zip(_tensors(value, name), _tensors(b.get(name), name), strict=False)
+            if any(not torch.equal(x, y) for (_, x), (_, y) in pairs):
+                yield name
+
+
+class BlockState:
+    """What blocks hand on beside the residual stream, for the rows of one run."""
+
+    def __init__(self, arguments: BlockArguments):
+        self.places, self.values = arguments.carried, dict[str, Tensor]()
+
+    def given(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A block's arguments, with what the block before handed on."""
+        return {**kwargs, **self.values}
+
+    def after(self, out: Any) -> Tensor:
+        """The residual stream in a block's output; the rest is kept for the next block."""
+        if not isinstance(out, tuple):
+            return out
+        self.values = {
+            name: out[place]
+            for name, place in self.places.items()
+            if place < len(out) and isinstance(out[place], Tensor)
+        }
+        return out[0]
+
+    def join(self, rows: Tensor) -> None:
+        """Add rows that so far are copies of others."""
+        self.values = {
+            name: torch.cat([value, value[rows.to(value.device)]])
+            for name, value in self.values.items()
+        }
+
+
+def mapped(
+    value: Any,
+    name: str,
+    axes: Mapping[Path, ArgumentAxes],
+    change: Callable[[Tensor, ArgumentAxes | None], Tensor],
+) -> Any:
+    """An argument with every tensor in it changed; the axes of those not met before are ``None``."""
     if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, tuple | list):
-        for place, inner in enumerate(value):
-            yield from tensors(inner, f"{name}.{place}")
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from tensors(inner, f"{name}.{key}")
+        return change(value, axes.get((name, value.ndim)))
+    if type(value) in (tuple, list):
+        inner = (mapped(v, f"{name}.{i}", axes, change) for i, v in enumerate(value))
+        return type(value)(inner)
+    return value
 
 
 def _shapes(calls: Iterable[dict[str, Any]]) -> Iterator[tuple[Path, torch.Size]]:
     for kwargs in calls:
         for argument, value in kwargs.items():
-            for name, tensor in tensors(value, argument):
+            for name, tensor in _tensors(value, argument):
                 yield (name, tensor.ndim), tensor.shape
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif type(value) in (tuple, list):
+        for place, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}.{place}")
 
 
 def _axes(first: torch.Size, second: torch.Size) -> ArgumentAxes:

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
-from interp.forward.blocks import first_output
+from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hook_point
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
@@ -157,14 +157,16 @@ def _run_plans(
         run.edits += one.edits
         run.knock_outs += one.knock_outs
     window = Window.of(mask.cpu()[which])
-    hidden = calls.embeddings
+    hidden, state = calls.embeddings, BlockState(calls.arguments)
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))
             joining = which[len(hidden) : present].to(hidden.device)
             hidden = torch.cat([hidden, hidden[joining]])
             run.window = window.first(present)
-            hidden = first_output(block(hidden, **calls.of_rows(layer, which[:present])))
+            state.join(joining)
+            kwargs = state.given(calls.of_rows(layer, which[:present]))
+            hidden = state.after(block(hidden, **kwargs))
     # a plan that touches nothing never joined: it is the plain run
     last = torch.cat([hidden[:, -1], hidden[which[len(hidden) :].to(hidden.device), -1]])
     return last[n:]
