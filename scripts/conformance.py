@@ -70,7 +70,7 @@ def in_own_process(model_type: str, seconds: int) -> dict[str, Any]:
         os.setsid()
         os.close(read)
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        with os.fdopen(write, "w") as out, open(os.devnull, "w") as devnull:
+        with os.fdopen(write, "w") as out, Path(os.devnull).open("w") as devnull:
             os.dup2(devnull.fileno(), 1)
             os.dup2(devnull.fileno(), 2)
             out.write(json.dumps(row_of(model_type)))

@@ -1,4 +1,4 @@
-"""Edges, attributed and exact, beside plain hooks: what a source writes is measured, not computed."""
+"""Edges, attributed and exact, beside plain hooks: what a source writes is measured."""
 
 from collections.abc import Callable
 

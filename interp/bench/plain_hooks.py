@@ -117,4 +117,5 @@ def put(value: Tensor, where: Any) -> Change:
 
 
 def plain_runs_of(model: Model) -> list[Plain]:
+    """The runs of each of `word_pairs`."""
     return [Plain(model, pair) for pair in tokenise(model, word_pairs())[0]]

@@ -1,7 +1,7 @@
 """Tiny random models of every causal language model class in transformers, for conformance tests.
 
-hf = tiny_model("qwen3_moe")                # two to five blocks, one of each kind it has
-model = interp.load_model(hf, tokenizer=word_tokenizer())
+`tiny_model("qwen3_moe")` is a Hugging Face model of two to five blocks, one of each kind that the
+class has, to be loaded with `word_tokenizer()`.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ _FIELDS = {
     64: "max_position_embeddings n_positions max_seq_len context_length n_ctx",
 }
 SIZES = {name: size for size, names in _FIELDS.items() for name in names.split()}
-"""What a field of a config is set to wherever it exists, is a number and `SETTINGS` says nothing."""
+"""What a field of a config is set to wherever it exists, is a number; `SETTINGS` comes first."""
 
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8}
 _SHARED_BLOCKS = {  # of Zamba: attention reads the embeddings beside the stream

@@ -157,7 +157,7 @@ def mapped(
     axes: Mapping[Path, ArgumentAxes],
     change: Callable[[Tensor, ArgumentAxes | None], Tensor],
 ) -> Any:
-    """An argument with every tensor in it changed; the axes of those not met before are ``None``."""
+    """An argument with every tensor in it changed; axes of those not met before are ``None``."""
     if isinstance(value, Tensor):
         return change(value, axes.get((name, value.ndim)))
     if type(value) in (tuple, list):
