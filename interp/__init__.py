@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from interp.errors import InterpError
     from interp.interventions.bridge import bridge_hooks
     from interp.interventions.generate import Generation, generate
+    from interp.interventions.labelled import ActivationCache, Activations
     from interp.interventions.native import applied
     from interp.interventions.plan import (
         Ablate,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         ProjectOut,
         Scale,
     )
-    from interp.interventions.recording import Activations, activations
+    from interp.interventions.recording import activations
     from interp.interventions.run import forward, sweep_plans
     from interp.interventions.values import (
         mean_ablation,
@@ -67,6 +68,7 @@ __all__ = [
     "SITES",
     "Ablate",
     "AblationResult",
+    "ActivationCache",
     "Activations",
     "Add",
     "Chat",
