@@ -192,6 +192,7 @@ def attribute_to(
     options |= {"metric": metric, "steps": steps}
     if out is None:
         return _by_name(model, pairs, **options, progress=progress)
+    pairs = pairs.rendered(model)
     named = options | {"seed": seed} | names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:

@@ -100,7 +100,7 @@ def patch(
     Source: Heimersheim & Nanda, arXiv 2404.15255; Zhang & Nanda, arXiv 2309.16042.
     """
     sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
-    loaded = load_pairs(pairs)
+    loaded = load_pairs(pairs).rendered(model)
     if out is None:
         result = _measured(model, sweep, loaded, answers, tokens_at_once, progress)
         for text in result.warnings:
