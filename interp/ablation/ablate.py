@@ -130,6 +130,7 @@ def ablate(
     wanted = named_readouts(readouts)
     averaged = [] if reference is None else _prompts(model, reference)
     how, data, chosen = check_kind(kind, averaged), load_pairs(pairs), as_sets(model, sets)
+    data = data.rendered(model)
 
     def measured(steps: Steps) -> AblationResult:
         kept, excluded = tokenise(model, data, answers)

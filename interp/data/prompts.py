@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.chat import Conversation, Messages, is_messages, render
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, tokenise
+from interp.data.pair_records import PLACES
+from interp.data.pairs import Pair, PromptPairs, TokenPair, overlapping, tokenise
 from interp.data.token_batch import padded
 from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model

@@ -7,6 +7,7 @@ such a row as in plain ones is measured, not assumed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from interp.data.answers import Aliases, AnswerTree
 from interp.data.token_batch import TokenBatch, TreeColumns, laid_out
 from interp.errors import PlanError
-from interp.forward.blocks import first_output
+from interp.forward.argument_axes import BlockState
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls, positions_and_mask, record_layer_calls
 from interp.model.model import Model
@@ -53,7 +54,7 @@ def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
     calls = record_layer_calls(model, tokens.ids, tokens.mask, inputs)
     made: dict[int, Tensor] = {}
     kwargs = [_in_tree(tokens.tree, own, made) for own in calls.kwargs]
-    return LayerCalls(calls.embeddings, kwargs, calls.mask)
+    return replace(calls, kwargs=kwargs)
 
 
 def _in_tree(tree: TreeColumns, own: Mapping[str, Any], made: dict[int, Tensor]) -> dict[str, Any]:
@@ -91,16 +92,21 @@ def activations_in(
     def keep(number: int) -> Callable[[Tensor], None]:
         return lambda activation: held.__setitem__(number, activation.detach().cpu().clone())
 
-    hidden = calls.embeddings
     with hooked(model, [(*point, keep(number)) for number, point in enumerate(points)]):
-        for layer, block in enumerate(model.blocks):
-            hidden = first_output(block(hidden, **calls.kwargs[layer]))
+        _through_blocks(model, calls)
     real = tokens.mask.cpu()
     at = torch.arange(real.shape[1]) + tokens.left[:, None]
     there = torch.arange(real.shape[1]) < real.sum(1)[:, None]
     rows = torch.arange(len(real))[:, None]
     moved = at.where(there, 0)
     return [held[n][rows, moved].masked_fill(~there[..., None], 0) for n in range(len(points))]
+
+
+def _through_blocks(model: Model, calls: LayerCalls) -> Float[Tensor, "prompt pos d_model"]:
+    hidden, state = calls.embeddings, BlockState(calls.arguments)
+    for layer, block in enumerate(model.blocks):
+        hidden = state.after(block(hidden, **state.given(calls.kwargs[layer])))
+    return hidden
 
 
 # --- the test ----------------------------------------------------------------------------------
@@ -134,9 +140,7 @@ def _measured(model: Model, width: int) -> bool:
     tokens = laid_out(model, prompts, [answers] * 2, [(a, d)] * 2)
     try:
         calls = _recorded(model, tokens)
-        hidden = calls.embeddings
-        for layer, block in enumerate(model.blocks):
-            hidden = first_output(block(hidden, **calls.kwargs[layer]))
+        hidden = _through_blocks(model, calls)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a model's own code, which was not written for this
