@@ -48,7 +48,7 @@ def ablate(
         str | None,
         typer.Option(
             help="Components, with commas: a3.h1 or L3H1 a head, a3 all heads of a layer, m5 an "
-            "MLP, m5.n17 a neuron."
+            "MLP, m5.n17 a neuron, m5.e2 an expert."
         ),
     ] = None,
     components_file: Annotated[

@@ -29,7 +29,7 @@ def generate(
         str | None,
         typer.Option(
             help="Components set to zero at every token, with commas: a3.h1 or L3H1 a head, a3 all "
-            "heads of a layer, m5 an MLP, m5.n17 a neuron."
+            "heads of a layer, m5 an MLP, m5.n17 a neuron, m5.e2 an expert."
         ),
     ] = None,
     max_new_tokens: Annotated[

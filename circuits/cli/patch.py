@@ -43,7 +43,9 @@ def patch(
     site: SiteOption = "resid_pre",
     over: Annotated[
         str,
-        choice(AXES, "Axes of the sweep: pos or span, head or neuron.", many=True, noun="axis"),
+        choice(
+            AXES, "Axes of the sweep: pos or span; head, neuron or expert.", many=True, noun="axis"
+        ),
     ] = "layer,pos",
     metric: Annotated[str, choice(METRICS, "What is measured at the last token.")] = "logit_diff",
     direction: Annotated[

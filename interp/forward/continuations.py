@@ -7,6 +7,7 @@ such a row as in plain ones is measured, not assumed.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
     calls = record_layer_calls(model, tokens.ids, tokens.mask, inputs)
     made: dict[int, Tensor] = {}
     kwargs = [_in_tree(tokens.tree, own, made) for own in calls.kwargs]
-    return LayerCalls(calls.embeddings, kwargs, calls.mask)
+    return replace(calls, kwargs=kwargs)
 
 
 def _in_tree(tree: TreeColumns, own: Mapping[str, Any], made: dict[int, Tensor]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from interp.brief import brief
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import batch
-from interp.forward.blocks import first_output
+from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
-from interp.forward.hooks import hook_point
+from interp.forward.hooks import hook_site
 from interp.forward.layer_calls import positions_and_mask, record_layer_calls
 from interp.forward.readout import measure
 from interp.interventions.batch_run import Run, Window
@@ -59,15 +59,14 @@ def final_resid(
 ) -> Float[Tensor, "prompt d_model"]:
     """The residual stream after the last block at each prompt's last token, differentiable."""
     ids, mask = pad(model, prompts)
-    module, point = model.point(SITES["resid_post"], model.arch.n_layers - 1)
-    found: list[Tensor] = []
+    top, found = model.arch.n_layers - 1, list[Tensor]()
     with hooked_run(model, run):
         # after the plan's own hooks, so that it sees what they wrote
-        last = hook_point(module, point, lambda a: found.append(a[:, -1]))
+        remove = hook_site(model, SITES["resid_post"], top, lambda a: found.append(a[:, -1]))
         try:
             model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         finally:
-            last.remove()
+            remove()
     return found[0]
 
 
@@ -159,14 +158,16 @@ def _run_plans(
         run.edits += one.edits
         run.knock_outs += one.knock_outs
     window = Window.of(mask.cpu()[which])
-    hidden = calls.embeddings
+    hidden, state = calls.embeddings, BlockState(calls.arguments)
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))
             joining = which[len(hidden) : present].to(hidden.device)
             hidden = torch.cat([hidden, hidden[joining]])
             run.window = window.first(present)
-            hidden = first_output(block(hidden, **calls.of_rows(layer, which[:present])))
+            state.join(joining)
+            kwargs = state.given(calls.of_rows(layer, which[:present]))
+            hidden = state.after(block(hidden, **kwargs))
     # a plan that touches nothing never joined: it is the plain run
     last = torch.cat([hidden[:, -1], hidden[which[len(hidden) :].to(hidden.device), -1]])
     return last[n:]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from interp.errors import InterpError, ModelError, OutOfMemory, did_you_mean, first_line
+from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
 from interp.loading.devices import usable
 from interp.loading.fitting import fitted
@@ -70,6 +71,7 @@ def load_model(
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
     model = fitted(Model(hf, known, name, architecture_of(hf)))
+    arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
