@@ -20,6 +20,7 @@ from circuits.cli.options import (
     MetricOption,
     OnModel,
     PairRows,
+    QuantizationOption,
     SplitByOption,
     SplitSeedOption,
     choice,
@@ -74,6 +75,7 @@ def discover(
     split_seed: SplitSeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
@@ -102,7 +104,7 @@ def discover(
 
     else:
         rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery")
-        loaded = load(model or "", device, dtype)
+        loaded = load(model or "", device, dtype, quantization)
         named = names_of(rows) | identity(loaded)
 
         def find(keep: Path | None) -> "Circuit":
