@@ -127,6 +127,12 @@ def gemma() -> Model:
     return interp.load_model("gemma-3-270m", device="cpu", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def qwen() -> Model:
+    """Qwen2.5-Coder-0.5B-Instruct with its real weights; for tests that are marked slow."""
+    return interp.load_model("qwen2.5-coder-0.5b", device="cpu", dtype="float32")
+
+
 def remapped(model: Model, site: str, instead: str) -> Model:
     """The model with a site, in every layer, where another one lies: a wrong map."""
     layers = tuple(

@@ -105,6 +105,7 @@ def discover(
     else:
         rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery")
         loaded = load(model or "", device, dtype, quantization)
+        rows = rows.rendered(loaded)
         named = names_of(rows) | identity(loaded)
 
         def find(keep: Path | None) -> "Circuit":
@@ -161,6 +162,7 @@ def evaluate(
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
     rows, model = of_rows.load("test"), on.load()
+    rows = rows.rendered(model)
     named = {"metric": metric, "ablation": ablation, "clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)
     if given is None:

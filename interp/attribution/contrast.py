@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,13 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
-from interp.data.pairs import TokenPair, batch
+from interp.data.pairs import TokenPair
+from interp.data.token_batch import TokenBatch, batch
 from interp.errors import DataError, PlanError
+from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
+from interp.forward.continuations import record_batch
 from interp.forward.hooks import hooked
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.layer_calls import LayerCalls
 from interp.forward.readout import measure
-from interp.metrics import AnyMetric, as_metric
+from interp.metrics import NO_GRADIENT, AnyMetric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -70,9 +73,10 @@ def contrasts(
 ) -> Iterator[Contrast]:
     """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
     chosen = as_metric(metric)
-    if metric in ("kl", "rank"):
+    if chosen.name in NO_GRADIENT:
         raise PlanError(
-            f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
+            f"{chosen.name!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or "
+            "'prob'."
         )
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
@@ -84,15 +88,12 @@ def contrasts(
                 "and circuits need."
             )
     for start in range(0, len(pairs), step):
-        tokens = batch(model, pairs[start : start + step])
-        last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1
+        tokens = batch(model, pairs[start : start + step], chosen.n_answers)
 
-        def read(
-            resid: Tensor, pair: Tensor, last: Tensor = last, answers: Tensor = tokens.answers
-        ):
-            rows = torch.arange(len(resid), device=resid.device)
-            at = resid[rows, last[pair].to(resid.device)]
-            values = measure(model, chosen, at, answers[pair], at)
+        def read(resid: Tensor, pair: Tensor, tokens: TokenBatch = tokens):
+            rows = torch.arange(len(resid), device=resid.device)[:, None]
+            at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
+            values = measure(model, chosen, at, tokens.answers[2 * pair])
             if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
                 raise PlanError(
                     f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
@@ -100,7 +101,7 @@ def contrasts(
                 )
             return values
 
-        calls = record_layer_calls(model, tokens.ids, tokens.mask)
+        calls = record_batch(model, tokens)
         yield Contrast(calls, tokens.mask[0::2], read)
 
 
@@ -141,19 +142,24 @@ def run(
     sites: Sequence[str],
     given: tuple[str, int, Tensor] | None = None,
     through: Through = lambda layer, before, after: after,
+    tokens: Literal["clean", "corrupt"] = "clean",
 ) -> RunValues:
     """Run every block on whole rows of a contrast's prompts; keep what passes the given sites.
 
     `hidden` enters layer 0, `pair` is the pair of each row, `sites` are short names and
     ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
-    `through` changes what passes from layer to layer.
+    `through` changes what passes from layer to layer. Blocks that read more of the prompt than the
+    stream (embeddings of their own) read these `tokens`.
     """
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+    known, state = contrast.calls.arguments, BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, 2 * pair)
+        if known.of_tokens and tokens == "corrupt":
+            other = contrast.calls.of_rows(layer, 2 * pair + 1)
+            kwargs |= {name: value for name, value in other.items() if name in known.of_tokens}
         with _giving(model, layer, given), _keeping(model, layer, kept):
-            result = block(hidden, **kwargs)
-        after = result[0] if isinstance(result, tuple) else result
+            after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
     return RunValues(pair, kept, hidden)
 
@@ -192,8 +198,8 @@ def plain_runs(
     embeddings = contrast.calls.embeddings
     with torch.no_grad():
         clean, corrupt = (
-            run(model, contrast, embeddings[which], contrast.pair, sites)
-            for which in (contrast.clean, contrast.corrupt)
+            run(model, contrast, embeddings[which], contrast.pair, sites, tokens=tokens)
+            for which, tokens in ((contrast.clean, "clean"), (contrast.corrupt, "corrupt"))
         )
     return clean, corrupt
 

@@ -1,27 +1,26 @@
 """Prompt pairs: a clean and a corrupt prompt that differ in one fact, and both answers.
 
-`PromptPairs` is text, with where each row came from; a `TokenPair` is one row in a model's tokens,
-aligned; `tokenise` makes them and names every refused row with its reason.
+`PromptPairs` is text or chats, with where each row came from; a `TokenPair` is one row in a model's
+tokens, aligned; `tokenise` makes them and names every refused row with its reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from typing import Any, Literal
 
 from interp.brief import brief
 from interp.data.alignment import Partner, align
-from interp.data.records import Row, Text, checked, read_records
-from interp.errors import DataError, shown
+from interp.data.answers import Aliases, both_answers
+from interp.data.chat import Chat, Conversation, Range, render
+from interp.data.pair_records import pair_fields
+from interp.data.records import read_records
+from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
+from interp.model.rendered import Rendered
 
-PLACES = ("all", "prompt", "last", "decoded", "generating")
-"""Names of positions that every prompt has, which no span can take."""
-Range = tuple[int, int]
+AnswerMode = Literal["whole", "first"]
+"""How much of an answer is read: all of its tokens, or each alias's first one alone."""
 
 
 @brief
@@ -32,10 +31,15 @@ class Pair:
     Attributes:
         clean: prompt whose right continuation is `answer`.
         corrupt: prompt whose right continuation is `wrong_answer`; of any length.
-        answer: what follows `clean`; a leading space is added where the prompt needs one.
+        answer: what follows `clean`; a leading space is added where the prompt needs one, and none
+            where it begins the assistant's turn of a chat.
         wrong_answer: what follows `corrupt`.
         spans: name -> ((start, end) in `clean`, (start, end) in `corrupt`), in characters.
         where: file and row, for messages.
+        aliases: further texts that are accepted for `answer`.
+        wrong_aliases: further texts that count as `wrong_answer`.
+        chats: both prompts as messages, or None; `clean` and `corrupt` are then the contents of
+            their messages, until a model's template has rendered them.
     """
 
     id: str
@@ -45,6 +49,9 @@ class Pair:
     wrong_answer: str
     spans: Mapping[str, tuple[Range, Range]] = field(default_factory=dict)
     where: str = ""
+    aliases: tuple[str, ...] = ()
+    wrong_aliases: tuple[str, ...] = ()
+    chats: tuple[Conversation, Conversation] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,16 +88,22 @@ class PromptPairs(Sequence[Pair]):
         """Build from rows with ``clean``, ``corrupt``, ``answer`` and ``wrong_answer``.
 
         Args:
-            records: mappings; optional keys are ``id``, ``subject`` (text, or
+            records: mappings; an answer is a text, or a list of texts that are all accepted, the
+                usual one first. Optional keys are ``id``, ``subject`` (text, or
                 ``[clean text, corrupt text]``) and ``spans``, a mapping from name to
                 ``[clean, corrupt]`` where each is a text that occurs once in its prompt or a
-                ``[start, end]`` range of characters.
+                ``[start, end]`` range of characters. ``clean`` and ``corrupt`` are texts, or both
+                lists of messages with ``role`` and ``content``; spans are then found in the
+                contents.
             source: what to call these rows in messages and results.
 
         Raises:
             DataError: a row is not a pair, an id occurs twice, or a span not exactly once.
         """
-        pairs = [_pair(record, f"{source}, row {n}", n) for n, record in enumerate(records, 1)]
+        pairs = [
+            Pair(**pair_fields(record, f"{source}, row {n}", n))
+            for n, record in enumerate(records, 1)
+        ]
         if not pairs:
             raise DataError(f"{source} holds no pairs; give at least one row.")
         seen: dict[str, str] = {}
@@ -102,6 +115,26 @@ class PromptPairs(Sequence[Pair]):
                 )
             seen[pair.id] = pair.where
         return cls(tuple(pairs), source)
+
+    def as_chat(self, chat: Chat | None = None) -> "PromptPairs":
+        """Plain prompts as one user's turn each, and messages as they are, with these options.
+
+        The rows keep their ids, answers and spans. `DataError` where messages and options do not
+        go together (:meth:`Chat.wrap`).
+        """
+        chat = chat or Chat()
+        return PromptPairs(tuple(_in_chat(pair, chat) for pair in self.pairs), self.source)
+
+    def rendered(self, model: Model) -> "PromptPairs":
+        """Chats as the model's template writes them; those that it refuses stay as they are."""
+
+        def written(pair: Pair) -> Pair:
+            try:
+                return _rendered(model, pair)
+            except DataError:  # `tokenise` excludes it, with the reason
+                return pair
+
+        return PromptPairs(tuple(map(written, self.pairs)), self.source)
 
 
 def load_pairs(source: Any, split: str = "train") -> PromptPairs:
@@ -119,59 +152,30 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     return PromptPairs.from_records(source, name or "records")
 
 
-class _Record(Row):
-    clean: Text
-    corrupt: Text
-    answer: Text
-    wrong_answer: Text
-    id: Any = None
-    subject: Any = None
-    spans: dict[str, Any] | None = None
+def _in_chat(pair: Pair, chat: Chat) -> Pair:
+    given = pair.chats or (pair.clean, pair.corrupt)
+    if isinstance(pair.clean, Rendered):
+        raise DataError(f"{pair.where}: this chat is rendered already; give it as messages.")
+    clean, corrupt = map(chat.wrap, given)
+    shift = clean.start(1) if chat.system is not None else 0  # a system turn stands before it
+    spans = {
+        name: tuple((start + shift, end + shift) for start, end in both)
+        for name, both in pair.spans.items()
+    }
+    texts: dict[str, Any] = {"clean": clean.text, "corrupt": corrupt.text, "spans": spans}
+    return replace(pair, **texts, chats=(clean, corrupt))
 
 
-def _pair(record: Any, where: str, number: int) -> Pair:
-    if isinstance(record, Mapping):  # a row of a data set may hold more than JSON can
-        record = {key: record[key] for key in _Record.model_fields if key in record}
-    given = checked(_Record, record, where)
-    prompts = (given.clean, given.corrupt)
-    named = {name: place for name, place in (given.spans or {}).items() if place is not None}
-    if given.subject is not None:
-        named.setdefault("subject", given.subject)
-    taken = next((name for name in named if name in PLACES), None)
-    if taken is not None:
-        raise DataError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
-    id = number if given.id is None else given.id
-    if not isinstance(id, str | int) or isinstance(id, bool):
-        raise DataError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
-    spans = {name: _span(name, place, prompts, where) for name, place in named.items()}
-    return Pair(str(id), *prompts, given.answer, given.wrong_answer, spans, where)
-
-
-def _span(name: str, given: Any, prompts: tuple[str, str], where: str) -> tuple[Range, Range]:
-    two = isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_number, given))
-    clean, corrupt = given if two else (given, given)
-    return _range(name, clean, prompts[0], where), _range(name, corrupt, prompts[1], where)
-
-
-def _range(name: str, given: Any, prompt: str, where: str) -> Range:
-    if isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_number, given)):
-        start, end = given
-        if 0 <= start < end <= len(prompt):
-            return start, end
-    found = "is not"
-    if isinstance(given, str) and given:
-        start, n = prompt.find(given), prompt.count(given)
-        if n == 1:
-            return start, start + len(given)
-        found = f"occurs {n} times"
-    raise DataError(
-        f"{where}: span {shown(name)} ({shown(given)}) {found} in {shown(prompt)}; give a text "
-        "that occurs exactly once, or a [start, end] range of characters."
+def _rendered(model: Model, pair: Pair) -> Pair:
+    """The pair with both prompts as the model's template writes them."""
+    if pair.chats is None or isinstance(pair.clean, Rendered):
+        return pair
+    (clean, first), (corrupt, second) = (
+        render(model, chat, {name: both[side] for name, both in pair.spans.items()})
+        for side, chat in enumerate(pair.chats)
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    spans = {name: (first[name], second[name]) for name in pair.spans}
+    return replace(pair, clean=clean, corrupt=corrupt, spans=spans)
 
 
 # --- in a model's tokens -----------------------------------------------------------------------
@@ -183,6 +187,7 @@ class TokenPair:
     """One pair in tokens, aligned.
 
     Attributes:
+        answers: the answer and the wrong answer, each as its aliases, in tokens.
         spans, corrupt_spans: name -> token positions in the clean and in the corrupt prompt.
         partner: for each clean token the position of its partner in the corrupt prompt, or
             ``None``; see `interp.data.alignment.align`.
@@ -191,11 +196,20 @@ class TokenPair:
     pair: Pair
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
-    answer: int
-    wrong_answer: int
+    answers: tuple[Aliases, Aliases]
     spans: Mapping[str, tuple[int, ...]]
     corrupt_spans: Mapping[str, tuple[int, ...]]
     partner: Partner
+
+    @property
+    def answer(self) -> int:
+        """First token of the answer's first alias."""
+        return self.answers[0][0][0]
+
+    @property
+    def wrong_answer(self) -> int:
+        """First token of the wrong answer's first alias."""
+        return self.answers[1][0][0]
 
     @property
     def first_difference(self) -> int:
@@ -246,15 +260,23 @@ def unpaired(pairs: Sequence[TokenPair]) -> tuple[tuple[int, int], ...]:
     return found if any(map(any, found)) else ()
 
 
-def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
+def tokenise(
+    model: Model, pairs: PromptPairs, answers: AnswerMode | Literal["single"] = "whole"
+) -> tuple[list[TokenPair], list[Excluded]]:
     """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
+
+    `answers`: ``"whole"``: all tokens of every alias, without those that extend another;
+    ``"first"``: each alias's first token; ``"single"``: for methods that read one token, so other
+    pairs are refused.
 
     `DataError` where no row is usable; the message gives the first reason and the count.
     """
+    if answers not in ("whole", "first", "single"):
+        raise PlanError(f"answers={shown(answers)}; choose 'whole' or 'first'.")
     usable, refused = list[TokenPair](), list[Excluded]()
     for pair in pairs:
         try:
-            usable.append(_tokenise(model, pair))
+            usable.append(_tokenise(model, pair, answers))
         except DataError as error:
             refused.append(Excluded(pair.id, pair.where, str(error)))
     if not usable:
@@ -266,25 +288,25 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
     return usable, refused
 
 
-def _tokenise(model: Model, pair: Pair) -> TokenPair:
+def _tokenise(model: Model, pair: Pair, mode: str) -> TokenPair:
+    pair = _rendered(model, pair)
     clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
     if clean == corrupt:
         raise DataError("clean and corrupt are the same tokens, so there is nothing to patch.")
-    answer = single_token(model, pair.clean, clean, pair.answer, "answer")
-    wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
-    if answer == wrong:
-        raise DataError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
+    prompts = ((pair.clean, clean), (pair.corrupt, corrupt))
+    texts = ((pair.answer, *pair.aliases), (pair.wrong_answer, *pair.wrong_aliases))
+    answers = both_answers(model, prompts, texts, mode)
     sides = ((pair.clean, len(clean)), (pair.corrupt, len(corrupt)))
     spans, others = (
         {name: _tokens_of(model, text, both[side], n) for name, both in pair.spans.items()}
         for side, (text, n) in enumerate(sides)
     )
     partner = align(clean, corrupt, spans, others)
-    return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans, others, partner)
+    return TokenPair(pair, tuple(clean), tuple(corrupt), answers, spans, others, partner)
 
 
 def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:
-    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    offsets = model.offsets(prompt)
     if len(offsets) != n:
         raise DataError("the tokenizer's offsets do not match its tokens.")
     inside = overlapping(offsets, prompt, span)
@@ -299,67 +321,3 @@ def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, 
     """The tokens, by their offsets, that share more than a blank with a span of a text."""
     shared = (text[max(low, span[0]) : min(high, span[1])] for low, high in offsets)
     return tuple(i for i, part in enumerate(shared) if part.strip())
-
-
-def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
-    """The one token by which `answer` continues `prompt` (of tokens `ids`), spaced as in text.
-
-    `DataError` where it is several tokens, or merges with the end of the prompt; `key` is what the
-    message calls it.
-    """
-    spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
-    text = answer if spaced else f" {answer}"
-    full = model.encode(prompt + text)
-    if full[: len(ids)] != ids:
-        raise DataError(
-            f"{key} {shown(answer)} merges with the end of the prompt {prompt[-12:]!r} into one "
-            "token; end the prompt before the space."
-        )
-    rest = full[len(ids) :]
-    if len(rest) != 1:
-        pieces = shown([model.token(t) for t in rest])
-        raise DataError(f"{key} {shown(text)} is {len(rest)} tokens {pieces}, and must be one.")
-    return rest[0]
-
-
-# --- batches -----------------------------------------------------------------------------------
-
-
-@brief
-@dataclass(frozen=True)
-class TokenBatch:
-    """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.
-
-    `mask` tells the real tokens in `ids`, `left` the padding before each prompt; `answers` has
-    each pair's answer and wrong answer.
-    """
-
-    pairs: Sequence[TokenPair]
-    ids: Int[Tensor, "prompt pos"]
-    mask: Bool[Tensor, "prompt pos"]
-    left: Int[Tensor, " prompt"]
-    answers: Int[Tensor, "pair 2"]
-
-
-def batch(model: Model, pairs: Sequence[TokenPair]) -> TokenBatch:
-    """Pad pairs to one length, on the side the tokenizer pads."""
-    prompts = [tokens for pair in pairs for tokens in (pair.clean, pair.corrupt)]
-    on_left = model.tokenizer.padding_side == "left"
-    ids, mask = padded(model, prompts, on_left)
-    left = (~mask).sum(1).cpu() if on_left else torch.zeros(len(prompts), dtype=torch.long)
-    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
-    return TokenBatch(pairs, ids, mask, left, answers)
-
-
-def padded(
-    model: Model, prompts: Sequence[Sequence[int]], on_left: bool = True
-) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
-    """Token ids of prompts at one length, and which of them are real."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, tokens in enumerate(prompts):
-        at = slice(width - len(tokens), width) if on_left else slice(len(tokens))
-        ids[row, at] = torch.tensor(tokens)
-        mask[row, at] = True
-    return ids.to(model.device), mask.to(model.device)

@@ -9,8 +9,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, padded, tokenise
-from interp.errors import DataError, PlanError, first_line, shown
+from interp.data.chat import Conversation, Messages, is_messages, render
+from interp.data.pair_records import PLACES
+from interp.data.pairs import Pair, PromptPairs, TokenPair, overlapping, tokenise
+from interp.data.token_batch import padded
+from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
 
 Positions = str | int | Sequence[int]
@@ -64,15 +67,12 @@ class TokenPrompt:
         return self.spans[span][-1:]
 
 
-Messages = Sequence[Mapping[str, str]]
-"""A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
-
-
-def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
+def prompt(model: Model, text: str | Messages | Conversation, /, **spans: str) -> TokenPrompt:
     """A prompt with named spans, such as ``subject="France"``: texts that occur once in it.
 
-    Chat messages are put into the tokenizer's chat template up to where the model's reply begins;
-    their spans occur once in the whole rendered chat.
+    Chat messages are put into the tokenizer's chat template up to where the model's reply begins,
+    or continues (:func:`interp.data.chat.render`); `Chat.wrap` gives them options. Their spans
+    occur once in the contents of the messages.
 
     Raises:
         DataError: a span does not occur exactly once, or is called as a place of every prompt is;
@@ -81,52 +81,25 @@ def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
     taken = next((name for name in spans if name in PLACES), None)
     if taken is not None:
         raise DataError(f"a span cannot be called {taken!r}, which every prompt has.")
-    chat = not isinstance(text, str)
-    if chat and not (_is_chat(text) and text):
-        raise DataError(
-            f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
-            "and 'content'."
-        )
-    rendered = _rendered(model, text) if chat else text
-    # a chat template writes the special tokens itself
-    encoded = model.tokenizer(rendered, return_offsets_mapping=True, add_special_tokens=not chat)
-    found: dict[str, tuple[int, ...]] = {}
+    chat = text if isinstance(text, str | Conversation) else Conversation(text)
+    plain = chat if isinstance(chat, str) else chat.text
+    ranges: dict[str, tuple[int, int]] = {}
     for name, part in spans.items():
-        if not part.strip() or rendered.count(part) != 1:
-            n = rendered.count(part) if part else 0
+        if not part.strip() or plain.count(part) != 1:
+            n = plain.count(part) if part else 0
             raise DataError(
-                f"span {shown(name)} ({shown(part)}) occurs {n} times in {shown(rendered)}; "
+                f"span {shown(name)} ({shown(part)}) occurs {n} times in {shown(plain)}; "
                 "give a text that occurs exactly once."
             )
-        span = rendered.index(part), rendered.index(part) + len(part)
-        found[name] = overlapping(encoded["offset_mapping"], rendered, span)
-    return TokenPrompt(tuple(encoded["input_ids"]), found)
+        ranges[name] = plain.index(part), plain.index(part) + len(part)
+    if isinstance(chat, Conversation):
+        plain, ranges = render(model, chat, ranges)
+    offsets = model.offsets(plain)
+    found = {name: overlapping(offsets, plain, span) for name, span in ranges.items()}
+    return TokenPrompt(tuple(model.encode(plain)), found)
 
 
-def _rendered(model: Model, messages: Messages) -> str:
-    """Chat messages as the model's tokenizer writes them, its cue to reply at the end."""
-    for number, message in enumerate(messages, 1):
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise DataError(
-                f"message {number} is {shown(message, 80)}; every message needs 'role' and "
-                "'content', both text."
-            )
-    if not getattr(model.tokenizer, "chat_template", None):
-        raise DataError(
-            f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "
-            "give the prompt as text."
-        )
-    try:
-        return model.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # the template is the model author's program
-        raise DataError(
-            f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
-        ) from error
-
-
-Prompt = str | Messages | TokenPrompt | TokenPair | Pair
+Prompt = str | Messages | Conversation | TokenPrompt | TokenPair | Pair
 Prompts = Prompt | Iterable[Prompt]
 """Texts, chats, tokens, or pairs, of which the clean prompts are meant.
 
@@ -138,7 +111,7 @@ def listed(prompts: Prompts) -> list[Any]:
     if not isinstance(prompts, Iterable) or isinstance(prompts, str | Mapping):
         return [prompts]
     several: list[Any] = list(prompts)
-    return [several] if several and _is_chat(several) else several
+    return [several] if is_messages(several) else several
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
@@ -149,12 +122,8 @@ def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
     return [_as_prompt(model, one) for one in given]
 
 
-def _is_chat(given: Any) -> bool:
-    return isinstance(given, list | tuple) and all(isinstance(one, Mapping) for one in given)
-
-
 def _as_prompt(model: Model, given: Any) -> TokenPrompt:
-    if _is_chat(given) and given:
+    if isinstance(given, Conversation) or is_messages(given):
         return prompt(model, given)
     pairs = pairs_of(model, [given])
     if pairs:
@@ -170,12 +139,17 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
     return found
 
 
-def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
-    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``."""
+def pairs_of(
+    model: Model, given: Sequence[Any], answers: Literal["whole", "single"] = "whole"
+) -> list[TokenPair] | None:
+    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``.
+
+    `answers` as in `tokenise`.
+    """
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None
     return [
-        tokenise(model, PromptPairs((one,), one.where or "pairs"))[0][0]
+        tokenise(model, PromptPairs((one,), one.where or "pairs"), answers)[0][0]
         if isinstance(one, Pair)
         else one
         for one in given

@@ -30,9 +30,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.brief import brief
 from interp.errors import ModelError
+from interp.forward.argument_axes import ArgumentAxes, BlockState, mapped
 from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
-from interp.forward.layer_calls import LayerCalls
+from interp.forward.layer_calls import LayerCalls, arguments_of
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -48,7 +49,7 @@ class Rows:
         prompt: which recorded prompt each row continues.
         start: first padded position held; everything before is read from the base row.
         stop: one past the last padded position held.
-        read: the padded position whose final residual stream is wanted.
+        read: the padded position, or positions, whose final residual stream is wanted.
         entry: how many rows are in the batch in each layer and after the last one.
         n_base: the first `n_base` rows are the unpatched prompts in full, in prompt order.
     """
@@ -56,7 +57,7 @@ class Rows:
     prompt: Int[Tensor, " row"]
     start: Int[Tensor, " row"]
     stop: Int[Tensor, " row"]
-    read: Int[Tensor, " row"]
+    read: Int[Tensor, "row *node"]
     entry: Sequence[int]
     n_base: int
 
@@ -68,22 +69,23 @@ class Rows:
         prompt: Int[Tensor, " row"],
         start: Int[Tensor, " row"],
         entry: Int[Tensor, " row"],
+        columns: Int[Tensor, "prompt node"],
     ) -> "Rows":
         """The prompts in full and, beside them, rows that continue them.
 
         `mask` says which tokens of the prompts are real; `start` is each row's first changed token,
-        counted in its prompt, `entry` the first layer that needs it, in ascending order.
+        counted in its prompt, `entry` the first layer that needs it, in ascending order; `columns`
+        are those that each prompt is read at.
         """
         length, left = mask.sum(-1).cpu(), mask.int().argmax(-1).cpu()
         base = torch.arange(len(mask))
         which = torch.cat([base, prompt])
         first = left[which] + torch.cat([0 * base, start])
         stop = left[which] + length[which]
-        read = stop - 1
         if not shares_prefixes(model):
             first, stop = torch.zeros_like(first), torch.full_like(stop, mask.shape[1])
         present = [len(base) + int((entry <= at).sum()) for at in range(model.arch.n_layers + 1)]
-        return cls(which, first, stop, read, present, len(base))
+        return cls(which, first, stop, columns[which], present, len(base))
 
 
 class Pack:
@@ -118,6 +120,12 @@ class Pack:
     def token(self, row: Int[Tensor, " n"], pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """Flat index of a row's token at a padded position that the row holds."""
         return self.offset[row] + pos - self.rows.start[row]
+
+    @property
+    def read(self) -> Int[Tensor, "row *node"]:
+        """Flat indices of the tokens that each row is read at."""
+        begin = (self.offset - self.rows.start).view(-1, *[1] * (self.rows.read.ndim - 1))
+        return begin + self.rows.read
 
     def n_tokens(self, n_rows: int) -> int:
         """Tokens held by the first `n_rows` rows."""
@@ -273,10 +281,10 @@ def run_packed(
 
 def final_resid_of_rows(
     model: Model, calls: LayerCalls, rows: Rows, edits: Sequence[BatchEdit]
-) -> Float[Tensor, "row d_model"]:
-    """As `run_packed`, but only at the position that each row is read at."""
+) -> Float[Tensor, "row *node d_model"]:
+    """As `run_packed`, but only at the positions that each row is read at."""
     hidden, pack = run_packed(model, calls, rows, edits)
-    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
+    return hidden[pack.read.to(hidden.device)]
 
 
 def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Tensor, "more d"]:
@@ -304,7 +312,8 @@ def shares_prefixes(model: Model) -> bool:
         _dispatches(model, layer) for layer in range(model.arch.n_layers)
     ):
         return False
-    return model.attention_implementation in ("sdpa", "eager")
+    by_name = model.attention_implementation in ("sdpa", "eager")
+    return by_name and arguments_of(model).by_token
 
 
 def _dispatches(model: Model, layer: int) -> bool:
@@ -322,21 +331,24 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     implementation = model.attention_implementation
     gathered: dict[int, Any] = {}
 
-    def per_token(value: Any, n_tokens: int) -> Any:
-        """Masks aside, whatever HF laid out as (prompt or 1, pos, ...), laid out by token."""
-        if isinstance(value, tuple | list):
-            return type(value)(per_token(v, n_tokens) for v in value)
-        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[1] != pack.n_pos:
+    def by_token(value: Tensor, axes: ArgumentAxes | None) -> Tensor:
+        """What HF laid out as (prompt or 1, pos, ...), laid out by token."""
+        if axes is None or not axes.tokens:
             return value
         if id(value) not in gathered:
-            prompt = pack.prompt if value.shape[0] > 1 else torch.zeros_like(pack.prompt)
+            prompt = pack.prompt if axes.prompts == 0 else torch.zeros_like(pack.prompt)
             gathered[id(value)] = value[prompt.to(value.device), pack.pos.to(value.device)][None]
-        return gathered[id(value)][:, :n_tokens]
+        return gathered[id(value)]
+
+    def per_token(name: str, value: Any, n_tokens: int) -> Any:
+        return mapped(
+            value, name, calls.arguments.axes, lambda x, axes: by_token(x, axes)[:, :n_tokens]
+        )
 
     def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
         given = dict(calls.kwargs[layer])
         mask = RowsMask(pack, n_rows, given.pop("attention_mask", None), implementation)
-        kwargs = {name: per_token(value, len(hidden)) for name, value in given.items()}
+        kwargs = {name: per_token(name, value, len(hidden)) for name, value in given.items()}
         return first_output(model.blocks[layer](hidden[None], **kwargs, attention_mask=mask))[0]
 
     with model.attention_named(ROWS_ATTENTION):
@@ -346,10 +358,14 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 @contextlib.contextmanager
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy per row."""
+    state, joined = BlockState(calls.arguments), 0
 
     def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
-        kwargs = calls.of_rows(layer, pack.rows.prompt[:n_rows])
+        nonlocal joined
+        state.join(pack.rows.prompt[joined:n_rows])
+        joined = n_rows
+        kwargs = state.given(calls.of_rows(layer, pack.rows.prompt[:n_rows]))
         batch = hidden.view(n_rows, pack.n_pos, -1)
-        return first_output(model.blocks[layer](batch, **kwargs)).flatten(0, 1)
+        return state.after(model.blocks[layer](batch, **kwargs)).flatten(0, 1)
 
     yield call

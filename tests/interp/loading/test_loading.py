@@ -218,7 +218,7 @@ def test_a_hub_id_that_is_not_cached_is_tried_and_named(ref: str):
     message = str(caught.value)
     assert f"unknown model {ref!r}: no built-in name" in message
     assert "not cached here and could not be fetched: HF_HUB_OFFLINE is set" in message
-    assert "Available: gemma-3-270m, smollm2-135m" in message
+    assert "Available: gemma-3-270m, qwen2.5-coder-0.5b, smollm2-135m" in message
     assert "\n" not in message
 
 
