@@ -76,10 +76,7 @@ def has_gradient(module: nn.Module, like: Tensor) -> bool:
     """Whether a linear module's gradient is that of what it computes, along random directions."""
     noise = torch.Generator().manual_seed(2)
     n_out, n_in = shape_of(module)
-    x, g = (
-        torch.randn(64, n_in, generator=noise).to(like),
-        torch.randn(n_out, generator=noise).to(like),
-    )
+    x, along, g = (torch.randn(64, n, generator=noise).to(like) for n in (n_in, n_in, n_out))
     try:
         with torch.enable_grad():
             at = x.clone().requires_grad_(True)
@@ -87,8 +84,8 @@ def has_gradient(module: nn.Module, like: Tensor) -> bool:
     except Exception:  # a kernel of any library
         return False
     with torch.no_grad():
-        slope = ((module.forward(x) - module.forward(x * 0)) * g).sum(-1).float()
-        return bool(((x * gradient).sum(-1).float() - slope).norm() <= UNSURE * slope.norm())
+        slope = ((module.forward(along) - module.forward(x * 0)) * g).sum(-1).float()
+        return bool(((along * gradient).sum(-1).float() - slope).norm() <= UNSURE * slope.norm())
 
 
 def _refusal(what: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:

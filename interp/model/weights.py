@@ -6,7 +6,8 @@ module is run on the unit vectors: that gives the matrix for every library alike
 vectors tell whether the module is that matrix at all.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -70,14 +71,11 @@ def matrix_of(module: nn.Module, like: Tensor, name: str) -> Float[Tensor, "out 
             weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
             return weight.T if isinstance(module, Conv1D) else weight
     try:
-        with torch.no_grad():
-            none = torch.zeros(1, shape_of(module)[1], dtype=like.dtype, device=like.device)
-            bias = module.forward(none).float()
-            # in 16 bits a large bias would round away what a row of the matrix has
-            scale = 1024 if bool(bias.any()) else 1
-            units = scale * torch.eye(none.shape[1], dtype=like.dtype, device=like.device)
-            rows = [module.forward(x).float() - bias for x in units.split(AT_ONCE)]
-        matrix = (torch.cat(rows) / scale).to(like.dtype).T
+        with torch.no_grad(), _without_bias(module):
+            units = torch.eye(shape_of(module)[1], dtype=like.dtype, device=like.device)
+            none = module.forward(units[:1] * 0)
+            rows = [module.forward(x) - none for x in units.split(AT_ONCE)]
+        matrix = torch.cat(rows).to(like.dtype).T
     except Exception as error:  # a kernel of any library
         raise PlanError(_unreadable(module, name, first_line(error))) from error
     if not _applies(module, matrix, ROUNDED):
@@ -92,15 +90,36 @@ def _unreadable(module: nn.Module, name: str, why: str) -> str:
     )
 
 
+def bias_in(module: nn.Module) -> Float[Tensor, " out"] | None:
+    """The bias of a linear module or a norm; ``None`` where it has none."""
+    with align_module_device(module):
+        return getattr(module, "bias", None)
+
+
 def _applies(module: nn.Module, matrix: Float[Tensor, "out in"], tolerance: float) -> bool:
-    """Whether a module multiplies two random vectors by a matrix, its bias aside."""
+    """Whether a module multiplies two random vectors by a matrix."""
     with torch.no_grad(), align_module_device(module):
         if matrix.device.type == "meta":
             matrix = module.weight  # pyright: ignore[reportAssignmentType]
         noise = torch.randn(2, matrix.shape[1], generator=torch.Generator().manual_seed(0))
         got, none = (module.forward(x.to(matrix)).float() for x in (noise, noise * 0))
         want = noise.to(matrix).float() @ matrix.float().T
-        return bool((got - none - want).norm() <= tolerance * want.norm())
+        rounding = 2 * torch.finfo(matrix.dtype).eps * got.norm()  # of a large bias
+        return bool((got - none - want).norm() <= tolerance * want.norm() + rounding)
+
+
+@contextlib.contextmanager
+def _without_bias(module: nn.Module) -> Generator[None]:
+    """In 16 bits, a large bias would round away what a row of the matrix has."""
+    for own in (module._parameters, module._buffers):
+        if type(own) is dict and own.get("bias") is not None:
+            kept, own["bias"] = own["bias"], None
+            try:
+                yield
+            finally:
+                own["bias"] = kept
+            return
+    yield
 
 
 # --- every weight, for the identity of a model ---------------------------------------------------
