@@ -183,7 +183,8 @@ def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> 
 
 @contextlib.contextmanager
 def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
-    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in SITES]
+    own = model.arch.layers[layer].points
+    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in own]
     with contextlib.ExitStack() as stack:
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)

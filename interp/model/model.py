@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PlanError
-from interp.model.architecture import Architecture, BlockParts, ModulePoint
+from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
 from interp.model.rendered import Rendered
-from interp.model.sites import PATTERN, Site, parse_site
+from interp.model.sites import EXPERT_SITES, PATTERN, SITES, Site, parse_site
 from interp.model.weights import (
     FLOATS,
     device_of,
@@ -196,10 +196,25 @@ class Model:
         units, each = self._sizes(site, layers)
         return units * each
 
+    def n_along(self, axis: str, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """Units of a site along one of its `AXES_OF`; layers and errors as in `n_units`."""
+        if axis == "expert" and site.units == "expert_neuron":
+            site = SITES["expert_out"]
+        return self.n_units(site, layers)
+
+    @cached_property
+    def mixtures(self) -> dict[int, ExpertLayout]:
+        """The mixtures of experts that can be taken apart, by layer."""
+        found = {layer: block.experts for layer, block in enumerate(self.arch.layers)}
+        return {i: mixture for i, mixture in found.items() if isinstance(mixture, ExpertLayout)}
+
     def _sizes(self, site: Site, layers: int | Iterable[int] | None) -> tuple[int, int]:
         """How many units a site has, and how many features each."""
         if isinstance(layers, int):
             a = self.arch.layers[layers]
+            if site.name in EXPERT_SITES and site.units != "d_model":
+                mixture = a.experts
+                return mixture.sizes(site.name) if isinstance(mixture, ExpertLayout) else (0, 0)
             return {
                 "head": (a.n_heads, a.d_head),
                 "kv_head": (a.n_kv_heads, a.d_head),

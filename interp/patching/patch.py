@@ -23,6 +23,7 @@ from interp.data.pairs import (
 from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
 from interp.model.model import Model
+from interp.model.sites import UNITS
 from interp.patching.cells import SweepArrays, run_sweep
 from interp.patching.result import PatchResult
 from interp.patching.sweep import Axes, Direction, Neurons, Sweep
@@ -172,7 +173,7 @@ def _labelled(
             "choose pairs or a metric that tell them apart."
         )
     place = "span" if "span" in sweep.over else "pos"
-    unit = "neuron" if "neuron" in sweep.over else "head"
+    unit = next((axis for axis in sweep.over if axis in UNITS), UNITS[0])
     labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}
     values = xr.DataArray(arrays.values, dims=("pair", "layer", place, unit))
     values = values.squeeze([axis for axis in labels if axis not in sweep.over], drop=True)
