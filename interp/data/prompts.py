@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.data.chat import Conversation, Messages, is_messages, render
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, tokenise
+from interp.data.pair_records import PLACES
+from interp.data.pairs import Pair, PromptPairs, TokenPair, overlapping, tokenise
 from interp.data.token_batch import padded
 from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
@@ -37,10 +38,11 @@ def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
 @brief
 @dataclass(frozen=True)
 class TokenPrompt:
-    """One prompt: its tokens, and named spans of token positions."""
+    """One prompt: its tokens, named spans of token positions, and its text where that is known."""
 
     ids: tuple[int, ...]
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    text: str = field(default="", compare=False)
 
     def positions(self, place: Positions) -> tuple[int, ...]:
         """Positions of the prompt in a place; `PlanError` for a span or number it does not have."""
@@ -95,7 +97,7 @@ def prompt(model: Model, text: str | Messages | Conversation, /, **spans: str) -
         plain, ranges = render(model, chat, ranges)
     offsets = model.offsets(plain)
     found = {name: overlapping(offsets, plain, span) for name, span in ranges.items()}
-    return TokenPrompt(tuple(model.encode(plain)), found)
+    return TokenPrompt(tuple(model.encode(plain)), found, plain)
 
 
 Prompt = str | Messages | Conversation | TokenPrompt | TokenPair | Pair

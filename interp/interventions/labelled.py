@@ -1,10 +1,10 @@
 """Recorded activations: tensors by layer, labelled arrays, and arrays as values that plans write.
 
 A labelled array has the dims ``prompt``, ``layer``, ``pos`` and those of its site: ``d_model``;
-``head`` and ``d_head``; ``kv_head`` and ``d_head``; ``neuron``. Its coordinates say what each
-entry is: ``token`` and ``position`` (a token's text and its number in the prompt, ``""`` and -1
-beyond a shorter prompt's end, where the values are NaN), ``length``, and of pairs ``pair`` and
-``side``.
+``head`` and ``d_head``; ``kv_head`` and ``d_head``; ``neuron``; ``expert``, with ``d_model`` or
+``neuron`` where each has several. Its coordinates say what each entry is: ``token`` and
+``position`` (a token's text and its number in the prompt, ``""`` and -1 beyond a shorter prompt's
+end, where the values are NaN), ``length``, and of pairs ``pair`` and ``side``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +28,13 @@ UNIT_AXES = {
     "head": ("head", "d_head"),
     "kv_head": ("kv_head", "d_head"),
     "neuron": ("neuron",),
+    "expert": ("expert",),
+    "expert_vector": ("expert", "d_model"),
+    "expert_neuron": ("expert", "neuron"),
 }
 """The axes that a site's width is made of, by its units."""
 
-COUNTED = ("head", "kv_head", "neuron")
+COUNTED = ("head", "kv_head", "neuron", "expert")
 """Unit axes whose entries are numbered, so that they can be selected by number."""
 
 

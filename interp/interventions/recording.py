@@ -207,7 +207,7 @@ def _size(model: Model, site: Site, layer: int) -> tuple[int, int]:
     """How many units a site has in a layer, and how many features each."""
     if site is PATTERN:
         return model.arch.layers[layer].n_heads, 1
-    units = model.n_units(site, layer)
+    units = model.n_along("expert" if site.units == "expert_neuron" else "head", site, layer)
     return units, model.width(site, layer) // units
 
 
