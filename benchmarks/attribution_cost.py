@@ -43,7 +43,7 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
 def neurons(args: argparse.Namespace) -> dict[str, Any]:
     """Attribution of every MLP neuron, all tokens, beside a forward pass and TransformerLens."""
     model = interp.load_model(args.model)
-    kept, _ = tokenise(model, interp.load_pairs(PAIRS))
+    kept, _ = tokenise(model, interp.load_pairs(PAIRS), "single")
     length = len(kept[0].clean)
     pairs = [p for p in kept if len(p.clean) == length][: args.pairs]
     contrast = next(contrasts(model, pairs, at_once=len(pairs)))
@@ -131,7 +131,7 @@ def edges(args: argparse.Namespace) -> dict[str, Any]:
     graph = Graph.of(model.arch)
     out: dict[str, Any] = {"n_edges": graph.n_edges, "n_pairs": len(rows), "methods": {}}
     out["weights_gb"] = sum(p.numel() * p.element_size() for p in hf.parameters()) / 1e9
-    tokens = sum(len(p.clean) for p in tokenise(model, rows)[0])
+    tokens = sum(len(p.clean) for p in tokenise(model, rows, "single")[0])
     out["n_tokens"] = tokens
     # What holding every write and every head's input at once would take, in the same batch.
     heads = 3 * graph.n_heads * graph.n_layers

@@ -55,14 +55,14 @@ def sampled_exact(model: Any, test: PromptPairs, n_edges: int, seed: int) -> tup
     rng = np.random.default_rng(seed)
     rows = sorted(rng.permutation(graph.n_edges)[:n_edges].tolist())
     edges = [(int(s), int(d)) for s, d in graph.exists.nonzero()[rows]]
-    kept, _ = tokenise(model, test)
+    kept, _ = tokenise(model, test, "single")
     effects = torch.cat([exact_edges(model, c, edges) for c in contrasts(model, kept)])
     return rows, effects.mean(0).numpy()
 
 
 def cost_of(model: Any, pairs: PromptPairs, method: str) -> float:
     """Forward-equivalents of one batch."""
-    kept, _ = tokenise(model, pairs[:4])
+    kept, _ = tokenise(model, pairs[:4], "single")
     contrast = next(contrasts(model, kept))
     return forward_equivalents(model, contrast, lambda: list(edges_by(model, contrast, method)[0]))
 

@@ -66,7 +66,7 @@ def main() -> None:
     pairs = one_pair(32)
     small = random_model(SMALL, torch.float32)
     ours = torch.from_numpy(interp.patch(small, pairs).values.values[0]).float()
-    naive = sweep_with_hooks(small, tokenise(small, pairs)[0][0], "resid_pre")
+    naive = sweep_with_hooks(small, tokenise(small, pairs, "single")[0][0], "resid_pre")
     report = {"fp32_max_abs_error": float((ours - naive).abs().max())}
     del small
     model = random_model(SHAPE, torch.bfloat16)
@@ -83,7 +83,7 @@ def main() -> None:
     bound_seconds(model, 32)
     report["bound_seconds"] = bound_seconds(model, 32)
     if "--hooks" in sys.argv:
-        pair = tokenise(model, pairs)[0][0]
+        pair = tokenise(model, pairs, "single")[0][0]
         report["hooks_seconds"] = timed(lambda: sweep_with_hooks(model, pair, "resid_pre"))[0]
     print(json.dumps(report))
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from interp.loading.check import validate
     from interp.loading.load import load_model
-    from interp.metrics import METRICS
+    from interp.metrics import METRICS, metric
     from interp.model.components import all_but, cumulative, singles
     from interp.model.model import Model
     from interp.model.sites import SITES, Site
@@ -102,6 +102,7 @@ __all__ = [
     "logit_lens",
     "mean_ablation",
     "mean_activations",
+    "metric",
     "noise_ablation",
     "optimal_ablation",
     "patch",

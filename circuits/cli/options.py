@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from interp.data.pairs import PromptPairs
     from interp.model.model import Model
 
-METRICS = ("logit_diff", "logprob", "prob", "kl", "rank")
-GAP_METRICS = ("logit_diff", "logprob", "prob")
+METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob", "kl", "rank")
+GAP_METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTRIBUTION = ("exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted")
 ABLATIONS = ("resample", "mean", "zero", "noise")

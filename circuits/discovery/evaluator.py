@@ -72,7 +72,7 @@ class Evaluator:
         if ablation not in ABLATIONS:
             raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
         loaded = load_pairs(pairs)
-        kept, excluded = tokenise(model, loaded)
+        kept, excluded = tokenise(model, loaded, "single")
         batches, full, empty = prepared(model, list(contrasts(model, kept, metric)), ablation)
         if not abs(full.mean() - empty.mean()) >= DEGENERATE:
             raise DegenerateGap(

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from interp.data.pairs import Excluded, single_token
+from interp.data.answers import single_token
+from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt, as_prompts
 from interp.data.records import ClosedRow, Text, checked, placed_rows
 from interp.errors import DataError, shown

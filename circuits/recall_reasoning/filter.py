@@ -15,7 +15,8 @@ from jaxtyping import Bool
 
 from circuits.recall_reasoning.cells import Data
 from interp.brief import brief
-from interp.data.pairs import Excluded, PromptPairs, TokenPair, single_token, tokenise
+from interp.data.answers import single_token
+from interp.data.pairs import Excluded, PromptPairs, TokenPair, tokenise
 from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import DataError
 from interp.forward.readout import answer_logits
@@ -82,7 +83,7 @@ def _asked(
     model: Model, data: Data, cell: str, pairs: PromptPairs, most: int | None
 ) -> tuple[dict[str, Any], list[int], list[Excluded]]:
     """Counts of one cell, the lengths of its pairs that are right, and the other pairs."""
-    tokens, out = tokenise(model, pairs)
+    tokens, out = tokenise(model, pairs, "single")
     among = candidates(model, tokens, data.candidates[cell])
     clean, first = right(model, prompts_of(tokens), [t.answer for t in tokens], among)
     wrong_answers = [t.wrong_answer for t in tokens]

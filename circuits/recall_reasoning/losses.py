@@ -75,7 +75,7 @@ def losses(
     nll = None
     rows = {cell: data.of(split, cell, most) for cell in data.cells}
     for cell, pairs in rows.items():
-        tokens, _ = tokenise(model, pairs)
+        tokens, _ = tokenise(model, pairs, "single")
         answers = candidates(model, tokens, data.candidates[cell])
         found = ablate(
             model,
@@ -104,7 +104,7 @@ def _lost(result: AblationResult, readout: str) -> np.ndarray:
 
 def total_effect(model: Model, pairs: PromptPairs) -> float:
     """m(clean) - m(corrupt), in logits, over pairs."""
-    rows, _ = tokenise(model, pairs)
+    rows, _ = tokenise(model, pairs, "single")
     clean, corrupt = (
         float(sweep_plans(model, rows, {"none": ()}, run=side).mean())
         for side in ("clean", "corrupt")

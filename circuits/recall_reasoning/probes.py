@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 
 from interp.attribution.logit_attribution import direct_logit_attribution
-from interp.data.pairs import PromptPairs, TokenPair, single_token, tokenise
+from interp.data.answers import single_token
+from interp.data.pairs import PromptPairs, TokenPair, tokenise
 from interp.data.prompts import prompts_of
 from interp.errors import DataError
 from interp.interventions.plan import AnyPlan, KnockOut, Patch
@@ -33,7 +34,7 @@ def bridge_readout(
     Source: Yang et al., arXiv 2402.16837.
     """
     found: list[tuple[TokenPair, int]] = []
-    tokenised = tokenise(model, pairs)[0]
+    tokenised = tokenise(model, pairs, "single")[0]
     for one in tokenised:
         prompt, name = one.pair.clean, bridge[one.pair.id]
         try:
@@ -83,7 +84,7 @@ def knock_out(
 
     Source: Geva et al., arXiv 2304.14767, section 4.
     """
-    rows, layers = tokenise(model, pairs)[0], range(model.arch.n_layers)
+    rows, layers = tokenise(model, pairs, "single")[0], range(model.arch.n_layers)
     plans: dict[str, AnyPlan] = {"none": ()}
     for layer in layers:
         first = layer - window // 2
@@ -110,7 +111,7 @@ def back_patching(
 
     Source: Biran et al., arXiv 2406.12775, section 5.
     """
-    rows = tokenise(model, pairs)[0]
+    rows = tokenise(model, pairs, "single")[0]
     states = activations(model, prompts_of(rows), "resid_post")
     cells = [(s, t) for s in sources for t in targets if t < s]
     plans: dict[str, AnyPlan] = {"none": ()}
@@ -144,7 +145,7 @@ def memory_heads(
         for pair in conflict
         if stored.get(pair.id, pair.answer) != pair.answer
     ]
-    rows = tokenise(model, PromptPairs.from_records(records, conflict.source))[0]
+    rows = tokenise(model, PromptPairs.from_records(records, conflict.source), "single")[0]
     effects = direct_logit_attribution(model, rows).nodes.double().cpu().numpy()
     sources = Graph.of(model.arch).sources
     heads = {i: name for i, name in enumerate(sources) if name.startswith("a")}

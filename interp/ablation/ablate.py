@@ -28,6 +28,7 @@ from interp.brief import brief
 from interp.data.alignment import Partner
 from interp.data.pairs import Pair, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
+from interp.data.token_batch import batch
 from interp.errors import DataError, InterpWarning, PlanError
 from interp.metrics import AnyMetric
 from interp.model.components import (
@@ -126,7 +127,7 @@ def ablate(
     how, data, chosen = check_kind(kind, averaged), load_pairs(pairs), as_sets(model, sets)
 
     def measured(steps: Steps) -> AblationResult:
-        kept, excluded = tokenise(model, data)
+        kept, excluded = tokenise(model, data, "single")
         clusters = _clusters([pair.pair for pair in kept], cluster_by)
         kinds: set[ComponentKind] = {c.kind for one in chosen.values() for c in one.components}
         examples = prompts_of(kept)[:EXAMPLES_AT_ONCE]
@@ -179,7 +180,7 @@ def _warned(result: AblationResult) -> AblationResult:
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
     """Reference prompts; of prompt pairs those that fit the model."""
     if isinstance(reference, PromptPairs):
-        return prompts_of(tokenise(model, reference)[0])
+        return prompts_of(tokenise(model, reference, "first")[0])
     return as_prompts(model, reference)
 
 
@@ -236,7 +237,7 @@ def _pair_task(
     replaced: Replacement, kept: Sequence[TokenPair], reader: Callable[[Tensor], Read]
 ) -> _Task:
     prompts = prompts_of(kept)
-    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in kept])
+    answers = batch(replaced.model, kept).answers[torch.arange(0, 2 * len(kept), 2)]
     # nothing differs between the two prompts before their first different token, and a token
     # without a partner cannot be resampled
     resampled = replaced.kind == "resample"

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.ablation.rows import Read
-from interp.data.pairs import TokenPair, single_token
+from interp.data.answers import AnswerTable, single_token
+from interp.data.pairs import TokenPair
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError, did_you_mean
 from interp.forward.packed import Pack
@@ -40,25 +41,24 @@ def answer_reader(
     names: Sequence[str],
     functions: Functions,
     candidates: Int[Tensor, " candidate"],
-    answers: Int[Tensor, "pair 2"],
+    answers: AnswerTable,
 ) -> Read:
     """Reads the prediction at each pair's last token; `accuracy` chooses among `candidates`."""
     known = {**METRICS, **functions}
 
     def values(name: str, resid: Tensor, pair: Tensor) -> Float[Tensor, " row"]:
-        own = answers[pair]
+        own, last = answers[pair], resid[:, 0]
         if name == "accuracy":
-            among = torch.cat([own[:, :1], candidates.expand(len(pair), -1)], 1)
-            logits = answer_logits(model, resid, among).cpu()
+            among = torch.cat([own.first[:, :1], candidates.expand(len(pair), -1)], 1)
+            logits = answer_logits(model, last, among).cpu()
             return (logits[:, 1:] <= logits[:, :1]).all(1)
         metric = known["rank" if name == "vocab_accuracy" else name]
-        found = measure(model, metric, resid, own, resid[pair.to(resid.device)])
+        found = measure(model, metric, resid, own, last[pair.to(resid.device)])
         return found == 0 if name == "vocab_accuracy" else found
 
     def read(hidden: Tensor, pack: Pack, pair: Tensor) -> dict[str, np.ndarray]:
         # the first rows are the pairs unablated, in order
-        last = pack.token(torch.arange(len(pair)), pack.rows.read)
-        resid = hidden[last.to(hidden.device)]
+        resid = hidden[pack.read.to(hidden.device)]
         return {name: values(name, resid, pair).double().numpy() for name in names}
 
     return read

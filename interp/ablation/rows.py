@@ -86,7 +86,8 @@ def run_sets(
             room = max(1, budget - int(length.sum())) + (held[lo - 1] if lo else 0)
             hi = max(lo + 1, int(np.searchsorted(held, room, side="right")))
             prompt, _, entry = cells[lo:hi].T
-            rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry)
+            last = torch.full((len(prompts), 1), calls.mask.shape[1] - 1)
+            rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry, last)
             try:
                 writes = _writes(calls, length, places, cells[lo:hi], units, rewrites, rows)
                 hidden, pack = run_packed(model, calls, rows, writes)

@@ -156,7 +156,7 @@ def attribute(
 
     loaded = load_pairs(pairs)
     if "pos" in axes:
-        kept_pairs = tokenise(model, loaded)[0]
+        kept_pairs = tokenise(model, loaded, "single")[0]
         mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
         if mixed:
             advice = "attribute over pairs of one template, or leave 'pos' out."
@@ -229,7 +229,7 @@ def _in_shards(
     progress: Progress | None,
 ) -> Scores:
     """All scores from their shards, each read back or measured."""
-    usable, excluded = tokenise(model, pairs)
+    usable, excluded = tokenise(model, pairs, "single")
     rows = PromptPairs(tuple(pair.pair for pair in usable), pairs.source)
     shards: list[Scores] = []
     for first in range(0, len(rows), SHARD):
@@ -329,7 +329,7 @@ def _measured(
     """Run micro-batches through `rows`, and label the scores; axes without labels are numbered."""
     started = time.perf_counter()
     loaded, chosen = load_pairs(pairs), as_metric(metric)
-    usable, excluded = tokenise(model, loaded)
+    usable, excluded = tokenise(model, loaded, "single")
     parts, baselines, done = [], [], 0
     with reported(progress, "attribution", len(usable)) as report:
         for contrast in contrasts(model, usable, metric, at_once):

@@ -12,13 +12,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
-from interp.data.pairs import TokenPair, batch
+from interp.data.pairs import TokenPair
+from interp.data.token_batch import TokenBatch, batch
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import split_mlp_input
+from interp.forward.continuations import record_batch
 from interp.forward.hooks import hooked
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.layer_calls import LayerCalls
 from interp.forward.readout import measure
-from interp.metrics import AnyMetric, as_metric
+from interp.metrics import NO_GRADIENT, AnyMetric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -70,9 +72,10 @@ def contrasts(
 ) -> Iterator[Contrast]:
     """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
     chosen = as_metric(metric)
-    if metric in ("kl", "rank"):
+    if chosen.name in NO_GRADIENT:
         raise PlanError(
-            f"{metric!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or 'prob'."
+            f"{chosen.name!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or "
+            "'prob'."
         )
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
@@ -84,15 +87,12 @@ def contrasts(
                 "and circuits need."
             )
     for start in range(0, len(pairs), step):
-        tokens = batch(model, pairs[start : start + step])
-        last = tokens.left[0::2] + tokens.mask[0::2].sum(-1).cpu() - 1
+        tokens = batch(model, pairs[start : start + step], chosen.n_answers)
 
-        def read(
-            resid: Tensor, pair: Tensor, last: Tensor = last, answers: Tensor = tokens.answers
-        ):
-            rows = torch.arange(len(resid), device=resid.device)
-            at = resid[rows, last[pair].to(resid.device)]
-            values = measure(model, chosen, at, answers[pair], at)
+        def read(resid: Tensor, pair: Tensor, tokens: TokenBatch = tokens):
+            rows = torch.arange(len(resid), device=resid.device)[:, None]
+            at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
+            values = measure(model, chosen, at, tokens.answers[2 * pair])
             if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
                 raise PlanError(
                     f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
@@ -100,7 +100,7 @@ def contrasts(
                 )
             return values
 
-        calls = record_layer_calls(model, tokens.ids, tokens.mask)
+        calls = record_batch(model, tokens)
         yield Contrast(calls, tokens.mask[0::2], read)
 
 

@@ -291,7 +291,7 @@ def path_patch(
     if not paths:
         raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
-    usable, _ = tokenise(model, load_pairs(pairs))
+    usable, _ = tokenise(model, load_pairs(pairs), "single")
     parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, usable, metric)]
     coords = {"pair": [pair.pair.id for pair in usable], "path": list(paths)}
     return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)

@@ -92,7 +92,7 @@ def logit_lens(
     if not 1 <= top <= vocabulary:
         raise PlanError(f"top={top}: ask for 1 to {vocabulary} tokens.")
     given = listed(prompts)
-    rows, pairs = as_prompts(model, given), pairs_of(model, given)
+    rows, pairs = as_prompts(model, given), pairs_of(model, given, "single")
     places = places_of(rows, at)
     # pairs' answers are read at the last token, which goes behind the others
     ends = [() if pairs is None else (len(row.ids) - 1,) for row in rows]

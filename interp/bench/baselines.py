@@ -130,7 +130,7 @@ def bench_sweep(
         raise PlanError(f"cannot time sweeps over {over!r}; choose 'layer,pos' or 'layer,head'.")
     axes = ("layer", over.removeprefix("layer,"))
     site = "resid_pre" if axes[1] == "pos" else "z"
-    pair = tokenise(model, pairs)[0][0]
+    pair = tokenise(model, pairs, "single")[0][0]
     one = PromptPairs((pair.pair,), pairs.source)
 
     def ours() -> Tensor:

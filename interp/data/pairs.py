@@ -7,21 +7,22 @@ aligned; `tokenise` makes them and names every refused row with its reason.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from pydantic import AfterValidator
 
 from interp.brief import brief
 from interp.data.alignment import Partner, align
+from interp.data.answers import Aliases, both_answers
 from interp.data.records import Row, Text, checked, read_records
-from interp.errors import DataError, shown
+from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
 
 PLACES = ("all", "prompt", "last", "decoded", "generating")
 """Names of positions that every prompt has, which no span can take."""
 Range = tuple[int, int]
+AnswerMode = Literal["whole", "first"]
+"""How much of an answer is read: all of its tokens, or each alias's first one alone."""
 
 
 @brief
@@ -36,6 +37,8 @@ class Pair:
         wrong_answer: what follows `corrupt`.
         spans: name -> ((start, end) in `clean`, (start, end) in `corrupt`), in characters.
         where: file and row, for messages.
+        aliases: further texts that are accepted for `answer`.
+        wrong_aliases: further texts that count as `wrong_answer`.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Pair:
     wrong_answer: str
     spans: Mapping[str, tuple[Range, Range]] = field(default_factory=dict)
     where: str = ""
+    aliases: tuple[str, ...] = ()
+    wrong_aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class PromptPairs(Sequence[Pair]):
         """Build from rows with ``clean``, ``corrupt``, ``answer`` and ``wrong_answer``.
 
         Args:
-            records: mappings; optional keys are ``id``, ``subject`` (text, or
+            records: mappings; an answer is a text, or a list of texts that are all accepted, the
+                usual one first. Optional keys are ``id``, ``subject`` (text, or
                 ``[clean text, corrupt text]``) and ``spans``, a mapping from name to
                 ``[clean, corrupt]`` where each is a text that occurs once in its prompt or a
                 ``[start, end]`` range of characters.
@@ -119,11 +125,23 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     return PromptPairs.from_records(source, name or "records")
 
 
+def _texts(given: Any) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("it must be text, or a list of texts")
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError("it must be non-empty text, or a list of such texts")
+    return tuple(texts)
+
+
+_Texts = Annotated[Any, AfterValidator(_texts)]
+
+
 class _Record(Row):
     clean: Text
     corrupt: Text
-    answer: Text
-    wrong_answer: Text
+    answer: _Texts
+    wrong_answer: _Texts
     id: Any = None
     subject: Any = None
     spans: dict[str, Any] | None = None
@@ -144,7 +162,8 @@ def _pair(record: Any, where: str, number: int) -> Pair:
     if not isinstance(id, str | int) or isinstance(id, bool):
         raise DataError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
     spans = {name: _span(name, place, prompts, where) for name, place in named.items()}
-    return Pair(str(id), *prompts, given.answer, given.wrong_answer, spans, where)
+    (answer, *aliases), (wrong, *others) = given.answer, given.wrong_answer
+    return Pair(str(id), *prompts, answer, wrong, spans, where, tuple(aliases), tuple(others))
 
 
 def _span(name: str, given: Any, prompts: tuple[str, str], where: str) -> tuple[Range, Range]:
@@ -183,6 +202,7 @@ class TokenPair:
     """One pair in tokens, aligned.
 
     Attributes:
+        answers: the answer and the wrong answer, each as its aliases, in tokens.
         spans, corrupt_spans: name -> token positions in the clean and in the corrupt prompt.
         partner: for each clean token the position of its partner in the corrupt prompt, or
             ``None``; see `interp.data.alignment.align`.
@@ -191,11 +211,20 @@ class TokenPair:
     pair: Pair
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
-    answer: int
-    wrong_answer: int
+    answers: tuple[Aliases, Aliases]
     spans: Mapping[str, tuple[int, ...]]
     corrupt_spans: Mapping[str, tuple[int, ...]]
     partner: Partner
+
+    @property
+    def answer(self) -> int:
+        """First token of the answer's first alias."""
+        return self.answers[0][0][0]
+
+    @property
+    def wrong_answer(self) -> int:
+        """First token of the wrong answer's first alias."""
+        return self.answers[1][0][0]
 
     @property
     def first_difference(self) -> int:
@@ -246,15 +275,23 @@ def unpaired(pairs: Sequence[TokenPair]) -> tuple[tuple[int, int], ...]:
     return found if any(map(any, found)) else ()
 
 
-def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Excluded]]:
+def tokenise(
+    model: Model, pairs: PromptPairs, answers: AnswerMode | Literal["single"] = "whole"
+) -> tuple[list[TokenPair], list[Excluded]]:
     """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
+
+    `answers`: ``"whole"``: all tokens of every alias, without those that extend another;
+    ``"first"``: each alias's first token; ``"single"``: for methods that read one token, so other
+    pairs are refused.
 
     `DataError` where no row is usable; the message gives the first reason and the count.
     """
+    if answers not in ("whole", "first", "single"):
+        raise PlanError(f"answers={shown(answers)}; choose 'whole' or 'first'.")
     usable, refused = list[TokenPair](), list[Excluded]()
     for pair in pairs:
         try:
-            usable.append(_tokenise(model, pair))
+            usable.append(_tokenise(model, pair, answers))
         except DataError as error:
             refused.append(Excluded(pair.id, pair.where, str(error)))
     if not usable:
@@ -266,21 +303,20 @@ def tokenise(model: Model, pairs: PromptPairs) -> tuple[list[TokenPair], list[Ex
     return usable, refused
 
 
-def _tokenise(model: Model, pair: Pair) -> TokenPair:
+def _tokenise(model: Model, pair: Pair, mode: str) -> TokenPair:
     clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
     if clean == corrupt:
         raise DataError("clean and corrupt are the same tokens, so there is nothing to patch.")
-    answer = single_token(model, pair.clean, clean, pair.answer, "answer")
-    wrong = single_token(model, pair.clean, clean, pair.wrong_answer, "wrong_answer")
-    if answer == wrong:
-        raise DataError(f"answer and wrong_answer are the same token {model.token(answer)!r}.")
+    prompts = ((pair.clean, clean), (pair.corrupt, corrupt))
+    texts = ((pair.answer, *pair.aliases), (pair.wrong_answer, *pair.wrong_aliases))
+    answers = both_answers(model, prompts, texts, mode)
     sides = ((pair.clean, len(clean)), (pair.corrupt, len(corrupt)))
     spans, others = (
         {name: _tokens_of(model, text, both[side], n) for name, both in pair.spans.items()}
         for side, (text, n) in enumerate(sides)
     )
     partner = align(clean, corrupt, spans, others)
-    return TokenPair(pair, tuple(clean), tuple(corrupt), answer, wrong, spans, others, partner)
+    return TokenPair(pair, tuple(clean), tuple(corrupt), answers, spans, others, partner)
 
 
 def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:
@@ -299,67 +335,3 @@ def overlapping(offsets: Sequence[Range], text: str, span: Range) -> tuple[int, 
     """The tokens, by their offsets, that share more than a blank with a span of a text."""
     shared = (text[max(low, span[0]) : min(high, span[1])] for low, high in offsets)
     return tuple(i for i, part in enumerate(shared) if part.strip())
-
-
-def single_token(model: Model, prompt: str, ids: list[int], answer: str, key: str) -> int:
-    """The one token by which `answer` continues `prompt` (of tokens `ids`), spaced as in text.
-
-    `DataError` where it is several tokens, or merges with the end of the prompt; `key` is what the
-    message calls it.
-    """
-    spaced = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
-    text = answer if spaced else f" {answer}"
-    full = model.encode(prompt + text)
-    if full[: len(ids)] != ids:
-        raise DataError(
-            f"{key} {shown(answer)} merges with the end of the prompt {prompt[-12:]!r} into one "
-            "token; end the prompt before the space."
-        )
-    rest = full[len(ids) :]
-    if len(rest) != 1:
-        pieces = shown([model.token(t) for t in rest])
-        raise DataError(f"{key} {shown(text)} is {len(rest)} tokens {pieces}, and must be one.")
-    return rest[0]
-
-
-# --- batches -----------------------------------------------------------------------------------
-
-
-@brief
-@dataclass(frozen=True)
-class TokenBatch:
-    """Pairs padded to one length; rows 2i and 2i + 1 are pair i's clean and corrupt prompt.
-
-    `mask` tells the real tokens in `ids`, `left` the padding before each prompt; `answers` has
-    each pair's answer and wrong answer.
-    """
-
-    pairs: Sequence[TokenPair]
-    ids: Int[Tensor, "prompt pos"]
-    mask: Bool[Tensor, "prompt pos"]
-    left: Int[Tensor, " prompt"]
-    answers: Int[Tensor, "pair 2"]
-
-
-def batch(model: Model, pairs: Sequence[TokenPair]) -> TokenBatch:
-    """Pad pairs to one length, on the side the tokenizer pads."""
-    prompts = [tokens for pair in pairs for tokens in (pair.clean, pair.corrupt)]
-    on_left = model.tokenizer.padding_side == "left"
-    ids, mask = padded(model, prompts, on_left)
-    left = (~mask).sum(1).cpu() if on_left else torch.zeros(len(prompts), dtype=torch.long)
-    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
-    return TokenBatch(pairs, ids, mask, left, answers)
-
-
-def padded(
-    model: Model, prompts: Sequence[Sequence[int]], on_left: bool = True
-) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
-    """Token ids of prompts at one length, and which of them are real."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, tokens in enumerate(prompts):
-        at = slice(width - len(tokens), width) if on_left else slice(len(tokens))
-        ids[row, at] = torch.tensor(tokens)
-        mask[row, at] = True
-    return ids.to(model.device), mask.to(model.device)

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, padded, tokenise
+from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, tokenise
+from interp.data.token_batch import padded
 from interp.errors import DataError, PlanError, first_line, shown
 from interp.model.model import Model
 
@@ -170,12 +171,17 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
     return found
 
 
-def pairs_of(model: Model, given: Sequence[Any]) -> list[TokenPair] | None:
-    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``."""
+def pairs_of(
+    model: Model, given: Sequence[Any], answers: Literal["whole", "single"] = "whole"
+) -> list[TokenPair] | None:
+    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``.
+
+    `answers` as in `tokenise`.
+    """
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None
     return [
-        tokenise(model, PromptPairs((one,), one.where or "pairs"))[0][0]
+        tokenise(model, PromptPairs((one,), one.where or "pairs"), answers)[0][0]
         if isinstance(one, Pair)
         else one
         for one in given

@@ -48,7 +48,7 @@ class Rows:
         prompt: which recorded prompt each row continues.
         start: first padded position held; everything before is read from the base row.
         stop: one past the last padded position held.
-        read: the padded position whose final residual stream is wanted.
+        read: the padded position, or positions, whose final residual stream is wanted.
         entry: how many rows are in the batch in each layer and after the last one.
         n_base: the first `n_base` rows are the unpatched prompts in full, in prompt order.
     """
@@ -56,7 +56,7 @@ class Rows:
     prompt: Int[Tensor, " row"]
     start: Int[Tensor, " row"]
     stop: Int[Tensor, " row"]
-    read: Int[Tensor, " row"]
+    read: Int[Tensor, "row *node"]
     entry: Sequence[int]
     n_base: int
 
@@ -68,22 +68,23 @@ class Rows:
         prompt: Int[Tensor, " row"],
         start: Int[Tensor, " row"],
         entry: Int[Tensor, " row"],
+        columns: Int[Tensor, "prompt node"],
     ) -> "Rows":
         """The prompts in full and, beside them, rows that continue them.
 
         `mask` says which tokens of the prompts are real; `start` is each row's first changed token,
-        counted in its prompt, `entry` the first layer that needs it, in ascending order.
+        counted in its prompt, `entry` the first layer that needs it, in ascending order; `columns`
+        are those that each prompt is read at.
         """
         length, left = mask.sum(-1).cpu(), mask.int().argmax(-1).cpu()
         base = torch.arange(len(mask))
         which = torch.cat([base, prompt])
         first = left[which] + torch.cat([0 * base, start])
         stop = left[which] + length[which]
-        read = stop - 1
         if not shares_prefixes(model):
             first, stop = torch.zeros_like(first), torch.full_like(stop, mask.shape[1])
         present = [len(base) + int((entry <= at).sum()) for at in range(model.arch.n_layers + 1)]
-        return cls(which, first, stop, read, present, len(base))
+        return cls(which, first, stop, columns[which], present, len(base))
 
 
 class Pack:
@@ -118,6 +119,12 @@ class Pack:
     def token(self, row: Int[Tensor, " n"], pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """Flat index of a row's token at a padded position that the row holds."""
         return self.offset[row] + pos - self.rows.start[row]
+
+    @property
+    def read(self) -> Int[Tensor, "row *node"]:
+        """Flat indices of the tokens that each row is read at."""
+        begin = (self.offset - self.rows.start).view(-1, *[1] * (self.rows.read.ndim - 1))
+        return begin + self.rows.read
 
     def n_tokens(self, n_rows: int) -> int:
         """Tokens held by the first `n_rows` rows."""
@@ -273,10 +280,10 @@ def run_packed(
 
 def final_resid_of_rows(
     model: Model, calls: LayerCalls, rows: Rows, edits: Sequence[BatchEdit]
-) -> Float[Tensor, "row d_model"]:
-    """As `run_packed`, but only at the position that each row is read at."""
+) -> Float[Tensor, "row *node d_model"]:
+    """As `run_packed`, but only at the positions that each row is read at."""
     hidden, pack = run_packed(model, calls, rows, edits)
-    return hidden[pack.token(torch.arange(len(rows.read)), rows.read).to(hidden.device)]
+    return hidden[pack.read.to(hidden.device)]
 
 
 def _join(hidden: Float[Tensor, "token d"], pack: Pack, n_rows: int) -> Float[Tensor, "more d"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
+from interp.data.token_batch import batch
 from interp.forward.blocks import first_output
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hook_point
@@ -95,22 +96,23 @@ def sweep_plans(
     """
     rows = pairs
     if not (isinstance(rows, list | tuple) and all(isinstance(one, TokenPair) for one in rows)):
-        rows = tokenise(model, load_pairs(rows))[0]
+        rows = tokenise(model, load_pairs(rows), "single")[0]
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
     for plan in steps:
         check_values(plan, prompts)
     values = np.zeros((len(rows), len(steps)))
-    clean = forward(model, prompts_of(rows)).resid if chosen.reads == "vocab" else None
-    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in rows])
+    clean = forward(model, prompts_of(rows)).resid if chosen.reads == "clean" else None
+    answers = batch(model, rows).answers
     with torch.no_grad():
         for group, which in _blocks(model, prompts, steps):
             part, some = [prompts[i] for i in group], [steps[j] for j in which]
             resid = _run_plans(model, part, group, some)
             pair = torch.tensor(group).repeat(len(which))
-            reference = resid if clean is None else clean[pair].to(resid.device)
-            measured = measure(model, chosen, resid, answers[pair], reference).double()
+            reference = None if clean is None else clean[pair].to(resid.device)
+            own = answers[2 * pair]
+            measured = measure(model, chosen, resid[:, None], own, reference).double()
             values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
     attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}

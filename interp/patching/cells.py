@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import TokenPair, batch
+from interp.data.answers import AnswerTree
+from interp.data.pairs import TokenPair
+from interp.data.token_batch import batch
 from interp.forward.budget import default_budget, halved
-from interp.forward.layer_calls import record_layer_calls
+from interp.forward.continuations import record_batch
 from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
 from interp.model.model import Model
@@ -110,9 +112,10 @@ def _fitting(
     cells = sweep.n_layer_cells * len(sweep.unit_labels)
     for i in waiting:
         lengths = len(pairs[i].clean), len(pairs[i].corrupt)
+        behind = len(AnswerTree.of(pairs[i].answers[: sweep.metric.n_answers]).tokens)
         live = sweep.live([pairs[i]], places)[0]
-        held = [lengths[sweep.base] - ps[0][0] for ps in live if ps]
-        tokens += sum(lengths) + cells * sum(held)
+        held = [lengths[sweep.base] + behind - ps[0][0] for ps in live if ps]
+        tokens += sum(lengths) + 2 * behind + cells * sum(held)
         if group and tokens > budget:
             break
         group.append(i)
@@ -126,8 +129,8 @@ class _Group:
         self, model: Model, sweep: Sweep, pairs: Sequence[TokenPair], places: Sequence[Any]
     ):
         self.model, self.sweep, self.pairs, self.places = model, sweep, pairs, places
-        self.tokens = batch(model, pairs)
-        self.calls = record_layer_calls(model, self.tokens.ids, self.tokens.mask)
+        self.tokens = batch(model, pairs, sweep.metric.n_answers)
+        self.calls = record_batch(model, self.tokens)
         self.live = sweep.live(pairs, places)
 
     def run(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,12 +167,13 @@ class _Group:
         model, tokens, columns = self.model, self.tokens, (cells.pair, cells.start, cells.entry)
         of_pair, start, entry = map(torch.from_numpy, columns)
         joins = entry + (self.sweep.site.name == "resid_post")
-        rows = Rows.beside(model, tokens.mask, 2 * of_pair + self.sweep.base, start, joins)
-        pair, writes = rows.prompt // 2, self._writes(cells, Pack(rows, tokens.ids.shape[1]))
+        base = 2 * of_pair + self.sweep.base
+        rows = Rows.beside(model, tokens.mask, base, start, joins, tokens.columns)
+        writes = self._writes(cells, Pack(rows, tokens.ids.shape[1]))
         with torch.no_grad():
             resid = final_resid_of_rows(model, self.calls, rows, writes)
-            clean = resid[(2 * pair).to(resid.device)]
-            values = measure(model, self.sweep.metric, resid, tokens.answers[pair], clean)
+            clean = resid[(rows.prompt // 2 * 2).to(resid.device), 0]
+            values = measure(model, self.sweep.metric, resid, tokens.answers[rows.prompt], clean)
         values = values.double().numpy()
         return values[: rows.n_base], values[rows.n_base :]
 

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp.data.pairs import Excluded, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
+from interp.data.pairs import (
+    AnswerMode,
+    Excluded,
+    PromptPairs,
+    TokenPair,
+    load_pairs,
+    tokenise,
+    unpaired,
+)
 from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
 from interp.model.model import Model
@@ -38,6 +46,7 @@ def patch(
     tokens_at_once: int | None = None,
     progress: Progress | bool = True,
     *,
+    answers: AnswerMode = "whole",
     out: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
@@ -58,7 +67,8 @@ def patch(
             is patched with its partner in the other prompt (`interp.data.alignment`), and not at
             all where it has none.
         metric: a name in `interp.metrics.METRICS`, or a function: (logits [row, vocab]) or
-            (logits, token ids of both answers [row, 2]) -> [row]; see `interp.metrics.AnyMetric`.
+            (logits, first tokens of both answers [row, 2]) -> [row]; see
+            `interp.metrics.AnyMetric`, and `interp.metric` for functions of whole answers.
         direction: ``"denoise"`` or ``"noise"``.
         at: where no position axis is given, which positions to patch: ``"all"``, ``"last"``,
             a span's name, or ``"<span>_last"``.
@@ -67,6 +77,8 @@ def patch(
         tokens_at_once: most tokens in the batch; by default from free memory, halved whenever
             memory runs out.
         progress: called with (pairs done, pairs in all); True draws a bar where one is watched.
+        answers: ``"whole"``: all tokens of the answers, read behind the prompt (only tokens of
+            the prompt are patched); ``"first"``: the first token of each alone.
         out: a run folder: a stopped run goes on where it was, and a finished one is loaded.
         seed: of the bootstrap; recorded in `out`.
         force: replace another run, or a damaged one, that `out` holds.
@@ -90,16 +102,17 @@ def patch(
     sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
     loaded = load_pairs(pairs)
     if out is None:
-        result = _measured(model, sweep, loaded, tokens_at_once, progress)
+        result = _measured(model, sweep, loaded, answers, tokens_at_once, progress)
         for text in result.warnings:
             warnings.warn(text, InterpWarning, stacklevel=2)
         return result
-    named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.name}
+    named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.identity}
     named |= {"direction": direction, "at": at, "layers": layers, "neurons": neurons, "seed": seed}
+    named |= {"answers": answers}
     named |= names_of(loaded) | identity(model)
     with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
         if not run.finished:
-            made = _measured(model, sweep, loaded, tokens_at_once, progress, run)
+            made = _measured(model, sweep, loaded, answers, tokens_at_once, progress, run)
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: made.save(at, note))
     return PatchResult.load(out)
@@ -109,12 +122,13 @@ def _measured(
     model: Model,
     sweep: Sweep,
     pairs: PromptPairs,
+    answers: AnswerMode,
     tokens_at_once: int | None,
     progress: Progress | bool,
     run: RunFolder | None = None,
 ) -> PatchResult:
     """The whole sweep at once; in a run folder in steps of `SHARD` pairs, read back or measured."""
-    usable, excluded = tokenise(model, pairs)
+    usable, excluded = tokenise(model, pairs, answers)
     places = sweep.places(usable)
 
     def shard(

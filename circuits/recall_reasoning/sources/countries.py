@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
-from interp.data.pairs import Excluded, single_token
+from interp.data.answers import single_token
+from interp.data.pairs import Excluded
 from interp.data.records import Row, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.model.model import Model

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datasets
-from interp.data.pairs import PromptPairs, batch, load_pairs, tokenise
-from interp.errors import DataError
+from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.data.token_batch import batch
+from interp.errors import DataError, PlanError
 from interp.model.model import Model
 
 ROW = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5", "wrong_answer": "w6"}
@@ -108,7 +109,7 @@ def test_a_null_span_counts_as_absent():
         ([without("corrupt")], "mine, row 1: 'corrupt' is missing"),
         ([without("answer")], "mine, row 1: 'answer' is missing"),
         ([without("wrong_answer")], "mine, row 1: 'wrong_answer' is missing"),
-        ([row(answer=3)], "mine, row 1: 'answer' is 3; it must be text."),
+        ([row(answer=3)], "mine, row 1: 'answer' is 3; it must be text, or a list of texts."),
         ([row(clean=" ")], "mine, row 1: 'clean' is ' '; it must be non-empty text."),
         (
             [row(id="x"), row(id="y"), row(id="x")],
@@ -210,7 +211,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("record", "says"), REFUSALS)
 def test_unusable_rows_are_left_out_with_their_reason(record: dict, says: str):
     rows = [row(id="good"), record | {"id": "bad"}, row(id="fine", answer="w8")]
-    kept, refused = tokenise(tiny("llama"), PromptPairs.from_records(rows, "mine"))
+    kept, refused = tokenise(tiny("llama"), PromptPairs.from_records(rows, "mine"), "single")
     assert [pair.pair.id for pair in kept] == ["good", "fine"]
     assert [(r.id, r.where) for r in refused] == [("bad", "mine, row 2")]
     assert says in refused[0].reason
@@ -220,7 +221,7 @@ def test_unusable_rows_are_left_out_with_their_reason(record: dict, says: str):
 def test_a_set_without_a_usable_row_is_refused(record: dict, says: str):
     pairs = PromptPairs.from_records([record, record], "mine")
     with pytest.raises(DataError) as error:
-        tokenise(tiny("llama"), pairs)
+        tokenise(tiny("llama"), pairs, "single")
     assert "none of the 2 pairs in mine can be used with" in str(error.value)
     assert f"first: mine, row 1: {says}" in str(error.value)
 
@@ -233,11 +234,17 @@ def test_an_answer_that_merges_with_a_trailing_space_is_refused(smollm: Model):
     assert "end the prompt before the space." in str(error.value)
 
 
-def test_a_word_of_many_tokens_is_refused(smollm: Model):
-    rows = [FRANCE, FRANCE | {"answer": "Antananarivo"}]
-    kept, refused = tokenise(smollm, PromptPairs.from_records(rows))
+def test_a_word_of_many_tokens_is_whole_or_its_first_or_refused(smollm: Model):
+    rows = PromptPairs.from_records([FRANCE, FRANCE | {"answer": "Antananarivo"}])
+    kept, refused = tokenise(smollm, rows, "single")
     assert len(kept) == 1
     assert "' Antananarivo' is 4 tokens [' Ant', 'anan', 'ar', 'ivo']" in refused[0].reason
+    for answers, wanted in (("whole", [" Ant", "anan", "ar", "ivo"]), ("first", [" Ant"])):
+        (_, pair), refused = tokenise(smollm, rows, answers)
+        assert [smollm.token(t) for t in pair.answers[0][0]] == wanted
+        assert not refused
+    with pytest.raises(PlanError, match="answers='all'; choose 'whole' or 'first'"):
+        tokenise(smollm, rows, "all")
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -341,7 +348,11 @@ def test_batches_are_padded_on_the_side_of_the_tokenizer(side: str):
         start = 8 - len(prompt) if side == "left" else 0
         assert tokens.left[i] == start
         assert tokens.mask[i, start : start + len(prompt)].all()
-    assert tokens.answers.tolist() == [[pair.answer, pair.wrong_answer] for pair in kept]
+        assert tokens.columns[i].tolist() == [start + len(prompt) - 1]
+    both = [[pair.answer, pair.wrong_answer] for pair in kept for _ in range(2)]
+    assert tokens.answers.first.tolist() == both
+    assert tokens.answers.token.flatten(1).tolist() == both
+    assert tokens.tree is None
 
 
 def test_prompts_of_unequal_length_are_aligned():

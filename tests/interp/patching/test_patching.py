@@ -209,6 +209,7 @@ def test_metrics_by_their_definitions(metric: str):
         want = {
             "logit_diff": logits[pair.answer] - logits[pair.wrong_answer],
             "logprob": log_q[pair.answer],
+            "logprob_per_token": log_q[pair.answer],
             "prob": log_q[pair.answer].exp(),
             "kl": (log_p.exp() * (log_p - log_q)).sum(),
             "rank": (logits > logits[pair.answer]).sum(),
