@@ -21,7 +21,8 @@ from interp.model.model import Model
 IG_STEPS = 5
 """MIB's number of interpolation steps."""
 Points = tuple[tuple[float, float], ...]
-"""(t, weight) of the runs that are differentiated; t = 1 is the clean prompt's embedding."""
+"""(t, weight) of the runs that are differentiated; t = 1 is the clean prompt's embedding, t = 0
+that of its tokens' partners."""
 
 
 @brief
@@ -101,25 +102,27 @@ def linearise(
     The model's parameters receive no gradients.
     """
     rule, pair = estimator.rule(), contrast.pair
-    embeddings = contrast.calls.embeddings
-    clean_in, corrupt_in = embeddings[contrast.clean], embeddings[contrast.corrupt]
+    clean_in, partners_in = contrast.embeddings
     at, weights = torch.tensor(estimator.points, dtype=torch.float64).T
-    start = torch.lerp(corrupt_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
+    start = torch.lerp(partners_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
     with torch.enable_grad(), rule.clean(model):
         rows = pair.repeat(len(at))
-        done = run(model, contrast, start.detach().requires_grad_(True), rows, sites)
+        start = start.detach().requires_grad_(True)
+        done = run(model, contrast, start, contrast.clean.repeat(len(at)), sites)
         values = contrast.read(done.final, rows)
     with torch.no_grad(), rule.corrupt(model):
-        corrupt = run(model, contrast, corrupt_in, pair, sites)
+        start = contrast.calls.embeddings[contrast.corrupt]
+        corrupt = run(model, contrast, start, contrast.corrupt, sites)
         low = contrast.read(corrupt.final, pair)
     if estimator.points == CLEAN:
         clean, high = done.detached(), values.detach()
     else:
         with torch.no_grad():
-            clean = run(model, contrast, clean_in, pair, sites)
+            clean = run(model, contrast, clean_in, contrast.clean, sites)
             high = contrast.read(clean.final, pair)
     with torch.enable_grad():
         total = (values * weights.repeat_interleave(len(pair)).to(values)).sum()
+    corrupt = corrupt.beside(contrast, clean)
     return Linearised(done, total, clean, corrupt, (high, low), rule, len(at))
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts, plain_runs
+from interp.attribution.contrast import Contrast, contrasts, plain_runs, run
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import attend, bias_of, head_writes, mlp_write, norm, weight_of
@@ -72,7 +72,8 @@ def exact_nodes(
     jobs = [work.node(node) for node in nodes if node != 0]
     with torch.no_grad():
         values = work.run(jobs)
-    by_node = {job.key[0]: values[:, i] for i, job in enumerate(jobs)} | {0: work.empty}
+        by_node = {job.key[0]: values[:, i] for i, job in enumerate(jobs)}
+        by_node[0] = work.without_embedding()
     return work.full[:, None] - torch.stack([by_node[node] for node in nodes], 1)
 
 
@@ -102,11 +103,19 @@ class Effects:
         self.clean, self.corrupt = plain_runs(model, contrast, sites)
         self.full, self.empty = (self._read(r.final) for r in (self.clean, self.corrupt))
         self._changes: dict[int, Tensor] = {}
-        self.first = _first_difference(contrast, shares_prefixes(model))
+        # where rows are whole, they are recomputed from the start
+        self.first = contrast.first_difference * int(shares_prefixes(model))
 
     def _read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         with torch.no_grad():
             return self.contrast.read(final, self.contrast.pair).double().cpu()
+
+    def without_embedding(self) -> Float[Tensor, " pair"]:
+        """The metric with the embeddings of all partners: of equal prompts the corrupt one's."""
+        if self.contrast.token_by_token:
+            return self.empty
+        _, start = self.contrast.embeddings
+        return self._read(run(self.model, self.contrast, start, self.contrast.clean, []).final)
 
     def change(self, source: int) -> Float[Tensor, "pair pos d_model"]:
         """Corrupt minus clean, of what a source writes to the residual stream."""
@@ -257,13 +266,6 @@ class Effects:
 
 def _per_token(features: tuple[int, ...] | None, tokens: Tensor) -> Tensor | None:
     return None if features is None else torch.tensor(features).expand(len(tokens), -1)
-
-
-def _first_difference(contrast: Contrast, shared: bool) -> Int[Tensor, " pair"]:
-    """First position from which a patched row must be recomputed; 0 where rows are whole."""
-    both = contrast.calls.embeddings
-    differ = (both[contrast.clean] != both[contrast.corrupt]).any(-1) & contrast.mask
-    return differ.int().argmax(-1).cpu() * int(shared)
 
 
 # --- paths --------------------------------------------------------------------------------------
