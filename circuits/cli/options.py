@@ -182,6 +182,10 @@ SiteOption = Annotated[
     ),
 ]
 MetricOption = Annotated[str, choice(GAP_METRICS, "What is measured at the last token.")]
+AnswersOption = Annotated[
+    str,
+    choice(("whole", "first"), "Read all tokens of the answers, or the first of each alone."),
+]
 LayersOption = Annotated[
     str | None, typer.Option(help="Layers to use, such as 0,4,8-11; by default all.")
 ]

@@ -6,7 +6,7 @@ The latter also resumes in a run folder, shard of pairs by shard of pairs.
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,10 @@ from interp.attribution.nodes import (
     unit_scores,
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.data.prompts import mixed_positions
 from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
-from interp.metrics import DEGENERATE, AnyMetric, as_metric
+from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import Site, parse_site
@@ -62,6 +62,8 @@ def attribute_edges(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> EdgeScores:
     """How much the metric owes to each edge of the graph; positive = it supports the answer.
 
@@ -69,7 +71,12 @@ def attribute_edges(
     runs the model once per edge and pair; `metric` ``"logit_diff"``, ``"logprob"``, ``"prob"``, or
     a differentiable function, as `interp.patch` takes it; `steps` the interpolation points of the
     methods that integrate; `at_once` the pairs in a micro-batch. `progress` is called with (pairs
-    done, pairs in all); True draws a bar where one is watched.
+    done, pairs in all); True draws a bar where one is watched. `answers` is as in `interp.patch`:
+    of whole answers, all tokens count, those of the answers themselves included.
+
+    Warns:
+        InterpWarning: tokens without a partner in the other prompt, at which nothing changes;
+            ``result.warnings`` says so, too.
 
     Raises:
         PlanError: unknown method or metric.
@@ -85,8 +92,8 @@ def attribute_edges(
         values = np.stack([scores[graph.exists].float().numpy() for scores in found])
         return xr.DataArray(values, dims=("pair", "edge")), read
 
-    labels = {"edge": list(graph.edge_names)}
-    return _measured(EdgeScores, model, pairs, rows, method, labels, metric, at_once, progress)
+    run = _Run(model, pairs, method, metric, answers, at_once, progress)
+    return run.measured(EdgeScores, rows, {"edge": list(graph.edge_names)})
 
 
 def attribute_nodes(
@@ -97,6 +104,8 @@ def attribute_nodes(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> NodeScores:
     """How much the metric owes to the embedding, each head and each MLP, all tokens together.
 
@@ -115,8 +124,8 @@ def attribute_nodes(
             values, read = node_scores(model, contrast, at), at.metric
         return xr.DataArray(values.numpy(), dims=("pair", "node")), read
 
-    labels = {"node": list(graph.sources)}
-    return _measured(NodeScores, model, pairs, rows, method, labels, metric, at_once, progress)
+    run = _Run(model, pairs, method, metric, answers, at_once, progress)
+    return run.measured(NodeScores, rows, {"node": list(graph.sources)})
 
 
 def attribute(
@@ -129,6 +138,8 @@ def attribute(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> UnitScores:
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
@@ -136,7 +147,8 @@ def attribute(
     site name; `over` the axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the
     site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
     attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
-    two corrections of it. Dims are ``("pair", *over)``, NaN beyond a prompt's end. Over ``pos``,
+    two corrections of it. Dims are ``("pair", *over)``; positions are those of the clean prompts,
+    without the answers, NaN beyond a prompt's end and where a token has no partner. Over ``pos``,
     prompts that differ in length or in where their spans are raise an `InterpWarning`. All else as
     in `attribute_edges`, and `PlanError` where this model has no such site or axis.
     """
@@ -156,13 +168,13 @@ def attribute(
 
     loaded = load_pairs(pairs)
     if "pos" in axes:
-        kept_pairs = tokenise(model, loaded, "single")[0]
+        kept_pairs = tokenise(model, loaded, answers)[0]
         mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
         if mixed:
             advice = "attribute over pairs of one template, or leave 'pos' out."
             warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
-    name = f"{method} ({site})"
-    return _measured(UnitScores, model, loaded, rows, name, {}, metric, at_once, progress)
+    run = _Run(model, loaded, f"{method} ({site})", metric, answers, at_once, progress)
+    return run.measured(UnitScores, rows, {})
 
 
 def attribute_to(
@@ -171,9 +183,10 @@ def attribute_to(
     of: str = "edges",
     over: str | None = None,
     method: str = "eap-dg",
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     *,
+    answers: AnswerMode = "whole",
     out: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
@@ -189,10 +202,11 @@ def attribute_to(
     """
     refuse_mismatch(of, over, method)
     options: dict[str, Any] = {"of": of, "over": over, "method": method}
-    options |= {"metric": metric, "steps": steps}
+    options |= {"metric": metric, "steps": steps, "answers": answers}
     if out is None:
         return _by_name(model, pairs, **options, progress=progress)
-    named = options | {"seed": seed} | names_of(pairs) | identity(model)
+    named = options | {"metric": as_metric(metric).identity, "seed": seed}
+    named |= names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:
             scores = _in_shards(run, model, pairs, options, progress)
@@ -229,7 +243,7 @@ def _in_shards(
     progress: Progress | None,
 ) -> Scores:
     """All scores from their shards, each read back or measured."""
-    usable, excluded = tokenise(model, pairs, "single")
+    usable, excluded = tokenise(model, pairs, options["answers"])
     rows = PromptPairs(tuple(pair.pair for pair in usable), pairs.source)
     shards: list[Scores] = []
     for first in range(0, len(rows), SHARD):
@@ -248,6 +262,7 @@ def _in_shards(
     prompts = tuple(dict.fromkeys(text for shard in shards for text in shard.prompts))
     seconds = sum(shard.seconds for shard in shards)
     rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
+    rest["unpaired"] = unpaired(usable)
     return replace(shards[0], **series, **rest, seconds=seconds)
 
 
@@ -315,51 +330,66 @@ def checked_axes(
     return axes, unit
 
 
-def _measured(
-    kind: type[S],
-    model: Model,
-    pairs: AnyPairs,
-    rows: Callable[[Contrast], Rows],
-    method: str,
-    labels: Mapping[str, Sequence[str]],
-    metric: AnyMetric,
-    at_once: int | None,
-    progress: Progress | bool,
-) -> S:
-    """Run micro-batches through `rows`, and label the scores; axes without labels are numbered."""
-    started = time.perf_counter()
-    loaded, chosen = load_pairs(pairs), as_metric(metric)
-    usable, excluded = tokenise(model, loaded, "single")
-    parts, baselines, done = [], [], 0
-    with reported(progress, "attribution", len(usable)) as report:
-        for contrast in contrasts(model, usable, metric, at_once):
-            values, read = rows(contrast)
-            parts.append(values)
-            baselines.append([x.detach().double().cpu().numpy() for x in read])
-            done += len(contrast)
-            report(done, len(usable))
-    clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
+@dataclass(frozen=True)
+class _Run:
+    """Pairs, and what is measured on them."""
+
+    model: Model
+    pairs: AnyPairs
+    method: str
+    metric: AnyMetric
+    answers: AnswerMode
+    at_once: int | None
+    progress: Progress | bool
+
+    def measured(
+        self, kind: type[S], rows: Callable[[Contrast], Rows], labels: Mapping[str, Sequence[str]]
+    ) -> S:
+        """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
+        started = time.perf_counter()
+        loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
+        usable, excluded = tokenise(self.model, loaded, self.answers)
+        parts, baselines, done = [], [], 0
+        with reported(self.progress, "attribution", len(usable)) as report:
+            for contrast in contrasts(self.model, usable, chosen, self.at_once):
+                values, read = rows(contrast)
+                parts.append(values)
+                baselines.append([x.detach().double().cpu().numpy() for x in read])
+                done += len(contrast)
+                report(done, len(usable))
+        clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
+        _refuse_no_gap(chosen, clean, corrupt, usable)
+        ids = {"pair": [pair.pair.id for pair in usable]}
+        values = xr.concat(parts, "pair", join="outer").astype(np.float32)
+        axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()} | dict(labels) | ids
+        texts = [text for p in usable for text in (p.pair.clean, p.pair.corrupt)]
+        found = kind(
+            values=values.assign_coords(axes),
+            clean=xr.DataArray(clean, dims="pair", coords=ids),
+            corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
+            graph=Graph.of(self.model.arch),
+            method=self.method,
+            metric=chosen.name,
+            unit=chosen.unit,
+            model=self.model.name,
+            weights_hash=self.model.weights_hash,
+            source=loaded.source,
+            excluded=tuple(excluded),
+            prompts=tuple(dict.fromkeys(texts)),
+            seconds=time.perf_counter() - started,
+            unpaired=unpaired(usable),
+        )
+        for text in found.warnings:
+            warnings.warn(text, InterpWarning, stacklevel=3)
+        return found
+
+
+def _refuse_no_gap(
+    metric: Metric, clean: np.ndarray, corrupt: np.ndarray, usable: Sequence[TokenPair]
+) -> None:
     if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
         raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {chosen.name} is {clean.mean():.6g} on clean and "
+            f"degenerate clean/corrupt gap: mean {metric.name} is {clean.mean():.6g} on clean and "
             f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
             f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
         )
-    ids = {"pair": [pair.pair.id for pair in usable]}
-    values = xr.concat(parts, "pair", join="outer").astype(np.float32)
-    axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()} | dict(labels) | ids
-    return kind(
-        values=values.assign_coords(axes),
-        clean=xr.DataArray(clean, dims="pair", coords=ids),
-        corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
-        graph=Graph.of(model.arch),
-        method=method,
-        metric=chosen.name,
-        unit=chosen.unit,
-        model=model.name,
-        weights_hash=model.weights_hash,
-        source=loaded.source,
-        excluded=tuple(excluded),
-        prompts=tuple(dict.fromkeys(t for p in usable for t in (p.pair.clean, p.pair.corrupt))),
-        seconds=time.perf_counter() - started,
-    )

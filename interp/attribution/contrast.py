@@ -53,6 +53,12 @@ class Contrast:
         return len(self.prompt)
 
     @property
+    def corrupt_prompt(self) -> Bool[Tensor, "pair pos"]:
+        """Which columns are tokens of the corrupt prompts themselves."""
+        answers = self.mask & ~self.prompt
+        return self.calls.mask[1::2] & ~answers
+
+    @property
     def mask(self) -> Bool[Tensor, "pair pos"]:
         """The tokens of the clean prompts and of the answers."""
         return self.calls.mask[0::2]
@@ -160,7 +166,7 @@ class RunValues:
         return RunValues(kept, self.final.detach())
 
     def beside(self, contrast: Contrast, clean: "RunValues") -> "RunValues":
-        """A corrupt run's activations in the clean prompts' tokens; see `Contrast.with_partners`."""
+        """A corrupt run's activations in the clean tokens; see `Contrast.with_partners`."""
         kept = {
             site: [
                 contrast.with_partners(*both) for both in zip(clean.kept[site], own, strict=True)

@@ -198,9 +198,10 @@ class _Tokens:
         return self._before_norm(site, layer, parts.ln2, to_input)
 
     def _before_norm(self, site: str, layer: int, path: str | None, to_output: Tensor) -> Tensor:
-        x, (_, corrupt) = self.of_run(self.at.run.kept[site][layer]), self.plain(site, layer)
+        x, end = self.of_run(self.at.run.kept[site][layer]), self.at.end.kept[site][layer]
         function = norm(self.model, layer, path)
-        return pull_back(self.model, function, x, corrupt, to_output, self.at.rule)
+        at = end[self.pair, self.tokens]
+        return pull_back(self.model, function, x, at, to_output, self.at.rule)
 
 
 def _columns(multiplier: Float[Tensor, "token branch d"]) -> Float[Tensor, "token_d branch"]:

@@ -4,6 +4,7 @@ Every first-order method multiplies a change of activation, clean minus corrupt,
 the metric's slope there. They differ only in where the slope is taken.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,13 +83,16 @@ class Linearised:
     """A contrast's runs: differentiable at all pairs of each point in turn, and both plain ones.
 
     `total` is the weighted sum of the metric over the rows of `run`, `metric` that of the clean
-    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation.
+    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation. Chords
+    end in `end`: the corrupt run, or, of prompts of unequal length, whose tokens have other
+    positions, the clean prompts with their partners' embeddings.
     """
 
     run: RunValues
     total: Float[Tensor, ""]
     clean: RunValues
     corrupt: RunValues
+    end: RunValues
     metric: tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
     rule: Gradient
     n_points: int
@@ -110,10 +114,15 @@ def linearise(
         start = start.detach().requires_grad_(True)
         done = run(model, contrast, start, contrast.clean.repeat(len(at)), sites)
         values = contrast.read(done.final, rows)
-    with torch.no_grad(), rule.corrupt(model):
+    moved = rule.chords and not contrast.token_by_token
+    with torch.no_grad(), contextlib.nullcontext() if moved else rule.corrupt(model):
         start = contrast.calls.embeddings[contrast.corrupt]
-        corrupt = run(model, contrast, start, contrast.corrupt, sites)
+        end = corrupt = run(model, contrast, start, contrast.corrupt, sites)
         low = contrast.read(corrupt.final, pair)
+    if moved:
+        with torch.no_grad(), rule.corrupt(model):
+            end = run(model, contrast, partners_in, contrast.clean, sites)
+            contrast.read(end.final, pair)
     if estimator.points == CLEAN:
         clean, high = done.detached(), values.detach()
     else:
@@ -123,7 +132,7 @@ def linearise(
     with torch.enable_grad():
         total = (values * weights.repeat_interleave(len(pair)).to(values)).sum()
     corrupt = corrupt.beside(contrast, clean)
-    return Linearised(done, total, clean, corrupt, (high, low), rule, len(at))
+    return Linearised(done, total, clean, corrupt, end, (high, low), rule, len(at))
 
 
 # --- local Jacobians of norms -------------------------------------------------------------------

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast, contrasts, plain_runs, run
-from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import attend, bias_of, head_writes, mlp_write, norm, weight_of
 from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
+from interp.metrics import AnyMetric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -275,13 +276,14 @@ def path_patch(
     model: Model,
     pairs: PromptPairs | Sequence[Any] | str,
     paths: Sequence[str],
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
+    answers: AnswerMode = "whole",
 ) -> xr.DataArray:
     """Exact effects of paths, dims (pair, path).
 
     `pairs` is anything `load_pairs` takes; each path is as ``"a3.h1->a9.h2<q>->m11->logits"``: a
     node that writes, then what reads it in turn, and what lies after the last one is recomputed;
-    `metric` is ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+    `metric` and `answers` are as in `interp.attribute_edges`.
 
     Raises:
         PlanError: a path does not parse, or a step goes backwards; the message names it.
@@ -293,7 +295,7 @@ def path_patch(
     if not paths:
         raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
-    usable, _ = tokenise(model, load_pairs(pairs), "single")
+    usable, _ = tokenise(model, load_pairs(pairs), answers)
     parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, usable, metric)]
     coords = {"pair": [pair.pair.id for pair in usable], "path": list(paths)}
     return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)

@@ -82,8 +82,9 @@ def node_scores(model: Model, contrast: Contrast, at: Linearised) -> Float[Tenso
 
 
 def by_position(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:
-    """Positions counted from each prompt's first token; NaN beyond its last, and without partner."""
-    out = np.full_like(values, np.nan)
+    """Positions counted from each prompt's first token; NaN beyond its last or without partner."""
+    longest = int(contrast.prompt.sum(1).max())
+    out = np.full_like(values[:, :, :longest], np.nan)
     paired = (contrast.prompt & contrast.paired).cpu().numpy()
     for i, real in enumerate(contrast.prompt.cpu().numpy()):
         own = np.where(paired[i][None, :, None], values[i], np.nan)

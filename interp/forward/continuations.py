@@ -28,7 +28,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
     """What Hugging Face passes to each layer for a batch; `PlanError` where answers branch.
 
-    That is, where they branch, or prompts have gaps, and this model does not read such rows exactly.
+    That is, where they branch, or prompts have gaps, and this model does not read them exactly.
     """
     if tokens.tree is not None and not reads_trees(model, tokens.ids.shape[1]):
         what, instead = (
