@@ -48,7 +48,7 @@ class DiscoverySettings(BaseModel):
     signed: bool = Field(False, description="Rank by signed score, not by its absolute value.")
     metric: str = Field(
         "logit_diff",
-        description="What is measured: logit_diff (the default), logprob, prob, or module:function.",
+        description="What is measured: logit_diff (the default), logprob, prob or module:function.",
     )
     answers: Literal["whole", "first"] = Field(
         "whole", description="Read all tokens of the answers (the default), or the first alone."
