@@ -186,8 +186,8 @@ def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
 
     Edges are not cut at a token without a partner.
     """
-    corrupt = contrast.calls.embeddings[contrast.corrupt]
-    sites = [site for site in SITES if site in model.arch.sites]
+    corrupt, every = contrast.calls.embeddings[contrast.corrupt], range(model.arch.n_layers)
+    sites = [site for site in SITES if model.arch.layers_with(site) == tuple(every)]
     kept = run(model, contrast, corrupt, contrast.corrupt, sites).kept
     first = int(contrast.first_difference.min()) if model.arch.causal else 0
     where = None if contrast.token_by_token else contrast.paired

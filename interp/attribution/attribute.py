@@ -3,13 +3,12 @@
 The latter also resumes in a run folder, shard of pairs by shard of pairs.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +16,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts, plain_runs
+from interp.attribution.contrast import Contrast, plain_runs
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
 from interp.attribution.exact import exact_edge_scores, exact_nodes
+from interp.attribution.micro_batches import AnyPairs, AttributionRun, Baseline, Rows
 from interp.attribution.nodes import (
     NODE_SITES,
     by_position,
@@ -31,14 +31,14 @@ from interp.attribution.nodes import (
     unit_scores,
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, unpaired
 from interp.data.prompts import mixed_positions
-from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
-from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
+from interp.errors import InterpWarning, PlanError, did_you_mean
+from interp.metrics import AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
-from interp.model.sites import Site, parse_site
-from interp.progress import Progress, reported
+from interp.model.sites import AXES_OF, Site, parse_site
+from interp.progress import Progress
 from interp.results.run_folder import RunFolder, identity, names_of
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
@@ -46,12 +46,6 @@ NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
 SHARD = 16
 """Pairs in a shard: what a killed run loses at most."""
-
-AnyPairs = PromptPairs | Sequence[Any] | str
-Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
-"""The metric of the clean and of the corrupt prompts."""
-Rows = tuple[xr.DataArray, Baseline]
-S = TypeVar("S", bound=Scores)
 
 
 def attribute_edges(
@@ -92,7 +86,7 @@ def attribute_edges(
         values = np.stack([scores[graph.exists].float().numpy() for scores in found])
         return xr.DataArray(values, dims=("pair", "edge")), read
 
-    run = _Run(model, pairs, method, metric, answers, at_once, progress)
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
     return run.measured(EdgeScores, rows, {"edge": list(graph.edge_names)})
 
 
@@ -124,7 +118,7 @@ def attribute_nodes(
             values, read = node_scores(model, contrast, at), at.metric
         return xr.DataArray(values.numpy(), dims=("pair", "node")), read
 
-    run = _Run(model, pairs, method, metric, answers, at_once, progress)
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
     return run.measured(NodeScores, rows, {"node": list(graph.sources)})
 
 
@@ -144,8 +138,8 @@ def attribute(
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
     Compare with ``interp.patch(model, pairs, site, over, direction="noise")``. `site` is a short
-    site name; `over` the axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the
-    site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
+    site name; `over` the axes to keep: ``layer``, ``pos``, and ``head``, ``neuron`` or ``expert``
+    where the site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
     attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
     two corrections of it. Dims are ``("pair", *over)``; positions are those of the clean prompts,
     without the answers, NaN beyond a prompt's end and where a token has no partner. Over ``pos``,
@@ -159,6 +153,8 @@ def attribute(
 
     def rows(contrast: Contrast) -> Rows:
         found, read = _units_by(model, contrast, where, method, steps)
+        if unit == "expert":  # of neurons, too
+            found = found.unflatten(-1, (model.n_along(unit, where), -1)).sum(-1)
         values = by_position(found.numpy(), contrast)
         places = {"pos": range(values.shape[2])}
         array = xr.DataArray(values, dims=("pair", "layer", "pos", unit), coords=places)
@@ -173,8 +169,8 @@ def attribute(
         if mixed:
             advice = "attribute over pairs of one template, or leave 'pos' out."
             warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
-    run = _Run(model, loaded, f"{method} ({site})", metric, answers, at_once, progress)
-    return run.measured(UnitScores, rows, {})
+    run = AttributionRun(model, loaded, f"{method} ({site})", metric, answers, at_once, progress)
+    return run.measured(UnitScores, rows, {"layer": model.layers_with(where)})
 
 
 def attribute_to(
@@ -205,6 +201,7 @@ def attribute_to(
     options |= {"metric": metric, "steps": steps, "answers": answers}
     if out is None:
         return _by_name(model, pairs, **options, progress=progress)
+    pairs = pairs.rendered(model)
     named = options | {"metric": as_metric(metric).identity, "seed": seed}
     named |= names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
@@ -319,8 +316,9 @@ def checked_axes(
 ) -> tuple[tuple[str, ...], str]:
     """The axes, and the name of the site's unit axis: ``"unit"`` where none can be told apart."""
     axes = tuple(over.split(",") if isinstance(over, str) else over)
-    unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
-    allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
+    known = AXES_OF[site.units]
+    unit = next((axis for axis in known if axis in axes), known[0] if known else "unit")
+    allowed = ("layer", "pos", *known)
     wrong = [axis for axis in axes if axis not in allowed]
     if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
         raise PlanError(
@@ -328,68 +326,3 @@ def checked_axes(
             f"and 'layer' and some of {', '.join(allowed[1:])} as axes."
         )
     return axes, unit
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Pairs, and what is measured on them."""
-
-    model: Model
-    pairs: AnyPairs
-    method: str
-    metric: AnyMetric
-    answers: AnswerMode
-    at_once: int | None
-    progress: Progress | bool
-
-    def measured(
-        self, kind: type[S], rows: Callable[[Contrast], Rows], labels: Mapping[str, Sequence[str]]
-    ) -> S:
-        """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
-        started = time.perf_counter()
-        loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
-        usable, excluded = tokenise(self.model, loaded, self.answers)
-        parts, baselines, done = [], [], 0
-        with reported(self.progress, "attribution", len(usable)) as report:
-            for contrast in contrasts(self.model, usable, chosen, self.at_once):
-                values, read = rows(contrast)
-                parts.append(values)
-                baselines.append([x.detach().double().cpu().numpy() for x in read])
-                done += len(contrast)
-                report(done, len(usable))
-        clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-        _refuse_no_gap(chosen, clean, corrupt, usable)
-        ids = {"pair": [pair.pair.id for pair in usable]}
-        values = xr.concat(parts, "pair", join="outer").astype(np.float32)
-        axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()} | dict(labels) | ids
-        texts = [text for p in usable for text in (p.pair.clean, p.pair.corrupt)]
-        found = kind(
-            values=values.assign_coords(axes),
-            clean=xr.DataArray(clean, dims="pair", coords=ids),
-            corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
-            graph=Graph.of(self.model.arch),
-            method=self.method,
-            metric=chosen.name,
-            unit=chosen.unit,
-            model=self.model.name,
-            weights_hash=self.model.weights_hash,
-            source=loaded.source,
-            excluded=tuple(excluded),
-            prompts=tuple(dict.fromkeys(texts)),
-            seconds=time.perf_counter() - started,
-            unpaired=unpaired(usable),
-        )
-        for text in found.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=3)
-        return found
-
-
-def _refuse_no_gap(
-    metric: Metric, clean: np.ndarray, corrupt: np.ndarray, usable: Sequence[TokenPair]
-) -> None:
-    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric.name} is {clean.mean():.6g} on clean and "
-            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
-            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
-        )

@@ -15,6 +15,7 @@ from interp.brief import brief
 from interp.data.pairs import TokenPair
 from interp.data.token_batch import TokenBatch, aligned_batch
 from interp.errors import DataError, PlanError
+from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
 from interp.forward.continuations import record_batch
 from interp.forward.hooks import hooked
@@ -197,14 +198,15 @@ def run(
 
     `hidden` enters layer 0, `prompt` is the prompt of each row, `sites` are short names and
     ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
-    `through` changes what passes from layer to layer.
+    `through` changes what passes from layer to layer. Blocks that read more of the prompt than the
+    stream (embeddings of their own) read that of `prompt`.
     """
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+    state = BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, prompt)
         with _giving(model, layer, given), _keeping(model, layer, kept):
-            result = block(hidden, **kwargs)
-        after = result[0] if isinstance(result, tuple) else result
+            after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
     return RunValues(kept, hidden)
 
@@ -228,7 +230,8 @@ def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> 
 
 @contextlib.contextmanager
 def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
-    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in SITES]
+    own = model.arch.layers[layer].points
+    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in own]
     with contextlib.ExitStack() as stack:
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)

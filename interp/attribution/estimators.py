@@ -106,6 +106,14 @@ def linearise(
     The model's parameters receive no gradients.
     """
     rule, pair = estimator.rule(), contrast.pair
+    moved = rule.chords and not contrast.token_by_token
+    if (estimator.points != CLEAN or moved) and (beside := contrast.calls.arguments.of_tokens):
+        others = "'eap' or 'relp'" if moved else "'eap', 'relp', 'eap-dg' or 'exact'"
+        raise PlanError(
+            f"the blocks of {model.name} read the prompt's tokens beside the residual stream "
+            f"({', '.join(sorted(beside))}), so there is nothing between the clean and the corrupt "
+            f"prompt{' of another length' * moved}; use {others}."
+        )
     clean_in, partners_in = contrast.embeddings
     at, weights = torch.tensor(estimator.points, dtype=torch.float64).T
     start = torch.lerp(partners_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
@@ -114,7 +122,6 @@ def linearise(
         start = start.detach().requires_grad_(True)
         done = run(model, contrast, start, contrast.clean.repeat(len(at)), sites)
         values = contrast.read(done.final, rows)
-    moved = rule.chords and not contrast.token_by_token
     with torch.no_grad(), contextlib.nullcontext() if moved else rule.corrupt(model):
         start = contrast.calls.embeddings[contrast.corrupt]
         end = corrupt = run(model, contrast, start, contrast.corrupt, sites)

@@ -115,6 +115,12 @@ class Effects:
         """The metric with the embeddings of all partners: of equal prompts the corrupt one's."""
         if self.contrast.token_by_token:
             return self.empty
+        if beside := self.calls.arguments.of_tokens:
+            raise PlanError(
+                f"the blocks of {self.model.name} read the prompt's tokens beside the residual "
+                f"stream ({', '.join(sorted(beside))}), so a prompt of another length cannot be "
+                "what they read; leave the node 'input' out, or give pairs of equal length."
+            )
         _, start = self.contrast.embeddings
         return self._read(run(self.model, self.contrast, start, self.contrast.clean, []).final)
 

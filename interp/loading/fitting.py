@@ -15,11 +15,17 @@ from torch import Tensor
 from interp.brief import brief
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
+from interp.loading.fit_experts import expert_misfits
+from interp.model.expert_layout import with_experts
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
+from interp.model.weights import curvature, quantised
 
 STREAM = ("resid_pre", "resid_post")
 """Sites without which there is nothing to work with."""
+
+FLAT = 1e-4
+"""Curvature below which a quantised module is taken to compute in fp32."""
 
 LEAK = 1e-4
 """Largest relative change of an earlier token's state by a later one that rounding may make."""
@@ -45,8 +51,13 @@ def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
 
 
 def rounding(model: Model) -> float:
-    """Largest relative difference put down to rounding; 16-bit kernels round by batch shape."""
-    return 1e-4 if model.dtype == torch.float32 else 0.05
+    """Largest relative difference put down to rounding.
+
+    16-bit kernels round by batch shape, and some quantised modules round activations to 8 bits.
+    """
+    kinds = quantised(model.hf).values()
+    exact = all(curvature(modules[0][1], model.like) < FLAT for modules in kinds)
+    return 1e-4 if exact and model.dtype == torch.float32 else 0.05
 
 
 def every_site(model: Model) -> Iterator[tuple[Site, int]]:
@@ -63,6 +74,10 @@ def fitted(model: Model) -> Model:
     the logits are not the unembedding of the normed residual stream.
     """
     _require_stream(model)
+    blocks = zip(model.arch.layers, model.blocks, strict=True)
+    layers = tuple(with_experts(own, block) for own, block in blocks)
+    model = replace(model, arch=replace(model.arch, layers=layers))
+    model = _without(model, {(site, layer): why for site, layer, why in expert_misfits(model)})
     seen = probe(model)
     model = _without(model, {(site, layer): why for site, layer, why in misfits(model, seen)})
     _require_stream(model)

@@ -66,7 +66,6 @@ PARTIAL = {
         "mixture of experts",
     ),
     "granitemoe": ("GraniteMoeConfig", EXPERTS, "mlp_out", "declares no 'hook_mlp_out'"),
-    "opt": ("OPTConfig", OPT, "mlp_out", "all rows in one flat axis"),
     "deepseek_v3": ("DeepseekV3Config", EXPERTS | LATENT, "q", "latent attention"),
     "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "no module 'self_attn.out_proj'"),
     "qwen3_next": ("Qwen3NextConfig", EXPERTS | LINEAR, "z", "no module 'self_attn.o_proj'"),
@@ -89,6 +88,17 @@ def partial(request: pytest.FixtureRequest) -> tuple[Model, str, str]:
     name, options, site, why = PARTIAL[request.param]
     model = interp.load_model(random_hf(name, options), tokenizer=word_tokenizer())
     return model, site, why
+
+
+def test_tokens_in_one_flat_axis_are_laid_out_by_row():
+    """OPT's MLP takes the tokens of all rows together."""
+    model = interp.load_model(random_hf("OPTConfig", OPT), tokenizer=word_tokenizer())
+    assert {"mlp_out", "mlp_post", "resid_mid"} <= set(model.arch.sites)
+    assert [check for check in interp.validate(model) if not check.holds] == []
+    prompts = ["w1 w2 w3", "w4 w5"]
+    both = interp.activations(model, prompts, "mlp_post", 1)[1]
+    alone = interp.activations(model, prompts[1:], "mlp_post", 1)[1]
+    torch.testing.assert_close(both[1, :2], alone[0])
 
 
 def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
