@@ -30,7 +30,7 @@ _FIELDS = {
     24: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size "
     "moe_shared_expert_intermediate_size shared_experts_intermediate_size "
     "expert_ffn_hidden_size router_hidden_size",
-    16: "ssm_state_size q_lora_rank o_lora_rank rel_extent ngram_size_base",
+    16: "index_n_heads ssm_state_size q_lora_rank o_lora_rank rel_extent ngram_size_base",
     12: "kv_lora_rank",
     8: "head_dim v_head_dim qk_nope_head_dim kv_channels index_head_dim swa_head_dim dim_head "
     "linear_key_head_dim linear_value_head_dim linear_head_dim state_size mamba_d_state "
@@ -45,7 +45,7 @@ _FIELDS = {
     "n_mamba_heads mamba_n_heads mamba_num_heads time_step_rank mamba_dt_rank zero_expert_num "
     "num_query_groups",
     2: "num_key_value_heads num_kv_heads num_experts_per_tok num_experts_per_token moe_topk moe_k "
-    "linear_num_key_heads swa_num_key_value_heads index_n_heads index_topk n_groups "
+    "linear_num_key_heads swa_num_key_value_heads index_topk n_groups "
     "mamba_n_groups o_groups hc_mult hc_count heads_per_ngram num_hidden_layers n_layer n_layers "
     "num_layers decoder_layers encoder_layers num_decoder_layers num_encoder_layers num_blocks",
     1: "n_group topk_group num_expert_group mamba_ngroups first_k_dense_replace "
@@ -71,7 +71,7 @@ _ALL_SHARED = {
     "num_hidden_layers": 2,
 }
 _INDEXER = {
-    "indexer_n_heads": 2,
+    "indexer_n_heads": 16,
     "indexer_kv_heads": 1,
     "indexer_head_dim": 8,
     "indexer_budget": 8,

@@ -94,16 +94,17 @@ def block_arguments(
     if hf not in _known:
         (one, beside), (two, _), (other, _) = (record(*sizes) for sizes in BATCHES)
         first, second = dict(_shapes(one)), dict(_shapes(two))
+        carried = {
+            name: place
+            for kwargs in one[1:]
+            for name, value in kwargs.items()
+            for place, given in enumerate(beside, 1)
+            if isinstance(given, Tensor) and value is given
+        }
         _known[hf] = BlockArguments(
             {path: _axes(shape, second[path]) for path, shape in first.items() if path in second},
-            {
-                name: place
-                for kwargs in one[1:]
-                for name, value in kwargs.items()
-                for place, given in enumerate(beside, 1)
-                if isinstance(given, Tensor) and value is given
-            },
-            frozenset(_different(one, other)),
+            carried,
+            frozenset(_different(one, other)) - set(carried),
             frozenset(
                 name
                 for kwargs in one

@@ -16,6 +16,7 @@ from interp.loading.fitting import fitted
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.organisms import ORGANISMS, folder_of
+from interp.loading.padding import with_padding
 from interp.loading.programs import PROGRAMS
 from interp.model.adapters import architecture_of, is_bridge, unwrap_bridge
 from interp.model.model import Model
@@ -70,7 +71,7 @@ def load_model(
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = fitted(Model(hf, known, name, architecture_of(hf)))
+    model = with_padding(fitted(Model(hf, known, name, architecture_of(hf))))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
