@@ -7,7 +7,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import interp
+from interp.loading.load import load_model
 from interp.model.model import Model
 
 CHATML = """\
@@ -78,4 +78,4 @@ def chat_model(style: str) -> Model:
         max_position_embeddings=512,
     )
     tokenizer = character_tokenizer(TEMPLATES[style])
-    return interp.load_model(LlamaForCausalLM(config), tokenizer=tokenizer, device="cpu")
+    return load_model(LlamaForCausalLM(config), tokenizer=tokenizer, device="cpu")

@@ -81,7 +81,7 @@ def test_choices_are_shown_and_others_are_refused(
 ):
     monkeypatch.setenv("COLUMNS", "120")
     assert run(["patch", "--help"]) == 0
-    assert "[logit_diff|logprob|prob|kl|rank]" in capsys.readouterr().out
+    assert "[denoise|noise]" in capsys.readouterr().out
     line = refused(capsys, "patch", "--model", "x", "--pairs", "y", "--metric", "logitdif")
     assert line.startswith("error: unknown metric 'logitdif'. Did you mean 'logit_diff'?")
     line = refused(capsys, "ablate", "--model", "x", "--pairs", "y", "--readouts", "prob,logprop")

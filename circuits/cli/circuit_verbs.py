@@ -14,6 +14,7 @@ from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    InChat,
     Into,
     JsonOption,
     LimitOption,
@@ -58,6 +59,7 @@ def discover(
         Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
     ],
     chosen: Annotated[dict[str, Any], DiscoverySettings],
+    in_chat: InChat,
     force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
@@ -86,9 +88,10 @@ def discover(
     settings = DiscoverySettings(**chosen)
     if scores is None and (model is None or pairs is None):
         raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
-    if scores is not None and (model or pairs or settings.select not in SCORED):
+    chat = in_chat.options()
+    if scores is not None and (model or pairs or chat or settings.select not in SCORED):
         raise PlanError(
-            "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
+            "--scores replaces --model, --pairs and their chat; acdc and edge-pruning need these."
         )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
@@ -101,7 +104,7 @@ def discover(
             return search.select(Scores.load(scores), settings, str(scores))
 
     else:
-        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery")
+        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery", in_chat)
         loaded = load(model or "", device, dtype)
         rows = rows.rendered(loaded)
         named = names_of(rows) | identity(loaded)
@@ -142,6 +145,7 @@ def evaluate(
     on: OnModel,
     of_rows: PairRows,
     into: Into,
+    in_chat: InChat,
     metric: MetricOption = "logit_diff",
     ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
@@ -159,7 +163,7 @@ def evaluate(
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
-    rows, model = of_rows.load("test"), on.load()
+    rows, model = of_rows.load("test", in_chat), on.load()
     rows = rows.rendered(model)
     named = {"metric": metric, "ablation": ablation, "clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)

@@ -38,10 +38,11 @@ def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
 @brief
 @dataclass(frozen=True)
 class TokenPrompt:
-    """One prompt: its tokens, and named spans of token positions."""
+    """One prompt: its tokens, named spans of token positions, and its text where that is known."""
 
     ids: tuple[int, ...]
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    text: str = field(default="", compare=False)
 
     def positions(self, place: Positions) -> tuple[int, ...]:
         """Positions of the prompt in a place; `PlanError` for a span or number it does not have."""
@@ -96,7 +97,7 @@ def prompt(model: Model, text: str | Messages | Conversation, /, **spans: str) -
         plain, ranges = render(model, chat, ranges)
     offsets = model.offsets(plain)
     found = {name: overlapping(offsets, plain, span) for name, span in ranges.items()}
-    return TokenPrompt(tuple(model.encode(plain)), found)
+    return TokenPrompt(tuple(model.encode(plain)), found, plain)
 
 
 Prompt = str | Messages | Conversation | TokenPrompt | TokenPair | Pair
