@@ -158,10 +158,10 @@ def _check_experts(model: Model) -> Found:
                 worst, n = max(worst, float((total - want).abs().max())), n + 1
             for expert in range(layout.n_experts):
                 plan = Ablate("expert_out", layers=layer, units=[expert])
-                got = forward(model, prompt, plan)[0]
+                got = forward(model, prompt, plan).logits[0]
                 with _without_output(block.get_submodule(layout.experts), expert):
                     want = model.hf(input_ids=plain.clean, use_cache=False).logits[0, -1]
-                worst, n = max(worst, float((got.view(-1) - want).abs().max())), n + 1
+                worst, n = max(worst, float((got - want).abs().max())), n + 1
     return worst, f"{n} sums and experts removed"
 
 
