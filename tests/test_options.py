@@ -42,9 +42,11 @@ def test_the_names_offered_are_those_that_are_known():
     from interp.attribution.attribute import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
     from interp.loading.load import DTYPES
+    from interp.loading.quantised import QUANTISATIONS
 
     assert set(options.METRICS) == set(interp.METRICS)
     assert set(options.DTYPES) == set(DTYPES)
+    assert options.QUANTISATIONS == QUANTISATIONS
     assert set(options.EMOTIONS) == set(EMOTIONS)
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}

@@ -21,6 +21,7 @@ from circuits.cli.options import (
     MetricOption,
     OnModel,
     PairRows,
+    QuantizationOption,
     SplitByOption,
     SplitSeedOption,
     choice,
@@ -76,6 +77,7 @@ def discover(
     split_seed: SplitSeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
@@ -105,7 +107,7 @@ def discover(
 
     else:
         rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery", in_chat)
-        loaded = load(model or "", device, dtype)
+        loaded = load(model or "", device, dtype, quantization)
         rows = rows.rendered(loaded)
         named = names_of(rows) | identity(loaded)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTISATIONS = ("8bit", "4bit")
 ATTRIBUTION = ("exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted")
 ABLATIONS = ("resample", "mean", "zero", "noise")
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
@@ -145,6 +146,9 @@ DtypeOption = Annotated[
     str | None,
     choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA."),
 ]
+QuantizationOption = Annotated[
+    str | None, choice(QUANTISATIONS, "Quantise the weights while loading, with bitsandbytes.")
+]
 PromptOption = Annotated[str, typer.Option(help="Text of the prompt.")]
 PairsOption = Annotated[
     str,
@@ -234,12 +238,13 @@ class OnModel:
     model: ModelOption
     device: DeviceOption = None
     dtype: DtypeOption = None
+    quantization: QuantizationOption = None
 
     def load(self) -> "Model":
         """Load it, saying so."""
         from circuits.cli.output import load
 
-        return load(self.model, self.device, self.dtype)
+        return load(self.model, self.device, self.dtype, self.quantization)
 
 
 @dataclass(frozen=True)

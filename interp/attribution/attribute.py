@@ -3,6 +3,7 @@
 The latter also resumes in a run folder, shard of pairs by shard of pairs.
 """
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -350,6 +351,9 @@ def _measured(
             f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
             f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
         )
+    graph: Graph | None = None
+    with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
+        graph = Graph.of(model.arch)
     ids = {"pair": [pair.pair.id for pair in usable]}
     values = xr.concat(parts, "pair", join="outer").astype(np.float32)
     axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
@@ -358,7 +362,7 @@ def _measured(
         values=values.assign_coords(axes),
         clean=xr.DataArray(clean, dims="pair", coords=ids),
         corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
-        graph=Graph.of(model.arch),
+        graph_or_none=graph,
         method=method,
         metric=chosen.name,
         unit=chosen.unit,

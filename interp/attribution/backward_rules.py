@@ -29,13 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp.attribution.chords import log_mean, routing_slopes, slope
+from interp.attribution.chords import halfway, log_mean, routing_slopes, slope, solve_slopes
 from interp.forward.experts import Route, Routing, require_open, routed
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 
 ELEMENTWISE = frozenset(
     ["relu", "gelu", "silu", "tanh", "sigmoid", "exp", "pow", "__pow__", "square", "clamp"]
+    + ["softplus"]
 )
 PRODUCT = frozenset(["mul", "__mul__", "__rmul__", "multiply"])
 QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
@@ -81,6 +82,8 @@ class _Rule(Gradient):
     softmax: Callable[..., Tensor]
     root: Callable[..., Tensor]
     routing: Routing
+    einsum: Callable[..., Tensor]
+    solve: Callable[..., Tensor] = staticmethod(torch.linalg.solve_triangular)
 
     def quotient(self, f: Callable[..., Tensor], a: Any, b: Any, **kw: Any) -> Tensor:
         """A product with the reciprocal."""
@@ -106,6 +109,8 @@ class _Rule(Gradient):
             "logsumexp": self.logsumexp,
             "log_softmax": lambda x, dim=-1, **_: x - self.logsumexp(x, dim)[..., None],
             "scaled_dot_product_attention": self.attention,
+            "einsum": self.einsum,
+            "linalg_solve_triangular": self.solve,
             "layer_norm": self.layer_norm,
             "rms_norm": self.rms_norm,
         }
@@ -208,7 +213,8 @@ class RelP(_Rule):
 
     def _handler(self, name: str, func: Callable[..., Any]) -> Callable[..., Any] | None:
         # the only exponential outside attention is the metric's own: p from log p
-        return None if name == "exp" else super()._handler(name, func)
+        # (and of a softplus, f(x) / x has no limit at 0)
+        return None if name in ("exp", "softplus") else super()._handler(name, func)
 
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
         return -clean  # where the norm's scale is the same
@@ -226,6 +232,11 @@ class RelP(_Rule):
         """Half the gradient to each factor where both depend on the input."""
         value = f(a, b)
         return 0.5 * (value + value.detach()) if _depends(a, b) else value
+
+    def einsum(self, equation: str, *operands: Tensor) -> Tensor:
+        if len(operands) != 2:
+            return torch.einsum(equation, *operands)
+        return self.product(functools.partial(torch.einsum, equation), *operands)
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         return torch.softmax(x.detach(), dim, dtype=dtype)
@@ -310,6 +321,21 @@ class DiscreteGradient(_Rule):
             return to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape)
 
         return given(lambda: f(a, b), back, a, b)
+
+    def einsum(self, equation: str, *operands: Tensor) -> Tensor:
+        f = functools.partial(torch.einsum, equation)
+        slot = self._slot(operands, len(operands) == 2 and _depends(*operands))
+        if slot is None:
+            return f(*operands)
+        return given(lambda: f(*operands), lambda g: halfway(f, operands, slot, g), *operands)
+
+    def solve(self, a: Tensor, b: Tensor, **form: bool) -> Tensor:
+        x = torch.linalg.solve_triangular(a, b, **form)
+        slot = self._slot((a, x), _depends(a, b) and form.get("left", True))
+        if slot is None:
+            return x
+        back = functools.partial(solve_slopes, a.detach(), x.detach(), slot, form)
+        return given(x.detach().clone, back, a, b)
 
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         x = x if dtype is None else x.to(dtype)

@@ -1,6 +1,6 @@
-"""Slopes of chords between two runs: of elementwise functions, of softmax, of a router."""
+"""Slopes of chords between two runs: of functions, bilinear maps, linear systems and routers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,30 @@ def slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
         middle = ((x + other) / 2).detach().requires_grad_(True)
         (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
     return torch.where(close, derivative, chord).to(kind)
+
+
+def halfway(
+    f: Callable[..., Tensor], operands: Sequence[Tensor], other: Sequence[Tensor], g: Tensor
+) -> tuple[Tensor, ...]:
+    """Multipliers of a bilinear map's operands: its slope in the middle is the chord's."""
+    pairs = zip(operands, other, strict=True)
+    middle = [((x + y) / 2).detach().requires_grad_(True) for x, y in pairs]
+    with torch.enable_grad():
+        return torch.autograd.grad(f(*middle), middle, g)
+
+
+def solve_slopes(
+    a: Tensor, x: Tensor, other: Sequence[Tensor], form: Mapping[str, bool], g: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Multipliers of a triangular matrix a and of b, of the system a x = b.
+
+    From a_mean dx = db - da x_mean, which holds exactly.
+    """
+    mean_a, mean_x, upper = (a + other[0]) / 2, (x + other[1]) / 2, form["upper"]
+    turned = {**form, "upper": not upper}
+    to_b = torch.linalg.solve_triangular(mean_a.mT, g, **turned)
+    to_a, skipped = -(to_b @ mean_x.mT), int(form.get("unitriangular", False))
+    return (to_a.triu(skipped) if upper else to_a.tril(-skipped)), to_b
 
 
 def routing_slopes(

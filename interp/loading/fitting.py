@@ -19,9 +19,13 @@ from interp.loading.fit_experts import expert_misfits
 from interp.model.expert_layout import with_experts
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
+from interp.model.weights import curvature, quantised
 
 STREAM = ("resid_pre", "resid_post")
 """Sites without which there is nothing to work with."""
+
+FLAT = 1e-4
+"""Curvature below which a quantised module is taken to compute in fp32."""
 
 LEAK = 1e-4
 """Largest relative change of an earlier token's state by a later one that rounding may make."""
@@ -47,8 +51,13 @@ def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
 
 
 def rounding(model: Model) -> float:
-    """Largest relative difference put down to rounding; 16-bit kernels round by batch shape."""
-    return 1e-4 if model.dtype == torch.float32 else 0.05
+    """Largest relative difference put down to rounding.
+
+    16-bit kernels round by batch shape, and some quantised modules round activations to 8 bits.
+    """
+    kinds = quantised(model.hf).values()
+    exact = all(curvature(modules[0][1], model.like) < FLAT for modules in kinds)
+    return 1e-4 if exact and model.dtype == torch.float32 else 0.05
 
 
 def every_site(model: Model) -> Iterator[tuple[Site, int]]:

@@ -20,9 +20,10 @@ from interp.model.weights import (
     device_of,
     is_plain,
     matrix_of,
-    plain_parts,
     shape_of,
+    state_parts,
     stored,
+    why_fixed,
 )
 
 
@@ -36,7 +37,7 @@ class Model:
     arch: Architecture = field(repr=False)
 
     def __repr__(self) -> str:
-        a = self.arch
+        a, fixed = self.arch, why_fixed(self.hf)
 
         def sizes(name: str) -> str:
             found = dict.fromkeys(getattr(block, name) for block in a.layers)
@@ -45,7 +46,8 @@ class Model:
         return (
             f"Model({self.name}: {type(self.hf).__name__}, {a.n_layers} layers, d_model "
             f"{a.d_model}, {sizes('n_heads')} heads / {sizes('n_kv_heads')} kv, d_mlp "
-            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+            f"{', ' if fixed else ''}{fixed or ''})"
         )
 
     @property
@@ -58,6 +60,11 @@ class Model:
         """Number format of the residual stream."""
         dtype = self.hf.get_input_embeddings().weight.dtype
         return dtype if dtype in FLOATS else self.hf.dtype  # a quantised embedding
+
+    @property
+    def like(self) -> Float[Tensor, " 0"]:
+        """An empty activation, for its device and dtype."""
+        return torch.empty(0, dtype=self.dtype, device=self.device)
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
@@ -89,8 +96,7 @@ class Model:
 
     def matrix(self, module: nn.Module, name: str) -> Float[Tensor, "out in"]:
         """The matrix that a linear module applies, if quantised formed anew; see `matrix_of`."""
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return matrix_of(module, like, f"{name} of {self.name}")
+        return matrix_of(module, self.like, f"{name} of {self.name}")
 
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
@@ -247,12 +253,11 @@ class Model:
 
     def hash_now(self) -> str:
         """`weights_hash` of the weights as they are now, with all that changed them since."""
-        state = self.hf.state_dict()
-        parts = [part for value in state.values() for part in plain_parts(value)]
-        version = tuple((part.data_ptr(), part._version) for part in parts)
+        tensors = [x for _, x in state_parts(self.hf.state_dict().items()) if isinstance(x, Tensor)]
+        version = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
         known: Any = self.__dict__.get("_hashed")
         if known is None or known[0] != version:
-            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf, state)))
+            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf)))
         return known[1]
 
     @property
@@ -289,11 +294,11 @@ class Model:
 
 def _hash(state: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in state:
-        parts = plain_parts(value)
-        digest.update(b"" if parts else f"{name}{value!r}".encode())
-        for tensor in parts:
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            flat = tensor.detach().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    for name, value in state_parts(state):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name}{value!r}".encode())
+            continue
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        flat = value.detach().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

@@ -1,9 +1,11 @@
 """Attribution inside mixtures of experts: gradients by hand; conservation where routing flips."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from conftest import word_pairs
+from conftest import word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
     mixture_of,
@@ -16,7 +18,9 @@ from moe_models import (
 from torch import Tensor
 
 import interp
+from interp.bench.tiny_models import tiny_model
 from interp.data.pairs import tokenise
+from interp.errors import PlanError
 from interp.model.model import Model
 
 mixtures = pytest.mark.parametrize("family", list(MIXTURES))
@@ -142,3 +146,35 @@ def test_a_weight_that_is_zero_has_a_slope():
         want = ((found[0] - found[1]) * slope).numpy()
         got = scores.values.sel(layer=layer).values[i, : len(want)]
         np.testing.assert_allclose(got, want, atol=1e-5 * max(1, np.abs(want).max()))
+
+
+def test_units_are_attributed_where_blocks_cannot_be_taken_apart(tmp_path):
+    model = tiny_mixture("deepseek_v3")
+    layers = tuple(dataclasses.replace(b, whole="it is whole") for b in model.arch.layers)
+    whole = dataclasses.replace(model, arch=dataclasses.replace(model.arch, layers=layers))
+    scores = interp.attribute(whole, word_pairs(), "expert_out", "layer,expert")
+    loaded = interp.Scores.load(scores.save(tmp_path / "scores"))
+    np.testing.assert_array_equal(loaded.values.values, scores.values.values)
+    assert loaded.plot().data
+    with pytest.raises(PlanError, match="cannot be taken apart into edges"):
+        _ = loaded.graph
+
+
+@mixtures
+def test_relp_takes_the_routing_as_constant(family: str):
+    """Halves of gated products aside, a linear map of the stream: scores are finite, and sum."""
+    model = tiny_mixture(family)
+    experts = interp.attribute(model, word_pairs(), "expert_out", "layer,expert", "relp").values
+    assert np.isfinite(experts.values).all()
+    logits = interp.attribute(model, word_pairs(), "router_logits", "layer,expert", "relp").values
+    assert not logits.values.any()
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "granitemoehybrid", "jamba", "laguna"])
+def test_the_discrete_gradient_is_conserved_in_hybrids(kind: str):
+    """Through gated delta rules (a triangular system), state spaces (einsum) and softplus gates."""
+    model = interp.load_model(tiny_model(kind), tokenizer=word_tokenizer())
+    scores = interp.attribute(model, word_pairs(), "resid_post", "layer")
+    gap = (scores.clean - scores.corrupt).values
+    for values in scores.values.values.T:
+        np.testing.assert_allclose(values, gap, atol=1e-3 * np.abs(gap).max())
