@@ -77,6 +77,12 @@ _INDEXER = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
 }
+_MULTIPLIERS = {
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.5,
+}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _DECODERS = (
     "bert big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta "
@@ -104,11 +110,17 @@ SETTINGS |= {
         "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
         "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
     },
-    "falcon_h1": _MAMBA | {"mamba_d_ssm": 64},
+    "falcon_h1": _MAMBA
+    | {"mamba_d_ssm": 64, "attention_out_multiplier": 0.5, "ssm_out_multiplier": 0.7},
     "gemma3n_text": {"intermediate_size": 48},
     "gemma4_assistant": {"text_config": _ALL_SHARED},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": _MAMBA,
+    "granite": _MULTIPLIERS,
+    "granite_swa": _MULTIPLIERS,
+    "granitemoe": _MULTIPLIERS,
+    "granitemoe_swa": _MULTIPLIERS,
+    "granitemoehybrid": _MAMBA | _MULTIPLIERS,
+    "granitemoeshared": _MULTIPLIERS,
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
