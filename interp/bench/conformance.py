@@ -78,9 +78,7 @@ def outcome_of(name: str, check: Callable[[], Found]) -> Outcome:
 
 
 @torch.no_grad()
-def _patched(
-    model: Model, site: str, axis: str, some: Sequence[int] | None = None, width: int = 1
-) -> Found:
+def _patched(model: Model, site: str, axis: str, some: Sequence[int] | None = None) -> Found:
     """A sweep over layers and an axis, beside one forward pass per cell (`some` units of each)."""
     result = patch(model, word_pairs(), site=site, over=("layer", axis), progress=False)
     worst, n = 0.0, 0
@@ -107,7 +105,7 @@ def _check_patch(model: Model) -> Found:
 
 
 def _check_heads(model: Model) -> Found:
-    return _patched(model, "z", "head", width=model.arch.d_head)
+    return _patched(model, "z", "head")
 
 
 def _check_mlp(model: Model) -> Found:

@@ -171,6 +171,7 @@ def _run_plans(
         run.knock_outs += one.knock_outs
     window = Window.of(tokens.mask.cpu()[which])
     hidden, state = calls.embeddings, BlockState(calls.arguments)
+    state.join(which[:n])
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))
