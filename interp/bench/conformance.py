@@ -85,19 +85,18 @@ def _patched(model: Model, site: str, axis: str, some: Sequence[int] | None = No
     for values, plain in zip(result.values, plain_runs_of(model), strict=True):
         for layer in map(int, values.coords["layer"].values):
             clean = plain.seen(plain.clean, site, layer)
-            units = (
-                range(len(plain.pair.clean)) if axis == "pos" else range(clean.shape[-1] // width)
-            )
+            n_units = model.n_units(SITES[site], layer)
+            width = clean.shape[-1] // n_units
+            units = range(len(plain.pair.clean) if axis == "pos" else n_units)
             for unit in units if some is None else [units[i] for i in some]:
                 features = (..., slice(unit * width, (unit + 1) * width))
                 where = (slice(None), unit) if axis == "pos" else features
                 place = at_site(model, site, layer, put(clean, where))
                 want = float(plain.metric(plain.corrupt, [place]))
                 got = float(values.sel({"layer": layer, axis: unit}))
-                worst, n = max(worst, abs(got - want)), n + 1
-                if got != got:
-                    worst = float("nan")
-    return worst if worst == worst else float("inf"), f"{n} cells"
+                off = abs(got - want)
+                worst, n = max(worst, off if off == off else float("inf")), n + 1
+    return worst, f"{n} cells"
 
 
 def _check_patch(model: Model) -> Found:

@@ -113,7 +113,11 @@ SETTINGS |= {
     "falcon_h1": _MAMBA
     | {"mamba_d_ssm": 64, "attention_out_multiplier": 0.5, "ssm_out_multiplier": 0.7},
     "gemma3n_text": {"intermediate_size": 48},
+    "gemma4": {"text_config": {"global_head_dim": 16}},
     "gemma4_assistant": {"text_config": _ALL_SHARED},
+    "gemma4_text": {"global_head_dim": 16},
+    "gemma4_unified": {"text_config": {"global_head_dim": 16}},
+    "gemma4_unified_text": {"global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granite": _MULTIPLIERS,
     "granite_swa": _MULTIPLIERS,
