@@ -28,7 +28,8 @@ class Writes:
     """What every source of a run writes from, for a batch of rows.
 
     Lists are by layer; `mlp_out` is after a post-norm, `neurons` only needed to ablate single ones.
-    `first` is the first position at which these differ from the prompts' own run.
+    `first` is the first position at which these differ from the prompts' own run; `where` the
+    tokens at which edges are cut, by default all.
     """
 
     embed: Float[Tensor, "row pos d_model"]
@@ -36,6 +37,7 @@ class Writes:
     mlp_out: list[Float[Tensor, "row pos d_model"]]
     neurons: list[Float[Tensor, "row pos d_mlp"]] | None = None
     first: int = 0
+    where: Bool[Tensor, "row pos"] | None = None
 
 
 def run_masked(
@@ -79,6 +81,9 @@ class _Stream:
     def _note(self, changes: Float[Tensor, "source row pos d_model"]) -> None:
         """Append in place where no gradient needs the earlier state, which spares copying it."""
         changes = changes[:, :, self.first :]
+        where = self.ablated.where
+        if where is not None:
+            changes = changes * where[:, self.first :, None].to(changes)
         start, stop = len(self.changes), len(self.changes) + len(changes)
         if torch.is_grad_enabled():
             self.changes = torch.cat([self.changes, changes])
@@ -156,8 +161,9 @@ def _mlp(
         return mlp_write(model, layer, resid)
     if state.ablated.neurons is None:
         raise PlanError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
-    other = state.ablated.neurons[layer]
+    other, where = state.ablated.neurons[layer], state.ablated.where
     keep = own.to(resid.device)
+    keep = keep if where is None else keep | ~where[..., None].to(resid.device)
 
     def ablate(neurons: Tensor) -> None:
         neurons.copy_(torch.where(keep, neurons, other))

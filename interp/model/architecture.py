@@ -48,7 +48,10 @@ class BlockParts:
 
 
 NO_EXPERTS = "the block has no mixture of experts"
-"""Why most blocks lack `EXPERT_SITES`."""
+NO_LATENTS = "the block's attention has no latent that makes it"
+NO_GATE = "the block has no linear map that gives a gate on its mixer's output, and nothing else"
+USUAL = (NO_EXPERTS, NO_LATENTS, NO_GATE)
+"""Why most blocks lack `EXPERT_SITES` and `MIXER_SITES`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,9 @@ class Model:
             if site.name in EXPERT_SITES and site.units != "d_model":
                 mixture = a.experts
                 return mixture.sizes(site.name) if isinstance(mixture, ExpertLayout) else (0, 0)
+            if site.units == "vector":
+                module, point = self.point(site, layers)
+                return 1, shape_of(module)[point.side == "in"]
             return {
                 "head": (a.n_heads, a.d_head),
                 "kv_head": (a.n_kv_heads, a.d_head),
