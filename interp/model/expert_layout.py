@@ -26,9 +26,7 @@ def with_experts(block_map: BlockMap, block: nn.Module) -> BlockMap:
     weighting = layout.router if layout.scaled else layout.experts
     points = {
         "router_logits": ModulePoint(layout.router, "logits"),
-        "router_weights": ModulePoint(
-            layout.router if layout.scaled else layout.experts, "weights"
-        ),
+        "router_weights": ModulePoint(weighting, "weights"),
         "expert_post": ModulePoint(layout.experts, "neurons"),
         "expert_out": ModulePoint(layout.experts, "outputs"),
     }
