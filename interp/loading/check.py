@@ -130,7 +130,7 @@ def _check_padding(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
     alone = _last_logits(model, ids)
     worst = 0.0
-    for left, right in ((3, 0), (0, 3)):
+    for left, right in ((3, 0), (0, 3)) if model.arch.left_padding else ((0, 3),):
         padded = torch.nn.functional.pad(ids, (left, right))
         mask = torch.zeros_like(padded, dtype=torch.bool)
         mask[:, left : left + ids.shape[1]] = True

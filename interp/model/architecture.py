@@ -121,7 +121,9 @@ class Architecture:
     """The map of one model: its blocks', and what surrounds them.
 
     `adapter` is the TransformerLens adapter that guessed it, `blocks` the path of the list of
-    blocks. `missing` holds the sites that no block has, with the reason.
+    blocks. `missing` holds the sites that no block has, with the reason. Without `left_padding`
+    tokens in front of a prompt are read although the attention mask leaves them out; without
+    `given_positions` the model counts positions itself, and not from 0.
     """
 
     adapter: str
@@ -132,6 +134,8 @@ class Architecture:
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
     bridge_reads_scores: bool = True
+    left_padding: bool = True
+    given_positions: bool = True
 
     @property
     def n_layers(self) -> int:

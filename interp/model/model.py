@@ -73,7 +73,10 @@ class Model:
 
     @property
     def body(self) -> nn.Module:
-        """The module that holds the blocks: every forward pass enters here, with its arguments."""
+        """The model without its head: every forward pass enters here, with its arguments."""
+        base: nn.Module = self.hf.base_model
+        if base is not self.hf:
+            return base
         return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
 
     @property
