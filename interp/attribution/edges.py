@@ -167,14 +167,15 @@ class _Tokens:
         for layer in range(self.model.arch.n_layers):
             z, mlp = self.plain("z", layer), self.plain("mlp_out", layer)
             by_head = head_writes(self.model, layer, (z[0] - z[1])[None])[0]
-            path = self.model.parts(layer).ln1_post
+            own = self.model.parts(layer)
+            path = own.ln1_post
             if path is not None:  # heads' shares of its change, as the rule linearises norms
                 module, _ = self.model.point(SITES["z"], layer)
                 clean, corrupt = map(module, z)
                 other = self.at.rule.other_end(clean, corrupt)
                 post = norm(self.model, layer, path)
                 by_head = push_forward(self.model, post, clean, other, by_head)
-            parts += [by_head, (mlp[0] - mlp[1])[None]]
+            parts += [own.attn_scale * by_head, own.mlp_scale * (mlp[0] - mlp[1])[None]]
         return _wide(torch.cat(parts))
 
     def reads(self, layer: int) -> Float[Tensor, "token branch d_model"]:

@@ -137,7 +137,8 @@ class Effects:
             return {0: corrupt["resid_pre"][0] - clean["resid_pre"][0]}
         layer, head = divmod(source - 1, self.graph.n_heads + 1)
         if head == self.graph.n_heads:
-            return {source: corrupt["mlp_out"][layer] - clean["mlp_out"][layer]}
+            scale = self.model.parts(layer).mlp_scale
+            return {source: scale * (corrupt["mlp_out"][layer] - clean["mlp_out"][layer])}
         by_head = head_writes(self.model, layer, corrupt["z"][layer] - clean["z"][layer])
         own = self.graph.heads(layer)
         return {
@@ -152,12 +153,13 @@ class Effects:
         return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
 
     def _after_post_norm(self, layer: int, moved: Tensor) -> Tensor:
-        path = self.model.parts(layer).ln1_post
+        parts = self.model.parts(layer)
+        path = parts.ln1_post
         if path is None:
-            return moved
+            return parts.attn_scale * moved
         post, (module, _) = norm(self.model, layer, path), self.model.point(SITES["z"], layer)
         total = module(self.clean.kept["z"][layer])
-        return post(total + moved) - post(total)
+        return parts.attn_scale * (post(total + moved) - post(total))
 
     def with_change(
         self, destination: int, change: Float[Tensor, "pair pos d_model"]
@@ -343,7 +345,8 @@ def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor,
     layer, place = divmod(destination, 3 * graph.n_heads + 1)
     if place == 3 * graph.n_heads:
         site = "resid_pre" if graph.parallel else "resid_mid"
-        return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+        moved = mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+        return model.parts(layer).mlp_scale * moved
     part, head = divmod(place, graph.n_heads)
     branches = work.clean.per_head(model, layer)
     values, _, _ = work.branch(layer, "qkv"[part], head, change[None])

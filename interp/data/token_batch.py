@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.answers import Aliases, AnswerTable, AnswerTree
 from interp.data.pairs import TokenPair
+from interp.errors import PlanError
 from interp.model.model import Model
 
 
@@ -168,8 +169,17 @@ def _tree_columns(
 def padded(
     model: Model, prompts: Sequence[Sequence[int]], on_left: bool = True
 ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
-    """Token ids of prompts at one length, and which of them are real."""
+    """Token ids of prompts at one length, and which of them are real.
+
+    `PlanError` where padding would be on the left of a model that reads it.
+    """
     width = max(map(len, prompts))
+    if on_left and not model.arch.left_padding and min(map(len, prompts)) < width:
+        raise PlanError(
+            f"{model.name} reads padding in front of a prompt as if it were text, so prompts of "
+            f"{min(map(len, prompts))} and of {width} tokens cannot run in one batch; give prompts "
+            "of one length."
+        )
     ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
     mask = torch.zeros(len(prompts), width, dtype=torch.bool)
     for row, tokens in enumerate(prompts):

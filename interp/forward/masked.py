@@ -60,7 +60,7 @@ def run_masked(
         out = _mlp(model, state, layer, own) if state.graph.parallel else None
         state.add_heads(layer, *heads)
         out = _mlp(model, state, layer, own) if out is None else out
-        state.add(out, ablated.mlp_out[layer] - out)
+        state.add(model.parts(layer).mlp_scale, out, ablated.mlp_out[layer] - out)
     return state.read(slice(state.graph.logits, None))[0]
 
 
@@ -91,10 +91,10 @@ class _Stream:
             self._room[start:stop] = changes
             self.changes = self._room[:stop]
 
-    def add(self, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
-        """A source that writes to the stream as it is."""
-        self.resid = self.resid + write
-        self._note(change[None])
+    def add(self, times: float, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
+        """A source that writes to the stream, so many times."""
+        self.resid = self.resid + times * write
+        self._note(times * change[None])
 
     def add_heads(
         self,
@@ -103,10 +103,10 @@ class _Stream:
         changes: Float[Tensor, "head row pos d_model"],
     ) -> None:
         """A layer's heads, which write through their sum's post-norm."""
-        post = norm(self.model, layer, self.model.parts(layer).ln1_post)
-        self.resid = self.resid + post(total)
+        parts = self.model.parts(layer)
+        self.resid = self.resid + parts.attn_scale * norm(self.model, layer, parts.ln1_post)(total)
         self.sums[layer] = total
-        self._note(changes)
+        self._note(changes if parts.ln1_post else parts.attn_scale * changes)
 
     def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
@@ -121,10 +121,14 @@ class _Stream:
         plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
         moved = 0
         for layer, whole in self.sums.items():
+            parts = self.model.parts(layer)
+            if parts.ln1_post is None:
+                continue
             own, total = self.graph.heads(layer), whole[:, self.first :]
             plain[own] = False
-            post = norm(self.model, layer, self.model.parts(layer).ln1_post)
-            moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
+            post = norm(self.model, layer, parts.ln1_post)
+            other = post(total + _weighted(cut[own], changes[own]))
+            moved = moved + parts.attn_scale * (other - post(total))
         return moved + _weighted(cut[plain], changes[plain])
 
 

@@ -14,6 +14,7 @@ from interp.brief import brief
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
+from interp.forward.alias_runs import by_alias, read_together
 from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
 from interp.forward.continuations import record_batch
@@ -24,7 +25,7 @@ from interp.interventions.batch_run import Run, Window
 from interp.interventions.binding import bind, check_values, site_layers
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, KnockOut, Plan, as_plan
-from interp.metrics import AnyMetric, as_metric
+from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -49,7 +50,7 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
     check_values(steps, rows)
     resid = torch.zeros(len(rows), model.arch.d_model, dtype=model.dtype)
     with torch.no_grad():
-        for group in batches(rows, default_budget(model)):
+        for group in batches(model, rows, default_budget(model)):
             part = [rows[i] for i in group]
             resid[group] = final_resid(model, part, bind(model, steps, part, group)).to(resid)
         return Prediction(resid, model.logits(resid).cpu())
@@ -65,7 +66,7 @@ def final_resid(
         # after the plan's own hooks, so that it sees what they wrote
         remove = hook_site(model, SITES["resid_post"], top, lambda a: found.append(a[:, -1]))
         try:
-            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+            model.body(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         finally:
             remove()
     return found[0]
@@ -108,23 +109,43 @@ def sweep_plans(
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
     for plan in steps:
         check_values(plan, prompts)
+
+    def measured(some: Sequence[TokenPair], one: Metric) -> list[np.ndarray]:
+        return [_measured(model, some, steps, one, run)]
+
+    if read_together(model, rows, chosen):
+        (values,) = measured(rows, chosen)
+    else:
+        (values,) = by_alias(chosen, rows, measured)
+    coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
+    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
+    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
+
+
+def _measured(
+    model: Model,
+    rows: Sequence[TokenPair],
+    steps: Sequence[Plan],
+    metric: Metric,
+    run: Literal["clean", "corrupt"],
+) -> Float[np.ndarray, "pair plan"]:
+    """A metric under each plan, for each pair, all answers of a pair in one row."""
+    prompts = prompts_of(rows, run)
     values = np.zeros((len(rows), len(steps)))
-    clean = forward(model, prompts_of(rows)).resid if chosen.reads == "clean" else None
+    clean = forward(model, prompts_of(rows)).resid if metric.reads == "clean" else None
     with torch.no_grad():
         for group, which in _blocks(model, prompts, steps):
             part, some = [prompts[i] for i in group], [steps[j] for j in which]
-            read = [rows[i].answers[: chosen.n_answers] for i in group]
+            read = [rows[i].answers[: metric.n_answers] for i in group]
             first = [(rows[i].answer, rows[i].wrong_answer) for i in group]
             tokens = laid_out(model, [prompt.ids for prompt in part], read, first)
             resid = _run_plans(model, part, tokens, group, some)
             pair = torch.tensor(group).repeat(len(which))
             reference = None if clean is None else clean[pair].to(resid.device)
             own = tokens.answers[torch.arange(len(group)).repeat(len(which))]
-            measured = measure(model, chosen, resid, own, reference).double()
+            measured = measure(model, metric, resid, own, reference).double()
             values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
-    coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
-    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
-    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
+    return values
 
 
 def _blocks(
@@ -134,7 +155,7 @@ def _blocks(
     budget = default_budget(model)
     order = sorted(range(len(plans)), key=lambda j: _entry(model, plans[j]))
     blocks: list[tuple[list[int], list[int]]] = []
-    for group in batches(prompts, budget):
+    for group in batches(model, prompts, budget):
         once = max(1, budget // (len(group) * len(prompts[group[0]].ids)) - 1)
         blocks += [(group, order[lo : lo + once]) for lo in range(0, len(order), once)]
     return blocks
@@ -171,6 +192,7 @@ def _run_plans(
         run.knock_outs += one.knock_outs
     window = Window.of(tokens.mask.cpu()[which])
     hidden, state = calls.embeddings, BlockState(calls.arguments)
+    state.join(which[:n])
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))

@@ -25,7 +25,7 @@ from interp.loading.fitting import (
     require_head,
     rounding,
 )
-from interp.model.architecture import NO_EXPERTS
+from interp.model.architecture import USUAL
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -92,7 +92,7 @@ def _check_sites(model: Model, allowed: float) -> str:
     seen = probe(model)
     for site, layer, why in misfits(model, seen):
         raise ModelError(f"site {site!r} in layer {layer}: {why}")
-    absent = {name: why for name, why in model.arch.missing.items() if why != NO_EXPERTS}
+    absent = {name: why for name, why in model.arch.missing.items() if why not in USUAL}
     notes = [f"no {name}: {why}" for name, why in absent.items()]
     if model.arch.causal:
         require_causal(model, seen)
@@ -130,7 +130,7 @@ def _check_padding(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
     alone = _last_logits(model, ids)
     worst = 0.0
-    for left, right in ((3, 0), (0, 3)):
+    for left, right in ((3, 0), (0, 3)) if model.arch.left_padding else ((0, 3),):
         padded = torch.nn.functional.pad(ids, (left, right))
         mask = torch.zeros_like(padded, dtype=torch.bool)
         mask[:, left : left + ids.shape[1]] = True
@@ -177,14 +177,19 @@ def _check_resid_mid(model: Model, allowed: float) -> str:
     for site in ("resid_mid", "mlp_out"):
         if site not in model.arch.layers[last].points:
             raise _NotApplicable(f"no {site}: {model.arch.layers[last].missing[site]}")
+    before: list[Tensor] = []
     after: list[Tensor] = []
+    note = (SITES["resid_mid"], last, lambda a: before.append(a.clone()))
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
     delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
     shift = (SITES["resid_mid"], last, lambda a: a.add_(delta.to(a)))
     drop = (SITES["mlp_out"], last, lambda a: a.zero_())
-    for edits in ([drop, keep], [shift, drop, keep]):
-        with hooked(model, edits):
-            _last_logits(model, ids)
+    with hooked(model, [note, drop, keep]):
+        _last_logits(model, ids)
+    # as long as the stream: 16 bits round what is much shorter away
+    delta *= float(before[0].float().norm(dim=-1).max() / delta.norm())
+    with hooked(model, [shift, drop, keep]):
+        _last_logits(model, ids)
     moved = (after[1] - after[0]).float()
     return _require(_difference(moved, delta.to(moved).expand_as(moved)), max(allowed, 1e-3), "mid")
 

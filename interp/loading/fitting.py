@@ -15,8 +15,6 @@ from torch import Tensor
 from interp.brief import brief
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
-from interp.loading.fit_experts import expert_misfits
-from interp.model.expert_layout import with_experts
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 from interp.model.weights import curvature, quantised
@@ -74,10 +72,6 @@ def fitted(model: Model) -> Model:
     the logits are not the unembedding of the normed residual stream.
     """
     _require_stream(model)
-    blocks = zip(model.arch.layers, model.blocks, strict=True)
-    layers = tuple(with_experts(own, block) for own, block in blocks)
-    model = replace(model, arch=replace(model.arch, layers=layers))
-    model = _without(model, {(site, layer): why for site, layer, why in expert_misfits(model)})
     seen = probe(model)
     model = _without(model, {(site, layer): why for site, layer, why in misfits(model, seen)})
     _require_stream(model)

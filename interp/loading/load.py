@@ -16,7 +16,9 @@ from interp.loading.devices import usable
 from interp.loading.fitting import fitted
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
+from interp.loading.inner_sites import with_inner_sites
 from interp.loading.organisms import ORGANISMS, folder_of
+from interp.loading.padding import with_padding
 from interp.loading.placement import placed
 from interp.loading.programs import PROGRAMS
 from interp.loading.quantised import config_of, settle
@@ -82,7 +84,7 @@ def load_model(
     hf.eval().requires_grad_(False)  # interp differentiates activations only
     model = Model(hf, known, name, architecture_of(hf))
     settle(hf, name, model.like)
-    model = fitted(model)
+    model = with_padding(with_inner_sites(fitted(model)))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)

@@ -48,7 +48,10 @@ class BlockParts:
 
 
 NO_EXPERTS = "the block has no mixture of experts"
-"""Why most blocks lack `EXPERT_SITES`."""
+NO_LATENTS = "the block's attention has no latent that makes it"
+NO_GATE = "the block has no linear map that gives a gate on its mixer's output, and nothing else"
+USUAL = (NO_EXPERTS, NO_LATENTS, NO_GATE)
+"""Why most blocks lack `EXPERT_SITES` and `MIXER_SITES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ExpertLayout:
         d_out: width of what an expert writes; d_model, or less in mixtures of a latent space.
         n_logits: numbers that the router gives for each token; some can also choose no expert.
         d_shared: neurons of the shared experts together; 0 where they cannot be seen.
+        scaled: whether routing weights multiply experts' inputs (Llama 4), not their outputs.
     """
 
     experts: str
@@ -72,6 +76,7 @@ class ExpertLayout:
     d_out: int
     n_logits: int
     d_shared: int
+    scaled: bool = False
 
     def sizes(self, site: str) -> tuple[int, int]:
         """How many units a site of the mixture has, and how many features each."""
@@ -116,7 +121,9 @@ class Architecture:
     """The map of one model: its blocks', and what surrounds them.
 
     `adapter` is the TransformerLens adapter that guessed it, `blocks` the path of the list of
-    blocks. `missing` holds the sites that no block has, with the reason.
+    blocks. `missing` holds the sites that no block has, with the reason. Without `left_padding`
+    tokens in front of a prompt are read although the attention mask leaves them out; without
+    `given_positions` the model counts positions itself, and not from 0.
     """
 
     adapter: str
@@ -127,6 +134,8 @@ class Architecture:
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
     bridge_reads_scores: bool = True
+    left_padding: bool = True
+    given_positions: bool = True
 
     @property
     def n_layers(self) -> int:
