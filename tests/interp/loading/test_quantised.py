@@ -124,7 +124,7 @@ def test_what_a_quantised_model_is(both: tuple[Model, Model]):
     assert all(check.holds for check in interp.validate(packed))
     assert list(quantised(packed.hf)) == ["Codes"]
     assert not quantised(plain.hf)
-    assert "quantised (Codes)" in repr(packed)
+    assert "quantised or wrapped (Codes)" in repr(packed)
     assert packed.n_vocab == 97
     assert packed.hash_now() != plain.hash_now()
     before = packed.hash_now()
@@ -193,9 +193,34 @@ def test_a_plain_weight_is_itself_and_a_subclass_that_computes_the_same_is_plain
     assert not is_plain(nn.Linear(4, 3).to(torch.float8_e4m3fn))
 
 
+def test_routers_and_grouped_maps_are_no_quantised_modules():
+    class Router(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            out = super().forward(x)
+            return out.softmax(-1), out
+
+    class Grouped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("rgd,god->rgo", x, self.weight.view(2, 3, 4))
+
+    class Experts(nn.Module):
+        in_features, out_features = 4, 3
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 4, 3))
+
+        def forward(self, x: Tensor, expert: Tensor) -> Tensor:
+            return x @ self.weight[expert]
+
+    assert not quantised(nn.ModuleList([Router(4, 3), Grouped(4, 6), Experts(), nn.Linear(4, 3)]))
+
+
 def test_quantised_models_are_not_edited():
     model = loaded(replaced(tiny_hf("llama"), Codes, nn.Linear))
-    with pytest.raises(PlanError, match="cannot be edited: its weights are quantised"):
+    with pytest.raises(
+        PlanError, match="cannot be edited: its weights are quantised or wrapped .Codes"
+    ):
         edit(model, [FACT])
     with pytest.raises(PlanError, match="cannot be edited: accelerate offloads"):
         edit(loaded(cpu_offload(tiny_hf("llama"), execution_device="cpu")), [FACT])
