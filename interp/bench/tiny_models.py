@@ -142,6 +142,7 @@ SETTINGS |= {
         "attn_layers": ["local", "lsh"],
         "num_buckets": 2,
     },
+    "xlstm": {"autocast_kernel_dtype": "float32"},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
     "zamba": _SHARED_BLOCKS,
     "zamba2": _SHARED_BLOCKS | {"n_mamba_heads": 8},
