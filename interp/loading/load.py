@@ -12,6 +12,7 @@ from torch import nn
 from interp.errors import InterpError, ModelError, did_you_mean, first_line
 from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
+from interp.loading.attention_inputs import with_gates_known
 from interp.loading.devices import usable
 from interp.loading.fitting import fitted
 from interp.loading.gguf_header import check_gguf
@@ -84,7 +85,7 @@ def load_model(
     hf.eval().requires_grad_(False)  # interp differentiates activations only
     model = Model(hf, known, name, architecture_of(hf))
     settle(hf, name, model.like)
-    model = with_padding(with_inner_sites(fitted(model)))
+    model = with_padding(with_gates_known(with_inner_sites(fitted(model))))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)
