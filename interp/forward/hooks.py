@@ -1,7 +1,7 @@
 """Hooks on the untouched model: activations edited in place at a site, attention weights read."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,17 +41,25 @@ def hook_point(module: nn.Module, point: ModulePoint, edit: Edit) -> RemovableHa
     if point.side == "in":
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            _edit_features(args[0] if args else next(iter(kwargs.values())), point, edit)
+            edit_features(first_input(args, kwargs), point, edit)
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        _edit_features(output[0] if isinstance(output, tuple) else output, point, edit)
+        edit_features(output[0] if isinstance(output, tuple) else output, point, edit)
 
     return module.register_forward_hook(after)
 
 
-def _edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a module reads: the first argument of a call, or ``hidden_states`` by name."""
+    if args:
+        return args[0]
+    return kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+
+
+def edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:
+    """Run an edit on the features of a tensor that are a site's."""
     if point.features is None:
         edit(activation)
         return

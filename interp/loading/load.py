@@ -11,12 +11,12 @@ from torch import nn
 from interp.errors import InterpError, ModelError, OutOfMemory, did_you_mean, first_line
 from interp.loading import builtin
 from interp.loading.devices import usable
-from interp.loading.fitting import fitted
+from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.organisms import ORGANISMS, folder_of
 from interp.loading.programs import PROGRAMS
-from interp.model.adapters import architecture_of, is_bridge, unwrap_bridge
+from interp.model.adapters import is_bridge, unwrap_bridge
 from interp.model.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +69,7 @@ def load_model(
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = fitted(Model(hf, known, name, architecture_of(hf)))
+    model = mapped(hf, known, name)
     if name in builtin.BUILTIN:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model

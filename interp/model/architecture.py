@@ -32,7 +32,8 @@ class BlockParts:
 
     `ln1` and `ln2` are the norms that attention and the MLP read through, `ln1_post` and `ln2_post`
     those on their outputs. In a `parallel` block the MLP reads what attention reads. What attention
-    and the MLP give is added to the stream `attn_scale` and `mlp_scale` times.
+    and the MLP give is added to the stream `attn_scale` and `mlp_scale` times; in some models other
+    modules' outputs are, too: those `beside` attention, and those `beside_mlp`.
     """
 
     ln1: str | None = None
@@ -43,6 +44,8 @@ class BlockParts:
     parallel: bool = False
     attn_scale: float = 1.0
     mlp_scale: float = 1.0
+    beside: tuple[str, ...] = ()
+    beside_mlp: tuple[str, ...] = ()
 
 
 @brief
@@ -74,13 +77,14 @@ class BlockMap:
 class Architecture:
     """The map of one model: its blocks', and what surrounds them.
 
-    `adapter` is the TransformerLens adapter that guessed it, `blocks` the path of the list of
-    blocks. `missing` holds the sites that no block has, with the reason.
+    `adapter` is the TransformerLens adapter that guessed it (empty: none did), `blocks` the path of
+    the list of blocks, `ln_final` that of the norm before the unembedding, where there is one.
+    `missing` holds the sites that no block has, with the reason.
     """
 
     adapter: str
     blocks: str
-    ln_final: str
+    ln_final: str | None
     layers: tuple[BlockMap, ...]
     d_model: int
     logits_transform: Callable[[Tensor], Tensor]
@@ -102,7 +106,10 @@ class Architecture:
         """Why no block has a site: the reasons of the blocks, each once."""
         absent = [name for name in SITES if name not in self.sites]
         reasons = {name: dict.fromkeys(b.missing[name] for b in self.layers) for name in absent}
-        return {name: "; ".join(whys) for name, whys in reasons.items()}
+        return {
+            name: first if not others else f"{first} (layer 0; other layers for other reasons)"
+            for name, (first, *others) in reasons.items()
+        }
 
     def layers_with(self, site: str) -> tuple[int, ...]:
         """The layers that have a site, by its short name."""

@@ -70,7 +70,9 @@ class Model:
 
     @property
     def ln_final(self) -> nn.Module:
-        """The norm before the unembedding."""
+        """The norm before the unembedding; where there is none, the identity."""
+        if self.arch.ln_final is None:
+            return nn.Identity()
         return self.hf.get_submodule(self.arch.ln_final)
 
     @property

@@ -87,7 +87,7 @@ def test_conformance_holds(family: str):
 def test_conformance_notices_a_wrong_map():
     wrong = remapped(tiny("llama"), "resid_mid", "mlp_post")
     held = {check.name: check.holds for check in interp.validate(wrong)}
-    assert not held["every site fires with its shape"]
+    assert not held["every site fulfils its identities"]
 
 
 @pytest.mark.parametrize(
