@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     )
     from interp.attribution.logit_lens import LogitLens, logit_lens
     from interp.attribution.scores import Scores
+    from interp.data.chat import Chat, Conversation
     from interp.data.datasets import datasets
     from interp.data.pairs import Pair, PromptPairs, load_pairs
     from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
     from interp.interventions.bridge import bridge_hooks
     from interp.interventions.generate import Generation, generate
+    from interp.interventions.labelled import ActivationCache, Activations
     from interp.interventions.native import applied
     from interp.interventions.plan import (
         Ablate,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         ProjectOut,
         Scale,
     )
-    from interp.interventions.recording import Activations, activations
+    from interp.interventions.recording import activations
     from interp.interventions.run import forward, sweep_plans
     from interp.interventions.values import (
         mean_ablation,
@@ -66,8 +68,11 @@ __all__ = [
     "SITES",
     "Ablate",
     "AblationResult",
+    "ActivationCache",
     "Activations",
     "Add",
+    "Chat",
+    "Conversation",
     "Generation",
     "InterpError",
     "KnockOut",

@@ -80,7 +80,8 @@ class Metric:
             ``"clean"`` (also the clean run's) where it takes `NextToken`.
         n_answers: how many whole answers it reads: both, the right one, or none.
         relative: whether only differences between answers count.
-        source: digest of a function's source, by which run folders know it.
+        source: digest of a function's source, by which run folders know it; ``None`` where a
+            function has none, empty for the toolkit's own.
     """
 
     name: str
@@ -89,12 +90,18 @@ class Metric:
     compute: Callable[[Any], Tensor]
     n_answers: int = 2
     relative: bool = False
-    source: str = ""
+    source: str | None = ""
 
     @property
     def identity(self) -> str:
-        """What run folders know it by."""
-        return f"{self.name} {self.source}" if self.source else self.name
+        """What run folders know it by; `PlanError` for a function without a source text."""
+        if self.source is None:
+            raise PlanError(
+                f"the metric function {self.name!r} has no source text by which a run folder "
+                "could tell whether it is the same when it resumes; leave `out` away and save the "
+                "result."
+            )
+        return f"{self.name} {self.source}".rstrip()
 
 
 AnyMetric = str | Metric | Callable[..., Float[Tensor, " row"]]
@@ -265,15 +272,15 @@ def _of_function(
     return Metric(name, unit or f"{name} units", what, compute, n, source=_source(given))
 
 
-def _source(function: Callable[..., Any]) -> str:
-    """Digest of the file that defines a function, else of its own text; empty where none is."""
+def _source(function: Callable[..., Any]) -> str | None:
+    """Digest of the file that defines a function, else of its own text, if there is any."""
     try:
         text = inspect.getsource(inspect.getmodule(function) or function)
     except (OSError, TypeError):
         try:
             text = inspect.getsource(function)
         except (OSError, TypeError):
-            return ""
+            return None
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -42,9 +42,11 @@ def test_the_names_offered_are_those_that_are_known():
     from interp.attribution.attribute import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
     from interp.loading.load import DTYPES
+    from interp.loading.quantised import QUANTISATIONS
 
     assert set(options.METRICS) == set(interp.METRICS)
     assert set(options.DTYPES) == set(DTYPES)
+    assert options.QUANTISATIONS == QUANTISATIONS
     assert set(options.EMOTIONS) == set(EMOTIONS)
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
@@ -81,7 +83,7 @@ def test_choices_are_shown_and_others_are_refused(
 ):
     monkeypatch.setenv("COLUMNS", "120")
     assert run(["patch", "--help"]) == 0
-    assert "[logit_diff|logprob|prob|kl|rank]" in capsys.readouterr().out
+    assert "[denoise|noise]" in capsys.readouterr().out
     line = refused(capsys, "patch", "--model", "x", "--pairs", "y", "--metric", "logitdif")
     assert line.startswith("error: unknown metric 'logitdif'. Did you mean 'logit_diff'?")
     line = refused(capsys, "ablate", "--model", "x", "--pairs", "y", "--readouts", "prob,logprop")

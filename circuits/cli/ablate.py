@@ -10,6 +10,7 @@ from circuits.cli.grouped import command
 from circuits.cli.options import (
     ABLATIONS,
     METRICS,
+    InChat,
     Into,
     JsonOption,
     LimitOption,
@@ -41,12 +42,13 @@ READOUTS = (*METRICS, "accuracy", "vocab_accuracy")
 def ablate(
     on: OnModel,
     into: Into,
+    in_chat: InChat,
     pairs: PairsOption,
     components: Annotated[
         str | None,
         typer.Option(
             help="Components, with commas: a3.h1 or L3H1 a head, a3 all heads of a layer, m5 an "
-            "MLP, m5.n17 a neuron."
+            "MLP, m5.n17 a neuron, m5.e2 an expert."
         ),
     ] = None,
     components_file: Annotated[
@@ -91,11 +93,12 @@ def ablate(
     import interp
     from interp.model.components import refuse_unreadable
 
-    rows = interp.load_pairs(pairs)
+    rows = in_chat.rows(interp.load_pairs(pairs))
     given = _components(components, components_file)
     refuse_unreadable(given or ())
     options: dict[str, Any] = {"readouts": names_in(readouts), "neutral": neutral_text(neutral)}
-    others = interp.load_pairs(reference) if reference else limit and rows[limit:]
+    own = reference and in_chat.rows(interp.load_pairs(reference))
+    others = own or limit and rows[limit:]
     if kind == "mean":
         options["reference"] = others or None
     options |= {"n_random": random, "match_norms": match_norms, "cluster_by": cluster_by}

@@ -8,6 +8,7 @@ from rich.markup import escape
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     ATTRIBUTION,
+    InChat,
     Into,
     JsonOption,
     MetricOption,
@@ -36,6 +37,7 @@ def attribute(
     on: OnModel,
     of_rows: PairRows,
     into: Into,
+    in_chat: InChat,
     method: Annotated[
         str,
         choice(
@@ -67,7 +69,7 @@ def attribute(
     from interp.attribution.attribute import attribute_to, refuse_mismatch
 
     refuse_mismatch(of, over, method)
-    rows, model = of_rows.load("discovery"), on.load()
+    rows, model = of_rows.load("discovery", in_chat), on.load()
     options: dict[str, Any] = {"of": of, "over": over, "method": method, "metric": metric}
     with bar(f"{method} of {of}", "pairs") as report:
         options |= {"steps": steps, "seed": seed, "progress": report}

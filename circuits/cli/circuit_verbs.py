@@ -14,12 +14,14 @@ from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    InChat,
     Into,
     JsonOption,
     LimitOption,
     MetricOption,
     OnModel,
     PairRows,
+    QuantizationOption,
     SplitByOption,
     SplitSeedOption,
     choice,
@@ -58,6 +60,7 @@ def discover(
         Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
     ],
     chosen: Annotated[dict[str, Any], DiscoverySettings],
+    in_chat: InChat,
     force: ForceOption = False,
     model: Annotated[
         str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
@@ -74,6 +77,7 @@ def discover(
     split_seed: SplitSeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
@@ -86,9 +90,10 @@ def discover(
     settings = DiscoverySettings(**chosen)
     if scores is None and (model is None or pairs is None):
         raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
-    if scores is not None and (model or pairs or settings.select not in SCORED):
+    chat = in_chat.options()
+    if scores is not None and (model or pairs or chat or settings.select not in SCORED):
         raise PlanError(
-            "--scores replaces --model and --pairs; acdc and edge-pruning need the latter."
+            "--scores replaces --model, --pairs and their chat; acdc and edge-pruning need these."
         )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
@@ -101,8 +106,9 @@ def discover(
             return search.select(Scores.load(scores), settings, str(scores))
 
     else:
-        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery")
-        loaded = load(model or "", device, dtype)
+        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery", in_chat)
+        loaded = load(model or "", device, dtype, quantization)
+        rows = rows.rendered(loaded)
         named = names_of(rows) | identity(loaded)
 
         def find(keep: Path | None) -> "Circuit":
@@ -141,6 +147,7 @@ def evaluate(
     on: OnModel,
     of_rows: PairRows,
     into: Into,
+    in_chat: InChat,
     metric: MetricOption = "logit_diff",
     ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
@@ -158,7 +165,8 @@ def evaluate(
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
-    rows, model = of_rows.load("test"), on.load()
+    rows, model = of_rows.load("test", in_chat), on.load()
+    rows = rows.rendered(model)
     named = {"metric": metric, "ablation": ablation, "clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)
     if given is None:

@@ -248,12 +248,12 @@ def elicit(
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
     from circuits.emotion.emotion_comparison import compare
     from circuits.emotion.emotion_settings import ReplySettings
-    from circuits.emotion.prompts import has_chat
     from circuits.emotion.steering import prompted_conditions
+    from interp.data.chat import has_template
 
     given = texts.load("discovery", plain="tuning")
     settings, model = ReplySettings(judge_model=judge_model, n=n), on.load()
-    asked = prompted_conditions(has_chat(model))
+    asked = prompted_conditions(has_template(model))
     result = compare(
         model, asked, settings, given, judged_on(on.device), into.out, None, into.force, say
     )

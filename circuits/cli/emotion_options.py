@@ -14,6 +14,7 @@ from circuits.cli.options import (
     DtypeOption,
     ForceOption,
     NeededOutOption,
+    QuantizationOption,
     RecipeModelOption,
     choice,
 )
@@ -91,6 +92,7 @@ class ByRecipe:
     ] = None
     device: DeviceOption = None
     dtype: DtypeOption = None
+    quantization: QuantizationOption = None
 
     def read(self, **changes: Any) -> "EmotionRecipe":
         """The recipe of the file or the model, with what the options override, or `PlanError`."""
@@ -109,7 +111,7 @@ class ByRecipe:
 
     def load(self, recipe: "EmotionRecipe") -> "Model":
         """Load the recipe's model, saying so."""
-        return load(recipe.model, self.device, self.dtype or recipe.dtype)
+        return load(recipe.model, self.device, self.dtype or recipe.dtype, self.quantization)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """`interp generate`: how a model continues a prompt, with and without some components."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, OnModel, PromptOption, names_in
+from circuits.cli.options import InChat, JsonOption, OnModel, PromptOption, names_in
 from circuits.cli.output import print_json, stdout
 
 if TYPE_CHECKING:
@@ -18,19 +18,18 @@ app = typer.Typer()
 @command(
     app,
     "interp generate --model smollm2-135m --prompt 'The capital of France is' --ablate L23H4,m5",
-    "interp generate --model smollm2-135m --prompt 'Name a fruit.' --chat --json",
+    "interp generate --model smollm2-135m --prompt 'Name a fruit.' --chat --system 'Use one word.' "
+    "--json",
 )
 def generate(
     on: OnModel,
     prompt: PromptOption,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put the prompt into the chat template as a user's turn.")
-    ] = False,
+    in_chat: InChat,
     ablate: Annotated[
         str | None,
         typer.Option(
             help="Components set to zero at every token, with commas: a3.h1 or L3H1 a head, a3 all "
-            "heads of a layer, m5 an MLP, m5.n17 a neuron."
+            "heads of a layer, m5 an MLP, m5.n17 a neuron, m5.e2 an expert."
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -45,14 +44,19 @@ def generate(
     names = names_in(ablate or "")
     refuse_unreadable(names)
     loaded = on.load()
-    given: Any = [{"role": "user", "content": prompt}] if chat else prompt
+    given = in_chat.prompt(prompt)
     plans = {"intact": interp.Plan(), **({"ablated": _zeroed(loaded, names)} if names else {})}
     texts = {
         kind: interp.generate(loaded, given, plan, max_new_tokens, progress=False)[0].text
         for kind, plan in plans.items()
     }
     if as_json:
-        asked = {"model": on.model, "prompt": prompt, "chat": chat, "components": names}
+        asked = {
+            "model": on.model,
+            "prompt": prompt,
+            "chat": not isinstance(given, str),
+            "components": names,
+        }
         print_json(asked | {"ablated": None} | texts)
         return
     for kind, text in texts.items():

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, OnModel, PromptOption
+from circuits.cli.options import InChat, JsonOption, OnModel, PromptOption
 from circuits.cli.output import print_json, print_table
 
 app = typer.Typer()
@@ -16,6 +16,7 @@ app = typer.Typer()
 def lens(
     on: OnModel,
     prompt: PromptOption,
+    in_chat: InChat,
     top: Annotated[int, typer.Option(min=1, help="Number of tokens shown per depth.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
@@ -24,7 +25,7 @@ def lens(
 
     import interp
 
-    found = interp.logit_lens(on.load(), prompt, top, at="last")
+    found = interp.logit_lens(on.load(), in_chat.prompt(prompt), top, at="last")
     top_tokens = found.top.isel(prompt=0, pos=0).transpose("depth", "rank")
     by_depth = zip(top_tokens["token"].values, top_tokens["probability"].values, strict=True)
     depths = [

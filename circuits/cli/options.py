@@ -14,12 +14,14 @@ from interp.loading.devices import check_spelling
 from interp.model.sites import PATTERN, SITES, parse_site
 
 if TYPE_CHECKING:
+    from interp.data.chat import Chat, Conversation
     from interp.data.pairs import PromptPairs
     from interp.model.model import Model
 
 METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob", "kl", "rank")
 GAP_METRICS = ("logit_diff", "logprob", "logprob_per_token", "prob")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTISATIONS = ("8bit", "4bit")
 ATTRIBUTION = ("exact", "eap", "eap-ig", "eap-gl", "eap-dg", "relp", "clean-corrupted")
 ABLATIONS = ("resample", "mean", "zero", "noise")
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
@@ -144,6 +146,9 @@ DtypeOption = Annotated[
     str | None,
     choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA."),
 ]
+QuantizationOption = Annotated[
+    str | None, choice(QUANTISATIONS, "Quantise the weights while loading, with bitsandbytes.")
+]
 PromptOption = Annotated[str, typer.Option(help="Text of the prompt.")]
 PairsOption = Annotated[
     str,
@@ -233,12 +238,13 @@ class OnModel:
     model: ModelOption
     device: DeviceOption = None
     dtype: DtypeOption = None
+    quantization: QuantizationOption = None
 
     def load(self) -> "Model":
         """Load it, saying so."""
         from circuits.cli.output import load
 
-        return load(self.model, self.device, self.dtype)
+        return load(self.model, self.device, self.dtype, self.quantization)
 
 
 @dataclass(frozen=True)
@@ -255,6 +261,60 @@ class Into:
 
 
 @dataclass(frozen=True)
+class InChat:
+    """The options that put prompts into the model's chat template."""
+
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Put each plain prompt into the chat template as a user's turn."
+        ),
+    ] = False
+    system: Annotated[
+        str | None, typer.Option(help="Content of a system turn before it; implies --chat.")
+    ] = None
+    thinking: Annotated[
+        bool | None,
+        typer.Option(
+            "--thinking/--no-thinking",
+            help="Switch the model's thinking on or off, where its template can; implies --chat.",
+        ),
+    ] = None
+    prefill: Annotated[
+        str | None,
+        typer.Option(help="How the reply begins, such as 'The capital is'; implies --chat."),
+    ] = None
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with a list of the schemas of functions that the model may call; "
+            "implies --chat."
+        ),
+    ] = None
+
+    def options(self) -> "Chat | None":
+        """How chats are rendered; None where no option is given."""
+        from interp.data.chat import Chat
+        from interp.data.records import read_rows
+
+        given = {"system": self.system, "thinking": self.thinking, "prefill": self.prefill}
+        if not self.chat and self.tools is None and all(one is None for one in given.values()):
+            return None
+        tools = () if self.tools is None else tuple(read_rows(self.tools, "schemas of tools"))
+        return Chat(**given, tools=tools)
+
+    def prompt(self, text: str) -> "str | Conversation":
+        """A prompt, in a chat if asked for."""
+        chat = self.options()
+        return text if chat is None else chat.wrap(text)
+
+    def rows(self, rows: "PromptPairs") -> "PromptPairs":
+        """Pairs, in chats if asked for."""
+        chat = self.options()
+        return rows if chat is None else rows.as_chat(chat)
+
+
+@dataclass(frozen=True)
 class PairRows:
     """The options that choose prompt pairs."""
 
@@ -263,12 +323,12 @@ class PairRows:
     split_by: SplitByOption = None
     split_seed: SplitSeedOption = 0
 
-    def load(self, half: str) -> "PromptPairs":
+    def load(self, half: str, in_chat: InChat) -> "PromptPairs":
         """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
         from interp.data.pairs import load_pairs
         from interp.data.splits import split_by_entity
 
-        rows = load_pairs(self.pairs)
+        rows = in_chat.rows(load_pairs(self.pairs))
         if self.split_by:
             rows = split_by_entity(rows, self.split_by.split(","), seed=self.split_seed)[half]
         return rows[: self.limit]

@@ -16,7 +16,7 @@ stderr = Console(stderr=True)
 stdout = Console()
 
 
-def load(name: str, device: str | None, dtype: str | None) -> Any:
+def load(name: str, device: str | None, dtype: str | None, quantization: str | None = None) -> Any:
     """Load a model, saying so."""
     with stderr.status(f"loading {name} …"):
         from transformers.utils import logging
@@ -24,7 +24,7 @@ def load(name: str, device: str | None, dtype: str | None) -> Any:
         import interp
 
         logging.disable_progress_bar()
-        model = interp.load_model(name, device=device, dtype=dtype)
+        model = interp.load_model(name, device=device, dtype=dtype, quantization=quantization)
     stderr.print(f"[dim]{escape(repr(model))}[/dim]", highlight=False)
     return model
 

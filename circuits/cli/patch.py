@@ -9,6 +9,7 @@ from rich.markup import escape
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     METRICS,
+    InChat,
     Into,
     JsonOption,
     LayersOption,
@@ -37,11 +38,14 @@ app = typer.Typer()
 def patch(
     on: OnModel,
     into: Into,
+    in_chat: InChat,
     pairs: PairsOption,
     site: SiteOption = "resid_pre",
     over: Annotated[
         str,
-        choice(AXES, "Axes of the sweep: pos or span, head or neuron.", many=True, noun="axis"),
+        choice(
+            AXES, "Axes of the sweep: pos or span; head, neuron or expert.", many=True, noun="axis"
+        ),
     ] = "layer,pos",
     metric: Annotated[str, choice(METRICS, "What is measured at the last token.")] = "logit_diff",
     direction: Annotated[
@@ -68,7 +72,7 @@ def patch(
     from interp.errors import InterpWarning
     from interp.patching.sweep import check_axes
 
-    rows = interp.load_pairs(pairs)[:limit]
+    rows = in_chat.rows(interp.load_pairs(pairs)[:limit])
     options: dict[str, Any] = {"site": site, "over": over, "metric": metric, "at": at}
     options |= {"direction": direction, "layers": numbers("--layers", layers), "neurons": neurons}
     check_axes(parse_site(site)[0], over.split(","), at)

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from circuits.cli.grouped import command
 from circuits.cli.options import (
+    InChat,
     Into,
     JsonOption,
     LayersOption,
@@ -36,6 +37,7 @@ def query_value() -> None:
 def find(
     on: OnModel,
     into: Into,
+    in_chat: InChat,
     prompts: Annotated[
         str,
         typer.Option(
@@ -70,10 +72,11 @@ def find(
     options: dict[str, Any] = {"top": top, "layers": numbers("--layers", layers), "key": key}
     options["every"] = every
     model = on.load()
-    named = options | {"seed": seed, "prompts": len(rows), "rows": fingerprint(rows)}
+    asked = [prompt(model, in_chat.prompt(row.prompt), **row.spans) for row in rows]
+    data = fingerprint([rows, [one.text for one in asked]])
+    named = options | {"seed": seed, "prompts": len(rows), "rows": data}
 
     def made() -> QueryValue:
-        asked = [prompt(model, row.prompt, **row.spans) for row in rows]
         labels = [row.label for row in rows]
         clusters = [row.cluster or str(i) for i, row in enumerate(rows)]
         answers = [row.answer for row in rows]

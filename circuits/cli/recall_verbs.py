@@ -15,6 +15,7 @@ from circuits.cli.options import (
     NeededOutOption,
     NeutralOption,
     OnModel,
+    QuantizationOption,
     RecipeModelOption,
     choice,
 )
@@ -106,6 +107,7 @@ def run(
     neutral: NeutralOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
@@ -119,7 +121,7 @@ def run(
         raise PlanError("no model: give --model, or a --recipe that names one.")
     settings = (asked.settings if asked else StudySettings()).but(**changes)
     text = neutral_text(neutral)
-    loaded = load(name, device, dtype or (asked and asked.dtype))
+    loaded = load(name, device, dtype or (asked and asked.dtype), quantization)
     if text is None and loaded.name in ORGANISMS:
         text = story_text(world_of(loaded))
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from circuits.cli.grouped import command
-from circuits.cli.options import DeviceOption, DtypeOption, JsonOption
+from circuits.cli.options import DeviceOption, DtypeOption, JsonOption, QuantizationOption
 from circuits.cli.output import load, print_json, stdout
 
 app = typer.Typer()
@@ -20,12 +20,13 @@ def validate(
     ],
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the conformance checks on a model and say what holds. Exit code 2 if any fails."""
     import interp
 
-    checks = interp.validate(load(model, device, dtype))
+    checks = interp.validate(load(model, device, dtype, quantization))
     holds = all(check.holds for check in checks)
     if as_json:
         rows = [

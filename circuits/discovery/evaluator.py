@@ -175,7 +175,8 @@ def prepared(
 def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
     """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
     clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
-    sites = [site for site in SITES if site in model.arch.sites]
+    every = range(model.arch.n_layers)
+    sites = [site for site in SITES if model.arch.layers_with(site) == tuple(every)]
     kept = run(model, contrast, corrupt, torch.arange(len(contrast)), sites).kept
     differs = (clean != corrupt).any(-1).any(0).int()
     first = int(differs.argmax()) if model.arch.causal else 0

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
 from interp.brief import brief
-from interp.errors import DataError, RunFolderError
+from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
 from interp.model.model import Model
+from interp.model.weights import why_fixed
 from interp.results import folder
 from interp.results.folder import write_text
 from interp.results.report import Report, Section, Table, excluded_counts
@@ -160,6 +161,7 @@ class Ledger:
                 "carry; apply that one first."
             )
         _refuse_shared_neurons([*self.applied, edit])
+        refuse_unwritable(model)
         self._rewrite(model, [*self.applied, edit], edit.changes)
         self.applied.append(edit)
 
@@ -210,6 +212,15 @@ def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor
     delta = sum((change.matrix.double() for change in changes[1:]), changes[0].matrix.double())
     delta = delta if isinstance(module, nn.Linear) else delta.T  # GPT-2's Conv1D is transposed
     return (weight.double() + delta.to(weight.device)).to(weight.dtype)
+
+
+def refuse_unwritable(model: Model) -> None:
+    """Raise `PlanError` where the model's weights cannot be changed in place."""
+    fixed = why_fixed(model.hf)
+    if fixed:
+        raise PlanError(
+            f"{model.name} cannot be edited: {fixed}; load it whole, without quantisation."
+        )
 
 
 def refuse_needed(edit: Edit, others: Sequence[Edit]) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from circuits.editing.edit import Edit, ledger
+from circuits.editing.edit import Edit, ledger, refuse_unwritable
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.edited_models import Ask, generations
 from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
@@ -48,11 +48,12 @@ def edit(
     Raises:
         DataError: facts conflict, are predicted already, or lack what the method needs; questions
             are given that the method does not preserve; or a target was not reached.
-        PlanError: the model lacks a projection.
+        PlanError: the model lacks a projection, or its weights are quantised or offloaded.
     """
     if not facts:
         raise DataError("there is no fact to edit; give at least one.")
     refuse_conflicts(facts)
+    refuse_unwritable(model)
     started = time.perf_counter()
     if isinstance(method, str):
         layers = layers or selection_for(model, None, method)

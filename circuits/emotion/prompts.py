@@ -29,6 +29,7 @@ from circuits.emotion.texts import (
 )
 from interp.brief import brief
 from interp.data import datasets
+from interp.data.chat import Chat, has_template, render
 from interp.data.datasets import locate
 from interp.data.prompts import TokenPrompt
 from interp.data.records import ClosedRow, Count, Row, Text, checked, read_json
@@ -235,22 +236,13 @@ def token_prompt(model: Model, prompt: EmotionPrompt, *, double_bos: bool = Fals
     """
     if prompt.system is None:
         return TokenPrompt(tuple(model.encode(prompt.text)))
-    if not has_chat(model):
+    if not has_template(model):
         raise ModelError(
             f"{model.name} has no chat template, so the system turn {shown(prompt.system)} cannot "
             "be put before it; use a frame without a system turn, such as 'felt'."
         )
-    turns = [
-        {"role": "system", "content": prompt.system},
-        {"role": "user", "content": prompt.text},
-    ]
-    text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return TokenPrompt(tuple(model.tokenizer(text, add_special_tokens=double_bos)["input_ids"]))
-
-
-def has_chat(model: Model) -> bool:
-    """Whether a model's tokenizer has a chat template."""
-    return bool(getattr(model.tokenizer, "chat_template", None))
+    text, _ = render(model, Chat(system=prompt.system).wrap(prompt.text))
+    return TokenPrompt(tuple(model.encode(str(text) if double_bos else text)))
 
 
 # --- all texts of a run ---------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from torch import Tensor
 from circuits.emotion.components import PARTS
 from circuits.emotion.emotion_circuit import Circuits, SiteVectors, random_circuits, shifted
 from circuits.emotion.emotion_settings import CircuitDose, Doses, SteeringDose
-from circuits.emotion.prompts import has_chat
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
+from interp.data.chat import has_template
 from interp.errors import PlanError, did_you_mean, shown
 from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
@@ -196,7 +196,7 @@ def conditions_of(
 
     With `names`, some of them, and the unmodulated one, against which all are measured.
     """
-    every = prompted_conditions(has_chat(model)) + (
+    every = prompted_conditions(has_template(model)) + (
         driven_conditions(found, doses) if found else []
     )
     known = [condition.name for condition in every]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from circuits.emotion.directions import Directions
 from circuits.emotion.last_token import StageProgress, last_activations
-from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, has_chat, token_prompt
+from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, token_prompt
 from circuits.emotion.states import (
     DEMONSTRATIONS,
     REPLIES,
@@ -36,6 +36,7 @@ from circuits.emotion.texts import (
     situations,
 )
 from interp.brief import brief
+from interp.data.chat import has_template
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.progress import Progress
@@ -253,7 +254,7 @@ def transfer_tests(
     for pairs, name in ((SYNONYMS, "synonyms"), (HELD_OUT, "held-out words")):
         several = read(pairs)
         out += [*several, *([joined(several, name)] if several else [])]
-    out += read((*FRAMES, *(CHAT if has_chat(model) else ())))
+    out += read((*FRAMES, *(CHAT if has_template(model) else ())))
     directions = Directions.pooled(list(by_style.values()))
     if replies:
         asking, chosen = ReplyPrompts(frames, replies), situations(texts, len(texts))

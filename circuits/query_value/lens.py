@@ -24,6 +24,7 @@ from torch.nn.functional import linear
 from circuits.query_value.trace import Trace
 from interp.attribution.estimators import fixed_scale_transpose, with_fixed_scale
 from interp.brief import brief
+from interp.model.weights import bias_in
 
 LOGITS_AT_ONCE = 2**24
 """Full-vocabulary logits held at a time (64 MB in fp32)."""
@@ -42,7 +43,7 @@ class Lens:
     def of(cls, run: Trace, answer: int, bases: Float[Tensor, "base d_model"]) -> "Lens":
         """Read base states of a run."""
         normed = scaled(run, bases)
-        bias: Tensor | None = getattr(run.model.ln_final, "bias", None)
+        bias = bias_in(run.model.ln_final)
         logits = run.model.unembed(normed if bias is None else normed + bias)
         return cls(run, answer, logits.float().log_softmax(-1))
 

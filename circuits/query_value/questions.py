@@ -9,7 +9,7 @@ import torch
 
 from interp.data.answers import single_token
 from interp.data.pairs import Excluded
-from interp.data.prompts import TokenPrompt, as_prompts
+from interp.data.prompts import Prompt, TokenPrompt, as_prompts
 from interp.data.records import ClosedRow, Text, checked, placed_rows
 from interp.errors import DataError, shown
 from interp.interventions.run import forward
@@ -69,7 +69,7 @@ class Question:
 
 def questions(
     model: Model,
-    prompts: Sequence[str | TokenPrompt],
+    prompts: Sequence[Prompt],
     answers: Sequence[str],
     labels: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
@@ -94,7 +94,7 @@ def questions(
     listed: list[Question] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        text = model.tokenizer.decode(row.ids, **plain)
+        text = row.text or model.tokenizer.decode(row.ids, **plain)
         if not answer.strip():
             raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
         what = f"the answer of {shown(text)},"

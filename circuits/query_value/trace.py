@@ -11,6 +11,7 @@ from interp.attribution.estimators import fixed_scale_transpose, with_fixed_scal
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
+from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import last_attention, norm, weight_of
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import record_layer_calls
@@ -120,14 +121,14 @@ def trace(model: Model, prompt: TokenPrompt) -> Trace:
     calls = record_layer_calls(model, ids, torch.ones_like(ids, dtype=torch.bool))
     kept: dict[str, list[Tensor]] = {name: [] for name in (*SITES_READ, "pattern")}
     hidden, first = calls.embeddings, torch.zeros(1, dtype=torch.long)
+    state = BlockState(calls.arguments)
     with torch.no_grad():
         for layer, block in enumerate(model.blocks):
-            kwargs = calls.of_rows(layer, first)
+            kwargs = state.given(calls.of_rows(layer, first))
             kept["pattern"].append(last_attention(model, layer, hidden, kwargs)[0])
             here = [(SITES[name], layer, _keep(kept[name])) for name in SITES_READ]
             with hooked(model, here):
-                out = block(hidden, **kwargs)
-            hidden = out[0] if isinstance(out, tuple) else out
+                hidden = state.after(block(hidden, **kwargs))
     stack = {name: torch.stack(layers) for name, layers in kept.items()}
     found = Trace(
         model=model,

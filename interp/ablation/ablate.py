@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from interp.ablation.controls import controlled, write_norms
 from interp.ablation.readouts import (
+    Readouts,
     answer_reader,
-    candidate_tokens,
     named_readouts,
+    read_answers,
     text_reader,
     windows,
 )
@@ -26,9 +25,18 @@ from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.brief import brief
 from interp.data.alignment import Partner
-from interp.data.pairs import Pair, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
+from interp.data.answers import Aliases, AnswerTree
+from interp.data.pairs import (
+    AnswerMode,
+    Pair,
+    PromptPairs,
+    TokenPair,
+    load_pairs,
+    tokenise,
+    unpaired,
+)
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
-from interp.data.token_batch import batch
+from interp.data.token_batch import TokenBatch, laid_out
 from interp.errors import DataError, InterpWarning, PlanError
 from interp.metrics import AnyMetric
 from interp.model.components import (
@@ -57,6 +65,7 @@ def ablate(
     kind: str = "resample",
     *,
     readouts: Sequence[AnyMetric] = ("logit_diff", "accuracy"),
+    answers: AnswerMode = "whole",
     candidates: Sequence[str] | None = None,
     reference: Prompts | None = None,
     neutral: str | None = None,
@@ -70,8 +79,8 @@ def ablate(
 ) -> AblationResult:
     """Ablate sets of components on the clean prompt of every pair, each against random sets.
 
-    A component is replaced at every token. Values are exact: each equals a separate forward
-    pass with hooks.
+    A component is replaced at every token, those of the answers behind the prompt, too. Values
+    are exact: each equals a separate forward pass with hooks.
 
     Args:
         model: from `interp.load_model`.
@@ -79,12 +88,14 @@ def ablate(
         sets: one set, as names (``"a3.h1,m5"`` or a list), a table or an array of scores; or
             named sets, such as `singles`, `cumulative` and `all_but` make.
         kind: ``"resample"``: the activation of the token's partner in the pair's corrupt prompt (a
-            token without one is not replaced); ``"mean"``: over
-            `reference`, at each position if all prompts are of one form, else over all tokens;
-            ``"zero"``; ``"noise"`` of 3 standard deviations of the activations, added.
+            token without one is not replaced); ``"mean"``: over `reference`, at each position if
+            all prompts are of one form, else and at answers' tokens over all tokens; ``"zero"``;
+            ``"noise"`` of 3 standard deviations of the activations, added.
         readouts: metrics as `interp.patch` takes them, ``"accuracy"`` among `candidates`, or
             ``"vocab_accuracy"``.
-        candidates: answers of one token; by default all answers and wrong answers of the pairs.
+        answers: ``"whole"``: all tokens of the answers; ``"first"``: the first of each alone.
+        candidates: by default all answers and wrong answers of the pairs. Of several tokens each,
+            they are all read behind every prompt.
         reference: prompts of the mean (of pairs, the clean ones). Use others than `pairs`.
         neutral: a text unrelated to the task, whose perplexity shows damage in general. There,
             means are over the text itself, and a window is resampled from the next one.
@@ -103,7 +114,7 @@ def ablate(
 
     Raises:
         PlanError: a component that the model does not have; an unknown kind, or one that lacks its
-            reference; an unknown readout, or a function together with `out`.
+            reference; an unknown readout, or with `out` a function without source.
         DataError: no pair is usable, or one lacks an entity or is not among the candidates.
         RunFolderError: `out` holds another run.
         OutOfMemory: even one row at a time does not fit.
@@ -116,34 +127,29 @@ def ablate(
             f"{model.name} attends in both directions and predicts no next token; use "
             "`interp.attribute` on compiled programs."
         )
-    names, functions = named_readouts(readouts)
-    if functions and out is not None:
-        raise PlanError(
-            f"the readout function {next(iter(functions))!r} is known by its name only, so a run "
-            "folder could not tell whether it is the same when it resumes; leave `out` away and "
-            "save the result."
-        )
+    wanted = named_readouts(readouts)
     averaged = [] if reference is None else _prompts(model, reference)
     how, data, chosen = check_kind(kind, averaged), load_pairs(pairs), as_sets(model, sets)
+    data = data.rendered(model)
 
     def measured(steps: Steps) -> AblationResult:
-        kept, excluded = tokenise(model, data, "single")
+        kept, excluded = tokenise(model, data, answers)
         clusters = _clusters([pair.pair for pair in kept], cluster_by)
         kinds: set[ComponentKind] = {c.kind for one in chosen.values() for c in one.components}
         examples = prompts_of(kept)[:EXAMPLES_AT_ONCE]
         norms = write_norms(model, kinds, examples) if match_norms else {}
         plan = controlled(model, chosen, n_random, seed, norms)
         replaced = Replacement(model, how, _layers(model, plan.distinct), averaged, seed)
-        tokens = candidate_tokens(model, kept, candidates)
-        reader = partial(answer_reader, model, names, functions, tokens)
-        tasks = [_pair_task(replaced, kept, reader)]
+        read = read_answers(model, kept, wanted, candidates, answers)
+        tasks = [_pair_task(replaced, kept, read, wanted)]
         if neutral is not None:
             tasks.append(_text_task(replaced, windows(model, neutral)))
         values, seconds = _run_tasks(model, tasks, plan.distinct, steps, progress)
         return result_of(
-            {name: values[name] for name in (*names, "nll") if name in values},
+            {name: values[name] for name in (*wanted, "nll") if name in values},
             plan,
             [pair.pair.id for pair in kept],
+            units={name: metric.unit for name, metric in wanted.items()},
             clusters=tuple(clusters),
             excluded=tuple(excluded),
             model=model.name,
@@ -157,7 +163,9 @@ def ablate(
 
     if out is None:
         return _warned(measured(Steps()))
+    names = [metric.identity for metric in wanted.values()]
     options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
+    options |= {"answers": answers}
     options |= {"candidates": candidates, "seed": seed, "neutral": neutral and fingerprint(neutral)}
     members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
     given = (members, [prompt.ids for prompt in averaged], _clusters(data, cluster_by))
@@ -180,7 +188,7 @@ def _warned(result: AblationResult) -> AblationResult:
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
     """Reference prompts; of prompt pairs those that fit the model."""
     if isinstance(reference, PromptPairs):
-        return prompts_of(tokenise(model, reference, "first")[0])
+        return prompts_of(tokenise(model, reference)[0])
     return as_prompts(model, reference)
 
 
@@ -221,47 +229,67 @@ class _Task:
     """Examples that run under every set: pairs, or windows of text.
 
     They are resampled from `counterparts`, each token from its partner in `partners`; `places` are
-    the positions at which a replacement can change something.
+    the positions at which a replacement can change something. Both count the tokens of `answers`
+    behind the prompts, which are the same behind both.
     """
 
     name: str
     prompts: Sequence[TokenPrompt]
     counterparts: Sequence[TokenPrompt]
+    answers: Sequence[tuple[Aliases, ...]]
+    first: Sequence[tuple[int, int]]
     partners: Sequence[Partner]
     places: Sequence[Sequence[int]]
     replaced: Replacement
-    reader: Callable[[slice], Read]
+    reader: Callable[[slice, TokenBatch], Read]
+
+    def batch(self, prompts: Sequence[TokenPrompt], some: slice) -> TokenBatch:
+        """Some of the prompts or counterparts, with the answers behind them."""
+        ids = [prompt.ids for prompt in prompts[some]]
+        return laid_out(self.replaced.model, ids, self.answers[some], self.first[some])
 
 
 def _pair_task(
-    replaced: Replacement, kept: Sequence[TokenPair], reader: Callable[[Tensor], Read]
+    replaced: Replacement,
+    kept: Sequence[TokenPair],
+    answers: Sequence[tuple[Aliases, ...]],
+    readouts: Readouts,
 ) -> _Task:
-    prompts = prompts_of(kept)
-    answers = batch(replaced.model, kept).answers[torch.arange(0, 2 * len(kept), 2)]
+    prompts, others = prompts_of(kept), prompts_of(kept, "corrupt")
+    behind = [len(AnswerTree.of(own).tokens) for own in answers]
+    partners = [
+        (*pair.partner, *range(len(pair.corrupt), len(pair.corrupt) + n))
+        for pair, n in zip(kept, behind, strict=True)
+    ]
     # nothing differs between the two prompts before their first different token, and a token
     # without a partner cannot be resampled
     resampled = replaced.kind == "resample"
     places = [
-        [i for i, j in enumerate(pair.partner) if j is not None and i >= pair.first_difference]
+        [i for i, j in enumerate(own) if j is not None and i >= pair.first_difference]
         if resampled
-        else range(len(pair.clean))
-        for pair in kept
+        else range(len(own))
+        for pair, own in zip(kept, partners, strict=True)
     ]
-    own = dataclasses.replace(replaced, by_position=aligned([*prompts, *replaced.reference]))
-    partners, others = [pair.partner for pair in kept], prompts_of(kept, "corrupt")
+    by_position = aligned([*prompts, *replaced.reference])
+    own = dataclasses.replace(replaced, by_position=by_position, n_behind=max(behind))
+    first = [(pair.answer, pair.wrong_answer) for pair in kept]
 
-    def read(part: slice) -> Read:
-        return reader(answers[part])
+    def read(_: slice, tokens: TokenBatch) -> Read:
+        return answer_reader(replaced.model, readouts, tokens.answers)
 
-    return _Task("pairs", prompts, others, partners, places, own, read)
+    return _Task("pairs", prompts, others, answers, first, partners, places, own, read)
 
 
 def _text_task(replaced: Replacement, text: Sequence[TokenPrompt]) -> _Task:
     """Neutral text is its own reference, and each window's counterpart is the next."""
     own, others = dataclasses.replace(replaced, reference=text), [*text[1:], text[0]]
-    reader = partial(text_reader, replaced.model)
     every = [tuple(range(len(window.ids))) for window in text]
-    return _Task("text", text, others, every, every, own, lambda part: reader(text[part]))
+    none = [()] * len(text)
+
+    def read(part: slice, _: TokenBatch) -> Read:
+        return text_reader(replaced.model, text[part])
+
+    return _Task("text", text, others, none, [(0, 0)] * len(text), every, every, own, read)
 
 
 def _run_tasks(
@@ -277,8 +305,8 @@ def _run_tasks(
     def rewrites(number: int, lo: int) -> Rewrites:
         """Recorded once for all blocks of sets, and not at all where their shards are there."""
         task, some = tasks[number], slice(lo, lo + EXAMPLES_AT_ONCE)
-        others, partners = task.counterparts[some], task.partners[some]
-        return task.replaced.of(task.prompts[some], others, partners, lo)
+        both = (task.batch(prompts, some) for prompts in (task.prompts, task.counterparts))
+        return task.replaced.of(*both, task.partners[some], lo)
 
     out: Columns = {}
     seconds, done = 0.0, 0
@@ -313,8 +341,9 @@ def _run(
     started = time.perf_counter()
     some = slice(lo, min(lo + EXAMPLES_AT_ONCE, len(task.prompts)))
     ablated = [one.ablated(model) for one in sets]
-    read = task.reader(some)
-    found = run_sets(model, task.prompts[some], task.places[some], ablated, rewrites(), read)
+    tokens = task.batch(task.prompts, some)
+    read = task.reader(some, tokens)
+    found = run_sets(model, tokens, task.places[some], ablated, rewrites(), read)
     arrays = {"seconds": np.array([time.perf_counter() - started])}
     for name, (baseline, values) in found.items():
         arrays |= {f"{name}.baseline": baseline, f"{name}.ablated": values}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
@@ -14,6 +15,7 @@ from interp.forward.blocks import head_writes, weight_of
 from interp.interventions.recording import site_values
 from interp.model.components import SITE_OF, ComponentKind, ComponentSet, Sets, shapes
 from interp.model.model import Model
+from interp.model.sites import SITES
 from interp.statistics.random_sets import Match, Sizes, random_sets
 
 
@@ -62,21 +64,31 @@ def matched_sets(
 def write_norms(
     model: Model, kinds: Iterable[ComponentKind], prompts: Sequence[TokenPrompt]
 ) -> dict[ComponentKind, Float[np.ndarray, "layer unit"]]:
-    """Mean norm over tokens of what each head (z W_O) and neuron writes, before a post-norm."""
+    """Mean norm over tokens of what each head (z W_O), neuron and expert writes.
+
+    Before a post-norm; 0 in layers without such components.
+    """
     real = torch.zeros(len(prompts), max(len(p.ids) for p in prompts), dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         real[row, : len(prompt.ids)] = True
     norms: dict[ComponentKind, np.ndarray] = {}
     sized: set[ComponentKind] = set(kinds) - {"mlp"}
     for kind in sized:
-        layers: list[np.ndarray] = []
+        norms[kind] = np.zeros(shapes(model, [kind])[kind])
         for layer, kept in site_values(model, prompts, SITE_OF[kind]).items():
-            weight = weight_of(model, SITE_OF[kind], layer)
-            tokens = kept[real].to(weight)
-            if kind == "head":
-                size = head_writes(model, layer, tokens[None])[0].norm(dim=-1).mean(-1)
-            else:
-                size = tokens.abs().mean(0) * weight.norm(dim=0)
-            layers.append(size.detach().float().cpu().numpy())
-        norms[kind] = np.stack(layers)
+            size = _sizes(model, kind, layer, kept[real])
+            norms[kind][layer] = size.detach().float().cpu().numpy()
     return norms
+
+
+def _sizes(
+    model: Model, kind: ComponentKind, layer: int, tokens: Float[Tensor, "token width"]
+) -> Float[Tensor, " unit"]:
+    if kind == "expert":
+        n = model.n_units(SITES[SITE_OF[kind]], layer)
+        return tokens.unflatten(-1, (n, -1)).norm(dim=-1).mean(0)
+    weight = weight_of(model, SITE_OF[kind], layer)
+    tokens = tokens.to(weight)
+    if kind == "head":
+        return head_writes(model, layer, tokens[None])[0].norm(dim=-1).mean(-1)
+    return tokens.abs().mean(0) * weight.norm(dim=0)

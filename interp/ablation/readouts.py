@@ -1,103 +1,131 @@
 """What is read from an ablated run: a metric, accuracy, or the perplexity of neutral text.
 
-- ``accuracy``: 1 where no other candidate answer has a higher logit than the right one;
-- ``vocab_accuracy``: 1 where no token at all has (rank 0);
+- ``accuracy``: 1 where no other candidate answer is likelier than the right one, both whole; a
+  candidate that begins with the right answer, or the right answer with it, is no other;
+- ``vocab_accuracy``: 1 where greedy decoding writes the answer (rank 0);
 - ``nll``: mean negative log-likelihood, in nats per token, of a window of neutral text; its
   perplexity is exp of the mean over windows.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.ablation.rows import Read
-from interp.data.answers import AnswerTable, single_token
-from interp.data.pairs import TokenPair
+from interp.data.answers import Aliases, AnswerTable, continuation
+from interp.data.pairs import AnswerMode, TokenPair
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError, did_you_mean
 from interp.forward.packed import Pack
-from interp.forward.readout import LOGITS_AT_ONCE, answer_logits, measure
-from interp.metrics import METRICS, AnyMetric, Metric, as_metric
+from interp.forward.readout import LOGITS_AT_ONCE, measure
+from interp.metrics import METRICS, AnswerScores, AnyMetric, Metric, as_metric
 from interp.model.model import Model
 
-UNITS = {metric.name: metric.unit for metric in METRICS.values()} | {
-    "accuracy": "right answers",
-    "vocab_accuracy": "right answers",
-    "nll": "nats per token",
+
+def _accuracy(scores: AnswerScores) -> Tensor:
+    """The right answer against those behind the wrong one."""
+    log_p = scores.of_answers
+    return (log_p[:, 2:] <= log_p[:, :1]).all(1).float()
+
+
+def _vocab_accuracy(scores: AnswerScores) -> Tensor:
+    assert scores.rank is not None
+    return (scores.rank.amin(-1) == 0).float()
+
+
+READOUTS: Mapping[str, Metric] = {
+    **METRICS,
+    "accuracy": Metric(
+        "accuracy", "right answers", "answers", _accuracy, sys.maxsize, relative=True
+    ),
+    "vocab_accuracy": Metric("vocab_accuracy", "right answers", "ranks", _vocab_accuracy, 1),
 }
-READOUTS = tuple(name for name in UNITS if name != "nll")
-Functions = Mapping[str, Metric]
-"""The readouts that are functions of the user's, by name."""
+Readouts = Mapping[str, Metric]
+"""What is read, by name; `accuracy` reads all answers of a row."""
 
 WINDOW = 64
 """Tokens in a window of neutral text."""
 
 
-def answer_reader(
-    model: Model,
-    names: Sequence[str],
-    functions: Functions,
-    candidates: Int[Tensor, " candidate"],
-    answers: AnswerTable,
-) -> Read:
-    """Reads the prediction at each pair's last token; `accuracy` chooses among `candidates`."""
-    known = {**METRICS, **functions}
-
-    def values(name: str, resid: Tensor, pair: Tensor) -> Float[Tensor, " row"]:
-        own, last = answers[pair], resid[:, 0]
-        if name == "accuracy":
-            among = torch.cat([own.first[:, :1], candidates.expand(len(pair), -1)], 1)
-            logits = answer_logits(model, last, among).cpu()
-            return (logits[:, 1:] <= logits[:, :1]).all(1)
-        metric = known["rank" if name == "vocab_accuracy" else name]
-        found = measure(model, metric, resid, own, last[pair.to(resid.device)])
-        return found == 0 if name == "vocab_accuracy" else found
+def answer_reader(model: Model, readouts: Readouts, answers: AnswerTable) -> Read:
+    """Reads the predictions of each pair's answers."""
 
     def read(hidden: Tensor, pack: Pack, pair: Tensor) -> dict[str, np.ndarray]:
         # the first rows are the pairs unablated, in order
         resid = hidden[pack.read.to(hidden.device)]
-        return {name: values(name, resid, pair).double().numpy() for name in names}
+        own, clean = answers[pair], resid[pair.to(resid.device), 0]
+        return {
+            name: measure(model, metric, resid, own, clean).double().numpy()
+            for name, metric in readouts.items()
+        }
 
     return read
 
 
-def named_readouts(given: Sequence[AnyMetric]) -> tuple[tuple[str, ...], Functions]:
-    """The names of readouts, and those of them that are functions; `PlanError` as in `ablate`."""
+def named_readouts(given: Sequence[AnyMetric]) -> dict[str, Metric]:
+    """Readouts by their names; `PlanError` as in `ablate`."""
     if not given:
         raise PlanError(f"there is nothing to read; choose among {', '.join(READOUTS)}.")
-    names = [one if isinstance(one, str) else as_metric(one).name for one in given]
-    functions = {m.name: m for m in (as_metric(f) for f in given if not isinstance(f, str))}
-    for name in names:
-        if name in functions and (name in UNITS or names.count(name) > 1):
-            raise PlanError(f"the readout function {name!r} has the name of another; rename it.")
-        if name not in READOUTS and name not in functions:
-            raise PlanError(f"unknown readout {name!r}. {did_you_mean(name, READOUTS)}")
-    return tuple(names), functions
+    found: dict[str, Metric] = {}
+    for one in given:
+        if isinstance(one, str) and one not in READOUTS and ":" not in one:
+            try:
+                metric = as_metric(one)
+            except PlanError:
+                raise PlanError(f"unknown readout {one!r}. {did_you_mean(one, READOUTS)}") from None
+        else:
+            metric = READOUTS[one] if isinstance(one, str) and one in READOUTS else as_metric(one)
+        ours = READOUTS.get(metric.name, metric)
+        if metric.name in (*found, "nll") or ours is not metric:
+            raise PlanError(f"the readout {metric.name!r} has the name of another; rename it.")
+        found[metric.name] = metric
+    return found
 
 
-def unit_of(readout: str) -> str:
-    """The unit of a readout's values."""
-    return UNITS.get(readout, f"{readout} units")
+def read_answers(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    readouts: Readouts,
+    candidates: Sequence[str] | None,
+    mode: AnswerMode,
+) -> list[tuple[Aliases, ...]]:
+    """Of each pair the answers that readouts read: its own two and, for `accuracy`, its rivals.
 
-
-def candidate_tokens(
-    model: Model, pairs: Sequence[TokenPair], candidates: Sequence[str] | None
-) -> Int[Tensor, " candidate"]:
-    """The tokens among which an answer must be the likeliest; by default all of the pairs'."""
+    Rivals are the other `candidates`, by default all answers and wrong answers of the pairs.
+    """
+    n = max(min(metric.n_answers, 2) for metric in readouts.values())
+    if "accuracy" not in readouts:
+        return [pair.answers[:n] for pair in pairs]
     if candidates is None:
-        return torch.tensor(sorted({t for pair in pairs for t in (pair.answer, pair.wrong_answer)}))
-    prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
-    tokens = {single_token(model, prompt, ids, text, "candidate") for text in candidates}
-    for pair in pairs:
-        if pair.answer not in tokens:
-            raise DataError(
-                f"{pair.pair.where}: the answer {pair.pair.answer!r} is not among the "
-                f"{len(tokens)} candidates; add it, or leave the pair out."
-            )
-    return torch.tensor(sorted(tokens))
+        among = dict.fromkeys(aliases for pair in pairs for aliases in pair.answers)
+    else:
+        among = dict.fromkeys(_spelt(model, pairs[0], text, mode) for text in candidates)
+        every = {alias for aliases in among for alias in aliases}
+        for pair in pairs:
+            if not every.intersection(pair.answers[0]):
+                raise DataError(
+                    f"{pair.pair.where}: the answer {pair.pair.answer!r} is not among the "
+                    f"{len(among)} candidates; add it, or leave the pair out."
+                )
+    return [(*pair.answers, *_rivals(pair.answers[0], list(among))) for pair in pairs]
+
+
+def _spelt(model: Model, pair: TokenPair, text: str, mode: AnswerMode) -> Aliases:
+    tokens = continuation(model, pair.pair.clean, list(pair.clean), text, "candidate")
+    return (tokens[:1] if mode == "first" else tokens,)
+
+
+def _rivals(right: Aliases, among: Sequence[Aliases]) -> list[Aliases]:
+    """The other answers, without what begins with the right one or the right one with it."""
+
+    def same(alias: tuple[int, ...]) -> bool:
+        return any(a[: len(alias)] == alias[: len(a)] for a in right)
+
+    return [own for own in (tuple(a for a in one if not same(a)) for one in among) if own]
 
 
 def windows(model: Model, text: str) -> list[TokenPrompt]:

@@ -6,18 +6,23 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from interp.brief import brief
 from interp.data.alignment import Partner
 from interp.data.prompts import TokenPrompt
+from interp.data.token_batch import TokenBatch
 from interp.errors import PlanError, did_you_mean
+from interp.forward.continuations import activations_in
 from interp.interventions.batch_run import Rewrite
-from interp.interventions.plan import Ablate, Plan
-from interp.interventions.recording import site_values
-from interp.interventions.values import mean_ablation, noise_ablation
+from interp.interventions.values import mean_activations
 from interp.model.model import Model
+from interp.model.sites import SITES
 
 AblateKind = Literal["zero", "mean", "resample", "noise"]
+
+SIGMAS = 3.0
+"""Standard deviations of noise; Meng et al., arXiv 2202.05262."""
 
 Rewrites = Mapping[tuple[str, int], Rewrite]
 """(site, layer) -> what happens to all its units; which of them it happens to, the sets say."""
@@ -28,8 +33,8 @@ Rewrites = Mapping[tuple[str, int], Rewrite]
 class Replacement:
     """How ablated activations are made up, at some `layers` of sites.
 
-    Zero; mean over `reference`, `by_position` or over all tokens; resample: the counterpart
-    prompt's; or noise added, by `seed`.
+    Zero; mean over `reference`, `by_position` or over all tokens, as at the up to `n_behind` tokens
+    of answers; resample: the counterpart prompt's; or noise added, by `seed`.
     """
 
     model: Model
@@ -38,46 +43,56 @@ class Replacement:
     reference: Sequence[TokenPrompt]
     seed: int
     by_position: bool = False
+    n_behind: int = 0
 
     def of(
         self,
-        prompts: Sequence[TokenPrompt],
-        counterparts: Sequence[TokenPrompt],
+        tokens: TokenBatch,
+        counterparts: TokenBatch,
         partners: Sequence[Partner],
         block: int,
     ) -> Rewrites:
-        """The replacements for some prompts, each resampled from its counterpart.
+        """The replacements for some prompts and the answers behind them.
 
-        `partners` has for each token of a prompt its partner there, and `block` is where these
-        prompts begin among all, so that each block has its own noise.
+        They are resampled from `counterparts`; `partners` has for each token its partner there.
+        `block` is where these prompts begin among all, so that each block has its own noise.
         """
         if self.kind == "mean":
             return self._means
         if self.kind == "resample":
             return self._resampled(counterparts, partners)
-        plans: list[Plan] = []
-        for site, layers in self.layers.items():
-            if self.kind == "zero":
-                plans.append(Plan.of(*(Ablate(site, layers=layer) for layer in layers)))
-            else:
-                seed = self.seed + block
-                plans.append(noise_ablation(self.model, prompts, site, layers, seed=seed))
-        return _rewrites(plans)
+        if self.kind == "noise":
+            return self._noise(tokens, self.seed + block)
+        return {point: Rewrite(0.0) for point in self._points}
 
-    def _resampled(
-        self, counterparts: Sequence[TokenPrompt], partners: Sequence[Partner]
-    ) -> Rewrites:
+    @property
+    def _points(self) -> list[tuple[str, int]]:
+        return [(site, layer) for site, layers in self.layers.items() for layer in layers]
+
+    def _recorded(self, tokens: TokenBatch) -> dict[tuple[str, int], Tensor]:
+        points = [(SITES[site], layer) for site, layer in self._points]
+        return dict(zip(self._points, activations_in(self.model, tokens, points), strict=True))
+
+    def _noise(self, tokens: TokenBatch, seed: int) -> Rewrites:
+        real, found = tokens.mask.sum(-1).cpu(), dict[tuple[str, int], Rewrite]()
+        for (site, layer), x in self._recorded(tokens).items():
+            if layer == self.layers[site][0]:
+                generator = torch.Generator().manual_seed(seed)
+            there = torch.arange(x.shape[1]) < real[:, None]
+            drawn = torch.randn(x.shape, generator=generator)
+            found[site, layer] = Rewrite(add=SIGMAS * float(x[there].double().std()) * drawn)
+        return found
+
+    def _resampled(self, counterparts: TokenBatch, partners: Sequence[Partner]) -> Rewrites:
         """Of each token its partner's activation; one without is not replaced at all."""
         width = max(map(len, partners))
         at = torch.zeros(len(partners), width, 1, dtype=torch.long)
         for row, partner in zip(at, partners, strict=True):
             row[: len(partner), 0] = torch.tensor([j or 0 for j in partner])
-        found: dict[tuple[str, int], Rewrite] = {}
-        for site, layers in self.layers.items():
-            for layer, x in site_values(self.model, counterparts, site, layers).items():
-                values = x.gather(1, at.expand(-1, -1, x.shape[-1]))
-                found[site, layer] = Rewrite(0.0, values)
-        return found
+        return {
+            point: Rewrite(0.0, x.gather(1, at.expand(-1, -1, x.shape[-1])))
+            for point, x in self._recorded(counterparts).items()
+        }
 
     @property
     def mean_over(self) -> str:
@@ -89,18 +104,16 @@ class Replacement:
 
     @cached_property
     def _means(self) -> Rewrites:
-        per = "position" if self.by_position else "all"
-        sites = self.layers.items()
-        return _rewrites([mean_ablation(self.model, self.reference, *at, per=per) for at in sites])
-
-
-def _rewrites(plans: Sequence[Plan]) -> Rewrites:
-    found: dict[tuple[str, int], Rewrite] = {}
-    for plan in plans:
-        for step in plan:
-            assert isinstance(step, Ablate) and isinstance(step.layers, tuple)
-            found[step.site, step.layers[0]] = step.rewrite(None)
-    return found
+        found: dict[tuple[str, int], Rewrite] = {}
+        for site, layers in self.layers.items():
+            means = mean_activations(self.model, self.reference, site, layers)
+            if self.by_position:
+                at = mean_activations(self.model, self.reference, site, layers, per="position")
+                for layer, mean in means.items():
+                    behind = mean.expand(self.n_behind, -1)
+                    means[layer] = torch.cat([at[layer], behind])
+            found |= {(site, layer): Rewrite(0.0, mean) for layer, mean in means.items()}
+        return found
 
 
 def check_kind(kind: str, reference: Sequence[TokenPrompt]) -> AblateKind:

@@ -9,7 +9,6 @@ import pandas as pd
 import xarray as xr
 
 from interp.ablation.controls import ControlledSets
-from interp.ablation.readouts import unit_of
 from interp.data.pairs import Excluded
 from interp.data.prompts import unpaired_tokens
 from interp.errors import PlanError, did_you_mean
@@ -63,11 +62,16 @@ class AblationResult(Result):
     source: str
     seed: int
     seconds: float
+    units: dict[str, str]
     unpaired: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name, data in self.readings.items():
-            data.attrs["unit"] = unit_of(name)
+            data.attrs["unit"] = self.unit_of(name)
+
+    def unit_of(self, readout: str) -> str:
+        """The unit of a readout's values."""
+        return self.units.get(readout, "nats per token")
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -144,10 +148,10 @@ class AblationResult(Result):
         name = readout or self.readouts[0]
         said = f"{self.kind} ablation on {self.model}"
         if not nested(self.sets):
-            return plot_bars(self.top(BARS, name), name, unit_of(name), said)
+            return plot_bars(self.top(BARS, name), name, self.unit_of(name), said)
         kept = any(one.among for one in self.sets.values())
         axis = "components kept, all others ablated" if kept else "components ablated"
-        return plot_curve(self.table(name), name, unit_of(name), said, axis)
+        return plot_curve(self.table(name), name, self.unit_of(name), said, axis)
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints: what was ablated and what was lost."""
@@ -173,7 +177,7 @@ class AblationResult(Result):
         n, first = len(self.sets), self.readouts[0]
         without = f" {len(self.uncontrolled)} without random sets to compare."
         sections = [
-            readout_section(self.top(15, name), name, unit_of(name), self.plot(name))
+            readout_section(self.top(15, name), name, self.unit_of(name), self.plot(name))
             for name in self.readouts
         ]
         if self.uncontrolled:
@@ -184,7 +188,7 @@ class AblationResult(Result):
             title=f"{self.kind} ablation on {self.model}, {self.source}",
             lead=f"{n} set{'s' * (n != 1)} of components, {self.n_pairs} pairs of {self.source}."
             f"{without * bool(self.uncontrolled)} "
-            f"{strongest(self.top(1, first), first, unit_of(first))}",
+            f"{strongest(self.top(1, first), first, self.unit_of(first))}",
             sections=sections,
             method=(
                 "Effect: ablated - baseline, mean over examples, with its 95 % bootstrap interval; "

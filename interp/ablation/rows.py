@@ -11,9 +11,10 @@ from torch import Tensor
 
 from interp.ablation.replacement import Rewrites
 from interp.brief import brief
-from interp.data.prompts import TokenPrompt, pad
+from interp.data.token_batch import TokenBatch
 from interp.forward.budget import default_budget, halved
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.continuations import record_batch
+from interp.forward.layer_calls import LayerCalls
 from interp.forward.packed import Pack, Rows, run_packed
 from interp.interventions.batch_run import Rewrite
 from interp.model.components import SITE_OF, Component, ComponentKind
@@ -64,7 +65,7 @@ _Units = list[tuple[Site, int, Bool[Tensor, "set unit"]]]
 
 def run_sets(
     model: Model,
-    prompts: Sequence[TokenPrompt],
+    tokens: TokenBatch,
     places: Sequence[Sequence[int]],
     ablated: Sequence[Sequence[Component]],
     rewrites: Rewrites,
@@ -72,22 +73,22 @@ def run_sets(
 ) -> Measured:
     """Run each prompt with each set of components ablated, and unablated, and read the results.
 
-    `places` are the positions of each prompt that are replaced, ascending.
+    `tokens` are padded on the left; `places` are the positions of each prompt, and of the answers
+    behind it, that are replaced, ascending.
     """
     units = _units(model, ablated)
-    cells = _cells(model, len(prompts), len(ablated), units)
-    length = torch.tensor([len(p.ids) for p in prompts])
+    cells = _cells(model, len(tokens.ids), len(ablated), units)
+    length = tokens.mask.sum(-1).cpu()
     start = torch.tensor([own[0] for own in places])
     held = (length - start)[cells[:, 0]].cumsum(0).numpy()
     budget, out, lo = default_budget(model), {}, 0
     with torch.no_grad():
-        calls = record_layer_calls(model, *pad(model, prompts))
+        calls = record_batch(model, tokens)
         while lo < len(cells) or not out:
             room = max(1, budget - int(length.sum())) + (held[lo - 1] if lo else 0)
             hi = max(lo + 1, int(np.searchsorted(held, room, side="right")))
             prompt, _, entry = cells[lo:hi].T
-            last = torch.full((len(prompts), 1), calls.mask.shape[1] - 1)
-            rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry, last)
+            rows = Rows.beside(model, calls.mask, prompt, start[prompt], entry, tokens.columns)
             try:
                 writes = _writes(calls, length, places, cells[lo:hi], units, rewrites, rows)
                 hidden, pack = run_packed(model, calls, rows, writes)
@@ -95,7 +96,7 @@ def run_sets(
             except torch.OutOfMemoryError as error:
                 budget = halved(budget, model, int(length.max()), error)
                 continue
-            _fill(out, found, cells[lo:hi], len(prompts), len(ablated))
+            _fill(out, found, cells[lo:hi], len(length), len(ablated))
             lo = hi
     return out
 

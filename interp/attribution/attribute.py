@@ -3,6 +3,7 @@
 The latter also resumes in a run folder, shard of pairs by shard of pairs.
 """
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
-from interp.model.sites import Site, parse_site
+from interp.model.sites import AXES_OF, Site, parse_site
 from interp.progress import Progress, reported
 from interp.results.run_folder import RunFolder, identity, names_of
 
@@ -133,8 +134,8 @@ def attribute(
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
     Compare with ``interp.patch(model, pairs, site, over, direction="noise")``. `site` is a short
-    site name; `over` the axes to keep: ``layer``, ``pos``, and ``head`` or ``neuron`` where the
-    site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
+    site name; `over` the axes to keep: ``layer``, ``pos``, and ``head``, ``neuron`` or ``expert``
+    where the site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
     attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
     two corrections of it. Dims are ``("pair", *over)``, NaN beyond a prompt's end. Over ``pos``,
     prompts that differ in length or in where their spans are raise an `InterpWarning`. All else as
@@ -147,6 +148,8 @@ def attribute(
 
     def rows(contrast: Contrast) -> Rows:
         found, read = _units_by(model, contrast, where, method, steps)
+        if unit == "expert":  # of neurons, too
+            found = found.unflatten(-1, (model.n_along(unit, where), -1)).sum(-1)
         values = by_position(found.numpy(), contrast)
         places = {"pos": range(values.shape[2])}
         array = xr.DataArray(values, dims=("pair", "layer", "pos", unit), coords=places)
@@ -162,7 +165,8 @@ def attribute(
             advice = "attribute over pairs of one template, or leave 'pos' out."
             warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
     name = f"{method} ({site})"
-    return _measured(UnitScores, model, loaded, rows, name, {}, metric, at_once, progress)
+    labels = {"layer": model.layers_with(where)}
+    return _measured(UnitScores, model, loaded, rows, name, labels, metric, at_once, progress)
 
 
 def attribute_to(
@@ -192,6 +196,7 @@ def attribute_to(
     options |= {"metric": metric, "steps": steps}
     if out is None:
         return _by_name(model, pairs, **options, progress=progress)
+    pairs = pairs.rendered(model)
     named = options | {"seed": seed} | names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:
@@ -304,8 +309,9 @@ def checked_axes(
 ) -> tuple[tuple[str, ...], str]:
     """The axes, and the name of the site's unit axis: ``"unit"`` where none can be told apart."""
     axes = tuple(over.split(",") if isinstance(over, str) else over)
-    unit = {"head": "head", "kv_head": "head", "neuron": "neuron"}.get(site.units, "unit")
-    allowed = ("layer", "pos", unit) if unit != "unit" else ("layer", "pos")
+    known = AXES_OF[site.units]
+    unit = next((axis for axis in known if axis in axes), known[0] if known else "unit")
+    allowed = ("layer", "pos", *known)
     wrong = [axis for axis in axes if axis not in allowed]
     if wrong or "layer" not in axes or layer is not None or len(set(axes)) != len(axes):
         raise PlanError(
@@ -321,7 +327,7 @@ def _measured(
     pairs: AnyPairs,
     rows: Callable[[Contrast], Rows],
     method: str,
-    labels: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[Any]],
     metric: AnyMetric,
     at_once: int | None,
     progress: Progress | bool,
@@ -345,14 +351,18 @@ def _measured(
             f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
             f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
         )
+    graph: Graph | None = None
+    with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
+        graph = Graph.of(model.arch)
     ids = {"pair": [pair.pair.id for pair in usable]}
     values = xr.concat(parts, "pair", join="outer").astype(np.float32)
-    axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()} | dict(labels) | ids
+    axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
+    axes |= {axis: list(names) for axis, names in labels.items()} | ids
     return kind(
         values=values.assign_coords(axes),
         clean=xr.DataArray(clean, dims="pair", coords=ids),
         corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
-        graph=Graph.of(model.arch),
+        graph_or_none=graph,
         method=method,
         metric=chosen.name,
         unit=chosen.unit,

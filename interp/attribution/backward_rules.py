@@ -29,17 +29,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from interp.attribution.chords import halfway, log_mean, routing_slopes, slope, solve_slopes
+from interp.forward.experts import Route, Routing, require_open, routed
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 
 ELEMENTWISE = frozenset(
-    ["relu", "gelu", "silu", "tanh", "sigmoid", "exp", "pow", "__pow__", "square"]
+    ["relu", "gelu", "silu", "tanh", "sigmoid", "exp", "pow", "__pow__", "square", "clamp"]
+    + ["softplus"]
 )
 PRODUCT = frozenset(["mul", "__mul__", "__rmul__", "multiply"])
 QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
-CLOSE = 1e-3
-"""Runs closer than this, relative to their size, take the slope at their midpoint: the chord
-would be lost in rounding."""
 
 
 class Gradient:
@@ -81,6 +81,9 @@ class _Rule(Gradient):
     product: Callable[..., Tensor]
     softmax: Callable[..., Tensor]
     root: Callable[..., Tensor]
+    routing: Routing
+    einsum: Callable[..., Tensor]
+    solve: Callable[..., Tensor] = staticmethod(torch.linalg.solve_triangular)
 
     def quotient(self, f: Callable[..., Tensor], a: Any, b: Any, **kw: Any) -> Tensor:
         """A product with the reciprocal."""
@@ -106,6 +109,8 @@ class _Rule(Gradient):
             "logsumexp": self.logsumexp,
             "log_softmax": lambda x, dim=-1, **_: x - self.logsumexp(x, dim)[..., None],
             "scaled_dot_product_attention": self.attention,
+            "einsum": self.einsum,
+            "linalg_solve_triangular": self.solve,
             "layer_norm": self.layer_norm,
             "rms_norm": self.rms_norm,
         }
@@ -161,6 +166,7 @@ class _Rule(Gradient):
             for module in model.hf.modules():
                 if type(module).__module__ == "transformers.activations":
                     stack.enter_context(_as_elementwise(module, self.elementwise))
+            stack.enter_context(routed(model, self.routing))
             stack.enter_context(_Functions(self._handler))
             yield
 
@@ -207,7 +213,8 @@ class RelP(_Rule):
 
     def _handler(self, name: str, func: Callable[..., Any]) -> Callable[..., Any] | None:
         # the only exponential outside attention is the metric's own: p from log p
-        return None if name == "exp" else super()._handler(name, func)
+        # (and of a softplus, f(x) / x has no limit at 0)
+        return None if name in ("exp", "softplus") else super()._handler(name, func)
 
     def other_end(self, clean: Tensor, corrupt: Tensor) -> Tensor:
         return -clean  # where the norm's scale is the same
@@ -226,11 +233,19 @@ class RelP(_Rule):
         value = f(a, b)
         return 0.5 * (value + value.detach()) if _depends(a, b) else value
 
+    def einsum(self, equation: str, *operands: Tensor) -> Tensor:
+        if len(operands) != 2:
+            return torch.einsum(equation, *operands)
+        return self.product(functools.partial(torch.einsum, equation), *operands)
+
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         return torch.softmax(x.detach(), dim, dtype=dtype)
 
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
         return f(x).detach()
+
+    def routing(self, route: Route, logits: Tensor) -> Tensor:  # pyright: ignore
+        return route(logits.detach())
 
 
 # --- the discrete gradient ---------------------------------------------------------------------
@@ -253,6 +268,7 @@ class DiscreteGradient(_Rule):
 
     @contextlib.contextmanager
     def clean(self, model: Model) -> Generator[None]:
+        require_open(model)
         self.slots, self.next = [], None
         with self._watching(model):
             yield
@@ -306,6 +322,21 @@ class DiscreteGradient(_Rule):
 
         return given(lambda: f(a, b), back, a, b)
 
+    def einsum(self, equation: str, *operands: Tensor) -> Tensor:
+        f = functools.partial(torch.einsum, equation)
+        slot = self._slot(operands, len(operands) == 2 and _depends(*operands))
+        if slot is None:
+            return f(*operands)
+        return given(lambda: f(*operands), lambda g: halfway(f, operands, slot, g), *operands)
+
+    def solve(self, a: Tensor, b: Tensor, **form: bool) -> Tensor:
+        x = torch.linalg.solve_triangular(a, b, **form)
+        slot = self._slot((a, x), _depends(a, b) and form.get("left", True))
+        if slot is None:
+            return x
+        back = functools.partial(solve_slopes, a.detach(), x.detach(), slot, form)
+        return given(x.detach().clone, back, a, b)
+
     def softmax(self, x: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
         x = x if dtype is None else x.to(dtype)
         log_p = torch.log_softmax(x.detach(), dim)
@@ -333,8 +364,16 @@ class DiscreteGradient(_Rule):
     def root(self, f: Callable[..., Tensor], x: Tensor) -> Tensor:
         return self.elementwise(f, x)
 
+    def routing(self, route: Route, logits: Tensor) -> Tensor:  # pyright: ignore
+        weights = route(logits.detach())
+        slot = self._slot((logits, weights), _depends(logits))
+        if slot is None:
+            return weights
+        back = functools.partial(routing_slopes, route, logits, weights, slot)
+        return given(weights.clone, lambda g: (back(g),), logits)
 
-# --- slopes ------------------------------------------------------------------------------------
+
+# --- functions with gradients of their own -------------------------------------------------------
 
 
 def given(f: Callable[[], Tensor], back: Callable[[Tensor], Any], *operands: Tensor) -> Tensor:
@@ -353,27 +392,3 @@ class _Given(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, None, *ctx.back(grads[0])
-
-
-def slope(f: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> Tensor:
-    """(f(x) - f(x')) / (x - x'), or the derivative at the midpoint where the two are close.
-
-    At least in fp32: in 16-bit formats runs a rounding step apart would give a chord of noise.
-    """
-    kind = x.dtype
-    x, other = (v.to(torch.promote_types(kind, torch.float32)) for v in (x, other))
-    with torch.no_grad():
-        step = x - other
-        close = step.abs() <= CLOSE * torch.maximum(x.abs(), other.abs())
-        chord = (f(x) - f(other)) / torch.where(close, torch.ones_like(step), step)
-    with torch.enable_grad():
-        middle = ((x + other) / 2).detach().requires_grad_(True)
-        (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
-    return torch.where(close, derivative, chord).to(kind)
-
-
-def log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Logarithmic mean (p - q) / (log p - log q) of two probabilities; 0 where one is 0."""
-    gap = (log_p - log_q).nan_to_num(0.0).abs()
-    ratio = torch.where(gap < 1e-4, 1 - gap / 2, -torch.expm1(-gap) / gap.clamp(min=1e-4))
-    return torch.maximum(log_p, log_q).exp() * ratio

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from interp.brief import brief
 from interp.data.pairs import TokenPair
 from interp.data.token_batch import TokenBatch, batch
 from interp.errors import DataError, PlanError
+from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
 from interp.forward.continuations import record_batch
 from interp.forward.hooks import hooked
@@ -141,19 +142,24 @@ def run(
     sites: Sequence[str],
     given: tuple[str, int, Tensor] | None = None,
     through: Through = lambda layer, before, after: after,
+    tokens: Literal["clean", "corrupt"] = "clean",
 ) -> RunValues:
     """Run every block on whole rows of a contrast's prompts; keep what passes the given sites.
 
     `hidden` enters layer 0, `pair` is the pair of each row, `sites` are short names and
     ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
-    `through` changes what passes from layer to layer.
+    `through` changes what passes from layer to layer. Blocks that read more of the prompt than the
+    stream (embeddings of their own) read these `tokens`.
     """
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+    known, state = contrast.calls.arguments, BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, 2 * pair)
+        if known.of_tokens and tokens == "corrupt":
+            other = contrast.calls.of_rows(layer, 2 * pair + 1)
+            kwargs |= {name: value for name, value in other.items() if name in known.of_tokens}
         with _giving(model, layer, given), _keeping(model, layer, kept):
-            result = block(hidden, **kwargs)
-        after = result[0] if isinstance(result, tuple) else result
+            after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
     return RunValues(pair, kept, hidden)
 
@@ -177,7 +183,8 @@ def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> 
 
 @contextlib.contextmanager
 def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
-    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in SITES]
+    own = model.arch.layers[layer].points
+    edits = [(SITES[s], layer, kept[s].append) for s in kept if s in own]
     with contextlib.ExitStack() as stack:
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
@@ -192,8 +199,8 @@ def plain_runs(
     embeddings = contrast.calls.embeddings
     with torch.no_grad():
         clean, corrupt = (
-            run(model, contrast, embeddings[which], contrast.pair, sites)
-            for which in (contrast.clean, contrast.corrupt)
+            run(model, contrast, embeddings[which], contrast.pair, sites, tokens=tokens)
+            for which, tokens in ((contrast.clean, "clean"), (contrast.corrupt, "corrupt"))
         )
     return clean, corrupt
 

@@ -100,6 +100,12 @@ def linearise(
 
     The model's parameters receive no gradients.
     """
+    if estimator.points != CLEAN and (beside := contrast.calls.arguments.of_tokens):
+        raise PlanError(
+            f"the blocks of {model.name} read the prompt's tokens beside the residual stream "
+            f"({', '.join(sorted(beside))}), so there is nothing between the clean and the corrupt "
+            "prompt; use 'eap', 'relp', 'eap-dg' or 'exact'."
+        )
     rule, pair = estimator.rule(), contrast.pair
     embeddings = contrast.calls.embeddings
     clean_in, corrupt_in = embeddings[contrast.clean], embeddings[contrast.corrupt]
@@ -110,7 +116,7 @@ def linearise(
         done = run(model, contrast, start.detach().requires_grad_(True), rows, sites)
         values = contrast.read(done.final, rows)
     with torch.no_grad(), rule.corrupt(model):
-        corrupt = run(model, contrast, corrupt_in, pair, sites)
+        corrupt = run(model, contrast, corrupt_in, pair, sites, tokens="corrupt")
         low = contrast.read(corrupt.final, pair)
     if estimator.points == CLEAN:
         clean, high = done.detached(), values.detach()

@@ -16,7 +16,7 @@ MOST_COLUMNS = 64
 """Columns of a heatmap; neurons beyond are not drawn one by one."""
 
 
-def plot_scores(values: xr.DataArray, graph: Graph, measured: str) -> go.Figure:
+def plot_scores(values: xr.DataArray, graph: Graph | None, measured: str) -> go.Figure:
     """Draw mean scores over pairs; blue supports the answer, red opposes it.
 
     Edges: a heatmap of the summed size of all edges from layer to layer. Nodes: layer by head,
@@ -25,9 +25,9 @@ def plot_scores(values: xr.DataArray, graph: Graph, measured: str) -> go.Figure:
     `measured` is the metric with its unit.
     """
     mean, over = values.mean("pair"), [str(dim) for dim in values.dims[1:]]
-    if over == ["edge"]:
+    if over == ["edge"] and graph is not None:
         return _edges(mean.values, graph)
-    if over == ["node"]:
+    if over == ["node"] and graph is not None:
         return _nodes(mean.values, graph)
     if "neuron" in over:
         return _neurons(mean.sum("pos") if "pos" in over else mean)

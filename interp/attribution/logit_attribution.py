@@ -22,6 +22,7 @@ from interp.forward.readout import LOGITS_AT_ONCE
 from interp.interventions.recording import recorded
 from interp.model.model import Model
 from interp.model.sites import SITES
+from interp.model.weights import bias_in
 
 
 @brief
@@ -90,7 +91,7 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     read = rows[:, 0] - rows[:, 1]
     nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
     total = (model.ln_final(final) * read).sum(-1)
-    bias: Tensor | None = getattr(model.unembed, "bias", None)
+    bias = bias_in(model.unembed)
     if bias is not None:
         total = total + bias[at.answers[:, 0]] - bias[at.answers[:, 1]]
     return DirectEffects(nodes.float().cpu(), (total - nodes.sum(1)).float().cpu())
@@ -168,7 +169,7 @@ def _increase(
 ) -> Float[Tensor, " unit"]:
     both = torch.cat([base[None], base + writes])[:, None]
     normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
-    bias: Tensor | None = getattr(model.ln_final, "bias", None)
+    bias = bias_in(model.ln_final)
     normed = normed if bias is None else normed + bias
     step = max(1, LOGITS_AT_ONCE // model.n_vocab)
     parts = [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]

@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from interp.data.pairs import Excluded
+from interp.errors import PlanError
 from interp.model.graph import Graph
 from interp.results.result import Result
 from interp.statistics import bootstrap_mean
@@ -25,6 +26,7 @@ class Scores(Result):
     Attributes:
         values: score of each component, first dimension ``pair``.
         clean, corrupt: the metric of that prompt, per pair, in `unit`.
+        graph_or_none: ``None`` where the model cannot be taken apart into edges.
         excluded: refused rows with reasons.
         prompts: every prompt seen; circuits made of these scores may not be evaluated on them.
         seconds: wall time.
@@ -33,7 +35,7 @@ class Scores(Result):
     values: xr.DataArray
     clean: xr.DataArray
     corrupt: xr.DataArray
-    graph: Graph
+    graph_or_none: Graph | None
     method: str
     metric: str
     unit: str
@@ -43,6 +45,15 @@ class Scores(Result):
     excluded: tuple[Excluded, ...]
     prompts: tuple[str, ...]
     seconds: float
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph; `PlanError` where it cannot be taken apart into edges."""
+        if self.graph_or_none is None:
+            raise PlanError(
+                f"{self.model} cannot be taken apart into edges, so it has no circuits."
+            )
+        return self.graph_or_none
 
     @property
     def n_pairs(self) -> int:
@@ -92,7 +103,7 @@ class Scores(Result):
         from interp.attribution.figures import plot_scores
         from interp.results.style import styled
 
-        figure = plot_scores(self.values, self.graph, f"{self.metric} ({self.unit})")
+        figure = plot_scores(self.values, self.graph_or_none, f"{self.metric} ({self.unit})")
         note = f"{self._what}, mean of {self.n_pairs} pairs"
         return styled(figure, f"{self.method} on {self.model}", note)
 
@@ -170,6 +181,6 @@ class NodeScores(Scores):
 
 
 class UnitScores(Scores):
-    """Scores of a site's units, dims (pair, layer[, pos][, head or neuron])."""
+    """Scores of a site's units, dims (pair, layer[, pos][, head, neuron or expert])."""
 
     KIND = "unit_scores"

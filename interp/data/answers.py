@@ -21,6 +21,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.errors import DataError, shown
 from interp.model.model import Model
+from interp.model.rendered import Rendered
 
 Tokens = tuple[int, ...]
 Aliases = tuple[Tokens, ...]
@@ -49,8 +50,12 @@ def continuation(model: Model, prompt: str, ids: Sequence[int], answer: str, key
 
 
 def spaced(prompt: str, answer: str) -> str:
-    """An answer with the leading space that the prompt's end calls for."""
-    joined = answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
+    """An answer with the leading space that the prompt's end calls for.
+
+    None where a chat's template has just opened the assistant's turn.
+    """
+    opened = isinstance(prompt, Rendered) and not prompt.continued
+    joined = opened or answer[0].isspace() or prompt[-1].isspace() or prompt[-1] in "([{\"'“‘"
     return answer if joined else f" {answer}"
 
 

@@ -1,26 +1,24 @@
 """Prompt pairs: a clean and a corrupt prompt that differ in one fact, and both answers.
 
-`PromptPairs` is text, with where each row came from; a `TokenPair` is one row in a model's tokens,
-aligned; `tokenise` makes them and names every refused row with its reason.
+`PromptPairs` is text or chats, with where each row came from; a `TokenPair` is one row in a model's
+tokens, aligned; `tokenise` makes them and names every refused row with its reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator
+from typing import Any, Literal
 
 from interp.brief import brief
 from interp.data.alignment import Partner, align
 from interp.data.answers import Aliases, both_answers
-from interp.data.records import Row, Text, checked, read_records
+from interp.data.chat import Chat, Conversation, Range, render
+from interp.data.pair_records import pair_fields
+from interp.data.records import read_records
 from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
+from interp.model.rendered import Rendered
 
-PLACES = ("all", "prompt", "last", "decoded", "generating")
-"""Names of positions that every prompt has, which no span can take."""
-Range = tuple[int, int]
 AnswerMode = Literal["whole", "first"]
 """How much of an answer is read: all of its tokens, or each alias's first one alone."""
 
@@ -33,12 +31,15 @@ class Pair:
     Attributes:
         clean: prompt whose right continuation is `answer`.
         corrupt: prompt whose right continuation is `wrong_answer`; of any length.
-        answer: what follows `clean`; a leading space is added where the prompt needs one.
+        answer: what follows `clean`; a leading space is added where the prompt needs one, and none
+            where it begins the assistant's turn of a chat.
         wrong_answer: what follows `corrupt`.
         spans: name -> ((start, end) in `clean`, (start, end) in `corrupt`), in characters.
         where: file and row, for messages.
         aliases: further texts that are accepted for `answer`.
         wrong_aliases: further texts that count as `wrong_answer`.
+        chats: both prompts as messages, or None; `clean` and `corrupt` are then the contents of
+            their messages, until a model's template has rendered them.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Pair:
     where: str = ""
     aliases: tuple[str, ...] = ()
     wrong_aliases: tuple[str, ...] = ()
+    chats: tuple[Conversation, Conversation] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,18 @@ class PromptPairs(Sequence[Pair]):
                 usual one first. Optional keys are ``id``, ``subject`` (text, or
                 ``[clean text, corrupt text]``) and ``spans``, a mapping from name to
                 ``[clean, corrupt]`` where each is a text that occurs once in its prompt or a
-                ``[start, end]`` range of characters.
+                ``[start, end]`` range of characters. ``clean`` and ``corrupt`` are texts, or both
+                lists of messages with ``role`` and ``content``; spans are then found in the
+                contents.
             source: what to call these rows in messages and results.
 
         Raises:
             DataError: a row is not a pair, an id occurs twice, or a span not exactly once.
         """
-        pairs = [_pair(record, f"{source}, row {n}", n) for n, record in enumerate(records, 1)]
+        pairs = [
+            Pair(**pair_fields(record, f"{source}, row {n}", n))
+            for n, record in enumerate(records, 1)
+        ]
         if not pairs:
             raise DataError(f"{source} holds no pairs; give at least one row.")
         seen: dict[str, str] = {}
@@ -108,6 +115,26 @@ class PromptPairs(Sequence[Pair]):
                 )
             seen[pair.id] = pair.where
         return cls(tuple(pairs), source)
+
+    def as_chat(self, chat: Chat | None = None) -> "PromptPairs":
+        """Plain prompts as one user's turn each, and messages as they are, with these options.
+
+        The rows keep their ids, answers and spans. `DataError` where messages and options do not
+        go together (:meth:`Chat.wrap`).
+        """
+        chat = chat or Chat()
+        return PromptPairs(tuple(_in_chat(pair, chat) for pair in self.pairs), self.source)
+
+    def rendered(self, model: Model) -> "PromptPairs":
+        """Chats as the model's template writes them; those that it refuses stay as they are."""
+
+        def written(pair: Pair) -> Pair:
+            try:
+                return _rendered(model, pair)
+            except DataError:  # `tokenise` excludes it, with the reason
+                return pair
+
+        return PromptPairs(tuple(map(written, self.pairs)), self.source)
 
 
 def load_pairs(source: Any, split: str = "train") -> PromptPairs:
@@ -125,72 +152,30 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
     return PromptPairs.from_records(source, name or "records")
 
 
-def _texts(given: Any) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("it must be text, or a list of texts")
-    if not texts or not all(text.strip() for text in texts):
-        raise ValueError("it must be non-empty text, or a list of such texts")
-    return tuple(texts)
+def _in_chat(pair: Pair, chat: Chat) -> Pair:
+    given = pair.chats or (pair.clean, pair.corrupt)
+    if isinstance(pair.clean, Rendered):
+        raise DataError(f"{pair.where}: this chat is rendered already; give it as messages.")
+    clean, corrupt = map(chat.wrap, given)
+    shift = clean.start(1) if chat.system is not None else 0  # a system turn stands before it
+    spans = {
+        name: tuple((start + shift, end + shift) for start, end in both)
+        for name, both in pair.spans.items()
+    }
+    texts: dict[str, Any] = {"clean": clean.text, "corrupt": corrupt.text, "spans": spans}
+    return replace(pair, **texts, chats=(clean, corrupt))
 
 
-_Texts = Annotated[Any, AfterValidator(_texts)]
-
-
-class _Record(Row):
-    clean: Text
-    corrupt: Text
-    answer: _Texts
-    wrong_answer: _Texts
-    id: Any = None
-    subject: Any = None
-    spans: dict[str, Any] | None = None
-
-
-def _pair(record: Any, where: str, number: int) -> Pair:
-    if isinstance(record, Mapping):  # a row of a data set may hold more than JSON can
-        record = {key: record[key] for key in _Record.model_fields if key in record}
-    given = checked(_Record, record, where)
-    prompts = (given.clean, given.corrupt)
-    named = {name: place for name, place in (given.spans or {}).items() if place is not None}
-    if given.subject is not None:
-        named.setdefault("subject", given.subject)
-    taken = next((name for name in named if name in PLACES), None)
-    if taken is not None:
-        raise DataError(f"{where}: a span cannot be called {taken!r}, which every prompt has.")
-    id = number if given.id is None else given.id
-    if not isinstance(id, str | int) or isinstance(id, bool):
-        raise DataError(f"{where}: 'id' is {shown(id)}; it must be text or a whole number.")
-    spans = {name: _span(name, place, prompts, where) for name, place in named.items()}
-    (answer, *aliases), (wrong, *others) = given.answer, given.wrong_answer
-    return Pair(str(id), *prompts, answer, wrong, spans, where, tuple(aliases), tuple(others))
-
-
-def _span(name: str, given: Any, prompts: tuple[str, str], where: str) -> tuple[Range, Range]:
-    two = isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_number, given))
-    clean, corrupt = given if two else (given, given)
-    return _range(name, clean, prompts[0], where), _range(name, corrupt, prompts[1], where)
-
-
-def _range(name: str, given: Any, prompt: str, where: str) -> Range:
-    if isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_number, given)):
-        start, end = given
-        if 0 <= start < end <= len(prompt):
-            return start, end
-    found = "is not"
-    if isinstance(given, str) and given:
-        start, n = prompt.find(given), prompt.count(given)
-        if n == 1:
-            return start, start + len(given)
-        found = f"occurs {n} times"
-    raise DataError(
-        f"{where}: span {shown(name)} ({shown(given)}) {found} in {shown(prompt)}; give a text "
-        "that occurs exactly once, or a [start, end] range of characters."
+def _rendered(model: Model, pair: Pair) -> Pair:
+    """The pair with both prompts as the model's template writes them."""
+    if pair.chats is None or isinstance(pair.clean, Rendered):
+        return pair
+    (clean, first), (corrupt, second) = (
+        render(model, chat, {name: both[side] for name, both in pair.spans.items()})
+        for side, chat in enumerate(pair.chats)
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    spans = {name: (first[name], second[name]) for name in pair.spans}
+    return replace(pair, clean=clean, corrupt=corrupt, spans=spans)
 
 
 # --- in a model's tokens -----------------------------------------------------------------------
@@ -304,6 +289,7 @@ def tokenise(
 
 
 def _tokenise(model: Model, pair: Pair, mode: str) -> TokenPair:
+    pair = _rendered(model, pair)
     clean, corrupt = model.encode(pair.clean), model.encode(pair.corrupt)
     if clean == corrupt:
         raise DataError("clean and corrupt are the same tokens, so there is nothing to patch.")
@@ -320,7 +306,7 @@ def _tokenise(model: Model, pair: Pair, mode: str) -> TokenPair:
 
 
 def _tokens_of(model: Model, prompt: str, span: Range, n: int) -> tuple[int, ...]:
-    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    offsets = model.offsets(prompt)
     if len(offsets) != n:
         raise DataError("the tokenizer's offsets do not match its tokens.")
     inside = overlapping(offsets, prompt, span)

@@ -9,9 +9,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import PLACES, Pair, PromptPairs, TokenPair, overlapping, tokenise
+from interp.data.chat import Conversation, Messages, is_messages, render
+from interp.data.pair_records import PLACES
+from interp.data.pairs import Pair, PromptPairs, TokenPair, overlapping, tokenise
 from interp.data.token_batch import padded
-from interp.errors import DataError, PlanError, first_line, shown
+from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
 
 Positions = str | int | Sequence[int]
@@ -36,10 +38,11 @@ def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
 @brief
 @dataclass(frozen=True)
 class TokenPrompt:
-    """One prompt: its tokens, and named spans of token positions."""
+    """One prompt: its tokens, named spans of token positions, and its text where that is known."""
 
     ids: tuple[int, ...]
     spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    text: str = field(default="", compare=False)
 
     def positions(self, place: Positions) -> tuple[int, ...]:
         """Positions of the prompt in a place; `PlanError` for a span or number it does not have."""
@@ -65,15 +68,12 @@ class TokenPrompt:
         return self.spans[span][-1:]
 
 
-Messages = Sequence[Mapping[str, str]]
-"""A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
-
-
-def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
+def prompt(model: Model, text: str | Messages | Conversation, /, **spans: str) -> TokenPrompt:
     """A prompt with named spans, such as ``subject="France"``: texts that occur once in it.
 
-    Chat messages are put into the tokenizer's chat template up to where the model's reply begins;
-    their spans occur once in the whole rendered chat.
+    Chat messages are put into the tokenizer's chat template up to where the model's reply begins,
+    or continues (:func:`interp.data.chat.render`); `Chat.wrap` gives them options. Their spans
+    occur once in the contents of the messages.
 
     Raises:
         DataError: a span does not occur exactly once, or is called as a place of every prompt is;
@@ -82,52 +82,25 @@ def prompt(model: Model, text: str | Messages, /, **spans: str) -> TokenPrompt:
     taken = next((name for name in spans if name in PLACES), None)
     if taken is not None:
         raise DataError(f"a span cannot be called {taken!r}, which every prompt has.")
-    chat = not isinstance(text, str)
-    if chat and not (_is_chat(text) and text):
-        raise DataError(
-            f"the prompt is {shown(text)}; give one text, or chat messages: mappings with 'role' "
-            "and 'content'."
-        )
-    rendered = _rendered(model, text) if chat else text
-    # a chat template writes the special tokens itself
-    encoded = model.tokenizer(rendered, return_offsets_mapping=True, add_special_tokens=not chat)
-    found: dict[str, tuple[int, ...]] = {}
+    chat = text if isinstance(text, str | Conversation) else Conversation(text)
+    plain = chat if isinstance(chat, str) else chat.text
+    ranges: dict[str, tuple[int, int]] = {}
     for name, part in spans.items():
-        if not part.strip() or rendered.count(part) != 1:
-            n = rendered.count(part) if part else 0
+        if not part.strip() or plain.count(part) != 1:
+            n = plain.count(part) if part else 0
             raise DataError(
-                f"span {shown(name)} ({shown(part)}) occurs {n} times in {shown(rendered)}; "
+                f"span {shown(name)} ({shown(part)}) occurs {n} times in {shown(plain)}; "
                 "give a text that occurs exactly once."
             )
-        span = rendered.index(part), rendered.index(part) + len(part)
-        found[name] = overlapping(encoded["offset_mapping"], rendered, span)
-    return TokenPrompt(tuple(encoded["input_ids"]), found)
+        ranges[name] = plain.index(part), plain.index(part) + len(part)
+    if isinstance(chat, Conversation):
+        plain, ranges = render(model, chat, ranges)
+    offsets = model.offsets(plain)
+    found = {name: overlapping(offsets, plain, span) for name, span in ranges.items()}
+    return TokenPrompt(tuple(model.encode(plain)), found, plain)
 
 
-def _rendered(model: Model, messages: Messages) -> str:
-    """Chat messages as the model's tokenizer writes them, its cue to reply at the end."""
-    for number, message in enumerate(messages, 1):
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise DataError(
-                f"message {number} is {shown(message, 80)}; every message needs 'role' and "
-                "'content', both text."
-            )
-    if not getattr(model.tokenizer, "chat_template", None):
-        raise DataError(
-            f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "
-            "give the prompt as text."
-        )
-    try:
-        return model.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # the template is the model author's program
-        raise DataError(
-            f"the chat template of {model.name} refuses these messages: {first_line(str(error))}."
-        ) from error
-
-
-Prompt = str | Messages | TokenPrompt | TokenPair | Pair
+Prompt = str | Messages | Conversation | TokenPrompt | TokenPair | Pair
 Prompts = Prompt | Iterable[Prompt]
 """Texts, chats, tokens, or pairs, of which the clean prompts are meant.
 
@@ -139,7 +112,7 @@ def listed(prompts: Prompts) -> list[Any]:
     if not isinstance(prompts, Iterable) or isinstance(prompts, str | Mapping):
         return [prompts]
     several: list[Any] = list(prompts)
-    return [several] if several and _is_chat(several) else several
+    return [several] if is_messages(several) else several
 
 
 def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
@@ -150,12 +123,8 @@ def as_prompts(model: Model, prompts: Prompts) -> list[TokenPrompt]:
     return [_as_prompt(model, one) for one in given]
 
 
-def _is_chat(given: Any) -> bool:
-    return isinstance(given, list | tuple) and all(isinstance(one, Mapping) for one in given)
-
-
 def _as_prompt(model: Model, given: Any) -> TokenPrompt:
-    if _is_chat(given) and given:
+    if isinstance(given, Conversation) or is_messages(given):
         return prompt(model, given)
     pairs = pairs_of(model, [given])
     if pairs:

@@ -32,13 +32,14 @@ MOST_DIGITS = 18
 # --- what a record must hold -------------------------------------------------------------------
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
+    """A text; `ValueError` where it is blank."""
     if not text.strip():
         raise ValueError("it must be non-empty text")
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(not_blank)]
 """Text that is not blank."""
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]

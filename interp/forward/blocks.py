@@ -14,7 +14,7 @@ from interp.forward.hooks import hooked
 from interp.forward.layer_calls import restore_forward
 from interp.model.model import Model
 from interp.model.sites import SITES
-from interp.model.weights import shape_of
+from interp.model.weights import bias_in, shape_of
 
 WRITERS = ("mlp_post", "z")
 """Sites that a writing projection reads: the FFN's down-projection and attention's output map."""
@@ -61,7 +61,7 @@ def neuron_keys(model: Model, layer: int, which: str = "gate") -> Float[Tensor, 
 def bias_of(model: Model, site: str, layer: int) -> Float[Tensor, " out"] | None:
     """Bias of the linear module that computes q, k or v; ``None`` where it has none."""
     module, point = model.point(SITES[site], layer)
-    bias: Tensor | None = getattr(module, "bias", None)
+    bias = bias_in(module)
     if bias is None or point.features is None:
         return bias
     return bias[point.features.to(bias.device)]

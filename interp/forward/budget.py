@@ -29,6 +29,16 @@ def default_budget(model: Model) -> int:
     return max(256, min(2**18, int(free / 2 / (floats * model.dtype.itemsize))))
 
 
+def check_memory(n_bytes: int, what: str) -> None:
+    """`OutOfMemory` where so many bytes are more than the main memory that is free."""
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        raise OutOfMemory(
+            f"{what} would take {n_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            "free; record fewer sites, layers, positions or prompts at a time."
+        )
+
+
 def halved(budget: int, model: Model, longest: int, error: Exception) -> int:
     """Half the tokens of a batch that did not fit; `OutOfMemory` if two prompts alone do not."""
     torch.cuda.empty_cache()

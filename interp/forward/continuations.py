@@ -6,18 +6,22 @@ read at those positions, without what a column does not see. Whether a model com
 such a row as in plain ones is measured, not assumed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.answers import Aliases, AnswerTree
 from interp.data.token_batch import TokenBatch, TreeColumns, laid_out
 from interp.errors import PlanError
-from interp.forward.blocks import first_output
+from interp.forward.argument_axes import BlockState
+from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls, positions_and_mask, record_layer_calls
 from interp.model.model import Model
+from interp.model.sites import Site
 
 SMALLEST = 16
 """Columns of the smallest tree that is tried."""
@@ -50,7 +54,7 @@ def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
     calls = record_layer_calls(model, tokens.ids, tokens.mask, inputs)
     made: dict[int, Tensor] = {}
     kwargs = [_in_tree(tokens.tree, own, made) for own in calls.kwargs]
-    return LayerCalls(calls.embeddings, kwargs, calls.mask)
+    return replace(calls, kwargs=kwargs)
 
 
 def _in_tree(tree: TreeColumns, own: Mapping[str, Any], made: dict[int, Tensor]) -> dict[str, Any]:
@@ -73,6 +77,36 @@ def _tree_mask(tree: TreeColumns, mask: Tensor | None) -> Tensor:
     moved = mask[row, 0, place[:, :, None], place[:, None]]
     closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     return moved.masked_fill(~seen, closed)[:, None]
+
+
+@torch.no_grad()
+def activations_in(
+    model: Model, tokens: TokenBatch, points: Sequence[tuple[Site, int]]
+) -> list[Float[Tensor, "prompt pos width"]]:
+    """Activations at several points of one run of a batch, on the CPU.
+
+    Positions count each prompt's tokens and then those of its answers; zero beyond.
+    """
+    calls, held = record_batch(model, tokens), dict[int, Tensor]()
+
+    def keep(number: int) -> Callable[[Tensor], None]:
+        return lambda activation: held.__setitem__(number, activation.detach().cpu().clone())
+
+    with hooked(model, [(*point, keep(number)) for number, point in enumerate(points)]):
+        _through_blocks(model, calls)
+    real = tokens.mask.cpu()
+    at = torch.arange(real.shape[1]) + tokens.left[:, None]
+    there = torch.arange(real.shape[1]) < real.sum(1)[:, None]
+    rows = torch.arange(len(real))[:, None]
+    moved = at.where(there, 0)
+    return [held[n][rows, moved].masked_fill(~there[..., None], 0) for n in range(len(points))]
+
+
+def _through_blocks(model: Model, calls: LayerCalls) -> Float[Tensor, "prompt pos d_model"]:
+    hidden, state = calls.embeddings, BlockState(calls.arguments)
+    for layer, block in enumerate(model.blocks):
+        hidden = state.after(block(hidden, **state.given(calls.kwargs[layer])))
+    return hidden
 
 
 # --- the test ----------------------------------------------------------------------------------
@@ -106,9 +140,7 @@ def _measured(model: Model, width: int) -> bool:
     tokens = laid_out(model, prompts, [answers] * 2, [(a, d)] * 2)
     try:
         calls = _recorded(model, tokens)
-        hidden = calls.embeddings
-        for layer, block in enumerate(model.blocks):
-            hidden = first_output(block(hidden, **calls.kwargs[layer]))
+        hidden = _through_blocks(model, calls)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a model's own code, which was not written for this

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from interp.errors import PlanError
+from interp.forward.experts import edit_experts
 from interp.model.architecture import ModulePoint
 from interp.model.model import Model
 from interp.model.sites import Site
@@ -31,31 +32,60 @@ def hooked(model: Model, edits: Iterable[tuple[Site, int, Edit]]) -> Generator[N
     """
     with contextlib.ExitStack() as stack:
         for site, layer, edit in edits:
-            module, point = model.point(site, layer)
-            stack.callback(hook_point(module, point, edit).remove)
+            stack.callback(hook_site(model, site, layer, edit))
         yield
 
 
-def hook_point(module: nn.Module, point: ModulePoint, edit: Edit) -> RemovableHandle:
-    """Register `edit` on one side of a module; returns the removable handle."""
-    if point.side == "in":
+def hook_site(model: Model, site: Site, layer: int, edit: Edit) -> Callable[[], None]:
+    """Run `edit` whenever a site of a layer is computed; returns what removes the hook."""
+    module, point = model.point(site, layer)
+    tokens: list[tuple[int, ...]] = []  # rows and positions of the batch that the block runs on
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            edit_features(first_input(args, kwargs), point, edit)
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens[:] = [tuple(first_input(args, kwargs).shape[:-1])]
 
-        return module.register_forward_pre_hook(before, with_kwargs=True)
+    def step(activation: Tensor) -> Tensor:
+        if activation.ndim > 2 or not tokens:
+            edit_features(activation, point, edit)
+            return activation
+        by_row = activation.view(*tokens[0], -1)  # it came with all rows' tokens in one axis
+        edit_features(by_row, point, edit)
+        return by_row.view(activation.shape)
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        edit_features(output[0] if isinstance(output, tuple) else output, point, edit)
-
-    return module.register_forward_hook(after)
+    block = model.blocks[layer]
+    entered = block.register_forward_pre_hook(enter, with_kwargs=True)
+    if point.side in ("in", "out"):
+        remove = _hook_module(module, point.side, step).remove
+    else:
+        remove = edit_experts(module, model.mixtures[layer], point.side, step)
+    return lambda: (entered.remove(), remove())[0]
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a module reads: the first argument of a call, or ``hidden_states`` by name."""
-    if args:
-        return args[0]
-    return kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+    """The first thing a module is called with, by position or by name."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _hook_module(module: nn.Module, side: str, step: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """What goes on is another tensor only where `step` had to lay the tokens out."""
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = first_input(args, kwargs)
+        new = step(x)
+        if new is x:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): new})
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        new = step(x)
+        if new is x:
+            return None
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    if side == "in":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
 
 
 def edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:

@@ -3,13 +3,15 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.brief import brief
+from interp.forward.argument_axes import ArgumentAxes, BlockArguments, block_arguments, mapped
 from interp.model.model import Model
 
 
@@ -21,29 +23,30 @@ class LayerCalls:
     Attributes:
         embeddings: what enters layer 0, learned positions and scaling included.
         kwargs: per layer, the masks, rotary tables and the rest, as Hugging Face passed them.
+        arguments: what is known of these: their axes, and what depends on the blocks before.
     """
 
     embeddings: Float[Tensor, "prompt pos d_model"]
     kwargs: list[dict[str, Any]]
     mask: Bool[Tensor, "prompt pos"]
+    arguments: BlockArguments
 
     def of_rows(self, layer: int, prompt: Int[Tensor, " row"]) -> dict[str, Any]:
         """A layer's arguments for a batch of whole rows, each continuing one of the prompts."""
 
-        def per_row(value: Any) -> Any:
-            if isinstance(value, tuple | list):
-                return type(value)(per_row(v) for v in value)
-            if isinstance(value, Tensor) and value.ndim >= 2 and len(value) == len(self.mask):
-                return value[prompt.to(value.device)]
-            return value
+        def per_row(value: Tensor, axes: ArgumentAxes | None) -> Tensor:
+            return value if axes is None else axes.rows(value, len(self.mask), prompt)
 
-        return {name: per_row(value) for name, value in self.kwargs[layer].items()}
+        given = self.kwargs[layer].items()
+        return {name: mapped(value, name, self.arguments.axes, per_row) for name, value in given}
 
     def only(self, prompts: Int[Tensor, " prompt"]) -> "LayerCalls":
         """The same for some of the prompts."""
         kwargs = [self.of_rows(layer, prompts) for layer in range(len(self.kwargs))]
         where = prompts.to(self.mask.device)
-        return LayerCalls(self.embeddings[where], kwargs, self.mask[where])
+        return replace(
+            self, embeddings=self.embeddings[where], kwargs=kwargs, mask=self.mask[where]
+        )
 
 
 class _AllRecorded(Exception):
@@ -62,9 +65,32 @@ def record_layer_calls(
     """
     plain = {"input_ids": ids, "use_cache": False}
     inputs = plain | positions_and_mask(model, mask) if given is None else dict(given)
+    embeddings, kwargs, _ = _recorded(model, inputs)
+    return LayerCalls(embeddings, kwargs, mask, arguments_of(model))
+
+
+def arguments_of(model: Model) -> BlockArguments:
+    """What a model's blocks are called with; measured once, with three tiny batches."""
+
+    def record(n_prompts: int, n_pos: int, token: int) -> tuple[list[dict[str, Any]], Any]:
+        vocabulary = model.hf.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(n_prompts * n_pos, device=model.device).view(n_prompts, n_pos)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[-1, -2:] = False  # without padding there may be no mask to look at
+        inputs = {"input_ids": (ids + token) % vocabulary, "use_cache": False}
+        with torch.no_grad():
+            return _recorded(model, inputs | positions_and_mask(model, mask))[1:]
+
+    return block_arguments(model.hf, record)
+
+
+def _recorded(
+    model: Model, inputs: Mapping[str, Any]
+) -> tuple[Tensor, list[dict[str, Any]], tuple[Any, ...]]:
+    """What enters layer 0, every layer's arguments, and what layer 0 gives beside the stream."""
     kwargs: list[dict[str, Any]] = []
     entered: list[Tensor] = []
-    as_tuple = False
+    beside: list[tuple[Any, ...]] = []
 
     def stand_in(block: nn.Module, layer: int) -> Callable[..., Any]:
         run = block.forward
@@ -72,7 +98,6 @@ def record_layer_calls(
         signature = inspect.signature(type(block).forward)
 
         def forward(*args: Any, **kw: Any) -> Any:
-            nonlocal as_tuple
             _, (_, hidden), *rest = signature.bind(block, *args, **kw).arguments.items()
             bound = dict(rest)
             bound.update(bound.pop("kwargs", {}))
@@ -81,8 +106,9 @@ def record_layer_calls(
             if layer == model.arch.n_layers - 1:
                 raise _AllRecorded
             if layer == 0:
-                as_tuple = isinstance(run(*args, **kw), tuple)
-            return (hidden,) if as_tuple else hidden
+                out = run(*args, **kw)
+                beside.extend([out[1:]] if isinstance(out, tuple) else [])
+            return (hidden, *beside[0]) if beside else hidden
 
         return forward
 
@@ -92,7 +118,7 @@ def record_layer_calls(
             block.forward = stand_in(block, layer)
         with contextlib.suppress(_AllRecorded):
             model.hf(**inputs)
-    return LayerCalls(entered[0], kwargs, mask)
+    return entered[0], kwargs, beside[0] if beside else ()
 
 
 def restore_forward(block: nn.Module, before: Any) -> None:

@@ -30,9 +30,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.brief import brief
 from interp.errors import ModelError
+from interp.forward.argument_axes import ArgumentAxes, BlockState, mapped
 from interp.forward.blocks import first_output
 from interp.forward.hooks import hooked
-from interp.forward.layer_calls import LayerCalls
+from interp.forward.layer_calls import LayerCalls, arguments_of
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -311,7 +312,8 @@ def shares_prefixes(model: Model) -> bool:
         _dispatches(model, layer) for layer in range(model.arch.n_layers)
     ):
         return False
-    return model.attention_implementation in ("sdpa", "eager")
+    by_name = model.attention_implementation in ("sdpa", "eager")
+    return by_name and arguments_of(model).by_token
 
 
 def _dispatches(model: Model, layer: int) -> bool:
@@ -329,21 +331,24 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     implementation = model.attention_implementation
     gathered: dict[int, Any] = {}
 
-    def per_token(value: Any, n_tokens: int) -> Any:
-        """Masks aside, whatever HF laid out as (prompt or 1, pos, ...), laid out by token."""
-        if isinstance(value, tuple | list):
-            return type(value)(per_token(v, n_tokens) for v in value)
-        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[1] != pack.n_pos:
+    def by_token(value: Tensor, axes: ArgumentAxes | None) -> Tensor:
+        """What HF laid out as (prompt or 1, pos, ...), laid out by token."""
+        if axes is None or not axes.tokens:
             return value
         if id(value) not in gathered:
-            prompt = pack.prompt if value.shape[0] > 1 else torch.zeros_like(pack.prompt)
+            prompt = pack.prompt if axes.prompts == 0 else torch.zeros_like(pack.prompt)
             gathered[id(value)] = value[prompt.to(value.device), pack.pos.to(value.device)][None]
-        return gathered[id(value)][:, :n_tokens]
+        return gathered[id(value)]
+
+    def per_token(name: str, value: Any, n_tokens: int) -> Any:
+        return mapped(
+            value, name, calls.arguments.axes, lambda x, axes: by_token(x, axes)[:, :n_tokens]
+        )
 
     def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
         given = dict(calls.kwargs[layer])
         mask = RowsMask(pack, n_rows, given.pop("attention_mask", None), implementation)
-        kwargs = {name: per_token(value, len(hidden)) for name, value in given.items()}
+        kwargs = {name: per_token(name, value, len(hidden)) for name, value in given.items()}
         return first_output(model.blocks[layer](hidden[None], **kwargs, attention_mask=mask))[0]
 
     with model.attention_named(ROWS_ATTENTION):
@@ -353,10 +358,14 @@ def _packed(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
 @contextlib.contextmanager
 def _padded(model: Model, calls: LayerCalls, pack: Pack) -> Generator[Call]:
     """Whole padded rows, with the masks and tables Hugging Face made, one copy per row."""
+    state, joined = BlockState(calls.arguments), 0
 
     def call(layer: int, hidden: Tensor, n_rows: int) -> Tensor:
-        kwargs = calls.of_rows(layer, pack.rows.prompt[:n_rows])
+        nonlocal joined
+        state.join(pack.rows.prompt[joined:n_rows])
+        joined = n_rows
+        kwargs = state.given(calls.of_rows(layer, pack.rows.prompt[:n_rows]))
         batch = hidden.view(n_rows, pack.n_pos, -1)
-        return first_output(model.blocks[layer](batch, **kwargs)).flatten(0, 1)
+        return state.after(model.blocks[layer](batch, **kwargs)).flatten(0, 1)
 
     yield call

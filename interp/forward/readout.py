@@ -7,6 +7,7 @@ from torch import Tensor
 from interp.data.answers import AnswerTable
 from interp.metrics import AnswerScores, Metric, NextToken
 from interp.model.model import Model
+from interp.model.weights import bias_in
 
 LOGITS_AT_ONCE = 2**26
 """How many full-vocabulary logits are held at a time (256 MB in fp32)."""
@@ -115,7 +116,7 @@ def chosen_logits(
     normed = model.ln_final(resid[places.to(resid.device)].to(device)).float()
     wanted, index = tokens.to(device).unique(return_inverse=True)
     logits = normed @ weight[wanted].float().T
-    bias: Tensor | None = getattr(model.unembed, "bias", None)
+    bias = bias_in(model.unembed)
     if bias is not None:
         logits = logits + bias[wanted].float()
     return model.arch.logits_transform(logits)[line.to(device), index]

@@ -16,8 +16,9 @@ from transformers import DynamicCache
 
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
+from interp.errors import PlanError
 from interp.forward.blocks import first_output
-from interp.forward.layer_calls import LayerCalls, record_layer_calls
+from interp.forward.layer_calls import LayerCalls, arguments_of, record_layer_calls
 from interp.forward.prefix_cache import PrefixCache, only_keys
 from interp.model.model import Model
 
@@ -71,6 +72,12 @@ def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int)
     Later runs begin at layer `first` and run the `n_tail` last tokens, at most the whole prompt.
     """
     model.check_layers([first])
+    known = arguments_of(model)
+    if handed := [*known.carried, *sorted(known.shared)]:
+        raise PlanError(
+            f"the blocks of {model.name} hand on more than the residual stream "
+            f"({', '.join(handed)}), so runs cannot begin in the middle of it."
+        )
     cache = PrefixCache.of(model, prompts, keep=only_keys(model))
     n_tail = n_tail if cache.kv is not None else cache.ids.shape[1]
     if n_tail < cache.ids.shape[1]:

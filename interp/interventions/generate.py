@@ -150,7 +150,7 @@ def decode(
     seen = _on_the_right(cache.ids, cache.mask)
     processors, sample = _processors(model, seen, max_new_tokens, stop, options)
     ended = torch.zeros(model.n_vocab, dtype=torch.bool, device=seen.device)
-    ended[list(stop)] = True
+    ended[[one for one in stop if one < len(ended)]] = True  # others cannot be drawn
     run.rows = torch.arange(len(cache))
     new: list[list[int]] = [[] for _ in run.rows]
     with torch.random.fork_rng(), hooked_run(model, run):

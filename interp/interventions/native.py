@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp.data.prompts import Prompts, as_prompts
 from interp.errors import PlanError
-from interp.forward.hooks import hook_point
+from interp.forward.hooks import hook_site
 from interp.forward.prefix_cache import cache_in
 from interp.interventions.batch_run import BoundKnockOut, Run, Window
 from interp.interventions.binding import bind
@@ -44,8 +44,7 @@ def hooked_run(model: Model, run: Run) -> Generator[None]:
         enter = model.body.register_forward_pre_hook(partial(_enter, run), with_kwargs=True)
         stack.callback(enter.remove)
         for edit in run.edits:
-            module, point = model.point(edit.site, edit.layer)
-            stack.callback(hook_point(module, point, partial(edit, run=run)).remove)
+            stack.callback(hook_site(model, edit.site, edit.layer, partial(edit, run=run)))
         for knock_out in run.knock_outs:
             attention = attending(model, knock_out.layer)
             hook = partial(_cut, model, run, knock_out)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.data.prompts import Prompts, as_prompts, pad
-from interp.errors import InterpError
+from interp.errors import InterpError, PlanError
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Window
 from interp.interventions.binding import bind
@@ -130,6 +130,11 @@ Step = tuple[tuple[int, int], tuple[Any, ...]]
 def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> Step:
     """An edit as tensors: the elements it changes and the numbers of its `Rewrite`."""
     _, point = model.point(edit.site, edit.layer)
+    if edit.site.name not in ORDER:
+        raise PlanError(
+            f"{edit.site.name!r} lies inside a mixture of experts, which nnsight does not take "
+            "apart; run this plan with interp.forward."
+        )
     module = _part(_part(wrapped, model.arch.blocks)[edit.layer], point.path)
     row, column, prompt, pos = edit.tokens(window)
     features = (

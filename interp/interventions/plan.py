@@ -6,8 +6,8 @@ Nothing here runs a model: `binding` resolves a plan against a model and its pro
 Every vector is as wide as its site, whatever `units` selects of it, and may carry a position
 axis, ``[pos, width]``, one entry per prompt, ``[prompt, pos, width]``, or one per layer of
 `layers`, ``[layer, prompt, pos, width]``. Positions count a prompt's own tokens from 0, padding
-left out; a position axis of 1 holds for every position. `interp.Activations` in place of a vector
-are written where they were recorded.
+left out; a position axis of 1 holds for every position. `interp.Activations`, or a labelled array
+with the dims of its site, in place of a vector are written where they were recorded.
 """
 
 import dataclasses
@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import ITEMS, LIMIT, in_few_words
 from interp.data.prompts import Positions, whole_numbers
-from interp.errors import PlanError, did_you_mean, shown
+from interp.errors import PlanError, did_you_mean
 from interp.interventions.batch_run import Rewrite
-from interp.model.sites import parse_site
+from interp.interventions.labelled import written
 from interp.results import folder, storage
 
 Numbers = int | Sequence[int] | None
@@ -89,11 +90,12 @@ class SiteEdit(Described):
     def __post_init__(self) -> None:
         for name in self.tensors:
             found: Any = getattr(self, name)
-            if hasattr(found, "aligned"):  # interp.Activations
-                layers = _recorded_layers(self, found)
-                aligned = torch.stack([found.aligned(layer) for layer in layers])
+            array = getattr(found, "array", found)  # of interp.Activations
+            if isinstance(array, xr.DataArray):
+                what = type(self).__name__
+                layers, value = written(array, self.site, self.layers, what)
                 object.__setattr__(self, "layers", layers)
-                object.__setattr__(self, name, aligned if len(layers) > 1 else aligned[0])
+                object.__setattr__(self, name, value)
         super().__post_init__()
         layers: Any = self.layers or ()
         for name, value in self.held():
@@ -110,7 +112,7 @@ class SiteEdit(Described):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patch(SiteEdit):
-    """Write given activations, such as another prompt's: a tensor, or `interp.Activations`."""
+    """Write given activations, such as another prompt's: a tensor, or what was recorded."""
 
     value: Value
     tensors = ("value",)
@@ -306,25 +308,6 @@ def as_plan(plan: "AnyPlan") -> Plan:
 
 
 # --- helpers -----------------------------------------------------------------------------------
-
-
-def _recorded_layers(step: SiteEdit, found: Any) -> tuple[int, ...]:
-    """The layers of a step whose value is recorded activations: its own, or all recorded."""
-    site, named = parse_site(step.site)
-    if site.name != found.site:
-        raise PlanError(
-            f"{type(step).__name__} at {step.site!r} was given activations of the site "
-            f"{found.site!r}; record {site.name!r}."
-        )
-    wanted = step.layers if step.layers is not None else named
-    layers = tuple(found) if wanted is None else whole_numbers(wanted, "layers")
-    missing = [layer for layer in layers if layer not in found]
-    if missing:
-        raise PlanError(
-            f"the activations of {found.site!r} hold layers {shown(list(found))}, not "
-            f"{missing[0]}; record that layer."
-        )
-    return layers
 
 
 def _vector(value: Any, what: str) -> Tensor | None:

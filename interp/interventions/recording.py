@@ -1,20 +1,31 @@
-"""Recording activations: what a site holds in runs of prompts, labelled by token."""
+"""Recording activations: what sites hold in runs of prompts, labelled by token."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, get_args, overload
 
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts, batches
-from interp.errors import PlanError
-from interp.forward.budget import default_budget
-from interp.forward.hooks import attention_weights, hooked
+from interp.data.prompts import (
+    Positions,
+    Prompts,
+    TokenPrompt,
+    as_prompts,
+    batches,
+    listed,
+    pairs_of,
+    prompts_of,
+)
+from interp.errors import PlanError, did_you_mean
+from interp.forward.budget import check_memory, default_budget
+from interp.forward.hooks import Weights, attention_weights, hooked
 from interp.forward.prefix_cache import PrefixCache
+from interp.forward.readout import LOGITS_AT_ONCE
 from interp.interventions.binding import (
     attending_layers,
     bind,
@@ -22,11 +33,13 @@ from interp.interventions.binding import (
     chosen_layers,
     site_layers,
 )
+from interp.interventions.labelled import ActivationCache, Activations, RecordedTokens
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, Plan, as_plan
 from interp.model.model import Model
 from interp.model.sites import PATTERN, Site, parse_site
 
+Side = Literal["clean", "corrupt", "both"]
 Values = dict[int, Float[Tensor, "*prompt_pos width"]]
 """A value for each layer."""
 
@@ -34,148 +47,168 @@ Layers = int | Sequence[int] | None
 Places = Sequence[tuple[int, ...]]
 """Of each prompt, the positions that are recorded."""
 
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Activations(Mapping[int, Tensor]):
-    """A site's activations by layer: ``found[8]`` is layer 8's.
-
-    `Patch`, `Add` and `Ablate` take the whole object and write each value at the token that it was
-    recorded at. A tensor taken out of it, ``found[8]``, is a value for them only where every token
-    was recorded (``at="all"``); `aligned` gives a layer as such a tensor.
-
-    Attributes:
-        by_layer: layer -> [prompt, pos, width], NaN beyond a shorter prompt's last token;
-            [prompt, width] where one token of each prompt was recorded. Of the site ``"pattern"``
-            [prompt, head, query, key], or [prompt, head, key].
-        site: the site's short name.
-        positions: of each prompt, the recorded positions, counted from 0.
-        tokens: all tokens of each prompt, as text.
-    """
-
-    by_layer: Mapping[int, Float[Tensor, "prompt *axes"]]
-    site: str
-    positions: tuple[tuple[int, ...], ...]
-    tokens: tuple[tuple[str, ...], ...]
-
-    def __getitem__(self, layer: int) -> Float[Tensor, "prompt *axes"]:
-        return self.by_layer[layer]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.by_layer)
-
-    def __len__(self) -> int:
-        return len(self.by_layer)
-
-    @property
-    def lengths(self) -> Int[Tensor, " prompt"]:
-        """How many tokens of each prompt were recorded."""
-        return torch.tensor([len(places) for places in self.positions])
-
-    def aligned(self, layer: int) -> Float[Tensor, "prompt pos width"]:
-        """A layer's values at their positions in the prompt, NaN where nothing was recorded."""
-        if self.site == PATTERN.name:
-            raise PlanError("attention patterns can be read and cut (KnockOut), not written.")
-        values = self.by_layer[layer]
-        values = values[:, None] if values.ndim == 2 else values
-        shape = (len(values), max(map(len, self.tokens)), values.shape[-1])
-        out = values.new_full(shape, torch.nan)
-        for row, value, places in zip(out, values, self.positions, strict=True):
-            row[list(places)] = value[: len(places)]
-        return out
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Names of the axes of each layer's values."""
-        n = next(iter(self.by_layer.values())).ndim
-        if self.site == PATTERN.name:
-            return ("prompt", "head", "query", "key") if n == 4 else ("prompt", "head", "key")
-        return ("prompt", "pos", "feature") if n == 3 else ("prompt", "feature")
-
-    def to_xarray(self) -> xr.DataArray:
-        """All layers in one array: dims ``("layer", *dims)``, in fp32 where the model is bf16.
-
-        Coordinates: ``token`` (prompt, pos), ``length`` (prompt), and ``position``, the number of
-        each token in its prompt (-1 where there is none).
-        """
-        stacked = torch.stack(list(self.by_layer.values()))
-        if stacked.dtype == torch.bfloat16:
-            stacked = stacked.float()
-        dims = self.dims
-        axis = next((dim for dim in ("pos", "query") if dim in dims), None)
-        rows = zip(self.positions, self.tokens, strict=True)
-        tokens = [[row[p] for p in places] for places, row in rows]
-        coords: dict[str, Any] = {"layer": list(self.by_layer), "length": ("prompt", self.lengths)}
-        coords["position"] = _padded(self.positions, axis, -1)
-        coords["token"] = _padded(tokens, axis, "")
-        if self.site == PATTERN.name:
-            coords["key_token"] = _padded(self.tokens, "key", "")
-        return xr.DataArray(stacked.numpy(), coords, ("layer", *dims), self.site)
-
-    def __repr__(self) -> str:
-        first = next(iter(self.by_layer.values()))
-        axes = " x ".join(f"{d} {n}" for d, n in zip(self.dims, first.shape, strict=True))
-        layers = list(self.by_layer)
-        shown = str(layers) if len(layers) < 6 else f"{layers[0]} to {layers[-1]}"
-        return f"Activations({self.site}, layers {shown}: {axes}, {first.dtype})"
-
-    def _repr_html_(self) -> str:
-        from interp.results.token_figures import activations_html
-
-        return activations_html(repr(self), self.positions, self.tokens)
+ALL, LOGITS = "all", "logits"
+"""Every site that can be patched; the model's output."""
 
 
-def _padded(rows: Sequence[Sequence[Any]], axis: str | None, empty: Any) -> tuple[Any, Any]:
-    """A coordinate over prompts, and over `axis` where there is one."""
-    if axis is None:
-        return "prompt", [row[0] for row in rows]
-    width = max(map(len, rows))
-    return ("prompt", axis), [[*row, *[empty] * (width - len(row))] for row in rows]
+@overload
+def activations(  # pyright: ignore[reportOverlappingOverload]
+    model: Model,
+    prompts: Prompts,
+    sites: Literal["all"] | list[str] | tuple[str, ...],
+    layers: Layers = None,
+    *,
+    at: Positions = "all",
+    side: Side = "clean",
+    plan: AnyPlan = (),
+) -> ActivationCache: ...
+
+
+@overload
+def activations(
+    model: Model,
+    prompts: Prompts,
+    sites: str,
+    layers: Layers = None,
+    *,
+    at: Positions = "all",
+    side: Side = "clean",
+    plan: AnyPlan = (),
+) -> Activations: ...
 
 
 def activations(
     model: Model,
     prompts: Prompts,
-    site: str,
+    sites: str | Sequence[str],
     layers: Layers = None,
     *,
     at: Positions = "all",
+    side: Side = "clean",
     plan: AnyPlan = (),
-) -> Activations:
-    """A site's activations, by layer, in the model's dtype; `Patch` takes them as they are.
+) -> Activations | ActivationCache:
+    """Activations of one site by layer, or of several sites of the same runs as labelled arrays.
+
+    `Patch`, `Add` and `Ablate` take either as it is.
 
     Args:
         model: the model.
-        prompts: texts, chat messages, token prompts, or pairs (of which the clean prompts run).
-        site: a site's short name, or a hook name for one layer; or ``"pattern"``, the attention
-            weights after the softmax.
-        layers: all by default.
+        prompts: texts, chat messages, token prompts, or pairs.
+        sites: a site's short name, or a hook name for one layer; or ``"pattern"``, the attention
+            weights after the softmax. A list of them, in which ``"all"`` stands for every site
+            that can be patched and ``"logits"`` for the model's output, gives an
+            `ActivationCache`; so does ``"all"`` alone.
+        layers: all that have the site by default.
         at: which tokens: ``"all"``; ``"last"``, each prompt's own last token; a span's name, or
             its name with ``_last``; or token numbers. Of ``"pattern"``, which queries. One token
             of each prompt leaves no position axis.
+        side: of pairs, the ``"clean"`` or the ``"corrupt"`` prompts, or ``"both"``: first all
+            clean, then all corrupt ones.
         plan: interventions under which the prompts run; none by default.
 
     Raises:
         PlanError: a site or layer that the model does not have; `at` names no token of some
             prompt, or one beyond its end; or the plan cannot be carried out.
+        OutOfMemory: what would be recorded is larger than the memory that is free.
     """
-    rows = as_prompts(model, prompts)
-    where, named = parse_site(site)
+    rows, pairs = _sided(model, prompts, side)
     places = places_of(rows, at)
-    if where is PATTERN:
-        chosen = chosen_layers(model, attending_layers(model), layers, named, site)
-        values = _patterns(model, rows, chosen, places, as_plan(plan))
-    else:
-        where, chosen = site_layers(model, site, layers)
-        points = [(where, layer) for layer in chosen]
-        found = recorded(model, rows, points, places, as_plan(plan))
-        count = torch.tensor([len(own) for own in places])
-        no_token = torch.arange(max(map(len, places))) >= count[:, None]
-        found = (x.masked_fill_(no_token[:, :, None], torch.nan) for x in found)
-        values = dict(zip(chosen, found, strict=True))
-    if _one_token(at, rows):
-        values = {layer: value.select(value.ndim - 2, 0) for layer, value in values.items()}
     tokens = tuple(tuple(model.token(t) for t in row.ids) for row in rows)
-    return Activations(values, where.name, tuple(places), tokens)
+    labels = RecordedTokens(tuple(places), tokens, pairs, _one_token(at, rows))
+    if isinstance(sites, str) and sites != ALL:
+        if sites == LOGITS:
+            raise PlanError("the logits have no layers; ask for ['logits'], a labelled array.")
+        wanted = _points(model, [sites], layers)
+        return _record(model, rows, wanted, False, labels, as_plan(plan))[0][0]
+    names = [sites] if isinstance(sites, str) else list(sites)
+    if not names:
+        raise PlanError("sites is empty, so nothing would be recorded; name at least one.")
+    wanted = _points(model, [name for name in names if name != LOGITS], layers)
+    found, logits = _record(model, rows, wanted, LOGITS in names, labels, as_plan(plan))
+    arrays = {one.site: one.array for one in found}
+    if logits is not None:
+        dims = ("prompt", "vocab") if labels.one else ("prompt", "pos", "vocab")
+        coords = labels.coords("pos")
+        arrays[LOGITS] = xr.DataArray(logits.numpy(), coords, dims, LOGITS)
+    return ActivationCache(arrays, labels)
+
+
+def _sided(
+    model: Model, prompts: Prompts, side: Side
+) -> tuple[list[TokenPrompt], tuple[tuple[str, str], ...]]:
+    """Prompts in tokens; of pairs those of the sides asked for, with each one's pair and side."""
+    if side not in get_args(Side):
+        raise PlanError(f"unknown side {side!r}. {did_you_mean(str(side), get_args(Side))}")
+    given = listed(prompts)
+    pairs = pairs_of(model, given)
+    if not pairs:
+        if side != "clean":
+            raise PlanError(f"side={side!r} is a choice for prompt pairs, and these are prompts.")
+        return as_prompts(model, given), ()
+    sides: list[Any] = ["clean", "corrupt"] if side == "both" else [side]
+    rows = [row for one in sides for row in prompts_of(pairs, one)]
+    return rows, tuple((pair.pair.id, one) for one in sides for pair in pairs)
+
+
+def _points(model: Model, names: Sequence[str], layers: Layers) -> dict[Site, list[int]]:
+    """The layers wanted of each site, sites in the order in which they are named."""
+    wanted: dict[Site, set[int]] = {}
+    for name in names:
+        for one in [*model.arch.sites] if name == ALL else [name]:
+            where, named = parse_site(one)
+            if where is PATTERN:
+                chosen = chosen_layers(model, attending_layers(model), layers, named, one)
+            else:
+                where, chosen = site_layers(model, one, layers)
+            wanted.setdefault(where, set()).update(chosen)
+    return {where: sorted(chosen) for where, chosen in wanted.items()}
+
+
+def _record(
+    model: Model,
+    rows: Sequence[TokenPrompt],
+    wanted: Mapping[Site, Sequence[int]],
+    with_logits: bool,
+    labels: RecordedTokens,
+    plan: Plan,
+) -> tuple[list[Activations], Float[Tensor, "prompt *pos vocab"] | None]:
+    """Everything wanted, in one pass over the prompts."""
+    n, width, keys = len(rows), labels.width, max(len(row.ids) for row in rows)
+    sizes = {site: [_size(model, site, i) for i in layers] for site, layers in wanted.items()}
+    shapes: dict[Site, tuple[int, ...]] = {}
+    for site, own in sizes.items():
+        units, each = map(max, zip(*own, strict=True))
+        shape = (units, width, keys) if site is PATTERN else (width, units, each)
+        shapes[site] = (len(own), n, *shape)
+    logits_shape = (n, width, model.n_vocab)
+    n_bytes = sum(math.prod(shape) * model.dtype.itemsize for shape in shapes.values())
+    check_memory(n_bytes + 4 * math.prod(logits_shape) * with_logits, "the activations")
+    stacked = {s: torch.full(shape, torch.nan, dtype=model.dtype) for s, shape in shapes.items()}
+    logits = torch.full(logits_shape, torch.nan) if with_logits else None
+    points, patterns = dict[tuple[Site, int], Tensor](), dict[int, Tensor]()
+    for site, layers in wanted.items():
+        for layer, out, (units, each) in zip(layers, stacked[site], sizes[site], strict=True):
+            if site is PATTERN:
+                patterns[layer] = out[:, :units]
+            else:
+                points[site, layer] = out[..., :units, :each]
+    _run(model, rows, plan, labels.positions, points, patterns, logits)
+    if labels.one:
+        stacked = {site: x.squeeze(3 if site is PATTERN else 2) for site, x in stacked.items()}
+        logits = None if logits is None else logits.squeeze(1)
+    found = [
+        Activations(stacked[site], tuple(layers), site, tuple(sizes[site]), labels)
+        for site, layers in wanted.items()
+    ]
+    return found, logits
+
+
+def _size(model: Model, site: Site, layer: int) -> tuple[int, int]:
+    """How many units a site has in a layer, and how many features each."""
+    if site is PATTERN:
+        return model.arch.layers[layer].n_heads, 1
+    units = model.n_along("expert" if site.units == "expert_neuron" else "head", site, layer)
+    return units, model.width(site, layer) // units
 
 
 def places_of(rows: Sequence[TokenPrompt], at: Positions) -> list[tuple[int, ...]]:
@@ -210,57 +243,77 @@ def recorded(
     plan: Plan = Plan(),  # noqa: B008 (immutable)
 ) -> list[Float[Tensor, "prompt pos width"]]:
     """Activations at several points of the same runs, at each prompt's `places`; zero beyond."""
-    wanted = places or [tuple(range(len(row.ids))) for row in rows]
-    shape = (len(rows), max(map(len, wanted)))
+    chosen = places or [tuple(range(len(row.ids))) for row in rows]
+    shape = (len(rows), max(map(len, chosen)))
     out = [torch.zeros(*shape, model.width(site, n), dtype=model.dtype) for site, n in points]
-    held: dict[int, Tensor] = {}
-
-    def keep(number: int) -> Callable[[Tensor], None]:
-        return lambda activation: held.__setitem__(number, activation.clone())
-
-    edits = [(*point, keep(number)) for number, point in enumerate(points)]
-    for group in run_batches(model, rows, plan, lambda: hooked(model, edits)):
-        for number, found in held.items():
-            for i, activation in zip(group, found, strict=True):
-                own = activation[-len(rows[i].ids) :][list(wanted[i])]
-                out[number][i, : len(own)] = own.to("cpu")
+    _run(model, rows, plan, chosen, dict(zip(points, out, strict=True)))
     return out
 
 
-def _patterns(
-    model: Model, rows: Sequence[TokenPrompt], layers: Sequence[int], places: Places, plan: Plan
-) -> dict[int, Float[Tensor, "prompt head query key"]]:
-    """Attention weights, NaN where a prompt has no such query or key."""
-    n_queries, n_keys = max(map(len, places)), max(len(row.ids) for row in rows)
-    heads = {layer: model.arch.layers[layer].n_heads for layer in layers}
-    out = {
-        layer: torch.full((len(rows), n, n_queries, n_keys), torch.nan, dtype=model.dtype)
-        for layer, n in heads.items()
-    }
-    held: dict[int, Tensor] = {}
-    for group in run_batches(model, rows, plan, lambda: attention_weights(model, layers, held)):
-        for layer, found in held.items():
-            for i, weights in zip(group, found, strict=True):
-                n = len(rows[i].ids)
-                own = weights[:, -n:, -n:][:, list(places[i])]
-                out[layer][i, :, : own.shape[1], :n] = own.to("cpu")
-    return out
-
-
-def run_batches(
+def _run(
     model: Model,
     rows: Sequence[TokenPrompt],
     plan: Plan,
-    listening: Callable[[], AbstractContextManager[None]],
-) -> Iterator[list[int]]:
-    """Run prompts under a plan in batches, and yield each time the numbers of those just run.
+    places: Places,
+    points: Mapping[tuple[Site, int], Float[Tensor, "prompt pos *width"]],
+    patterns: Mapping[int, Float[Tensor, "prompt head query key"]] | None = None,
+    logits: Float[Tensor, "prompt pos vocab"] | None = None,
+) -> None:
+    """Run prompts under a plan in batches, and fill in what is recorded at each prompt's `places`.
 
-    `listening` installs hooks for the length of a run; they see what the plan wrote.
+    Hooks see what the plan wrote. Of patterns, `places` are the queries.
     """
     check_values(plan, rows)
     for group in batches(rows, default_budget(model)):
         part = [rows[i] for i in group]
-        run = bind(model, plan, part, group)
-        with torch.no_grad(), hooked_run(model, run), listening():
-            PrefixCache.of(model, part, keep=False).read(model)
-        yield group
+        chosen = _Chosen(part, group, [places[i] for i in group])
+        edits = [(*point, partial(chosen.fill, out)) for point, out in points.items()]
+        weights: dict[int, Weights] = {}
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            stack.enter_context(hooked_run(model, bind(model, plan, part, group)))
+            stack.enter_context(hooked(model, edits))
+            if patterns:
+                stack.enter_context(attention_weights(model, list(patterns), weights))
+            states = PrefixCache.of(model, part, keep=False).read(model)
+            for layer, found in weights.items():
+                chosen.fill_patterns((patterns or {})[layer], found)
+            if logits is not None:
+                chosen.fill_logits(model, logits, states)
+
+
+class _Chosen:
+    """The tokens of a batch, padded on the left, that are recorded, and where each one goes."""
+
+    def __init__(self, part: Sequence[TokenPrompt], group: Sequence[int], places: Places):
+        width = max(len(row.ids) for row in part)
+        self.part, self.group, self.places = part, group, places
+        every = [(i, j, p) for i, own in enumerate(places) for j, p in enumerate(own)]
+        self.row, self.slot, place = torch.tensor(every).T
+        self.column = place + torch.tensor([width - len(row.ids) for row in part])[self.row]
+        self.prompt = torch.tensor(group)[self.row]
+
+    def of(self, batch: Float[Tensor, "row column width"]) -> Float[Tensor, "token width"]:
+        """The chosen tokens."""
+        return batch[self.row.to(batch.device), self.column.to(batch.device)]
+
+    def fill(self, out: Float[Tensor, "prompt pos *width"], batch: Tensor) -> None:
+        """Copy a site's activation, as a hook that changes nothing."""
+        out[self.prompt, self.slot] = self.of(batch).reshape(-1, *out.shape[2:]).to("cpu")
+
+    def fill_patterns(self, out: Float[Tensor, "prompt head query key"], batch: Weights) -> None:
+        """Copy attention weights."""
+        rows = zip(self.group, self.part, self.places, batch, strict=True)
+        for i, row, places, weights in rows:
+            n = len(row.ids)
+            own = weights[:, -n:, -n:][:, list(places)]
+            out[i, :, : len(places), :n] = own.to("cpu")
+
+    def fill_logits(
+        self, model: Model, out: Float[Tensor, "prompt pos vocab"], states: Tensor
+    ) -> None:
+        """Copy the logits of normed final states, some tokens at a time."""
+        step = max(1, LOGITS_AT_ONCE // out.shape[-1])
+        parts = (x.split(step) for x in (self.of(states), self.prompt, self.slot))
+        for some, prompt, slot in zip(*parts, strict=True):
+            found = model.unembed(some.to(model.unembed_device)).float()
+            out[prompt, slot] = model.arch.logits_transform(found).to("cpu")

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
-from interp.data.token_batch import batch
-from interp.forward.blocks import first_output
+from interp.data.token_batch import TokenBatch, laid_out
+from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
-from interp.forward.hooks import hook_point
-from interp.forward.layer_calls import positions_and_mask, record_layer_calls
+from interp.forward.continuations import record_batch
+from interp.forward.hooks import hook_site
+from interp.forward.layer_calls import positions_and_mask
 from interp.forward.readout import measure
 from interp.interventions.batch_run import Run, Window
 from interp.interventions.binding import bind, check_values, site_layers
@@ -59,15 +60,14 @@ def final_resid(
 ) -> Float[Tensor, "prompt d_model"]:
     """The residual stream after the last block at each prompt's last token, differentiable."""
     ids, mask = pad(model, prompts)
-    module, point = model.point(SITES["resid_post"], model.arch.n_layers - 1)
-    found: list[Tensor] = []
+    top, found = model.arch.n_layers - 1, list[Tensor]()
     with hooked_run(model, run):
         # after the plan's own hooks, so that it sees what they wrote
-        last = hook_point(module, point, lambda a: found.append(a[:, -1]))
+        remove = hook_site(model, SITES["resid_post"], top, lambda a: found.append(a[:, -1]))
         try:
             model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         finally:
-            last.remove()
+            remove()
     return found[0]
 
 
@@ -77,8 +77,13 @@ def sweep_plans(
     plans: Mapping[str, AnyPlan] | Sequence[AnyPlan],
     metric: AnyMetric = "logit_diff",
     run: Literal["clean", "corrupt"] = "clean",
+    *,
+    answers: AnswerMode = "whole",
 ) -> xr.DataArray:
     """A metric under each of many plans, for each pair; plans and pairs share batches.
+
+    Whole answers are read behind the prompt; to plans, their tokens are like decoded ones, in
+    ``positions="all"`` or ``"decoded"``.
 
     Args:
         model: the model.
@@ -87,6 +92,7 @@ def sweep_plans(
         plans: by name, or numbered. In values with a prompt axis, entry i is for pair i.
         metric: as `interp.patch` takes it.
         run: which prompt of each pair is run.
+        answers: as `interp.patch` takes it; of no effect on pairs that are already in tokens.
 
     Returns:
         Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates.
@@ -96,7 +102,7 @@ def sweep_plans(
     """
     rows = pairs
     if not (isinstance(rows, list | tuple) and all(isinstance(one, TokenPair) for one in rows)):
-        rows = tokenise(model, load_pairs(rows), "single")[0]
+        rows = tokenise(model, load_pairs(rows), answers)[0]
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
@@ -104,15 +110,17 @@ def sweep_plans(
         check_values(plan, prompts)
     values = np.zeros((len(rows), len(steps)))
     clean = forward(model, prompts_of(rows)).resid if chosen.reads == "clean" else None
-    answers = batch(model, rows).answers
     with torch.no_grad():
         for group, which in _blocks(model, prompts, steps):
             part, some = [prompts[i] for i in group], [steps[j] for j in which]
-            resid = _run_plans(model, part, group, some)
+            read = [rows[i].answers[: chosen.n_answers] for i in group]
+            first = [(rows[i].answer, rows[i].wrong_answer) for i in group]
+            tokens = laid_out(model, [prompt.ids for prompt in part], read, first)
+            resid = _run_plans(model, part, tokens, group, some)
             pair = torch.tensor(group).repeat(len(which))
             reference = None if clean is None else clean[pair].to(resid.device)
-            own = answers[2 * pair]
-            measured = measure(model, chosen, resid[:, None], own, reference).double()
+            own = tokens.answers[torch.arange(len(group)).repeat(len(which))]
+            measured = measure(model, chosen, resid, own, reference).double()
             values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
     attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
@@ -140,16 +148,19 @@ def _entry(model: Model, plan: Plan) -> int:
 
 
 def _run_plans(
-    model: Model, prompts: Sequence[TokenPrompt], numbers: list[int], plans: Sequence[Plan]
-) -> Float[Tensor, "row d_model"]:
-    """Final residual streams, plan by plan, each over all prompts.
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    tokens: TokenBatch,
+    numbers: list[int],
+    plans: Sequence[Plan],
+) -> Float[Tensor, "row node d_model"]:
+    """Final residual streams where answers are read, plan by plan, each over all prompts.
 
     The layers are called one by one on a growing batch: the prompts unpatched, and from its first
     layer on (in ascending order) each plan's own copy of them.
     """
     n, entry = len(prompts), [_entry(model, plan) for plan in plans]
-    ids, mask = pad(model, prompts)
-    calls = record_layer_calls(model, ids, mask)
+    calls = record_batch(model, tokens)
     which = torch.arange(n).repeat(1 + len(plans))
     # one run in which each plan edits its own rows; the first rows are nobody's
     rows, owner = [*prompts] * (1 + len(plans)), torch.arange(-1, len(plans)).repeat_interleave(n)
@@ -158,15 +169,17 @@ def _run_plans(
         one = bind(model, plan, rows, numbers * (1 + len(plans)), owner == j)
         run.edits += one.edits
         run.knock_outs += one.knock_outs
-    window = Window.of(mask.cpu()[which])
-    hidden = calls.embeddings
+    window = Window.of(tokens.mask.cpu()[which])
+    hidden, state = calls.embeddings, BlockState(calls.arguments)
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))
             joining = which[len(hidden) : present].to(hidden.device)
             hidden = torch.cat([hidden, hidden[joining]])
             run.window = window.first(present)
-            hidden = first_output(block(hidden, **calls.of_rows(layer, which[:present])))
+            state.join(joining)
+            kwargs = state.given(calls.of_rows(layer, which[:present]))
+            hidden = state.after(block(hidden, **kwargs))
     # a plan that touches nothing never joined: it is the plain run
-    last = torch.cat([hidden[:, -1], hidden[which[len(hidden) :].to(hidden.device), -1]])
-    return last[n:]
+    row = torch.where(torch.arange(len(which)) < len(hidden), torch.arange(len(which)), which)[n:]
+    return hidden[row[:, None].to(hidden.device), tokens.columns[which[n:]].to(hidden.device)]

@@ -14,16 +14,23 @@ from torch import Tensor, nn
 
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
-from interp.loading.identities import N_POS, Measured, measured, tolerance
+from interp.loading.fit_experts import expert_misfits
+from interp.loading.identities import N_POS, Measured, measured, tolerance, without
 from interp.loading.outline import outlined
+from interp.loading.quantised import settle
 from interp.loading.structure import guessed, tried
 from interp.model.adapters import NoAdapter, architecture_of
-from interp.model.architecture import BlockMap
+from interp.model.architecture import Architecture, BlockMap
+from interp.model.expert_layout import with_experts
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
+from interp.model.weights import curvature, quantised
 
 STREAM = ("resid_pre", "resid_post")
 """Sites without which there is nothing to work with."""
+
+FLAT = 1e-4
+"""Curvature below which a quantised module is taken to compute in fp32."""
 
 LEAK = 1e-4
 """Largest relative change of an earlier token's state by a later one that rounding may make."""
@@ -36,8 +43,13 @@ def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
 
 
 def rounding(model: Model) -> float:
-    """Largest relative difference put down to rounding; 16-bit kernels round by batch shape."""
-    return 1e-4 if model.dtype == torch.float32 else 0.05
+    """Largest relative difference put down to rounding.
+
+    16-bit kernels round by batch shape, and some quantised modules round activations to 8 bits.
+    """
+    kinds = quantised(model.hf).values()
+    exact = all(curvature(modules[0][1], model.like) < FLAT for modules in kinds)
+    return 1e-4 if exact and model.dtype == torch.float32 else 0.05
 
 
 def every_site(model: Model) -> Iterator[tuple[Site, int]]:
@@ -53,13 +65,22 @@ def mapped(hf: nn.Module, tokenizer: object, name: str) -> Model:
     `ModelError` where the residual stream is not what enters and leaves the blocks, a token reads
     later ones, or the logits are not the unembedding of the normed residual stream.
     """
+    settled = list[bool]()
+
+    def fit(arch: Architecture) -> Model:
+        model = Model(hf, tokenizer, name, arch)
+        if not settled:
+            settle(hf, name, model.like)
+            settled.append(True)
+        return fitted(model)
+
     try:
-        return fitted(Model(hf, tokenizer, name, architecture_of(hf)))
+        return fit(architecture_of(hf))
     except NotCausal:
         raise
     except ModelError as error:
         try:
-            return fitted(Model(hf, tokenizer, name, outlined(hf)))
+            return fit(outlined(hf))
         except ModelError as other:
             raise (other if isinstance(error, NoAdapter) else error) from None
 
@@ -85,6 +106,12 @@ class NotCausal(ModelError):
 def fitted(model: Model) -> Model:
     """The model with a map of only the sites that are proven, by layer; errors as `mapped`."""
     _require_stream(model)
+    blocks = zip(model.arch.layers, model.blocks, strict=True)
+    model = _with(model, [with_experts(own, block) for own, block in blocks])
+    unfit: list[dict[str, str]] = [{} for _ in model.blocks]
+    for site, layer, why in expert_misfits(model):
+        unfit[layer][site] = why
+    model = _with(model, list(map(without, model.arch.layers, unfit)))
     seen = probe(model)
     if any(_incomplete(block) for block in seen.layers):
         best = list(seen.layers)

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from interp.brief import brief
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
-from interp.model.architecture import BlockMap
+from interp.model.architecture import BlockMap, ModulePoint
 from interp.model.model import Model
 from interp.model.sites import SITES
+from interp.model.weights import quantised
 
 N_POS = 4
 CODED = {"q": (2, 3), "k": (4, 5), "v": (6, 7)}
@@ -60,7 +61,8 @@ class Measured:
 
 def tolerance(model: Model) -> float:
     """Largest relative error of an identity put down to rounding; edits move ten times as far."""
-    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.02
+    exact = model.dtype in (torch.float32, torch.float64) and not quantised(model.hf)
+    return 1e-4 if exact else 0.02
 
 
 def measured(model: Model, ids: Tensor) -> Measured:
@@ -86,7 +88,7 @@ class _Run:
         """The modules of a block that its map names."""
         block = self.model.arch.layers[layer]
         parts = block.parts
-        named = {point.path for point in (*block.points.values(), *block.neuron_keys.values())}
+        named = {point.path for _, point in _plain(block)}
         named |= {parts.mlp, *parts.beside, *parts.beside_mlp}
         named |= {parts.ln1, parts.ln1_post, parts.ln2, parts.ln2_post} - {None}  # pyright: ignore
         return named
@@ -97,7 +99,7 @@ class _Run:
         """Every site's edit, by layer, path and side."""
         found: dict[tuple[int, str, str], list[tuple[object, Callable[[Tensor], None]]]] = {}
         for layer, block in enumerate(self.model.arch.layers):
-            for name, point in block.points.items():
+            for name, point in _plain(block):
                 edit = {
                     "resid_pre": self._enter,
                     "z": partial(self._heads, layer),
@@ -141,7 +143,7 @@ class _Run:
         block = self.model.arch.layers[layer]
         for site in CODED:
             if site in block.points and activation.shape[-1] == block.n_heads * block.d_head:
-                why = _moved_heads(activation, site, block, self.allowed)
+                why = _moved_heads(activation, site, block, self.allowed, self.model.arch.causal)
                 if why is not None:
                     self.heads[site] = why
         activation[2:] = activation[:1]
@@ -158,17 +160,17 @@ class _Run:
             self.out.gap = max(self.out.gap, (layer, gap), key=lambda found: found[1])
         self.out.final, self.out.n_blocks = whole.left, self.out.n_blocks + 1
         failed = self._misfits(layer, records)
-        block = _without(block, failed)
+        block = without(block, failed)
         checks = (_stream_fails, _z_fails, _neurons_fail)
         for check in checks:
             block, more = check(block, records, self.allowed)
             failed |= more
-            block = _without(block, more)
+            block = without(block, more)
         more = {site: why for site, why in self.heads.items() if site in block.points}
         if "z" not in block.points:
             why = f"without 'z' nothing shows what it does ({block.missing.get('z')})"
             more = {site: why for site in CODED if site in block.points}
-        block = _without(block, more)
+        block = without(block, more)
         failed |= more
         self.out.failed |= {(layer, site): why for site, why in failed.items()}
         self.out.layers[layer] = replace(block, whole=_not_whole(block, records, self.allowed))
@@ -176,7 +178,7 @@ class _Run:
     def _misfits(self, layer: int, records: Records) -> dict[str, str]:
         """The sites of a block that were not computed, or not with their shape, and why."""
         found: dict[str, str] = {}
-        for name, point in self.model.arch.layers[layer].points.items():
+        for name, point in _plain(self.model.arch.layers[layer]):
             record = records.get(point.path)
             seen = None if record is None else record.read if point.side == "in" else record.left
             width = self.model.width(SITES[name], layer)
@@ -186,8 +188,6 @@ class _Run:
                 found[name] = f"its module {point.path!r} is called {record.calls} times"
             elif seen is None:
                 found[name] = f"its module {point.path!r} has no axes of rows and tokens there"
-            elif record.flat:
-                found[name] = f"its module {point.path!r} gets the tokens of all rows in one axis"
             elif (
                 own := seen.shape[-1] if point.features is None else len(point.features)
             ) != width:
@@ -195,7 +195,13 @@ class _Run:
         return found
 
 
-def _without(block: BlockMap, failed: Mapping[str, str]) -> BlockMap:
+def _plain(block: BlockMap) -> list[tuple[str, ModulePoint]]:
+    """The sites that are a module's input or output; those inside experts are proven elsewhere."""
+    return [(name, point) for name, point in block.points.items() if point.side in ("in", "out")]
+
+
+def without(block: BlockMap, failed: Mapping[str, str]) -> BlockMap:
+    """A block's map without the sites that failed, and why they did."""
     points = {name: point for name, point in block.points.items() if name not in failed}
     return replace(block, points=points, missing={**block.missing, **failed})
 
@@ -215,8 +221,11 @@ def _error(a: Tensor, b: Tensor, size: Tensor) -> float:
 # --- single identities ---------------------------------------------------------------------------
 
 
-def _moved_heads(z: Tensor, site: str, block: BlockMap, allowed: float) -> str | None:
-    """Why a site is not the heads' queries, keys or values; ``None`` if it is."""
+def _moved_heads(z: Tensor, site: str, block: BlockMap, allowed: float, causal: bool) -> str | None:
+    """Why a site is not the heads' queries, keys or values; ``None`` if it is.
+
+    Without a causal mask any token's z moves with any key and value.
+    """
     by_head = z.float().unflatten(-1, (block.n_heads, -1))
     size = by_head[0].norm(dim=-1)
     size = size + 0.01 * size.mean() + 1e-30
@@ -226,11 +235,11 @@ def _moved_heads(z: Tensor, site: str, block: BlockMap, allowed: float) -> str |
         moved = (by_head[row] - by_head[0]).norm(dim=-1) / size  # position, head
         chosen = _coded(block.n_heads // group, bit).repeat_interleave(group).to(z.device)
         where = torch.zeros(len(moved), dtype=torch.bool, device=z.device)
-        where[1 if site == "k" else ALTERED[site] :] = True
+        where[(1 if site == "k" else ALTERED[site]) if causal or site == "q" else 0 :] = True
         if site == "q":
             where[ALTERED[site] + 1 :] = False
         expected = where[:, None] & chosen
-        if site == "k":  # beside a sink, the first token moves along its own value
+        if site == "k" and causal:  # beside a sink, the first token moves along its own value
             own = by_head[0].square().sum(-1).clamp(min=1e-30)
             along = ((by_head[row] * by_head[0]).sum(-1) / own).abs()
             across = (by_head[row] - by_head[0] * along[..., None]).norm(dim=-1)
@@ -243,7 +252,8 @@ def _moved_heads(z: Tensor, site: str, block: BlockMap, allowed: float) -> str |
             f"altering the {name} of some heads moves other heads or tokens (z by {least:.1%}), so "
             f"it is not the heads' {site}"
         )
-    return None if most > least else f"altering the {name} of a head does not move its z"
+    unused = not causal  # as some heads of compiled programs are
+    return None if most > least or unused else f"altering the {name} of a head does not move its z"
 
 
 def _after(block: BlockMap, records: Records, site: str) -> Batch | None:

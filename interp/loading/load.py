@@ -2,20 +2,24 @@
 
 import contextlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from interp.errors import InterpError, ModelError, OutOfMemory, did_you_mean, first_line
+from interp.errors import InterpError, ModelError, did_you_mean, first_line
+from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
 from interp.loading.devices import usable
 from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.organisms import ORGANISMS, folder_of
+from interp.loading.placement import placed
 from interp.loading.programs import PROGRAMS
+from interp.loading.quantised import config_of
 from interp.model.adapters import is_bridge, unwrap_bridge
 from interp.model.model import Model
 
@@ -30,6 +34,7 @@ def load_model(
     tokenizer: Any = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    quantization: Any = None,
 ) -> Model:
     """Load a causal language model and check that its sites are where they should be.
 
@@ -44,6 +49,8 @@ def load_model(
         tokenizer: the tokenizer, where `ref` is a bare model.
         device: ``"cpu"``, ``"cuda"``, …; by default CUDA where there is one.
         dtype: ``"float32"`` (the default on CPU), ``"bfloat16"`` (on CUDA) or ``"float16"``.
+        quantization: ``"8bit"`` or ``"4bit"`` (bitsandbytes), or a config of transformers. Files
+            that are quantised already, and such objects, need none.
 
     Raises:
         ModelError: no such name, folder, file, Hub model, device or dtype; a model that could not
@@ -57,20 +64,25 @@ def load_model(
         from interp.loading.tracr import load_program  # pydantic takes a while to import
 
         program = load_program(str(ref))
-        program.hf.to(**_given(device=device, dtype=dtype and _dtype(dtype, None)))
+        _refuse_quantising(quantization, "a compiled program")
+        placed(program.hf, program.name, device, dtype and _dtype(dtype, None))
         return program
     if isinstance(ref, str | Path):
         where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        hf, own_tokenizer = _from_reference(str(ref), where, _dtype(dtype, where))
+        number = _dtype(dtype, where)
+        how = quantization and config_of(quantization, number)
+        hf, own_tokenizer = _from_reference(str(ref), _How(where, number, how))
         name = str(ref)
     else:
+        _refuse_quantising(quantization, "an object")
         hf, own_tokenizer = _from_object(ref)
-        hf = hf.to(**_given(device=device, dtype=dtype and _dtype(dtype, None)))
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
+        hf = placed(hf, name, device, dtype and _dtype(dtype, None))
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
     model = mapped(hf, known, name)
-    if name in builtin.BUILTIN:
+    arguments_of(model)  # now, while no hooks are on it
+    if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)
     return model
 
@@ -85,8 +97,21 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torc
     return DTYPES[name]
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
+def _refuse_quantising(quantization: Any, what: str) -> None:
+    if quantization is not None:
+        raise ModelError(
+            f"quantization={quantization!r} is for a model that is read from files; {what} keeps "
+            "its weights."
+        )
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a model is read from files: where to, in which format, quantised by which config."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantization: Any
 
 
 def _tokenizer(tokenizer: Any, name: str) -> Any:
@@ -99,28 +124,28 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
-def _from_reference(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_reference(ref: str, how: _How) -> tuple[Any, Any]:
     if ref in builtin.BUILTIN:
-        return _from_pretrained(str(builtin.pull(ref)), ref, device, dtype)
+        return _from_pretrained(str(builtin.pull(ref)), ref, how)
     if ref in ORGANISMS:
-        return _from_pretrained(str(folder_of(ref)), ref, device, dtype)
+        return _from_pretrained(str(folder_of(ref)), ref, how)
     path = Path(ref)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no such file: {ref}.")
         check_gguf(path)
-        return _from_pretrained(str(path.parent), ref, device, dtype, {"gguf_file": path.name})
+        return _from_pretrained(str(path.parent), ref, how, {"gguf_file": path.name})
     if ref and path.is_dir():  # the path of no name is the folder we are in
-        return _from_pretrained(ref, ref, device, dtype)
-    return _from_hub(ref, device, dtype)
+        return _from_pretrained(ref, ref, how)
+    return _from_hub(ref, how)
 
 
-def _from_hub(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_hub(ref: str, how: _How) -> tuple[Any, Any]:
     """A Hub model from the cache, asking no network, where it is whole there; else fetched."""
     ours = [*builtin.BUILTIN, *ORGANISMS, *PROGRAMS]
     if is_cached(ref):
         try:
-            return _from_pretrained(ref, ref, device, dtype, local_files_only=True)
+            return _from_pretrained(ref, ref, how, local_files_only=True)
         except ModelError as incomplete:
             if not isinstance(incomplete.__cause__, OSError):  # as transformers tells missing files
                 raise
@@ -130,27 +155,25 @@ def _from_hub(ref: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
                 raise incomplete from None
     else:
         require_on_hub(ref, ours)
-    return _from_pretrained(ref, ref, device, dtype)
+    return _from_pretrained(ref, ref, how)
 
 
 def _from_pretrained(
     source: str,
     ref: str,
-    device: torch.device,
-    dtype: torch.dtype,
+    how: _How,
     gguf: dict[str, str] | None = None,
     local_files_only: bool = False,
 ) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # Without the first, transformers asks on a terminal whether to run code from the files.
     given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
     read = {**given, **(gguf or {})}
 
-    # Where a GGUF kernel is installed, weights would otherwise stay packed.
-    unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
-        n_layers = getattr(AutoConfig.from_pretrained(source, **read), "num_hidden_layers", 0)
+        config = AutoConfig.from_pretrained(source, **read)
+        n_layers = getattr(config, "num_hidden_layers", 0)
         if not isinstance(n_layers, int) or n_layers > MOST_LAYERS:
             raise ValueError(f"its config claims {str(n_layers)[:20]} layers")
     with _one_sentence(ref, "its tokenizer cannot be used"):
@@ -158,13 +181,30 @@ def _from_pretrained(
         tokenizer.decode(tokenizer("The capital of France")["input_ids"])
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
         both: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **read, **unpacked
+            source,
+            dtype=how.dtype,
+            output_loading_info=True,
+            **read,
+            **_packing(ref, config, bool(gguf), how),
         )
         hf, found = both
         if found["missing_keys"]:
             some = sorted(found["missing_keys"])
             raise ValueError(f"its files lack {len(some)} weights, such as {some[0]!r}")
-    return _moved(hf, ref, device), tokenizer
+    return placed(hf, ref, how.device, None), tokenizer
+
+
+def _packing(ref: str, config: Any, gguf: bool, how: _How) -> dict[str, Any]:
+    """What loading takes where weights are quantised; such are put where they belong at once."""
+    from transformers import GgufConfig
+
+    already = gguf or getattr(config, "quantization_config", None) is not None
+    if already and how.quantization is not None:
+        raise ModelError(f"the files of {ref!r} are quantised already; give no quantization.")
+    if gguf:  # where a GGUF kernel is installed, weights would otherwise stay packed
+        return {"quantization_config": GgufConfig(dequantize=True)}
+    own = {} if how.quantization is None else {"quantization_config": how.quantization}
+    return own | ({"device_map": {"": str(how.device)}} if already or own else {})
 
 
 @contextlib.contextmanager
@@ -176,15 +216,6 @@ def _one_sentence(ref: str, remedy: str) -> Generator[None]:
         raise
     except BaseException as error:  # a panic of the tokenizers library is not an Exception
         raise ModelError(f"cannot load {ref!r} ({first_line(error)}): {remedy}.") from error
-
-
-def _moved(hf: Any, ref: str, device: torch.device) -> Any:
-    try:
-        return hf.to(device)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"{ref!r} does not fit in the memory of {device}; use a smaller dtype or model."
-        ) from error
 
 
 def _from_object(ref: Any) -> tuple[Any, Any]:

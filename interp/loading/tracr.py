@@ -26,8 +26,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from interp.data.records import Count, Finite, Index, Row, checked, is_file, read_json
 from interp.errors import DataError, ModelError, did_you_mean, first_line, shown
 from interp.loading.programs import PROGRAMS, file_of
-from interp.model.architecture import Architecture, BlockMap, BlockParts, ModulePoint
+from interp.model.architecture import NO_EXPERTS, Architecture, BlockMap, BlockParts, ModulePoint
 from interp.model.model import Model
+from interp.model.sites import EXPERT_SITES
 
 
 class ProgramConfig(Row):
@@ -275,7 +276,7 @@ def _architecture(shape: ProgramConfig) -> Architecture:
     }
     block = BlockMap(
         points=points,
-        missing={},
+        missing=dict.fromkeys(EXPERT_SITES, NO_EXPERTS),
         parts=BlockParts(mlp="mlp"),
         attention="attn",
         n_heads=shape.n_heads,

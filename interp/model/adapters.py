@@ -214,7 +214,7 @@ def _features(
     numbers = torch.arange(n_out, dtype=torch.float32)
     weight = (
         numbers.expand(n_in, n_out)
-        if isinstance(joint, Conv1D)
+        if issubclass(getattr(joint, "source_cls", type(joint)), Conv1D)
         else numbers[:, None].expand(n_out, n_in)
     )
     numbered.weight = nn.Parameter(weight.contiguous(), requires_grad=False)

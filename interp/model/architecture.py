@@ -18,11 +18,13 @@ from interp.model.sites import SITES
 class ModulePoint:
     """The first input or output of one module of a block (path ``""``: the block itself).
 
-    Where q, k and v share one projection, `features` are the site's own, in order.
+    Where q, k and v share one projection, `features` are the site's own, in order. Inside a mixture
+    of experts, `side` is the ``"logits"`` of a router, or the routing ``"weights"``, ``"neurons"``
+    or weighted ``"outputs"`` of a module of experts, all laid out over all experts.
     """
 
     path: str
-    side: Literal["in", "out"]
+    side: Literal["in", "out", "logits", "weights", "neurons", "outputs"]
     features: Int[Tensor, " width"] | None = None
 
 
@@ -48,6 +50,43 @@ class BlockParts:
     beside_mlp: tuple[str, ...] = ()
 
 
+NO_EXPERTS = "the block has no mixture of experts"
+"""Why most blocks lack `EXPERT_SITES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLayout:
+    """The modules of a mixture of experts, as paths inside its block, and its sizes.
+
+    Attributes:
+        experts, router: the module of all experts, and what chooses among them.
+        shared: the experts that every token goes through; ``None`` where there are none.
+        n_experts, d_expert: routed experts, and neurons of each.
+        d_out: width of what an expert writes; d_model, or less in mixtures of a latent space.
+        n_logits: numbers that the router gives for each token; some can also choose no expert.
+        d_shared: neurons of the shared experts together; 0 where they cannot be seen.
+    """
+
+    experts: str
+    router: str
+    shared: str | None
+    n_experts: int
+    d_expert: int
+    d_out: int
+    n_logits: int
+    d_shared: int
+
+    def sizes(self, site: str) -> tuple[int, int]:
+        """How many units a site of the mixture has, and how many features each."""
+        return {
+            "router_logits": (self.n_logits, 1),
+            "router_weights": (self.n_experts, 1),
+            "expert_post": (self.n_experts * self.d_expert, 1),
+            "expert_out": (self.n_experts, self.d_out),
+            "shared_post": (self.d_shared, 1),
+        }[site]
+
+
 @brief
 @dataclass(frozen=True)
 class BlockMap:
@@ -57,7 +96,8 @@ class BlockMap:
     spaces, linear attention). `neuron_keys` are the linear maps that decide how strongly neurons
     fire: ``"gate"``, inside the activation function, and of gated MLPs ``"up"``, its factor.
     `whole` says why the block cannot be taken apart into edges; ``None`` where it can. Sizes are 0
-    where there is nothing of the kind.
+    where there is nothing of the kind. `experts` is the block's mixture of experts, or why it
+    cannot be taken apart; ``None`` where it has none.
     """
 
     points: Mapping[str, ModulePoint]
@@ -70,6 +110,7 @@ class BlockMap:
     d_head: int = 0
     d_mlp: int = 0
     whole: str | None = None
+    experts: ExpertLayout | str | None = None
 
 
 @brief

@@ -1,6 +1,7 @@
-"""Components and sets of them: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron.
+"""Components and sets: ``a3.h1`` a head, ``m5`` an MLP, ``m5.n17`` a neuron, ``m5.e2`` an expert.
 
-Names are those of the graph; those of papers, ``L3H1``, ``L5MLP`` and ``L5N17``, are read too.
+Names are those of the graph; those of papers, ``L3H1``, ``L5MLP``, ``L5N17`` and ``L5E2``, are read
+too.
 """
 
 import re
@@ -18,28 +19,34 @@ from interp.model.graph import component_name
 from interp.model.model import Model
 from interp.model.sites import SITES
 
-ComponentKind = Literal["head", "mlp", "neuron"]
+ComponentKind = Literal["head", "mlp", "neuron", "expert"]
 KINDS: tuple[ComponentKind, ...] = get_args(ComponentKind)
 
-SITE_OF: dict[ComponentKind, str] = {"head": "z", "mlp": "mlp_out", "neuron": "mlp_post"}
+SITE_OF: dict[ComponentKind, str] = {
+    "head": "z",
+    "mlp": "mlp_out",
+    "neuron": "mlp_post",
+    "expert": "expert_out",
+}
 """Where each kind of component is replaced."""
 
-_FORM = re.compile(r"a(\d+)\.h(\d+)|m(\d+)(?:\.n(\d+))?")
+_FORM = re.compile(r"a(\d+)\.h(\d+)|m(\d+)(?:\.([ne])(\d+))?")
 _LAYER_OF_HEADS = re.compile(r"a(\d+)")
 _NAMED = 3  # a set's name lists its components up to so many
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Component:
-    """A head, an MLP or a neuron; `unit` is its number within the layer, 0 for an MLP."""
+    """A head, an MLP, a neuron or an expert; `unit` is its number in the layer, 0 for an MLP."""
 
     layer: int
     kind: ComponentKind
     unit: int = 0
 
     def __str__(self) -> str:
-        form = {"head": "a{0}.h{1}", "mlp": "m{0}", "neuron": "m{0}.n{1}"}[self.kind]
-        return form.format(self.layer, self.unit)
+        if self.kind == "head":
+            return f"a{self.layer}.h{self.unit}"
+        return f"m{self.layer}" + ("" if self.kind == "mlp" else f".{self.kind[0]}{self.unit}")
 
     @classmethod
     def parse(cls, name: str) -> Self:
@@ -48,18 +55,19 @@ class Component:
         if match is None:
             raise PlanError(
                 f"no component {shown(name)}: write 'a3.h1' or 'L3H1' for a head, 'm5' for an "
-                "MLP, 'm5.n17' for a neuron, 'a3' for all heads of a layer."
+                "MLP, 'm5.n17' for a neuron, 'm5.e2' for an expert, 'a3' for all heads of a layer."
             )
-        layer_of_head, head, layer, neuron = match.groups()
+        layer_of_head, head, layer, letter, unit = match.groups()
         if head is not None:
             return cls(int(layer_of_head), "head", int(head))
-        return cls(int(layer), "mlp" if neuron is None else "neuron", int(neuron or 0))
+        kinds: dict[str | None, ComponentKind] = {None: "mlp", "n": "neuron", "e": "expert"}
+        return cls(int(layer), kinds[letter], int(unit or 0))
 
 
 Components = str | Component | Iterable[str | Component] | Any
 """``"a3.h1,m5"``, a list or column of names, a data frame (columns ``component``, or ``layer`` and
-``head`` or ``neuron``), or an array [layer, head] or [layer, neuron]: those that are true, or all
-that are finite, by falling absolute score."""
+``head``, ``neuron`` or ``expert``), or an array [layer, head] or [layer, neuron]: those that are
+true, or all that are finite, by falling absolute score."""
 
 
 def refuse_unreadable(names: Iterable[str]) -> None:
@@ -129,11 +137,11 @@ def _parts(model: Model, given: Components) -> Sequence[str | Component]:
 def _of_table(table: pd.DataFrame) -> list[str | Component]:
     if "component" in table:
         return [str(name) for name in table["component"]]
-    unit: Any = next((kind for kind in ("head", "neuron") if kind in table), None)
+    unit: Any = next((kind for kind in ("head", "neuron", "expert") if kind in table), None)
     if unit is None or "layer" not in table:
         raise PlanError(
             f"a table with columns {list(table.columns)} names no components; give 'component', or "
-            "'layer' and 'head' or 'neuron'."
+            "'layer' and 'head', 'neuron' or 'expert'."
         )
     places = zip(table["layer"], table[unit], strict=True)
     return [Component(int(layer), unit, int(u)) for layer, u in places]

@@ -20,7 +20,7 @@ from interp.errors import PlanError, shown
 from interp.model.architecture import Architecture
 
 _EDGE = re.compile(r"(.+?)->(.+?)(?:<([qkv])>)?")
-_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|N(\d+))", re.IGNORECASE)
+_IN_PAPERS = re.compile(r"L(\d+)(?:H(\d+)|MLP|([NE])(\d+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,17 @@ class Graph:
 
 
 def component_name(name: str) -> str:
-    """``L3H1``, ``L5MLP``, ``L5N17`` as ``a3.h1``, ``m5``, ``m5.n17``; other texts as they are."""
+    """``L3H1``, ``L5MLP``, ``L5N17``, ``L5E2`` as ``a3.h1``, ``m5``, ``m5.n17``, ``m5.e2``.
+
+    Other texts stay as they are.
+    """
     match = _IN_PAPERS.fullmatch(name)
     if match is None:
         return name
-    layer, head, neuron = match.groups()
+    layer, head, letter, unit = match.groups()
     if head is not None:
         return f"a{layer}.h{head}"
-    return f"m{layer}" if neuron is None else f"m{layer}.n{neuron}"
+    return f"m{layer}" if letter is None else f"m{layer}.{letter.lower()}{unit}"
 
 
 def edges_of_nodes(graph: Graph, nodes: Sequence[int]) -> Bool[Tensor, "source destination"]:

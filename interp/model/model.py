@@ -12,16 +12,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PlanError
-from interp.model.architecture import Architecture, BlockParts, ModulePoint
-from interp.model.sites import PATTERN, Site, parse_site
+from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
+from interp.model.rendered import Rendered
+from interp.model.sites import EXPERT_SITES, PATTERN, SITES, Site, parse_site
 from interp.model.weights import (
     FLOATS,
     device_of,
     is_plain,
     matrix_of,
-    plain_parts,
     shape_of,
+    state_parts,
     stored,
+    why_fixed,
 )
 
 
@@ -35,7 +37,7 @@ class Model:
     arch: Architecture = field(repr=False)
 
     def __repr__(self) -> str:
-        a = self.arch
+        a, fixed = self.arch, why_fixed(self.hf)
 
         def sizes(name: str) -> str:
             found = dict.fromkeys(getattr(block, name) for block in a.layers)
@@ -44,7 +46,8 @@ class Model:
         return (
             f"Model({self.name}: {type(self.hf).__name__}, {a.n_layers} layers, d_model "
             f"{a.d_model}, {sizes('n_heads')} heads / {sizes('n_kv_heads')} kv, d_mlp "
-            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{sizes('d_mlp')}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+            f"{', ' if fixed else ''}{fixed or ''})"
         )
 
     @property
@@ -57,6 +60,11 @@ class Model:
         """Number format of the residual stream."""
         dtype = self.hf.get_input_embeddings().weight.dtype
         return dtype if dtype in FLOATS else self.hf.dtype  # a quantised embedding
+
+    @property
+    def like(self) -> Float[Tensor, " 0"]:
+        """An empty activation, for its device and dtype."""
+        return torch.empty(0, dtype=self.dtype, device=self.device)
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
@@ -87,8 +95,7 @@ class Model:
 
     def matrix(self, module: nn.Module, name: str) -> Float[Tensor, "out in"]:
         """The matrix that a linear module applies, if quantised formed anew; see `matrix_of`."""
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return matrix_of(module, like, f"{name} of {self.name}")
+        return matrix_of(module, self.like, f"{name} of {self.name}")
 
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
@@ -102,8 +109,19 @@ class Model:
         return self.matrix(self.unembed, "the unembedding")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma)."""
-        return self.tokenizer(text)["input_ids"]
+        """Token ids with the special tokens the tokenizer itself adds (BOS for Gemma).
+
+        To a rendered chat it adds none, as they are in the text.
+        """
+        return self._encoded(text)["input_ids"]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in a text each token of :meth:`encode` begins and ends, in characters."""
+        return self._encoded(text, return_offsets_mapping=True)["offset_mapping"]
+
+    def _encoded(self, text: str, **options: Any) -> Any:
+        special = not isinstance(text, Rendered)
+        return self.tokenizer(text, add_special_tokens=special, **options)
 
     def token(self, token_id: int) -> str:
         """The text of one token, leading space included."""
@@ -180,10 +198,25 @@ class Model:
         units, each = self._sizes(site, layers)
         return units * each
 
+    def n_along(self, axis: str, site: Site, layers: int | Iterable[int] | None = None) -> int:
+        """Units of a site along one of its `AXES_OF`; layers and errors as in `n_units`."""
+        if axis == "expert" and site.units == "expert_neuron":
+            site = SITES["expert_out"]
+        return self.n_units(site, layers)
+
+    @cached_property
+    def mixtures(self) -> dict[int, ExpertLayout]:
+        """The mixtures of experts that can be taken apart, by layer."""
+        found = {layer: block.experts for layer, block in enumerate(self.arch.layers)}
+        return {i: mixture for i, mixture in found.items() if isinstance(mixture, ExpertLayout)}
+
     def _sizes(self, site: Site, layers: int | Iterable[int] | None) -> tuple[int, int]:
         """How many units a site has, and how many features each."""
         if isinstance(layers, int):
             a = self.arch.layers[layers]
+            if site.name in EXPERT_SITES and site.units != "d_model":
+                mixture = a.experts
+                return mixture.sizes(site.name) if isinstance(mixture, ExpertLayout) else (0, 0)
             return {
                 "head": (a.n_heads, a.d_head),
                 "kv_head": (a.n_kv_heads, a.d_head),
@@ -219,12 +252,11 @@ class Model:
 
     def hash_now(self) -> str:
         """`weights_hash` of the weights as they are now, with all that changed them since."""
-        state = self.hf.state_dict()
-        parts = [part for value in state.values() for part in plain_parts(value)]
-        version = tuple((part.data_ptr(), part._version) for part in parts)
+        tensors = [x for _, x in state_parts(self.hf.state_dict().items()) if isinstance(x, Tensor)]
+        version = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
         known: Any = self.__dict__.get("_hashed")
         if known is None or known[0] != version:
-            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf, state)))
+            known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf)))
         return known[1]
 
     @property
@@ -261,11 +293,11 @@ class Model:
 
 def _hash(state: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in state:
-        parts = plain_parts(value)
-        digest.update(b"" if parts else f"{name}{value!r}".encode())
-        for tensor in parts:
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            flat = tensor.detach().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).cpu().numpy().data)
+    for name, value in state_parts(state):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name}{value!r}".encode())
+            continue
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        flat = value.detach().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

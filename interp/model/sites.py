@@ -9,7 +9,7 @@ from typing import Literal
 
 from interp.errors import PlanError, did_you_mean
 
-Units = Literal["d_model", "head", "kv_head", "neuron"]
+Units = Literal["d_model", "head", "kv_head", "neuron", "expert", "expert_vector", "expert_neuron"]
 
 _FORM = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -19,7 +19,7 @@ class Site:
     """One kind of activation, present once per layer.
 
     `hook` is the TransformerLens hook name inside a block, e.g. ``"attn.hook_z"``; `units` are what
-    its last axis is made of; heads and neurons can be patched one by one.
+    its last axis is made of; heads, neurons and experts can be patched one by one.
     """
 
     name: str
@@ -44,11 +44,40 @@ SITES: dict[str, Site] = {
         Site("v", "attn.hook_v", "kv_head"),
         Site("z", "attn.hook_z", "head"),
         Site("mlp_post", "mlp.hook_post", "neuron"),
+        Site("router_logits", "mlp.hook_router_logits", "expert"),
+        Site("router_weights", "mlp.hook_router_weights", "expert"),
+        Site("expert_post", "mlp.hook_expert_post", "expert_neuron"),
+        Site("expert_out", "mlp.hook_expert_out", "expert_vector"),
+        Site("shared_post", "mlp.hook_shared_post", "neuron"),
+        Site("shared_out", "mlp.hook_shared_out", "d_model"),
     )
 }
 
-AXES = ("layer", "pos", "span", "head", "neuron")
+EXPERT_SITES = tuple(name for name in SITES if name.startswith(("router", "expert", "shared")))
+"""Sites of mixtures of experts, in the order in which they are computed."""
+
+UNITS = ("head", "neuron", "expert")
+"""Axes of the units of a site."""
+
+AXES = ("layer", "pos", "span", *UNITS)
 """What a sweep or an attribution can tell apart."""
+
+AXES_OF: dict[str, tuple[str, ...]] = {
+    "d_model": (),
+    "head": ("head",),
+    "kv_head": ("head",),
+    "neuron": ("neuron",),
+    "expert": ("expert",),
+    "expert_vector": ("expert",),
+    "expert_neuron": ("neuron", "expert"),
+}
+"""The axes along which a site's units can be told apart."""
+
+
+def sites_along(axis: str) -> str:
+    """Names of the sites whose units an axis tells apart, for messages."""
+    return ", ".join(name for name, site in SITES.items() if axis in AXES_OF[site.units])
+
 
 PATTERN = Site("pattern", "attn.hook_pattern", "head")
 """Attention weights after the softmax: recorded by `interp.activations`, cut by `KnockOut`."""

@@ -7,7 +7,7 @@ vectors tell whether the module is that matrix at all.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def is_plain(module: nn.Module) -> bool:
         return False
     # compressed-tensors leaves the class alone and says so in an attribute
     ordinary = type(module).forward in PLAIN_FORWARDS and not hasattr(module, "quantization_scheme")
-    return ordinary or (weight.ndim == 2 and _applies(module, weight, 1e-3))
+    return ordinary or (weight.shape == shape_of(module) and _applies(module, weight, 1e-3))
 
 
 def matrix_of(module: nn.Module, like: Tensor, name: str) -> Float[Tensor, "out in"]:
@@ -72,8 +72,10 @@ def matrix_of(module: nn.Module, like: Tensor, name: str) -> Float[Tensor, "out 
             return weight.T if isinstance(module, Conv1D) else weight
     try:
         with torch.no_grad(), _without_bias(module):
-            parts = torch.eye(shape_of(module)[1], dtype=like.dtype, device=like.device)
-            matrix = torch.cat([module.forward(x).to(like) for x in parts.split(AT_ONCE)]).T
+            units = torch.eye(shape_of(module)[1], dtype=like.dtype, device=like.device)
+            none = module.forward(units[:1] * 0)
+            rows = [module.forward(x) - none for x in units.split(AT_ONCE)]
+        matrix = torch.cat(rows).to(like.dtype).T
     except Exception as error:  # a kernel of any library
         raise PlanError(_unreadable(module, name, first_line(error))) from error
     if not _applies(module, matrix, ROUNDED):
@@ -88,23 +90,29 @@ def _unreadable(module: nn.Module, name: str, why: str) -> str:
     )
 
 
-def _applies(module: nn.Module, weight: Tensor, tolerance: float) -> bool:
-    """Whether a module multiplies two random vectors by a matrix (its bias aside)."""
-    with torch.no_grad(), align_module_device(module), _without_bias(module):
-        n_in = shape_of(module)[1]
-        if weight.device.type == "meta":
-            weight = module.weight  # pyright: ignore[reportAssignmentType]
-        noise = torch.randn(2, n_in, generator=torch.Generator().manual_seed(0)).to(weight)
-        want = noise.float() @ (weight.float() if weight.shape[1] == n_in else weight.T.float()).T
-        got = module.forward(noise).float()
-        return got.shape == want.shape and bool((got - want).norm() <= tolerance * want.norm())
+def bias_in(module: nn.Module) -> Float[Tensor, " out"] | None:
+    """The bias of a linear module or a norm; ``None`` where it has none."""
+    with align_module_device(module):
+        return getattr(module, "bias", None)
+
+
+def _applies(module: nn.Module, matrix: Float[Tensor, "out in"], tolerance: float) -> bool:
+    """Whether a module multiplies two random vectors by a matrix."""
+    with torch.no_grad(), align_module_device(module):
+        if matrix.device.type == "meta":
+            matrix = module.weight  # pyright: ignore[reportAssignmentType]
+        noise = torch.randn(2, matrix.shape[1], generator=torch.Generator().manual_seed(0))
+        got, none = (module.forward(x.to(matrix)).float() for x in (noise, noise * 0))
+        want = noise.to(matrix).float() @ matrix.float().T
+        rounding = 2 * torch.finfo(matrix.dtype).eps * got.norm()  # of a large bias
+        return bool((got - none - want).norm() <= tolerance * want.norm() + rounding)
 
 
 @contextlib.contextmanager
 def _without_bias(module: nn.Module) -> Generator[None]:
-    """Large biases would round away what a row of a matrix has in 16 bits."""
+    """In 16 bits, a large bias would round away what a row of the matrix has."""
     for own in (module._parameters, module._buffers):
-        if own.get("bias") is not None:
+        if type(own) is dict and own.get("bias") is not None:
             kept, own["bias"] = own["bias"], None
             try:
                 yield
@@ -117,13 +125,13 @@ def _without_bias(module: nn.Module) -> Generator[None]:
 # --- every weight, for the identity of a model ---------------------------------------------------
 
 
-def stored(hf: nn.Module, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def stored(hf: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every entry of a model's state, by name; offloaded ones from where they are kept.
 
     Raises:
         PlanError: a weight lies on the meta device, which holds no data, and no hook has them.
     """
-    for name, value in sorted(state.items()):
+    for name, value in sorted(hf.state_dict().items()):
         if not isinstance(value, Tensor) or value.device.type != "meta":
             yield name, value
             continue
@@ -139,11 +147,51 @@ def stored(hf: nn.Module, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
         yield name, value
 
 
-def plain_parts(value: Any) -> list[Tensor]:
-    """The ordinary tensors that a tensor of a quantisation library is made of."""
-    if not isinstance(value, Tensor):
-        return []
-    if type(value) in (Tensor, nn.Parameter) or not hasattr(value, "__tensor_flatten__"):
-        return [value]
-    names, _ = value.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
-    return [part for name in names for part in plain_parts(getattr(value, name))]
+def state_parts(state: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """State whose quantised tensors are taken apart into ordinary ones and their settings."""
+    for name, value in state:
+        if type(value) in (Tensor, nn.Parameter) or not hasattr(value, "__tensor_flatten__"):
+            yield name, value
+            continue
+        names, settings = value.__tensor_flatten__()
+        yield name, settings
+        yield from state_parts((f"{name}.{part}", getattr(value, part)) for part in names)
+
+
+# --- how the linear modules of a model are stored ------------------------------------------------
+
+
+def quantised(hf: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
+    """The linear modules whose weight is not stored as it is applied, with their paths, by kind.
+
+    A kind is the class of the module or, of an ordinary one, that of its weight.
+    """
+    kinds: dict[str, list[tuple[str, nn.Module]]] = {}
+    for path, module in hf.named_modules():
+        if not hasattr(module, "in_features") and not isinstance(module, Conv1D):
+            continue
+        if not is_plain(module):
+            ordinary = type(module).forward in PLAIN_FORWARDS
+            weight = getattr(module, "weight", None)
+            kind = type(weight if ordinary and weight is not None else module).__name__
+            kinds.setdefault(kind, []).append((path, module))
+    return kinds
+
+
+def why_fixed(hf: nn.Module) -> str | None:
+    """Why a model's weights cannot be changed in place; ``None`` where they can."""
+    kinds = quantised(hf)
+    if kinds:
+        return f"its weights are quantised ({', '.join(kinds)})"
+    away = any(hasattr(m, "_hf_hook") and has_offloaded_params(m) for m in hf.modules())
+    return "accelerate offloads its weights" if away else None
+
+
+def curvature(module: nn.Module, like: Tensor) -> float:
+    """How far a module is from affine, relative to its output: above 0, it rounds activations."""
+    noise = torch.randn(2, shape_of(module)[1], generator=torch.Generator().manual_seed(1)).to(like)
+    with torch.no_grad():
+        a, b, both, zero = (
+            module.forward(x[None]).float() for x in (*noise, noise.sum(0), noise[0] * 0)
+        )
+        return float((both - a - b + zero).norm() / (a - zero).norm())

@@ -23,6 +23,7 @@ from interp.data.pairs import (
 from interp.errors import DegenerateGap, InterpWarning
 from interp.metrics import DEGENERATE, AnyMetric
 from interp.model.model import Model
+from interp.model.sites import UNITS
 from interp.patching.cells import SweepArrays, run_sweep
 from interp.patching.result import PatchResult
 from interp.patching.sweep import Axes, Direction, Neurons, Sweep
@@ -100,7 +101,7 @@ def patch(
     Source: Heimersheim & Nanda, arXiv 2404.15255; Zhang & Nanda, arXiv 2309.16042.
     """
     sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
-    loaded = load_pairs(pairs)
+    loaded = load_pairs(pairs).rendered(model)
     if out is None:
         result = _measured(model, sweep, loaded, answers, tokens_at_once, progress)
         for text in result.warnings:
@@ -172,7 +173,7 @@ def _labelled(
             "choose pairs or a metric that tell them apart."
         )
     place = "span" if "span" in sweep.over else "pos"
-    unit = "neuron" if "neuron" in sweep.over else "head"
+    unit = next((axis for axis in sweep.over if axis in UNITS), UNITS[0])
     labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}
     values = xr.DataArray(arrays.values, dims=("pair", "layer", place, unit))
     values = values.squeeze([axis for axis in labels if axis not in sweep.over], drop=True)

@@ -9,7 +9,7 @@ from interp.data.pairs import TokenPair
 from interp.errors import DataError, PlanError
 from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model.model import Model
-from interp.model.sites import AXES, Site
+from interp.model.sites import AXES, AXES_OF, UNITS, Site, sites_along
 
 Direction = Literal["denoise", "noise"]
 Axes = Sequence[str] | str
@@ -121,12 +121,14 @@ def check_axes(site: Site, axes: Sequence[str], at: str) -> None:
         raise PlanError("'pos' and 'span' are both position axes; choose one.")
     if at != "all" and {"pos", "span"} & set(axes):
         raise PlanError(f"at={at!r} fixes the positions, so 'pos' or 'span' cannot be an axis.")
-    has = {"head": ("head", "kv_head"), "neuron": ("neuron",)}
-    for axis, kinds in has.items():
-        if axis in axes and site.units not in kinds:
+    units = [axis for axis in axes if axis in UNITS]
+    if len(units) > 1:
+        raise PlanError(f"{' and '.join(map(repr, units))} are both unit axes; choose one.")
+    for axis in units:
+        if axis not in AXES_OF[site.units]:
             raise PlanError(
                 f"site {site.name!r} has no {axis}s; sweep over its layers and positions, or "
-                f"choose a site with {axis}s ({'z, q, k, v' if axis == 'head' else 'mlp_post'})."
+                f"choose a site with {axis}s ({sites_along(axis)})."
             )
 
 
@@ -134,10 +136,11 @@ def _unit_axis(
     model: Model, site: Site, axes: tuple[str, ...], layers: Sequence[int], neurons: Neurons
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[Any, ...]]:
     """Which features each unit coordinate covers, and its label."""
-    if not {"head", "neuron"} & set(axes):
+    axis = next((axis for axis in axes if axis in UNITS), None)
+    if axis is None:
         return None, ("all",)
-    n = model.n_units(site, layers)
-    if "head" in axes:
+    n = model.n_along(axis, site, layers)
+    if axis != "neuron":
         d = model.width(site, layers) // n
         return tuple(tuple(range(h * d, (h + 1) * d)) for h in range(n)), tuple(range(n))
     if isinstance(neurons, int):

@@ -47,8 +47,10 @@ def identity(model: Model) -> dict[str, str]:
 
 
 def names_of(rows: Sequence[Any]) -> dict[str, Any]:
-    """The options that name data rows: how many, and what they are."""
-    return {"pairs": len(rows), "rows": fingerprint(rows)}
+    """The options that name data rows: how many, what they are, and how chats are rendered."""
+    chats = {json.dumps(plain(row.chats[0].chat)) for row in rows if getattr(row, "chats", None)}
+    named = {"chat": sorted(chats)} if chats else {}
+    return named | {"pairs": len(rows), "rows": fingerprint(rows)}
 
 
 def fingerprint(value: Any) -> str:

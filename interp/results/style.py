@@ -19,6 +19,7 @@ AXIS_NAMES = {
     "span": "position",
     "head": "head",
     "neuron": "neuron group",
+    "expert": "expert",
 }
 """Titles of the axes of sweeps and scores."""
 

@@ -19,7 +19,8 @@ N_SHOWN, COLUMNS = 10, 4
 class _Labelled(Protocol):
     """What has its values as one labelled array, as `interp.Activations` do."""
 
-    def to_xarray(self) -> xr.DataArray:
+    @property
+    def array(self) -> xr.DataArray:
         """All values with their dims and coordinates."""
         ...
 
@@ -31,7 +32,7 @@ def _labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
 
 
 def plot_attention(
-    patterns: _Labelled,
+    patterns: _Labelled | xr.DataArray,
     prompt: int = 0,
     *,
     layer: int | None = None,
@@ -39,16 +40,18 @@ def plot_attention(
 ) -> go.Figure:
     """Draw a layer's attention patterns: one heatmap per head, queries downwards, keys across.
 
-    `patterns` are from ``interp.activations(model, prompts, "pattern")``, with all their queries.
+    `patterns` are from ``interp.activations(model, prompts, "pattern")``, or the array of several
+    sites' patterns, with all their queries.
     By default the first recorded layer and all heads are drawn; `PlanError` where there is none.
     """
-    weights = patterns.to_xarray()
-    if weights.dims[1:] != ("prompt", "head", "query", "key"):
+    weights = patterns if isinstance(patterns, xr.DataArray) else patterns.array
+    if weights.dims != ("prompt", "layer", "head", "query", "key"):
         raise PlanError(
             "plot_attention draws the site 'pattern' with a query axis, not "
-            f"{weights.name!r} with dims {list(weights.dims[1:])}."
+            f"{weights.name!r} with dims {list(weights.dims)}."
         )
-    layers, n_prompts, n_heads = weights["layer"].values.tolist(), *weights.shape[1:3]
+    layers = weights["layer"].values.tolist()
+    n_prompts, n_heads = weights.sizes["prompt"], weights.sizes["head"]
     chosen = layers[0] if layer is None else layer
     listed = [heads] if isinstance(heads, int) else list(range(n_heads) if heads is None else heads)
     known = bool(listed) and set(listed) <= set(range(n_heads)) and 0 <= prompt < n_prompts
@@ -134,7 +137,8 @@ def activations_html(
         rows += f"<tr><td>{i}</td><td>{len(places)}</td><td>{cut}</td></tr>"
     more = len(tokens) - N_SHOWN
     return (
-        f"<p>{html.escape(title)}</p><table><tr><th>prompt</th><th>tokens recorded</th>"
+        f"<p>{html.escape(title).replace(chr(10), '<br>')}</p>"
+        "<table><tr><th>prompt</th><th>tokens recorded</th>"
         f"<th>which</th></tr>{rows}</table>" + f"<p>and {more} prompts more</p>" * (more > 0)
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from circuits.editing.edit import refuse_unwritable
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
 from circuits.editing.evaluation.cases import Cases, side_by_side
@@ -271,6 +272,8 @@ def _compared(
     started = time.perf_counter()
     report = progress or (lambda what, done, total: None)
     conditions = [_condition(name, model, layers) for name in settings.methods]
+    if any(one.method for one in conditions):
+        refuse_unwritable(model)
     used, excluded, pool = _usable(model, cases, settings, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])

@@ -57,7 +57,7 @@ def scores_of(
         values=array,
         clean=series,
         corrupt=-series,
-        graph=graph,
+        graph_or_none=graph,
         method="given",
         metric="logit_diff",
         unit="logits",

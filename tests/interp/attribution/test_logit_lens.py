@@ -89,7 +89,8 @@ def test_figures_over_tokens_share_the_look_and_show_tags_as_text():
     lens = interp.logit_lens(model, TEXTS, top=2)
     tags = (("<s>", "<b>x", "w3", "w4", "w5", "w6"), lens.tokens[1])
     lens = dataclasses.replace(lens, tokens=tags, top=lens.top.assign(token=lens.top.token + "<s>"))
-    found = dataclasses.replace(found, tokens=tags)
+    labels = dataclasses.replace(found.labels, tokens=tags)
+    found = dataclasses.replace(found, labels=labels)
     (drawn,) = lens.plot().data
     assert list(drawn.x)[:2] == ["0 &lt;s&gt;", "1 &lt;b&gt;x"]
     assert drawn.text[1][0].endswith("&lt;s&gt;")

@@ -27,8 +27,8 @@ def test_what_is_recorded_is_labelled():
     assert found.dims == ("prompt", "pos", "feature")
     assert found.lengths.tolist() == [6, 2, 3]
     assert found[2].isnan().any(-1).tolist()[1] == [False, False, True, True, True, True]
-    array = found.to_xarray()
-    assert array.dims == ("layer", "prompt", "pos", "feature")
+    array = found.array
+    assert array.dims == ("prompt", "layer", "pos", "d_model")
     assert array.token.values.tolist()[1] == ["w7", "w8", "", "", "", ""]
     assert array.position.values.tolist()[1] == [0, 1, -1, -1, -1, -1]
     assert array.length.values.tolist() == [6, 2, 3]
@@ -50,9 +50,8 @@ def test_padding_cannot_be_read_as_a_value():
     found = interp.activations(tiny("llama"), TEXTS, "resid_post", 1)
     with pytest.raises(ValueError, match="NaN"):
         LogisticRegression().fit(found[1][:, -1].numpy(), [0, 1, 0])
-    assert found.to_xarray().isel(pos=-1).isnull().any("feature").values.tolist() == [
-        [False, True, True]
-    ]
+    last = found.array.isel(pos=-1).isnull().any("d_model")
+    assert last.values.tolist() == [[False], [True], [True]]
 
 
 def test_the_last_token_is_each_prompts_own(tiny_model: Model):
@@ -61,7 +60,7 @@ def test_the_last_token_is_each_prompts_own(tiny_model: Model):
     assert last.dims == ("prompt", "feature")
     want = torch.stack([everything[1][i, n - 1] for i, n in enumerate(everything.lengths)])
     torch.testing.assert_close(last[1], want, atol=0, rtol=0)
-    assert last.to_xarray().token.values.tolist() == ["w6", "w8", "w11"]
+    assert last.array.token.values.tolist() == ["w6", "w8", "w11"]
 
 
 def test_spans_and_numbers_choose_tokens():
@@ -152,8 +151,8 @@ def test_patterns_of_real_weights(smollm: Model):
     last = interp.activations(smollm, [prompt], "pattern", 23, at="last")
     assert last.dims == ("prompt", "head", "key")
     torch.testing.assert_close(last[23][0], want[23][:, -1], atol=1e-5, rtol=0)
-    array = found.to_xarray()
-    assert array.dims == ("layer", "prompt", "head", "query", "key")
+    array = found.array
+    assert array.dims == ("prompt", "layer", "head", "query", "key")
     assert array.key_token.values[0].tolist() == ["The", " capital", " of", " France", " is"]
 
 
@@ -189,7 +188,8 @@ def test_patterns_of_layers_without_attention_are_refused():
     kinds = ["conv", "full_attention", "conv"]
     model = hybrid(transformers.Lfm2Config(**COMMON, layer_types=kinds))
     with pytest.raises(PlanError, match=r"^layer 0 of .* has no site 'pattern': it has no atten"):
-        interp.activations(model, TEXTS[0], "pattern")
+        interp.activations(model, TEXTS[0], "pattern", 0)
+    assert list(interp.activations(model, TEXTS[0], "pattern")) == [1]
     weights = interp.activations(model, TEXTS[0], "pattern", 1)[1][0]
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
     mamba = hybrid(

@@ -58,8 +58,15 @@ def test_plans_and_ablations_read_the_function(tmp_path):
     again = interp.AblationResult.load(found.save(tmp_path / "run"))
     assert again.reading("entropy").attrs["unit"] == "entropy units"
     assert again.table("entropy").equals(found.table("entropy"))
-    with pytest.raises(PlanError, match="known by its name only"):
-        interp.ablate(model, pairs, "L1H2", readouts=(entropy,), out=tmp_path / "other")
+    namespace: dict = {}
+    exec("def typed(logits): return logits[:, 0]", namespace)  # no file holds its source
+    for call in (interp.patch, interp.ablate):
+        option = {"over": "layer", "metric": namespace["typed"]}
+        option = (
+            option if call is interp.patch else {"sets": "L1H2", "readouts": [*option.values()][1:]}
+        )
+        with pytest.raises(PlanError, match="'typed' has no source text by which a run folder"):
+            call(model, pairs, **option, out=tmp_path / "other")
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])

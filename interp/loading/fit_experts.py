@@ -1,0 +1,137 @@
+"""Do a model's mixtures of experts compute what interp takes them to? Measured on a short run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import first_line
+from interp.forward.experts import edit_experts
+from interp.model.architecture import ExpertLayout
+from interp.model.model import Model
+from interp.model.sites import EXPERT_SITES
+
+Misfit = tuple[str, int, str]
+"""(site, layer, why)."""
+
+
+def expert_misfits(model: Model) -> Iterator[Misfit]:
+    """Every site of a mixture that does not hold what it should.
+
+    What the experts give must be the sum of ``expert_out``, computed from ``router_weights`` and
+    ``expert_post`` with the module's own weights; with ``shared_out`` it must be what the mixture
+    gives.
+    """
+    if not model.mixtures:
+        return
+    calls = _Calls(model)
+    for layer, layout in model.mixtures.items():
+        try:
+            off = calls.difference(layer, layout)
+            why = (
+                f"it gives what differs by {off:.0%} from its module" if off > calls.allowed else ""
+            )
+        except (
+            Exception
+        ) as error:  # what is not a mixture of this form fails in any of torch's ways
+            why = f"its mixture of experts is of another form ({first_line(error)})"
+        if why:
+            yield from ((site, layer, why) for site in EXPERT_SITES[:4])
+        off = calls.shared_difference(layer, layout)
+        if layout.shared is not None and off > calls.allowed:
+            yield (
+                "shared_out",
+                layer,
+                "the mixture changes what its shared experts give before it adds that to the "
+                "routed experts' sum",
+            )
+
+
+class _Calls:
+    """What the mixtures' modules were called with, and what they gave, in one run."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.allowed = 1e-3 if model.dtype == torch.float32 else 0.05
+        self.seen: dict[tuple[int, str], tuple[Any, Any, Tensor]] = {}
+        handles = [
+            model.blocks[layer]
+            .get_submodule(path)
+            .register_forward_hook(self._noting(layer, path), with_kwargs=True)
+            for layer, layout in model.mixtures.items()
+            for path in (layout.experts, layout.router, _parent(layout), layout.shared)
+            if path is not None
+        ]
+        vocab = model.hf.get_input_embeddings().weight.shape[0]
+        ids = (torch.arange(1, 13, device=model.device) * 7919 % vocab).view(2, 6)
+        try:
+            with torch.no_grad():
+                model.hf(input_ids=ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _noting(self, layer: int, path: str) -> Any:
+        def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            self.seen[layer, path] = args, kwargs, out
+
+        return note
+
+    @torch.no_grad()
+    def difference(self, layer: int, layout: ExpertLayout) -> float:
+        """How far the experts, taken apart, are from the module's own result, relatively."""
+        block = self.model.blocks[layer]
+        sides = {
+            "logits": layout.router,
+            "weights": layout.experts,
+            "neurons": layout.experts,
+            "outputs": layout.experts,
+        }
+        kept: dict[str, Tensor] = {}
+        undo = [
+            edit_experts(block.get_submodule(path), layout, side, _keeping(kept, side))
+            for side, path in sides.items()
+        ]
+        try:
+            args, kwargs, routing = self.seen[layer, layout.router]
+            again = block.get_submodule(layout.router)(*args, **kwargs)
+            args, kwargs, want = self.seen[layer, layout.experts]
+            got = block.get_submodule(layout.experts)(*args, **kwargs)
+        finally:
+            for remove in undo:
+                remove()
+        if set(kept) != set(sides):
+            return 1.0
+        total = kept["outputs"].unflatten(-1, (layout.n_experts, -1)).sum(-2)
+        pairs = [(got, want), (total, want), (again[1], routing[1])]
+        return max(_relative(a, b) for a, b in pairs)
+
+    def shared_difference(self, layer: int, layout: ExpertLayout) -> float:
+        """How far experts and shared experts together are from what the mixture gives."""
+        parent = _parent(layout)
+        if layout.shared is None or not parent or not layout.shared.startswith(f"{parent}."):
+            return 0.0
+        found = (self.seen.get((layer, path)) for path in (layout.experts, layout.shared, parent))
+        parts = [one[2] for one in found if one is not None]
+        if len(parts) != 3:
+            return 1.0
+        experts, shared, whole = (x[0] if isinstance(x, tuple) else x for x in parts)
+        return _relative(experts.flatten(0, -2) + shared.flatten(0, -2), whole.flatten(0, -2))
+
+
+def _parent(layout: ExpertLayout) -> str | None:
+    """The path of the module that holds router and experts; ``None`` for the block itself."""
+    return layout.experts.rpartition(".")[0] or None
+
+
+def _keeping(kept: dict[str, Tensor], side: str) -> Any:
+    def keep(activation: Tensor) -> Tensor:
+        kept[side] = activation
+        return activation
+
+    return keep
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).norm() / b.float().norm())

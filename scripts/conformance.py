@@ -1,0 +1,148 @@
+"""The conformance table: a tiny random model of every causal language model class, checked.
+
+    python scripts/conformance.py                     # all, about ten minutes on one core
+    python scripts/conformance.py llama mixtral       # some
+    python scripts/conformance.py --write             # the table in docs/models.md, from the rows
+
+Each class runs in a process of its own with a time limit. Rows go to a file of JSON lines; a run
+goes on where it was stopped, and `--again` starts over.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "conformance.jsonl"
+SECONDS = 60
+"""Time limit of one class."""
+MEMORY = 6 * 2**30
+"""Most bytes of address space that one class may take beyond what was there."""
+
+
+def row_of(model_type: str) -> dict[str, Any]:
+    """Everything the table says of a model type."""
+    import interp
+    from interp.bench.conformance import conformance
+    from interp.bench.tiny_models import CLASSES, tiny_model, word_tokenizer
+    from interp.errors import InterpError, first_line
+
+    row: dict[str, Any] = {"type": model_type, "class": CLASSES[model_type]}
+    try:
+        hf = tiny_model(model_type)
+    except Exception as error:
+        return row | {"state": "not built", "reason": first_line(error)}
+    row["parameters"] = sum(parameter.numel() for parameter in hf.parameters())
+    try:
+        model = interp.load_model(hf, tokenizer=word_tokenizer())
+    except InterpError as error:
+        return row | {"state": "refused", "reason": str(error)}
+    except Exception as error:
+        return row | {"state": "fails", "reason": first_line(error)}
+    arch = model.arch
+    sites = {name: list(arch.layers_with(name)) for name in interp.SITES}
+    reasons = {
+        name: dict.fromkeys(block.missing[name] for block in arch.layers if name in block.missing)
+        for name in interp.SITES
+    }
+    return row | {
+        "state": "loads",
+        "layers": arch.n_layers,
+        "sites": {name: layers for name, layers in sites.items() if layers},
+        "missing": {name: "; ".join(whys) for name, whys in reasons.items() if whys},
+        "checks": [asdict(outcome) for outcome in conformance(model)],
+    }
+
+
+def in_own_process(model_type: str, seconds: int) -> dict[str, Any]:
+    """`row_of` in a fork with a time limit; a crash or a hang is a row, too."""
+    started = time.monotonic()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(read)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        with os.fdopen(write, "w") as out, Path(os.devnull).open("w") as devnull:
+            os.dup2(devnull.fileno(), 1)
+            os.dup2(devnull.fileno(), 2)
+            out.write(json.dumps(row_of(model_type)))
+            out.flush()
+        os._exit(0)
+    os.close(write)
+
+    def stop(*_: Any) -> None:
+        os.killpg(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(2 * seconds)
+    with os.fdopen(read) as result:
+        text = result.read()
+    signal.alarm(0)
+    _, status = os.waitpid(child, 0)
+    took = {"seconds": round(time.monotonic() - started, 2)}
+    if text:
+        return json.loads(text) | took
+    from interp.bench.tiny_models import CLASSES
+
+    code = os.waitstatus_to_exitcode(status)
+    why = f"took more than {seconds} s" if -code in (signal.SIGXCPU, signal.SIGKILL) else "crashed"
+    return {
+        "type": model_type,
+        "class": CLASSES[model_type],
+        "state": "fails",
+        "reason": why,
+    } | took
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("types", nargs="*", help="Model types; by default all of the mapping.")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="File of JSON lines.")
+    parser.add_argument("--again", action="store_true", help="Start over.")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="Time limit of one class.")
+    parser.add_argument("--write", action="store_true", help="Write the table to docs/models.md.")
+    options = parser.parse_args()
+    if options.again:
+        options.rows.unlink(missing_ok=True)
+    import transformers
+
+    import interp.bench.conformance
+    import interp.loading.load
+    from interp.bench.tiny_models import CLASSES, tiny_model, word_tokenizer
+
+    transformers.logging.set_verbosity_error()
+    interp.load_model(tiny_model("llama"), tokenizer=word_tokenizer())  # what forks shall share
+    lines = options.rows.read_text().splitlines() if options.rows.exists() else []
+    done = {row["type"]: row for row in map(json.loads, lines)}
+    wanted = options.types or list(CLASSES)
+    with options.rows.open("a") as out:
+        for model_type in wanted:
+            if model_type in done and not options.types:
+                continue
+            row = in_own_process(model_type, options.seconds)
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            print(said(row), flush=True)
+
+
+def said(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    checks = "  ".join(
+        f"{one['check']} {one['state']}"
+        + (f" {one['difference']:.1e}" if one["difference"] is not None else f" ({one['detail']})")
+        for one in row.get("checks", [])
+    )
+    return f"{row['type']} [{row['seconds']} s] {row['state']} {row.get('reason', '')}{checks}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
