@@ -73,7 +73,7 @@ PARTIAL = {
         "Qwen3NextConfig",
         EXPERTS | LINEAR,
         "z",
-        "'linear_attn' does not attend by heads",
+        "does not attend by heads",
     ),
 }
 
@@ -125,7 +125,7 @@ def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
     having = model.arch.layers_with(site)
     got = interp.patch(model, word_pairs(), site=site)  # by default the layers that have it
     assert tuple(got.values.layer.values) == having
-    assert tuple(interp.activations(model, ["w1 w2"], site).by_layer) == having
+    assert tuple(interp.activations(model, ["w1 w2"], site).layers) == having
 
 
 def test_patching_what_is_there_equals_a_loop_of_plain_hooks(partial):

@@ -121,7 +121,7 @@ def test_an_architecture_without_an_adapter_is_refused():
         def get_output_embeddings(self):
             return None
 
-    with pytest.raises(ModelError, match="no adapter for Odd"):
+    with pytest.raises(ModelError, match="Odd has no list of blocks"):
         interp.load_model(Odd(), tokenizer=word_tokenizer())
 
 
