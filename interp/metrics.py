@@ -215,7 +215,7 @@ def _named(name: str) -> Metric:
         return METRICS[name]
     if name in _registered:
         return _registered[name][1]
-    offered = {one.name: one for one in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    offered = entry_points()
     if name not in offered and ":" not in name:
         known = [*METRICS, *_registered, *offered]
         raise PlanError(f"unknown metric {name!r}. {did_you_mean(name, known)}")
@@ -233,6 +233,11 @@ def _named(name: str) -> Metric:
             "as module:function, of a module that Python finds."
         ) from error
     return as_metric(found)
+
+
+def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    """The metrics that installed packages offer, by name."""
+    return {one.name: one for one in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def _of_function(

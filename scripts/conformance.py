@@ -1,6 +1,6 @@
 """The conformance table: a tiny random model of every causal language model class, checked.
 
-    python scripts/conformance.py                     # all, about ten minutes on one core
+    python scripts/conformance.py                     # all, about five minutes on one core
     python scripts/conformance.py llama mixtral       # some
     python scripts/conformance.py --write             # the table in docs/models.md, from the rows
 
@@ -15,16 +15,17 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = ROOT / "conformance.jsonl"
+PAGE = ROOT / "docs" / "models.md"
+MARKS = ("<!-- conformance: written by scripts/conformance.py -->", "<!-- end of conformance -->")
+ROWS = ROOT / "runs" / "conformance.jsonl"
 SECONDS = 60
 """Time limit of one class."""
-MEMORY = 6 * 2**30
-"""Most bytes of address space that one class may take beyond what was there."""
 
 
 def row_of(model_type: str) -> dict[str, Any]:
@@ -102,6 +103,114 @@ def in_own_process(model_type: str, seconds: int) -> dict[str, Any]:
     } | took
 
 
+def said(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    checks = "  ".join(
+        f"{one['check']} {one['state']}"
+        + (f" {one['difference']:.1e}" if one["difference"] is not None else f" ({one['detail']})")
+        for one in row.get("checks", [])
+    )
+    return f"{row['type']} [{row['seconds']} s] {row['state']} {row.get('reason', '')}{checks}"
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+CHECKS = ("patch", "heads", "mlp", "neurons", "attribution", "edges", "generation", "experts")
+ALWAYS = ("patch", "attribution", "generation")
+"""Checks that no model that loads may refuse, to pass."""
+
+
+def passes(row: dict[str, Any]) -> bool:
+    """Whether everything that applies to a model type is equal."""
+    states = {one["check"]: one["state"] for one in row.get("checks", [])}
+    right = all(state in ("equal", "refused") for state in states.values())
+    return bool(states) and right and all(states[name] == "equal" for name in ALWAYS)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what was found in all, and a line per model type."""
+    import torch
+    import transformers
+
+    states = Counter(row["state"] for row in rows)
+    classes = {row["class"] for row in rows}
+    good = {row["class"] for row in rows if passes(row)}
+    worst = max(
+        (one["difference"] or 0 for row in rows if passes(row) for one in row["checks"]), default=0
+    )
+    head = (
+        f"{len(rows)} model types, {len(classes)} classes (transformers {transformers.__version__},"
+        f" torch {torch.__version__.partition('+')[0]}): {len(good)} classes pass everything that "
+        f"applies to them, with a largest difference of {worst:.0e}; {states['refused']} model "
+        f"types are refused with a reason, {states['not built']} transformers does not build from "
+        f"its own default settings, and {sum(map(fails, rows))} fail."
+    )
+    lines = [
+        head,
+        "",
+        f"| model type | {' | '.join(CHECKS)} | missing sites, and what else does not apply |",
+        f"|---{'|---' * len(CHECKS)}|---|",
+    ]
+    return "\n".join(lines + [line(row) for row in sorted(rows, key=lambda row: row["type"])])
+
+
+def fails(row: dict[str, Any]) -> bool:
+    """Whether a number is wrong or a foreign error came."""
+    wrong = any(one["state"] in ("differs", "fails") for one in row.get("checks", []))
+    return wrong or row["state"] == "fails"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A model type's line."""
+    checks = {one["check"]: one for one in row.get("checks", [])}
+    cells = [cell(checks.get(name)) for name in CHECKS]
+    if row["state"] != "loads":
+        why = f"{row['state']}: {row['reason']}"
+    else:
+        why = "; ".join(missing(row)) or "–"
+    text = why.replace("|", "/").replace("\n", " ")
+    return f"| `{row['type']}` | {' | '.join(cells)} | {text} |"
+
+
+def cell(one: dict[str, Any] | None) -> str:
+    """A check's outcome: the largest difference, or a dash where it does not apply."""
+    if one is None or one["state"] == "refused":
+        return "–"
+    if one["state"] == "fails":
+        return "**fails**"
+    text = f"{one['difference']:.0e}" if one["difference"] else "0"
+    return text if one["state"] == "equal" else f"**{text}**"
+
+
+def missing(row: dict[str, Any]) -> list[str]:
+    """Sites that no or only some layers have, those of one reason together; edges' reason."""
+    by_reason: dict[str, list[str]] = {}
+    mixture = any(name.startswith(("expert", "router")) for name in row["sites"])
+    for name, why in row["missing"].items():
+        if name.startswith(("expert", "router", "shared")) and not mixture:
+            continue
+        layers = row["sites"].get(name, [])
+        there = f" (in {len(layers)} of {row['layers']} layers)" if layers else ""
+        by_reason.setdefault(why, []).append(f"`{name}`{there}")
+    found = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+    for one in row["checks"]:
+        if one["check"] in ("edges", *ALWAYS) and one["state"] == "refused":
+            found.append(f"{one['check']}: {one['detail']}")
+        if one["state"] in ("differs", "fails"):
+            found.append(f"**{one['check']}**: {one['detail']}")
+    return found
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Put the table between its marks in the page."""
+    before, mark, rest = PAGE.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        sys.exit(f"{PAGE} has no marks {MARKS[0]} … {MARKS[1]}")
+    PAGE.write_text(f"{before}{mark}\n{table(rows)}\n{end}{after}")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,7 +232,11 @@ def main() -> None:
     interp.load_model(tiny_model("llama"), tokenizer=word_tokenizer())  # what forks shall share
     lines = options.rows.read_text().splitlines() if options.rows.exists() else []
     done = {row["type"]: row for row in map(json.loads, lines)}
+    if options.write:
+        write(list(done.values()))
+        return
     wanted = options.types or list(CLASSES)
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
     with options.rows.open("a") as out:
         for model_type in wanted:
             if model_type in done and not options.types:
@@ -132,16 +245,6 @@ def main() -> None:
             out.write(json.dumps(row) + "\n")
             out.flush()
             print(said(row), flush=True)
-
-
-def said(row: dict[str, Any]) -> str:
-    """A row in a line."""
-    checks = "  ".join(
-        f"{one['check']} {one['state']}"
-        + (f" {one['difference']:.1e}" if one["difference"] is not None else f" ({one['detail']})")
-        for one in row.get("checks", [])
-    )
-    return f"{row['type']} [{row['seconds']} s] {row['state']} {row.get('reason', '')}{checks}"
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 import interp  # noqa: E402
+from interp.bench.tiny_models import word_tokenizer  # noqa: E402
 from interp.model.model import Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-WORDS = [f"w{i}" for i in range(90)]
 
 COMMON = {
     "vocab_size": 97,
@@ -65,21 +63,6 @@ FAMILIES = {
     "olmo2": ("Olmo2Config", COMMON),
 }
 GPT = {"vocab_size": 97, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
-def word_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:
-    """One token a word, "w0" to "w89", so that lengths are plain to see."""
-    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {w: i + 4 for i, w in enumerate(WORDS)}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        padding_side=padding_side,
-    )
 
 
 def tiny_hf(family: str) -> torch.nn.Module:

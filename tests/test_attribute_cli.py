@@ -38,7 +38,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
         }
         for pair in word_pairs()
     ]
-    rows.insert(1, {**rows[0], "id": "bad", "answer": "w5 w7"})
+    rows.insert(1, {**rows[0], "id": "bad", "answer": rows[0]["wrong_answer"]})
     file.write_text("\n".join(map(json.dumps, rows)))
     return str(file)
 

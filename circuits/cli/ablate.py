@@ -10,6 +10,7 @@ from circuits.cli.grouped import command
 from circuits.cli.options import (
     ABLATIONS,
     METRICS,
+    AnswersOption,
     InChat,
     Into,
     JsonOption,
@@ -18,6 +19,7 @@ from circuits.cli.options import (
     OnModel,
     PairsOption,
     choice,
+    metric_choice,
     names_in,
 )
 from circuits.cli.output import neutral_text, print_json, print_run, print_table, stdout
@@ -65,8 +67,11 @@ def ablate(
     ] = "set",
     readouts: Annotated[
         str,
-        choice(READOUTS, "What is measured; accuracy chooses among all answers.", many=True),
+        metric_choice(
+            READOUTS, "What is measured; accuracy chooses among all answers.", True, "readout"
+        ),
     ] = "logit_diff,accuracy",
+    answers: AnswersOption = "whole",
     reference: Annotated[
         str | None,
         typer.Option(help="Pairs for --kind mean; by default the rows of --pairs after --limit."),
@@ -97,6 +102,7 @@ def ablate(
     given = _components(components, components_file)
     refuse_unreadable(given or ())
     options: dict[str, Any] = {"readouts": names_in(readouts), "neutral": neutral_text(neutral)}
+    options |= {"answers": answers}
     own = reference and in_chat.rows(interp.load_pairs(reference))
     others = own or limit and rows[limit:]
     if kind == "mean":

@@ -8,6 +8,7 @@ from rich.markup import escape
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     ATTRIBUTION,
+    AnswersOption,
     InChat,
     Into,
     JsonOption,
@@ -59,6 +60,7 @@ def attribute(
         choice(UNIT_AXES, "Axes of a site; by default layer,pos.", many=True, noun="axis"),
     ] = None,
     metric: MetricOption = "logit_diff",
+    answers: AnswersOption = "whole",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of interpolation points of eap-ig and eap-gl.")
     ] = None,
@@ -72,7 +74,7 @@ def attribute(
     rows, model = of_rows.load("discovery", in_chat), on.load()
     options: dict[str, Any] = {"of": of, "over": over, "method": method, "metric": metric}
     with bar(f"{method} of {of}", "pairs") as report:
-        options |= {"steps": steps, "seed": seed, "progress": report}
+        options |= {"steps": steps, "answers": answers, "seed": seed, "progress": report}
         scores = attribute_to(model, rows, **options, out=into.out, force=into.force)
     if as_json:
         print_json({"run": into.run, **scores.summary(seed), "seed": seed})

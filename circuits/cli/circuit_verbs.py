@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from circuits.cli.grouped import command
 from circuits.cli.options import (
+    AnswersOption,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -149,6 +150,7 @@ def evaluate(
     into: Into,
     in_chat: InChat,
     metric: MetricOption = "logit_diff",
+    answers: AnswersOption = "whole",
     ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
         int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
@@ -161,13 +163,15 @@ def evaluate(
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits import discovery
     from circuits.kinds import write_page
+    from interp.metrics import as_metric
     from interp.results.run_folder import fingerprint, identity, in_one_piece, names_of
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
     rows, model = of_rows.load("test", in_chat), on.load()
     rows = rows.rendered(model)
-    named = {"metric": metric, "ablation": ablation, "clusters": of_rows.split_by, "seed": seed}
+    named = {"metric": as_metric(metric).identity, "answers": answers, "ablation": ablation}
+    named |= {"clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)
     if given is None:
         named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
@@ -176,7 +180,8 @@ def evaluate(
 
     def made() -> Any:
         cut: Any = ablation
-        test = discovery.Evaluator.of(model, rows, metric, cut)
+        of: Any = answers
+        test = discovery.Evaluator.of(model, rows, metric, cut, of)
         clusters = _clusters(rows, test.ids, of_rows.split_by)
         if given is None:
             return discovery.faithfulness(test, scored, clusters=clusters, seed=seed)

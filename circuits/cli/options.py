@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,12 @@ LONGEST = 240
 
 
 def choice(
-    names: Iterable[str], help: str, *flags: str, many: bool = False, noun: str | None = None
+    names: Iterable[str],
+    help: str,
+    *flags: str,
+    many: bool = False,
+    noun: str | None = None,
+    others: Callable[[str], Any] | None = None,
 ) -> Any:
     """An option that takes one of some names, or several with commas.
 
@@ -42,6 +48,7 @@ def choice(
         flags: as of `typer.Option`.
         many: take several, separated by commas.
         noun: what a name is one of, for messages; by default the option's own name.
+        others: called with a name that is not listed; raises where it is not known either.
 
     Returns:
         For `Annotated`. Another name is refused, with the nearest ones, before the verb runs.
@@ -51,7 +58,9 @@ def choice(
     def checked(param: typer.CallbackParam, value: str | None) -> str | None:
         given = [] if value is None else names_in(value) if many else [value]
         for name in given:
-            if name not in known:
+            if name not in known and others is not None:
+                others(name)
+            elif name not in known:
                 what = noun or param.opts[0].strip("-").removesuffix("s" if many else "")
                 raise InterpError(f"unknown {what} {name!r}. {did_you_mean(name, known)}")
         return ",".join(given) if many and value is not None else value
@@ -186,7 +195,36 @@ SiteOption = Annotated[
         autocompletion=lambda: list(SITES),
     ),
 ]
-MetricOption = Annotated[str, choice(GAP_METRICS, "What is measured at the last token.")]
+
+
+def metric_choice(names: Iterable[str], help: str, many: bool = False, noun: str = "metric") -> Any:
+    """As `choice`, of metrics; one may also be a function of the user's.
+
+    It is given as ``module:function``, of a module in the current folder or where Python finds
+    it, or is an entry point of the group ``interp.metrics``.
+    """
+    listed = tuple(names)
+
+    def load(name: str) -> None:
+        from interp.metrics import METRICS, as_metric, entry_points
+
+        if name in METRICS or (":" not in name and name not in entry_points()):
+            known = (*listed, *entry_points())
+            raise InterpError(f"unknown {noun} {name!r}. {did_you_mean(name, known)}")
+        if ":" in name and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        as_metric(name)
+
+    return choice(listed, f"{help} Or module:function.", many=many, noun=noun, others=load)
+
+
+MetricOption = Annotated[
+    str, metric_choice(GAP_METRICS, "What is measured of the answers, or at the last token.")
+]
+AnswersOption = Annotated[
+    str,
+    choice(("whole", "first"), "Read all tokens of each answer, or only its first token."),
+]
 LayersOption = Annotated[
     str | None, typer.Option(help="Layers to use, such as 0,4,8-11; by default all.")
 ]

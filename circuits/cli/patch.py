@@ -9,6 +9,7 @@ from rich.markup import escape
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     METRICS,
+    AnswersOption,
     InChat,
     Into,
     JsonOption,
@@ -19,6 +20,7 @@ from circuits.cli.options import (
     SeedOption,
     SiteOption,
     choice,
+    metric_choice,
     numbers,
 )
 from circuits.cli.output import print_json, print_run, print_table, stdout
@@ -47,7 +49,10 @@ def patch(
             AXES, "Axes of the sweep: pos or span; head, neuron or expert.", many=True, noun="axis"
         ),
     ] = "layer,pos",
-    metric: Annotated[str, choice(METRICS, "What is measured at the last token.")] = "logit_diff",
+    metric: Annotated[
+        str, metric_choice(METRICS, "What is measured of the answers, or at the last token.")
+    ] = "logit_diff",
+    answers: AnswersOption = "whole",
     direction: Annotated[
         str,
         choice(
@@ -75,6 +80,7 @@ def patch(
     rows = in_chat.rows(interp.load_pairs(pairs)[:limit])
     options: dict[str, Any] = {"site": site, "over": over, "metric": metric, "at": at}
     options |= {"direction": direction, "layers": numbers("--layers", layers), "neurons": neurons}
+    options |= {"answers": answers}
     check_axes(parse_site(site)[0], over.split(","), at)
     model = on.load()
     options |= {"out": into.out, "seed": seed, "force": into.force}

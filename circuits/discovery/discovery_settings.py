@@ -46,8 +46,12 @@ class DiscoverySettings(BaseModel):
         description="Lowest score kept (threshold), or ACDC's threshold, in metric units.",
     )
     signed: bool = Field(False, description="Rank by signed score, not by its absolute value.")
-    metric: Literal["logit_diff", "logprob", "prob"] = Field(
-        "logit_diff", description="What is measured at the last token; by default logit_diff."
+    metric: str = Field(
+        "logit_diff",
+        description="What is measured: logit_diff (the default), logprob, prob or module:function.",
+    )
+    answers: Literal["whole", "first"] = Field(
+        "whole", description="Read all tokens of the answers (the default), or the first alone."
     )
     seed: int = Field(0, description="Random seed for the masks of edge pruning; by default 0.")
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit
 from interp.attribution.contrast import Contrast, contrasts, run
 from interp.brief import brief
-from interp.data.pairs import Excluded, PromptPairs, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, Excluded, PromptPairs, load_pairs, tokenise, unpaired
 from interp.errors import DegenerateGap, PlanError, shown
 from interp.forward.masked import Writes, run_masked
-from interp.metrics import DEGENERATE
+from interp.metrics import DEGENERATE, AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 
@@ -37,6 +37,7 @@ class Evaluator:
         full, empty: the metric of the full model, and with every edge cut.
         ids: of the pairs.
         prompts: every test prompt, clean and corrupt.
+        unpaired: tokens of each pair without a partner, where edges are not cut; empty: none.
     """
 
     model: Model
@@ -49,20 +50,24 @@ class Evaluator:
     ablation: Ablation
     metric: str
     source: str
+    unpaired: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(
         cls,
         model: Model,
         pairs: PromptPairs | Sequence[Any] | str,
-        metric: str = "logit_diff",
+        metric: AnyMetric = "logit_diff",
         ablation: Ablation = "resample",
+        answers: AnswerMode = "whole",
     ) -> Self:
         """Run the full and the empty circuit on test prompts.
 
-        `metric` is ``"logit_diff"``, ``"logprob"`` or ``"prob"``; cut edges read, by `ablation`,
-        ``"resample"`` the corrupt prompt's activation (MIB), ``"zero"``, or ``"mean"``, the mean
-        over the corrupt prompts' tokens here.
+        `metric` is ``"logit_diff"``, ``"logprob"``, ``"prob"``, or a function that `interp.patch`
+        takes; cut edges read, by `ablation`, ``"resample"`` the partner's activation in the corrupt
+        prompt (MIB), ``"zero"``, or ``"mean"``, the mean over the corrupt prompts' tokens here. Of
+        whole `answers` edges are cut at the answers' tokens, too; resampling cuts none at a token
+        without a partner.
 
         Raises:
             PlanError: unknown ablation.
@@ -72,12 +77,14 @@ class Evaluator:
         if ablation not in ABLATIONS:
             raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
         loaded = load_pairs(pairs)
-        kept, excluded = tokenise(model, loaded, "single")
-        batches, full, empty = prepared(model, list(contrasts(model, kept, metric)), ablation)
+        kept, excluded = tokenise(model, loaded, answers)
+        chosen = as_metric(metric)
+        batches, full, empty = prepared(model, list(contrasts(model, kept, chosen)), ablation)
         if not abs(full.mean() - empty.mean()) >= DEGENERATE:
             raise DegenerateGap(
                 f"{loaded.source}: the full model ({full.mean():.6g}) and the empty circuit "
-                f"({empty.mean():.6g}) score alike in {metric}, so faithfulness divides by nothing."
+                f"({empty.mean():.6g}) score alike in {chosen.name}, so faithfulness divides by "
+                "nothing."
             )
         return cls(
             model=model,
@@ -88,15 +95,17 @@ class Evaluator:
             ids=tuple(pair.pair.id for pair in kept),
             prompts=frozenset(t for p in kept for t in (p.pair.clean, p.pair.corrupt)),
             ablation=ablation,
-            metric=metric,
+            metric=chosen.name,
             source=loaded.source,
+            unpaired=unpaired(kept) if ablation == "resample" else (),
         )
 
     @property
     def measured(self) -> dict[str, Any]:
         """What is measured, on what, as results hold it."""
         named = {"metric": self.metric, "ablation": self.ablation, "source": self.source}
-        return named | {"model": self.model.name, "n_excluded": len(self.excluded)}
+        named |= {"model": self.model.name, "n_excluded": len(self.excluded)}
+        return named | {"unpaired": self.unpaired}
 
     @property
     def graph(self) -> Graph:
@@ -149,7 +158,7 @@ def _masked(
     model: Model, contrast: Contrast, ablated: Writes, mask: Tensor, neurons: Tensor | None = None
 ) -> Float[Tensor, " pair"]:
     resid = run_masked(model, contrast.calls, contrast.clean, mask, ablated, neurons)
-    return contrast.read(resid, torch.arange(len(contrast)))
+    return contrast.read(resid, contrast.pair)
 
 
 def prepared(
@@ -164,34 +173,36 @@ def prepared(
             writes = _filled(contrasts, writes, ablation)
         batches = tuple(zip(contrasts, writes, strict=True))
         for contrast, ablated in batches:
-            rows = torch.arange(len(contrast))
-            clean = run(model, contrast, contrast.calls.embeddings[contrast.clean], rows, [])
-            full.append(contrast.read(clean.final, rows))
+            start = contrast.calls.embeddings[contrast.clean]
+            clean = run(model, contrast, start, contrast.clean, [])
+            full.append(contrast.read(clean.final, contrast.pair))
             empty.append(_masked(model, contrast, ablated, nothing))
     whole, none = (torch.cat(x).double().cpu().numpy() for x in (full, empty))
     return batches, whole, none
 
 
 def _corrupt_writes(model: Model, contrast: Contrast) -> Writes:
-    """The corrupt run's writes: with causal attention, the clean ones up to the first new token."""
-    clean, corrupt = (contrast.calls.embeddings[w] for w in (contrast.clean, contrast.corrupt))
-    every = range(model.arch.n_layers)
+    """The corrupt run's writes: with causal attention, the clean ones up to the first new token.
+
+    Edges are not cut at a token without a partner.
+    """
+    corrupt, every = contrast.calls.embeddings[contrast.corrupt], range(model.arch.n_layers)
     sites = [site for site in SITES if model.arch.layers_with(site) == tuple(every)]
-    kept = run(model, contrast, corrupt, torch.arange(len(contrast)), sites).kept
-    differs = (clean != corrupt).any(-1).any(0).int()
-    first = int(differs.argmax()) if model.arch.causal else 0
-    return Writes(corrupt, kept["z"], kept["mlp_out"], kept.get("mlp_post"), first)
+    kept = run(model, contrast, corrupt, contrast.corrupt, sites).kept
+    first = int(contrast.first_difference.min()) if model.arch.causal else 0
+    where = None if contrast.token_by_token else contrast.paired
+    return Writes(corrupt, kept["z"], kept["mlp_out"], kept.get("mlp_post"), first, where)
 
 
 def _filled(
     batches: Sequence[Contrast], writes: Sequence[Writes], ablation: Ablation
 ) -> list[Writes]:
-    """Every activation replaced by 0, or by its mean over all real tokens of all batches."""
+    """Every activation replaced by 0, or by its mean over the corrupt prompts' own tokens."""
 
     def fill(of: Sequence[Tensor]) -> list[Tensor]:
         if ablation == "zero":
             return [torch.zeros_like(part) for part in of]
-        real = [part[c.mask] for c, part in zip(batches, of, strict=True)]
+        real = [part[c.corrupt_prompt] for c, part in zip(batches, of, strict=True)]
         common = torch.cat(real).mean(0)
         return [common.expand_as(part) for part in of]
 

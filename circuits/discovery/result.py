@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from circuits.discovery.figures import plot_evaluation, plot_faithfulness
+from interp.data.prompts import unpaired_tokens
 from interp.errors import PlanError
 from interp.results.report import Figure, Report, Section, Table, excluded_counts
 from interp.results.result import Result
@@ -32,6 +33,8 @@ class _OnTestPairs(Result):
         pairs: a row per test pair: ``pair`` (its id), ``full`` and ``empty`` (the metric of the
             full model and with all edges cut), and its entity ``cluster``, where given.
         n_excluded: test rows refused.
+        unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
+            other, so that no edge is cut there. Empty where all have.
     """
 
     pairs: pd.DataFrame = field(repr=False)
@@ -40,6 +43,13 @@ class _OnTestPairs(Result):
     ablation: str
     source: str
     n_excluded: int
+    unpaired: tuple[tuple[int, int], ...] = field(default=(), kw_only=True, repr=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mind when reading the result; empty where there is nothing."""
+        found = unpaired_tokens(self.unpaired)
+        return (found,) if found else ()
 
     @property
     def clusters(self) -> list[str] | None:
@@ -60,6 +70,7 @@ class _OnTestPairs(Result):
             **{name: getattr(self, name) for name in named},
             "n_pairs": len(self.pairs),
             "n_excluded": self.n_excluded,
+            "warnings": list(self.warnings),
             "full": float(self._of_pairs("full").mean()),
             "empty": float(self._of_pairs("empty").mean()),
         }
@@ -77,6 +88,7 @@ class _OnTestPairs(Result):
             ),
             excluded=excluded_counts({REFUSED: self.n_excluded}),
             provenance=self.provenance,
+            warnings=self.warnings,
         )
 
 

@@ -26,6 +26,7 @@ from interp.attribution.attribute import attribute_to
 from interp.attribution.scores import Scores
 from interp.data.pairs import PromptPairs
 from interp.errors import PlanError
+from interp.metrics import as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, bar, reported
@@ -199,7 +200,7 @@ def discover(
     def scored(way: str) -> Any:
         of, over = SCORED[way]
         options: dict[str, Any] = {"of": of, "over": over, "method": settings.method}
-        options["metric"] = settings.metric
+        options |= {"metric": settings.metric, "answers": settings.answers}
         with bar(f"{settings.method} of {of}", "pairs") as report:
             return attribute_to(model, rows, **options, out=keep, progress=report)
 
@@ -209,7 +210,7 @@ def discover(
     if settings.select == "acdc" and settings.size is not None:
         scores = scored("top")
         start = top_edges(scores, settings.n(scores.graph.n_edges), not settings.signed)
-    data = Evaluator.of(model, rows, settings.metric)
+    data = Evaluator.of(model, rows, settings.metric, answers=settings.answers)
     if settings.select == "acdc":
         return _not_empty(acdc(data, settings.threshold or 0.0, start))
     kept = settings.n(data.graph.n_edges) / data.graph.n_edges
@@ -228,7 +229,8 @@ def into_folder(
     `named` has the options that `settings` lacks (model and prompts, or scores), and `find` makes
     the circuit given a folder for scores.
     """
-    with RunFolder.open(out, "circuit discover", {**dict(settings), **named}, force=force) as run:
+    options = {**dict(settings), "metric": as_metric(settings.metric).identity, **named}
+    with RunFolder.open(out, "circuit discover", options, force=force) as run:
         if not run.finished:
             scores = run.work / "scores"
             found = find(scores)

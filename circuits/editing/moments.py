@@ -177,11 +177,11 @@ def _streamed(
 
     n = 0
     with rewriting(model, [(*place, add(place)) for place in places]):
-        for group in batches(rows, default_budget(model)):
+        for group in batches(model, rows, default_budget(model)):
             ids, mask = pad(model, [rows[i] for i in group])
             real = mask & (mask.cumsum(-1) > 1)
             n += int(real.sum())
-            model.hf.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            model.body(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             report(n)
     # rounded as in the files, so that an edit is the same whether its moments were stored or not
     return {place: (total / n).float().double().cpu() for place, total in sums.items()}

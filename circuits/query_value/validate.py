@@ -305,7 +305,7 @@ def _measure(
     reads.append((SITES["resid_post"], model.arch.n_layers - 1, _keep(seen, -1)))
     with torch.no_grad(), hooked_run(model, run), hooked(model, reads):
         mask = torch.ones_like(ids, dtype=torch.bool)
-        model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+        model.body(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         logits = model.logits(seen[-1])
     found = torch.stack([seen[at.layer][:, at.unit] for at in chosen.read], 1).float().cpu()
     log_p = logits.log_softmax(-1)[:, one.answer].cpu()

@@ -25,7 +25,7 @@ from interp.ablation.result import AblationResult, Columns, result_of
 from interp.ablation.rows import Read, run_sets
 from interp.brief import brief
 from interp.data.alignment import Partner
-from interp.data.answers import Aliases, AnswerTree
+from interp.data.answers import Aliases, AnswerTree, described
 from interp.data.pairs import (
     AnswerMode,
     Pair,
@@ -150,6 +150,7 @@ def ablate(
             plan,
             [pair.pair.id for pair in kept],
             units={name: metric.unit for name, metric in wanted.items()},
+            answers=described((pair.answers for pair in kept), answers),
             clusters=tuple(clusters),
             excluded=tuple(excluded),
             model=model.name,

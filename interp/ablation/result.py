@@ -43,6 +43,8 @@ class AblationResult(Result):
         uncontrolled: name -> why a set has no control.
         clusters: each pair's entity; empty where every pair stands for itself.
         excluded: refused rows with reasons.
+        units: readout -> unit of its values.
+        answers: how much of the answers was read.
         unpaired: where tokens were resampled, how many of each pair's clean and corrupt prompt have
             no partner in the other: they stay as they are. Empty where all have.
         seconds: wall time of the runs.
@@ -63,6 +65,7 @@ class AblationResult(Result):
     seed: int
     seconds: float
     units: dict[str, str]
+    answers: str
     unpaired: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -155,7 +158,9 @@ class AblationResult(Result):
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints: what was ablated and what was lost."""
-        shared = {k: getattr(self, k) for k in ("model", "kind", "mean_over", "source", "seed")}
+        shared = {
+            k: getattr(self, k) for k in ("model", "kind", "mean_over", "answers", "source", "seed")
+        }
         return shared | {
             "n_pairs": self.n_pairs,
             "n_clusters": len(set(self.clusters)) or None,
@@ -197,7 +202,8 @@ class AblationResult(Result):
                 "(Benjamini-Hochberg).",
                 f"Kind of ablation: {self.kind}"
                 + (f", mean over {self.mean_over}" if self.mean_over else "")
-                + f"; seed {self.seed}; the runs took {self.seconds:.2f} s.",
+                + f"; answers: {self.answers}; seed {self.seed}; "
+                f"the runs took {self.seconds:.2f} s.",
             ),
             excluded=excluded_rows(self.excluded),
             provenance=self.provenance,

@@ -3,14 +3,12 @@
 The latter also resumes in a run folder, shard of pairs by shard of pairs.
 """
 
-import contextlib
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +16,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts, plain_runs
+from interp.attribution.contrast import Contrast, plain_runs
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
 from interp.attribution.exact import exact_edge_scores, exact_nodes
+from interp.attribution.micro_batches import AnyPairs, AttributionRun, Baseline, Rows
 from interp.attribution.nodes import (
     NODE_SITES,
     by_position,
@@ -32,14 +31,14 @@ from interp.attribution.nodes import (
     unit_scores,
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, unpaired
 from interp.data.prompts import mixed_positions
-from interp.errors import DegenerateGap, InterpWarning, PlanError, did_you_mean
-from interp.metrics import DEGENERATE, AnyMetric, as_metric
+from interp.errors import InterpWarning, PlanError, did_you_mean
+from interp.metrics import AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import AXES_OF, Site, parse_site
-from interp.progress import Progress, reported
+from interp.progress import Progress
 from interp.results.run_folder import RunFolder, identity, names_of
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
@@ -47,12 +46,6 @@ NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
 SHARD = 16
 """Pairs in a shard: what a killed run loses at most."""
-
-AnyPairs = PromptPairs | Sequence[Any] | str
-Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
-"""The metric of the clean and of the corrupt prompts."""
-Rows = tuple[xr.DataArray, Baseline]
-S = TypeVar("S", bound=Scores)
 
 
 def attribute_edges(
@@ -63,6 +56,8 @@ def attribute_edges(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> EdgeScores:
     """How much the metric owes to each edge of the graph; positive = it supports the answer.
 
@@ -70,7 +65,12 @@ def attribute_edges(
     runs the model once per edge and pair; `metric` ``"logit_diff"``, ``"logprob"``, ``"prob"``, or
     a differentiable function, as `interp.patch` takes it; `steps` the interpolation points of the
     methods that integrate; `at_once` the pairs in a micro-batch. `progress` is called with (pairs
-    done, pairs in all); True draws a bar where one is watched.
+    done, pairs in all); True draws a bar where one is watched. `answers` is as in `interp.patch`:
+    of whole answers, all tokens count, those of the answers themselves included.
+
+    Warns:
+        InterpWarning: tokens without a partner in the other prompt, at which nothing changes;
+            ``result.warnings`` says so, too.
 
     Raises:
         PlanError: unknown method or metric.
@@ -86,8 +86,8 @@ def attribute_edges(
         values = np.stack([scores[graph.exists].float().numpy() for scores in found])
         return xr.DataArray(values, dims=("pair", "edge")), read
 
-    labels = {"edge": list(graph.edge_names)}
-    return _measured(EdgeScores, model, pairs, rows, method, labels, metric, at_once, progress)
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
+    return run.measured(EdgeScores, rows, {"edge": list(graph.edge_names)})
 
 
 def attribute_nodes(
@@ -98,6 +98,8 @@ def attribute_nodes(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> NodeScores:
     """How much the metric owes to the embedding, each head and each MLP, all tokens together.
 
@@ -116,8 +118,8 @@ def attribute_nodes(
             values, read = node_scores(model, contrast, at), at.metric
         return xr.DataArray(values.numpy(), dims=("pair", "node")), read
 
-    labels = {"node": list(graph.sources)}
-    return _measured(NodeScores, model, pairs, rows, method, labels, metric, at_once, progress)
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
+    return run.measured(NodeScores, rows, {"node": list(graph.sources)})
 
 
 def attribute(
@@ -130,6 +132,8 @@ def attribute(
     steps: int | None = None,
     at_once: int | None = None,
     progress: Progress | bool = True,
+    *,
+    answers: AnswerMode = "whole",
 ) -> UnitScores:
     """How much the metric owes to each unit of a site: what `interp.patch` would find, in one go.
 
@@ -137,7 +141,8 @@ def attribute(
     site name; `over` the axes to keep: ``layer``, ``pos``, and ``head``, ``neuron`` or ``expert``
     where the site has them; the others are summed. `method` is one of `UNIT_METHODS`; ``"eap"`` is
     attribution patching (AtP), ``"eap-qk"`` (of the sites q and k) and ``"grad-drop"`` are AtP*'s
-    two corrections of it. Dims are ``("pair", *over)``, NaN beyond a prompt's end. Over ``pos``,
+    two corrections of it. Dims are ``("pair", *over)``; positions are those of the clean prompts,
+    without the answers, NaN beyond a prompt's end and where a token has no partner. Over ``pos``,
     prompts that differ in length or in where their spans are raise an `InterpWarning`. All else as
     in `attribute_edges`, and `PlanError` where this model has no such site or axis.
     """
@@ -159,14 +164,13 @@ def attribute(
 
     loaded = load_pairs(pairs)
     if "pos" in axes:
-        kept_pairs = tokenise(model, loaded, "single")[0]
+        kept_pairs = tokenise(model, loaded, answers)[0]
         mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
         if mixed:
             advice = "attribute over pairs of one template, or leave 'pos' out."
             warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
-    name = f"{method} ({site})"
-    labels = {"layer": model.layers_with(where)}
-    return _measured(UnitScores, model, loaded, rows, name, labels, metric, at_once, progress)
+    run = AttributionRun(model, loaded, f"{method} ({site})", metric, answers, at_once, progress)
+    return run.measured(UnitScores, rows, {"layer": model.layers_with(where)})
 
 
 def attribute_to(
@@ -175,9 +179,10 @@ def attribute_to(
     of: str = "edges",
     over: str | None = None,
     method: str = "eap-dg",
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     steps: int | None = None,
     *,
+    answers: AnswerMode = "whole",
     out: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
@@ -193,11 +198,12 @@ def attribute_to(
     """
     refuse_mismatch(of, over, method)
     options: dict[str, Any] = {"of": of, "over": over, "method": method}
-    options |= {"metric": metric, "steps": steps}
+    options |= {"metric": metric, "steps": steps, "answers": answers}
     if out is None:
         return _by_name(model, pairs, **options, progress=progress)
     pairs = pairs.rendered(model)
-    named = options | {"seed": seed} | names_of(pairs) | identity(model)
+    named = options | {"metric": as_metric(metric).identity, "seed": seed}
+    named |= names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:
             scores = _in_shards(run, model, pairs, options, progress)
@@ -234,7 +240,7 @@ def _in_shards(
     progress: Progress | None,
 ) -> Scores:
     """All scores from their shards, each read back or measured."""
-    usable, excluded = tokenise(model, pairs, "single")
+    usable, excluded = tokenise(model, pairs, options["answers"])
     rows = PromptPairs(tuple(pair.pair for pair in usable), pairs.source)
     shards: list[Scores] = []
     for first in range(0, len(rows), SHARD):
@@ -253,6 +259,7 @@ def _in_shards(
     prompts = tuple(dict.fromkeys(text for shard in shards for text in shard.prompts))
     seconds = sum(shard.seconds for shard in shards)
     rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
+    rest["unpaired"] = unpaired(usable)
     return replace(shards[0], **series, **rest, seconds=seconds)
 
 
@@ -319,57 +326,3 @@ def checked_axes(
             f"and 'layer' and some of {', '.join(allowed[1:])} as axes."
         )
     return axes, unit
-
-
-def _measured(
-    kind: type[S],
-    model: Model,
-    pairs: AnyPairs,
-    rows: Callable[[Contrast], Rows],
-    method: str,
-    labels: Mapping[str, Sequence[Any]],
-    metric: AnyMetric,
-    at_once: int | None,
-    progress: Progress | bool,
-) -> S:
-    """Run micro-batches through `rows`, and label the scores; axes without labels are numbered."""
-    started = time.perf_counter()
-    loaded, chosen = load_pairs(pairs), as_metric(metric)
-    usable, excluded = tokenise(model, loaded, "single")
-    parts, baselines, done = [], [], 0
-    with reported(progress, "attribution", len(usable)) as report:
-        for contrast in contrasts(model, usable, metric, at_once):
-            values, read = rows(contrast)
-            parts.append(values)
-            baselines.append([x.detach().double().cpu().numpy() for x in read])
-            done += len(contrast)
-            report(done, len(usable))
-    clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {chosen.name} is {clean.mean():.6g} on clean and "
-            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
-            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
-        )
-    graph: Graph | None = None
-    with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
-        graph = Graph.of(model.arch)
-    ids = {"pair": [pair.pair.id for pair in usable]}
-    values = xr.concat(parts, "pair", join="outer").astype(np.float32)
-    axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
-    axes |= {axis: list(names) for axis, names in labels.items()} | ids
-    return kind(
-        values=values.assign_coords(axes),
-        clean=xr.DataArray(clean, dims="pair", coords=ids),
-        corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
-        graph_or_none=graph,
-        method=method,
-        metric=chosen.name,
-        unit=chosen.unit,
-        model=model.name,
-        weights_hash=model.weights_hash,
-        source=loaded.source,
-        excluded=tuple(excluded),
-        prompts=tuple(dict.fromkeys(t for p in usable for t in (p.pair.clean, p.pair.corrupt))),
-        seconds=time.perf_counter() - started,
-    )

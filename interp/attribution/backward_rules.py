@@ -45,6 +45,9 @@ QUOTIENT = frozenset(["div", "__truediv__", "divide", "true_divide"])
 class Gradient:
     """The ordinary derivative, at the run that is differentiated."""
 
+    chords = False
+    """Whether slopes are those of chords from the clean to another run."""
+
     @contextlib.contextmanager
     def clean(self, model: Model) -> Generator[None]:
         """Surround the run that will be differentiated."""
@@ -261,6 +264,8 @@ class DiscreteGradient(_Rule):
     The clean run leaves a slot at every function whose derivative is not constant; the corrupt
     run, which must make the same calls, fills them in order.
     """
+
+    chords = True
 
     def __init__(self) -> None:
         self.slots: list[_Slot | None] = []

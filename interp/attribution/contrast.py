@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
 from interp.data.pairs import TokenPair
-from interp.data.token_batch import TokenBatch, batch
+from interp.data.token_batch import TokenBatch, aligned_batch
 from interp.errors import DataError, PlanError
 from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
@@ -36,18 +36,64 @@ PAIRS_AT_ONCE = 8
 @brief
 @dataclass(frozen=True)
 class Contrast:
-    """A batch of pairs of equally long prompts.
+    """A batch of pairs; partners, and the tokens of the answers, are in one column of both prompts.
 
-    Prompts 2i and 2i + 1 of `calls` are pair i's clean and corrupt one; `mask` has the real tokens
-    of each pair, `read` is the metric.
+    Prompts 2i and 2i + 1 of `calls` are pair i's clean and corrupt one. A clean token without a
+    partner is replaced nowhere: it counts as if both runs had its clean activation.
+
+    Attributes:
+        prompt: which columns are tokens of the clean prompts themselves, not of their answers.
+        read: the metric.
     """
 
     calls: LayerCalls
-    mask: Bool[Tensor, "pair pos"]
+    prompt: Bool[Tensor, "pair pos"]
     read: Read
 
     def __len__(self) -> int:
-        return len(self.mask)
+        return len(self.prompt)
+
+    @property
+    def corrupt_prompt(self) -> Bool[Tensor, "pair pos"]:
+        """Which columns are tokens of the corrupt prompts themselves."""
+        answers = self.mask & ~self.prompt
+        return self.calls.mask[1::2] & ~answers
+
+    @property
+    def mask(self) -> Bool[Tensor, "pair pos"]:
+        """The tokens of the clean prompts and of the answers."""
+        return self.calls.mask[0::2]
+
+    @property
+    def paired(self) -> Bool[Tensor, "pair pos"]:
+        """Those of them that have a partner; the answers' tokens are their own."""
+        return self.mask & self.calls.mask[1::2]
+
+    @property
+    def token_by_token(self) -> bool:
+        """Whether all tokens of both prompts have a partner."""
+        return bool((self.mask == self.calls.mask[1::2]).all())
+
+    @property
+    def embeddings(self) -> tuple[Float[Tensor, "pair pos d"], Float[Tensor, "pair pos d"]]:
+        """What enters layer 0 of the clean prompts: their own tokens, and their partners'."""
+        both = self.calls.embeddings
+        return both[self.clean], self.with_partners(both[self.clean], both[self.corrupt])
+
+    def with_partners(
+        self, clean: Float[Tensor, "pair pos width"], corrupt: Float[Tensor, "pair pos width"]
+    ) -> Float[Tensor, "pair pos width"]:
+        """The corrupt activations in the clean prompts' tokens, and the clean where none is."""
+        if self.token_by_token:
+            return corrupt
+        return corrupt.where(self.paired.to(corrupt.device)[..., None], clean)
+
+    @property
+    def first_difference(self) -> Int[Tensor, " pair"]:
+        """First column from which the two prompts' activations can differ."""
+        both, mask = self.calls.embeddings, self.calls.mask
+        differ = (both[self.clean] != both[self.corrupt]).any(-1).to(mask.device)
+        return ((differ & self.paired) | (mask[0::2] != mask[1::2])).int().argmax(-1).cpu()
 
     @property
     def pair(self) -> Int[Tensor, " pair"]:
@@ -81,14 +127,8 @@ def contrasts(
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
         raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")
-    for pair in pairs:
-        if pair.partner != tuple(range(len(pair.corrupt))):
-            raise DataError(
-                f"{pair.pair.where}: the prompts are not aligned token by token, which attribution "
-                "and circuits need."
-            )
     for start in range(0, len(pairs), step):
-        tokens = batch(model, pairs[start : start + step], chosen.n_answers)
+        tokens = aligned_batch(model, pairs[start : start + step], chosen.n_answers)
 
         def read(resid: Tensor, pair: Tensor, tokens: TokenBatch = tokens):
             rows = torch.arange(len(resid), device=resid.device)[:, None]
@@ -102,7 +142,9 @@ def contrasts(
             return values
 
         calls = record_batch(model, tokens)
-        yield Contrast(calls, tokens.mask[0::2], read)
+        last = tokens.columns[0::2, :1].to(tokens.mask.device)
+        within = torch.arange(tokens.mask.shape[1], device=last.device) <= last
+        yield Contrast(calls, tokens.mask[0::2] & within, read)
 
 
 # --- runs --------------------------------------------------------------------------------------
@@ -113,17 +155,26 @@ def contrasts(
 class RunValues:
     """Activations of a batch of rows: site -> each layer's, and the stream after the last block.
 
-    ``mlp_in`` is the MLP's input, after its norm; `pair` is each row's pair of the contrast.
+    ``mlp_in`` is the MLP's input, after its norm.
     """
 
-    pair: Int[Tensor, " row"]
     kept: dict[str, list[Tensor]]
     final: Float[Tensor, "row pos d_model"]
 
     def detached(self) -> "RunValues":
         """The values alone."""
         kept = {site: [x.detach() for x in layers] for site, layers in self.kept.items()}
-        return RunValues(self.pair, kept, self.final.detach())
+        return RunValues(kept, self.final.detach())
+
+    def beside(self, contrast: Contrast, clean: "RunValues") -> "RunValues":
+        """A corrupt run's activations in the clean tokens; see `Contrast.with_partners`."""
+        kept = {
+            site: [
+                contrast.with_partners(*both) for both in zip(clean.kept[site], own, strict=True)
+            ]
+            for site, own in self.kept.items()
+        }
+        return RunValues(kept, self.final)
 
     def per_head(self, model: Model, layer: int) -> dict[str, Float[Tensor, "row pos head d_head"]]:
         """Queries, keys and values of a layer for each query head: groups repeat theirs."""
@@ -138,30 +189,26 @@ def run(
     model: Model,
     contrast: Contrast,
     hidden: Float[Tensor, "row pos d_model"],
-    pair: Int[Tensor, " row"],
+    prompt: Int[Tensor, " row"],
     sites: Sequence[str],
     given: tuple[str, int, Tensor] | None = None,
     through: Through = lambda layer, before, after: after,
-    tokens: Literal["clean", "corrupt"] = "clean",
 ) -> RunValues:
     """Run every block on whole rows of a contrast's prompts; keep what passes the given sites.
 
-    `hidden` enters layer 0, `pair` is the pair of each row, `sites` are short names and
+    `hidden` enters layer 0, `prompt` is the prompt of each row, `sites` are short names and
     ``"mlp_in"``; `given` is a (site, layer, value) that takes the place of an activation, and
     `through` changes what passes from layer to layer. Blocks that read more of the prompt than the
-    stream (embeddings of their own) read these `tokens`.
+    stream (embeddings of their own) read that of `prompt`.
     """
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
-    known, state = contrast.calls.arguments, BlockState(contrast.calls.arguments)
+    state = BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
-        kwargs = contrast.calls.of_rows(layer, 2 * pair)
-        if known.of_tokens and tokens == "corrupt":
-            other = contrast.calls.of_rows(layer, 2 * pair + 1)
-            kwargs |= {name: value for name, value in other.items() if name in known.of_tokens}
+        kwargs = contrast.calls.of_rows(layer, prompt)
         with _giving(model, layer, given), _keeping(model, layer, kept):
             after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
-    return RunValues(pair, kept, hidden)
+    return RunValues(kept, hidden)
 
 
 @contextlib.contextmanager
@@ -195,14 +242,14 @@ def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generat
 def plain_runs(
     model: Model, contrast: Contrast, sites: Sequence[str]
 ) -> tuple[RunValues, RunValues]:
-    """The clean and the corrupt run."""
+    """The clean and the corrupt run, whose activations are beside the clean ones."""
     embeddings = contrast.calls.embeddings
     with torch.no_grad():
         clean, corrupt = (
-            run(model, contrast, embeddings[which], contrast.pair, sites, tokens=tokens)
-            for which, tokens in ((contrast.clean, "clean"), (contrast.corrupt, "corrupt"))
+            run(model, contrast, embeddings[which], which, sites)
+            for which in (contrast.clean, contrast.corrupt)
         )
-    return clean, corrupt
+    return clean, corrupt.beside(contrast, clean)
 
 
 def gradients(
@@ -222,7 +269,7 @@ def forward_equivalents(model: Model, contrast: Contrast, work: Callable[[], Any
     # fused attention is not counted on a CPU; its plain form is
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as one, torch.no_grad():
-            contrast.read(run(model, contrast, start, contrast.pair, []).final, contrast.pair)
+            contrast.read(run(model, contrast, start, contrast.clean, []).final, contrast.pair)
         with FlopCounterMode(display=False) as total:
             work()
     return total.get_total_flops() / one.get_total_flops()

@@ -58,7 +58,7 @@ def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeM
     n_tokens = max(1, FLOATS_AT_ONCE // (graph.n_sources * graph.d_model))
     for pair in range(len(contrast)):
         scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.float64)
-        real = contrast.mask[pair].nonzero()[:, 0]
+        real = contrast.paired[pair].nonzero()[:, 0]
         for tokens in real.split(n_tokens):
             scores += _Tokens(model, at, multipliers, pair, tokens).contracted(graph)
         yield scores
@@ -87,12 +87,12 @@ def _interpolated(
     points = torch.arange(1, steps + 1).to(clean) / steps
     between = torch.lerp(corrupt, clean, points[:, None, None, None]).flatten(0, 1)
     between.requires_grad_(True)
-    rows, given, start = contrast.pair.repeat(steps), None, between
+    given, start, rows = None, between, contrast.pair.repeat(steps)
     if site != "resid_pre":
         given = site, layer, between
         start = contrast.calls.embeddings[contrast.clean].repeat(steps, 1, 1).requires_grad_(True)
     with torch.enable_grad():
-        done = run(model, contrast, start, rows, kept(model), given)
+        done = run(model, contrast, start, 2 * rows, kept(model), given)
         total = contrast.read(done.final, rows).sum() / steps
     return dataclasses.replace(plain, run=done, total=total, n_points=steps)
 
@@ -134,7 +134,7 @@ class _Tokens:
     ):
         self.model, self.at, self.to = model, at, to
         self.pair, self.tokens = pair, tokens
-        self.rows = torch.arange(at.n_points) * len(at.clean.pair) + pair
+        self.rows = torch.arange(at.n_points) * len(at.clean.final) + pair
 
     def contracted(self, graph: Graph) -> Float[Tensor, "source destination"]:
         """These tokens' part of the scores."""
@@ -167,14 +167,15 @@ class _Tokens:
         for layer in range(self.model.arch.n_layers):
             z, mlp = self.plain("z", layer), self.plain("mlp_out", layer)
             by_head = head_writes(self.model, layer, (z[0] - z[1])[None])[0]
-            path = self.model.parts(layer).ln1_post
+            own = self.model.parts(layer)
+            path = own.ln1_post
             if path is not None:  # heads' shares of its change, as the rule linearises norms
                 module, _ = self.model.point(SITES["z"], layer)
                 clean, corrupt = map(module, z)
                 other = self.at.rule.other_end(clean, corrupt)
                 post = norm(self.model, layer, path)
                 by_head = push_forward(self.model, post, clean, other, by_head)
-            parts += [by_head, (mlp[0] - mlp[1])[None]]
+            parts += [own.attn_scale * by_head, own.mlp_scale * (mlp[0] - mlp[1])[None]]
         return _wide(torch.cat(parts))
 
     def reads(self, layer: int) -> Float[Tensor, "token branch d_model"]:
@@ -198,9 +199,10 @@ class _Tokens:
         return self._before_norm(site, layer, parts.ln2, to_input)
 
     def _before_norm(self, site: str, layer: int, path: str | None, to_output: Tensor) -> Tensor:
-        x, (_, corrupt) = self.of_run(self.at.run.kept[site][layer]), self.plain(site, layer)
+        x, end = self.of_run(self.at.run.kept[site][layer]), self.at.end.kept[site][layer]
         function = norm(self.model, layer, path)
-        return pull_back(self.model, function, x, corrupt, to_output, self.at.rule)
+        at = end[self.pair, self.tokens]
+        return pull_back(self.model, function, x, at, to_output, self.at.rule)
 
 
 def _columns(multiplier: Float[Tensor, "token branch d"]) -> Float[Tensor, "token_d branch"]:

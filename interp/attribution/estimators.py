@@ -4,6 +4,7 @@ Every first-order method multiplies a change of activation, clean minus corrupt,
 the metric's slope there. They differ only in where the slope is taken.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ from interp.model.model import Model
 IG_STEPS = 5
 """MIB's number of interpolation steps."""
 Points = tuple[tuple[float, float], ...]
-"""(t, weight) of the runs that are differentiated; t = 1 is the clean prompt's embedding."""
+"""(t, weight) of the runs that are differentiated; t = 1 is the clean prompt's embedding, t = 0
+that of its tokens' partners."""
 
 
 @brief
@@ -81,13 +83,16 @@ class Linearised:
     """A contrast's runs: differentiable at all pairs of each point in turn, and both plain ones.
 
     `total` is the weighted sum of the metric over the rows of `run`, `metric` that of the clean
-    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation.
+    and of the corrupt prompts, `rule` for local steps that belong to the same linearisation. Chords
+    end in `end`: the corrupt run, or, of prompts of unequal length, whose tokens have other
+    positions, the clean prompts with their partners' embeddings.
     """
 
     run: RunValues
     total: Float[Tensor, ""]
     clean: RunValues
     corrupt: RunValues
+    end: RunValues
     metric: tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
     rule: Gradient
     n_points: int
@@ -100,33 +105,41 @@ def linearise(
 
     The model's parameters receive no gradients.
     """
-    if estimator.points != CLEAN and (beside := contrast.calls.arguments.of_tokens):
+    rule, pair = estimator.rule(), contrast.pair
+    moved = rule.chords and not contrast.token_by_token
+    if (estimator.points != CLEAN or moved) and (beside := contrast.calls.arguments.of_tokens):
+        others = "'eap' or 'relp'" if moved else "'eap', 'relp', 'eap-dg' or 'exact'"
         raise PlanError(
             f"the blocks of {model.name} read the prompt's tokens beside the residual stream "
             f"({', '.join(sorted(beside))}), so there is nothing between the clean and the corrupt "
-            "prompt; use 'eap', 'relp', 'eap-dg' or 'exact'."
+            f"prompt{' of another length' * moved}; use {others}."
         )
-    rule, pair = estimator.rule(), contrast.pair
-    embeddings = contrast.calls.embeddings
-    clean_in, corrupt_in = embeddings[contrast.clean], embeddings[contrast.corrupt]
+    clean_in, partners_in = contrast.embeddings
     at, weights = torch.tensor(estimator.points, dtype=torch.float64).T
-    start = torch.lerp(corrupt_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
+    start = torch.lerp(partners_in, clean_in, at.to(clean_in)[:, None, None, None]).flatten(0, 1)
     with torch.enable_grad(), rule.clean(model):
         rows = pair.repeat(len(at))
-        done = run(model, contrast, start.detach().requires_grad_(True), rows, sites)
+        start = start.detach().requires_grad_(True)
+        done = run(model, contrast, start, contrast.clean.repeat(len(at)), sites)
         values = contrast.read(done.final, rows)
-    with torch.no_grad(), rule.corrupt(model):
-        corrupt = run(model, contrast, corrupt_in, pair, sites, tokens="corrupt")
+    with torch.no_grad(), contextlib.nullcontext() if moved else rule.corrupt(model):
+        start = contrast.calls.embeddings[contrast.corrupt]
+        end = corrupt = run(model, contrast, start, contrast.corrupt, sites)
         low = contrast.read(corrupt.final, pair)
+    if moved:
+        with torch.no_grad(), rule.corrupt(model):
+            end = run(model, contrast, partners_in, contrast.clean, sites)
+            contrast.read(end.final, pair)
     if estimator.points == CLEAN:
         clean, high = done.detached(), values.detach()
     else:
         with torch.no_grad():
-            clean = run(model, contrast, clean_in, pair, sites)
+            clean = run(model, contrast, clean_in, contrast.clean, sites)
             high = contrast.read(clean.final, pair)
     with torch.enable_grad():
         total = (values * weights.repeat_interleave(len(pair)).to(values)).sum()
-    return Linearised(done, total, clean, corrupt, (high, low), rule, len(at))
+    corrupt = corrupt.beside(contrast, clean)
+    return Linearised(done, total, clean, corrupt, end, (high, low), rule, len(at))
 
 
 # --- local Jacobians of norms -------------------------------------------------------------------

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts, plain_runs
-from interp.data.pairs import PromptPairs, load_pairs, tokenise
+from interp.attribution.contrast import Contrast, contrasts, plain_runs, run
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import attend, bias_of, head_writes, mlp_write, norm, weight_of
 from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
+from interp.metrics import AnyMetric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -72,7 +73,8 @@ def exact_nodes(
     jobs = [work.node(node) for node in nodes if node != 0]
     with torch.no_grad():
         values = work.run(jobs)
-    by_node = {job.key[0]: values[:, i] for i, job in enumerate(jobs)} | {0: work.empty}
+        by_node = {job.key[0]: values[:, i] for i, job in enumerate(jobs)}
+        by_node[0] = work.without_embedding()
     return work.full[:, None] - torch.stack([by_node[node] for node in nodes], 1)
 
 
@@ -102,11 +104,25 @@ class Effects:
         self.clean, self.corrupt = plain_runs(model, contrast, sites)
         self.full, self.empty = (self._read(r.final) for r in (self.clean, self.corrupt))
         self._changes: dict[int, Tensor] = {}
-        self.first = _first_difference(contrast, shares_prefixes(model))
+        # where rows are whole, they are recomputed from the start
+        self.first = contrast.first_difference * int(shares_prefixes(model))
 
     def _read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         with torch.no_grad():
             return self.contrast.read(final, self.contrast.pair).double().cpu()
+
+    def without_embedding(self) -> Float[Tensor, " pair"]:
+        """The metric with the embeddings of all partners: of equal prompts the corrupt one's."""
+        if self.contrast.token_by_token:
+            return self.empty
+        if beside := self.calls.arguments.of_tokens:
+            raise PlanError(
+                f"the blocks of {self.model.name} read the prompt's tokens beside the residual "
+                f"stream ({', '.join(sorted(beside))}), so a prompt of another length cannot be "
+                "what they read; leave the node 'input' out, or give pairs of equal length."
+            )
+        _, start = self.contrast.embeddings
+        return self._read(run(self.model, self.contrast, start, self.contrast.clean, []).final)
 
     def change(self, source: int) -> Float[Tensor, "pair pos d_model"]:
         """Corrupt minus clean, of what a source writes to the residual stream."""
@@ -121,7 +137,8 @@ class Effects:
             return {0: corrupt["resid_pre"][0] - clean["resid_pre"][0]}
         layer, head = divmod(source - 1, self.graph.n_heads + 1)
         if head == self.graph.n_heads:
-            return {source: corrupt["mlp_out"][layer] - clean["mlp_out"][layer]}
+            scale = self.model.parts(layer).mlp_scale
+            return {source: scale * (corrupt["mlp_out"][layer] - clean["mlp_out"][layer])}
         by_head = head_writes(self.model, layer, corrupt["z"][layer] - clean["z"][layer])
         own = self.graph.heads(layer)
         return {
@@ -136,12 +153,13 @@ class Effects:
         return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
 
     def _after_post_norm(self, layer: int, moved: Tensor) -> Tensor:
-        path = self.model.parts(layer).ln1_post
+        parts = self.model.parts(layer)
+        path = parts.ln1_post
         if path is None:
-            return moved
+            return parts.attn_scale * moved
         post, (module, _) = norm(self.model, layer, path), self.model.point(SITES["z"], layer)
         total = module(self.clean.kept["z"][layer])
-        return post(total + moved) - post(total)
+        return parts.attn_scale * (post(total + moved) - post(total))
 
     def with_change(
         self, destination: int, change: Float[Tensor, "pair pos d_model"]
@@ -259,13 +277,6 @@ def _per_token(features: tuple[int, ...] | None, tokens: Tensor) -> Tensor | Non
     return None if features is None else torch.tensor(features).expand(len(tokens), -1)
 
 
-def _first_difference(contrast: Contrast, shared: bool) -> Int[Tensor, " pair"]:
-    """First position from which a patched row must be recomputed; 0 where rows are whole."""
-    both = contrast.calls.embeddings
-    differ = (both[contrast.clean] != both[contrast.corrupt]).any(-1) & contrast.mask
-    return differ.int().argmax(-1).cpu() * int(shared)
-
-
 # --- paths --------------------------------------------------------------------------------------
 
 
@@ -273,13 +284,14 @@ def path_patch(
     model: Model,
     pairs: PromptPairs | Sequence[Any] | str,
     paths: Sequence[str],
-    metric: str = "logit_diff",
+    metric: AnyMetric = "logit_diff",
+    answers: AnswerMode = "whole",
 ) -> xr.DataArray:
     """Exact effects of paths, dims (pair, path).
 
     `pairs` is anything `load_pairs` takes; each path is as ``"a3.h1->a9.h2<q>->m11->logits"``: a
     node that writes, then what reads it in turn, and what lies after the last one is recomputed;
-    `metric` is ``"logit_diff"``, ``"logprob"`` or ``"prob"``.
+    `metric` and `answers` are as in `interp.attribute_edges`.
 
     Raises:
         PlanError: a path does not parse, or a step goes backwards; the message names it.
@@ -291,7 +303,7 @@ def path_patch(
     if not paths:
         raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
-    usable, _ = tokenise(model, load_pairs(pairs), "single")
+    usable, _ = tokenise(model, load_pairs(pairs), answers)
     parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, usable, metric)]
     coords = {"pair": [pair.pair.id for pair in usable], "path": list(paths)}
     return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)
@@ -333,7 +345,8 @@ def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor,
     layer, place = divmod(destination, 3 * graph.n_heads + 1)
     if place == 3 * graph.n_heads:
         site = "resid_pre" if graph.parallel else "resid_mid"
-        return mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+        moved = mlp_write(model, layer, kept[site][layer] + change) - kept["mlp_out"][layer]
+        return model.parts(layer).mlp_scale * moved
     part, head = divmod(place, graph.n_heads)
     branches = work.clean.per_head(model, layer)
     values, _, _ = work.branch(layer, "qkv"[part], head, change[None])

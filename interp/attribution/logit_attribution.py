@@ -85,7 +85,8 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     at = last_token(model, pairs)
     parts = [at.resid[:, :1]]
     for layer in range(model.arch.n_layers):
-        parts += [head_shares(model, layer, at.z[:, layer]), at.mlp_out[:, layer, None]]
+        mlp = model.parts(layer).mlp_scale * at.mlp_out[:, layer, None]
+        parts += [head_shares(model, layer, at.z[:, layer]), mlp]
     writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
     final, rows = at.resid[:, -1], model.unembedding[at.answers]
     read = rows[:, 0] - rows[:, 1]
@@ -109,12 +110,14 @@ def _through_post_norm(
     model: Model, layer: int, site: str, values: Tensor, writes: Float[Tensor, "pair unit d_model"]
 ) -> Float[Tensor, "pair unit d_model"]:
     parts = model.parts(layer)
-    path = parts.ln1_post if site == "z" else parts.ln2_post
+    path, scale = (
+        (parts.ln1_post, parts.attn_scale) if site == "z" else (parts.ln2_post, parts.mlp_scale)
+    )
     if path is None:
-        return writes
+        return scale * writes
     module, _ = model.point(SITES[site], layer)
     post, total = norm(model, layer, path), module(values)[None]
-    return with_fixed_scale(model, post, total, writes.transpose(0, 1)).transpose(0, 1)
+    return scale * with_fixed_scale(model, post, total, writes.transpose(0, 1)).transpose(0, 1)
 
 
 def log_prob_increase(

@@ -82,10 +82,13 @@ def node_scores(model: Model, contrast: Contrast, at: Linearised) -> Float[Tenso
 
 
 def by_position(values: Float[np.ndarray, "pair layer pos unit"], contrast: Contrast) -> np.ndarray:
-    """Positions counted from each prompt's first token; NaN beyond its last."""
-    out = np.full_like(values, np.nan)
-    for i, real in enumerate(contrast.mask.cpu().numpy()):
-        out[i, :, : real.sum()] = values[i][:, real]
+    """Positions counted from each prompt's first token; NaN beyond its last or without partner."""
+    longest = int(contrast.prompt.sum(1).max())
+    out = np.full_like(values[:, :, :longest], np.nan)
+    paired = (contrast.prompt & contrast.paired).cpu().numpy()
+    for i, real in enumerate(contrast.prompt.cpu().numpy()):
+        own = np.where(paired[i][None, :, None], values[i], np.nan)
+        out[i, :, : real.sum()] = own[:, real]
     return out
 
 
@@ -96,7 +99,7 @@ def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> 
 
     Source: AtP*, Kramar et al., arXiv 2403.00745, section 3.1.2.
     """
-    pair, n_layers, embeddings = contrast.pair, model.arch.n_layers, contrast.calls.embeddings
+    n_layers, embeddings = model.arch.n_layers, contrast.calls.embeddings
     dropped: list[int] = []
 
     def gated(layer: int, before: Tensor, after: Tensor) -> Tensor:
@@ -105,11 +108,12 @@ def grad_drop_scores(model: Model, contrast: Contrast, sites: Sequence[str]) -> 
         return before + given(change.clone, lambda g: (g * (layer not in dropped),), change)
 
     with torch.no_grad():
-        corrupt = run(model, contrast, embeddings[contrast.corrupt], pair, sites)
+        corrupt = run(model, contrast, embeddings[contrast.corrupt], contrast.corrupt, sites)
     with torch.enable_grad():
         start = embeddings[contrast.clean].detach().requires_grad_(True)
-        clean = run(model, contrast, start, pair, sites, through=gated)
-        total = contrast.read(clean.final, pair).sum()
+        clean = run(model, contrast, start, contrast.clean, sites, through=gated)
+        total = contrast.read(clean.final, contrast.pair).sum()
+    corrupt = corrupt.beside(contrast, clean.detached())
     flat = [x for site in sites for x in clean.kept[site]]
     sizes: UnitValues = {}
     for layer in range(n_layers):

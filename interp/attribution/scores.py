@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from interp.data.pairs import Excluded
+from interp.data.prompts import unpaired_tokens
 from interp.errors import PlanError
 from interp.model.graph import Graph
 from interp.results.result import Result
@@ -30,6 +31,8 @@ class Scores(Result):
         excluded: refused rows with reasons.
         prompts: every prompt seen; circuits made of these scores may not be evaluated on them.
         seconds: wall time.
+        unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
+            other, so that nothing changes there. Empty where all have.
     """
 
     values: xr.DataArray
@@ -45,6 +48,13 @@ class Scores(Result):
     excluded: tuple[Excluded, ...]
     prompts: tuple[str, ...]
     seconds: float
+    unpaired: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mind when reading the scores; empty where there is nothing."""
+        found = unpaired_tokens(self.unpaired)
+        return (found,) if found else ()
 
     @property
     def graph(self) -> Graph:
@@ -74,7 +84,7 @@ class Scores(Result):
         """Part of the clean-corrupt gap that the input's scores add up to; ``None`` without it.
 
         It tends to 1 with the steps of integrated gradients (arXiv 1703.01365, proposition 1), and
-        is 1 for the discrete gradient.
+        is 1 for the discrete gradient, where every token has a partner.
         """
         axis = self.over[0]
         names = [str(n) for n in self.values.coords[axis].values] if len(self.over) == 1 else []
@@ -122,6 +132,7 @@ class Scores(Result):
             "metric": self.metric,
             "n_pairs": self.n_pairs,
             "excluded": [asdict(row) for row in self.excluded],
+            "warnings": list(self.warnings),
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "convergence": self.convergence,
@@ -157,6 +168,7 @@ class Scores(Result):
             ),
             excluded=excluded_rows(self.excluded),
             provenance=self.provenance | {"weights": self.weights_hash},
+            warnings=self.warnings,
         )
 
     def __repr__(self) -> str:

@@ -7,22 +7,27 @@ Nothing here is compared with itself: the other side of each check is the model'
 with hooks that put a value in place of a module's first input or output.
 """
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.attribution.attribute import attribute
 from interp.bench.plain_edges import edges_beside_plain_hooks
 from interp.bench.plain_hooks import at_site, changed, plain_runs_of, put, word_pairs
 from interp.errors import InterpError, InterpWarning, first_line
 from interp.interventions.generate import generate
-from interp.interventions.plan import Add
+from interp.interventions.plan import Ablate, Add
+from interp.interventions.recording import activations
+from interp.interventions.run import forward
+from interp.model.architecture import ExpertLayout
 from interp.model.model import Model
+from interp.model.sites import SITES
 from interp.patching.patch import patch
 
 ALLOWED = 1e-4
@@ -73,28 +78,25 @@ def outcome_of(name: str, check: Callable[[], Found]) -> Outcome:
 
 
 @torch.no_grad()
-def _patched(
-    model: Model, site: str, axis: str, some: Sequence[int] | None = None, width: int = 1
-) -> Found:
+def _patched(model: Model, site: str, axis: str, some: Sequence[int] | None = None) -> Found:
     """A sweep over layers and an axis, beside one forward pass per cell (`some` units of each)."""
     result = patch(model, word_pairs(), site=site, over=("layer", axis), progress=False)
     worst, n = 0.0, 0
     for values, plain in zip(result.values, plain_runs_of(model), strict=True):
         for layer in map(int, values.coords["layer"].values):
             clean = plain.seen(plain.clean, site, layer)
-            units = (
-                range(len(plain.pair.clean)) if axis == "pos" else range(clean.shape[-1] // width)
-            )
+            n_units = model.n_units(SITES[site], layer)
+            width = clean.shape[-1] // n_units
+            units = range(len(plain.pair.clean) if axis == "pos" else n_units)
             for unit in units if some is None else [units[i] for i in some]:
                 features = (..., slice(unit * width, (unit + 1) * width))
                 where = (slice(None), unit) if axis == "pos" else features
                 place = at_site(model, site, layer, put(clean, where))
                 want = float(plain.metric(plain.corrupt, [place]))
                 got = float(values.sel({"layer": layer, axis: unit}))
-                worst, n = max(worst, abs(got - want)), n + 1
-                if got != got:
-                    worst = float("nan")
-    return worst if worst == worst else float("inf"), f"{n} cells"
+                off = abs(got - want)
+                worst, n = max(worst, off if off == off else float("inf")), n + 1
+    return worst, f"{n} cells"
 
 
 def _check_patch(model: Model) -> Found:
@@ -102,7 +104,7 @@ def _check_patch(model: Model) -> Found:
 
 
 def _check_heads(model: Model) -> Found:
-    return _patched(model, "z", "head", width=model.arch.d_head)
+    return _patched(model, "z", "head")
 
 
 def _check_mlp(model: Model) -> Found:
@@ -129,6 +131,49 @@ def _check_attribution(model: Model) -> Found:
             own = torch.from_numpy(row.sel(layer=layer).values[: len(want)])
             worst = max(worst, float((own - want).abs().max()))
     return worst, f"{got[0].size} cells"
+
+
+@torch.no_grad()
+def _check_experts(model: Model) -> Found:
+    """Contributions add up to what the mixture gives, and an expert removed is one of no output."""
+    worst, n = 0.0, 0
+    for layer in model.layers_with(SITES["expert_out"]):
+        layout, block = model.arch.layers[layer].experts, model.blocks[layer]
+        assert isinstance(layout, ExpertLayout)
+        mixture = block.get_submodule(layout.experts.rpartition(".")[0])
+        for plain in plain_runs_of(model):
+            prompt = [plain.pair.pair.clean]
+            if layout.shared is None or "shared_out" in model.arch.layers[layer].points:
+                whole = list[Tensor]()
+                with changed([(mixture, "out", lambda x, to=whole: to.append(x) or x)]):
+                    plain.metric(plain.clean)
+                want = whole[0].view(-1, layout.d_out)
+                out = activations(model, prompt, "expert_out", layer)[layer][0]
+                total = out.unflatten(-1, (layout.n_experts, -1)).sum(-2)
+                if layout.shared is not None:
+                    total = total + activations(model, prompt, "shared_out", layer)[layer][0]
+                worst, n = max(worst, float((total - want).abs().max())), n + 1
+            for expert in range(layout.n_experts):
+                plan = Ablate("expert_out", layers=layer, units=[expert])
+                got = forward(model, prompt, plan).logits[0]
+                with _without_output(block.get_submodule(layout.experts), expert):
+                    want = model.hf(input_ids=plain.clean, use_cache=False).logits[0, -1]
+                worst, n = max(worst, float((got - want).abs().max())), n + 1
+    return worst, f"{n} sums and experts removed"
+
+
+@contextlib.contextmanager
+def _without_output(experts: nn.Module, expert: int) -> Generator[None]:
+    """An expert whose last map is zero."""
+    last = [p for name, p in experts.named_parameters() if name.startswith("down_proj")]
+    before = [p[expert].clone() for p in last]
+    for parameter in last:
+        parameter[expert] = 0
+    try:
+        yield
+    finally:
+        for parameter, value in zip(last, before, strict=True):
+            parameter[expert] = value
 
 
 def _check_generation(model: Model, n_new: int = 4) -> Found:
@@ -181,4 +226,5 @@ CHECKS: dict[str, Callable[[Model], Found]] = {
     "attribution": _check_attribution,
     "edges": edges_beside_plain_hooks,
     "generation": _check_generation,
+    "experts": _check_experts,
 }

@@ -97,7 +97,8 @@ class _PlainEdges:
 
         for changes in ([], places):
             self.plain.metric(self.plain.clean, [*changes, (norm, "in", keep)])
-        return torch.func.jvp(norm, (found[0],), (found[1] - found[0],))[1]
+        moved = torch.func.jvp(norm, (found[0],), (found[1] - found[0],))[1]
+        return self.model.parts(layer).attn_scale * moved
 
     def slopes(self) -> dict[str, Vector]:
         """Gradient of the metric at what each MLP, each layer's attention and the logits read."""

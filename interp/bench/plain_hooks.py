@@ -69,6 +69,8 @@ def at_site(model: Model, site: str, layer: int, change: Change) -> Place:
     features = point.features
 
     def own(whole: Tensor) -> Tensor:
+        if whole.ndim == 2:  # all tokens in one axis, of the one row that runs
+            return own(whole[None])[0]
         if features is None:
             return change(whole)
         new = whole.clone()

@@ -30,7 +30,7 @@ _FIELDS = {
     24: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size "
     "moe_shared_expert_intermediate_size shared_experts_intermediate_size "
     "expert_ffn_hidden_size router_hidden_size",
-    16: "ssm_state_size q_lora_rank o_lora_rank rel_extent ngram_size_base",
+    16: "index_n_heads ssm_state_size q_lora_rank o_lora_rank rel_extent ngram_size_base",
     12: "kv_lora_rank",
     8: "head_dim v_head_dim qk_nope_head_dim kv_channels index_head_dim swa_head_dim dim_head "
     "linear_key_head_dim linear_value_head_dim linear_head_dim state_size mamba_d_state "
@@ -45,7 +45,7 @@ _FIELDS = {
     "n_mamba_heads mamba_n_heads mamba_num_heads time_step_rank mamba_dt_rank zero_expert_num "
     "num_query_groups",
     2: "num_key_value_heads num_kv_heads num_experts_per_tok num_experts_per_token moe_topk moe_k "
-    "linear_num_key_heads swa_num_key_value_heads index_n_heads index_topk n_groups "
+    "linear_num_key_heads swa_num_key_value_heads index_topk n_groups "
     "mamba_n_groups o_groups hc_mult hc_count heads_per_ngram num_hidden_layers n_layer n_layers "
     "num_layers decoder_layers encoder_layers num_decoder_layers num_encoder_layers num_blocks",
     1: "n_group topk_group num_expert_group mamba_ngroups first_k_dense_replace "
@@ -71,11 +71,17 @@ _ALL_SHARED = {
     "num_hidden_layers": 2,
 }
 _INDEXER = {
-    "indexer_n_heads": 2,
+    "indexer_n_heads": 16,
     "indexer_kv_heads": 1,
     "indexer_head_dim": 8,
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
+}
+_MULTIPLIERS = {
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.5,
 }
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _DECODERS = (
@@ -104,11 +110,21 @@ SETTINGS |= {
         "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
         "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
     },
-    "falcon_h1": _MAMBA | {"mamba_d_ssm": 64},
+    "falcon_h1": _MAMBA
+    | {"mamba_d_ssm": 64, "attention_out_multiplier": 0.5, "ssm_out_multiplier": 0.7},
     "gemma3n_text": {"intermediate_size": 48},
+    "gemma4": {"text_config": {"global_head_dim": 16}},
     "gemma4_assistant": {"text_config": _ALL_SHARED},
+    "gemma4_text": {"global_head_dim": 16},
+    "gemma4_unified": {"text_config": {"global_head_dim": 16}},
+    "gemma4_unified_text": {"global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": _MAMBA,
+    "granite": _MULTIPLIERS,
+    "granite_swa": _MULTIPLIERS,
+    "granitemoe": _MULTIPLIERS,
+    "granitemoe_swa": _MULTIPLIERS,
+    "granitemoehybrid": _MAMBA | _MULTIPLIERS,
+    "granitemoeshared": _MULTIPLIERS,
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},

@@ -10,7 +10,7 @@ their beginning is read once::
 Node 0 is the prompt's last token, from which every first token is predicted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -129,6 +129,15 @@ def _aliases(
         if len(kept) > 1:
             raise DataError(f"{key} has {len(kept)} accepted texts; this method reads only one.")
     return kept
+
+
+def described(answers: Iterable[Sequence[Aliases]], mode: str) -> str:
+    """How much of the answers was read, for results: ``"whole (1 to 4 tokens)"``."""
+    if mode == "first":
+        return "first token of each"
+    lengths = {len(alias) for row in answers for aliases in row for alias in aliases}
+    low, high = min(lengths), max(lengths)
+    return f"whole ({f'{low} to ' * (low < high)}{high} token{'s' * (high > 1)})"
 
 
 # --- trees -------------------------------------------------------------------------------------

@@ -173,12 +173,17 @@ def pad(
     return padded(model, [prompt.ids for prompt in prompts])
 
 
-def batches(prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:
-    """Prompt numbers in groups of like length, each at most so many tokens; at least one prompt."""
+def batches(model: Model, prompts: Sequence[TokenPrompt], tokens: int) -> list[list[int]]:
+    """Prompt numbers in groups of like length, each at most so many tokens; at least one prompt.
+
+    Of equal length where the model reads padding.
+    """
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids)):
         # the first of a group is its longest, so the others pad to it
-        if groups and (len(groups[-1]) + 1) * len(prompts[groups[-1][0]].ids) <= tokens:
+        longest = len(prompts[groups[-1][0]].ids) if groups else 0
+        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
+        if fits and (model.arch.left_padding or len(prompts[i].ids) == longest):
             groups[-1].append(i)
         else:
             groups.append([i])

@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.brief import brief
 from interp.data.answers import Aliases, AnswerTable, AnswerTree
 from interp.data.pairs import TokenPair
+from interp.errors import PlanError
 from interp.model.model import Model
 
 
@@ -28,11 +29,13 @@ class TreeColumns:
     """Where columns stand and what they see, in a batch with branching answers.
 
     `position` is the column that each would be in a plain continuation; `visible` is what may be
-    seen of what causality and padding allow.
+    seen of what causality and padding allow. `plain` are the real columns of plain continuations,
+    where they are not those of the batch.
     """
 
     position: Int[Tensor, "prompt pos"]
     visible: Bool[Tensor, "prompt pos pos"]
+    plain: Bool[Tensor, "prompt pos"] | None = None
 
 
 @brief
@@ -69,6 +72,64 @@ def batch(model: Model, pairs: Sequence[TokenPair], n_answers: int = 2) -> Token
     answers = [pair.answers[:n_answers] for pair in twice]
     first = [(pair.answer, pair.wrong_answer) for pair in twice]
     return laid_out(model, prompts, answers, first, on_left)
+
+
+def aligned_batch(model: Model, pairs: Sequence[TokenPair], n_answers: int = 2) -> TokenBatch:
+    """As `batch`, with partners, and each token of the answers, in one column of both rows.
+
+    A token without a partner has a column of its own, a gap in the other row that nothing sees::
+
+        clean     the  cap  of  New  Zealand  is
+        corrupt   the  cap  of   .   France   is
+
+    `left` is 0 for all rows. Prompts that are aligned token by token are those of `batch`.
+    """
+    if all(pair.partner == tuple(range(len(pair.corrupt))) for pair in pairs):
+        return batch(model, pairs, n_answers)
+    sides = [both for pair in pairs for both in _own_columns(pair)]
+    prompts = [tokens for pair in pairs for tokens in (pair.clean, pair.corrupt)]
+    answers = [pair.answers[:n_answers] for pair in pairs for _ in range(2)]
+    trees = [AnswerTree.of(own) for own in answers]
+    stops = [1 + own[-1] + len(tree.tokens) for own, tree in zip(sides, trees, strict=True)]
+    n, width, n_nodes = len(sides), max(stops), 1 + max(len(tree.tokens) for tree in trees)
+    ids = torch.full((n, width), model.tokenizer.pad_token_id or 0)
+    mask, plain = torch.zeros(n, width, dtype=torch.bool), torch.zeros(n, width, dtype=torch.bool)
+    position = torch.zeros(n, width, dtype=torch.long)
+    visible = torch.eye(width, dtype=torch.bool).repeat(n, 1, 1)
+    columns = torch.zeros(n, n_nodes, dtype=torch.long)
+    for i, (prompt, own, tree) in enumerate(zip(prompts, sides, trees, strict=True)):
+        shift = width - stops[i] if model.tokenizer.padding_side == "left" else 0
+        behind = torch.arange(len(tree.tokens)) + own[-1] + 1 + shift
+        at = torch.cat([torch.tensor(own) + shift, behind])
+        ids[i, at] = torch.tensor([*prompt, *tree.tokens])
+        mask[i, at] = plain[i, : len(at)] = True
+        depths = torch.tensor(tree.depths, dtype=torch.long)
+        position[i, at] = torch.cat([torch.arange(len(prompt)), len(prompt) - 1 + depths])
+        visible[i, at[:, None], at] = True
+        visible[i, behind[:, None], behind] = tree.visible
+        columns[i] = own[-1] + shift
+        columns[i, 1 : 1 + len(behind)] = behind
+    first = [(pair.answer, pair.wrong_answer) for pair in pairs for _ in range(2)]
+    return TokenBatch(
+        ids=ids.to(model.device),
+        mask=mask.to(model.device),
+        left=torch.zeros(n, dtype=torch.long),
+        columns=columns,
+        answers=AnswerTable.of(trees, answers, first),
+        tree=TreeColumns(position, visible, plain),
+    )
+
+
+def _own_columns(pair: TokenPair) -> tuple[list[int], list[int]]:
+    """Columns of the clean and of the corrupt tokens, partners in the same."""
+    clean, corrupt = list[int](), list[int]()
+    for partner in pair.partner:
+        at = max([-1, *clean[-1:], *corrupt[-1:]]) + 1
+        if partner is not None:
+            corrupt += range(at, at + partner - len(corrupt) + 1)
+            at = corrupt[-1]
+        clean.append(at)
+    return clean, corrupt
 
 
 def laid_out(
@@ -108,8 +169,17 @@ def _tree_columns(
 def padded(
     model: Model, prompts: Sequence[Sequence[int]], on_left: bool = True
 ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
-    """Token ids of prompts at one length, and which of them are real."""
+    """Token ids of prompts at one length, and which of them are real.
+
+    `PlanError` where padding would be on the left of a model that reads it.
+    """
     width = max(map(len, prompts))
+    if on_left and not model.arch.left_padding and min(map(len, prompts)) < width:
+        raise PlanError(
+            f"{model.name} reads padding in front of a prompt as if it were text, so prompts of "
+            f"{min(map(len, prompts))} and of {width} tokens cannot run in one batch; give prompts "
+            "of one length."
+        )
     ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
     mask = torch.zeros(len(prompts), width, dtype=torch.bool)
     for row, tokens in enumerate(prompts):

@@ -18,8 +18,8 @@ from interp.brief import brief
 
 Path = tuple[str, int]
 """Name of an argument, with the place in a tuple, and its number of axes."""
-SIZES = ((2, 5), (3, 7))
-"""Prompts and positions of two batches."""
+SIZES = ((2, 5), (3, 4))
+"""Prompts and positions of two batches; compiled programs read no more than six."""
 BATCHES = ((*SIZES[0], 0), (*SIZES[1], 0), (*SIZES[0], 11))
 """With the number of the first token."""
 
@@ -94,16 +94,17 @@ def block_arguments(
     if hf not in _known:
         (one, beside), (two, _), (other, _) = (record(*sizes) for sizes in BATCHES)
         first, second = dict(_shapes(one)), dict(_shapes(two))
+        carried = {
+            name: place
+            for kwargs in one[1:]
+            for name, value in kwargs.items()
+            for place, given in enumerate(beside, 1)
+            if isinstance(given, Tensor) and value is given
+        }
         _known[hf] = BlockArguments(
             {path: _axes(shape, second[path]) for path, shape in first.items() if path in second},
-            {
-                name: place
-                for kwargs in one[1:]
-                for name, value in kwargs.items()
-                for place, given in enumerate(beside, 1)
-                if isinstance(given, Tensor) and value is given
-            },
-            frozenset(_different(one, other)),
+            carried,
+            frozenset(_different(one, other)) - set(carried),
             frozenset(
                 name
                 for kwargs in one
@@ -127,9 +128,12 @@ class BlockState:
 
     def __init__(self, arguments: BlockArguments):
         self.places, self.values = arguments.carried, dict[str, Tensor]()
+        self.names, self.shared = arguments.shared, list[MutableMapping[str, Any]]()
+        self.n_rows = 0
 
     def given(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A block's arguments, with what the block before handed on."""
+        self.shared = [kwargs[name] for name in self.names if name in kwargs]
         return {**kwargs, **self.values}
 
     def after(self, out: Any) -> Tensor:
@@ -145,10 +149,16 @@ class BlockState:
 
     def join(self, rows: Tensor) -> None:
         """Add rows that so far are copies of others."""
-        self.values = {
-            name: torch.cat([value, value[rows.to(value.device)]])
-            for name, value in self.values.items()
-        }
+
+        def more(value: Tensor) -> Tensor:
+            return torch.cat([value, value[rows.to(value.device)]])
+
+        self.values = {name: more(value) for name, value in self.values.items()}
+        for mapping in self.shared:
+            for key, values in list(mapping.items()):
+                if len(values[0]) == self.n_rows:  # others are of another run, to be overwritten
+                    mapping[key] = tuple(map(more, values))
+        self.n_rows += len(rows)
 
 
 def mapped(

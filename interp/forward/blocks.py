@@ -104,7 +104,8 @@ def mlp_write(
     """What a layer's MLP adds to the residual stream it reads; `PlanError` without a module."""
     parts = model.parts(layer)
     out = _mlp(model, layer)(norm(model, layer, parts.ln2)(resid))
-    return norm(model, layer, parts.ln2_post)(first_output(out))
+    write = first_output(out).view(resid.shape)  # some give all rows' tokens in one axis
+    return norm(model, layer, parts.ln2_post)(write)
 
 
 def _mlp(model: Model, layer: int) -> nn.Module:

@@ -32,13 +32,23 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
     """What Hugging Face passes to each layer for a batch; `PlanError` where answers branch.
 
-    That is, where they branch and this model does not read trees exactly.
+    That is, where they branch, or prompts have gaps, and this model does not read them exactly.
     """
     if tokens.tree is not None and not reads_trees(model, tokens.ids.shape[1]):
+        what, instead = (
+            (
+                "several answers of several tokens stand behind one prompt",
+                "choose answers='first', or answers of one token",
+            )
+            if tokens.tree.plain is None
+            else (
+                "two prompts of unequal length are laid side by side",
+                "give pairs that are aligned token by token",
+            )
+        )
         raise PlanError(
-            f"{model.name} computes other values where several answers of several tokens stand "
-            "behind one prompt (measured against plain forward passes); choose answers='first', "
-            "or answers of one token."
+            f"{model.name} computes other values where {what} (measured against plain forward "
+            f"passes); {instead}."
         )
     return _recorded(model, tokens)
 
@@ -46,7 +56,8 @@ def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
 def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
     if tokens.tree is None:
         return record_layer_calls(model, tokens.ids, tokens.mask)
-    given = positions_and_mask(model, tokens.mask)
+    plain = tokens.mask if tokens.tree.plain is None else tokens.tree.plain.to(tokens.mask.device)
+    given = positions_and_mask(model, plain)
     if "position_ids" in given:
         behind = tokens.tree.position - tokens.left[:, None]
         given["position_ids"] = behind.to(tokens.ids.device).where(tokens.mask, 0).clamp(min=0)

@@ -1,6 +1,7 @@
 """Hooks on the untouched model: activations edited in place at a site, attention weights read."""
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -45,12 +46,14 @@ def hook_site(model: Model, site: Site, layer: int, edit: Edit) -> Callable[[], 
         tokens[:] = [tuple(first_input(args, kwargs).shape[:-1])]
 
     def step(activation: Tensor) -> Tensor:
-        if activation.ndim > 2 or not tokens:
+        shape = activation.shape
+        if not tokens or shape[:-1] == tokens[0] or shape[:-1].numel() != math.prod(tokens[0]):
             edit_features(activation, point, edit)
             return activation
-        by_row = activation.view(*tokens[0], -1)  # it came with all rows' tokens in one axis
+        # it came with all rows' tokens in one axis, or with an axis of one head
+        by_row = activation.reshape(*tokens[0], -1)
         edit_features(by_row, point, edit)
-        return by_row.view(activation.shape)
+        return by_row.view(shape)
 
     block = model.blocks[layer]
     entered = block.register_forward_pre_hook(enter, with_kwargs=True)

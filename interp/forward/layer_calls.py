@@ -132,6 +132,7 @@ def restore_forward(block: nn.Module, before: Any) -> None:
 def positions_and_mask(model: Model, mask: Bool[Tensor, "prompt pos"]) -> dict[str, Tensor]:
     """Attention mask, and position ids that count real tokens, so padding moves nothing."""
     inputs = {"attention_mask": mask.long()}
-    if "position_ids" in inspect.signature(model.hf.forward).parameters:
+    known = inspect.signature(model.hf.forward).parameters
+    if model.arch.given_positions and "position_ids" in known:
         inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return inputs

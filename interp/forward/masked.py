@@ -28,7 +28,8 @@ class Writes:
     """What every source of a run writes from, for a batch of rows.
 
     Lists are by layer; `mlp_out` is after a post-norm, `neurons` only needed to ablate single ones.
-    `first` is the first position at which these differ from the prompts' own run.
+    `first` is the first position at which these differ from the prompts' own run; `where` the
+    tokens at which edges are cut, by default all.
     """
 
     embed: Float[Tensor, "row pos d_model"]
@@ -36,6 +37,7 @@ class Writes:
     mlp_out: list[Float[Tensor, "row pos d_model"]]
     neurons: list[Float[Tensor, "row pos d_mlp"]] | None = None
     first: int = 0
+    where: Bool[Tensor, "row pos"] | None = None
 
 
 def run_masked(
@@ -58,7 +60,7 @@ def run_masked(
         out = _mlp(model, state, layer, own) if state.graph.parallel else None
         state.add_heads(layer, *heads)
         out = _mlp(model, state, layer, own) if out is None else out
-        state.add(out, ablated.mlp_out[layer] - out)
+        state.add(model.parts(layer).mlp_scale, out, ablated.mlp_out[layer] - out)
     return state.read(slice(state.graph.logits, None))[0]
 
 
@@ -79,6 +81,9 @@ class _Stream:
     def _note(self, changes: Float[Tensor, "source row pos d_model"]) -> None:
         """Append in place where no gradient needs the earlier state, which spares copying it."""
         changes = changes[:, :, self.first :]
+        where = self.ablated.where
+        if where is not None:
+            changes = changes * where[:, self.first :, None].to(changes)
         start, stop = len(self.changes), len(self.changes) + len(changes)
         if torch.is_grad_enabled():
             self.changes = torch.cat([self.changes, changes])
@@ -86,10 +91,10 @@ class _Stream:
             self._room[start:stop] = changes
             self.changes = self._room[:stop]
 
-    def add(self, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
-        """A source that writes to the stream as it is."""
-        self.resid = self.resid + write
-        self._note(change[None])
+    def add(self, times: float, write: Tensor, change: Float[Tensor, "row pos d_model"]) -> None:
+        """A source that writes to the stream, so many times."""
+        self.resid = self.resid + times * write
+        self._note(times * change[None])
 
     def add_heads(
         self,
@@ -98,10 +103,10 @@ class _Stream:
         changes: Float[Tensor, "head row pos d_model"],
     ) -> None:
         """A layer's heads, which write through their sum's post-norm."""
-        post = norm(self.model, layer, self.model.parts(layer).ln1_post)
-        self.resid = self.resid + post(total)
+        parts = self.model.parts(layer)
+        self.resid = self.resid + parts.attn_scale * norm(self.model, layer, parts.ln1_post)(total)
         self.sums[layer] = total
-        self._note(changes)
+        self._note(changes if parts.ln1_post else parts.attn_scale * changes)
 
     def read(self, destinations: slice) -> Float[Tensor, "destination row pos d_model"]:
         """The residual stream as each destination sees it."""
@@ -116,10 +121,14 @@ class _Stream:
         plain = torch.ones(len(changes), dtype=torch.bool, device=cut.device)
         moved = 0
         for layer, whole in self.sums.items():
+            parts = self.model.parts(layer)
+            if parts.ln1_post is None:
+                continue
             own, total = self.graph.heads(layer), whole[:, self.first :]
             plain[own] = False
-            post = norm(self.model, layer, self.model.parts(layer).ln1_post)
-            moved = moved + post(total + _weighted(cut[own], changes[own])) - post(total)
+            post = norm(self.model, layer, parts.ln1_post)
+            other = post(total + _weighted(cut[own], changes[own]))
+            moved = moved + parts.attn_scale * (other - post(total))
         return moved + _weighted(cut[plain], changes[plain])
 
 
@@ -152,8 +161,9 @@ def _mlp(
         return mlp_write(model, layer, resid)
     if state.ablated.neurons is None:
         raise PlanError(f"{model.name} has no site 'mlp_post', so no single neuron can be ablated.")
-    other = state.ablated.neurons[layer]
+    other, where = state.ablated.neurons[layer], state.ablated.where
     keep = own.to(resid.device)
+    keep = keep if where is None else keep | ~where[..., None].to(resid.device)
 
     def ablate(neurons: Tensor) -> None:
         neurons.copy_(torch.where(keep, neurons, other))

@@ -100,7 +100,7 @@ class PrefixCache:
     def read(self, model: Model, leave: int = 0) -> Float[Tensor, "row new d_model"]:
         """Run the unread columns, all but the last `leave`; their states behind the final norm."""
         start, stop = self.n_read, self.ids.shape[1] - leave
-        out = model.hf.base_model(**self.arguments(model.hf.base_model, model, stop))
+        out = model.body(**self.arguments(model.body, model, stop))
         self.n_read = stop
         return out.last_hidden_state[:, start - stop :]
 
@@ -171,13 +171,14 @@ def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
 def keeps_keys(model: Model) -> bool:
     """Whether a KV cache holds what a model has read; a recurrent state has no length."""
     stateful = getattr(model.hf, "_is_stateful", False)
-    return not stateful and bool(cache_argument(model.hf.base_model, None))
+    return not stateful and bool(cache_argument(model.body, None))
 
 
 def can_share(model: Model, n_columns: int) -> bool:
     """Whether rows of so many columns can have padding between a shared beginning and the rest."""
     window = attention_window(model.hf.config)
-    return only_keys(model) and (window is None or n_columns <= window)
+    padded = model.arch.left_padding and only_keys(model)
+    return padded and (window is None or n_columns <= window)
 
 
 def attention_window(config: Any) -> int | None:

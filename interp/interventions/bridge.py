@@ -13,7 +13,10 @@ from interp.interventions.binding import bind
 from interp.interventions.native import cut_off
 from interp.interventions.plan import AnyPlan, as_plan
 from interp.model.model import Model
-from interp.model.sites import EXPERT_SITES
+from interp.model.sites import EXPERT_SITES, MIXER_SITES
+
+INNER = (*EXPERT_SITES, *MIXER_SITES)
+"""Sites that are not TransformerLens's."""
 
 BridgeHook = tuple[str, Callable[[Tensor, Any], Tensor]]
 """A TransformerLens hook name and its function, as ``fwd_hooks=`` takes them."""
@@ -31,9 +34,9 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
     `model` is interp's model of the same weights, `load_model(bridge)`.
 
     Raises:
-        PlanError: a site, layer or unit that the model does not have, or a site of a mixture of
-            experts; the plan cannot be carried out on these prompts, or, from inside the bridge's
-            generation, the bridge does not read its KV cache.
+        PlanError: a site, layer or unit that the model does not have, or a site that is not
+            TransformerLens's; the plan cannot be carried out on these prompts, or, from inside the
+            bridge's generation, the bridge does not read its KV cache.
     """
     rows = as_prompts(model, prompts)
     run = bind(model, as_plan(plan), rows)
@@ -46,11 +49,10 @@ def bridge_hooks(model: Model, plan: AnyPlan, prompts: Prompts) -> list[BridgeHo
             "TransformerLens takes no edits of attention scores on this architecture "
             f"({model.arch.adapter}); run this KnockOut with interp.forward."
         )
-    inside = [edit.site.name for edit in run.edits if edit.site.name in EXPERT_SITES]
+    inside = [edit.site.name for edit in run.edits if edit.site.name in INNER]
     if inside:
         raise PlanError(
-            f"TransformerLens has no hook for {inside[0]!r}, inside a mixture of experts; run this "
-            "plan with interp.forward."
+            f"TransformerLens has no hook for {inside[0]!r}; run this plan with interp.forward."
         )
     hooks += [(edit.site.at(edit.layer), partial(_edited, run, edit)) for edit in run.edits]
     for cut in run.knock_outs:

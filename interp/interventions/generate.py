@@ -87,7 +87,7 @@ def generate(
     )
     out: dict[int, Generation] = {}
     with reported(progress, "generating", len(rows), "prompts") as report:
-        for group in batches(rows, default_budget(model)):
+        for group in batches(model, rows, default_budget(model)):
             part = [rows[i] for i in group]
             cache = _begun(model, part, bind(model, steps, part, group), use_cache)
             new = decode(model, cache, steps, max_new_tokens, entries=group, seed=seed, **sampling)

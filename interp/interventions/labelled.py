@@ -2,9 +2,9 @@
 
 A labelled array has the dims ``prompt``, ``layer``, ``pos`` and those of its site: ``d_model``;
 ``head`` and ``d_head``; ``kv_head`` and ``d_head``; ``neuron``; ``expert``, with ``d_model`` or
-``neuron`` where each has several. Its coordinates say what each entry is: ``token`` and
-``position`` (a token's text and its number in the prompt, ``""`` and -1 beyond a shorter prompt's
-end, where the values are NaN), ``length``, and of pairs ``pair`` and ``side``.
+``neuron`` where each has several; ``feature``. Its coordinates say what each entry is: ``token``
+and ``position`` (a token's text and its number in the prompt, ``""`` and -1 beyond a shorter
+prompt's end, where the values are NaN), ``length``, and of pairs ``pair`` and ``side``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +25,7 @@ from interp.model.sites import PATTERN, Site, parse_site
 
 UNIT_AXES = {
     "d_model": ("d_model",),
+    "vector": ("feature",),
     "head": ("head", "d_head"),
     "kv_head": ("kv_head", "d_head"),
     "neuron": ("neuron",),

@@ -132,8 +132,8 @@ def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> S
     _, point = model.point(edit.site, edit.layer)
     if edit.site.name not in ORDER:
         raise PlanError(
-            f"{edit.site.name!r} lies inside a mixture of experts, which nnsight does not take "
-            "apart; run this plan with interp.forward."
+            f"{edit.site.name!r} cannot be edited through nnsight; run this plan with "
+            "interp.forward."
         )
     module = _part(_part(wrapped, model.arch.blocks)[edit.layer], point.path)
     row, column, prompt, pos = edit.tokens(window)

@@ -264,7 +264,7 @@ def _run(
     Hooks see what the plan wrote. Of patterns, `places` are the queries.
     """
     check_values(plan, rows)
-    for group in batches(rows, default_budget(model)):
+    for group in batches(model, rows, default_budget(model)):
         part = [rows[i] for i in group]
         chosen = _Chosen(part, group, [places[i] for i in group])
         edits = [(*point, partial(chosen.fill, out)) for point, out in points.items()]

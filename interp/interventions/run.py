@@ -49,7 +49,7 @@ def forward(model: Model, prompts: Prompts, plan: AnyPlan = ()) -> Prediction:
     check_values(steps, rows)
     resid = torch.zeros(len(rows), model.arch.d_model, dtype=model.dtype)
     with torch.no_grad():
-        for group in batches(rows, default_budget(model)):
+        for group in batches(model, rows, default_budget(model)):
             part = [rows[i] for i in group]
             resid[group] = final_resid(model, part, bind(model, steps, part, group)).to(resid)
         return Prediction(resid, model.logits(resid).cpu())
@@ -65,7 +65,7 @@ def final_resid(
         # after the plan's own hooks, so that it sees what they wrote
         remove = hook_site(model, SITES["resid_post"], top, lambda a: found.append(a[:, -1]))
         try:
-            model.hf.base_model(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
+            model.body(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         finally:
             remove()
     return found[0]
@@ -134,7 +134,7 @@ def _blocks(
     budget = default_budget(model)
     order = sorted(range(len(plans)), key=lambda j: _entry(model, plans[j]))
     blocks: list[tuple[list[int], list[int]]] = []
-    for group in batches(prompts, budget):
+    for group in batches(model, prompts, budget):
         once = max(1, budget // (len(group) * len(prompts[group[0]].ids)) - 1)
         blocks += [(group, order[lo : lo + once]) for lo in range(0, len(order), once)]
     return blocks
@@ -171,6 +171,7 @@ def _run_plans(
         run.knock_outs += one.knock_outs
     window = Window.of(tokens.mask.cpu()[which])
     hidden, state = calls.embeddings, BlockState(calls.arguments)
+    state.join(which[:n])
     with hooked_run(model, run):
         for layer, block in enumerate(model.blocks):
             present = n * (1 + sum(first <= layer for first in entry))

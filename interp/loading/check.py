@@ -25,7 +25,7 @@ from interp.loading.fitting import (
     require_stream,
     rounding,
 )
-from interp.model.architecture import NO_EXPERTS
+from interp.model.architecture import USUAL
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -93,7 +93,7 @@ def _check_sites(model: Model, allowed: float) -> str:
     for (layer, site), why in seen.failed.items():
         raise ModelError(f"site {site!r} in layer {layer}: {why}")
     require_stream(model, seen)
-    absent = {name: why for name, why in model.arch.missing.items() if why != NO_EXPERTS}
+    absent = {name: why for name, why in model.arch.missing.items() if why not in USUAL}
     notes = [f"no {name}: {why}" for name, why in absent.items()]
     if model.arch.causal:
         require_causal(model, seen)
@@ -131,7 +131,7 @@ def _check_padding(model: Model, allowed: float) -> str:
     ids = probe_ids(model)
     alone = _last_logits(model, ids)
     worst = 0.0
-    for left, right in ((3, 0), (0, 3)):
+    for left, right in ((3, 0), (0, 3)) if model.arch.left_padding else ((0, 3),):
         padded = torch.nn.functional.pad(ids, (left, right))
         mask = torch.zeros_like(padded, dtype=torch.bool)
         mask[:, left : left + ids.shape[1]] = True

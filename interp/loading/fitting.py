@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
-from interp.loading.fit_experts import expert_misfits
-from interp.loading.identities import N_POS, Measured, measured, tolerance, without
+from interp.loading.identities import N_POS, Measured, measured, tolerance
 from interp.loading.outline import outlined
 from interp.loading.quantised import settle
 from interp.loading.structure import guessed, tried
 from interp.model.adapters import NoAdapter, architecture_of
 from interp.model.architecture import Architecture, BlockMap
-from interp.model.expert_layout import with_experts
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 from interp.model.weights import curvature, quantised
@@ -106,12 +104,6 @@ class NotCausal(ModelError):
 def fitted(model: Model) -> Model:
     """The model with a map of only the sites that are proven, by layer; errors as `mapped`."""
     _require_stream(model)
-    blocks = zip(model.arch.layers, model.blocks, strict=True)
-    model = _with(model, [with_experts(own, block) for own, block in blocks])
-    unfit: list[dict[str, str]] = [{} for _ in model.blocks]
-    for site, layer, why in expert_misfits(model):
-        unfit[layer][site] = why
-    model = _with(model, list(map(without, model.arch.layers, unfit)))
     seen = probe(model)
     if any(_incomplete(block) for block in seen.layers):
         best = list(seen.layers)

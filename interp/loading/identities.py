@@ -24,7 +24,7 @@ from interp.brief import brief
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
 from interp.model.architecture import BlockMap, ModulePoint
 from interp.model.model import Model
-from interp.model.sites import SITES
+from interp.model.sites import EXPERT_SITES, MIXER_SITES, SITES
 from interp.model.weights import quantised
 
 N_POS = 4
@@ -196,8 +196,9 @@ class _Run:
 
 
 def _plain(block: BlockMap) -> list[tuple[str, ModulePoint]]:
-    """The sites that are a module's input or output; those inside experts are proven elsewhere."""
-    return [(name, point) for name, point in block.points.items() if point.side in ("in", "out")]
+    """The sites that are measured here; those inside experts and mixers are in `inner_sites`."""
+    inner = {*EXPERT_SITES, *MIXER_SITES}
+    return [(name, point) for name, point in block.points.items() if name not in inner]
 
 
 def without(block: BlockMap, failed: Mapping[str, str]) -> BlockMap:

@@ -16,7 +16,9 @@ from interp.loading.devices import usable
 from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
+from interp.loading.inner_sites import with_inner_sites
 from interp.loading.organisms import ORGANISMS, folder_of
+from interp.loading.padding import with_padding
 from interp.loading.placement import placed
 from interp.loading.programs import PROGRAMS
 from interp.loading.quantised import config_of
@@ -80,7 +82,7 @@ def load_model(
         hf = placed(hf, name, device, dtype and _dtype(dtype, None))
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = mapped(hf, known, name)
+    model = with_padding(with_inner_sites(mapped(hf, known, name)))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)

@@ -33,7 +33,7 @@ def placed(hf: Any, name: str, device: torch.device | None, dtype: torch.dtype |
                 "in the dtype you want, with another device_map or none."
             )
         return hf
-    if dtype not in (None, hf.dtype) and quantised(hf):
+    if dtype is not None and quantised(hf) and dtype != hf.dtype:
         raise ModelError(
             f"{name} is quantised, so it cannot be cast to {dtype}; give dtype to what quantises "
             "it (its own loader, or load_model(name, quantization=...))."

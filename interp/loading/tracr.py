@@ -28,7 +28,7 @@ from interp.errors import DataError, ModelError, did_you_mean, first_line, shown
 from interp.loading.programs import PROGRAMS, file_of
 from interp.model.architecture import NO_EXPERTS, Architecture, BlockMap, BlockParts, ModulePoint
 from interp.model.model import Model
-from interp.model.sites import EXPERT_SITES
+from interp.model.sites import EXPERT_SITES, MIXER_SITES
 
 
 class ProgramConfig(Row):
@@ -281,7 +281,7 @@ def _architecture(shape: ProgramConfig) -> Architecture:
     }
     block = BlockMap(
         points=points,
-        missing=dict.fromkeys(EXPERT_SITES, NO_EXPERTS),
+        missing=dict.fromkeys((*EXPERT_SITES, *MIXER_SITES), NO_EXPERTS),
         parts=BlockParts(mlp="mlp"),
         attention="attn",
         n_heads=shape.n_heads,

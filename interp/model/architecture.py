@@ -51,7 +51,10 @@ class BlockParts:
 
 
 NO_EXPERTS = "the block has no mixture of experts"
-"""Why most blocks lack `EXPERT_SITES`."""
+NO_LATENTS = "the block's attention has no latent that makes it"
+NO_GATE = "the block has no linear map that gives a gate on its mixer's output, and nothing else"
+USUAL = (NO_EXPERTS, NO_LATENTS, NO_GATE)
+"""Why most blocks lack `EXPERT_SITES` and `MIXER_SITES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ class Architecture:
 
     `adapter` is the TransformerLens adapter that guessed it (empty: none did), `blocks` the path of
     the list of blocks, `ln_final` that of the norm before the unembedding, where there is one.
-    `missing` holds the sites that no block has, with the reason.
+    `missing` holds the sites that no block has, with the reason. Without `left_padding`
+    tokens in front of a prompt are read although the attention mask leaves them out; without
+    `given_positions` the model counts positions itself, and not from 0.
     """
 
     adapter: str
@@ -131,6 +136,8 @@ class Architecture:
     logits_transform: Callable[[Tensor], Tensor]
     causal: bool = True
     bridge_reads_scores: bool = True
+    left_padding: bool = True
+    given_positions: bool = True
 
     @property
     def n_layers(self) -> int:

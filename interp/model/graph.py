@@ -43,6 +43,13 @@ class Graph:
                 raise PlanError(
                     f"this model cannot be taken apart into edges: in layer {layer}, {block.whole}."
                 )
+            needed = ("resid_mid",) * (not block.parts.parallel) + ("q", "k", "v", "z", "mlp_out")
+            absent = next((site for site in needed if site not in block.points), None)
+            if absent is not None:
+                raise PlanError(
+                    f"this model cannot be taken apart into edges: layer {layer} has no site "
+                    f"{absent!r} ({block.missing[absent]})."
+                )
         parallel = {block.parts.parallel for block in arch.layers}
         if len(parallel) > 1:
             raise PlanError(

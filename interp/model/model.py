@@ -73,7 +73,10 @@ class Model:
 
     @property
     def body(self) -> nn.Module:
-        """The module that holds the blocks: every forward pass enters here, with its arguments."""
+        """The model without its head: every forward pass enters here, with its arguments."""
+        base: nn.Module = self.hf.base_model
+        if base is not self.hf:
+            return base
         return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
 
     @property
@@ -217,6 +220,9 @@ class Model:
             if site.name in EXPERT_SITES and site.units != "d_model":
                 mixture = a.experts
                 return mixture.sizes(site.name) if isinstance(mixture, ExpertLayout) else (0, 0)
+            if site.units == "vector":
+                module, point = self.point(site, layers)
+                return 1, shape_of(module)[point.side == "in"]
             return {
                 "head": (a.n_heads, a.d_head),
                 "kv_head": (a.n_kv_heads, a.d_head),

@@ -50,6 +50,9 @@ SITES: dict[str, Site] = {
         Site("expert_out", "mlp.hook_expert_out", "expert_vector"),
         Site("shared_post", "mlp.hook_shared_post", "neuron"),
         Site("shared_out", "mlp.hook_shared_out", "d_model"),
+        Site("q_latent", "attn.hook_q_latent", "vector"),
+        Site("kv_latent", "attn.hook_kv_latent", "vector"),
+        Site("mixer_gate", "attn.hook_gate", "vector"),
     )
 }
 
@@ -62,8 +65,12 @@ UNITS = ("head", "neuron", "expert")
 AXES = ("layer", "pos", "span", *UNITS)
 """What a sweep or an attribution can tell apart."""
 
+MIXER_SITES = ("q_latent", "kv_latent", "mixer_gate")
+"""Sites inside what mixes tokens: latents of latent attention, and a gate on the output."""
+
 AXES_OF: dict[str, tuple[str, ...]] = {
     "d_model": (),
+    "vector": (),
     "head": ("head",),
     "kv_head": ("head",),
     "neuron": ("neuron",),

@@ -102,7 +102,10 @@ def _applies(module: nn.Module, matrix: Float[Tensor, "out in"], tolerance: floa
         if matrix.device.type == "meta":
             matrix = module.weight  # pyright: ignore[reportAssignmentType]
         noise = torch.randn(2, matrix.shape[1], generator=torch.Generator().manual_seed(0))
-        got, none = (module.forward(x.to(matrix)).float() for x in (noise, noise * 0))
+        given = [module.forward(x.to(matrix)) for x in (noise, noise * 0)]
+        if not all(isinstance(x, Tensor) for x in given):
+            return True  # a router: a linear map, and what it chooses by it
+        got, none = (x.float() for x in given)
         want = noise.to(matrix).float() @ matrix.float().T
         rounding = 2 * torch.finfo(matrix.dtype).eps * got.norm()  # of a large bias
         return bool((got - none - want).norm() <= tolerance * want.norm() + rounding)

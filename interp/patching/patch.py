@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp.data.answers import described
 from interp.data.pairs import (
     AnswerMode,
     Excluded,
@@ -152,7 +153,8 @@ def _measured(
     joined = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
     seconds = float(joined.pop("seconds").sum())
     arrays = SweepArrays(**joined)
-    return _labelled(model, sweep, pairs.source, usable, excluded, arrays, seconds)
+    read = described((pair.answers for pair in usable), answers)
+    return _labelled(model, sweep, pairs.source, usable, excluded, arrays, seconds, read)
 
 
 def _labelled(
@@ -163,6 +165,7 @@ def _labelled(
     excluded: Sequence[Excluded],
     arrays: SweepArrays,
     seconds: float,
+    read: str,
 ) -> PatchResult:
     """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised."""
     clean, corrupt = float(arrays.clean.mean()), float(arrays.corrupt.mean())
@@ -199,4 +202,5 @@ def _labelled(
         roles=tuple(pair.roles for pair in pairs),
         unpaired=unpaired(pairs),
         seconds=seconds,
+        answers=read,
     )

@@ -32,6 +32,7 @@ class PatchResult(Result):
         clean, corrupt: the metric of each prompt of a pair, unpatched.
         tokens: each pair's clean tokens.
         roles: for each of these tokens the span it belongs to, or ``""``.
+        answers: how much of the answers was read.
         unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
             other: nothing is patched there. Empty where all have.
     """
@@ -53,6 +54,7 @@ class PatchResult(Result):
     seconds: float
     roles: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     unpaired: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    answers: str = "whole (1 token)"
 
     @property
     def over(self) -> tuple[str, ...]:
@@ -298,7 +300,7 @@ class PatchResult(Result):
             sections=sections,
             method=(
                 f"Direction: {self.direction} ({VERBS[self.direction]}); positions: {self.at}; "
-                f"the sweep took {self.seconds:.2f} s.",
+                f"answers: {self.answers}; the sweep took {self.seconds:.2f} s.",
                 "Effect: change of the metric against the unpatched run, with its 95 % bootstrap "
                 "interval over pairs. Normalised effect: (patched - corrupt) / (clean - corrupt), "
                 "each averaged over pairs.",
@@ -315,6 +317,7 @@ class PatchResult(Result):
             "site": self.site,
             "metric": self.metric,
             "direction": self.direction,
+            "answers": self.answers,
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
             "n_pairs": self.n_pairs,

@@ -131,7 +131,7 @@ def likelihoods(
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
         owner = torch.tensor([edit for edit, _, _ in some])
         with under(model, edits, owner):  # causal: what is padded on the right changes nothing
-            normed = model.hf.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            normed = model.body(input_ids=ids, use_cache=False).last_hidden_state
         for i, row in enumerate(rows):
             prompt = model.encode(some[i][1])
             same = (a == b for a, b in zip(prompt, row[:-1], strict=False))
@@ -190,7 +190,7 @@ def _log_p(
     """Log-probabilities of each next token, one row per edit."""
     rows = ids.to(model.device).expand(len(owner), -1)
     with under(model, edits, owner):
-        normed = model.hf.base_model(input_ids=rows, use_cache=False).last_hidden_state
+        normed = model.body(input_ids=rows, use_cache=False).last_hidden_state
     logits = model.arch.logits_transform(model.unembed(normed[:, :-1]).float())
     return logits.log_softmax(-1)
 

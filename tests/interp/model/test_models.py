@@ -11,7 +11,7 @@ from interp.bench.baselines import activation
 from interp.errors import ModelError, PlanError
 from interp.model.adapters import bridge
 from interp.model.model import Model
-from interp.model.sites import EXPERT_SITES, SITES, parse_site
+from interp.model.sites import EXPERT_SITES, MIXER_SITES, SITES, parse_site
 
 IDS = torch.tensor([[1, 7, 20, 33, 8, 60]])
 
@@ -75,7 +75,7 @@ def test_parallel_blocks_have_no_resid_mid():
         with pytest.raises(PlanError, match="parallel"):
             tiny(family).site("resid_mid")
     for family in set(FAMILIES) - {"gptj", "gpt_neox"}:
-        assert set(tiny(family).arch.sites) == set(SITES) - set(EXPERT_SITES)
+        assert set(tiny(family).arch.sites) == set(SITES) - {*EXPERT_SITES, *MIXER_SITES}
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

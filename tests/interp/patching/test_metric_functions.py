@@ -1,16 +1,21 @@
 """A function of the logits as the metric, wherever a metric is named."""
 
 import functools
+import importlib
+import importlib.metadata
+import linecache
+import sys
 
 import numpy as np
 import pytest
 import torch
+from answer_examples import long_pairs
 from conftest import tiny, word_pairs
 from torch import Tensor
 
 import interp
 from interp.data.pairs import tokenise
-from interp.errors import PlanError
+from interp.errors import PlanError, RunFolderError
 from interp.patching.result import PatchResult
 
 
@@ -142,3 +147,87 @@ def test_the_function_sees_only_fp32_logits_and_the_pairs_answers():
     assert {dtype for dtype, _ in seen} == {torch.float32}
     rows = torch.cat([answers for _, answers in seen])
     assert rows.unique(dim=0).tolist() == [[pair.answer, pair.wrong_answer]]
+
+
+# --- registered --------------------------------------------------------------------------------
+
+
+@interp.metric(name="test odds", unit="nats", reads="answers")
+def odds(log_p: Tensor) -> Tensor:
+    return log_p[:, 0] - log_p[:, 1]
+
+
+@interp.metric()
+def top_logit(logits: Tensor) -> Tensor:
+    return logits.amax(-1)
+
+
+def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
+    model = tiny("gpt_neox")
+    for pairs in (word_pairs(), long_pairs()):
+        wanted = interp.patch(model, pairs, "z", "layer,head")
+        for given in (odds, "test odds", "test_metric_functions:odds"):
+            found = interp.patch(model, pairs, "z", "layer,head", metric=given)
+            np.testing.assert_allclose(found.values, wanted.values, atol=1e-4)
+            assert (found.metric, found.unit) == ("test odds", "nats")
+    found = interp.patch(model, word_pairs(), "z", "layer", metric="top_logit")
+    assert found.unit == "top_logit units"
+    result = interp.ablate(model, long_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
+    for variable in ("baseline", "ablated"):
+        both = (result.reading(name)[variable] for name in ("logit_diff", "test odds"))
+        np.testing.assert_allclose(*both, atol=1e-4)
+    assert result.reading("test odds").attrs["unit"] == "nats"
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
+def test_attribution_differentiates_a_metric_of_answers(method: str):
+    model, pairs = tiny("gpt2"), word_pairs()
+    given = interp.attribute_nodes(model, pairs, method, metric=odds)
+    named = interp.attribute_nodes(model, pairs, method)
+    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
+    assert (given.metric, given.unit) == ("test odds", "nats")
+
+
+def test_what_is_no_metric_is_refused():
+    with pytest.raises(PlanError, match="there is a metric 'test odds' already, of test_metric"):
+        interp.metric(name="test odds")(entropy)
+    with pytest.raises(PlanError, match="named 'prob', as a metric of the toolkit"):
+        interp.metric(name="prob")(entropy)
+    with pytest.raises(PlanError, match="takes 2 arguments; it must take the log-prob"):
+        interp.metric(reads="answers")(answer_gap)
+    with pytest.raises(PlanError, match="cannot read 'tokens'; it reads 'logits' or 'answers'"):
+        interp.metric(reads="tokens")(entropy)
+    for name, why in (
+        ("no_such_module:f", "cannot load the metric 'no_such_module:f'"),
+        ("test_metric_functions:nothing", "cannot load the metric"),
+        ("test_metric_functions:__doc__", "cannot load the metric"),
+        ("entropi", "unknown metric 'entropi'. "),
+    ):
+        with pytest.raises(PlanError, match=why):
+            interp.patch(tiny("gpt2"), word_pairs(), metric=name)
+
+
+def test_a_package_offers_metrics_by_an_entry_point(monkeypatch: pytest.MonkeyPatch):
+    offered = importlib.metadata.EntryPoint(
+        "surprise", "test_metric_functions:entropy", "interp.metrics"
+    )
+    monkeypatch.setattr("interp.metrics.entry_points", lambda: {"surprise": offered})
+    model = tiny("gpt2")
+    found = interp.patch(model, word_pairs(), "z", "layer", metric="surprise")
+    wanted = interp.patch(model, word_pairs(), "z", "layer", metric=entropy)
+    np.testing.assert_array_equal(found.values, wanted.values)
+
+
+def test_a_run_folder_knows_a_function_by_its_source(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_metric.py").write_text("def first(logits):\n    return logits[:, 5]\n")
+    options = {"site": "z", "over": "layer", "metric": "my_metric:first", "out": tmp_path / "run"}
+    once = interp.patch(tiny("gpt2"), word_pairs(), **options)
+    again = interp.patch(tiny("gpt2"), word_pairs(), **options)
+    np.testing.assert_array_equal(once.values, again.values)
+    (tmp_path / "my_metric.py").write_text("def first(logits):\n    return logits[:, 50]\n")
+    linecache.checkcache()
+    sys.modules.pop("my_metric")
+    importlib.invalidate_caches()
+    with pytest.raises(RunFolderError, match="metric"):
+        interp.patch(tiny("gpt2"), word_pairs(), **options)

@@ -1,6 +1,11 @@
-"""Do a model's mixtures of experts compute what interp takes them to? Measured on a short run."""
+"""Sites inside a mixture of experts or an attention mixer, and whether they hold what they should.
+
+They are looked for by the block's structure, once the rest of its map is proven, and measured on a
+few tokens: what does not hold is missing, with the reason.
+"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,15 +13,65 @@ from torch import Tensor, nn
 
 from interp.errors import first_line
 from interp.forward.experts import edit_experts
-from interp.model.architecture import ExpertLayout
+from interp.forward.hooks import hooked
+from interp.model.architecture import BlockMap, ExpertLayout
+from interp.model.expert_layout import with_experts
+from interp.model.mixer_layout import with_mixer
 from interp.model.model import Model
-from interp.model.sites import EXPERT_SITES
+from interp.model.sites import EXPERT_SITES, MIXER_SITES, SITES
 
 Misfit = tuple[str, int, str]
 """(site, layer, why)."""
 
 
-def expert_misfits(model: Model) -> Iterator[Misfit]:
+def with_inner_sites(model: Model) -> Model:
+    """The model with those sites of its mixtures and mixers that hold what they should."""
+    blocks = zip(model.arch.layers, model.blocks, strict=True)
+    layers = [with_mixer(with_experts(own, block), block) for own, block in blocks]
+    model = replace(model, arch=replace(model.arch, layers=tuple(layers)))
+    for find in (_expert_misfits, _shape_misfits):
+        for site, layer, why in list(find(model)):
+            layers[layer] = _without(layers[layer], site, why)
+        model = replace(model, arch=replace(model.arch, layers=tuple(layers)))
+    return model
+
+
+def _without(block: BlockMap, site: str, why: str) -> BlockMap:
+    points = {name: point for name, point in block.points.items() if name != site}
+    return replace(block, points=points, missing={**block.missing, site: why})
+
+
+def _rows(model: Model) -> Tensor:
+    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    return (torch.arange(1, 13, device=model.device) * 7919 % vocab).view(2, 6)
+
+
+def _shape_misfits(model: Model) -> Iterator[Misfit]:
+    """Every inner site that is not computed, or has another shape."""
+    seen: dict[tuple[str, int], tuple[int, ...]] = {}
+    places = [
+        (SITES[name], layer)
+        for layer, block in enumerate(model.arch.layers)
+        for name in (*EXPERT_SITES, *MIXER_SITES)
+        if name in block.points
+    ]
+    if not places:
+        return
+    edits = [
+        (*at, lambda x, at=at: seen.__setitem__((at[0].name, at[1]), tuple(x.shape)))
+        for at in places
+    ]
+    with torch.no_grad(), hooked(model, edits):
+        model.hf(input_ids=_rows(model), use_cache=False)
+    for site, layer in places:
+        want, got = (2, 6, model.width(site, layer)), seen.get((site.name, layer))
+        if got is None:
+            yield site.name, layer, "its module is never called"
+        elif got != want:
+            yield site.name, layer, f"it would have shape {want}, but has {got}"
+
+
+def _expert_misfits(model: Model) -> Iterator[Misfit]:
     """Every site of a mixture that does not hold what it should.
 
     What the experts give must be the sum of ``expert_out``, computed from ``router_weights`` and
@@ -29,17 +84,13 @@ def expert_misfits(model: Model) -> Iterator[Misfit]:
     for layer, layout in model.mixtures.items():
         try:
             off = calls.difference(layer, layout)
-            why = (
-                f"it gives what differs by {off:.0%} from its module" if off > calls.allowed else ""
-            )
-        except (
-            Exception
-        ) as error:  # what is not a mixture of this form fails in any of torch's ways
+            why = f"taken apart, its experts give what differs by {off:.0%} from their module"
+            why = why if off > calls.allowed else ""
+        except Exception as error:  # a mixture of another form fails in any of torch's ways
             why = f"its mixture of experts is of another form ({first_line(error)})"
         if why:
             yield from ((site, layer, why) for site in EXPERT_SITES[:4])
-        off = calls.shared_difference(layer, layout)
-        if layout.shared is not None and off > calls.allowed:
+        if layout.shared is not None and calls.shared_difference(layer, layout) > calls.allowed:
             yield (
                 "shared_out",
                 layer,
@@ -63,11 +114,9 @@ class _Calls:
             for path in (layout.experts, layout.router, _parent(layout), layout.shared)
             if path is not None
         ]
-        vocab = model.hf.get_input_embeddings().weight.shape[0]
-        ids = (torch.arange(1, 13, device=model.device) * 7919 % vocab).view(2, 6)
         try:
             with torch.no_grad():
-                model.hf(input_ids=ids, use_cache=False)
+                model.hf(input_ids=_rows(model), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

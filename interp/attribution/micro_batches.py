@@ -1,0 +1,97 @@
+"""Run micro-batches of pairs through an attribution method, and label what it gives."""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.scores import Scores
+from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
+from interp.errors import DegenerateGap, InterpWarning, PlanError
+from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
+from interp.model.graph import Graph
+from interp.model.model import Model
+from interp.progress import Progress, reported
+
+AnyPairs = PromptPairs | Sequence[Any] | str
+Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
+"""The metric of the clean and of the corrupt prompts."""
+Rows = tuple[xr.DataArray, Baseline]
+S = TypeVar("S", bound=Scores)
+
+
+@dataclass(frozen=True)
+class AttributionRun:
+    """Pairs, and what is measured on them."""
+
+    model: Model
+    pairs: AnyPairs
+    method: str
+    metric: AnyMetric
+    answers: AnswerMode
+    at_once: int | None
+    progress: Progress | bool
+
+    def measured(
+        self, kind: type[S], rows: Callable[[Contrast], Rows], labels: Mapping[str, Sequence[Any]]
+    ) -> S:
+        """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
+        started = time.perf_counter()
+        loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
+        usable, excluded = tokenise(self.model, loaded, self.answers)
+        parts, baselines, done = [], [], 0
+        with reported(self.progress, "attribution", len(usable)) as report:
+            for contrast in contrasts(self.model, usable, chosen, self.at_once):
+                values, read = rows(contrast)
+                parts.append(values)
+                baselines.append([x.detach().double().cpu().numpy() for x in read])
+                done += len(contrast)
+                report(done, len(usable))
+        clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
+        _refuse_no_gap(chosen, clean, corrupt, usable)
+        ids = {"pair": [pair.pair.id for pair in usable]}
+        values = xr.concat(parts, "pair", join="outer").astype(np.float32)
+        axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
+        axes |= {axis: list(names) for axis, names in labels.items()} | ids
+        graph: Graph | None = None
+        with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
+            graph = Graph.of(self.model.arch)
+        texts = [text for p in usable for text in (p.pair.clean, p.pair.corrupt)]
+        found = kind(
+            values=values.assign_coords(axes),
+            clean=xr.DataArray(clean, dims="pair", coords=ids),
+            corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
+            graph_or_none=graph,
+            method=self.method,
+            metric=chosen.name,
+            unit=chosen.unit,
+            model=self.model.name,
+            weights_hash=self.model.weights_hash,
+            source=loaded.source,
+            excluded=tuple(excluded),
+            prompts=tuple(dict.fromkeys(texts)),
+            seconds=time.perf_counter() - started,
+            unpaired=unpaired(usable),
+        )
+        for text in found.warnings:
+            warnings.warn(text, InterpWarning, stacklevel=3)
+        return found
+
+
+def _refuse_no_gap(
+    metric: Metric, clean: np.ndarray, corrupt: np.ndarray, usable: Sequence[TokenPair]
+) -> None:
+    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
+        raise DegenerateGap(
+            f"degenerate clean/corrupt gap: mean {metric.name} is {clean.mean():.6g} on clean and "
+            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
+            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
+        )
