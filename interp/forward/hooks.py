@@ -50,6 +50,11 @@ def hook_site(model: Model, site: Site, layer: int, edit: Edit) -> Callable[[], 
         if not tokens or shape[:-1] == tokens[0] or shape[:-1].numel() != math.prod(tokens[0]):
             edit_features(activation, point, edit)
             return activation
+        if site.name == "resid_mid" and activation.requires_grad:
+            raise PlanError(
+                f"gradients at 'resid_mid' of {model.name} cannot be taken: its blocks lay all "
+                "rows' tokens out in one axis there; take them at resid_pre, attn_out or mlp_out."
+            )
         # it came with all rows' tokens in one axis, or with an axis of one head
         by_row = activation.reshape(*tokens[0], -1)
         edit_features(by_row, point, edit)

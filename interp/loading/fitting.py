@@ -112,8 +112,11 @@ def fitted(model: Model) -> Model:
             again = map(_whole_heads, seen.layers, probe(_with(model, layers)).layers)
             both = zip(best, again, strict=True)
             best = [max(pair, key=lambda block: len(block.points)) for pair in both]
-        model = _with(model, best)
-        seen = probe(model)
+        found = probe(_with(model, best))
+        # what no guess made better stays as it was first measured, beside the sites that failed
+        both = zip(seen.layers, best, found.layers, strict=True)
+        found.layers[:] = [new if guess is not old else old for old, guess, new in both]
+        seen = found
     model = _with(model, seen.layers)
     require_causal(model, seen)
     require_stream(model, seen)
@@ -191,6 +194,11 @@ def _moved_by_other_rows(model: Model) -> Float[Tensor, " pos"]:
 
 def require_stream(model: Model, seen: Measured) -> None:
     """Refuse a model (`ModelError`) whose blocks do not add to one residual stream."""
+    for layer, block in enumerate(seen.layers):
+        for name in set(STREAM) - set(block.points):
+            raise ModelError(
+                f"{model.name} has no {name!r} in layer {layer}: {block.missing[name]}."
+            )
     layer, gap = seen.gap
     if gap > tolerance(model):
         raise ModelError(

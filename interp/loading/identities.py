@@ -160,6 +160,9 @@ class _Run:
             self.out.gap = max(self.out.gap, (layer, gap), key=lambda found: found[1])
         self.out.final, self.out.n_blocks = whole.left, self.out.n_blocks + 1
         failed = self._misfits(layer, records)
+        for site, of in (("resid_pre", whole.read), ("resid_post", whole.left)):
+            if site not in failed and not same(_after(block, records, site), of, self.allowed):
+                failed[site] = "it is not what enters or leaves the block"
         block = without(block, failed)
         checks = (_stream_fails, _z_fails, _neurons_fail)
         for check in checks:

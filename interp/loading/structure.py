@@ -56,10 +56,12 @@ class _Split:
 def guessed(model: Model, ids: Tensor) -> list[list[BlockMap]]:
     """Maps to try for each block, from one plain pass; sites that it has are left as they are."""
     found: list[list[BlockMap]] = [[] for _ in model.arch.layers]
+    allowed = tolerance(model)
 
     def done(layer: int, records: Records) -> None:
         known, block = model.arch.layers[layer], model.blocks[layer]
-        found[layer] = list(_Block(block, known, records, _n_heads(model, layer), model).maps())
+        guess = _Block(block, known, records, _n_heads(model, layer), allowed)
+        found[layer] = list(guess.maps())
 
     with torch.no_grad(), recorded_blocks(model, done, {}):
         model.hf(input_ids=ids, use_cache=False)
@@ -84,14 +86,13 @@ class _Block:
         known: BlockMap,
         records: Records,
         n_heads: int,
-        model: Model,
+        allowed: float,
     ):
         self.block, self.known, self.records = block, known, records
         self.n_heads = n_heads
-        self.d_model, self.allowed = model.arch.d_model, tolerance(model)
         start, end = records[""].read, records[""].gave
         assert start is not None and end is not None
-        self.start, self.end, self.dtype = start, end, model.dtype
+        self.start, self.end, self.allowed = start, end, allowed
 
     def maps(self) -> Iterator[BlockMap]:
         """The maps to try; none where nothing adds up."""
@@ -116,6 +117,7 @@ class _Block:
         if split.middle is None:
             missing["resid_mid"] = PARALLEL if parallel else ALONE
         parts = BlockParts(
+            ln1=self.known.parts.ln1,
             parallel=parallel and split.middle is None,
             beside=split.mixers[1:],
             beside_mlp=() if split.mlp else split.mlps,
@@ -169,7 +171,7 @@ class _Block:
         self, writers: dict[str, Batch], start: Batch, end: Batch, n: int
     ) -> tuple[str, ...] | None:
         """Which n outputs, each times a factor, lead from one tensor to another."""
-        least = 4 * torch.finfo(self.dtype).eps * float(end.double().norm())
+        least = 4 * torch.finfo(self.start.dtype).eps * float(end.double().norm())
         most = self.allowed * float((end.double() - start.double()).norm()) + least
         for paths in combinations(writers, n):
             times, left = solved(start, end, [writers[path] for path in paths])
@@ -196,7 +198,7 @@ class _Block:
     def _projection(self, out: str) -> tuple[str, int, str | None] | None:
         """The linear module that gives a sublayer's output, its inputs, and a norm in between."""
         whole = self.records[out]
-        for path, _, n_in in reversed(list(self._linear(self.d_model))):
+        for path, _, n_in in reversed(list(self._linear(self.start.shape[-1]))):
             given = self.records[path].gave
             if same(given, whole.gave, self.allowed):
                 return path, n_in, None
@@ -285,7 +287,7 @@ class _Block:
             missing = dict.fromkeys(("z", "q", "k", "v"), why)
             if self.known.attention is None:
                 base = replace(base, missing={**base.missing, **missing})
-            yield base
+            yield replace(base, parts=replace(base.parts, ln1_post=post))
             return
         attention = self.known.attention or (split.mixers[0] if post is None else scope)
         for i in range(max(map(len, projected.values()))):
@@ -314,7 +316,8 @@ class _Block:
         """Which of q, k and v a projection computes, and the ways in which its outputs split."""
         n_q = self.n_heads * d
         n_kv, rest = divmod((n_out - n_q) // 2, d)
-        if JOINT.search(name) and n_kv > 0 and not rest and not self.n_heads % n_kv:
+        joint = JOINT.search(name) or (n_out == 3 * n_q and not PARTS.search(name))
+        if joint and n_kv > 0 and not rest and not self.n_heads % n_kv:
             every, group = torch.arange(n_out), self.n_heads // n_kv
             by_group = every.view(n_kv, group + 2, d)
             return {
