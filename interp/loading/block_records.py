@@ -122,7 +122,7 @@ class _Listener:
     def _after(self, path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         record = self.records.pop(path)
         self.records[path] = record  # in the order in which they return
-        tensor = output[0] if isinstance(output, tuple) and output else output
+        tensor: Any = output[0] if isinstance(output, tuple) and output else output
         if record.calls == 1 and self._fits(tensor):
             record.flat = tensor.ndim == 2
             record.gave, record.left = self._edited(path, "out", tensor)

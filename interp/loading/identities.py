@@ -13,7 +13,7 @@ tokens read later ones. In the others the queries, keys or values of some heads 
 `z` these rows are set back, so that every layer sees equal rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,6 +21,15 @@ import torch
 from torch import Tensor
 
 from interp.brief import brief
+from interp.loading.block_checks import (
+    after,
+    error,
+    neurons_fail,
+    not_whole,
+    same,
+    stream_fails,
+    z_fails,
+)
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
 from interp.model.architecture import BlockMap, ModulePoint
 from interp.model.model import Model
@@ -90,8 +99,8 @@ class _Run:
         parts = block.parts
         named = {point.path for _, point in _plain(block)}
         named |= {parts.mlp, *parts.beside, *parts.beside_mlp}
-        named |= {parts.ln1, parts.ln1_post, parts.ln2, parts.ln2_post} - {None}  # pyright: ignore
-        return named
+        norms = (parts.ln1, parts.ln1_post, parts.ln2, parts.ln2_post)
+        return named | {path for path in norms if path is not None}
 
     # --- edits ------------------------------------------------------------------------------------
 
@@ -156,15 +165,15 @@ class _Run:
         block, whole = self.model.arch.layers[layer], records[""]
         assert whole.came is not None and whole.gave is not None and whole.left is not None
         if layer:
-            gap = _error(whole.came, self.out.final, whole.came)
+            gap = error(whole.came, self.out.final, whole.came)
             self.out.gap = max(self.out.gap, (layer, gap), key=lambda found: found[1])
         self.out.final, self.out.n_blocks = whole.left, self.out.n_blocks + 1
         failed = self._misfits(layer, records)
         for site, of in (("resid_pre", whole.read), ("resid_post", whole.left)):
-            if site not in failed and not same(_after(block, records, site), of, self.allowed):
+            if site not in failed and not same(after(block, records, site), of, self.allowed):
                 failed[site] = "it is not what enters or leaves the block"
         block = without(block, failed)
-        checks = (_stream_fails, _z_fails, _neurons_fail)
+        checks = (stream_fails, z_fails, neurons_fail)
         for check in checks:
             block, more = check(block, records, self.allowed)
             failed |= more
@@ -176,7 +185,7 @@ class _Run:
         block = without(block, more)
         failed |= more
         self.out.failed |= {(layer, site): why for site, why in failed.items()}
-        self.out.layers[layer] = replace(block, whole=_not_whole(block, records, self.allowed))
+        self.out.layers[layer] = replace(block, whole=not_whole(block, records, self.allowed))
 
     def _misfits(self, layer: int, records: Records) -> dict[str, str]:
         """The sites of a block that were not computed, or not with their shape, and why."""
@@ -215,13 +224,6 @@ def _coded(n: int, bit: int) -> Tensor:
     return (torch.arange(n) % 3 + 1).bitwise_and(1 << bit) > 0
 
 
-def _error(a: Tensor, b: Tensor, size: Tensor) -> float:
-    """How far two tensors are apart, relative to the size of a third; infinite between shapes."""
-    if a.shape != b.shape:
-        return float("inf")
-    return float((a.float() - b.float()).norm() / size.float().norm().clamp(min=1e-30))
-
-
 # --- single identities ---------------------------------------------------------------------------
 
 
@@ -258,145 +260,3 @@ def _moved_heads(z: Tensor, site: str, block: BlockMap, allowed: float, causal: 
         )
     unused = not causal  # as some heads of compiled programs are
     return None if most > least or unused else f"altering the {name} of a head does not move its z"
-
-
-def _after(block: BlockMap, records: Records, site: str) -> Batch | None:
-    """What a site of a block holds after its edit; ``None`` where the block has none."""
-    point = block.points.get(site)
-    if point is None:
-        return None
-    record = records[point.path]
-    return record.read if point.side == "in" else record.left
-
-
-def _before(block: BlockMap, records: Records, site: str) -> Batch | None:
-    """As `_after`, before its edit."""
-    point = block.points.get(site)
-    if point is None:
-        return None
-    record = records[point.path]
-    return record.came if point.side == "in" else record.gave
-
-
-def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[float], float]:
-    """How often each write goes from `start` to `end`, and the norm of what is left over."""
-    moved = (end.double() - start.double()).flatten()
-    if not writes:
-        return [], float(moved.norm())
-    rows = torch.stack([write.double().flatten() for write in writes])
-    times = torch.linalg.pinv(rows @ rows.T, hermitian=True) @ (rows @ moved)
-    times = torch.where((times - 1).abs() < 1e-4, 1.0, times)
-    return times.tolist(), float((moved - times @ rows).norm())
-
-
-def stream_size(start: Batch, end: Batch) -> float:
-    """What errors of a sum are relative to: where a write is huge, rounding takes the rest."""
-    return float(start.double().norm() + 0.1 * end.double().norm())
-
-
-def _stream_fails(
-    block: BlockMap, records: Records, allowed: float
-) -> tuple[BlockMap, dict[str, str]]:
-    """What of attn_out, resid_mid and mlp_out does not add up to the stream; scales are solved."""
-    whole, parts, failed = records[""], block.parts, dict[str, str]()
-    middle = _before(block, records, "resid_mid"), _after(block, records, "resid_mid")
-    ends = ("resid_pre", whole.read), ("resid_post", whole.gave)
-    if middle[0] is None:
-        both = (*parts.beside, *parts.beside_mlp)
-        halves = [(*ends, ("attn_out", "mlp_out"), both)]
-    else:
-        first = (ends[0], ("resid_mid", middle[0]), ("attn_out",), parts.beside)
-        halves = [first, (("resid_mid", middle[1]), ends[1], ("mlp_out",), parts.beside_mlp)]
-    for (start, x), (end, y), names, beside in halves:
-        own = {site: write for site in names if (write := _after(block, records, site)) is not None}
-        if not own and start == "resid_pre":
-            continue
-        assert x is not None and y is not None
-        more = [write for path in beside if (write := records[path].left) is not None]
-        times, left = solved(x, y, [*own.values(), *more])
-        error = left / stream_size(x, y)
-        if not error <= allowed:
-            total = " + ".join([start, *own, *beside])
-            involved = {*own, "resid_mid"} if start == "resid_mid" else set(own)
-            why = f"{total} differs from {end} by {error:.2%}"
-            failed |= dict.fromkeys(involved, why)
-            continue
-        scales = {"attn_out": "attn_scale", "mlp_out": "mlp_scale"}
-        parts = replace(parts, **{scales[site]: n for site, n in zip(own, times, strict=False)})
-    return replace(block, parts=parts), failed
-
-
-def _z_fails(block: BlockMap, records: Records, allowed: float) -> tuple[BlockMap, dict[str, str]]:
-    """Whether what reads `z` gives `attn_out`, through a norm on it or not."""
-    post, failed = _projected(block, records, "z", "attn_out", block.parts.ln1_post, allowed)
-    return replace(block, parts=replace(block.parts, ln1_post=post)), failed
-
-
-def _neurons_fail(
-    block: BlockMap, records: Records, allowed: float
-) -> tuple[BlockMap, dict[str, str]]:
-    """Whether what reads `mlp_post` gives `mlp_out`, through a norm on it or not."""
-    post, failed = _projected(block, records, "mlp_post", "mlp_out", block.parts.ln2_post, allowed)
-    return replace(block, parts=replace(block.parts, ln2_post=post)), failed
-
-
-def _projected(
-    block: BlockMap, records: Records, site: str, out: str, post: str | None, allowed: float
-) -> tuple[str | None, dict[str, str]]:
-    """The norm between a site's projection and the sublayer's output, and what fails, and why."""
-    if site not in block.points:
-        return post, {}
-    whole, path = _before(block, records, out), block.points[site].path
-    if whole is None:
-        return post, {site: f"without {out!r} nothing shows what it writes ({block.missing[out]})"}
-    given = records[path].gave
-    if same(given, whole, allowed):
-        return None, {}
-    if post is not None:
-        normed = records[post]
-        if same(given, normed.came, allowed) and same(normed.gave, whole, allowed):
-            return post, {}
-    return post, {site: f"what {path!r} makes of it is not {out}"}
-
-
-def same(a: Tensor | None, b: Tensor | None, allowed: float) -> bool:
-    """Whether two tensors are there and equal, rounding aside."""
-    return a is not None and b is not None and _error(a, b, b) <= allowed
-
-
-def _not_whole(block: BlockMap, records: Records, allowed: float) -> str | None:
-    """Why a block cannot be taken apart into edges; ``None`` where it can."""
-    parts, stream = block.parts, records[""].read
-    needed = ["q", "k", "v", "z", "attn_out", "mlp_out"]
-    for site in needed if parts.parallel else [*needed, "resid_mid"]:
-        if site not in block.points:
-            return f"{site!r} is missing ({block.missing[site]})"
-    if parts.beside:
-        return f"{parts.beside[0]!r} adds to the stream beside attention"
-    for site in "qkv":
-        path = block.points[site].path
-        if not _reads(records, path, parts.ln1, stream, allowed):
-            return f"{path!r} reads something else than resid_pre through one norm"
-    middle = stream if parts.parallel else _after(block, records, "resid_mid")
-    if not parts.mlp:
-        return "the MLP is not a module of its own"
-    if records[parts.mlp].flat or not _reads(records, parts.mlp, parts.ln2, middle, allowed):
-        return f"{parts.mlp!r} reads something else than the stream through one norm"
-    given, out = records[parts.mlp].gave, _before(block, records, "mlp_out")
-    if parts.ln2_post is None and not same(given, out, allowed):
-        return f"mlp_out is not what {parts.mlp!r} gives"
-    if parts.ln2_post is not None:
-        normed = records[parts.ln2_post]
-        if not (same(given, normed.came, allowed) and same(normed.gave, out, allowed)):
-            return f"mlp_out is not what {parts.mlp!r} gives, normed by {parts.ln2_post!r}"
-    return None
-
-
-def _reads(
-    records: Records, path: str, norm: str | None, stream: Tensor | None, allowed: float
-) -> bool:
-    """Whether a module reads the stream through a norm, or where there is none as it is."""
-    if norm is None:
-        return same(records[path].read, stream, allowed)
-    normed = records[norm]
-    return same(normed.read, stream, allowed) and same(records[path].read, normed.left, allowed)

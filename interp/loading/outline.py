@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import first_input
-from interp.loading.identities import same
+from interp.loading.block_checks import same
 from interp.model.architecture import Architecture, BlockMap, BlockParts, ModulePoint
 from interp.model.sites import SITES
 

@@ -17,8 +17,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from interp.loading.block_checks import same, solved
 from interp.loading.block_records import Batch, Passed, Records, recorded_blocks
-from interp.loading.identities import same, solved, tolerance
+from interp.loading.identities import tolerance
 from interp.model.architecture import BlockMap, BlockParts, ModulePoint
 from interp.model.model import Model
 from interp.model.weights import shape_of

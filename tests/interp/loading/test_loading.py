@@ -68,7 +68,7 @@ PARTIAL = {
     ),
     "granitemoe": ("GraniteMoeConfig", EXPERTS, "mlp_post", "mixture of experts"),
     "deepseek_v3": ("DeepseekV3Config", EXPERTS | LATENT, "q", "latent attention"),
-    "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "'conv' .* has no linear maps that give heads"),
+    "lfm2": ("Lfm2Config", COMMON | MIXED, "z", "does not attend by heads"),
     "qwen3_next": (
         "Qwen3NextConfig",
         EXPERTS | LINEAR,
