@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 import interp
-from interp.bench.baselines import bound_seconds, sweep_with_hooks
+from interp.bench.baselines import sweep_with_hooks
+from interp.bench.bound import bound_seconds
 from interp.data.pairs import tokenise
 
 SHAPE = {
@@ -80,10 +81,10 @@ def main() -> None:
         "all_seconds": seconds,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
-    bound_seconds(model, 32)
-    report["bound_seconds"] = bound_seconds(model, 32)
+    pair = tokenise(model, pairs, "single")[0][0]
+    bound_seconds(model, pair)
+    report["bound_seconds"] = bound_seconds(model, pair).wall
     if "--hooks" in sys.argv:
-        pair = tokenise(model, pairs, "single")[0][0]
         report["hooks_seconds"] = timed(lambda: sweep_with_hooks(model, pair, "resid_pre"))[0]
     print(json.dumps(report))
 

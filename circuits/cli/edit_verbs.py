@@ -1,6 +1,6 @@
 """`interp edit`: write facts into a model, ask it, take them out, list and export them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from circuits.cli import edit_evaluation
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     N_TOKENS,
+    InChat,
     JsonOption,
     OnModel,
     PlacementOption,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from circuits.editing import Edit, Fact
     from circuits.editing.edit import LedgerFolder
-    from interp import Model
+    from interp import Chat, Model
 
 app = typer.Typer(help="Write facts into a model's weights, and evaluate it.", no_args_is_help=True)
 command(app, *edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
@@ -60,8 +61,8 @@ class FactOptions:
     subject: Annotated[str | None, typer.Option(help="One fact: its subject.")] = None
     target: Annotated[str | None, typer.Option(help="One fact: the new answer.")] = None
 
-    def load(self) -> "list[Fact]":
-        """The facts, checked."""
+    def load(self, chat: "Chat | None") -> "list[Fact]":
+        """The facts, checked; in a chat, if one is given."""
         from circuits.editing.fact import Fact, load_facts
         from interp.errors import DataError
 
@@ -69,10 +70,10 @@ class FactOptions:
         if (self.facts is None) == (one == (None, None, None)):
             raise DataError("give either --facts, or --prompt, --subject and --target.")
         if self.facts is not None:
-            return load_facts(self.facts)
+            return [replace(fact, chat=chat or fact.chat) for fact in load_facts(self.facts)]
         if self.prompt is None or self.subject is None or self.target is None:
             raise DataError("one fact needs all three of --prompt, --subject and --target.")
-        return [Fact(self.prompt, self.subject, self.target)]
+        return [Fact(self.prompt, self.subject, self.target, chat=chat)]
 
 
 @command(
@@ -85,6 +86,7 @@ def apply(
     on: OnModel,
     ledger: LedgerOption,
     facts: FactOptions,
+    in_chat: InChat,
     method: Annotated[
         str,
         choice((*METHODS, *INFORMED), "Editing method; with +, it gets the prompts that ace gets."),
@@ -112,7 +114,8 @@ def apply(
     from circuits.editing.layer_selection import selection_for
     from interp.results.run_folder import RunFolder, fingerprint, identity
 
-    given = facts.load()
+    chat = in_chat.options()
+    given = facts.load(chat)
     preserve = load_preserved(kept) if kept else []
     before = _ledger(ledger)
     model = _edited(on, before)
@@ -123,8 +126,8 @@ def apply(
         with bar("second moments", "tokens") as report:
             options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
             made = edit(model, given, method, preserve=preserve, layers=layers, **options)
-        asked = _asked(model, ask or [], [made])
-        clozes = [Ask(0, fact.cloze, n_tokens=5) for fact in given]
+        asked = _asked(model, ask or [], [made], chat)
+        clozes = [Ask(0, fact.written(model), n_tokens=5) for fact in given]
         continued = generations(model, clozes, [()])
         run.finish(made.save)
     _print_edit(made, run.out, "applied", as_json, continued, asked)
@@ -133,6 +136,7 @@ def apply(
 @command(app, ASK)
 def ask(
     on: OnModel,
+    in_chat: InChat,
     ledger: LedgerOption,
     ask: Annotated[
         list[str],
@@ -142,7 +146,7 @@ def ask(
 ) -> None:
     """Ask questions of the model without and with all edits of the ledger."""
     edits = _ledger(ledger).edits
-    asked = _asked(on.load(), ask, edits)
+    asked = _asked(on.load(), ask, edits, in_chat.options())
     if as_json:
         edited = [one.id for one in edits]
         print_json({"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked})
@@ -210,12 +214,23 @@ def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
     return model
 
 
-def _asked(model: "Model", questions: list[str], edits: "Sequence[Edit]") -> list[dict[str, str]]:
-    """The model's answers behind the evaluation's demonstrations, before and after it is edited."""
-    from circuits.editing.evaluation.demonstrations import SHOTS
-    from circuits.editing.evaluation.edited_models import asking, generations
+def _asked(
+    model: "Model", questions: list[str], edits: "Sequence[Edit]", chat: "Chat | None"
+) -> list[dict[str, str]]:
+    """The model's answers before and after it is edited.
 
-    asks = [asking(SHOTS, text) for text in questions]
+    Behind the evaluation's demonstrations, or as a user's turn of a chat.
+    """
+    from circuits.editing.evaluation.demonstrations import SHOTS
+    from circuits.editing.evaluation.edited_models import Ask, asking, generations
+    from interp.data.chat import render
+
+    asks = [
+        asking(SHOTS, text)
+        if chat is None
+        else Ask(0, render(model, chat.wrap(text))[0], n_tokens=SHOTS.n_tokens)
+        for text in questions
+    ]
     before = generations(model, asks, [()])
     for one in edits:
         one.apply(model)

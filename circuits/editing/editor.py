@@ -104,7 +104,7 @@ def moments_for(
 
 def _refuse_predicted(model: Model, facts: Sequence[Fact]) -> None:
     """Raise where the model continues a cloze with the target already."""
-    replies = generations(model, [Ask(0, fact.cloze, n_tokens=5) for fact in facts], [()])
+    replies = generations(model, [Ask(0, fact.written(model), n_tokens=5) for fact in facts], [()])
     for fact, text in zip(facts, replies, strict=True):
         if text.startswith(fact.target) and Answer(fact.target).lenient(text):
             raise DataError(

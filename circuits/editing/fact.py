@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from interp.brief import brief
+from interp.data.chat import Chat, render
 from interp.data.records import NO_OTHERS, checked, placed_rows
 from interp.errors import DataError, UnusableRow, shown
+from interp.model.model import Model
 
 SLOT = "{}"
 R = TypeVar("R")
@@ -25,6 +27,8 @@ class Fact:
         question: the same relation as a question with ``{}``, or empty.
         implicit: noun phrases that mean the subject without naming it, such as ``"the country
             where the Eiffel Tower stands"``; in place of the subject they make two-hop prompts.
+        chat: where given, `prompt` and `question` are a user's turns of a chat that is rendered
+            like this, and the target begins the reply.
     """
 
     prompt: str
@@ -34,6 +38,7 @@ class Fact:
     relation: str = ""
     implicit: tuple[str, ...] = ()
     where: str = ""
+    chat: Chat | None = None
 
     __pydantic_config__ = NO_OTHERS
 
@@ -64,6 +69,10 @@ class Fact:
     def cloze(self) -> str:
         """The prompt with its subject."""
         return self.prompt.replace(SLOT, self.subject)
+
+    def written(self, model: Model) -> str:
+        """The cloze as the model reads it: in a chat, as its template writes it."""
+        return self.cloze if self.chat is None else render(model, self.chat.wrap(self.cloze))[0]
 
     @property
     def asked(self) -> str:

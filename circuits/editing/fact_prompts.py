@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion
 from circuits.editing.methods import FORMS, Anchor, Form
 from interp.brief import brief
+from interp.data.answers import spaced
+from interp.data.chat import Chat, Range, render
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, did_you_mean, shown
 from interp.interventions.generate import generate
@@ -79,9 +81,11 @@ def edit_prompts(
 ) -> list[EditPrompt]:
     """A fact's prompts in one form; none where the fact lacks what the form needs.
 
+    In a chat questions are a user's turn alone, without the frames in `asked`.
     `templates` are contexts of clozes, `asked` those of questions, with a slot each. Raises
     `DataError` where the subject or the target has no tokens of its own.
     """
+    asked = BARE if fact.chat else asked
     if form == "cloze":
         texts = [(t.replace(SLOT, fact.prompt), fact.subject) for t in templates]
     elif form == "question":
@@ -91,15 +95,17 @@ def edit_prompts(
         texts = [(t.replace(SLOT, question), phrase) for t in asked for phrase in fact.implicit]
     else:
         raise DataError(f"no form {shown(form)} of prompts. {did_you_mean(form, FORMS)}")
-    return [_tokenised(model, text, name, anchor, fact.target, fact.at) for text, name in texts]
+    return [
+        _tokenised(model, text, name, anchor, fact.target, fact.at, fact.chat)
+        for text, name in texts
+    ]
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:
     """Raise `DataError` unless a token ends where the cloze's subject does, before the target's."""
     edit_prompts(model, fact, "cloze", "subject_last")
-    end = fact.prompt.index(SLOT) + len(fact.subject.rstrip())
-    encoded = model.tokenizer(fact.cloze, return_offsets_mapping=True)
-    if all(hi != end for _, hi in encoded["offset_mapping"]):
+    text, (_, end) = _filled(model, fact.prompt, fact.subject, fact.chat)
+    if all(hi != end for _, hi in model.offsets(text)):
         raise DataError(
             f"{fact.at}the subject {shown(fact.subject)} ends inside a token of "
             f"{shown(fact.cloze)}; write a prompt in which it ends a word."
@@ -164,27 +170,42 @@ def essence_prompt(model: Model, subject: str, anchor: Anchor) -> EditPrompt:
 
 
 def _tokenised(
-    model: Model, template: str, subject: str, anchor: Anchor, target: str = "", at: str = ""
+    model: Model,
+    template: str,
+    subject: str,
+    anchor: Anchor,
+    target: str = "",
+    at: str = "",
+    chat: Chat | None = None,
 ) -> EditPrompt:
-    start = template.index(SLOT)
-    text = template.replace(SLOT, subject)
-    encoded = model.tokenizer(text, return_offsets_mapping=True)
-    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
+    text, (_, end) = _filled(model, template, subject, chat)
+    ids, offsets = tuple(model.encode(text)), model.offsets(text)
     position = len(ids) - 1
     if anchor == "subject_last":
-        end = start + len(subject.rstrip())
         inside = [i for i, (lo, hi) in enumerate(offsets) if lo < end <= hi]
         if not inside:
             raise DataError(
                 f"{at}the subject {shown(subject)} has no token of its own in {shown(text)}."
             )
         position = inside[-1]
-    both = tuple(model.encode(f"{text} {target}")) if target else ids
+    both = tuple(model.encode(text + spaced(text, target))) if target else ids
     if both[: len(ids)] != ids:
         raise DataError(
             f"{at}the target {shown(target)} does not follow {shown(text)} as tokens of its own; "
             "end the prompt in a whole word."
         )
-    cut = template[:start].rfind("\n\n") + 2
+    cut = 0 if chat else template[: template.index(SLOT)].rfind("\n\n") + 2
     n_shown = sum(hi <= cut for _, hi in offsets) if cut > 1 else 0
     return EditPrompt(both, position, len(both) - len(ids), n_shown)
+
+
+def _filled(model: Model, template: str, subject: str, chat: Chat | None) -> tuple[str, Range]:
+    """A template with its subject, in a chat if one is given, and where the subject is in it."""
+    text, start = template.replace(SLOT, subject), template.index(SLOT)
+    span = start, start + len(subject.rstrip())
+    if chat is None:
+        return text, span
+    wrapped = chat.wrap(text)
+    before = wrapped.start(1) if chat.system is not None else 0
+    text, spans = render(model, wrapped, {"subject": (span[0] + before, span[1] + before)})
+    return text, spans["subject"]

@@ -6,7 +6,6 @@ process on the same numbers.
 """
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from interp.bench.bound import Seconds, bound_seconds, timed
 from interp.data.pairs import PromptPairs, TokenPair, tokenise
 from interp.errors import PlanError, did_you_mean
 from interp.forward.hooks import hooked
@@ -86,25 +86,6 @@ def sweep_with_hooks(
     return values
 
 
-def bound_seconds(model: Model, n_pos: int, over: tuple[str, str] = ("layer", "pos")) -> float:
-    """Time of the matrix products alone that a layer x position (or head) sweep must pass.
-
-    Every cell's row, all positions, through every linear map of its own and later layers, each
-    map once with the whole batch, timed here and now. Nothing else a layer does is counted.
-    """
-    cells, seconds = n_pos if over[1] == "pos" else model.arch.n_heads, 0.0
-    with torch.no_grad():
-        for layer, block in enumerate(model.blocks):
-            rows = (layer + 1) * cells * n_pos
-            for module in block.modules():
-                if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-                    weight: Any = module.weight
-                    n_in = getattr(module, "in_features", weight.shape[0])
-                    x = torch.randn(rows, n_in, device=model.device, dtype=model.dtype)
-                    seconds += _timed(module, x)
-    return seconds
-
-
 def bench_sweep(
     model: Model,
     pairs: PromptPairs,
@@ -124,7 +105,8 @@ def bench_sweep(
 
     Returns:
         ``seconds``, ``speedup`` and ``max_abs_error`` of each of the ``baselines``, the
-        ``seconds`` of interp, ``bound_seconds`` and their ratio, and what was run.
+        ``seconds`` of interp, ``bound_seconds`` and their ratio, the same in processor time (of
+        this process, so other load counts less), and what was run.
     """
     if over not in ("layer,pos", "layer,head"):
         raise PlanError(f"cannot time sweeps over {over!r}; choose 'layer,pos' or 'layer,head'.")
@@ -137,17 +119,15 @@ def bench_sweep(
         return torch.from_numpy(patch(model, one, site=site, over=axes).values.values[0]).float()
 
     runs = {name: _baseline(name, model, pair, site, axes) for name in baselines}
-    times: dict[str, list[float]] = {name: [] for name in ["interp", *runs, "bound"]}
+    times: dict[str, list[Seconds]] = {name: [] for name in ["interp", *runs, "bound"]}
     values: dict[str, Tensor] = {}
-    for round_ in range(repeats + 1):
+    for _ in range(repeats + 1):
         for name, run in {"interp": ours, **runs}.items():
-            start = time.perf_counter()
-            values[name] = run()
-            if round_:
-                times[name].append(time.perf_counter() - start)
-        if round_:
-            times["bound"].append(bound_seconds(model, len(pair.clean), axes))
-    seconds = {name: median(measured) for name, measured in times.items()}
+            values[name], took = timed(run, model.device)
+            times[name].append(took)
+        times["bound"].append(bound_seconds(model, pair, axes))
+    seconds = {name: median(took.wall for took in own[1:]) for name, own in times.items()}
+    cpu = {name: median(took.cpu for took in own[1:]) for name, own in times.items()}
     gpu = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else ""
     return {
         "model": model.name,
@@ -162,6 +142,8 @@ def bench_sweep(
         "seconds": seconds["interp"],
         "bound_seconds": seconds["bound"],
         "over_bound": seconds["interp"] / seconds["bound"],
+        "cpu_seconds": cpu["interp"],
+        "cpu_over_bound": cpu["interp"] / cpu["bound"],
         "baselines": {
             name: {
                 "seconds": seconds[name],
@@ -207,16 +189,3 @@ def _prompts(model: Model, pair: TokenPair) -> tuple[Int[Tensor, "1 pos"], Int[T
     both = (pair.clean, pair.corrupt)
     clean, corrupt = (torch.tensor([ids], device=model.device) for ids in both)
     return clean, corrupt
-
-
-def _timed(module: nn.Module, x: Tensor) -> float:
-    _synchronise(x.device)
-    start = time.perf_counter()
-    module(x)
-    _synchronise(x.device)
-    return time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SETS = {
     "country_capitals": "prompt pairs",
+    "country_facts": "prompt pairs",
+    "country_facts_chat": "prompt pairs",
     "ioi": "prompt pairs",
     "landmark_countries": "prompt pairs",
     "linguistic_puzzles": "prompt pairs",

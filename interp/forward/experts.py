@@ -34,7 +34,8 @@ def edit_experts(
     module: nn.Module, layout: ExpertLayout, side: str, step: Step
 ) -> Callable[[], None]:
     """Run `step` at a place inside a module of experts, or their router; returns what undoes it."""
-    served = _router(module, layout) if side == "logits" else _experts(module)
+    of_router = side == "logits" or (layout.scaled and side == "weights")
+    served = _router(module, layout) if of_router else _experts(module, layout)
     entry = (side, step)
     served.steps.append(entry)
 
@@ -65,17 +66,25 @@ def routed(model: Model, routing: Routing) -> Generator[None]:
         for layer, layout in model.mixtures.items():
             block = model.blocks[layer]
             router = _router(block.get_submodule(layout.router), layout)
-            experts = _experts(block.get_submodule(layout.experts))
-            before = router.routing, router.experts, experts.whole
-            router.routing, router.experts, experts.whole = routing, experts, True
-            stack.callback(_restore, router, experts, before)
+            experts = (
+                None if layout.scaled else _experts(block.get_submodule(layout.experts), layout)
+            )
+            stack.callback(_restore, router, router.routing, router.experts)
+            router.routing, router.experts = routing, experts
+            if experts is not None:
+                stack.callback(_stop_whole, experts, experts.whole)
+                experts.whole = True
         yield
 
 
-def _restore(router: "_Router", experts: "_Experts", before: tuple[Any, Any, bool]) -> None:
-    router.routing, router.experts, experts.whole = before
-    experts.routed.clear()
+def _restore(router: "_Router", routing: Routing | None, experts: "_Experts | None") -> None:
+    router.routing, router.experts = routing, experts
     router.leave()
+
+
+def _stop_whole(experts: "_Experts", before: bool) -> None:
+    experts.whole = before
+    experts.routed.clear()
     experts.leave()
 
 
@@ -197,6 +206,25 @@ class _Experts(_Served):
         return torch.cat(parts)
 
 
+class _ScaledExperts(_Served):
+    """Experts that get a copy of all tokens each, scaled by its score (Llama 4)."""
+
+    def __call__(self, hidden: Float[Tensor, "expert_token d"]) -> Float[Tensor, "expert_token d"]:
+        """What each expert makes of each token, each step run on its activation by token."""
+        m: Any = self.module
+        x = hidden.view(len(m.gate_up_proj), -1, hidden.shape[-1])
+        gate, up = torch.bmm(x, m.gate_up_proj).chunk(2, dim=-1)
+        post = self._by_token("neurons", up * m.act_fn(gate))
+        out = self._by_token("outputs", torch.bmm(post, m.down_proj))
+        return out.reshape(-1, out.shape[-1])
+
+    def _by_token(self, side: str, x: Float[Tensor, "expert token d"]) -> Tensor:
+        if not self.wants(side):
+            return x
+        laid = self.stepped(side, x.transpose(0, 1).flatten(1))
+        return laid.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
 # --- routers -----------------------------------------------------------------------------------
 
 
@@ -220,20 +248,28 @@ class _Router(_Served):
             out = self.own(*args, **kwargs)
         if at.logits is None:
             raise PlanError(f"{type(self.module).__name__} computes no logits by a linear map.")
+        if self.layout.scaled:
+            weights, *rest = out
+            if self.routing is not None:
+                weights = self.routing(functools.partial(self._route, args, kwargs), at.logits)
+            return self.stepped("weights", weights), *rest
         if self.routing is not None and self.experts is not None:
             if len(out) != 3:
                 raise PlanError(
                     f"{type(self.module).__name__} gives more than routing weights, so no chord "
                     "can be followed through it; use the method 'eap' or 'eap-ig'."
                 )
-
-            def route(logits: Tensor) -> Tensor:
-                with _AtLogits(self.layout, lambda _: logits, quiet):
-                    _, weights, index = self.own(*args, **kwargs)
-                return dense_weights(index, weights, self.layout.n_experts)
-
+            route = functools.partial(self._route, args, kwargs)
             self.experts.routed[:] = [self.routing(route, at.logits)]
         return out
+
+    def _route(self, args: Any, kwargs: Any, logits: Tensor) -> Float[Tensor, "token expert"]:
+        """The dense routing weights of given logits."""
+        with _AtLogits(self.layout, lambda _: logits, self.routing is not None):
+            out = self.own(*args, **kwargs)
+        return (
+            out[0] if self.layout.scaled else dense_weights(out[2], out[1], self.layout.n_experts)
+        )
 
 
 class _AtLogits(TorchFunctionMode):
@@ -257,9 +293,9 @@ class _AtLogits(TorchFunctionMode):
         return out
 
 
-def _experts(module: nn.Module) -> _Experts:
-    served = module.__dict__.get("forward")
-    return served if isinstance(served, _Experts) else _Experts(module)
+def _experts(module: nn.Module, layout: ExpertLayout) -> Any:
+    kind, served = _ScaledExperts if layout.scaled else _Experts, module.__dict__.get("forward")
+    return served if isinstance(served, kind) else kind(module)
 
 
 def _router(module: nn.Module, layout: ExpertLayout) -> _Router:

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.data.answers import AnswerTable
+from interp.errors import ModelError
 from interp.metrics import AnswerScores, Metric, NextToken
 from interp.model.model import Model
 from interp.model.weights import bias_in
@@ -24,7 +25,15 @@ def measure(
 
     `answers` are each row's, `clean_resid` is the clean run's stream at the prompts' last token,
     for metrics that compare with it.
+
+    Raises:
+        ModelError: float16 is too narrow for the model.
     """
+    if resid.dtype == torch.float16 and not bool(resid.isfinite().all()):
+        raise ModelError(
+            f"{model.name} overflows in float16: its residual stream is not finite at an answer; "
+            "load it in bfloat16 or float32."
+        )
     if metric.reads in ("answers", "ranks"):
         own = answers.only(metric.n_answers)
         ranks = metric.reads == "ranks"

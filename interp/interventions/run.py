@@ -14,6 +14,7 @@ from interp.brief import brief
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
+from interp.forward.alias_runs import by_alias, read_together
 from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
 from interp.forward.continuations import record_batch
@@ -24,7 +25,7 @@ from interp.interventions.batch_run import Run, Window
 from interp.interventions.binding import bind, check_values, site_layers
 from interp.interventions.native import hooked_run
 from interp.interventions.plan import AnyPlan, KnockOut, Plan, as_plan
-from interp.metrics import AnyMetric, as_metric
+from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -108,23 +109,43 @@ def sweep_plans(
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
     for plan in steps:
         check_values(plan, prompts)
+
+    def measured(some: Sequence[TokenPair], one: Metric) -> list[np.ndarray]:
+        return [_measured(model, some, steps, one, run)]
+
+    if read_together(model, rows, chosen):
+        (values,) = measured(rows, chosen)
+    else:
+        (values,) = by_alias(chosen, rows, measured)
+    coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
+    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
+    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
+
+
+def _measured(
+    model: Model,
+    rows: Sequence[TokenPair],
+    steps: Sequence[Plan],
+    metric: Metric,
+    run: Literal["clean", "corrupt"],
+) -> Float[np.ndarray, "pair plan"]:
+    """A metric under each plan, for each pair, all answers of a pair in one row."""
+    prompts = prompts_of(rows, run)
     values = np.zeros((len(rows), len(steps)))
-    clean = forward(model, prompts_of(rows)).resid if chosen.reads == "clean" else None
+    clean = forward(model, prompts_of(rows)).resid if metric.reads == "clean" else None
     with torch.no_grad():
         for group, which in _blocks(model, prompts, steps):
             part, some = [prompts[i] for i in group], [steps[j] for j in which]
-            read = [rows[i].answers[: chosen.n_answers] for i in group]
+            read = [rows[i].answers[: metric.n_answers] for i in group]
             first = [(rows[i].answer, rows[i].wrong_answer) for i in group]
             tokens = laid_out(model, [prompt.ids for prompt in part], read, first)
             resid = _run_plans(model, part, tokens, group, some)
             pair = torch.tensor(group).repeat(len(which))
             reference = None if clean is None else clean[pair].to(resid.device)
             own = tokens.answers[torch.arange(len(group)).repeat(len(which))]
-            measured = measure(model, chosen, resid, own, reference).double()
+            measured = measure(model, metric, resid, own, reference).double()
             values[np.ix_(group, which)] = measured.view(len(which), len(group)).T
-    coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
-    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
-    return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
+    return values
 
 
 def _blocks(

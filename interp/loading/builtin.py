@@ -209,7 +209,13 @@ def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:
     import transformers
 
     for prompt, answer in _lookup(name).known_answers:
-        got = tokenizer.decode([int(answer_logits(name, model, tokenizer, prompt).argmax())])
+        logits = answer_logits(name, model, tokenizer, prompt)
+        if not bool(logits.isfinite().all()):
+            raise ModelError(
+                f"{name!r} gives logits that are not finite in {model.dtype}, which is too narrow "
+                "for it; load it in bfloat16 or float32."
+            )
+        got = tokenizer.decode([int(logits.argmax())])
         if got != answer:
             raise ModelError(
                 f"{name!r} answers {prompt!r} with {got!r} instead of {answer!r}: transformers "

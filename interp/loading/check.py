@@ -178,14 +178,19 @@ def _check_resid_mid(model: Model, allowed: float) -> str:
     for site in ("resid_mid", "mlp_out"):
         if site not in model.arch.layers[last].points:
             raise _NotApplicable(f"no {site}: {model.arch.layers[last].missing[site]}")
+    before: list[Tensor] = []
     after: list[Tensor] = []
+    note = (SITES["resid_mid"], last, lambda a: before.append(a.clone()))
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
     delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))
     shift = (SITES["resid_mid"], last, lambda a: a.add_(delta.to(a)))
     drop = (SITES["mlp_out"], last, lambda a: a.zero_())
-    for edits in ([drop, keep], [shift, drop, keep]):
-        with hooked(model, edits):
-            _last_logits(model, ids)
+    with hooked(model, [note, drop, keep]):
+        _last_logits(model, ids)
+    # as long as the stream: 16 bits round what is much shorter away
+    delta *= float(before[0].float().norm(dim=-1).max() / delta.norm())
+    with hooked(model, [shift, drop, keep]):
+        _last_logits(model, ids)
     moved = (after[1] - after[0]).float()
     return _require(_difference(moved, delta.to(moved).expand_as(moved)), max(allowed, 1e-3), "mid")
 

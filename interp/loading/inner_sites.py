@@ -133,7 +133,7 @@ class _Calls:
         block = self.model.blocks[layer]
         sides = {
             "logits": layout.router,
-            "weights": layout.experts,
+            "weights": layout.router if layout.scaled else layout.experts,
             "neurons": layout.experts,
             "outputs": layout.experts,
         }
@@ -153,7 +153,8 @@ class _Calls:
         if set(kept) != set(sides):
             return 1.0
         total = kept["outputs"].unflatten(-1, (layout.n_experts, -1)).sum(-2)
-        pairs = [(got, want), (total, want), (again[1], routing[1])]
+        summed = _summed(layout, want)
+        pairs = [(got, want), (total, summed), *zip(again[:2], routing[:2], strict=True)]
         return max(_relative(a, b) for a, b in pairs)
 
     def shared_difference(self, layer: int, layout: ExpertLayout) -> float:
@@ -166,7 +167,13 @@ class _Calls:
         if len(parts) != 3:
             return 1.0
         experts, shared, whole = (x[0] if isinstance(x, tuple) else x for x in parts)
+        experts = _summed(layout, experts)
         return _relative(experts.flatten(0, -2) + shared.flatten(0, -2), whole.flatten(0, -2))
+
+
+def _summed(layout: ExpertLayout, given: Tensor) -> Tensor:
+    """What a module of experts gives, summed over experts where it gives each one's."""
+    return given.view(layout.n_experts, -1, given.shape[-1]).sum(0) if layout.scaled else given
 
 
 def _parent(layout: ExpertLayout) -> str | None:

@@ -68,6 +68,7 @@ class ExpertLayout:
         d_out: width of what an expert writes; d_model, or less in mixtures of a latent space.
         n_logits: numbers that the router gives for each token; some can also choose no expert.
         d_shared: neurons of the shared experts together; 0 where they cannot be seen.
+        scaled: whether routing weights multiply experts' inputs (Llama 4), not their outputs.
     """
 
     experts: str
@@ -78,6 +79,7 @@ class ExpertLayout:
     d_out: int
     n_logits: int
     d_shared: int
+    scaled: bool = False
 
     def sizes(self, site: str) -> tuple[int, int]:
         """How many units a site of the mixture has, and how many features each."""

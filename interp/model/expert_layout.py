@@ -23,9 +23,10 @@ def with_experts(block_map: BlockMap, block: nn.Module) -> BlockMap:
         why = layout or NO_EXPERTS
         missing = {**block_map.missing, **dict.fromkeys(EXPERT_SITES, why)}
         return replace(block_map, missing=missing, experts=layout)
+    weighting = layout.router if layout.scaled else layout.experts
     points = {
         "router_logits": ModulePoint(layout.router, "logits"),
-        "router_weights": ModulePoint(layout.experts, "weights"),
+        "router_weights": ModulePoint(weighting, "weights"),
         "expert_post": ModulePoint(layout.experts, "neurons"),
         "expert_out": ModulePoint(layout.experts, "outputs"),
     }
@@ -53,7 +54,7 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
     found = [(name, m) for name, m in found if name.rpartition(".")[2] not in SHARED]
     if not found:
         return None
-    common = [(name, module) for name, module in found if "has_gate" in vars(module)]
+    common = [(name, m) for name, m in found if "has_gate" in vars(m) or _scaled(m)]
     if len(common) != 1:
         kinds = ", ".join(dict.fromkeys(type(module).__name__ for _, module in found))
         if common:
@@ -69,10 +70,11 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
     matrices = [] if found is None else list(_matrices(parent.get_submodule(found), len(down)))
     if not matrices:
         return f"the module {path!r} has no router whose linear map can be found"
+    turned = _scaled(module) or vars(module)["is_transposed"]
     every = (name for name, _ in block.named_modules() if name.rpartition(".")[2] in SHARED)
     shared = next(every, None)
     down_shared = None if shared is None else _last_linear(block.get_submodule(shared))[1]
-    d_expert, d_out = down.shape[1:] if vars(module)["is_transposed"] else down.shape[:0:-1]
+    d_expert, d_out = down.shape[1:] if turned else down.shape[:0:-1]
     return ExpertLayout(
         experts=experts,
         router=f"{path}.{found}" if path else str(found),
@@ -82,7 +84,13 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
         d_out=d_out,
         n_logits=len(matrices[-1]),
         d_shared=0 if down_shared is None else down_shared.in_features,
+        scaled=_scaled(module),
     )
+
+
+def _scaled(experts: nn.Module) -> bool:
+    """Whether experts get a copy of all tokens each, scaled by the routing weights."""
+    return type(experts).__name__ == "Llama4TextExperts"
 
 
 def _matrices(router: nn.Module, n_experts: int) -> Iterator[Tensor]:

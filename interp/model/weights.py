@@ -49,12 +49,22 @@ def device_of(module: nn.Module) -> torch.device:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a linear module multiplies by its weight as it is stored, in 16 bits or more."""
-    weight: Any = getattr(module, "weight", None)
-    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in FLOATS:
+    if not _is_dense(module):
         return False
+    weight: Any = module.weight
+    return _is_ordinary(module) or (
+        weight.shape == shape_of(module) and _applies(module, weight, 1e-3)
+    )
+
+
+def _is_dense(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return type(weight) in (Tensor, nn.Parameter) and weight.dtype in FLOATS
+
+
+def _is_ordinary(module: nn.Module) -> bool:
     # compressed-tensors leaves the class alone and says so in an attribute
-    ordinary = type(module).forward in PLAIN_FORWARDS and not hasattr(module, "quantization_scheme")
-    return ordinary or (weight.shape == shape_of(module) and _applies(module, weight, 1e-3))
+    return type(module).forward in PLAIN_FORWARDS and not hasattr(module, "quantization_scheme")
 
 
 def matrix_of(module: nn.Module, like: Tensor, name: str) -> Float[Tensor, "out in"]:
@@ -102,13 +112,23 @@ def _applies(module: nn.Module, matrix: Float[Tensor, "out in"], tolerance: floa
         if matrix.device.type == "meta":
             matrix = module.weight  # pyright: ignore[reportAssignmentType]
         noise = torch.randn(2, matrix.shape[1], generator=torch.Generator().manual_seed(0))
-        given = [module.forward(x.to(matrix)) for x in (noise, noise * 0)]
-        if not all(isinstance(x, Tensor) for x in given):
-            return True  # a router: a linear map, and what it chooses by it
-        got, none = (x.float() for x in given)
-        want = noise.to(matrix).float() @ matrix.float().T
+        noise = noise.to(matrix)
+        got, none = _output(module, noise), _output(module, noise * 0)
+        if got is None or none is None:
+            return False
+        want = noise.float() @ matrix.float().T
         rounding = 2 * torch.finfo(matrix.dtype).eps * got.norm()  # of a large bias
         return bool((got - none - want).norm() <= tolerance * want.norm() + rounding)
+
+
+def _output(module: nn.Module, x: Float[Tensor, "row in"]) -> Float[Tensor, "row out"] | None:
+    """What a linear module computes, in fp32; ``None`` from one that gives something else."""
+    try:
+        out: Any = module.forward(x)
+    except Exception:  # a router or a grouped map, which takes or gives more
+        return None
+    fits = isinstance(out, Tensor) and out.shape == (len(x), shape_of(module)[0])
+    return out.float() if fits else None
 
 
 @contextlib.contextmanager
@@ -167,25 +187,33 @@ def state_parts(state: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 def quantised(hf: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
     """The linear modules whose weight is not stored as it is applied, with their paths, by kind.
 
-    A kind is the class of the module or, of an ordinary one, that of its weight.
+    A kind is the class of the module or, of an ordinary one, that of its weight. Routers and
+    grouped maps, which only look like linear modules, are none of them.
     """
     kinds: dict[str, list[tuple[str, nn.Module]]] = {}
     for path, module in hf.named_modules():
         if not hasattr(module, "in_features") and not isinstance(module, Conv1D):
             continue
-        if not is_plain(module):
-            ordinary = type(module).forward in PLAIN_FORWARDS
-            weight = getattr(module, "weight", None)
-            kind = type(weight if ordinary and weight is not None else module).__name__
-            kinds.setdefault(kind, []).append((path, module))
+        if is_plain(module) or (_is_dense(module) and not _is_linear(module)):
+            continue
+        weight = getattr(module, "weight", None)
+        kind = type(weight if _is_ordinary(module) and weight is not None else module).__name__
+        kinds.setdefault(kind, []).append((path, module))
     return kinds
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight: Any = module.weight
+    x = torch.zeros(2, shape_of(module)[1], dtype=weight.dtype, device=device_of(module))
+    with torch.no_grad():
+        return _output(module, x) is not None
 
 
 def why_fixed(hf: nn.Module) -> str | None:
     """Why a model's weights cannot be changed in place; ``None`` where they can."""
     kinds = quantised(hf)
     if kinds:
-        return f"its weights are quantised ({', '.join(kinds)})"
+        return f"its weights are quantised or wrapped ({', '.join(kinds)})"
     away = any(hasattr(m, "_hf_hook") and has_offloaded_params(m) for m in hf.modules())
     return "accelerate offloads its weights" if away else None
 

@@ -1,7 +1,7 @@
 """Run a sweep: its cells laid out as rows of packed batches, and the metric read of each row."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from interp.brief import brief
 from interp.data.answers import AnswerTree
 from interp.data.pairs import TokenPair
 from interp.data.token_batch import batch
+from interp.forward.alias_runs import by_alias, read_together
 from interp.forward.budget import default_budget, halved
 from interp.forward.continuations import record_batch
 from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
+from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.sweep import Sweep
 
@@ -76,7 +78,18 @@ def run_sweep(
     tokens_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepArrays:
-    """Measure every cell of every pair, splitting the batch where memory asks for it."""
+    """Measure every cell of every pair, splitting the batch where memory asks for it.
+
+    Models that cannot read several answers in one row run once per alias.
+    """
+    if not read_together(model, pairs, sweep.metric):
+
+        def run(alone: list[TokenPair], metric: Metric) -> list[np.ndarray]:
+            own = replace(sweep, metric=metric)
+            arrays = run_sweep(model, own, alone, places, tokens_at_once)
+            return [arrays.values, arrays.clean, arrays.corrupt]
+
+        return SweepArrays(*by_alias(sweep.metric, pairs, run))
     n = len(pairs)
     out = SweepArrays(np.full(sweep.shape(n, places), np.nan), np.zeros(n), np.zeros(n))
     budget = tokens_at_once or default_budget(model)

@@ -170,8 +170,10 @@ def test_relp_takes_the_routing_as_constant(family: str):
     assert not logits.values.any()
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "granitemoehybrid", "jamba", "laguna"])
-def test_the_discrete_gradient_is_conserved_in_hybrids(kind: str):
+@pytest.mark.parametrize(
+    "kind", ["llama4_text", "qwen3_next", "granitemoehybrid", "jamba", "laguna"]
+)
+def test_the_discrete_gradient_is_conserved_in_other_mixers(kind: str):
     """Through gated delta rules (a triangular system), state spaces (einsum) and softplus gates."""
     model = interp.load_model(tiny_model(kind), tokenizer=word_tokenizer())
     scores = interp.attribute(model, word_pairs(), "resid_post", "layer")

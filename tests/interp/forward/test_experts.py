@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_left, tiny, word_pairs
+from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
     OTHERS,
@@ -19,6 +19,7 @@ from moe_models import (
 from torch import Tensor
 
 import interp
+from interp.bench.tiny_models import tiny_model
 from interp.data.pairs import tokenise
 from interp.errors import PlanError
 from interp.forward.packed import shares_prefixes
@@ -246,12 +247,45 @@ def test_a_gate_of_its_own_makes_the_shared_output_missing():
 
 
 def test_experts_outside_the_interface_are_missing_with_the_reason():
-    model = tiny_mixture("llama4")
+    model = interp.load_model(tiny_model("jetmoe"), tokenizer=word_tokenizer())
     assert not set(EXPERT_SITES) & set(model.arch.sites)
     assert "transformers' experts interface" in model.arch.missing["expert_out"]
     with pytest.raises(PlanError, match="use the method 'eap'"):
         interp.attribute(model, word_pairs(), "resid_post", progress=False)
     interp.attribute(model, word_pairs(), "resid_post", method="eap", progress=False)
+
+
+def test_weights_that_scale_the_experts_inputs():
+    """Llama 4: every expert gets the tokens times its score, 0 where it was not chosen."""
+    model, layer, expert = tiny_mixture("llama4"), 1, 2
+    moe = mixture_of(model, layer)
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = moe.register_forward_hook(lambda _, args, out: seen.append((args[0], out[0])))
+    logits_of(model, PROMPTS[0])
+    handle.remove()
+    x = seen[0][0].flatten(0, -2)
+    logits = x @ moe.router.weight.T
+    weights = torch.where(logits == logits.max(-1, keepdim=True)[0], logits.sigmoid(), 0)
+    gate, up = (weights.T[:, :, None] * x @ moe.experts.gate_up_proj).chunk(2, -1)
+    neurons = up * torch.nn.functional.silu(gate)  # (expert, token, neuron)
+    outputs = neurons @ moe.experts.down_proj
+    want = {
+        "router_logits": logits,
+        "router_weights": weights,
+        "expert_post": neurons.transpose(0, 1).flatten(1),
+        "expert_out": outputs.transpose(0, 1).flatten(1),
+    }
+    for site, values in want.items():
+        found = interp.activations(model, PROMPTS[:1], site, layer)[layer][0]
+        torch.testing.assert_close(found, values, atol=1e-5, rtol=1e-4, msg=site)
+    shared = interp.activations(model, PROMPTS[:1], "shared_out", layer)[layer][0]
+    torch.testing.assert_close(outputs.sum(0) + shared, seen[0][1], atol=1e-5, rtol=1e-4)
+    plan = interp.Ablate("expert_out", layers=layer, units=[expert])
+    got = interp.forward(model, PROMPTS[:1], plan).logits[0]
+    with torch.no_grad():
+        moe.experts.down_proj[expert], before = 0, moe.experts.down_proj[expert].clone()
+        torch.testing.assert_close(got, logits_of(model, PROMPTS[0])[-1], atol=1e-4, rtol=1e-4)
+        moe.experts.down_proj[expert] = before
 
 
 def test_only_layers_with_experts_have_their_sites():

@@ -124,7 +124,7 @@ def test_what_a_quantised_model_is(both: tuple[Model, Model]):
     assert all(check.holds for check in interp.validate(packed))
     assert list(quantised(packed.hf)) == ["Codes"]
     assert not quantised(plain.hf)
-    assert "quantised (Codes)" in repr(packed)
+    assert "quantised or wrapped (Codes)" in repr(packed)
     assert packed.n_vocab == 97
     assert packed.hash_now() != plain.hash_now()
     before = packed.hash_now()
@@ -193,9 +193,34 @@ def test_a_plain_weight_is_itself_and_a_subclass_that_computes_the_same_is_plain
     assert not is_plain(nn.Linear(4, 3).to(torch.float8_e4m3fn))
 
 
+def test_routers_and_grouped_maps_are_no_quantised_modules():
+    class Router(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            out = super().forward(x)
+            return out.softmax(-1), out
+
+    class Grouped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("rgd,god->rgo", x, self.weight.view(2, 3, 4))
+
+    class Experts(nn.Module):
+        in_features, out_features = 4, 3
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 4, 3))
+
+        def forward(self, x: Tensor, expert: Tensor) -> Tensor:
+            return x @ self.weight[expert]
+
+    assert not quantised(nn.ModuleList([Router(4, 3), Grouped(4, 6), Experts(), nn.Linear(4, 3)]))
+
+
 def test_quantised_models_are_not_edited():
     model = loaded(replaced(tiny_hf("llama"), Codes, nn.Linear))
-    with pytest.raises(PlanError, match="cannot be edited: its weights are quantised"):
+    with pytest.raises(
+        PlanError, match="cannot be edited: its weights are quantised or wrapped .Codes"
+    ):
         edit(model, [FACT])
     with pytest.raises(PlanError, match="cannot be edited: accelerate offloads"):
         edit(loaded(cpu_offload(tiny_hf("llama"), execution_device="cpu")), [FACT])
@@ -286,7 +311,7 @@ def test_quantisation_that_cannot_be_is_refused(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize("how", ["8bit", "4bit"])
 def test_bitsandbytes_on_a_cpu(folder: Path, how: str, tmp_path: Path):
     pytest.importorskip("bitsandbytes")
-    model = interp.load_model(folder, quantization=how)
+    model = interp.load_model(folder, word_tokenizer(), quantization=how)
     assert all(check.holds for check in interp.validate(model))
 
     def plain(module: nn.Module) -> nn.Module:
@@ -304,7 +329,7 @@ def test_bitsandbytes_on_a_cpu(folder: Path, how: str, tmp_path: Path):
         torch.testing.assert_close(got, want, atol=atol, rtol=1e-3, equal_nan=True)
     model.hf.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    again = interp.load_model(tmp_path)
+    again = interp.load_model(tmp_path, word_tokenizer())
     assert again.hash_now() == model.hash_now()
     with pytest.raises(ModelError, match="quantised already; give no quantization"):
         interp.load_model(tmp_path, quantization=how)
@@ -317,6 +342,9 @@ def test_torchao_that_rounds_activations_gives_no_gradient(folder: Path):
 
     whole = TorchAoConfig(torchao.Int8DynamicActivationInt8WeightConfig())
     with pytest.raises(PlanError, match="gradients do not pass"):
-        interp.attribute_edges(interp.load_model(folder, quantization=whole), word_pairs())
+        interp.attribute_edges(
+            interp.load_model(folder, word_tokenizer(), quantization=whole), word_pairs()
+        )
     only = TorchAoConfig(torchao.Int8WeightOnlyConfig())
-    assert interp.attribute_edges(interp.load_model(folder, quantization=only), word_pairs())
+    model = interp.load_model(folder, word_tokenizer(), quantization=only)
+    assert abs(interp.attribute_edges(model, word_pairs()).values).max() > 0.01

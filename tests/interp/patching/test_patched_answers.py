@@ -117,10 +117,25 @@ def test_next_token_metrics_do_not_read_what_follows():
     np.testing.assert_allclose(kl.values, same.values, atol=1e-5)
 
 
-def test_a_model_that_reads_no_tree_says_so():
-    model = tiny("gpt_neo")
+def test_a_model_that_reads_no_tree_runs_once_per_alias():
+    model, pairs = tiny("gpt_neo"), long_pairs()
+    kept, _ = tokenise(model, pairs)
+    for metric in ("logit_diff", "rank", "logprob_per_token"):
+        result = interp.patch(model, pairs, "resid_pre", "layer,pos", metric=metric)
+        for i, pair in enumerate(kept):
+            for pos in range(7):
+                got = float(result.values[i, 1, pos])
+                if pos >= len(pair.clean):
+                    assert np.isnan(got)
+                    continue
+                want = naive(model, pair, SITES["resid_pre"], [1], [pos], None, "denoise")
+                assert got == pytest.approx(want[metric], abs=1e-4), (metric, i, pos)
+    swept = interp.sweep_plans(model, pairs, {"none": ()}, "logit_diff")
+    np.testing.assert_allclose(
+        swept[:, 0], interp.patch(model, pairs, "z", "layer").clean, atol=1e-4
+    )
     with pytest.raises(PlanError, match="several answers of several tokens.*answers='first'"):
-        interp.patch(model, long_pairs(), "z", "layer")
+        interp.ablate(model, pairs, "a1.h2", n_random=0)
     # a single continuation does not branch
     row = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5 w6 w7", "wrong_answer": "w8"}
     result = interp.patch(model, [row], "resid_pre", "layer,pos")

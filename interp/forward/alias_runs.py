@@ -1,0 +1,78 @@
+"""Whole answers on models that read no trees: a run per alias, and metrics of all runs together.
+
+A single continuation needs no mask of its own, so every causal model reads it as plain text.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.data.answers import AnswerTree
+from interp.data.pairs import TokenPair
+from interp.forward.continuations import reads_trees
+from interp.metrics import AnswerScores, Metric
+from interp.model.model import Model
+
+
+def _log_p(scores: AnswerScores) -> Tensor:
+    return scores.logprob[:, 0, 0]
+
+
+def _rank(scores: AnswerScores) -> Tensor:
+    assert scores.rank is not None
+    return scores.rank[:, 0]
+
+
+ALIAS = {
+    "answers": Metric("log p of one alias", "nats", "answers", _log_p, 1),
+    "ranks": Metric("rank of one alias", "tokens", "ranks", _rank, 1),
+}
+"""What is read in each run, by what the metric reads."""
+
+OneRun = Callable[[list[TokenPair], Metric], list[np.ndarray]]
+"""(pairs whose right answer is one alias, metric of it) -> arrays that begin with the pair axis."""
+
+
+def read_together(model: Model, pairs: Sequence[TokenPair], metric: Metric) -> bool:
+    """Whether a model can read all answers of each pair in one row."""
+    trees = [AnswerTree.of(pair.answers[: metric.n_answers]) for pair in pairs]
+    if not any(tree.branches for tree in trees):
+        return True
+    both = zip(pairs, trees, strict=True)
+    return reads_trees(
+        model, max(max(len(p.clean), len(p.corrupt)) + len(t.tokens) for p, t in both)
+    )
+
+
+def by_alias(metric: Metric, pairs: Sequence[TokenPair], run: OneRun) -> list[np.ndarray]:
+    """The metric's arrays, made of those of one run per alias of each answer."""
+    n_answers = min(metric.n_answers, 2)
+    n_aliases = max(len(own) for pair in pairs for own in pair.answers[:n_answers])
+    n_tokens = torch.zeros(len(pairs), n_answers, n_aliases, dtype=torch.long)
+    found: list[np.ndarray] = []
+    for answer, alias in np.ndindex(n_answers, n_aliases):
+        own = [pair.answers[answer] for pair in pairs]
+        there = np.array([alias < len(aliases) for aliases in own])
+        chosen = [aliases[min(alias, len(aliases) - 1)] for aliases in own]
+        lengths = torch.tensor([len(one) for one in chosen])
+        n_tokens[:, answer, alias] = lengths * torch.from_numpy(there)
+        alone = [
+            replace(pair, answers=((one,), (one,))) for pair, one in zip(pairs, chosen, strict=True)
+        ]
+        parts = run(alone, ALIAS[metric.reads])
+        empty = np.inf if metric.reads == "ranks" else -np.inf
+        found = found or [np.full((*x.shape, n_answers, n_aliases), empty) for x in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[there, ..., answer, alias] = part[there]
+    return [_computed(metric, values, n_tokens) for values in found]
+
+
+def _computed(metric: Metric, values: np.ndarray, n_tokens: Tensor) -> np.ndarray:
+    """The metric of values with the axes pair, …, answer and alias."""
+    rows = torch.from_numpy(values).flatten(0, -3)
+    own = n_tokens.repeat_interleave(len(rows) // len(n_tokens), 0)
+    scores = AnswerScores(rows, own, rows[:, 0] if metric.reads == "ranks" else None)
+    return metric.compute(scores).double().numpy().reshape(values.shape[:-2])
