@@ -12,6 +12,7 @@ from torch import nn
 from interp.errors import InterpError, ModelError, did_you_mean, first_line
 from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
+from interp.loading.attention_inputs import with_gates_known
 from interp.loading.devices import usable
 from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
@@ -82,7 +83,7 @@ def load_model(
         hf = placed(hf, name, device, dtype and _dtype(dtype, None))
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = with_padding(with_inner_sites(mapped(hf, known, name)))
+    model = with_padding(with_gates_known(with_inner_sites(mapped(hf, known, name))))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)

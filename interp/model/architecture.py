@@ -127,7 +127,8 @@ class Architecture:
     the list of blocks, `ln_final` that of the norm before the unembedding, where there is one.
     `missing` holds the sites that no block has, with the reason. Without `left_padding`
     tokens in front of a prompt are read although the attention mask leaves them out; without
-    `given_positions` the model counts positions itself, and not from 0.
+    `given_positions` the model counts positions itself, and not from 0. Unless it is `cached`, a
+    KV cache changes its numbers, and tokens are run again instead.
     """
 
     adapter: str
@@ -140,6 +141,7 @@ class Architecture:
     bridge_reads_scores: bool = True
     left_padding: bool = True
     given_positions: bool = True
+    cached: bool = True
 
     @property
     def n_layers(self) -> int:
