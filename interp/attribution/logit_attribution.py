@@ -46,8 +46,9 @@ def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
     rows = prompts_of(pairs)
     names = ["resid_pre", "z", "mlp_out", "resid_post"]
-    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.sites]
-    points = [(SITES[name], layer) for name in names for layer in range(model.arch.n_layers)]
+    every = tuple(range(model.arch.n_layers))
+    names += [n for n in ("mlp_post", "resid_mid") if model.arch.layers_with(n) == every]
+    points = [(SITES[name], layer) for name in names for layer in every]
     found = recorded(model, rows, points, [(len(row.ids) - 1,) for row in rows])
     layers: dict[str, list[Tensor]] = {name: [] for name in names}
     for (site, _), values in zip(points, found, strict=True):
