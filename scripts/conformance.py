@@ -1,6 +1,6 @@
 """The conformance table: a tiny random model of every causal language model class, checked.
 
-    python scripts/conformance.py                     # all, about five minutes on one core
+    python scripts/conformance.py                     # all, about six minutes on one core
     python scripts/conformance.py llama mixtral       # some
     python scripts/conformance.py --write             # the table in docs/models.md, from the rows
 
