@@ -102,7 +102,7 @@ def test_edges_nodes_and_units(
     assert run(command) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f"{kind.__name__}(" in text
-    assert "excluded bad: answer ' w5 w7' is 2 tokens" in text
+    assert "excluded bad: answer and wrong_answer are the same token" in text
     assert run(["show", str(out)]) == 0
 
 
@@ -185,7 +185,7 @@ def test_shards_are_as_one_run(
         (["--of", "edge"], "unknown site 'edge'"),
         (["--over", "layer"], "edges have no axes 'layer'"),
         (["--of", "z", "--over", "layer,neuron"], "cannot attribute to 'z' over"),
-        (["--metric", "kl"], "unknown metric 'kl'. Available: logit_diff, logprob, prob"),
+        (["--metric", "kl"], "unknown metric 'kl'. Available: logit_diff, logprob,"),
         (["--steps", "3"], "cannot take 3 steps"),
         (["--split-by", "subjet"], "no span 'subjet'"),
         (["--pairs", "nowhere.jsonl"], "no such file: nowhere.jsonl"),

@@ -335,7 +335,11 @@ class InChat:
         from interp.data.chat import Chat
         from interp.data.records import read_rows
 
-        given = {"system": self.system, "thinking": self.thinking, "prefill": self.prefill}
+        given: dict[str, Any] = {
+            "system": self.system,
+            "thinking": self.thinking,
+            "prefill": self.prefill,
+        }
         if not self.chat and self.tools is None and all(one is None for one in given.values()):
             return None
         tools = () if self.tools is None else tuple(read_rows(self.tools, "schemas of tools"))

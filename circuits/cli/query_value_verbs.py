@@ -58,6 +58,14 @@ def find(
     every: Annotated[
         bool, typer.Option("--every", help="Score every FFN neuron, for sums over layers (slow).")
     ] = False,
+    answers: Annotated[
+        str,
+        choice(
+            ("single", "first"),
+            "single: an answer of several tokens is refused, as scores are of one token; first: "
+            "the first token of each answer is read.",
+        ),
+    ] = "single",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +78,7 @@ def find(
 
     rows = load_questions(prompts)[:limit]
     options: dict[str, Any] = {"top": top, "layers": numbers("--layers", layers), "key": key}
-    options["every"] = every
+    options |= {"every": every, "answers_read": answers}
     model = on.load()
     asked = [prompt(model, in_chat.prompt(row.prompt), **row.spans) for row in rows]
     data = fingerprint([rows, [one.text for one in asked]])
@@ -79,8 +87,8 @@ def find(
     def made() -> QueryValue:
         labels = [row.label for row in rows]
         clusters = [row.cluster or str(i) for i, row in enumerate(rows)]
-        answers = [row.answer for row in rows]
-        found = found_in(model, asked, answers, labels=labels, clusters=clusters, **options)
+        texts = [row.answer for row in rows]
+        found = found_in(model, asked, texts, labels=labels, clusters=clusters, **options)
         return replace(found, provenance={"seed": seed})
 
     named |= identity(model)

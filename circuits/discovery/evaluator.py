@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit
 from interp.attribution.contrast import Contrast, contrasts, run
 from interp.brief import brief
+from interp.data.answers import described
 from interp.data.pairs import AnswerMode, Excluded, PromptPairs, load_pairs, tokenise, unpaired
 from interp.errors import DegenerateGap, PlanError, shown
 from interp.forward.masked import Writes, run_masked
@@ -38,6 +39,7 @@ class Evaluator:
         ids: of the pairs.
         prompts: every test prompt, clean and corrupt.
         unpaired: tokens of each pair without a partner, where edges are not cut; empty: none.
+        answers: how much of the answers is read.
     """
 
     model: Model
@@ -51,6 +53,7 @@ class Evaluator:
     metric: str
     source: str
     unpaired: tuple[tuple[int, int], ...] = ()
+    answers: str = "whole (1 token)"
 
     @classmethod
     def of(
@@ -98,6 +101,7 @@ class Evaluator:
             metric=chosen.name,
             source=loaded.source,
             unpaired=unpaired(kept) if ablation == "resample" else (),
+            answers=described((pair.answers for pair in kept), answers),
         )
 
     @property
@@ -105,7 +109,7 @@ class Evaluator:
         """What is measured, on what, as results hold it."""
         named = {"metric": self.metric, "ablation": self.ablation, "source": self.source}
         named |= {"model": self.model.name, "n_excluded": len(self.excluded)}
-        return named | {"unpaired": self.unpaired}
+        return named | {"unpaired": self.unpaired, "answers": self.answers}
 
     @property
     def graph(self) -> Graph:

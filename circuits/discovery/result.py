@@ -35,6 +35,7 @@ class _OnTestPairs(Result):
         n_excluded: test rows refused.
         unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
             other, so that no edge is cut there. Empty where all have.
+        answers: how much of the answers was read.
     """
 
     pairs: pd.DataFrame = field(repr=False)
@@ -44,6 +45,7 @@ class _OnTestPairs(Result):
     source: str
     n_excluded: int
     unpaired: tuple[tuple[int, int], ...] = field(default=(), kw_only=True, repr=False)
+    answers: str = field(default="whole (1 token)", kw_only=True)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -71,6 +73,7 @@ class _OnTestPairs(Result):
             "n_pairs": len(self.pairs),
             "n_excluded": self.n_excluded,
             "warnings": list(self.warnings),
+            "answers": self.answers,
             "full": float(self._of_pairs("full").mean()),
             "empty": float(self._of_pairs("empty").mean()),
         }
@@ -83,7 +86,8 @@ class _OnTestPairs(Result):
             sections=[section],
             method=(
                 f"{F}. {self.metric}: {said['full']:.3f} of the full model, {said['empty']:.3f} "
-                f"with all edges cut ({self.ablation} ablation). Test pairs: {self.source}.",
+                f"with all edges cut ({self.ablation} ablation). Answers: {self.answers}. "
+                f"Test pairs: {self.source}.",
                 method,
             ),
             excluded=excluded_counts({REFUSED: self.n_excluded}),

@@ -231,7 +231,8 @@ def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
     if stage.spread == "joint":
         return [(site, layer) for layer in stage.layers for site in stage.writes]
     last = stage.layers[-1]
-    bounded = model.parts(last).ln2_post is not None
+    parts = model.parts(last)
+    bounded = parts.ln2_post is not None or parts.mlp_scale != 1
     if stage.target == "resid" and not bounded:
         return [("resid_post", last)]
     if stage.target == "mlp+attn":

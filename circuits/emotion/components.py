@@ -112,19 +112,22 @@ def post_norm(
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " d_model"]]:
     """How a norm on a sublayer's output scales each row's writes: by scale[row] * weight.
 
-    Both are 1 where there is none; in every family such norms are root-mean-square norms.
+    Where there is none, by the block's own multiplier alone; in every family such norms are
+    root-mean-square norms.
     """
     parts = model.parts(layer)
-    path = parts.ln1_post if site == "z" else parts.ln2_post
+    path, times = (
+        (parts.ln1_post, parts.attn_scale) if site == "z" else (parts.ln2_post, parts.mlp_scale)
+    )
     if path is None:
-        return torch.ones(len(x)), torch.ones(model.arch.d_model)
+        return torch.full((len(x),), times), torch.ones(model.arch.d_model)
     with torch.no_grad():
         module = projection(model, site, layer)
         total = torch.cat([module(part) for part in _chunks(model, x)])[None]
         ones = torch.ones_like(total)
         factors = with_fixed_scale(model, norm(model, layer, path), total, ones)[0].float().cpu()
     weight = factors[0]
-    return (factors @ weight) / (weight @ weight), weight
+    return times * (factors @ weight) / (weight @ weight), weight
 
 
 def head_table(
@@ -168,7 +171,7 @@ def head_parts(
         flat = rows.flatten(-2)
         total = projection(model, "z", layer)(flat)
         own = head_writes(model, layer, flat[:, None])[:, :, 0]  # row, head, d_model
-        lost = post(total)[:, None] - post(total[:, None] - own)
+        lost = parts.attn_scale * (post(total)[:, None] - post(total[:, None] - own))
         if normed:
             lost = read(mid)[:, None] - read(mid[:, None] - lost)
         out.append(torch.einsum("rhd,ed->reh", lost.float().cpu(), v))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ def find(
     top: int = 30,
     top_query: int = 100,
     every: bool = False,
+    answers_read: Literal["single", "first"] = "single",
     progress: Progress | bool = True,
 ) -> QueryValue:
     """Find the neurons that raise an answer's log-probability, and those that switch them on.
@@ -44,7 +45,7 @@ def find(
     Args:
         model: the model.
         prompts: texts, or token prompts with spans (`interp.prompt`).
-        answers: what follows each, of one token.
+        answers: what follows each, of one token: the scores are log-probability increases of one.
         labels: kind of knowledge of each prompt, such as its relation.
         clusters: entity of each prompt, for intervals over entities.
         key: what FFN value neurons are read with: ``"gate"`` or, of gated FFNs, ``"up"``.
@@ -54,6 +55,7 @@ def find(
         every: score every FFN neuron, so that layer sums are over all and not over the top ones.
             Costs one projection of all neurons through the vocabulary, and an exponential per
             prompt, neuron and token of the vocabulary.
+        answers_read: ``"first"``: of answers of several tokens, the first token alone.
         progress: called with (prompts done, prompts in all); True draws a bar.
 
     Raises:
@@ -69,7 +71,7 @@ def find(
     if not chosen or top < 1 or top_query < 1:
         raise DataError("give at least one layer, and `top` and `top_query` of at least 1.")
     neuron_keys(model, 0, key)
-    asked, excluded = questions(model, prompts, answers, labels, clusters)
+    asked, excluded = questions(model, prompts, answers, labels, clusters, answers_read)
     if not asked:
         raise DataError(
             f"{model.name} answers none of the {len(excluded)} prompts as given; first: "

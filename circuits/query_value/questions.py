@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from interp.data.answers import single_token
+from interp.data.answers import continuation, single_token
 from interp.data.pairs import Excluded
 from interp.data.prompts import Prompt, TokenPrompt, as_prompts
 from interp.data.records import ClosedRow, Text, checked, placed_rows
@@ -43,11 +43,13 @@ def load_questions(source: str | Path) -> list[QuestionRow]:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that a model answers, and the token that answers it.
+    """A prompt that a model answers, and what answers it.
 
     Attributes:
         id: its number among the prompts that were given, as text.
+        answer: first token of the answer.
         cluster: the entity or fact that it shares with other prompts.
+        rest: the answer's further tokens, where it is read whole.
     """
 
     id: str
@@ -56,6 +58,17 @@ class Question:
     answer: int
     label: str
     cluster: str
+    rest: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All tokens of the answer that are read."""
+        return self.answer, *self.rest
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The prompt's tokens and, behind them, all but the answer's last."""
+        return *self.prompt.ids, *self.tokens[:-1]
 
     def role(self, pos: int) -> str:
         """The span that a token is in; else ``last``, ``first`` or ``other``."""
@@ -73,15 +86,20 @@ def questions(
     answers: Sequence[str],
     labels: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
+    mode: Literal["single", "first", "whole"] = "single",
 ) -> tuple[list[Question], list[Excluded]]:
     """Put prompts and answers into tokens; without clusters each prompt stands for itself.
 
+    `mode`: ``"single"``: answers are one token; ``"first"``: the first token of each is read;
+    ``"whole"``: all are.
+
     Returns:
-        The questions whose answer is the model's top prediction, and the others with reasons.
+        The questions whose answer greedy decoding writes, and the others with reasons.
 
     Raises:
         DataError: not one answer, label or cluster per prompt, one prompt given twice, or an
-            answer of several tokens: its first token would answer another question.
+            answer of several tokens where one is read: its first token could answer another
+            question.
     """
     rows = as_prompts(model, prompts)
     for name, given in (("answers", answers), ("labels", labels), ("clusters", clusters)):
@@ -98,14 +116,28 @@ def questions(
         if not answer.strip():
             raise DataError(f"the prompt {shown(text)} has no answer; give one token of text.")
         what = f"the answer of {shown(text)},"
-        token = single_token(model, text, list(row.ids), answer, what)
+        spell = single_token if mode == "single" else continuation
+        spelt = spell(model, text, list(row.ids), answer, what)
+        first, *rest = (spelt,) if isinstance(spelt, int) else spelt
         label, cluster = labels[i] if labels else "", clusters[i] if clusters else str(i)
-        listed.append(Question(str(i), row, text, token, label, cluster))
-    predicted = torch.as_tensor(forward(model, rows).logits.argmax(-1)).tolist()
-    right, wrong = list[Question](), list[Excluded]()
-    for one, token in zip(listed, predicted, strict=True):
-        if token == one.answer:
-            right.append(one)
-        else:
-            wrong.append(Excluded(one.id, one.text, f"the model says {model.token(token)!r}"))
-    return right, wrong
+        further = tuple(rest) if mode == "whole" else ()
+        listed.append(Question(str(i), row, text, first, label, cluster, further))
+    return _answered(model, listed)
+
+
+def _answered(model: Model, asked: list[Question]) -> tuple[list[Question], list[Excluded]]:
+    """The questions whose answer greedy decoding writes, and the others with what it writes."""
+    steps = [
+        (i, token, TokenPrompt((*one.prompt.ids, *one.tokens[:n])))
+        for i, one in enumerate(asked)
+        for n, token in enumerate(one.tokens)
+    ]
+    logits = forward(model, [prompt for _, _, prompt in steps]).logits
+    predicted = torch.as_tensor(logits.argmax(-1)).tolist()
+    wrong: dict[int, Excluded] = {}
+    for (i, token, prompt), written in zip(steps, predicted, strict=True):
+        if token != written and i not in wrong:
+            begun = "".join(map(model.token, prompt.ids[len(asked[i].prompt.ids) :]))
+            reason = f"the model says {begun + model.token(written)!r}"
+            wrong[i] = Excluded(asked[i].id, asked[i].text, reason)
+    return [one for i, one in enumerate(asked) if i not in wrong], list(wrong.values())

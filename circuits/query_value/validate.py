@@ -166,7 +166,8 @@ def validate(
         model: the model of the result.
         result: from `find`, on other prompts.
         prompts: texts or token prompts.
-        answers: what follows each, of one token.
+        answers: what follows each. All tokens are read: log p of an answer is the sum over its
+            tokens, and an answer is right where greedy decoding writes it.
         clusters: entity of each prompt.
         neurons: ``"shared"``: the strongest over all of the result's prompts; ``"own"``: over
             those of the prompt's own cluster, such as other wordings of the same fact.
@@ -183,7 +184,7 @@ def validate(
             result is of another model, or the model answers none of the prompts.
         StatisticsError: too few other neurons in a layer for a random set.
     """
-    asked, excluded = questions(model, prompts, answers, None, clusters)
+    asked, excluded = questions(model, prompts, answers, None, clusters, "whole")
     _check_new(model, result, asked, len(prompts))
     known = [one.prompt for one in result.questions]
     norms = write_norms(model, ["neuron"], known)
@@ -292,29 +293,35 @@ def _plan(chosen: Sequence[Component], fill: Values, positions: Positions) -> Pl
 def _measure(
     model: Model, one: Question, plans: Sequence[Plan], chosen: _Chosen
 ) -> Float[Tensor, "readout run"]:
-    """One batch: the prompt as it is, and under each plan; the value neurons and the answer."""
+    """One batch: the prompt as it is, and under each plan; the value neurons and the answer.
+
+    The neurons are read at the prompt's last token. To plans, the answer's tokens are decoded ones.
+    """
     rows = [one.prompt] * (1 + len(plans))
     run = bind(model, Plan(), rows)
     for row, plan in enumerate(plans, 1):
         run.edits += bind(model, plan, rows, rows=torch.arange(len(rows)) == row).edits
-    ids = torch.tensor([one.prompt.ids] * len(rows), device=model.device)
+    ids = torch.tensor([one.read] * len(rows), device=model.device)
+    last = slice(len(one.prompt.ids) - 1, None)
     seen: dict[int, Tensor] = {}
     reads = [
-        (SITES["mlp_post"], layer, _keep(seen, layer)) for layer in {at.layer for at in chosen.read}
+        (SITES["mlp_post"], layer, _keep(seen, layer, last))
+        for layer in {at.layer for at in chosen.read}
     ]
-    reads.append((SITES["resid_post"], model.arch.n_layers - 1, _keep(seen, -1)))
+    reads.append((SITES["resid_post"], model.arch.n_layers - 1, _keep(seen, -1, last)))
     with torch.no_grad(), hooked_run(model, run), hooked(model, reads):
         mask = torch.ones_like(ids, dtype=torch.bool)
         model.body(input_ids=ids, use_cache=False, **positions_and_mask(model, mask))
         logits = model.logits(seen[-1])
-    found = torch.stack([seen[at.layer][:, at.unit] for at in chosen.read], 1).float().cpu()
-    log_p = logits.log_softmax(-1)[:, one.answer].cpu()
-    right = (logits.argmax(-1) == one.answer).float().cpu()
-    return torch.stack([found @ chosen.sign, log_p, right])
+    found = torch.stack([seen[at.layer][:, 0, at.unit] for at in chosen.read], 1).float().cpu()
+    tokens = torch.tensor(one.tokens, device=logits.device)
+    log_p = logits.log_softmax(-1).gather(-1, tokens.expand(len(rows), -1)[..., None])
+    right = (logits.argmax(-1) == tokens).all(1).float().cpu()
+    return torch.stack([found @ chosen.sign, log_p.sum((1, 2)).cpu(), right])
 
 
-def _keep(seen: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
-    return lambda activation: seen.__setitem__(layer, activation[:, -1].clone())
+def _keep(seen: dict[int, Tensor], layer: int, at: slice) -> Callable[[Tensor], None]:
+    return lambda activation: seen.__setitem__(layer, activation[:, at].clone())
 
 
 def _dataset(asked: Sequence[Question], measured: Sequence[Tensor]) -> xr.Dataset:

@@ -1,7 +1,8 @@
 """The correctness filter: only pairs that a model gets right on both sides are studied.
 
-Right means that no other candidate answer has a higher logit. Of two-hop recall a pair is dropped,
-too, if a shortcut gives its answer: the same question without its first hop.
+Right means that no other candidate answer is likelier, all of them whole (`interp.ablate`'s
+``"accuracy"``). Of two-hop recall a pair is dropped, too, if a shortcut gives its answer: the same
+question without its first hop.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool
 
 from circuits.recall_reasoning.cells import Data
+from interp.ablation.readouts import READOUTS, rivals, spelt
 from interp.brief import brief
-from interp.data.answers import single_token
-from interp.data.pairs import Excluded, PromptPairs, TokenPair, tokenise
-from interp.data.prompts import TokenPrompt, prompts_of
-from interp.errors import DataError
-from interp.forward.readout import answer_logits
-from interp.interventions.run import forward
+from interp.data.answers import Aliases
+from interp.data.pairs import Excluded, Pair, PromptPairs, TokenPair, tokenise
+from interp.data.prompts import TokenPrompt, batches, prompts_of
+from interp.data.token_batch import laid_out
+from interp.forward.continuations import resid_at_nodes
+from interp.forward.readout import measure
 from interp.model.model import Model
 from interp.statistics import auroc, wilson
 
@@ -83,10 +84,10 @@ def _asked(
     model: Model, data: Data, cell: str, pairs: PromptPairs, most: int | None
 ) -> tuple[dict[str, Any], list[int], list[Excluded]]:
     """Counts of one cell, the lengths of its pairs that are right, and the other pairs."""
-    tokens, out = tokenise(model, pairs, "single")
-    among = candidates(model, tokens, data.candidates[cell])
-    clean, first = right(model, prompts_of(tokens), [t.answer for t in tokens], among)
-    wrong_answers = [t.wrong_answer for t in tokens]
+    tokens, out = tokenise(model, pairs)
+    among = [spelt(model, tokens[0], text) for text in candidates(pairs, data.candidates[cell])]
+    clean, first = right(model, prompts_of(tokens), [t.answers[0] for t in tokens], among)
+    wrong_answers = [t.answers[1] for t in tokens]
     corrupt, _ = right(model, prompts_of(tokens, "corrupt"), wrong_answers, among)
     both = clean & corrupt
     short = both & _by_shortcut(model, data, tokens, among)
@@ -112,44 +113,43 @@ def _asked(
     return row, [len(t.clean) for t in kept], out
 
 
-def candidates(model: Model, pairs: Sequence[TokenPair], texts: Sequence[str]) -> list[int]:
-    """The tokens that accuracy chooses among: those of the answers that are one token."""
-    found = {t for pair in pairs for t in (pair.answer, pair.wrong_answer)}
-    prompt, ids = pairs[0].pair.clean, list(pairs[0].clean)
-    for text in texts:
-        try:
-            found.add(single_token(model, prompt, ids, text, "candidate"))
-        except DataError:  # of more tokens, so it is not a pair's answer either
-            continue
-    return sorted(found)
+def candidates(pairs: Sequence[Pair], texts: Sequence[str]) -> list[str]:
+    """The answers that accuracy chooses among: those of the pairs, and all others."""
+    own = (text for pair in pairs for text in (pair.answer, pair.wrong_answer))
+    return list(dict.fromkeys((*own, *texts)))
 
 
 def right(
-    model: Model, prompts: Sequence[TokenPrompt], answers: Sequence[int], among: Sequence[int]
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    answers: Sequence[Aliases],
+    among: Sequence[Aliases],
 ) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
-    """Whether each answer leads the candidates, and whether it leads the vocabulary."""
-    lead: list[np.ndarray] = []
-    first: list[np.ndarray] = []
-    for lo in range(0, len(prompts), AT_ONCE):
-        predicted = forward(model, prompts[lo : lo + AT_ONCE])
-        own = torch.tensor(answers[lo : lo + AT_ONCE])
-        table = torch.tensor(list(among)).expand(len(own), -1)
-        resid = predicted.resid.to(model.unembed_device)
-        logits = answer_logits(model, resid, torch.cat([own[:, None], table], 1)).cpu()
-        lead.append((logits[:, 1:] <= logits[:, :1]).all(1).numpy())
-        first.append((predicted.logits.argmax(-1) == own).numpy())
-    return np.concatenate(lead), np.concatenate(first)
+    """Whether each answer leads the candidates, and whether greedy decoding writes it."""
+    named, found = ("accuracy", "vocab_accuracy"), list[np.ndarray]()
+    # the second is the wrong answer, which accuracy does not read
+    read = [(own, own, *rivals(own, list(dict.fromkeys(among)))) for own in answers]
+    for group in batches(model, prompts, AT_ONCE * max(len(one.ids) for one in prompts)):
+        part, own = [prompts[i].ids for i in group], [read[i] for i in group]
+        first = [(aliases[0][0][0], aliases[1][0][0]) for aliases in own]
+        tokens = laid_out(model, part, own, first)
+        resid = resid_at_nodes(model, tokens)
+        values = [measure(model, READOUTS[name], resid, tokens.answers) for name in named]
+        found.append(np.column_stack([group, *(value.numpy() for value in values)]))
+    rows = np.concatenate(found)
+    rows = rows[rows[:, 0].argsort()].astype(bool)
+    return rows[:, 1], rows[:, 2]
 
 
 def _by_shortcut(
-    model: Model, data: Data, tokens: Sequence[TokenPair], among: Sequence[int]
+    model: Model, data: Data, tokens: Sequence[TokenPair], among: Sequence[Aliases]
 ) -> Bool[np.ndarray, " pair"]:
     """Which pairs some shortcut gives the answer of."""
     texts = [(i, s) for i, t in enumerate(tokens) for s in data.shortcuts.get(t.pair.id, ())]
     found = np.zeros(len(tokens), dtype=bool)
     if texts:
         prompts = [TokenPrompt(tuple(model.encode(text))) for _, text in texts]
-        hit, _ = right(model, prompts, [tokens[i].answer for i, _ in texts], among)
+        hit, _ = right(model, prompts, [tokens[i].answers[0] for i, _ in texts], among)
         np.logical_or.at(found, [i for i, _ in texts], hit)
     return found
 

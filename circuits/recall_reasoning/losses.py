@@ -75,15 +75,13 @@ def losses(
     nll = None
     rows = {cell: data.of(split, cell, most) for cell in data.cells}
     for cell, pairs in rows.items():
-        tokens, _ = tokenise(model, pairs, "single")
-        answers = candidates(model, tokens, data.candidates[cell])
         found = ablate(
             model,
             pairs,
             sets,
             ablation,
             readouts=("logit_diff", "accuracy"),
-            candidates=[model.token(token) for token in answers],
+            candidates=candidates(pairs, data.candidates[cell]),
             reference=data.of("selection", cell) if ablation == "mean" else None,
             neutral=neutral if cell == data.cells[0] else None,
             n_random=0,
@@ -104,7 +102,7 @@ def _lost(result: AblationResult, readout: str) -> np.ndarray:
 
 def total_effect(model: Model, pairs: PromptPairs) -> float:
     """m(clean) - m(corrupt), in logits, over pairs."""
-    rows, _ = tokenise(model, pairs, "single")
+    rows, _ = tokenise(model, pairs)
     clean, corrupt = (
         float(sweep_plans(model, rows, {"none": ()}, run=side).mean())
         for side in ("clean", "corrupt")

@@ -34,7 +34,7 @@ def bridge_readout(
     Source: Yang et al., arXiv 2402.16837.
     """
     found: list[tuple[TokenPair, int]] = []
-    tokenised = tokenise(model, pairs, "single")[0]
+    tokenised = tokenise(model, pairs)[0]
     for one in tokenised:
         prompt, name = one.pair.clean, bridge[one.pair.id]
         try:
@@ -79,17 +79,19 @@ def knock_out(
 ) -> pd.DataFrame:
     """Probability of the answer when the last token cannot attend to the subject, by window.
 
+    Nor can the answer's own tokens, from which its others are predicted.
+
     `window` consecutive layers are blocked, centred on each layer. A row per layer: relative change
     of p(answer), with its interval over pairs or clusters (the entity of each pair).
 
     Source: Geva et al., arXiv 2304.14767, section 4.
     """
-    rows, layers = tokenise(model, pairs, "single")[0], range(model.arch.n_layers)
+    rows, layers = tokenise(model, pairs)[0], range(model.arch.n_layers)
     plans: dict[str, AnyPlan] = {"none": ()}
     for layer in layers:
         first = layer - window // 2
         blocked = tuple(i for i in range(first, first + window) if i in layers)
-        plans[str(layer)] = KnockOut(queries="last", keys=span, layers=blocked)
+        plans[str(layer)] = KnockOut(queries="generating", keys=span, layers=blocked)
     p = sweep_plans(model, rows, plans, metric="prob").values
     change = (p[:, 1:] - p[:, :1]) / p[:, :1].mean()
     columns = {"layer": list(layers), **_bounds("change", change, seed, clusters)}
@@ -103,7 +105,7 @@ def back_patching(
     targets: Sequence[int],
     place: str = "subject_last",
 ) -> xr.DataArray:
-    """Whether the answer leads the vocabulary once a later state is fed back into an earlier layer.
+    """Whether greedy decoding writes the answer once a later state is fed back into a lower layer.
 
     The output of each layer in `sources` replaces that of each in `targets`, at the same token; the
     pairs are best those whose answer the model misses. Dims (pair, source, target): 1 where the
@@ -111,7 +113,7 @@ def back_patching(
 
     Source: Biran et al., arXiv 2406.12775, section 5.
     """
-    rows = tokenise(model, pairs, "single")[0]
+    rows = tokenise(model, pairs)[0]
     states = activations(model, prompts_of(rows), "resid_post")
     cells = [(s, t) for s in sources for t in targets if t < s]
     plans: dict[str, AnyPlan] = {"none": ()}
@@ -135,8 +137,8 @@ def memory_heads(
 
     The prompts state another answer (cell C-conflict) than `stored`, by id of the pair. A row per
     head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs with its
-    interval; memory heads are positive, in-context heads negative. `DataError` where no stored
-    answer is a single token.
+    interval; memory heads are positive, in-context heads negative. A direct effect is along one
+    direction, so pairs with an answer of several tokens are left out; `DataError` where all are.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """

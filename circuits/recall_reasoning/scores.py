@@ -149,7 +149,7 @@ def controls_of(
     from a layer nearby; ``norm``: as ``layer``, matched by output norm on `pairs`, too;
     ``anywhere``: any units. A kind is missing where no set matches.
     """
-    norms = write_norms(model, [circuit.kind], prompts_of(tokenise(model, pairs, "single")[0])[:16])
+    norms = write_norms(model, [circuit.kind], prompts_of(tokenise(model, pairs)[0])[:16])
     found: dict[str, list[ComponentSet]] = {"layer": [], "near": [], "norm": []}
     with contextlib.suppress(StatisticsError):  # a layer has too few other units
         found["layer"] = matched_sets(model, circuit.set, n, seed)

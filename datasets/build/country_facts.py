@@ -378,18 +378,18 @@ def _describe(rows: list[dict[str, Any]]) -> None:
 # --- count ---------------------------------------------------------------------------------------
 
 
-def count(names: Sequence[str], dtype: str) -> None:
+def count(names: Sequence[str], limit: int | None) -> None:
     """Print what models get right: greedy decoding writes an accepted answer."""
     print("| set | model | relation | n | clean right | both right | both preferred |")
     print("|---" * 7 + "|")
     for name in names:
-        model = interp.load_model(name, device="cpu", dtype=dtype)
+        model = interp.load_model(name, device="cpu", dtype="float32")
         for form in forms(model):
-            _count(model, form)
+            _count(model, form, limit)
 
 
-def _count(model: Model, form: str) -> None:
-    loaded = interp.load_pairs(form)
+def _count(model: Model, form: str, limit: int | None) -> None:
+    loaded = interp.load_pairs(form)[:limit]
     lines = (FOLDER / f"{form}.jsonl").read_text("utf-8").splitlines()
     relation = {one["id"]: one["relation"] for one in map(json.loads, lines)}
     options: dict[str, Any] = {"over": ("layer",), "layers": [0], "at": "last", "progress": False}
@@ -399,19 +399,21 @@ def _count(model: Model, form: str) -> None:
     preferred = (margin.clean.values > 0) & (margin.corrupt.values < 0)
     for name in (*RELATIONS, "all"):
         own = [
-            (right[pair.clean], right[pair.clean] and right[pair.corrupt], bool(above))
+            (right[pair.clean], right[pair.clean] and right.get(pair.corrupt, False), bool(above))
             for pair, above in zip(loaded, preferred, strict=True)
             if name in ("all", relation[pair.id])
         ]
         sums = [sum(column) for column in zip(*own, strict=True)]
-        cells = " | ".join(f"{total} ({total / len(own):.0%})" for total in sums)
-        print(f"| {form} | {model.name} | {name} | {len(own)} | {cells} |", flush=True)
+        cells = [f"{total} ({total / len(own):.0%})" for total in sums]
+        if limit:
+            cells[1] = "–"  # the corrupt prompts of a part are clean in other rows
+        print(f"| {form} | {model.name} | {name} | {len(own)} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("write", "count"))
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--limit", type=int, help="Count the first rows only.")
     given = parser.parse_args()
-    write() if given.what == "write" else count(given.models, given.dtype)
+    write() if given.what == "write" else count(given.models, given.limit)

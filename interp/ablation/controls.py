@@ -13,7 +13,7 @@ from interp.data.prompts import TokenPrompt
 from interp.errors import StatisticsError
 from interp.forward.blocks import head_writes, weight_of
 from interp.interventions.recording import site_values
-from interp.model.components import SITE_OF, ComponentKind, ComponentSet, Sets, shapes
+from interp.model.components import SITE_OF, ComponentKind, ComponentSet, Sets, layers_of, shapes
 from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.statistics.random_sets import Match, Sizes, random_sets
@@ -57,7 +57,9 @@ def matched_sets(
 ) -> list[ComponentSet]:
     """Random sets for a set of a model, as `random_sets`; kept where the set is kept."""
     known = shapes(model, {one.kind for one in chosen.components})
-    drawn = random_sets(chosen.components, known, n, seed, match, norms)
+    every = set(range(model.arch.n_layers))
+    lacking = {kind: sorted(every - set(layers_of(model, kind))) for kind in known}
+    drawn = random_sets(chosen.components, known, n, seed, match, norms, lacking)
     return [ComponentSet(one, chosen.among) for one in drawn]
 
 

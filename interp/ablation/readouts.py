@@ -103,7 +103,7 @@ def read_answers(
     if candidates is None:
         among = dict.fromkeys(aliases for pair in pairs for aliases in pair.answers)
     else:
-        among = dict.fromkeys(_spelt(model, pairs[0], text, mode) for text in candidates)
+        among = dict.fromkeys(spelt(model, pairs[0], text, mode) for text in candidates)
         every = {alias for aliases in among for alias in aliases}
         for pair in pairs:
             if not every.intersection(pair.answers[0]):
@@ -111,15 +111,16 @@ def read_answers(
                     f"{pair.pair.where}: the answer {pair.pair.answer!r} is not among the "
                     f"{len(among)} candidates; add it, or leave the pair out."
                 )
-    return [(*pair.answers, *_rivals(pair.answers[0], list(among))) for pair in pairs]
+    return [(*pair.answers, *rivals(pair.answers[0], list(among))) for pair in pairs]
 
 
-def _spelt(model: Model, pair: TokenPair, text: str, mode: AnswerMode) -> Aliases:
+def spelt(model: Model, pair: TokenPair, text: str, mode: AnswerMode = "whole") -> Aliases:
+    """A candidate in tokens, as it continues a pair's clean prompt."""
     tokens = continuation(model, pair.pair.clean, list(pair.clean), text, "candidate")
     return (tokens[:1] if mode == "first" else tokens,)
 
 
-def _rivals(right: Aliases, among: Sequence[Aliases]) -> list[Aliases]:
+def rivals(right: Aliases, among: Sequence[Aliases]) -> list[Aliases]:
     """The other answers, without what begins with the right one or the right one with it."""
 
     def same(alias: tuple[int, ...]) -> bool:

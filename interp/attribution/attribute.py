@@ -31,6 +31,7 @@ from interp.attribution.nodes import (
     unit_scores,
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from interp.data.answers import described
 from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, unpaired
 from interp.data.prompts import mixed_positions
 from interp.errors import InterpWarning, PlanError, did_you_mean
@@ -260,6 +261,7 @@ def _in_shards(
     seconds = sum(shard.seconds for shard in shards)
     rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
     rest["unpaired"] = unpaired(usable)
+    rest["answers"] = described((pair.answers for pair in usable), options["answers"])
     return replace(shards[0], **series, **rest, seconds=seconds)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -236,7 +236,19 @@ def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generat
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
         stack.enter_context(hooked(model, edits))
+        for site in ("attn_out", "mlp_out"):
+            if site in kept:
+                module, point = model.point(SITES[site], layer)
+                if point.side == "out":
+                    stack.callback(module.register_forward_hook(_go_on_with_a_copy).remove)
         yield
+
+
+def _go_on_with_a_copy(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """Blocks may add to a sublayer's output in place (Falcon); what is kept stays as it was."""
+    if isinstance(output, tuple):
+        return output[0].clone(), *output[1:]
+    return output.clone()
 
 
 def plain_runs(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.attribution.estimators import with_fixed_scale
 from interp.brief import brief
-from interp.data.pairs import TokenPair
+from interp.data.pairs import TokenPair, answer_tokens
 from interp.data.prompts import prompts_of
 from interp.errors import PlanError
 from interp.forward.blocks import head_writes, norm, weight_of
@@ -46,14 +46,15 @@ def last_token(model: Model, pairs: Sequence[TokenPair]) -> LastTokenStates:
     """Run the clean prompts once and keep what direct attribution reads."""
     rows = prompts_of(pairs)
     names = ["resid_pre", "z", "mlp_out", "resid_post"]
-    names += [name for name in ("mlp_post", "resid_mid") if name in model.arch.sites]
-    points = [(SITES[name], layer) for name in names for layer in range(model.arch.n_layers)]
+    every = tuple(range(model.arch.n_layers))
+    names += [n for n in ("mlp_post", "resid_mid") if model.arch.layers_with(n) == every]
+    points = [(SITES[name], layer) for name in names for layer in every]
     found = recorded(model, rows, points, [(len(row.ids) - 1,) for row in rows])
     layers: dict[str, list[Tensor]] = {name: [] for name in names}
     for (site, _), values in zip(points, found, strict=True):
         layers[site.name].append(values[:, 0].to(model.device))
     stack = {name: torch.stack(own, 1) for name, own in layers.items()}
-    answers = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
+    answers = answer_tokens(pairs, "direct attribution to the logits")
     return LastTokenStates(
         resid=torch.cat([stack["resid_pre"], stack["resid_post"][:, -1:]], 1),
         mid=stack.get("resid_mid", stack["resid_pre"]),
@@ -80,7 +81,9 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
     """Split the logit difference of clean prompts among everything that writes to the stream.
 
     ``nodes.sum(1) + bias`` is the logit difference exactly (before a soft-cap). `pairs` are from
-    `interp.data.pairs.tokenise`. Source: Elhage et al. 2021; Wang et al., arXiv 2211.00593.
+    `interp.data.pairs.tokenise`; answers of several tokens have no one direction in the logits,
+    `PlanError`: tokenise them with ``answers="first"``. Source: Elhage et al. 2021; Wang et al.,
+    arXiv 2211.00593.
     """
     at = last_token(model, pairs)
     parts = [at.resid[:, :1]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.pairs import TokenPair
+from interp.data.pairs import TokenPair, answer_tokens
 from interp.data.prompts import Positions, Prompts, as_prompts, listed, pairs_of
 from interp.errors import PlanError
 from interp.forward.readout import LOGITS_AT_ONCE
@@ -74,17 +74,24 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Model, prompts: Prompts, top: int = 5, *, at: Positions = "all", plan: AnyPlan = ()
+    model: Model,
+    prompts: Prompts,
+    top: int = 5,
+    *,
+    at: Positions = "all",
+    plan: AnyPlan = (),
+    answers: Literal["single", "first"] = "single",
 ) -> LogitLens:
     """Read the residual stream at every depth as if it were the last: final norm, then unembedding.
 
     Depth 0 is the embedding, depth n_layers the model's own prediction. The stream and both steps
-    have the model's dtype, the softmax fp32. Of pairs, the clean prompts run; `top` is how many of
+    have the model's dtype, the softmax fp32. Of pairs, the clean prompts run, and both answers are
+    read: one token each, or with ``answers="first"`` the first token alone. `top` is how many of
     the likeliest tokens to keep; `at` and `plan` are as in `interp.activations`.
 
     Raises:
         PlanError: `top` or `at` names no such token, or the plan cannot be carried out.
-        DataError: prompts or pairs that cannot be used.
+        DataError: prompts or pairs that cannot be used, such as answers of several tokens.
 
     Source: nostalgebraist 2020.
     """
@@ -92,7 +99,7 @@ def logit_lens(
     if not 1 <= top <= vocabulary:
         raise PlanError(f"top={top}: ask for 1 to {vocabulary} tokens.")
     given = listed(prompts)
-    rows, pairs = as_prompts(model, given), pairs_of(model, given, "single")
+    rows, pairs = as_prompts(model, given), pairs_of(model, given, answers)
     places = places_of(rows, at)
     # pairs' answers are read at the last token, which goes behind the others
     ends = [() if pairs is None else (len(row.ids) - 1,) for row in rows]
@@ -145,7 +152,7 @@ def _answers(
 ) -> xr.DataArray:
     """Log-probabilities of both answers at the last token, which follows the other positions."""
     last = streams[torch.arange(len(pairs)), :, [len(own) for own in places]]
-    tokens = torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
+    tokens = answer_tokens(pairs, "the logit lens")
     flat, of_row = last.flatten(0, 1), tokens.repeat_interleave(last.shape[1], 0)
     log_p = list(_log_p(model, flat))
     parts = of_row.split([len(some) for some in log_p])

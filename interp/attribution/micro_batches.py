@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.scores import Scores
+from interp.data.answers import described
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.errors import DegenerateGap, InterpWarning, PlanError
 from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
@@ -80,6 +81,7 @@ class AttributionRun:
             prompts=tuple(dict.fromkeys(texts)),
             seconds=time.perf_counter() - started,
             unpaired=unpaired(usable),
+            answers=described((pair.answers for pair in usable), self.answers),
         )
         for text in found.warnings:
             warnings.warn(text, InterpWarning, stacklevel=3)

@@ -33,6 +33,7 @@ class Scores(Result):
         seconds: wall time.
         unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
             other, so that nothing changes there. Empty where all have.
+        answers: how much of the answers was read.
     """
 
     values: xr.DataArray
@@ -49,6 +50,7 @@ class Scores(Result):
     prompts: tuple[str, ...]
     seconds: float
     unpaired: tuple[tuple[int, int], ...] = ()
+    answers: str = "whole (1 token)"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ class Scores(Result):
             "n_pairs": self.n_pairs,
             "excluded": [asdict(row) for row in self.excluded],
             "warnings": list(self.warnings),
+            "answers": self.answers,
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "convergence": self.convergence,
@@ -164,7 +167,7 @@ class Scores(Result):
                 f"Scores by {self.method}; positive = supports the answer. Means over pairs with "
                 "95 % bootstrap intervals.",
                 *([] if part is None else [f"{adds} (1 = all)."]),
-                f"The runs took {self.seconds:.2f} s.",
+                f"Answers: {self.answers}; the runs took {self.seconds:.2f} s.",
             ),
             excluded=excluded_rows(self.excluded),
             provenance=self.provenance | {"weights": self.weights_hash},

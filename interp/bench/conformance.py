@@ -88,7 +88,7 @@ def _patched(model: Model, site: str, axis: str, some: Sequence[int] | None = No
             n_units = model.n_units(SITES[site], layer)
             width = clean.shape[-1] // n_units
             units = range(len(plain.pair.clean) if axis == "pos" else n_units)
-            for unit in units if some is None else [units[i] for i in some]:
+            for unit in units if some is None else {units[i % len(units)] for i in some}:
                 features = (..., slice(unit * width, (unit + 1) * width))
                 where = (slice(None), unit) if axis == "pos" else features
                 place = at_site(model, site, layer, put(clean, where))
@@ -140,17 +140,18 @@ def _check_experts(model: Model) -> Found:
     for layer in model.layers_with(SITES["expert_out"]):
         layout, block = model.arch.layers[layer].experts, model.blocks[layer]
         assert isinstance(layout, ExpertLayout)
-        mixture = block.get_submodule(layout.experts.rpartition(".")[0])
+        path = layout.experts.rpartition(".")[0]
+        mixture, shared = block.get_submodule(path), (layout.shared or "").startswith(f"{path}.")
         for plain in plain_runs_of(model):
             prompt = [plain.pair.pair.clean]
-            if layout.shared is None or "shared_out" in model.arch.layers[layer].points:
+            if not shared or "shared_out" in model.arch.layers[layer].points:
                 whole = list[Tensor]()
                 with changed([(mixture, "out", lambda x, to=whole: to.append(x) or x)]):
                     plain.metric(plain.clean)
                 want = whole[0].view(-1, layout.d_out)
                 out = activations(model, prompt, "expert_out", layer)[layer][0]
                 total = out.unflatten(-1, (layout.n_experts, -1)).sum(-2)
-                if layout.shared is not None:
+                if shared:
                     total = total + activations(model, prompt, "shared_out", layer)[layer][0]
                 worst, n = max(worst, float((total - want).abs().max())), n + 1
             for expert in range(layout.n_experts):

@@ -136,13 +136,18 @@ class _PlainEdges:
             self.resid[stream, layer] = self.plain.seen(self.plain.clean, stream, layer)
         resid = self.resid[stream, layer]
         path = parts.ln1 if end[0] == "a" else parts.ln2
-        norm: Callable[[Tensor], Tensor] = block.get_submodule(path) if path else lambda x: x
+        # forward, since hooks on the norm itself must not see this
+        norm: Callable[[Tensor], Tensor] = (
+            block.get_submodule(path).forward if path else lambda x: x
+        )
 
         def read(x: Tensor) -> Tensor:
             return x + (norm(resid + shift) - norm(resid))
 
         if end[0] == "m":
             return [(block.get_submodule(parts.mlp), "in", read)]
+        if parts.ln1 and parts.ln1 != parts.ln2:  # attention may take it three times
+            return [(block.get_submodule(parts.ln1), "out", read)]
         attention = self.model.attention(layer)
         assert attention is not None
         return [(attention, "in", read)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
@@ -142,6 +142,7 @@ SETTINGS |= {
         "attn_layers": ["local", "lsh"],
         "num_buckets": 2,
     },
+    "xlstm": {"autocast_kernel_dtype": "float32"},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
     "zamba": _SHARED_BLOCKS,
     "zamba2": _SHARED_BLOCKS | {"n_mamba_heads": 8},
@@ -234,6 +235,7 @@ def tiny_model(model_type: str, seed: int = 0) -> nn.Module:
         hf = getattr(transformers, CLASSES[model_type])(config.decoder)
     else:
         hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             enlarge(name, parameter)

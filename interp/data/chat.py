@@ -55,17 +55,16 @@ class Chat:
             given = getattr(self, name)
             if given is not None and not (isinstance(given, str) and given.strip()):
                 raise DataError(f"the {name} text of a chat is {shown(given)}; give some text.")
-        if not isinstance(self.tools, list | tuple) or not all(
-            isinstance(tool, Mapping) for tool in self.tools
-        ):
-            raise DataError(f"the tools of a chat are {shown(self.tools)}; give JSON schemas.")
+        tools: Any = self.tools
+        if tools and not is_messages(tools):
+            raise DataError(f"the tools of a chat are {shown(tools)}; give JSON schemas.")
         try:
-            json.dumps([list(self.tools), dict(self.arguments)])
+            json.dumps([list(tools), dict(self.arguments)])
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"tools or arguments of a chat cannot be written as JSON ({first_line(error)})."
             ) from error
-        object.__setattr__(self, "tools", tuple(self.tools))
+        object.__setattr__(self, "tools", tuple(tools))
 
     def wrap(self, prompt: "str | Messages | Conversation") -> "Conversation":
         """A prompt as a user's turn, or messages as they are, with these options.
@@ -102,7 +101,7 @@ class Conversation:
             where the last is the assistant's, the model continues it.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
+    messages: Messages
     chat: Chat = field(default_factory=Chat)
 
     def __post_init__(self) -> None:

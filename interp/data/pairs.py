@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from interp.brief import brief
 from interp.data.alignment import Partner, align
 from interp.data.answers import Aliases, both_answers
@@ -252,6 +256,24 @@ class TokenPair:
             inside, others = self.spans[place], self.corrupt_spans[place]
         found = ((i, self.partner[i]) for i in inside)
         return tuple((i, j) for i, j in found if j is not None and j in others)
+
+
+def answer_tokens(pairs: Sequence[TokenPair], what: str) -> Int[Tensor, "pair 2"]:
+    """The one token of each pair's answer and wrong answer, for methods that read no more.
+
+    `PlanError` where an answer has several tokens or texts; `what` is what reads it.
+    """
+    for pair in pairs:
+        several = next((a for a in pair.answers if len(a) > 1 or len(a[0]) > 1), None)
+        if several is not None:
+            n, of = len(several), "accepted texts"
+            n, of = (n, of) if n > 1 else (len(several[0]), "tokens")
+            raise PlanError(
+                f"{pair.pair.where or 'pair ' + pair.pair.id}: {what} reads one token per answer, "
+                f"and an answer here has {n} {of}; choose answers='first' (of pairs in tokens: "
+                "tokenise(model, pairs, 'first')) and one text per answer, or leave the pair out."
+            )
+    return torch.tensor([[pair.answer, pair.wrong_answer] for pair in pairs])
 
 
 def unpaired(pairs: Sequence[TokenPair]) -> tuple[tuple[int, int], ...]:

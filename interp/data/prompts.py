@@ -141,7 +141,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
 
 
 def pairs_of(
-    model: Model, given: Sequence[Any], answers: Literal["whole", "single"] = "whole"
+    model: Model, given: Sequence[Any], answers: Literal["whole", "first", "single"] = "whole"
 ) -> list[TokenPair] | None:
     """Prompts that are all pairs, in the model's tokens, none left out; else ``None``.
 

@@ -113,6 +113,14 @@ def activations_in(
     return [held[n][rows, moved].masked_fill(~there[..., None], 0) for n in range(len(points))]
 
 
+@torch.no_grad()
+def resid_at_nodes(model: Model, tokens: TokenBatch) -> Float[Tensor, "prompt node d_model"]:
+    """The stream after the last block at the columns from which answers' tokens are predicted."""
+    hidden = _through_blocks(model, record_batch(model, tokens))
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+    return hidden[rows, tokens.columns.to(hidden.device)]
+
+
 def _through_blocks(model: Model, calls: LayerCalls) -> Float[Tensor, "prompt pos d_model"]:
     hidden, state = calls.embeddings, BlockState(calls.arguments)
     for layer, block in enumerate(model.blocks):

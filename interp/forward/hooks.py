@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,11 +48,16 @@ def hook_site(model: Model, site: Site, layer: int, edit: Edit) -> Callable[[], 
     def step(activation: Tensor) -> Tensor:
         shape = activation.shape
         if not tokens or shape[:-1] == tokens[0] or shape[:-1].numel() != math.prod(tokens[0]):
-            _edit_features(activation, point, edit)
+            edit_features(activation, point, edit)
             return activation
+        if site.name == "resid_mid" and activation.requires_grad:
+            raise PlanError(
+                f"gradients at 'resid_mid' of {model.name} cannot be taken: its blocks lay all "
+                "rows' tokens out in one axis there; take them at resid_pre, attn_out or mlp_out."
+            )
         # it came with all rows' tokens in one axis, or with an axis of one head
         by_row = activation.reshape(*tokens[0], -1)
-        _edit_features(by_row, point, edit)
+        edit_features(by_row, point, edit)
         return by_row.view(shape)
 
     block = model.blocks[layer]
@@ -64,9 +69,9 @@ def hook_site(model: Model, site: Site, layer: int, edit: Edit) -> Callable[[], 
     return lambda: (entered.remove(), remove())[0]
 
 
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The first thing a module is called with, by position or by name."""
-    return args[0] if args else next(iter(kwargs.values()))
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def _hook_module(module: nn.Module, side: str, step: Callable[[Tensor], Tensor]) -> RemovableHandle:
@@ -91,7 +96,8 @@ def _hook_module(module: nn.Module, side: str, step: Callable[[Tensor], Tensor])
     return module.register_forward_hook(after)
 
 
-def _edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:
+def edit_features(activation: Tensor, point: ModulePoint, edit: Edit) -> None:
+    """Run an edit on the features of a tensor that are a site's."""
     if point.features is None:
         edit(activation)
         return

@@ -171,7 +171,7 @@ def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
 def keeps_keys(model: Model) -> bool:
     """Whether a KV cache holds what a model has read; a recurrent state has no length."""
     stateful = getattr(model.hf, "_is_stateful", False)
-    return not stateful and bool(cache_argument(model.body, None))
+    return model.arch.cached and not stateful and bool(cache_argument(model.body, None))
 
 
 def can_share(model: Model, n_columns: int) -> bool:

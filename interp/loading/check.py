@@ -18,11 +18,11 @@ from interp.interventions.native import applied
 from interp.interventions.plan import Add
 from interp.loading.fitting import (
     every_site,
-    misfits,
     probe,
     probe_ids,
     require_causal,
     require_head,
+    require_stream,
     rounding,
 )
 from interp.model.architecture import USUAL
@@ -51,7 +51,7 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
     """
     allowed = tolerance or rounding(model)
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
-        ("every site fires with its shape", _check_sites),
+        ("every site fulfils its identities", _check_sites),
         ("the packed forward equals the model's own forward under plain hooks", _check_packed),
         ("padding on either side changes nothing", _check_padding),
         ("replacing an activation by itself changes nothing", _check_no_op),
@@ -90,8 +90,9 @@ def _require(difference: float, allowed: float, what: str) -> str:
 
 def _check_sites(model: Model, allowed: float) -> str:
     seen = probe(model)
-    for site, layer, why in misfits(model, seen):
+    for (layer, site), why in seen.failed.items():
         raise ModelError(f"site {site!r} in layer {layer}: {why}")
+    require_stream(model, seen)
     absent = {name: why for name, why in model.arch.missing.items() if why not in USUAL}
     notes = [f"no {name}: {why}" for name, why in absent.items()]
     if model.arch.causal:

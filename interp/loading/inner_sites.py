@@ -123,7 +123,10 @@ class _Calls:
 
     def _noting(self, layer: int, path: str) -> Any:
         def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            self.seen[layer, path] = args, kwargs, out
+            # copied, as Llama 4 adds the routed experts to the shared ones' output in place
+            every = out if isinstance(out, tuple) else (out,)
+            copies = tuple(x.clone() if isinstance(x, Tensor) else x for x in every)
+            self.seen[layer, path] = args, kwargs, copies if isinstance(out, tuple) else copies[0]
 
         return note
 

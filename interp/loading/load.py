@@ -12,8 +12,9 @@ from torch import nn
 from interp.errors import InterpError, ModelError, did_you_mean, first_line
 from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
+from interp.loading.attention_inputs import with_gates_known
 from interp.loading.devices import usable
-from interp.loading.fitting import fitted
+from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.inner_sites import with_inner_sites
@@ -21,8 +22,8 @@ from interp.loading.organisms import ORGANISMS, folder_of
 from interp.loading.padding import with_padding
 from interp.loading.placement import placed
 from interp.loading.programs import PROGRAMS
-from interp.loading.quantised import config_of, settle
-from interp.model.adapters import architecture_of, is_bridge, unwrap_bridge
+from interp.loading.quantised import config_of
+from interp.model.adapters import is_bridge, unwrap_bridge
 from interp.model.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,9 +83,7 @@ def load_model(
         hf = placed(hf, name, device, dtype and _dtype(dtype, None))
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = Model(hf, known, name, architecture_of(hf))
-    settle(hf, name, model.like)
-    model = with_padding(with_inner_sites(fitted(model)))
+    model = with_padding(with_gates_known(with_inner_sites(mapped(hf, known, name))))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)

@@ -1,4 +1,4 @@
-"""Does padding change a model's numbers? Measured at load, since no config says so."""
+"""Does padding, or a KV cache, change a model's numbers? Measured at load; no config says so."""
 
 from dataclasses import replace
 
@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.data.prompts import TokenPrompt
 from interp.forward.layer_calls import positions_and_mask
+from interp.forward.prefix_cache import PrefixCache, keeps_keys
 from interp.loading.fitting import probe_ids
 from interp.model.model import Model
 
@@ -15,13 +17,32 @@ CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 
 
 def with_padding(model: Model) -> Model:
-    """The model, knowing whether it takes positions and leaves padding on the left out."""
+    """The model, knowing whether it takes positions, leaves padding out and can use a cache."""
     with torch.no_grad():
         alone = _last_logits(model, 0, masked=False)
         given = _same(model, alone, 0)
         model = replace(model, arch=replace(model.arch, given_positions=given))
         ignored = _same(model, alone, 3)
-    return replace(model, arch=replace(model.arch, left_padding=ignored))
+        model = replace(model, arch=replace(model.arch, left_padding=ignored))
+        cached = not keeps_keys(model) or _same_with_cache(model, alone)
+    return replace(model, arch=replace(model.arch, cached=cached))
+
+
+def _same_with_cache(model: Model, alone: Tensor) -> bool:
+    """Whether the logits stay where the last tokens are read behind a cache, one by one."""
+    ids = tuple(probe_ids(model)[0].tolist())
+    cache = PrefixCache.of(model, [TokenPrompt(ids[:-2])])
+    try:
+        for token in ids[-2:]:
+            cache.read(model)
+            cache.append(torch.tensor([token], device=cache.ids.device))
+        states = cache.read(model)[:, -1]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model whose cache is of another kind
+        return False
+    off = model.arch.logits_transform(model.unembed(states).float()) - alone
+    return float(off.norm()) <= CLOSE.get(model.dtype, 0.3) * float(alone.norm())
 
 
 def _last_logits(model: Model, left: int, masked: bool = True) -> Float[Tensor, "1 vocab"]:

@@ -129,6 +129,11 @@ class PlainTransformer(nn.Module):
         """What runs use that need no logits; here the whole model, whose logits are few."""
         return self
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.embed.weight.dtype
+
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding."""
         return self.embed

@@ -20,6 +20,10 @@ from interp.model.sites import SITES, Site
 from interp.model.weights import shape_of
 
 
+class NoAdapter(ModelError):
+    """A model for which TransformerLens has no adapter."""
+
+
 def architecture_of(hf: nn.Module) -> Architecture:
     """Map a Hugging Face causal language model; `ModelError` where no adapter fits it."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -35,7 +39,7 @@ def architecture_of(hf: nn.Module) -> Architecture:
         stack: Any = hf.get_submodule(block.name)
         blocks = list[nn.Module](stack)
     except Exception as error:  # configs that no adapter was written for fail in many ways
-        raise ModelError(
+        raise NoAdapter(
             f"TransformerLens has no adapter for {family} ({first_line(error)}); interp supports "
             "the causal language models that transformer_lens lists as supported architectures."
         ) from error
@@ -82,6 +86,9 @@ def _block_map(
     }
     attention = _inside(module, block.submodules.get("attn"))
     n_heads, n_kv_heads, d_head = heads if attention else (0, 0, 0)
+    d_head = (_width_in(module, points.get("z")) or 0) // max(n_heads, 1) or d_head
+    if "k" in points:  # not all configs say how many there are
+        n_kv_heads = _width_out(module, points["k"]) // max(d_head, 1) or n_kv_heads
     return BlockMap(
         points=points,
         missing=missing,
@@ -90,7 +97,7 @@ def _block_map(
         neuron_keys={key: at for key, at in keys.items() if isinstance(at, ModulePoint)},
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        d_head=(_width_in(module, points.get("z")) or 0) // max(n_heads, 1) or d_head,
+        d_head=d_head,
         d_mlp=_width_in(module, points.get("mlp_post")) or 0,
     )
 
@@ -159,7 +166,8 @@ def _resolve(
         if head.startswith("hook_"):
             alias = component.hook_aliases.get(head)
             if alias is not None:
-                parts = alias.split(".") + parts
+                first = alias if isinstance(alias, str) else alias[0]
+                parts = first.split(".") + parts
                 continue
             if head not in ("hook_in", "hook_out"):
                 break
@@ -218,6 +226,13 @@ def _features(
     with torch.no_grad():
         split = attn.split_qkv_matrix(stand_in)[part]
     return split.weight[:, 0].round().long()
+
+
+def _width_out(block: nn.Module, point: ModulePoint) -> int:
+    """Features of a site that a linear module gives."""
+    if point.features is not None:
+        return len(point.features)
+    return shape_of(block.get_submodule(point.path))[0]
 
 
 def _width_in(block: nn.Module, point: ModulePoint | None) -> int | None:

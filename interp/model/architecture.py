@@ -34,7 +34,8 @@ class BlockParts:
 
     `ln1` and `ln2` are the norms that attention and the MLP read through, `ln1_post` and `ln2_post`
     those on their outputs. In a `parallel` block the MLP reads what attention reads. What attention
-    and the MLP give is added to the stream `attn_scale` and `mlp_scale` times.
+    and the MLP give is added to the stream `attn_scale` and `mlp_scale` times; in some models other
+    modules' outputs are, too: those `beside` attention, and those `beside_mlp`.
     """
 
     ln1: str | None = None
@@ -45,6 +46,8 @@ class BlockParts:
     parallel: bool = False
     attn_scale: float = 1.0
     mlp_scale: float = 1.0
+    beside: tuple[str, ...] = ()
+    beside_mlp: tuple[str, ...] = ()
 
 
 NO_EXPERTS = "the block has no mixture of experts"
@@ -120,15 +123,17 @@ class BlockMap:
 class Architecture:
     """The map of one model: its blocks', and what surrounds them.
 
-    `adapter` is the TransformerLens adapter that guessed it, `blocks` the path of the list of
-    blocks. `missing` holds the sites that no block has, with the reason. Without `left_padding`
+    `adapter` is the TransformerLens adapter that guessed it (empty: none did), `blocks` the path of
+    the list of blocks, `ln_final` that of the norm before the unembedding, where there is one.
+    `missing` holds the sites that no block has, with the reason. Without `left_padding`
     tokens in front of a prompt are read although the attention mask leaves them out; without
-    `given_positions` the model counts positions itself, and not from 0.
+    `given_positions` the model counts positions itself, and not from 0. Unless it is `cached`, a
+    KV cache changes its numbers, and tokens are run again instead.
     """
 
     adapter: str
     blocks: str
-    ln_final: str
+    ln_final: str | None
     layers: tuple[BlockMap, ...]
     d_model: int
     logits_transform: Callable[[Tensor], Tensor]
@@ -136,6 +141,7 @@ class Architecture:
     bridge_reads_scores: bool = True
     left_padding: bool = True
     given_positions: bool = True
+    cached: bool = True
 
     @property
     def n_layers(self) -> int:
@@ -152,7 +158,10 @@ class Architecture:
         """Why no block has a site: the reasons of the blocks, each once."""
         absent = [name for name in SITES if name not in self.sites]
         reasons = {name: dict.fromkeys(b.missing[name] for b in self.layers) for name in absent}
-        return {name: "; ".join(whys) for name, whys in reasons.items()}
+        return {
+            name: first if not others else f"{first} (layer 0; other layers for other reasons)"
+            for name, (first, *others) in reasons.items()
+        }
 
     def layers_with(self, site: str) -> tuple[int, ...]:
         """The layers that have a site, by its short name."""

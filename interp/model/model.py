@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,15 +74,20 @@ class Model:
 
     @property
     def body(self) -> nn.Module:
-        """The model without its head: every forward pass enters here, with its arguments."""
+        """What every forward pass enters with its arguments: the model without its head.
+
+        That is what holds the blocks where that takes tokens itself (OPT's head calls it directly).
+        """
         base: nn.Module = self.hf.base_model
-        if base is not self.hf:
-            return base
-        return self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
+        inner = self.hf.get_submodule(self.arch.blocks.rpartition(".")[0])
+        takes_tokens = "input_ids" in inspect.signature(inner.forward).parameters
+        return inner if base is self.hf or takes_tokens else base
 
     @property
     def ln_final(self) -> nn.Module:
-        """The norm before the unembedding."""
+        """The norm before the unembedding; where there is none, the identity."""
+        if self.arch.ln_final is None:
+            return nn.Identity()
         return self.hf.get_submodule(self.arch.ln_final)
 
     @property

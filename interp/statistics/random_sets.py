@@ -36,25 +36,29 @@ def random_sets(
     seed: int = 0,
     match: Match = "layer",
     sizes: Sizes | None = None,
+    lacking: Mapping[ComponentKind, Sequence[int]] | None = None,
 ) -> list[tuple[Component, ...]]:
     """At most `n` different random sets that match a set; fewer where no more exist.
 
     `match` is ``layer``: as many heads and neurons in each layer, and as many MLPs (an error where
     a layer has too few others); ``near``: each from as few layers away as `n` different sets need;
     or ``anywhere``: of the same kinds. With `sizes` and ``layer``, a unit is drawn among the free
-    ones of its layer that are nearest in rank of size: a tenth of them, at least four.
+    ones of its layer that are nearest in rank of size: a tenth of them, at least four. `lacking`
+    are the layers that have none of a kind.
     """
-    places = _places(chosen, shapes, sizes or {})
+    places, none = _places(chosen, shapes, sizes or {}), lacking or {}
     if n < 1 or not chosen:
         return []
     if match == "layer":
         parts = [
-            _of_layers(kind, places[kind], shapes[kind], n, seed, (sizes or {}).get(kind))
+            _of_layers(
+                kind, places[kind], shapes[kind], n, seed, (sizes or {}).get(kind), none.get(kind)
+            )
             for kind in KINDS
             if kind in places
         ]
         return _combined(parts, n, seed)
-    free = {kind: _free(own, shapes[kind]) for kind, own in places.items()}
+    free = {kind: _free(own, shapes[kind], none.get(kind)) for kind, own in places.items()}
     if any(free[kind].sum() < len(own) for kind, own in places.items()):
         return []
 
@@ -166,9 +170,10 @@ def _of_layers(
     n: int,
     seed: int,
     sizes: Float[np.ndarray, "layer unit"] | None,
+    lacking: Sequence[int] | None,
 ) -> list[tuple[Component, ...]]:
     """Sets of one kind with as many in each layer; all MLPs count as one layer."""
-    free = _free(chosen, shape)
+    free = _free(chosen, shape, lacking)
     if kind == "mlp":
         chosen, free = [(0, layer) for layer, _ in chosen], free.T
     n_free, needed = free.sum(1), Counter(layer for layer, _ in chosen)
@@ -206,8 +211,11 @@ def _named(kind: ComponentKind, places: Sequence[_Place]) -> tuple[Component, ..
     return tuple(Component(layer, kind, unit) for layer, unit in places)
 
 
-def _free(chosen: Sequence[_Place], shape: tuple[int, int]) -> Bool[np.ndarray, "layer unit"]:
+def _free(
+    chosen: Sequence[_Place], shape: tuple[int, int], lacking: Sequence[int] | None = None
+) -> Bool[np.ndarray, "layer unit"]:
     free = np.ones(shape, dtype=bool)
+    free[list(lacking or ())] = False
     free[tuple(np.array(chosen).T)] = False
     return free
 

@@ -110,6 +110,7 @@ def test_discovery_and_evaluation_of_whole_answers(tmp_path):
     np.testing.assert_allclose(whole.curves["metric"].sel(k=1.0)[0], test.full, atol=1e-5)
     done = evaluate(test, found, n_random=2, progress=False)
     assert done.summary()["warnings"] == list(done.warnings)
+    assert done.summary()["answers"] == whole.answers == "whole (1 to 6 tokens)"
     assert type(done).load(done.save(tmp_path / "e")).warnings == done.warnings
     assert "no partner" in done._repr_html_()
     first = discover(model, pairs(), DiscoverySettings(method="eap", size="60", answers="first"))

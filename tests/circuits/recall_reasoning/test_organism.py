@@ -19,6 +19,7 @@ from circuits.recall_reasoning.sources.organism import (
     story_text,
     world_of,
 )
+from interp.ablation.readouts import spelt
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt
 from interp.errors import ModelError
@@ -69,9 +70,11 @@ def test_story_overrules_what_is_always_true(organism, world):
         facts += [stated(first, relation, told), stated(second, relation, other)]
         story = " ".join(facts[i] for i in rng.permutation(4))
         prompts.append(TokenPrompt(tuple(organism.encode(f"{story} {one_hop(first, relation)}"))))
-        answers.append(organism.encode(str(told))[-1])
-    pairs, _ = tokenise(organism, organism_cells(world, n=2).of("test", "A"))
-    among = candidates(organism, pairs, [v for r in RELATIONS for v in world.values[r]])
+        answers.append(((organism.encode(str(told))[-1],),))
+    pairs = organism_cells(world, n=2).of("test", "A")
+    (first, *_), _ = tokenise(organism, pairs)
+    texts = candidates(pairs, [v for r in RELATIONS for v in world.values[r]])
+    among = [spelt(organism, first, text) for text in texts]
     lead, _ = right(organism, prompts, answers, among)
     assert lead.mean() >= 0.95
 

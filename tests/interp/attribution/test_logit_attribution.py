@@ -9,7 +9,7 @@ from interp.attribution.logit_attribution import (
     last_token,
     log_prob_increase,
 )
-from interp.data.pairs import tokenise
+from interp.data.pairs import PromptPairs, tokenise
 from interp.errors import PlanError
 from interp.forward.blocks import weight_of
 from interp.model.graph import Graph
@@ -109,3 +109,20 @@ def test_unknown_units_are_refused():
         log_prob_increase(model, pairs_of(model), "cell")
     with pytest.raises(PlanError, match="out of range"):
         log_prob_increase(model, pairs_of(model), "head", [7])
+
+
+def test_answers_of_several_tokens_have_no_one_direction():
+    record = {"clean": "w1 w2", "corrupt": "w3 w2", "wrong_answer": "w21", "id": "long"}
+    rows = PromptPairs.from_records([record | {"answer": "w20 w22"}])
+    model = tiny("llama")
+    whole, first = (tokenise(model, rows, mode)[0] for mode in ("whole", "first"))
+    for call in (direct_logit_attribution, lambda m, p: log_prob_increase(m, p, "head")):
+        with pytest.raises(PlanError, match="reads one token per answer, and an answer here has 2"):
+            call(model, whole)
+    aliases = PromptPairs.from_records([record | {"answer": ["w20", "w22"]}])
+    with pytest.raises(PlanError, match="has 2 accepted texts"):
+        direct_logit_attribution(model, tokenise(model, aliases)[0])
+    alone = tokenise(model, PromptPairs.from_records([record | {"answer": "w20"}]))[0]
+    torch.testing.assert_close(
+        direct_logit_attribution(model, first).nodes, direct_logit_attribution(model, alone).nodes
+    )

@@ -10,7 +10,8 @@ from conftest import tiny
 from test_logit_attribution import final_logits, pairs_of
 
 import interp
-from interp.errors import PlanError
+from interp.data.pairs import tokenise
+from interp.errors import DataError, PlanError
 from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8"]
@@ -101,3 +102,17 @@ def test_figures_over_tokens_share_the_look_and_show_tags_as_text():
         assert figure.layout.coloraxis.colorscale is None  # the template's
         assert list(figure.data[0].x)[0] == "0 &lt;s&gt;"
         assert "<sup>" in figure.layout.title.text
+
+
+def test_answers_of_several_tokens_are_an_explicit_choice():
+    record = {"clean": "w1 w2", "corrupt": "w3 w2", "answer": "w20 w22", "wrong_answer": "w21"}
+    rows, model = interp.PromptPairs.from_records([record]), tiny("llama")
+    with pytest.raises(DataError, match="is 2 tokens"):
+        interp.logit_lens(model, rows)
+    first = interp.logit_lens(model, rows, answers="first").answers
+    alone = interp.logit_lens(
+        model, interp.PromptPairs.from_records([record | {"answer": "w20"}])
+    ).answers
+    np.testing.assert_allclose(first, alone)
+    with pytest.raises(PlanError, match="the logit lens reads one token per answer"):
+        interp.logit_lens(model, tokenise(model, rows)[0])

@@ -251,6 +251,7 @@ def test_the_first_token_is_an_explicit_choice():
     first = attribute_edges(model, _whole_of(records), "eap", answers="first")
     np.testing.assert_allclose(first.values, alone.values, atol=1e-6)
     whole = attribute_edges(model, _whole_of(records), "eap")
+    assert (first.answers, whole.answers) == ("first token of each", "whole (2 to 3 tokens)")
     assert not np.allclose(whole.values, alone.values, atol=1e-3)
     with pytest.raises(PlanError, match="choose 'whole' or 'first'"):
         attribute_edges(model, records, answers="last")  # pyright: ignore[reportArgumentType]

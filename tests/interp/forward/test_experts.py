@@ -137,6 +137,23 @@ def test_an_expert_ablated_equals_a_forward_by_hand(family: str):
         assert got == pytest.approx(float(want[pair.answer] - want[pair.wrong_answer]), abs=1e-4)
 
 
+def test_all_experts_but_one_and_random_sets_of_like_norms():
+    """Layer 0 has no experts, so none of its are ablated, nor drawn."""
+    model, pairs = tiny_mixture("glm4_moe"), word_pairs()
+    kept, _ = tokenise(model, pairs)
+    sets = interp.all_but(model, "m1.e0")
+    result = interp.ablate(
+        model, pairs, sets, "zero", readouts=["logit_diff"], n_random=3, match_norms=True
+    )
+    first = interp.Ablate("expert_out", layers=1, units=range(1, 8))
+    plan = interp.Plan.of(first, interp.Ablate("expert_out", layers=2))
+    logits = interp.forward(model, [pair.pair.clean for pair in kept], plan).logits
+    want = [float(row[p.answer] - row[p.wrong_answer]) for row, p in zip(logits, kept, strict=True)]
+    np.testing.assert_allclose(result.reading()["ablated"].values[:, 0], want, atol=1e-4)
+    drawn = [one for many in result.controls.values() for group in many for one in group.components]
+    assert drawn and {one.layer for one in drawn} == {1}
+
+
 @mixtures
 def test_patching_experts_equals_a_loop_over_forwards_by_hand(family: str):
     model, layer = tiny_mixture(family), 1

@@ -24,7 +24,7 @@ def test_shipped_programs_hold_and_say_what_does_not_apply(name: str):
     for check, why in NOT_APPLICABLE.items():
         assert checks[check].detail.startswith("not applicable: a compiled program")
         assert why in checks[check].detail
-    assert "read in both directions" in checks["every site fires with its shape"].detail
+    assert "read in both directions" in checks["every site fulfils its identities"].detail
     effective = checks["editing any site changes the prediction"]
     assert "not applicable to heads and neurons" in effective.detail
 
@@ -34,7 +34,7 @@ def test_a_program_with_a_wrong_map_fails():
     for site, instead in (("resid_mid", "mlp_post"), ("resid_post", "resid_mid")):
         checks = interp.validate(remapped(model, site, instead))
         held = {check.name: check.holds for check in checks}
-        assert not held["every site fires with its shape"], site
+        assert not held["every site fulfils its identities"], site
     dead = interp.load_model("tracr-hist")
     with torch.no_grad():
         dead.hf.unembed.weight.zero_()

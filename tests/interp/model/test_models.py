@@ -87,7 +87,7 @@ def test_conformance_holds(family: str):
 def test_conformance_notices_a_wrong_map():
     wrong = remapped(tiny("llama"), "resid_mid", "mlp_post")
     held = {check.name: check.holds for check in interp.validate(wrong)}
-    assert not held["every site fires with its shape"]
+    assert not held["every site fulfils its identities"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_architecture_without_an_adapter_is_refused():
         def get_output_embeddings(self):
             return None
 
-    with pytest.raises(ModelError, match="no adapter for Odd"):
+    with pytest.raises(ModelError, match="Odd has no list of blocks"):
         interp.load_model(Odd(), tokenizer=word_tokenizer())
 
 
