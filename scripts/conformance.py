@@ -11,12 +11,14 @@ goes on where it was stopped, and `--again` starts over.
 import argparse
 import json
 import os
+import re
 import resource
 import signal
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,10 @@ def said(row: dict[str, Any]) -> str:
 
 
 CHECKS = ("patch", "heads", "mlp", "neurons", "attribution", "edges", "generation", "experts")
+RARE = ("expert", "router", "shared", "q_latent", "kv_latent", "mixer_gate")
+"""Sites of mixtures of experts, latent attention and gated mixers, which other models lack."""
+TAIL = re.compile(r"(; TransformerLens has no adapter for it either|; interp works with).*")
+LONGEST = 400
 ALWAYS = ("patch", "attribution", "generation")
 """Checks that no model that loads may refuse, to pass."""
 
@@ -130,9 +136,6 @@ def passes(row: dict[str, Any]) -> bool:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: what was found in all, and a line per model type."""
-    import torch
-    import transformers
-
     states = Counter(row["state"] for row in rows)
     classes = {row["class"] for row in rows}
     good = {row["class"] for row in rows if passes(row)}
@@ -140,8 +143,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         (one["difference"] or 0 for row in rows if passes(row) for one in row["checks"]), default=0
     )
     head = (
-        f"{len(rows)} model types, {len(classes)} classes (transformers {transformers.__version__},"
-        f" torch {torch.__version__.partition('+')[0]}): {len(good)} classes pass everything that "
+        f"{len(rows)} model types, {len(classes)} classes (transformers {version('transformers')},"
+        f" torch {version('torch').partition('+')[0]}): {len(good)} classes pass everything that "
         f"applies to them, with a largest difference of {worst:.0e}; {states['refused']} model "
         f"types are refused with a reason, {states['not built']} transformers does not build from "
         f"its own default settings, and {sum(map(fails, rows))} fail."
@@ -166,10 +169,11 @@ def line(row: dict[str, Any]) -> str:
     checks = {one["check"]: one for one in row.get("checks", [])}
     cells = [cell(checks.get(name)) for name in CHECKS]
     if row["state"] != "loads":
-        why = f"{row['state']}: {row['reason']}"
+        why = f"{row['state']}: {TAIL.sub('', row['reason']).removeprefix(row['class'] + ': ')}"
     else:
         why = "; ".join(missing(row)) or "–"
     text = why.replace("|", "/").replace("\n", " ")
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return f"| `{row['type']}` | {' | '.join(cells)} | {text} |"
 
 
@@ -186,9 +190,8 @@ def cell(one: dict[str, Any] | None) -> str:
 def missing(row: dict[str, Any]) -> list[str]:
     """Sites that no or only some layers have, those of one reason together; edges' reason."""
     by_reason: dict[str, list[str]] = {}
-    mixture = any(name.startswith(("expert", "router")) for name in row["sites"])
     for name, why in row["missing"].items():
-        if name.startswith(("expert", "router", "shared")) and not mixture:
+        if name.startswith(RARE) and (name not in row["sites"] or "no mixture" in why):
             continue
         layers = row["sites"].get(name, [])
         there = f" (in {len(layers)} of {row['layers']} layers)" if layers else ""
@@ -222,6 +225,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.again:
         options.rows.unlink(missing_ok=True)
+    lines = options.rows.read_text().splitlines() if options.rows.exists() else []
+    done = {row["type"]: row for row in map(json.loads, lines)}
+    if options.write:
+        write(list(done.values()))
+        return
     import transformers
 
     import interp.bench.conformance
@@ -230,11 +238,6 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     interp.load_model(tiny_model("llama"), tokenizer=word_tokenizer())  # what forks shall share
-    lines = options.rows.read_text().splitlines() if options.rows.exists() else []
-    done = {row["type"]: row for row in map(json.loads, lines)}
-    if options.write:
-        write(list(done.values()))
-        return
     wanted = options.types or list(CLASSES)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     with options.rows.open("a") as out:

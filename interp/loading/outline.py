@@ -105,17 +105,21 @@ def _outer_modules(hf: nn.Module, blocks: str, ids: Tensor) -> Ends:
     return seen
 
 
+SOFT_CAPS = ("final_logit_softcapping", "output_logit_soft_cap")
+"""What configs call the soft cap of logits."""
+
+
 def _transform(hf: Any, scores: Tensor, logits: Tensor | None) -> Callable[[Tensor], Tensor]:
     """What a model does with the unembedding's output: nothing, a factor, or a soft cap."""
     assert logits is not None
     scale = float((scores * logits).sum() / scores.square().sum())
-    cap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
-    if same(logits, scores, CLOSE):
-        return lambda x: x
-    if same(logits, scores * scale, CLOSE):
-        return lambda x: x * scale
-    if cap and same(logits, cap * torch.tanh(scores / cap), CLOSE):
-        return lambda x: cap * torch.tanh(x / cap)
+    config = hf.config.get_text_config()
+    caps = filter(None, (getattr(config, name, None) for name in SOFT_CAPS))
+    forms: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x * scale]
+    forms += [lambda x, cap=cap: cap * torch.tanh(x / cap) for cap in caps]
+    off = [float((form(scores) - logits).norm() / logits.norm()) for form in forms]
+    if min(off) <= CLOSE:  # a wide cap is all but the identity on small logits, so the best counts
+        return next(form for form, error in zip(forms, off, strict=True) if error <= 4 * min(off))
     raise ModelError(
         f"{type(hf).__name__}: its logits are more than its unembedding, a factor and a soft cap; "
         f"{_needs(hf)}"

@@ -166,7 +166,8 @@ def _resolve(
         if head.startswith("hook_"):
             alias = component.hook_aliases.get(head)
             if alias is not None:
-                parts = alias.split(".") + parts
+                first = alias if isinstance(alias, str) else alias[0]
+                parts = first.split(".") + parts
                 continue
             if head not in ("hook_in", "hook_out"):
                 break
