@@ -243,13 +243,13 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 def _of_function(
     given: Callable[..., Any], name: str | None = None, unit: str | None = None, reads: str = ""
 ) -> Metric:
-    own = getattr(given, "__name__", type(given).__name__)
+    own: str = getattr(given, "__name__", type(given).__name__)
     if name is None and (own == "<lambda>" or isinstance(given, functools.partial)):
         raise PlanError(
             "the metric is a lambda or a partial function, which has no name that results could "
             "tell it by; name the function (def)."
         )
-    name = name or own
+    name = own if name is None else name
     if name in METRICS:
         raise PlanError(
             f"the metric function is named {name!r}, as a metric of the toolkit is; rename it, so "

@@ -132,7 +132,7 @@ def right(
     for group in batches(model, prompts, AT_ONCE * max(len(one.ids) for one in prompts)):
         part, own = [prompts[i].ids for i in group], [read[i] for i in group]
         first = [(aliases[0][0][0], aliases[1][0][0]) for aliases in own]
-        tokens = laid_out(model, part, own, first)
+        tokens = laid_out(model, part, own, first, on_left=False)
         resid = resid_at_nodes(model, tokens)
         values = [measure(model, READOUTS[name], resid, tokens.answers) for name in named]
         found.append(np.column_stack([group, *(value.numpy() for value in values)]))

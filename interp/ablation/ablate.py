@@ -306,8 +306,8 @@ def _run_tasks(
     def rewrites(number: int, lo: int) -> Rewrites:
         """Recorded once for all blocks of sets, and not at all where their shards are there."""
         task, some = tasks[number], slice(lo, lo + EXAMPLES_AT_ONCE)
-        both = (task.batch(prompts, some) for prompts in (task.prompts, task.counterparts))
-        return task.replaced.of(*both, task.partners[some], lo)
+        tokens, others = task.batch(task.prompts, some), task.batch(task.counterparts, some)
+        return task.replaced.of(tokens, others, task.partners[some], lo)
 
     out: Columns = {}
     seconds, done = 0.0, 0

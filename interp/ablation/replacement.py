@@ -75,11 +75,10 @@ class Replacement:
 
     def _noise(self, tokens: TokenBatch, seed: int) -> Rewrites:
         real, found = tokens.mask.sum(-1).cpu(), dict[tuple[str, int], Rewrite]()
+        generators = {site: torch.Generator().manual_seed(seed) for site in self.layers}
         for (site, layer), x in self._recorded(tokens).items():
-            if layer == self.layers[site][0]:
-                generator = torch.Generator().manual_seed(seed)
             there = torch.arange(x.shape[1]) < real[:, None]
-            drawn = torch.randn(x.shape, generator=generator)
+            drawn = torch.randn(x.shape, generator=generators[site])
             found[site, layer] = Rewrite(add=SIGMAS * float(x[there].double().std()) * drawn)
         return found
 

@@ -143,6 +143,7 @@ def described(answers: Iterable[Sequence[Aliases]], mode: str) -> str:
 # --- trees -------------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True)
 class AnswerTree:
     """The tokens read behind one prompt.

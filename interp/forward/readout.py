@@ -65,7 +65,7 @@ def answer_scores(
     device = model.unembed_device
     node, token, real = (x.to(device) for x in (answers.node, answers.token, answers.real))
     there = real.any(-1)
-    n_rows, n_nodes = resid.shape[:2]
+    n_nodes = resid.shape[1]
     flat = resid.flatten(0, 1)
     normalised = _normalised(node, real, n_nodes, relative)
     row, answer, alias, t = real.nonzero(as_tuple=True)

@@ -15,7 +15,7 @@ from interp.errors import PlanError
 from interp.model.model import Model
 from interp.model.sites import SITES
 
-FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "qwen2"]
+FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "qwen2", "gptj", "mistral"]
 
 
 def naive(model: Model, pair: TokenPair, site, layers, positions, features, direction: str):
