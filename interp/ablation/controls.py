@@ -58,7 +58,9 @@ def matched_sets(
     """Random sets for a set of a model, as `random_sets`; kept where the set is kept."""
     known = shapes(model, {one.kind for one in chosen.components})
     every = set(range(model.arch.n_layers))
-    lacking = {kind: sorted(every - set(layers_of(model, kind))) for kind in known}
+    lacking: dict[ComponentKind, Sequence[int]] = {
+        kind: sorted(every - set(layers_of(model, kind))) for kind in known
+    }
     drawn = random_sets(chosen.components, known, n, seed, match, norms, lacking)
     return [ComponentSet(one, chosen.among) for one in drawn]
 

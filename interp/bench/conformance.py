@@ -206,7 +206,7 @@ def _greedy(
 
     def steer(x: Tensor) -> Tensor:
         new = x.clone()
-        new[:, len(prompt) - 1 :] += direction
+        new[:, len(prompt) - 1 :] += 0 if direction is None else direction
         return new
 
     places = [] if direction is None else [at_site(model, "resid_post", layer, steer)]

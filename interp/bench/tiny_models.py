@@ -88,8 +88,8 @@ _DECODERS = (
     "bert big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta "
     "roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod reformer"
 )
-SETTINGS: dict[str, dict[str, Any]] = {name: {"is_decoder": True} for name in _DECODERS.split()}
-SETTINGS |= {
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"is_decoder": True} for name in _DECODERS.split()},
     "bamba": _MAMBA,
     "blt": {
         "encoder_config": {"hidden_size_global": 64},

@@ -264,7 +264,7 @@ def answer_tokens(pairs: Sequence[TokenPair], what: str) -> Int[Tensor, "pair 2"
     `PlanError` where an answer has several tokens or texts; `what` is what reads it.
     """
     for pair in pairs:
-        several = next((a for a in pair.answers if len(a) > 1 or len(a[0]) > 1), None)
+        several = next((a for a in pair.answers if sum(map(len, a)) > 1), None)
         if several is not None:
             n, of = len(several), "accepted texts"
             n, of = (n, of) if n > 1 else (len(several[0]), "tokens")

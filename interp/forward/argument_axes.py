@@ -192,7 +192,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _axes(first: torch.Size, second: torch.Size) -> ArgumentAxes:
-    (p1, n1), (p2, n2) = SIZES
+    (p1, _), (p2, _) = SIZES
     prompts, per_prompt, tokens = None, 1, list[int]()
     for axis, (a, b) in enumerate(zip(first, second, strict=True)):
         if a != b and a % p1 == 0 and b % p2 == 0 and a // p1 == b // p2:

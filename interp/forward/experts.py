@@ -98,7 +98,7 @@ def dense_weights(
 class _Served:
     """Stands in for a module's forward while something inside it is read or edited."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: Any):
         self.module, self.before = module, module.__dict__.get("forward")
         self.own: Any = self.before or functools.partial(type(module).forward, module)
         self.steps: list[tuple[str, Step]] = []

@@ -125,7 +125,7 @@ class _Calls:
         def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             # copied, as Llama 4 adds the routed experts to the shared ones' output in place
             every = out if isinstance(out, tuple) else (out,)
-            copies = tuple(x.clone() if isinstance(x, Tensor) else x for x in every)
+            copies: Any = tuple(x.clone() if isinstance(x, Tensor) else x for x in every)
             self.seen[layer, path] = args, kwargs, copies if isinstance(out, tuple) else copies[0]
 
         return note

@@ -68,7 +68,7 @@ def load_model(
 
         program = load_program(str(ref))
         _refuse_quantising(quantization, "a compiled program")
-        placed(program.hf, program.name, device, dtype and _dtype(dtype, None))
+        placed(program.hf, program.name, device, _dtype(dtype, None) if dtype else None)
         return program
     if isinstance(ref, str | Path):
         where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +80,7 @@ def load_model(
         _refuse_quantising(quantization, "an object")
         hf, own_tokenizer = _from_object(ref)
         name = getattr(hf.config, "name_or_path", "") or type(hf).__name__
-        hf = placed(hf, name, device, dtype and _dtype(dtype, None))
+        hf = placed(hf, name, device, _dtype(dtype, None) if dtype else None)
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
     model = with_padding(with_gates_known(with_inner_sites(mapped(hf, known, name))))

@@ -61,12 +61,14 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
             return f"it has several sets of experts ({kinds})"
         return f"its experts ({kinds}) are not called through transformers' experts interface"
     experts, module = common[0]
-    down = module._parameters.get("down_proj")
+    down = dict(module.named_parameters(recurse=False)).get("down_proj")
     if down is None or down.ndim != 3 or down.dtype not in FLOATS:
         return f"the weights of its experts ({type(module).__name__}) are not plain matrices"
     path = experts.rpartition(".")[0]
     parent = block.get_submodule(path)
-    found = next((name for name in ("gate", "router") if name in parent._modules), None)
+    found = next(
+        (name for name in ("gate", "router") if name in dict(parent.named_children())), None
+    )
     matrices = [] if found is None else list(_matrices(parent.get_submodule(found), len(down)))
     if not matrices:
         return f"the module {path!r} has no router whose linear map can be found"
@@ -96,8 +98,8 @@ def _scaled(experts: nn.Module) -> bool:
 def _matrices(router: nn.Module, n_experts: int) -> Iterator[Tensor]:
     """The matrices of a router that give at least one number per expert, in order."""
     for module in router.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None and parameter.ndim == 2 and len(parameter) >= n_experts:
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 2 and len(parameter) >= n_experts:
                 yield parameter
 
 

@@ -34,7 +34,7 @@ def with_mixer(block_map: BlockMap, block: nn.Module) -> BlockMap:
 
 def _of_mlp(block: nn.Module, path: str) -> bool:
     """Whether a gate's module also has a map up: then it is an MLP, or shared experts."""
-    return "up_proj" in block.get_submodule(path.rpartition(".")[0])._modules
+    return "up_proj" in dict(block.get_submodule(path.rpartition(".")[0]).named_children())
 
 
 def _called(block: nn.Module, names: tuple[str, ...]) -> Iterator[str]:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from interp.errors import PlanError, did_you_mean
 
-Units = Literal["d_model", "head", "kv_head", "neuron", "expert", "expert_vector", "expert_neuron"]
+Units = Literal[
+    "d_model", "head", "kv_head", "neuron", "expert", "expert_vector", "expert_neuron", "vector"
+]
 
 _FORM = re.compile(r"blocks\.(\d+)\.(.+)")
 

@@ -41,8 +41,9 @@ def shape_of(module: Any) -> tuple[int, int]:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes: of offloaded weights, the device that they are brought to."""
-    if hasattr(module, "_hf_hook") and has_offloaded_params(module):
-        device: Any = module._hf_hook.execution_device
+    hook: Any = getattr(module, "_hf_hook", None)
+    if hook is not None and has_offloaded_params(module):
+        device: Any = hook.execution_device
         return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     return next(x.device for source in (module.parameters(), module.buffers()) for x in source)
 
@@ -58,7 +59,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _is_dense(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     return type(weight) in (Tensor, nn.Parameter) and weight.dtype in FLOATS
 
 
@@ -132,7 +133,7 @@ def _output(module: nn.Module, x: Float[Tensor, "row in"]) -> Float[Tensor, "row
 
 
 @contextlib.contextmanager
-def _without_bias(module: nn.Module) -> Generator[None]:
+def _without_bias(module: Any) -> Generator[None]:
     """In 16 bits, a large bias would round away what a row of the matrix has."""
     for own in (module._parameters, module._buffers):
         if type(own) is dict and own.get("bias") is not None:
