@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # the tiny models and their checks are the tests' own
 PAGE = ROOT / "docs" / "models.md"
 MARKS = ("<!-- conformance: written by scripts/conformance.py -->", "<!-- end of conformance -->")
 ROWS = ROOT / "runs" / "conformance.jsonl"
@@ -32,9 +33,10 @@ SECONDS = 60
 
 def row_of(model_type: str) -> dict[str, Any]:
     """Everything the table says of a model type."""
+    from conformance.checks import conformance
+    from conformance.tiny_models import CLASSES, tiny_model, word_tokenizer
+
     import interp
-    from interp.bench.conformance import conformance
-    from interp.bench.tiny_models import CLASSES, tiny_model, word_tokenizer
     from interp.errors import InterpError, first_line
 
     row: dict[str, Any] = {"type": model_type, "class": CLASSES[model_type]}
@@ -93,7 +95,7 @@ def in_own_process(model_type: str, seconds: int) -> dict[str, Any]:
     took = {"seconds": round(time.monotonic() - started, 2)}
     if text:
         return json.loads(text) | took
-    from interp.bench.tiny_models import CLASSES
+    from conformance.tiny_models import CLASSES
 
     code = os.waitstatus_to_exitcode(status)
     why = f"took more than {seconds} s" if -code in (signal.SIGXCPU, signal.SIGKILL) else "crashed"
@@ -231,10 +233,9 @@ def main() -> None:
         write(list(done.values()))
         return
     import transformers
+    from conformance.tiny_models import CLASSES, tiny_model, word_tokenizer
 
-    import interp.bench.conformance
     import interp.loading.load
-    from interp.bench.tiny_models import CLASSES, tiny_model, word_tokenizer
 
     transformers.logging.set_verbosity_error()
     interp.load_model(tiny_model("llama"), tokenizer=word_tokenizer())  # what forks shall share

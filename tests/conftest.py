@@ -10,9 +10,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from conformance.tiny_models import word_tokenizer  # noqa: E402
 
 import interp  # noqa: E402
-from interp.bench.tiny_models import word_tokenizer  # noqa: E402
 from interp.model.model import Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent

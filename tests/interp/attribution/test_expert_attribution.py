@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conformance.tiny_models import tiny_model
 from conftest import word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
@@ -18,7 +19,6 @@ from moe_models import (
 from torch import Tensor
 
 import interp
-from interp.bench.tiny_models import tiny_model
 from interp.data.pairs import tokenise
 from interp.errors import PlanError
 from interp.model.model import Model

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from conformance.tiny_models import tiny_model, word_tokenizer
 from torch import Tensor
 
 import interp
-from interp.bench.tiny_models import tiny_model, word_tokenizer
 from interp.forward.argument_axes import ArgumentAxes, BlockState
 from interp.forward.layer_calls import arguments_of, record_layer_calls
 from interp.model.model import Model

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from conformance.tiny_models import tiny_model
 from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
@@ -19,7 +20,6 @@ from moe_models import (
 from torch import Tensor
 
 import interp
-from interp.bench.tiny_models import tiny_model
 from interp.data.pairs import tokenise
 from interp.errors import PlanError
 from interp.forward.packed import shares_prefixes

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conformance.tiny_models import tiny_model
 from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp import Add
-from interp.bench.tiny_models import tiny_model
 from interp.errors import InterpError, ModelError, PlanError
 from interp.loading.gguf_header import check_gguf
 from interp.model.model import Model

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from conformance.tiny_models import tiny_model
 from conftest import tiny, word_pairs, word_tokenizer
 from moe_models import tiny_mixture
 
 import interp
-from interp.bench.tiny_models import tiny_model
 from interp.model.architecture import USUAL
 from interp.model.model import Model
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from conformance.plain_hooks import Place, at_site, plain_runs_of, put, word_pairs
 from interp.attribution.attribute import attribute_edges
-from interp.bench.plain_hooks import Place, at_site, plain_runs_of, put, word_pairs
 from interp.model.graph import Graph
 from interp.model.model import Model
 

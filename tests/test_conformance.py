@@ -1,10 +1,10 @@
 """Every class of causal language model: a dozen of each kind here, the rest marked slow."""
 
 import pytest
+from conformance.checks import CHECKS, Outcome, conformance, outcome_of
+from conformance.tiny_models import CLASSES, tiny_config, tiny_model, word_tokenizer
 
 import interp
-from interp.bench.conformance import CHECKS, Outcome, conformance, outcome_of
-from interp.bench.tiny_models import CLASSES, tiny_config, tiny_model, word_tokenizer
 from interp.errors import InterpError, ModelError
 
 DENSE = [

@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from conformance.plain_edges import edges_beside_plain_hooks
+from conformance.plain_hooks import at_site, changed, plain_runs_of, put, word_pairs
 from interp.attribution.attribute import attribute
-from interp.bench.plain_edges import edges_beside_plain_hooks
-from interp.bench.plain_hooks import at_site, changed, plain_runs_of, put, word_pairs
 from interp.errors import InterpError, InterpWarning, first_line
 from interp.interventions.generate import generate
 from interp.interventions.plan import Ablate, Add
