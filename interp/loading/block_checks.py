@@ -51,7 +51,7 @@ def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[floa
 
 def stream_size(start: Batch, end: Batch) -> float:
     """What errors of a sum are relative to: where a write is huge, rounding takes the rest."""
-    return float(start.double().norm() + 0.1 * end.double().norm())
+    return float(start.double().norm() + 0.1 * end.double().norm()) or 1e-30
 
 
 def stream_fails(

@@ -13,7 +13,7 @@ tokens read later ones. In the others the queries, keys or values of some heads 
 `z` these rows are set back, so that every layer sees equal rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -121,11 +121,14 @@ class _Run:
         return found  # pyright: ignore[reportReturnType]
 
     def _nudge(self, activation: Tensor, size: Tensor | None = None) -> None:
-        if size is None:
-            size = activation.float().square().mean(-1, keepdim=True).sqrt()
-        shape = activation.shape[-2:]
-        noise = torch.randn(shape, generator=self.noise).to(activation.device)
+        """Move it by noise, the same in every row; what is zero by `NUDGE` itself."""
+        size = _rms(activation) if size is None else size
+        size = torch.where(size > 0, size, 1.0)
+        noise = self._noise(activation.shape[-2:]).to(activation.device)
         activation += (NUDGE * size * noise).to(activation.dtype)
+
+    def _noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.randn(*shape, generator=self.noise)
 
     def _enter(self, activation: Tensor) -> None:
         self.heads = {}
@@ -134,14 +137,23 @@ class _Run:
 
     def _nudge_write(self, activation: Tensor) -> None:
         assert self.stream is not None
-        self._nudge(activation, self.stream.float().square().mean(-1, keepdim=True).sqrt())
+        self._nudge(activation, _rms(self.stream))
 
     def _alter(self, layer: int, site: str, activation: Tensor) -> None:
-        """Turn the features of some heads of some rows around: their norm and sum stay."""
+        """Turn the features of some heads of some rows around: their norm and sum stay.
+
+        What no turn changes, as zeros, is noise first, in every row. Queries and keys are shrunk to
+        a root mean square of 1, so that heads that attend to one token alone show what moves them.
+        """
         n, width = (f(SITES[site], layer) for f in (self.model.n_units, self.model.width))
         if "z" not in self.model.arch.layers[layer].points or activation.shape[-1] != width:
             return
-        by_head = activation.unflatten(-1, (n, -1))
+        by_head = activation.unflatten(-1, (n, -1)).clone()
+        size, noise = _rms(by_head), self._noise(by_head.shape[1:]).to(by_head)
+        flat = _rms(by_head - by_head.roll(1, -1)) <= 0.01 * size
+        by_head += torch.where(flat, torch.where(size > 0, size, 1.0), 0.0).to(noise) * noise
+        if site != "v":
+            by_head /= _rms(by_head).clamp(min=1).to(noise)
         for bit, row in enumerate(CODED[site]):
             chosen = _coded(n, bit).to(activation.device)
             own = by_head[row, ALTERED[site]]
@@ -217,6 +229,11 @@ def without(block: BlockMap, failed: Mapping[str, str]) -> BlockMap:
     """A block's map without the sites that failed, and why they did."""
     points = {name: point for name, point in block.points.items() if name not in failed}
     return replace(block, points=points, missing={**block.missing, **failed})
+
+
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square over the last axis, which stays."""
+    return x.float().square().mean(-1, keepdim=True).sqrt()
 
 
 def _coded(n: int, bit: int) -> Tensor:

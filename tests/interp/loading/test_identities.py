@@ -1,6 +1,8 @@
 """Maps are measured: what adds up is there, block by block; the rest is missing, or refused."""
 
+import copy
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -200,6 +202,28 @@ def _without(model: Model, site: str) -> Any:
         return dataclasses.replace(block, points=points, missing={**block.missing, site: "so"})
 
     return dataclasses.replace(model.arch, layers=tuple(map(cut, model.arch.layers)))
+
+
+# --- weights under which sites move nothing -------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["zero", "attention", "equal", "saturated"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gpt_neox"])
+def test_no_site_is_lost_by_weights_that_do_nothing(family: str, kind: str):
+    hf = copy.deepcopy(tiny_hf(family))
+    heads = re.compile(r"(q_proj|k_proj|v_proj|o_proj|c_attn|query_key_value|attention\.dense)\.")
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if kind == "zero" and "norm" not in name:
+                parameter.zero_()
+            elif heads.search(name) and kind == "saturated":
+                parameter *= 1000
+            elif heads.search(name):
+                parameter.fill_(0.0 if kind == "attention" else 0.1)
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    whole = tiny(family).arch.layers
+    assert [set(block.points) for block in model.arch.layers] == [set(b.points) for b in whole]
+    assert [block.whole for block in model.arch.layers] == [None] * len(whole)
 
 
 # --- without an adapter --------------------------------------------------------------------------
