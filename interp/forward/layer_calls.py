@@ -70,7 +70,12 @@ def record_layer_calls(
 
 
 def arguments_of(model: Model) -> BlockArguments:
-    """What a model's blocks are called with; measured once, with three tiny batches."""
+    """What a model's blocks are called with; measured once, with three tiny batches.
+
+    A compiled program's blocks read the stream alone, and may be too short for these batches.
+    """
+    if not model.arch.causal:
+        return BlockArguments()
 
     def record(n_prompts: int, n_pos: int, token: int) -> tuple[list[dict[str, Any]], Any]:
         vocabulary = model.hf.get_input_embeddings().weight.shape[0]
