@@ -144,13 +144,13 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
 def test_a_sweep_without_a_folder_prints_a_table(
     tmp_path: Path, llama: str, capsys: pytest.CaptureFixture
 ):
-    bad = ROW | {"answer": "w5 w7"}
+    bad = ROW | {"answer": ROW["wrong_answer"]}
     command = ["patch", "--model", llama, "--pairs", write(tmp_path, ROW, bad), "--site", "z"]
     assert run([*command, "--over", "layer,head", "--direction", "noise"]) == 0
     text = capsys.readouterr().out
     assert "1 pairs of pairs.jsonl (1 excluded), noise" in " ".join(text.split())
     assert "strongest cells" in text
-    assert "excluded 2: answer ' w5 w7' is 2 tokens" in " ".join(text.split())
+    assert "excluded 2: answer and wrong_answer are the same token" in " ".join(text.split())
     assert run([*command, "--over", "layer", "--at", "subject", "--json"]) == 0
     report = last_json(capsys.readouterr().out)
     assert report["run"] is None
@@ -238,8 +238,8 @@ def test_a_process_that_is_asked_to_end_says_so(llama: str, tmp_path: Path, caps
 
 BAD_PAIRS = [
     ([ROW, "{not json"], "pairs.jsonl, line 2: not valid JSON"),
-    ([ROW | {"corrupt": "w4 w2"}], "row 1: clean has 3 tokens and corrupt 2"),
-    ([ROW | {"answer": "w5 w7"}], "row 1: answer ' w5 w7' is 2 tokens"),
+    ([ROW | {"corrupt": ROW["clean"], "subject": "w1"}], "clean and corrupt are the same tokens"),
+    ([ROW | {"answer": ROW["wrong_answer"]}], "answer and wrong_answer are the same token"),
     ([{"clean": "w1"}], "pairs.jsonl, row 1: 'corrupt' is missing"),
 ]
 BAD_OPTIONS = [

@@ -191,7 +191,7 @@ def test_datasets_is_no_package():
 
 def test_only_one_module_imports_each_heavy_library():
     for library, home in (
-        ("transformer_lens", "interp/model/architecture.py"),
+        ("transformer_lens", "interp/model/adapters.py"),
         ("nnsight", "interp/interventions/nnsight.py"),
     ):
         pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.M)

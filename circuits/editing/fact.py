@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from interp.brief import brief
 from interp.data.chat import Chat, render
 from interp.data.records import NO_OTHERS, checked, placed_rows
 from interp.errors import DataError, UnusableRow, shown
-from interp.model.model import Model
+
+if TYPE_CHECKING:  # not at run time: help texts are shown without PyTorch
+    from interp.model.model import Model
 
 SLOT = "{}"
 R = TypeVar("R")
@@ -70,7 +72,7 @@ class Fact:
         """The prompt with its subject."""
         return self.prompt.replace(SLOT, self.subject)
 
-    def written(self, model: Model) -> str:
+    def written(self, model: "Model") -> str:
         """The cloze as the model reads it: in a chat, as its template writes it."""
         return self.cloze if self.chat is None else render(model, self.chat.wrap(self.cloze))[0]
 

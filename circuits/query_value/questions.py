@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from interp.brief import brief
 from interp.data.answers import continuation, single_token
 from interp.data.pairs import Excluded
 from interp.data.prompts import Prompt, TokenPrompt, as_prompts
@@ -41,6 +42,7 @@ def load_questions(source: str | Path) -> list[QuestionRow]:
     return rows
 
 
+@brief
 @dataclass(frozen=True)
 class Question:
     """A prompt that a model answers, and what answers it.

@@ -98,6 +98,17 @@ class Linearised:
     n_points: int
 
 
+def _require_no_selection(model: Model, n_tokens: int) -> None:
+    """Refuse chords where attention reads only some tokens: two runs may select others."""
+    most = getattr(model.hf.config.get_text_config(), "index_topk", None)
+    if most is not None and n_tokens > most:
+        raise PlanError(
+            f"attention in {model.name} selects {most} of the {n_tokens} tokens, and two runs may "
+            "select others, between which there is no chord; use 'eap', 'eap-ig' or 'relp', or "
+            f"prompts of at most {most} tokens."
+        )
+
+
 def linearise(
     model: Model, contrast: Contrast, estimator: Estimator, sites: Sequence[str]
 ) -> Linearised:
@@ -106,6 +117,8 @@ def linearise(
     The model's parameters receive no gradients.
     """
     rule, pair = estimator.rule(), contrast.pair
+    if rule.chords:
+        _require_no_selection(model, contrast.mask.shape[1])
     moved = rule.chords and not contrast.token_by_token
     if (estimator.points != CLEAN or moved) and (beside := contrast.calls.arguments.of_tokens):
         others = "'eap' or 'relp'" if moved else "'eap', 'relp', 'eap-dg' or 'exact'"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.scores import Scores
+from interp.brief import brief
 from interp.data.answers import described
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
 from interp.errors import DegenerateGap, InterpWarning, PlanError
@@ -29,6 +30,7 @@ Rows = tuple[xr.DataArray, Baseline]
 S = TypeVar("S", bound=Scores)
 
 
+@brief
 @dataclass(frozen=True)
 class AttributionRun:
     """Pairs, and what is measured on them."""

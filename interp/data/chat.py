@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interp.brief import brief
 from interp.errors import DataError, did_you_mean, first_line, shown
-from interp.model.model import Model
 from interp.model.rendered import Rendered
+
+if TYPE_CHECKING:  # not at run time: help texts are shown without PyTorch
+    from interp.model.model import Model
 
 Messages = Sequence[Mapping[str, Any]]
 """A chat: mappings with ``role`` and ``content``: ``[{"role": "user", "content": "Hi"}]``."""
@@ -167,13 +169,13 @@ def is_messages(given: Any) -> bool:
     )
 
 
-def has_template(model: Model) -> bool:
+def has_template(model: "Model") -> bool:
     """Whether a model's tokenizer has a chat template."""
     return bool(getattr(model.tokenizer, "chat_template", None))
 
 
 def render(
-    model: Model, conversation: Conversation, spans: Mapping[str, Range] | None = None
+    model: "Model", conversation: Conversation, spans: Mapping[str, Range] | None = None
 ) -> tuple[Rendered, dict[str, Range]]:
     """A chat as the model's template writes it, and where spans are in that text.
 
@@ -212,7 +214,7 @@ def render(
     return Rendered(text, conversation.continued), found
 
 
-def _rendered(model: Model, conversation: Conversation) -> str:
+def _rendered(model: "Model", conversation: Conversation) -> str:
     if not has_template(model):
         raise DataError(
             f"the tokenizer of {model.name} has no chat template, so messages cannot be rendered; "

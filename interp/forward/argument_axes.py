@@ -19,7 +19,7 @@ from interp.brief import brief
 Path = tuple[str, int]
 """Name of an argument, with the place in a tuple, and its number of axes."""
 SIZES = ((2, 5), (3, 4))
-"""Prompts and positions of two batches; compiled programs read no more than six."""
+"""Prompts and positions of two batches."""
 BATCHES = ((*SIZES[0], 0), (*SIZES[1], 0), (*SIZES[0], 11))
 """With the number of the first token."""
 

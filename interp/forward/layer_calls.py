@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.brief import brief
+from interp.errors import ModelError
 from interp.forward.argument_axes import ArgumentAxes, BlockArguments, block_arguments, mapped
 from interp.model.model import Model
 
@@ -62,7 +63,14 @@ def record_layer_calls(
     """Run embedding, masks and rotary tables only: all blocks but the first are skipped.
 
     `given` are the arguments of the forward call, where the tokens follow others in a cache.
+    `ModelError` where the model was put in training mode, in which dropout draws other numbers
+    every time.
     """
+    if any(module.training for module in model.hf.modules()):
+        raise ModelError(
+            f"{model.name} is in training mode, in which dropout makes its numbers random; call "
+            "model.hf.eval()."
+        )
     plain = {"input_ids": ids, "use_cache": False}
     inputs = plain | positions_and_mask(model, mask) if given is None else dict(given)
     embeddings, kwargs, _ = _recorded(model, inputs)
@@ -70,7 +78,12 @@ def record_layer_calls(
 
 
 def arguments_of(model: Model) -> BlockArguments:
-    """What a model's blocks are called with; measured once, with three tiny batches."""
+    """What a model's blocks are called with; measured once, with three tiny batches.
+
+    A compiled program's blocks read the stream alone, and may be too short for these batches.
+    """
+    if not model.arch.causal:
+        return BlockArguments()
 
     def record(n_prompts: int, n_pos: int, token: int) -> tuple[list[dict[str, Any]], Any]:
         vocabulary = model.hf.get_input_embeddings().weight.shape[0]

@@ -107,8 +107,9 @@ def _check_sites(model: Model, allowed: float) -> str:
 
 def _check_packed(model: Model, allowed: float) -> str:
     """Two prompts, and the second with an activation of the first: packed, and by plain hooks."""
-    ids = torch.cat([probe_ids(model), probe_ids(model, 7)[:, 1:]])
-    n, layer, pos = ids.shape[1], model.arch.n_layers // 2, 2
+    ids = torch.cat([probe_ids(model), probe_ids(model, first=2)])
+    n, layer = ids.shape[1], model.arch.n_layers // 2
+    pos = min(2, n - 1)
     start = torch.tensor([0, 0, pos if shares_prefixes(model) else 0])
     end = torch.full_like(start, n)
     entry = [2 + (i >= layer) for i in range(model.arch.n_layers + 1)]

@@ -34,10 +34,15 @@ LEAK = 1e-4
 """Largest relative change of an earlier token's state by a later one that rounding may make."""
 
 
-def probe_ids(model: Model, n: int = 6) -> Int[Tensor, "1 pos"]:
-    """A few ordinary tokens of the model's vocabulary."""
+def probe_ids(model: Model, n: int = 6, first: int = 1) -> Int[Tensor, "1 pos"]:
+    """A few ordinary tokens of the model's vocabulary; no more than a compiled program reads.
+
+    From another `first` on, they are other tokens.
+    """
     vocab = model.hf.get_input_embeddings().weight.shape[0]
-    return (torch.arange(1, n + 1, device=model.device) * 7919 % vocab)[None]
+    if not model.arch.causal:
+        n = min(n, model.hf.get_submodule("position").num_embeddings)  # pyright: ignore
+    return (torch.arange(first, first + n, device=model.device) * 7919 % vocab)[None]
 
 
 def rounding(model: Model) -> float:
@@ -148,8 +153,8 @@ def probe(model: Model) -> Measured:
 
 def _two_rows(model: Model) -> Int[Tensor, "2 pos"]:
     """Two rows that differ in their last token."""
-    ids = probe_ids(model, N_POS + 1)[0]
-    return torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])
+    ids, other = probe_ids(model, N_POS)[0], probe_ids(model, N_POS, first=2)[0]
+    return torch.stack([ids, torch.cat([ids[:-1], other[-1:]])])
 
 
 def _with(model: Model, layers: Sequence[BlockMap]) -> Model:

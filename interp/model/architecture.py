@@ -28,6 +28,7 @@ class ModulePoint:
     features: Int[Tensor, " width"] | None = None
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class BlockParts:
     """The modules between a block's residual stream and its sublayers, as paths inside it.

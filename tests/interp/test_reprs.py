@@ -106,6 +106,6 @@ def test_real_objects_say_what_they_are():
         assert len(repr(thing)) < 300, repr(thing)
         assert repr(thing).startswith(name), repr(thing)
     assert repr(things["Prediction"]) == "Prediction(resid=Tensor[3, 32], logits=Tensor[3, 97])"
-    assert repr(things["TokenPrompt"]) == "TokenPrompt(ids=86 items, spans={})"
+    assert repr(things["TokenPrompt"]) == "TokenPrompt(ids=86 items, spans={}, text='')"
     assert "units=0 to 55" in repr(many)
     assert "300 interventions" in repr(things["Plan"])

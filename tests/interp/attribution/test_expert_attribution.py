@@ -180,3 +180,23 @@ def test_the_discrete_gradient_is_conserved_in_other_mixers(kind: str):
     gap = (scores.clean - scores.corrupt).values
     for values in scores.values.values.T:
         np.testing.assert_allclose(values, gap, atol=1e-3 * np.abs(gap).max())
+
+
+def test_chords_are_refused_where_attention_selects_tokens():
+    model = interp.load_model(tiny_model("glm_moe_dsa"), tokenizer=word_tokenizer())
+    pairs = interp.PromptPairs.from_records(
+        [
+            {
+                "clean": "w1 w2 w3 w4 w5 w6",
+                "corrupt": "w7 w2 w3 w4 w5 w6",
+                "answer": "w8",
+                "wrong_answer": "w9",
+            }
+        ]
+    )
+    most = model.hf.config.index_topk
+    if most >= 6:
+        model.hf.config.index_topk = 4
+    with pytest.raises(PlanError, match="selects . of the . tokens"):
+        interp.attribute(model, pairs, "resid_pre", over="layer")
+    assert interp.attribute(model, pairs, "resid_pre", over="layer", method="eap").values.size

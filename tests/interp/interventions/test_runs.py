@@ -62,9 +62,9 @@ def test_any_batch_split_gives_the_same_numbers(monkeypatch):
         assert float(abs(again - swept).max()) < 1e-5
 
 
-def test_batches_hold_every_prompt_once_within_the_budget():
+def test_batches_hold_every_prompt_once_within_the_budget(tiny_model: Model):
     rows = [TokenPrompt(tuple(range(n))) for n in (3, 9, 1, 9, 4, 2)]
-    groups = batches(rows, 18)
+    groups = batches(tiny_model, rows, 18)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert all(len(g) * max(len(rows[i].ids) for i in g) <= 18 for g in groups)
 

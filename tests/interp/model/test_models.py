@@ -46,6 +46,13 @@ def test_a_bridge_loads_as_the_model_inside_it(family: str):
     )
 
 
+def test_a_model_in_training_mode_is_refused():
+    model = interp.load_model(tiny_hf("gpt2"), tokenizer=word_tokenizer())
+    model.hf.train()
+    with pytest.raises(ModelError, match=r"training mode.*model.hf.eval\(\)"):
+        interp.patch(model, word_pairs())
+
+
 def test_an_nnsight_model_loads():
     nnsight = pytest.importorskip("nnsight")
     wrapped = nnsight.NNsight(tiny_hf("qwen3"))
