@@ -10,7 +10,8 @@ is written there has the effect that interp takes it to have:
 
 The rows hold the same tokens. In the second the last token is another one, which shows whether
 tokens read later ones. In the others the queries, keys or values of some heads are altered; behind
-`z` these rows are set back, so that every layer sees equal rows.
+`z` these rows are set back, so that every layer sees equal rows. Weights under which a site moves
+nothing on this model do not count against it: what is zero is moved off zero first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
