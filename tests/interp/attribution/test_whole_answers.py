@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from whole_answers import FIVE, PARTNERS, Aliases, kept, model_of, pairs, plain
+from whole_answers import FIVE, Aliases, aliases_of, kept, model_of, pairs, plain
 
 import interp
 from circuits.discovery.evaluator import prepared
@@ -21,10 +21,6 @@ from interp.model.sites import SITES
 
 WARNING = "1 tokens of clean and 3 of corrupt prompts, in 2 of 4 pairs, have no partner"
 BOTH_SIDES = [(family, side) for family in FIVE for side in ("left", "right")]
-
-
-def aliases_of(model: Model) -> list[Aliases]:
-    return [Aliases(model, *both) for both in zip(kept(model), PARTNERS, strict=True)]
 
 
 def head(model: Model, number: int) -> slice:

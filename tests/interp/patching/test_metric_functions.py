@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from answer_examples import long_pairs
 from conftest import tiny, word_pairs
 from torch import Tensor
+from whole_answers import pairs as whole_pairs
 
 import interp
 from interp.data.pairs import tokenise
@@ -164,7 +164,7 @@ def top_logit(logits: Tensor) -> Tensor:
 
 def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
     model = tiny("gpt_neox")
-    for pairs in (word_pairs(), long_pairs()):
+    for pairs in (word_pairs(), whole_pairs()):
         wanted = interp.patch(model, pairs, "z", "layer,head")
         for given in (odds, "test odds", "test_metric_functions:odds"):
             found = interp.patch(model, pairs, "z", "layer,head", metric=given)
@@ -172,7 +172,7 @@ def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
             assert (found.metric, found.unit) == ("test odds", "nats")
     found = interp.patch(model, word_pairs(), "z", "layer", metric="top_logit")
     assert found.unit == "top_logit units"
-    result = interp.ablate(model, long_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
+    result = interp.ablate(model, whole_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
     for variable in ("baseline", "ablated"):
         both = (result.reading(name)[variable] for name in ("logit_diff", "test odds"))
         np.testing.assert_allclose(*both, atol=1e-4)

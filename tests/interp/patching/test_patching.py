@@ -10,8 +10,7 @@ from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 import interp
 from interp.bench.baselines import activation, patched_logits
 from interp.data.pairs import TokenPair, tokenise
-from interp.errors import DataError, DegenerateGap, InterpWarning, PlanError
-from interp.forward.hooks import hooked
+from interp.errors import DataError, DegenerateGap, PlanError
 from interp.model.model import Model
 from interp.model.sites import SITES, Site
 
@@ -72,119 +71,10 @@ def test_heads_at_all_positions(tiny_model: Model, name: str):
                 assert result.values.values[i, layer, head] == pytest.approx(want, abs=1e-4)
 
 
-# --- prompts of unequal length -----------------------------------------------------------------
-
-UNEQUAL = [
-    {
-        "clean": "w1 w2 w7 w8 w3 w4",
-        "corrupt": "w5 w1 w2 w9 w3 w4",
-        "answer": "w20",
-        "wrong_answer": "w21",
-        "spans": {"s": ["w7 w8", "w9"]},
-    },
-    {
-        "clean": "w1 w2 w7 w3",
-        "corrupt": "w1 w2 w9 w8 w11 w12 w3",
-        "answer": "w30",
-        "wrong_answer": "w31",
-        "spans": {"s": ["w7", "w9 w8 w11"]},
-    },
-    {
-        "clean": "w1 w2 w7 w3 w4",
-        "corrupt": "w1 w2 w9 w3 w4",
-        "answer": "w40",
-        "wrong_answer": "w41",
-        "spans": {"s": ["w7", "w9"]},
-    },
-]
-PARTNERS = [  # by hand: (clean, corrupt) positions of each place
-    {"pos": [(0, 1), (1, 2), None, (3, 3), (4, 4), (5, 5)], "s": [(3, 3)]},
-    {"pos": [(0, 0), (1, 1), (2, 4), (3, 6)], "s": [(2, 4)]},
-    {"pos": [(i, i) for i in range(5)], "s": [(2, 2)]},
-]
-
-
-def by_hand(model: Model, pair: TokenPair, site: str, layer: int, both, direction: str) -> float:
-    """The base prompt with the other's activations at partners, by a plain hooked forward."""
-    prompts = pair.clean, pair.corrupt
-    base = int(direction == "denoise")
-    source = activation(model, SITES[site], layer, torch.tensor([prompts[1 - base]]))
-
-    def put(act: torch.Tensor) -> None:
-        for one in both:
-            act[:, one[base]] = source[:, one[1 - base]]
-
-    with torch.no_grad(), hooked(model, [(SITES[site], layer, put)]):
-        logits = model.hf(input_ids=torch.tensor([prompts[base]]), use_cache=False).logits[0, -1]
-    return float(logits[pair.answer] - logits[pair.wrong_answer])
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gpt_neox", "qwen2", "gptj"])
-def test_unequal_lengths_are_patched_partner_by_partner(family: str, direction: str, side: str):
-    model = with_padding(tiny(family), side)
-    pairs = interp.PromptPairs.from_records(UNEQUAL)
-    kept, refused = tokenise(model, pairs)
-    assert not refused
-    for site in ("resid_pre", "z"):
-        with pytest.warns(InterpWarning, match="1 tokens of clean and 4 of corrupt prompts, in 2"):
-            by_pos = interp.patch(model, pairs, site, "layer,pos", direction=direction)
-        with pytest.warns(InterpWarning, match="no partner"):
-            by_span = interp.patch(model, pairs, site, "layer,span", direction=direction)
-            whole = interp.patch(model, pairs, site, "layer", direction=direction)
-        assert by_pos.unpaired == ((1, 1), (0, 3), (0, 0))
-        for i, (pair, hand) in enumerate(zip(kept, PARTNERS, strict=True)):
-            for layer in range(model.arch.n_layers):
-
-                def want(both, pair=pair, layer=layer, site=site) -> float:
-                    return by_hand(model, pair, site, layer, both, direction)
-
-                every = [one for one in hand["pos"] if one]
-                assert float(whole.values[i, layer]) == pytest.approx(want(every), abs=1e-4)
-                for pos, one in enumerate(hand["pos"]):
-                    got = float(by_pos.values[i, layer, pos])
-                    if one is None:
-                        assert np.isnan(got)
-                    else:
-                        assert got == pytest.approx(want([one]), abs=1e-4), (site, i, layer, pos)
-                assert np.isnan(by_pos.values[i, layer, len(pair.clean) :]).all()
-                places = {"s": hand["s"], "s_last": hand["s"], "last": hand["pos"][-1:]}
-                for place, both in places.items():
-                    got = float(by_span.values[i, layer].sel(span=place))
-                    assert got == pytest.approx(want(both), abs=1e-4), (site, i, layer, place)
-
-
-def test_neuron_groups_by_span():
-    model, pairs = tiny("qwen3"), word_pairs()
-    kept, _ = tokenise(model, pairs)
-    groups = [[0, 5], [3], list(range(10, 40))]
-    result = interp.patch(model, pairs, site="mlp_post", over="layer,span,neuron", neurons=groups)
-    assert result.values.dims == ("pair", "layer", "span", "neuron")
-    assert list(result.values.coords["span"].values) == ["s", "s_last", "last"]
-    for i, pair in enumerate(kept):
-        for j, place in enumerate(["s", "s_last", "last"]):
-            for k, group in enumerate(groups):
-                cell = ([1], [p for p, _ in pair.matched(place)], group, "denoise")
-                want = naive_logit_diff(model, pair, SITES["mlp_post"], *cell)
-                assert result.values.values[i, 1, j, k] == pytest.approx(want, abs=1e-4)
-
-
 def test_contiguous_neuron_groups_cover_every_neuron_once():
     result = interp.patch(tiny("llama"), word_pairs(), site="mlp_post", over="neuron", neurons=10)
     labels = list(result.values.coords["neuron"].values)
     assert labels == ["0-9", "10-19", "20-29", "30-39", "40-49", "50-55"]
-
-
-def test_all_layers_together(tiny_model: Model):
-    pairs, site = word_pairs(), SITES["mlp_out"]
-    kept, _ = tokenise(tiny_model, pairs)
-    layers = range(tiny_model.arch.n_layers)
-    result = interp.patch(tiny_model, pairs, site="mlp_out", over="pos")
-    for i, pair in enumerate(kept):
-        for pos in range(len(pair.clean)):
-            want = naive_logit_diff(tiny_model, pair, site, layers, [pos], None, "denoise")
-            assert result.values.values[i, pos] == pytest.approx(want, abs=1e-4)
 
 
 def test_one_hook_name_is_that_layer_alone():
