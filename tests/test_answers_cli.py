@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_hf
-from test_cli import last_json, refused, saved
+from test_cli import last_json, refused
 from whole_answers import RECORDS
 
 import interp
@@ -15,13 +14,8 @@ from circuits.cli.app import run
 METRIC = "def gap(log_p):\n    return log_p[:, 0] - log_p[:, 1]\n"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return saved(tmp_path_factory.mktemp("llama"), tiny_hf("llama"))
-
-
 @pytest.fixture
-def given(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def given(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(map(json.dumps, RECORDS)))
     (tmp_path / "mine.py").write_text(
@@ -29,7 +23,7 @@ def given(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> list[s
         f"@interp.metric(name='answer gap', unit='nats', reads='answers')\n{METRIC}"
     )
     monkeypatch.chdir(tmp_path)
-    return ["--model", model, "--pairs", str(file), "--device", "cpu", "--json"]
+    return ["--model", llama, "--pairs", str(file), "--device", "cpu", "--json"]
 
 
 def test_patch(given: list[str], capsys: pytest.CaptureFixture, tmp_path: Path):

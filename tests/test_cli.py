@@ -1,6 +1,5 @@
 """The command line: what it prints, where, and which exit code it leaves."""
 
-import functools
 import importlib
 import json
 import os
@@ -12,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import typer
-from conftest import ROOT, tiny_hf, word_tokenizer
+from conftest import ROOT, saved, tiny_hf
 
 import interp
 from circuits.cli.app import app, main, run
 from interp.model.model import Model
 from interp.patching.result import PatchResult
 
+pytestmark = pytest.mark.usefixtures("load_once")
 SWEEPS = importlib.import_module("interp.patching.patch")  # whose name is also a function's
 
 CAPITALS = str(ROOT / "datasets" / "country_capitals.jsonl")
@@ -36,26 +36,6 @@ def write(folder: Path, *rows: dict | str) -> str:
     file = folder / "pairs.jsonl"
     file.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows))
     return str(file)
-
-
-def saved(folder: Path, hf: torch.nn.Module) -> str:
-    hf.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a tiny model."""
-    return saved(tmp_path_factory.mktemp("llama"), tiny_hf("llama"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def load_once():
-    """Each tiny model is really loaded, by the command line, but once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interp, "load_model", functools.cache(interp.load_model))
-        yield
 
 
 def last_json(text: str) -> dict:
@@ -246,9 +226,7 @@ BAD_OPTIONS = [
     (["--site", "resid_per"], "Did you mean 'resid_pre'"),
     (["--layers", "99"], "layer 99 is out of range"),
     (["--layers", "x"], "--layers 'x': write numbers"),
-    (["--metric", "logit_dif"], "Did you mean 'logit_diff'"),
     (["--direction", "back"], "unknown direction 'back'"),
-    (["--over", "depth"], "unknown axis 'depth'"),
     (["--dtype", "float33"], "unknown dtype 'float33'. Did you mean 'float32'"),
 ]
 

@@ -351,20 +351,6 @@ def test_query_scores_of_the_last_layer_are_one_attention_step(family: str):
     torch.testing.assert_close(queries[:, layer], want)
 
 
-def test_attention_on_its_own_inputs_gives_its_own_heads(tiny_model: Model):
-    contrast = contrast_of(tiny_model)
-    at = linearise(tiny_model, contrast, ESTIMATORS["eap"], ["q", "k", "v", "z"])
-    for layer in range(tiny_model.arch.n_layers):
-        parts = []
-        for part in "qkv":
-            x = at.clean.kept[part][layer].unflatten(-1, (-1, tiny_model.arch.d_head))
-            parts.append(x.repeat_interleave(tiny_model.arch.n_heads // x.shape[2], 2))
-        with torch.no_grad():
-            kwargs = contrast.calls.of_rows(layer, contrast.clean)
-            z = attend(tiny_model, layer, kwargs, *parts)
-        torch.testing.assert_close(z, at.clean.kept["z"][layer], atol=1e-5, rtol=1e-4)
-
-
 def test_the_qk_fix_of_sites_is_that_of_their_tokens(tiny_model: Model):
     """Summed over tokens, and keys over the query heads of their group."""
     contrast = contrast_of(tiny_model)

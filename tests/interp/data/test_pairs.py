@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny, word_pairs
+from conftest import tiny, word_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,12 +75,6 @@ def test_every_source_gives_the_same_pairs(tmp_path: Path):
     for pairs in (of_str, of_dataset, of_records):
         for got, want in zip(pairs, of_file, strict=True):
             assert vars(got) | {"where": ""} == vars(want) | {"where": ""}
-
-
-@pytest.mark.parametrize("name", ["country_capitals", "ioi", "landmark_countries"])
-def test_the_pair_sets_that_come_with_the_repository_load(name: str):
-    file = ROOT / "datasets" / f"{name}.jsonl"
-    assert len(load_pairs(file)) == sum(bool(x.strip()) for x in file.read_text().splitlines())
 
 
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path):

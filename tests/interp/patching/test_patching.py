@@ -1,11 +1,13 @@
 """The one-pass sweep equals one forward pass a cell, on every family, site and padding side."""
 
+import copy
 import dataclasses
+from itertools import cycle
 
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_left, tiny, word_pairs, word_tokenizer
+from conftest import FAMILIES, hooks_left, tiny, word_pairs, word_tokenizer
 
 import interp
 from interp.bench.baselines import activation, patched_logits
@@ -30,23 +32,21 @@ def naive_logit_diff(model: Model, pair: TokenPair, *cell) -> float:
     return float(logits[pair.answer] - logits[pair.wrong_answer])
 
 
-def with_padding(model: Model, side: str) -> Model:
-    return dataclasses.replace(model, tokenizer=word_tokenizer(side))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_every_site_by_layer_and_position(tiny_model: Model, side: str):
-    model = with_padding(tiny_model, side)
+@pytest.mark.parametrize(("family", "side"), zip(FAMILIES, cycle(["left", "right"]), strict=False))
+def test_every_site_by_layer_and_position(family: str, side: str):
+    model = dataclasses.replace(tiny(family), tokenizer=word_tokenizer(side))
     pairs = word_pairs()
     kept, _ = tokenise(model, pairs)
     for name in model.arch.sites:
         result = interp.patch(model, pairs, site=name, over="layer,pos")
         for i, pair in enumerate(kept):
+            clean, corrupt = (torch.tensor([ids]) for ids in (pair.clean, pair.corrupt))
             for layer in range(model.arch.n_layers):
+                source = {layer: activation(model, SITES[name], layer, clean)}
                 for pos in range(len(pair.clean)):
-                    want = naive_logit_diff(
-                        model, pair, SITES[name], [layer], [pos], None, "denoise"
-                    )
+                    cell = (SITES[name], [layer], [pos], None, source)
+                    logits = patched_logits(model, corrupt, *cell)[0, -1]
+                    want = float(logits[pair.answer] - logits[pair.wrong_answer])
                     got = result.values.values[i, layer, pos]
                     assert got == pytest.approx(want, abs=1e-4), (name, i, layer, pos)
             assert np.isnan(result.values.values[i, :, len(pair.clean) :]).all()
@@ -142,16 +142,10 @@ def test_the_model_is_left_as_it_was():
     assert not hooks_left(model)
     assert model.attention_implementation in ("sdpa", "eager")
     assert all("forward" not in vars(block) for block in model.blocks)
-    assert hash_before == interp.model.model.Model(**vars_of(model)).weights_hash
-
-
-def vars_of(model: Model) -> dict:
-    return {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    assert hash_before == dataclasses.replace(model).weights_hash
 
 
 def zeroed(model: Model) -> torch.nn.Module:
-    import copy
-
     hf = copy.deepcopy(model.hf)
     with torch.no_grad():
         hf.get_output_embeddings().weight.zero_()
