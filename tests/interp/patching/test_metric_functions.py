@@ -74,15 +74,6 @@ def test_plans_and_ablations_read_the_function(tmp_path):
             call(model, pairs, **option, out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
-def test_attribution_differentiates_the_function(method: str):
-    model, pairs = tiny("gpt2"), word_pairs()
-    given = interp.attribute_nodes(model, pairs, method, metric=answer_gap)
-    named = interp.attribute_nodes(model, pairs, method)
-    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
-    assert given.metric == "answer_gap"
-
-
 def test_a_function_without_a_gradient_is_refused_where_one_is_needed():
     model, pairs = tiny("gpt2"), word_pairs()
     with pytest.raises(PlanError, match="'certain' has no gradient"):
@@ -180,12 +171,13 @@ def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
-def test_attribution_differentiates_a_metric_of_answers(method: str):
+def test_attribution_differentiates_functions_of_logits_and_of_answers(method: str):
     model, pairs = tiny("gpt2"), word_pairs()
-    given = interp.attribute_nodes(model, pairs, method, metric=odds)
     named = interp.attribute_nodes(model, pairs, method)
-    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
-    assert (given.metric, given.unit) == ("test odds", "nats")
+    for metric, name in ((answer_gap, "answer_gap"), (odds, "test odds")):
+        given = interp.attribute_nodes(model, pairs, method, metric=metric)
+        np.testing.assert_allclose(given.values, named.values, atol=1e-4)
+        assert given.metric == name
 
 
 def test_what_is_no_metric_is_refused():

@@ -8,28 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, hooks_left, tiny, word_pairs, word_tokenizer
+from whole_answers import aliases_of, plain
 
 import interp
 from interp.bench.baselines import activation, patched_logits
-from interp.data.pairs import TokenPair, tokenise
+from interp.data.pairs import tokenise
 from interp.errors import DataError, DegenerateGap, PlanError
 from interp.model.model import Model
-from interp.model.sites import SITES, Site
-
-
-def naive(
-    model: Model, pair: TokenPair, site: Site, layers, positions, features, direction: str
-) -> torch.Tensor:
-    """Final logits of one intervention by a plain hooked forward pass."""
-    clean, corrupt = (torch.tensor([ids]) for ids in (pair.clean, pair.corrupt))
-    base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
-    source = {layer: activation(model, site, layer, other) for layer in layers}
-    return patched_logits(model, base, site, layers, positions, features, source)[0, -1]
-
-
-def naive_logit_diff(model: Model, pair: TokenPair, *cell) -> float:
-    logits = naive(model, pair, *cell)
-    return float(logits[pair.answer] - logits[pair.wrong_answer])
+from interp.model.sites import SITES
 
 
 @pytest.mark.parametrize(("family", "side"), zip(FAMILIES, cycle(["left", "right"]), strict=False))
@@ -57,18 +43,16 @@ def test_heads_at_all_positions(tiny_model: Model, name: str):
     if name not in tiny_model.arch.sites:
         pytest.skip(tiny_model.arch.missing[name])
     pairs, site, d = word_pairs(), SITES[name], tiny_model.arch.d_head
-    kept, _ = tokenise(tiny_model, pairs)
     result = interp.patch(tiny_model, pairs, site=name, over=("layer", "head"), direction="noise")
     assert result.values.shape[1:] == (tiny_model.arch.n_layers, tiny_model.n_units(site))
-    for i, pair in enumerate(kept):
-        for layer in range(tiny_model.arch.n_layers):
-            for head in range(tiny_model.n_units(site)):
-                features = range(head * d, head * d + d)
-                everywhere = range(len(pair.clean))
-                want = naive_logit_diff(
-                    tiny_model, pair, site, [layer], everywhere, features, "noise"
+    for i, one in enumerate(aliases_of(tiny_model, pairs)):
+        for layer, head in np.ndindex(result.values.shape[1:]):
+            own = slice(head * d, head * d + d)
+            with torch.no_grad():
+                want = one.logit_diff(
+                    lambda a, one=one, at=(layer, own): [one.patched(a, name, *at)]
                 )
-                assert result.values.values[i, layer, head] == pytest.approx(want, abs=1e-4)
+            assert result.values.values[i, layer, head] == pytest.approx(float(want), abs=1e-4)
 
 
 def test_contiguous_neuron_groups_cover_every_neuron_once():
@@ -85,26 +69,19 @@ def test_one_hook_name_is_that_layer_alone():
     np.testing.assert_allclose(one.values.values[:, 0], whole.values.values[:, 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("metric", list(interp.METRICS))
-def test_metrics_by_their_definitions(metric: str):
-    model, pairs = tiny("gemma2"), word_pairs()
-    kept, _ = tokenise(model, pairs)
-    result = interp.patch(model, pairs, metric=metric, site="resid_pre", over="layer,pos")
-    pair = kept[2]
-    clean = model.hf(torch.tensor([pair.clean])).logits[0, -1].double()
-    for layer, pos in [(0, 2), (1, 5), (2, 7)]:
-        cell = (SITES["resid_pre"], [layer], [pos], None, "denoise")
-        logits = naive(model, pair, *cell).double()
-        log_p, log_q = clean.log_softmax(-1), logits.log_softmax(-1)
-        want = {
-            "logit_diff": logits[pair.answer] - logits[pair.wrong_answer],
-            "logprob": log_q[pair.answer],
-            "logprob_per_token": log_q[pair.answer],
-            "prob": log_q[pair.answer].exp(),
-            "kl": (log_p.exp() * (log_p - log_q)).sum(),
-            "rank": (logits > logits[pair.answer]).sum(),
-        }[metric]
-        assert result.values.values[2, layer, pos] == pytest.approx(float(want), abs=1e-4)
+def test_kl_by_its_definition():
+    """Other metrics: `test_patched_answers`."""
+    model = tiny("gemma2")
+    result = interp.patch(model, word_pairs(), metric="kl", site="resid_pre", over="layer,pos")
+    one = aliases_of(model, word_pairs())[2]
+    (answer,) = one.pair.answers[0]
+    with torch.no_grad():
+        clean = plain(model, one.pair.clean)[-1]
+        for layer, pos in [(0, 2), (1, 5), (2, 7)]:
+            edit = one.patched(answer, "resid_pre", layer, at=[pos], side="corrupt")
+            want = (clean.exp() * (clean - plain(model, one.pair.corrupt, [edit])[-1])).sum()
+            got = result.values.values[2, layer, pos]
+            assert got == pytest.approx(float(want), abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
