@@ -79,6 +79,16 @@ def test_every_verb_has_an_example_with_shipped_data(verb: str):
     assert "datasets/" not in says
 
 
+def test_every_verb_with_a_run_folder_can_replace_another_run():
+    for verb in (
+        *("patch", "attribute", "ablate", "circuit discover", "circuit evaluate"),
+        *("edit evaluate", "edit place", "query-value find", "emotion elicit", "emotion circuit"),
+        *("emotion test", "emotion evaluate", "emotion run"),
+        *("recall-reasoning run", "recall-reasoning replicate"),
+    ):
+        assert {"out", "force"} <= {option.name for option in VERBS[verb].params}, verb
+
+
 def test_choices_are_shown_and_others_are_refused(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -113,24 +113,6 @@ def test_a_batch_equals_its_prompts_alone(tiny_model: Model):
     assert_untouched(tiny_model)
 
 
-def test_every_scope_acts_when_it_says(tiny_model: Model):
-    """The first new token depends on the prompt only, the later ones on both."""
-    rows = prompts_for(tiny_model)
-    last = tiny_model.arch.n_layers - 1
-    v = 5 * vector(tiny_model, "resid_post")
-    plain = logits_of(tiny_model, rows, (), True)[1]
-    reached = {}
-    for scope in ("last", "decoded", "s", "all"):
-        plan = Add("resid_post", v, layers=last, positions=scope)
-        got = logits_of(tiny_model, rows, plan, True)[1]
-        reached[scope] = [not torch.allclose(got[:, i], plain[:, i], atol=1e-3) for i in (0, 1)]
-    assert reached["last"][0]
-    assert not reached["decoded"][0]
-    assert reached["decoded"][1]
-    assert reached["s"] == [False, False]  # after the last layer nothing reads it
-    assert all(reached["all"])
-
-
 def test_generation_equals_a_hook_written_by_hand():
     model = tiny("llama")
     rows = prompts_for(model)

@@ -180,24 +180,6 @@ def test_knock_out_zeroes_the_weights(tiny_model: Model):
     assert reached  # mistral's window does not reach every span
 
 
-def test_knock_out_equals_an_explicit_mask(tiny_model: Model):
-    """In every layer, for a prompt alone: the same as handing the model the mask itself."""
-    row = prompts_for(tiny_model)[2]
-    n, span = len(row.ids), list(row.spans["s"])
-    mask = torch.ones(n, n, dtype=torch.bool).tril()
-    mask[n - 1, span] = False
-    if "sliding" in str(getattr(tiny_model.hf.config, "layer_types", "")):
-        pytest.skip("its layers have two kinds of mask")
-    window = getattr(tiny_model.hf.config, "sliding_window", None)
-    if window:
-        mask &= ~torch.ones(n, n, dtype=torch.bool).tril(-window)
-    additive = torch.where(mask, 0.0, torch.finfo(torch.float32).min)[None, None]
-    with torch.no_grad():
-        want = tiny_model.hf(torch.tensor([row.ids]), attention_mask=additive).logits[:, -1]
-    got = interp.forward(tiny_model, [row], KnockOut("last", "s")).logits
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
-
-
 def test_knock_out_is_the_same_in_sdpa_and_eager(tiny_model: Model):
     rows = prompts_for(tiny_model)
     plan = [KnockOut("last", 0, layers=(0, 1)), KnockOut("last", (1, 2), heads=1)]
