@@ -105,14 +105,9 @@ def test_without_json_there_are_tables(command: list[str], capsys: pytest.Captur
     [
         ([], "--mode set needs --components or --components-file"),
         (["--mode", "some"], ""),
-        (["--random", "-1"], ""),
         (["--components", "a0.h9"], "heads 0 to 3"),
-        (["--components", "a1", "--kind", "zeros"], "Did you mean 'zero'"),
-        (["--components", "a1", "--readouts", "logits"], "unknown readout 'logits'"),
         (["--components", "a1", "--cluster-by", "city"], "no span 'city' to cluster by"),
         (["--components", "a1", "--components-file", "x"], "are both given; leave one out"),
-        (["--components-file", "nowhere.txt"], "no such file: nowhere.txt"),
-        (["--components", "a1", "--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
     ],
 )
 def test_bad_options_are_named(

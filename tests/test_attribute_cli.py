@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import word_pairs
-from test_cli import CAPITALS, last_json, refused
+from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.model.model import Model
 
 pytestmark = pytest.mark.usefixtures("load_once")
 attributing = importlib.import_module("interp.attribution.attribute")
@@ -38,34 +37,23 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def test_real_weights_from_pairs_to_page(
-    tmp_path: Path,
-    smollm: Model,
-    capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(interp, "load_model", lambda name, **options: {smollm.name: smollm}[name])
+def test_half_of_the_pairs_with_a_page(tmp_path: Path, llama: str, pairs: str, capsys):
     out = tmp_path / "edges"
-    command = ["attribute", "--model", "smollm2-135m", "--pairs", CAPITALS, "--limit", "2"]
-    assert run([*command, "--split-by", "subject", "--out", str(out), "--json"]) == 0
+    command = ["attribute", "--model", llama, "--pairs", pairs, "--limit", "2"]
+    assert run([*command, "--split-by", "s", "--out", str(out), "--json"]) == 0
     text, messages = capsys.readouterr()
     assert len(text.splitlines()) == 1
     assert "Traceback" not in messages
     report = last_json(text)
     assert (report["run"], report["kind"], report["dims"]) == (str(out), "edge_scores", ["edge"])
-    assert (report["method"], report["n_pairs"], report["seed"]) == ("eap-dg", 2, 0)
-    assert report["shape"] == [123211]
-    assert report["clean_metric"] > 1 > -1 > report["corrupt_metric"]
-    assert report["top"][0]["edge"] == "input->m0"
-    assert report["top"][0]["low"] <= report["top"][0]["score"] <= report["top"][0]["high"]
-    assert Scores.load(out).source == "country_capitals.jsonl, discovery"
-
+    assert (report["method"], report["seed"]) == ("eap-dg", 0)
+    assert report["top"][0]["low"] is None  # of one pair
+    assert Scores.load(out).source == "pairs.jsonl, discovery"
     assert run(["show", str(out), "--json"]) == 0
-    shown = last_json(capsys.readouterr().out)
-    assert shown["top"] == report["top"]
+    assert last_json(capsys.readouterr().out)["top"] == report["top"]
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "<h1>eap-dg on smollm2-135m, country_capitals.jsonl, discovery</h1>" in page
-    assert "input-&gt;m0" in page
+    assert "pairs.jsonl, discovery</h1>" in page
+    assert "-&gt;" in page
 
 
 @pytest.mark.parametrize(
@@ -141,7 +129,6 @@ def test_shards_are_as_one_run(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "eap-gd"], "unknown method 'eap-gd'. Did you mean"),
         (["--of", "z", "--method", "exact"], "no method 'exact' scores z"),
         (["--metric", "kl"], "unknown metric 'kl'. Available: logit_diff, logprob,"),
         (["--steps", "3"], "cannot take 3 steps"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from conftest import tiny, word_pairs
+from patch_examples import same
 from test_ablate import PAIR, TEXT, hooks
 from whole_answers import aliases_of, plain, recorded
 
@@ -199,15 +199,6 @@ def test_pairs_of_one_entity_are_resampled_together():
         interp.ablate(tiny("llama"), many, "a1", cluster_by="subject")
 
 
-def same(a: interp.AblationResult, b: interp.AblationResult) -> None:
-    assert list(a.readings) == list(b.readings)
-    for name in a.readings:
-        xr.testing.assert_identical(a.readings[name], b.readings[name])
-    for field in dataclasses.fields(a):
-        if field.name not in ("readings", "provenance", "seconds"):
-            assert getattr(a, field.name) == getattr(b, field.name), field.name
-
-
 def test_a_run_folder_loads_back_exactly(tmp_path: Path):
     result = full()
     result.save(tmp_path / "run")
@@ -235,10 +226,10 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ablating, "run_sets", stops)
     with pytest.raises(KeyboardInterrupt):
         full(out=out)
-    same(full(out=out, progress=lambda *done: said.append(done)), whole)
+    same(full(out=out, progress=lambda *done: said.append(done)), whole, "seconds")
     assert said[0] == (0, said[-1][1]) and said[-1][0] == said[-1][1]
     assert len(ran) == len(said)  # one of them died, and the first report is before the work
-    same(full(out=out), whole)
+    same(full(out=out), whole, "seconds")
     assert len(ran) == len(said)
     others = {
         "seed=0 (this one: 1)": {"seed": 1},

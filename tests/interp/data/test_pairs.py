@@ -171,19 +171,6 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPa
     assert "(ConnectionError: no route)" in str(error.value)
 
 
-def test_a_data_set_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-
-    def fetched(name, split):
-        asked.append((name, split))
-        return datasets.Dataset.from_list([ROW])
-
-    monkeypatch.setattr(datasets, "load_dataset", fetched)
-    pairs = load_pairs("someone/pairs", split="test")
-    assert asked == [("someone/pairs", "test")]
-    assert (pairs.source, pairs[0].where) == ("someone/pairs", "someone/pairs, row 1")
-
-
 # --- refused in a model's tokens ---------------------------------------------------------------
 
 REFUSALS = [

@@ -8,27 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from conftest import tiny, word_pairs
-from patch_examples import LEFT_OUT, NAN, TOKENS, made, small
+from patch_examples import LEFT_OUT, NAN, TOKENS, made, same, small
 
 import interp
 from interp.errors import DegenerateGap, RunFolderError
 from interp.patching.result import PatchResult
 
 NORMALISED = [[0.0, 3 / 8, 1.0], [6 / 8, 1 / 8, 3 / 4]]
-
-
-def same(a: PatchResult, b: PatchResult) -> None:
-    for name in ("values", "clean", "corrupt"):
-        x, y = getattr(a, name), getattr(b, name)
-        xr.testing.assert_identical(x, y)
-        assert x.values.tobytes() == y.values.tobytes()
-        assert x.dtype == y.dtype
-    skipped = ("values", "clean", "corrupt", "provenance")
-    for field in dataclasses.fields(PatchResult):
-        if field.name not in skipped:
-            assert getattr(a, field.name) == getattr(b, field.name), field.name
 
 
 # --- values by hand ----------------------------------------------------------------------------
