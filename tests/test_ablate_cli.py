@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_cli import refused
+from test_cli import refused, report
 
 import interp
 from circuits.cli.app import run
@@ -29,14 +29,6 @@ def command(tmp_path: Path, llama: str) -> list[str]:
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(map(json.dumps, ROWS)))
     return ["ablate", "--model", llama, "--pairs", str(file)]
-
-
-def report(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
-    assert run([*arguments, "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 1
-    assert "Traceback" not in err
-    return json.loads(out)
 
 
 def test_every_head_on_its_own(command: list[str], capsys: pytest.CaptureFixture):

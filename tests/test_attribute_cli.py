@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import word_pairs
-from test_cli import last_json, refused
+from test_cli import last_json, refused, report
 
 import interp
 from circuits.cli.app import run
@@ -40,17 +40,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_half_of_the_pairs_with_a_page(tmp_path: Path, llama: str, pairs: str, capsys):
     out = tmp_path / "edges"
     command = ["attribute", "--model", llama, "--pairs", pairs, "--limit", "2"]
-    assert run([*command, "--split-by", "s", "--out", str(out), "--json"]) == 0
-    text, messages = capsys.readouterr()
-    assert len(text.splitlines()) == 1
-    assert "Traceback" not in messages
-    report = last_json(text)
-    assert (report["run"], report["kind"], report["dims"]) == (str(out), "edge_scores", ["edge"])
-    assert (report["method"], report["seed"]) == ("eap-dg", 0)
-    assert report["top"][0]["low"] is None  # of one pair
+    said = report(capsys, *command, "--split-by", "s", "--out", str(out))
+    assert (said["run"], said["kind"], said["dims"]) == (str(out), "edge_scores", ["edge"])
+    assert (said["method"], said["seed"]) == ("eap-dg", 0)
+    assert said["top"][0]["low"] is None  # of one pair
     assert Scores.load(out).source == "pairs.jsonl, discovery"
-    assert run(["show", str(out), "--json"]) == 0
-    assert last_json(capsys.readouterr().out)["top"] == report["top"]
+    assert report(capsys, "show", str(out))["top"] == said["top"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "pairs.jsonl, discovery</h1>" in page
     assert "-&gt;" in page
@@ -70,10 +65,9 @@ def test_edges_nodes_and_units(
 ):
     out = tmp_path / "run"
     command = ["attribute", "--model", llama, "--pairs", pairs, *options]
-    assert run([*command, "--out", str(out), "--json"]) == 0
-    report = last_json(capsys.readouterr().out)
-    assert report["dims"] == dims
-    assert [row["id"] for row in report["excluded"]] == ["bad"]
+    said = report(capsys, *command, "--out", str(out))
+    assert said["dims"] == dims
+    assert [row["id"] for row in said["excluded"]] == ["bad"]
     assert isinstance(Scores.load(out), kind)
     assert run(command) == 0
     text = " ".join(capsys.readouterr().out.split())

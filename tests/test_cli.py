@@ -39,6 +39,15 @@ def last_json(text: str) -> dict:
     return json.loads(text.splitlines()[-1])
 
 
+def report(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
+    """Run what must work, and return its one line of JSON."""
+    assert run([*arguments, "--json"]) == 0
+    text, messages = capsys.readouterr()
+    assert len(text.splitlines()) == 1
+    assert "Traceback" not in messages
+    return json.loads(text)
+
+
 def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     """Run what must be refused, and return the one line that says why."""
     assert run(list(arguments)) == 2
@@ -78,36 +87,30 @@ def test_a_sweep_of_real_weights_from_pairs_to_page(
     out = tmp_path / "runs" / "first"
     # fmt: off
     arguments = ["patch", "--model", "smollm2-135m", "--pairs", CAPITALS, "--layers", "14-15,29",
-                 "--limit", "2", "--device", "cpu", "--out", str(out), "--json"]
+                 "--limit", "2", "--device", "cpu", "--out", str(out)]
     # fmt: on
-    assert run(arguments) == 0
-    text, messages = capsys.readouterr()
-    assert len(text.splitlines()) == 1
-    assert "Traceback" not in messages
-    report = last_json(text)
-    assert report["run"] == str(out)
-    assert report["model"] == "smollm2-135m"
-    assert (report["site"], report["metric"]) == ("resid_pre", "logit_diff")
-    assert (report["dims"], report["n_pairs"], report["excluded"]) == (["layer", "pos"], 2, [])
-    assert report["clean_metric"] > 1 > -1 > report["corrupt_metric"]
-    assert report["seconds"] > 0
-    assert len(report["top"]) == 10
-    assert set(report["top"][0]) == {
+    said = report(capsys, *arguments)
+    assert said["run"] == str(out)
+    assert said["model"] == "smollm2-135m"
+    assert (said["site"], said["metric"]) == ("resid_pre", "logit_diff")
+    assert (said["dims"], said["n_pairs"], said["excluded"]) == (["layer", "pos"], 2, [])
+    assert said["clean_metric"] > 1 > -1 > said["corrupt_metric"]
+    assert said["seconds"] > 0
+    assert len(said["top"]) == 10
+    assert set(said["top"][0]) == {
         "layer", "pos", "token", "effect", "low", "high", "normalised"
     }  # fmt: skip
-    strongest = [(cell["layer"], cell["pos"]) for cell in report["top"][:4]]
+    strongest = [(cell["layer"], cell["pos"]) for cell in said["top"][:4]]
     assert (29, PatchResult.load(out).values.sizes["pos"] - 1) in strongest
 
     monkeypatch.setattr(SWEEPS, "run_sweep", lambda *a: pytest.fail("measured again"))
-    assert run(arguments) == 0
-    assert last_json(capsys.readouterr().out) == report
-    assert run([*arguments[:-1], "--site", "z", "--over", "layer,head"]) == 2
+    assert report(capsys, *arguments) == said
+    assert run([*arguments, "--site", "z", "--over", "layer,head"]) == 2
     assert "first holds a patch run with site=" in capsys.readouterr().err
 
-    assert run(["show", str(out), "--json"]) == 0
-    shown = last_json(capsys.readouterr().out)
+    shown = report(capsys, "show", str(out))
     assert shown["page"] == str(out / "index.html")
-    assert shown["top"] == report["top"]
+    assert shown["top"] == said["top"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "plotly.js v" in (out / "plotly.min.js").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=\s*[\"']?https?:", page)
@@ -128,12 +131,11 @@ def test_a_sweep_without_a_folder_prints_a_table(
     assert "1 pairs of pairs.jsonl (1 excluded), noise" in " ".join(text.split())
     assert "strongest cells" in text
     assert "excluded 2: answer and wrong_answer are the same token" in " ".join(text.split())
-    assert run([*command, "--over", "layer", "--at", "subject", "--json"]) == 0
-    report = last_json(capsys.readouterr().out)
-    assert report["run"] is None
-    assert report["excluded"][0]["where"] == "pairs.jsonl, row 2"
+    said = report(capsys, *command, "--over", "layer", "--at", "subject")
+    assert said["run"] is None
+    assert said["excluded"][0]["where"] == "pairs.jsonl, row 2"
     # one pair has an infinite interval, which JSON cannot say
-    assert report["top"][0]["low"] is None
+    assert said["top"][0]["low"] is None
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -146,10 +148,9 @@ def test_tokens_that_look_like_markup_are_printed(
 
 
 def test_validate_says_what_holds(llama: str, capsys: pytest.CaptureFixture):
-    assert run(["validate", llama, "--json"]) == 0
-    report = last_json(capsys.readouterr().out)
-    assert report["holds"] is True
-    assert all(check["holds"] for check in report["checks"])
+    said = report(capsys, "validate", llama)
+    assert said["holds"] is True
+    assert all(check["holds"] for check in said["checks"])
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):

@@ -161,9 +161,10 @@ def test_the_discrete_gradient_adds_up_where_every_token_has_a_partner():
     found = attribute_edges(model, pairs()[:2])
     assert found.convergence == pytest.approx(1, abs=1e-3)
     assert found.warnings == ()
-    one = attribute_nodes(model, pairs()[:2], metric="logprob")
-    gap, total = float((one.clean - one.corrupt).mean()), one.values.sel(node="input").mean()
-    assert float(total) == pytest.approx(gap, rel=1e-3)
+    for metric in ("logprob", "prob"):
+        one = attribute_nodes(model, pairs()[:2], metric=metric)
+        gap, total = float((one.clean - one.corrupt).mean()), one.values.sel(node="input").mean()
+        assert float(total) == pytest.approx(gap, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", [*ESTIMATORS, "eap-qk", "grad-drop"])

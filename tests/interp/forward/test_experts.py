@@ -84,7 +84,7 @@ def test_every_site_equals_the_forward_by_hand(family: str):
     assert not any("forward" in vars(module) for module in model.hf.modules())
 
 
-@mixtures
+@pytest.mark.parametrize("family", [*MIXTURES, *OTHERS])
 def test_the_conformance_report_holds(family: str):
     assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []
 
@@ -299,8 +299,3 @@ def test_neurons_can_be_patched_one_by_one_or_by_expert():
 def test_mixtures_share_prefixes_and_convolutions_do_not():
     assert all(shares_prefixes(tiny_mixture(family)) for family in MIXTURES)
     assert not shares_prefixes(tiny_mixture("lfm2_moe"))
-
-
-@pytest.mark.parametrize("family", list(OTHERS))
-def test_other_mixtures_conform(family: str):
-    assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []

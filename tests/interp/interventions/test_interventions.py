@@ -20,7 +20,7 @@ from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.results import folder
 
-SCOPES = ["all", "prompt", "last", "s", "s_last", (1, 2), 0]
+SCOPES = ["all", "prompt", "last", "decoded", "s", "s_last", (1, 2), 0]
 
 
 def places(prompt: TokenPrompt, scope) -> list[int]:
@@ -83,13 +83,6 @@ def test_scopes_choose_tokens(scope):
     step = Add("resid_mid", vector(tiny("qwen3"), "resid_mid"), layers=(0, 2), positions=scope)
     change = lambda x, i, p: x + step.vector  # noqa: E731
     assert_defined_by(tiny("qwen3"), step, change, scope, [0, 2])
-
-
-def test_decoded_is_nothing_in_a_forward_pass():
-    model = tiny("llama")
-    rows = prompts_for(model)
-    out = interp.forward(model, rows, Ablate("resid_post", positions="decoded"))
-    torch.testing.assert_close(out.logits, interp.forward(model, rows).logits)
 
 
 @pytest.mark.parametrize(("site", "units"), [("z", (0, 3)), ("v", 1), ("mlp_post", (2, 40, 7))])

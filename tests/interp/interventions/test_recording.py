@@ -6,7 +6,6 @@ import torch
 import transformers
 from conftest import COMMON, tiny, word_tokenizer
 from plan_examples import prompts_for
-from sklearn.linear_model import LogisticRegression
 
 import interp
 from interp import KnockOut, Patch
@@ -26,14 +25,6 @@ def test_what_is_recorded_shows_in_a_notebook():
     end = interp.activations(tiny("llama"), TEXTS * 5, "z", at="last")
     assert "<td>0</td><td>1</td><td>w6</td>" in end._repr_html_()
     assert "and 5 prompts more" in end._repr_html_()
-
-
-def test_padding_cannot_be_read_as_a_value():
-    found = interp.activations(tiny("llama"), TEXTS, "resid_post", 1)
-    with pytest.raises(ValueError, match="NaN"):
-        LogisticRegression().fit(found[1][:, -1].numpy(), [0, 1, 0])
-    last = found.array.isel(pos=-1).isnull().any("d_model")
-    assert last.values.tolist() == [[False], [True], [True]]
 
 
 def test_the_last_token_is_each_prompts_own(tiny_model: Model):
