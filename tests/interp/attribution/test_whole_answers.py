@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_hf, word_tokenizer
 from test_attribution import metric_with
 from torch import Tensor
-from whole_answers import FIVE, Aliases, aliases_of, kept, model_of, pairs, plain
+from whole_answers import FIVE, Aliases, aliases_of, kept, model_of, pairs
 
 import interp
 from circuits.discovery.evaluator import prepared
@@ -213,22 +214,16 @@ def test_a_model_that_cannot_read_gaps_is_refused():
 
 def test_patching_and_attribution_agree_to_first_order():
     """Small steps: prompts that differ in one token whose embedding is nearly the other's."""
-    model = model_of("llama")
+    model = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
     with torch.no_grad():
         rows = model.hf.get_input_embeddings().weight
         ids = [model.encode(word)[-1] for word in ("w7", "w9", "w8", "w11")]
-        before = rows[ids].clone()
         rows[ids[1:]] = rows[ids[0]] + 1e-3 * torch.randn(3, rows.shape[1])
-    try:
-        record = {"clean": "w1 w7 w3 w4", "corrupt": "w1 w9 w3 w4"}
-        record |= {"answer": ["w20 w22 w23", "w24"], "wrong_answer": "w21 w25"}
-        for site in ("z", "mlp_out", "resid_post"):
-            first = attribute(model, [record], site, method="eap")
-            effect = interp.patch(model, [record], site, direction="noise")
-            step = (effect.clean - effect.values).values
-            np.testing.assert_allclose(first.values.values, step, atol=2e-5)
-            assert np.abs(step).max() > 2e-4
-    finally:
-        with torch.no_grad():
-            rows[ids] = before
-    assert plain(model, model.encode("w1 w2")).shape[0] == 2
+    record = {"clean": "w1 w7 w3 w4", "corrupt": "w1 w9 w3 w4"}
+    record |= {"answer": ["w20 w22 w23", "w24"], "wrong_answer": "w21 w25"}
+    for site in ("z", "mlp_out", "resid_post"):
+        first = attribute(model, [record], site, method="eap")
+        effect = interp.patch(model, [record], site, direction="noise")
+        step = (effect.clean - effect.values).values
+        np.testing.assert_allclose(first.values.values, step, atol=2e-5)
+        assert np.abs(step).max() > 2e-4
