@@ -170,7 +170,8 @@ def test_the_verb_lists_the_sets(capsys):
     assert "multihop_chains" in capsys.readouterr().out
 
 
-def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys):
+def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys, smollm, monkeypatch):
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: smollm)
     build = ["recall-reasoning", "build", "--model", "smollm2-135m", "--n", "6", "--all", "--json"]
     assert run([*build, "--out", str(tmp_path / "cells.jsonl")]) == 0
     assert "cells" in json.loads(capsys.readouterr().out.splitlines()[-1])
