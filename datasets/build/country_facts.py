@@ -378,12 +378,12 @@ def _describe(rows: list[dict[str, Any]]) -> None:
 # --- count ---------------------------------------------------------------------------------------
 
 
-def count(names: Sequence[str], limit: int | None) -> None:
+def count(names: Sequence[str], limit: int | None, dtype: str) -> None:
     """Print what models get right: greedy decoding writes an accepted answer."""
     print("| set | model | relation | n | clean right | both right | both preferred |")
     print("|---" * 7 + "|")
     for name in names:
-        model = interp.load_model(name, device="cpu", dtype="float32")
+        model = interp.load_model(name, device="cpu", dtype=dtype)
         for form in forms(model):
             _count(model, form, limit)
 
@@ -415,5 +415,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("write", "count"))
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--limit", type=int, help="Count the first rows only.")
+    parser.add_argument("--dtype", default="float32", help="Number format of the weights.")
     given = parser.parse_args()
-    write() if given.what == "write" else count(given.models, given.limit)
+    write() if given.what == "write" else count(given.models, given.limit, given.dtype)
