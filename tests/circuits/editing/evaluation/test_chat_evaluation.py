@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 CHAT = Chat(system="Be brief.")
 TEMPLATE = """\
 {% for message in messages %}w80 {{ message['content'] }} w81{% endfor %}
-{%- if add_generation_prompt %} w82{% endif %}"""
+{%- if add_generation_prompt %}{{ ' w82\\n' }}{% endif %}"""
 
 
 def test_demonstrations_and_question_are_one_turn_whose_reply_is_written():
