@@ -29,7 +29,10 @@ ROW = {
     "wrong_answer": "w6",
     "subject": ["w1", "w4"],
 }
-VERBS = ["patch", "show", "validate", "models", "models pull", "bench sweep"]
+VERBS = ["patch", "show", "validate", "models", "models pull", "bench sweep", "attribute"]
+EDIT = ("apply", "undo", "list", "export", "evaluate", "place")
+CIRCUIT = ("discover", "evaluate", "compare", "show", "export", "validate")
+VERBS += [*(f"edit {one}" for one in EDIT), *(f"circuit {one}" for one in CIRCUIT)]
 
 
 def write(folder: Path, *rows: dict | str) -> str:

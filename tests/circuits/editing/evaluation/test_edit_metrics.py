@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from edit_records import MQUAKE, needs_data, records
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -53,18 +53,16 @@ def all_are(value: float, scores: pd.DataFrame) -> bool:
 # --- oracles -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("match", ["strict", "lenient"])
-def test_gold_answers_score_a_hundred(match):
+def test_gold_answers_score_a_hundred():
     rows = table(CASES, lambda question: question.expected.text)
-    scores = score(rows, match)
+    scores = score(rows, "strict")
     assert len(scores) == len(CASES)
     assert all_are(1, scores[list(METRICS)])
     assert scores["multi_hop"].notna().all()
 
 
-@pytest.mark.parametrize("match", ["strict", "lenient"])
-def test_original_answers_score_the_overlap_rate(match):
-    scores = score(table(CASES, lambda question: question.original.text), match)
+def test_original_answers_score_the_overlap_rate():
+    scores = score(table(CASES, lambda question: question.original.text))
     overlap = np.mean([case.answer.overlaps(case.new_answer) for case in CASES])
     assert 0 < overlap < 1  # some edits of this small world leave the answer as it was
     for metric in ("multi_hop", "multi_hop_per_question"):
@@ -151,22 +149,6 @@ def test_each_metric_by_hand():
     assert np.isnan(first["paraphrase"]) and np.isnan(first["neighbour"])
     assert (second["efficacy"], second["multi_hop"], second["instance_wise"]) == (1, 0, 1)
     assert np.isnan(second[["specificity", "control_two_hop", "net_multi_hop"]].astype(float)).all()
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.booleans(), min_size=1, max_size=3), st.lists(st.booleans(), max_size=4))
-def test_net_is_between_its_parts(right: list[bool], kept: list[bool]):
-    answers = {("a", "multi_hop", i): value for i, value in enumerate(right)}
-    answers |= {("a", "control_two_hop", i): value for i, value in enumerate(kept)}
-    (line,) = score(by_hand(answers)).to_dict("records")
-    assert line["multi_hop"] == any(right)
-    if not kept:
-        assert np.isnan(line["net_multi_hop"])
-        return
-    broken = 1 - np.mean(kept)
-    assert line["net_multi_hop"] == pytest.approx(any(right) - broken)
-    assert line["multi_hop_excess"] == pytest.approx(np.mean(right) - broken)
-    assert line["multi_hop_excess"] <= line["net_multi_hop"] + 1e-12
 
 
 def test_strict_and_lenient_are_scored_apart():

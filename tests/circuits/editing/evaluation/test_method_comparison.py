@@ -27,7 +27,6 @@ from circuits.editing.evaluation.intervals import harmonic_mean
 from circuits.editing.evaluation.method_comparison import UNASKED
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
-from circuits.editing.fact import Fact
 from circuits.editing.layer_selection import plot_separation
 from circuits.editing.methods import PRESERVED_WEIGHT
 from circuits.editing.presets import preset
@@ -122,11 +121,11 @@ def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):
     model, cases = world
     known = prior_knowledge(model, cases, PLAIN)
     protocol = Protocol(PLAIN, QuestionPool.of(cases, known.right))
-    for name in ("rome", "memit+"):
+    for name in ("memit+",):
         condition = EditCondition(name, preset(name, model))
         moments = moments_for(model, [condition.method], None, N_TOKENS)
         together, lines = evaluate_condition(model, condition, cases, protocol, moments)
-        for i in (0, 5, 11):
+        for i in (0, 11):
             alone, line = evaluate_condition(model, condition, cases[i : i + 1], protocol, moments)
             mine = together[together["case"] == cases[i].id].reset_index(drop=True)
             assert mine.equals(alone), name
@@ -266,34 +265,6 @@ def test_comparisons_are_saved_and_come_back(result: Comparison, tmp_path):
     back = Comparison.load(tmp_path / "run")
     assert back.answers.equals(result.answers) and back.edits.equals(result.edits)
     assert back.layers == placed.layers and back.summary() == placed.summary()
-    (tmp_path / "run" / "answers.parquet").write_bytes(b"half")
-    with pytest.raises(RunFolderError, match="answers.parquet is damaged"):
-        Comparison.load(tmp_path / "run")
-
-
-def test_a_stopped_comparison_goes_on(world, tmp_path, monkeypatch):
-    model, cases = world
-    work, calls = module._evaluated, []
-
-    def counted(model, condition, *rest):
-        calls.append(condition.name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return work(model, condition, *rest)
-
-    monkeypatch.setattr(module, "_evaluated", counted)
-    out = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        compare_methods(model, cases, settings("none", "rome"), out=out)
-    assert not out.exists()
-    found = compare_methods(model, cases, settings("none", "rome"), out=out)
-    assert calls == ["none", "rome", "rome"]
-    whole = compare_methods(model, cases, settings("none", "rome"))
-    assert found.answers.equals(whole.answers)
-    again = compare_methods(model, cases, settings("none", "rome"), out=out)
-    assert len(calls) == 5 and again.answers.equals(found.answers)
-    with pytest.raises(RunFolderError, match="choose another"):
-        compare_methods(model, cases, settings("none"), out=out)
 
 
 def test_steps_of_other_cases_are_refused(world, tmp_path, monkeypatch):
@@ -325,22 +296,6 @@ def test_what_cannot_be_compared_is_refused(world, tmp_path):
     with pytest.raises(DataError, match="can use none of the 12 cases"):
         compare_methods(tiny("gpt2"), cases, settings("none"), out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_limit_is_counted_as_an_exclusion(world):
-    model, cases = world
-    found = compare_methods(model, cases, settings("none", limit=5))
-    assert found.excluded == {"beyond the limit": 7}
-    assert found.summary()["n_filtered"] == 5 and found.n_cases == 12
-
-
-def test_conflicting_facts_are_refused_before_anything_is_computed():
-    model = tiny("llama")
-    facts = [Fact("w1 {}", "w2", "w3"), Fact("w1 {}", "w2", "w4")]
-    from circuits.editing import edit
-
-    with pytest.raises(DataError, match="is to become both 'w3' and 'w4'"):
-        edit(model, facts, "rome", n_tokens=0)
 
 
 # --- other benchmarks --------------------------------------------------------------------------
