@@ -52,8 +52,8 @@ def moments_of(tmp_path):
     return make
 
 
-def prompts_of(model, fact: Fact, anchor="subject_last") -> FactPrompts:
-    prompts = edit_prompts(model, fact, "cloze", anchor, TEMPLATES)
+def prompts_of(model, fact: Fact, anchor="subject_last", templates=TEMPLATES) -> FactPrompts:
+    prompts = edit_prompts(model, fact, "cloze", anchor, templates)
     return FactPrompts(tuple(prompts), essence_prompt(model, fact.subject, anchor))
 
 
@@ -258,9 +258,8 @@ def test_rome_writes_its_target_exactly(moments_of):
     assert isinstance(stage, Stage)
     place = ("mlp_post", stage.layers[0])
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
-    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
-    zero = torch.tensor([0])
-    bare = FactPrompts(tuple(prompts), essence_prompt(model, FACTS[0].subject, "subject_last"))
+    bare, zero = prompts_of(model, FACTS[0], templates=("{}",)), torch.tensor([0])
+    prompts = bare.learn
     found = search_targets(model, [bare], [place], stage.search, [()], zero)
     before = outputs_at(model, prompts, place, [()], zero)
     after = outputs_at(model, prompts, place, [got.changes], zero)
@@ -281,20 +280,11 @@ def test_the_residual_shrinks_layer_by_layer(spread, moments_of):
     aim = ("resid_post", 2) if spread == "linear" else ("mlp_post", 2)
     method = Method("test", (stage,))
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
-    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
-    zero = torch.tensor([0])
-    found = search_targets(
-        model,
-        [FactPrompts(tuple(prompts), essence_prompt(model, FACTS[0].subject, "subject_last"))],
-        [aim],
-        stage.search,
-        [()],
-        zero,
-    )
+    bare, zero = prompts_of(model, FACTS[0], templates=("{}",)), torch.tensor([0])
+    found = search_targets(model, [bare], [aim], stage.search, [()], zero)
     goal = (found.initial + found.delta)[0, 0]
-    changes = [c for c in got.changes]
     left = [
-        float((goal - outputs_at(model, prompts[:1], aim, [tuple(changes[:n])], zero)[0]).norm())
+        float((goal - outputs_at(model, bare.learn, aim, [got.changes[:n]], zero)[0]).norm())
         for n in range(4)
     ]
     assert left[3] < 0.2 * left[0]
