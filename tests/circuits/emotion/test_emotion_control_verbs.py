@@ -24,7 +24,7 @@ DATA = ["--datasets", str(ROOT / "datasets")]
 SIZES = {
     "vocab_size": 49152,
     "hidden_size": 48,
-    "intermediate_size": 160,
+    "intermediate_size": 1200,
     "num_attention_heads": 24,
     "num_key_value_heads": 8,
     "num_hidden_layers": 3,
