@@ -86,10 +86,30 @@ def tiny_hf(family: str) -> torch.nn.Module:
     return hf
 
 
+SHARED: list[tuple[Model, str, list[int]]] = []
+"""Each model that `tiny` gave, the hash of its weights, and the counts of writes to them."""
+
+
 @functools.cache
 def tiny(family: str) -> Model:
     """A loaded tiny model; shared, so tests must leave it as it was."""
-    return interp.load_model(tiny_hf(family), tokenizer=word_tokenizer())
+    model = interp.load_model(tiny_hf(family), tokenizer=word_tokenizer())
+    SHARED.append((model, model.hash_now(), _writes(model)))
+    return model
+
+
+def _writes(model: Model) -> list[int]:
+    return [p._version for p in model.hf.parameters()]
+
+
+@pytest.fixture(autouse=True)
+def _shared_models_stay_as_they_are():
+    """A test that changes a shared model fails itself, not whichever test reads the model next."""
+    yield
+    for i, (model, weights, writes) in enumerate(SHARED):
+        if (now := _writes(model)) != writes:
+            SHARED[i] = (model, model.hash_now(), now)
+            assert model.hash_now() == weights, f"the test changed {model.name}, which others share"
 
 
 @pytest.fixture(params=list(FAMILIES))
