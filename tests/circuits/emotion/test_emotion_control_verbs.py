@@ -24,7 +24,6 @@ DATA = ["--datasets", str(ROOT / "datasets")]
 SIZES = {
     "vocab_size": 49152,
     "hidden_size": 48,
-    "intermediate_size": 1200,
     "num_attention_heads": 24,
     "num_key_value_heads": 8,
     "num_hidden_layers": 3,
@@ -37,11 +36,13 @@ CONDITIONS = ["unmodulated", "prompting", "demonstrations", "chat", "steering", 
 CONTROLS = ["neurons", "heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random"]
 
 
-def tiny_of(folder: Path, architecture: str = "Llama") -> str:
+def tiny_of(folder: Path, architecture: str = "Llama", d_mlp: int = 40) -> str:
     """A random model of an architecture with a chat tokenizer."""
     config = getattr(transformers, f"{architecture}Config")
     torch.manual_seed(0)
-    hf = transformers.AutoModelForCausalLM.from_config(config(**SIZES))
+    hf = transformers.AutoModelForCausalLM.from_config(
+        config(**SIZES | {"intermediate_size": d_mlp})
+    )
     with torch.no_grad():
         for parameter in hf.parameters():
             parameter.mul_(6 if parameter.ndim > 1 else 1)
@@ -103,7 +104,7 @@ def test_the_published_recipes_run_on_models_of_their_architecture(
 def test_control_shows_replies_and_caps_doses(
     judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    model = tiny_of(tmp_path / "model")
+    model = tiny_of(tmp_path / "model", d_mlp=1200)  # circuits and random ones have 560
     given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
     # a small discovery, which `control` then finds in its folder
     found = ["emotion", "circuit", "--model", model, "--out", str(tmp_path / "d"), "--limit", "4"]
@@ -130,7 +131,7 @@ def test_control_shows_replies_and_caps_doses(
 def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
     judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    model = tiny_of(tmp_path / "model")
+    model = tiny_of(tmp_path / "model", d_mlp=1200)  # circuits and random ones have 560
     given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
     seen: list[tuple[Any, ...]] = []
 
