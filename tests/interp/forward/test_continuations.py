@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answer_examples import long_pairs
 from conformance.tiny_models import tiny_model
 from conftest import tiny, tiny_hf, word_tokenizer
+from whole_answers import pairs
 
 import interp
 from interp.data.token_batch import TokenBatch, TreeColumns
@@ -75,7 +75,7 @@ def test_weights_that_cannot_be_cast_are_compared_with_rounding(
 
 def test_whole_answers_in_bf16_are_those_of_fp32_but_for_rounding():
     half, whole = in_format("llama", "bfloat16"), tiny("llama")
-    one, other = (interp.patch(m, long_pairs(), "resid_pre", "layer,span") for m in (half, whole))
+    one, other = (interp.patch(m, pairs(), "resid_pre", "layer,span") for m in (half, whole))
     gap = float(abs(other.clean - other.corrupt).mean())
     np.testing.assert_allclose(one.values, other.values, atol=0.05 * gap)
 
