@@ -167,11 +167,12 @@ def _ours(file: _File, path: str | Path, supernodes: Mapping[str, str]) -> Attri
         for link in file.links
         for branch, weight in (link.interp or {"": link.weight}).items()
     ]
-    given = {name: getattr(own, name) for name in _OwnFields.model_fields}
+    given: dict[str, Any] = {name: getattr(own, name) for name in _OwnFields.model_fields}
     scores = {name: _nan(value) for name, value in own.scores.items()}
     given |= {"value": _nan(own.value), "corrupt_value": _nan(own.corrupt_value), "scores": scores}
+    given["checks"] = pd.DataFrame(own.checks)
     return AttributionGraph(
-        **given | {"checks": pd.DataFrame(own.checks)},
+        **given,
         tokens=file.metadata.prompt_tokens,
         nodes=_typed(pd.DataFrame(rows), NODE_COLUMNS),
         edges=_typed(pd.DataFrame(edges, columns=list(EDGE_COLUMNS)), EDGE_COLUMNS),

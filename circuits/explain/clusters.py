@@ -89,7 +89,7 @@ def activity(model: Model, graph: AttributionGraph) -> dict[str, np.ndarray]:
     A neuron's is its activation, a head's and an MLP's the length of what it writes; zeros of
     neurons of experts. Errors as in `circuits.explain.names.named`.
     """
-    prompt = TokenPrompt(prompt_ids(model, graph))
+    prompt = TokenPrompt(prompt_ids(graph))
     found: dict[str, np.ndarray] = {}
     nodes: Any = graph.nodes
     for kind, site in (("neuron", "mlp_post"), ("head", "z"), ("mlp", "mlp_out")):

@@ -61,7 +61,8 @@ def named(
 
     Raises:
         ModelError: the graph is of another model.
-        DataError: the prompt's tokens do not come back from their text; `texts` have no tokens.
+        DataError: the graph does not hold its prompt's tokens (an imported one), or `texts` have
+            none.
     """
     if graph.weights_hash != model.weights_hash:
         raise ModelError(
@@ -220,7 +221,7 @@ def _context(model: Model, ids: Sequence[int], pos: int) -> str:
 def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, str]:
     if heads.empty:
         return {}
-    prompt = TokenPrompt(prompt_ids(model, graph))
+    prompt = TokenPrompt(prompt_ids(graph))
     layers = sorted(set(heads["layer"].tolist()))
     patterns = activations(model, [prompt], "pattern", layers)
     columns = columns_of(heads, ("id", "layer", "unit", "pos"))
@@ -231,18 +232,11 @@ def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, 
     }
 
 
-def prompt_ids(model: Model, graph: AttributionGraph) -> tuple[int, ...]:
-    """The clean prompt's token ids; the model's own first token is not added twice."""
-    start = model.encode("")
-    for first in (0, len(start)):
-        for tokens in (graph.tokens, graph.tokens[: graph.n_prompt]):
-            ids = model.encode("".join(tokens[first:]))
-            if tuple(model.token(i) for i in ids) == tokens:
-                return tuple(ids)
-    raise DataError(
-        "the prompt's tokens do not come back from their text, so the attention patterns that "
-        "heads are named after cannot be measured; label heads by hand."
-    )
+def prompt_ids(graph: AttributionGraph) -> tuple[int, ...]:
+    """The clean prompt's token ids; `DataError` where the graph does not hold them."""
+    if "prompt" not in graph.settings:
+        raise DataError("the graph does not hold its prompt's tokens, so it cannot be run again.")
+    return tuple(graph.settings["prompt"]["clean"])
 
 
 def pattern_type(

@@ -18,7 +18,7 @@ from interp.version import __version__
 
 HEAD, EXPERT = 10**8, 10**6
 """Feature numbers: heads follow `HEAD`; expert e's neurons (e + 1) times `EXPERT`."""
-FEATURES = {"rest": -1, "mlp": -3, "bias": -4, "logits": 0}
+FEATURES = {"rest": -1, "mlp": -3, "bias": -4}
 TYPES = {
     "embedding": "embedding",
     "logits": "logit",
@@ -115,7 +115,9 @@ def _feature(node: str, kind: str, unit: int, expert: int) -> int:
         return HEAD + unit
     if kind == "rest":
         return -2 if node.startswith("a") else -1
-    return FEATURES.get(kind, unit + (expert + 1) * EXPERT) + (unit if kind == "logits" else 0)
+    if kind == "logits":
+        return max(unit, 0)
+    return FEATURES.get(kind, unit + (expert + 1) * EXPERT)
 
 
 def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -153,7 +155,9 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
             "reverse_ctx_idx": 0,
             "jsNodeId": f"{layer}_{feature}-{pos if int(feature) < 0 or layer == 'E' else 0}",
             # their front end reads a logit's token and probability out of this text
-            "clerp": f'Output "{graph.target}" (p={p:.3f})' if kind == "logits" else label,
+            "clerp": f'Output "{row["label"] or graph.target}" (p={p:.3f})'
+            if kind == "logits"
+            else label,
             "influence": None if kind == "logits" else influence,
             "activation": finite({"a": row["activation"]})["a"],
             "interp": finite(row),

@@ -7,7 +7,7 @@
   const BRANCHES = ["", "q", "k", "v"];
   const INTO = { "": "", q: "query", k: "key", v: "value" };
   const DASHES = { q: "6 3", k: "2 3" };
-  const STEP = 20, WRAP = 6, PAD = 14, STRIP = 58, LEFT = 70; // pixels; WRAP in nodes per line
+  const STEP = 20, WRAP = 6, PAD = 14, STRIP = 58, LEFT = 82; // pixels; WRAP in nodes per line
   const OVERVIEW = 100, ROWS = 25, NAMED = 6; // edges drawn, listed and written on at first
   const PALETTE = given.palette;
 
@@ -370,7 +370,8 @@
 
   function announce() {
     const n = edges.filter(edgeShown).length;
-    say(active().size ? "" : `${Math.min(n, OVERVIEW)} of ${n} edges are drawn, the strongest; point at a node, or pin it, to see all of its own.`);
+    const drawn = n > OVERVIEW ? `The strongest ${OVERVIEW} of ${n} edges are drawn` : `All ${n} edges are drawn`;
+    say(active().size ? "" : `${drawn}; point at a node, or pin it, to see its own.`);
   }
 
   function announceFound() {
@@ -384,7 +385,7 @@
     if (!force && panel.contains(document.activeElement)) return;
     const item = state.subject && byId(state.subject);
     if (!item) {
-      panel.replaceChildren(make("p", { class: "soft" }, "Point at a node, or go to one with the keyboard, to see what it reads and who reads it."));
+      panel.replaceChildren(make("p", { class: "soft" }, "Point at a node, or go to one with the keyboard, to see what it reads and what reads it."));
       return;
     }
     const facts = [
@@ -603,6 +604,8 @@
   picture.addEventListener("pointerleave", () => { if (!drag && state.over) point(null); });
   picture.addEventListener("focusin", (event) => { const item = itemAt(event); if (item) { state.focus = item.id; point(item); } });
   picture.addEventListener("focusout", (event) => { if (!drag) point(null, panel.contains(event.relatedTarget)); });
+  // a finger on a node drags it, elsewhere it scrolls; touch-action does not hold inside an svg
+  picture.addEventListener("touchstart", (event) => { if (itemAt(event)) event.preventDefault(); }, { passive: false });
   picture.addEventListener("pointerdown", (event) => {
     const item = itemAt(event);
     if (!item || event.button) return;
