@@ -406,7 +406,8 @@
       make("div", { class: "buttons" },
         make("button", { type: "button", class: "pin", "aria-pressed": String(state.pinned.has(item.id)), onclick: () => pin(item) }, state.pinned.has(item.id) ? "Unpin" : "Pin"),
         make("button", { type: "button", class: "group", onclick: () => mark(item) }, state.marked && state.marked !== item.id ? `Group with ${state.marked}` : state.marked ? "Do not group" : "Group with …"),
-        make("button", { type: "button", class: "leave", disabled: item.supernode ? null : "", onclick: () => leave(item) }, "Leave supernode")),
+        make("button", { type: "button", class: "leave", disabled: item.supernode ? null : "", onclick: () => leave(item) }, "Leave supernode"),
+        make("button", { type: "button", class: "clear", disabled: state.pinned.size ? null : "", onclick: clear }, "Unpin all")),
       listEdges("Reads from", item, edges.filter((edge) => edge.target === item && edgeShown(edge)), "source"),
       listEdges("Is read by", item, edges.filter((edge) => edge.source === item && edgeShown(edge)), "target"));
   }

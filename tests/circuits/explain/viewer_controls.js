@@ -145,6 +145,8 @@
   all(".twin tbody button").find((button) => button.textContent === "embedding@2").click();
   check(document.activeElement === node("embedding@2"), "the table leads to the node");
   all(".panel .link")[0]?.click();
+  one(".panel .clear").click();
+  check(!all(".pinned").length && one(".panel .clear").disabled, "all unpinned by a button");
 
   // saved
   let blob, name;
