@@ -18,6 +18,10 @@ from interp.model.sites import SITES
 CLOSE = 1e-3
 
 
+class SeveralStreams(ModelError):
+    """A model whose blocks pass on more than one residual stream."""
+
+
 def outlined(hf: Any) -> Architecture:
     """The outline; `ModelError` where blocks, final norm or unembedding are not to be found."""
     family = type(hf).__name__
@@ -37,15 +41,10 @@ def outlined(hf: Any) -> Architecture:
     read, scores = seen.pop(name, (None, None))
     if last is None or read is None or scores is None:
         raise ModelError(f"{family}: its last block or its unembedding never ran; {_needs(hf)}")
-    norm = None
-    if not same(read, last, CLOSE):
-        norms = [n for n, (x, y) in seen.items() if same(x, last, CLOSE) and same(y, read, CLOSE)]
-        if not norms:
-            raise ModelError(
-                f"{family}: between its last block and its unembedding lies more than one norm; "
-                f"{_needs(hf)}"
-            )
-        norm = norms[0]
+    norm = None if same(read, last, CLOSE) else _final_norm(hf, seen, last, read)
+    if norm is not None:  # some divide between norm and unembedding
+        with torch.no_grad():
+            scores = unembed(seen[norm][1])
     points = {"resid_pre": ModulePoint("", "in"), "resid_post": ModulePoint("", "out")}
     block = BlockMap(
         points=points,
@@ -62,6 +61,35 @@ def outlined(hf: Any) -> Architecture:
         logits_transform=_transform(hf, scores, seen[""][1]),
         bridge_reads_scores=False,
     )
+
+
+def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor) -> str:
+    """The module between the last block and the unembedding, a factor aside."""
+    family, times = type(hf).__name__, last.numel() // read.numel()
+    if times > 1:
+        raise SeveralStreams(
+            f"{family}: its blocks pass on {times} residual streams side by side, mixed anew for "
+            "each sublayer; interp's sites are those of one stream to which blocks add."
+        )
+    found = [name for name, (x, y) in seen.items() if same(x, last, CLOSE) and _parallel(y, read)]
+    if found:
+        return found[0]
+    earlier = [n for n, (x, _) in seen.items() if x is not None and x.shape[:-2] == last.shape[:-1]]
+    if earlier:
+        raise SeveralStreams(
+            f"{family}: {earlier[0]!r} reads what earlier blocks gave beside the last one, so there "
+            "is no single residual stream; interp's sites are those of one to which blocks add."
+        )
+    raise ModelError(
+        f"{family}: between its last block and its unembedding lies more than one norm; {_needs(hf)}"
+    )
+
+
+def _parallel(y: Tensor | None, read: Tensor) -> bool:
+    """Whether one tensor is another times a factor."""
+    if y is None or y.shape != read.shape:
+        return False
+    return same(y * (y * read).sum() / y.square().sum(), read, CLOSE)
 
 
 def _needs(hf: nn.Module) -> str:

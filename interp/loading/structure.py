@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.loading.block_checks import same, solved
+from interp.loading.block_checks import carried, same, solved
 from interp.loading.block_records import Batch, Passed, Records, recorded_blocks
 from interp.loading.identities import tolerance
 from interp.model.architecture import BlockMap, BlockParts, ModulePoint
@@ -47,6 +47,8 @@ class _Split:
     mixers: tuple[str, ...]
     middle: ModulePoint | None
     mlps: tuple[str, ...]
+    carry: str | None = None
+    carry_mlp: str | None = None
 
     @property
     def mlp(self) -> str | None:
@@ -109,8 +111,8 @@ class _Block:
             missing |= dict.fromkeys(("mlp_out", "mlp_post"), "the block has no MLP")
         if len(split.mlps) > 1:
             missing["mlp_out"] = (
-                f"no module gives all of what the MLP adds: {' and '.join(map(repr, split.mlps))} "
-                "are added one by one"
+                "no module gives all that is added after resid_mid: "
+                f"{', '.join(map(repr, split.mlps))} are added one by one"
             )
         if not split.mixers:
             missing |= dict.fromkeys(("attn_out", "z", "q", "k", "v"), "the block has no attention")
@@ -122,6 +124,8 @@ class _Block:
             parallel=parallel and split.middle is None,
             beside=split.mixers[1:],
             beside_mlp=() if split.mlp else split.mlps,
+            carry=split.carry,
+            carry_mlp=split.carry_mlp,
         )
         base = replace(self.known, points=points, missing=missing, parts=parts)
         base = self._with_neurons(base, split)
@@ -140,10 +144,13 @@ class _Block:
             for path, value in self._distinct(lambda record: record.read).items()
             if not same(value, self.start, self.allowed) and not same(value, self.end, self.allowed)
         ]
-        for n_first, n_second in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        for n_first, n_second in ((1, 1), (2, 1), (1, None), (2, None)):
             for path, value in middles:
                 mixers = self._sum(writers, self.start, value, n_first)
-                mlps = self._sum(writers, value, self.end, n_second) if mixers else None
+                if mixers and n_second is None:
+                    mlps = self._chain(writers, middles, value)
+                else:
+                    mlps = self._sum(writers, value, self.end, 1) if mixers else None
                 if mixers and mlps and not set(mixers) & set(mlps):
                     first = sorted(mixers, key=lambda path: not ATTENTION.search(path))
                     return _Split(tuple(first), ModulePoint(path, "in"), mlps)
@@ -154,7 +161,57 @@ class _Block:
             if whole:
                 first, second = sorted(whole, key=self._is_mlp)
                 return _Split((first,), None, (second,))
+        for path, value in middles:
+            first = self._carried(writers, self.start, value)
+            second = self._carried(writers, value, self.end) if first else None
+            if first and second and first[0] != second[0]:
+                at = ModulePoint(path, "in")
+                return _Split((first[0],), at, (second[0],), first[1], second[1])
         return None
+
+    def _chain(
+        self, writers: dict[str, Batch], middles: list[tuple[str, Batch]], at: Batch
+    ) -> tuple[str, ...] | None:
+        """Which outputs, one or two at a time, lead from a tensor on to the block's output."""
+        last = self._sum(writers, at, self.end, 1) or self._sum(writers, at, self.end, 2)
+        if last:
+            return last
+        for i, (_, value) in enumerate(middles):
+            step = None if same(value, at, self.allowed) else self._sum(writers, at, value, 1)
+            if step:
+                left = {path: value for path, value in writers.items() if path not in step}
+                rest = self._chain(left, middles[:i] + middles[i + 1 :], value)
+                if rest:
+                    return step + rest
+        return None
+
+    def _carried(
+        self, writers: dict[str, Batch], start: Batch, end: Batch
+    ) -> tuple[str, str] | None:
+        """Which output leads from one tensor to another where features have multipliers.
+
+        And the norm that the stream goes through on its way, ``""`` for none.
+        """
+        norms = {
+            path: record.gave
+            for path, record in self.records.items()
+            if path
+            and "norm" in type(self.block.get_submodule(path)).__name__.lower()
+            and same(record.read, start, self.allowed)
+        }
+        for base, value in {"": start, **norms}.items():
+            for path, write in writers.items():
+                if value is None or same(write, value, self.allowed):
+                    continue
+                left, least = carried(value, end, [write])
+                if left <= self._most(start, end) and least > 1e-3:
+                    return path, base
+        return None
+
+    def _most(self, start: Batch, end: Batch) -> float:
+        """How far a sum may be from a tensor."""
+        least = 4 * torch.finfo(self.start.dtype).eps * float(end.double().norm())
+        return self.allowed * float((end.double() - start.double()).norm()) + least
 
     def _distinct(self, of: Callable[[Passed], Batch | None]) -> dict[str, Batch]:
         """Tensors of the stream's width, each once, by the outermost module that has it."""
@@ -172,8 +229,7 @@ class _Block:
         self, writers: dict[str, Batch], start: Batch, end: Batch, n: int
     ) -> tuple[str, ...] | None:
         """Which n outputs, each times a factor, lead from one tensor to another."""
-        least = 4 * torch.finfo(self.start.dtype).eps * float(end.double().norm())
-        most = self.allowed * float((end.double() - start.double()).norm()) + least
+        most = self._most(start, end)
         for paths in combinations(writers, n):
             times, left = solved(start, end, [writers[path] for path in paths])
             if left <= most and all(abs(x) > 1e-3 for x in times):

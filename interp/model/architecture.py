@@ -37,6 +37,10 @@ class BlockParts:
     those on their outputs. In a `parallel` block the MLP reads what attention reads. What attention
     and the MLP give is added to the stream `attn_scale` and `mlp_scale` times; in some models other
     modules' outputs are, too: those `beside` attention, and those `beside_mlp`.
+
+    The stream that they are added to goes on as it is, unless `carry`, or behind `resid_mid`
+    `carry_mlp`, is the path of a norm that it goes through, or ``""``: then each of its features,
+    and of what is added, has a multiplier and an offset.
     """
 
     ln1: str | None = None
@@ -49,6 +53,8 @@ class BlockParts:
     mlp_scale: float = 1.0
     beside: tuple[str, ...] = ()
     beside_mlp: tuple[str, ...] = ()
+    carry: str | None = None
+    carry_mlp: str | None = None
 
 
 NO_EXPERTS = "the block has no mixture of experts"

@@ -184,8 +184,18 @@ class Model:
             )
 
     def parts(self, layer: int) -> BlockParts:
-        """The modules between a layer's residual stream and its sublayers."""
-        return self.arch.layers[layer].parts
+        """The modules between a layer's residual stream and its sublayers.
+
+        `PlanError` where the stream does not hold what sublayers add to it as they add it.
+        """
+        parts = self.arch.layers[layer].parts
+        if parts.carry is not None or parts.carry_mlp is not None:
+            raise PlanError(
+                f"layer {layer} of {self.name} scales or norms the residual stream itself, so what "
+                "its parts write is not in the stream as they write it; interventions and "
+                "gradients at its sites are exact."
+            )
+        return parts
 
     def attention(self, layer: int) -> nn.Module | None:
         """The module that attends in a layer; ``None`` where it has none."""
