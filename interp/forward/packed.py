@@ -173,7 +173,7 @@ class Write:
 
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
         """Apply to the activation of the whole batch, in place."""
-        flat = activation.view(-1, activation.shape[-1])
+        flat = activation.reshape(-1, activation.shape[-1])
         into, source = self.into.to(flat.device), self.source.to(flat.device)
         given = source.to(flat.dtype) if source.is_floating_point() else None
         if self.features is None:
@@ -182,6 +182,8 @@ class Write:
             features = self.features.to(flat.device)
             new = flat[source[:, None], features] if given is None else given
             flat[into[:, None], features] = new
+        if flat.data_ptr() != activation.data_ptr():  # a copy, as convolutions' outputs are turned
+            activation.copy_(flat.view_as(activation))
 
 
 # --- attention over rows -----------------------------------------------------------------------

@@ -77,11 +77,13 @@ def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor)
     earlier = [n for n, (x, _) in seen.items() if x is not None and x.shape[:-2] == last.shape[:-1]]
     if earlier:
         raise SeveralStreams(
-            f"{family}: {earlier[0]!r} reads what earlier blocks gave beside the last one, so there "
-            "is no single residual stream; interp's sites are those of one to which blocks add."
+            f"{family}: {min(earlier, key=len)!r} reads what earlier blocks gave beside the "
+            "last one, so there is no single residual stream; interp's sites are those of one to "
+            "which blocks add."
         )
     raise ModelError(
-        f"{family}: between its last block and its unembedding lies more than one norm; {_needs(hf)}"
+        f"{family}: between its last block and its unembedding lies more than one norm; "
+        f"{_needs(hf)}"
     )
 
 
@@ -89,7 +91,13 @@ def _parallel(y: Tensor | None, read: Tensor) -> bool:
     """Whether one tensor is another times a factor."""
     if y is None or y.shape != read.shape:
         return False
-    return same(y * (y * read).sum() / y.square().sum(), read, CLOSE)
+    y, read, near = y.double(), read.double(), _near(read)
+    return same(y * (y * read).sum() / y.square().sum(), read, near)
+
+
+def _near(x: Tensor) -> float:
+    """Largest relative error put down to rounding."""
+    return max(CLOSE, torch.finfo(x.dtype).eps)
 
 
 def _needs(hf: nn.Module) -> str:
@@ -139,14 +147,16 @@ SOFT_CAPS = ("final_logit_softcapping", "output_logit_soft_cap")
 
 def _transform(hf: Any, scores: Tensor, logits: Tensor | None) -> Callable[[Tensor], Tensor]:
     """What a model does with the unembedding's output: nothing, a factor, or a soft cap."""
-    assert logits is not None
+    if logits is None or logits.shape != scores.shape:
+        raise ModelError(f"{type(hf).__name__} leaves out logits that its unembedding gives.")
+    scores, logits, near = scores.double(), logits.double(), _near(logits)
     scale = float((scores * logits).sum() / scores.square().sum())
     config = hf.config.get_text_config()
     caps = filter(None, (getattr(config, name, None) for name in SOFT_CAPS))
     forms: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x * scale]
     forms += [lambda x, cap=cap: cap * torch.tanh(x / cap) for cap in caps]
     off = [float((form(scores) - logits).norm() / logits.norm()) for form in forms]
-    if min(off) <= CLOSE:  # a wide cap is all but the identity on small logits, so the best counts
+    if min(off) <= near:  # a wide cap is all but the identity on small logits, so the best counts
         return next(form for form, error in zip(forms, off, strict=True) if error <= 4 * min(off))
     raise ModelError(
         f"{type(hf).__name__}: its logits are more than its unembedding, a factor and a soft cap; "

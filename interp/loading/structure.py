@@ -147,10 +147,8 @@ class _Block:
         for n_first, n_second in ((1, 1), (2, 1), (1, None), (2, None)):
             for path, value in middles:
                 mixers = self._sum(writers, self.start, value, n_first)
-                if mixers and n_second is None:
-                    mlps = self._chain(writers, middles, value)
-                else:
-                    mlps = self._sum(writers, value, self.end, 1) if mixers else None
+                then = self._chain(writers, middles, value) if mixers and not n_second else None
+                mlps = self._sum(writers, value, self.end, 1) if mixers and n_second else then
                 if mixers and mlps and not set(mixers) & set(mlps):
                     first = sorted(mixers, key=lambda path: not ATTENTION.search(path))
                     return _Split(tuple(first), ModulePoint(path, "in"), mlps)
@@ -174,16 +172,13 @@ class _Block:
     ) -> tuple[str, ...] | None:
         """Which outputs, one or two at a time, lead from a tensor on to the block's output."""
         last = self._sum(writers, at, self.end, 1) or self._sum(writers, at, self.end, 2)
-        if last:
-            return last
-        for i, (_, value) in enumerate(middles):
-            step = None if same(value, at, self.allowed) else self._sum(writers, at, value, 1)
-            if step:
-                left = {path: value for path, value in writers.items() if path not in step}
-                rest = self._chain(left, middles[:i] + middles[i + 1 :], value)
-                if rest:
-                    return step + rest
-        return None
+        for i, (_, value) in enumerate(() if last else middles):
+            step = self._sum(writers, at, value, 1)
+            left = {path: write for path, write in writers.items() if path not in (step or ())}
+            rest = self._chain(left, middles[:i] + middles[i + 1 :], value) if step else None
+            if step and rest:
+                return step + rest
+        return last
 
     def _carried(
         self, writers: dict[str, Batch], start: Batch, end: Batch
@@ -328,6 +323,8 @@ class _Block:
         """Attention's own sites and parts, in each way that its joint projections may split."""
         found = self._projection(split.mixers[0]) if split.mixers else None
         if found is None or not self.n_heads or found[1] % self.n_heads:
+            why = "no linear map of heads' outputs gives what is added before the MLP"
+            base = self._without_heads(base, why) if split.mixers else base
             yield base
             return
         path, width, post = found
@@ -341,9 +338,7 @@ class _Block:
         if set(projected) != set("qkv"):
             kind = type(self.block.get_submodule(scope)).__name__
             why = f"{scope!r} ({kind}) has no linear maps that give heads' queries, keys and values"
-            missing = dict.fromkeys(("z", "q", "k", "v"), why)
-            if self.known.attention is None:
-                base = replace(base, missing={**base.missing, **missing})
+            base = self._without_heads(base, why)
             yield replace(base, parts=replace(base.parts, ln1_post=post))
             return
         attention = self.known.attention or (split.mixers[0] if post is None else scope)
@@ -361,6 +356,11 @@ class _Block:
                 n_kv_heads=self._width(points["k"]) // d_head,
                 d_head=d_head,
             )
+
+    def _without_heads(self, base: BlockMap, why: str) -> BlockMap:
+        if self.known.attention is not None:
+            return base
+        return replace(base, missing={**base.missing, **dict.fromkeys(("z", "q", "k", "v"), why)})
 
     def _width(self, point: ModulePoint) -> int:
         if point.features is not None:
