@@ -324,6 +324,7 @@ def _dispatches(model: Model, layer: int) -> bool:
         return False
     code = vars(sys.modules[type(attention).__module__])
     mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())
+    mixes = mixes or hasattr(attention, "prepare_dynamic_mask")  # Doge's, made of all values
     return hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code and not mixes
 
 

@@ -49,6 +49,23 @@ def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[floa
     return times.tolist(), float((moved - times @ rows).norm())
 
 
+STEADY = 1e-3
+"""Largest distance from 1 of a factor of the stream that rounding, averaged, can make."""
+
+
+def factor(start: Batch, end: Batch, writes: Sequence[Batch]) -> float:
+    """How often `start` itself goes into `end`, beside writes times factors.
+
+    Features weigh alike, so that in 16 bits a few large ones do not hide what the others show.
+    """
+    size = (start.double().square() + end.double().square()).mean((0, 1)).sqrt()
+    size = size.clamp(min=float(size.max()) * 1e-6 + 1e-30)
+    rows = torch.stack([(x.double() / size).flatten() for x in (start, *writes, end)])
+    products = rows @ rows.T
+    times = torch.linalg.pinv(products[:-1, :-1], hermitian=True) @ products[:-1, -1]
+    return float(times[0])
+
+
 def carried(base: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[float, float]:
     """How far `end` is from what `base` and writes give with multipliers and an offset per feature.
 
@@ -98,6 +115,11 @@ def stream_fails(
             involved = {*own, "resid_mid"} if start == "resid_mid" else set(own)
             why = f"{total} differs from {end} by {off:.2%}"
             failed |= dict.fromkeys(involved, why)
+            continue
+        goes_on = factor(x, y, [*own.values(), *more]) if carry is None else 1.0
+        if abs(goes_on - 1) > STEADY:
+            why = f"{start} itself goes into {end} {goes_on:.4f} times"
+            failed |= dict.fromkeys({*own, "resid_mid"} if start == "resid_mid" else own, why)
             continue
         scales = {"attn_out": "attn_scale", "mlp_out": "mlp_scale"}
         parts = replace(parts, **{scales[site]: n for site, n in zip(own, times, strict=False)})

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.loading.block_checks import carried, same, solved
+from interp.loading.block_checks import STEADY, carried, factor, same, solved
 from interp.loading.block_records import Batch, Passed, Records, recorded_blocks
 from interp.loading.identities import tolerance
 from interp.model.architecture import BlockMap, BlockParts, ModulePoint
@@ -187,21 +187,17 @@ class _Block:
 
         And the norm that the stream goes through on its way, ``""`` for none.
         """
-        norms = {
-            path: record.gave
-            for path, record in self.records.items()
-            if path
-            and "norm" in type(self.block.get_submodule(path)).__name__.lower()
-            and same(record.read, start, self.allowed)
-        }
+        kinds = {p: type(self.block.get_submodule(p)).__name__.lower() for p in self.records}
+        reads = {p: r for p, r in self.records.items() if same(r.read, start, self.allowed)}
+        norms = {path: record.gave for path, record in reads.items() if "norm" in kinds[path]}
+        fits: list[tuple[float, str, str]] = []
         for base, value in {"": start, **norms}.items():
             for path, write in writers.items():
-                if value is None or same(write, value, self.allowed):
-                    continue
-                left, least = carried(value, end, [write])
-                if left <= self._most(start, end) and least > 1e-3:
-                    return path, base
-        return None
+                if value is not None and not same(write, value, self.allowed):
+                    left, least = carried(value, end, [write])
+                    fits += [(left, path, base)] if least > 1e-3 else []
+        left, *best = min(fits, default=(float("inf"), "", ""))
+        return (best[0], best[1]) if left <= self._most(start, end) else None
 
     def _most(self, start: Batch, end: Batch) -> float:
         """How far a sum may be from a tensor."""
@@ -227,7 +223,8 @@ class _Block:
         most = self._most(start, end)
         for paths in combinations(writers, n):
             times, left = solved(start, end, [writers[path] for path in paths])
-            if left <= most and all(abs(x) > 1e-3 for x in times):
+            fits = left <= most and all(abs(x) > 1e-3 for x in times)
+            if fits and abs(factor(start, end, [writers[p] for p in paths]) - 1) <= STEADY:
                 return tuple(sorted(paths, key=list(self.records).index))
         return None
 
@@ -324,8 +321,7 @@ class _Block:
         found = self._projection(split.mixers[0]) if split.mixers else None
         if found is None or not self.n_heads or found[1] % self.n_heads:
             why = "no linear map of heads' outputs gives what is added before the MLP"
-            base = self._without_heads(base, why) if split.mixers else base
-            yield base
+            yield self._without_heads(base, why) if split.mixers else base
             return
         path, width, post = found
         d_head = width // self.n_heads
