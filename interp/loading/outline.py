@@ -71,9 +71,7 @@ def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor)
             f"{family}: its blocks pass on {times} residual streams side by side, mixed anew for "
             "each sublayer; interp's sites are those of one stream to which blocks add."
         )
-    found = [
-        name for name, (x, y) in seen.items() if same(x, last, _near(read)) and _parallel(y, read)
-    ]
+    found = [name for name, (x, y) in seen.items() if same(x, last, CLOSE) and _parallel(y, read)]
     if found:
         return found[0]
     earlier = [n for n, (x, _) in seen.items() if x is not None and x.shape[:-2] == last.shape[:-1]]
@@ -82,6 +80,11 @@ def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor)
             f"{family}: {min(earlier, key=len)!r} reads what earlier blocks gave beside the "
             "last one, so there is no single residual stream; interp's sites are those of one to "
             "which blocks add."
+        )
+    if last.dtype != read.dtype:
+        raise ModelError(
+            f"{family} keeps its residual stream in {last.dtype} and its weights in {read.dtype}; "
+            "load it in float32."
         )
     raise ModelError(
         f"{family}: between its last block and its unembedding lies more than one norm; "

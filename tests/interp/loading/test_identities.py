@@ -160,6 +160,15 @@ def test_a_stream_that_blocks_scale_or_norm_is_proven_and_not_summed(name: str):
         model.parts(0)
 
 
+@pytest.mark.parametrize("name", ["minimax", "beam"])
+def test_a_factor_of_the_stream_shows_in_16_bits(name: str):
+    """Beam's are .7 to .93; a plain sum would be off by less than bf16 may be in a deep model."""
+    model = interp.load_model(tiny_of(name).bfloat16(), tokenizer=word_tokenizer())
+    carry = "input_layernorm" if name == "minimax" else ""
+    assert {block.parts.carry for block in model.arch.layers} == {carry}
+    assert {"attn_out", "resid_mid", "mlp_out"} <= set(model.arch.sites)
+
+
 def _carried_on(name: str, block: Any, layer: int, half: int, x: Any, write: Any) -> Any:
     if name == "zaya":
         return (block.post_attention_residual_scale, block.post_mlp_residual_scale)[half](write, x)
