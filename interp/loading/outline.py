@@ -36,11 +36,18 @@ def outlined(hf: Any) -> Architecture:
     blocks, stack = max(found, key=lambda one: (len(one[1]), -one[0].count(".")))
     ids = torch.arange(1, 7, device=next(hf.parameters()).device)[None]
     seen = _outer_modules(hf, blocks, ids)
+    start = seen.get(f"{blocks}.0", (None, None))[0]
     last = seen.pop(f"{blocks}.{len(stack) - 1}", (None, None))[1]
     name = next(name for name, module in hf.named_modules() if module is unembed)
     read, scores = seen.pop(name, (None, None))
     if last is None or read is None or scores is None:
         raise ModelError(f"{family}: its last block or its unembedding never ran; {_needs(hf)}")
+    times = last.numel() // read.numel()
+    if last.ndim > 3 or (times > 1 and start is not None and _repeats(start, times)):
+        raise SeveralStreams(
+            f"{family}: its blocks pass on {times} residual streams side by side, mixed anew for "
+            "each sublayer; interp's sites are those of one stream to which blocks add."
+        )
     norm = None if same(read, last, CLOSE) else _final_norm(hf, seen, last, read)
     if norm is not None:  # some divide between norm and unembedding
         with torch.no_grad():
@@ -65,12 +72,7 @@ def outlined(hf: Any) -> Architecture:
 
 def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor) -> str:
     """The module between the last block and the unembedding, a factor aside."""
-    family, times = type(hf).__name__, last.numel() // read.numel()
-    if times > 1:
-        raise SeveralStreams(
-            f"{family}: its blocks pass on {times} residual streams side by side, mixed anew for "
-            "each sublayer; interp's sites are those of one stream to which blocks add."
-        )
+    family = type(hf).__name__
     found = [name for name, (x, y) in seen.items() if same(x, last, CLOSE) and _parallel(y, read)]
     if found:
         return found[0]
@@ -90,6 +92,12 @@ def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor)
         f"{family}: between its last block and its unembedding lies more than one norm; "
         f"{_needs(hf)}"
     )
+
+
+def _repeats(start: Tensor, times: int) -> bool:
+    """Whether what enters the blocks is so many copies of the same features."""
+    first, *others = start.chunk(times, -1)
+    return bool(others) and all(torch.equal(first, other) for other in others)
 
 
 def _parallel(y: Tensor | None, read: Tensor) -> bool:
