@@ -50,20 +50,23 @@ def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[floa
 
 
 STEADY = 1e-3
-"""Largest distance from 1 of a factor of the stream that rounding, averaged, can make."""
+"""Smallest distance from 1 of a factor of the stream that counts."""
 
 
-def factor(start: Batch, end: Batch, writes: Sequence[Batch]) -> float:
-    """How often `start` itself goes into `end`, beside writes times factors.
+def scaled(start: Batch, end: Batch, writes: Sequence[Batch]) -> float | None:
+    """The factor of `start` in `end`, beside writes times factors; ``None`` where it is 1.
 
-    Features weigh alike, so that in 16 bits a few large ones do not hide what the others show.
+    Features weigh alike, so that in 16 bits a few large ones do not hide what the others show, and
+    rounding averages out over them.
     """
     size = (start.double().square() + end.double().square()).mean((0, 1)).sqrt()
     size = size.clamp(min=float(size.max()) * 1e-6 + 1e-30)
     rows = torch.stack([(x.double() / size).flatten() for x in (start, *writes, end)])
     products = rows @ rows.T
     times = torch.linalg.pinv(products[:-1, :-1], hermitian=True) @ products[:-1, -1]
-    return float(times[0])
+    factor, ratio = float(times[0]), float((products[-1, -1] / products[0, 0]).sqrt())
+    rounding = torch.finfo(start.dtype).eps * ratio / rows.shape[1] ** 0.5
+    return factor if abs(factor - 1) > STEADY + 5 * rounding else None
 
 
 def carried(base: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[float, float]:
@@ -116,9 +119,9 @@ def stream_fails(
             why = f"{total} differs from {end} by {off:.2%}"
             failed |= dict.fromkeys(involved, why)
             continue
-        goes_on = factor(x, y, [*own.values(), *more]) if carry is None else 1.0
-        if abs(goes_on - 1) > STEADY:
-            why = f"{start} itself goes into {end} {goes_on:.4f} times"
+        factor = scaled(x, y, [*own.values(), *more]) if carry is None else None
+        if factor is not None:
+            why = f"{start} itself goes into {end} {factor:.4f} times"
             failed |= dict.fromkeys({*own, "resid_mid"} if start == "resid_mid" else own, why)
             continue
         scales = {"attn_out": "attn_scale", "mlp_out": "mlp_scale"}

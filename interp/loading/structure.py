@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.loading.block_checks import STEADY, carried, factor, same, solved
+from interp.loading.block_checks import carried, same, scaled, solved
 from interp.loading.block_records import Batch, Passed, Records, recorded_blocks
 from interp.loading.identities import tolerance
 from interp.model.architecture import BlockMap, BlockParts, ModulePoint
@@ -224,7 +224,7 @@ class _Block:
         for paths in combinations(writers, n):
             times, left = solved(start, end, [writers[path] for path in paths])
             fits = left <= most and all(abs(x) > 1e-3 for x in times)
-            if fits and abs(factor(start, end, [writers[p] for p in paths]) - 1) <= STEADY:
+            if fits and scaled(start, end, [writers[path] for path in paths]) is None:
                 return tuple(sorted(paths, key=list(self.records).index))
         return None
 
