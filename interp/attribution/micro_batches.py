@@ -16,9 +16,9 @@ from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.scores import Scores
 from interp.brief import brief
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
-from interp.errors import DegenerateGap, InterpWarning, PlanError
-from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, unpaired
+from interp.errors import InterpWarning, PlanError
+from interp.metrics import AnyMetric, as_metric, refuse_no_gap
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, reported
@@ -59,8 +59,8 @@ class AttributionRun:
                 done += len(contrast)
                 report(done, len(usable))
         clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-        _refuse_no_gap(chosen, clean, corrupt, usable)
         ids = {"pair": [pair.pair.id for pair in usable]}
+        refuse_no_gap(chosen, clean, corrupt, ids["pair"])
         values = xr.concat(parts, "pair", join="outer").astype(np.float32)
         axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
         axes |= {axis: list(names) for axis, names in labels.items()} | ids
@@ -88,14 +88,3 @@ class AttributionRun:
         for text in found.warnings:
             warnings.warn(text, InterpWarning, stacklevel=3)
         return found
-
-
-def _refuse_no_gap(
-    metric: Metric, clean: np.ndarray, corrupt: np.ndarray, usable: Sequence[TokenPair]
-) -> None:
-    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric.name} is {clean.mean():.6g} on clean and "
-            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
-            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
-        )

@@ -10,6 +10,8 @@ from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
     OTHERS,
+    by_hand,
+    mixed,
     mixture_of,
     neurons_by_hand,
     output_by_hand,
@@ -31,43 +33,13 @@ PROMPTS = ["w1 w2 w3 w4 w5 w6", "w7 w8 w10 w11"]
 mixtures = pytest.mark.parametrize("family", list(MIXTURES))
 
 
-@contextlib.contextmanager
-def by_hand(model: Model, family: str, layer: int, change):
-    """Run a layer's mixture as written out by hand: change(logits, weights, outputs, x)."""
-    moe = mixture_of(model, layer)
-
-    def forward(hidden: Tensor):
-        x = hidden.flatten(0, -2)
-        logits, weights = routing_by_hand(family, moe, x)
-        outputs = torch.stack(
-            [
-                output_by_hand(family, moe, neurons_by_hand(family, moe, x, e), e)
-                for e in range(weights.shape[1])
-            ],
-            1,
-        )
-        total = change(logits, weights, outputs, x) + shared_by_hand(moe, x)
-        out = total.view_as(hidden)
-        return (out, weights) if family == "gpt_oss" else out
-
-    moe.forward = forward
-    try:
-        yield
-    finally:
-        del moe.forward
-
-
-def mixed(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
-    return (weights[:, :, None] * outputs).sum(1)
-
-
 def noted(model: Model, family: str, layer: int, prompt: str) -> tuple[Tensor, Tensor]:
     """(dense routing weights, contributions) of a layer's mixture, by hand."""
     found: list[Tensor] = []
 
-    def note(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
+    def note(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
         found[:] = [weights, weights[:, :, None] * outputs]
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     with by_hand(model, family, layer, note):
         logits_of(model, prompt)
@@ -112,7 +84,7 @@ def test_every_site_equals_the_forward_by_hand(family: str):
     assert not any("forward" in vars(module) for module in model.hf.modules())
 
 
-@mixtures
+@pytest.mark.parametrize("family", [*MIXTURES, *OTHERS])
 def test_the_conformance_report_holds(family: str):
     assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []
 
@@ -125,10 +97,10 @@ def test_an_expert_ablated_equals_a_forward_by_hand(family: str):
         model, pairs, f"m{layer}.e{expert}", "zero", readouts=["logit_diff"], n_random=2
     )
 
-    def without(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
+    def without(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
         weights = weights.clone()
         weights[:, expert] = 0
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     for i, pair in enumerate(kept):
         with by_hand(model, family, layer, without):
@@ -166,7 +138,7 @@ def test_patching_experts_equals_a_loop_over_forwards_by_hand(family: str):
         for pos in (pair.first_difference, len(pair.clean) - 1):
             for expert in range(n):
 
-                def patched(logits, weights, outputs, x, source=source, at=(pos, expert)):
+                def patched(logits, weights, neurons, outputs, source=source, at=(pos, expert)):
                     parts = weights[:, :, None] * outputs
                     parts[at] = source[at]
                     return parts.sum(1)
@@ -194,8 +166,8 @@ def test_routing_is_free_unless_it_is_held(family: str):
         got = {name: interp.forward(model, prompt, plan).logits[0] for name, plan in plans.items()}
         weights_of_clean, _ = noted(model, family, layer, pair.pair.clean)
 
-        def as_clean(logits, weights, outputs, x, own=weights_of_clean):
-            return mixed(logits, own, outputs, x)
+        def as_clean(logits, weights, neurons, outputs, own=weights_of_clean):
+            return mixed(logits, own, neurons, outputs)
 
         for name, change in (("free", mixed), ("held", as_clean)):
             with by_hand(model, family, layer, change), _given(model, layer, corrupt[layer]):
@@ -229,10 +201,10 @@ def test_experts_that_were_not_chosen_can_be_brought_in():
     value[expert] = 0.7
     plan = interp.Patch("router_weights", value, layers=layer, units=[expert])
 
-    def raised(logits, weights, outputs, x):
+    def raised(logits, weights, neurons, outputs):
         weights = weights.clone()
         weights[:, expert] = 0.7
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     with by_hand(model, "qwen3_moe", layer, raised):
         want = logits_of(model, PROMPTS[0])[-1]
@@ -360,8 +332,3 @@ def test_neurons_can_be_patched_one_by_one_or_by_expert():
 def test_mixtures_share_prefixes_and_convolutions_do_not():
     assert all(shares_prefixes(tiny_mixture(family)) for family in MIXTURES)
     assert not shares_prefixes(tiny_mixture("lfm2_moe"))
-
-
-@pytest.mark.parametrize("family", list(OTHERS))
-def test_other_mixtures_conform(family: str):
-    assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []
