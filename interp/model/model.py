@@ -217,8 +217,10 @@ class Model:
 
     def n_along(self, axis: str, site: Site, layers: int | Iterable[int] | None = None) -> int:
         """Units of a site along one of its `AXES_OF`; layers and errors as in `n_units`."""
-        if axis == "expert" and site.units == "expert_neuron":
-            site = SITES["expert_out"]
+        if axis == "expert" and site.units == "expert_neuron":  # those that have neurons
+            layers = self.arch.layers_with(site.name) if layers is None else layers
+            layers = (layers,) if isinstance(layers, int) else tuple(layers)
+            return self.n_units(site, layers) // self.mixtures[layers[0]].d_expert
         return self.n_units(site, layers)
 
     @cached_property

@@ -266,6 +266,15 @@ def test_experts_that_give_what_they_read():
     )
     out = out.unflatten(-1, (8, -1))
     assert neurons.shape[-1] == 4 * 24 and bool((weights[:, 4:] > 0).any())
+    sizes = interp.activations(model, PROMPTS, ["expert_post"])["expert_post"].sizes
+    assert (sizes["expert"], sizes["neuron"]) == (4, 24)
+    scores = (
+        interp.attribute(model, word_pairs(), "expert_post", ("layer", unit), "eap", progress=False)
+        for unit in ("neuron", "expert")
+    )
+    for by_neuron, by_expert in zip(*(found.values for found in scores), strict=True):
+        total = by_neuron.values.reshape(2, 4, 24).sum(-1)
+        np.testing.assert_allclose(by_expert.values, total, atol=1e-6)
     torch.testing.assert_close(out[:, 4:], weights[:, 4:, None] * seen[0][0].flatten(0, 1)[:, None])
     torch.testing.assert_close(out.sum(1), seen[0][1].flatten(0, 1), atol=1e-5, rtol=1e-4)
     expert = int(weights[:, 4:].sum(0).argmax()) + 4
