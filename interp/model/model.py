@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.errors import PlanError
 from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
 from interp.model.rendered import Rendered
-from interp.model.sites import EXPERT_SITES, PATTERN, SITES, Site, parse_site
+from interp.model.sites import EXPERT_SITES, PATTERN, Site, parse_site
 from interp.model.weights import (
     FLOATS,
     device_of,
