@@ -29,9 +29,10 @@ def with_inner_sites(model: Model) -> Model:
     blocks = zip(model.arch.layers, model.blocks, strict=True)
     layers = [with_mixer(with_experts(own, block), block) for own, block in blocks]
     model = replace(model, arch=replace(model.arch, layers=tuple(layers)))
-    calls = _Calls(model) if model.mixtures else None
-    for layer, layout in model.mixtures.items() if calls else ():
-        layers[layer] = replace(layers[layer], experts=calls.with_factor(layer, layout))
+    if model.mixtures:
+        calls = _Calls(model)
+        for layer, layout in model.mixtures.items():
+            layers[layer] = replace(layers[layer], experts=calls.with_factor(layer, layout))
     for find in (_expert_misfits, _shape_misfits):
         for site, layer, why in list(find(model)):
             layers[layer] = _without(layers[layer], site, why)
@@ -161,7 +162,7 @@ class _Calls:
         total = kept["outputs"].unflatten(-1, (layout.n_experts, -1)).sum(-2)
         summed = _summed(layout, want)
         if layout.router.startswith(layout.experts):  # the mixture itself, which adds a bias
-            summed = summed - block.get_submodule(layout.experts).bias
+            summed = summed - block.get_parameter(f"{layout.experts}.bias")
         pairs = [
             (got, want),
             (total, summed.reshape(total.shape)),

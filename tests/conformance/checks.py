@@ -159,18 +159,18 @@ def _check_experts(model: Model) -> Found:
             for expert in range(layout.n_experts - layout.n_identity):
                 plan = Ablate("expert_out", layers=layer, units=[expert])
                 got = forward(model, prompt, plan).logits[0]
-                with _without_output(block.get_submodule(layout.experts), expert):
+                with _without_output(block.get_submodule(layout.experts), layout, expert):
                     want = model.hf(input_ids=plain.clean, use_cache=False).logits[0, -1]
                 worst, n = max(worst, float((got - want).abs().max())), n + 1
     return worst, f"{n} sums and experts removed"
 
 
 @contextlib.contextmanager
-def _without_output(experts: nn.Module, expert: int) -> Generator[None]:
+def _without_output(experts: nn.Module, layout: ExpertLayout, expert: int) -> Generator[None]:
     """An expert whose last map is zero."""
     names = ("down_proj", "mlp.w2", "output_linear")
     last = [
-        p.data.unflatten(0, (experts.num_experts, -1)) if name == "mlp.w2" else p
+        p.data.unflatten(0, (layout.n_experts, -1)) if name == "mlp.w2" else p
         for name, p in experts.named_parameters()
         if name.startswith(names)
     ]
