@@ -62,7 +62,8 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
         if common:
             return f"it has several sets of experts ({kinds})"
         return f"its experts ({kinds}) compute in a form that is not known"
-    (experts, module), form = common[0], form_of(common[0][1])
+    experts, module = common[0]
+    form = None if _scaled(module) else form_of(module)
     down: Tensor | None = form.last(module) if form else getattr(module, "down_proj", None)
     if down is None or down.ndim != 3 or down.dtype not in FLOATS:
         return f"the weights of its experts ({type(module).__name__}) are not plain matrices"
