@@ -99,9 +99,9 @@ def read(path: Path, prompt: str | None = None) -> ShownRun:
     return ShownRun(kind, result, result.report(*([] if prompt is None else [prompt])))
 
 
-def write_page(path: Path, page: Path | None = None) -> Path:
-    """Write the page of a run folder, by default ``index.html`` in it; errors as in `read`."""
-    return read(path).report.write(page or path / "index.html")
+def write_page(path: Path) -> Path:
+    """Write the page of a run folder, ``index.html`` in it; errors as in `read`."""
+    return read(path).report.write(path / "index.html")
 
 
 def _named(where: str) -> Any:

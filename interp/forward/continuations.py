@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.data.answers import Aliases, AnswerTree
+from interp.data.pairs import Excluded, TokenPair
 from interp.data.token_batch import TokenBatch, TreeColumns, laid_out, padded
 from interp.errors import PlanError
 from interp.forward.argument_axes import BlockState, mapped
@@ -30,6 +31,14 @@ SMALLEST = 16
 """Columns of the smallest tree that is tried."""
 TOLERANCE = 1e-4
 """Mean error of the normed stream in a tree, of its mean deviation."""
+BRANCHES = (
+    "several answers of several tokens stand behind one prompt",
+    "choose answers='first', or answers of one token",
+)
+GAPS = (
+    "two prompts of unequal length are laid side by side",
+    "give pairs that are aligned token by token",
+)
 
 
 def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
@@ -38,22 +47,16 @@ def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
     That is, where they branch, or prompts have gaps, and this model does not read them exactly.
     """
     if tokens.tree is not None and not reads_trees(model, tokens.ids.shape[1]):
-        what, instead = (
-            (
-                "several answers of several tokens stand behind one prompt",
-                "choose answers='first', or answers of one token",
-            )
-            if tokens.tree.plain is None
-            else (
-                "two prompts of unequal length are laid side by side",
-                "give pairs that are aligned token by token",
-            )
-        )
-        raise PlanError(
-            f"{model.name} computes other values where {what} (measured against plain forward "
-            f"passes); {instead}."
-        )
+        raise PlanError(_refusal(model, GAPS if tokens.tree.plain is not None else BRANCHES))
     return _recorded(model, tokens)
+
+
+def _refusal(model: Model, why: tuple[str, str]) -> str:
+    what, instead = why
+    return (
+        f"{model.name} computes other values where {what} (measured against plain forward "
+        f"passes); {instead}."
+    )
 
 
 def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
@@ -150,6 +153,34 @@ def reads_trees(model: Model, width: int) -> bool:
     if key not in known:
         known[key] = _measured(model, size)
     return known[key]
+
+
+def unread(
+    model: Model, pairs: Sequence[TokenPair], n_answers: int, aligned: bool = False
+) -> dict[int, str]:
+    """Numbers of the pairs that a model does not read exactly, `n_answers` in one row, and why.
+
+    `aligned`: both prompts of a pair lie side by side, as in `aligned_batch`.
+    """
+    why, width = dict[int, str](), 0
+    for n, pair in enumerate(pairs):
+        tree, gaps = AnswerTree.of(pair.answers[:n_answers]), aligned and any(pair.unpaired)
+        if gaps or tree.branches:
+            why[n] = _refusal(model, GAPS if gaps else BRANCHES)
+        beside = pair.unpaired[1] if aligned else len(pair.corrupt) - len(pair.clean)
+        width = max(width, len(pair.clean) + max(beside, 0) + len(tree.tokens))
+    return {} if not why or reads_trees(model, width) else why
+
+
+def readable(
+    model: Model, pairs: Sequence[TokenPair], n_answers: int, aligned: bool = False
+) -> tuple[list[TokenPair], list[Excluded]]:
+    """The pairs that are read exactly, see `unread`, and the others; `PlanError` where none is."""
+    why = unread(model, pairs, n_answers, aligned)
+    if len(why) == len(pairs):
+        raise PlanError(why[0])
+    out = [Excluded(pairs[n].pair.id, pairs[n].pair.where, text) for n, text in why.items()]
+    return [pair for n, pair in enumerate(pairs) if n not in why], out
 
 
 @torch.no_grad()

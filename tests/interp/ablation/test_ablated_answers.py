@@ -121,3 +121,19 @@ def test_first_tokens_alone():
         if call is interp.ablate:
             first, alone = (x.reading("logit_diff")["ablated"] for x in (first, alone))
         np.testing.assert_allclose(first, alone, atol=1e-6)
+
+
+def test_pairs_that_a_model_cannot_read_are_left_out_with_the_reason():
+    model, mixed = tiny("gpt_neo"), pairs()
+    # of the last two the prompts differ in length, too, which ablation does not lay together
+    alone = interp.PromptPairs(mixed.pairs[1:])
+    wanted = ("logit_diff", "logprob")
+    one, other = (
+        interp.ablate(model, data, "a1.h2", "zero", readouts=wanted, n_random=2)
+        for data in (mixed, alone)
+    )
+    for name in wanted:
+        a, b = (result.reading(name)["ablated"].values for result in (one, other))
+        np.testing.assert_array_equal(a, b)
+    assert [pair.id for pair in one.excluded] == [mixed[0].id]
+    assert "several answers" in one.excluded[0].reason

@@ -1,5 +1,7 @@
 """Attribution to whole answers, and of unequal prompts, against plain teacher-forced forwards."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 from whole_answers import FIVE, Aliases, aliases_of, kept, model_of, pairs
 
 import interp
-from circuits.discovery.evaluator import prepared
-from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+from circuits.discovery.evaluator import Evaluator, prepared
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
 from interp.attribution.contrast import contrasts
 from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import ESTIMATORS
@@ -210,6 +212,24 @@ def test_a_model_that_cannot_read_gaps_is_refused():
     model = model_of("gpt_neo")
     with pytest.raises(PlanError, match="prompts of unequal length are laid side by side"):
         attribute_edges(model, pairs()[3:], "eap")
+
+
+def test_pairs_that_a_model_cannot_read_are_left_out_with_the_reason(tmp_path: Path):
+    model = model_of("gpt_neo")
+    mixed, alone = pairs(), pairs()[1:2]  # what the second's answers have in common is a chain
+    one, other = (attribute_nodes(model, data, "exact") for data in (mixed, alone))
+    np.testing.assert_array_equal(one.values, other.values)
+    assert not one.warnings
+    reasons = {row.id: row.reason for row in one.excluded}
+    assert list(one.values.coords["pair"]) == [alone[0].id]
+    assert ["several answers" in why for why in reasons.values()] == [True, False, False]
+    assert ["unequal length" in why for why in reasons.values()] == [False, True, True]
+    in_shards = attribute_to(model, mixed, "nodes", method="exact", out=tmp_path / "run")
+    assert in_shards.excluded == one.excluded
+    found = Evaluator.of(model, mixed)
+    assert (found.ids, found.excluded) == ((alone[0].id,), one.excluded)
+    # the right answer alone does not branch
+    assert not attribute_nodes(model, mixed[:2], "eap", metric="logprob").excluded
 
 
 def test_patching_and_attribution_agree_to_first_order():
