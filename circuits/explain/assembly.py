@@ -195,8 +195,8 @@ def edge_table(
     """Edges into every reader; in-flow from what is not shown; and the largest error of sums.
 
     Of each reader the largest edges stay that together reach a share of its absolute in-flow. The
-    error is of in-flow against attribution, by absolute in-flow (of prompts alone, where what is
-    missing is what biases give, 0).
+    error is of in-flow against attribution, by absolute in-flow or the target, whichever is more
+    (of prompts alone, where what is missing is what biases give, 0).
     """
     ids = np.array([named(node) for node in sources.nodes] + ["bias"])
     rows: list[tuple[str, str, str, float]] = []
@@ -214,9 +214,10 @@ def edge_table(
         edges, totals = sources.into(stack[0][2], torch.stack([r for *_, r in stack]))
         for (node, attribution, _, _), flow, total in zip(stack, edges, totals, strict=True):
             missing = attribution - total
-            size = np.abs(flow).sum() + abs(missing)
+            size = float(np.abs(flow).sum()) + abs(missing)
             biased = not run.prompt.paired
-            error = error if biased or size == 0 else max(error, abs(missing) / size)
+            if not biased:
+                error = max(error, abs(missing) / max(size, abs(run.total)))
             all_of_it = np.concatenate([flow.ravel(), [missing if biased else 0.0]])
             order = np.argsort(-np.abs(all_of_it), kind="stable")
             sizes = np.abs(all_of_it[order])

@@ -33,6 +33,8 @@ SIZES = (25, 50, 100, 200)
 """Numbers of nodes at which faithfulness is measured."""
 FACTORS = (0.0, 0.5, 2.0)
 """Parts of their distance to the reference that groups of nodes are brought to."""
+N_GROUPS = 8
+"""Layers whose shown nodes are scaled together: the last ones that have strong nodes."""
 COLUMNS = ("check", "what", "n", "predicted", "actual")
 
 
@@ -42,7 +44,7 @@ def check(
     *,
     means_over: Prompts | None = None,
     sizes: Sequence[int] = SIZES,
-    n_random: int = 5,
+    n_random: int = 3,
     n_ablated: int = 50,
     seed: int = 0,
 ) -> AttributionGraph:
@@ -81,9 +83,10 @@ def check(
         raise DataError("the graph shows no heads, neurons or MLPs that could be tested.")
     rows, labels = _faithfulness_rows(run, nodes, sizes, n_random, seed)
     singles = [RowEdit([node]) for node in nodes[:n_ablated]]
+    layers = sorted({node[1] for node in nodes[:n_ablated]})[-N_GROUPS:]
     groups = [
         RowEdit([node for node in nodes if node[1] == layer], factor=factor)
-        for layer in sorted({node[1] for node in nodes})
+        for layer in layers
         for factor in FACTORS
     ]
     empty, full, *values = runs.values([RowEdit([], True), RowEdit([]), *rows, *singles, *groups])

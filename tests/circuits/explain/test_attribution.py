@@ -81,11 +81,15 @@ def test_edges_add_up_to_those_over_all_positions(family: str):
     (want,) = edge_scores(model, run.prompt.contrast, ESTIMATORS["eap-dg"])
     chosen = strongest(run)
     sources = Sources.of(run, chosen)
-    got = torch.zeros_like(want)
     owner = [
-        {"embedding": 0, "head": graph.heads(max(layer, 0)).start + unit}.get(
-            kind, graph.mlp(layer) if kind in ("neuron", "mlp") else -1
-        )
+        {
+            "embedding": 0,
+            "rest": graph.n_sources,
+            "neuron": graph.mlp(layer),
+            "mlp": graph.mlp(layer),
+        }[kind]
+        if kind != "head"
+        else graph.heads(layer).start + unit
         for kind, layer, unit, _ in sources.nodes
     ]
     into = torch.zeros(graph.n_sources + 1, want.shape[1], dtype=torch.float64)
@@ -99,10 +103,9 @@ def test_edges_add_up_to_those_over_all_positions(family: str):
                 into[:, place].index_add_(0, torch.tensor(owner), row)
     logits, _ = sources.into(2 * graph.n_layers, run.final[0][None, None])
     into[:, graph.logits].index_add_(0, torch.tensor(owner), torch.from_numpy(logits[0, 0]))
-    got = into[:-1]
     # the last one is of rests, which are nothing where every node is shown
     close(into[-1], torch.zeros(want.shape[1]), float(want.abs().max()))
-    close(got, want, float(want.abs().max()))
+    close(into[:-1], want, float(want.abs().max()))
 
 
 @pytest.mark.parametrize(("family", "paired"), CASES)

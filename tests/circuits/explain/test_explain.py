@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
-from explain_examples import CASES, conserved, linear_run, model_of, program_prompt
+from explain_examples import conserved, linear_run, model_of, program_prompt
 
 import circuits
 import interp
@@ -24,10 +24,14 @@ from interp.model.graph import Graph
 from interp.statistics import auroc
 
 TRACR = Path(__file__).parents[4] / "shared" / "data" / "circuits" / "tracr"
+WHOLE = [(f, True) for f in ("llama", "gemma2", "gpt_neox", "qwen3_moe")]
+WHOLE += [(f, False) for f in ("qwen2", "gemma3", "gpt_neox", "qwen3_moe")]
+"""Cases whose graphs are made of all nodes; the sums of all others' are tested without tables."""
+N_EXAMPLES = 6
 PROGRAMS = [*SHIPPED] + (["reverse", "xproportion", "hist", "sort"] if TRACR.is_dir() else [])
 
 
-@pytest.mark.parametrize(("family", "paired"), CASES)
+@pytest.mark.parametrize(("family", "paired"), WHOLE)
 def test_every_node_passes_on_what_it_gets(family: str, paired: bool):
     run = linear_run(family, paired)
     whole = assembled(run, strongest(run), 1.0)
@@ -154,6 +158,7 @@ def exact_by_position(model, program) -> tuple[dict[tuple[int, int, int], float]
 def test_compiled_programs_are_recovered_by_position(name: str):
     path = name if name.startswith("tracr-") else str(TRACR / f"{name}.npz")
     model, program = load_program(path), read_program(path)
+    program = program.model_copy(update={"pairs": program.pairs[:N_EXAMPLES]})
     model.hf.double()
     effects, graph = exact_by_position(model, program)
     scores = dict.fromkeys(effects, 0.0)
@@ -161,7 +166,7 @@ def test_compiled_programs_are_recovered_by_position(name: str):
         prompt = program_prompt(model, program, number)
         run = LinearRun.of(model, prompt)
         found = assembled(run, strongest(run), 1.0)
-        assert found.scores["conservation error"] < 1e-6 or abs(found.total) < 1e-9
+        assert found.scores["conservation error"] < 1e-6
         per: dict[tuple[int, int, int], float] = {}
         for source, target, branch, weight in found.edges.itertuples(index=False):
             if ".rest" in source:
