@@ -235,13 +235,55 @@ def test_a_gate_of_its_own_makes_the_shared_output_missing():
     assert "changes what its shared experts give" in model.arch.missing["shared_out"]
 
 
-def test_experts_outside_the_interface_are_missing_with_the_reason():
+def test_experts_of_another_form_are_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("interp.model.expert_layout.form_of", lambda _: None)
     model = interp.load_model(tiny_model("jetmoe"), tokenizer=word_tokenizer())
     assert not set(EXPERT_SITES) & set(model.arch.sites)
-    assert "transformers' experts interface" in model.arch.missing["expert_out"]
+    assert "compute in a form that is not known" in model.arch.missing["expert_out"]
     with pytest.raises(PlanError, match="use the method 'eap'"):
         interp.attribute(model, word_pairs(), "resid_post", progress=False)
     interp.attribute(model, word_pairs(), "resid_post", method="eap", progress=False)
+
+
+def test_a_router_without_routing_weights_refuses_chords():
+    model = interp.load_model(tiny_model("jetmoe"), tokenizer=word_tokenizer())
+    with pytest.raises(PlanError, match="JetMoeTopKGating does not give just logits"):
+        interp.attribute(model, word_pairs(), "resid_post", progress=False)
+
+
+def test_experts_that_give_what_they_read():
+    """LongCat-Flash: the last experts have no neurons, and can be read and removed all the same."""
+    model = interp.load_model(tiny_model("longcat_flash"), tokenizer=word_tokenizer())
+    layout, moe = model.mixtures[0], mixture_of(model, 0)
+    assert (layout.n_experts, layout.n_identity, layout.d_expert) == (8, 4, 24)
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = moe.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    logits_of(model, PROMPTS[0])
+    handle.remove()
+    weights, out, neurons = (
+        interp.activations(model, PROMPTS[:1], site, 0)[0][0]
+        for site in ("router_weights", "expert_out", "expert_post")
+    )
+    out = out.unflatten(-1, (8, -1))
+    assert neurons.shape[-1] == 4 * 24 and bool((weights[:, 4:] > 0).any())
+    sizes = interp.activations(model, PROMPTS, ["expert_post"])["expert_post"].sizes
+    assert (sizes["expert"], sizes["neuron"]) == (4, 24)
+    scores = (
+        interp.attribute(model, word_pairs(), "expert_post", ("layer", unit), "eap", progress=False)
+        for unit in ("neuron", "expert")
+    )
+    for by_neuron, by_expert in zip(*(found.values for found in scores), strict=True):
+        total = by_neuron.values.reshape(2, 4, 24).sum(-1)
+        np.testing.assert_allclose(by_expert.values, total, atol=1e-6)
+    torch.testing.assert_close(out[:, 4:], weights[:, 4:, None] * seen[0][0].flatten(0, 1)[:, None])
+    torch.testing.assert_close(out.sum(1), seen[0][1].flatten(0, 1), atol=1e-5, rtol=1e-4)
+    expert = int(weights[:, 4:].sum(0).argmax()) + 4
+    got = interp.forward(model, PROMPTS[:1], interp.Ablate("expert_out", layers=0, units=[expert]))
+    lost = weights[:, expert, None] * seen[0][0]
+    handle = moe.register_forward_hook(lambda _, args, out: out - lost)
+    want = logits_of(model, PROMPTS[0])
+    handle.remove()
+    torch.testing.assert_close(got.logits[0], want[-1], atol=1e-5, rtol=1e-4)
 
 
 def test_weights_that_scale_the_experts_inputs():
