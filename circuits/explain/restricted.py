@@ -7,6 +7,7 @@ it on to, nodes that are not chosen.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
@@ -17,8 +18,10 @@ from circuits.explain.assembly import Node, strongest
 from circuits.explain.attribution import LinearRun
 from interp.attribution.contrast import gradients
 
-RATIO = 0.25
-"""Part of the nodes that a round leaves."""
+COARSE, FINE = 0.25, 0.5
+"""Part of the nodes that a round leaves, at the least: the second where fewer than `NEAR` times the
+nodes wanted are left."""
+NEAR = 8
 
 Masks = dict[tuple[str, int], Float[Tensor, "pos unit"]]
 """By kind (``"head"``, or what an MLP is made of) and layer: 1 where a node passes on."""
@@ -74,11 +77,17 @@ def carrying(run: LinearRun, n: int, start: Sequence[Node] | None = None) -> lis
     """
     left = strongest(run) if start is None else list(start)
     if start is None and len(left) > n:
-        left = left[: max(n, int(RATIO * len(left)))]
+        left = left[: max(n, int(COARSE * len(left)))]
     while len(left) > n:
+        size = max(n, int(COARSE * len(left)))
+        if len(left) < NEAR * n:  # rounds of equal parts that end at n
+            rounds = math.ceil(math.log(len(left) / n) / math.log(1 / FINE))
+            size = round(len(left) * (n / len(left)) ** (1 / rounds))
         found = flows(run, node_masks(run, left))
-        sizes = torch.stack([found[_key(node)][node[3], max(node[2], 0)].abs() for node in left])
-        order = sizes.argsort(descending=True, stable=True)[: max(n, int(RATIO * len(left)))]
+        sizes = torch.zeros(len(left))
+        for key, (numbers, pos, units) in _places(left).items():
+            sizes[numbers] = found[key][pos, units].abs().cpu()
+        order = sizes.argsort(descending=True, stable=True)[: max(n, min(size, len(left) - 1))]
         left = [left[i] for i in order.tolist()]
     return left
 
@@ -91,13 +100,17 @@ def node_masks(run: LinearRun, nodes: Sequence[Node]) -> Masks:
         own = run.model.arch.layers[layer]
         units = {"head": own.n_heads, "neuron": x.shape[-1], "mlp": 1}[kind]
         masks[key] = torch.zeros(run.n_pos, units)
-    for kind, layer, unit, pos in nodes:
-        masks[kind, layer][pos, max(unit, 0)] = 1
+    for key, (_, pos, units) in _places(nodes).items():
+        masks[key][pos, units] = 1
     return masks
 
 
-def _key(node: Node) -> tuple[str, int]:
-    return node[0], node[1]
+def _places(nodes: Sequence[Node]) -> dict[tuple[str, int], Tensor]:
+    """By kind and layer: the numbers, positions and units of some nodes."""
+    found: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for i, (kind, layer, unit, pos) in enumerate(nodes):
+        found.setdefault((kind, layer), []).append((i, pos, max(unit, 0)))
+    return {key: torch.tensor(rows).T for key, rows in found.items()}
 
 
 def _sites(run: LinearRun) -> Iterator[tuple[tuple[str, int], Tensor]]:
