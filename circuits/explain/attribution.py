@@ -212,7 +212,7 @@ class LinearRun:
                 for part, weight in zip(self._through(layer, chosen[i]), weights, strict=True)
             ]
             to_output = torch.stack(branches, 1)  # (pos, branch, d_model)
-            back = self._before("resid_pre", layer, self.model.parts(layer).ln1, to_output)
+            back = self.before_norm("resid_pre", layer, self.model.parts(layer).ln1, to_output)
             yield some.tolist(), back.transpose(0, 1).unflatten(0, (-1, 3))
 
     def _through(self, layer: int, chosen: Place) -> list[Float[Tensor, "pos width"]]:
@@ -254,11 +254,12 @@ class LinearRun:
     def _before_mlp(self, layer: int, to_output: Tensor) -> Tensor:
         parts = self.model.parts(layer)
         site = "resid_pre" if parts.parallel else "resid_mid"
-        return self._before(site, layer, parts.ln2, to_output)
+        return self.before_norm(site, layer, parts.ln2, to_output)
 
-    def _before(
+    def before_norm(
         self, site: str, layer: int, path: str | None, to_output: Float[Tensor, "pos branch d"]
     ) -> Float[Tensor, "pos branch d"]:
+        """Multipliers at the stream, from those after one of a layer's norms."""
         x, end = (v.to(self._like) for v in (self.high(site, layer), self._end(site, layer)))
         function, to = norm(self.model, layer, path), to_output.to(self._like)
         return _wide(pull_back(self.model, function, x[None], end, to[None], self.at.rule))

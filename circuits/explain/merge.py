@@ -1,6 +1,7 @@
 """Graphs of many prompts of one task: which edges recur, by span; and the circuit they make."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def recurring_edges(graphs: Sequence[AttributionGraph]) -> pd.DataFrame:
         PlanError: graphs of different weights, or metrics.
     """
     _refuse_mixed(graphs)
-    parts: list[pd.DataFrame] = []
+    parts: list[Any] = []
     for number, graph in enumerate(graphs):
         names = {name: _by_role(graph, name) for name in graph.nodes["id"]}
         edges = graph.edges.assign(graph=number)
@@ -41,8 +42,10 @@ def recurring_edges(graphs: Sequence[AttributionGraph]) -> pd.DataFrame:
 
 def _shares(edges: pd.DataFrame, n: int) -> pd.DataFrame:
     key = ["source", "target", "branch"]
-    per = edges.groupby([*key, "graph"], as_index=False)["weight"].sum()
-    found = per.groupby(key, as_index=False).agg(share=("graph", "size"), weight=("weight", "sum"))
+    per: Any = edges.groupby([*key, "graph"], as_index=False)["weight"].sum()
+    found: Any = per.groupby(key, as_index=False).agg(
+        share=("graph", "size"), weight=("weight", "sum")
+    )
     found = found.assign(share=found["share"] / n, weight=found["weight"] / n)
     order = np.lexsort((-found["weight"].abs().to_numpy(), -found["share"].to_numpy()))
     return found.iloc[order].reset_index(drop=True)
@@ -81,7 +84,7 @@ def task_circuit(
     if not 0 < at_least <= 1:
         raise PlanError(f"at_least={at_least} is not a share of graphs; give more than 0, up to 1.")
     shape, seen = Graph.of(model.arch), dict[tuple[int, int], int]()
-    parts: list[pd.DataFrame] = []
+    parts: list[Any] = []
     for number, graph in enumerate(graphs):
         known = {name: _component(name) for name in graph.nodes["id"]}
         edges = graph.edges.assign(graph=number)

@@ -90,12 +90,20 @@ def recorded_prompt(model: Model, record: Mapping[str, Any]) -> ExplainedPrompt:
 
     `PlanError` where its metric is a function that has no name to find it by.
     """
-    answers = tuple(tuple(tuple(t) for t in aliases) for aliases in record["answers"])
-    ids = tuple(record["clean"]), tuple(record["corrupt"])
-    named = Pair("prompt", *record["texts"], "", "")
+    right, wrong = (tuple(map(tuple, aliases)) for aliases in record["answers"])
+    clean, corrupt = record["texts"]
+    named = Pair("prompt", clean, corrupt, "", "")
     roles = [(role, i) for i, role in enumerate(record["roles"]) if role]
     spans = {name: tuple(i for role, i in roles if role == name) for name, _ in roles}
-    pair = TokenPair(named, *ids, answers, spans, {}, tuple(record["partner"]))  # pyright: ignore[reportArgumentType]
+    pair = TokenPair(
+        pair=named,
+        clean=tuple(record["clean"]),
+        corrupt=tuple(record["corrupt"]),
+        answers=(right, wrong),
+        spans=spans,
+        corrupt_spans={},
+        partner=tuple(record["partner"]),
+    )
     return _prepared(model, pair, bool(record["paired"]), str(record["reads"]))
 
 
