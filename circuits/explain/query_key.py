@@ -1,5 +1,7 @@
 """Why a head looked where it did: query-key attributions of one attention weight."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -40,7 +42,7 @@ def query_key_edges(model: Model, graph: AttributionGraph, head: str, source: in
             weights.
         DataError: the graph does not say of which prompt it is.
     """
-    row = graph.node(head)
+    row: Any = graph.node(head)
     if row["kind"] != "head" or not 0 <= source < len(graph.tokens):
         raise PlanError(
             f"{head!r} and position {source} are not a head of the graph and one of its "
@@ -78,8 +80,9 @@ def _reads(run: LinearRun, layer: int, unit: int, pos: int, source: int) -> Tens
         own = values.per_head(model, layer)
         one = torch.zeros_like(own["v"])
         one[0, columns[source], :, 0] = 1
-        leaves += [own[part].detach().requires_grad_(torch.is_grad_enabled()) for part in "qk"]
-        z = attend(model, layer, contrast.calls.of_rows(layer, prompt), *leaves[-2:], one)
+        q, k = (own[part].detach().requires_grad_(torch.is_grad_enabled()) for part in "qk")
+        leaves.extend((q, k))
+        z = attend(model, layer, contrast.calls.of_rows(layer, prompt), q, k, one)
         return z[0, columns[pos]].unflatten(-1, (a.n_heads, a.d_head))[unit, 0]
 
     leaves: list[Tensor] = []
