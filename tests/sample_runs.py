@@ -22,6 +22,7 @@ from emotion_samples import (
     steered,
 )
 from emotion_samples import comparison as comparison_of_emotions
+from graph_samples import hand_made
 from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
@@ -223,6 +224,10 @@ def emotion_run(out: Path) -> Path:
     return out
 
 
+def attribution_graph(out: Path) -> Path:
+    return hand_made(MODEL).save(out)
+
+
 SAMPLES: dict[str, Callable[[Path], Path]] = {
     "patch": patch,
     "unit_scores": unit_scores,
@@ -233,6 +238,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,
     "stability": stability_page,
+    "attribution graph": attribution_graph,
     "query_value": query_value,
     "query_value_validation": query_value_validation,
     "edit": edit,

@@ -20,7 +20,13 @@ from interp.results.style import AGAINST, FOR, SCHEMES
 pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
-UNSHOWN = ("query_value_validation", "edit", "edit ledger", "recall_replication", "emotion run")
+UNSHOWN = (
+    "query_value_validation",
+    "edit",
+    "edit ledger",
+    "recall_replication",
+    "emotion run",
+)
 
 
 class Page(HTMLParser):

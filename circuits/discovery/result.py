@@ -50,8 +50,7 @@ class _OnTestPairs(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the result; empty where there is nothing."""
-        found = unpaired_tokens(self.unpaired)
-        return (found,) if found else ()
+        return unpaired_tokens(self.unpaired)
 
     @property
     def clusters(self) -> list[str] | None:

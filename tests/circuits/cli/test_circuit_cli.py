@@ -16,7 +16,6 @@ from circuits.cli.app import run
 from circuits.discovery import Circuit, edge_pruning, search
 from interp.model.model import Model
 
-VERBS = ["discover", "evaluate", "compare", "show", "export", "validate", "stability"]
 N_EDGES = 262  # of the tiny model: 3 layers of 4 heads
 
 
@@ -364,17 +363,6 @@ def test_a_missing_program_is_named(tmp_path: Path, capsys):
     assert "none.npz is missing" in line
     line = refused(capsys, "circuit", "validate", "tracr-hits")
     assert "Did you mean 'tracr-hist'" in line
-
-
-# --- help --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("verb", ["attribute", *(f"circuit {verb}" for verb in VERBS)])
-def test_every_verb_has_help_with_an_example(verb: str, capsys):
-    assert run([*verb.split(), "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "Usage: interp" in text
-    assert re.search(rf"Examples?:\s+interp\s+{verb}", text), text
 
 
 def test_stability_of_a_circuit_from_the_command_line(folder: Path, tmp_path: Path, capsys):

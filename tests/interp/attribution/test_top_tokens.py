@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import tiny, tiny_hf, word_tokenizer
 from test_cli import last_json, refused
 
 import interp
@@ -34,7 +34,7 @@ def test_tokens_are_those_of_the_output_row(name: str, layer: int, unit: int, re
 
 
 def test_a_bias_of_the_final_norm_is_no_share_of_a_neuron():
-    model = tiny("gpt2")
+    model = interp.load_model(tiny_hf("gpt2"), tokenizer=word_tokenizer())
     norm = model.ln_final
     before = interp.top_tokens(model, "mlp_post", 0, 3, n=4)
     with torch.no_grad():
