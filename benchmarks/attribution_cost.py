@@ -8,7 +8,7 @@ import argparse
 import copy
 import json
 import statistics
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,7 @@ PAIRS = ROOT / "datasets" / "country_capitals.jsonl"
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
     """Median wall time after a warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return statistics.median(timeit.repeat(work, number=1, repeat=1 + repeats)[1:])
 
 
 def neurons(args: argparse.Namespace) -> dict[str, Any]:

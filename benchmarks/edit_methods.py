@@ -158,30 +158,25 @@ def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> M
     file = args.out / f"keys_{args.model}_{mark}.safetensors"
     kept = load_file(file) if file.exists() else {}
     stages = [stage for stage in method.stages if isinstance(stage, Neurons)]
-    for anchor, learn in (("last", of_last), ("subject_last", of_subject)):
+    for anchor in ("last", "subject_last"):
         layers = [i for stage in stages if stage.anchor == anchor for i in stage.layers]
         missing = [i for i in layers if f"{anchor} {i}" not in kept]
         if missing:
-            fresh = learn(args, model, cases, missing)
+            fresh = learnt_moments(args, model, cases, missing, anchor)
             kept |= {f"{anchor} {layer}": moment for (_, layer), moment in fresh.items()}
             save_file(kept, file)
     found = {i: kept[f"{stage.anchor} {i}"] for stage in stages for i in stage.layers}
     return moments_for(model, [method], LayerSelection((), (), "", found))
 
 
-def of_last(
-    args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
+def learnt_moments(
+    args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int], anchor: str
 ) -> Moments:
-    """How keys vary at last tokens of questions about design facts that no case edits."""
+    """How keys vary at subjects' own tokens, or at last tokens, of design facts not edited."""
+    if anchor == "subject_last":
+        return subject_moments(model, free_cases(cases), layers)
     reaches = [reach for _, reach in design_facts(args, cases)]
     return question_moments(model, reaches, free_cases(cases), layers)
-
-
-def of_subject(
-    args: argparse.Namespace, model: interp.Model, cases: list[Case], layers: list[int]
-) -> Moments:
-    """How they vary at the subject's own token."""
-    return subject_moments(model, free_cases(cases), layers)
 
 
 def free_cases(cases: list[Case]) -> Cases[Case]:

@@ -1,12 +1,11 @@
-"""What is found about emotions in the built-in models, and whether it holds on unseen texts.
+"""How far what is found about emotions in the built-in models could go, and how stable it is.
 
-    python -m benchmarks.emotion_discovery transfer effects vignettes stability --model NAME
+    python -m benchmarks.emotion_discovery vignettes stability --model NAME
 
-`transfer` reads unseen texts, `effects` takes circuits out and puts them in, `vignettes` asks what
-could be read there at best, `stability` resamples scenarios. Each writes a table into
-``runs/emotion/MODEL`` and leaves alone what is there. Directions and components come from
-``emotion_scenarios_discovery`` (the discovery is made where there is none), everything measured
-from ``emotion_scenarios_test``.
+`vignettes` asks what could be read there at best, `stability` resamples scenarios. Each writes a
+table into ``runs/emotion/MODEL`` and leaves alone what is there. Directions and components come
+from ``emotion_scenarios_discovery`` (the discovery is made where there is none); `interp emotion
+directions` and `interp emotion test` measure them on ``emotion_scenarios_test``.
 """
 
 import argparse
@@ -26,19 +25,16 @@ import interp
 from circuits.emotion import (
     EMOTIONS,
     Directions,
-    EffectSettings,
     EmotionDiscovery,
     EmotionTexts,
-    circuit_effects,
     discover,
     overlap_table,
-    transfer_tests,
 )
 from circuits.emotion.components import PARTS, component_scores
 from circuits.emotion.selection import Budget, top_units
 from circuits.emotion.states import States, groups_of, states
 from circuits.emotion.texts import NEUTRAL, load_vignettes
-from circuits.emotion.transfer import tables, vignette_states
+from circuits.emotion.transfer import vignette_states
 from interp.model.model import Model
 from interp.statistics import bootstrap_mean
 
@@ -48,17 +44,6 @@ def found_in(model: Model, folder: Path) -> EmotionDiscovery:
     return discover(
         model, texts.events, texts.frames, None, texts.replies, folder / "discovery", progress=say
     )
-
-
-def transfer(model: Model, found: EmotionDiscovery) -> pd.DataFrame:
-    texts, vignettes = EmotionTexts.load("test"), load_vignettes("emotion_vignettes")
-    given = (found.by_style, texts.frames, texts.events, vignettes, texts.replies)
-    return tables(transfer_tests(model, *given, progress=say))
-
-
-def effects(model: Model, found: EmotionDiscovery) -> pd.DataFrame:
-    texts, settings = EmotionTexts.load("test"), EffectSettings(n=48)
-    return circuit_effects(model, found, texts.events, texts.frames, settings, progress=say).overall
 
 
 def vignettes(model: Model, found: EmotionDiscovery) -> pd.DataFrame:
@@ -119,8 +104,6 @@ def say(stage: str, done: int, total: int) -> None:
 
 
 TABLES: dict[str, Callable[[Model, EmotionDiscovery], pd.DataFrame]] = {
-    "transfer": transfer,
-    "effects": effects,
     "vignettes": vignettes,
     "stability": stability,
 }
@@ -145,7 +128,6 @@ def main() -> None:
             if not file.is_file():
                 TABLES[key](model, found).to_parquet(file, index=False)
             table = pd.read_parquet(file)
-            table = table[table["layer"] == found.layer] if "layer" in table else table
             print(f"\n{key}, {time.monotonic() - began:.0f} s\n{table.round(3).to_string()}")
 
 

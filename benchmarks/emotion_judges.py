@@ -7,14 +7,13 @@ The model is the one under test; the first judge reads the activations of the ot
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import cohen_kappa_score
 
 from benchmarks.emotion_control import JUDGE_MODEL, judges_of
-from circuits.emotion import LABELS
 from circuits.emotion.texts import load_labelled
 from interp.data import datasets
 from interp.data.records import read_jsonl
@@ -30,18 +29,6 @@ def blind_rows(model: str) -> list[dict[str, Any]]:
     return [row for row in rows if (row["model"], row["part"]) == (model, "test")]
 
 
-def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float:
-    """Agreement of two labellings beyond chance.
-
-    Source: Cohen 1960.
-    """
-    codes = [np.array([LABELS.index(label) for label in one]) for one in (first, second)]
-    observed = float((codes[0] == codes[1]).mean())
-    shares = [np.bincount(one, minlength=len(LABELS)) / len(one) for one in codes]
-    expected = float(shares[0] @ shares[1])
-    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=tuple(JUDGE_MODEL))
@@ -54,7 +41,7 @@ def main() -> None:
         labels = judge.labels([row["reply"] for row in rows])
         hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
         value, low, high = map(float, bootstrap_mean(hits))
-        kappa = cohen_kappa(labels, blind)
+        kappa = cohen_kappa_score(labels, blind)
         print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}], n = {len(hits)}, kappa {kappa:.3f}")
 
 

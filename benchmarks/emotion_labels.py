@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import cohen_kappa_score
 
 from benchmarks.emotion_control import JUDGE_MODEL, RUNS
 from benchmarks.emotion_control import folder as judged
-from benchmarks.emotion_judges import BLIND, cohen_kappa
+from benchmarks.emotion_judges import BLIND
 from circuits.emotion import LABELS, EmotionComparison
 from circuits.emotion.emotion_metrics import presentable
 from circuits.emotion.texts import NEUTRAL
@@ -88,10 +89,10 @@ def join(model: str, part: str) -> None:
         said = labels_of(file)
         twice += [(found[k], label) for k, label in said.items() if k in found]
         found = said | found
-    again = [tuple(one) for one in zip(*twice, strict=True)] if twice else [(), ()]
-    same = float(np.mean([a == b for a, b in twice])) if twice else float("nan")
-    print(f"labelled {len(found)}; {len(twice)} of them twice: the same in {same:.3f}, "
-          f"kappa {cohen_kappa(*again):.3f}")  # fmt: skip
+    print(f"labelled {len(found)}; {len(twice)} of them twice")
+    if twice:
+        same = np.mean([a == b for a, b in twice])
+        print(f"the same in {same:.3f}, kappa {cohen_kappa_score(*zip(*twice, strict=True)):.3f}")
     table["label"] = [found[i] for i in range(len(table))]
     table.to_parquet(folder(part, model) / "labelled.parquet")
     table = table[[presentable(reply) == reply for reply in table["reply"]]]

@@ -9,6 +9,7 @@ country_capitals; their agreement is over cells, each a mean over pairs.
 
 import statistics
 import time
+import timeit
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,13 +27,7 @@ SWEEPS = {"stream by layer and span": ("resid_pre", "span"), "heads": ("z", "hea
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
     """Median seconds, after one run that does not count."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(timeit.repeat(work, number=1, repeat=1 + repeats)[1:])
 
 
 def forward_times(model: Any, repeats: int) -> list[str]:

@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     CIRCUIT: "circuits.discovery.circuit:Circuit",
     "evaluation": "circuits.discovery.result:Evaluation",
     "faithfulness": "circuits.discovery.result:Faithfulness",
+    "stability": "circuits.discovery.stability_result:Stability",
     "attribution graph": "circuits.explain.graph:AttributionGraph",
     QUERY_VALUE: "circuits.query_value.result:QueryValue",
     "query_value_validation": "circuits.query_value.validate:Validation",
@@ -99,9 +100,9 @@ def read(path: Path, prompt: str | None = None) -> ShownRun:
     return ShownRun(kind, result, result.report(*([] if prompt is None else [prompt])))
 
 
-def write_page(path: Path, page: Path | None = None) -> Path:
-    """Write the page of a run folder, by default ``index.html`` in it; errors as in `read`."""
-    return read(path).report.write(page or path / "index.html")
+def write_page(path: Path) -> Path:
+    """Write the page of a run folder, ``index.html`` in it; errors as in `read`."""
+    return read(path).report.write(path / "index.html")
 
 
 def _named(where: str) -> Any:

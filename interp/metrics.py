@@ -21,15 +21,16 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.brief import brief
-from interp.errors import PlanError, did_you_mean, first_line, shown
+from interp.errors import DegenerateGap, PlanError, did_you_mean, first_line, shown
 
 DEGENERATE = 1e-4
 """A mean clean-corrupt gap below this, in the metric's own unit, can localise nothing."""
@@ -208,6 +209,22 @@ def as_metric(given: AnyMetric) -> Metric:
         )
     own = (made for function, made in _registered.values() if function is given)
     return next(own, None) or _of_function(given)
+
+
+def refuse_no_gap(
+    metric: Metric,
+    clean: Float[np.ndarray, " pair"],
+    corrupt: Float[np.ndarray, " pair"],
+    ids: Sequence[str],
+) -> None:
+    """`DegenerateGap` where nothing can be localised between two means of a metric over pairs."""
+    high, low = float(clean.mean()), float(corrupt.mean())
+    if not abs(high - low) >= DEGENERATE:
+        raise DegenerateGap(
+            f"degenerate clean/corrupt gap: mean {metric.name} is {high:.6g} on clean and "
+            f"{low:.6g} on corrupt prompts ({len(ids)} pairs, first {ids[0]!r}); choose pairs or a "
+            "metric that tell them apart."
+        )
 
 
 def _named(name: str) -> Metric:

@@ -20,7 +20,7 @@ async function look(browser, kind, width, scheme) {
   await page.goto(pathToFileURL(join(runs, kind, "index.html")).href, { waitUntil: "load" });
   const facts = await page.evaluate(() => ({
     wide: document.documentElement.scrollWidth, // innerWidth grows with it on a phone
-    blank: [...document.querySelectorAll(".plot")].filter((plot) => !plot.querySelector(".main-svg")).length,
+    blank: [...document.querySelectorAll(".plot, .interp-graph")].filter((plot) => !plot.querySelector(".main-svg, .node")).length,
   }));
   if (facts.wide > width) found(`the page is ${facts.wide} px wide`);
   if (facts.blank) found(`${facts.blank} figures are not drawn`);

@@ -66,7 +66,7 @@ GPT = {"vocab_size": 97, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 1
 
 
 def tiny_hf(family: str) -> torch.nn.Module:
-    """A random model of a family, with weights large enough that every path matters."""
+    """A random model of a family, with `strong` weights."""
     name, options = FAMILIES[family]
     if "n_embd" in options:
         options = GPT | options
@@ -74,7 +74,11 @@ def tiny_hf(family: str) -> torch.nn.Module:
         options = options | {"num_hidden_layers": 4}
     config = getattr(transformers, name)(**options)
     torch.manual_seed(sum(map(ord, family)))
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    return strong(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def strong(hf: torch.nn.Module) -> torch.nn.Module:
+    """The model with weights so large that every path matters."""
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             if parameter.ndim > 1:
@@ -197,6 +201,27 @@ def word_pairs() -> interp.PromptPairs:
             },
         ]
     )
+
+
+def saved(folder: Path, hf: torch.nn.Module) -> str:
+    """A model and its tokenizer as the command line takes them."""
+    hf.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny model."""
+    return saved(tmp_path_factory.mktemp("llama"), tiny_hf("llama"))
+
+
+@pytest.fixture(scope="module")
+def load_once():
+    """Each tiny model is really loaded, by the command line, but once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interp, "load_model", functools.cache(interp.load_model))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ ASKS = {
     "capital": ("What is the capital of {}?", "The capital of {} is"),
     "born": ("Where was {} born?", "{} was born in"),
 }
-OBJECTS = {"author": "person", "citizenship": "country", "capital": "city", "born": "city"}
 PHRASES = {"author": "the author of {}", "citizenship": "the country of {}"}
 
 

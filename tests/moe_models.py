@@ -1,10 +1,11 @@
 """Tiny random mixtures of experts, and their forwards written out by hand, token by token."""
 
+import contextlib
 import functools
 
 import torch
 import transformers
-from conftest import COMMON, word_tokenizer
+from conftest import COMMON, strong, word_tokenizer
 from torch import Tensor, nn
 
 import interp
@@ -68,15 +69,8 @@ def tiny_mixture(family: str) -> Model:
     name, options = (MIXTURES | OTHERS)[family]
     config = getattr(transformers, name)(**(COMMON | options))
     torch.manual_seed(sum(map(ord, family)))
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf = strong(transformers.AutoModelForCausalLM.from_config(config))
     with torch.no_grad():
-        for path, parameter in hf.named_parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(6)
-            elif "bias" in path:
-                parameter.normal_(std=0.1)
-            else:
-                parameter.add_(0.2 * torch.randn_like(parameter))
         for path, buffer in hf.named_buffers():
             if "correction_bias" in path:
                 buffer.normal_(std=0.3)
@@ -141,3 +135,29 @@ def shared_by_hand(moe: nn.Module, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
     neurons = nn.functional.silu(x @ s.gate_proj.weight.T) * (x @ s.up_proj.weight.T)
     return neurons @ s.down_proj.weight.T
+
+
+@contextlib.contextmanager
+def by_hand(model: Model, family: str, layer: int, change):
+    """Run a layer's mixture as written out by hand: change(logits, weights, neurons, outputs)."""
+    moe = mixture_of(model, layer)
+
+    def forward(hidden: Tensor):
+        x = hidden.flatten(0, -2)
+        logits, weights = routing_by_hand(family, moe, x)
+        each = range(weights.shape[1])
+        neurons = torch.stack([neurons_by_hand(family, moe, x, e) for e in each], 1)
+        outputs = [output_by_hand(family, moe, neurons[:, e], e) for e in each]
+        total = change(logits, weights, neurons, torch.stack(outputs, 1))
+        out = (total + shared_by_hand(moe, x)).view_as(hidden)
+        return (out, weights) if family == "gpt_oss" else out
+
+    moe.forward = forward
+    try:
+        yield
+    finally:
+        del moe.forward
+
+
+def mixed(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
+    return (weights[:, :, None] * outputs).sum(1)

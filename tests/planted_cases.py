@@ -24,11 +24,11 @@ all questions would be one and the same."""
 N_DRAWN = 90
 
 
-def sharp() -> Model:
-    """A tiny model with logits large enough to be sure of a token."""
-    hf = tiny_hf("llama")
+def sharp(family: str = "llama", times: float = 10) -> Model:
+    """A tiny model of its own with logits large enough to be sure of a token."""
+    hf = tiny_hf(family)
     with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
+        hf.get_output_embeddings().weight.mul_(times)
     return interp.load_model(hf, tokenizer=word_tokenizer())
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answer_examples import ANSWERS, long_pairs
-from conftest import tiny_hf
-from test_cli import last_json, refused, saved
+from test_cli import last_json, refused
+from whole_answers import RECORDS
 
 import interp
 from circuits.cli.app import run
@@ -15,25 +14,16 @@ from circuits.cli.app import run
 METRIC = "def gap(log_p):\n    return log_p[:, 0] - log_p[:, 1]\n"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return saved(tmp_path_factory.mktemp("llama"), tiny_hf("llama"))
-
-
 @pytest.fixture
-def given(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    rows = [
-        {"clean": p.clean, "corrupt": p.corrupt, "answer": right, "wrong_answer": wrong}
-        for p, (right, wrong) in zip(long_pairs(), ANSWERS, strict=True)
-    ]
+def given(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     file = tmp_path / "pairs.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
+    file.write_text("\n".join(map(json.dumps, RECORDS)))
     (tmp_path / "mine.py").write_text(
         "import interp\n\n\n"
         f"@interp.metric(name='answer gap', unit='nats', reads='answers')\n{METRIC}"
     )
     monkeypatch.chdir(tmp_path)
-    return ["--model", model, "--pairs", str(file), "--device", "cpu", "--json"]
+    return ["--model", llama, "--pairs", str(file), "--device", "cpu", "--json"]
 
 
 def test_patch(given: list[str], capsys: pytest.CaptureFixture, tmp_path: Path):
@@ -47,7 +37,7 @@ def test_patch(given: list[str], capsys: pytest.CaptureFixture, tmp_path: Path):
     assert mine["clean_metric"] == pytest.approx(whole["clean_metric"], abs=1e-4)
     assert run(["patch", *given, *site, "--answers", "first"]) == 0
     first = last_json(capsys.readouterr().out)
-    assert (first["n_pairs"], first["answers"]) == (2, "first token of each")
+    assert (first["n_pairs"], first["answers"]) == (3, "first token of each")
     refusal = refused(capsys, "patch", *given, *site, "--answers", "first", "--out", "whole")
     assert "answers" in refusal
     text = interp.PatchResult.load(tmp_path / "whole").report()

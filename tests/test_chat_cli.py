@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from chat_examples import chat_model
-from test_cli import last_json, refused
+from test_cli import refused, report
 
 import interp
-from circuits.cli.app import run
 
 ROWS = [
     {
@@ -34,11 +33,6 @@ def file(tmp_path: Path) -> str:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)))
     return str(path)
-
-
-def report(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
-    assert run([*arguments, "--json"]) == 0, capsys.readouterr().err
-    return last_json(capsys.readouterr().out)
 
 
 def test_patching_in_a_chat_is_that_of_python(file: str, tmp_path: Path, capsys):

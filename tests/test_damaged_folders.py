@@ -141,9 +141,8 @@ def test_any_damage_is_noticed_at_length(folders: dict[str, Any], tmp_path: Path
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to every value inside a manifest."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:3])
+    inner = list(value.items() if isinstance(value, dict) else enumerate(value[:3]))
     found = [(*at, key) for key, _ in inner]
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:3])
     for key, one in inner:
         found += places(one, (*at, key)) if isinstance(one, dict | list) else []
     return found

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cli import last_json, refused
+from test_cli import last_json
 
 import interp
 from circuits.cli.app import run
@@ -76,7 +76,3 @@ def test_a_chat_prompt_is_one_turn_of_a_user(smollm: interp.Model, capsys):
     assert run(["generate", *MODEL, "--chat", "--max-new-tokens", "5", "--json"]) == 0
     told = last_json(capsys.readouterr().out)
     assert told["chat"] and told["intact"] == reply.text and told["ablated"] is None
-
-
-def test_components_that_the_model_lacks_are_refused(capsys):
-    assert "layers 0 to 29" in refused(capsys, "generate", *MODEL, "--ablate", "L30H0")

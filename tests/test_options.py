@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from conftest import tiny
 from test_cli import refused
 from typer.main import get_command
 
@@ -78,6 +79,16 @@ def test_every_verb_has_an_example_with_shipped_data(verb: str):
     assert "datasets/" not in says
 
 
+def test_every_verb_with_a_run_folder_can_replace_another_run():
+    for verb in (
+        *("patch", "attribute", "ablate", "circuit discover", "circuit evaluate"),
+        *("edit evaluate", "edit place", "query-value find", "emotion elicit", "emotion circuit"),
+        *("emotion test", "emotion evaluate", "emotion run"),
+        *("recall-reasoning run", "recall-reasoning replicate"),
+    ):
+        assert {"out", "force"} <= {option.name for option in VERBS[verb].params}, verb
+
+
 def test_choices_are_shown_and_others_are_refused(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -123,17 +134,18 @@ def test_components_go_by_their_names_in_papers(text: str, name: str):
     assert component_name(text) == name
 
 
-def test_a_head_of_that_name_is_ablated_and_cut(smollm: interp.Model):
+def test_a_head_of_that_name_is_ablated_and_cut():
     from interp.model.components import Component, components_of
     from interp.model.graph import Graph
 
-    assert components_of(smollm, "L23H4,m5,L5N17") == [
-        Component(23, "head", 4), Component(5, "mlp"), Component(5, "neuron", 17),
+    model = tiny("llama")
+    assert components_of(model, "L2H3,m1,l1n17") == [
+        Component(2, "head", 3), Component(1, "mlp"), Component(1, "neuron", 17),
     ]  # fmt: skip
-    with pytest.raises(PlanError, match="named twice"):
-        components_of(smollm, "L23H4,a23.h4")
-    with pytest.raises(PlanError, match="layers 0 to 29"):
-        components_of(smollm, "L30H0")
-    graph = Graph.of(smollm.arch)
-    assert graph.node("L23H4") == graph.node("a23.h4")
-    assert graph.edge("L5H3->L9H2<q>") == graph.edge("a5.h3->a9.h2<q>")
+    with pytest.raises(PlanError, match="'a2.h3' is named twice"):
+        components_of(model, "L2H3,a2.h3")
+    with pytest.raises(PlanError, match="no component 'a9.h2': .* has layers 0 to 2"):
+        components_of(model, "L9H2")
+    graph = Graph.of(model.arch)
+    assert graph.node("L2H3") == graph.node("a2.h3")
+    assert graph.edge("L0H3->L1H2<q>") == graph.edge("a0.h3->a1.h2<q>")

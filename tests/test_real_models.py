@@ -21,20 +21,19 @@ ONE = [
 ]
 
 
-def test_smollm_sweep_equals_plain_passes(smollm):
-    pairs = interp.PromptPairs.from_records(ONE)
-    pair = tokenise(smollm, pairs)[0][0]
-    for over, site in ((("layer", "pos"), "resid_pre"), (("layer", "head"), "z")):
-        ours = interp.patch(smollm, pairs, site=site, over=over, layers=[0, 13, 29])
-        plain = sweep_with_hooks(smollm, pair, site, over, layers=[0, 13, 29])
-        np.testing.assert_allclose(ours.values.values[0], plain, atol=1e-4)
-
-
-def test_gemma_sweep_equals_plain_passes(gemma):
-    pairs = interp.PromptPairs.from_records(ONE)
-    pair = tokenise(gemma, pairs)[0][0]
-    ours = interp.patch(gemma, pairs, layers=[0, 5, 17])
-    plain = sweep_with_hooks(gemma, pair, "resid_pre", layers=[0, 5, 17])
+@pytest.mark.parametrize(
+    ("name", "over", "site"),
+    [
+        ("smollm", ("layer", "pos"), "resid_pre"),
+        ("smollm", ("layer", "head"), "z"),
+        ("gemma", ("layer", "pos"), "resid_pre"),
+    ],
+)
+def test_a_sweep_equals_plain_passes(name: str, over: tuple[str, str], site: str, request):
+    model, pairs = request.getfixturevalue(name), interp.PromptPairs.from_records(ONE)
+    layers = [0, 5, model.arch.n_layers - 1]
+    ours = interp.patch(model, pairs, site=site, over=over, layers=layers)
+    plain = sweep_with_hooks(model, tokenise(model, pairs)[0][0], site, over, layers=layers)
     np.testing.assert_allclose(ours.values.values[0], plain, atol=1e-4)
 
 

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
 UNSHOWN = (
-    "attribution graph",
     "query_value_validation",
     "edit",
     "edit ledger",

@@ -4,10 +4,11 @@ Nothing here knows of trees, columns or packed batches: every alias is a text of
 prompt, run by Hugging Face itself under hooks.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Sequence
 
 import torch
-from conftest import tiny_hf, word_tokenizer
+from conftest import tiny, word_tokenizer
 from torch import Tensor
 
 import interp
@@ -65,7 +66,7 @@ def pairs() -> interp.PromptPairs:
 
 def model_of(family: str, side: str = "right") -> Model:
     """A tiny model that pads on one side."""
-    return interp.load_model(tiny_hf(family), tokenizer=word_tokenizer(side))
+    return dataclasses.replace(tiny(family), tokenizer=word_tokenizer(side))
 
 
 def kept(model: Model) -> list[TokenPair]:
@@ -119,25 +120,61 @@ class Aliases:
         corrupt = recorded(self.model, self.text(alias, "corrupt"), site, layer)
         return clean, self.with_partners(alias, clean, corrupt)
 
-    def patched(self, alias: Sequence[int], site: str, layer: int, features: slice) -> Edit:
-        """Some features of a site get the partners' activation, at every token that has one."""
-        _, value = self.both(alias, site, layer)
-        own = list(self.partners(alias))
+    def patched(
+        self,
+        alias: Sequence[int],
+        site: str,
+        layer: int,
+        features: slice | list[int] = slice(None),
+        at: Container[int] | None = None,
+        side: str = "clean",
+    ) -> Edit:
+        """Some features of a site get the partners' activation, at every token that has one.
+
+        Or at the clean positions `at` and their partners; `side` is the prompt that is changed.
+        """
+        other = "clean" if side == "corrupt" else "corrupt"
+        value = recorded(self.model, self.text(alias, other), site, layer)
+        both = [(i, j) for i, j in self.partners(alias).items() if at is None or i in at]
 
         def change(activation: Tensor) -> None:
-            activation[0, own, features] = value[own, features]
+            for i, j in both:
+                own, theirs = (i, j) if side == "clean" else (j, i)
+                activation[0, own, features] = value[theirs, features]
 
         return site, layer, change
+
+    def metrics(
+        self, edits: Callable[[Sequence[int]], Sequence[Edit]] = lambda _: (), side: str = "clean"
+    ) -> dict[str, Tensor]:
+        """Every metric of whole answers, term by term; `edits` makes those of an alias's text."""
+        log_p: tuple[list[Tensor], list[Tensor]] = ([], [])
+        ranks: list[Tensor] = []
+        for n, alias in self.listed:
+            read = plain(self.model, self.text(alias, side), edits(alias))[-len(alias) :]
+            own = read[range(len(alias)), list(alias)]
+            log_p[n].append(own.sum())
+            ranks += [(read > own[:, None]).sum(-1).max()] * (n == 0)
+        right, wrong = (torch.stack(own).logsumexp(0) for own in log_p)
+        lengths = torch.tensor([len(alias) for alias in self.pair.answers[0]])
+        return {
+            "logit_diff": right - wrong,
+            "logprob": right,
+            "prob": right.exp(),
+            "logprob_per_token": (torch.stack(log_p[0]) / lengths).max(),
+            "rank": torch.stack(ranks).min(),
+        }
 
     def logit_diff(
         self, edits: Callable[[Sequence[int]], Sequence[Edit]] = lambda _: (), side: str = "clean"
     ) -> Tensor:
-        """log p(answer) - log p(wrong answer); `edits` makes those of an alias's text."""
-        by_answer: tuple[list[Tensor], list[Tensor]] = ([], [])
-        first = len(getattr(self.pair, side)) - 1
-        for n, alias in self.listed:
-            log_p = plain(self.model, self.text(alias, side), edits(alias))
-            own = [log_p[first + i, token] for i, token in enumerate(alias)]
-            by_answer[n].append(torch.stack(own).sum())
-        right, wrong = (torch.stack(own).logsumexp(0) for own in by_answer)
-        return right - wrong
+        """log p(answer) - log p(wrong answer); arguments as of `metrics`."""
+        return self.metrics(edits, side)["logit_diff"]
+
+
+def aliases_of(model: Model, rows: interp.PromptPairs | None = None) -> list[Aliases]:
+    """Each of the pairs; of others, whose prompts are aligned token by token, those."""
+    if rows is None:
+        return [Aliases(model, *both) for both in zip(kept(model), PARTNERS, strict=True)]
+    found, _ = tokenise(model, rows)
+    return [Aliases(model, pair, {i: i for i in range(len(pair.clean))}) for pair in found]

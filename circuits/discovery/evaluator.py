@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.discovery.circuit import Circuit
-from interp.attribution.contrast import Contrast, contrasts, run
+from interp.attribution.contrast import Contrast, contrasts, run, usable
 from interp.brief import brief
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, Excluded, PromptPairs, load_pairs, tokenise, unpaired
+from interp.data.pairs import AnswerMode, Excluded, PromptPairs, load_pairs, unpaired
 from interp.errors import DegenerateGap, PlanError, shown
 from interp.forward.masked import Writes, run_masked
 from interp.metrics import DEGENERATE, AnyMetric, as_metric
@@ -80,8 +80,8 @@ class Evaluator:
         if ablation not in ABLATIONS:
             raise PlanError(f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
         loaded = load_pairs(pairs)
-        kept, excluded = tokenise(model, loaded, answers)
         chosen = as_metric(metric)
+        kept, excluded = usable(model, loaded, chosen, answers)
         batches, full, empty = prepared(model, list(contrasts(model, kept, chosen)), ablation)
         if not abs(full.mean() - empty.mean()) >= DEGENERATE:
             raise DegenerateGap(

@@ -58,13 +58,13 @@ class EditPrompt:
         return TokenPrompt(self.ids[: self.anchor + 1])
 
 
-def contexts(model: Model, n_tokens: int = 10, seed: int = 0) -> tuple[str, ...]:
+def contexts(model: Model, seed: int = 0) -> tuple[str, ...]:
     """The bare template and five that put the model's own words before it.
 
     Source: Meng et al., arXiv 2210.07229, section 4 (templates), as PMET's code draws them.
     """
     own = generate(
-        model, list(STARTS), max_new_tokens=n_tokens, temperature=1.0, seed=seed, progress=False
+        model, list(STARTS), max_new_tokens=10, temperature=1.0, seed=seed, progress=False
     )
     texts = [start + g.text for start, g in zip(STARTS, own, strict=True)]
     plain = [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts]

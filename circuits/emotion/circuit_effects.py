@@ -167,7 +167,7 @@ def _projected(
     """Final states along every v_ref, of the plain run and then under each plan."""
     to, run = found.reference, [Plan(), *plans]
     parts = [
-        final_states(model, prompts, run[i : i + PLANS_AT_ONCE], None, progress, lambda x: x @ to.T)
+        final_states(model, prompts, run[i : i + PLANS_AT_ONCE], progress, lambda x: x @ to.T)
         for i in range(0, len(run), PLANS_AT_ONCE)
     ]
     return torch.cat(parts, 1)

@@ -75,36 +75,19 @@ def component_scores(
 def neuron_table(
     model: Model, found: States, directions: Directions
 ) -> Float[Tensor, "prompt_emotion direction layer neuron"]:
-    """Mean contribution of each neuron under each emotion's prompts along each direction."""
+    """Mean contribution of each neuron under each emotion's prompts along each direction.
+
+    A neuron contributes a_n (W_out^T v)_n; a post-norm's scale is that of the prompt, held fixed,
+    so the contributions to a direction sum to what the MLP adds, an output bias aside.
+    """
     out: list[Tensor] = []
     for layer in range(model.arch.n_layers):
         a = found.mlp_post[:, :, layer]  # group, emotion, neuron
         scale, weight = post_norm(model, "mlp_post", layer, a.flatten(0, 1))
         mean = (a * scale.unflatten(0, a.shape[:2])[..., None]).mean(0)
         v = directions.resid_post[:, layer] * weight
-        out.append(mean[:, None] * _betas(model, layer, v))
+        out.append(mean[:, None] * (v @ weight_of(model, "mlp_post", layer).detach().float().cpu()))
     return torch.stack(out, 2)
-
-
-def neuron_parts(
-    model: Model,
-    layer: int,
-    mlp_post: Float[Tensor, "row neuron"],
-    v: Float[Tensor, "direction d_model"],
-) -> Float[Tensor, "row direction neuron"]:
-    """What each neuron contributes to the MLP's output along directions: a_n (W_out^T v)_n.
-
-    A post-norm's scale is that of the row, held fixed, so the parts of a row sum to what its MLP
-    adds to the stream, an output bias aside.
-    """
-    scale, weight = post_norm(model, "mlp_post", layer, mlp_post)
-    return (mlp_post * scale[:, None])[:, None] * _betas(model, layer, v * weight)
-
-
-def _betas(
-    model: Model, layer: int, v: Float[Tensor, "direction d_model"]
-) -> Float[Tensor, "direction neuron"]:
-    return v @ weight_of(model, "mlp_post", layer).detach().float().cpu()
 
 
 def post_norm(
@@ -240,7 +223,7 @@ def influence(
     def along(x: Float[Tensor, "prompt row d_model"]) -> Float[Tensor, "prompt row emotion"]:
         return (normed(model, x) if final == "normed" else x.float().cpu()) @ to.T
 
-    found = final_states(model, prompts, [Plan(), *plans], None, progress, along)
+    found = final_states(model, prompts, [Plan(), *plans], progress, along)
     shape = (n, len(alphas), len(STREAMS), model.arch.n_layers)
     own_rise = found[:, 1:].unflatten(1, shape).diagonal(dim1=1, dim2=-1)  # text, a, s, layer, e
     rise = (own_rise - found[:, 0][:, None, None, None]).permute(0, 4, 1, 2, 3)

@@ -52,9 +52,9 @@ class SiteVectors:
         own = self.of(emotion)
         return {"neuron": own.mlp_post.abs().numpy(), "head": own.z.norm(dim=-1).numpy()}
 
-    def rolled(self, shift: int = 1) -> "SiteVectors":
-        """Each emotion with the vectors of another one."""
-        return SiteVectors(self.z.roll(-shift, 0), self.mlp_post.roll(-shift, 0))
+    def rolled(self) -> "SiteVectors":
+        """Each emotion with the vectors of the next one."""
+        return SiteVectors(self.z.roll(-1, 0), self.mlp_post.roll(-1, 0))
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,7 @@ def random_circuits(
     return {emotion: circuit.random(rng, vectors) for emotion, circuit in circuits.items()}
 
 
-def shifted(circuits: Circuits, shift: int = 1) -> dict[str, EmotionCircuit]:
-    """Each emotion with the circuit of another one: the wrong places for the right vectors."""
-    others = [EMOTIONS[(i + shift) % len(EMOTIONS)] for i in range(len(EMOTIONS))]
-    return {
-        emotion: replace(circuits[other], emotion=emotion)
-        for emotion, other in zip(EMOTIONS, others, strict=True)
-    }
+def shifted(circuits: Circuits) -> dict[str, EmotionCircuit]:
+    """Each emotion with the circuit of the next one: the wrong places for the right vectors."""
+    others = zip(EMOTIONS, (*EMOTIONS[1:], EMOTIONS[0]), strict=True)
+    return {emotion: replace(circuits[other], emotion=emotion) for emotion, other in others}

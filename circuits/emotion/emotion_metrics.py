@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from circuits.emotion.emotion_settings import ReplyCriteria
@@ -258,7 +259,4 @@ def with_criteria(table: pd.DataFrame, criteria: ReplyCriteria, judge: str) -> p
 
 def confusion(labels: Sequence[str], targets: Sequence[str]) -> Int[np.ndarray, "target label"]:
     """How many replies of each target were given each label."""
-    counts = np.zeros((len(LABELS) - 1, len(LABELS)), dtype=int)
-    at = [LABELS.index(target) for target in targets], [LABELS.index(label) for label in labels]
-    np.add.at(counts, at, 1)
-    return counts
+    return confusion_matrix(targets, labels, labels=LABELS)[: len(LABELS) - 1]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -67,7 +68,7 @@ class Judge:
 
     def probabilities(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         """How likely each label is, in the order of `LABELS`; rows sum to 1."""
-        return _softmax(_logits(self.classifier, texts) / self.temperature)
+        return softmax(_logits(self.classifier, texts) / self.temperature, axis=1)
 
     def labels(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text."""
@@ -115,15 +116,10 @@ def _logits(classifier: Pipeline, texts: Sequence[str]) -> Float[np.ndarray, "te
     return np.asarray(classifier.decision_function(list(texts)))
 
 
-def _softmax(logits: Float[np.ndarray, "text label"]) -> Float[np.ndarray, "text label"]:
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)
-
-
 def _temperature(logits: Float[np.ndarray, "text label"], truth: Int[np.ndarray, " text"]) -> float:
     def loss(log_temperature: float) -> float:
-        own = _softmax(logits / np.exp(log_temperature))[np.arange(len(truth)), truth]
-        return float(-np.log(own + 1e-300).mean())
+        log_p = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -float(log_p[np.arange(len(truth)), truth].mean())
 
     found: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
     return float(np.exp(found.x))

@@ -19,7 +19,7 @@ from interp.errors import PlanError
 from interp.forward.budget import default_budget
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import record_layer_calls
-from interp.forward.packed import Pack, Rows, run_packed, shares_prefixes
+from interp.forward.packed import Pack, Rows, final_resid_of_rows, shares_prefixes
 from interp.forward.prefix_cache import PrefixCache, common_prefix
 from interp.interventions.batch_run import BoundEdit
 from interp.interventions.binding import bind
@@ -42,7 +42,6 @@ def last_activations(
     model: Model,
     prompts: Sequence[TokenPrompt],
     families: Sequence[Sequence[int]] | None = None,
-    tokens: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Float[Tensor, "prompt layer *features"]]:
     """What every layer computes at prompts' last tokens, on the CPU in fp32.
@@ -52,7 +51,6 @@ def last_activations(
         prompts: in tokens.
         families: prompt numbers in groups that are likely to begin alike; each prompt once. By
             default every prompt is its own family.
-        tokens: most tokens in a batch.
         progress: called with (families done, families in all).
 
     Returns:
@@ -74,7 +72,7 @@ def last_activations(
 
     order = sorted(given, key=size, reverse=True)
     parts: list[dict[str, Tensor]] = []
-    budget, done = tokens or default_budget(model), 0
+    budget, done = default_budget(model), 0
     while done < len(order):
         rest, beginning = size(order[done])
         group = order[done : done + max(1, budget // (beginning + rest * len(order[done])))]
@@ -118,7 +116,6 @@ def final_states(
     model: Model,
     prompts: Sequence[TokenPrompt],
     plans: Sequence[Plan],
-    tokens: int | None = None,
     progress: Progress | None = None,
     reduce: Reduce | None = None,
 ) -> Float[Tensor, "prompt plan width"]:
@@ -128,7 +125,6 @@ def final_states(
         model: the model.
         prompts: in tokens.
         plans: of edits at ``positions="last"``; an empty one gives the plain run.
-        tokens: most tokens in a batch; by default what `interp.forward.budget.default_budget` says.
         progress: called with (prompts done, prompts in all).
         reduce: what is kept of each state, such as projections; by default all of it.
 
@@ -140,7 +136,7 @@ def final_states(
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
     parts: list[Tensor] = []
-    budget, done, batch = tokens or default_budget(model), 0, _Variants.of(model, plans)
+    budget, done, batch = default_budget(model), 0, _Variants.of(model, plans)
     while done < len(order):
         longest = len(prompts[order[done]].ids)
         per_row = 1 if shares_prefixes(model) else longest
@@ -222,21 +218,11 @@ def _run(
 ) -> Float[Tensor, "prompt row d_model"]:
     """Every row of every prompt; the plain run comes first."""
     ids, mask = pad(model, prompts)
-    n, n_rows, width = len(prompts), 1 + len(batch.first), ids.shape[1]
-    shares = shares_prefixes(model)
-    left = width - mask.sum(-1).cpu()
-    start = torch.full((n * n_rows,), width - 1 if shares else 0)
-    start[:n] = left if shares else 0
-    layers = range(model.arch.n_layers + 1)
-    rows = Rows(
-        prompt=torch.arange(n).repeat(n_rows),
-        start=start,
-        stop=torch.full((n * n_rows,), width),
-        read=torch.full((n * n_rows,), width - 1),
-        entry=[n + n * int((batch.first <= layer).sum()) for layer in layers],
-        n_base=n,
-    )
-    last = Pack(rows, width).token(torch.arange(len(rows.read)), rows.read).view(n_rows, n)
+    n, width = ids.shape
+    plan_rows, entry = torch.arange(n).repeat(len(batch.first)), batch.first.repeat_interleave(n)
+    start, read = mask.sum(-1).cpu()[plan_rows] - 1, torch.full((n, 1), width - 1)
+    rows = Rows.beside(model, mask, plan_rows, start, entry, read)
+    last = Pack(rows, width).read.view(-1, n)
     writes = [replace(one, into=last[1:][one.rows]) for one in batch.rewrites]
-    hidden, _ = run_packed(model, record_layer_calls(model, ids, mask), rows, writes)
-    return hidden[last.to(hidden.device)].float().cpu().transpose(0, 1)
+    found = final_resid_of_rows(model, record_layer_calls(model, ids, mask), rows, writes)
+    return found.view(*last.shape, -1).float().cpu().transpose(0, 1)

@@ -109,7 +109,7 @@ def states(
             )
     prompts = [one for group in groups for one in group.prompts]
     families = [range(g * n, (g + 1) * n) for g in range(len(groups))]
-    found = last_activations(model, prompts, families, None, progress)
+    found = last_activations(model, prompts, families, progress)
     return States(
         **{name: found[name].unflatten(0, (len(groups), n)) for name in TENSORS},
         themes=tuple(group.theme for group in groups),

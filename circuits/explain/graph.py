@@ -18,8 +18,9 @@ from interp.results.result import Result
 if TYPE_CHECKING:
     from interp.results.report import Report
 
-KINDS = ("embedding", "head", "neuron", "mlp", "rest", "bias", "logits")
-"""Kinds of nodes; a ``"rest"`` is what is left of one sublayer's output at one position."""
+KINDS = ("embedding", "head", "neuron", "mlp", "rest", "bias", "logits", "feature")
+"""Kinds of nodes; a ``"rest"`` is what is left of one sublayer's output at one position, a
+``"feature"`` one of a transcoder, in graphs from circuit-tracer."""
 FIXED = ("embedding", "rest", "bias", "logits")
 """Kinds that no budget of nodes counts."""
 NODE_COLUMNS = {
@@ -179,6 +180,12 @@ class AttributionGraph(Result):
         kept = kept[(kept["kind"] != "rest") | kept["id"].isin(used)]
         return replace(self, nodes=_closed(kept, self.edges, links), edges=_numbered(links))
 
+    def of_edges(self, n: int) -> "AttributionGraph":
+        """With the `n` largest edges at most; what the others carried is added to ``unshown``."""
+        order = np.argsort(-self.edges["weight"].abs().to_numpy(), kind="stable")[:n]
+        links = self.edges.iloc[np.sort(order)]
+        return replace(self, nodes=_closed(self.nodes, self.edges, links), edges=_numbered(links))
+
     def relabelled(self, labels: Mapping[str, str]) -> "AttributionGraph":
         """With other labels of some nodes, by id; `PlanError` where one is not in the graph."""
         return self._with("label", labels)
@@ -203,8 +210,9 @@ class AttributionGraph(Result):
     # --- shown ---
 
     def report(self) -> "Report":
-        """The strongest nodes and edges, and how much the graph explains."""
-        from interp.results.report import Report, Section, Table
+        """The graph with controls, its strongest nodes and edges, and how much it explains."""
+        from circuits.explain.viewer import MOST_EDGES, viewer
+        from interp.results.report import Report, Section, Table, cell_text
 
         edges: Any = self.edges
         order = np.argsort(-edges["weight"].abs().to_numpy(), kind="stable")[:25]
@@ -222,12 +230,15 @@ class AttributionGraph(Result):
             tables.append(Table("Predicted and actual effects", self.checks))
         text, against = "".join(self.tokens[: self.n_prompt]), ""
         if self.corrupt_tokens:
-            against = f" {self.corrupt_value:.3f} on the corrupt prompt;"
+            against = f" {cell_text(self.corrupt_value)} on the corrupt prompt;"
         return Report(
             title=f"Attribution graph of {self.target} on {self.model}",
-            lead=f"{self.metric} ({self.unit}): {self.value:.3f};{against} {self.n_nodes} heads, "
-            f"neurons and MLPs and {len(self.edges)} edges are shown. Prompt: {text}",
-            sections=[Section("Nodes and edges", tables)],
+            lead=f"{self.metric} ({self.unit}): {cell_text(self.value)};{against} {self.n_nodes} "
+            f"heads, neurons and MLPs and {len(self.edges)} edges are shown. Prompt: {text}",
+            sections=[
+                Section("Graph", [viewer(self.of_edges(MOST_EDGES), len(self.edges))]),
+                Section("Nodes and edges", tables),
+            ],
             method=(
                 f"Linear attribution by {self.method}; positive = supports the target. What flows "
                 "into a node over edges and from nodes not shown adds up to its attribution.",

@@ -59,9 +59,9 @@ class Filtered:
         return int(self.counts.loc[self.counts["cell"] == cell, "kept"].min())
 
 
-def filtered(model: Model, data: Data, most: int | None = None) -> Filtered:
-    """Ask the model every pair; keep at most so many per cell and split. Raises as `tokenise`."""
-    return Filtered.of(data, answered(model, data, most), most)
+def filtered(model: Model, data: Data) -> Filtered:
+    """Ask the model every pair. Raises as `tokenise`."""
+    return Filtered.of(data, answered(model, data, None), None)
 
 
 def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFrame]:

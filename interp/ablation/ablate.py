@@ -15,6 +15,7 @@ from interp.ablation.controls import controlled, write_norms
 from interp.ablation.readouts import (
     Readouts,
     answer_reader,
+    n_read,
     named_readouts,
     read_answers,
     text_reader,
@@ -38,6 +39,7 @@ from interp.data.pairs import (
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
 from interp.errors import DataError, InterpWarning, PlanError
+from interp.forward.continuations import readable
 from interp.metrics import AnyMetric
 from interp.model.components import (
     SITE_OF,
@@ -133,7 +135,8 @@ def ablate(
     data = data.rendered(model)
 
     def measured(steps: Steps) -> AblationResult:
-        kept, excluded = tokenise(model, data, answers)
+        kept, refused = tokenise(model, data, answers)
+        kept, unread = readable(model, kept, n_read(wanted))
         clusters = _clusters([pair.pair for pair in kept], cluster_by)
         kinds: set[ComponentKind] = {c.kind for one in chosen.values() for c in one.components}
         examples = prompts_of(kept)[:EXAMPLES_AT_ONCE]
@@ -152,7 +155,7 @@ def ablate(
             units={name: metric.unit for name, metric in wanted.items()},
             answers=described((pair.answers for pair in kept), answers),
             clusters=tuple(clusters),
-            excluded=tuple(excluded),
+            excluded=(*refused, *unread),
             model=model.name,
             kind=how,
             source=data.source,

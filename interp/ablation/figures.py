@@ -22,7 +22,7 @@ def plot_curve(table: pd.DataFrame, readout: str, unit: str, title: str, axis: s
     return styled(figure, title, _note(table, readout), **axes)
 
 
-def plot_bars(table: pd.DataFrame, readout: str, unit: str, title: str) -> go.Figure:
+def plot_bars(table: pd.DataFrame, readout: str, title: str) -> go.Figure:
     """The effect of each set beside that of its random sets, with 95 % intervals."""
     figure = go.Figure()
     names = [label(name) for name in table["set"]]

@@ -86,6 +86,11 @@ def named_readouts(given: Sequence[AnyMetric]) -> dict[str, Metric]:
     return found
 
 
+def n_read(readouts: Readouts) -> int:
+    """How many of a pair's own two answers are read."""
+    return max(min(metric.n_answers, 2) for metric in readouts.values())
+
+
 def read_answers(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -97,7 +102,7 @@ def read_answers(
 
     Rivals are the other `candidates`, by default all answers and wrong answers of the pairs.
     """
-    n = max(min(metric.n_answers, 2) for metric in readouts.values())
+    n = n_read(readouts)
     if "accuracy" not in readouts:
         return [pair.answers[:n] for pair in pairs]
     if candidates is None:

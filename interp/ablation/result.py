@@ -84,8 +84,7 @@ class AblationResult(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the result; empty where there is nothing."""
-        found = unpaired_tokens(self.unpaired)
-        return (found,) if found else ()
+        return unpaired_tokens(self.unpaired)
 
     @property
     def n_pairs(self) -> int:
@@ -151,7 +150,7 @@ class AblationResult(Result):
         name = readout or self.readouts[0]
         said = f"{self.kind} ablation on {self.model}"
         if not nested(self.sets):
-            return plot_bars(self.top(BARS, name), name, self.unit_of(name), said)
+            return plot_bars(self.top(BARS, name), name, said)
         kept = any(one.among for one in self.sets.values())
         axis = "components kept, all others ablated" if kept else "components ablated"
         return plot_curve(self.table(name), name, self.unit_of(name), said, axis)

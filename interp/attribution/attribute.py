@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, plain_runs
+from interp.attribution.contrast import Contrast, plain_runs, usable
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
 from interp.attribution.exact import exact_edge_scores, exact_nodes
@@ -32,7 +32,7 @@ from interp.attribution.nodes import (
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, unpaired
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, unpaired
 from interp.data.prompts import mixed_positions
 from interp.errors import InterpWarning, PlanError, did_you_mean
 from interp.metrics import AnyMetric, as_metric
@@ -165,7 +165,7 @@ def attribute(
 
     loaded = load_pairs(pairs)
     if "pos" in axes:
-        kept_pairs = tokenise(model, loaded, answers)[0]
+        kept_pairs = usable(model, loaded, metric, answers)[0]
         mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
         if mixed:
             advice = "attribute over pairs of one template, or leave 'pos' out."
@@ -241,8 +241,8 @@ def _in_shards(
     progress: Progress | None,
 ) -> Scores:
     """All scores from their shards, each read back or measured."""
-    usable, excluded = tokenise(model, pairs, options["answers"])
-    rows = PromptPairs(tuple(pair.pair for pair in usable), pairs.source)
+    tokens, excluded = usable(model, pairs, options["metric"], options["answers"])
+    rows = PromptPairs(tuple(pair.pair for pair in tokens), pairs.source)
     shards: list[Scores] = []
     for first in range(0, len(rows), SHARD):
         some = rows[first : first + SHARD]
@@ -260,8 +260,8 @@ def _in_shards(
     prompts = tuple(dict.fromkeys(text for shard in shards for text in shard.prompts))
     seconds = sum(shard.seconds for shard in shards)
     rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
-    rest["unpaired"] = unpaired(usable)
-    rest["answers"] = described((pair.answers for pair in usable), options["answers"])
+    rest["unpaired"] = unpaired(tokens)
+    rest["answers"] = described((pair.answers for pair in tokens), options["answers"])
     return replace(shards[0], **series, **rest, seconds=seconds)
 
 

@@ -12,12 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
-from interp.data.pairs import TokenPair
+from interp.data.pairs import AnswerMode, Excluded, PromptPairs, TokenPair, tokenise
 from interp.data.token_batch import TokenBatch, aligned_batch
 from interp.errors import DataError, PlanError
 from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
-from interp.forward.continuations import record_batch
+from interp.forward.continuations import readable, record_batch
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls
 from interp.forward.readout import measure
@@ -109,6 +109,15 @@ class Contrast:
     def corrupt(self) -> Int[Tensor, " pair"]:
         """Prompt numbers of the corrupt prompts."""
         return self.clean + 1
+
+
+def usable(
+    model: Model, pairs: PromptPairs, metric: AnyMetric, answers: AnswerMode
+) -> tuple[list[TokenPair], list[Excluded]]:
+    """Every pair in tokens, and those left out, also because this model cannot read them so."""
+    kept, refused = tokenise(model, pairs, answers)
+    kept, unread = readable(model, kept, as_metric(metric).n_answers, aligned=True)
+    return kept, refused + unread
 
 
 def contrasts(

@@ -183,6 +183,17 @@ def _increase(
     return log_p[1:] - log_p[0]
 
 
+def neuron_logits(model: Model, layer: int, units: Sequence[int]) -> Float[Tensor, "unit vocab"]:
+    """What each neuron's output row gives each token, normed as if it were the whole stream."""
+    with torch.no_grad():
+        rows = weight_of(model, "mlp_post", layer)[:, list(units)].T
+        zero = torch.zeros_like(rows[0])
+        for step in (norm(model, layer, model.parts(layer).ln2_post), model.ln_final):
+            rows = step(rows) - step(zero)  # without what the norm adds to nothing
+        weight = model.unembedding
+        return (rows.to(weight.device) @ weight.T).float().cpu()
+
+
 def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> pd.DataFrame:
     """The tokens that a neuron promotes and suppresses when it is active, off its weights alone.
 
@@ -207,13 +218,7 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
     n_units = model.n_units(SITES[site])
     if not 0 <= unit < n_units:
         raise PlanError(f"no neuron {unit}: {model.name} has neurons 0 to {n_units - 1} per layer.")
-    with torch.no_grad():
-        row = weight_of(model, site, layer)[:, unit]
-        zero = torch.zeros_like(row)
-        for step in (norm(model, layer, model.parts(layer).ln2_post), model.ln_final):
-            row = step(row) - step(zero)  # without what the norm adds to nothing
-        weight = model.unembedding
-        logits = (weight @ row.to(weight.device)).float().cpu()
+    (logits,) = neuron_logits(model, layer, [unit])
     if not 1 <= n <= len(logits):
         raise PlanError(f"n={n}: ask for 1 to {len(logits)} tokens.")
     found = [

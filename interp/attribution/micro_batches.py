@@ -12,13 +12,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts
+from interp.attribution.contrast import Contrast, contrasts, usable
 from interp.attribution.scores import Scores
 from interp.brief import brief
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, unpaired
-from interp.errors import DegenerateGap, InterpWarning, PlanError
-from interp.metrics import DEGENERATE, AnyMetric, Metric, as_metric
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, unpaired
+from interp.errors import InterpWarning, PlanError
+from interp.metrics import AnyMetric, as_metric, refuse_no_gap
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, reported
@@ -49,25 +49,25 @@ class AttributionRun:
         """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
         started = time.perf_counter()
         loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
-        usable, excluded = tokenise(self.model, loaded, self.answers)
+        kept, excluded = usable(self.model, loaded, chosen, self.answers)
         parts, baselines, done = [], [], 0
-        with reported(self.progress, "attribution", len(usable)) as report:
-            for contrast in contrasts(self.model, usable, chosen, self.at_once):
+        with reported(self.progress, "attribution", len(kept)) as report:
+            for contrast in contrasts(self.model, kept, chosen, self.at_once):
                 values, read = rows(contrast)
                 parts.append(values)
                 baselines.append([x.detach().double().cpu().numpy() for x in read])
                 done += len(contrast)
-                report(done, len(usable))
+                report(done, len(kept))
         clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
-        _refuse_no_gap(chosen, clean, corrupt, usable)
-        ids = {"pair": [pair.pair.id for pair in usable]}
+        ids = {"pair": [pair.pair.id for pair in kept]}
+        refuse_no_gap(chosen, clean, corrupt, ids["pair"])
         values = xr.concat(parts, "pair", join="outer").astype(np.float32)
         axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
         axes |= {axis: list(names) for axis, names in labels.items()} | ids
         graph: Graph | None = None
         with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
             graph = Graph.of(self.model.arch)
-        texts = [text for p in usable for text in (p.pair.clean, p.pair.corrupt)]
+        texts = [text for p in kept for text in (p.pair.clean, p.pair.corrupt)]
         found = kind(
             values=values.assign_coords(axes),
             clean=xr.DataArray(clean, dims="pair", coords=ids),
@@ -82,20 +82,9 @@ class AttributionRun:
             excluded=tuple(excluded),
             prompts=tuple(dict.fromkeys(texts)),
             seconds=time.perf_counter() - started,
-            unpaired=unpaired(usable),
-            answers=described((pair.answers for pair in usable), self.answers),
+            unpaired=unpaired(kept),
+            answers=described((pair.answers for pair in kept), self.answers),
         )
         for text in found.warnings:
             warnings.warn(text, InterpWarning, stacklevel=3)
         return found
-
-
-def _refuse_no_gap(
-    metric: Metric, clean: np.ndarray, corrupt: np.ndarray, usable: Sequence[TokenPair]
-) -> None:
-    if not abs(clean.mean() - corrupt.mean()) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric.name} is {clean.mean():.6g} on clean and "
-            f"{corrupt.mean():.6g} on corrupt prompts ({len(usable)} pairs, first "
-            f"{usable[0].pair.id!r}); choose pairs or a metric that tell them apart."
-        )

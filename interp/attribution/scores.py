@@ -55,8 +55,7 @@ class Scores(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the scores; empty where there is nothing."""
-        found = unpaired_tokens(self.unpaired)
-        return (found,) if found else ()
+        return unpaired_tokens(self.unpaired)
 
     @property
     def graph(self) -> Graph:

@@ -43,15 +43,6 @@ def align(clean: Tokens, corrupt: Tokens, clean_spans: Spans, corrupt_spans: Spa
     return tuple(found)
 
 
-def inverse(partner: Partner, n: int) -> Partner:
-    """The same from the other side, which has `n` tokens."""
-    back: list[int | None] = [None] * n
-    for i, j in enumerate(partner):
-        if j is not None:
-            back[j] = i
-    return tuple(back)
-
-
 Cut = tuple[int, int]
 """A boundary between tokens, in both prompts: so many tokens lie before it."""
 

@@ -207,16 +207,17 @@ def mixed_positions(tokens: Sequence[Sequence[Any]], roles: Sequence[tuple[str, 
     return ""
 
 
-def unpaired_tokens(unpaired: Sequence[tuple[int, int]]) -> str:
-    """How many tokens of how many pairs have no partner; empty where all have.
+def unpaired_tokens(unpaired: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """A warning of how many tokens of how many pairs have no partner; none where all have.
 
     `unpaired` has the numbers of each pair's clean and corrupt prompt.
     """
     n_pairs = sum(any(both) for both in unpaired)
     if not n_pairs:
-        return ""
+        return ()
     clean, corrupt = (sum(side) for side in zip(*unpaired, strict=True))
-    return (
+    said = (
         f"{clean} tokens of clean and {corrupt} of corrupt prompts, in {n_pairs} of "
         f"{len(unpaired)} pairs, have no partner in the other prompt; nothing is patched there."
     )
+    return (said,)

@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.data.answers import AnswerTree
 from interp.data.pairs import TokenPair
-from interp.forward.continuations import reads_trees
 from interp.metrics import AnswerScores, Metric
-from interp.model.model import Model
 
 
 def _log_p(scores: AnswerScores) -> Tensor:
@@ -34,17 +31,6 @@ ALIAS = {
 
 OneRun = Callable[[list[TokenPair], Metric], list[np.ndarray]]
 """(pairs whose right answer is one alias, metric of it) -> arrays that begin with the pair axis."""
-
-
-def read_together(model: Model, pairs: Sequence[TokenPair], metric: Metric) -> bool:
-    """Whether a model can read all answers of each pair in one row."""
-    trees = [AnswerTree.of(pair.answers[: metric.n_answers]) for pair in pairs]
-    if not any(tree.branches for tree in trees):
-        return True
-    both = zip(pairs, trees, strict=True)
-    return reads_trees(
-        model, max(max(len(p.clean), len(p.corrupt)) + len(t.tokens) for p, t in both)
-    )
 
 
 def by_alias(metric: Metric, pairs: Sequence[TokenPair], run: OneRun) -> list[np.ndarray]:

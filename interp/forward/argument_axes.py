@@ -109,7 +109,7 @@ def block_arguments(
                 name
                 for kwargs in one
                 for name, value in kwargs.items()
-                if isinstance(value, MutableMapping)
+                if isinstance(value, MutableMapping) and type(value) is not dict
             ),
         )
     return _known[hf]
@@ -173,6 +173,8 @@ def mapped(
     if type(value) in (tuple, list):
         inner = (mapped(v, f"{name}.{i}", axes, change) for i, v in enumerate(value))
         return type(value)(inner)
+    if type(value) is dict:
+        return {key: mapped(v, f"{name}.{key}", axes, change) for key, v in value.items()}
     return value
 
 
@@ -186,8 +188,8 @@ def _shapes(calls: Iterable[dict[str, Any]]) -> Iterator[tuple[Path, torch.Size]
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
-    elif type(value) in (tuple, list):
-        for place, inner in enumerate(value):
+    elif type(value) in (tuple, list, dict):
+        for place, inner in value.items() if type(value) is dict else enumerate(value):
             yield from _tensors(inner, f"{name}.{place}")
 
 

@@ -7,7 +7,7 @@ place of its forward, and only while a site is read or edited; otherwise the mod
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from interp.errors import PlanError
 from interp.forward.layer_calls import restore_forward
 from interp.model.architecture import ExpertLayout
+from interp.model.expert_forms import form_of
 from interp.model.model import Model
 
 Step = Callable[[Tensor], Tensor]
@@ -131,8 +132,11 @@ class _Served:
 class _Experts(_Served):
     """`whole` computes every expert for every token; `routed` are weights that a rule made."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, layout: ExpertLayout):
         super().__init__(module)
+        form = form_of(module)
+        assert form is not None
+        self.layout, self.form = layout, form
         self.whole = False
         self.routed: list[Tensor] = []
 
@@ -142,27 +146,51 @@ class _Experts(_Served):
 
     def __call__(
         self,
-        hidden: Float[Tensor, "token d"],
-        index: Int[Tensor, "token chosen"],
-        weights: Float[Tensor, "token chosen"],
-    ) -> Float[Tensor, "token d_out"]:
+        given: Float[Tensor, "*token d"],
+        index: Int[Tensor, "token chosen"] | None = None,
+        weights: Float[Tensor, "token chosen"] | None = None,
+    ) -> Float[Tensor, "*token d_out"]:
         """The experts' summed contributions, each step run on its dense activation."""
         m: Any = self.module
-        if m._is_expert_parallel:
+        if getattr(m, "_is_expert_parallel", False):
             raise PlanError("experts that are spread over several processes cannot be read.")
-        dense, chosen = self._weights(index, weights, len(m.down_proj))
+        hidden = given.reshape(-1, given.shape[-1])
+        if index is None or weights is None:
+            index, weights = self._routed(hidden)
+        total = self._total(hidden, *self._weights(index, weights, self.layout.n_experts))
+        total = total + m.bias if self.form.routes else total
+        return total.view(*given.shape[:-1], -1)
+
+    def _routed(
+        self, hidden: Float[Tensor, "token d"]
+    ) -> tuple[Int[Tensor, "token chosen"], Float[Tensor, "token chosen"]]:
+        """The routing of a mixture whose router sorts tokens by expert."""
+        _, token, weights, counts, _ = self.module.router(hidden)
+        expert = torch.arange(len(counts), device=token.device)
+        expert = expert.repeat_interleave(torch.tensor(counts, device=token.device))
+        dense = weights.new_zeros(len(hidden), len(counts)).index_put((token, expert), weights)
+        weights, index = dense.topk(self.module.router.top_k)
+        return index, weights
+
+    def _total(
+        self,
+        hidden: Float[Tensor, "token d"],
+        dense: Float[Tensor, "token expert"],
+        chosen: Bool[Tensor, "token expert"],
+    ) -> Float[Tensor, "token d_out"]:
+        """The chosen experts' contributions at these weights."""
         expert, token = chosen.T.nonzero(as_tuple=True)
         counts, shape = chosen.sum(0).tolist(), tuple(chosen.shape)
-        post = self._linear("gate_up_proj" if m.has_gate else "up_proj", hidden[token], counts)
-        post = m._apply_gate(post) if m.has_gate else m.act_fn(post)
+        own = len(counts) - self.layout.n_identity  # experts behind these give what they read
+        first = hidden[token].split(counts)
+        post = self._each(self.form.neurons, first[:own])
         if self.wants("neurons"):
-            laid = post.new_zeros(*shape, post.shape[-1]).index_put((token, expert), post)
+            at = (token[: len(post)], expert[: len(post)])
+            laid = post.new_zeros(shape[0], own, post.shape[-1]).index_put(at, post)
             laid = self.stepped("neurons", laid.flatten(1))
-            post = laid.unflatten(1, (shape[1], -1))[token, expert]
-        out = self._linear("down_proj", post, counts)
-        if m.has_post_expert_norm:
-            out = m.post_expert_norm(out)
-        out = out * dense[token, expert][:, None]
+            post = laid.unflatten(1, (own, -1))[at]
+        out = self._each(self.form.write, post.split(counts[:own]))
+        out = torch.cat([out, *first[own:]]) * dense[token, expert][:, None]
         if self.wants("outputs"):
             laid = out.new_zeros(*shape, out.shape[-1]).index_put((token, expert), out)
             laid = self.stepped("outputs", laid.to(hidden.dtype).flatten(1))
@@ -193,17 +221,12 @@ class _Experts(_Served):
             return dense, torch.ones_like(chosen)
         return dense, chosen | (dense != 0)
 
-    def _linear(self, name: str, x: Float[Tensor, "row d"], counts: list[int]) -> Tensor:
-        """One of the experts' maps, on rows that are ordered by expert."""
-        m: Any = self.module
-        weight, bias = getattr(m, name), getattr(m, f"{name}_bias") if m.has_bias else None
-        parts: list[Tensor] = []
-        for expert, rows in enumerate(x.split(counts)):
-            if len(rows):
-                matrix = weight[expert].T if m.is_transposed else weight[expert]
-                own = None if bias is None else bias[expert]
-                parts.append(nn.functional.linear(rows, matrix, own))
-        return torch.cat(parts)
+    def _each(
+        self, compute: Callable[[Any, int, Tensor], Tensor], parts: Sequence[Tensor]
+    ) -> Float[Tensor, "row width"]:
+        """What experts make of their rows, in order; one without any stands for none at all."""
+        used = [i for i, rows in enumerate(parts) if len(rows)] or [0]
+        return torch.cat([compute(self.module, i, parts[i]) for i in used])
 
 
 class _ScaledExperts(_Served):
@@ -254,10 +277,11 @@ class _Router(_Served):
                 weights = self.routing(functools.partial(self._route, args, kwargs), at.logits)
             return self.stepped("weights", weights), *rest
         if self.routing is not None and self.experts is not None:
-            if len(out) != 3:
+            if not isinstance(out, tuple) or len(out) != 3:
                 raise PlanError(
-                    f"{type(self.module).__name__} gives more than routing weights, so no chord "
-                    "can be followed through it; use the method 'eap' or 'eap-ig'."
+                    f"{type(self.module).__name__} does not give just logits, routing weights and "
+                    "experts, so no chord can be followed through it; use the method 'eap' or "
+                    "'eap-ig'."
                 )
             route = functools.partial(self._route, args, kwargs)
             self.experts.routed[:] = [self.routing(route, at.logits)]
@@ -294,8 +318,10 @@ class _AtLogits(TorchFunctionMode):
 
 
 def _experts(module: nn.Module, layout: ExpertLayout) -> Any:
-    kind, served = _ScaledExperts if layout.scaled else _Experts, module.__dict__.get("forward")
-    return served if isinstance(served, kind) else kind(module)
+    served = module.__dict__.get("forward")
+    if isinstance(served, _Served):
+        return served
+    return _ScaledExperts(module) if layout.scaled else _Experts(module, layout)
 
 
 def _router(module: nn.Module, layout: ExpertLayout) -> _Router:

@@ -173,7 +173,7 @@ class Write:
 
     def __call__(self, activation: Float[Tensor, "... width"]) -> None:
         """Apply to the activation of the whole batch, in place."""
-        flat = activation.view(-1, activation.shape[-1])
+        flat = activation.reshape(-1, activation.shape[-1])
         into, source = self.into.to(flat.device), self.source.to(flat.device)
         given = source.to(flat.dtype) if source.is_floating_point() else None
         if self.features is None:
@@ -182,6 +182,8 @@ class Write:
             features = self.features.to(flat.device)
             new = flat[source[:, None], features] if given is None else given
             flat[into[:, None], features] = new
+        if flat.data_ptr() != activation.data_ptr():  # a copy, as convolutions' outputs are turned
+            activation.copy_(flat.view_as(activation))
 
 
 # --- attention over rows -----------------------------------------------------------------------
@@ -322,6 +324,7 @@ def _dispatches(model: Model, layer: int) -> bool:
         return False
     code = vars(sys.modules[type(attention).__module__])
     mixes = any(isinstance(module, nn.Conv1d) for module in block.modules())
+    mixes = mixes or hasattr(attention, "prepare_dynamic_mask")  # Doge's, made of all values
     return hasattr(attention, "config") and "ALL_ATTENTION_FUNCTIONS" in code and not mixes
 
 

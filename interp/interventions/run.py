@@ -14,10 +14,10 @@ from interp.brief import brief
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
-from interp.forward.alias_runs import by_alias, read_together
+from interp.forward.alias_runs import by_alias
 from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
-from interp.forward.continuations import record_batch
+from interp.forward.continuations import record_batch, unread
 from interp.forward.hooks import hook_site
 from interp.forward.layer_calls import positions_and_mask
 from interp.forward.readout import measure
@@ -113,7 +113,7 @@ def sweep_plans(
     def measured(some: Sequence[TokenPair], one: Metric) -> list[np.ndarray]:
         return [_measured(model, some, steps, one, run)]
 
-    if read_together(model, rows, chosen):
+    if not unread(model, rows, chosen.n_answers):
         (values,) = measured(rows, chosen)
     else:
         (values,) = by_alias(chosen, rows, measured)

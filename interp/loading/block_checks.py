@@ -49,6 +49,38 @@ def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[floa
     return times.tolist(), float((moved - times @ rows).norm())
 
 
+STEADY = 1e-3
+"""Smallest distance from 1 of a factor of the stream that counts."""
+
+
+def scaled(start: Batch, end: Batch, writes: Sequence[Batch]) -> float | None:
+    """The factor of `start` in `end`, beside writes times factors; ``None`` where it is 1.
+
+    Features weigh alike, so that in 16 bits a few large ones do not hide what the others show, and
+    rounding averages out over them.
+    """
+    size = (start.double().square() + end.double().square()).mean((0, 1)).sqrt()
+    size = size.clamp(min=float(size.max()) * 1e-6 + 1e-30)
+    rows = torch.stack([(x.double() / size).flatten() for x in (start, *writes, end)])
+    products = rows @ rows.T
+    times = torch.linalg.pinv(products[:-1, :-1], hermitian=True) @ products[:-1, -1]
+    factor, ratio = float(times[0]), float((products[-1, -1] / products[0, 0]).sqrt())
+    rounding = torch.finfo(start.dtype).eps * ratio / rows.shape[1] ** 0.5
+    return factor if abs(factor - 1) > STEADY + 5 * rounding else None
+
+
+def carried(base: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[float, float]:
+    """How far `end` is from what `base` and writes give with multipliers and an offset per feature.
+
+    The norm of what is left over, and the least typical multiplier.
+    """
+    known = torch.stack([x.double().flatten(0, 1).T for x in (base, *writes)], -1)
+    known = torch.cat([known, torch.ones_like(known[..., :1])], -1)  # feature, token, unknown
+    want = end.double().flatten(0, 1).T[..., None]
+    times = torch.linalg.pinv(known) @ want
+    return float((known @ times - want).norm()), float(times[:, :-1].abs().median(0)[0].min())
+
+
 def stream_size(start: Batch, end: Batch) -> float:
     """What errors of a sum are relative to: where a write is huge, rounding takes the rest."""
     return float(start.double().norm() + 0.1 * end.double().norm()) or 1e-30
@@ -63,23 +95,34 @@ def stream_fails(
     ends = ("resid_pre", whole.read), ("resid_post", whole.gave)
     if middle[0] is None:
         both = (*parts.beside, *parts.beside_mlp)
-        halves = [(*ends, ("attn_out", "mlp_out"), both)]
+        halves = [(*ends, ("attn_out", "mlp_out"), both, parts.carry)]
     else:
-        first = (ends[0], ("resid_mid", middle[0]), ("attn_out",), parts.beside)
-        halves = [first, (("resid_mid", middle[1]), ends[1], ("mlp_out",), parts.beside_mlp)]
-    for (start, x), (end, y), names, beside in halves:
+        mid, last = ("resid_mid", middle[1]), (("mlp_out",), parts.beside_mlp, parts.carry_mlp)
+        first = (("attn_out",), parts.beside, parts.carry)
+        halves = [(ends[0], ("resid_mid", middle[0]), *first), (mid, ends[1], *last)]
+    for (start, x), (end, y), names, beside, carry in halves:
         own = {site: write for site in names if (write := after(block, records, site)) is not None}
         if not own and start == "resid_pre":
             continue
         assert x is not None and y is not None
         more = [write for path in beside if (write := records[path].left) is not None]
-        times, left = solved(x, y, [*own.values(), *more])
+        if carry is None:
+            times, left = solved(x, y, [*own.values(), *more])
+        else:
+            base = records[carry].left if carry else x
+            assert base is not None
+            times, left = [], carried(base, y, [*own.values(), *more])[0]
         off = left / stream_size(x, y)
         if not off <= allowed:
             total = " + ".join([start, *own, *beside])
             involved = {*own, "resid_mid"} if start == "resid_mid" else set(own)
             why = f"{total} differs from {end} by {off:.2%}"
             failed |= dict.fromkeys(involved, why)
+            continue
+        factor = scaled(x, y, [*own.values(), *more]) if carry is None else None
+        if factor is not None:
+            why = f"{start} itself goes into {end} {factor:.4f} times"
+            failed |= dict.fromkeys({*own, "resid_mid"} if start == "resid_mid" else own, why)
             continue
         scales = {"attn_out": "attn_scale", "mlp_out": "mlp_scale"}
         parts = replace(parts, **{scales[site]: n for site, n in zip(own, times, strict=False)})
@@ -127,6 +170,8 @@ def same(a: Tensor | None, b: Tensor | None, allowed: float) -> bool:
 def not_whole(block: BlockMap, records: Records, allowed: float) -> str | None:
     """Why a block cannot be taken apart into edges; ``None`` where it can."""
     parts, stream = block.parts, records[""].read
+    if parts.carry is not None or parts.carry_mlp is not None:
+        return "the block scales or norms the residual stream itself"
     needed = ["q", "k", "v", "z", "attn_out", "mlp_out"]
     for site in needed if parts.parallel else [*needed, "resid_mid"]:
         if site not in block.points:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.errors import ModelError, first_line
 from interp.forward.hooks import hooked
 from interp.loading.identities import N_POS, Measured, measured, tolerance
-from interp.loading.outline import outlined
+from interp.loading.outline import SeveralStreams, outlined
 from interp.loading.quantised import settle
 from interp.loading.structure import guessed, tried
 from interp.model.adapters import NoAdapter, architecture_of
@@ -85,7 +85,8 @@ def mapped(hf: nn.Module, tokenizer: object, name: str) -> Model:
         try:
             return fit(outlined(hf))
         except ModelError as other:
-            raise (other if isinstance(error, NoAdapter) else error) from None
+            better = isinstance(error, NoAdapter) or isinstance(other, SeveralStreams)
+            raise (other if better else error) from None
 
 
 def _whole_heads(known: BlockMap, guess: BlockMap) -> BlockMap:

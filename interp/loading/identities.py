@@ -101,6 +101,7 @@ class _Run:
         named = {point.path for _, point in _plain(block)}
         named |= {parts.mlp, *parts.beside, *parts.beside_mlp}
         norms = (parts.ln1, parts.ln1_post, parts.ln2, parts.ln2_post)
+        norms = (*norms, parts.carry, parts.carry_mlp)
         return named | {path for path in norms if path is not None}
 
     # --- edits ------------------------------------------------------------------------------------

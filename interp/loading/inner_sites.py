@@ -29,6 +29,10 @@ def with_inner_sites(model: Model) -> Model:
     blocks = zip(model.arch.layers, model.blocks, strict=True)
     layers = [with_mixer(with_experts(own, block), block) for own, block in blocks]
     model = replace(model, arch=replace(model.arch, layers=tuple(layers)))
+    if model.mixtures:
+        calls = _Calls(model)
+        for layer, layout in model.mixtures.items():
+            layers[layer] = replace(layers[layer], experts=calls.with_factor(layer, layout))
     for find in (_expert_misfits, _shape_misfits):
         for site, layer, why in list(find(model)):
             layers[layer] = _without(layers[layer], site, why)
@@ -157,8 +161,27 @@ class _Calls:
             return 1.0
         total = kept["outputs"].unflatten(-1, (layout.n_experts, -1)).sum(-2)
         summed = _summed(layout, want)
-        pairs = [(got, want), (total, summed), *zip(again[:2], routing[:2], strict=True)]
+        if layout.router.startswith(layout.experts):  # the mixture itself, which adds a bias
+            summed = summed - block.get_parameter(f"{layout.experts}.bias")
+        pairs = [
+            (got, want),
+            (total, summed.reshape(total.shape)),
+            *zip(again[:2], routing[:2], strict=True),
+        ]
         return max(_relative(a, b) for a, b in pairs)
+
+    def with_factor(self, layer: int, layout: ExpertLayout) -> ExpertLayout:
+        """The layout with what a mixture without shared experts multiplies its experts' sum by."""
+        found = [self.seen.get((layer, path)) for path in (layout.experts, _parent(layout) or "")]
+        if layout.shared is not None or layout.scaled or None in found:
+            return layout
+        given, whole = (out[2][0] if isinstance(out[2], tuple) else out[2] for out in found if out)
+        if given.numel() != whole.numel():
+            return layout
+        given, whole = given.double().flatten(), whole.double().flatten()
+        times = float(given @ whole / given.square().sum())
+        near = abs(times - 1) < self.allowed or _relative(times * given, whole) > self.allowed
+        return layout if near else replace(layout, times=times)
 
     def shared_difference(self, layer: int, layout: ExpertLayout) -> float:
         """How far experts and shared experts together are from what the mixture gives."""

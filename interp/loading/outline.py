@@ -18,6 +18,10 @@ from interp.model.sites import SITES
 CLOSE = 1e-3
 
 
+class SeveralStreams(ModelError):
+    """A model whose blocks pass on more than one residual stream."""
+
+
 def outlined(hf: Any) -> Architecture:
     """The outline; `ModelError` where blocks, final norm or unembedding are not to be found."""
     family = type(hf).__name__
@@ -32,20 +36,22 @@ def outlined(hf: Any) -> Architecture:
     blocks, stack = max(found, key=lambda one: (len(one[1]), -one[0].count(".")))
     ids = torch.arange(1, 7, device=next(hf.parameters()).device)[None]
     seen = _outer_modules(hf, blocks, ids)
+    start = seen.get(f"{blocks}.0", (None, None))[0]
     last = seen.pop(f"{blocks}.{len(stack) - 1}", (None, None))[1]
     name = next(name for name, module in hf.named_modules() if module is unembed)
     read, scores = seen.pop(name, (None, None))
     if last is None or read is None or scores is None:
         raise ModelError(f"{family}: its last block or its unembedding never ran; {_needs(hf)}")
-    norm = None
-    if not same(read, last, CLOSE):
-        norms = [n for n, (x, y) in seen.items() if same(x, last, CLOSE) and same(y, read, CLOSE)]
-        if not norms:
-            raise ModelError(
-                f"{family}: between its last block and its unembedding lies more than one norm; "
-                f"{_needs(hf)}"
-            )
-        norm = norms[0]
+    times = last.numel() // read.numel()
+    if last.ndim > 3 or (times > 1 and start is not None and _repeats(start, times)):
+        raise SeveralStreams(
+            f"{family}: its blocks pass on {times} residual streams side by side, mixed anew for "
+            "each sublayer; interp's sites are those of one stream to which blocks add."
+        )
+    norm = None if same(read, last, CLOSE) else _final_norm(hf, seen, last, read)
+    if norm is not None:  # some divide between norm and unembedding
+        with torch.no_grad():
+            scores = unembed(seen[norm][1])
     points = {"resid_pre": ModulePoint("", "in"), "resid_post": ModulePoint("", "out")}
     block = BlockMap(
         points=points,
@@ -62,6 +68,49 @@ def outlined(hf: Any) -> Architecture:
         logits_transform=_transform(hf, scores, seen[""][1]),
         bridge_reads_scores=False,
     )
+
+
+def _final_norm(hf: nn.Module, seen: dict[str, Any], last: Tensor, read: Tensor) -> str:
+    """The module between the last block and the unembedding, a factor aside."""
+    family = type(hf).__name__
+    found = [name for name, (x, y) in seen.items() if same(x, last, CLOSE) and _parallel(y, read)]
+    if found:
+        return found[0]
+    earlier = [n for n, (x, _) in seen.items() if x is not None and x.shape[:-2] == last.shape[:-1]]
+    if earlier:
+        raise SeveralStreams(
+            f"{family}: {min(earlier, key=len)!r} reads what earlier blocks gave beside the "
+            "last one, so there is no single residual stream; interp's sites are those of one to "
+            "which blocks add."
+        )
+    if last.dtype != read.dtype:
+        raise ModelError(
+            f"{family} keeps its residual stream in {last.dtype} and its weights in {read.dtype}; "
+            "load it in float32."
+        )
+    raise ModelError(
+        f"{family}: between its last block and its unembedding lies more than one norm; "
+        f"{_needs(hf)}"
+    )
+
+
+def _repeats(start: Tensor, times: int) -> bool:
+    """Whether what enters the blocks is so many copies of the same features."""
+    first, *others = start.chunk(times, -1)
+    return bool(others) and all(torch.equal(first, other) for other in others)
+
+
+def _parallel(y: Tensor | None, read: Tensor) -> bool:
+    """Whether one tensor is another times a factor."""
+    if y is None or y.shape != read.shape:
+        return False
+    y, read, near = y.double(), read.double(), _near(read)
+    return same(y * (y * read).sum() / y.square().sum(), read, near)
+
+
+def _near(x: Tensor) -> float:
+    """Largest relative error put down to rounding."""
+    return max(CLOSE, torch.finfo(x.dtype).eps)
 
 
 def _needs(hf: nn.Module) -> str:
@@ -111,14 +160,16 @@ SOFT_CAPS = ("final_logit_softcapping", "output_logit_soft_cap")
 
 def _transform(hf: Any, scores: Tensor, logits: Tensor | None) -> Callable[[Tensor], Tensor]:
     """What a model does with the unembedding's output: nothing, a factor, or a soft cap."""
-    assert logits is not None
+    if logits is None or logits.shape != scores.shape:
+        raise ModelError(f"{type(hf).__name__} leaves out logits that its unembedding gives.")
+    scores, logits, near = scores.double(), logits.double(), _near(logits)
     scale = float((scores * logits).sum() / scores.square().sum())
     config = hf.config.get_text_config()
     caps = filter(None, (getattr(config, name, None) for name in SOFT_CAPS))
     forms: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x * scale]
     forms += [lambda x, cap=cap: cap * torch.tanh(x / cap) for cap in caps]
     off = [float((form(scores) - logits).norm() / logits.norm()) for form in forms]
-    if min(off) <= CLOSE:  # a wide cap is all but the identity on small logits, so the best counts
+    if min(off) <= near:  # a wide cap is all but the identity on small logits, so the best counts
         return next(form for form, error in zip(forms, off, strict=True) if error <= 4 * min(off))
     raise ModelError(
         f"{type(hf).__name__}: its logits are more than its unembedding, a factor and a soft cap; "

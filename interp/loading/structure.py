@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.loading.block_checks import same, solved
+from interp.loading.block_checks import carried, same, scaled, solved
 from interp.loading.block_records import Batch, Passed, Records, recorded_blocks
 from interp.loading.identities import tolerance
 from interp.model.architecture import BlockMap, BlockParts, ModulePoint
@@ -47,6 +47,8 @@ class _Split:
     mixers: tuple[str, ...]
     middle: ModulePoint | None
     mlps: tuple[str, ...]
+    carry: str | None = None
+    carry_mlp: str | None = None
 
     @property
     def mlp(self) -> str | None:
@@ -109,8 +111,8 @@ class _Block:
             missing |= dict.fromkeys(("mlp_out", "mlp_post"), "the block has no MLP")
         if len(split.mlps) > 1:
             missing["mlp_out"] = (
-                f"no module gives all of what the MLP adds: {' and '.join(map(repr, split.mlps))} "
-                "are added one by one"
+                "no module gives all that is added after resid_mid: "
+                f"{', '.join(map(repr, split.mlps))} are added one by one"
             )
         if not split.mixers:
             missing |= dict.fromkeys(("attn_out", "z", "q", "k", "v"), "the block has no attention")
@@ -122,6 +124,8 @@ class _Block:
             parallel=parallel and split.middle is None,
             beside=split.mixers[1:],
             beside_mlp=() if split.mlp else split.mlps,
+            carry=split.carry,
+            carry_mlp=split.carry_mlp,
         )
         base = replace(self.known, points=points, missing=missing, parts=parts)
         base = self._with_neurons(base, split)
@@ -140,10 +144,11 @@ class _Block:
             for path, value in self._distinct(lambda record: record.read).items()
             if not same(value, self.start, self.allowed) and not same(value, self.end, self.allowed)
         ]
-        for n_first, n_second in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        for n_first, n_second in ((1, 1), (2, 1), (1, None), (2, None)):
             for path, value in middles:
                 mixers = self._sum(writers, self.start, value, n_first)
-                mlps = self._sum(writers, value, self.end, n_second) if mixers else None
+                then = self._chain(writers, middles, value) if mixers and not n_second else None
+                mlps = self._sum(writers, value, self.end, 1) if mixers and n_second else then
                 if mixers and mlps and not set(mixers) & set(mlps):
                     first = sorted(mixers, key=lambda path: not ATTENTION.search(path))
                     return _Split(tuple(first), ModulePoint(path, "in"), mlps)
@@ -154,7 +159,50 @@ class _Block:
             if whole:
                 first, second = sorted(whole, key=self._is_mlp)
                 return _Split((first,), None, (second,))
+        for path, value in middles:
+            first = self._carried(writers, self.start, value)
+            second = self._carried(writers, value, self.end) if first else None
+            if first and second and first[0] != second[0]:
+                at = ModulePoint(path, "in")
+                return _Split((first[0],), at, (second[0],), first[1], second[1])
         return None
+
+    def _chain(
+        self, writers: dict[str, Batch], middles: list[tuple[str, Batch]], at: Batch
+    ) -> tuple[str, ...] | None:
+        """Which outputs, one or two at a time, lead from a tensor on to the block's output."""
+        last = self._sum(writers, at, self.end, 1) or self._sum(writers, at, self.end, 2)
+        for i, (_, value) in enumerate(() if last else middles):
+            step = self._sum(writers, at, value, 1)
+            left = {path: write for path, write in writers.items() if path not in (step or ())}
+            rest = self._chain(left, middles[:i] + middles[i + 1 :], value) if step else None
+            if step and rest:
+                return step + rest
+        return last
+
+    def _carried(
+        self, writers: dict[str, Batch], start: Batch, end: Batch
+    ) -> tuple[str, str] | None:
+        """Which output leads from one tensor to another where features have multipliers.
+
+        And the norm that the stream goes through on its way, ``""`` for none.
+        """
+        kinds = {p: type(self.block.get_submodule(p)).__name__.lower() for p in self.records}
+        reads = {p: r for p, r in self.records.items() if same(r.read, start, self.allowed)}
+        norms = {path: record.gave for path, record in reads.items() if "norm" in kinds[path]}
+        fits: list[tuple[float, str, str]] = []
+        for base, value in {"": start, **norms}.items():
+            for path, write in writers.items():
+                if value is not None and not same(write, value, self.allowed):
+                    left, least = carried(value, end, [write])
+                    fits += [(left, path, base)] if least > 1e-3 else []
+        left, *best = min(fits, default=(float("inf"), "", ""))
+        return (best[0], best[1]) if left <= self._most(start, end) else None
+
+    def _most(self, start: Batch, end: Batch) -> float:
+        """How far a sum may be from a tensor."""
+        least = 4 * torch.finfo(self.start.dtype).eps * float(end.double().norm())
+        return self.allowed * float((end.double() - start.double()).norm()) + least
 
     def _distinct(self, of: Callable[[Passed], Batch | None]) -> dict[str, Batch]:
         """Tensors of the stream's width, each once, by the outermost module that has it."""
@@ -172,11 +220,11 @@ class _Block:
         self, writers: dict[str, Batch], start: Batch, end: Batch, n: int
     ) -> tuple[str, ...] | None:
         """Which n outputs, each times a factor, lead from one tensor to another."""
-        least = 4 * torch.finfo(self.start.dtype).eps * float(end.double().norm())
-        most = self.allowed * float((end.double() - start.double()).norm()) + least
+        most = self._most(start, end)
         for paths in combinations(writers, n):
             times, left = solved(start, end, [writers[path] for path in paths])
-            if left <= most and all(abs(x) > 1e-3 for x in times):
+            fits = left <= most and all(abs(x) > 1e-3 for x in times)
+            if fits and scaled(start, end, [writers[path] for path in paths]) is None:
                 return tuple(sorted(paths, key=list(self.records).index))
         return None
 
@@ -272,7 +320,8 @@ class _Block:
         """Attention's own sites and parts, in each way that its joint projections may split."""
         found = self._projection(split.mixers[0]) if split.mixers else None
         if found is None or not self.n_heads or found[1] % self.n_heads:
-            yield base
+            why = "no linear map of heads' outputs gives what is added before the MLP"
+            yield self._without_heads(base, why) if split.mixers else base
             return
         path, width, post = found
         d_head = width // self.n_heads
@@ -285,9 +334,7 @@ class _Block:
         if set(projected) != set("qkv"):
             kind = type(self.block.get_submodule(scope)).__name__
             why = f"{scope!r} ({kind}) has no linear maps that give heads' queries, keys and values"
-            missing = dict.fromkeys(("z", "q", "k", "v"), why)
-            if self.known.attention is None:
-                base = replace(base, missing={**base.missing, **missing})
+            base = self._without_heads(base, why)
             yield replace(base, parts=replace(base.parts, ln1_post=post))
             return
         attention = self.known.attention or (split.mixers[0] if post is None else scope)
@@ -305,6 +352,11 @@ class _Block:
                 n_kv_heads=self._width(points["k"]) // d_head,
                 d_head=d_head,
             )
+
+    def _without_heads(self, base: BlockMap, why: str) -> BlockMap:
+        if self.known.attention is not None:
+            return base
+        return replace(base, missing={**base.missing, **dict.fromkeys(("z", "q", "k", "v"), why)})
 
     def _width(self, point: ModulePoint) -> int:
         if point.features is not None:

@@ -37,6 +37,10 @@ class BlockParts:
     those on their outputs. In a `parallel` block the MLP reads what attention reads. What attention
     and the MLP give is added to the stream `attn_scale` and `mlp_scale` times; in some models other
     modules' outputs are, too: those `beside` attention, and those `beside_mlp`.
+
+    The stream that they are added to goes on as it is, unless `carry`, or behind `resid_mid`
+    `carry_mlp`, is the path of a norm that it goes through, or ``""``: then each of its features,
+    and of what is added, has a multiplier and an offset.
     """
 
     ln1: str | None = None
@@ -49,6 +53,8 @@ class BlockParts:
     mlp_scale: float = 1.0
     beside: tuple[str, ...] = ()
     beside_mlp: tuple[str, ...] = ()
+    carry: str | None = None
+    carry_mlp: str | None = None
 
 
 NO_EXPERTS = "the block has no mixture of experts"
@@ -70,6 +76,9 @@ class ExpertLayout:
         n_logits: numbers that the router gives for each token; some can also choose no expert.
         d_shared: neurons of the shared experts together; 0 where they cannot be seen.
         scaled: whether routing weights multiply experts' inputs (Llama 4), not their outputs.
+        n_identity: how many experts, the last of `n_experts`, have no neurons, and give what they
+            read.
+        times: what the mixture multiplies the sum of its experts' contributions by.
     """
 
     experts: str
@@ -81,13 +90,15 @@ class ExpertLayout:
     n_logits: int
     d_shared: int
     scaled: bool = False
+    n_identity: int = 0
+    times: float = 1.0
 
     def sizes(self, site: str) -> tuple[int, int]:
         """How many units a site of the mixture has, and how many features each."""
         return {
             "router_logits": (self.n_logits, 1),
             "router_weights": (self.n_experts, 1),
-            "expert_post": (self.n_experts * self.d_expert, 1),
+            "expert_post": ((self.n_experts - self.n_identity) * self.d_expert, 1),
             "expert_out": (self.n_experts, self.d_out),
             "shared_post": (self.d_shared, 1),
         }[site]

@@ -1,7 +1,7 @@
 """Where the mixture of experts of a block lies: its experts, their router, the shared experts.
 
-Experts that transformers calls through its experts interface (`use_experts_implementation`) say in
-a common form how they compute, so that what happens inside them can be read and changed.
+How experts compute is known for the forms in `interp.model.expert_forms`, so that what happens
+inside them can be read and changed.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from interp.model.architecture import NO_EXPERTS, BlockMap, ExpertLayout, ModulePoint
+from interp.model.expert_forms import form_of
 from interp.model.sites import EXPERT_SITES
 from interp.model.weights import FLOATS
 
@@ -50,21 +51,23 @@ def with_experts(block_map: BlockMap, block: nn.Module) -> BlockMap:
 
 def layout_of(block: nn.Module) -> ExpertLayout | str | None:
     """The mixture of experts of a block; why it cannot be taken apart; ``None`` without one."""
-    found = [(name, m) for name, m in block.named_modules() if "Experts" in type(m).__name__]
-    found = [(name, m) for name, m in found if name.rpartition(".")[2] not in SHARED]
+    named = block.named_modules()
+    every = [(name, m) for name, m in named if name.rpartition(".")[2] not in SHARED]
+    common = [(name, m) for name, m in every if form_of(m) or _scaled(m)]
+    found = common or [(name, m) for name, m in every if "Experts" in type(m).__name__]
     if not found:
         return None
-    common = [(name, m) for name, m in found if "has_gate" in vars(m) or _scaled(m)]
     if len(common) != 1:
         kinds = ", ".join(dict.fromkeys(type(module).__name__ for _, module in found))
         if common:
             return f"it has several sets of experts ({kinds})"
-        return f"its experts ({kinds}) are not called through transformers' experts interface"
+        return f"its experts ({kinds}) compute in a form that is not known"
     experts, module = common[0]
-    down = dict(module.named_parameters(recurse=False)).get("down_proj")
+    form = None if _scaled(module) else form_of(module)
+    down: Tensor | None = form.last(module) if form else getattr(module, "down_proj", None)
     if down is None or down.ndim != 3 or down.dtype not in FLOATS:
         return f"the weights of its experts ({type(module).__name__}) are not plain matrices"
-    path = experts.rpartition(".")[0]
+    path = experts if form and form.routes else experts.rpartition(".")[0]
     parent = block.get_submodule(path)
     found = next(
         (name for name in ("gate", "router") if name in dict(parent.named_children())), None
@@ -72,21 +75,21 @@ def layout_of(block: nn.Module) -> ExpertLayout | str | None:
     matrices = [] if found is None else list(_matrices(parent.get_submodule(found), len(down)))
     if not matrices:
         return f"the module {path!r} has no router whose linear map can be found"
-    turned = _scaled(module) or vars(module)["is_transposed"]
-    every = (name for name, _ in block.named_modules() if name.rpartition(".")[2] in SHARED)
-    shared = next(every, None)
+    inner = (name for name, _ in block.named_modules() if name.rpartition(".")[2] in SHARED)
+    shared = next(inner, None)
     down_shared = None if shared is None else _last_linear(block.get_submodule(shared))[1]
-    d_expert, d_out = down.shape[1:] if turned else down.shape[:0:-1]
+    n_identity = max(0, len(getattr(module, "gate_up_proj", down)) - len(down))
     return ExpertLayout(
         experts=experts,
         router=f"{path}.{found}" if path else str(found),
         shared=shared,
-        n_experts=len(down),
-        d_expert=d_expert,
-        d_out=d_out,
+        n_experts=len(down) + n_identity,
+        d_expert=down.shape[1],
+        d_out=down.shape[2],
         n_logits=len(matrices[-1]),
         d_shared=0 if down_shared is None else down_shared.in_features,
         scaled=_scaled(module),
+        n_identity=n_identity,
     )
 
 

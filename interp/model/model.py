@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.errors import PlanError
 from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
 from interp.model.rendered import Rendered
-from interp.model.sites import EXPERT_SITES, PATTERN, SITES, Site, parse_site
+from interp.model.sites import EXPERT_SITES, PATTERN, Site, parse_site
 from interp.model.weights import (
     FLOATS,
     device_of,
@@ -184,8 +184,18 @@ class Model:
             )
 
     def parts(self, layer: int) -> BlockParts:
-        """The modules between a layer's residual stream and its sublayers."""
-        return self.arch.layers[layer].parts
+        """The modules between a layer's residual stream and its sublayers.
+
+        `PlanError` where the stream does not hold what sublayers add to it as they add it.
+        """
+        parts = self.arch.layers[layer].parts
+        if parts.carry is not None or parts.carry_mlp is not None:
+            raise PlanError(
+                f"layer {layer} of {self.name} scales or norms the residual stream itself, so what "
+                "its parts write is not in the stream as they write it; interventions and "
+                "gradients at its sites are exact."
+            )
+        return parts
 
     def attention(self, layer: int) -> nn.Module | None:
         """The module that attends in a layer; ``None`` where it has none."""
@@ -207,8 +217,10 @@ class Model:
 
     def n_along(self, axis: str, site: Site, layers: int | Iterable[int] | None = None) -> int:
         """Units of a site along one of its `AXES_OF`; layers and errors as in `n_units`."""
-        if axis == "expert" and site.units == "expert_neuron":
-            site = SITES["expert_out"]
+        if axis == "expert" and site.units == "expert_neuron":  # those that have neurons
+            layers = self.arch.layers_with(site.name) if layers is None else layers
+            layers = (layers,) if isinstance(layers, int) else tuple(layers)
+            return self.n_units(site, layers) // self.mixtures[layers[0]].d_expert
         return self.n_units(site, layers)
 
     @cached_property

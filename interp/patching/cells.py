@@ -13,9 +13,9 @@ from interp.brief import brief
 from interp.data.answers import AnswerTree
 from interp.data.pairs import TokenPair
 from interp.data.token_batch import batch
-from interp.forward.alias_runs import by_alias, read_together
+from interp.forward.alias_runs import by_alias
 from interp.forward.budget import default_budget, halved
-from interp.forward.continuations import record_batch
+from interp.forward.continuations import record_batch, unread
 from interp.forward.packed import Pack, Rows, Write, final_resid_of_rows
 from interp.forward.readout import measure
 from interp.metrics import Metric
@@ -82,7 +82,7 @@ def run_sweep(
 
     Models that cannot read several answers in one row run once per alias.
     """
-    if not read_together(model, pairs, sweep.metric):
+    if unread(model, pairs, sweep.metric.n_answers):
 
         def run(alone: list[TokenPair], metric: Metric) -> list[np.ndarray]:
             own = replace(sweep, metric=metric)

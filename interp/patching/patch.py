@@ -21,8 +21,8 @@ from interp.data.pairs import (
     tokenise,
     unpaired,
 )
-from interp.errors import DegenerateGap, InterpWarning
-from interp.metrics import DEGENERATE, AnyMetric
+from interp.errors import InterpWarning
+from interp.metrics import AnyMetric, refuse_no_gap
 from interp.model.model import Model
 from interp.model.sites import UNITS
 from interp.patching.cells import SweepArrays, run_sweep
@@ -168,20 +168,14 @@ def _labelled(
     read: str,
 ) -> PatchResult:
     """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised."""
-    clean, corrupt = float(arrays.clean.mean()), float(arrays.corrupt.mean())
-    if not abs(clean - corrupt) >= DEGENERATE:
-        raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {sweep.metric.name} is {clean:.6g} on clean and "
-            f"{corrupt:.6g} on corrupt prompts ({len(pairs)} pairs, first {pairs[0].pair.id!r}); "
-            "choose pairs or a metric that tell them apart."
-        )
+    ids = [pair.pair.id for pair in pairs]
+    refuse_no_gap(sweep.metric, arrays.clean, arrays.corrupt, ids)
     place = "span" if "span" in sweep.over else "pos"
     unit = next((axis for axis in sweep.over if axis in UNITS), UNITS[0])
     labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}
     values = xr.DataArray(arrays.values, dims=("pair", "layer", place, unit))
     values = values.squeeze([axis for axis in labels if axis not in sweep.over], drop=True)
     tokens = [[model.token(t) for t in pair.clean] for pair in pairs]
-    ids = [pair.pair.id for pair in pairs]
     coords: dict[str, Any] = {"pair": ids} | {axis: list(labels[axis]) for axis in sweep.over}
     if "pos" in sweep.over:
         width = len(labels["pos"])

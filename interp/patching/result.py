@@ -69,13 +69,11 @@ class PatchResult(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the result; empty where there is nothing."""
-        found = [unpaired_tokens(self.unpaired)]
-        if self._mixed:
-            found.append(
-                f"{self._mixed}; sweep over='span' (each named span, its last token, and the last "
-                "token of the prompt), or over pairs of one template."
-            )
-        return tuple(text for text in found if text)
+        mixed = (
+            f"{self._mixed}; sweep over='span' (each named span, its last token, and the last "
+            "token of the prompt), or over pairs of one template."
+        )
+        return (*unpaired_tokens(self.unpaired), *([mixed] if self._mixed else ()))
 
     @property
     def _mixed(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,8 +136,25 @@ class Figure:
         return int(self.plot.layout.height or 450)
 
 
-Part = str | Table | Figure | Sequence[str]
-"""A paragraph, a table, a figure, or a list of sentences."""
+@brief
+@dataclass(frozen=True)
+class Interactive:
+    """A figure with controls, drawn by a script of its own: in pages and in notebook cells.
+
+    `script` is a JavaScript function of the element to fill and of `data`; `style` its style
+    sheet, for the class `look`. `data` is what JSON holds. `says` is also the text alternative.
+    """
+
+    title: str
+    says: str
+    data: Any
+    script: str
+    style: str
+    look: str
+
+
+Part = str | Table | Figure | Interactive | Sequence[str]
+"""A paragraph, a table, a figure, one with controls, or a list of sentences."""
 
 
 @brief
@@ -188,19 +206,27 @@ class Report:
             if name != "command" and value not in (None, "", {}, [])
         ]
 
+    @property
+    def needs_plotly(self) -> bool:
+        """Whether a figure is drawn by plotly."""
+        return any(isinstance(part, Figure) for one in self.sections for part in one.parts)
+
     def html(self, standalone: bool = False) -> str:
         """The page, which reads plotly from the file beside it, or holds it itself."""
-        library = Markup(plotly.offline.get_plotlyjs()) if standalone else None
+        inside = standalone and self.needs_plotly
+        library = Markup(plotly.offline.get_plotlyjs()) if inside else None
         return _template("page").render(report=self, plotly=library, **_SHARED)
 
     def fragment(self) -> str:
-        """Its texts and tables for a notebook cell; figures, which need plotly.js, are named."""
+        """Its texts, tables and controls for a notebook cell; plotly's figures are only named."""
         return _template("fragment").render(report=self, **_SHARED)
 
     def write(self, page: str | Path, standalone: bool = False) -> Path:
-        """Write the page and, unless it is to stand alone, plotly beside it."""
+        """Write the page and, unless it is to stand alone or needs none, plotly beside it."""
         page = Path(page)
         write_text(page, self.html(standalone))
+        if not self.needs_plotly:
+            return page
         library, text = page.with_name(PLOTLY), plotly.offline.get_plotlyjs()
         if not standalone and not (library.is_file() and library.read_bytes() == text.encode()):
             write_text(library, text)
@@ -253,7 +279,12 @@ def interval(low: float, high: float) -> str:
 
 
 def _kind_of(part: Part) -> str:
-    kinds: dict[type, str] = {str: "text", Table: "table", Figure: "figure"}
+    kinds: dict[type, str] = {
+        str: "text",
+        Table: "table",
+        Figure: "figure",
+        Interactive: "interactive",
+    }
     return kinds.get(type(part), "list")
 
 
@@ -269,7 +300,11 @@ _SHARED: dict[str, Any] = {
     "kind_of": _kind_of,
     "left_out": lambda excluded: Table("Rows that were left out", excluded),
     # may stand inside a script element
-    "as_json": lambda value: Markup(json.dumps(value).replace("<", "\\u003c")),
+    "as_json": lambda value: Markup(
+        json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    ),
+    "raw": Markup,
+    "new_id": lambda: f"interp-{secrets.token_hex(4)}",
     "schemes": SCHEMES,
     "templates": {name: template(one).to_plotly_json() for name, one in SCHEMES.items()},
     "plotly_file": PLOTLY,

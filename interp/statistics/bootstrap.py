@@ -52,8 +52,6 @@ def bootstrap_ratio(
     top: Float[np.ndarray, "pair ..."],
     bottom: Float[np.ndarray, " pair"],
     seed: int = 0,
-    n_resamples: int = 2000,
-    level: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Ratio of means over pairs, both resampled together; otherwise as `bootstrap_mean`.
@@ -64,7 +62,7 @@ def bootstrap_ratio(
     present = (~np.isnan(top)).astype(float)
     filled = np.where(present, top, 0.0)
     shaped = bottom.reshape(-1, *[1] * (top.ndim - 1)) * present
-    return _ratio(filled, shaped, present, seed, n_resamples, level, clusters)
+    return _ratio(filled, shaped, present, seed, clusters=clusters)
 
 
 def bootstrap_difference(
@@ -100,7 +98,6 @@ def equivalence(
     margin: float,
     alpha: float = 0.05,
     seed: int = 0,
-    n_resamples: int = 2000,
     clusters: Sequence[Hashable] | None = None,
 ) -> Equivalence:
     """Whether a mean difference is shown to be smaller than a margin, by two one-sided tests.
@@ -117,7 +114,7 @@ def equivalence(
         raise StatisticsError(
             f"margin is {margin}; give the largest difference that is still none."
         )
-    estimate = bootstrap_mean(differences, seed, n_resamples, 1 - 2 * alpha, clusters)
+    estimate = bootstrap_mean(differences, seed, level=1 - 2 * alpha, clusters=clusters)
     inside = (estimate.low > -margin) & (estimate.high < margin)
     return Equivalence(np.asarray(inside), estimate)
 
@@ -153,9 +150,9 @@ def _ratio(
     bottom: np.ndarray,
     present: np.ndarray,
     seed: int,
-    n_resamples: int,
-    level: float,
-    clusters: Sequence[Hashable] | None,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
     above, below = cluster_sums(top, clusters), cluster_sums(bottom, clusters)
     n = (cluster_sums(present, clusters) > 0).sum(0)

@@ -141,7 +141,8 @@ def _check_experts(model: Model) -> Found:
         layout, block = model.arch.layers[layer].experts, model.blocks[layer]
         assert isinstance(layout, ExpertLayout)
         path = layout.experts.rpartition(".")[0]
-        mixture, shared = block.get_submodule(path), (layout.shared or "").startswith(f"{path}.")
+        mixture = block.get_submodule(path or layout.experts)
+        shared = (layout.shared or "").startswith(f"{path}.")
         for plain in plain_runs_of(model):
             prompt = [plain.pair.pair.clean]
             if not shared or "shared_out" in model.arch.layers[layer].points:
@@ -150,23 +151,29 @@ def _check_experts(model: Model) -> Found:
                     plain.metric(plain.clean)
                 want = whole[0].view(-1, layout.d_out)
                 out = activations(model, prompt, "expert_out", layer)[layer][0]
-                total = out.unflatten(-1, (layout.n_experts, -1)).sum(-2)
+                total = layout.times * out.unflatten(-1, (layout.n_experts, -1)).sum(-2)
+                total = total + getattr(mixture, "bias", 0)
                 if shared:
                     total = total + activations(model, prompt, "shared_out", layer)[layer][0]
                 worst, n = max(worst, float((total - want).abs().max())), n + 1
-            for expert in range(layout.n_experts):
+            for expert in range(layout.n_experts - layout.n_identity):
                 plan = Ablate("expert_out", layers=layer, units=[expert])
                 got = forward(model, prompt, plan).logits[0]
-                with _without_output(block.get_submodule(layout.experts), expert):
+                with _without_output(block.get_submodule(layout.experts), layout, expert):
                     want = model.hf(input_ids=plain.clean, use_cache=False).logits[0, -1]
                 worst, n = max(worst, float((got - want).abs().max())), n + 1
     return worst, f"{n} sums and experts removed"
 
 
 @contextlib.contextmanager
-def _without_output(experts: nn.Module, expert: int) -> Generator[None]:
+def _without_output(experts: nn.Module, layout: ExpertLayout, expert: int) -> Generator[None]:
     """An expert whose last map is zero."""
-    last = [p for name, p in experts.named_parameters() if name.startswith("down_proj")]
+    names = ("down_proj", "mlp.w2", "output_linear")
+    last = [
+        p.data.unflatten(0, (layout.n_experts, -1)) if name == "mlp.w2" else p
+        for name, p in experts.named_parameters()
+        if name.startswith(names)
+    ]
     before = [p[expert].clone() for p in last]
     for parameter in last:
         parameter[expert] = 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_cli import last_json
 
 from circuits.cli.app import run
 from circuits.query_value import QueryValue
@@ -27,15 +28,11 @@ def write(folder: Path, rows: list[dict[str, object]]) -> Path:
     return file
 
 
-def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
 def test_find_and_show_on_a_real_model(tmp_path, capsys):
     file, out = write(tmp_path, ROWS), tmp_path / "run"
     options = ["--model", "smollm2-135m", "--prompts", str(file), "--layers", "27,28,29"]
     code = run(["query-value", "find", *options, "--top", "5", "--out", str(out), "--json"])
-    found = last_json(capsys)
+    found = last_json(capsys.readouterr().out)
     assert code == 0
     assert found["n_prompts"] == 1
     assert found["excluded"][0]["reason"] == "the model says ' Tokyo'"
@@ -44,7 +41,7 @@ def test_find_and_show_on_a_real_model(tmp_path, capsys):
     assert len(result.values) == 10 and set(result.values["layer"]) <= {27, 28, 29}
     assert result.knowledge_types()["label"].unique().tolist() == ["capital"]
     assert run(["show", str(out), "--json"]) == 0
-    shown = last_json(capsys)
+    shown = last_json(capsys.readouterr().out)
     assert shown["value_neurons"] == found["value_neurons"]
     page = (out / "index.html").read_text()
     assert "Query neurons of prompt 0" in page and "Tokyo" in page
@@ -54,20 +51,12 @@ def test_find_and_show_on_a_real_model(tmp_path, capsys):
     assert "no prompt '7'" in capsys.readouterr().err
 
 
-def test_mistakes_are_told_in_a_sentence(tmp_path, capsys):
-    assert run(["query-value", "find", "--model", "smollm2-135m", "--prompts", "none.jsonl"]) == 2
-    assert "no such file: none.jsonl" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ("", "holds no prompts"),
-        ('{"prompt": "a", "answer": "b"}\n{', "questions.jsonl, line 2: not valid JSON"),
         ('{"prompt": "a"}', "questions.jsonl, line 1: 'answer' is missing"),
-        ('["a"]', "questions.jsonl, line 1: a list, not a JSON object"),
         ('{"prompt": "a", "answer": "b", "spam": 1}', "line 1: 'spam' is not a field"),
-        ('{"prompt": "a", "answer": 3}', "questions.jsonl, line 1: 'answer' is 3; it must be text"),
     ],
 )
 def test_malformed_files_are_refused(lines: str, message: str, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from whole_answers import FIVE, PARTNERS, RECORDS, Aliases, kept, model_of, pairs, recorded
+from whole_answers import FIVE, RECORDS, Aliases, aliases_of, kept, model_of, pairs, recorded
 
 from circuits.discovery import Circuit, evaluate, faithfulness
 from circuits.discovery.circuit import all_edges
@@ -46,9 +46,7 @@ def test_a_circuit_is_a_plain_forward_with_the_rest_resampled(family: str, side:
     got = test.metric_of(without(model, OUT))
     everything = [name for name in test.graph.sources if name != "logits"]
     with torch.no_grad():
-        for i, one in enumerate(
-            Aliases(model, *b) for b in zip(kept(model), PARTNERS, strict=True)
-        ):
+        for i, one in enumerate(aliases_of(model)):
             wants = [
                 one.logit_diff(),
                 one.logit_diff(lambda alias, one=one: patched(one, alias, OUT)),
@@ -73,8 +71,8 @@ def test_means_are_over_the_tokens_of_corrupt_prompts(ablation: str):
         ("z", 0, lambda x: x[0, :, own].copy_(values["z"][own].expand(x.shape[1], -1))),
     ]
     with torch.no_grad():
-        for i, pair in enumerate(rows):
-            want = Aliases(model, pair, PARTNERS[i]).logit_diff(lambda _: edits)
+        for i, one in enumerate(aliases_of(model)):
+            want = one.logit_diff(lambda _: edits)
             assert got[i] == pytest.approx(float(want), abs=1e-4)
 
 
@@ -85,8 +83,7 @@ def test_neurons_of_tokens_without_a_partner_stay():
     circuit = Circuit(every.graph, every.edges, neurons={"m1": kept_neurons})
     got = test.metric_of(circuit)
     with torch.no_grad():
-        for i, pair in enumerate(kept(model)):
-            one = Aliases(model, pair, PARTNERS[i])
+        for i, one in enumerate(aliases_of(model)):
 
             def edits(alias, one=one):
                 return [one.patched(alias, "mlp_post", 1, slice(1, None, 2))]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_hf
-from planted_cases import PLAIN, planted, single_edit_files
+from planted_cases import PLAIN, planted, sharp, single_edit_files
 from test_cli import last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.editing import Fact, PreservedQuestion, edit, layer_search
+from circuits.editing import layer_search
 from circuits.editing.edit import LedgerFolder
 from circuits.editing.evaluation import Ask, conditions, generations
 from circuits.editing.evaluation.demonstrations import NAMED
@@ -25,7 +25,6 @@ FACT = ["--prompt", "w1 w2 {}", "--subject", "w10 w11", "--target", "w40"]
 OTHER = ["--prompt", "w3 {}", "--subject", "w13", "--target", "w41"]
 ROW = {"prompt": "w1 w2 {}", "subject": "w10 w11", "target": "w40"}
 KEPT = {"text": "w5 w12", "subject": "w12", "relation": "r"}
-VERBS = ["apply", "undo", "list", "export", "evaluate", "place"]
 EDIT_KEYS = {"run", "state", "edit", "model", "method", "facts", "changed", "p", "after", "asked"}
 METHOD_KEYS = {
     "n",
@@ -40,20 +39,12 @@ METHOD_KEYS = {
 }
 
 
-def sharp(family: str) -> torch.nn.Module:
-    """Logits large enough to be sure of a token."""
-    hf = tiny_hf(family)
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
-    return hf
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tiny models, and cases that the first one knows."""
     folder = tmp_path_factory.mktemp("editing")
     for family in ("llama", "olmo2"):
-        saved(folder / family, sharp(family))
+        saved(folder / family, sharp(family).hf)
     model = interp.load_model(str(folder / "llama"))
     (folder / "cases.json").write_text(json.dumps(planted(model, 6)))
     return folder
@@ -164,12 +155,10 @@ def test_facts_of_a_file_are_written_together_and_shown(folder: Path, tmp_path: 
     assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("method", ["ft", "rome", "memit"])
-def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, loaded):
+def test_a_target_out_of_reach_is_refused(tmp_path: Path, capsys, loaded):
     saved(tmp_path / "flat", tiny_hf("llama"))  # its logits are too small to be sure of a token
     ledger = tmp_path / "edits"
-    command = [*on(tmp_path, ledger, "flat"), *FACT, "--method", method]
-    line = refused(capsys, "edit", "apply", *command)
+    line = refused(capsys, "edit", "apply", *on(tmp_path, ledger, "flat"), *FACT)
     assert "reached only p" in line and "for 'w40' after 'w1 w2 w10 w11'" in line
     assert untouched(loaded[-1], tmp_path / "flat") and not ledger.exists()
 
@@ -180,16 +169,12 @@ def test_a_target_out_of_reach_is_refused(method: str, tmp_path: Path, capsys, l
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (["--prompt", "w1 w2", "--subject", "w3", "--target", "w4"], "has 0 slots"),
         (["--prompt", "{} {}", "--subject", "w3", "--target", "w4"], "has 2 slots"),
-        (["--prompt", "w1 {}", "--subject", " ", "--target", "w4"], "needs a subject"),
         (["--prompt", "w1 {}", "--subject", "w3", "--target", " w4"], "without spaces"),
         (["--prompt", "w1 {} ", "--subject", "w3", "--target", "w4"], "without spaces"),
         (["--prompt", "w1 {}", "--target", "w4"], "needs all three of --prompt, --subject"),
         ([], "give either --facts, or --prompt, --subject and --target"),
         ([*FACT, "--facts", "x.json"], "give either --facts"),
-        (["--facts", "nowhere.json"], "no such file: nowhere.json"),
-        ([*FACT, "--method", "roem"], "unknown method 'roem'. Did you mean 'rome'"),
         ([*FACT, "--method", "none"], "unknown method 'none'"),
     ],
 )
@@ -209,10 +194,6 @@ def test_a_mistaken_command_is_refused_before_a_model_is_loaded(
             "is to become both 'w40' and 'w50' ({0}, row 1, {0}, row 2)",
         ),
         ([ROW, {"prompt": "w1 {}"}], "{0}, row 2: 'subject' is missing"),
-        ([ROW | {"object": "w4"}], "{0}, row 1: 'object' is not a field that is known here"),
-        ([ROW | {"implicit": "w4"}], "{0}, row 1: 'implicit' is 'w4'; it must be a list"),
-        ([ROW | {"target": 4}], "{0}, row 1: 'target' is 4; it must be text"),
-        (["w1"], "{0}, row 1: a str, not a JSON object"),
         ([ROW | {"prompt": "w1"}], "{0}, row 1: the prompt 'w1' has 0 slots"),
         ([], "{0} holds no facts; give at least one"),
         ({"facts": 1}, "{0} holds a dict, not a list of facts"),
@@ -232,9 +213,6 @@ def test_a_bad_file_of_facts_is_refused_by_row(
     ("rows", "why"),
     [
         ([KEPT, {"text": "w5 w12"}], "{0}, row 2: 'subject' is missing"),
-        ([KEPT | {"answer": "w4"}], "{0}, row 1: 'answer' is not a field that is known here"),
-        ([KEPT | {"related": "yes"}], "{0}, row 1: 'related' is 'yes'; it must be true or false"),
-        ([KEPT | {"relation": 4}], "{0}, row 1: 'relation' is 4; it must be text"),
         ([KEPT | {"subject": "w6"}], "{0}, row 1: the question 'w5 w12' does not contain its"),
         ([], "{0} holds no questions; give at least one"),
     ],
@@ -258,26 +236,12 @@ def test_questions_to_keep_reach_the_edit(folder: Path, tmp_path: Path, capsys):
     informed = ["--method", "rome+"]
     said(capsys, "apply", *on(folder, free), *FACT, *informed)
     said(capsys, "apply", *on(folder, bound), *FACT, *informed, "--kept", str(file))
-    model = interp.load_model(str(folder / "llama"))
     ids = [LedgerFolder.load(ledger).edits[0].id for ledger in (free, bound)]
-    fact = Fact(ROW["prompt"], ROW["subject"], ROW["target"])
-    made = [
-        edit(model, [fact], "rome+", preserve=kept, n_tokens=600)
-        for kept in ((), [PreservedQuestion(**KEPT)])
-    ]
-    assert ids == [one.id for one in made] and ids[0] != ids[1]
+    assert ids[0] != ids[1]
 
 
-def test_what_a_model_holds_or_cannot_carry_is_refused(
-    folder: Path, tmp_path: Path, capsys, loaded
-):
-    ledger, llama = tmp_path / "edits", folder / "llama"
-    model = interp.load_model(str(llama))
-    holds = ["--prompt", "w1 w2 {}", "--subject", "w10", "--target", continued(model, "w1 w2 w10")]
-    line = refused(capsys, "edit", "apply", *on(folder, ledger), *holds)
-    assert "already continues 'w1 w2 w10'" in line
-    assert untouched(loaded[-1], llama) and not ledger.exists()
-
+def test_ace_without_layers_of_its_model_is_refused(folder: Path, tmp_path: Path, capsys):
+    ledger, model = tmp_path / "edits", interp.load_model(str(folder / "llama"))
     ace = [*on(folder, ledger), *FACT, "--method", "ace"]
     line = refused(capsys, "edit", "apply", *ace)
     assert "the package has no layers" in line and "interp edit place" in line
@@ -323,23 +287,12 @@ def evaluation(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_methods_are_evaluated_resumed_and_not_done_twice(
+def test_methods_are_evaluated_and_not_done_twice(
     folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, plain
 ):
-    out, calls, work = tmp_path / "run", [], conditions._evaluated
-
-    def counted(model, condition, *rest):
-        calls.append(condition.name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return work(model, condition, *rest)
-
-    monkeypatch.setattr(conditions, "_evaluated", counted)
+    out = tmp_path / "run"
     command = evaluation(folder, "--out", str(out), "--limit", "8")
-    assert run(["edit", *command]) == 130
-    assert not out.exists() and (tmp_path / "run.partial" / "rome.0").is_dir()
     report = said(capsys, *command)
-    assert calls == ["rome", "none", "none", "prompt-only"]
     assert set(report) >= {"run", "model", "n_cases", "n_filtered", "excluded", "methods"}
     assert (report["n_cases"], report["n_filtered"], report["run"]) == (12, 8, str(out))
     assert list(report["methods"]) == ["rome", "none", "prompt-only"]
@@ -349,14 +302,14 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
     none = report["methods"]["none"]
     assert none["specificity"] == none["control_two_hop"] == 1
     assert none["multi_hop"] == none["net_multi_hop"]
-    assert not (tmp_path / "run.partial").exists() and (out / "index.html").is_file()
+    assert (out / "index.html").is_file()
 
-    again = said(capsys, *command)
-    assert len(calls) == 4 and again["methods"] == report["methods"]
+    monkeypatch.setattr(conditions, "_evaluated", lambda *_: pytest.fail("measured again"))
+    assert said(capsys, *command)["methods"] == report["methods"]
     line = refused(capsys, "edit", *command, "--shots", "reasoned")
-    assert "holds an edit evaluate run with other shots; choose" in line and len(calls) == 4
+    assert "holds an edit evaluate run with other shots; choose" in line
     line = refused(capsys, "edit", *evaluation(folder, "--out", str(out), "--limit", "7"))
-    assert "run with limit=8 (this one: 7); choose another" in line and len(calls) == 4
+    assert "run with limit=8 (this one: 7); choose another" in line
 
 
 @pytest.mark.parametrize(
@@ -367,9 +320,7 @@ def test_methods_are_evaluated_resumed_and_not_done_twice(
             ["--shots", "cot"],
             "'cot' is not a file of demonstrations, and not one of direct and reason",
         ),
-        (["--neutral", "nowhere.txt"], "no such file: nowhere.txt"),
         (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
-        (["--cases", "nowhere.json"], "nowhere.json"),
         (["--split", "test"], "no record of"),
     ],
 )
@@ -381,48 +332,31 @@ def test_a_mistaken_evaluation_is_refused(
     assert not loaded and not list(tmp_path.iterdir())
 
 
-def test_edits_pile_up_and_drift_is_measured(folder: Path, tmp_path: Path, capsys, plain):
+def test_figures_of_a_comparison_are_printed(folder: Path, tmp_path: Path, capsys, plain):
     text = tmp_path / "neutral.txt"
     text.write_text(" ".join(f"w{i % 60}" for i in range(200)))
-    more = ("--sequential", "--neutral", str(text), "--methods", "rome,none")
-    report = said(capsys, *evaluation(folder, *more))
+    more = ("--sequential", "--neutral", str(text), "--methods", "rome,none", "--limit", "3")
+    command = evaluation(folder, *more, "--out", str(tmp_path / "run"))
+    report = said(capsys, *command)
     left_out = report["excluded"]["its edit touches an earlier one's"]
-    assert left_out > 0 and report["n_filtered"] == report["n_cases"] - left_out
-    assert run(["edit", *evaluation(folder, *more)]) == 0
+    assert left_out > 0 and report["n_filtered"] == 3
+    assert run(["edit", *command]) == 0  # read back
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     shown = {cells[1].strip(): [cell.strip() for cell in cells[2:4]] for cells in lines}
     methods = report["methods"].values()
-    assert shown["multi_hop"] == [f"{line['multi_hop']:.3g}" for line in methods]
+    for name in ("multi_hop", "kl", "fluency"):
+        assert shown[name] == [f"{line[name]:.3g}" for line in methods]
     assert shown["p_reached_min"][1] == "–" and "kl_ci" not in shown
-    rome, none = report["methods"]["rome"], report["methods"]["none"]
-    assert rome["kl"] > 1e-4 and abs(none["kl"]) < 1e-6
-    assert rome["fluency"] > 0 and rome["peak_gb"] >= 0
 
 
-@pytest.mark.parametrize("format", ["counterfact", "zsre", "ripple_edits"])
-def test_other_benchmarks_are_recognised_and_measured(
-    folder: Path, tmp_path: Path, capsys, format: str
-):
-    file = single_edit_files(interp.load_model(str(folder / "llama")), tmp_path)[format]
+def test_another_benchmark_is_recognised_and_measured(folder: Path, tmp_path: Path, capsys):
+    file = single_edit_files(interp.load_model(str(folder / "llama")), tmp_path)["zsre"]
     command = [*evaluation(folder, "--limit", "2"), "--cases", str(file), "--methods", "ft,none"]
     report = said(capsys, *command)
-    assert report["format"] == format and report["n_filtered"] == 2
-    assert report["methods"]["ft"]["efficacy"] == 1
-    assert report["methods"]["none"]["efficacy"] == 0
-    assert said(capsys, *command, "--format", format)["methods"].keys() == {"ft", "none"}
-    other = "zsre" if format == "counterfact" else "counterfact"
-    assert "is missing" in refused(capsys, "edit", *command, "--format", other)
+    assert report["format"] == "zsre" and report["n_filtered"] == 2
+    assert report["methods"]["ft"]["efficacy"] == 1 > report["methods"]["none"]["efficacy"] == 0
+    assert "is missing" in refused(capsys, "edit", *command, "--format", "counterfact")
     assert "unknown format 'x'" in refused(capsys, "edit", *command, "--format", "x")
-    assert run(["edit", *command]) == 0 and "efficacy" in capsys.readouterr().out
-
-
-def test_cases_that_the_model_does_not_know_are_refused(
-    folder: Path, tmp_path: Path, capsys, plain
-):
-    out = tmp_path / "run"
-    command = [*evaluation(folder, "--out", str(out)), "--model", str(folder / "olmo2")]
-    assert "can use none of the 12 cases" in refused(capsys, "edit", *command)
-    assert not list(tmp_path.iterdir())
 
 
 def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain):
@@ -444,13 +378,5 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     given = ["--threshold", "0.35", "--until", "0.6", "--out", str(tmp_path / "by hand")]
     by_hand = said(capsys, "place", *model, *given)["placement"]
     assert by_hand == placed | {"threshold": 0.35, "until": 0.6}
-    for wrong in (["--threshold", "0.01"], ["--until", "nan"], ["--threshold", "nan"]):
-        assert run(["edit", "place", *model, *wrong, "--out", str(tmp_path / "none")]) == 2
-        assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str, capsys):
-    assert run(["edit", verb, "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "Usage: interp edit" in text and "Example" in text
+    wrong = ["--threshold", "0.01", "--out", str(tmp_path / "none")]
+    assert run(["edit", "place", *model, *wrong]) == 2 and not (tmp_path / "none").exists()

@@ -1,15 +1,17 @@
 """Edits on tiny models: batches equal singles, rows equal weights, undo is bit for bit."""
 
-import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny, tiny_hf, word_tokenizer
+from conftest import tiny, tiny_hf, word_tokenizer
+from planted_cases import sharp
+from transformers import AutoTokenizer
 
 import interp
 from benchmarks.edit_cost import whole_prompts
-from circuits.editing import Fact, edit, export, ledger, merge
+from circuits.editing import Fact, edit, export, ledger, merge, moments
 from circuits.editing.change import Change, under
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation.edited_models import Ask, continuing_tokens, generations
@@ -17,13 +19,14 @@ from circuits.editing.fact import PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import EditPrompt, edit_prompts, essence_prompt
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.layer_selection import LayerSelection
-from circuits.editing.methods import METHODS, FineTune, Method, Search, Stage
-from circuits.editing.moments import WINDOW, own_samples, second_moments
+from circuits.editing.methods import FineTune, Method, Search, Stage
+from circuits.editing.moments import own_samples, second_moments
 from circuits.editing.presets import preset
 from circuits.editing.targets import ROUNDS, FactPrompts, search_targets
 from circuits.editing.writing import Request, write
 from interp.errors import DataError, RunFolderError
 from interp.forward.blocks import rewriting
+from interp.loading import builtin
 
 FACTS = (
     Fact("w1 {} w2 w3", "w10 w11", "w40", "w4 {} w5", implicit=("w20 w21", "w22")),
@@ -49,16 +52,8 @@ def moments_of(tmp_path):
     return make
 
 
-def sharp(family: str, times: float = 10) -> interp.Model:
-    """A tiny model of its own whose logits are large enough to be sure of a token."""
-    hf = tiny_hf(family)
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(times)
-    return interp.load_model(hf, tokenizer=word_tokenizer())
-
-
-def prompts_of(model, fact: Fact, anchor="subject_last") -> FactPrompts:
-    prompts = edit_prompts(model, fact, "cloze", anchor, TEMPLATES)
+def prompts_of(model, fact: Fact, anchor="subject_last", templates=TEMPLATES) -> FactPrompts:
+    prompts = edit_prompts(model, fact, "cloze", anchor, templates)
     return FactPrompts(tuple(prompts), essence_prompt(model, fact.subject, anchor))
 
 
@@ -119,30 +114,19 @@ def test_rows_under_their_own_changes_equal_changed_weights():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gptj", "gpt2", "qwen3"])
-def test_a_batched_search_equals_single_searches(family: str):
-    model = tiny(family)
-    facts = [prompts_of(model, fact) for fact in FACTS]
-    places, options = [("mlp_post", 0), ("mlp_post", 1)], Search(steps=6)
-    together = search_targets(model, facts, places, options, [()], torch.zeros(3).long())
-    for i, fact in enumerate(facts):
-        alone = search_targets(model, [fact], places, options, [()], torch.zeros(1).long())
-        torch.testing.assert_close(together.delta[i], alone.delta[0], atol=1e-3, rtol=1e-3)
-        assert float(together.p[i]) == pytest.approx(float(alone.p[0]), abs=1e-3)
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj", "gpt2", "qwen3"])
-def test_the_search_equals_a_plain_loop_over_whole_prompts(family: str):
+def test_a_batched_search_equals_plain_loops_over_whole_prompts_of_each_fact(family: str):
     model = tiny(family)
     options = Search(steps=5, clamp=2, kl=0.5)
-    for fact in FACTS:
-        given, owner = prompts_of(model, fact), torch.zeros(1).long()
-        ours = search_targets(model, [given], [("mlp_post", 1)], options, [()], owner)
-        plain = whole_prompts(model, given, 1, options)
+    given = [prompts_of(model, fact) for fact in FACTS]
+    owner = torch.zeros(3).long()
+    ours = search_targets(model, given, [("mlp_post", 1)], options, [()], owner)
+    for i, fact in enumerate(given):
+        plain = whole_prompts(model, fact, 1, options)
         assert float(plain.delta.norm()) > 0
-        torch.testing.assert_close(ours.delta, plain.delta, atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(ours.initial, plain.initial, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(ours.p, plain.p, atol=1e-5, rtol=1e-3)
-        assert ours.steps.tolist() == plain.steps.tolist()
+        torch.testing.assert_close(ours.delta[i], plain.delta[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(ours.initial[i], plain.initial[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.p[i], plain.p[0], atol=1e-5, rtol=1e-3)
+        assert int(ours.steps[i]) == int(plain.steps[0])
 
 
 def test_facts_that_are_done_early_keep_what_they_would_have_alone():
@@ -233,14 +217,14 @@ def test_a_target_is_said_where_it_ends(monkeypatch):
     assert bound.steps.tolist() == plain.steps.tolist()
 
 
-@pytest.mark.parametrize("name", ["smollm", "gemma"])
-def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str, request):
-    model = request.getfixturevalue(name)
-    goes_on = continuing_tokens(model)
-    assert goes_on.shape == (model.unembed.weight.shape[0],)
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m"])
+def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str):
+    tokenizer = AutoTokenizer.from_pretrained(builtin.pull(name))
+    goes_on = continuing_tokens(SimpleNamespace(tokenizer=tokenizer, n_vocab=len(tokenizer) + 7))
+    assert goes_on.shape == (len(tokenizer) + 7,)
 
     def said(text: str) -> bool:
-        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         return bool(goes_on[ids[0]])
 
     assert [said(text) for text in ("atu", "derry", "London", "s", "1", "é")] == [True] * 6
@@ -250,7 +234,8 @@ def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str
 # --- writing -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+# memit is alphaedit in another metric, pmet a stage of ifmet; the other ace presets reorder stages
+@pytest.mark.parametrize("name", ["ft", "rome", "alphaedit", "ifmet", "ace", "ace-released"])
 def test_many_edits_at_once_are_each_as_if_alone(name: str, moments_of):
     # in float64, for Adam makes much of rounding where a target is out of reach
     model = interp.load_model(tiny_hf("gemma3").double(), tokenizer=word_tokenizer())
@@ -273,9 +258,8 @@ def test_rome_writes_its_target_exactly(moments_of):
     assert isinstance(stage, Stage)
     place = ("mlp_post", stage.layers[0])
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
-    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
-    zero = torch.tensor([0])
-    bare = FactPrompts(tuple(prompts), essence_prompt(model, FACTS[0].subject, "subject_last"))
+    bare, zero = prompts_of(model, FACTS[0], templates=("{}",)), torch.tensor([0])
+    prompts = bare.learn
     found = search_targets(model, [bare], [place], stage.search, [()], zero)
     before = outputs_at(model, prompts, place, [()], zero)
     after = outputs_at(model, prompts, place, [got.changes], zero)
@@ -296,20 +280,11 @@ def test_the_residual_shrinks_layer_by_layer(spread, moments_of):
     aim = ("resid_post", 2) if spread == "linear" else ("mlp_post", 2)
     method = Method("test", (stage,))
     (got,) = write(model, [Request(FACTS[:1])], method, moments_of(model, method))
-    prompts = edit_prompts(model, FACTS[0], "cloze", "subject_last")
-    zero = torch.tensor([0])
-    found = search_targets(
-        model,
-        [FactPrompts(tuple(prompts), essence_prompt(model, FACTS[0].subject, "subject_last"))],
-        [aim],
-        stage.search,
-        [()],
-        zero,
-    )
+    bare, zero = prompts_of(model, FACTS[0], templates=("{}",)), torch.tensor([0])
+    found = search_targets(model, [bare], [aim], stage.search, [()], zero)
     goal = (found.initial + found.delta)[0, 0]
-    changes = [c for c in got.changes]
     left = [
-        float((goal - outputs_at(model, prompts[:1], aim, [tuple(changes[:n])], zero)[0]).norm())
+        float((goal - outputs_at(model, bare.learn, aim, [got.changes[:n]], zero)[0]).norm())
         for n in range(4)
     ]
     assert left[3] < 0.2 * left[0]
@@ -339,11 +314,12 @@ def test_queries_written_first_store_a_fact_whatever_its_implicit_names(moments_
     assert named.p[0] == bare.p[0]
 
 
-def test_own_samples_are_drawn_from_the_model():
+def test_own_samples_are_drawn_from_the_model(monkeypatch):
+    monkeypatch.setattr(moments, "WINDOW", 8)
     model, n = sharp("llama", 3), 400
-    rows = own_samples(model, n * WINDOW, seed=1)
-    assert len(rows) == n and {len(row.ids) for row in rows} == {1 + WINDOW}
-    assert rows == own_samples(model, n * WINDOW, seed=1)
+    rows = own_samples(model, n * 8, seed=1)
+    assert len(rows) == n and {len(row.ids) for row in rows} == {1 + 8}
+    assert rows == own_samples(model, n * 8, seed=1)
     first = torch.tensor([row.ids[:3] for row in rows])
     assert len(set(first[:, 0].tolist())) == 1
     stop = model.hf.generation_config.eos_token_id
@@ -389,7 +365,7 @@ def test_moments_are_means_over_text_and_cached(tmp_path):
 # --- asking ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj"])
 def test_shared_prefixes_and_leaving_rows_change_no_answer(family: str):
     model = tiny(family)
     prefix = "w1 w2 w3 w4 w5"
@@ -456,16 +432,6 @@ def test_apply_and_undo_in_any_order_are_bit_exact(made):
     assert same(weights(model), before)
 
 
-def test_an_edit_does_what_it_says(made):
-    model, make = made
-    fact = FACTS[0]
-    one = make(fact)
-    ask = [Ask(0, fact.cloze, n_tokens=1)]
-    assert not generations(model, ask, [()])[0].startswith("w40")
-    with one.applied(model):
-        assert generations(model, ask, [()])[0] == "w40"
-
-
 def test_what_was_made_on_top_needs_what_was_below(made):
     model, make = made
     first = make(FACTS[0])
@@ -486,7 +452,7 @@ def test_what_was_made_on_top_needs_what_was_below(made):
         first.apply(model)
 
 
-def test_saved_edits_come_back_and_damage_is_told(made, tmp_path):
+def test_a_saved_edit_comes_back_and_is_refused_by_another_model(made, tmp_path):
     model, make = made
     one = make(FACTS[0])
     one.save(tmp_path / "one")
@@ -497,16 +463,6 @@ def test_saved_edits_come_back_and_damage_is_told(made, tmp_path):
     with pytest.raises(DataError, match="was made for"):
         back.apply(other)
     assert same(weights(other), before)
-    manifest = tmp_path / "one" / "manifest.json"
-    said = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(said | {"id": "0" * 12}))
-    with pytest.raises(RunFolderError, match="is damaged"):
-        Edit.load(tmp_path / "one")
-    (tmp_path / "one" / "arrays.safetensors").write_bytes(b"half")
-    with pytest.raises(RunFolderError, match="damaged"):
-        Edit.load(tmp_path / "one")
-    with pytest.raises(RunFolderError, match="no run folder"):
-        Edit.load(tmp_path / "nowhere")
 
 
 def test_merged_edits_do_what_both_did(made, tmp_path):

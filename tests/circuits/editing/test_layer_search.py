@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny, tiny_hf, word_tokenizer
-from planted_cases import PLAIN, planted
+from conftest import tiny
+from planted_cases import PLAIN, planted, sharp
+from test_editing import texts
 
-import interp
 from circuits.editing import Fact
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
@@ -49,20 +49,12 @@ ZERO = torch.zeros(1, dtype=torch.long)
 
 @pytest.fixture(scope="module")
 def moments(cache):
-    generator = torch.Generator().manual_seed(0)
-    texts = [
-        " ".join(f"w{int(i)}" for i in torch.randint(0, 90, (60,), generator=generator))
-        for _ in range(30)
-    ]
-    return second_moments(tiny("llama"), PLACES, texts, 1000)
+    return second_moments(tiny("llama"), PLACES, texts(), 1000)
 
 
 @pytest.fixture(scope="module")
 def world():
-    hf = tiny_hf("llama")
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
-    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    model = sharp()
     return model, parse_cases(planted(model, 6))
 
 
@@ -269,4 +261,3 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     first = preset("ace-query-first", model, found)
     assert first.stages == preset("ace", model, found).stages[::-1]
     assert set(found.moments) == {("gate", layer) for layer in (*found.query, *found.value)}
-    assert select_layers(model, cases, shots=PLAIN) == found

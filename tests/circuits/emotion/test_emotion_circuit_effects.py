@@ -169,17 +169,6 @@ def test_zero_and_mean_differ_and_presets_are_tested():
     assert all(not c.heads for s in sets[6:] for c in s.circuits.values())
 
 
-def test_random_circuits_are_disjoint_from_the_circuit():
-    found = found_in("llama")
-    sets = circuit_sets(found, n_random=4)
-    drawn = [s for s in sets if s.name == "random" and s.part == "both"]
-    assert len(drawn) == 4
-    for emotion in EMOTIONS:
-        for part in ("neurons", "heads"):
-            own = set(found.circuits["centred"][emotion].units(part))
-            assert not any(own & set(s.circuits[emotion].units(part)) for s in drawn)
-
-
 def test_prompts_that_do_not_differ_are_refused():
     model, found = tiny("llama"), found_in("llama")
     same = [EmotionGroup((NEUTRAL_IDS[0],) * 6, "s_neutral", "a", "felt:A")]

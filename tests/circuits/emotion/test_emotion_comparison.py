@@ -19,7 +19,7 @@ from circuits.emotion import (
     load_replies,
     load_scenarios,
 )
-from circuits.emotion.emotion_comparison import EmotionComparison, evaluate
+from circuits.emotion.emotion_comparison import evaluate
 from circuits.emotion.emotion_metrics import judged, measure, nll, presentable, with_criteria
 from circuits.emotion.prompts import ReplyPrompts, token_prompt
 from circuits.emotion.replies import ReplyWriter, read_all, replies
@@ -92,14 +92,6 @@ def test_a_summary_has_the_promised_keys():
     assert {"accuracy", "accuracy_ci", "quality", "joint"} <= set(one)
     assert one["accuracy"] == 0.5 and one["accuracy_ci"] == [0.0, 1.0] and one["quality"] == 1.0
     assert set(found["paired"]) == {"circuit - steering"}
-
-
-def test_a_result_returns_from_its_folder(tmp_path: Path):
-    found = comparison()
-    read = EmotionComparison.load(found.save(tmp_path / "c"))
-    assert read.criteria == found.criteria and read.judges == found.judges
-    pd.testing.assert_frame_equal(read.table(), found.table())
-    assert read.settings == {"seed": 0}
 
 
 # --- situations and prompts ----------------------------------------------------------------------

@@ -24,10 +24,9 @@ DATA = ["--datasets", str(ROOT / "datasets")]
 SIZES = {
     "vocab_size": 49152,
     "hidden_size": 48,
-    "intermediate_size": 40,
     "num_attention_heads": 24,
     "num_key_value_heads": 8,
-    "num_hidden_layers": 28,
+    "num_hidden_layers": 3,
     "max_position_embeddings": 256,
     "pad_token_id": 2,
     "bos_token_id": 1,
@@ -37,12 +36,12 @@ CONDITIONS = ["unmodulated", "prompting", "demonstrations", "chat", "steering", 
 CONTROLS = ["neurons", "heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random"]
 
 
-def tiny_of(folder: Path, architecture: str, n_layers: int = 28) -> str:
-    """A random model of an architecture, as deep as the real one, with a chat tokenizer."""
+def tiny_of(folder: Path, architecture: str = "Llama", d_mlp: int = 40) -> str:
+    """A random model of an architecture with a chat tokenizer."""
     config = getattr(transformers, f"{architecture}Config")
     torch.manual_seed(0)
     hf = transformers.AutoModelForCausalLM.from_config(
-        config(**SIZES | {"num_hidden_layers": n_layers})
+        config(**SIZES | {"intermediate_size": d_mlp})
     )
     with torch.no_grad():
         for parameter in hf.parameters():
@@ -55,13 +54,15 @@ def tiny_of(folder: Path, architecture: str, n_layers: int = 28) -> str:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_of(tmp_path_factory.mktemp("judge"), "Llama", n_layers=2)
+    return tiny_of(tmp_path_factory.mktemp("judge"))
 
 
 def short(recipe: EmotionRecipe, model: str, judge: str, path: Path) -> str:
-    """A recipe for a stand-in, with replies of a few tokens."""
+    """A recipe for a stand-in of three layers, with replies of a few tokens."""
     decoding = recipe.decoding.model_copy(update={"new_tokens": 4, "min_tokens": 2})
-    own = {"model": model, "judge_model": judge, "decoding": decoding, "n": 2}
+    steering = recipe.doses.steering.model_copy(update={"layers": (1, 2)})
+    doses = recipe.doses.model_copy(update={"steering": steering})
+    own = {"model": model, "judge_model": judge, "decoding": decoding, "doses": doses, "n": 2}
     recipe.model_copy(update=own).save(path)
     return str(path)
 
@@ -103,7 +104,7 @@ def test_the_published_recipes_run_on_models_of_their_architecture(
 def test_control_shows_replies_and_caps_doses(
     judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
+    model = tiny_of(tmp_path / "model", d_mlp=1200)  # circuits and random ones have 560
     given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
     # a small discovery, which `control` then finds in its folder
     found = ["emotion", "circuit", "--model", model, "--out", str(tmp_path / "d"), "--limit", "4"]
@@ -130,7 +131,7 @@ def test_control_shows_replies_and_caps_doses(
 def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
     judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    model = tiny_of(tmp_path / "model", "Llama", n_layers=30)
+    model = tiny_of(tmp_path / "model", d_mlp=1200)  # circuits and random ones have 560
     given = short(EmotionRecipe.of("smollm2-135m"), model, judge, tmp_path / "recipe.json")
     seen: list[tuple[Any, ...]] = []
 

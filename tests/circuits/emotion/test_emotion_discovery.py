@@ -15,9 +15,6 @@ from circuits.emotion import (
     load_frames,
     load_replies,
 )
-from circuits.emotion import (
-    discovery as discovering,
-)
 from circuits.emotion.components import normed
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import discover, neutral_prompts
@@ -179,7 +176,7 @@ def test_vignettes_are_read_less_either_origin(frames: Frames):
 # --- discovery ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gptj"])
+@pytest.mark.parametrize("family", ["gemma3", "gptj"])
 def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, family: str):
     model = tiny(family)
     made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
@@ -201,30 +198,6 @@ def test_a_discovery_returns_from_its_folder(tmp_path: Path, frames: Frames, fam
     assert set(sizes.values()) == {(30, n_heads)} and len(sizes) == 4
     with pytest.raises(PlanError, match="other weights"):
         read.of(tiny("qwen2"))
-
-
-def test_a_stopped_discovery_goes_on(
-    tmp_path: Path, frames: Frames, monkeypatch: pytest.MonkeyPatch
-):
-    model, calls = tiny("llama"), []
-
-    def stopped(*_: object, **__: object):
-        raise KeyboardInterrupt
-
-    def counted(*args: object, **options: object):
-        calls.append(1)
-        return states(*args, **options)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(discovering, "states", counted)
-    monkeypatch.setattr(discovering, "influence", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
-    monkeypatch.undo()
-    monkeypatch.setattr(discovering, "states", stopped)
-    made = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
-    assert calls == [1] and set(made.seconds) >= {"states", "influence"}
-    again = discover(model, SCENARIOS, frames, SETTINGS, out=tmp_path / "d")
-    assert again.circuits == made.circuits
 
 
 def test_another_discovery_in_the_folder_is_refused(tmp_path: Path, frames: Frames):

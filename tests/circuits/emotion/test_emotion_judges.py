@@ -33,30 +33,11 @@ from circuits.emotion.texts import (
 from interp.errors import DataError
 
 WORDS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))
-FILLER = [
-    "the",
-    "road",
-    "goes",
-    "on",
-    "past",
-    "a",
-    "mill",
-    "and",
-    "two",
-    "barns",
-    "to",
-    "some",
-    "gate",
-    "near",
-    "our",
-    "pond",
-]
+FILLER = [f"thing{i}" for i in range(16)]
 
 
 def labelled(text: str, label: str, group: str) -> LabelledReply:
-    return LabelledReply.model_validate(
-        {"reply": text, "label": label, "situation": group, "part": "tuning"}
-    )
+    return LabelledReply(text=text, label=label, group=group, part="tuning")
 
 
 def planted(n_groups: int = 12, where: int = 0, noise: float = 0.0) -> list[LabelledReply]:
@@ -123,17 +104,9 @@ def test_the_shipped_blind_labels_are_of_tuning_and_test_texts_alone():
 
 
 def event_replies(n: int) -> list[Reply]:
-    fields = ("id", "event_id", "theme", "valence", "scenario", "event", "emotion", "reply")
+    same = {"theme": "Work/Job", "valence": "neutral", "scenario": "x", "event": "y"}
     return [
-        Reply.model_validate(
-            dict(
-                zip(
-                    fields,
-                    (f"e{i}_{x}", f"e{i}", "Work/Job", "neutral", "x", "y", x, f"w{i} w{50 + k}"),
-                    strict=True,
-                )
-            )
-        )
+        Reply(id=f"e{i}_{x}", event_id=f"e{i}", emotion=x, text=f"w{i} w{50 + k}", **same)
         for i in range(n)
         for k, x in enumerate(LABELS)
     ]
@@ -145,9 +118,8 @@ def test_the_lexicon_counts_what_a_condition_added():
     assert lexical_labels(found, plain) == ["anger", "neutral", "surprise"]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_activations_are_the_mean_over_the_texts_own_tokens(family: str):
-    model = tiny(family)
+def test_activations_are_the_mean_over_the_texts_own_tokens():
+    model = tiny("gemma3")
     texts = ["w1 w2 w3", "w9", "w5 w6 w7 w8 w10"]
     found = mean_activations(model, texts, 0)
     start = list(model.encode(BEFORE))

@@ -9,7 +9,6 @@ from conftest import hooks_left, tiny
 
 import interp
 from circuits.emotion import (
-    EMOTIONS,
     load_frames,
     load_scenarios,
 )
@@ -156,9 +155,3 @@ def test_a_random_circuit_takes_the_nearest_layer_where_its_own_is_full():
     )
     with pytest.raises(StatisticsError, match="3 heads are left"):
         full.random(np.random.default_rng(1))
-
-
-def test_circuits_return_from_files(tmp_path: Path):
-    circuits = {e: a_circuit(e) for e in EMOTIONS}
-    storage.store(circuits, tmp_path / "c", "step")
-    assert storage.restore(tmp_path / "c", "step", dict[str, EmotionCircuit]) == circuits

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from circuits.query_value import QueryValue, Validation, find, validate
+from circuits.query_value import QueryValue, find, validate
 from circuits.query_value.lens import Lens, strongest
 from circuits.query_value.query import query_scores
 from circuits.query_value.trace import Trace, output_rows, trace
@@ -493,28 +493,6 @@ def result() -> QueryValue:
         every=True,
         top=12,
     )
-
-
-def test_a_run_folder_holds_the_whole_result(result: QueryValue, tmp_path):
-    result.save(tmp_path / "run")
-    again = QueryValue.load(tmp_path / "run")
-    assert again.scores.identical(result.scores)
-    assert again.values.equals(result.values)
-    assert again.queries.equals(result.queries)
-    assert again.questions == result.questions
-    assert again.tokens == result.tokens
-    assert again.summary() == result.summary()
-    assert again.provenance["versions"]
-
-
-def test_a_validation_is_kept_and_shown(tmp_path):
-    model = planted("moved")
-    result = find(model, [sentence(model, SENTENCE)], [TARGET])
-    found = validate(model, result, NEW, [TARGET] * 2, kind="zero", n_random=3)
-    again = Validation.load(found.save(tmp_path / "run"))
-    assert again.readings.identical(found.readings)
-    assert again.summary() == found.summary()
-    assert "ablating 1 query neurons" in again.report().html()
 
 
 def test_layer_sums_are_over_every_neuron_when_asked(result: QueryValue):

@@ -1,11 +1,11 @@
 """`interp recall-reasoning` from the command line: keys, files, refusals, recipes."""
 
 import importlib
-import json
 
 import pytest
 from conftest import ROOT, tiny
 from planted_recall import agreeing_data, planted, planted_data
+from test_cli import last_json
 
 from circuits.cli.app import run
 from circuits.recall_reasoning import study
@@ -25,10 +25,6 @@ def folder(tmp_path_factory):
     return str(path)
 
 
-def last_json(capsys):
-    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-
 def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monkeypatch):
     # the planted model has a world of its own, which no design's data speak of
     module = importlib.import_module("circuits.recall_reasoning.study")
@@ -36,7 +32,7 @@ def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monk
     out = tmp_path / "run"
     command = ["recall-reasoning", "run", "--model", folder, "--design", "A-C", "--out", str(out)]
     assert run([*command, *OPTIONS, "--json"]) == 0
-    found = last_json(capsys)
+    found = last_json(capsys.readouterr().out)
     for key in ("model", "cells", "circuits", "single_dissociations", "double_dissociation"):
         assert found[key]
     assert found["double_dissociation"][0]["holds"] is True
@@ -66,12 +62,17 @@ def test_unknown_design_is_the_users_mistake(folder, tmp_path, capsys):
     assert "give --model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_run_on_a_tiny_model_of_their_architecture(path, tmp_path):
-    recipe = load_recipe(path)
-    assert recipe.dtype == ("bfloat16" if "/" in recipe.model else "float32")
-    families = {"qwen": "qwen2", "gemma": "gemma3"}
-    model = tiny(next((f for name, f in families.items() if name in path.stem), "llama"))
+def test_recipes_name_the_format_of_their_model():
+    for recipe in map(load_recipe, RECIPES):
+        assert recipe.dtype == ("bfloat16" if "/" in recipe.model else "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("smollm2-135m", "llama"), ("gemma-3-270m", "gemma3"), ("qwen2.5-7b-instruct", "qwen2")],
+)
+def test_recipes_run_on_a_tiny_model_of_their_architecture(name, family, tmp_path):
+    recipe, model = load_recipe(name), tiny(family)
     small = {"design": "A-C", "n_select": 6, "n_validate": 6, "n_test": 12, "n_control": 4}
     small |= {"n_random": 3, "seeds": [0], "sizes": [1, 2], "neurons": [4], "mlps": [1]}
     asked = recipe.settings.but(**small)

@@ -1,6 +1,7 @@
 """The published statistics, and the probes, on cases worked out by hand and tiny models."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from circuits.recall_reasoning.published import (
     published_prompts,
     replicate,
 )
+from interp.data.pairs import PromptPairs
 from interp.errors import PlanError
 
 
@@ -157,23 +159,13 @@ def test_back_patching_into_the_same_state_changes_nothing():
     assert (found.sel(source=2, target=0) == 1).all()
 
 
-def spanned(pairs):
+def spanned(pairs: PromptPairs) -> PromptPairs:
     """The planted pairs with their land as a span."""
-    import interp
 
-    def land(text):
-        return text.split()[3]
+    def land(text: str) -> tuple[int, int]:
+        start = text.index(text.split()[3])
+        return start, start + len(text.split()[3])
 
-    return interp.PromptPairs.from_records(
-        [
-            {
-                "id": p.id,
-                "clean": p.clean,
-                "corrupt": p.corrupt,
-                "answer": p.answer,
-                "wrong_answer": p.wrong_answer,
-                "spans": {"subject": [land(p.clean), land(p.corrupt)]},
-            }
-            for p in pairs
-        ]
-    )
+    spans = [{"subject": (land(pair.clean), land(pair.corrupt))} for pair in pairs]
+    rows = (replace(pair, spans=own) for pair, own in zip(pairs, spans, strict=True))
+    return PromptPairs(tuple(rows), pairs.source)

@@ -138,22 +138,6 @@ def test_false_positives_are_rare_where_cells_are_alike(n, tmp_path):
     assert result.chosen["holds"].mean() <= 0.05  # two single dissociations a seed
 
 
-def test_stopped_study_resumes_with_the_same_result(tmp_path, separate):
-    lines = []
-
-    def stop(line):
-        lines.append(line)
-        if "seed 1: testing" in line:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        study(planted(), QUICK, tmp_path / "run", data=planted_data, say=stop)
-    assert not (tmp_path / "run").exists()
-
-    result = study(planted(), QUICK, tmp_path / "run", data=planted_data)
-    pd.testing.assert_frame_equal(result.tables["singles"], separate[1].tables["singles"])
-
-
 def test_cell_that_the_model_cannot_do_is_refused(tmp_path):
     def wrong(seed):
         data = planted_data(seed)

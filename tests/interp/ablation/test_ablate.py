@@ -7,17 +7,12 @@ import pytest
 import torch
 import xarray as xr
 from conftest import ROOT, tiny, tiny_hf, word_pairs, word_tokenizer
+from whole_answers import Aliases, Edit, aliases_of, recorded
 
 import interp
 from interp.ablation import rows
 from interp.ablation.readouts import WINDOW
-from interp.data.pairs import TokenPair, tokenise
-from interp.errors import (
-    InterpWarning,
-    OutOfMemory,
-    PlanError,
-)
-from interp.forward.hooks import hooked
+from interp.errors import OutOfMemory, PlanError
 from interp.model.components import (
     SITE_OF,
     Component,
@@ -44,48 +39,39 @@ ONE_PAIR = {"clean": "w7 w8 w10 w11", "corrupt": "w7 w8 w12 w11", "answer": "w30
 PAIR = ONE_PAIR | {"wrong_answer": "w31"}
 
 
-def plain_forward(model: Model, ids, edits=()) -> torch.Tensor:
-    """Logits of one prompt, by the model itself."""
-    with torch.no_grad(), hooked(model, edits):
-        return model.hf(torch.tensor([ids]), use_cache=False).logits[0].float()
-
-
-def recorded(model: Model, ids, site: str, layer: int) -> torch.Tensor:
-    kept: list[torch.Tensor] = []
-    plain_forward(model, ids, [(SITES[site], layer, lambda a: kept.append(a[0].clone()))])
-    return kept[0]
-
-
 def mean_of(model: Model, site: str, layer: int, by_position: bool) -> torch.Tensor:
     prompts = [model.encode(text) for text in (ALIGNED if by_position else REFERENCE)]
     each = [recorded(model, ids, site, layer) for ids in prompts]
     return torch.stack(each).mean(0) if by_position else torch.cat(each).mean(0)
 
 
-def naive(model: Model, pair: TokenPair, components, kind: str, by_position=False) -> torch.Tensor:
-    """Logits at the last token with components replaced one by one, each by a hook of its own."""
+def hooks(one: Aliases, alias, components, kind: str, by_position: bool = False) -> list[Edit]:
+    """What replaces components, by a hook each, at every token of an alias behind the prompt."""
+    model = one.model
 
-    def edit(one: Component):
-        site = SITE_OF[one.kind]
+    def edit(part: Component) -> Edit:
+        site = SITE_OF[part.kind]
         each = model.width(SITES[site]) // model.n_units(SITES[site])
-        own = slice(one.unit * each, (one.unit + 1) * each)
-        if kind == "zero":
-            value = torch.zeros(model.width(SITES[site]))
-        elif kind == "mean":
-            value = mean_of(model, site, one.layer, by_position)
-        else:
-            value = recorded(model, pair.corrupt, site, one.layer)
+        own = slice(part.unit * each, (part.unit + 1) * each)
+        if kind == "resample":
+            return one.patched(alias, site, part.layer, own)
+        value = torch.zeros(model.width(SITES[site]))
+        if kind == "mean":
+            value = mean_of(model, site, part.layer, by_position)
 
         def change(activation):
             activation[0, :, own] = value[..., own]
 
-        return SITES[site], one.layer, change
+        return site, part.layer, change
 
-    return plain_forward(model, pair.clean, [edit(one) for one in components])[-1]
+    return [edit(part) for part in components]
 
 
-def logit_diff(logits: torch.Tensor, pair: TokenPair) -> float:
-    return float(logits[pair.answer] - logits[pair.wrong_answer])
+def naive(one: Aliases, components, kind: str, by_position: bool = False) -> dict[str, float]:
+    """Every metric of a clean prompt with components replaced."""
+    with torch.no_grad():
+        found = one.metrics(lambda alias: hooks(one, alias, components, kind, by_position))
+    return {name: float(value) for name, value in found.items()}
 
 
 def mixed_sets(model: Model) -> dict[str, ComponentSet]:
@@ -104,59 +90,25 @@ def mixed_sets(model: Model) -> dict[str, ComponentSet]:
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
 def test_ablation_equals_plain_hooked_passes(tiny_model: Model, kind: str):
-    sets, (kept, _) = mixed_sets(tiny_model), tokenise(tiny_model, word_pairs())
-    reference = REFERENCE if kind == "mean" else None
+    sets, reference = mixed_sets(tiny_model), REFERENCE if kind == "mean" else None
     result = interp.ablate(
         tiny_model, word_pairs(), sets, kind, n_random=0, reference=reference
     ).reading("logit_diff")
-    for i, pair in enumerate(kept):
-        clean = logit_diff(plain_forward(tiny_model, pair.clean)[-1], pair)
-        assert result["baseline"].values[i] == pytest.approx(clean, abs=1e-4)
-        for j, (name, one) in enumerate(sets.items()):
-            want = logit_diff(naive(tiny_model, pair, one.ablated(tiny_model), kind), pair)
+    for i, one in enumerate(aliases_of(tiny_model, word_pairs())):
+        want = naive(one, (), kind)["logit_diff"]
+        assert result["baseline"].values[i] == pytest.approx(want, abs=1e-4)
+        for j, (name, chosen) in enumerate(sets.items()):
+            want = naive(one, chosen.ablated(tiny_model), kind)["logit_diff"]
             assert result["ablated"].values[i, j] == pytest.approx(want, abs=1e-4), (name, i)
-
-
-def test_resampled_tokens_are_their_partners():
-    """Prompts of unequal length: a token without a partner is left as it is."""
-    records = [
-        PAIR | {"clean": "w1 w2 w7 w8 w3", "corrupt": "w5 w1 w2 w9 w3"},
-        PAIR | {"clean": "w1 w2 w7 w3", "corrupt": "w1 w2 w9 w8 w11 w3"},
-    ]
-    records[0]["spans"] = {"s": ["w7 w8", "w9"]}
-    records[1]["spans"] = {"s": ["w7", "w9 w8 w11"]}
-    hand = [{0: 1, 1: 2, 3: 3, 4: 4}, {0: 0, 1: 1, 2: 4, 3: 5}]
-    model = tiny("gemma3")
-    pairs = interp.PromptPairs.from_records(records)
-    with pytest.warns(InterpWarning, match="1 tokens of clean and 3 of corrupt prompts"):
-        result = interp.ablate(model, pairs, {"two": "a1.h2,m2", "one": "m0"}, n_random=0)
-    assert result.summary()["warnings"] == list(result.warnings)
-    for i, pair in enumerate(tokenise(model, pairs)[0]):
-        for j, name in enumerate(["a1.h2,m2", "m0"]):
-            edits = []
-            for one in components_of(model, name):
-                site, d = SITE_OF[one.kind], model.arch.d_head
-                own = slice(one.unit * d, (one.unit + 1) * d) if one.kind == "head" else slice(None)
-                other = recorded(model, pair.corrupt, site, one.layer)
-
-                def put(activation, own=own, other=other, partner=hand[i]):
-                    for pos, at in partner.items():
-                        activation[0, pos, own] = other[at, own]
-
-                edits.append((SITES[site], one.layer, put))
-            want = logit_diff(plain_forward(model, pair.clean, edits)[-1], pair)
-            got = float(result.reading("logit_diff")["ablated"][i, j])
-            assert got == pytest.approx(want, abs=1e-4), (name, i)
 
 
 def test_aligned_prompts_have_a_mean_at_each_position():
     model = tiny("llama")
-    kept = tokenise(model, interp.PromptPairs.from_records([PAIR]))[0]
+    (one,) = aliases_of(model, interp.PromptPairs.from_records([PAIR]))
     result = interp.ablate(model, [PAIR], "a1.h2,m2", "mean", reference=ALIGNED, n_random=0)
     assert result.mean_over == "each position of 2 reference prompts"
-    want = naive(model, kept[0], components_of(model, "a1.h2,m2"), "mean", by_position=True)
-    got = float(result.reading()["ablated"][0, 0])
-    assert got == pytest.approx(logit_diff(want, kept[0]), abs=1e-4)
+    want = naive(one, components_of(model, "a1.h2,m2"), "mean", by_position=True)["logit_diff"]
+    assert float(result.reading()["ablated"][0, 0]) == pytest.approx(want, abs=1e-4)
     other = interp.ablate(model, word_pairs(), "a1.h2", "mean", reference=ALIGNED, n_random=0)
     assert other.mean_over == "all tokens of 2 reference prompts"
 
@@ -263,11 +215,6 @@ def test_a_planted_head_is_found_and_random_heads_do_nothing():
 # --- components and sets -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a0.h0", "a12.h3", "m5", "m5.n17"])
-def test_names_are_read_and_written(name: str):
-    assert str(Component.parse(name)) == name
-
-
 def test_components_come_in_many_forms():
     model = tiny("llama")
     named = [Component(1, "head", 2), Component(0, "head", 3)]
@@ -353,13 +300,3 @@ def test_smollm_reads_capitals_with_head_23_4(smollm: Model):
     assert table.loc["a23.h4", "effect"] == pytest.approx(-14.331, abs=0.02)
     assert table.loc["a23.h4", "p"] == 1 / 9
     assert abs(table.loc["a23.h4", "random"]) < 2
-
-
-def test_a_head_may_be_named_as_papers_do():
-    model = tiny("llama")
-    assert components_of(model, "L1H2, a0.h3,m1") == components_of(model, ["a1.h2", "a0.h3", "m1"])
-    assert str(components_of(model, "l1h2")[0]) == "a1.h2"
-    with pytest.raises(PlanError, match="no component 'a9.h2'"):
-        components_of(model, "L9H2")
-    with pytest.raises(PlanError, match="'a1.h2' is named twice"):
-        components_of(model, "L1H2,a1.h2")

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from conftest import tiny, word_pairs
-from test_ablate import PAIR, TEXT, naive, plain_forward, recorded
+from patch_examples import same
+from test_ablate import PAIR, TEXT, hooks
+from whole_answers import aliases_of, plain, recorded
 
 import interp
 from interp.ablation.controls import matched_sets, write_norms
@@ -101,42 +102,15 @@ def test_norms_are_those_of_what_is_written():
 # --- readouts ----------------------------------------------------------------------------------
 
 
-def test_accuracy_by_its_definitions():
+def test_kl_by_its_definition():
     model = tiny("llama")
-    kept = tokenise(model, word_pairs())[0]
-    logits = [naive(model, pair, components_of(model, "a1.h2,m2"), "resample") for pair in kept]
-    among = [token for pair in kept for token in (pair.answer, pair.wrong_answer)]
-    best = max(range(90), key=lambda w: min(float(x[w + 4]) for x in logits))
-    names = ("accuracy", "vocab_accuracy", "logprob", "kl")
-    result = interp.ablate(model, word_pairs(), "a1.h2,m2", readouts=names, n_random=0)
-    for i, (pair, x) in enumerate(zip(kept, logits, strict=True)):
-        got = {name: float(result.reading(name)["ablated"][i, 0]) for name in names}
-        assert got["accuracy"] == (x[among].argmax() == among.index(pair.answer))
-        assert got["vocab_accuracy"] == (x.argmax() == pair.answer)
-        assert got["logprob"] == pytest.approx(float(x.log_softmax(-1)[pair.answer]), abs=1e-4)
-        clean = plain_forward(model, pair.clean)[-1].log_softmax(-1)
-        kl = float((clean.exp() * (clean - x.log_softmax(-1))).sum())
-        assert got["kl"] == pytest.approx(kl, abs=1e-4)
-    # among the answers alone, and beside a word that always wins
-    answers = [row.answer for row in word_pairs()]
-    alone = interp.ablate(
-        model, word_pairs()[:1], "m2", readouts=["accuracy"], candidates=answers[:1], n_random=0
-    )
-    assert float(alone.reading()["ablated"][0, 0]) == 1
-    beaten = interp.ablate(
-        model,
-        word_pairs(),
-        "a1.h2,m2",
-        readouts=["accuracy"],
-        candidates=[*answers, f"w{best}"],
-        n_random=0,
-    )
-    assert best + 4 not in {pair.answer for pair in kept}
-    wins = [
-        float(x[best + 4]) > float(x[pair.answer]) for x, pair in zip(logits, kept, strict=True)
-    ]
-    got = beaten.reading()["ablated"].values[:, 0]
-    assert all(value == 0 for value, won in zip(got, wins, strict=True) if won)
+    result = interp.ablate(model, word_pairs(), "a1.h2,m2", readouts=("kl",), n_random=0)
+    for i, one in enumerate(aliases_of(model, word_pairs())):
+        edits = hooks(one, one.pair.answers[0][0], components_of(model, "a1.h2,m2"), "resample")
+        with torch.no_grad():
+            clean, ablated = (plain(model, one.pair.clean, some)[-1] for some in ((), edits))
+        kl = float((clean.exp() * (clean - ablated)).sum())
+        assert float(result.reading("kl")["ablated"][i, 0]) == pytest.approx(kl, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gptj"])
@@ -175,8 +149,9 @@ def test_neutral_text_is_resampled_from_the_next_window():
         def put(activation, value=value):
             activation[0, :, 16:24] = value[:, 16:24]
 
-        logits = plain_forward(model, window.ids, [(SITES["z"], 1, put)])
-        want = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window.ids[1:]))
+        with torch.no_grad():
+            log_p = plain(model, window.ids, [("z", 1, put)])
+        want = torch.nn.functional.nll_loss(log_p[:-1], torch.tensor(window.ids[1:]))
         assert float(nll["ablated"][i, 0]) == pytest.approx(float(want), abs=1e-4)
 
 
@@ -224,15 +199,6 @@ def test_pairs_of_one_entity_are_resampled_together():
         interp.ablate(tiny("llama"), many, "a1", cluster_by="subject")
 
 
-def same(a: interp.AblationResult, b: interp.AblationResult) -> None:
-    assert list(a.readings) == list(b.readings)
-    for name in a.readings:
-        xr.testing.assert_identical(a.readings[name], b.readings[name])
-    for field in dataclasses.fields(a):
-        if field.name not in ("readings", "provenance", "seconds"):
-            assert getattr(a, field.name) == getattr(b, field.name), field.name
-
-
 def test_a_run_folder_loads_back_exactly(tmp_path: Path):
     result = full()
     result.save(tmp_path / "run")
@@ -248,32 +214,23 @@ def test_a_run_folder_loads_back_exactly(tmp_path: Path):
 def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ablating, "EXAMPLES_AT_ONCE", 2)
     monkeypatch.setattr(ablating, "SETS_AT_ONCE", 4)
-    whole, out, ran = full(), tmp_path / "run", []
+    whole, out, ran, said = full(), tmp_path / "run", [], []
     run_sets = ablating.run_sets
 
     def stops(*arguments):
-        if len(ran) == 3:
-            raise KeyboardInterrupt
         ran.append(1)
+        if len(ran) == 4:
+            raise KeyboardInterrupt
         return run_sets(*arguments)
 
     monkeypatch.setattr(ablating, "run_sets", stops)
     with pytest.raises(KeyboardInterrupt):
         full(out=out)
-    assert not out.exists()
-    partial = tmp_path / "run.partial"
-    assert len(list(partial.glob("*/arrays.safetensors"))) == 3
-    # a half-written shard is measured again
-    next(partial.glob("*/arrays.safetensors")).write_bytes(b"half")
-    counted, said = [], []
-    monkeypatch.setattr(ablating, "run_sets", lambda *a: counted.append(1) or run_sets(*a))
-    same(full(out=out, progress=lambda *done: said.append(done)), whole)
-    assert said[0] == (0, said[-1][1])
-    assert len(counted) == len(said) - 3
-    assert said[-1][0] == said[-1][1]
-    assert not partial.exists()
-    monkeypatch.setattr(ablating, "run_sets", lambda *a: pytest.fail("measured again"))
-    same(full(out=out), whole)
+    same(full(out=out, progress=lambda *done: said.append(done)), whole, "seconds")
+    assert said[0] == (0, said[-1][1]) and said[-1][0] == said[-1][1]
+    assert len(ran) == len(said)  # one of them died, and the first report is before the work
+    same(full(out=out), whole, "seconds")
+    assert len(ran) == len(said)
     others = {
         "seed=0 (this one: 1)": {"seed": 1},
         "kind='resample' (this one: 'zero')": {"kind": "zero"},

@@ -7,15 +7,7 @@ import pytest
 import torch
 from conformance.tiny_models import tiny_model
 from conftest import word_pairs, word_tokenizer
-from moe_models import (
-    MIXTURES,
-    mixture_of,
-    neurons_by_hand,
-    output_by_hand,
-    routing_by_hand,
-    shared_by_hand,
-    tiny_mixture,
-)
+from moe_models import MIXTURES, by_hand, mixed, tiny_mixture
 from torch import Tensor
 
 import interp
@@ -26,32 +18,20 @@ from interp.model.model import Model
 mixtures = pytest.mark.parametrize("family", list(MIXTURES))
 
 
-def run_by_hand(
-    model: Model, family: str, layer: int, prompt: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(neurons, contributions, last logits) of a prompt, with gradients, by a hand-made mixture."""
-    moe, kept = mixture_of(model, layer), []
+def run_by_hand(model: Model, family: str, layer: int, prompt: str) -> list[Tensor]:
+    """Neurons, contributions, which were chosen, last logits of a prompt, with gradients."""
+    kept: list[Tensor] = []
 
-    def forward(hidden: Tensor):
-        x = hidden.flatten(0, -2)
-        _, weights = routing_by_hand(family, moe, x)
-        n, chosen = weights.shape[1], (weights != 0).float()
-        neurons = torch.stack([neurons_by_hand(family, moe, x, e) for e in range(n)], 1)
-        neurons = neurons * chosen[:, :, None]
-        outputs = [output_by_hand(family, moe, neurons[:, e], e) for e in range(n)]
-        parts = weights[:, :, None] * torch.stack(outputs, 1)
-        kept[:] = [neurons, parts]
-        out = (parts.sum(1) + shared_by_hand(moe, x)).view_as(hidden)
-        return (out, weights) if family == "gpt_oss" else out
+    def keep(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
+        parts = weights[:, :, None] * outputs
+        kept[:] = [neurons, parts, (weights != 0)[:, :, None]]
+        return parts.sum(1)
 
-    moe.forward = forward
-    try:
-        ids = torch.tensor([model.encode(prompt)])
-        embeddings = model.hf.get_input_embeddings()(ids).detach().requires_grad_(True)
+    ids = torch.tensor([model.encode(prompt)])
+    embeddings = model.hf.get_input_embeddings()(ids).detach().requires_grad_(True)
+    with by_hand(model, family, layer, keep):
         logits = model.hf(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
-    finally:
-        del moe.forward
-    return kept[0], kept[1], logits
+    return [*kept, logits]
 
 
 @mixtures
@@ -61,11 +41,12 @@ def test_gradient_times_difference_equals_autograd_by_hand(family: str):
     by_neuron = interp.attribute(model, pairs, "expert_post", "layer,pos,neuron", "eap")
     by_expert = interp.attribute(model, pairs, "expert_out", "layer,pos,expert", "eap")
     for i, pair in enumerate(kept):
-        neurons, parts, logits = run_by_hand(model, family, layer, pair.pair.clean)
+        neurons, parts, chosen, logits = run_by_hand(model, family, layer, pair.pair.clean)
         metric = logits[pair.answer] - logits[pair.wrong_answer]
         slopes = torch.autograd.grad(metric, [neurons, parts])
         others = run_by_hand(model, family, layer, pair.pair.corrupt)
-        want = ((neurons - others[0]) * slopes[0]).flatten(1).detach().numpy()
+        moved = neurons * chosen - others[0] * others[2]
+        want = (moved * slopes[0]).flatten(1).detach().numpy()
         got = by_neuron.values.sel(layer=layer).values[i, : len(want)]
         np.testing.assert_allclose(got, want, atol=1e-5 * max(1, np.abs(want).max()))
         want = ((parts - others[1]) * slopes[1]).sum(-1).detach().numpy()
@@ -112,23 +93,6 @@ def test_experts_share_the_score_of_their_mixture(family: str):
     np.testing.assert_allclose(summed, by_expert.values, atol=1e-5 * np.abs(summed).max())
 
 
-def run_with_weights(model: Model, layer: int, weights: Tensor, ids: tuple[int, ...]) -> Tensor:
-    """The last logits of a tiny Qwen3-MoE with a layer's dense routing weights given."""
-    family, moe = "qwen3_moe", mixture_of(model, layer)
-
-    def forward(hidden: Tensor) -> Tensor:
-        x = hidden.flatten(0, -2)
-        neurons = [neurons_by_hand(family, moe, x, e) for e in range(6)]
-        outputs = [output_by_hand(family, moe, own, e) for e, own in enumerate(neurons)]
-        return (weights[:, :, None] * torch.stack(outputs, 1)).sum(1).view_as(hidden)
-
-    moe.forward = forward
-    try:
-        return model.hf(torch.tensor([ids]), use_cache=False).logits[0, -1]
-    finally:
-        del moe.forward
-
-
 def test_a_weight_that_is_zero_has_a_slope():
     """Of experts that were not chosen, too: their output is what a weight would bring in."""
     model, layer = tiny_mixture("qwen3_moe"), 2
@@ -140,7 +104,10 @@ def test_a_weight_that_is_zero_has_a_slope():
         for prompt in (pair.pair.clean, pair.pair.corrupt):
             found.append(interp.activations(model, [prompt], "router_weights", layer)[layer][0])
         weights = found[0].clone().requires_grad_(True)
-        logits = run_with_weights(model, layer, weights, pair.clean)
+        with by_hand(
+            model, "qwen3_moe", layer, lambda _, __, *both, own=weights: mixed(_, own, *both)
+        ):
+            logits = model.hf(torch.tensor([pair.clean]), use_cache=False).logits[0, -1]
         metric = logits[pair.answer] - logits[pair.wrong_answer]
         (slope,) = torch.autograd.grad(metric, weights)
         want = ((found[0] - found[1]) * slope).numpy()

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny, word_pairs
-from test_attribution import contrast_of, metric_with, resampled
+from test_attribution import contrast_of, metric_with, resampled, swapped
 
 import interp
-from circuits.discovery.evaluator import prepared
 from interp.attribution.exact import exact_edges, parse_path, path_effects
 from interp.errors import PlanError
 from interp.forward.blocks import head_writes
 from interp.forward.hooks import hooked
-from interp.forward.masked import run_masked
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import SITES
@@ -41,53 +39,27 @@ def test_two_steps_are_two_masked_runs(tiny_model: Model, path: str):
     site = "mlp_out" if graph.sources[node].startswith("m") else "z"
     layer = (node - 1) // (graph.n_heads + 1)
     kept: list[torch.Tensor] = []
-    clean_as_other = prepared(tiny_model, [swap(contrast)], "resample")[0][0][1]
+    keep = [(SITES[site], layer, lambda a: kept.append(a.clone()))]
+    clean_as_other = resampled(tiny_model, swapped(contrast))
     mask = graph.exists.float()
     mask[first, middle] = 0
     with torch.no_grad():
-        if site == "mlp_out":
-            with hooked(tiny_model, [(SITES[site], layer, lambda a: kept.append(a.clone()))]):
-                run_masked(
-                    tiny_model,
-                    contrast.calls,
-                    contrast.clean,
-                    mask,
-                    resampled(tiny_model, contrast),
-                )
-            changed = list(clean_as_other.mlp_out)
-            changed[layer] = kept[-1]
-            ablated = dataclasses.replace(clean_as_other, mlp_out=changed)
-        else:
-            z = z_of(tiny_model, contrast, mask, layer)
-            changed = list(clean_as_other.z)
+        with hooked(tiny_model, keep):
+            metric_with(tiny_model, contrast, mask, resampled(tiny_model, contrast))
+        changed = list(getattr(clean_as_other, site))
+        own = slice(None)
+        if site == "z":
             d, head = tiny_model.arch.d_head, node - graph.heads(layer).start
-            changed[layer] = changed[layer].clone()
-            changed[layer][..., head * d : (head + 1) * d] = z[..., head * d : (head + 1) * d]
-            ablated = dataclasses.replace(clean_as_other, z=changed)
+            own = slice(head * d, (head + 1) * d)
+        changed[layer] = changed[layer].clone()
+        changed[layer][..., own] = kept[-1][..., own]
+        ablated = dataclasses.replace(clean_as_other, **{site: changed})
         cut = graph.exists.float()
         cut[node, last] = 0
         full = metric_with(tiny_model, contrast, graph.exists.float(), ablated)
         want = full - metric_with(tiny_model, contrast, cut, ablated)
     found = path_effects(tiny_model, contrast, [(first, middle, last)])[:, 0]
     torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
-
-
-def swap(contrast):
-    from test_attribution import swapped
-
-    return swapped(contrast)
-
-
-def z_of(model: Model, contrast, mask, layer: int) -> torch.Tensor:
-    """Heads' outputs in a masked run: what the output projection is given there."""
-    kept: list[torch.Tensor] = []
-    module, _ = model.point(SITES["z"], layer)
-    handle = module.register_forward_hook(lambda _, args, __: kept.append(args[0].clone()))
-    try:
-        run_masked(model, contrast.calls, contrast.clean, mask, resampled(model, contrast))
-    finally:
-        handle.remove()
-    return kept[-1]
 
 
 def test_path_patch_is_labelled_and_signed():

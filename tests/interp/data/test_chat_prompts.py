@@ -15,13 +15,6 @@ CHAT = [
 ]
 
 
-def test_messages_are_rendered_up_to_the_reply(smollm: Model):
-    found = interp.prompt(smollm, CHAT, subject="France")
-    want = smollm.tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
-    assert list(found.ids) == want
-    assert [smollm.token(found.ids[p]) for p in found.positions("subject")] == [" France"]
-
-
 def test_a_chat_is_one_prompt_everywhere(smollm: Model):
     prompt = interp.prompt(smollm, CHAT)
     alone = interp.forward(smollm, [prompt]).logits
@@ -31,14 +24,6 @@ def test_a_chat_is_one_prompt_everywhere(smollm: Model):
     (reply,) = interp.generate(smollm, CHAT, max_new_tokens=8)
     assert reply.prompt == prompt.ids
     assert "Paris" in reply.text
-
-
-def test_bos_is_never_doubled(gemma: Model, monkeypatch):
-    template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    monkeypatch.setattr(gemma.tokenizer, "chat_template", template)
-    ids = interp.prompt(gemma, CHAT).ids
-    assert ids.count(gemma.tokenizer.bos_token_id) == 1
-    assert ids[0] == gemma.tokenizer.bos_token_id
 
 
 def test_what_cannot_be_rendered_is_refused_in_a_sentence(smollm: Model, monkeypatch):

@@ -52,7 +52,7 @@ def test_each_subject_is_clean_and_corrupt_once_in_its_relation():
     ("model", "names"),
     [
         ("smollm", BOTH),
-        ("gemma", BOTH[:1]),
+        pytest.param("gemma", BOTH[:1], marks=pytest.mark.slow),
         pytest.param("qwen", BOTH, marks=pytest.mark.slow),
     ],
 )

@@ -1,10 +1,11 @@
 """Prompt pairs: what is read, what is refused and in which words, and which tokens spans cover."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny, word_pairs
+from conftest import tiny, word_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.token_batch import batch
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
+from interp.results.run_folder import names_of
 
 ROW = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5", "wrong_answer": "w6"}
 FRANCE = {
@@ -77,12 +79,6 @@ def test_every_source_gives_the_same_pairs(tmp_path: Path):
             assert vars(got) | {"where": ""} == vars(want) | {"where": ""}
 
 
-@pytest.mark.parametrize("name", ["country_capitals", "ioi", "landmark_countries"])
-def test_the_pair_sets_that_come_with_the_repository_load(name: str):
-    file = ROOT / "datasets" / f"{name}.jsonl"
-    assert len(load_pairs(file)) == sum(bool(x.strip()) for x in file.read_text().splitlines())
-
-
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path):
     line = json.dumps(row(note="a\u2028b\x85c"), ensure_ascii=False)
     assert len(load_pairs(write(tmp_path / "p.jsonl", line))) == 1
@@ -106,9 +102,6 @@ def test_a_null_span_counts_as_absent():
     [
         ([], "mine holds no pairs; give at least one row."),
         ([ROW, without("clean")], "mine, row 2: 'clean' is missing."),
-        ([without("corrupt")], "mine, row 1: 'corrupt' is missing"),
-        ([without("answer")], "mine, row 1: 'answer' is missing"),
-        ([without("wrong_answer")], "mine, row 1: 'wrong_answer' is missing"),
         ([row(answer=3)], "mine, row 1: 'answer' is 3; it must be text, or a list of texts."),
         ([row(clean=" ")], "mine, row 1: 'clean' is ' '; it must be non-empty text."),
         (
@@ -180,19 +173,6 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPa
     assert "(ConnectionError: no route)" in str(error.value)
 
 
-def test_a_data_set_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-
-    def fetched(name, split):
-        asked.append((name, split))
-        return datasets.Dataset.from_list([ROW])
-
-    monkeypatch.setattr(datasets, "load_dataset", fetched)
-    pairs = load_pairs("someone/pairs", split="test")
-    assert asked == [("someone/pairs", "test")]
-    assert (pairs.source, pairs[0].where) == ("someone/pairs", "someone/pairs, row 1")
-
-
 # --- refused in a model's tokens ---------------------------------------------------------------
 
 REFUSALS = [
@@ -215,13 +195,8 @@ def test_unusable_rows_are_left_out_with_their_reason(record: dict, says: str):
     assert [pair.pair.id for pair in kept] == ["good", "fine"]
     assert [(r.id, r.where) for r in refused] == [("bad", "mine, row 2")]
     assert says in refused[0].reason
-
-
-@pytest.mark.parametrize(("record", "says"), REFUSALS)
-def test_a_set_without_a_usable_row_is_refused(record: dict, says: str):
-    pairs = PromptPairs.from_records([record, record], "mine")
     with pytest.raises(DataError) as error:
-        tokenise(tiny("llama"), pairs, "single")
+        tokenise(tiny("llama"), PromptPairs.from_records([record, record], "mine"), "single")
     assert "none of the 2 pairs in mine can be used with" in str(error.value)
     assert f"first: mine, row 1: {says}" in str(error.value)
 
@@ -376,3 +351,15 @@ def test_prompts_of_unequal_length_are_aligned():
     longer = record | {"clean": "w1 w2 w7", "corrupt": "w1 w2 w8 w7", "spans": {}}
     ((pair,), _) = tokenise(tiny("llama"), PromptPairs.from_records([longer]))
     assert (pair.partner, pair.first_difference) == ((0, 1, 3), 2)
+
+
+def test_other_columns_are_labels_that_no_run_depends_on():
+    row = {"clean": "a b", "corrupt": "c b", "answer": "d", "wrong_answer": "e"}
+    more = row | {"template": "first", "year": 1990, "nested": {"x": 1}, "right": True}
+    (plain,), (labelled,) = (load_pairs([one]).pairs for one in (row, more))
+    assert labelled.labels == {"template": "first", "year": "1990"}
+    assert plain.labels == {}
+    assert names_of([plain]) == names_of([labelled])
+    assert names_of([plain]) != names_of([replace(plain, answer="x")])
+    (chat,) = PromptPairs((labelled,)).as_chat().pairs
+    assert chat.labels == labelled.labels

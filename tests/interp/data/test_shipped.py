@@ -143,6 +143,10 @@ def test_readers_of_rows_take_hub_ids(monkeypatch):
     assert load_questions("owner/questions")[0].answer == "Paris"
     rows = [{"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}]
     assert load_edit_facts("owner/facts")[0].where == "owner/facts, row 1"
+    rows = [{"clean": "a", "corrupt": "b", "answer": "c", "wrong_answer": "d"}]
+    pairs = interp.load_pairs("owner/pairs", split="test")
+    assert (pairs.source, pairs[0].where) == ("owner/pairs", "owner/pairs, row 1")
+    assert asked.pop() == ("owner/pairs", "test")
     rows = [json.loads(shipped.locate("emotion_scenarios_test").read_text().splitlines()[0])]
     assert load_scenarios("owner/events")[0].id == rows[0]["skeleton_id"]
     assert asked == [(f"owner/{name}", "train") for name in ("questions", "facts", "events")]
@@ -166,7 +170,8 @@ def test_the_verb_lists_the_sets(capsys):
     assert "multihop_chains" in capsys.readouterr().out
 
 
-def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys):
+def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys, smollm, monkeypatch):
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: smollm)
     build = ["recall-reasoning", "build", "--model", "smollm2-135m", "--n", "6", "--all", "--json"]
     assert run([*build, "--out", str(tmp_path / "cells.jsonl")]) == 0
     assert "cells" in json.loads(capsys.readouterr().out.splitlines()[-1])

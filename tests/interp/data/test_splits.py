@@ -141,12 +141,6 @@ def test_names_that_play_both_roles_need_both_spans():
         assert all(texts(pair, "io", "s1", "s2") <= splits.entities[name] for pair in kept)
 
 
-def test_a_landmark_goes_with_its_country():
-    splits = split_by_entity(dataset("landmark_countries"), answers)
-    seen = [{t for pair in kept for t in texts(pair, "subject")} for kept in splits.values()]
-    assert not seen[0] & seen[1]
-
-
 # --- what is refused ---------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from conftest import hooks_left, tiny, word_pairs, word_tokenizer
 from moe_models import (
     MIXTURES,
     OTHERS,
+    by_hand,
+    mixed,
     mixture_of,
     neurons_by_hand,
     output_by_hand,
@@ -31,43 +33,13 @@ PROMPTS = ["w1 w2 w3 w4 w5 w6", "w7 w8 w10 w11"]
 mixtures = pytest.mark.parametrize("family", list(MIXTURES))
 
 
-@contextlib.contextmanager
-def by_hand(model: Model, family: str, layer: int, change):
-    """Run a layer's mixture as written out by hand: change(logits, weights, outputs, x)."""
-    moe = mixture_of(model, layer)
-
-    def forward(hidden: Tensor):
-        x = hidden.flatten(0, -2)
-        logits, weights = routing_by_hand(family, moe, x)
-        outputs = torch.stack(
-            [
-                output_by_hand(family, moe, neurons_by_hand(family, moe, x, e), e)
-                for e in range(weights.shape[1])
-            ],
-            1,
-        )
-        total = change(logits, weights, outputs, x) + shared_by_hand(moe, x)
-        out = total.view_as(hidden)
-        return (out, weights) if family == "gpt_oss" else out
-
-    moe.forward = forward
-    try:
-        yield
-    finally:
-        del moe.forward
-
-
-def mixed(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
-    return (weights[:, :, None] * outputs).sum(1)
-
-
 def noted(model: Model, family: str, layer: int, prompt: str) -> tuple[Tensor, Tensor]:
     """(dense routing weights, contributions) of a layer's mixture, by hand."""
     found: list[Tensor] = []
 
-    def note(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
+    def note(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
         found[:] = [weights, weights[:, :, None] * outputs]
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     with by_hand(model, family, layer, note):
         logits_of(model, prompt)
@@ -112,7 +84,7 @@ def test_every_site_equals_the_forward_by_hand(family: str):
     assert not any("forward" in vars(module) for module in model.hf.modules())
 
 
-@mixtures
+@pytest.mark.parametrize("family", [*MIXTURES, *OTHERS])
 def test_the_conformance_report_holds(family: str):
     assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []
 
@@ -125,10 +97,10 @@ def test_an_expert_ablated_equals_a_forward_by_hand(family: str):
         model, pairs, f"m{layer}.e{expert}", "zero", readouts=["logit_diff"], n_random=2
     )
 
-    def without(logits: Tensor, weights: Tensor, outputs: Tensor, x: Tensor) -> Tensor:
+    def without(logits: Tensor, weights: Tensor, neurons: Tensor, outputs: Tensor) -> Tensor:
         weights = weights.clone()
         weights[:, expert] = 0
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     for i, pair in enumerate(kept):
         with by_hand(model, family, layer, without):
@@ -166,7 +138,7 @@ def test_patching_experts_equals_a_loop_over_forwards_by_hand(family: str):
         for pos in (pair.first_difference, len(pair.clean) - 1):
             for expert in range(n):
 
-                def patched(logits, weights, outputs, x, source=source, at=(pos, expert)):
+                def patched(logits, weights, neurons, outputs, source=source, at=(pos, expert)):
                     parts = weights[:, :, None] * outputs
                     parts[at] = source[at]
                     return parts.sum(1)
@@ -194,8 +166,8 @@ def test_routing_is_free_unless_it_is_held(family: str):
         got = {name: interp.forward(model, prompt, plan).logits[0] for name, plan in plans.items()}
         weights_of_clean, _ = noted(model, family, layer, pair.pair.clean)
 
-        def as_clean(logits, weights, outputs, x, own=weights_of_clean):
-            return mixed(logits, own, outputs, x)
+        def as_clean(logits, weights, neurons, outputs, own=weights_of_clean):
+            return mixed(logits, own, neurons, outputs)
 
         for name, change in (("free", mixed), ("held", as_clean)):
             with by_hand(model, family, layer, change), _given(model, layer, corrupt[layer]):
@@ -229,10 +201,10 @@ def test_experts_that_were_not_chosen_can_be_brought_in():
     value[expert] = 0.7
     plan = interp.Patch("router_weights", value, layers=layer, units=[expert])
 
-    def raised(logits, weights, outputs, x):
+    def raised(logits, weights, neurons, outputs):
         weights = weights.clone()
         weights[:, expert] = 0.7
-        return mixed(logits, weights, outputs, x)
+        return mixed(logits, weights, neurons, outputs)
 
     with by_hand(model, "qwen3_moe", layer, raised):
         want = logits_of(model, PROMPTS[0])[-1]
@@ -263,13 +235,55 @@ def test_a_gate_of_its_own_makes_the_shared_output_missing():
     assert "changes what its shared experts give" in model.arch.missing["shared_out"]
 
 
-def test_experts_outside_the_interface_are_missing_with_the_reason():
+def test_experts_of_another_form_are_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("interp.model.expert_layout.form_of", lambda _: None)
     model = interp.load_model(tiny_model("jetmoe"), tokenizer=word_tokenizer())
     assert not set(EXPERT_SITES) & set(model.arch.sites)
-    assert "transformers' experts interface" in model.arch.missing["expert_out"]
+    assert "compute in a form that is not known" in model.arch.missing["expert_out"]
     with pytest.raises(PlanError, match="use the method 'eap'"):
         interp.attribute(model, word_pairs(), "resid_post", progress=False)
     interp.attribute(model, word_pairs(), "resid_post", method="eap", progress=False)
+
+
+def test_a_router_without_routing_weights_refuses_chords():
+    model = interp.load_model(tiny_model("jetmoe"), tokenizer=word_tokenizer())
+    with pytest.raises(PlanError, match="JetMoeTopKGating does not give just logits"):
+        interp.attribute(model, word_pairs(), "resid_post", progress=False)
+
+
+def test_experts_that_give_what_they_read():
+    """LongCat-Flash: the last experts have no neurons, and can be read and removed all the same."""
+    model = interp.load_model(tiny_model("longcat_flash"), tokenizer=word_tokenizer())
+    layout, moe = model.mixtures[0], mixture_of(model, 0)
+    assert (layout.n_experts, layout.n_identity, layout.d_expert) == (8, 4, 24)
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = moe.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    logits_of(model, PROMPTS[0])
+    handle.remove()
+    weights, out, neurons = (
+        interp.activations(model, PROMPTS[:1], site, 0)[0][0]
+        for site in ("router_weights", "expert_out", "expert_post")
+    )
+    out = out.unflatten(-1, (8, -1))
+    assert neurons.shape[-1] == 4 * 24 and bool((weights[:, 4:] > 0).any())
+    sizes = interp.activations(model, PROMPTS, ["expert_post"])["expert_post"].sizes
+    assert (sizes["expert"], sizes["neuron"]) == (4, 24)
+    scores = (
+        interp.attribute(model, word_pairs(), "expert_post", ("layer", unit), "eap", progress=False)
+        for unit in ("neuron", "expert")
+    )
+    for by_neuron, by_expert in zip(*(found.values for found in scores), strict=True):
+        total = by_neuron.values.reshape(2, 4, 24).sum(-1)
+        np.testing.assert_allclose(by_expert.values, total, atol=1e-6)
+    torch.testing.assert_close(out[:, 4:], weights[:, 4:, None] * seen[0][0].flatten(0, 1)[:, None])
+    torch.testing.assert_close(out.sum(1), seen[0][1].flatten(0, 1), atol=1e-5, rtol=1e-4)
+    expert = int(weights[:, 4:].sum(0).argmax()) + 4
+    got = interp.forward(model, PROMPTS[:1], interp.Ablate("expert_out", layers=0, units=[expert]))
+    lost = weights[:, expert, None] * seen[0][0]
+    handle = moe.register_forward_hook(lambda _, args, out: out - lost)
+    want = logits_of(model, PROMPTS[0])
+    handle.remove()
+    torch.testing.assert_close(got.logits[0], want[-1], atol=1e-5, rtol=1e-4)
 
 
 def test_weights_that_scale_the_experts_inputs():
@@ -327,8 +341,3 @@ def test_neurons_can_be_patched_one_by_one_or_by_expert():
 def test_mixtures_share_prefixes_and_convolutions_do_not():
     assert all(shares_prefixes(tiny_mixture(family)) for family in MIXTURES)
     assert not shares_prefixes(tiny_mixture("lfm2_moe"))
-
-
-@pytest.mark.parametrize("family", list(OTHERS))
-def test_other_mixtures_conform(family: str):
-    assert [check for check in validate(tiny_mixture(family)) if not check.holds] == []

@@ -63,18 +63,6 @@ def test_without_a_plan_it_is_hugging_faces_loop(family: str, texts: list[str]):
     assert found == [by_hugging_face(model, row, ends) for row in rows]
 
 
-@pytest.mark.parametrize("name", ["smollm", "gemma"])
-def test_real_models_reply_as_hugging_face_does(name: str, request: pytest.FixtureRequest):
-    model = request.getfixturevalue(name)
-    texts = [
-        'I put the letter in the box. It came back. I said: "',
-        'I put the letter in the box by the door of the mill. He thanked me. I said: "',
-    ]
-    rows, ends = prompts_of(model, texts), [model.tokenizer.eos_token_id]
-    found = decode(model, read(model, rows), (), N, ends=ends, **OPTIONS)
-    assert found == [by_hugging_face(model, row, ends) for row in rows]
-
-
 def test_a_row_that_ends_leaves_the_others_as_they_are():
     plain = tiny("llama")
     rows = prompts_of(plain, UNLIKE)

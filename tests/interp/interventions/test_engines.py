@@ -9,7 +9,7 @@ from plan_examples import prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
-from interp.data.prompts import TokenPrompt, pad
+from interp.data.prompts import pad
 from interp.errors import PlanError
 from interp.forward.layer_calls import positions_and_mask
 from interp.interventions import nnsight as nnsight_engine
@@ -142,24 +142,3 @@ def test_every_engine_refuses_to_blind_a_token():
         of_bridge(bridge(copy.deepcopy(model.hf)), model, Plan.of(plan), rows)
     with pytest.raises(PlanError, match="nothing to attend to"):
         nnsight_engine.run_plan(nnsight_engine.traced(model), model, plan, rows)
-
-
-def test_engines_agree_on_smollm(smollm: Model):
-    rows = [
-        TokenPrompt(tuple(smollm.encode(text)), {"s": (3,)})
-        for text in ("The capital of France is", "The capital of Italy, as we know, is")
-    ]
-    direction = interp.activations(smollm, rows, "resid_mid", 7)[7][:, 3]
-    plan = Plan.of(
-        Ablate("z", units=(0, 4), layers=range(5, 12)),
-        Add("resid_post", direction[0] - direction[1], layers=6, positions="s"),
-        ProjectOut("resid_mid", direction, layers=7, positions="last"),
-        Scale("mlp_post", 2.0, units=range(100), layers=20),
-        KnockOut("last", "s", layers=range(9, 13)),
-    )
-    want = interp.forward(smollm, rows, plan).logits
-    assert float((want - interp.forward(smollm, rows).logits).abs().max()) > 1
-    sight = nnsight_engine.run_plan(nnsight_engine.traced(smollm), smollm, plan, rows)
-    torch.testing.assert_close(sight, want, atol=1e-4, rtol=0)
-    wrapped = bridge(copy.deepcopy(smollm.hf))
-    torch.testing.assert_close(of_bridge(wrapped, smollm, plan, rows), want, atol=1e-4, rtol=0)

@@ -10,26 +10,13 @@ from plan_examples import assert_untouched, prompts_for, vector
 
 import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
-from interp.data.pairs import tokenise
-from interp.data.prompts import TokenPrompt, pad
+from interp.data.prompts import pad
 from interp.errors import PlanError
 from interp.forward.prefix_cache import attention_window, cache_argument, cache_in
 from interp.model.model import Model
 
 N = 6
 SCOPES = ("all", "prompt", "last", "decoded", "s", "s_last", (1, 2))
-CAPITALS = interp.PromptPairs.from_records(
-    [
-        {
-            "clean": f"{before}The capital of {a} is",
-            "corrupt": f"{before}The capital of {b} is",
-            "answer": "Paris",
-            "wrong_answer": "Rome",
-            "subject": [a, b],
-        }
-        for before, a, b in (("", "France", "Italy"), ("As we all know: ", "Italy", "France"))
-    ]
-)
 
 
 def logits_of(model: Model, rows, plan, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,9 +56,8 @@ def kinds(model: Model, scope) -> dict[str, Plan]:
 
 
 @pytest.mark.parametrize("scope", SCOPES, ids=str)
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_cached_equals_uncached_for_every_kind(family: str, scope):
-    model = tiny(family)
+def test_cached_equals_uncached_for_every_kind(scope):
+    model = tiny("gemma3")
     rows = prompts_for(model)
     for name, plan in kinds(model, scope).items():
         if name == "knock-out" and scope in ("prompt", "all"):
@@ -127,24 +113,6 @@ def test_a_batch_equals_its_prompts_alone(tiny_model: Model):
     assert_untouched(tiny_model)
 
 
-def test_every_scope_acts_when_it_says(tiny_model: Model):
-    """The first new token depends on the prompt only, the later ones on both."""
-    rows = prompts_for(tiny_model)
-    last = tiny_model.arch.n_layers - 1
-    v = 5 * vector(tiny_model, "resid_post")
-    plain = logits_of(tiny_model, rows, (), True)[1]
-    reached = {}
-    for scope in ("last", "decoded", "s", "all"):
-        plan = Add("resid_post", v, layers=last, positions=scope)
-        got = logits_of(tiny_model, rows, plan, True)[1]
-        reached[scope] = [not torch.allclose(got[:, i], plain[:, i], atol=1e-3) for i in (0, 1)]
-    assert reached["last"][0]
-    assert not reached["decoded"][0]
-    assert reached["decoded"][1]
-    assert reached["s"] == [False, False]  # after the last layer nothing reads it
-    assert all(reached["all"])
-
-
 def test_generation_equals_a_hook_written_by_hand():
     model = tiny("llama")
     rows = prompts_for(model)
@@ -188,19 +156,6 @@ def test_sampling_follows_its_seed():
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_generation_ends_at_the_end_of_sequence_token():
-    model = tiny("llama")
-    rows = prompts_for(model)
-    plain = interp.generate(model, rows, max_new_tokens=N)
-    before = model.hf.generation_config.eos_token_id
-    model.hf.generation_config.eos_token_id = [plain[0].ids[2], before]
-    try:
-        short = interp.generate(model, rows, max_new_tokens=N)
-    finally:
-        model.hf.generation_config.eos_token_id = before
-    assert short[0].ids == plain[0].ids[: plain[0].ids.index(plain[0].ids[2]) + 1]
 
 
 def test_long_lists_are_split_into_batches(monkeypatch):
@@ -247,37 +202,6 @@ def test_windows_of_a_model_of_text_and_images_count():
 
 
 # --- real weights --------------------------------------------------------------------------------
-
-
-def test_smollm_generates_alike_cached_batched_and_plain(smollm: Model):
-    pairs, _ = tokenise(smollm, CAPITALS)
-    rows = [TokenPrompt(pair.clean, pair.spans) for pair in pairs]
-    other = [TokenPrompt(pair.corrupt, pair.spans) for pair in pairs]
-    own = interp.activations(smollm, other, "resid_post", 8)[8]
-    plans = {
-        "none": Plan(),
-        "patch": Plan.of(Patch("resid_post", own, layers=8, positions="subject")),
-        "edges": Plan.of(KnockOut("last", "subject", layers=range(10, 30)))
-        + KnockOut("decoded", "subject", layers=range(10, 30)),
-        "steer": Plan.of(Add("resid_post", own[0, 4], 0.2, layers=12, positions="decoded")),
-    }
-    texts = {}
-    for name, plan in plans.items():
-        cached = interp.generate(smollm, rows, plan, N)
-        assert cached == interp.generate(smollm, rows, plan, N, use_cache=False), name
-        if name != "patch":  # its values have a prompt axis
-            assert cached == [interp.generate(smollm, [r], plan, N)[0] for r in rows], name
-        texts[name] = [g.text for g in cached]
-    assert "Paris" in texts["none"][0]
-    assert "Rome" in texts["none"][1]
-    assert "Rome" in texts["patch"][0]
-    assert "Paris" in texts["patch"][1]
-    assert texts["edges"] != texts["none"]
-    plain = smollm.hf.generate(
-        torch.tensor([rows[0].ids]), max_new_tokens=N, do_sample=False, pad_token_id=0
-    )
-    ids = interp.generate(smollm, rows, max_new_tokens=N)[0].ids
-    assert list(ids) == plain[0, len(rows[0].ids) :].tolist()
 
 
 def test_without_attention_in_layer_23_the_capital_is_another(smollm: Model):

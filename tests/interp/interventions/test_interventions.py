@@ -20,7 +20,7 @@ from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.results import folder
 
-SCOPES = ["all", "prompt", "last", "s", "s_last", (1, 2), 0]
+SCOPES = ["all", "prompt", "last", "decoded", "s", "s_last", (1, 2), 0]
 
 
 def places(prompt: TokenPrompt, scope) -> list[int]:
@@ -85,13 +85,6 @@ def test_scopes_choose_tokens(scope):
     assert_defined_by(tiny("qwen3"), step, change, scope, [0, 2])
 
 
-def test_decoded_is_nothing_in_a_forward_pass():
-    model = tiny("llama")
-    rows = prompts_for(model)
-    out = interp.forward(model, rows, Ablate("resid_post", positions="decoded"))
-    torch.testing.assert_close(out.logits, interp.forward(model, rows).logits)
-
-
 @pytest.mark.parametrize(("site", "units"), [("z", (0, 3)), ("v", 1), ("mlp_post", (2, 40, 7))])
 def test_units_select_heads_and_neurons(tiny_model: Model, site: str, units):
     v, d = vector(tiny_model, site), tiny_model.arch.d_head
@@ -128,24 +121,6 @@ def test_a_plan_for_some_rows_leaves_the_others_alone():
 # --- identities ----------------------------------------------------------------------------------
 
 
-def test_no_ops_change_nothing(tiny_model: Model):
-    rows = prompts_for(tiny_model)
-    plain = interp.forward(tiny_model, rows).logits
-    for row, logits in zip(rows, plain, strict=True):
-        own = tiny_model.hf(torch.tensor([row.ids])).logits[0, -1]
-        torch.testing.assert_close(logits, own, atol=1e-5, rtol=0)
-    for site in tiny_model.arch.sites:
-        own = interp.activations(tiny_model, rows, site)
-        steps = [
-            Scale(site, 1.0),
-            Add(site, torch.zeros_like(vector(tiny_model, site))),
-            *(Patch(site, own[i], layers=i, positions="prompt") for i in own),
-        ]
-        for step in steps:
-            got = interp.forward(tiny_model, rows, step).logits
-            torch.testing.assert_close(got, plain, atol=1e-5, rtol=0)
-
-
 def test_project_out_removes_the_span_and_is_idempotent():
     model = tiny("gemma2")
     rows = prompts_for(model)
@@ -161,13 +136,6 @@ def test_project_out_removes_the_span_and_is_idempotent():
         model.hf(ids, attention_mask=mask.long())
     assert float((seen[0][mask] @ directions.T).abs().max()) < 1e-4
     assert float(seen[0][mask].norm(dim=-1).min()) > 0.1
-
-
-def test_noise_is_added_and_mean_replaces():
-    x, where = torch.ones(2, 32), torch.zeros(2, dtype=torch.long)
-    value = torch.full((32,), 3.0)
-    assert float(Ablate("z", value, kind="noise").rewrite(None)(x, where, where).mean()) == 4
-    assert float(Ablate("z", value, kind="mean").rewrite(None)(x, where, where).mean()) == 3
 
 
 # --- attention edges -------------------------------------------------------------------------
@@ -203,24 +171,6 @@ def test_knock_out_zeroes_the_weights(tiny_model: Model):
         torch.testing.assert_close(after[[0, 2]], (before / before.sum(-1, True))[[0, 2]])
         assert float(after[[0, 2]][:, keys].max()) == 0
     assert reached  # mistral's window does not reach every span
-
-
-def test_knock_out_equals_an_explicit_mask(tiny_model: Model):
-    """In every layer, for a prompt alone: the same as handing the model the mask itself."""
-    row = prompts_for(tiny_model)[2]
-    n, span = len(row.ids), list(row.spans["s"])
-    mask = torch.ones(n, n, dtype=torch.bool).tril()
-    mask[n - 1, span] = False
-    if "sliding" in str(getattr(tiny_model.hf.config, "layer_types", "")):
-        pytest.skip("its layers have two kinds of mask")
-    window = getattr(tiny_model.hf.config, "sliding_window", None)
-    if window:
-        mask &= ~torch.ones(n, n, dtype=torch.bool).tril(-window)
-    additive = torch.where(mask, 0.0, torch.finfo(torch.float32).min)[None, None]
-    with torch.no_grad():
-        want = tiny_model.hf(torch.tensor([row.ids]), attention_mask=additive).logits[:, -1]
-    got = interp.forward(tiny_model, [row], KnockOut("last", "s")).logits
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 def test_knock_out_is_the_same_in_sdpa_and_eager(tiny_model: Model):

@@ -1,15 +1,11 @@
 """Recorded activations: labelled, with no padding that could be read as a value."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import COMMON, ROOT, tiny, word_tokenizer
+from conftest import COMMON, tiny, word_tokenizer
 from plan_examples import prompts_for
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GroupKFold, cross_val_score
 
 import interp
 from interp import KnockOut, Patch
@@ -18,21 +14,6 @@ from interp.errors import PlanError
 from interp.model.model import Model
 
 TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8", "w9 w10 w11"]
-
-
-def test_what_is_recorded_is_labelled():
-    found = interp.activations(tiny("llama"), TEXTS, "resid_post", [0, 2])
-    assert list(found) == [0, 2]
-    assert found[2].shape == (3, 6, 32)
-    assert found.dims == ("prompt", "pos", "feature")
-    assert found.lengths.tolist() == [6, 2, 3]
-    assert found[2].isnan().any(-1).tolist()[1] == [False, False, True, True, True, True]
-    array = found.array
-    assert array.dims == ("prompt", "layer", "pos", "d_model")
-    assert array.token.values.tolist()[1] == ["w7", "w8", "", "", "", ""]
-    assert array.position.values.tolist()[1] == [0, 1, -1, -1, -1, -1]
-    assert array.length.values.tolist() == [6, 2, 3]
-    np.testing.assert_array_equal(array.sel(layer=2).values, found[2].numpy())
 
 
 def test_what_is_recorded_shows_in_a_notebook():
@@ -44,14 +25,6 @@ def test_what_is_recorded_shows_in_a_notebook():
     end = interp.activations(tiny("llama"), TEXTS * 5, "z", at="last")
     assert "<td>0</td><td>1</td><td>w6</td>" in end._repr_html_()
     assert "and 5 prompts more" in end._repr_html_()
-
-
-def test_padding_cannot_be_read_as_a_value():
-    found = interp.activations(tiny("llama"), TEXTS, "resid_post", 1)
-    with pytest.raises(ValueError, match="NaN"):
-        LogisticRegression().fit(found[1][:, -1].numpy(), [0, 1, 0])
-    last = found.array.isel(pos=-1).isnull().any("d_model")
-    assert last.values.tolist() == [[False], [True], [True]]
 
 
 def test_the_last_token_is_each_prompts_own(tiny_model: Model):
@@ -142,20 +115,6 @@ def test_patterns_equal_hugging_faces(family: str):
             assert got[:, :, n:].isnan().all()
 
 
-def test_patterns_of_real_weights(smollm: Model):
-    prompt = interp.prompt(smollm, "The capital of France is")
-    found = interp.activations(smollm, [prompt], "pattern", [0, 23])
-    want = eager_patterns(smollm, prompt.ids)
-    for layer in (0, 23):
-        torch.testing.assert_close(found[layer][0], want[layer], atol=1e-5, rtol=0)
-    last = interp.activations(smollm, [prompt], "pattern", 23, at="last")
-    assert last.dims == ("prompt", "head", "key")
-    torch.testing.assert_close(last[23][0], want[23][:, -1], atol=1e-5, rtol=0)
-    array = found.array
-    assert array.dims == ("prompt", "layer", "head", "query", "key")
-    assert array.key_token.values[0].tolist() == ["The", " capital", " of", " France", " is"]
-
-
 def test_a_knock_out_empties_entries_of_the_pattern():
     model, text = tiny("gemma3"), TEXTS[0]
     cut = KnockOut(5, (1, 2), layers=1, heads=3)
@@ -211,29 +170,6 @@ def test_plotted_patterns_carry_their_tokens():
         interp.plot_attention(found, layer=2)
     with pytest.raises(PlanError, match="draws the site 'pattern'"):
         interp.plot_attention(interp.activations(tiny("llama"), TEXTS, "z"))
-
-
-EUROPE = (
-    "Austria Belgium Bulgaria Denmark England Finland France Germany Greece Hungary Ireland Italy "
-    "Netherlands Norway Poland Portugal Scotland Spain Sweden Wales"
-)
-
-
-def test_a_probe_of_the_last_token_generalises_to_unseen_countries(smollm: Model):
-    rows = [json.loads(line) for line in (ROOT / "datasets/country_capitals.jsonl").open()]
-    rows = [row for row in rows if row["template"] in ("plain", "flew")]
-    countries = [row["spans"]["subject"][0] for row in rows]
-    european = np.array([country in EUROPE.split() for country in countries])
-    texts = [row["clean"] for row in rows]
-    last = interp.activations(smollm, texts, "resid_post", 22, at="last")[22].numpy()
-    end = interp.activations(smollm, texts, "resid_post", 22)[22][:, -1].nan_to_num(0).numpy()
-
-    def right(x: np.ndarray) -> float:
-        probe = RidgeClassifier(1e3)
-        return cross_val_score(probe, x, european, cv=GroupKFold(5), groups=countries).mean()
-
-    assert right(last) > 0.85
-    assert right(end) < 0.6
 
 
 # --- recorded activations as what a plan writes --------------------------------------------------

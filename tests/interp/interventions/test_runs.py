@@ -69,36 +69,23 @@ def test_batches_hold_every_prompt_once_within_the_budget(tiny_model: Model):
     assert all(len(g) * max(len(rows[i].ids) for i in g) <= 18 for g in groups)
 
 
-@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
-@pytest.mark.parametrize("run", ["clean", "corrupt"])
-def test_sweep_plans_equals_one_run_each(tiny_model: Model, metric: str, run: str):
-    pairs, _ = tokenise(tiny_model, word_pairs())
-    clean = (
-        interp.activations(tiny_model, pairs, "resid_mid", 1)
-        if ("resid_mid" in tiny_model.arch.sites)
-        else interp.activations(tiny_model, pairs, "attn_out", 1)
-    )
-    site = "resid_mid" if "resid_mid" in tiny_model.arch.sites else "attn_out"
-    plans = {
-        "none": (),
-        "patch": Patch(site, clean[1], layers=1, positions="s"),
-        "knock-out": KnockOut("last", "s", layers=(1, 2)),
-    }
-    got = interp.sweep_plans(tiny_model, pairs, plans, metric, run)
+def test_sweeps_of_plans_read_kl_and_give_each_pair_its_own_value():
+    """Other metrics: `test_ablated_answers`."""
+    model = tiny("gemma3")
+    pairs, _ = tokenise(model, word_pairs())
+    clean = interp.activations(model, pairs, "resid_mid", 1)[1]
+    plans = {"none": (), "patch": Patch("resid_mid", clean, layers=1, positions="s")}
+    got = interp.sweep_plans(model, pairs, plans, "kl", "corrupt")
     assert got.dims == ("pair", "plan")
     assert list(got.plan.values) == list(plans)
-    plain = interp.forward(tiny_model, pairs).logits.log_softmax(-1)
+    plain = interp.forward(model, pairs).logits.log_softmax(-1)
     for i, pair in enumerate(pairs):
-        prompt = TokenPrompt(getattr(pair, run), pair.spans)
-        for name, plan in plans.items():
-            if name == "patch":
-                plan = Patch(site, clean[1][i], layers=1, positions="s")
-            logits = interp.forward(tiny_model, [prompt], plan).logits[0]
-            want = {
-                "logit_diff": logits[pair.answer] - logits[pair.wrong_answer],
-                "kl": (plain[i].exp() * (plain[i] - logits.log_softmax(-1))).sum(),
-            }[metric]
-            assert float(got.sel(plan=name)[i]) == pytest.approx(float(want), abs=1e-4)
+        prompt = TokenPrompt(pair.corrupt, pair.spans)
+        own = {"none": (), "patch": Patch("resid_mid", clean[i], layers=1, positions="s")}
+        for name, plan in own.items():
+            log_p = interp.forward(model, [prompt], plan).logits[0].log_softmax(-1)
+            want = float((plain[i].exp() * (plain[i] - log_p)).sum())
+            assert float(got.sel(plan=name)[i]) == pytest.approx(want, abs=1e-4)
 
 
 def test_nothing_stays_hooked_after_an_exception(tiny_model: Model):

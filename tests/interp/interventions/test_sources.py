@@ -94,9 +94,8 @@ def test_noise_has_its_size_and_its_seed():
     assert float(changed.abs().amax(-1).min()) > 1e-3
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_the_optimal_constant_harms_less_than_the_mean(family: str):
-    model = tiny(family)
+def test_the_optimal_constant_harms_less_than_the_mean():
+    model = tiny("gpt2")
     rows = prompts_for(model)
     clean = interp.forward(model, rows).logits.log_softmax(-1)
 

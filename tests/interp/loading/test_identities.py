@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from conformance.tiny_models import tiny_model as tiny_of
 from conftest import COMMON, tiny, tiny_hf, word_pairs, word_tokenizer
 from torch import nn
 
@@ -134,6 +135,50 @@ def test_blocks_that_norm_the_stream_and_other_heads_are_refused(name: str):
     with pytest.raises(ModelError, match="cannot be proven|are not the final norm") as refused:
         interp.load_model(hf, tokenizer=word_tokenizer())
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["qwen4_exp_text", "hy_v4", "deepseek_v4", "inkling2_text"])
+def test_several_residual_streams_are_refused(name: str):
+    with pytest.raises(ModelError, match="2 residual streams side by|no single residual stream"):
+        interp.load_model(tiny_of(name), tokenizer=word_tokenizer())
+
+
+@pytest.mark.parametrize("name", ["minimax", "zaya", "beam"])
+def test_a_stream_that_blocks_scale_or_norm_is_proven_and_not_summed(name: str):
+    """Beside the blocks' own modules and factors, on recorded activations."""
+    model = interp.load_model(tiny_of(name), tokenizer=word_tokenizer())
+    sites = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    for layer, block in enumerate(model.blocks):
+        pre, attn, mid, mlp, post = (
+            interp.activations(model, ["w1 w2 w3 w4 w5"], site, layer)[layer] for site in sites
+        )
+        for x, write, end, half in ((pre, attn, mid, 0), (mid, mlp, post, 1)):
+            torch.testing.assert_close(_carried_on(name, block, layer, half, x, write), end)
+    with pytest.raises(PlanError, match="scales or norms the residual stream itself"):
+        Graph.of(model.arch)
+    with pytest.raises(PlanError, match="scales or norms the residual stream itself, so what"):
+        model.parts(0)
+
+
+@pytest.mark.parametrize("name", ["minimax", "beam"])
+def test_a_factor_of_the_stream_shows_in_16_bits(name: str):
+    """Beam's are .7 to .93; a plain sum would be off by less than bf16 may be in a deep model."""
+    model = interp.load_model(tiny_of(name).bfloat16(), tokenizer=word_tokenizer())
+    carry = "input_layernorm" if name == "minimax" else ""
+    assert {block.parts.carry for block in model.arch.layers} == {carry}
+    assert {"attn_out", "resid_mid", "mlp_out"} <= set(model.arch.sites)
+
+
+def _carried_on(name: str, block: Any, layer: int, half: int, x: Any, write: Any) -> Any:
+    if name == "zaya":
+        return (block.post_attention_residual_scale, block.post_mlp_residual_scale)[half](write, x)
+    if name == "beam":
+        n = 2 * (layer + 1) + half
+        return write / n**0.5 + x * ((n - 1) / n) ** 0.5
+    norms = (block.input_layernorm, block.post_attention_layernorm)
+    own = ("attn", "mlp")[half]
+    alpha, beta = (getattr(block, f"{own}_{factor}_factor") for factor in ("alpha", "beta"))
+    return alpha * norms[half](x) + beta * write
 
 
 def test_a_bidirectional_model_is_refused():

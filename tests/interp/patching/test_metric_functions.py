@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from answer_examples import long_pairs
 from conftest import tiny, word_pairs
 from torch import Tensor
+from whole_answers import pairs as whole_pairs
 
 import interp
 from interp.data.pairs import tokenise
@@ -72,15 +72,6 @@ def test_plans_and_ablations_read_the_function(tmp_path):
         )
         with pytest.raises(PlanError, match="'typed' has no source text by which a run folder"):
             call(model, pairs, **option, out=tmp_path / "other")
-
-
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
-def test_attribution_differentiates_the_function(method: str):
-    model, pairs = tiny("gpt2"), word_pairs()
-    given = interp.attribute_nodes(model, pairs, method, metric=answer_gap)
-    named = interp.attribute_nodes(model, pairs, method)
-    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
-    assert given.metric == "answer_gap"
 
 
 def test_a_function_without_a_gradient_is_refused_where_one_is_needed():
@@ -164,7 +155,7 @@ def top_logit(logits: Tensor) -> Tensor:
 
 def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
     model = tiny("gpt_neox")
-    for pairs in (word_pairs(), long_pairs()):
+    for pairs in (word_pairs(), whole_pairs()):
         wanted = interp.patch(model, pairs, "z", "layer,head")
         for given in (odds, "test odds", "test_metric_functions:odds"):
             found = interp.patch(model, pairs, "z", "layer,head", metric=given)
@@ -172,7 +163,7 @@ def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
             assert (found.metric, found.unit) == ("test odds", "nats")
     found = interp.patch(model, word_pairs(), "z", "layer", metric="top_logit")
     assert found.unit == "top_logit units"
-    result = interp.ablate(model, long_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
+    result = interp.ablate(model, whole_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
     for variable in ("baseline", "ablated"):
         both = (result.reading(name)[variable] for name in ("logit_diff", "test odds"))
         np.testing.assert_allclose(*both, atol=1e-4)
@@ -180,12 +171,13 @@ def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
-def test_attribution_differentiates_a_metric_of_answers(method: str):
+def test_attribution_differentiates_functions_of_logits_and_of_answers(method: str):
     model, pairs = tiny("gpt2"), word_pairs()
-    given = interp.attribute_nodes(model, pairs, method, metric=odds)
     named = interp.attribute_nodes(model, pairs, method)
-    np.testing.assert_allclose(given.values, named.values, atol=1e-4)
-    assert (given.metric, given.unit) == ("test odds", "nats")
+    for metric, name in ((answer_gap, "answer_gap"), (odds, "test odds")):
+        given = interp.attribute_nodes(model, pairs, method, metric=metric)
+        np.testing.assert_allclose(given.values, named.values, atol=1e-4)
+        assert given.metric == name
 
 
 def test_what_is_no_metric_is_refused():

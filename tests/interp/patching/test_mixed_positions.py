@@ -57,11 +57,3 @@ def test_nothing_is_said_where_positions_agree_or_are_named():
     assert alike.summary()["carriers"] is not None
     assert "Where the answer is" in alike._repr_html_()
     assert spans.values.span.values.tolist() == ["s", "s_last", "last"]
-
-
-def test_which_token_carries_the_answer_is_only_said_of_like_positions():
-    with pytest.warns(InterpWarning):
-        mixed = interp.patch(tiny("llama"), PromptPairs.from_records(SHIFTED), over="layer,pos")
-    alike = interp.patch(tiny("llama"), PromptPairs.from_records(ALIKE), over="layer,pos")
-    assert len(mixed.carriers()) and len(alike.carriers())
-    assert not mixed.by_token and alike.by_token  # what the command line prints follows this

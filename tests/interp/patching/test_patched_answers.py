@@ -1,145 +1,121 @@
 """A sweep over whole answers equals teacher-forced forward passes with hooks, cell by cell."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from answer_examples import by_definition, ids_with, long_pairs
-from conftest import tiny, word_tokenizer
+from conftest import tiny
+from whole_answers import RECORDS, Aliases, aliases_of, model_of, pairs
 
 import interp
-from interp.bench.baselines import activation, patched_logits
-from interp.data.pairs import TokenPair, tokenise
-from interp.errors import PlanError
-from interp.model.model import Model
-from interp.model.sites import SITES
+from interp.errors import InterpWarning, PlanError
 
 FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "qwen2", "gptj", "mistral"]
+METRICS = ("logit_diff", "logprob", "prob", "logprob_per_token", "rank")
+WARNING = "1 tokens of clean and 3 of corrupt prompts, in 2 of 4 pairs, have no partner"
 
 
-def naive(model: Model, pair: TokenPair, site, layers, positions, features, direction: str):
+def naive(one: Aliases, site: str, layers, at, features, direction: str) -> dict[str, float]:
     """Every metric under one patch, each alias in a plain pass of its own."""
-    base, other = pair.clean, pair.corrupt
-    if direction == "denoise":
-        base, other = other, base
+    side = "corrupt" if direction == "denoise" else "clean"
 
-    def logits_behind(tokens: tuple[int, ...]) -> torch.Tensor:
-        ids, from_ids = (ids_with(model, prompt, tokens) for prompt in (base, other))
-        source = {layer: activation(model, site, layer, from_ids) for layer in layers}
-        return patched_logits(model, ids, site, layers, positions, features, source)[0]
+    def edits(alias):
+        return [one.patched(alias, site, layer, features, at, side) for layer in layers]
 
-    return by_definition(pair, logits_behind)
+    with torch.no_grad():
+        return {name: float(value) for name, value in one.metrics(edits, side).items()}
 
 
-def places(pair: TokenPair, name: str) -> list[int]:
-    return [clean for clean, _ in pair.matched(name)]
+def places(one: Aliases) -> dict[str, tuple[int, ...]]:
+    """By hand, the clean positions of the places that a sweep over spans has."""
+    span = one.pair.spans["s"]
+    return {"s": span, "s_last": span[-1:], "last": (len(one.pair.clean) - 1,)}
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("side", "direction"), [("left", "denoise"), ("right", "noise")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_and_positions(family: str, side: str):
-    model = dataclasses.replace(tiny(family), tokenizer=word_tokenizer(side))
-    pairs = long_pairs()
-    kept, _ = tokenise(model, pairs)
-    site = SITES["resid_pre"]
-    names = ("logit_diff", "logprob", "prob", "logprob_per_token", "rank")
-    results = {m: interp.patch(model, pairs, "resid_pre", metric=m, layers=[0, 2]) for m in names}
-    for i, pair in enumerate(kept):
+def test_layers_and_positions(family: str, side: str, direction: str):
+    model, site = model_of(family, side), "resid_pre"
+    with pytest.warns(InterpWarning, match=WARNING):
+        results = {
+            m: interp.patch(model, pairs(), site, metric=m, direction=direction, layers=[0, 2])
+            for m in METRICS
+        }
+    assert results["rank"].unpaired == ((0, 0), (0, 0), (1, 1), (0, 2))
+    for i, one in enumerate(aliases_of(model)):
         for j, layer in enumerate([0, 2]):
-            for pos in range(len(pair.clean)):
-                want = naive(model, pair, site, [layer], [pos], None, "denoise")
-                for name, result in results.items():
-                    got = float(result.values[i, j, pos])
-                    assert got == pytest.approx(want[name], abs=1e-4), (name, i, layer, pos)
+            for pos in range(6):
+                got = {name: float(result.values[i, j, pos]) for name, result in results.items()}
+                if pos in one.partner:
+                    want = naive(one, site, [layer], [pos], slice(None), direction)
+                    assert got == pytest.approx(want, abs=1e-4), (i, layer, pos)
+                else:
+                    assert np.isnan(list(got.values())).all()
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_and_spans_and_neurons(family: str, direction: str):
-    model, pairs = tiny(family), long_pairs()
-    kept, _ = tokenise(model, pairs)
-    d = model.arch.d_head
-    heads = interp.patch(model, pairs, "z", "layer,head", direction=direction, layers=[1])
-    spans = interp.patch(model, pairs, "mlp_out", "layer,span", direction=direction, layers=[0])
-    groups = [[0, 5], [3]]
-    neurons = interp.patch(
-        model, pairs, "mlp_post", "neuron", direction=direction, at="s", neurons=groups
-    )
-    for i, pair in enumerate(kept):
+    model, options = model_of(family), {"direction": direction}
+    d, groups = model.arch.d_head, [[0, 5], [3]]
+    with pytest.warns(InterpWarning, match=WARNING):
+        heads = interp.patch(model, pairs(), "z", "layer,head", layers=[1], **options)
+        spans = interp.patch(model, pairs(), "mlp_out", "layer,span", layers=[0], **options)
+        neurons = interp.patch(
+            model, pairs(), "mlp_post", "neuron", at="s", neurons=groups, **options
+        )
+    for i, one in enumerate(aliases_of(model)):
+
+        def want(*cell, one=one) -> float:
+            return pytest.approx(naive(one, *cell, direction)["logit_diff"], abs=1e-4)
+
+        everywhere = range(len(one.pair.clean))
         for head in range(model.arch.n_heads):
-            features = range(head * d, head * d + d)
-            want = naive(model, pair, SITES["z"], [1], range(len(pair.clean)), features, direction)
-            assert float(heads.values[i, 0, head]) == pytest.approx(want["logit_diff"], abs=1e-4)
-        for j, place in enumerate(spans.values.coords["span"].values):
-            cell = (SITES["mlp_out"], [0], places(pair, str(place)), None, direction)
-            want = naive(model, pair, *cell)["logit_diff"]
-            assert float(spans.values[i, 0, j]) == pytest.approx(want, abs=1e-4)
+            own = slice(head * d, head * d + d)
+            assert float(heads.values[i, 0, head]) == want("z", [1], everywhere, own)
+        for place, at in places(one).items():
+            got = float(spans.values.sel(span=place)[i, 0])
+            assert got == want("mlp_out", [0], at, slice(None)), place
         for k, group in enumerate(groups):
-            layers = range(model.arch.n_layers)
-            cell = (SITES["mlp_post"], layers, places(pair, "s"), group, direction)
-            want = naive(model, pair, *cell)["logit_diff"]
-            assert float(neurons.values[i, k]) == pytest.approx(want, abs=1e-4)
-
-
-def test_any_batch_split_gives_the_same_numbers():
-    model = tiny("llama")
-    whole = interp.patch(model, long_pairs(), "resid_mid", "pos")
-    for budget in (1, 60, 300):
-        part = interp.patch(model, long_pairs(), "resid_mid", "pos", tokens_at_once=budget)
-        np.testing.assert_allclose(part.values, whole.values, atol=1e-5)
+            cell = ("mlp_post", range(model.arch.n_layers), places(one)["s"], group)
+            assert float(neurons.values[i, k]) == want(*cell)
 
 
 def test_first_tokens_alone_are_an_explicit_choice():
     model = tiny("gpt2")
-    first = interp.patch(model, long_pairs(), "z", "layer", answers="first")
-    assert [row.reason for row in first.excluded] == [
-        "answer and wrong_answer are the same token 'w40'.",
-        "answer and wrong_answer are the same token 'w51'.",
-    ]
-    shorter = [
-        {"clean": p.clean, "corrupt": p.corrupt, "answer": a, "wrong_answer": b}
-        for p, (a, b) in zip(long_pairs(), [("w20", "w21"), ("w30", "w32")], strict=False)
-    ]
-    np.testing.assert_allclose(
-        first.values, interp.patch(model, shorter, "z", "layer").values, atol=1e-5
-    )
+    first = interp.patch(model, pairs(), "z", "layer", answers="first")
+    (row,) = first.excluded
+    assert row.reason == "answer and wrong_answer are the same token 'w30'."
+    answers = [(0, ["w20", "w24"], "w21"), (2, "w40", "w42"), (3, "w50", "w51")]
+    shorter = [RECORDS[i] | {"answer": a, "wrong_answer": b} for i, a, b in answers]
+    alone = interp.patch(model, shorter, "z", "layer")
+    np.testing.assert_allclose(first.values, alone.values, atol=1e-5)
 
 
 def test_next_token_metrics_do_not_read_what_follows():
     model = tiny("gemma3")
-    kl = interp.patch(model, long_pairs(), "resid_pre", "layer", metric="kl")
-    one_token = [
-        {"clean": p.clean, "corrupt": p.corrupt, "answer": "w20", "wrong_answer": "w21"}
-        for p in long_pairs()
-    ]
-    same = interp.patch(model, one_token, "resid_pre", "layer", metric="kl")
-    np.testing.assert_allclose(kl.values, same.values, atol=1e-5)
+    one_token = [row | {"answer": "w20", "wrong_answer": "w21"} for row in RECORDS]
+    both = (interp.patch(model, rows, over="layer", metric="kl") for rows in (pairs(), one_token))
+    np.testing.assert_allclose(*(found.values for found in both), atol=1e-5)
 
 
 def test_a_model_that_reads_no_tree_runs_once_per_alias():
-    model, pairs = tiny("gpt_neo"), long_pairs()
-    kept, _ = tokenise(model, pairs)
+    model = tiny("gpt_neo")
     for metric in ("logit_diff", "rank", "logprob_per_token"):
-        result = interp.patch(model, pairs, "resid_pre", "layer,pos", metric=metric)
-        for i, pair in enumerate(kept):
-            for pos in range(7):
+        result = interp.patch(model, pairs(), "resid_pre", "layer,pos", metric=metric)
+        for i, one in enumerate(aliases_of(model)):
+            for pos in one.partner:
+                want = naive(one, "resid_pre", [1], [pos], slice(None), "denoise")[metric]
                 got = float(result.values[i, 1, pos])
-                if pos >= len(pair.clean):
-                    assert np.isnan(got)
-                    continue
-                want = naive(model, pair, SITES["resid_pre"], [1], [pos], None, "denoise")
-                assert got == pytest.approx(want[metric], abs=1e-4), (metric, i, pos)
-    swept = interp.sweep_plans(model, pairs, {"none": ()}, "logit_diff")
-    np.testing.assert_allclose(
-        swept[:, 0], interp.patch(model, pairs, "z", "layer").clean, atol=1e-4
-    )
+                assert got == pytest.approx(want, abs=1e-4), (metric, i, pos)
+    swept = interp.sweep_plans(model, pairs(), {"none": ()}, "logit_diff")
+    clean = interp.patch(model, pairs(), "z", "layer").clean
+    np.testing.assert_allclose(swept[:, 0], clean, atol=1e-4)
     with pytest.raises(PlanError, match="several answers of several tokens.*answers='first'"):
-        interp.ablate(model, pairs, "a1.h2", n_random=0)
+        interp.ablate(model, pairs(), "a1.h2", n_random=0)
     # a single continuation does not branch
     row = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5 w6 w7", "wrong_answer": "w8"}
-    result = interp.patch(model, [row], "resid_pre", "layer,pos")
-    (pair,), _ = tokenise(model, interp.PromptPairs.from_records([row]))
+    rows = interp.PromptPairs.from_records([row])
+    result, (one,) = interp.patch(model, rows), aliases_of(model, rows)
     for pos in range(3):
-        want = naive(model, pair, SITES["resid_pre"], [1], [pos], None, "denoise")["logit_diff"]
+        want = naive(one, "resid_pre", [1], [pos], slice(None), "denoise")["logit_diff"]
         assert float(result.values[0, 1, pos]) == pytest.approx(want, abs=1e-4)

@@ -29,19 +29,6 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 P_VALUES = arrays(float, st.integers(1, 30), elements=st.floats(0, 1))
 
 
-def test_constant_values_leave_no_doubt():
-    mean, low, high = bootstrap_mean(np.full((5, 2, 3), 1.25))
-    for bound in (mean, low, high):
-        np.testing.assert_allclose(bound, np.full((2, 3), 1.25), rtol=1e-15)
-
-
-def test_a_constant_ratio_leaves_no_doubt():
-    bottom = np.array([1.0, 2.0, 4.0, 0.5])
-    top = np.stack([3 * bottom, -bottom], 1)
-    for bound in bootstrap_ratio(top, bottom):
-        np.testing.assert_allclose(bound, [3, -1], rtol=1e-12)
-
-
 def test_missing_values_are_left_out():
     values = np.array([[1.0, NAN, NAN], [2.0, 5.0, NAN], [6.0, 7.0, NAN], [NAN, 9.0, NAN]])
     mean, low, high = bootstrap_mean(values)
@@ -60,11 +47,6 @@ def test_a_ratio_leaves_a_missing_pair_out_of_both_means():
     np.testing.assert_allclose(mean, [9 / 106, 3 / 6])
     # without the second pair both ratios are one half, so every resample is
     assert (low[1], high[1]) == (0.5, 0.5)
-
-
-def test_a_ratio_is_of_means_not_a_mean_of_ratios():
-    mean, _, _ = bootstrap_ratio(np.array([1.0, 1.0]), np.array([0.01, 1.99]))
-    assert mean == pytest.approx(1)
 
 
 def test_one_pair_bounds_nothing():
@@ -115,13 +97,6 @@ def test_intervals_cover_what_they_claim():
     bottom = rng.normal(4.0, 1.0, size=40)
     _, low, high = bootstrap_ratio(0.5 * bottom[:, None] + rng.normal(size=(40, 400)), bottom)
     assert 0.90 <= np.mean((low <= 0.5) & (high >= 0.5)) <= 0.98
-
-
-def test_a_wider_level_gives_a_wider_interval():
-    values = np.random.default_rng(2).normal(size=30)
-    _, low, high = bootstrap_mean(values, level=0.95)
-    _, lower, higher = bootstrap_mean(values, level=0.99)
-    assert lower < low < high < higher
 
 
 @settings(deadline=None, max_examples=60)
@@ -380,13 +355,6 @@ def test_wilson_by_hand():
     for k, n in ((1, 0), (-1, 4), (5, 4)):
         with pytest.raises(StatisticsError, match=f"{k} successes of {n} trials"):
             wilson(k, n)
-
-
-def test_wilson_covers_what_it_claims():
-    for p in (0.5, 0.9):
-        chance = stats.binom(40, p).pmf(np.arange(41))
-        inside = [low <= p <= high for _, low, high in (wilson(k, 40) for k in range(41))]
-        assert 0.92 <= chance[inside].sum() <= 0.98
 
 
 def test_mcnemar_by_hand():

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from edit_records import MQUAKE, needs_data, record, records
+from input_examples import COUNTERFACT, ZSRE
 
-import interp.data.records
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
 from datasets import Dataset
@@ -123,27 +123,12 @@ def test_what_cannot_be_edited_is_excluded_with_its_reason():
     [
         ({"case_id": ""}, "rows, row 1: case_id '' is missing"),
         ({"questions": []}, "row 1: 'questions' is \\[\\]; it must have at least 1 item"),
-        ({"questions": [3]}, r"row 1: 'questions\[0\]' is 3; it must be text"),
-        ({"answer": None}, "row 1: 'answer' is None"),
-        ({"single_hops": "x"}, "row 1: 'single_hops' is 'x'"),
         ({"single_hops": [{"question": "?"}]}, r"row 1: 'single_hops\[0\].cloze' is missing"),
-        (
-            {"requested_rewrite": []},
-            r"row 1: 'requested_rewrite' is \[\]; it must have at least 1 item",
-        ),
         (
             {"requested_rewrite": [{"prompt": "{} is", "subject": "a"}]},
             r"'requested_rewrite\[0\].target_new.str' is missing",
         ),
-        ({"answer_alias": "x"}, "row 1: 'answer_alias' is 'x'; it must be a list"),
-        ({"answer_alias": [3]}, r"row 1: 'answer_alias\[0\]' is 3; it must be text"),
-        (
-            {"requested_rewrite": ["x"]},
-            r"row 1: 'requested_rewrite\[0\]' is 'x'; it must be a JSON object",
-        ),
-        ({"orig": 1}, "row 1: 'orig.triples_labeled' is missing"),
         ({"orig": {"triples_labeled": [["a", "b", "c"]]}}, "must hold 2 triples"),
-        ({"orig": {"triples_labeled": [1, 2]}}, r"'orig.triples_labeled\[0\]' is 1"),
     ],
 )
 def test_malformed_rows_are_named(change: dict[str, Any], message: str):
@@ -151,25 +136,11 @@ def test_malformed_rows_are_named(change: dict[str, Any], message: str):
         parse_cases([one(**change)], "rows")
 
 
-def test_malformed_files_are_named(tmp_path: Path):
-    path = tmp_path / "rows.json"
-    with pytest.raises(DataError, match="no such file.*edit cases"):
-        load_cases(path)
-    for text, message in (
-        ("[{]", "line 1: not valid JSON"),
-        ("{}", "holds a dict, not a list"),
-        ("[1]", "row 1: a int, not a JSON object"),
-        ("[]", "holds no rows"),
-    ):
-        path.write_text(text)
-        with pytest.raises(DataError, match=message):
-            load_cases(path)
-    path.write_bytes(b"\xff\xfe[")
-    with pytest.raises(DataError, match="not UTF-8"):
-        interp.data.records.read_json(path)
-    twice = written(tmp_path, [one(), one()])
+def test_empty_files_and_repeated_ids_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="holds no rows"):
+        load_cases(written(tmp_path, []))
     with pytest.raises(DataError, match="row 2: case_id '7' was used before"):
-        load_cases(twice)
+        load_cases(written(tmp_path, [one(), one()]))
 
 
 @needs_data
@@ -197,51 +168,27 @@ def test_the_samples_load_whole(name: str, n: int, positions: dict[str, int]):
 
 # --- single-edit benchmarks --------------------------------------------------------------------
 
-COUNTERFACT = {
-    "case_id": 3,
-    "requested_rewrite": {
-        "prompt": "The mother tongue of {} is",
-        "relation_id": "P103",
-        "target_new": {"str": "English"},
-        "target_true": {"str": "French"},
-        "subject": "Writer01",
-    },
-    "paraphrase_prompts": ["Writer01 speaks"],
-    "neighborhood_prompts": ["Writer02 speaks", "Writer03 speaks"],
-    "generation_prompts": ["Writer01 lives"],
-}
-
 
 def test_counterfact(tmp_path: Path):
     (found,) = load_benchmark(written(tmp_path, [COUNTERFACT]))
-    assert (found.id, found.fact.cloze) == ("3", "The mother tongue of Writer01 is")
+    assert (found.id, found.fact.cloze) == ("0", "The mother tongue of Danielle Darrieux is")
     assert (found.fact.target, found.true, found.fact.relation) == ("English", "French", "P103")
-    assert found.neighbours == ("Writer02 speaks", "Writer03 speaks")
+    assert found.neighbours == ("The native language of Montesquieu is",)
     paired = COUNTERFACT | {"neighborhood_prompts": [{"prompt": "p", "target": "French"}]}
     assert load_benchmark(written(tmp_path, [paired]))[0].neighbours == ("p",)
     with pytest.raises(DataError, match="row 1: 'paraphrase_prompts' is None; it must be a list"):
         load_benchmark(written(tmp_path, [COUNTERFACT | {"paraphrase_prompts": None}]))
 
 
-ZSRE = {
-    "subject": "Book01",
-    "src": "Who wrote Book01?",
-    "answers": ["Writer01"],
-    "alt": "Writer05",
-    "rephrase": "Book01 was written by whom?",
-    "loc": "nq question: who wrote the anthem",
-    "loc_ans": "Writer04",
-}
-
-
 def test_zsre(tmp_path: Path):
     rows = [ZSRE, ZSRE | {"subject": "Book09"}]
     found = load_benchmark(written(tmp_path, rows, "rows.jsonl"))
     assert len(found) == 1 and "stands 0 times" in found.excluded[0].reason
-    assert (found[0].fact.prompt, found[0].fact.target) == ("Who wrote {}?", "Writer05")
-    assert (found[0].true, found[0].paraphrases) == ("Writer01", ("Book01 was written by whom?",))
-    assert found[0].neighbours == ("who wrote the anthem",)
-    assert found[0].neighbour_answer == "Writer04"
+    assert found[0].fact.prompt == "What university did {} attend?"
+    assert (found[0].fact.target, found[0].true) == (ZSRE["alt"], "Trinity College")
+    assert found[0].paraphrases == ("Where did Watts Humphrey study?",)
+    assert found[0].neighbours == ("who played Desmond Doss's father",)
+    assert found[0].neighbour_answer == "Hugo Weaving"
     with pytest.raises(DataError, match="row 1: 'loc_ans' is None"):
         load_benchmark(written(tmp_path, [ZSRE | {"loc_ans": None}]))
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from edit_records import MQUAKE, needs_data, records
-from hypothesis import given, settings
+from edit_records import records
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
 from circuits.editing.evaluation.edited_models import ngram_entropy
-from circuits.editing.evaluation.formats import load_cases, parse_cases
+from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.intervals import compare, harmonic_mean, summary
 from circuits.editing.evaluation.multihop_metrics import KINDS, METRICS, case_questions, row, score
 from interp.errors import PlanError
@@ -21,23 +21,22 @@ CASES = parse_cases(records())
 CHANGED = {"efficacy", "paraphrase", "multi_hop"}
 
 
-def table(cases, say, **columns) -> pd.DataFrame:
+def table(cases, say) -> pd.DataFrame:
     """What a model that answers `say(question)` gives on everything that is asked."""
     known = {q for c in cases for q in (*c.questions, *(hop.question for hop in c.hops))}
     pool = QuestionPool.of(cases, known)
     rows = [
-        row(case, question, say(question)) | columns
+        row(case, question, say(question))
         for case in cases
         for question in case_questions(case, control_questions(case, pool))
     ]
     return pd.DataFrame(rows)
 
 
-def by_hand(answers: dict[tuple[str, str, int], bool], **columns) -> pd.DataFrame:
+def by_hand(answers: dict[tuple[str, str, int], bool]) -> pd.DataFrame:
     """Rows of (case, kind, index) -> right."""
     rows = [
         {"case": case, "cluster": case[0], "kind": kind, "index": index}
-        | columns
         | {"strict": right, "lenient": right}
         for (case, kind, index), right in answers.items()
     ]
@@ -53,18 +52,16 @@ def all_are(value: float, scores: pd.DataFrame) -> bool:
 # --- oracles -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("match", ["strict", "lenient"])
-def test_gold_answers_score_a_hundred(match):
+def test_gold_answers_score_a_hundred():
     rows = table(CASES, lambda question: question.expected.text)
-    scores = score(rows, match)
+    scores = score(rows, "strict")
     assert len(scores) == len(CASES)
     assert all_are(1, scores[list(METRICS)])
     assert scores["multi_hop"].notna().all()
 
 
-@pytest.mark.parametrize("match", ["strict", "lenient"])
-def test_original_answers_score_the_overlap_rate(match):
-    scores = score(table(CASES, lambda question: question.original.text), match)
+def test_original_answers_score_the_overlap_rate():
+    scores = score(table(CASES, lambda question: question.original.text))
     overlap = np.mean([case.answer.overlaps(case.new_answer) for case in CASES])
     assert 0 < overlap < 1  # some edits of this small world leave the answer as it was
     for metric in ("multi_hop", "multi_hop_per_question"):
@@ -78,17 +75,6 @@ def test_original_answers_score_the_overlap_rate(match):
     assert dict(zip(scores["case"], scores["efficacy"], strict=True)) == held
     assert dict(zip(scores["case"], scores["paraphrase"], strict=True)) == held
     assert all_are(1, scores[["specificity", "control_two_hop"]])
-
-
-@needs_data
-def test_the_sample_s_overlap_rate():
-    cases = load_cases(MQUAKE / "two_hop_counterfactual_600.json")[:150]
-    gold = score(table(cases, lambda question: question.expected.text), "strict")
-    assert all_are(1, gold[list(METRICS)])
-    overlap = np.mean([case.answer.overlaps(case.new_answer) for case in cases])
-    old = score(table(cases, lambda question: question.original.text), "strict")
-    assert old["multi_hop"].mean() == overlap == 0
-    assert old["net_multi_hop"].dropna().eq(0).all()
 
 
 def test_an_edit_that_answers_everything_by_its_object_gains_nothing_net():
@@ -151,22 +137,6 @@ def test_each_metric_by_hand():
     assert np.isnan(first["paraphrase"]) and np.isnan(first["neighbour"])
     assert (second["efficacy"], second["multi_hop"], second["instance_wise"]) == (1, 0, 1)
     assert np.isnan(second[["specificity", "control_two_hop", "net_multi_hop"]].astype(float)).all()
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.booleans(), min_size=1, max_size=3), st.lists(st.booleans(), max_size=4))
-def test_net_is_between_its_parts(right: list[bool], kept: list[bool]):
-    answers = {("a", "multi_hop", i): value for i, value in enumerate(right)}
-    answers |= {("a", "control_two_hop", i): value for i, value in enumerate(kept)}
-    (line,) = score(by_hand(answers)).to_dict("records")
-    assert line["multi_hop"] == any(right)
-    if not kept:
-        assert np.isnan(line["net_multi_hop"])
-        return
-    broken = 1 - np.mean(kept)
-    assert line["net_multi_hop"] == pytest.approx(any(right) - broken)
-    assert line["multi_hop_excess"] == pytest.approx(np.mean(right) - broken)
-    assert line["multi_hop_excess"] <= line["net_multi_hop"] + 1e-12
 
 
 def test_strict_and_lenient_are_scored_apart():
@@ -362,11 +332,8 @@ def test_the_interval_of_a_harmonic_mean_is_a_clustered_bootstrap():
     scores = pd.DataFrame(rng.random((40, 3)), columns=list(single_edits.PROMPTED))
     scores = scores.assign(case=range(40), cluster=[n // 2 for n in range(40)])
     line = summary(scores, harmonic=single_edits.PROMPTED).set_index("metric").loc["score"]
-    draws = []
-    for _ in range(2000):
-        drawn = rng.integers(20, size=20)
-        part = pd.concat([scores[scores["cluster"] == c] for c in drawn])
-        draws.append(stats.hmean(part[list(single_edits.PROMPTED)].mean()))
+    clusters = scores[list(single_edits.PROMPTED)].to_numpy().reshape(20, 2, 3)
+    draws = stats.hmean(clusters[rng.integers(20, size=(2000, 20))].mean((1, 2)), axis=1)
     assert (line["cases"], line["clusters"]) == (40, 20)
     assert [line["low"], line["high"]] == pytest.approx(
         np.quantile(draws, [0.025, 0.975]), abs=0.01

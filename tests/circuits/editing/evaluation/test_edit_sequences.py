@@ -3,12 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import torch
-from conftest import tiny_hf, word_tokenizer
-from planted_cases import PLAIN, planted
+from planted_cases import PLAIN, planted, sharp
 from test_control_questions import CASES, POOL
 
-import interp
 from circuits.editing.change import Change
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import Ask, ComparisonSettings, compare_methods, generations
@@ -28,12 +25,12 @@ N_TOKENS = 600
 
 @pytest.fixture(scope="module")
 def world():
-    hf = tiny_hf("llama")
-    with torch.no_grad():
-        hf.get_output_embeddings().weight.mul_(10)
-    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    """A model, cases that it knows, and what asking about them and editing them takes."""
+    model = sharp()
     cases = parse_cases(planted(model, 6))
-    return model, cases, side_by_side(cases)
+    pool = QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right)
+    rome = preset("rome", model)
+    return model, cases, pool, rome, moments_for(model, [rome], None, N_TOKENS)
 
 
 # --- which cases -------------------------------------------------------------------------------
@@ -73,11 +70,8 @@ def test_controls_have_nothing_to_do_with_the_others_edits():
 
 
 def test_every_question_is_asked_after_the_last_edit(world):
-    model, cases, kept = world
-    pool = QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right)
-    rome = preset("rome", model)
-    moments = moments_for(model, [rome], None, N_TOKENS)
-    protocol = Protocol(PLAIN, pool, sequential=True)
+    model, cases, pool, rome, moments = world
+    kept, protocol = side_by_side(cases)[:3], Protocol(PLAIN, pool, sequential=True)
     answers, lines = evaluate_condition(model, EditCondition("rome", rome), kept, protocol, moments)
     before: tuple[Change, ...] = ()
     for case in kept:  # the same by hand
@@ -98,13 +92,10 @@ def test_every_question_is_asked_after_the_last_edit(world):
 
 
 def test_one_edit_in_sequence_is_one_edit(world):
-    model, cases, kept = world
-    pool = QuestionPool.of(cases, prior_knowledge(model, cases, PLAIN).right)
-    rome = preset("rome", model)
-    moments = moments_for(model, [rome], None, N_TOKENS)
+    model, cases, pool, rome, moments = world
     pair = [
         evaluate_condition(
-            model, EditCondition("rome", rome, strength=0.5), kept[:1], protocol, moments
+            model, EditCondition("rome", rome, strength=0.5), cases[:1], protocol, moments
         )[0]
         for protocol in (Protocol(PLAIN, pool), Protocol(PLAIN, pool, sequential=True))
     ]
@@ -112,7 +103,7 @@ def test_one_edit_in_sequence_is_one_edit(world):
 
 
 def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world, tmp_path):
-    model, cases, kept = world
+    model, cases, *_ = world
     text = " ".join(f"w{i % 60}" for i in range(400))
     neutral = tmp_path / "neutral.txt"
     neutral.write_text(text)
@@ -121,10 +112,13 @@ def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world, 
         shots=PLAIN,
         n_tokens=N_TOKENS,
         sequential=True,
+        limit=3,
         neutral=str(neutral),
     )
     found = compare_methods(model, cases, settings)
-    assert found.excluded == {"its edit touches an earlier one's": len(cases) - len(kept)}
+    kept = side_by_side(cases)
+    touching = {"its edit touches an earlier one's": len(cases) - len(kept)}
+    assert found.excluded == touching | {"beyond the limit": len(kept) - 3}
     assert found.options["sequential"] is True
     table = found.table().set_index(["condition", "metric"])["value"]
     assert abs(table["none", "kl"]) < 1e-6
@@ -139,6 +133,6 @@ def test_cases_left_out_of_a_sequence_are_counted_and_damage_is_measured(world, 
 
 
 def test_without_neutral_text_there_is_no_drift(world):
-    model, cases, _ = world
+    model, cases, *_ = world
     found = compare_methods(model, cases[:4], ComparisonSettings(methods=("none",), shots=PLAIN))
     assert "kl" not in set(found.table()["metric"]) and "fluency" in set(found.table()["metric"])
