@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
+    from circuits.discovery.stability import stability
     from circuits.explain.explain import explain
 
-__all__ = ["explain"]
+__all__ = ["explain", "stability"]
 
 lazy(__name__)

@@ -10,6 +10,7 @@ from circuits.cli.options import (
     N_TOKENS,
     CasesOption,
     ForceOption,
+    InChat,
     Into,
     JsonOption,
     LimitOption,
@@ -46,6 +47,7 @@ def evaluate(
     on: OnModel,
     cases: CasesOption,
     into: Into,
+    in_chat: InChat,
     methods: Annotated[
         str, choice((*METHODS, *INFORMED, *BASELINES), says("methods"), many=True)
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
@@ -72,6 +74,7 @@ def evaluate(
         seeds=tuple(numbers("--seeds", seeds) or ()),
         limit=limit,
         shots=shots,
+        chat=in_chat.options(),
         neutral=neutral,
         sequential=sequential,
         n_tokens=n_tokens,

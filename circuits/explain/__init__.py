@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from circuits.explain.clusters import activity, clustered
     from circuits.explain.explain import explain
     from circuits.explain.graph import AttributionGraph
+    from circuits.explain.merge import recurring_edges, task_circuit
     from circuits.explain.names import named
+    from circuits.explain.query_key import query_key_edges
     from circuits.explain.truth import check
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "edited",
     "explain",
     "named",
+    "query_key_edges",
     "read_circuit_tracer",
+    "recurring_edges",
+    "task_circuit",
     "write_circuit_tracer",
 ]
 

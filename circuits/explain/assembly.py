@@ -217,7 +217,7 @@ def edge_table(
             size = float(np.abs(flow).sum()) + abs(missing)
             biased = not run.prompt.paired
             if not biased:
-                error = max(error, abs(missing) / max(size, abs(run.total)))
+                error = max(error, abs(missing) / max(size, abs(run.total), 1e-30))
             all_of_it = np.concatenate([flow.ravel(), [missing if biased else 0.0]])
             order = np.argsort(-np.abs(all_of_it), kind="stable")
             sizes = np.abs(all_of_it[order])

@@ -7,7 +7,7 @@ they are RelP's. A reader's multiplier is then pulled back to the residual strea
 that it reads, so that any write there, times it, is an edge.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -212,7 +212,7 @@ class LinearRun:
                 for part, weight in zip(self._through(layer, chosen[i]), weights, strict=True)
             ]
             to_output = torch.stack(branches, 1)  # (pos, branch, d_model)
-            back = self._before("resid_pre", layer, self.model.parts(layer).ln1, to_output)
+            back = self.before_norm("resid_pre", layer, self.model.parts(layer).ln1, to_output)
             yield some.tolist(), back.transpose(0, 1).unflatten(0, (-1, 3))
 
     def _through(self, layer: int, chosen: Place) -> list[Float[Tensor, "pos width"]]:
@@ -254,59 +254,18 @@ class LinearRun:
     def _before_mlp(self, layer: int, to_output: Tensor) -> Tensor:
         parts = self.model.parts(layer)
         site = "resid_pre" if parts.parallel else "resid_mid"
-        return self._before(site, layer, parts.ln2, to_output)
+        return self.before_norm(site, layer, parts.ln2, to_output)
 
-    def _before(
+    def before_norm(
         self, site: str, layer: int, path: str | None, to_output: Float[Tensor, "pos branch d"]
     ) -> Float[Tensor, "pos branch d"]:
+        """Multipliers at the stream, from those after one of a layer's norms."""
         x, end = (v.to(self._like) for v in (self.high(site, layer), self._end(site, layer)))
         function, to = norm(self.model, layer, path), to_output.to(self._like)
         return _wide(pull_back(self.model, function, x[None], end, to[None], self.at.rule))
 
     def _end(self, site: str, layer: int) -> Tensor:
         return self._own(self.at.end, site, layer)
-
-    # --- the target through some nodes alone ---
-
-    def through(
-        self, heads: Iterable[tuple[int, int, int]], neurons: Iterable[tuple[int, int, int]]
-    ) -> Float[Tensor, " pos"]:
-        """What each embedding adds to the target over paths through given nodes alone.
-
-        `heads` and `neurons` are (layer, unit, position); the unit of an MLP whose neurons are no
-        nodes is -1. It is one backward pass in which all other nodes pass nothing on.
-        """
-        kept, columns, handles = self.at.run.kept, self.prompt.columns, []
-        wanted: dict[tuple[str, int], list[Place]] = {}
-        for layer, head, pos in heads:
-            wanted.setdefault(("z", layer), []).append((head, pos))
-        for layer, unit, pos in neurons:
-            wanted.setdefault(("mlp_out" if unit < 0 else "mlp_post", layer), []).append(
-                (unit, pos)
-            )
-        for layer in range(self.model.arch.n_layers):
-            site = "mlp_post" if layer in self.neurons else "mlp_out"
-            for name, place in (("z", layer), (site, self.neurons.get(layer, layer))):
-                x = kept[name][place]
-                units = self.model.arch.layers[layer].n_heads if name == "z" else x.shape[-1]
-                mask = torch.zeros(x.shape[1], 1 if name == "mlp_out" else units).to(x)
-                for unit, pos in wanted.get((name, layer), []):
-                    mask[columns[pos], max(unit, 0)] = 1
-                handles.append(x.register_hook(_masking(mask)))
-        try:
-            (back,) = gradients(self.at.total, [kept["resid_pre"][0]], retain_graph=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-        back = _wide(back[0, columns.to(back.device)])
-        return (self.change("resid_pre", 0) * back).sum(-1)
-
-
-def _masking(mask: Float[Tensor, "pos unit"]):
-    def hook(g: Tensor) -> Tensor:
-        return (g.unflatten(-1, (mask.shape[-1], -1)) * mask[..., None]).reshape(g.shape)
-
-    return hook
 
 
 def _rank(pos: Tensor) -> Tensor:

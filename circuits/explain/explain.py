@@ -9,6 +9,7 @@ from circuits.explain.assembly import Node, Sources, edge_table, node_table, str
 from circuits.explain.attribution import LinearRun
 from circuits.explain.graph import AttributionGraph
 from circuits.explain.influence import graph_scores
+from circuits.explain.restricted import carrying, through
 from circuits.explain.target_metric import Target, explained_prompt
 from interp.data.pairs import AnswerMode
 from interp.errors import DegenerateGap, PlanError
@@ -44,9 +45,9 @@ def explain(
             is subtracted; how many of the likeliest tokens, weighted by probability; or ``None``:
             a pair's two answers, else the likeliest token.
         corrupt: the prompt to compare with, of any length.
-        nodes: how many heads, neurons (of mixtures of experts: MLPs) are shown, each at one
-            position: those of the largest attributions by size; by default 200.
-        share: instead, as few as add up to this share of the sizes of all attributions.
+        nodes: how many heads and neurons (of mixtures of experts: MLPs) are shown, each at one
+            position: those that together carry most of the target (`carrying`); by default 200.
+        share: instead, the largest attributions, as few as add up to this share of all sizes.
         edges: share of each node's absolute in-flow that its edges shown add up to.
         metric: of a pair's answers, as in `interp.patch`; by default ``"logit_diff"``.
         answers: ``"whole"``, or ``"first"``: first tokens alone.
@@ -66,7 +67,7 @@ def explain(
     given = explained_prompt(model, prompt, target, corrupt, metric, answers)
     run = LinearRun.of(model, given)
     _refuse_nothing(run)
-    chosen = strongest(run, n, share)
+    chosen = strongest(run, share=share) if n is None else carrying(run, n)
     graph = assembled(run, chosen, edges)
     settings: dict[str, Any] = {"nodes": n, "share": share, "edges": edges, "answers": answers}
     settings["prompt"] = dict(given.record)
@@ -98,9 +99,7 @@ def assembled(run: LinearRun, chosen: list[Node], edges: float) -> AttributionGr
     sources = Sources.of(run, chosen)
     links, unshown, error = edge_table(run, sources, chosen, edges)
     table = node_table(run, sources, links, unshown)
-    own = [(layer, unit, pos) for kind, layer, unit, pos in chosen if kind == "head"]
-    mlps = [(layer, unit, pos) for kind, layer, unit, pos in chosen if kind != "head"]
-    flow, whole = run.through(own, mlps), run.embeddings()
+    flow, whole = through(run, chosen), run.embeddings()
     scores = {"explained": float(flow.sum() / whole.sum()), **graph_scores(table, links)}
     scores |= {"conservation error": error}
     if not run.prompt.paired:

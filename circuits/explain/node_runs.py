@@ -33,11 +33,13 @@ class RowEdit:
     Attributes:
         nodes: with `keep`, the only nodes that are not replaced; else those that are.
         factor: of a replaced node's distance to the reference that is left: 0 replaces it.
+        value: what the one node is given instead of the reference.
     """
 
     nodes: Sequence[Node]
     keep: bool = False
     factor: float = 0.0
+    value: Float[Tensor, " unit"] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class NodeRuns:
                     x[row, columns] = new.flatten(-2)
                 elif places:
                     moved = torch.lerp(low[p, u], high[p, u], one.factor)
-                    by_unit[row, columns[p], u] = moved.to(x)
+                    new = moved if one.value is None else one.value[None]
+                    by_unit[row, columns[p], u] = new.to(x)
 
         return edit

@@ -90,13 +90,21 @@ def recorded_prompt(model: Model, record: Mapping[str, Any]) -> ExplainedPrompt:
 
     `PlanError` where its metric is a function that has no name to find it by.
     """
-    answers = tuple(tuple(tuple(t) for t in aliases) for aliases in record["answers"])
-    ids = tuple(record["clean"]), tuple(record["corrupt"])
-    pair = TokenPair(_NAMELESS, *ids, answers, {}, {}, tuple(record["partner"]))  # pyright: ignore[reportArgumentType]
+    right, wrong = (tuple(map(tuple, aliases)) for aliases in record["answers"])
+    clean, corrupt = record["texts"]
+    named = Pair("prompt", clean, corrupt, "", "")
+    roles = [(role, i) for i, role in enumerate(record["roles"]) if role]
+    spans = {name: tuple(i for role, i in roles if role == name) for name, _ in roles}
+    pair = TokenPair(
+        pair=named,
+        clean=tuple(record["clean"]),
+        corrupt=tuple(record["corrupt"]),
+        answers=(right, wrong),
+        spans=spans,
+        corrupt_spans={},
+        partner=tuple(record["partner"]),
+    )
     return _prepared(model, pair, bool(record["paired"]), str(record["reads"]))
-
-
-_NAMELESS = Pair("prompt", "", "", "", "")
 
 
 # --- prompts and targets in tokens -------------------------------------------------------------
@@ -120,8 +128,10 @@ def _as_pair(
         sides = [one.ids for one in (prompts[0], prompts[-1])]
         if corrupt is not None and sides[0] == sides[1]:
             raise DataError("the corrupt prompt has the tokens of the prompt; leave it out.")
-        partner = align(sides[0], sides[1], {}, {})
-        pair = TokenPair(_NAMELESS, sides[0], sides[1], ((), ()), {}, {}, partner)
+        partner = align(sides[0], sides[1], prompts[0].spans, prompts[-1].spans)
+        named = Pair("prompt", prompts[0].text, prompts[-1].text, "", "")
+        spans, others = prompts[0].spans, prompts[-1].spans
+        pair = TokenPair(named, sides[0], sides[1], ((), ()), spans, others, partner)
     both = None
     if not (target is None or isinstance(target, int)):
         wanted = (target,) if isinstance(target, str) else target
@@ -290,5 +300,7 @@ def _prepared(
             "partner": list(pair.partner),
             "paired": paired,
             "reads": reads,
+            "roles": list(pair.roles),
+            "texts": [pair.pair.clean, pair.pair.corrupt],
         },
     )

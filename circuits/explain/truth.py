@@ -1,12 +1,13 @@
 """Whether an attribution graph is true: what interventions say of what it shows.
 
 - ``faithfulness``: f = (m(graph) - m(nothing)) / (m(prompt) - m(nothing)), where all heads,
-  neurons and MLPs outside the graph's strongest nodes have their activation in the corrupt prompt
-  (of a prompt alone: their mean over given prompts, or zero), beside random nodes of the same
-  layers and positions (``random``) and as many nodes by activation x gradient (``gradient``).
-  m(nothing) has all of them replaced; embeddings are the prompt's throughout.
+  neurons and MLPs outside the graph have their activation in the corrupt prompt (of a prompt
+  alone: their mean over given prompts, or zero); also for fewer nodes, those of the graph that
+  carry most. Beside it random nodes of the same layers and positions (``random``), and as many
+  by activation x gradient (``gradient``). m(nothing) has all replaced; embeddings stay.
 - ``ablation``: each of the strongest nodes replaced alone: what attribution predicts, and what
   the metric loses.
+- ``edge``: each of the strongest edges cut alone, by path patching.
 - ``scaling``: the shown nodes of one layer brought to a part of their distance to the reference.
 """
 
@@ -19,8 +20,10 @@ import pandas as pd
 
 from circuits.explain.assembly import Node, named, strongest
 from circuits.explain.attribution import LinearRun
+from circuits.explain.edge_runs import edge_effects, strongest_edges
 from circuits.explain.graph import FIXED, AttributionGraph
 from circuits.explain.node_runs import NodeRuns, RowEdit
+from circuits.explain.restricted import carrying
 from circuits.explain.target_metric import recorded_prompt
 from interp.attribution.contrast import gradients
 from interp.attribution.estimators import ESTIMATORS, linearise
@@ -46,6 +49,7 @@ def check(
     sizes: Sequence[int] = SIZES,
     n_random: int = 3,
     n_ablated: int = 50,
+    n_edges: int = 20,
     seed: int = 0,
 ) -> AttributionGraph:
     """Test a graph by interventions on its own prompt; returned with `checks` and more scores.
@@ -58,13 +62,14 @@ def check(
         sizes: numbers of nodes for faithfulness; larger ones than the graph has are left out.
         n_random: random sets per size.
         n_ablated: how many of the strongest nodes are ablated one by one.
+        n_edges: how many of the strongest edges are cut one by one.
         seed: of the random sets.
 
     Returns:
         the graph with `checks` (``check``, ``what``, ``n`` nodes, ``predicted`` and ``actual``:
         of faithfulness the part kept, f, which attribution predicts as `explained`; else changes
         of the metric) and the scores ``faithfulness`` (of all shown nodes), ``rank correlation``
-        and ``slope`` of actual on predicted effects, and of ``scaling`` likewise.
+        and ``slope`` of actual on predicted effects, and of ``edge`` and ``scaling`` likewise.
 
     Raises:
         PlanError: the graph is of other weights, or means are given where there is a corrupt
@@ -103,10 +108,30 @@ def check(
             what = named(first) if name == "ablation" else f"layer {first[1]} x {edit.factor:g}"
             predicted = sum(runs.predicted(node, edit.factor) for node in edit.nodes)
             found.append((name, what, len(edit.nodes), predicted, full - value))
+    found += _edge_rows(runs, graph, nodes, n_edges, float(full))
     table = pd.DataFrame(found, columns=list(COLUMNS))
     scores = dict(graph.scores) | _scores(table) | {"nothing": float(empty)}
     settings = {**graph.settings, "reference": runs.what, "check seed": seed}
     return replace(graph, checks=table, scores=scores, settings=settings)
+
+
+def _edge_rows(
+    runs: NodeRuns, graph: AttributionGraph, nodes: Sequence[Node], n: int, full: float
+) -> list[tuple[Any, ...]]:
+    """What attribution says of the strongest edges, and what cutting each takes."""
+    by_id = {named(node): node for node in nodes}
+    for name, kind, pos in graph.nodes[["id", "kind", "pos"]].itertuples(index=False):
+        if kind in ("embedding", "logits"):
+            by_id[name] = (kind, -1, -1, pos)
+    edges = strongest_edges(graph, n)
+    columns = [edges[name].tolist() for name in ("source", "target", "branch", "weight")]
+    rows = list(zip(*columns, strict=True))
+    cuts = [(by_id[source], by_id[target], branch) for source, target, branch, _ in rows]
+    actual = edge_effects(runs, cuts, full)
+    return [
+        ("edge", f"{source} -> {target} {branch}".rstrip(), 1, weight, effect)
+        for (source, target, branch, weight), effect in zip(rows, actual, strict=True)
+    ]
 
 
 def shown_nodes(graph: AttributionGraph) -> list[Node]:
@@ -126,8 +151,9 @@ def _faithfulness_rows(
     by_gradient = activation_gradient(run, counts[-1])
     rows, labels = list[RowEdit](), list[tuple[str, str]]()
     for n in counts:
-        sets = [("graph", nodes[:n]), ("gradient", by_gradient[:n])]
-        sets += [("random", random_like(run, nodes[:n], rng)) for _ in range(n_random)]
+        own = carrying(run, n, nodes)
+        sets = [("graph", own), ("gradient", by_gradient[:n])]
+        sets += [("random", random_like(run, own, rng)) for _ in range(n_random)]
         rows += [RowEdit(kept, keep=True) for _, kept in sets]
         labels += [("faithfulness", name) for name, _ in sets]
     return rows, labels
@@ -168,7 +194,7 @@ def _scores(table: pd.DataFrame) -> dict[str, float]:
     """Faithfulness of all shown nodes, and how predicted effects agree with actual ones."""
     graphs: Any = table[(table["check"] == "faithfulness") & (table["what"] == "graph")]
     scores = {"faithfulness": float(graphs["actual"].iloc[-1])}
-    for check_name, prefix in (("ablation", ""), ("scaling", "scaling ")):
+    for check_name, prefix in (("ablation", ""), ("edge", "edge "), ("scaling", "scaling ")):
         own: Any = table[table["check"] == check_name]
         x, y = (own[name].to_numpy(float) for name in ("predicted", "actual"))
         if len(x) > 2:

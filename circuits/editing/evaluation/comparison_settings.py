@@ -1,11 +1,13 @@
 """The settings of `interp edit evaluate`: a comparison of editing methods on the same cases."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
 from circuits.editing.methods import METHODS
+from interp.data.chat import Chat
 from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
 
@@ -34,6 +36,11 @@ class ComparisonSettings(BaseModel, frozen=True):
         description="Demonstrations before every question of multi-hop cases: direct, reasoned "
         "(chain of thought), or a file with MQuAKE's prompts.",
     )
+    chat: Chat | None = Field(
+        None,
+        description="Put edits, and demonstrations with their question, into the model's chat "
+        "template as a user's turn; of multi-hop cases.",
+    )
     neutral: str | None = Field(
         None, description="Text for divergence and perplexity: neutral_text, or a text file."
     )
@@ -53,7 +60,8 @@ class ComparisonSettings(BaseModel, frozen=True):
 
     def demonstrations(self) -> Shots:
         """The demonstrations; `DataError` where there are none of that name."""
-        return self.shots if isinstance(self.shots, Shots) else shots_named(self.shots)
+        found = self.shots if isinstance(self.shots, Shots) else shots_named(self.shots)
+        return replace(found, chat=self.chat) if self.chat else found
 
     def neutral_text(self) -> str | None:
         """The neutral text; `DataError` where it cannot be read."""

@@ -245,7 +245,7 @@ def _ask(
     """A question as the model sees it; in-context editing states the new facts first."""
     if question.cloze:
         before = stated(case, condition.in_prompt)
-        return Ask(number, before + question.text, before)
+        return Ask(number, before + question.text, before, chat=shots.chat)
     examples = condition.in_prompt or ""
     behind = replace(shots, prefix=examples + shots.prefix)
     facts = stated(case, condition.in_prompt).removeprefix(examples)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.fact import SLOT
+from interp.data.chat import Chat
 from interp.data.records import is_file, read_text
 from interp.errors import DataError, shown
 
@@ -17,12 +18,14 @@ N_TOKENS, N_REASONED = 10, 100
 class Shots:
     """A few-shot prompt: what all questions share, and the form of a question, with ``{}``.
 
-    `reasoned` says that replies are thoughts and then an answer.
+    `reasoned` says that replies are thoughts and then an answer. In a `chat`, all of it is one
+    user's turn.
     """
 
     prefix: str
     form: str
     reasoned: bool = False
+    chat: Chat | None = None
 
     @property
     def stop(self) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from circuits.editing.change import Changes, under
 from circuits.editing.evaluation.answers import in_word
 from circuits.editing.evaluation.demonstrations import Shots
+from interp.data.chat import Chat, render
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
 from interp.forward.prefix_cache import PrefixCache
@@ -36,7 +37,8 @@ divergence from the plain model, in nats per token, and the perplexity over the 
 class Ask:
     """A text to be continued under the edit of a number, until `stop` or for `n_tokens`.
 
-    `prefix` is what the text begins with and other questions of the edit share.
+    `prefix` is what the text begins with and other questions of the edit share. In a `chat`, the
+    text is a user's turn, and the reply to it is written.
     """
 
     edit: int
@@ -44,12 +46,18 @@ class Ask:
     prefix: str = ""
     stop: str | None = "\n"
     n_tokens: int = 10
+    chat: Chat | None = None
+
+    def written(self, model: Model, text: str) -> str:
+        """A text as the model reads it."""
+        return text if self.chat is None else render(model, self.chat.wrap(text))[0]
 
 
 def asking(shots: Shots, question: str, edit: int = 0, before: str = "") -> Ask:
     """A question behind demonstrations, and behind text that stands between the two."""
     prefix = shots.prefix + before
-    return Ask(edit, prefix + shots.suffix(question), prefix, shots.stop, shots.n_tokens)
+    text = prefix + shots.suffix(question)
+    return Ask(edit, text, prefix, shots.stop, shots.n_tokens, shots.chat)
 
 
 def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
@@ -97,10 +105,13 @@ def _answered(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> li
 
 def _tokens(model: Model, ask: Ask) -> tuple[TokenPrompt, int]:
     """A text's tokens, and how many of them are its prefix; none where a token straddles it."""
-    ids = tuple(model.encode(ask.text))
+    ids = tuple(model.encode(ask.written(model, ask.text)))
     if not ids:
         raise DataError(f"{ask.text!r} has no tokens for {model.name}; give at least one.")
-    prefix = tuple(model.encode(ask.prefix)) if ask.prefix else ()
+    prefix = tuple(model.encode(ask.written(model, ask.prefix))) if ask.prefix else ()
+    if ask.chat:  # behind its prefix, too, a turn is closed
+        same = itertools.takewhile(lambda both: both[0] == both[1], zip(ids, prefix, strict=False))
+        prefix = ids[: len(list(same))]
     apart = len(prefix) < len(ids) and ids[: len(prefix)] == prefix
     return TokenPrompt(ids), len(prefix) if apart else 0
 

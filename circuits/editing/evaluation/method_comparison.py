@@ -28,6 +28,7 @@ from circuits.editing.methods import BASELINES
 from circuits.editing.presets import preset, refuse_unknown
 from interp.ablation.readouts import windows
 from interp.brief import brief
+from interp.data.chat import Chat
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Figure, Report, Section, cell_text, excluded_counts
@@ -225,9 +226,12 @@ def compare_methods(
     replaced with `force`. `progress` is called with (what is being done, done, in all).
 
     Raises:
-        DataError: an unknown method, no usable case, or an ACE preset and no layers for the model.
+        DataError: an unknown method, no usable case, an ACE preset and no layers for the model, or
+            a chat and cases that are not multi-hop.
         RunFolderError: `out` holds another run, or something else.
     """
+    if settings.chat is not None:
+        cases = _in_chat(cases, settings.chat)
     layers = layers or selection_for(model, None, *settings.methods)
     make = partial(_compared, model, cases, settings, layers, progress)
     if out is None:
@@ -237,6 +241,19 @@ def compare_methods(
         if not run.finished:
             run.finish(make(run).save, page=_write_page)
     return Comparison.load(out)
+
+
+def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
+    if cases.format != "mquake":
+        raise DataError(
+            f"{cases.format} measures how plain texts go on, so its cases are not put into a chat; "
+            "leave the options of chats out, or give multi-hop cases."
+        )
+
+    def edited(case: Any) -> Any:
+        return replace(case, facts=tuple(replace(fact, chat=chat) for fact in case.facts))
+
+    return replace(cases, records=tuple(map(edited, cases.records)))
 
 
 def _write_page(path: Path) -> None:

@@ -158,6 +158,8 @@ def test_check():
     x, y = single["predicted"].to_numpy(), single["actual"].to_numpy()
     assert graph.scores["rank correlation"] == pytest.approx(spearman(x, y).value)
     assert graph.scores["slope"] == pytest.approx((x * y).sum() / (x * x).sum())
+    edges = table[table["check"] == "edge"]
+    assert len(edges) == 20 and {"a", "m", "e"} >= {what[0] for what in edges["what"]}
     scaling = table[table["check"] == "scaling"]
     assert len(scaling) == 3 * len({n[1] for n in nodes})
     assert graph.settings["reference"] == "corrupt prompt"
