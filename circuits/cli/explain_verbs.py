@@ -116,7 +116,7 @@ def explain(
     if corrupt is not None and pairs is not None:
         raise PlanError("--pairs have corrupt prompts of their own; leave --corrupt out.")
     chosen: Any = top if target is None else target if against is None else (target, against)
-    given: Any = in_chat.prompt(prompt) if pairs is None else _pair(pairs, row, in_chat)
+    given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
     other = None if corrupt is None else in_chat.prompt(corrupt)
     text = neutral_text(contexts)
     loaded = load(model, device, dtype, quantization)
@@ -154,7 +154,8 @@ def _print(graph: "AttributionGraph", into: Into, as_json: bool) -> None:
         print_json({"run": into.run, **graph.summary()})
         return
     stdout.print(escape(repr(graph)), highlight=False)
-    print_table(graph.top(10)[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
+    top: Any = graph.top(10)
+    print_table(top[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
     scores = ", ".join(f"{name} {value:.3f}" for name, value in graph.scores.items())
     stdout.print(scores, highlight=False, markup=False)
     print_run(into.out)
