@@ -180,7 +180,7 @@ def check(
     ] = None,
     n_random: Annotated[
         int, typer.Option("--random", min=1, help="Number of random sets of nodes per size.")
-    ] = 5,
+    ] = 3,
     n_ablated: Annotated[
         int, typer.Option("--ablated", min=1, help="Number of nodes ablated one by one.")
     ] = 50,
