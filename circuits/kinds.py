@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     CIRCUIT: "circuits.discovery.circuit:Circuit",
     "evaluation": "circuits.discovery.result:Evaluation",
     "faithfulness": "circuits.discovery.result:Faithfulness",
+    "stability": "circuits.discovery.stability_result:Stability",
     "attribution graph": "circuits.explain.graph:AttributionGraph",
     QUERY_VALUE: "circuits.query_value.result:QueryValue",
     "query_value_validation": "circuits.query_value.validate:Validation",

@@ -27,13 +27,16 @@ from patch_examples import LEFT_OUT, small
 from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
+from stability_examples import template_pairs
 
 import interp
 from circuits.discovery import (
     DiscoverySettings,
     Evaluator,
+    StabilitySettings,
     evaluate,
     faithfulness,
+    stability,
     top_edges,
 )
 from circuits.discovery import discover as discover_circuit
@@ -117,6 +120,20 @@ def faithfulness_curve(out: Path) -> Path:
     scores = attribute_edges(tiny("llama"), word_pairs())
     done = faithfulness(Evaluator.of(tiny("llama"), interp_pairs()), scores, grid=(0.1, 0.5, 1.0))
     return replace(done, model=MODEL).save(out)
+
+
+def stability_run(out: Path) -> Any:
+    settings = StabilitySettings(
+        methods=("eap-dg", "eap"), edges=30, nodes=5, by="template", entities="subject",
+        threshold=0.3, resamples=20, splits=4, samples=1, sample_size=4,
+    )  # fmt: skip
+    pairs = template_pairs(8, templates=("x", EVIL)), template_pairs(4, 20, ("x", EVIL))
+    return stability(tiny("llama"), pairs[0], settings, test=pairs[1], out=out, progress=False)
+
+
+def stability_page(out: Path) -> Path:
+    found = stability_run(out.with_name("stability-run"))
+    return replace(found, model=MODEL, excluded=LEFT_OUT).save(out)
 
 
 def query_value(out: Path) -> Path:
@@ -220,6 +237,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "circuit": circuit,
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,
+    "stability": stability_page,
     "attribution graph": attribution_graph,
     "query_value": query_value,
     "query_value_validation": query_value_validation,
@@ -298,6 +316,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "attribute": attribute_run,
     "ablate": ablate_run,
     "circuit discover": circuit_discover,
+    "circuit stability": stability_run,
     "edit evaluate": edit_evaluate,
     "query-value": query_value_run,
     "recall": recall_run,

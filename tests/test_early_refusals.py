@@ -29,6 +29,7 @@ WRONG = {
         "c",
     ],
     "circuit evaluate": ["circuit", "evaluate", NONE, *MODEL, "--pairs", "ioi"],
+    "circuit stability": ["circuit", "stability", *MODEL, "--pairs", NONE],
     "bench sweep": ["bench", "sweep", *MODEL, "--pairs", NONE],
     "query-value find": ["query-value", "find", *MODEL, "--prompts", NONE],
     "edit apply --facts": ["edit", "apply", *MODEL, "--ledger", "e", "--facts", NONE],

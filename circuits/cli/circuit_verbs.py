@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.markup import escape
 
+from circuits.cli import circuit_stability
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     AnswersOption,
@@ -256,6 +257,13 @@ def _print_curve(done: "Faithfulness", summary: dict[str, Any]) -> None:
     for name in ("CPR", "CMD", "log_CPR", "log_CMD"):
         value, low, high = summary[name].values()
         stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
+
+
+command(
+    app,
+    "interp circuit stability --model smollm2-135m --pairs country_capitals --by template "
+    "--split-by subject --methods eap-dg,eap --out runs/stability",
+)(circuit_stability.stability)
 
 
 @command(app, "interp circuit compare capitals.json ioi.json")

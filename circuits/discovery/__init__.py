@@ -29,8 +29,12 @@ if TYPE_CHECKING:
         top_neurons,
         top_nodes,
     )
+    from circuits.discovery.resampling import resampled
     from circuits.discovery.result import Evaluation, Faithfulness
     from circuits.discovery.search import acdc, discover, edge_pruning
+    from circuits.discovery.stability import stability
+    from circuits.discovery.stability_result import Stability
+    from circuits.discovery.stability_settings import StabilitySettings
 
 __all__ = [
     "ABLATIONS",
@@ -42,6 +46,8 @@ __all__ = [
     "Evaluator",
     "Faithfulness",
     "Overlap",
+    "Stability",
+    "StabilitySettings",
     "acdc",
     "all_edges",
     "criteria",
@@ -55,6 +61,8 @@ __all__ = [
     "overlap",
     "prune",
     "random_scores",
+    "resampled",
+    "stability",
     "threshold_edges",
     "top_edges",
     "top_neurons",

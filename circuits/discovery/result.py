@@ -207,17 +207,21 @@ class Faithfulness(_OnTestPairs):
         """
         return {name: _estimate(area) for name, area in self._areas(seed).items()}
 
-    def minus(self, other: "Faithfulness", seed: int = 0) -> dict[str, Estimate]:
-        """Differences of the areas to another method's, resampling the shared test pairs."""
-        alike = ("model", "metric", "ablation")
-        same = all(getattr(self, name) == getattr(other, name) for name in alike)
-        if not same or self.pairs["pair"].tolist() != other.pairs["pair"].tolist():
+    def minus(self, *others: "Faithfulness", seed: int = 0) -> dict[str, Estimate]:
+        """Differences of the areas to another method's, resampling the shared test pairs.
+
+        Of several others to the mean of their areas.
+        """
+        measured = {
+            (one.model, one.metric, one.ablation, *one.pairs["pair"]) for one in (self, *others)
+        }
+        if len(measured) > 1:
             raise PlanError(
                 "differences need two methods measured on the same test pairs of the same model, "
                 "with the same metric and ablation."
             )
-        own, others = self._areas(seed), other._areas(seed)
-        return {name: _estimate(own[name] - others[name]) for name in own}
+        own, drawn = self._areas(seed), [other._areas(seed) for other in others]
+        return {n: _estimate(own[n] - np.mean([one[n] for one in drawn], axis=0)) for n in own}
 
     def _areas(self, seed: int) -> dict[str, Float[np.ndarray, " area"]]:
         """Every area over all pairs, then over each of 2000 resamples."""

@@ -50,8 +50,12 @@ class _Record(Row):
 
 def pair_fields(record: Any, where: str, number: int) -> dict[str, Any]:
     """The fields of `interp.data.pairs.Pair` from one row; `DataError` where it is not a pair."""
+    labels: dict[str, str] = {}
     own: dict[str, Any] = {}  # what knows more than its text, which is all that is checked
     if isinstance(record, Mapping):  # a row of a data set may hold more than JSON can
+        others = {key: record[key] for key in record if key not in _Record.model_fields}
+        plain = (item for item in others.items() if type(item[1]) in (str, int))
+        labels = {str(key): str(value) for key, value in plain}
         record = {key: record[key] for key in _Record.model_fields if key in record}
         sides = ((side, record.get(side)) for side in ("clean", "corrupt"))
         own = {side: one for side, one in sides if isinstance(one, Rendered | Conversation)}
@@ -84,6 +88,7 @@ def pair_fields(record: Any, where: str, number: int) -> dict[str, Any]:
         "aliases": tuple(aliases),
         "wrong_aliases": tuple(others),
         "chats": (chats[0], chats[1]) if chats else None,
+        "labels": labels,
     }
 
 

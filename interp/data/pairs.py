@@ -44,6 +44,8 @@ class Pair:
         wrong_aliases: further texts that count as `wrong_answer`.
         chats: both prompts as messages, or None; `clean` and `corrupt` are then the contents of
             their messages, until a model's template has rendered them.
+        labels: the row's other texts and whole numbers, such as its template, to group rows by;
+            they decide nothing that is measured, so run folders do not depend on them.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Pair:
     aliases: tuple[str, ...] = ()
     wrong_aliases: tuple[str, ...] = ()
     chats: tuple[Conversation, Conversation] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, metadata={"in_key": False})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -65,7 +65,8 @@ def plain(value: Any) -> Any:
 
 def _part(value: Any) -> Any:
     if is_dataclass(value):
-        return asdict(value)  # pyright: ignore[reportArgumentType]
+        parts = (f.name for f in fields(value) if f.metadata.get("in_key", True))
+        return {name: getattr(value, name) for name in parts}
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, np.ndarray | np.generic):

@@ -6,7 +6,7 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from interp.errors import StatisticsError
-    from interp.statistics.agreement import auroc, jaccard, spearman, stability
+    from interp.statistics.agreement import auroc, expected_jaccard, jaccard, spearman
     from interp.statistics.bootstrap import (
         Equivalence,
         Estimate,
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         equivalence,
         resample_weights,
     )
+    from interp.statistics.grouping import Grouping, coordinates, found_groups, silhouette_test
+    from interp.statistics.inclusion import inclusion, mean_ranks, random_samples, sample_agreement
     from interp.statistics.random_sets import random_sets
     from interp.statistics.significance import (
         benjamini_hochberg,
@@ -29,22 +31,30 @@ if TYPE_CHECKING:
 __all__ = [
     "Equivalence",
     "Estimate",
+    "Grouping",
     "StatisticsError",
     "auroc",
     "benjamini_hochberg",
     "bootstrap_difference",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "coordinates",
     "discordant",
     "empirical_p",
     "equivalence",
+    "expected_jaccard",
+    "found_groups",
+    "inclusion",
     "jaccard",
     "random_sets",
     "mcnemar",
+    "mean_ranks",
+    "random_samples",
     "resample_weights",
+    "sample_agreement",
     "sign_flip_test",
+    "silhouette_test",
     "spearman",
-    "stability",
     "wilson",
 ]
 

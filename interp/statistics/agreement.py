@@ -1,14 +1,14 @@
-"""How far two sets or rankings of components agree, and how stable one is."""
+"""How far two sets or rankings of components agree."""
 
 import warnings
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
+from scipy.stats import hypergeom, rankdata
 
 from interp.errors import StatisticsError
-from interp.statistics.bootstrap import Estimate, cluster_sums, resample_weights
+from interp.statistics.bootstrap import Estimate
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
@@ -18,40 +18,15 @@ def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
     return len(first & second) / len(union) if union else 1.0
 
 
-def stability(
-    scores: Float[np.ndarray, "example component"],
-    top_n: int,
-    n_resamples: int = 100,
-    clusters: Sequence[Hashable] | None = None,
-    seed: int = 0,
-) -> Estimate:
-    """How much of a circuit would be chosen again from other prompts.
+def expected_jaccard(n: int, of: int) -> float:
+    """Mean Jaccard index of two independent random sets of `n` out of `of` components.
 
-    In each bootstrap resample of the examples the `top_n` components by mean score are chosen (of
-    equal means the first); the estimate is the mean Jaccard index over all pairs of resamples, with
-    the central 95 % of them. Larger scores are more, so pass absolute values to ignore signs; NaN
-    where an example has none. `clusters` are examples' entities, resampled with all their examples.
-
-    Source: Jaccard 1901, over bootstrap resamples as Méloux et al. do for circuits.
+    Their intersection is hypergeometric: E = sum over x of P(x) x / (2 n - x).
     """
-    if not 0 < top_n < scores.shape[1] or n_resamples < 2:
-        raise StatisticsError(
-            f"the top {top_n} of {scores.shape[1]} components in {n_resamples} resamples; choose "
-            "some, not all of them, and resample at least twice."
-        )
-    present = ~np.isnan(scores)
-    sums = cluster_sums(np.where(present, scores, 0.0), clusters)
-    counts = cluster_sums(present.astype(float), clusters)
-    weights = resample_weights(len(sums), seed, n_resamples)
-    with np.errstate(invalid="ignore"):
-        means = np.nan_to_num(weights @ sums / (weights @ counts), nan=-np.inf)
-    top = np.argsort(-means, axis=1, kind="stable")[:, :top_n]
-    member = np.zeros_like(means)
-    np.put_along_axis(member, top, 1.0, axis=1)
-    shared = (member @ member.T)[np.triu_indices(n_resamples, 1)]
-    overlap = shared / (2 * top_n - shared)
-    low, high = np.quantile(overlap, [0.025, 0.975])
-    return Estimate(float(overlap.mean()), float(low), float(high))
+    if not 0 < n <= of:
+        raise StatisticsError(f"random sets of {n} of {of} components; choose 1 to {of} of them.")
+    shared = np.arange(max(0, 2 * n - of), n + 1)
+    return float((hypergeom.pmf(shared, of, n, n) * shared / (2 * n - shared)).sum())
 
 
 def spearman(

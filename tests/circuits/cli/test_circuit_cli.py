@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_hf
+from stability_examples import template_rows
 from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
@@ -362,3 +363,26 @@ def test_a_missing_program_is_named(tmp_path: Path, capsys):
     assert "none.npz is missing" in line
     line = refused(capsys, "circuit", "validate", "tracr-hits")
     assert "Did you mean 'tracr-hist'" in line
+
+
+def test_stability_of_a_circuit_from_the_command_line(folder: Path, tmp_path: Path, capsys):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, template_rows(24))))
+    model = ["--model", str(folder / "llama"), "--pairs", str(file)]
+    sizes = ["--edges", "30", "--nodes", "5", "--threshold", "0.3", "--resamples", "30"]
+    sizes += ["--splits", "5", "--samples", "1", "--sample-size", "4", "--methods", "eap-dg,eap"]
+    command = ["circuit", "stability", *model, *sizes, "--by", "template"]
+    halves = ["--split-by", "subject", "--test-limit", "4", "--out", str(tmp_path / "run")]
+    assert run([*command, *halves, "--json"]) == 0
+    found = last_json(capsys.readouterr().out)
+    assert found["settings"]["entities"] == "subject"
+    assert (found["n_test"], found["of_edges"]) == (4, N_EDGES)
+    assert found["run"] == str(tmp_path / "run")
+    assert {row["test"] for row in found["tests"]} >= {"given groups: silhouette"}
+    assert (tmp_path / "run" / "scores" / "eap" / "manifest.json").is_file()
+    assert run([*command, *halves]) == 0
+    printed = capsys.readouterr().out
+    assert "of the top 30 of 262 edges" in printed and "own - other groups" in printed
+    assert "needs --split-by" in refused(capsys, *command, "--test-limit", "3")
+    assert "no column 'tempalte'" in refused(capsys, *command[:-1], "tempalte")
+    assert "unknown method 'eap-gd'" in refused(capsys, *command, "--methods", "eap-gd")

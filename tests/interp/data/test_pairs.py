@@ -1,6 +1,7 @@
 """Prompt pairs: what is read, what is refused and in which words, and which tokens spans cover."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.token_batch import batch
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
+from interp.results.run_folder import names_of
 
 ROW = {"clean": "w1 w2 w3", "corrupt": "w4 w2 w3", "answer": "w5", "wrong_answer": "w6"}
 FRANCE = {
@@ -349,3 +351,15 @@ def test_prompts_of_unequal_length_are_aligned():
     longer = record | {"clean": "w1 w2 w7", "corrupt": "w1 w2 w8 w7", "spans": {}}
     ((pair,), _) = tokenise(tiny("llama"), PromptPairs.from_records([longer]))
     assert (pair.partner, pair.first_difference) == ((0, 1, 3), 2)
+
+
+def test_other_columns_are_labels_that_no_run_depends_on():
+    row = {"clean": "a b", "corrupt": "c b", "answer": "d", "wrong_answer": "e"}
+    more = row | {"template": "first", "year": 1990, "nested": {"x": 1}, "right": True}
+    (plain,), (labelled,) = (load_pairs([one]).pairs for one in (row, more))
+    assert labelled.labels == {"template": "first", "year": "1990"}
+    assert plain.labels == {}
+    assert names_of([plain]) == names_of([labelled])
+    assert names_of([plain]) != names_of([replace(plain, answer="x")])
+    (chat,) = PromptPairs((labelled,)).as_chat().pairs
+    assert chat.labels == labelled.labels

@@ -1,6 +1,4 @@
-"""Overlaps, stability, rank correlation, ROC: exact cases and properties."""
-
-from itertools import combinations
+"""Overlaps, rank correlation, ROC: exact cases and properties."""
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from interp.errors import StatisticsError
 from interp.statistics import (
     auroc,
     jaccard,
-    resample_weights,
     spearman,
-    stability,
 )
 
 NAN = np.nan
@@ -35,36 +31,6 @@ def test_jaccard_is_symmetric_and_one_for_equal_sets_only(a, b):
     assert jaccard(a, b) == jaccard(b, a)
     assert 0 <= jaccard(a, b) <= 1
     assert (jaccard(a, b) == 1) == (a == b)
-
-
-def test_clear_scores_are_perfectly_stable():
-    scores = np.tile([3.0, 0, 2, 1], (20, 1))
-    assert stability(scores, 2) == (1, 1, 1)
-
-
-def test_stability_is_the_mean_jaccard_of_the_resampled_sets():
-    scores = np.random.default_rng(10).normal(size=(12, 8))
-    clusters = [n // 2 for n in range(12)]
-    for given_clusters, unit in ((None, scores), (clusters, scores[::2] + scores[1::2])):
-        weights = resample_weights(len(unit), 3, 30)
-        tops = [set(np.argsort(-(w @ unit))[:3].tolist()) for w in weights]
-        overlap = [jaccard(a, b) for a, b in combinations(tops, 2)]
-        value, low, high = stability(scores, 3, 30, given_clusters, seed=3)
-        assert value == pytest.approx(np.mean(overlap))
-        assert (low, high) == pytest.approx(tuple(np.quantile(overlap, [0.025, 0.975])))
-
-
-def test_stability_of_noise_is_that_of_chance():
-    # one component leads in each example: which of them wins is a matter of the resample
-    scores = np.eye(40)
-    assert stability(scores, 4).value < 0.4
-    assert stability(np.where(scores, 1.0, NAN), 4).value < 0.4
-
-
-def test_stability_refuses_what_has_one_answer():
-    for top_n, n in ((4, 100), (0, 100), (2, 1)):
-        with pytest.raises(StatisticsError, match=f"top {top_n} of 4 components in {n} resamples"):
-            stability(np.ones((5, 4)), top_n, n)
 
 
 def test_rank_correlation_by_hand():
