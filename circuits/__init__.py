@@ -1,4 +1,7 @@
-"""circuits: what is found with `interp`, and the command line."""
+"""circuits: what is found with `interp`, and the command line.
+
+graph = circuits.explain(model, "The capital of France is", "Paris")
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +9,8 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from circuits.discovery.stability import stability
+    from circuits.explain.explain import explain
 
-__all__ = ["stability"]
+__all__ = ["explain", "stability"]
 
 lazy(__name__)
