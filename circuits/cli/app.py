@@ -19,6 +19,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "patch": ("patch", "Patch a site at every cell of a sweep and show where the effect is."),
         "ablate": ("ablate", "Ablate components and show what is lost, against random sets."),
         "attribute": ("attribute", "Score what the metric owes to edges, nodes or units."),
+        "explain": ("explain_verbs", "Explain one prompt: an attribution graph of its tokens."),
         "circuit": ("circuit_verbs", "Discover circuits, evaluate, compare, show and export them."),
         "query-value": ("query_value_verbs", "Find query and value neurons of questions."),
         "lens": ("logit_lens", "Show what the residual stream would predict after each layer."),

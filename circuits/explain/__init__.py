@@ -1,4 +1,4 @@
-"""One prompt explained: attribution graphs by position, and whether they are true."""
+"""One prompt explained: attribution graphs by position, their page, and whether they are true."""
 
 from typing import TYPE_CHECKING
 

@@ -214,7 +214,7 @@ class AttributionGraph(Result):
         from circuits.explain.viewer import MOST_EDGES, viewer
         from interp.results.report import Report, Section, Table, cell_text
 
-        edges: Any = self.edges
+        edges: Any = self.edges[list(EDGE_COLUMNS)]
         order = np.argsort(-edges["weight"].abs().to_numpy(), kind="stable")[:25]
         strongest = edges.iloc[order].reset_index(drop=True)
         top: Any = self.top(25)
@@ -229,12 +229,15 @@ class AttributionGraph(Result):
         if len(self.checks):
             tables.append(Table("Predicted and actual effects", self.checks))
         text, against = "".join(self.tokens[: self.n_prompt]), ""
+        what = "heads, neurons and MLPs"
+        if "feature" in set(self.nodes["kind"]):
+            what = "features of transcoders"
         if self.corrupt_tokens:
             against = f" {cell_text(self.corrupt_value)} on the corrupt prompt;"
         return Report(
             title=f"Attribution graph of {self.target} on {self.model}",
             lead=f"{self.metric} ({self.unit}): {cell_text(self.value)};{against} {self.n_nodes} "
-            f"heads, neurons and MLPs and {len(self.edges)} edges are shown. Prompt: {text}",
+            f"{what} and {len(self.edges)} edges are shown. Prompt: {text}",
             sections=[
                 Section("Graph", [viewer(self.of_edges(MOST_EDGES), len(self.edges))]),
                 Section("Nodes and edges", tables),

@@ -1,0 +1,278 @@
+"""`interp explain`: one prompt as an attribution graph; check it, export and import it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits.cli.grouped import command, spread
+from circuits.cli.options import (
+    AnswersOption,
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    InChat,
+    Into,
+    JsonOption,
+    NeededOutOption,
+    QuantizationOption,
+    choice,
+)
+from circuits.cli.output import load, neutral_text, print_json, print_run, print_table, stdout
+from interp.errors import DataError, PlanError, did_you_mean
+
+if TYPE_CHECKING:
+    from circuits.explain import AttributionGraph
+    from interp.data.pairs import Pair
+
+app = typer.Typer(
+    help="Explain one prompt as an attribution graph; check, export and import graphs."
+)
+EXAMPLES = (
+    "interp explain --model smollm2-135m --prompt 'The capital of France is' --target ' Paris' "
+    "--corrupt 'The capital of Italy is' --out runs/france",
+    "interp explain --model smollm2-135m --pairs country_capitals --row capital-0001 --nodes 100 "
+    "--out runs/france-pair",
+    "interp explain export runs/france --to france.json",
+)
+FORMS = ("circuit-tracer", "html")
+RunArgument = Annotated[Path, typer.Argument(help="A run folder of `interp explain`.")]
+
+
+@app.callback(
+    invoke_without_command=True, epilog="Examples:\n\n" + "\n\n".join(f"`{e}`" for e in EXAMPLES)
+)
+@spread
+def explain(
+    ctx: typer.Context,
+    into: Into,
+    in_chat: InChat,
+    model: Annotated[
+        str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text of the prompt.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Text that follows it, which is explained; by default the likeliest."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Text whose logits are subtracted from the target's.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Instead of a target: so many likeliest tokens.")
+    ] = None,
+    corrupt: Annotated[
+        str | None, typer.Option(help="Prompt to compare with; chords lead from it to the prompt.")
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Instead of a prompt: prompt pairs, as in `interp patch`, and --row."),
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="Id of the pair; by default the first one's.")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of heads and neurons shown. By default 200.")
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Instead: as few as have this share of all attribution, 0 to 1."),
+    ] = None,
+    edges: Annotated[
+        float, typer.Option(help="Share of each node's in-flow that its edges shown have, 0 to 1.")
+    ] = 0.8,
+    answers: AnswersOption = "whole",
+    names: Annotated[
+        bool, typer.Option("--names", help="Name neurons after their tokens, heads by pattern.")
+    ] = False,
+    contexts: Annotated[
+        str | None,
+        typer.Option(help="Text file (or neutral_text) for neurons' contexts; implies --names."),
+    ] = None,
+    groups: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cluster nodes that read and are read alike into so many groups."),
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which tokens, heads and neurons lead to what the model predicts after a prompt."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from circuits.explain import AttributionGraph
+    from circuits.explain import explain as explained
+    from circuits.kinds import write_page
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
+
+    if model is None or (prompt is None) == (pairs is None):
+        raise PlanError("give --model, and either --prompt or --pairs.")
+    if top is not None and (target or against):
+        raise PlanError("--top replaces --target and --against; leave one of them out.")
+    if against is not None and target is None:
+        raise PlanError("--against is subtracted from a --target; give one.")
+    if corrupt is not None and pairs is not None:
+        raise PlanError("--pairs have corrupt prompts of their own; leave --corrupt out.")
+    chosen: Any = top if target is None else target if against is None else (target, against)
+    given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
+    other = None if corrupt is None else in_chat.prompt(corrupt)
+    text = neutral_text(contexts)
+    loaded = load(model, device, dtype, quantization)
+    options: dict[str, Any] = {"nodes": nodes, "share": share, "edges": edges, "answers": answers}
+    named = options | {"target": chosen, "groups": groups, "names": names or text is not None}
+    named |= {"prompt": fingerprint([given, other, text])} | identity(loaded)
+
+    def made() -> AttributionGraph:
+        graph = explained(loaded, given, chosen, other, **options)
+        if names or text is not None:
+            from circuits.explain import named as with_names
+
+            graph = with_names(loaded, graph, None if text is None else [text])
+        if groups is not None:
+            from circuits.explain import activity, clustered
+
+            graph = clustered(graph, groups, activity=activity(loaded, graph))
+        return graph
+
+    keep: dict[str, Any] = {"page": write_page, "force": into.force}
+    _print(in_one_piece(into.out, "explain", named, made, AttributionGraph, **keep), into, as_json)
+
+
+def _pair(pairs: str, row: str | None, in_chat: InChat) -> "Pair":
+    from interp.data.pairs import load_pairs
+
+    rows = {pair.id: pair for pair in in_chat.rows(load_pairs(pairs))}
+    if row is not None and row not in rows:
+        raise DataError(f"{pairs} has no pair {row!r}. {did_you_mean(row, rows)}")
+    return rows[row if row is not None else next(iter(rows))]
+
+
+def _print(graph: "AttributionGraph", into: Into, as_json: bool) -> None:
+    if as_json:
+        print_json({"run": into.run, **graph.summary()})
+        return
+    stdout.print(escape(repr(graph)), highlight=False)
+    top: Any = graph.top(10)
+    print_table(top[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in graph.scores.items())
+    stdout.print(scores, highlight=False, markup=False)
+    print_run(into.out)
+
+
+@command(
+    app,
+    "interp explain check runs/france",
+    "interp explain check runs/alone --means-over country_capitals --out runs/alone-checked",
+)
+def check(
+    run: RunArgument,
+    into: Into,
+    model: Annotated[
+        str | None, typer.Option(help="The model it was made with; by default found by its name.")
+    ] = None,
+    means_over: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt pairs over which nodes are averaged; for graphs without a corrupt prompt."
+        ),
+    ] = None,
+    n_random: Annotated[
+        int, typer.Option("--random", min=1, help="Number of random sets of nodes per size.")
+    ] = 3,
+    n_ablated: Annotated[
+        int, typer.Option("--ablated", min=1, help="Number of nodes ablated one by one.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(help="Random seed for the random sets.")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test a graph by interventions: faithfulness beside random nodes, ablations, scaling."""
+    from circuits.explain import AttributionGraph
+    from circuits.explain import check as checked
+    from circuits.kinds import write_page
+    from interp.data.pairs import load_pairs
+    from interp.results.folder import read_manifest
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
+
+    graph = AttributionGraph.load(run)
+    rows = None if means_over is None else load_pairs(means_over)
+    loaded = load(model or graph.model, device, dtype, quantization)
+    options: dict[str, Any] = {"n_random": n_random, "n_ablated": n_ablated, "seed": seed}
+    named = options | {"graph": fingerprint(read_manifest(run)["files"])} | identity(loaded)
+    named |= {"means_over": None if rows is None else fingerprint(rows)}
+
+    def made() -> AttributionGraph:
+        return checked(loaded, graph, means_over=rows, **options)
+
+    keep: dict[str, Any] = {"page": write_page, "force": into.force}
+    found = in_one_piece(into.out, "explain check", named, made, AttributionGraph, **keep)
+    _print(found, into, as_json)
+    if not as_json:
+        print_table(found.checks.head(20), f"predicted and actual effects ({graph.unit})")
+
+
+@command(
+    app,
+    "interp explain export runs/france --to france.json",
+    "interp explain export runs/france --to france.html --format html",
+)
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The file to write.")],
+    form: Annotated[
+        str, choice(FORMS, "circuit-tracer's JSON, or a page in one file.", "--format")
+    ] = "circuit-tracer",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a graph as JSON that circuit-tracer's front end opens, or as a page."""
+    from circuits.explain import AttributionGraph, write_circuit_tracer
+
+    if to.is_dir():
+        raise PlanError(f"--to {to} is a folder; name the file to write.")
+    graph = AttributionGraph.load(run)
+    if form == "html":
+        graph.report().write(to, standalone=True)
+    else:
+        write_circuit_tracer(graph, to)
+    if as_json:
+        print_json({"file": str(to), "format": form, "n_nodes": len(graph.nodes)})
+    else:
+        stdout.print(f"wrote {to}", highlight=False, soft_wrap=True)
+
+
+@command(
+    app,
+    "interp explain import edited.json --out runs/france-edited",
+    "interp explain import edited.json --onto runs/france --out runs/france-edited",
+    name="import",
+)
+def import_graph(
+    file: Annotated[Path, typer.Argument(help="JSON of circuit-tracer, or saved by our page.")],
+    out: NeededOutOption,
+    onto: Annotated[
+        Path | None,
+        typer.Option(help="Run folder that only takes over the file's labels and supernodes."),
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run folder of a graph in a file, such as one that was edited in the page."""
+    from circuits.explain import AttributionGraph, edited, read_circuit_tracer
+    from circuits.kinds import write_page
+    from interp.results.folder import read_manifest
+    from interp.results.run_folder import fingerprint, in_one_piece
+
+    read = read_circuit_tracer(file)  # a damaged file is refused before there is a folder
+    named = {"file": fingerprint([read.nodes.to_dict("records"), read.edges.to_dict("records")])}
+    named |= {} if onto is None else {"onto": fingerprint(read_manifest(onto)["files"])}
+
+    def made() -> AttributionGraph:
+        return read if onto is None else edited(AttributionGraph.load(onto), file)
+
+    keep: dict[str, Any] = {"page": write_page, "force": force}
+    graph = in_one_piece(out, "explain import", named, made, AttributionGraph, **keep)
+    _print(graph, Into(out, force), as_json)
