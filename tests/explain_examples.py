@@ -14,7 +14,7 @@ from circuits.explain.target_metric import ExplainedPrompt, explained_prompt
 from interp.loading.tracr import Program
 from interp.model.model import Model
 
-FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt_neox", "gptj", "gpt2", "qwen3_moe")
+FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt_neox", "gpt2", "qwen3_moe")
 """Grouped heads, biases, post-norms, parallel blocks, and a mixture of experts."""
 CASES = [(family, paired) for family in FAMILIES for paired in (True, False)]
 
@@ -77,3 +77,47 @@ def conserved(graph: AttributionGraph, everything: bool) -> None:
 
 def close(a, b, scale: float) -> None:
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4 * scale, rtol=1e-4)
+
+
+def by_hand(family: str, kept: set, keep: bool) -> float:
+    """The logit difference of the plain model with forward pre-hooks, unit by unit."""
+    model, pair = tiny(family), word_pairs()[1]
+    clean, corrupt = (torch.tensor([model.encode(t)]) for t in (pair.clean, pair.corrupt))
+    layers = model.hf.model.layers
+    modules = [
+        (m, kind, i)
+        for i, block in enumerate(layers)
+        for m, kind in ((block.self_attn.o_proj, "head"), (block.mlp.down_proj, "neuron"))
+    ]
+    low, handles = {}, []
+    for module, kind, i in modules:
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, key=(kind, i): low.__setitem__(key, args[0].clone())
+            )
+        )
+    with torch.no_grad():
+        model.hf(corrupt)
+    for handle in handles:
+        handle.remove()
+
+    def put(kind: str, layer: int):
+        def hook(_, args):
+            x, other = args[0].clone(), low[kind, layer]
+            width = 8 if kind == "head" else 1
+            for unit in range(x.shape[-1] // width):
+                for pos in range(x.shape[1]):
+                    if ((kind, layer, unit, pos) in kept) != keep:
+                        own = slice(unit * width, (unit + 1) * width)
+                        x[0, pos, own] = other[0, pos, own]
+            return (x,)
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(put(kind, i)) for m, kind, i in modules]
+    with torch.no_grad():
+        logits = model.hf(clean).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    right, wrong = (model.encode(t)[-1] for t in (pair.answer, pair.wrong_answer))
+    return float(logits[right] - logits[wrong])

@@ -41,13 +41,11 @@ def strongest(run: LinearRun, n: int | None = None, share: float | None = None) 
         before = flat[order].cumsum(0) - flat[order]
         order = order[before < share * flat.sum()]
     starts = np.cumsum([0, *map(len, sizes)])
-    found: list[Node] = []
-    for i in order[:n].tolist():
-        at = int(np.searchsorted(starts, i, "right")) - 1
-        kind, layer, width = places[at]
-        pos, unit = divmod(i - int(starts[at]), width)
-        found.append((kind, layer, -1 if kind == "mlp" else unit, pos))
-    return found
+    found = order[:n].numpy()
+    at = np.searchsorted(starts, found, "right") - 1
+    pos, unit = np.divmod(found - starts[at], np.array([width for *_, width in places])[at])
+    rows = zip(at.tolist(), pos.tolist(), unit.tolist(), strict=True)
+    return [(*places[i][:2], -1 if places[i][0] == "mlp" else u, p) for i, p, u in rows]
 
 
 def of_kind(nodes: Sequence[Node], kind: str, layer: int) -> list[Place]:

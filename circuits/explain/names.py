@@ -9,12 +9,12 @@ Source: Geva et al., arXiv 2203.14680 (output rows as tokens); Olsson et al., ar
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.explain.graph import AttributionGraph
@@ -39,6 +39,7 @@ BEFORE = 8
 
 _Neuron = tuple[int, int, bool]
 """Layer, number, and whether its activation is negative."""
+_Norm = Callable[[Tensor], Tensor]
 
 
 def named(
@@ -112,14 +113,13 @@ def _neuron_names(model: Model, nodes: Any) -> dict[str, str]:
     by_layer: dict[int, list[_Neuron]] = defaultdict(list)
     for one in wanted:
         by_layer[one[0]].append(one)
+    reads = _read(model, by_layer)
     names: dict[_Neuron, str] = {}
     for layer, own in by_layer.items():
         units = [unit for _, unit, _ in own]
         signs = torch.tensor([-1.0 if negative else 1.0 for *_, negative in own])
-        writes = _promoted(model, layer, units, signs)
-        reads = _read(model, layer, units)
-        for one, into, out in zip(own, reads, writes, strict=True):
-            names[one] = "; ".join([f"reads {into}"] * bool(into) + [f"writes {out}"])
+        for one, out in zip(own, _promoted(model, layer, units, signs), strict=True):
+            names[one] = "; ".join([f"reads {reads[one]}"] * (one in reads) + [f"writes {out}"])
     return {node: names[neuron] for node, neuron in neurons.items()}
 
 
@@ -134,28 +134,63 @@ def _promoted(model: Model, layer: int, units: Sequence[int], signs: Tensor) -> 
     return found
 
 
-def _read(model: Model, layer: int, units: Sequence[int]) -> list[str]:
-    """The tokens whose embeddings neurons read most; empty where keys cannot be read so."""
+def _read(model: Model, by_layer: Mapping[int, Sequence[_Neuron]]) -> dict[_Neuron, str]:
+    """The tokens whose embeddings neurons read most, of those whose keys can be read so."""
     embedding = model.hf.get_input_embeddings().weight
-    try:
-        keys = neuron_keys(model, layer)[list(units)]
-    except PlanError:
-        return [""] * len(units)
-    if embedding.shape[1] != keys.shape[1]:  # embeddings that a projection follows
-        return [""] * len(units)
-    through = norm(model, layer, model.parts(layer).ln2)
-    best, ids = keys.new_full((len(units), 0), 0.0).float(), torch.zeros(len(units), 0).long()
-    step = max(1, LOGITS_AT_ONCE // embedding.shape[1])
+    groups: list[tuple[_Norm, list[Tensor], list[_Neuron]]] = []
     with torch.no_grad():
-        for first in range(0, len(embedding), step):
-            rows = through(embedding[first : first + step].to(keys.device, keys.dtype))
-            scores = (keys @ rows.T).float().cpu()
-            top = scores.topk(min(N_TOKENS, scores.shape[1]))
-            best = torch.cat([best.cpu(), top.values], 1)
-            ids = torch.cat([ids, top.indices + first], 1)
-            kept = best.topk(min(N_TOKENS, best.shape[1]))
-            best, ids = kept.values, ids.gather(1, kept.indices)
-    return [_words(model, own) for own in ids.tolist()]
+        for layer, own in by_layer.items():
+            try:
+                keys = neuron_keys(model, layer)[[unit for _, unit, _ in own]]
+            except PlanError:
+                continue
+            if embedding.shape[1] != keys.shape[1]:  # embeddings that a projection follows
+                continue
+            through = _without_bias(norm(model, layer, model.parts(layer).ln2), keys[0])
+            for other, scaled, neurons in groups:
+                scale = _scale(through, other, embedding[:32].to(keys))
+                if scale is not None:
+                    scaled.append(keys * scale)
+                    neurons += own
+                    break
+            else:
+                groups.append((through, [keys], [*own]))
+        found: dict[_Neuron, str] = {}
+        for through, scaled, neurons in groups:
+            top = _most_aligned(through, torch.cat(scaled), embedding)
+            words = [_words(model, ids) for ids in top.tolist()]
+            found |= dict(zip(neurons, words, strict=True))
+    return found
+
+
+def _without_bias(through: _Norm, like: Tensor) -> _Norm:
+    constant = through(torch.zeros_like(like))
+    return lambda x: through(x) - constant
+
+
+def _scale(one: _Norm, other: _Norm, x: Float[Tensor, "row d"]) -> Float[Tensor, " d"] | None:
+    """What the features of another norm are multiplied by to give this one's; None if by nothing.
+
+    Norms of one model differ in their weights alone, so the vocabulary is normed once.
+    """
+    want, have = one(x).float(), other(x).float()
+    scale = (want * have).sum(0) / (have * have).sum(0).clamp_min(1e-30)
+    same = torch.allclose(scale * have, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+    return scale.to(x) if same else None
+
+
+def _most_aligned(
+    through: _Norm, keys: Float[Tensor, "neuron d"], embedding: Float[Tensor, "vocab d"]
+) -> Int[Tensor, "neuron n_tokens"]:
+    best, ids = torch.zeros(len(keys), 0), torch.zeros(len(keys), 0, dtype=torch.long)
+    step = max(1, LOGITS_AT_ONCE // embedding.shape[1])
+    for first in range(0, len(embedding), step):
+        rows = through(embedding[first : first + step].to(keys))
+        top = (keys @ rows.T).float().cpu().topk(min(N_TOKENS, len(rows)))
+        best, ids = torch.cat([best, top.values], 1), torch.cat([ids, top.indices + first], 1)
+        order = best.topk(min(N_TOKENS, best.shape[1])).indices
+        best, ids = best.gather(1, order), ids.gather(1, order)
+    return ids
 
 
 def _words(model: Model, ids: Sequence[int]) -> str:
