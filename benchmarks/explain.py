@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 import interp
-from circuits.explain import check, explain
-from circuits.explain.truth import SIZES
+from circuits.explanation import check, explain
+from circuits.explanation.truth import SIZES
 from interp.data.pairs import tokenise
 from interp.errors import DegenerateGap
 from interp.statistics import bootstrap_ratio

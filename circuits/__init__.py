@@ -9,7 +9,7 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from circuits.discovery.stability import stability
-    from circuits.explain.explain import explain
+    from circuits.explanation.explain import explain
 
 __all__ = ["explain", "stability"]
 

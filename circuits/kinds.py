@@ -40,7 +40,7 @@ KINDS: dict[str, str] = {
     "evaluation": "circuits.discovery.result:Evaluation",
     "faithfulness": "circuits.discovery.result:Faithfulness",
     "stability": "circuits.discovery.stability_result:Stability",
-    "attribution graph": "circuits.explain.graph:AttributionGraph",
+    "attribution graph": "circuits.explanation.graph:AttributionGraph",
     QUERY_VALUE: "circuits.query_value.result:QueryValue",
     "query_value_validation": "circuits.query_value.validate:Validation",
     "edit": "circuits.editing.edit:Edit",

@@ -8,9 +8,9 @@ from conftest import tiny, word_pairs
 from moe_models import tiny_mixture
 
 from circuits.discovery.ground_truth import program_contrast
-from circuits.explain.attribution import LinearRun
-from circuits.explain.graph import AttributionGraph
-from circuits.explain.target_metric import ExplainedPrompt, explained_prompt
+from circuits.explanation.attribution import LinearRun
+from circuits.explanation.graph import AttributionGraph
+from circuits.explanation.target_metric import ExplainedPrompt, explained_prompt
 from interp.loading.tracr import Program
 from interp.model.model import Model
 

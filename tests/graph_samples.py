@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from circuits.explain.graph import EDGE_COLUMNS, NODE_COLUMNS, AttributionGraph, node_id
+from circuits.explanation.graph import EDGE_COLUMNS, NODE_COLUMNS, AttributionGraph, node_id
 
 NODES = [
     ("embedding@0", "embedding", -1, 0, -1, -1, 1.0, 0.5, 0.0, 0.0, "", ""),

@@ -23,7 +23,7 @@ from circuits.cli.output import load, neutral_text, print_json, print_run, print
 from interp.errors import DataError, PlanError, did_you_mean
 
 if TYPE_CHECKING:
-    from circuits.explain import AttributionGraph
+    from circuits.explanation import AttributionGraph
     from interp.data.pairs import Pair
 
 app = typer.Typer(
@@ -102,8 +102,8 @@ def explain(
     """Show which tokens, heads and neurons lead to what the model predicts after a prompt."""
     if ctx.invoked_subcommand is not None:
         return
-    from circuits.explain import AttributionGraph
-    from circuits.explain import explain as explained
+    from circuits.explanation import AttributionGraph
+    from circuits.explanation import explain as explained
     from circuits.kinds import write_page
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
@@ -127,11 +127,11 @@ def explain(
     def made() -> AttributionGraph:
         graph = explained(loaded, given, chosen, other, **options)
         if names or text is not None:
-            from circuits.explain import named as with_names
+            from circuits.explanation import named as with_names
 
             graph = with_names(loaded, graph, None if text is None else [text])
         if groups is not None:
-            from circuits.explain import activity, clustered
+            from circuits.explanation import activity, clustered
 
             graph = clustered(graph, groups, activity=activity(loaded, graph))
         return graph
@@ -191,8 +191,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Test a graph by interventions: faithfulness beside random nodes, ablations, scaling."""
-    from circuits.explain import AttributionGraph
-    from circuits.explain import check as checked
+    from circuits.explanation import AttributionGraph
+    from circuits.explanation import check as checked
     from circuits.kinds import write_page
     from interp.data.pairs import load_pairs
     from interp.results.folder import read_manifest
@@ -229,7 +229,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a graph as JSON that circuit-tracer's front end opens, or as a page."""
-    from circuits.explain import AttributionGraph, write_circuit_tracer
+    from circuits.explanation import AttributionGraph, write_circuit_tracer
 
     if to.is_dir():
         raise PlanError(f"--to {to} is a folder; name the file to write.")
@@ -261,7 +261,7 @@ def import_graph(
     as_json: JsonOption = False,
 ) -> None:
     """Make a run folder of a graph in a file, such as one that was edited in the page."""
-    from circuits.explain import AttributionGraph, edited, read_circuit_tracer
+    from circuits.explanation import AttributionGraph, edited, read_circuit_tracer
     from circuits.kinds import write_page
     from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, in_one_piece

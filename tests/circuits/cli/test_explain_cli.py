@@ -11,7 +11,7 @@ from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
-from circuits.explain import AttributionGraph, explain, named, write_circuit_tracer
+from circuits.explanation import AttributionGraph, explain, named, write_circuit_tracer
 
 PROMPT = ["--model", "tiny", "--prompt", "w1 w2 w3", "--target", "w20"]
 

@@ -1,0 +1,162 @@
+"""circuit-tracer's JSON: ours comes back exactly, another's too; what is damaged is refused."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from graph_samples import hand_made, large, without_corrupt
+
+from circuits.explanation import AttributionGraph
+from circuits.explanation.circuit_tracer import (
+    edited,
+    read_circuit_tracer,
+    write_circuit_tracer,
+)
+from circuits.explanation.tracer_records import to_circuit_tracer
+from interp.errors import DataError
+
+FILE = Path(__file__).with_name("circuit_tracer_graph.json")
+"""Written by hand after circuit-tracer's schema."""
+
+
+def sorted_edges(graph: AttributionGraph) -> pd.DataFrame:
+    edges = graph.edges.sort_values(["source", "target", "branch"])
+    return edges.reset_index(drop=True)
+
+
+@pytest.mark.parametrize("graph", [hand_made(), without_corrupt(hand_made()), large(80)])
+def test_our_graph_comes_back_from_its_file(graph: AttributionGraph, tmp_path: Path):
+    graph = graph.relabelled({"logits": "</script> «Paris»"}).grouped(
+        {"first": ["embedding@1", "a0.h1@2"]} if len(graph.nodes) < 20 else {}
+    )
+    graph = replace(graph, checks=pd.DataFrame({"node": ["logits"], "actual": [2.0]}))
+    read = read_circuit_tracer(write_circuit_tracer(graph, tmp_path / "g.json"))
+    pd.testing.assert_frame_equal(read.nodes, graph.nodes)
+    pd.testing.assert_frame_equal(sorted_edges(read), sorted_edges(graph))
+    pd.testing.assert_frame_equal(read.checks, graph.checks)
+    for name in ("model", "tokens", "corrupt_tokens", "n_prompt", "target", "metric", "unit"):
+        assert getattr(read, name) == getattr(graph, name)
+    np.testing.assert_equal(read.corrupt_value, graph.corrupt_value)
+    assert (read.value, read.scores, read.settings) == (graph.value, graph.scores, graph.settings)
+
+
+def test_the_fields_are_those_that_its_front_end_reads():
+    graph = hand_made().grouped({"who": ["a0.h1@2", "m0.n5@2"]})
+    file = to_circuit_tracer(graph)
+    nodes = {node["interp"]["id"]: node for node in file["nodes"]}
+    assert file["metadata"]["prompt_tokens"] == ["The", " capital", " is"]
+    assert file["metadata"]["prompt"] == "The capital is"
+    head, neuron = nodes["a0.h1@2"]["node_id"], nodes["m0.n5@2"]["node_id"]
+    assert (head, neuron) == ("0_100000001_2", "0_5_2")
+    assert nodes["m1.e2.n7@2"]["node_id"] == "1_3000007_2"
+    assert nodes["a0.rest@2"]["feature_type"] == "mlp reconstruction error"
+    assert file["qParams"]["supernodes"] == [["who", head, neuron]]
+    assert file["qParams"]["pinnedIds"] == [head, neuron]
+    target = nodes["logits"]
+    assert target["feature_type"] == "logit" and target["is_target_logit"]
+    assert float(target["clerp"].split("(p=")[1].split(")")[0]) != 0  # as its front end reads it
+    # three numbers, as its decoder of ids reads them
+    inner = [n["node_id"] for n in file["nodes"] if n["layer"] != "E"]
+    assert all(list(map(int, one.split("_"))) for one in inner)
+    assert len({n["jsNodeId"] for n in file["nodes"]}) == len(file["nodes"])
+    # a link is the sum of its branches
+    (link,) = (one for one in file["links"] if one["target"] == head)
+    assert link["weight"] == 2.5 and link["interp"] == {"v": 2.0, "k": 0.5}
+    # influence falls with |attribution| and ends at 1
+    shares = [nodes[i]["influence"] for i in ("embedding@1", "a0.h1@2", "m0.n5@2", "a0.rest@2")]
+    np.testing.assert_allclose(shares, np.cumsum([3.0, 2.5, 1.5, 0.5]) / 8.0)
+    assert target["influence"] is None
+
+
+def test_a_file_of_circuit_tracer_comes_back_as_it_was(tmp_path: Path):
+    given = json.loads(FILE.read_text())
+    graph = read_circuit_tracer(FILE)
+    assert to_circuit_tracer(graph) == given
+    stored = AttributionGraph.load(graph.save(tmp_path / "run"))
+    assert to_circuit_tracer(stored) == given
+    renamed = to_circuit_tracer(stored.relabelled({"1_7_1": "new"}))
+    assert [node["clerp"] for node in renamed["nodes"]] == [
+        "new" if node["node_id"] == "1_7_1" else node["clerp"] for node in given["nodes"]
+    ]
+
+
+def test_its_links_become_edges_in_logits_of_the_target():
+    graph = read_circuit_tracer(FILE)
+    nodes = graph.nodes.set_index("id")
+    assert graph.model == "gemma-2-2b" and graph.target == 'Output "Paris" (p=0.800)'
+    assert nodes["kind"].to_dict() == {
+        "E_2_0": "embedding",
+        "E_651_1": "embedding",
+        "0_3_0": "feature",
+        "0_-1_1": "rest",
+        "1_7_1": "feature",
+        "3_9_1": "logits",
+        "3_8_1": "logits",
+    }
+    # by hand: feature 1_7 is worth 2 logits at activation 4, so each unit into it is worth 0.5
+    want = {"1_7_1": 2.0, "0_3_0": 3 * 0.5, "0_-1_1": -1 * 0.5 + 0.25, "3_9_1": 2.25}
+    want |= {"E_2_0": 6.0 * (1.5 / 6.0), "E_651_1": 0.8 * 0.5, "3_8_1": -1.5}
+    assert nodes["attribution"].to_dict() == pytest.approx(want)
+    weights = graph.edges.set_index(["source", "target"])["weight"]
+    assert weights["0_3_0", "1_7_1"] == 1.5 and weights["1_7_1", "3_8_1"] == -1.5
+    flow = graph.edges.groupby("target")["weight"].sum()
+    inner = nodes.loc[["1_7_1", "0_3_0", "3_9_1"]]
+    np.testing.assert_allclose(flow[inner.index] + inner["unshown"], inner["attribution"])
+    assert nodes["supernode"]["1_7_1"] == "capital" and nodes["label"]["0_3_0"] == "France"
+
+
+DAMAGES = {
+    "stands twice": lambda f: f["nodes"].append(f["nodes"][0]),
+    "no node is called 'x'": lambda f: f["links"].append(f["links"][0] | {"source": "x"}),
+    "links run in a circle": lambda f: f["links"].append(
+        {"source": "1_7_1", "target": "0_3_0", "weight": 1.0}
+    ),
+    "no activation": lambda f: f["nodes"][4].update(activation=None),
+    "no node is a logit": lambda f: [n.update(feature_type="x") for n in f["nodes"]],
+    r"nodes\[2\].ctx_idx' is 'a'": lambda f: f["nodes"][2].update(ctx_idx="a"),
+    "there are 2 tokens": lambda f: f["nodes"][2].update(ctx_idx=2),
+    r"links\[0\].weight' is missing": lambda f: f["links"][0].pop("weight"),
+    "'metadata' is missing": lambda f: f.pop("metadata"),
+    "'nodes' is": lambda f: f.update(nodes=[]),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_a_damaged_file_is_refused_in_a_sentence(fault: str, tmp_path: Path):
+    file = copy.deepcopy(json.loads(FILE.read_text()))
+    DAMAGES[fault](file)
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(file))
+    with pytest.raises(DataError, match=fault) as refusal:
+        read_circuit_tracer(path)
+    assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
+
+
+def test_a_damaged_file_of_ours_is_refused(tmp_path: Path):
+    path = tmp_path / "graph.json"
+    for damage, fault in (
+        (lambda f: f["nodes"][0]["interp"].pop("layer"), "'layer' is missing"),
+        (lambda f: f["nodes"][0]["interp"].update(id="logits"), "'logits' stands twice"),
+        (lambda f: f["metadata"]["interp"].update(value="x"), "'value' is 'x'"),
+    ):
+        file = copy.deepcopy(to_circuit_tracer(hand_made()))
+        damage(file)
+        path.write_text(json.dumps(file))
+        with pytest.raises(DataError, match=fault):
+            read_circuit_tracer(path)
+
+
+def test_edits_are_taken_over_by_id(tmp_path: Path):
+    graph = hand_made()
+    changed = graph.relabelled({"m0.n5@2": "capitals"}).grouped({"g": ["m0.n5@2"]}).of_edges(3)
+    path = write_circuit_tracer(changed, tmp_path / "edited.json")
+    new = edited(graph.grouped({"old": ["logits"]}), path)
+    assert new.node("m0.n5@2")["label"] == "capitals"
+    assert new.nodes["supernode"].tolist() == ["", "", "", "", "", "g", "", ""]
+    pd.testing.assert_frame_equal(new.edges, graph.edges)
+    with pytest.raises(DataError, match="the graph lacks: another's"):
+        edited(read_circuit_tracer(FILE), path)
