@@ -57,8 +57,8 @@ def explain(
         PlanError: settings that exclude each other, or a model whose blocks cannot be taken apart.
         DegenerateGap: clean and corrupt prompt score the same.
 
-    Source: circuit-tracer (arXiv 2503.20215) for graphs of one prompt; `interp.attribution` for
-    the linear rules.
+    Source: Ameisen et al. 2025 (transformer-circuits.pub) for graphs of one prompt;
+    `interp.attribution` for the linear rules.
     """
     started = time.perf_counter()
     n = _budget(nodes, share)
