@@ -16,6 +16,7 @@ from circuits.explanation.assembly import Node
 from circuits.explanation.attribution import LinearRun
 from interp.attribution.contrast import run
 from interp.brief import brief
+from interp.brief import brief
 from interp.data.prompts import Prompts
 from interp.forward.hooks import hooked
 from interp.interventions.values import mean_activations
@@ -42,6 +43,7 @@ class RowEdit:
     value: Float[Tensor, " unit"] | None = None
 
 
+@brief
 @dataclass(frozen=True)
 class NodeRuns:
     """A linearised prompt, and the reference that replaced nodes are given, by site and layer."""
