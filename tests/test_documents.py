@@ -156,7 +156,15 @@ def test_the_version_is_the_same_everywhere():
     assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
+LONG = ("04", "05", "07")
+"""Notebooks that take minutes each."""
+RUN = [
+    pytest.param(path, marks=pytest.mark.slow if path.name.startswith(LONG) else ())
+    for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_notebooks_run_from_top_to_bottom(path: Path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)

@@ -16,7 +16,6 @@ from circuits.explanation.assembly import Node
 from circuits.explanation.attribution import LinearRun
 from interp.attribution.contrast import run
 from interp.brief import brief
-from interp.brief import brief
 from interp.data.prompts import Prompts
 from interp.forward.hooks import hooked
 from interp.interventions.values import mean_activations
