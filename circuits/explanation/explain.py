@@ -101,8 +101,9 @@ def assembled(run: LinearRun, chosen: list[Node], edges: float) -> AttributionGr
     table = node_table(run, sources, links, unshown)
     flow, whole = through(run, chosen), run.embeddings()
     scores = {"explained": float(flow.sum() / whole.sum()), **graph_scores(table, links)}
-    scores |= {"conservation error": error}
-    if not run.prompt.paired:
+    if run.prompt.paired:
+        scores["conservation error"] = error
+    else:  # what is missing in a sum is the biases' part, so nothing is left to be wrong
         scores["bias"] = 1 - float(whole.sum()) / run.total
     return AttributionGraph(
         model=run.model.name,
