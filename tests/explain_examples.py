@@ -79,10 +79,15 @@ def close(a, b, scale: float) -> None:
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4 * scale, rtol=1e-4)
 
 
-def by_hand(family: str, kept: set, keep: bool) -> float:
-    """The logit difference of the plain model with forward pre-hooks, unit by unit."""
+def by_hand(family: str, kept: set, keep: bool, denoise: bool = False) -> float:
+    """The logit difference of the plain model with forward pre-hooks, unit by unit.
+
+    With `denoise` the prompts change places.
+    """
     model, pair = tiny(family), word_pairs()[1]
     clean, corrupt = (torch.tensor([model.encode(t)]) for t in (pair.clean, pair.corrupt))
+    if denoise:
+        clean, corrupt = corrupt, clean
     layers = model.hf.model.layers
     modules = [
         (m, kind, i)

@@ -34,12 +34,15 @@ class RowEdit:
         nodes: with `keep`, the only nodes that are not replaced; else those that are.
         factor: of a replaced node's distance to the reference that is left: 0 replaces it.
         value: what the one node is given instead of the reference.
+        denoise: the row runs the corrupt prompt, and its nodes have their activation in the clean
+            one.
     """
 
     nodes: Sequence[Node]
     keep: bool = False
     factor: float = 0.0
     value: Float[Tensor, " unit"] | None = None
+    denoise: bool = False
 
 
 @brief
@@ -78,13 +81,14 @@ class NodeRuns:
     def values(self, edits: Sequence[RowEdit]) -> Float[np.ndarray, " row"]:
         """The metric of each row."""
         contrast = self.of.prompt.contrast
-        start = contrast.calls.embeddings[contrast.clean]
-        step, found = max(1, TOKENS_AT_ONCE // start.shape[1]), list[Tensor]()
+        clean, corrupt = contrast.embeddings
+        step, found = max(1, TOKENS_AT_ONCE // clean.shape[1]), list[Tensor]()
         for first in range(0, len(edits), step):
             some = edits[first : first + step]
             rows = torch.zeros(len(some), dtype=torch.long)
+            start = torch.cat([corrupt if one.denoise else clean for one in some])
             with torch.no_grad(), hooked(self.of.model, list(self._hooks(some))):
-                done = run(self.of.model, contrast, start.repeat(len(some), 1, 1), rows, [])
+                done = run(self.of.model, contrast, start, rows, [])
                 found.append(contrast.read(done.final, rows).double().cpu())
         return torch.cat(found).numpy()
 
@@ -129,7 +133,7 @@ class NodeRuns:
                         new[p, u] = by_unit[row, columns[p], u]
                     x[row, columns] = new.flatten(-2)
                 elif places:
-                    moved = torch.lerp(low[p, u], high[p, u], one.factor)
+                    moved = torch.lerp(low[p, u], high[p, u], 1.0 if one.denoise else one.factor)
                     new = moved if one.value is None else one.value[None]
                     by_unit[row, columns[p], u] = new.to(x)
 

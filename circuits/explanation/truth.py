@@ -7,6 +7,10 @@
   by activation x gradient (``gradient``). m(nothing) has all replaced; embeddings stay.
 - ``ablation``: each of the strongest nodes replaced alone: what attribution predicts, and what
   the metric loses.
+- ``denoising``: each of them given its activation in the clean prompt, in the corrupt one: what
+  the metric gains (there is none of a prompt alone). A chord averages over the way from one
+  prompt to the other; ablation sees one end of it, denoising the other (Heimersheim and Nanda
+  2024, arXiv 2404.15255), so attribution is also compared with the mean of the two.
 - ``edge``: each of the strongest edges cut alone, by path patching.
 - ``scaling``: the shown nodes of one layer brought to a part of their distance to the reference.
 """
@@ -69,7 +73,8 @@ def check(
         the graph with `checks` (``check``, ``what``, ``n`` nodes, ``predicted`` and ``actual``:
         of faithfulness the part kept, f, which attribution predicts as `explained`; else changes
         of the metric) and the scores ``faithfulness`` (of all shown nodes), ``rank correlation``
-        and ``slope`` of actual on predicted effects, and of ``edge`` and ``scaling`` likewise.
+        and ``slope`` of actual on predicted effects, and of ``denoising``, ``edge`` and
+        ``scaling`` likewise; ``two-sided``: of the mean of ablation and denoising.
 
     Raises:
         PlanError: the graph is of other weights, or means are given where there is a corrupt
@@ -94,20 +99,21 @@ def check(
         for layer in layers
         for factor in FACTORS
     ]
-    empty, full, *values = runs.values([RowEdit([], True), RowEdit([]), *rows, *singles, *groups])
+    back = [RowEdit([node], denoise=True) for node in nodes[:n_ablated] if run.prompt.paired]
+    edits = [RowEdit([], True), RowEdit([]), *rows, *singles, *groups, *back]
+    empty, full, *values = runs.values(edits)
     found = [
         (*label, len(edit.nodes), np.nan, (value - empty) / (full - empty))
         for label, edit, value in zip(labels, rows, values, strict=False)
     ]
-    for name, edits, after in (
-        ("ablation", singles, values[len(rows) :]),
-        ("scaling", groups, values[len(rows) + len(singles) :]),
-    ):
-        for edit, value in zip(edits, after, strict=False):
-            first = edit.nodes[0]
-            what = named(first) if name == "ablation" else f"layer {first[1]} x {edit.factor:g}"
-            predicted = sum(runs.predicted(node, edit.factor) for node in edit.nodes)
-            found.append((name, what, len(edit.nodes), predicted, full - value))
+    changes = [float(full - value) for value in values[len(rows) : len(values) - len(back)]]
+    changes += [float(value - run.low_value) for value in values[len(values) - len(back) :]]
+    names = ["ablation"] * len(singles) + ["scaling"] * len(groups) + ["denoising"] * len(back)
+    for name, edit, change in zip(names, [*singles, *groups, *back], changes, strict=True):
+        first = edit.nodes[0]
+        what = f"layer {first[1]} x {edit.factor:g}" if name == "scaling" else named(first)
+        predicted = sum(runs.predicted(node, edit.factor) for node in edit.nodes)
+        found.append((name, what, len(edit.nodes), predicted, change))
     found += _edge_rows(runs, graph, nodes, n_edges, float(full))
     table = pd.DataFrame(found, columns=list(COLUMNS))
     scores = dict(graph.scores) | _scores(table) | {"nothing": float(empty)}
@@ -194,10 +200,14 @@ def _scores(table: pd.DataFrame) -> dict[str, float]:
     """Faithfulness of all shown nodes, and how predicted effects agree with actual ones."""
     graphs: Any = table[(table["check"] == "faithfulness") & (table["what"] == "graph")]
     scores = {"faithfulness": float(graphs["actual"].iloc[-1])}
-    for check_name, prefix in (("ablation", ""), ("edge", "edge "), ("scaling", "scaling ")):
-        own: Any = table[table["check"] == check_name]
-        x, y = (own[name].to_numpy(float) for name in ("predicted", "actual"))
-        if len(x) > 2:
+    by_check: Any = table.groupby("check")
+    effects = {name: rows[["predicted", "actual"]].to_numpy(float) for name, rows in by_check}
+    if "denoising" in effects:
+        effects["two-sided"] = (effects["ablation"] + effects["denoising"]) / 2
+    for name in ("ablation", "denoising", "two-sided", "edge", "scaling"):
+        if len(effects.get(name, ())) > 2:
+            x, y = effects[name].T
+            prefix = "" if name == "ablation" else f"{name} "
             scores[f"{prefix}rank correlation"] = spearman(x, y, n_resamples=1).value
             scores[f"{prefix}slope"] = float((x * y).sum() / (x * x).sum())
     return scores

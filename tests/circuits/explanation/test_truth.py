@@ -55,6 +55,12 @@ def test_check():
     x, y = single["predicted"].to_numpy(), single["actual"].to_numpy()
     assert graph.scores["rank correlation"] == pytest.approx(spearman(x, y).value)
     assert graph.scores["slope"] == pytest.approx((x * y).sum() / (x * x).sum())
+    back = table[table["check"] == "denoising"]
+    assert back["what"].tolist() == single["what"].tolist()
+    gained = by_hand("llama", kept, False, True) - by_hand("llama", set(), False, True)
+    assert back["actual"].iloc[0] == pytest.approx(gained, abs=1e-4)
+    both = (y + back["actual"].to_numpy()) / 2
+    assert graph.scores["two-sided rank correlation"] == pytest.approx(spearman(x, both).value)
     edges = table[table["check"] == "edge"]
     assert len(edges) == 20 and {"a", "m", "e"} >= {what[0] for what in edges["what"]}
     scaling = table[table["check"] == "scaling"]
