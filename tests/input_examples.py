@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from conftest import ROOT
-from edit_records import records
+from edit_records import record, records
 
 from circuits.cli.ablate import _components
 from circuits.discovery import Circuit, of_edges
@@ -164,6 +164,51 @@ ZSRE = {
     "loc": "nq question: who played Desmond Doss's father",
     "loc_ans": "Hugo Weaving",
 }
+ZSRE_ROME = {
+    "case_id": 0,
+    "requested_rewrite": {
+        "prompt": "What university did {} attend?",
+        "subject": "Watts Humphrey",
+        "target_new": {"str": "Trinity College"},
+        "target_true": {"str": "<|endoftext|>"},
+    },
+    "paraphrase_prompts": ["Where did Watts Humphrey study?"],
+    "neighborhood_prompts": [
+        {"prompt": "nq question: who played Desmond Doss's father?", "target": " Hugo"},
+        {"prompt": "nq question: who played Desmond Doss's father? Hugo", "target": " Weaving"},
+    ],
+    "attribute_prompts": [],
+    "generation_prompts": [],
+}
+KNOWEDIT = {
+    "subject": "Ada",
+    "prompt": "The occupation of Ada is",
+    "target_new": "diver",
+    "ground_truth": ["poet"],
+    "rephrase": "Ada works as a",
+    "portability": {
+        "Reasoning": [{"prompt": "Ada works in the", "ground_truth": [["sea", "ocean"]]}],
+        "Subject_Aliasing": [{"prompt": "Ada K. is a", "ground_truth": "diver"}],
+    },
+    "locality": {
+        "Relation_Specificity": [{"prompt": ["Ada was born in"], "ground_truth": ["Rome"]}]
+    },
+}
+
+
+def remastered(*args: Any) -> dict[str, Any]:
+    """A record as MQuAKE-Remastered writes it: targets and triples flat, splits by edits."""
+    row = record(*args)
+    for edit in row["requested_rewrite"]:
+        for key in ("target_new", "target_true"):
+            edit[f"{key}_str"] = edit.pop(key)["str"]
+    triples = row.pop("orig")["triples_labeled"]
+    return row | {
+        "orig_triples_labeled": triples,
+        "split": {"1": "unedited", "1000": ["edited"], "3000": None},
+    }
+
+
 RIPPLE = {
     "example_type": "popular",
     "edit": {
@@ -219,6 +264,13 @@ def kinds() -> dict[str, Kind]:
         "cases by line": kind("m.jsonl", records()[2:4], load_cases),
         "counterfact": kind("c.json", [COUNTERFACT], of_format("counterfact")),
         "zsre": kind("z.json", [ZSRE], of_format("zsre")),
+        "zsre of ROME": kind("z.json", [ZSRE_ROME], of_format("zsre_rome")),
+        "remastered": kind(
+            "m.json",
+            [remastered(1, "Book01", ["author", "citizenship"], {1: "Land03"})],
+            of_format("mquake_remastered"),
+        ),
+        "knowedit": kind("k.json", [KNOWEDIT], of_format("knowedit")),
         "ripple": kind("r.json", [RIPPLE], of_format("ripple_edits")),
         "facts": kind("f.json", [FACT, FACT | {"subject": "Italy"}], load_facts),
         "kept": kind("k.json", [{"text": "Who is Bob?", "subject": "Bob"}], load_preserved),

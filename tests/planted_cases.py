@@ -6,6 +6,7 @@ hop and every composed question is right before any edit.
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def _record(
 
 
 def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
-    """Files of three records in the schemas of CounterFact, zsRE and RippleEdits.
+    """Files of three records in the schemas of CounterFact, zsRE, RippleEdits and KnowEdit.
 
     Objects before the edit are what the model says by itself.
     """
@@ -159,7 +160,8 @@ def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
     true = said[:3]
     named = [one for one in zip(plain, said[3:], strict=True) if len(one[1]) == 3]
     plain, other = zip(*named[:3], strict=True)
-    rows: dict[str, list[dict[str, Any]]] = {"counterfact": [], "zsre": [], "ripple_edits": []}
+    names = ("counterfact", "zsre", "zsre_rome", "ripple_edits", "knowedit")
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for i, (subject, target) in enumerate(edits):
         rewrite = {"prompt": "The director of {} is", "subject": subject}
         rewrite |= {"target_new": {"str": target}, "target_true": {"str": true[i]}}
@@ -170,6 +172,17 @@ def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
         rows["zsre"].append(
             {"subject": subject, "src": clozes[i], "answers": [true[i]], "alt": target}
             | {"rephrase": f"w3 {subject}", "loc": f"nq question: {plain[i]}", "loc_ans": other[i]}
+        )
+        rows["zsre_rome"].append(
+            rows["counterfact"][-1]
+            | {"requested_rewrite": rewrite | {"target_true": {"str": "<|endoftext|>"}}}
+            | {"neighborhood_prompts": [{"prompt": f"{plain[i]}?", "target": other[i]}]}
+        )
+        rows["knowedit"].append(
+            {"subject": subject, "prompt": clozes[i], "target_new": target}
+            | {"ground_truth": true[i], "rephrase_prompt": f"w3 {subject}"}
+            | {"portability": _probes("Reasoning", "Subject_Aliasing", plain, other, i)}
+            | {"locality": _probes("Relation_Specificity", "Forgetfulness", plain, other, i)}
         )
         tests = {"Relation_Specificity": other[i], "Subject_Aliasing": "w99"}
         rows["ripple_edits"].append(
@@ -182,6 +195,14 @@ def single_edit_files(model: Model, folder: Path) -> dict[str, Path]:
     for name, file in files.items():
         file.write_text(json.dumps(rows[name]))
     return files
+
+
+def _probes(
+    right: str, wrong: str, plain: Sequence[str], other: Sequence[str], i: int
+) -> dict[str, Any]:
+    """A prompt that the model continues as written here, two that it does not."""
+    odd = [{"prompt": plain[(i + n) % 3], "ground_truth": f"w99 w9{n}"} for n in (1, 2)]
+    return {right: [{"prompt": plain[i], "ground_truth": [[other[i], "w98"]]}], wrong: odd}
 
 
 def _test(prompt: str, answer: str) -> dict[str, Any]:

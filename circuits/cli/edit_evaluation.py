@@ -24,7 +24,8 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import print_json, print_table, stdout
-from circuits.editing.evaluation.comparison_settings import ComparisonSettings
+from circuits.editing.evaluation.comparison_settings import ComparisonSettings, Filter
+from circuits.editing.evaluation.metric_definitions import DEFINITIONS
 from circuits.editing.methods import BASELINES, INFORMED, METHODS
 from interp.progress import bar
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 says = ComparisonSettings.says
-FORMATS = ("mquake", "counterfact", "zsre", "ripple_edits")
+FORMATS = tuple(DEFINITIONS)
+N_ROWS = 3
+"""Unusable rows that a terminal shows."""
 EXAMPLES = (
     "interp edit evaluate --model gemma-3-270m --cases multihop_chains --split design --methods "
     "rome,ace,none --limit 12 --out runs/edits-compared --json",
@@ -54,8 +57,9 @@ def evaluate(
     split: SplitOption = None,
     format: Annotated[
         str | None,
-        choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
+        choice(FORMATS, "Format of the cases; by default recognised from the fields of a row."),
     ] = None,
+    filter: Annotated[Filter, typer.Option(help=says("filter"))] = "composed",
     placement: PlacementOption = None,
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
@@ -73,6 +77,7 @@ def evaluate(
         methods=tuple(names_in(methods)),
         seeds=tuple(numbers("--seeds", seeds) or ()),
         limit=limit,
+        filter=filter,
         shots=shots,
         chat=in_chat.options(),
         neutral=neutral,
@@ -99,12 +104,15 @@ def evaluate(
         print_json({"run": into.run, **found})
         return
     print_table(
-        _by_metric(found["methods"]),
+        _by_metric(found["methods"], found["metrics"]),
         f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
         f"{found['model']}",
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+    for row in found["unusable"][:N_ROWS]:
+        said = escape(f"{row['where']}: {row['reason']}")
+        stdout.print(f"[dim]{said}[/dim]", highlight=False, soft_wrap=True)
     if into.out:
         stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 
@@ -158,8 +166,10 @@ def place(
         stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
 
 
-def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
-    """A line per figure and a column per method, which fits a terminal; without the intervals."""
+def _by_metric(
+    methods: dict[str, dict[str, Any]], metrics: dict[str, dict[str, str]]
+) -> "pd.DataFrame":
+    """A line per figure with its protocol and a column per method; without the intervals."""
     import pandas as pd
 
     first = next(iter(methods.values()))
@@ -168,4 +178,5 @@ def _by_metric(methods: dict[str, dict[str, Any]]) -> "pd.DataFrame":
         method: ["–" if line.get(name) is None else f"{line[name]:.3g}" for name in figures]
         for method, line in methods.items()
     }
-    return pd.DataFrame({"figure": figures} | columns)
+    protocols = [metrics.get(name, {}).get("protocol", "") for name in figures]
+    return pd.DataFrame({"figure": figures} | columns | {"protocol": protocols})

@@ -3,6 +3,7 @@
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.brief import brief
@@ -34,6 +35,20 @@ class Answer:
     def strict(self, text: str) -> bool:
         """Whether the text is one of the names, but for case, punctuation and a first article."""
         return normalised(text) in self.keys
+
+    def exact(self, text: str) -> bool:
+        """Whether the text is one of the names, letter by letter."""
+        return text.strip() in self.names
+
+    def exact_in_any_case(self, text: str) -> bool:
+        """The same, capital or not."""
+        return text.strip().upper() in {name.upper() for name in self.names}
+
+    def begins(self, text: str) -> bool:
+        """Whether the text begins with one of the names, letter by letter, as whole words."""
+        plain = text.lstrip()
+        starts = (plain[len(name) :] for name in self.names if name and plain.startswith(name))
+        return any(not rest or not in_word(rest[0]) for rest in starts)
 
     def lenient(self, text: str) -> bool:
         """Whether the text is, or contains as whole words, one of the names.
@@ -98,5 +113,28 @@ def short_answer(generated: str) -> str:
 
 def reasoned_answer(generated: str) -> str:
     """The line after the first ``Answer:``, or nothing; a next question it asks is not read."""
-    own = generated.split("\nQuestion:", 1)[0]
-    return short_answer(own.partition("Answer:")[2])
+    return short_answer(_own(generated).partition("Answer:")[2])
+
+
+def thoughts(generated: str) -> str:
+    """What stands before the first ``Answer:``."""
+    return _own(generated).partition("Answer:")[0]
+
+
+def _own(generated: str) -> str:
+    return generated.split("\nQuestion:", 1)[0]
+
+
+def named_in_order(text: str, answers: Sequence[Answer]) -> bool:
+    """Whether the sentences of a text name one answer after the other, by any of their names.
+
+    Answers may stand in one sentence: the first that names an answer is where the next is sought.
+    """
+    sentences = re.split(r"(?<=[.!?])\s+", text)
+    at = 0
+    for answer in answers:
+        while at < len(sentences) and not answer.lenient(sentences[at]):
+            at += 1
+        if at == len(sentences):
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""What is edited and asked: multi-hop cases, and the single edits of three other benchmarks."""
+"""What is edited and asked: multi-hop cases, and the single edits of other benchmarks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -152,19 +152,33 @@ class RippleTest(Row):
     condition_queries: Queries = None
 
     @property
+    def queries(self) -> tuple[RippleQuery, ...]:
+        """The test queries."""
+        return self.test_queries or ()
+
+    @property
     def answered(self) -> bool:
         """Whether no query lacks its answer."""
-        return all(q.named for q in (*(self.test_queries or ()), *(self.condition_queries or ())))
+        return all(q.named for q in (*self.queries, *(self.condition_queries or ())))
 
     def passed(self, passed: Sequence[bool]) -> bool:
         """The test's outcome, given those of its queries."""
         return any(passed) if self.test_condition == "OR" else all(passed)
 
 
+@dataclass(frozen=True)
+class NamedPrompt:
+    """A prompt with its answer, of a type of KnowEdit such as ``portability/reasoning``."""
+
+    kind: str
+    prompt: str
+    answer: Answer
+
+
 @brief
 @dataclass(frozen=True)
 class SingleEdit:
-    """A record of CounterFact, zsRE or RippleEdits: one fact to edit, and what to ask after it.
+    """A record of CounterFact, zsRE, RippleEdits or KnowEdit: one fact, and what to ask after it.
 
     Attributes:
         true: its object before the edit; None where the model is not to have known it.
@@ -172,6 +186,8 @@ class SingleEdit:
         neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
         generations: prompts to continue, for fluency; by default the edited cloze.
         tests: of RippleEdits, each with its criterion.
+        n_unanswered: tests left out, as one of their queries has no named answer.
+        probes: of KnowEdit.
     """
 
     id: str
@@ -182,6 +198,8 @@ class SingleEdit:
     neighbour_answer: str = ""
     generations: tuple[str, ...] = ()
     tests: tuple[tuple[str, RippleTest], ...] = ()
+    n_unanswered: int = 0
+    probes: tuple[NamedPrompt, ...] = ()
 
     facts = property(lambda self: (self.fact,))
     targets = property(lambda self: (Answer(self.fact.target),))
@@ -191,6 +209,8 @@ class SingleEdit:
     continued = property(lambda self: self.generations or (self.fact.cloze,))
 
 
+MULTI_HOP_FORMATS = ("mquake", "mquake_remastered")
+"""Formats whose cases are chains (`Case`); those of the others are a `SingleEdit`."""
 C = TypeVar("C")
 
 

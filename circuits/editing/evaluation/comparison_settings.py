@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +13,7 @@ from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
 
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+Filter = Literal["composed", "hops", "none"]
 
 
 class ComparisonSettings(BaseModel, frozen=True):
@@ -30,6 +32,11 @@ class ComparisonSettings(BaseModel, frozen=True):
     )
     limit: Count | None = Field(
         None, description="Use only the first N usable cases; the model is asked until there are N."
+    )
+    filter: Filter = Field(
+        "composed",
+        description="Use multi-hop cases whose hops and composed question the model answers before "
+        "the edit (composed), whose hops it answers (hops), or all (none).",
     )
     shots: str | Shots = Field(
         "direct",

@@ -6,8 +6,8 @@ are made one on top of the other, and all questions asked after the last.
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,8 @@ import pandas as pd
 
 from circuits.editing.change import Changes
 from circuits.editing.evaluation import single_edits
-from circuits.editing.evaluation.answers import short_answer
-from circuits.editing.evaluation.cases import Case
+from circuits.editing.evaluation.answers import short_answer, thoughts
+from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Case
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
     control_questions,
@@ -81,6 +81,7 @@ class Protocol:
 
     Attributes:
         format: of the cases, a name in `circuits.editing.evaluation.formats.FORMATS`.
+        plain: for single edits, replies of the unedited model by prompt.
         shots, pool: for multi-hop cases, the demonstrations before each question and the known
             questions, from which controls and preserved questions are drawn.
         neutral: passages on which drift is measured; without any it is not.
@@ -91,6 +92,7 @@ class Protocol:
     shots: Shots = SHOTS
     pool: QuestionPool = QuestionPool({}, {})
     format: str = "mquake"
+    plain: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     neutral: tuple[TokenPrompt, ...] = ()
     sequential: bool = False
@@ -140,7 +142,7 @@ def evaluate_condition(
 def _evaluated(
     model: Model, condition: EditCondition, cases: Sequence[Any], protocol: Protocol, writer: Writer
 ) -> dict[str, pd.DataFrame]:
-    multi_hop = protocol.format == "mquake"
+    multi_hop = protocol.format in MULTI_HOP_FORMATS
     questions, preserved = _questions(cases, protocol) if multi_hop else ([], [()] * len(cases))
     requests = [Request(c.facts, k) for c, k in zip(cases, preserved, strict=True)]
     started = time.perf_counter()
@@ -155,12 +157,14 @@ def _evaluated(
         asks = [_ask(owner[i], q, cases[i], protocol.shots, condition) for i, q in questions]
         texts = generations(model, asks, edits)
         rows = [
-            row(cases[i], q, short_answer(text) if q.cloze else protocol.shots.read(text))
+            row(cases[i], q, *_read(q, text, protocol.shots))
             for (i, q), text in zip(questions, texts, strict=True)
         ]
     else:
         before = [stated(case, condition.in_prompt) for case in cases]
-        models = single_edits.EditedModels(model, edits, owner, before)
+        models = single_edits.EditedModels(
+            model, edits, owner, before, protocol.plain, protocol.format
+        )
         rows = single_edits.ASK[protocol.format](models, cases)
     lines = {
         "case": [case.id for case in cases],
@@ -229,6 +233,13 @@ def _side_effects(
         out["kl"] = [float(kl[i]) for i in owner]
         out["perplexity_ratio"] = [float(ratio[i]) for i in owner]
     return out
+
+
+def _read(question: CaseQuestion, text: str, shots: Shots) -> tuple[str, str]:
+    """The answer in a generated text, and the thoughts before it, if it was to have any."""
+    if question.cloze:
+        return short_answer(text), ""
+    return shots.read(text), thoughts(text) if shots.reasoned else ""
 
 
 def stated(case: Any, demonstrations: str | None) -> str:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,12 +129,24 @@ def _text(model: Model, ask: Ask, ids: list[int]) -> str:
     return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()
 
 
+class TargetReading(NamedTuple):
+    """A target behind its prompt, each token read behind those before it (teacher forcing).
+
+    `nll` is the mean per token, in nats; `correct` the share of its tokens that are the likeliest
+    one; `likeliest` are the likeliest tokens.
+    """
+
+    nll: float
+    correct: float
+    likeliest: tuple[int, ...]
+
+
 @torch.no_grad()
 def likelihoods(
     model: Model, asked: Sequence[tuple[int, str, str]], edits: Sequence[Changes]
-) -> list[tuple[float, float]]:
-    """Per (edit, prompt, target): mean NLL per token, in nats, and share of likeliest tokens."""
-    out: list[tuple[float, float]] = []
+) -> list[TargetReading]:
+    """Read targets, given as (edit, prompt, target), behind their prompts."""
+    out: list[TargetReading] = []
     for lo in range(0, len(asked), ROWS_AT_ONCE):
         some = asked[lo : lo + ROWS_AT_ONCE]
         rows = [model.encode(f"{prompt} {target}") for _, prompt, target in some]
@@ -150,8 +162,10 @@ def likelihoods(
             states = normed[i, start - 1 : len(row) - 1]
             log_p = model.arch.logits_transform(model.unembed(states).float()).log_softmax(-1)
             own = ids[i, start : len(row), None]
-            right = (log_p.argmax(-1, keepdim=True) == own).float().mean()
-            out.append((-float(log_p.gather(1, own).mean()), float(right)))
+            likeliest = log_p.argmax(-1)
+            right = float((likeliest == own[:, 0]).float().mean())
+            nll = -float(log_p.gather(1, own).mean())
+            out.append(TargetReading(nll, right, tuple(likeliest.tolist())))
     return out
 
 

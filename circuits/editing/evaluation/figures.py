@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.editing.evaluation.metric_definitions import MetricDefinition
 from interp.results.report import Table
 from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
@@ -18,7 +19,6 @@ NAMES = {
     "net_multi_hop": "net multi-hop",
     "compositionality_1": "compositionality I",
     "compositionality_2": "compositionality II",
-    "score": "score S",
     "kl": "divergence",
     "perplexity_ratio": "perplexity ratio",
     "position": "edited hop",
@@ -67,7 +67,7 @@ def plot_metrics(table: pd.DataFrame, metrics: Sequence[str], model: str, n: int
     for i, (name, lines) in enumerate(table.groupby("condition", sort=False)):
         own: Any = lines.set_index("metric").reindex(metrics)
         figure.add_scatter(
-            x=[NAMES.get(metric, metric).replace("_", " ") for metric in metrics],
+            x=[_name(metric) for metric in metrics],
             y=own["value"],
             error_y=whiskers(own["value"], own["low"], own["high"]),
             mode="markers",
@@ -99,6 +99,26 @@ def best(table: pd.DataFrame) -> str:
         f"The largest multi-hop accuracy is that of {name}: "
         f"{100 * values.loc[name, 'multi_hop']:.1f} %, {beside}."
     )
+
+
+def protocol_tables(table: pd.DataFrame, definitions: Sequence[MetricDefinition]) -> list[Table]:
+    """A table of figures per protocol, and one that says what every metric is."""
+    by: dict[str, list[str]] = {}
+    for one in definitions:
+        by.setdefault(one.protocol, []).append(one.name)
+    says = pd.DataFrame(
+        [(_name(one.name), one.protocol, one.text, one.source) for one in definitions],
+        columns=["metric", "protocol", "definition", "source"],
+    )
+    tables = [
+        means_table(f"{protocol}, in %", table, ["condition"], names)
+        for protocol, names in by.items()
+    ]
+    return [*tables, Table("What each metric is", says)]
+
+
+def _name(metric: str) -> str:
+    return NAMES.get(metric, metric).replace("_", " ")
 
 
 def means_table(

@@ -13,18 +13,20 @@ from interp.statistics.bootstrap import cluster_sums
 
 LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits")
 """Columns of scores that are not metrics."""
-YES_OR_NO = ("multi_hop", "instance_wise")
+YES_OR_NO = ("multi_hop", "instance_wise", "multi_hop_accuracy", "hop_wise")
 """Metrics that are 0 or 1 of each case and seed."""
 
 
 def summary(
-    scores: pd.DataFrame, by: Sequence[str] = (), harmonic: Sequence[str] = ()
+    scores: pd.DataFrame,
+    by: Sequence[str] = (),
+    harmonic: tuple[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Mean of every metric over cases, with a 95 % bootstrap interval over clusters.
 
     `scores` has one line per case, condition and seed (seeds are averaged); every column beside
-    `LABELS` is a metric. Cases are split `by` columns such as ``position``; the harmonic mean of
-    the means of the metrics `harmonic` is added, as ``score``.
+    `LABELS` is a metric. Cases are split `by` columns such as ``position``; `harmonic` names a
+    harmonic mean to add, and the metrics of whose means it is taken.
 
     Returns:
         Per group and metric: ``value``, ``low``, ``high``, and the numbers of cases that have it
@@ -34,7 +36,7 @@ def summary(
 
     def line(part: Any) -> pd.DataFrame:
         own = _means(part, part[metrics].to_numpy(float), metrics)
-        more = [_harmonic(part, list(harmonic))] if harmonic else []
+        more = [_harmonic(part, harmonic[0], list(harmonic[1]))] if harmonic else []
         return pd.concat([own, *more], ignore_index=True)
 
     return _by_group(means, [*(["condition"] if "condition" in means else []), *by], line)
@@ -131,7 +133,7 @@ def _clusters(cases: Any) -> list[Any]:
     return list(cases["cluster"]) if "cluster" in cases else list(range(len(cases)))
 
 
-def _harmonic(cases: Any, metrics: list[str]) -> pd.DataFrame:
+def _harmonic(cases: Any, name: str, metrics: list[str]) -> pd.DataFrame:
     """The harmonic mean of metrics' means, resampled as they are."""
     values, clusters = cases[metrics].to_numpy(float), _clusters(cases)
     present = ~np.isnan(values)
@@ -142,7 +144,7 @@ def _harmonic(cases: Any, metrics: list[str]) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         draws = harmonic_mean((weights @ sums) / (weights @ counts))
     low, high = np.nanquantile(draws[1:], [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)
-    line = {"metric": "score", "value": draws[0], "low": low, "high": high}
+    line = {"metric": name, "value": draws[0], "low": low, "high": high}
     return pd.DataFrame([line | {"cases": len(cases), "clusters": n}])
 
 

@@ -14,15 +14,15 @@ import pandas as pd
 from circuits.editing.edit import refuse_unwritable
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
-from circuits.editing.evaluation.cases import Cases, side_by_side
+from circuits.editing.evaluation.case_selection import UNASKED, UNUSABLE, selected_cases
+from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Cases
 from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
-from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES, MetricDefinition
 from circuits.editing.evaluation.multihop_metrics import Match
-from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
-from circuits.editing.fact_prompts import contexts, refuse_unanchored
+from circuits.editing.fact_prompts import contexts
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
 from circuits.editing.presets import preset, refuse_unknown
@@ -31,7 +31,7 @@ from interp.brief import brief
 from interp.data.chat import Chat
 from interp.errors import DataError
 from interp.model.model import Model
-from interp.results.report import Figure, Report, Section, cell_text, excluded_counts
+from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
 from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 IN_PROMPT = dict(zip(BASELINES, (None, "", IKE), strict=True))
 """Conditions that change no weight, and how the prompt states the edit: not at all, as it is, or
 behind demonstrations of how stated facts are used, as in IKE (arXiv 2305.12740)."""
-MULTI_HOP = ("multi_hop", "control_two_hop", "net_multi_hop")
-HEADLINE = {"mquake": (*MULTI_HOP, "efficacy", "paraphrase", "specificity"), **single_edits.METRICS}
-"""What the summary and the page show, by format; of CounterFact and zsRE also ``score``."""
 N_PASSAGES = 4
 """Windows of neutral text that every edited model reads."""
 N_CONTEXTS = 2
@@ -58,7 +55,8 @@ SIDE_EFFECTS_NOTE = (
     "text: divergence from the unedited model, in nats per token, and perplexity over the unedited "
     "model's."
 )
-UNASKED = "not asked, as enough before them were usable"
+N_ROWS = 20
+"""Unusable rows that the summary names."""
 MOMENTS = "second moments, tokens"
 Progress = Callable[[str, int, int], None]
 
@@ -72,7 +70,8 @@ class Comparison(Result):
         answers: what was asked and answered per ``condition`` and ``seed``; the columns are those
             of `multihop_metrics.row`, or of `single_edits.ASK`.
         edits: one line per case, condition and seed: seconds, probabilities reached, side effects.
-        n_cases: cases before the filter.
+        unusable: rows of the file that are no cases: their ``id``, ``where`` and ``reason``.
+        n_cases: rows of the file.
         layers: of the ACE presets, without their covariances.
     """
 
@@ -80,6 +79,7 @@ class Comparison(Result):
 
     answers: pd.DataFrame = field(repr=False)
     edits: pd.DataFrame = field(repr=False)
+    unusable: pd.DataFrame = field(repr=False)
     model: str
     weights_hash: str
     source: str
@@ -95,12 +95,21 @@ class Comparison(Result):
         """The methods and baselines, in the order given."""
         return list(dict.fromkeys(self.answers["condition"]))
 
+    @property
+    def multi_hop(self) -> bool:
+        """Whether the cases are chains, not single edits."""
+        return self.format in MULTI_HOP_FORMATS
+
+    def _definitions(self, table: pd.DataFrame) -> list[MetricDefinition]:
+        """What each metric of a table is, ours first."""
+        found = set(table["metric"])
+        return [one for one in DEFINITIONS[self.format] if one.name in found]
+
     def scores(self, match: Match = "lenient") -> pd.DataFrame:
         """One line of scores and side effects per case, condition and seed."""
-        multi_hop = self.format == "mquake"
         scores = (
-            multihop_metrics.score(self.answers, match)
-            if multi_hop
+            multihop_metrics.score(self.answers, match, self.format)
+            if self.multi_hop
             else single_edits.score(self.answers, self.format)
         )
         of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
@@ -110,8 +119,7 @@ class Comparison(Result):
 
     def table(self, by: Sequence[str] = (), match: Match = "lenient") -> pd.DataFrame:
         """Means with 95 % intervals over clusters of cases; split by columns such as position."""
-        scored = self.format in ("counterfact", "zsre")
-        return intervals.summary(self.scores(match), by, single_edits.PROMPTED if scored else ())
+        return intervals.summary(self.scores(match), by, SCORES.get(self.format))
 
     def against(
         self, condition: str, other: str, by: Sequence[str] = (), match: Match = "lenient"
@@ -121,9 +129,10 @@ class Comparison(Result):
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        table = self.table().set_index(["condition", "metric"])
+        means = self.table()
+        table = means.set_index(["condition", "metric"])
         methods = {name: self._line(table, name) for name in self.conditions}
-        if self.format == "mquake":
+        if self.multi_hop:
             strict: Any = self.table(match="strict").query("metric == 'multi_hop'")
             for name, value in strict.set_index("condition")["value"].items():
                 methods[name]["multi_hop_strict"] = float(value)
@@ -133,9 +142,16 @@ class Comparison(Result):
             "source": self.source,
             "format": self.format,
             "n_cases": self.n_cases,
-            "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
+            "n_asked": self.n_cases - sum(self.excluded.get(n, 0) for n in (UNASKED, UNUSABLE)),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
+            "unusable": self.unusable.head(N_ROWS).to_dict("records"),
+            "filter": self.options["filter"] if self.multi_hop else None,
+            "shots": self.options["shots"] if self.multi_hop else None,
+            "metrics": {
+                one.name: {"protocol": one.protocol, "definition": one.text, "source": one.source}
+                for one in self._definitions(means)
+            },
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
@@ -145,7 +161,7 @@ class Comparison(Result):
         mine: Any = self.edits.loc[self.edits["condition"] == name]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
         out: dict[str, Any] = {"n": len(set(mine["case"]))}
-        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS):
+        for metric in (*(one.name for one in DEFINITIONS[self.format]), *SIDE_EFFECTS):
             if (name, metric) in table.index:
                 found = table.loc[(name, metric)]
                 out[metric] = float(found["value"])
@@ -159,14 +175,16 @@ class Comparison(Result):
     def plot(self) -> "go.Figure":
         """Multi-hop against control accuracy per method; of other formats every metric."""
         n = len(set(self.answers["case"]))
-        if self.format == "mquake":
+        if self.multi_hop:
             return figures.plot_frontier(self.table(), self.model, n)
-        shown = [m for m in HEADLINE[self.format] if not m.endswith("magnitude")]
-        return figures.plot_metrics(self.table(), shown, self.model, n)
+        table = self.table()
+        names = [one.name for one in self._definitions(table)]
+        shown = [name for name in names if not name.endswith("magnitude")]
+        return figures.plot_metrics(table, shown, self.model, n)
 
     def report(self) -> Report:
         """The figure, the tables, the layers of ACE, and what was left out."""
-        multi_hop, table = self.format == "mquake", self.table()
+        multi_hop, table = self.multi_hop, self.table()
         lead = figures.best(table) if multi_hop else ""
         how = (
             "the edits made one on top of the other, all questions asked after the last"
@@ -175,12 +193,12 @@ class Comparison(Result):
         )
         text = f"{FRONTIER} {lead}" if multi_hop else METRICS_FIGURE
         name = "Edits used two hops later" if multi_hop else "Metrics of the benchmark"
-        metrics = (*HEADLINE[self.format], "score")
-        in_percent = partial(figures.means_table, metrics=metrics)
-        everything = in_percent("All cases, in %", table, ["condition"])
-        sections = [Section("Accuracy", [Figure(name, text, self.plot()), everything])]
+        ours = [one.name for one in DEFINITIONS[self.format] if one.whose == "ours"]
+        everything = figures.protocol_tables(table, self._definitions(table))
+        sections = [Section("Accuracy", [Figure(name, text, self.plot()), *everything])]
         if multi_hop:
-            part = in_percent("In %", self.table(["position"]), ["condition", "position"])
+            by = self.table(["position"])
+            part = figures.means_table("In %", by, ["condition", "position"], ours)
             sections.append(Section("By the position of the edited hop", [part]))
         beside = figures.means_table(
             *("Text beside the questions", table, ["condition"], SIDE_EFFECTS),
@@ -190,6 +208,9 @@ class Comparison(Result):
         )
         sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
+        if len(self.unusable):
+            rows = Table("The first of them", self.unusable.head(N_ROWS).drop(columns="id"))
+            sections.append(Section("Rows of the file that cannot be used", [rows]))
         n, options = len(set(self.answers["case"])), cell_text(self.options)
         return Report(
             title=f"Edits compared: {self.model}",
@@ -244,7 +265,7 @@ def compare_methods(
 
 
 def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
-    if cases.format != "mquake":
+    if cases.format not in MULTI_HOP_FORMATS:
         raise DataError(
             f"{cases.format} measures how plain texts go on, so its cases are not put into a chat; "
             "leave the options of chats out, or give multi-hop cases."
@@ -291,7 +312,7 @@ def _compared(
     conditions = [_condition(name, model, layers) for name in settings.methods]
     if any(one.method for one in conditions):
         refuse_unwritable(model)
-    used, excluded, pool = _usable(model, cases, settings, report)
+    used, excluded, pool = selected_cases(model, cases, settings, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
     moments = moments_for(
@@ -301,10 +322,14 @@ def _compared(
         settings.n_tokens,
         progress=lambda done, n: report(MOMENTS, done, n),
     )
+    plain: dict[str, str] = {}
+    if cases.format not in MULTI_HOP_FORMATS:
+        asked = partial(report, "asking before the edit")
+        plain = single_edits.asked_before(model, used, cases.format, steps, asked)
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in settings.seeds:
         templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
-        protocol = Protocol(shots, pool, cases.format, seed, passages, settings.sequential)
+        protocol = Protocol(shots, pool, cases.format, plain, seed, passages, settings.sequential)
         for one in conditions:
 
             def done(n: int, total: int, name: str = one.name, before: int = len(found)) -> None:
@@ -315,17 +340,20 @@ def _compared(
                 evaluate_condition(model, one, used, protocol, moments, templates, steps, done)
             )
     answers, edits = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    rows = [(row.id, row.where, row.reason) for row in cases.excluded]
+    shown = settings.shots if isinstance(settings.shots, str) else "given"
     return Comparison(
         answers,
         edits,
+        pd.DataFrame(rows, columns=["id", "where", "reason"], dtype=object),
         model.name,
         model.weights_hash,
         cases.source,
         cases.format,
-        len(cases),
+        len(cases) + len(rows),
         excluded,
         layers and replace(layers, covariances={}),
-        settings.model_dump(mode="json", exclude={"shots"}),
+        settings.model_dump(mode="json", exclude={"shots"}) | {"shots": shown},
         time.perf_counter() - started,
     )
 
@@ -335,46 +363,3 @@ def _condition(name: str, model: Model, layers: LayerSelection | None) -> EditCo
         return EditCondition(name, in_prompt=IN_PROMPT[name])
     refuse_unknown(name, IN_PROMPT)
     return EditCondition(name, preset(name, model, layers))
-
-
-def _usable(
-    model: Model, cases: Cases[Any], settings: ComparisonSettings, report: Progress
-) -> tuple[list[Any], dict[str, int], QuestionPool]:
-    """The cases to edit, how many are left out and why, and the questions for controls."""
-    limit, chosen = settings.limit, side_by_side if settings.sequential else list
-    pool, unasked = QuestionPool({}, {}), 0
-    if cases.format == "mquake":
-        known, n_asked = knowledge_of_enough(
-            model,
-            cases,
-            settings.demonstrations(),
-            lambda usable: limit is not None and len(chosen(usable)) >= limit,
-            lambda done, n: report("asking before the edit", done, n),
-        )
-        usable, excluded = usable_cases(cases[:n_asked], known)
-        pool, unasked = QuestionPool.of(cases[:n_asked], known.right), len(cases) - n_asked
-    else:
-        usable = [case for case in cases if _anchored(model, case)]
-        apart = len(cases) - len(usable)
-        excluded = {"subject or target has no tokens of its own": apart} if apart else {}
-    kept = chosen(usable)
-    if len(kept) < len(usable):
-        excluded["its edit touches an earlier one's"] = len(usable) - len(kept)
-    if not kept:
-        raise DataError(
-            f"{model.name} can use none of the {len(cases)} cases of {cases.source} ({excluded}); "
-            "give more cases or a stronger model."
-        )
-    if limit is not None and len(kept) > limit:
-        excluded["beyond the limit"] = len(kept) - limit
-    if unasked:
-        excluded[UNASKED] = unasked
-    return kept[:limit], excluded, pool
-
-
-def _anchored(model: Model, case: Any) -> bool:
-    try:
-        refuse_unanchored(model, case.fact)
-    except DataError:
-        return False
-    return True

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.answers import Answer, named_in_order
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import CONTROLS, ControlKind, KnownQuestion
+from circuits.editing.evaluation.metric_definitions import DEFINITIONS
 from interp.errors import PlanError
 
 QuestionKind = Literal["efficacy", "paraphrase", "multi_hop", "hop"] | ControlKind
@@ -28,11 +29,10 @@ Tables = Mapping[str, Any]
 """Frames (case, kind) of a case's right answers of a kind: mean, any, all, sum, count."""
 
 METRICS: Mapping[str, Callable[[Tables], Any]] = {
-    # generated, not teacher-forced; arXiv 2305.14795, section 3.2: its mean is edit-wise success
     "efficacy": lambda of: of["mean"]["efficacy"],
     "paraphrase": lambda of: of["mean"]["paraphrase"],
-    "instance_wise": lambda of: of["all"]["hop"],  # arXiv 2305.14795, section 3.2
-    "multi_hop": lambda of: of["any"]["multi_hop"],  # the same
+    "hop_recall": lambda of: of["mean"]["hop"],
+    "multi_hop": lambda of: of["any"]["multi_hop"],
     "multi_hop_per_question": lambda of: of["mean"]["multi_hop"],
     # after specificity and neighbourhood, arXiv 2202.05262, section 3.4
     "same_relation": lambda of: of["mean"]["same_relation"],
@@ -45,8 +45,17 @@ METRICS: Mapping[str, Callable[[Tables], Any]] = {
     # one wording against one question, where any of several wordings is easier than one
     "multi_hop_excess": lambda of: of["mean"]["multi_hop"] - _broken(of),
 }
-"""By name: shares of a case's questions that are right, or yes (1) or no (0); the last two are net
-of the control two-hop questions that the edit broke. docs/editing.md says what each means."""
+"""Ours by name: shares of a case's questions that are right, or yes (1) or no (0); the last two are
+net of the control two-hop questions that the edit broke."""
+PUBLISHED: Mapping[str, tuple[str, Callable[[Tables], Any]]] = {
+    "edit_wise": ("exact", lambda of: of["mean"]["efficacy"]),
+    "instance_wise": ("exact", lambda of: of["all"]["hop"]),
+    "multi_hop_accuracy": ("exact", lambda of: of["any"]["multi_hop"]),
+    "masked_accuracy": ("exact_in_any_case", lambda of: of["any"]["multi_hop"]),
+}
+"""Published ones by name, with the column of matches that they are taken of.
+
+`metric_definitions.DEFINITIONS` says what each metric is, and of which format."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +104,39 @@ def _broken(of: Tables) -> Any:
     return 1 - of["mean"]["control_two_hop"]
 
 
-def row(case: Case, question: CaseQuestion, generated: str) -> dict[str, Any]:
-    """One answer, as cut out of what was generated, as a row of the table."""
+def row(case: Case, question: CaseQuestion, generated: str, thought: str = "") -> dict[str, Any]:
+    """One answer, as cut out of what was generated, and the thoughts before it, as a table's row.
+
+    What follows the answer to a cloze is not compared, as nothing ends it. ``path`` is whether the
+    thoughts name the answer of every hop in order, of a question with thoughts.
+    """
+    expected = question.expected
+    match = expected.begins if question.cloze else expected.exact
+    if question.kind != "multi_hop" or not thought:
+        path = float("nan")
+    else:
+        path = float(named_in_order(thought, [hop.answer for hop in case.new_hops]))
     return {
         "case": case.id,
         **{name: getattr(case, name) for name in ABOUT},
         "kind": question.kind,
         "index": question.index,
-        "expected": question.expected.text,
+        "expected": expected.text,
         "original": question.original.text,
         "generated": generated,
-        "strict": question.expected.strict(generated),
-        "lenient": question.expected.lenient(generated),
+        "exact": match(generated),
+        "exact_in_any_case": expected.exact_in_any_case(generated),
+        "strict": expected.strict(generated),
+        "lenient": expected.lenient(generated),
+        "path": path,
     }
 
 
-def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
-    """One line of scores per case, condition and seed: `METRICS`, NaN where nothing was asked.
+def score(rows: pd.DataFrame, match: Match = "lenient", format: str = "mquake") -> pd.DataFrame:
+    """One line of scores per case, condition and seed, NaN where nothing was asked.
+
+    The columns are `METRICS`, of answers that match; those of `PUBLISHED` that the format has; and
+    ``hop_wise``: whether any wording is answered rightly behind thoughts that name every hop.
 
     Raises:
         PlanError: a kind is unknown, whose rows would be lost, or a question is there twice.
@@ -122,12 +147,22 @@ def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
     if unknown or len(twice):
         fault = f"no question is of kind {unknown[0]!r}" if unknown else "a question is there twice"
         raise PlanError(f"{fault}; score every question once, of kinds {', '.join(KINDS)}.")
-    right: Any = rows.assign(right=rows[match].astype(float))
+    about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
+    tables = {name: _tables(rows, names, name) for name in (match, "exact", "exact_in_any_case")}
+    scores = {name: metric(tables[match]) for name, metric in METRICS.items()}
+    defined = {definition.name for definition in DEFINITIONS[format]}
+    for name, (column, metric) in PUBLISHED.items():
+        if name in defined:
+            scores[name] = metric(tables[column])
+    along: Any = rows.assign(right=rows["path"] * rows["lenient"])
+    scores["hop_wise"] = along.groupby(names)["right"].max()
+    return about.join(pd.DataFrame(scores)).reset_index()
+
+
+def _tables(rows: pd.DataFrame, names: list[str], column: str) -> Tables:
+    right: Any = rows.assign(right=rows[column].astype(float))
     by_kind = right.groupby([*names, "kind"])["right"]
     over = {"mean": "mean", "any": "max", "all": "min", "sum": "sum", "count": "count"}
-    table = {
+    return {
         name: by_kind.agg(how).unstack().reindex(columns=list(KINDS)) for name, how in over.items()
     }
-    about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
-    scores = {name: metric(table) for name, metric in METRICS.items()}
-    return about.join(pd.DataFrame(scores)).reset_index()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import Case, Hop
+from circuits.editing.evaluation.comparison_settings import Filter
 from circuits.editing.evaluation.demonstrations import Shots
 from circuits.editing.evaluation.edited_models import asking, generations
 from interp.brief import brief
@@ -26,26 +27,32 @@ class Knowledge:
     right: frozenset[str]
     answers: Mapping[str, str]
 
-    def missing(self, case: Case) -> str:
+    def missing(self, case: Case, which: Filter = "composed") -> str:
         """Why a case cannot be scored; empty where it can.
 
-        Every hop of the old chain, any wording of its question, and the unedited hops of the
-        new chain must be right before the edit.
+        Every hop of the old chain, any wording of its question (unless `which` is ``hops``), and
+        the unedited hops of the new chain must be right before the edit; unless it is ``none``.
         """
+        if which != "none" and (reason := self._unknown(case, which)):
+            return reason
+        return "the edit does not change the answer" * case.answer.overlaps(case.new_answer)
+
+    def _unknown(self, case: Case, which: Filter) -> str:
         if not all(hop.question in self.right for hop in case.hops):
             return "a hop is not known before the edit"
-        if not any(question in self.right for question in case.questions):
+        composed = any(question in self.right for question in case.questions)
+        if which == "composed" and not composed:
             return "the multi-hop question is not answered before the edit"
         if not all(hop.question in self.right for hop in _unedited(case)):
             return "an unedited hop of the new chain is not known"
-        if case.answer.overlaps(case.new_answer):
-            return "the edit does not change the answer"
         return ""
 
 
-def usable_cases(cases: Sequence[Case], known: Knowledge) -> tuple[list[Case], dict[str, int]]:
+def usable_cases(
+    cases: Sequence[Case], known: Knowledge, which: Filter = "composed"
+) -> tuple[list[Case], dict[str, int]]:
     """The cases that can be scored, and how many cannot, by reason."""
-    reasons = [known.missing(case) for case in cases]
+    reasons = [known.missing(case, which) for case in cases]
     usable = [case for case, reason in zip(cases, reasons, strict=True) if not reason]
     return usable, dict(Counter(filter(None, reasons)))
 
@@ -83,6 +90,7 @@ def knowledge_of_enough(
     shots: Shots,
     enough: Callable[[Sequence[Case]], bool],
     progress: Progress | None = None,
+    which: Filter = "composed",
 ) -> tuple[Knowledge, int]:
     """As `prior_knowledge`, of the first cases only: until the usable ones of them are enough.
 
@@ -91,7 +99,7 @@ def knowledge_of_enough(
     known, n = Knowledge(frozenset(), {}), 0
     report = progress or (lambda done, total: None)
     report(0, len(cases))
-    while n < len(cases) and not (n and enough(usable_cases(cases[:n], known)[0])):
+    while n < len(cases) and not (n and enough(usable_cases(cases[:n], known, which)[0])):
         n = min(n + CASES_AT_ONCE, len(cases))
         known = prior_knowledge(model, cases[:n], shots, answers=known.answers)
         report(n, len(cases))

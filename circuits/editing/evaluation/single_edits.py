@@ -1,7 +1,8 @@
-"""CounterFact, zsRE and RippleEdits: what is asked of an edited model, and their papers' metrics.
+"""CounterFact, zsRE, RippleEdits and KnowEdit: what is asked of an edited model, and its metrics.
 
-`ask` makes a table of what a model does on each prompt or test; `score` turns it into one line per
-edit, whose means over edits are the papers' figures.
+`ASK` makes a table of what a model does on each prompt or test; `score` turns it into one line per
+edit: our metrics, the same as of multi-hop cases, and beside them those of the papers.
+`metric_definitions.DEFINITIONS` says what each is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,143 +11,303 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import SingleEdit
-from circuits.editing.evaluation.edited_models import Ask, generations, likelihoods
-from circuits.editing.evaluation.formats import CRITERIA, UNRELATED
+from circuits.editing.evaluation.edited_models import Ask, TargetReading, generations, likelihoods
+from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES
+from circuits.editing.evaluation.single_edit_rows import UNRELATED
 from interp.model.model import Model
+from interp.results.run_folder import TABLES, Steps
 
-N_RIPPLE = 20
-"""Tokens of an answer to RippleEdits (arXiv 2307.12976, section 5.1)."""
-PROMPTED = ("efficacy", "paraphrase", "neighbourhood")
-MAGNITUDES = tuple(f"{name}_magnitude" for name in PROMPTED)
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "counterfact": (*PROMPTED, *MAGNITUDES),
-    "zsre": PROMPTED,
-    "ripple_edits": ("efficacy", *CRITERIA),
-}
-"""Metrics by format. Of the first two, the harmonic mean of `PROMPTED` is the papers' score S."""
+N_TOKENS = {"ripple_edits": 20}
+"""Tokens of an answer, by format; RippleEdits' as in arXiv 2307.12976, section 5.1."""
+N_OTHERS = 10
+UNCHANGED = ("relation_specificity", "preservation")
+"""Criteria of RippleEdits whose answers an edit does not change."""
+COMPOSED = ("compositionality_1", "compositionality_2")
+CASES_AT_ONCE = 64
+Rows = list[dict[str, Any]]
 
 
 class EditedModels:
-    """Edits of a model, and under which of them, behind which text, each case is asked."""
+    """Edits of a model, and under which of them, behind which text, each case is asked.
 
-    def __init__(self, model: Model, edits: Any, owner: Sequence[int], before: Sequence[str]):
+    `plain` are replies of the unedited model by prompt, which are not asked for again.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        edits: Any,
+        owner: Sequence[int],
+        before: Sequence[str],
+        plain: Mapping[str, str],
+        format: str,
+    ):
         self.model, self.edits, self.owner, self.before = model, edits, owner, before
+        self.plain, self.n_tokens = dict(plain), N_TOKENS.get(format, N_OTHERS)
 
     def replies(self, asked: Sequence[tuple[int, str]]) -> list[str]:
         """The first line of what follows each (case, prompt)."""
         asks = [
-            Ask(self.owner[i], self.before[i] + text, self.before[i], n_tokens=N_RIPPLE)
+            Ask(self.owner[i], self.before[i] + text, self.before[i], n_tokens=self.n_tokens)
             for i, text in asked
         ]
         return generations(self.model, asks, self.edits)
 
-    def likelihoods(self, asked: Sequence[tuple[int, str, str]]) -> list[tuple[float, float]]:
+    def plain_replies(self, prompts: Sequence[str]) -> list[str]:
+        """The same of the unedited model, with nothing before the prompts."""
+        new = [text for text in dict.fromkeys(prompts) if text not in self.plain]
+        asks = [Ask(0, text, n_tokens=self.n_tokens) for text in new]
+        self.plain |= zip(new, generations(self.model, asks, [()]), strict=True)
+        return [self.plain[text] for text in prompts]
+
+    def likelihoods(self, asked: Sequence[tuple[int, str, str]]) -> list[TargetReading]:
         """Of the target after each (case, prompt, target); see `edited_models.likelihoods`."""
         targets = [(self.owner[i], self.before[i] + text, to) for i, text, to in asked]
         return likelihoods(self.model, targets, self.edits)
 
 
-Asking = Callable[[EditedModels, Sequence[SingleEdit]], list[dict[str, Any]]]
+def asked_before(
+    model: Model,
+    cases: Sequence[SingleEdit],
+    format: str,
+    steps: Steps,
+    progress: Callable[[int, int], None],
+) -> dict[str, str]:
+    """What the unedited model says where an edit must change nothing, or a test has conditions."""
+    found: dict[str, str] = {}
+    plain = EditedModels(model, [()], [], [], {}, format)
+    for lo in range(0, len(cases), CASES_AT_ONCE):
+        some = cases[lo : lo + CASES_AT_ONCE]
+        prompts = list(dict.fromkeys(text for case in some for text in _asked_before(case)))
+
+        def make(prompts: list[str] = prompts) -> dict[str, pd.DataFrame]:
+            replies = plain.plain_replies(prompts)
+            return {"replies": pd.DataFrame({"prompt": prompts, "reply": replies}, dtype=object)}
+
+        if not prompts:
+            continue
+        table = steps.step(f"before/{lo:06d}", make, TABLES)["replies"]
+        found |= dict(zip(table["prompt"], table["reply"], strict=True))
+        progress(lo + len(some), len(cases))
+    return found
 
 
-def _prompts(cases: Sequence[SingleEdit], form: str = "{}") -> list[tuple[int, str, int, str]]:
-    """(case, kind, index, prompt), the neighbourhood's in a form."""
+def _asked_before(case: SingleEdit) -> list[str]:
+    conditions = [q.prompt for _, test in case.tests for q in test.condition_queries or ()]
+    unchanged = [
+        query.prompt for name, test in case.tests if name in UNCHANGED for query in test.queries
+    ]
+    local = [one.prompt for one in case.probes if one.kind.startswith("locality")]
+    return [*case.neighbours, *conditions, *unchanged, *local]
+
+
+# --- what is asked -----------------------------------------------------------------------------
+
+Prompts = list[tuple[int, str, int, str, Answer]]
+"""Case, kind, index within the kind, prompt, and what must follow."""
+
+
+def _prompts(cases: Sequence[SingleEdit]) -> Prompts:
     return [
-        (i, kind, n, text)
+        (i, kind, n, text, Answer(answer))
         for i, case in enumerate(cases)
-        for kind, texts in (
-            ("efficacy", (case.fact.cloze,)),
-            ("paraphrase", case.paraphrases),
-            ("neighbourhood", [form.replace("{}", text) for text in case.neighbours]),
+        for kind, texts, answer in (
+            ("efficacy", (case.fact.cloze,), case.fact.target),
+            ("paraphrase", case.paraphrases, case.fact.target),
+            ("neighbourhood", case.neighbours, case.neighbour_answer),
         )
         for n, text in enumerate(texts)
     ]
 
 
-def _counterfact(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, Any]]:
+def _generated(models: EditedModels, cases: Sequence[SingleEdit], prompts: Prompts) -> Rows:
+    """Per prompt what is generated, whether it is right, and whether it was before the edit.
+
+    The latter is asked of what an edit must not change, and said of the rest.
+    """
+    replies = models.replies([(i, text) for i, _, _, text, _ in prompts])
+    local = [kind.startswith(("neighbourhood", "locality")) for _, kind, *_ in prompts]
+    asked = [one[3] for one, kept in zip(prompts, local, strict=True) if kept]
+    plain = iter(models.plain_replies(asked))
+    return [
+        _named(cases[i], kind, n)
+        | {"generated": reply, "right": answer.lenient(reply)}
+        | {"known": answer.lenient(next(plain)) if kept else True}
+        for (i, kind, n, _, answer), reply, kept in zip(prompts, replies, local, strict=True)
+    ]
+
+
+def _counterfact(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
     """Per prompt, the mean NLL per token of the new and of the true object."""
     prompts = _prompts(cases)
-    both = [
-        models.likelihoods([(i, text, name(cases[i])) for i, _, _, text in prompts])
+    new, true = (
+        models.likelihoods([(i, text, name(cases[i])) for i, _, _, text, _ in prompts])
         for name in (lambda case: case.fact.target, lambda case: case.true)
-    ]
+    )
     return [
-        _named(cases[i], kind, n) | {"nll_new": new, "nll_true": true}
-        for (i, kind, n, _), (new, _), (true, _) in zip(prompts, *both, strict=True)
+        row | {"nll_new": a.nll, "nll_true": b.nll}
+        for row, a, b in zip(_generated(models, cases, prompts), new, true, strict=True)
     ]
 
 
-def _zsre(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, Any]]:
+def _zsre(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
     """Per prompt, the share of the answer's tokens that are the likeliest one."""
-    prompts = _prompts(cases, f"{UNRELATED}{{}}?")  # as in MEMIT's released evaluation
+    prompts = _prompts(cases)
     targets = [
-        (i, text, cases[i].neighbour_answer if kind == "neighbourhood" else cases[i].fact.target)
-        for i, kind, _, text in prompts
+        # as in MEMIT's released evaluation
+        (i, f"{UNRELATED}{text}?" if kind == "neighbourhood" else text, answer.text)
+        for i, kind, _, text, answer in prompts
     ]
+    rows = _generated(models, cases, prompts)
+    readings = models.likelihoods(targets)
+    return [row | {"correct": one.correct} for row, one in zip(rows, readings, strict=True)]
+
+
+def _knowedit(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
+    """The same, and the share of tokens along the answer that are the unedited model's."""
+    prompts = _prompts(cases)
+    for i, case in enumerate(cases):
+        prompts += [(i, one.kind, n, one.prompt, one.answer) for n, one in enumerate(case.probes)]
+    targets = [(i, text, answer.text) for i, _, _, text, answer in prompts]
+    rows, readings = _generated(models, cases, prompts), models.likelihoods(targets)
+    plain = likelihoods(models.model, [(0, text, to) for _, text, to in targets], [()])
     return [
-        _named(cases[i], kind, n) | {"correct": correct}
-        for (i, kind, n, _), (_, correct) in zip(prompts, models.likelihoods(targets), strict=True)
+        row
+        | {"correct": after.correct}
+        | {"same": float(np.mean(np.equal(after.likeliest, before.likeliest)))}
+        for row, after, before in zip(rows, readings, plain, strict=True)
     ]
 
 
-def _ripple(models: EditedModels, cases: Sequence[SingleEdit]) -> list[dict[str, Any]]:
-    """The edit itself, and per test whether its prerequisites held before and it passes after."""
-    plain = EditedModels(models.model, [()], [0] * len(cases), [""] * len(cases))
+def _ripple(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
+    """The edit itself, and per test whether it passes after and what held before the edit."""
     tests = [(i, n, *named) for i, case in enumerate(cases) for n, named in enumerate(case.tests)]
-    held = _passed(plain, [(i, test.condition_queries or ()) for i, _, _, test in tests])
-    passed = _passed(models, [(i, test.test_queries or ()) for i, _, _, test in tests])
+    replies = iter(models.replies([(i, q.prompt) for i, *_, test in tests for q in test.queries]))
+    held = _passed_before(models, [test.condition_queries or () for *_, test in tests])
+    own = [test.queries if name in UNCHANGED else () for *_, name, test in tests]
+    known = _passed_before(models, own)
     written = models.replies([(i, case.fact.cloze) for i, case in enumerate(cases)])
     edited = [case.targets[0].lenient(text) for case, text in zip(cases, written, strict=True)]
     rows = [
-        _named(cases[i], criterion, n)
-        | {"passed": test.passed(after), "counts": all(before) and edited[i]}
-        for (i, n, criterion, test), before, after in zip(tests, held, passed, strict=True)
+        _named(cases[i], name, n)
+        | {"right": test.passed([q.passed(next(replies)) for q in test.queries])}
+        | {"held": all(held[k]), "edited": edited[i]}
+        | {"known": name not in UNCHANGED or test.passed(known[k])}
+        for k, (i, n, name, test) in enumerate(tests)
     ]
     return rows + [
-        _named(case, "efficacy", 0) | {"passed": done, "counts": True}
+        _named(case, "efficacy", 0) | {"right": done, "held": True, "edited": done, "known": True}
         for case, done in zip(cases, edited, strict=True)
     ]
 
 
-def _passed(models: EditedModels, asked: Sequence[tuple[int, Any]]) -> list[list[bool]]:
-    """Of each (case, queries), which queries pass."""
-    replies = iter(models.replies([(i, q.prompt) for i, queries in asked for q in queries]))
-    return [[q.passed(next(replies)) for q in queries] for _, queries in asked]
+def _passed_before(models: EditedModels, asked: Sequence[Any]) -> list[list[bool]]:
+    """Of each list of queries, which the unedited model passes."""
+    replies = iter(models.plain_replies([q.prompt for queries in asked for q in queries]))
+    return [[q.passed(next(replies)) for q in queries] for queries in asked]
 
 
 def _named(case: SingleEdit, kind: str, index: int) -> dict[str, Any]:
     return {"case": case.id, "cluster": case.cluster, "kind": kind, "index": index}
 
 
-ASK: Mapping[str, Asking] = {"counterfact": _counterfact, "zsre": _zsre, "ripple_edits": _ripple}
+Asking = Callable[[EditedModels, Sequence[SingleEdit]], Rows]
+ASK: Mapping[str, Asking] = {
+    "counterfact": _counterfact,
+    "zsre": _zsre,
+    "zsre_rome": _zsre,
+    "ripple_edits": _ripple,
+    "knowedit": _knowedit,
+}
 """What is asked, by format: a table with a row per prompt or test."""
+
+
+# --- scores ------------------------------------------------------------------------------------
 
 
 def score(rows: pd.DataFrame, format: str) -> pd.DataFrame:
     """One line of scores per edit, condition and seed, from the rows of `ASK`.
 
-    CounterFact: ``efficacy``, ``paraphrase`` and ``neighbourhood`` (ES, PS, NS) are the shares of
-    prompts after which the new object is likelier than the true one (in the neighbourhood: the true
-    one); a magnitude is the difference of their per-token probabilities. zsRE: the shares of the
-    answer's tokens that are the likeliest one. RippleEdits: of each criterion the share of tests
-    passed, over tests whose prerequisites held before the edit, of edits that succeeded.
-
-    Source: arXiv 2202.05262, section 3.4; arXiv 2210.07229, section 5.2.2 and its released
-    evaluation; arXiv 2307.12976, section 5.1.
+    The columns are the metrics of `DEFINITIONS` but the harmonic means of `SCORES`, which are
+    taken of means over edits; NaN where an edit has no such prompt.
     """
     names = [name for name in ("condition", "seed", "case", "cluster") if name in rows]
-    if format == "counterfact":
-        sign = np.where(rows["kind"] == "neighbourhood", -1.0, 1.0)
-        better: Any = sign * (rows["nll_true"] - rows["nll_new"])
-        apart: Any = sign * (np.exp(-rows["nll_new"]) - np.exp(-rows["nll_true"]))
-        made: Any = rows.assign(success=(better > 0).astype(float), magnitude=apart)
-        means = made.groupby([*names, "kind"])[["success", "magnitude"]].mean().unstack()
-        means.columns = [f"{k}_magnitude" if v == "magnitude" else k for v, k in means.columns]
-    else:
-        value = "correct" if format == "zsre" else "passed"
-        valued: Any = rows.assign(value=rows[value].astype(float))
-        if format == "ripple_edits":
-            valued["value"] = valued["value"].where(rows["counts"])
-        means = valued.groupby([*names, "kind"])["value"].mean().unstack()
-    return means.reindex(columns=list(METRICS[format])).reset_index()
+    means: dict[str, Any] = {}
+    for name, (own, value) in _values(rows, format).items():
+        valued = own.assign(value=value)
+        if name in BY_TYPE:
+            valued = valued.groupby([*names, "kind"], as_index=False)["value"].mean()
+        means[name] = valued.groupby(names)["value"].mean()
+    every: Any = rows.groupby(names).size().index
+    metrics = [m.name for m in DEFINITIONS[format] if m.name != SCORES.get(format, ("",))[0]]
+    return pd.DataFrame(means).reindex(index=every, columns=metrics).reset_index()
+
+
+BY_TYPE = ("portability", "locality")
+"""Metrics that are a mean over types of prompts."""
+
+
+def _values(rows: Any, format: str) -> dict[str, tuple[Any, Any]]:
+    """By metric: the rows that it is taken of, and a number for each."""
+    kind, right = rows["kind"], rows["right"].astype(float)
+
+    def of(chosen: Any, values: Any = right) -> tuple[Any, Any]:
+        return rows[chosen], values[chosen]
+
+    local = kind.str.startswith(("neighbourhood", "locality")) | kind.isin(UNCHANGED)
+    composed = kind.eq("portability/reasoning")
+    if format == "ripple_edits":
+        composed = kind.isin(COMPOSED) & rows["held"]
+    found = {
+        "efficacy": of(kind == "efficacy"),
+        "paraphrase": of(kind == "paraphrase"),
+        "multi_hop": of(composed),
+        "specificity": of(local & rows["known"]),
+    }
+    return found | PUBLISHED[format](rows, of)
+
+
+def _of_counterfact(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
+    kind = rows["kind"]
+    sign = np.where(kind == "neighbourhood", -1.0, 1.0)
+    better = (sign * (rows["nll_true"] - rows["nll_new"]) > 0).astype(float)
+    apart = sign * (np.exp(-rows["nll_new"]) - np.exp(-rows["nll_true"]))
+    return {
+        f"{name}_{what}": of(kind == name, values)
+        for name in ("efficacy", "paraphrase", "neighbourhood")
+        for what, values in (("score", better), ("magnitude", apart))
+    }
+
+
+def _of_zsre(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
+    named = {"efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "unrelated"}
+    return {
+        f"{name}_accuracy": of(rows["kind"] == kind, rows["correct"])
+        for kind, name in named.items()
+    }
+
+
+def _of_ripple(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
+    counts, kinds = rows["held"] & rows["edited"], set(rows["kind"]) - {"efficacy"}
+    return {name: of(counts & (rows["kind"] == name)) for name in kinds}
+
+
+def _of_knowedit(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
+    kind = rows["kind"]
+    return {
+        "edit_success": of(kind == "efficacy", rows["correct"]),
+        "rephrase_accuracy": of(kind == "paraphrase", rows["correct"]),
+        "portability": of(kind.str.startswith("portability"), rows["correct"]),
+        "locality": of(kind.str.startswith("locality"), rows["same"]),
+    }
+
+
+PUBLISHED = {
+    "counterfact": _of_counterfact,
+    "zsre": _of_zsre,
+    "zsre_rome": _of_zsre,
+    "ripple_edits": _of_ripple,
+    "knowedit": _of_knowedit,
+}

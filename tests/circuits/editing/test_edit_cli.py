@@ -338,7 +338,7 @@ def test_figures_of_a_comparison_are_printed(folder: Path, tmp_path: Path, capsy
     more = ("--sequential", "--neutral", str(text), "--methods", "rome,none", "--limit", "3")
     command = evaluation(folder, *more, "--out", str(tmp_path / "run"))
     report = said(capsys, *command)
-    left_out = report["excluded"]["its edit touches an earlier one's"]
+    left_out = report["excluded"]["contaminated by another case's edit"]
     assert left_out > 0 and report["n_filtered"] == 3
     assert run(["edit", *command]) == 0  # read back
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
 from circuits.editing.evaluation.edited_models import ngram_entropy
 from circuits.editing.evaluation.formats import parse_cases
@@ -18,6 +17,7 @@ from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, mcnemar
 
 CASES = parse_cases(records())
+MATCHES = ("strict", "lenient", "exact", "exact_in_any_case")
 CHANGED = {"efficacy", "paraphrase", "multi_hop"}
 
 
@@ -37,7 +37,8 @@ def by_hand(answers: dict[tuple[str, str, int], bool]) -> pd.DataFrame:
     """Rows of (case, kind, index) -> right."""
     rows = [
         {"case": case, "cluster": case[0], "kind": kind, "index": index}
-        | {"strict": right, "lenient": right}
+        | dict.fromkeys(MATCHES, right)
+        | {"path": np.nan}
         for (case, kind, index), right in answers.items()
     ]
     return pd.DataFrame(rows)
@@ -125,6 +126,9 @@ def test_each_metric_by_hand():
         "multi_hop": 1,
         "multi_hop_per_question": 1 / 3,
         "instance_wise": 0,
+        "edit_wise": 1 / 2,
+        "multi_hop_accuracy": 1,
+        "hop_recall": 1 / 2,
         "same_relation": 1,
         "same_answer": 0,
         "specificity": 3 / 4,
@@ -143,6 +147,48 @@ def test_strict_and_lenient_are_scored_apart():
     rows = table(CASES[:3], lambda question: f"I think {question.expected.text}")
     assert score(rows, "strict")["multi_hop"].eq(0).all()
     assert score(rows, "lenient")["multi_hop"].eq(1).all()
+
+
+def test_published_metrics_want_the_answer_letter_by_letter():
+    (case,) = CASES[:1]
+    questions = case_questions(case, {})
+    rows = pd.DataFrame(
+        row(case, question, question.expected.text + " and so on" * question.cloze)
+        for question in questions
+    )
+    names = ["edit_wise", "instance_wise", "multi_hop_accuracy"]
+    assert score(rows)[names].eq(1).all(axis=None)
+    assert np.isnan(score(rows)["hop_wise"]).all()
+    for said, metrics in (
+        (lambda text: f"{text}.", {"multi_hop": 1, "multi_hop_accuracy": 0}),
+        (str.lower, {"multi_hop": 1, "multi_hop_accuracy": 0}),
+        (lambda text: f"not {text}", {"multi_hop": 1, "edit_wise": 0}),
+        (lambda text: f"{text}ish", {"multi_hop": 0, "edit_wise": 0}),
+    ):
+        changed = pd.DataFrame(row(case, one, said(one.expected.text)) for one in questions)
+        found = score(changed).iloc[0]
+        assert {name: found[name] for name in metrics} == metrics
+    low = pd.DataFrame(row(case, one, one.expected.text.lower()) for one in questions)
+    assert score(low, format="mquake_remastered")["masked_accuracy"].eq(1).all()
+    assert "masked_accuracy" not in score(low)
+
+
+def test_hop_wise_wants_every_hop_in_the_thoughts_in_order():
+    case = next(case for case in CASES if case.position == "last" and case.n_hops == 2)
+    first, last = (hop.answer.text for hop in case.new_hops)
+    for thought, right in (
+        (f"It was written by {first}. {first} is a citizen of {last}.", 1),
+        (f"{first}, of {last}.", 1),
+        (f"It is {last}. It was written by {first}.", 0),
+        (f"It is {last}.", 0),
+    ):
+        rows = pd.DataFrame(
+            row(case, one, last, thought if one.kind == "multi_hop" else "")
+            for one in case_questions(case, {})
+        )
+        assert list(score(rows)["hop_wise"]) == [right]
+    wrong = rows.assign(lenient=False, path=1.0)
+    assert list(score(wrong)["hop_wise"]) == [0]
 
 
 def test_seeds_are_scored_apart():
@@ -185,7 +231,8 @@ def conditions() -> pd.DataFrame:
             "index": i,
         }
         | {"position": ("first", "last")[n % 2], "n_hops": 2, "n_edits": 1}
-        | dict.fromkeys(("strict", "lenient"), bool(rng.random() < share))
+        | dict.fromkeys(MATCHES, bool(rng.random() < share))
+        | {"path": np.nan}
         for condition, share in (("ace", 0.7), ("rome", 0.4))
         for seed in range(3)
         for n in range(40)
@@ -264,75 +311,13 @@ def test_arms_on_different_cases_are_not_compared():
         compare(SCORES, "ace", "memit")
 
 
-# --- published metrics -------------------------------------------------------------------------
-
-
-def published(rows: list[tuple], columns: list[str], format: str) -> pd.Series:
-    """Means of a benchmark's metrics over edits."""
-    scores = single_edits.score(pd.DataFrame(rows, columns=columns), format)
-    harmonic = () if format == "ripple_edits" else single_edits.PROMPTED
-    return summary(scores, harmonic=harmonic).set_index("metric")["value"]
-
-
-def test_counterfact_by_hand():
-    rows = [
-        ("a", "efficacy", 1.0, 2.0),
-        ("b", "efficacy", 2.0, 1.0),
-        ("a", "paraphrase", 1.0, 2.0),
-        ("a", "paraphrase", 2.0, 1.0),
-        ("b", "paraphrase", 1.0, 2.0),
-        ("a", "neighbourhood", 3.0, 1.0),
-        ("b", "neighbourhood", 1.0, 3.0),
-        ("b", "neighbourhood", 3.0, 1.0),
-        ("b", "neighbourhood", 3.0, 1.0),
-    ]
-    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
-    assert (found["efficacy"], found["paraphrase"]) == (0.5, 0.75)
-    assert found["neighbourhood"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["efficacy_magnitude"] == pytest.approx(0)
-    near, far = np.exp(-1), np.exp(-3)
-    expected = (1 + 1 / 3) / 2 * (near - far)
-    assert found["neighbourhood_magnitude"] == pytest.approx(expected)
-    assert found["score"] == pytest.approx(stats.hmean([0.5, 0.75, 5 / 6]))
-
-
-def test_ties_are_no_success():
-    rows = [("a", kind, 1.0, 1.0) for kind in single_edits.PROMPTED]
-    found = published(rows, ["case", "kind", "nll_new", "nll_true"], "counterfact")
-    assert found[[*single_edits.PROMPTED, "score"]].eq(0).all()
-
-
-def test_zsre_by_hand():
-    rows = [("a", "efficacy", 3 / 4), ("b", "efficacy", 0), ("a", "paraphrase", 1)]
-    rows += [("a", "neighbourhood", 1), ("b", "neighbourhood", 0)]
-    found = published(rows, ["case", "kind", "correct"], "zsre")
-    assert found["efficacy"] == pytest.approx((3 / 4 + 0) / 2)
-    assert (found["paraphrase"], found["neighbourhood"]) == (1, 0.5)
-    assert found["score"] == pytest.approx(stats.hmean([0.375, 1, 0.5]))
-
-
-def test_ripple_by_hand():
-    rows = [
-        ("a", "subject_aliasing", True, True),
-        ("a", "subject_aliasing", False, True),
-        ("a", "subject_aliasing", True, False),  # its prerequisites failed before the edit
-        ("b", "subject_aliasing", True, True),
-        ("c", "subject_aliasing", False, False),  # the edit itself failed
-        ("c", "preservation", True, False),
-    ]
-    rows = pd.DataFrame(rows, columns=["case", "kind", "passed", "counts"])
-    lines = summary(single_edits.score(rows, "ripple_edits")).set_index("metric")
-    line = lines.loc["subject_aliasing"]
-    assert line["value"] == pytest.approx((1 / 2 + 1) / 2) and line["cases"] == 2
-    assert "preservation" not in lines.index
-
-
 def test_the_interval_of_a_harmonic_mean_is_a_clustered_bootstrap():
     rng = np.random.default_rng(0)
-    scores = pd.DataFrame(rng.random((40, 3)), columns=list(single_edits.PROMPTED))
+    names = ["x", "y", "z"]
+    scores = pd.DataFrame(rng.random((40, 3)), columns=names)
     scores = scores.assign(case=range(40), cluster=[n // 2 for n in range(40)])
-    line = summary(scores, harmonic=single_edits.PROMPTED).set_index("metric").loc["score"]
-    clusters = scores[list(single_edits.PROMPTED)].to_numpy().reshape(20, 2, 3)
+    line = summary(scores, harmonic=("score", names)).set_index("metric").loc["score"]
+    clusters = scores[names].to_numpy().reshape(20, 2, 3)
     draws = stats.hmean(clusters[rng.integers(20, size=(2000, 20))].mean((1, 2)), axis=1)
     assert (line["cases"], line["clusters"]) == (40, 20)
     assert [line["low"], line["high"]] == pytest.approx(
@@ -355,7 +340,8 @@ def test_fluency_by_hand():
 
 
 def test_rows_that_would_be_lost_or_counted_twice_are_refused():
-    row = {"case": "a", "kind": "multi_hop", "index": 0, "strict": True, "lenient": True}
+    row = {"case": "a", "kind": "multi_hop", "index": 0, "path": np.nan}
+    row |= dict.fromkeys(MATCHES, True)
     assert score(pd.DataFrame([row]))["multi_hop"].tolist() == [1]
     with pytest.raises(PlanError, match="a question is there twice"):
         score(pd.DataFrame([row, row]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
-from planted_cases import PLAIN, planted, sharp, single_edit_files
+from planted_cases import PLAIN, planted, sharp
 
 from circuits.editing import LayerSelection
 from circuits.editing.editor import moments_for
@@ -15,16 +15,14 @@ from circuits.editing.evaluation import (
     Comparison,
     ComparisonSettings,
     compare_methods,
-    single_edits,
 )
 from circuits.editing.evaluation import conditions as module
 from circuits.editing.evaluation import prior_knowledge as knowing
+from circuits.editing.evaluation.case_selection import UNASKED
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE, SHOTS
-from circuits.editing.evaluation.formats import load_benchmark, parse_cases
-from circuits.editing.evaluation.intervals import harmonic_mean
-from circuits.editing.evaluation.method_comparison import UNASKED
+from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.layer_selection import plot_separation
@@ -262,75 +260,3 @@ def test_what_cannot_be_compared_is_refused(world, tmp_path):
     with pytest.raises(DataError, match="can use none of the 12 cases"):
         compare_methods(tiny("gpt2"), cases, settings("none"), out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
-
-
-# --- other benchmarks --------------------------------------------------------------------------
-
-
-def test_single_edit_benchmarks_are_measured_as_their_papers_do(world, tmp_path):
-    model, _ = world
-    files = single_edit_files(model, tmp_path)
-    for name, metrics in single_edits.METRICS.items():
-        cases = load_benchmark(files[name])
-        out = tmp_path / f"run of {name}"
-        found = compare_methods(model, cases, settings("ft", "none", "prompt-only"), out=out)
-        assert found.format == cases.format == name and len(cases) == 3
-        table = found.table().set_index(["condition", "metric"])["value"]
-        assert set(found.scores()) >= set(metrics)
-        assert table["ft", "efficacy"] == 1 > table["none", "efficacy"] == 0
-        line = found.summary()["methods"]["ft"]
-        assert line["efficacy"] == 1 and len(line["efficacy_ci"]) == 2
-        html = (out / "index.html").read_text()
-        assert "Metrics of the benchmark" in html and "prompt-only" in html
-        assert Comparison.load(out).summary() == found.summary()
-
-
-def test_counterfact_prefers_the_true_object_before_the_edit(world, tmp_path):
-    model, _ = world
-    cases = load_benchmark(single_edit_files(model, tmp_path)["counterfact"])
-    found = compare_methods(model, cases, settings("ft", "none"))
-    rows = found.answers.set_index(["condition", "case", "kind", "index"])
-    case = cases[0]
-    for condition, text in (("none", case.fact.cloze), ("none", case.neighbours[0])):
-        kind = "efficacy" if text == case.fact.cloze else "neighbourhood"
-        ids = model.encode(f"{text} {case.fact.target}")
-        with torch.no_grad():
-            log_p = model.hf(torch.tensor([ids])).logits[0].log_softmax(-1)
-        want = -float(log_p[-2, ids[-1]])
-        assert rows.loc[(condition, case.id, kind, 0), "nll_new"] == pytest.approx(want, abs=1e-4)
-    table = found.table().set_index(["condition", "metric"])["value"]
-    parts = [table["ft", name] for name in single_edits.PROMPTED]
-    assert table["ft", "score"] == pytest.approx(harmonic_mean(np.array(parts)))
-    assert table["none", "neighbourhood"] == 1 and table["none", "efficacy_magnitude"] < 0
-
-
-def test_ripple_tests_count_only_where_their_prerequisites_held_and_the_edit_worked(
-    world, tmp_path
-):
-    model, _ = world
-    cases = load_benchmark(single_edit_files(model, tmp_path)["ripple_edits"])
-    found = compare_methods(model, cases, settings("ft", "none"))
-    rows = found.answers[found.answers["kind"] != "efficacy"]
-    by = rows.groupby(["condition", "kind"])["counts"].agg(["sum", "count"])
-    assert by.loc[("ft", "relation_specificity"), "sum"] == 3  # what the model says by itself
-    assert by.loc[("ft", "subject_aliasing"), "sum"] == 0  # what it does not
-    assert by.loc["none", "sum"].eq(0).all() and by["count"].eq(3).all()
-
-
-def test_edits_of_single_facts_pile_up_and_what_has_no_tokens_is_left_out(world, tmp_path):
-    model, _ = world
-    path = single_edit_files(model, tmp_path)["counterfact"]
-    rows = json.loads(path.read_text())
-    twin = rows[0] | {"case_id": 9}
-    glued = json.loads(json.dumps(rows[0] | {"case_id": 10}))
-    glued["requested_rewrite"]["prompt"] = "w6 {}9"  # ends inside a token
-    path.write_text(json.dumps([*rows, twin, glued]))
-    found = compare_methods(
-        model, load_benchmark(path), settings("ft", "none", sequential=True, limit=2)
-    )
-    assert found.excluded == {
-        "subject or target has no tokens of its own": 1,
-        "its edit touches an earlier one's": 1,
-        "beyond the limit": 1,
-    }
-    assert found.summary()["n_filtered"] == 2

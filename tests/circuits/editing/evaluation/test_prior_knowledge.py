@@ -48,8 +48,11 @@ def test_each_reason_to_leave_a_case_out_is_told():
     assert Knowledge(one_wording, {}).missing(case) == ""
     no_wording = everything - set(case.questions)
     assert "multi-hop question is not answered" in Knowledge(no_wording, {}).missing(case)
+    assert Knowledge(no_wording, {}).missing(case, "hops") == ""
     no_hop = everything - {case.hops[1].question}
     assert Knowledge(no_hop, {}).missing(case) == "a hop is not known before the edit"
+    assert Knowledge(no_hop, {}).missing(case, "hops") == "a hop is not known before the edit"
+    assert Knowledge(no_hop, {}).missing(case, "none") == ""
     # the hop of the new chain that nobody edits: what the model must add to the edit itself
     beyond = everything - {case.new_hops[1].question}
     reason = Knowledge(beyond, {}).missing(case)
@@ -63,6 +66,7 @@ def test_each_reason_to_leave_a_case_out_is_told():
     )
     same = replace(case, new_answer=Answer("X", (case.answer.text,)))
     assert "does not change the answer" in Knowledge(everything, {}).missing(same)
+    assert "does not change the answer" in Knowledge(everything, {}).missing(same, "none")
 
 
 def test_every_case_is_usable_or_counted():
