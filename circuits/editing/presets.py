@@ -18,6 +18,7 @@ from circuits.editing.methods import (
     Search,
     Stage,
 )
+from circuits.editing.norm_anchor import value_norm
 from interp.errors import DataError, did_you_mean
 from interp.model.model import Model
 
@@ -74,12 +75,20 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
     layers = early(model)
     if name == "ft":
         return (FineTune(depth(model, 0.28)[0]),)
+    if name == "locft-bf":
+        return (
+            FineTune(depth(model, 0.69)[0], rank=None, steps=25, lr=0.025, ends=True, until=0.01),
+        )
     if name == "rome":
         return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
     if name == "memit":
         return (Stage(layers, target="resid", spread="linear", rho=0.05),)
     if name == "alphaedit":
         return (Stage(layers, target="resid", spread="linear", metric="null_space", rho=0.05),)
+    if name.endswith("-nas"):
+        (stage,) = _published(name.removesuffix("-nas"), model)
+        if isinstance(stage, Stage):
+            return (replace(stage, value_norm=value_norm(model, stage)),)
     if name == "pmet":
         return (_pmet(layers),)
     # IFMET's second stage: GPT-J layers 16 to 20 of 28 (arXiv 2410.06331)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.edit import ledger
+from circuits.editing.evaluation.edited_models import token_likelihoods
 from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import (
     ASKED,
@@ -29,8 +30,9 @@ from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import AnyStage, FineTune, Method, Neurons, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
+from circuits.editing.norm_anchor import anchored
 from circuits.editing.solver import KeyMetric, solve
-from circuits.editing.targets import FactPrompts, search_targets
+from circuits.editing.targets import FactPrompts, search_places, search_targets
 from interp.brief import brief
 from interp.errors import DataError
 from interp.model.model import Model
@@ -52,7 +54,8 @@ class Written:
 
     Attributes:
         p: by stage and fact, the target's probability that the search reached on the first
-            prompt; `nan` where the stage had no prompt of the fact.
+            prompt; `nan` where the stage had no prompt of the fact. Where what is written is not
+            what a search found, its probability under the changes.
         skipped: why a stage left a fact out.
     """
 
@@ -125,6 +128,8 @@ class _Batch:
             for i in range(len(stage.layers)):
                 for edit, changes in run.changes(i).items():
                     self.changes[edit] += changes
+            if isinstance(stage, Stage) and stage.value_norm is not None:
+                p = self._written_p(jobs)
         reached = {(job.edit, job.fact): float(value) for job, value in zip(jobs, p, strict=True)}
         for i, request in enumerate(self.requests):
             facts = range(len(request.facts))
@@ -162,10 +167,19 @@ class _Batch:
         ]
         owner = torch.tensor([job.edit for job in jobs])
         learn = [job.prompts.learn for job in jobs]
+        if stage.ends:
+            learn = [[prompt.ended(self.model) for prompt in prompts] for prompts in learn]
         changes, p = fine_tune(self.model, learn, owner, stage, self.changes, preserved)
         for edit, change in changes.items():
             self.changes[edit] += (change,)
         return p
+
+    def _written_p(self, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
+        """Each target's probability on its first prompt, under the changes as they stand."""
+        first = [(job.edit, job.prompts.learn[0]) for job in jobs]
+        rows = [(edit, prompt.ids, len(prompt.ids) - prompt.n_target) for edit, prompt in first]
+        nll = [value for value, _ in token_likelihoods(self.model, rows, self.changes)]
+        return (-torch.tensor(nll)).exp()
 
 
 S = TypeVar("S", Stage, Neurons)
@@ -177,13 +191,16 @@ class _StageRun(Generic[S]):
     def __init__(self, batch: _Batch, stage: S, jobs: Sequence[_Job]):
         model = batch.model
         self.model, self.batch, self.stage, self.jobs = model, batch, stage, jobs
-        self.places = _search_places(model, stage)
+        self.places = search_places(model, stage)
         self.owner = torch.tensor([job.edit for job in jobs])
         self.sizes = torch.tensor([len(job.prompts.learn) for job in jobs])
         facts = [job.prompts for job in jobs]
         self.targets = search_targets(
             model, facts, self.places, stage.search, batch.changes, self.owner
         )
+        if isinstance(stage, Stage) and stage.value_norm is not None:
+            first = [job.prompts.learn[0] for job in jobs]
+            self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
         preserved = [
             preserved_prompts(model, _preserved(stage, request), stage.anchor)
             for request in (batch.requests if stage.preserved_weight else ())
@@ -222,22 +239,6 @@ class _StageRun(Generic[S]):
                 "second_moments(model, method.places)."
             )
         return self.batch.moments[place]
-
-
-def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
-    """Where a stage's vectors are searched."""
-    if isinstance(stage, Neurons):
-        return [("mlp_post", layer) for layer in stage.layers]
-    if stage.spread == "joint":
-        return [(site, layer) for layer in stage.layers for site in stage.writes]
-    last = stage.layers[-1]
-    parts = model.parts(last)
-    bounded = parts.ln2_post is not None or parts.mlp_scale != 1
-    if stage.target == "resid" and not bounded:
-        return [("resid_post", last)]
-    if stage.target == "mlp+attn":
-        return [("mlp_post", last), ("z", last)]
-    return [("mlp_post", last)]
 
 
 def _preserved(stage: Stage | Neurons, request: Request) -> tuple[PreservedQuestion, ...]:
