@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
+from circuits.editing.gradient_step import FeatureStatistics
 from interp.brief import brief
 from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
@@ -45,6 +46,7 @@ class Edit(Result):
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
+        statistics: of what a `GradientStep` normalised; edits on top of this one go on from it.
     """
 
     facts: tuple[Fact, ...]
@@ -57,6 +59,7 @@ class Edit(Result):
     skipped: tuple[str, ...] = ()
     seconds: float = 0.0
     seed: int = 0
+    statistics: tuple[FeatureStatistics, ...] = field(default=(), repr=False)
 
     KIND = "edit"
 
@@ -272,6 +275,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
         skipped=tuple(note for e in edits for note in e.skipped),
         seconds=sum(e.seconds for e in edits),
         seed=first.seed,
+        statistics=tuple(one for e in edits for one in e.statistics),
     )
 
 

@@ -67,10 +67,13 @@ def edit(
         refuse_unanchored(model, fact)
     with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
         moments = moments_for(model, [method], layers, n_tokens, seed, report)
-    request = Request(tuple(facts), tuple(preserve))
-    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
-    _refuse_unreached(facts, written.p)
     book = ledger(model)
+    seen = tuple(one for edit in book.applied for one in edit.statistics)
+    request = Request(tuple(facts), tuple(preserve), seen)
+    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
+    if not written.changes:
+        raise DataError(f"nothing was written: {'; '.join(written.skipped)}")
+    _refuse_unreached(facts, written.p)
     return Edit(
         tuple(facts),
         written.changes,
@@ -82,6 +85,7 @@ def edit(
         written.skipped,
         time.perf_counter() - started,
         seed,
+        written.statistics,
     )
 
 
@@ -118,7 +122,7 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
         for fact, value in zip(facts, stage, strict=True):
             if value < REACHED:
                 raise DataError(
-                    f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
-                    "clamp or other layers."
+                    f"stage {number} reached only p = {value:.2f} for {shown(fact.target)} after "
+                    f"{shown(fact.cloze)}; allow more or larger steps, a larger clamp or other "
+                    "layers."
                 )

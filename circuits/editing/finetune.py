@@ -1,6 +1,6 @@
 """Fine-tuning a change by gradient, breadth-first: the baselines without a closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.editing.change import Change, Changes, by_edit, under
+from circuits.editing.change import Change, Changes, Place, by_edit, under
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import FineTune
-from interp.forward.blocks import projection, rewriting
+from interp.forward.blocks import Rewrite, projection, rewriting
 from interp.forward.tails import tails
 from interp.model.model import Model
 from interp.model.weights import shape_of
 
 EDITS_AT_ONCE = 8
-SITE = "mlp_post"
+Inside = Mapping[Place, Float[Tensor, " d_in"]]
+"""By projection that an edit may change, 1 at the inputs that its change may read, 0 elsewhere."""
 
 
 def fine_tune(
@@ -27,14 +28,15 @@ def fine_tune(
     stage: FineTune,
     edits: Sequence[Changes],
     preserved: Sequence[Sequence[EditPrompt]],
-) -> tuple[dict[int, Change], Float[Tensor, " fact"]]:
-    """Adam on the change of one down-projection, each edit's own.
+    inside: Mapping[int, Inside],
+) -> tuple[dict[int, Changes], Float[Tensor, " fact"]]:
+    """Adam on changes of the projections that each edit may change.
 
-    `owner` numbers the edit of each fact, whose prompts are in `learn`. Returns the change of each
+    `owner` numbers the edit of each fact, whose prompts are in `learn`. Returns the changes of each
     edit that has facts, and each target's probability on the fact's first prompt. Edits of a single
     mini-batch are tuned side by side, larger ones alone.
     """
-    changes: dict[int, Change] = {}
+    changes: dict[int, Changes] = {}
     p = torch.zeros(len(learn))
     sizes = {edit: int((owner == edit).sum()) for edit in owner.unique().tolist()}
     small = [edit for edit, n in sizes.items() if n <= stage.batch]
@@ -49,30 +51,35 @@ def fine_tune(
             [preserved[edit] for edit in group],
             [edits[edit] for edit in group],
             stage,
+            [inside[edit] for edit in group],
         )
         p[facts] = tuning.run()
-        changes |= zip(group, tuning.deltas.changes(), strict=True)
+        found = [deltas.changes() for deltas in tuning.deltas]
+        changes |= {edit: tuple(c for one in found for c in one[i]) for i, edit in enumerate(group)}
     return changes, p
 
 
 class _Deltas:
-    """The trainable change of each edit, in units of the weight's root mean square.
+    """The trainable change of one projection by each edit, in units of its root mean square.
 
-    Of a whole matrix the factor `up` is the identity, which is left out of products.
+    Of a whole matrix the factor `up` is the identity, which is left out of products. Inputs that an
+    edit's change may not read are masked.
     """
 
-    def __init__(self, model: Model, stage: FineTune, n_edits: int):
-        module = projection(model, SITE, stage.layer)
-        self.layer, (d_out, d_in) = stage.layer, shape_of(module)
+    def __init__(self, model: Model, stage: FineTune, place: Place, inside: Sequence[Inside]):
+        module = projection(model, *place)
+        self.place, (d_out, d_in) = place, shape_of(module)
         self.size = float(module.get_parameter("weight").float().square().mean().sqrt())
         dtype = torch.promote_types(model.dtype, torch.float32)
+        masks = [one.get(place, torch.zeros(d_in)) for one in inside]
+        self.mask = torch.stack(masks).to(model.device, dtype)[..., None]
         self.up: Tensor | None = None
         if stage.rank is None:
-            self.down = torch.zeros(n_edits, d_in, d_out, dtype=dtype, device=model.device)
+            self.down = self.mask.new_zeros(len(inside), d_in, d_out)
         else:
             start = torch.randn(d_in, stage.rank, generator=torch.Generator().manual_seed(0))
-            self.down = (start / d_in**0.5).to(model.device, dtype).repeat(n_edits, 1, 1)
-            self.up = self.down.new_zeros(n_edits, d_out, stage.rank, requires_grad=True)
+            self.down = (start / d_in**0.5).to(self.mask).repeat(len(inside), 1, 1)
+            self.up = self.mask.new_zeros(len(inside), d_out, stage.rank, requires_grad=True)
         self.down.requires_grad_()
         self.trained = [factor for factor in (self.up, self.down) if factor is not None]
 
@@ -82,19 +89,20 @@ class _Deltas:
         """What the change of each row's edit adds to the projection's output."""
 
         def product(edit: int, mine: Tensor) -> Tensor:
-            part = mine @ self.down[edit].to(x)
+            part = mine @ (self.mask[edit] * self.down[edit]).to(x)
             return part if self.up is None else part @ self.up[edit].to(x).T
 
         return self.size * by_edit(x, owner, product)
 
-    def changes(self) -> list[Change]:
-        """The change of each edit."""
-        downs = self.down.detach().double().cpu()
-        if self.up is None:
-            one = torch.eye(downs.shape[2], dtype=downs.dtype)
-            return [Change(SITE, self.layer, one, self.size * down) for down in downs]
-        ups = self.size * self.up.detach().double().cpu()
-        return [Change(SITE, self.layer, *both) for both in zip(ups, downs, strict=True)]
+    def changes(self) -> list[Changes]:
+        """The change of each edit; none where the edit may not change this projection."""
+        downs = (self.mask * self.down).detach().double().cpu()
+        one = torch.eye(downs.shape[2], dtype=downs.dtype)
+        ups = [one] * len(downs) if self.up is None else self.up.detach().double().cpu()
+        found = zip(ups, downs, self.mask.any(1).any(1).tolist(), strict=True)
+        return [
+            (Change(*self.place, self.size * up, down),) if may else () for up, down, may in found
+        ]
 
 
 class _Rows:
@@ -114,7 +122,8 @@ class _Rows:
         rows = [p.read_tokens for p in prompts]
         with under(tuning.model, tuning.edits, self.owner):
             longest = max(len(row.ids) for row in rows)
-            self.run = tails(tuning.model, rows, tuning.stage.layer, longest)
+            first = min(deltas.place[1] for deltas in tuning.deltas)
+            self.run = tails(tuning.model, rows, first, longest)
         reads = [
             (row, self.run.n_tail - k, prompt.ids[-k])
             for row, prompt in enumerate(prompts[: len(self.number)])
@@ -128,10 +137,10 @@ class _Rows:
         """Mean NLL of each learning row; log-probabilities at preserved ones."""
         tuning = self.tuning
 
-        def change(x: Tensor, out: Tensor) -> Tensor:
-            return out + tuning.deltas.added(x, self.owner)
+        def by(deltas: _Deltas) -> Rewrite:
+            return lambda x, out: out + deltas.added(x, self.owner)
 
-        places = [(SITE, tuning.stage.layer, change)] if tuned else []
+        places = [(*deltas.place, by(deltas)) for deltas in tuning.deltas] if tuned else []
         with under(tuning.model, tuning.edits, self.owner), rewriting(tuning.model, places):
             hidden = self.run.run()
         wanted = torch.cat([hidden[self.row, self.column], hidden[len(self.number) :, -1]])
@@ -163,10 +172,13 @@ class _Tuning:
     preserved: Sequence[Sequence[EditPrompt]]
     edits: Sequence[Changes]
     stage: FineTune
+    inside: Sequence[Inside]
 
     def __post_init__(self) -> None:
-        self.deltas = _Deltas(self.model, self.stage, len(self.edits))
-        self.adam = torch.optim.Adam(self.deltas.trained, lr=self.stage.lr)
+        places = sorted({place for one in self.inside for place in one}, key=lambda at: at[::-1])
+        self.deltas = [_Deltas(self.model, self.stage, place, self.inside) for place in places]
+        self.trained = [factor for deltas in self.deltas for factor in deltas.trained]
+        self.adam = torch.optim.Adam(self.trained, lr=self.stage.lr)
         self.draws = torch.Generator().manual_seed(0)
 
     def run(self) -> Float[Tensor, " fact"]:
@@ -208,9 +220,9 @@ class _Tuning:
         if going.any():
             self.adam.zero_grad()
             (of_edit + self.stage.preserved_weight * kl)[going].sum().backward()
-            before = [factor[~going].detach().clone() for factor in self.deltas.trained]
+            before = [factor[~going].detach().clone() for factor in self.trained]
             self.adam.step()
             with torch.no_grad():
-                for factor, kept in zip(self.deltas.trained, before, strict=True):
+                for factor, kept in zip(self.trained, before, strict=True):
                     factor[~going] = kept
         return learnt.detach().float().cpu()

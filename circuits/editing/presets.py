@@ -14,6 +14,7 @@ from circuits.editing.methods import (
     QUERY_NEURONS,
     VALUE_NEURONS,
     FineTune,
+    GradientStep,
     Method,
     Search,
     Stage,
@@ -71,7 +72,7 @@ def _two_hop(layers: tuple[int, ...]) -> Stage:
     return replace(_pmet(layers), forms=("two_hop",), anchor="last")
 
 
-def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
+def _published(name: str, model: Model) -> tuple[Stage | FineTune | GradientStep, ...]:
     layers = early(model)
     if name == "ft":
         return (FineTune(depth(model, 0.28)[0]),)
@@ -79,6 +80,10 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
         return (
             FineTune(depth(model, 0.69)[0], rank=None, steps=25, lr=0.025, ends=True, until=0.01),
         )
+    if name == "ultraedit":  # arXiv 2505.14679: layers 18 to 26 of 28
+        return (GradientStep(depth(model, *(i / 28 for i in range(18, 27)))),)
+    if name == "circuit-lora":
+        return (FineTune(None),)
     if name == "rome":
         return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
     if name == "memit":

@@ -235,7 +235,9 @@ def test_tokens_that_go_on_with_a_word_are_told_from_those_that_do_not(name: str
 
 
 # memit is alphaedit in another metric, pmet a stage of ifmet; the other ace presets reorder stages
-@pytest.mark.parametrize("name", ["ft", "rome", "alphaedit", "ifmet", "ace", "ace-released"])
+@pytest.mark.parametrize(
+    "name", ["ft", "locft-bf", "ultraedit", "rome", "alphaedit", "ifmet", "ace", "ace-released"]
+)
 def test_many_edits_at_once_are_each_as_if_alone(name: str, moments_of):
     # in float64, for Adam makes much of rounding where a target is out of reach
     model = interp.load_model(tiny_hf("gemma3").double(), tokenizer=word_tokenizer())

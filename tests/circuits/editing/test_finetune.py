@@ -92,7 +92,7 @@ def test_an_edit_is_the_same_beside_others_that_are_done_before_or_after():
         assert got.p[0] == pytest.approx(alone.p[0], rel=0.02)
 
 
-def test_fine_tuning_is_a_change_like_any_other(moments_of):
+def test_fine_tuning_is_a_change_like_any_other():
     model = sharp("gptj")
     method = Method("ft", (FineTune(1, steps=60),))
     (got,) = write(model, [Request(FACTS[:1])], method, {}, TEMPLATES)
