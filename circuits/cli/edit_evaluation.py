@@ -1,7 +1,7 @@
 """`interp edit evaluate` and `place`: methods compared on cases, and layers chosen on them."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -26,7 +26,7 @@ from circuits.cli.options import (
 from circuits.cli.output import print_json, print_table, stdout
 from circuits.editing.evaluation.comparison_settings import ComparisonSettings, Filter
 from circuits.editing.evaluation.metric_definitions import DEFINITIONS
-from circuits.editing.methods import BASELINES, INFORMED, METHODS
+from circuits.editing.methods import BASELINES, INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def evaluate(
     ] = None,
     filter: Annotated[Filter, typer.Option(help=says("filter"))] = "composed",
     placement: PlacementOption = None,
+    implicit: Annotated[str, choice(NAMES, says("implicit"))] = "given",
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
@@ -78,6 +79,7 @@ def evaluate(
         seeds=tuple(numbers("--seeds", seeds) or ()),
         limit=limit,
         filter=filter,
+        implicit=cast(Any, implicit),
         shots=shots,
         chat=in_chat.options(),
         neutral=neutral,
@@ -113,6 +115,8 @@ def evaluate(
     for row in found["unusable"][:N_ROWS]:
         said = escape(f"{row['where']}: {row['reason']}")
         stdout.print(f"[dim]{said}[/dim]", highlight=False, soft_wrap=True)
+    for outcome, n in found["implicit"].items():
+        stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
     if into.out:
         stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 

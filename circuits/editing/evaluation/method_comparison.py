@@ -20,6 +20,7 @@ from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES, MetricDefinition
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.fact_prompts import contexts
@@ -73,6 +74,8 @@ class Comparison(Result):
         unusable: rows of the file that are no cases: their ``id``, ``where`` and ``reason``.
         n_cases: rows of the file.
         layers: of the ACE presets, without their covariances.
+        implicit: what was tried as implicit names, as `ImplicitSubjects.tried`, over the facts of
+            all cases in order.
     """
 
     KIND = "edit comparison"
@@ -89,6 +92,7 @@ class Comparison(Result):
     layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
+    implicit: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def conditions(self) -> list[str]:
@@ -152,6 +156,7 @@ class Comparison(Result):
                 one.name: {"protocol": one.protocol, "definition": one.text, "source": one.source}
                 for one in self._definitions(means)
             },
+            "implicit": self.implicit["outcome"].value_counts().to_dict(),
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
@@ -313,6 +318,7 @@ def _compared(
     if any(one.method for one in conditions):
         refuse_unwritable(model)
     used, excluded, pool = selected_cases(model, cases, settings, report)
+    used, tried = with_names(model, used, settings.implicit, steps, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
     moments = moments_for(
@@ -355,6 +361,7 @@ def _compared(
         layers and replace(layers, covariances={}),
         settings.model_dump(mode="json", exclude={"shots"}) | {"shots": shown},
         time.perf_counter() - started,
+        tried,
     )
 
 
