@@ -168,7 +168,7 @@ class FineTune:
     lr: float = 0.1
     batch: int = 100
     ends: bool = False
-    edges: float = 0.01
+    edges: float = 0.002
     preserved_weight: float = 0.0
     until: float = 0.05
 
@@ -183,7 +183,7 @@ class GradientStep:
 
     layers: tuple[int, ...]
     forms: tuple[Form, ...] = ("cloze",)
-    lr: float = 0.1
+    lr: float = 0.2
     preserved_weight: float = 0.0
 
 
