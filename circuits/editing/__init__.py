@@ -10,6 +10,8 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.editing.edit import Edit, export, ledger, merge
     from circuits.editing.editor import edit
+    from circuits.editing.evaluation.card_measurement import card
+    from circuits.editing.evaluation.edit_card import EditCard
     from circuits.editing.fact import Fact, PreservedQuestion
     from circuits.editing.layer_search import select_layers
     from circuits.editing.layer_selection import LayerSelection
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Edit",
+    "EditCard",
     "Fact",
     "FineTune",
     "LayerSelection",
@@ -28,6 +31,7 @@ __all__ = [
     "PreservedQuestion",
     "Search",
     "Stage",
+    "card",
     "edit",
     "export",
     "ledger",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +21,8 @@ from circuits.editing.evaluation.conditions import EditCondition, Protocol, eval
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.fact_questions import FACT_METRICS
+from circuits.editing.evaluation.figures import AGREEMENT
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
@@ -103,7 +106,8 @@ class Comparison(Result):
             if multi_hop
             else single_edits.score(self.answers, self.format)
         )
-        of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
+        keys = ["condition", "seed", "case", *SIDE_EFFECTS, *FACT_METRICS]
+        of_edit: Any = self.edits.filter(keys)
         order = {name: i for i, name in enumerate(self.conditions)}
         merged = scores.merge(of_edit, on=["condition", "seed", "case"])
         return merged.sort_values("condition", key=lambda names: names.map(order), kind="stable")
@@ -136,16 +140,25 @@ class Comparison(Result):
             "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
+            "unformed": self.unformed,
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
         }
 
+    @property
+    def unformed(self) -> dict[str, int]:
+        """Questions about facts that could not be formed of their prompts, by reason."""
+        if "unformed" not in self.edits:
+            return {}
+        first: Any = self.edits.drop_duplicates("case")["unformed"]  # alike in all conditions
+        return dict(sum(map(Counter, map(json.loads, first)), Counter()))
+
     def _line(self, table: pd.DataFrame, name: str) -> dict[str, Any]:
         mine: Any = self.edits.loc[self.edits["condition"] == name]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
         out: dict[str, Any] = {"n": len(set(mine["case"]))}
-        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS):
+        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS, *AGREEMENT):
             if (name, metric) in table.index:
                 found = table.loc[(name, metric)]
                 out[metric] = float(found["value"])
@@ -188,6 +201,8 @@ class Comparison(Result):
             digits=3,
             note=SIDE_EFFECTS_NOTE,
         )
+        if "unformed" in self.edits:
+            sections.append(figures.agreement(table, self.unformed))
         sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
         n, options = len(set(self.answers["case"])), cell_text(self.options)
@@ -304,7 +319,8 @@ def _compared(
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in settings.seeds:
         templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
-        protocol = Protocol(shots, pool, cases.format, seed, passages, settings.sequential)
+        options = (settings.sequential, settings.fact_questions)
+        protocol = Protocol(shots, pool, cases.format, seed, passages, *options)
         for one in conditions:
 
             def done(n: int, total: int, name: str = one.name, before: int = len(found)) -> None:
