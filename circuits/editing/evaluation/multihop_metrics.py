@@ -132,7 +132,7 @@ def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
     table = {
         name: by_kind.agg(how).unstack().reindex(columns=list(KINDS)) for name, how in over.items()
     }
-    old = rows.assign(old=rows["old"].astype(float)).groupby([*names, "kind"])["old"].mean()
+    old: Any = rows.assign(old=rows["old"].astype(float)).groupby([*names, "kind"])["old"].mean()
     table["old"] = old.unstack().reindex(columns=list(KINDS))
     about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
     scores = {name: metric(table) for name, metric in METRICS.items()}
