@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -26,7 +26,7 @@ from circuits.cli.options import (
 )
 from circuits.cli.output import print_json, print_run, print_table, stdout
 from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, ComparisonSettings
-from circuits.editing.methods import BASELINES, INFORMED, METHODS
+from circuits.editing.methods import BASELINES, INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def evaluate(
         choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
     ] = None,
     placement: PlacementOption = None,
+    implicit: Annotated[str, choice(NAMES, says("implicit"))] = "given",
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
@@ -78,6 +79,7 @@ def evaluate(
         methods=tuple(names_in(methods)),
         seeds=tuple(numbers("--seeds", seeds) or ()),
         limit=limit,
+        implicit=cast(Any, implicit),
         shots=shots,
         chat=in_chat.options(),
         neutral=neutral,
@@ -111,6 +113,8 @@ def evaluate(
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+    for outcome, n in found["implicit"].items():
+        stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
     if into.out:
         stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 

@@ -102,7 +102,7 @@ def assembled(run: LinearRun, chosen: list[Node], edges: float) -> AttributionGr
     flow, whole = through(run, chosen), run.embeddings()
     scores = {"explained": float(flow.sum() / whole.sum()), **graph_scores(table, links)}
     if run.prompt.paired:
-        scores["conservation error"] = error
+        scores["conservation error"] = float(error)
     else:  # what is missing in a sum is the biases' part, so nothing is left to be wrong
         scores["bias"] = 1 - float(whole.sum()) / run.total
     return AttributionGraph(

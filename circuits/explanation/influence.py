@@ -60,6 +60,6 @@ def graph_scores(nodes: pd.DataFrame, edges: pd.DataFrame) -> dict[str, float]:
     tokens = by_kind["embedding"]
     read = sum(by_kind.values()) - tokens - sum(by_kind[kind] for kind in ERRORS)
     return {
-        "replacement": tokens / (tokens + lost or 1.0),
-        "completeness": 1 - lost / (read or 1.0),
+        "replacement": float(tokens / (tokens + lost or 1.0)),
+        "completeness": float(1 - lost / (read or 1.0)),
     }

@@ -5,6 +5,7 @@ prompt does not allow is counted, never dropped unseen. `ask_facts` asks them of
 gives a row per question; `metric_definitions` says what each kind measures.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -246,3 +247,11 @@ def fact_scores(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     margins = means["margin"].reindex(columns=[name.removesuffix("_margin") for name in MARGINS])
     margins.columns = list(MARGINS)
     return pd.concat([shares, margins], axis=1)
+
+
+def unformed(edits: pd.DataFrame) -> dict[str, int]:
+    """How many questions could not be formed, by reason, of a table with a line per case."""
+    if "unformed" not in edits:
+        return {}
+    first: Any = edits.drop_duplicates("case")["unformed"]  # alike under all conditions
+    return dict(sum(map(Counter, map(json.loads, first)), Counter()))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,8 +20,9 @@ from circuits.editing.evaluation.conditions import EditCondition, Protocol, eval
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
-from circuits.editing.evaluation.fact_questions import FACT_METRICS
+from circuits.editing.evaluation.fact_questions import FACT_METRICS, unformed
 from circuits.editing.evaluation.figures import AGREEMENT
+from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
@@ -77,6 +77,8 @@ class Comparison(Result):
         edits: one line per case, condition and seed: seconds, probabilities reached, side effects.
         n_cases: cases before the filter.
         layers: of the ACE presets, without their covariances.
+        implicit: what was tried as implicit names, as `ImplicitSubjects.tried`, over the facts of
+            all cases in order.
     """
 
     KIND = "edit comparison"
@@ -92,6 +94,7 @@ class Comparison(Result):
     layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
+    implicit: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def conditions(self) -> list[str]:
@@ -140,19 +143,12 @@ class Comparison(Result):
             "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
-            "unformed": self.unformed,
+            "unformed": unformed(self.edits),
+            "implicit": self.implicit["outcome"].value_counts().to_dict(),
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
         }
-
-    @property
-    def unformed(self) -> dict[str, int]:
-        """Questions about facts that could not be formed of their prompts, by reason."""
-        if "unformed" not in self.edits:
-            return {}
-        first: Any = self.edits.drop_duplicates("case")["unformed"]  # alike in all conditions
-        return dict(sum(map(Counter, map(json.loads, first)), Counter()))
 
     def _line(self, table: pd.DataFrame, name: str) -> dict[str, Any]:
         mine: Any = self.edits.loc[self.edits["condition"] == name]
@@ -202,7 +198,7 @@ class Comparison(Result):
             note=SIDE_EFFECTS_NOTE,
         )
         if "unformed" in self.edits:
-            sections.append(figures.agreement(table, self.unformed))
+            sections.append(figures.agreement(table, unformed(self.edits)))
         sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
         n, options = len(set(self.answers["case"])), cell_text(self.options)
@@ -307,6 +303,7 @@ def _compared(
     if any(one.method for one in conditions):
         refuse_unwritable(model)
     used, excluded, pool = _usable(model, cases, settings, report)
+    used, tried = with_names(model, used, settings.implicit, steps, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
     moments = moments_for(
@@ -343,6 +340,7 @@ def _compared(
         layers and replace(layers, covariances={}),
         settings.model_dump(mode="json", exclude={"shots"}),
         time.perf_counter() - started,
+        tried,
     )
 
 

@@ -21,6 +21,9 @@ from interp.errors import DataError
 
 FILE = Path(__file__).with_name("circuit_tracer_graph.json")
 """Written by hand after circuit-tracer's schema."""
+EXCERPT = Path(__file__).with_name("circuit_tracer_excerpt.json")
+"""Records of a graph that circuit-tracer 0.2.0 made on gemma-2-2b, as Neuronpedia wrote them: 11 of
+some 400 nodes, and 8 links between them."""
 
 
 def sorted_edges(graph: AttributionGraph) -> pd.DataFrame:
@@ -70,6 +73,18 @@ def test_the_fields_are_those_that_its_front_end_reads():
     shares = [nodes[i]["influence"] for i in ("embedding@1", "a0.h1@2", "m0.n5@2", "a0.rest@2")]
     np.testing.assert_allclose(shares, np.cumsum([3.0, 2.5, 1.5, 0.5]) / 8.0)
     assert target["influence"] is None
+
+
+def test_records_that_circuit_tracer_made_come_back_as_they_were(tmp_path: Path):
+    graph = read_circuit_tracer(EXCERPT)
+    assert to_circuit_tracer(graph) == json.loads(EXCERPT.read_text("utf-8"))
+    assert graph.target == 'Output " Austin" (p=0.332)' and graph.tokens[6] == " Dallas"
+    kinds = graph.nodes.groupby("kind")["id"].count().to_dict()
+    assert kinds == {"feature": 4, "rest": 1, "embedding": 3, "logits": 3}
+    error = graph.nodes.set_index("id").loc["0_24_7"]  # their ids of errors begin with 0
+    assert (error["kind"], error["layer"], error["pos"]) == ("rest", 24, 7)
+    written = write_circuit_tracer(graph, tmp_path / "g.json")
+    assert to_circuit_tracer(read_circuit_tracer(written)) == to_circuit_tracer(graph)
 
 
 def test_a_file_of_circuit_tracer_comes_back_as_it_was(tmp_path: Path):
