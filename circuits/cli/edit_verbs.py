@@ -89,8 +89,8 @@ class FactOptions:
 
 @command(
     app,
-    "interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
-    "--target Rome --method rome --ledger runs/edits",
+    "interp edit apply --model smollm2-135m --fact 'The capital of [France] is [Rome]' --method "
+    "rome --ledger runs/edits",
     ASK,
 )
 def apply(
