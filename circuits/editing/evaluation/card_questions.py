@@ -55,7 +55,7 @@ class ChainFacts:
     pool: QuestionPool
     chains: tuple[Case, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cases: Sequence[Case]) -> "ChainFacts":
@@ -63,7 +63,9 @@ class ChainFacts:
         asked = {hop.question for case in cases for hop in case.hops}
         asked |= {question for case in cases for question in case.questions}
         templates = {f.relation: f.question for case in cases for f in case.facts if f.question}
-        prompts = {fact.prompt: fact.relation for case in cases for fact in case.facts}
+        prompts: dict[str, frozenset[str]] = defaultdict(frozenset)
+        for fact in (fact for case in cases for fact in case.facts):
+            prompts[fact.prompt] |= {fact.relation}
         unique = {(case.cluster, case.questions): case for case in cases}
         return cls(QuestionPool.of(cases, asked), tuple(unique.values()), templates, prompts)
 
@@ -81,8 +83,9 @@ class ChainFacts:
         """
         if one.fact.relation in self.pool.facts:
             return one.fact.relation
-        if one.fact.prompt in self.prompts:
-            return self.prompts[one.fact.prompt]
+        same = self.prompts.get(one.fact.prompt, frozenset())
+        if len(same) == 1:
+            return next(iter(same))
         fits = [
             name
             for (name, subject), fact in self.objects.items()

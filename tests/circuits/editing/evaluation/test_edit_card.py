@@ -136,7 +136,7 @@ def world(monkeypatch: pytest.MonkeyPatch, model: interp.Model) -> ChainFacts:
         words = [word for word in said.split() if len(word) == 3 and word not in ("w40", "w41")]
         answer = "w99" if i == 5 or not words else words[0]
         facts.append(KnownQuestion(text, card_measurement.Answer(answer), (f"w{20 + i}",), ("r",)))
-    found = ChainFacts(QuestionPool({"r": tuple(facts)}, {}), prompts={FACT.prompt: "r"})
+    found = ChainFacts(QuestionPool({"r": tuple(facts)}, {}), prompts={FACT.prompt: frozenset("r")})
     monkeypatch.setattr(card_measurement, "shipped_facts", lambda: found)
     monkeypatch.setattr(card_measurement, "N_ABILITY", 2)
     return found
