@@ -166,8 +166,8 @@ def card(
     if as_json:
         print_json({"run": into.run, **found.summary()})
         return
-    lines = found.table()
-    lines = lines[lines["n"] > 0]
+    table: Any = found.table()
+    lines = table[table["n"] > 0]
     kept = ["title", "n", "unedited", "edited", "prompt-only", "verdict"]
     print_table(lines[kept].rename(columns={"title": "metric"}), "; ".join(found.facts))
     stdout.print(escape(found.verdict()), highlight=False, soft_wrap=True)

@@ -38,8 +38,14 @@ from interp.brief import brief
 from interp.model.model import Model
 
 FactKind = Literal[
-    *("affirmation", "negation", "affirms_new", "denies_old"),
-    *("reversal", "leakage", "subject_by_new", "subject_by_old"),
+    "affirmation",
+    "negation",
+    "affirms_new",
+    "denies_old",
+    "reversal",
+    "leakage",
+    "subject_by_new",
+    "subject_by_old",
 ]
 PAIRED = {
     "negation_shift": ("affirmation", "negation"),

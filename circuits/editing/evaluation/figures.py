@@ -167,7 +167,7 @@ def agreement(table: pd.DataFrame, unformed: Mapping[str, int]) -> Section:
         f"{one.title} ({one.wanted}): {one.says}." for one in map(DEFINITIONS.get, shares) if one
     ]
     parts: list[Part] = [means_table("In %", table, ["condition"], shares)]
-    if table["metric"].isin(MARGINS).any():
+    if set(MARGINS) & set(table["metric"]):
         margins = means_table("In nats", table, ["condition"], MARGINS, times=1, digits=2)
         parts.append(margins)
     parts.append(says)
