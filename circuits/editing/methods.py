@@ -183,7 +183,7 @@ class GradientStep:
 
     layers: tuple[int, ...]
     forms: tuple[Form, ...] = ("cloze",)
-    lr: float = 0.2
+    lr: float = 0.1
     preserved_weight: float = 0.0
 
 
