@@ -36,6 +36,7 @@ KINDS: dict[str, str] = {
     "edge_scores": "interp.attribution.scores:EdgeScores",
     "node_scores": "interp.attribution.scores:NodeScores",
     "unit_scores": "interp.attribution.scores:UnitScores",
+    "steering vector": "interp.interventions.steering_vector:SteeringVector",
     CIRCUIT: "circuits.discovery.circuit:Circuit",
     "evaluation": "circuits.discovery.result:Evaluation",
     "faithfulness": "circuits.discovery.result:Faithfulness",

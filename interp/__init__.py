@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
     from interp.interventions.bridge import bridge_hooks
+    from interp.interventions.contrast_pairs import load_contrast_pairs, steering_vector
     from interp.interventions.generate import Generation, generate
     from interp.interventions.labelled import ActivationCache, Activations
     from interp.interventions.native import applied
     from interp.interventions.plan import (
         Ablate,
         Add,
+        Clamp,
         KnockOut,
         Patch,
         Plan,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     )
     from interp.interventions.recording import activations
     from interp.interventions.run import forward, sweep_plans
+    from interp.interventions.steering_vector import SteeringVector
     from interp.interventions.values import (
         mean_ablation,
         mean_activations,
@@ -72,6 +75,7 @@ __all__ = [
     "Activations",
     "Add",
     "Chat",
+    "Clamp",
     "Conversation",
     "Generation",
     "InterpError",
@@ -87,6 +91,7 @@ __all__ = [
     "Scale",
     "Scores",
     "Site",
+    "SteeringVector",
     "TokenPrompt",
     "ablate",
     "activations",
@@ -101,6 +106,7 @@ __all__ = [
     "direct_logit_attribution",
     "forward",
     "generate",
+    "load_contrast_pairs",
     "load_model",
     "load_pairs",
     "log_prob_increase",
@@ -116,6 +122,7 @@ __all__ = [
     "prompt",
     "resample_ablation",
     "singles",
+    "steering_vector",
     "sweep_plans",
     "top_tokens",
     "validate",

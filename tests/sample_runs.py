@@ -105,6 +105,11 @@ def ablation(out: Path) -> Path:
     return replace(found, model=MODEL, uncontrolled={"m1": f"no other MLP {EVIL}"}).save(out)
 
 
+def steering_vector(out: Path) -> Path:
+    pairs = [(f"w1 w{i}", f"w2 w{i} w3") for i in range(5, 12)]
+    return replace(interp.steering_vector(tiny("llama"), pairs), model=MODEL).save(out)
+
+
 def circuit(out: Path) -> Path:
     chosen = top_edges(attribute_edges(tiny("llama"), word_pairs()), 40)
     return replace(chosen, model=MODEL).save(out)
@@ -234,6 +239,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "node_scores": node_scores,
     "edge_scores": edge_scores,
     "ablation": ablation,
+    "steering vector": steering_vector,
     "circuit": circuit,
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,

@@ -22,6 +22,7 @@ COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
 UNSHOWN = (
     "query_value_validation",
+    "steering vector",
     "edit",
     "edit ledger",
     "recall_replication",

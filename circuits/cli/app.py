@@ -28,6 +28,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Change a model": {
         "generate": ("generate", "Continue a prompt, with and without some components."),
+        "steer": ("steer_verbs", "Make steering vectors, write text with them, export them."),
         "edit": ("edit_verbs", "Write facts into a model, ask it, undo, evaluate."),
         "emotion": ("emotion", "Find emotion circuits, test them, control text with them."),
     },
