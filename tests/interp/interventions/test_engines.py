@@ -32,7 +32,7 @@ def edits_of(model: Model) -> dict[str, Plan]:
         "neurons": Plan.of(Patch("mlp_post", vector(model, "mlp_post", 8), units=(1, 9))),
         "clamp": Plan.of(
             Clamp("mlp_out", vector(model, "mlp_out"), 0.1, 0.2, origin=torch.ones(32)),
-            Clamp("resid_mid", vector(model, "resid_mid"), 0.1, relative="norm", layers=1),
+            Clamp("resid_post", vector(model, "resid_post"), 0.1, relative="norm", layers=1),
         ),
         "project": Plan.of(ProjectOut("resid_post", torch.eye(32)[:3] + 0.1, layers=1)),
         "noise": noise,
