@@ -137,7 +137,7 @@ class SteeringVector(Result):
             v, origin = self.vectors[row], None if self.origin is None else self.origin[row]
             if relative is not None:
                 v, origin = v / v.norm(), None
-            here = where | {"layers": layer, "relative": relative}
+            here: dict[str, Any] = where | {"layers": layer, "relative": relative}
             steps.append(
                 Clamp(SITE, v, own, origin=origin, **here) if arrive else Add(SITE, v, own, **here)
             )
