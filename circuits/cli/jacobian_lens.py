@@ -40,8 +40,9 @@ def jacobian_lens(
     if tokens is not None:
         ends = [end for _, end in model.offsets(source)[:tokens]]
         source = source[: max(ends)]
-    options = {"n_tokens": passage, "skip": skip, "out": out, "force": force}
-    found = interp.jacobian_lens(model, source, chosen, **options)
+    found = interp.jacobian_lens(
+        model, source, chosen, n_tokens=passage, skip=skip, out=out, force=force
+    )
     if as_json:
         print_json({"run": str(out), **found.summary()})
         return

@@ -25,6 +25,7 @@ from circuits.recall_reasoning.two_hop import (
     swapped,
     two_hop_prompts,
 )
+from interp.brief import brief
 from interp.data import datasets as shipped
 from interp.data.answers import Tokens
 from interp.data.prompts import TokenPrompt, prompt
@@ -39,8 +40,8 @@ from interp.results.run_folder import fingerprint, identity, in_one_piece
 from interp.statistics import bootstrap_mean
 
 HALVES = ("choice", "test")
-UNRELATED_FROM = 8
-"""First token of the neutral text whose state may be the unrelated one."""
+UNRELATED = (8, 64)
+"""Of the neutral text, the tokens whose state may be the unrelated one: from, to."""
 
 
 def bridge(
@@ -105,6 +106,7 @@ def _page(path: Path) -> Path:
     return BridgeStudy.load(path).report().write(path / "index.html")
 
 
+@brief
 @dataclass(frozen=True)
 class Asked:
     """Every prompt, whether the model answers it, and the half of its country."""
@@ -241,7 +243,9 @@ Drawn = tuple[dict[str, Any], TwoHop, TokenPrompt, Tokens, Tokens]
 def drawn_swaps(model: Model, asked: Asked, neutral: str, settings: BridgeSettings) -> list[Drawn]:
     """Swaps of each half, each under every condition that has a donor."""
     rng = np.random.default_rng(settings.seed + 1)
-    passage, named = tuple(model.encode(neutral))[:128], _named(model, asked, settings)
+    passage, named = tuple(model.encode(neutral))[: UNRELATED[1]], _named(model, asked, settings)
+    if len(passage) < UNRELATED[0] + len(asked.places):
+        raise DataError(f"the neutral text has {len(passage)} tokens; give a longer one.")
     shortcut = dict(zip(asked.table["landmark"], asked.table["by_shortcut"], strict=True))
     found: list[Drawn] = []
     for half in HALVES:
@@ -249,7 +253,7 @@ def drawn_swaps(model: Model, asked: Asked, neutral: str, settings: BridgeSettin
         for number, (target, donor) in enumerate(_paired(own, settings.n_swaps, rng)):
             alike = [o for o in own if o.bridge == target.bridge and o is not target]
             n = len(target.prompt.spans["read"])
-            places = rng.choice(np.arange(UNRELATED_FROM, len(passage)), n, replace=False)
+            places = rng.choice(np.arange(UNRELATED[0], len(passage)), n, replace=False)
             donors = {
                 "bridge": donor.prompt,
                 "named": named.get(donor.bridge),

@@ -30,8 +30,9 @@ def rates(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     keys = ["half", "condition", *CELL]
-    for values, own in swaps.groupby(keys, sort=False):
-        rows.append(dict(zip(keys, values, strict=True)) | _rates(own, seed))  # pyright: ignore[reportArgumentType]
+    grouped: Any = swaps.groupby(keys, sort=False)
+    for values, own in grouped:
+        rows.append(dict(zip(keys, values, strict=True)) | _rates(own, seed))
     return pd.DataFrame(rows)
 
 
@@ -54,7 +55,7 @@ def chosen_cells(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
     follows = swaps.pivot_table("follows", ["half", "condition"], CELL, aggfunc="mean", sort=False)
     gap: Any = follows.loc["choice", "bridge"] - follows.loc["choice", "unrelated"]
     rows: list[dict[str, Any]] = []
-    test = swaps[swaps["half"] == "test"]
+    test: Any = swaps[swaps["half"] == "test"]
     for position in dict.fromkeys(swaps["position"]):
         layer = int(gap.xs(position, level="position").idxmax())
         cell = test[(test["layer"] == layer) & (test["position"] == position)]
@@ -147,9 +148,9 @@ class BridgeStudy(Result):
 
     def report(self) -> Report:
         """Where the bridge is read, and what follows a swap."""
-        n, chosen = self.counts, self.chosen[self.chosen["swaps"] == "all"]
-        bridge = chosen[chosen["condition"] == "bridge"].sort_values("follows").tail(1)
-        (row,) = bridge.to_dict("records")
+        n, chosen = self.counts, self.chosen.to_dict("records")
+        scored = [one for one in chosen if (one["swaps"], one["condition"]) == ("all", "bridge")]
+        row = max(scored, key=lambda one: one["follows"])
         says = (
             "Fraction of greedy answers that become the capital of the country whose state was "
             "swapped in, by layer and position, on swaps between the countries that no layer was "

@@ -245,7 +245,7 @@ def _jacobians(
         streams.append(stream)
 
     places = [(SITES["resid_pre"], depth, begin) for depth in depths]
-    places.append((SITES["resid_post"], last, streams.append))
+    places.append((SITES["resid_post"], last, begin))
     with torch.enable_grad(), hooked(model, places):
         mask = positions_and_mask(model, torch.ones_like(batch, dtype=torch.bool))
         model.body(input_ids=batch, use_cache=False, **mask)
