@@ -74,10 +74,13 @@ def edit(
     with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
         moments = moments_for(model, [method], layers, n_tokens, seed, report)
     found = implicit_subjects(model, facts, implicit if method.two_hop else "given")
-    request = Request(found.facts, tuple(preserve))
-    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
-    _refuse_unreached(facts, written.p)
     book = ledger(model)
+    seen = tuple(one for edit in book.applied for one in edit.statistics)
+    request = Request(found.facts, tuple(preserve), seen)
+    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
+    if not written.changes:
+        raise DataError(f"nothing was written: {'; '.join(written.skipped)}")
+    _refuse_unreached(facts, written.p)
     return Edit(
         found.facts,
         written.changes,
@@ -90,6 +93,7 @@ def edit(
         time.perf_counter() - started,
         seed,
         found.notes,
+        written.statistics,
     )
 
 
@@ -126,7 +130,7 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
         for fact, value in zip(facts, stage, strict=True):
             if value < REACHED:
                 raise DataError(
-                    f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
-                    "clamp or other layers."
+                    f"stage {number} reached only p = {value:.2f} for {shown(fact.target)} after "
+                    f"{shown(fact.cloze)}; allow more or larger steps, a larger clamp or other "
+                    "layers."
                 )
