@@ -47,6 +47,7 @@ KINDS: dict[str, str] = {
     "edit": "circuits.editing.edit:Edit",
     LEDGER: "circuits.editing.edit:LedgerFolder",
     "layer selection": "circuits.editing.layer_selection:LayerSelection",
+    "edit card": "circuits.editing.evaluation.edit_card:EditCard",
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",
