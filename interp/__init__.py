@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         log_prob_increase,
         top_tokens,
     )
-    from interp.attribution.logit_lens import LogitLens, logit_lens
     from interp.attribution.scores import Scores
     from interp.data.chat import Chat, Conversation
     from interp.data.datasets import datasets
@@ -56,6 +55,8 @@ if TYPE_CHECKING:
         optimal_ablation,
         resample_ablation,
     )
+    from interp.lens.jacobian import JacobianLens, jacobian_lens
+    from interp.lens.reading import LensReading, logit_lens
     from interp.loading.check import validate
     from interp.loading.load import load_model
     from interp.metrics import METRICS, metric
@@ -79,8 +80,9 @@ __all__ = [
     "Conversation",
     "Generation",
     "InterpError",
+    "JacobianLens",
     "KnockOut",
-    "LogitLens",
+    "LensReading",
     "Model",
     "Pair",
     "Patch",
@@ -106,6 +108,7 @@ __all__ = [
     "direct_logit_attribution",
     "forward",
     "generate",
+    "jacobian_lens",
     "load_contrast_pairs",
     "load_model",
     "load_pairs",

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
 UNSHOWN = (
+    "jacobian lens",
     "query_value_validation",
     "steering vector",
     "edit",

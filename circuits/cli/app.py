@@ -23,6 +23,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "circuit": ("circuit_verbs", "Discover circuits, evaluate, compare, show and export them."),
         "query-value": ("query_value_verbs", "Find query and value neurons of questions."),
         "lens": ("logit_lens", "Show what the residual stream would predict after each layer."),
+        "jacobian-lens": ("jacobian_lens", "Fit the Jacobian lens of a model on text."),
         "top-tokens": ("top_tokens", "Show the tokens that a neuron promotes and suppresses."),
         "recall-reasoning": ("recall_verbs", "Are recall and reasoning separate circuits?"),
     },

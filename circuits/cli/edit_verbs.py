@@ -19,7 +19,7 @@ from circuits.cli.options import (
     choice,
 )
 from circuits.cli.output import print_json, print_table, stdout
-from circuits.editing.methods import INFORMED, METHODS
+from circuits.editing.methods import INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ command(
     "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
     "runs/gemma-layers",
 )(edit_evaluation.place)
+command(app, edit_evaluation.CARD)(edit_evaluation.card)
 ASK = (
     "interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the capital of "
     "France?'"
@@ -47,12 +48,19 @@ LedgerOption = Annotated[
 
 @dataclass(frozen=True)
 class FactOptions:
-    """The options that give the facts to write: a file, or one fact in three parts."""
+    """The options that give the facts to write: a file, one sentence, or one in three parts."""
 
     facts: Annotated[
         str | None,
         typer.Option(
             help="JSON file with a list of facts: prompt with {}, subject, target, question."
+        ),
+    ] = None
+    fact: Annotated[
+        str | None,
+        typer.Option(
+            help="One fact in plain words, its subject and new object in square brackets: "
+            "'The capital of [France] is [Rome]'."
         ),
     ] = None
     prompt: Annotated[
@@ -67,8 +75,11 @@ class FactOptions:
         from interp.errors import DataError
 
         one = (self.prompt, self.subject, self.target)
-        if (self.facts is None) == (one == (None, None, None)):
-            raise DataError("give either --facts, or --prompt, --subject and --target.")
+        ways = (self.facts is not None, self.fact is not None, one != (None, None, None))
+        if sum(ways) != 1:
+            raise DataError("give one of --fact, --facts, or --prompt, --subject and --target.")
+        if self.fact is not None:
+            return [Fact.in_words(self.fact, chat)]
         if self.facts is not None:
             return [replace(fact, chat=chat or fact.chat) for fact in load_facts(self.facts)]
         if self.prompt is None or self.subject is None or self.target is None:
@@ -78,8 +89,8 @@ class FactOptions:
 
 @command(
     app,
-    "interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
-    "--target Rome --method rome --ledger runs/edits",
+    "interp edit apply --model smollm2-135m --fact 'The capital of [France] is [Rome]' --method "
+    "rome --ledger runs/edits",
     ASK,
 )
 def apply(
@@ -98,6 +109,15 @@ def apply(
             "relation, and related (true if it could be asked of the edited subject, too)."
         ),
     ] = None,
+    implicit: Annotated[
+        str,
+        choice(
+            NAMES,
+            "Implicit names of the subjects, for methods that learn from them: given (those of the "
+            "facts), missing (found by asking the model where a fact has none; about ten seconds "
+            "per fact), found (found for all), none.",
+        ),
+    ] = "missing",
     placement: PlacementOption = None,
     ask: Annotated[
         list[str] | None,
@@ -121,11 +141,12 @@ def apply(
     model = _edited(on, before)
     layers = selection_for(model, placement, method)
     named = {"method": method, "facts": fingerprint(given), "kept": fingerprint(preserve)}
-    named |= {"n_tokens": n_tokens, "seed": seed} | identity(model)
+    named |= {"implicit": implicit, "n_tokens": n_tokens, "seed": seed} | identity(model)
     with RunFolder.open(before.next, "edit apply", named) as run:
         with bar("second moments", "tokens") as report:
             options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
-            made = edit(model, given, method, preserve=preserve, layers=layers, **options)
+            options |= {"preserve": preserve, "layers": layers, "implicit": implicit}
+            made = edit(model, given, method, **options)
         asked = _asked(model, ask or [], [made], chat)
         clozes = [Ask(0, fact.written(model), n_tokens=5) for fact in given]
         continued = generations(model, clozes, [()])
@@ -261,6 +282,8 @@ def _print_edit(
         line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"
         stdout.print(line, highlight=False)
     _print_asked(asked or [])
+    for note in edit.searched:
+        stdout.print(f"[dim]{escape(note)}[/dim]", highlight=False)
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

@@ -10,7 +10,11 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.editing.edit import Edit, export, ledger, merge
     from circuits.editing.editor import edit
+    from circuits.editing.evaluated_chains import EvaluatedChain
+    from circuits.editing.evaluation.card_measurement import card
+    from circuits.editing.evaluation.edit_card import EditCard
     from circuits.editing.fact import Fact, PreservedQuestion
+    from circuits.editing.implicit import ImplicitSubjects, implicit_subjects
     from circuits.editing.layer_search import select_layers
     from circuits.editing.layer_selection import LayerSelection
     from circuits.editing.methods import METHODS, FineTune, Method, Neurons, Search, Stage
@@ -20,16 +24,21 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Edit",
+    "EditCard",
     "Fact",
     "FineTune",
+    "EvaluatedChain",
+    "ImplicitSubjects",
     "LayerSelection",
     "Method",
     "Neurons",
     "PreservedQuestion",
     "Search",
     "Stage",
+    "card",
     "edit",
     "export",
+    "implicit_subjects",
     "ledger",
     "merge",
     "preset",

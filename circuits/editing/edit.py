@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
+from circuits.editing.gradient_step import FeatureStatistics
 from interp.brief import brief
 from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
@@ -45,6 +46,8 @@ class Edit(Result):
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
+        searched: per fact for which implicit names were searched, what was found and excluded.
+        statistics: of what a `GradientStep` normalised; edits on top of this one go on from it.
     """
 
     facts: tuple[Fact, ...]
@@ -57,6 +60,8 @@ class Edit(Result):
     skipped: tuple[str, ...] = ()
     seconds: float = 0.0
     seed: int = 0
+    searched: tuple[str, ...] = ()
+    statistics: tuple[FeatureStatistics, ...] = field(default=(), repr=False)
 
     KIND = "edit"
 
@@ -97,6 +102,7 @@ class Edit(Result):
             "changed": [f"blocks.{c.layer}.{c.site}" for c in self.changes],
             "p": [list(stage) for stage in self.p],
             "skipped": list(self.skipped),
+            "searched": list(self.searched),
             "after": list(self.after),
             "seconds": round(self.seconds, 3),
         }
@@ -118,6 +124,7 @@ class Edit(Result):
             method=(
                 "Probability: of the target on the first prompt at the end of each stage's search.",
                 f"Seed {self.seed}; {self.seconds:.1f} s.{after}",
+                *self.searched,
             ),
             excluded=excluded_counts({note: 1 for note in self.skipped}),
             provenance=self.provenance | {"weights": self.weights_hash},
@@ -270,8 +277,10 @@ def merge(edits: Sequence[Edit]) -> Edit:
         first.weights_hash,
         after=tuple(dict.fromkeys(i for e in edits for i in e.after if i not in inside)),
         skipped=tuple(note for e in edits for note in e.skipped),
+        searched=tuple(note for e in edits for note in e.searched),
         seconds=sum(e.seconds for e in edits),
         seed=first.seed,
+        statistics=tuple(one for e in edits for one in e.statistics),
     )
 
 
@@ -310,6 +319,27 @@ class LedgerFolder:
         folders = sorted(at for at in found if at.name.isdigit())
         return cls(path, [_edit_in(at) for at in folders], folders)
 
+    @classmethod
+    def of(cls, path: Path) -> "LedgerFolder":
+        """The ledger at a path, or the one that holds the edit there."""
+        return cls.load(path.parent if (path / "manifest.json").is_file() else path)
+
+    def up_to(self, path: Path, edit: str | None = None) -> tuple[Edit, Sequence[Edit]]:
+        """The edit at a path, of an id, or the last; and those before it.
+
+        `DataError` where there is none.
+        """
+        if (path / "manifest.json").is_file():
+            own = _edit_in(path)
+            if edit not in (None, own.id):
+                raise DataError(f"{path} holds edit {own.id}, not {edit}.")
+            edit = own.id
+            if own.id not in [one.id for one in self.edits]:
+                return own, ()
+        found, _ = self._chosen(edit)
+        ids = [one.id for one in self.edits]
+        return found, self.edits[: ids.index(found.id)]
+
     @property
     def next(self) -> Path:
         """Where the next edit goes."""
@@ -317,13 +347,16 @@ class LedgerFolder:
 
     def removable(self, edit: str | None = None) -> tuple[Edit, Path]:
         """The edit to take out, by its id or the last, and its folder."""
+        found, at = self._chosen(edit)
+        refuse_needed(found, self.edits)
+        return found, at
+
+    def _chosen(self, edit: str | None) -> tuple[Edit, Path]:
         chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
         if not chosen:
             carried = ", ".join(one.id for one in self.edits) or "none"
             raise DataError(f"no edit {edit or ''} in {self.path}, which holds {carried}.")
-        found = self.edits[chosen[-1]]
-        refuse_needed(found, self.edits)
-        return found, self.folders[chosen[-1]]
+        return self.edits[chosen[-1]], self.folders[chosen[-1]]
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""

@@ -6,12 +6,14 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
-from circuits.editing.methods import METHODS
+from circuits.editing.methods import METHODS, Names
 from interp.data.chat import Chat
 from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
 
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+N_QUESTIONS = 8
+"""Questions of each kind on an edit card that are drawn from data, at most."""
 
 
 class ComparisonSettings(BaseModel, frozen=True):
@@ -36,6 +38,12 @@ class ComparisonSettings(BaseModel, frozen=True):
         description="Demonstrations before every question of multi-hop cases: direct, reasoned "
         "(chain of thought), or a file with MQuAKE's prompts.",
     )
+    implicit: Names = Field(
+        "given",
+        description="Implicit names of the edited subjects: given (as the cases have them), "
+        "missing (found where a fact has none), found (found for all), none (withheld). What is "
+        "found shows nothing of the tested chain.",
+    )
     chat: Chat | None = Field(
         None,
         description="Put edits, and demonstrations with their question, into the model's chat "
@@ -48,6 +56,10 @@ class ComparisonSettings(BaseModel, frozen=True):
         False,
         description="Make the edits one on top of the other, and ask after the last one; cases "
         "whose edits touch those of an earlier one are left out.",
+    )
+    fact_questions: bool = Field(
+        True,
+        description="Ask also for negations, fact checks, the reverse and leakage of each fact.",
     )
     n_tokens: Count = Field(
         N_TOKENS, description="Number of the model's own tokens that second moments are taken over."
