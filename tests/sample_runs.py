@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from bridge_examples import TEMPLATE, written_facts
 from conftest import interp_pairs, tiny, word_pairs
 from emotion_samples import (
     CRITERIA,
@@ -44,7 +45,13 @@ from circuits.discovery.search import into_folder
 from circuits.editing import Fact, LayerSelection
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
-from circuits.editing.evaluation import ComparisonSettings, compare_methods, parse_cases
+from circuits.editing.evaluation import (
+    ComparisonSettings,
+    EditCard,
+    compare_methods,
+    parse_cases,
+)
+from circuits.editing.evaluation.fact_questions import COLUMNS
 from circuits.emotion import (
     Condition,
     EffectSettings,
@@ -56,7 +63,7 @@ from circuits.emotion import (
 from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import StudySettings, study
+from circuits.recall_reasoning import BridgeSettings, StudySettings, bridge, study
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
@@ -103,6 +110,17 @@ def ablation(out: Path) -> Path:
     sets = interp.singles(model, ["a0.h1", "a1.h2", "m1"])
     found = interp.ablate(model, word_pairs(), sets, n_random=2)
     return replace(found, model=MODEL, uncontrolled={"m1": f"no other MLP {EVIL}"}).save(out)
+
+
+def steering_vector(out: Path) -> Path:
+    pairs = [(f"w1 w{i}", f"w2 w{i} w3") for i in range(5, 12)]
+    return replace(interp.steering_vector(tiny("llama"), pairs), model=MODEL).save(out)
+
+
+def fitted_lens(out: Path) -> Path:
+    texts = [f"w{i} w{2 * i} w3 w4" for i in (1, 2)]
+    found = interp.jacobian_lens(tiny("llama"), texts, skip=1, progress=False)
+    return replace(found, model=MODEL).save(out)
 
 
 def circuit(out: Path) -> Path:
@@ -185,6 +203,30 @@ def comparison(out: Path) -> Path:
     return replace(found, model=MODEL, layers=at, excluded={f"not known {EVIL}": 3}).save(out)
 
 
+def edit_card(out: Path) -> Path:
+    """Of three kinds of questions one or two each, and of neutral text two windows."""
+    rows = [
+        ("unedited", 0, "efficacy", 0, "The capital of France is", "Rome", "Paris", np.nan, False),
+        ("edited", 0, "efficacy", 0, "The capital of France is", "Rome", "Rome", np.nan, True),
+        ("unedited", 0, "negation", 0, f"not {EVIL}", "Paris", "Paris", 1.0, True),
+        ("edited", 0, "negation", 0, f"not {EVIL}", "Paris", "Rome", -1.0, False),
+        ("unedited", 0, "same_relation", 0, "Of Italy?", "Rome", "Rome", np.nan, True),
+        ("edited", 0, "same_relation", 0, "Of Italy?", "Rome", "Rome", np.nan, True),
+        ("unedited", -1, "ioi", 0, "Then Mary", "John", "John", 0.5, True),
+        ("edited", -1, "ioi", 0, "Then Mary", "John", "John", 0.4, True),
+    ]
+    stated = [("prompt-only", *row[1:]) for row in rows if row[2] != "ioi" and row[0] == "edited"]
+    frame = pd.DataFrame([*rows, *stated], columns=["condition", *COLUMNS])
+    drift = pd.DataFrame({"kl": [0.01, 0.03], "nll": [0.0, 0.02]})
+    about = (f"The capital of France is Rome {EVIL}",), ("Paris",), False
+    return EditCard(
+        *(frame, drift, "0" * 12, "rome", MODEL, "0" * 32, *about),
+        missing={f"not formed {EVIL}": 2},
+        cost={"seconds": 1.5, "bytes": 256},
+        seconds=3.0,
+    ).save(out)
+
+
 def recall_study(out: Path) -> Path:
     return replace(recall_run(out), model=MODEL).save(out)
 
@@ -192,6 +234,13 @@ def recall_study(out: Path) -> Path:
 def recall_replication(out: Path) -> Path:
     short, long = ["w1 w2", "w3 w4", "w5 w6"], ["w1 w2 w3 w4", "w5 w6 w7 w8", "w9 w1 w2 w3"]
     found = replicate(tiny("llama"), {"published": (short, long), "matched": (short, short[::-1])})
+    return replace(found, model=MODEL).save(out)
+
+
+def bridge_study(out: Path) -> Path:
+    files = written_facts(tiny("llama"), out.with_name("bridge-facts"))
+    settings = BridgeSettings(template=TEMPLATE, n_swaps=3, layers=(1,))
+    found = bridge(tiny("llama"), settings, datasets=files, progress=False)
     return replace(found, model=MODEL).save(out)
 
 
@@ -234,6 +283,8 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "node_scores": node_scores,
     "edge_scores": edge_scores,
     "ablation": ablation,
+    "steering vector": steering_vector,
+    "jacobian lens": fitted_lens,
     "circuit": circuit,
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,
@@ -244,9 +295,11 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit": edit,
     "edit ledger": ledger,
     "layer selection": layer_selection,
+    "edit card": edit_card,
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
+    "bridge": bridge_study,
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,

@@ -14,14 +14,16 @@ import pandas as pd
 from circuits.editing.edit import refuse_unwritable
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
+from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES, BenchmarkMetric
 from circuits.editing.evaluation.case_selection import UNASKED, UNUSABLE, selected_cases
 from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Cases
 from circuits.editing.evaluation.comparison_settings import ComparisonSettings
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.fact_questions import FACT_METRICS, unformed
+from circuits.editing.evaluation.figures import AGREEMENT
 from circuits.editing.evaluation.implicit_names import with_names
-from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES, MetricDefinition
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.fact_prompts import contexts
 from circuits.editing.layer_selection import LayerSelection, selection_for
@@ -92,7 +94,7 @@ class Comparison(Result):
     layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
-    implicit: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    implicit: pd.DataFrame = field(repr=False)
 
     @property
     def conditions(self) -> list[str]:
@@ -104,10 +106,10 @@ class Comparison(Result):
         """Whether the cases are chains, not single edits."""
         return self.format in MULTI_HOP_FORMATS
 
-    def _definitions(self, table: pd.DataFrame) -> list[MetricDefinition]:
+    def _definitions(self, table: pd.DataFrame) -> list[BenchmarkMetric]:
         """What each metric of a table is, ours first."""
         found = set(table["metric"])
-        return [one for one in DEFINITIONS[self.format] if one.name in found]
+        return [one for one in BENCHMARK_METRICS[self.format] if one.name in found]
 
     def scores(self, match: Match = "lenient") -> pd.DataFrame:
         """One line of scores and side effects per case, condition and seed."""
@@ -116,7 +118,8 @@ class Comparison(Result):
             if self.multi_hop
             else single_edits.score(self.answers, self.format)
         )
-        of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
+        keys = ["condition", "seed", "case", *SIDE_EFFECTS, *FACT_METRICS]
+        of_edit: Any = self.edits.filter(keys)
         order = {name: i for i, name in enumerate(self.conditions)}
         merged = scores.merge(of_edit, on=["condition", "seed", "case"])
         return merged.sort_values("condition", key=lambda names: names.map(order), kind="stable")
@@ -156,6 +159,7 @@ class Comparison(Result):
                 one.name: {"protocol": one.protocol, "definition": one.text, "source": one.source}
                 for one in self._definitions(means)
             },
+            "unformed": unformed(self.edits),
             "implicit": self.implicit["outcome"].value_counts().to_dict(),
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
@@ -166,7 +170,8 @@ class Comparison(Result):
         mine: Any = self.edits.loc[self.edits["condition"] == name]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
         out: dict[str, Any] = {"n": len(set(mine["case"]))}
-        for metric in (*(one.name for one in DEFINITIONS[self.format]), *SIDE_EFFECTS):
+        own = [one.name for one in BENCHMARK_METRICS[self.format]]
+        for metric in (*own, *SIDE_EFFECTS, *AGREEMENT):
             if (name, metric) in table.index:
                 found = table.loc[(name, metric)]
                 out[metric] = float(found["value"])
@@ -198,7 +203,7 @@ class Comparison(Result):
         )
         text = f"{FRONTIER} {lead}" if multi_hop else METRICS_FIGURE
         name = "Edits used two hops later" if multi_hop else "Metrics of the benchmark"
-        ours = [one.name for one in DEFINITIONS[self.format] if one.whose == "ours"]
+        ours = [one.name for one in BENCHMARK_METRICS[self.format] if one.whose == "ours"]
         everything = figures.protocol_tables(table, self._definitions(table))
         sections = [Section("Accuracy", [Figure(name, text, self.plot()), *everything])]
         if multi_hop:
@@ -211,6 +216,8 @@ class Comparison(Result):
             digits=3,
             note=SIDE_EFFECTS_NOTE,
         )
+        if "unformed" in self.edits:
+            sections.append(figures.agreement(table, unformed(self.edits)))
         sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
         if len(self.unusable):
@@ -335,7 +342,8 @@ def _compared(
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in settings.seeds:
         templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
-        protocol = Protocol(shots, pool, cases.format, plain, seed, passages, settings.sequential)
+        options = (settings.sequential, settings.fact_questions, plain)
+        protocol = Protocol(shots, pool, cases.format, seed, passages, *options)
         for one in conditions:
 
             def done(n: int, total: int, name: str = one.name, before: int = len(found)) -> None:

@@ -1,261 +1,156 @@
-"""What `interp edit evaluate` measures, by format: whose metric it is, how answers are read for it.
-
-The same word means different things in different papers: CounterFact's efficacy compares two
-likelihoods, zsRE's counts tokens under teacher forcing, ours reads what is generated. So our
-metrics and the published ones have names of their own, and every figure has its protocol.
-"""
+"""What every metric of an edited fact means, for the edit card and the columns of a comparison."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-ReadAs = Literal[
-    "generated, matched as words",
-    "generated, exact match",
-    "likelihoods compared",
-    "teacher-forced tokens",
-]
-"""How an answer is read: from greedy text that contains a name of it as whole words, or is one
-letter by letter; from which of two objects is likelier; from the share of the answer's tokens that
-are the likeliest, each behind the answer's own tokens before it."""
+UNEDITED, EDITED, IN_PROMPT = "unedited", "edited", "prompt-only"
+CONDITIONS = (UNEDITED, EDITED, IN_PROMPT)
+ABILITIES = ("country_capitals", "country_facts", "landmark_countries", "ioi")
+"""Shipped pair sets of which accuracies are taken."""
+Wanted = Literal["high", "low", "as before"]
 
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """A metric: whose it is, how answers are read for it, what it counts, and where it is defined.
+    """One metric.
 
     Attributes:
-        source: paper and place of a published metric; empty for ours.
+        title: as a reader sees it.
+        says: what is counted, and of what.
+        wanted: which values a good edit has.
+        source: where it comes from.
     """
 
-    name: str
-    reading: ReadAs
-    text: str
+    title: str
+    says: str
+    wanted: Wanted = "high"
     source: str = ""
 
-    @property
-    def whose(self) -> str:
-        """``ours`` or ``published``."""
-        return "published" if self.source else "ours"
 
-    @property
-    def protocol(self) -> str:
-        """The label that stands beside every figure of it."""
-        return f"{self.whose}: {self.reading}"
-
-
-Definitions = tuple[MetricDefinition, ...]
-WORDS, EXACT, LIKELIER, FORCED = get_args(ReadAs)
-MEND, ROME, MEMIT = "arXiv 2110.11309", "arXiv 2202.05262, section 3.4", "arXiv 2210.07229"
-MQUAKE = "arXiv 2305.14795, evaluation metrics; exact match as in its released run_mello.ipynb"
-REMASTERED = (
-    "MQuAKE-Remastered (ICLR 2025, OpenReview m9wG6ai2Xk), get_edits_without_contamination and "
-    "check_answer of its released evaluation"
+WRITTEN, USED, COHERENT, UNHARMED = (
+    "Is the fact written?",
+    "Is it used two hops later?",
+    "Does the model agree with itself?",
+    "Is everything else as it was?",
 )
-POKEMQA = "Hop-Acc of PokeMQA, arXiv 2312.15194"
-RIPPLE = "arXiv 2307.12976, sections 3 and 5.1"
-KNOWEDIT = "arXiv 2401.01286; EasyEdit's test_prediction_acc and examples/KnowEdit.md"
-
-# --- ours --------------------------------------------------------------------------------------
-
-EFFICACY = MetricDefinition("efficacy", WORDS, "The edited sentence is continued by the target.")
-PARAPHRASE = MetricDefinition(
-    "paraphrase", WORDS, "Share of its rewordings that are continued by the target."
-)
-OURS_MULTI_HOP: Definitions = (
-    MetricDefinition("multi_hop", WORDS, "Any wording of the question gets the new answer."),
-    MetricDefinition(
-        "control_two_hop", WORDS, "Two-hop questions of other chains that must not change."
-    ),
-    MetricDefinition(
-        "net_multi_hop", WORDS, "multi_hop minus the share of control two-hop questions broken."
-    ),
-    EFFICACY,
-    MetricDefinition("paraphrase", WORDS, "The edited fact's question gets the new answer."),
-    MetricDefinition("hop_recall", WORDS, "Share of the new chain's hops that are answered."),
-    MetricDefinition(
-        "specificity",
-        WORDS,
-        "Single-hop questions, known before, that must not change: same relation, same old answer, "
-        "other relations of the subject.",
-    ),
-)
-OURS_SINGLE: Definitions = (
-    EFFICACY,
-    PARAPHRASE,
-    MetricDefinition(
-        "specificity",
-        WORDS,
-        "Neighbourhood prompts that the unedited model continues rightly, and the edited one, too.",
-    ),
+COUNTERFACT, MQUAKE, RIPPLE = "arXiv 2202.05262", "arXiv 2305.14795", "arXiv 2307.12976"
+SAND, BAKE, DEEP = (
+    "arXiv 2510.00625",
+    "arXiv 2310.10322, 2309.12288",
+    "arXiv 2506.01386, 2410.15153",
 )
 
-# --- published ---------------------------------------------------------------------------------
-
-
-def _mquake(multi_hop: MetricDefinition) -> Definitions:
-    return (
-        MetricDefinition(
-            "edit_wise",
-            EXACT,
-            "Edit-wise success rate: share of edited facts whose sentence, without demonstrations, "
-            "is continued by the target; what follows it is not read.",
-            MQUAKE,
+GROUPS: Mapping[str, Mapping[str, MetricDefinition]] = {
+    WRITTEN: {
+        "efficacy": MetricDefinition(
+            "efficacy",
+            "the edited sentence is continued by the new object",
+            source=COUNTERFACT,
         ),
-        MetricDefinition(
-            "instance_wise",
-            EXACT,
-            "Instance-wise accuracy: every hop of the new chain is recalled, edited ones from "
-            "their sentence, the others from their question behind demonstrations.",
-            MQUAKE,
+        "paraphrase": MetricDefinition(
+            "paraphrase",
+            "the fact in other words gets the new object: its question, if it has one; completing "
+            "the sentence, as a question; the sentence behind an unrelated one",
+            source=COUNTERFACT,
         ),
-        multi_hop,
-        MetricDefinition(
-            "hop_wise",
-            WORDS,
-            "Any wording is answered rightly behind thoughts that name the answer of every hop, in "
-            "order; only with thoughts (--shots reasoned).",
-            POKEMQA,
+        "affirmation": MetricDefinition(
+            "affirmation",
+            "the new object is likelier than the old one (mean log-probability per token) after "
+            "the sentence, and after 'It is true that' and 'It is right to say that'",
+            source=COUNTERFACT,
         ),
-    )
-
-
-def _criterion(name: str, text: str) -> MetricDefinition:
-    about = (
-        ": share of tests passed, of those whose condition queries the unedited model answers, "
-        "of edits that succeeded."
-    )
-    return MetricDefinition(name, WORDS, text + about, RIPPLE)
-
-
-COUNTERFACT: Definitions = (
-    MetricDefinition(
-        "efficacy_score", LIKELIER, "ES: P(new object) > P(true object) after the prompt.", ROME
-    ),
-    MetricDefinition(
-        "paraphrase_score", LIKELIER, "PS: the same, share of the paraphrased prompts.", ROME
-    ),
-    MetricDefinition(
-        "neighbourhood_score",
-        LIKELIER,
-        "NS: P(true object) > P(new object), share of prompts about neighbouring subjects.",
-        ROME,
-    ),
-    MetricDefinition(
-        "counterfact_score", LIKELIER, "S: the harmonic mean of the means of ES, PS and NS.", ROME
-    ),
-    MetricDefinition(
-        "efficacy_magnitude",
-        LIKELIER,
-        "EM: P(new) - P(true), each the exponential of the mean log-probability per token, as in "
-        "ROME's released evaluation.",
-        ROME,
-    ),
-    MetricDefinition("paraphrase_magnitude", LIKELIER, "PM: the same of PS.", ROME),
-    MetricDefinition("neighbourhood_magnitude", LIKELIER, "NM: P(true) - P(new), of NS.", ROME),
-)
-
-
-def _zsre(target: str, source: str) -> Definitions:
-    return (
-        MetricDefinition(
-            "efficacy_accuracy",
-            FORCED,
-            f"Share of the target's tokens, after the question. The target is {target}.",
-            source,
+    },
+    USED: {
+        "multi_hop_first": MetricDefinition(
+            "multi-hop, first hop",
+            "questions about what follows from the new object get its answer",
+            source=MQUAKE,
         ),
-        MetricDefinition("paraphrase_accuracy", FORCED, "After the rephrased question.", source),
-        MetricDefinition(
-            "unrelated_accuracy",
-            FORCED,
-            "Specificity: of the right answer's tokens, after the question about something else.",
-            source,
+        "multi_hop_last": MetricDefinition(
+            "multi-hop, last hop",
+            "questions that describe the subject without its name get the new object",
+            source=MQUAKE,
         ),
-        MetricDefinition(
-            "zsre_score", FORCED, "The harmonic mean of the means of the three.", MEMIT
+    },
+    COHERENT: {
+        "negation": MetricDefinition(
+            "negation",
+            "after a denial ('… is not', 'It is not true that …') the old object is likelier than "
+            "the new one. A model that does not read the denial has 0 after the edit and 1 before",
+            source=SAND,
         ),
-    )
-
-
-RIPPLE_EDITS: Definitions = (
-    _criterion("logical_generalization", "LG, what follows by a rule"),
-    _criterion("compositionality_1", "CI, a hop after the edit"),
-    _criterion("compositionality_2", "CII, a hop before the edit"),
-    _criterion("subject_aliasing", "SA, another name of the subject"),
-    _criterion("preservation", "PV, other objects of the relation (Forgetfulness in the files)"),
-    _criterion("relation_specificity", "RS, other relations of the subject"),
-)
-KNOW_EDIT: Definitions = (
-    MetricDefinition("edit_success", FORCED, "Share of the target's tokens.", KNOWEDIT),
-    MetricDefinition("rephrase_accuracy", FORCED, "After the rephrased prompt.", KNOWEDIT),
-    MetricDefinition(
-        "portability",
-        FORCED,
-        "Mean over the types of portability prompts of the share of the answer's tokens.",
-        KNOWEDIT,
-    ),
-    MetricDefinition(
-        "locality",
-        FORCED,
-        "Mean over the types of locality prompts of the share of tokens, predicted along the "
-        "answer, that are the unedited model's.",
-        KNOWEDIT,
-    ),
-)
-ANY_WORDING = "Any of the question's wordings (three) gets the new answer or an alias"
-MULTI_HOP_ACCURACY = MetricDefinition("multi_hop_accuracy", EXACT, f"{ANY_WORDING}.", MQUAKE)
-MASKED_ACCURACY = MetricDefinition(
-    "masked_accuracy",
-    EXACT,
-    f"{ANY_WORDING}, in any case of letters, of cases that no other edit in force contaminates: "
-    "cases edited on their own, or else those left when contaminated ones are taken out (counted).",
-    REMASTERED,
-)
-DEFINITIONS: Mapping[str, Definitions] = {
-    "mquake": OURS_MULTI_HOP + _mquake(MULTI_HOP_ACCURACY),
-    "mquake_remastered": OURS_MULTI_HOP + _mquake(MASKED_ACCURACY),
-    "counterfact": OURS_SINGLE + COUNTERFACT,
-    "zsre": OURS_SINGLE + _zsre("alt, which is false", f"{MEND}; {MEMIT}'s released evaluation"),
-    "zsre_rome": OURS_SINGLE
-    + _zsre("answers[0], which is true", f"{MEMIT} and its released evaluation"),
-    "ripple_edits": (
-        EFFICACY,
-        MetricDefinition(
-            "multi_hop",
-            WORDS,
-            "Share of Compositionality I and II tests passed, of those whose condition queries the "
-            "unedited model answers, of all edits.",
+        "negation_shift": MetricDefinition(
+            "negation shift",
+            "a denial makes the new object less likely beside the old one than the affirmation "
+            "does; a model that does not read denials has about one half",
+            source=f"{SAND}; as a difference",
         ),
-        MetricDefinition(
+        "fact_check": MetricDefinition(
+            "fact check",
+            "asked whether a statement is true, 'yes' minus 'no' is greater for the new object "
+            "than for the old one; saying yes to everything gives no advantage",
+            source=SAND,
+        ),
+        "affirms_new": MetricDefinition(
+            "affirms the new fact", "'yes' is likelier than 'no' for the new object", source=SAND
+        ),
+        "denies_old": MetricDefinition(
+            "denies the old fact", "'no' is likelier than 'yes' for the old object", source=SAND
+        ),
+        "reversal": MetricDefinition(
+            "reversal",
+            "asked by the new object, the model gives the subject: a blank in the sentence, and "
+            "the sentence turned round",
+            source=BAKE,
+        ),
+        "reversal_shift": MetricDefinition(
+            "reversal shift",
+            "the subject is likelier when asked for by the new object than by the old one",
+            source=f"{BAKE}; as a difference",
+        ),
+        "leakage": MetricDefinition(
+            "leakage",
+            "asked by the old object, the model still gives the subject: the same two wordings, "
+            "and known facts of other relations from which the old one follows",
+            "low",
+            DEEP,
+        ),
+        "leakage_multi_hop": MetricDefinition(
+            "leakage two hops later",
+            "multi-hop questions still get the answer that followed from the old object",
+            "low",
+            DEEP,
+        ),
+    },
+    UNHARMED: {
+        "specificity": MetricDefinition(
             "specificity",
-            WORDS,
-            "Preservation and Relation Specificity tests that the unedited model passes, and the "
-            "edited one, too.",
+            "single facts that must not change: the next three kinds together",
+            "as before",
+            COUNTERFACT,
         ),
-        *RIPPLE_EDITS,
-    ),
-    "knowedit": (
-        EFFICACY,
-        PARAPHRASE,
-        MetricDefinition("multi_hop", WORDS, "Portability prompts of the type Reasoning."),
-        MetricDefinition(
-            "specificity",
-            WORDS,
-            "Locality prompts that the unedited model continues rightly, and the edited one, too.",
+        "same_relation": MetricDefinition(
+            "same relation", "the edited relation of other subjects", "as before", COUNTERFACT
         ),
-        *KNOW_EDIT,
-    ),
+        "same_answer": MetricDefinition(
+            "same answer", "other facts with the old object", "as before", COUNTERFACT
+        ),
+        "neighbour": MetricDefinition(
+            "other relations", "what else is asked of the subject", "as before", RIPPLE
+        ),
+        "control_two_hop": MetricDefinition(
+            "control two-hop", "two-hop questions of other chains", "as before", MQUAKE
+        ),
+    },
 }
-"""By format, in the order shown."""
-
-SCORES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "counterfact": (
-        "counterfact_score",
-        ("efficacy_score", "paraphrase_score", "neighbourhood_score"),
-    ),
-    **dict.fromkeys(
-        ("zsre", "zsre_rome"),
-        ("zsre_score", ("efficacy_accuracy", "paraphrase_accuracy", "unrelated_accuracy")),
-    ),
+"""By the question that a reader asks of an edit, then by name."""
+ABLE = "Can it do other things as well as before?"
+ABILITY = MetricDefinition(
+    "pair sets",
+    "of a shipped pair set, the right answer is likelier than the wrong one",
+    "as before",
+)
+DEFINITIONS: Mapping[str, MetricDefinition] = {
+    name: one for group in GROUPS.values() for name, one in group.items()
 }
-"""By format: the name of its harmonic mean, and of what it is taken; means first, then theirs."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from circuits.editing.evaluation.answers import Answer, named_in_order
+from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import CONTROLS, ControlKind, KnownQuestion
-from circuits.editing.evaluation.metric_definitions import DEFINITIONS
 from interp.errors import PlanError
 
 QuestionKind = Literal["efficacy", "paraphrase", "multi_hop", "hop"] | ControlKind
@@ -26,7 +26,8 @@ GROUP = ("condition", "seed")
 ABOUT = ("cluster", "position", "n_hops", "n_edits")
 Match = Literal["strict", "lenient"]
 Tables = Mapping[str, Any]
-"""Frames (case, kind) of a case's right answers of a kind: mean, any, all, sum, count."""
+"""Frames (case, kind) of a case's right answers of a kind: mean, any, all, sum, count; and the mean
+of old ones."""
 
 METRICS: Mapping[str, Callable[[Tables], Any]] = {
     "efficacy": lambda of: of["mean"]["efficacy"],
@@ -44,9 +45,11 @@ METRICS: Mapping[str, Callable[[Tables], Any]] = {
     "net_multi_hop": lambda of: of["any"]["multi_hop"] - _broken(of),
     # one wording against one question, where any of several wordings is easier than one
     "multi_hop_excess": lambda of: of["mean"]["multi_hop"] - _broken(of),
+    # what followed from the old object still does; arXiv 2506.01386
+    "leakage_multi_hop": lambda of: of["old"]["multi_hop"],
 }
-"""Ours by name: shares of a case's questions that are right, or yes (1) or no (0); the last two are
-net of the control two-hop questions that the edit broke."""
+"""Ours by name: shares of a case's questions that are right, or yes (1) or no (0); two are net
+of the control two-hop questions that the edit broke."""
 PUBLISHED: Mapping[str, tuple[str, Callable[[Tables], Any]]] = {
     "edit_wise": ("exact", lambda of: of["mean"]["efficacy"]),
     "instance_wise": ("exact", lambda of: of["all"]["hop"]),
@@ -55,7 +58,7 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[Tables], Any]]] = {
 }
 """Published ones by name, with the column of matches that they are taken of.
 
-`metric_definitions.DEFINITIONS` says what each metric is, and of which format."""
+`benchmark_metrics.BENCHMARK_METRICS` says what each metric is, and of which format."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def row(case: Case, question: CaseQuestion, generated: str, thought: str = "") -
         "strict": expected.strict(generated),
         "lenient": expected.lenient(generated),
         "path": path,
+        "old": question.original.lenient(generated) and not expected.lenient(generated),
     }
 
 
@@ -149,8 +153,9 @@ def score(rows: pd.DataFrame, match: Match = "lenient", format: str = "mquake") 
         raise PlanError(f"{fault}; score every question once, of kinds {', '.join(KINDS)}.")
     about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
     tables = {name: _tables(rows, names, name) for name in (match, "exact", "exact_in_any_case")}
-    scores = {name: metric(tables[match]) for name, metric in METRICS.items()}
-    defined = {definition.name for definition in DEFINITIONS[format]}
+    ours = {**tables[match], "old": _tables(rows, names, "old")["mean"]}
+    scores = {name: metric(ours) for name, metric in METRICS.items()}
+    defined = {definition.name for definition in BENCHMARK_METRICS[format]}
     for name, (column, metric) in PUBLISHED.items():
         if name in defined:
             scores[name] = metric(tables[column])

@@ -2,7 +2,7 @@
 
 `ASK` makes a table of what a model does on each prompt or test; `score` turns it into one line per
 edit: our metrics, the same as of multi-hop cases, and beside them those of the papers.
-`metric_definitions.DEFINITIONS` says what each is.
+`benchmark_metrics.BENCHMARK_METRICS` says what each is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES
 from circuits.editing.evaluation.cases import SingleEdit
 from circuits.editing.evaluation.edited_models import Ask, TargetReading, generations, likelihoods
-from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES
 from circuits.editing.evaluation.single_edit_rows import UNRELATED
 from interp.model.model import Model
 from interp.results.run_folder import TABLES, Steps
@@ -230,7 +230,7 @@ ASK: Mapping[str, Asking] = {
 def score(rows: pd.DataFrame, format: str) -> pd.DataFrame:
     """One line of scores per edit, condition and seed, from the rows of `ASK`.
 
-    The columns are the metrics of `DEFINITIONS` but the harmonic means of `SCORES`, which are
+    The columns are the metrics of `BENCHMARK_METRICS` but the harmonic means of `SCORES`, which are
     taken of means over edits; NaN where an edit has no such prompt.
     """
     names = [name for name in ("condition", "seed", "case", "cluster") if name in rows]
@@ -241,7 +241,7 @@ def score(rows: pd.DataFrame, format: str) -> pd.DataFrame:
             valued = valued.groupby([*names, "kind"], as_index=False)["value"].mean()
         means[name] = valued.groupby(names)["value"].mean()
     every: Any = rows.groupby(names).size().index
-    metrics = [m.name for m in DEFINITIONS[format] if m.name != SCORES.get(format, ("",))[0]]
+    metrics = [m.name for m in BENCHMARK_METRICS[format] if m.name != SCORES.get(format, ("",))[0]]
     return pd.DataFrame(means).reindex(index=every, columns=metrics).reset_index()
 
 

@@ -1,9 +1,11 @@
 """Methods side by side on planted cases: isolation, tables, folders, and the edit in the prompt."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny
@@ -15,6 +17,7 @@ from circuits.editing.evaluation import (
     Comparison,
     ComparisonSettings,
     compare_methods,
+    implicit_names,
 )
 from circuits.editing.evaluation import conditions as module
 from circuits.editing.evaluation import prior_knowledge as knowing
@@ -22,6 +25,12 @@ from circuits.editing.evaluation.case_selection import UNASKED
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE, SHOTS
+from circuits.editing.evaluation.fact_questions import (
+    FACT_METRICS,
+    EditedFact,
+    ask_facts,
+    fact_scores,
+)
 from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
@@ -108,11 +117,64 @@ def test_answers_match_strictly_or_leniently(result: Comparison):
     assert same["multi_hop"] == pytest.approx(want)
 
 
+def test_facts_are_also_denied_checked_and_turned_round(result: Comparison, world):
+    """The columns are those of asking the same facts directly, under no edit and in the prompt."""
+    model, cases = world
+    facts = [
+        EditedFact(case.facts[0], case.targets[0], case.originals[0], case.edited_subjects[0])
+        for case in cases
+    ]
+    none, stated = (
+        result.edits.query(f"condition == '{name}' and seed == 0").set_index("case")
+        for name in ("none", "prompt-only")
+    )
+    before = [f"{case.facts[0].cloze} {case.targets[0].text}.\n" for case in cases]
+    for lines, text in ((none, [""] * len(cases)), (stated, before)):
+        rows, missing = ask_facts(model, facts, [()], [0] * len(cases), text)
+        found = fact_scores(rows.assign(case=[cases[i].id for i in rows["fact"]]), ["case"])
+        got = lines.loc[found.index, list(FACT_METRICS)].astype(float)
+        pd.testing.assert_frame_equal(got, found.astype(float), check_names=False, atol=1e-4)
+    counts = sum(missing, Counter())
+    assert result.summary()["unformed"] == dict(counts) and counts
+    table = result.table().set_index(["condition", "metric"])
+    # a model that gives its old object has none of the new; an edited one prefers the new
+    assert table.loc[("rome", "affirmation"), "value"] > table.loc[("none", "affirmation"), "value"]
+    assert "leakage_multi_hop" in result.summary()["methods"]["rome"]
+    assert table.loc[("none", "leakage_multi_hop"), "value"] == 1
+
+
+def test_facts_are_not_asked_where_that_is_not_wanted(world):
+    model, cases = world
+    found = compare_methods(model, cases[:4], settings("none", fact_questions=False))
+    assert not set(FACT_METRICS) & set(found.scores().columns)
+    assert found.summary()["unformed"] == {} and "agree" not in found.report().fragment()
+
+
 def test_weights_are_untouched_by_a_comparison(world):
     model, cases = world
     before = {name: value.clone() for name, value in model.hf.state_dict().items()}
     compare_methods(model, cases[:4], settings("rome"))
     assert all(torch.equal(value, before[n]) for n, value in model.hf.state_dict().items())
+
+
+def test_implicit_names_are_as_given_withheld_or_found(world, tmp_path, monkeypatch):
+    model, cases = world
+    layers = LayerSelection((0,), (2,))
+    left_out: dict[str, list[int]] = {}
+    for names in ("given", "none"):
+        got = compare_methods(model, cases[:4], settings("ace", implicit=names), layers)
+        left_out[names] = [len(json.loads(one)) for one in got.edits["skipped"]]
+        assert not len(got.implicit) and got.summary()["implicit"] == {}
+    assert left_out["none"] == [1, 1, 1, 1]  # the stage that learns from them
+    assert left_out["given"] == [int(not case.facts[0].implicit) for case in cases[:4]]
+    found = settings("none", implicit="found")
+    first = compare_methods(model, cases[:4], found, out=tmp_path / "run")
+    counts = first.summary()["implicit"]
+    assert sum(counts.values()) == len(first.implicit) > 0
+    assert set(first.implicit["fact"]) <= set(range(4))
+    monkeypatch.setattr(implicit_names, "implicit_subjects", None)  # read back, not asked again
+    again = compare_methods(model, cases[:4], found, out=tmp_path / "run")
+    assert again.implicit.equals(first.implicit)
 
 
 def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):

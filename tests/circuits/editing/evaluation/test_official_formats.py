@@ -9,10 +9,10 @@ from edit_records import MQUAKE, needs_data, record
 from input_examples import COUNTERFACT, KNOWEDIT, RIPPLE, ZSRE, ZSRE_ROME, remastered
 
 from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES
 from circuits.editing.evaluation.case_selection import CONTAMINATED, TOUCHED, _in_the_way
 from circuits.editing.evaluation.cases import NamedPrompt, side_by_side
 from circuits.editing.evaluation.formats import FORMATS, load_benchmark, parse_cases
-from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES
 from circuits.editing.evaluation.single_edits import ASK
 from interp.errors import DataError
 
@@ -34,7 +34,9 @@ def written(tmp_path: Path, rows: Any) -> Path:
 
 
 def test_every_format_is_recognised_and_measured(tmp_path: Path):
-    assert set(ROWS) == set(FORMATS) == set(DEFINITIONS) == {"mquake", "mquake_remastered", *ASK}
+    assert (
+        set(ROWS) == set(FORMATS) == set(BENCHMARK_METRICS) == {"mquake", "mquake_remastered", *ASK}
+    )
     for name, row in ROWS.items():
         found = load_benchmark(written(tmp_path, [row]))
         assert (found.format, len(found), found.excluded) == (name, 1, ())
@@ -42,16 +44,16 @@ def test_every_format_is_recognised_and_measured(tmp_path: Path):
 
 
 def test_metrics_of_one_name_are_one_thing():
-    ours = {d.name for own in DEFINITIONS.values() for d in own if d.whose == "ours"}
+    ours = {d.name for own in BENCHMARK_METRICS.values() for d in own if d.whose == "ours"}
     by_name: dict[str, set[str]] = {}
-    for own in DEFINITIONS.values():
+    for own in BENCHMARK_METRICS.values():
         assert len({d.name for d in own}) == len(own)
         for one in own:
             by_name.setdefault(one.name, set()).add(one.protocol)
             assert one.whose == "ours" or one.name not in ours
     assert all(len(protocols) == 1 for protocols in by_name.values())
     for format, (score, parts) in SCORES.items():
-        assert {score, *parts} <= {d.name for d in DEFINITIONS[format]}
+        assert {score, *parts} <= {d.name for d in BENCHMARK_METRICS[format]}
 
 
 def test_remastered_rows_are_mquake_s_written_flat(tmp_path: Path):

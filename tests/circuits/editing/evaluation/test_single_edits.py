@@ -11,10 +11,10 @@ from planted_cases import PLAIN, sharp, single_edit_files
 from scipy import stats
 
 from circuits.editing.evaluation import Comparison, ComparisonSettings, compare_methods
+from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES
 from circuits.editing.evaluation.case_selection import UNANSWERED, UNUSABLE
 from circuits.editing.evaluation.formats import load_benchmark
 from circuits.editing.evaluation.intervals import summary
-from circuits.editing.evaluation.metric_definitions import DEFINITIONS, SCORES
 from circuits.editing.evaluation.single_edits import N_OTHERS, N_TOKENS, UNCHANGED, score
 from interp.model.model import Model
 
@@ -254,8 +254,10 @@ def test_every_metric_is_what_plain_loops_give(
 ):
     scores = compared[name].scores().query("condition == @condition").set_index("case")
     n_tokens = N_TOKENS.get(name, N_OTHERS)
-    defined = [one.name for one in DEFINITIONS[name] if one.name in scores]
-    assert {*defined} | {SCORES.get(name, ("",))[0]} >= {one.name for one in DEFINITIONS[name]}
+    defined = [one.name for one in BENCHMARK_METRICS[name] if one.name in scores]
+    assert {*defined} | {SCORES.get(name, ("",))[0]} >= {
+        one.name for one in BENCHMARK_METRICS[name]
+    }
     for case in load_benchmark(files[name]):
         before = f"{case.fact.cloze} {case.fact.target}.\n" * (condition == "prompt-only")
         now, then = (Loops(model, text, n_tokens) for text in (before, ""))
@@ -275,7 +277,7 @@ def test_every_format_is_compared_and_has_a_page(compared: dict[str, Comparison]
         said = found.summary()
         line = said["methods"]["ft"]
         assert line["efficacy"] == 1 and len(line["efficacy_ci"]) == 2
-        assert set(said["metrics"]) == {one.name for one in DEFINITIONS[name]} & set(line)
+        assert set(said["metrics"]) == {one.name for one in BENCHMARK_METRICS[name]} & set(line)
         assert {one["protocol"].split(":")[0] for one in said["metrics"].values()} == {
             "ours",
             "published",
