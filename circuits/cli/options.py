@@ -173,7 +173,7 @@ CasesOption = Annotated[
     str,
     typer.Option(
         help="Edit cases: multihop_chains, or a JSON file or Hub data set in MQuAKE's schema; to "
-        "evaluate, also in those of CounterFact, zsRE and RippleEdits."
+        "evaluate, also of MQuAKE-Remastered, CounterFact, zsRE, RippleEdits and KnowEdit."
     ),
 ]
 PlacementOption = Annotated[
