@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from circuits.editing.edit import Edit, ledger, refuse_unwritable
 from circuits.editing.evaluation.answers import Answer
@@ -68,11 +69,28 @@ def edit(
     with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
         moments = moments_for(model, [method], layers, n_tokens, seed, report)
     request = Request(tuple(facts), tuple(preserve))
-    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
-    _refuse_unreached(facts, written.p)
+    made = computed(model, request, method, moments, contexts(model, seed=seed), seed)
+    _refuse_unreached(facts, made.p)
+    return replace(made, seconds=time.perf_counter() - started)
+
+
+def computed(
+    model: Model,
+    request: Request,
+    method: Method,
+    moments: Moments,
+    templates: Sequence[str],
+    seed: int = 0,
+) -> Edit:
+    """The edit of a request, on the model as it is now, whether its targets are reached or not.
+
+    The other arguments are those of `circuits.editing.writing.write`; `seed` is noted alone.
+    """
+    started = time.perf_counter()
+    (written,) = write(model, [request], method, moments, templates)
     book = ledger(model)
     return Edit(
-        tuple(facts),
+        request.facts,
         written.changes,
         method.name,
         model.name,

@@ -19,8 +19,8 @@ from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import module_at
 from circuits.editing.methods import Search
+from circuits.editing.trunk import Reading, Trunk, apart
 from interp.brief import brief
-from interp.data.prompts import TokenPrompt
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.tails import Tails, tails
 from interp.model.model import Model
@@ -50,6 +50,12 @@ class FactPrompts:
         """The essence last."""
         return (*self.learn, self.essence)
 
+    def readings(self, edit: int) -> list[Reading]:
+        """What is read of each, under an edit: of the first its target's last token, too."""
+        first, *others = self.all
+        whole = Reading(first, len(first.ids), edit)
+        return [whole, *(Reading(p, len(p.read_tokens.ids), edit) for p in others)]
+
 
 @brief
 @dataclass(frozen=True)
@@ -73,17 +79,24 @@ def search_targets(
     options: Search,
     edits: Sequence[Changes],
     owner: Int[Tensor, " fact"],
+    trunk: Trunk | None = None,
 ) -> Targets:
     """Find the vectors that make each fact's prompts continue with its target.
 
     They are added jointly at `places`: outputs of projections, or ``"resid_post"`` for the layer's
-    own. Each fact is searched under the changes of the edit that `owner` numbers.
+    own. Each fact is searched under the changes of the edit that `owner` numbers. `trunk` has run
+    the facts' `readings` up to some layer that is none above the places'.
 
     Source: ROME (arXiv 2202.05262, eq. 4), MEMIT (2210.07229, eq. 16), PMET (2308.08742, eq. 9).
     """
     groups = _groups(facts, max(1, LOGITS_AT_ONCE // model.n_vocab))
+    if trunk is None:
+        read = [
+            one for fact, i in zip(facts, owner.tolist(), strict=True) for one in fact.readings(i)
+        ]
+        trunk = Trunk.of(model, read, edits, min(layer for _, layer in places))
     found = [
-        _Batch(model, [facts[i] for i in group], places, edits, owner[group]).search(options)
+        _Batch(model, [facts[i] for i in group], places, edits, owner[group], trunk).search(options)
         for group in groups
     ]
     back = torch.tensor([i for group in groups for i in group]).argsort()
@@ -177,18 +190,20 @@ class _Batch:
         places: Sequence[Place],
         edits: Sequence[Changes],
         owner: Int[Tensor, " fact"],
+        trunk: Trunk,
     ):
         self.model, self.places, self.edits, self.owner = model, places, edits, owner
         self.n_facts = len(facts)
         prompts = [p for fact in facts for p in fact.all]
         sizes = torch.tensor([len(fact.all) for fact in facts])
         fact = torch.repeat_interleave(torch.arange(len(facts)), sizes)
-        leads = set(_first_of_each(fact).tolist())
-        read = [p.ids if i in leads else p.read_tokens.ids for i, p in enumerate(prompts)]
-        n_tail = torch.tensor([len(ids) - p.anchor for ids, p in zip(read, prompts, strict=True)])
+        read = [r for one, i in zip(facts, owner.tolist(), strict=True) for r in one.readings(i)]
+        n_tail = torch.tensor([r.n - r.prompt.anchor for r in read])
         first = min(layer for _, layer in places)
+        changed, numbers = apart(edits, owner[fact].tolist(), range(model.arch.n_layers))
+        cache = trunk.cache(read, changed, numbers, model.arch.n_layers - 1)
         with under(model, edits, owner[fact]):
-            run = tails(model, [TokenPrompt(ids) for ids in read], first, int(n_tail.max()))
+            run = tails(model, [r.tokens for r in read], first, int(n_tail.max()), cache)
         self.rows = _Rows(run, fact, run.n_tail - n_tail, prompts)
         self.goes_on = continuing_tokens(model)
 

@@ -45,7 +45,7 @@ from interp.forward.budget import peak_memory
 from interp.model.model import Model
 from interp.results.run_folder import TABLES, Steps
 
-SHARD = 12
+SHARD = 32
 """Cases that run side by side, and that a killed run loses at most."""
 N_FLUENCY = 50
 """Tokens that an edited model continues each prompt by, for fluency."""
