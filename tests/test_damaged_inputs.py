@@ -353,7 +353,7 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
         load_countries(tmp_path / "c.jsonl")
     head, row, *others = KINDS["cells"].content
     for odd, message in (
-        (row, "line 3: id 'selection-A' was used before, in line 2"),
+        (row, "line 3: id 'selection-A' was used before, in .*, line 2"),
         (row | {"id": "x", "cell": "E"}, "line 3: 'cell' is 'E'; it must be one of A, B"),
         (row | {"id": "x", "split": "train"}, "line 3: 'split' is unknown: 'train'"),
         (row | {"id": "x", "cell": "B"}, "line 1: candidates of cell B are missing"),

@@ -1,7 +1,7 @@
 """`interp edit evaluate` and `place`: methods compared on cases, and layers chosen on them."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -25,7 +25,7 @@ from circuits.cli.options import (
 )
 from circuits.cli.output import print_json, print_table, stdout
 from circuits.editing.evaluation.comparison_settings import ComparisonSettings
-from circuits.editing.methods import BASELINES, INFORMED, METHODS
+from circuits.editing.methods import BASELINES, INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def evaluate(
         choice(FORMATS, "Format of the cases; by default recognised from the keys of their rows."),
     ] = None,
     placement: PlacementOption = None,
+    implicit: Annotated[str, choice(NAMES, says("implicit"))] = "given",
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
@@ -73,6 +74,7 @@ def evaluate(
         methods=tuple(names_in(methods)),
         seeds=tuple(numbers("--seeds", seeds) or ()),
         limit=limit,
+        implicit=cast(Any, implicit),
         shots=shots,
         chat=in_chat.options(),
         neutral=neutral,
@@ -105,6 +107,8 @@ def evaluate(
     )
     for reason, n in found["excluded"].items():
         stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+    for outcome, n in found["implicit"].items():
+        stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
     if into.out:
         stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
 

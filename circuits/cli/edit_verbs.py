@@ -19,7 +19,7 @@ from circuits.cli.options import (
     choice,
 )
 from circuits.cli.output import print_json, print_table, stdout
-from circuits.editing.methods import INFORMED, METHODS
+from circuits.editing.methods import INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -99,6 +99,15 @@ def apply(
             "relation, and related (true if it could be asked of the edited subject, too)."
         ),
     ] = None,
+    implicit: Annotated[
+        str,
+        choice(
+            NAMES,
+            "Implicit names of the subjects, for methods that learn from them: given (those of the "
+            "facts), missing (found by asking the model where a fact has none; about ten seconds "
+            "per fact), found (found for all), none.",
+        ),
+    ] = "missing",
     placement: PlacementOption = None,
     ask: Annotated[
         list[str] | None,
@@ -122,11 +131,12 @@ def apply(
     model = _edited(on, before)
     layers = selection_for(model, placement, method)
     named = {"method": method, "facts": fingerprint(given), "kept": fingerprint(preserve)}
-    named |= {"n_tokens": n_tokens, "seed": seed} | identity(model)
+    named |= {"implicit": implicit, "n_tokens": n_tokens, "seed": seed} | identity(model)
     with RunFolder.open(before.next, "edit apply", named) as run:
         with bar("second moments", "tokens") as report:
             options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
-            made = edit(model, given, method, preserve=preserve, layers=layers, **options)
+            options |= {"preserve": preserve, "layers": layers, "implicit": implicit}
+            made = edit(model, given, method, **options)
         asked = _asked(model, ask or [], [made], chat)
         clozes = [Ask(0, fact.written(model), n_tokens=5) for fact in given]
         continued = generations(model, clozes, [()])
@@ -262,6 +272,8 @@ def _print_edit(
         line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"
         stdout.print(line, highlight=False)
     _print_asked(asked or [])
+    for note in edit.searched:
+        stdout.print(f"[dim]{escape(note)}[/dim]", highlight=False)
     for note in edit.skipped:
         stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
     stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)

@@ -10,7 +10,9 @@ from interp.lazy import lazy
 if TYPE_CHECKING:
     from circuits.editing.edit import Edit, export, ledger, merge
     from circuits.editing.editor import edit
+    from circuits.editing.evaluated_chains import EvaluatedChain
     from circuits.editing.fact import Fact, PreservedQuestion
+    from circuits.editing.implicit import ImplicitSubjects, implicit_subjects
     from circuits.editing.layer_search import select_layers
     from circuits.editing.layer_selection import LayerSelection
     from circuits.editing.methods import METHODS, FineTune, Method, Neurons, Search, Stage
@@ -22,6 +24,8 @@ __all__ = [
     "Edit",
     "Fact",
     "FineTune",
+    "EvaluatedChain",
+    "ImplicitSubjects",
     "LayerSelection",
     "Method",
     "Neurons",
@@ -30,6 +34,7 @@ __all__ = [
     "Stage",
     "edit",
     "export",
+    "implicit_subjects",
     "ledger",
     "merge",
     "preset",

@@ -47,6 +47,7 @@ class Edit(Result):
         p: by stage and fact, the target's probability on the first prompt at the search's end;
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
+        searched: per fact for which implicit names were searched, what was found and excluded.
     """
 
     facts: tuple[Fact, ...]
@@ -59,6 +60,7 @@ class Edit(Result):
     skipped: tuple[str, ...] = ()
     seconds: float = 0.0
     seed: int = 0
+    searched: tuple[str, ...] = ()
 
     KIND = "edit"
 
@@ -99,6 +101,7 @@ class Edit(Result):
             "changed": [f"blocks.{c.layer}.{c.site}" for c in self.changes],
             "p": [list(stage) for stage in self.p],
             "skipped": list(self.skipped),
+            "searched": list(self.searched),
             "after": list(self.after),
             "seconds": round(self.seconds, 3),
         }
@@ -120,6 +123,7 @@ class Edit(Result):
             method=(
                 "Probability: of the target on the first prompt at the end of each stage's search.",
                 f"Seed {self.seed}; {self.seconds:.1f} s.{after}",
+                *self.searched,
             ),
             excluded=excluded_counts({note: 1 for note in self.skipped}),
             provenance=self.provenance | {"weights": self.weights_hash},
@@ -322,6 +326,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
         first.weights_hash,
         after=tuple(dict.fromkeys(i for e in edits for i in e.after if i not in inside)),
         skipped=tuple(note for e in edits for note in e.skipped),
+        searched=tuple(note for e in edits for note in e.searched),
         seconds=sum(e.seconds for e in edits),
         seed=first.seed,
     )

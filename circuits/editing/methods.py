@@ -16,6 +16,10 @@ INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet"))
 BASELINES = ("none", "prompt-only", "ike")
 """The unedited model, the edit in the prompt, and that behind demonstrations."""
 
+Names = Literal["given", "missing", "found", "none"]
+"""Which implicit names facts get: their own; found ones where they have none; found ones instead
+of their own; none."""
+NAMES = get_args(Names)
 Form = Literal["cloze", "question", "two_hop"]
 """How a fact is put: as its cloze behind sampled contexts; as a question in ``Q: …\\nA:`` form,
 bare and behind demonstrations; and as that question about a phrase that means the subject."""
@@ -165,6 +169,11 @@ class Method:
     def informed(self) -> "Method":
         """The same method given the two-hop prompts and the preserved questions that ACE gets."""
         return Method(f"{self.name}+", tuple(_informed(stage) for stage in self.stages))
+
+    @property
+    def two_hop(self) -> bool:
+        """Whether it learns from two-hop prompts, which take implicit names."""
+        return any("two_hop" in stage.forms for stage in self.stages)
 
     @property
     def places(self) -> list[tuple[str, int]]:

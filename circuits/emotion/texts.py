@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field
 
-from interp.data.records import ClosedRow, Row, Text, checked, placed_rows
-from interp.errors import DataError, shown
+from interp.data.records import ClosedRow, Row, Text, checked, placed_rows, refuse_repeated
+from interp.errors import DataError
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]
 Label = Literal[Emotion, "neutral"]
@@ -150,13 +150,7 @@ def _unique(path: str | Path, kind: type[R]) -> tuple[R, ...]:
     rows: list[tuple[str, Any]] = [*_rows(path, kind)]
     if not rows:
         raise DataError(f"{path} holds no rows; give at least one.")
-    counts = Counter(row.id for _, row in rows)
-    repeated = next((name for name, n in counts.items() if n > 1), None)
-    if repeated is not None:
-        first, second = [where for where, row in rows if row.id == repeated][:2]
-        raise DataError(
-            f"{second}: id {shown(repeated)} was used before, in {first}; give every row its own."
-        )
+    refuse_repeated((where, row.id) for where, row in rows)
     return tuple(row for _, row in rows)
 
 

@@ -15,8 +15,8 @@ from pydantic import AfterValidator
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
 from interp.data.pairs import Excluded, Pair, PromptPairs
-from interp.data.records import Index, Row, Text, checked, read_jsonl
-from interp.errors import DataError, did_you_mean, shown
+from interp.data.records import Index, Row, Text, checked, read_jsonl, refuse_repeated
+from interp.errors import DataError, did_you_mean
 from interp.results.folder import write_text
 
 SPLITS = ("selection", "validation", "test")
@@ -154,17 +154,12 @@ def load_data(path: Path) -> Data:
         raise DataError(f"{path} is empty; write one with `interp recall-reasoning build`.")
     (first, start), *rows = lines
     head = checked(_Head, start, f"{path}, line {first}")
-    seen: dict[str, int] = {}
-    for number, record in rows:
-        row = checked(_CellRow, record, f"{path}, line {number}")
-        if row.id in seen:
-            raise DataError(
-                f"{path}, line {number}: id {shown(row.id)} was used before, in line "
-                f"{seen[row.id]}; give every row its own."
-            )
+    places = [f"{path}, line {number}" for number, _ in rows]
+    found = [checked(_CellRow, row, at) for (_, row), at in zip(rows, places, strict=True)]
+    refuse_repeated((at, row.id) for at, row in zip(places, found, strict=True))
+    for row in found:
         if row.cell not in head.candidates:
             raise DataError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
-        seen[row.id] = number
     records = [record for _, record in rows]
     return data_of(records, head.candidates, tuple(head.rejected), head.source, head.seed)
 

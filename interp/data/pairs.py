@@ -18,7 +18,7 @@ from interp.data.alignment import Partner, align
 from interp.data.answers import Aliases, both_answers
 from interp.data.chat import Chat, Conversation, Range, render
 from interp.data.pair_records import pair_fields
-from interp.data.records import read_records
+from interp.data.records import read_records, refuse_repeated
 from interp.errors import DataError, PlanError, shown
 from interp.model.model import Model
 from interp.model.rendered import Rendered
@@ -113,14 +113,7 @@ class PromptPairs(Sequence[Pair]):
         ]
         if not pairs:
             raise DataError(f"{source} holds no pairs; give at least one row.")
-        seen: dict[str, str] = {}
-        for pair in pairs:
-            if pair.id in seen:
-                raise DataError(
-                    f"{pair.where}: id {shown(pair.id)} was used before, in {seen[pair.id]}; "
-                    "give every row its own id."
-                )
-            seen[pair.id] = pair.where
+        refuse_repeated((pair.where, pair.id) for pair in pairs)
         return cls(tuple(pairs), source)
 
     def as_chat(self, chat: Chat | None = None) -> "PromptPairs":

@@ -80,6 +80,18 @@ def checked(kind: type[T], record: Any, where: str) -> T:
         raise DataError(f"{where}: {_sentence(fault, kind)}{more}") from error
 
 
+def refuse_repeated(ids: Iterable[tuple[str, str]], name: str = "id") -> None:
+    """Raise `DataError` where two rows, given as (place, id), have one id."""
+    seen: dict[str, str] = {}
+    for where, one in ids:
+        if one in seen:
+            raise DataError(
+                f"{where}: {name} {shown(one)} was used before, in {seen[one]}; give every row its "
+                "own."
+            )
+        seen[one] = where
+
+
 @functools.lru_cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
-from circuits.editing.methods import METHODS
+from circuits.editing.methods import METHODS, Names
 from interp.data.chat import Chat
 from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
@@ -35,6 +35,12 @@ class ComparisonSettings(BaseModel, frozen=True):
         "direct",
         description="Demonstrations before every question of multi-hop cases: direct, reasoned "
         "(chain of thought), or a file with MQuAKE's prompts.",
+    )
+    implicit: Names = Field(
+        "given",
+        description="Implicit names of the edited subjects: given (as the cases have them), "
+        "missing (found where a fact has none), found (found for all), none (withheld). What is "
+        "found shows nothing of the tested chain.",
     )
     chat: Chat | None = Field(
         None,

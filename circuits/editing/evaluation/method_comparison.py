@@ -20,6 +20,7 @@ from circuits.editing.evaluation.conditions import EditCondition, Protocol, eval
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
 from circuits.editing.fact_prompts import contexts, refuse_unanchored
@@ -74,6 +75,8 @@ class Comparison(Result):
         edits: one line per case, condition and seed: seconds, probabilities reached, side effects.
         n_cases: cases before the filter.
         layers: of the ACE presets, without their covariances.
+        implicit: what was tried as implicit names, as `ImplicitSubjects.tried`, over the facts of
+            all cases in order.
     """
 
     KIND = "edit comparison"
@@ -89,6 +92,7 @@ class Comparison(Result):
     layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
+    implicit: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def conditions(self) -> list[str]:
@@ -136,6 +140,7 @@ class Comparison(Result):
             "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
+            "implicit": self.implicit["outcome"].value_counts().to_dict(),
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
             "seconds": round(self.seconds, 1),
@@ -292,6 +297,7 @@ def _compared(
     if any(one.method for one in conditions):
         refuse_unwritable(model)
     used, excluded, pool = _usable(model, cases, settings, report)
+    used, tried = with_names(model, used, settings.implicit, steps, report)
     text, shots = settings.neutral_text(), settings.demonstrations()
     passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
     moments = moments_for(
@@ -327,6 +333,7 @@ def _compared(
         layers and replace(layers, covariances={}),
         settings.model_dump(mode="json", exclude={"shots"}),
         time.perf_counter() - started,
+        tried,
     )
 
 

@@ -106,7 +106,7 @@ def test_a_null_span_counts_as_absent():
         ([row(clean=" ")], "mine, row 1: 'clean' is ' '; it must be non-empty text."),
         (
             [row(id="x"), row(id="y"), row(id="x")],
-            "mine, row 3: id 'x' was used before, in mine, row 1; give every row its own id.",
+            "mine, row 3: id 'x' was used before, in mine, row 1; give every row its own.",
         ),
         (
             [row(clean="w1 w2 w2", subject="w2")],
