@@ -89,8 +89,9 @@ def plot_curves(table: pd.DataFrame, title: str, value: str, bounded: bool = Tru
     colours = {
         name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(table["method"]))
     }
-    for (name, order), lines in table.groupby(["method", "order"], sort=False):
-        own: Any = lines.sort_values("n_edits")
+    groups: Any = table.groupby(["method", "order"], sort=False)
+    for (name, order), lines in groups:
+        own = lines.sort_values("n_edits")
         figure.add_scatter(
             x=own["n_edits"],
             y=own["value"],

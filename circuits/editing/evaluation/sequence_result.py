@@ -71,7 +71,8 @@ class EditSequences(Result):
     @staticmethod
     def _shares(answers: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         lines: list[dict[str, Any]] = []
-        for names, part in answers.groupby(keys, sort=False):
+        groups: Any = answers.groupby(keys, sort=False)
+        for names, part in groups:
             mean = bootstrap_mean(part["right"].to_numpy(float)[:, None])
             values = {name: float(value[0]) for name, value in mean._asdict().items()}
             lines.append(dict(zip(keys, names, strict=True)) | values | {"n": len(part)})
@@ -142,7 +143,7 @@ class EditSequences(Result):
                 "Locality", [Figure("Questions about others", LOCALITY, self.plot("locality"))]
             ),
         ]
-        drift = self.models.rename(columns={"order": "written"})
+        drift: Any = self.models.rename(columns={"order": "written"})
         if "kl" in self.models:
             curve = self.models.assign(value=self.models["kl"], low=np.nan, high=np.nan)
             what = f"{self.model}: divergence on neutral text"

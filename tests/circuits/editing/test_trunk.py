@@ -49,13 +49,13 @@ def plainly(model, prompt, place, edit):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_keys_above_a_trunk_are_those_of_whole_prompts(family: str, layer: int):
     model = tiny(family)
-    edits = [(), changes(model, 0, 2), changes(model, 3), changes(model, 1), ()]
+    edits = [(), changes(model, 0, 2), changes(model, 2), changes(model, 1), ()]
     prompts = [prompt for prompt in PROMPTS for _ in edits]
     owner = torch.arange(len(edits)).repeat(len(PROMPTS))
     read = [Reading(p, p.anchor + 1, i) for p, i in zip(prompts, owner.tolist(), strict=True)]
     trunk = Trunk.of(model, read, edits, layer)
     assert separable(model) and bool(trunk.states) == (layer > 0)
-    for place in (("mlp_post", layer), ("mlp_post", 3)):
+    for place in (("mlp_post", layer), ("mlp_post", 2)):
         found = keys_at(model, prompts, [place], edits, owner, trunk=trunk)[place]
         alone = keys_at(model, prompts, [place], edits, owner)[place]
         torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-3)
@@ -66,7 +66,7 @@ def test_keys_above_a_trunk_are_those_of_whole_prompts(family: str, layer: int):
 
 def test_a_trunk_holds_each_prompt_once_for_all_edits_that_leave_it_as_it_is():
     model = tiny("llama")
-    edits = [(), changes(model, 3), changes(model, 0)]
+    edits = [(), changes(model, 2), changes(model, 0)]
     read = [Reading(PROMPTS[0], n, i) for i in range(3) for n in (9, 11)]
     trunk = Trunk.of(model, read, edits, 2)
     assert len(trunk.states) == 2  # under the last edit's change, and without
@@ -78,7 +78,7 @@ def test_a_search_above_a_trunk_is_one_from_the_bottom(family: str):
     model = tiny(family)
     essence = EditPrompt((5, 6, 13), 1, 0)
     facts = [FactPrompts((PROMPTS[2], PROMPTS[0]), essence), FactPrompts((PROMPTS[0],), essence)]
-    edits, owner = [changes(model, 3), ()], torch.tensor([0, 1])
+    edits, owner = [changes(model, 2), ()], torch.tensor([0, 1])
     read = [one for fact, i in zip(facts, (0, 1), strict=True) for one in fact.readings(i)]
     options, place = Search(steps=4, clamp=2, kl=0.5), [("mlp_post", 2)]
     found = [
