@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
 
 import interp
 from circuits.explanation import check, explain
@@ -65,6 +67,9 @@ def two_hop() -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+FEW = 8
+"""Least number of nodes whose effects are correlated."""
+UNSHOWN = ("nothing", "faithfulness", "conservation error")
 TASKS = {
     "capitals": lambda: "country_capitals",
     "ioi": lambda: "ioi",
@@ -130,14 +135,32 @@ def summary(args: argparse.Namespace) -> None:
                 if there.any():
                     ratio = bootstrap_ratio((f * gap)[there], gap[there])
                     own[f"faithfulness {what} {n}"] = [round(float(x), 3) for x in ratio]
-        for name in ("rank correlation", "slope", "scaling rank correlation", "explained"):
-            values = np.array([row["scores"][name] for row in kept])
-            quartiles = np.nanquantile(values, [0.5, 0.25, 0.75])
-            own[f"{name}, median and quartiles"] = [round(float(x), 3) for x in quartiles]
+        scores = {name: [row["scores"][name] for row in kept] for name in kept[0]["scores"]}
+        for name, values in (scores | by_place(kept)).items():
+            if name not in UNSHOWN:
+                quartiles = np.nanquantile(np.array(values), [0.5, 0.25, 0.75])
+                own[f"{name}, median and quartiles"] = [round(float(x), 3) for x in quartiles]
         seconds = np.array([[row["explain s"], row["check s"]] for row in kept])
         own["seconds, explain and check"] = np.median(seconds, axis=0).round(2).tolist()
     (args.out / "summary.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(json.dumps(found, indent=1))
+
+
+def by_place(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Rank correlations at the last token and before, and of the two kinds of effects."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        table = pd.DataFrame(row["checks"])
+        cut, back = (table[table["check"] == name] for name in ("ablation", "denoising"))
+        last = cut["what"].str.endswith(f"@{row['tokens'] - 1}")
+        for name, some in (("last token", cut[last]), ("earlier tokens", cut[~last])):
+            if len(some) >= FEW:
+                rho = spearmanr(some["predicted"], some["actual"]).statistic
+                found.setdefault(f"rank correlation, {name}", []).append(float(rho))
+        if len(back):
+            rho = spearmanr(cut["actual"], back["actual"]).statistic
+            found.setdefault("ablation against denoising", []).append(float(rho))
+    return found
 
 
 def key(row: dict[str, Any]) -> tuple[str, int]:

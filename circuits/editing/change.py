@@ -1,8 +1,9 @@
 """`Change`: a low-rank change of one projection; many sets of them side by side in a batch."""
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +38,11 @@ class Change:
         """What is added to the weight."""
         return self.up @ self.down.T
 
+    @property
+    def taken_out(self) -> "Change":
+        """The change that undoes this one, up to rounding."""
+        return replace(self, up=-self.up)
+
 
 Changes = tuple[Change, ...]
 """All changes of one edit."""
@@ -63,20 +69,34 @@ def under(model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"]) ->
 def _added(
     model: Model, edits: Sequence[Changes], owner: Int[Tensor, " row"], place: Place
 ) -> Rewrite:
-    """The factors of every edit at one projection, padded with zeros to one rank, row by row."""
-    here = [[c for c in changes if c.place == place] for changes in edits]
-    like = next(c for changes in here for c in changes)
-    rank = max(sum(c.up.shape[1] for c in changes) for changes in here)
-    up = like.up.new_zeros(len(edits), len(like.up), rank)
-    down = like.down.new_zeros(len(edits), len(like.down), rank)
-    for i, changes in enumerate(here):
-        if changes:
-            ups, downs = torch.cat([c.up for c in changes], 1), [c.down for c in changes]
-            up[i, :, : ups.shape[1]], down[i, :, : ups.shape[1]] = ups, torch.cat(downs, 1)
-    up, down = (factor.to(model.device, model.dtype) for factor in (up, down))
-    where = owner.to(model.device)
+    """Every edit's change of one projection, as factors or, where it is smaller, as a matrix."""
+    factors: dict[int, tuple[Tensor, ...]] = {}
+    for edit in owner.unique().tolist():
+        here = [c for c in edits[edit] if c.place == place]
+        if here:
+            up, down = torch.cat([c.up for c in here], 1), torch.cat([c.down for c in here], 1)
+            small = up.numel() + down.numel() < len(up) * len(down)
+            pair = (down, up.T) if small else (down @ up.T,)
+            factors[edit] = tuple(factor.to(model.device, model.dtype) for factor in pair)
 
     def rewrite(x: Tensor, out: Tensor) -> Tensor:
-        return out + x @ down[where] @ up[where].mT
+        def added(edit: int, mine: Tensor) -> Tensor:
+            if edit not in factors:
+                return out.new_zeros(*mine.shape[:-1], out.shape[-1])
+            return functools.reduce(torch.matmul, factors[edit], mine)
+
+        return out + by_edit(x, owner, added)
 
     return rewrite
+
+
+def by_edit(
+    x: Float[Tensor, "row pos d_in"],
+    owner: Int[Tensor, " row"],
+    product: Callable[[int, Tensor], Tensor],
+) -> Float[Tensor, "row pos d_out"]:
+    """Each edit's rows through a map of its own: `product` of (edit, its rows)."""
+    rows = [(edit, (owner == edit).nonzero()[:, 0]) for edit in owner.unique().tolist()]
+    parts = [product(edit, x if len(rows) == 1 else x[mine.to(x.device)]) for edit, mine in rows]
+    back = torch.cat([mine for _, mine in rows]).argsort()
+    return parts[0] if len(rows) == 1 else torch.cat(parts)[back.to(x.device)]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.fact import Fact, refuse_conflicts
+from circuits.editing.gradient_step import FeatureStatistics
 from interp.brief import brief
 from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
@@ -48,6 +49,7 @@ class Edit(Result):
             `nan` where a stage had no prompt of the fact.
         skipped: what a stage left out, and why.
         searched: per fact for which implicit names were searched, what was found and excluded.
+        statistics: of what a `GradientStep` normalised; edits on top of this one go on from it.
     """
 
     facts: tuple[Fact, ...]
@@ -61,6 +63,7 @@ class Edit(Result):
     seconds: float = 0.0
     seed: int = 0
     searched: tuple[str, ...] = ()
+    statistics: tuple[FeatureStatistics, ...] = field(default=(), repr=False)
 
     KIND = "edit"
 
@@ -329,6 +332,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
         searched=tuple(note for e in edits for note in e.searched),
         seconds=sum(e.seconds for e in edits),
         seed=first.seed,
+        statistics=tuple(one for e in edits for one in e.statistics),
     )
 
 

@@ -93,9 +93,11 @@ def computed(
 
     The other arguments are those of `circuits.editing.writing.write`; `seed` is noted alone.
     """
-    started = time.perf_counter()
-    (written,) = write(model, [request], method, moments, templates)
-    book = ledger(model)
+    started, book = time.perf_counter(), ledger(model)
+    seen = tuple(one for edit in book.applied for one in edit.statistics)
+    (written,) = write(model, [replace(request, seen=seen)], method, moments, templates)
+    if not written.changes:
+        raise DataError(f"nothing was written: {'; '.join(written.skipped)}")
     return Edit(
         request.facts,
         written.changes,
@@ -107,6 +109,7 @@ def computed(
         written.skipped,
         time.perf_counter() - started,
         seed,
+        statistics=written.statistics,
     )
 
 
@@ -143,7 +146,7 @@ def _refuse_unreached(facts: Sequence[Fact], p: Sequence[Sequence[float]]) -> No
         for fact, value in zip(facts, stage, strict=True):
             if value < REACHED:
                 raise DataError(
-                    f"the search of stage {number} reached only p = {value:.2f} for "
-                    f"{shown(fact.target)} after {shown(fact.cloze)}; allow more steps, a larger "
-                    "clamp or other layers."
+                    f"stage {number} reached only p = {value:.2f} for {shown(fact.target)} after "
+                    f"{shown(fact.cloze)}; allow more or larger steps, a larger clamp or other "
+                    "layers."
                 )

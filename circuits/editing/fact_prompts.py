@@ -1,7 +1,7 @@
 """The prompts from which an edit learns: forms of a fact, its target's tokens, its anchor token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from circuits.editing.fact import SLOT, Fact, PreservedQuestion
 from circuits.editing.methods import FORMS, Anchor, Form
@@ -9,7 +9,7 @@ from interp.brief import brief
 from interp.data.answers import spaced
 from interp.data.chat import Chat, Range, render
 from interp.data.prompts import TokenPrompt
-from interp.errors import DataError, did_you_mean, shown
+from interp.errors import DataError, PlanError, did_you_mean, shown
 from interp.interventions.generate import generate
 from interp.model.model import Model
 
@@ -46,6 +46,16 @@ class EditPrompt:
     def read_tokens(self) -> TokenPrompt:
         """Up to the last token whose prediction counts: the target's last is never read itself."""
         return TokenPrompt(self.ids[:-1]) if self.n_target else self.key_tokens
+
+    def ended(self, model: Model) -> "EditPrompt":
+        """With the end-of-text token as the target's last; `PlanError` where there is none."""
+        end = model.tokenizer.eos_token_id
+        if end is None:
+            raise PlanError(
+                f"{model.name} has no end-of-text token, which this method has it learn behind "
+                "each target; take a method that does not."
+            )
+        return replace(self, ids=(*self.ids, end), n_target=self.n_target + 1)
 
     @property
     def n_tail(self) -> int:
@@ -99,6 +109,13 @@ def edit_prompts(
         _tokenised(model, text, name, anchor, fact.target, fact.at, fact.chat)
         for text, name in texts
     ]
+
+
+def bare_text(model: Model, fact: Fact, form: Form, name: str) -> str:
+    """A fact's prompt in one form as the model reads it, about a name, without contexts."""
+    question = fact.prompt if form == "cloze" else fact.question or fact.prompt
+    template = question if form == "cloze" or fact.chat else ASKED[0].replace(SLOT, question)
+    return _filled(model, template, name, fact.chat)[0]
 
 
 def refuse_unanchored(model: Model, fact: Fact) -> None:

@@ -8,10 +8,11 @@ from interp.brief import brief
 from interp.errors import PlanError
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
+RECENT = ("locft-bf", "ultraedit", "memit-nas", "alphaedit-nas", "circuit-lora")
 TWO_STAGE = ("ifmet", "ace", "ace-query-first", "ace-paper", "ace-released")
-METHODS = (*ONE_STAGE, *TWO_STAGE)
+METHODS = (*ONE_STAGE, *TWO_STAGE, *RECENT)
 """Names of all presets (`circuits.editing.presets`)."""
-INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet"))
+INFORMED = tuple(f"{name}+" for name in (*ONE_STAGE, "ifmet", *RECENT))
 """These methods with the two-hop prompts and preserved questions that ``ace`` gets."""
 BASELINES = ("none", "prompt-only", "ike")
 """The unedited model, the edit in the prompt, and that behind demonstrations."""
@@ -77,6 +78,8 @@ class Stage:
         preserved_weight: weight of a preserved question against a written key; 0 ignores them.
         contrasts: whether the edited subject in other questions that are asked of its kind is
             preserved, too.
+        value_norm: length that every solved value vector is given before it is written; ``None``
+            leaves it as it was found (`circuits.editing.norm_anchor`).
     """
 
     layers: tuple[int, ...]
@@ -90,6 +93,7 @@ class Stage:
     rho: float = 0.1
     preserved_weight: float = 0.0
     contrasts: bool = False
+    value_norm: float | None = None
     search: Search = field(default_factory=Search)
 
     def left(self, i: int) -> int:
@@ -139,23 +143,51 @@ also where the question asks what follows from it."""
 @brief
 @dataclass(frozen=True)
 class FineTune:
-    """Low-rank fine-tuning of one layer's down-projection, the simplest baseline.
+    """Fine-tuning by Adam: the baselines without a closed form.
 
-    Adam takes up to `steps` steps on the factors, of size `lr` in units of the weight's root mean
-    square, until a fact's loss is below `until`; `preserved_weight` is that of the divergence from
-    the model's own answers to preserved questions.
+    Breadth-first, as models are trained: in every epoch each fact of an edit is seen once, in
+    mini-batches drawn anew. A batch whose mean loss is below `until` makes no step, and tuning ends
+    where that of all facts is. (Depth-first, fact by fact: make an edit of each.)
+
+    Attributes:
+        layer: whose down-projection is tuned; ``None``: the output projections of the heads and
+            MLPs in the circuit of the edit's own prompts (`circuits.editing.fact_circuit`).
+        edges: of that circuit, as a part of all edges.
+        rank: of each change, whose factors are tuned; ``None`` tunes the whole matrix.
+        steps: most epochs.
+        lr: of Adam, in units of the weight's root mean square.
+        batch: most facts in a mini-batch.
+        ends: whether an end-of-text token is learnt behind each target.
+        preserved_weight: of the divergence from the model's own answers to preserved questions.
     """
 
-    layer: int
+    layer: int | None
     forms: tuple[Form, ...] = ("cloze",)
-    rank: int = 4
+    rank: int | None = 4
     steps: int = 40
     lr: float = 0.1
+    batch: int = 100
+    ends: bool = False
+    edges: float = 0.01
     preserved_weight: float = 0.0
     until: float = 0.05
 
 
-AnyStage = Stage | Neurons | FineTune
+@brief
+@dataclass(frozen=True)
+class GradientStep:
+    """One closed-form step along normalised gradients (`circuits.editing.gradient_step`).
+
+    `lr` is the step's size, `preserved_weight` that of a preserved question's tokens.
+    """
+
+    layers: tuple[int, ...]
+    forms: tuple[Form, ...] = ("cloze",)
+    lr: float = 0.1
+    preserved_weight: float = 0.0
+
+
+AnyStage = Stage | Neurons | FineTune | GradientStep
 
 
 @brief
@@ -180,7 +212,7 @@ class Method:
         """The projections (site, layer) whose second moments it needs."""
         places: list[tuple[str, int]] = []
         for stage in self.stages:
-            if not isinstance(stage, FineTune):
+            if not isinstance(stage, FineTune | GradientStep):
                 reads = ("gate", "mlp_post") if isinstance(stage, Neurons) else stage.writes
                 places += [(site, layer) for layer in stage.layers for site in reads]
         return list(dict.fromkeys(places))
@@ -188,7 +220,7 @@ class Method:
 
 def _informed(stage: AnyStage) -> AnyStage:
     forms = tuple(dict.fromkeys((*stage.forms, "two_hop")))
-    if isinstance(stage, FineTune):
+    if isinstance(stage, FineTune | GradientStep):
         return replace(stage, forms=forms, preserved_weight=PRESERVED_WEIGHT)
     # preserved keys may repeat one another, which cannot be solved exactly
     rho = max(stage.rho, 0.02)

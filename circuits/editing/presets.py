@@ -14,10 +14,12 @@ from circuits.editing.methods import (
     QUERY_NEURONS,
     VALUE_NEURONS,
     FineTune,
+    GradientStep,
     Method,
     Search,
     Stage,
 )
+from circuits.editing.norm_anchor import value_norm
 from interp.errors import DataError, did_you_mean
 from interp.model.model import Model
 
@@ -70,16 +72,28 @@ def _two_hop(layers: tuple[int, ...]) -> Stage:
     return replace(_pmet(layers), forms=("two_hop",), anchor="last")
 
 
-def _published(name: str, model: Model) -> tuple[Stage | FineTune, ...]:
+def _published(name: str, model: Model) -> tuple[Stage | FineTune | GradientStep, ...]:
     layers = early(model)
     if name == "ft":
         return (FineTune(depth(model, 0.28)[0]),)
+    if name == "locft-bf":
+        return (
+            FineTune(depth(model, 0.69)[0], rank=None, steps=25, lr=0.025, ends=True, until=0.01),
+        )
+    if name == "ultraedit":  # arXiv 2505.14679: layers 18 to 26 of 28
+        return (GradientStep(depth(model, *(i / 28 for i in range(18, 27)))),)
+    if name == "circuit-lora":
+        return (FineTune(None),)
     if name == "rome":
         return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
     if name == "memit":
         return (Stage(layers, target="resid", spread="linear", rho=0.05),)
     if name == "alphaedit":
         return (Stage(layers, target="resid", spread="linear", metric="null_space", rho=0.05),)
+    if name.endswith("-nas"):
+        (stage,) = _published(name.removesuffix("-nas"), model)
+        if isinstance(stage, Stage):
+            return (replace(stage, value_norm=value_norm(model, stage)),)
     if name == "pmet":
         return (_pmet(layers),)
     # IFMET's second stage: GPT-J layers 16 to 20 of 28 (arXiv 2410.06331)

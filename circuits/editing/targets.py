@@ -18,7 +18,7 @@ from circuits.editing.change import Changes, Place, under
 from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import module_at
-from circuits.editing.methods import Search
+from circuits.editing.methods import Neurons, Search, Stage
 from circuits.editing.trunk import Reading, Trunk, apart
 from interp.brief import brief
 from interp.forward.readout import LOGITS_AT_ONCE
@@ -102,6 +102,22 @@ def search_targets(
     back = torch.tensor([i for group in groups for i in group]).argsort()
     parts = ([getattr(part, f.name) for part in found] for f in fields(Targets))
     return Targets(*(torch.cat(values)[back] for values in parts))
+
+
+def search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
+    """Where a stage's vectors are searched."""
+    if isinstance(stage, Neurons):
+        return [("mlp_post", layer) for layer in stage.layers]
+    if stage.spread == "joint":
+        return [(site, layer) for layer in stage.layers for site in stage.writes]
+    last = stage.layers[-1]
+    parts = model.parts(last)
+    bounded = parts.ln2_post is not None or parts.mlp_scale != 1
+    if stage.target == "resid" and not bounded:
+        return [("resid_post", last)]
+    if stage.target == "mlp+attn":
+        return [("mlp_post", last), ("z", last)]
+    return [("mlp_post", last)]
 
 
 def _groups(facts: Sequence[FactPrompts], width: int) -> list[list[int]]:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.edit import ledger
+from circuits.editing.evaluation.edited_models import token_likelihoods
 from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
+from circuits.editing.fact_circuit import inside_circuit
 from circuits.editing.fact_prompts import (
     ASKED,
     BARE,
@@ -25,26 +27,34 @@ from circuits.editing.fact_prompts import (
     essence_prompt,
     preserved_prompts,
 )
-from circuits.editing.finetune import fine_tune
+from circuits.editing.finetune import Inside, fine_tune
+from circuits.editing.gradient_step import FeatureStatistics, gradient_tokens, step
 from circuits.editing.keys import keys_at, outputs_at
-from circuits.editing.methods import AnyStage, FineTune, Method, Neurons, Stage
+from circuits.editing.methods import AnyStage, FineTune, GradientStep, Method, Neurons, Stage
 from circuits.editing.moments import Moments
 from circuits.editing.neurons import idle_neurons, neuron_changes, queries
+from circuits.editing.norm_anchor import anchored
 from circuits.editing.solver import KeyMetric, solve
-from circuits.editing.targets import FactPrompts, search_targets
+from circuits.editing.targets import FactPrompts, search_places, search_targets
 from circuits.editing.trunk import Reading, Trunk
 from interp.brief import brief
 from interp.errors import DataError
+from interp.forward.blocks import projection
 from interp.model.model import Model
+from interp.model.weights import shape_of
 
 
 @brief
 @dataclass(frozen=True)
 class Request:
-    """One edit to be made: its facts, written together, and the questions to preserve."""
+    """One edit to be made: its facts, written together, and the questions to preserve.
+
+    `seen` are the statistics of the edits before it (`Written.statistics`).
+    """
 
     facts: tuple[Fact, ...]
     preserved: tuple[PreservedQuestion, ...] = ()
+    seen: tuple[FeatureStatistics, ...] = ()
 
 
 @brief
@@ -54,13 +64,16 @@ class Written:
 
     Attributes:
         p: by stage and fact, the target's probability that the search reached on the first
-            prompt; `nan` where the stage had no prompt of the fact.
+            prompt; `nan` where the stage had no prompt of the fact. Where what is written is not
+            what a search found, its probability under the changes.
         skipped: why a stage left a fact out.
+        statistics: of what a `GradientStep` normalised, of this edit alone.
     """
 
     changes: Changes
     p: tuple[tuple[float, ...], ...]
     skipped: tuple[str, ...] = ()
+    statistics: tuple[FeatureStatistics, ...] = ()
 
 
 def write(
@@ -85,8 +98,8 @@ def write(
     batch = _Batch(model, requests, moments, templates, list(start or [()] * len(requests)))
     for number, stage in enumerate(method.stages):
         batch.run(stage, number)
-    parts = zip(batch.changes, batch.p, batch.skipped, strict=True)
-    return [Written(changes, tuple(p), tuple(skipped)) for changes, p, skipped in parts]
+    parts = zip(batch.changes, batch.p, batch.skipped, batch.statistics, strict=True)
+    return [Written(c, tuple(p), tuple(skipped), stats) for c, p, skipped, stats in parts]
 
 
 @dataclass(frozen=True)
@@ -110,16 +123,20 @@ class _Batch:
     changes: list[Changes]
     p: list[list[tuple[float, ...]]] = field(init=False)
     skipped: list[list[str]] = field(init=False)
+    statistics: list[tuple[FeatureStatistics, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.p, self.skipped = [[] for _ in self.requests], [[] for _ in self.requests]
+        self.statistics = [() for _ in self.requests]
 
     def run(self, stage: AnyStage, number: int) -> None:
         """One stage of all edits."""
         jobs = self._jobs(stage, number)
         p = torch.zeros(0)
         if isinstance(stage, FineTune):
-            p = self._fine_tuned(stage, jobs)
+            p = self._fine_tuned(stage, jobs, number)
+        elif isinstance(stage, GradientStep):
+            p = self._stepped(stage, jobs)
         elif jobs:
             neurons = isinstance(stage, Neurons)
             run = _NeuronStage(self, stage, jobs) if neurons else _ClosedForm(self, stage, jobs)
@@ -127,6 +144,8 @@ class _Batch:
             for i in range(len(stage.layers)):
                 for edit, changes in run.changes(i).items():
                     self.changes[edit] += changes
+            if isinstance(stage, Stage) and stage.value_norm is not None:
+                p = self._written_p(jobs)
         reached = {(job.edit, job.fact): float(value) for job, value in zip(jobs, p, strict=True)}
         for i, request in enumerate(self.requests):
             facts = range(len(request.facts))
@@ -134,8 +153,10 @@ class _Batch:
 
     def _jobs(self, stage: AnyStage, number: int) -> list[_Job]:
         """The facts that have prompts for this stage; the others are noted."""
-        anchor, asked = "last", ASKED[:1]
-        if not isinstance(stage, FineTune):
+        anchor, asked, templates = "last", ASKED[:1], self.templates
+        if isinstance(stage, GradientStep):
+            templates = BARE  # contexts would be written, too: it writes at every token
+        elif not isinstance(stage, FineTune):
             # fine-tuning changes every token, so demonstrations would cost it a run of their own
             anchor, asked = stage.anchor, ASKED
         deep = isinstance(stage, Neurons) and stage.deep
@@ -144,7 +165,7 @@ class _Batch:
         for i, request in enumerate(self.requests):
             for j, fact in enumerate(request.facts):
                 by_form = {
-                    form: edit_prompts(self.model, fact, form, anchor, self.templates, asked)
+                    form: edit_prompts(self.model, fact, form, anchor, templates, asked)
                     for form in stage.forms
                 }
                 if not any(by_form.get(form) for form in needed):
@@ -157,17 +178,72 @@ class _Batch:
                 jobs.append(_Job(i, j, prompts, len(by_form.get("cloze", []))))
         return jobs
 
-    def _fine_tuned(self, stage: FineTune, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
-        preserved = [
+    def _fine_tuned(
+        self, stage: FineTune, jobs: Sequence[_Job], number: int
+    ) -> Float[Tensor, " job"]:
+        inside = self._inside(stage, {job.edit for job in jobs}, number)
+        p = torch.full((len(jobs),), float("nan"))
+        may = [n for n, job in enumerate(jobs) if job.edit in inside]
+        if not may:
+            return p
+        owner = torch.tensor([jobs[n].edit for n in may])
+        learn = [jobs[n].prompts.learn for n in may]
+        if stage.ends:
+            learn = [[prompt.ended(self.model) for prompt in prompts] for prompts in learn]
+        changes, p[may] = fine_tune(
+            *(self.model, learn, owner, stage, self.changes, self._last_preserved(stage), inside)
+        )
+        for edit, made in changes.items():
+            self.changes[edit] += made
+        return p
+
+    def _inside(self, stage: FineTune, edits: set[int], number: int) -> dict[int, Inside]:
+        """What each edit may change; edits without a circuit are left out, and noted."""
+        if stage.layer is not None:
+            place = ("mlp_post", stage.layer)
+            d_in = shape_of(projection(self.model, *place))[1]
+            return {edit: {place: torch.ones(d_in)} for edit in edits}
+        inside: dict[int, Inside] = {}
+        for edit in sorted(edits):
+            try:
+                inside[edit] = inside_circuit(self.model, self.requests[edit].facts, stage)
+            except DataError as error:
+                self.skipped[edit].append(f"stage {number}: no circuit: {error}")
+        return inside
+
+    def _last_preserved(self, stage: FineTune | GradientStep) -> list[list[EditPrompt]]:
+        return [
             preserved_prompts(self.model, one.preserved if stage.preserved_weight else (), "last")
             for one in self.requests
         ]
-        owner = torch.tensor([job.edit for job in jobs])
-        learn = [job.prompts.learn for job in jobs]
-        changes, p = fine_tune(self.model, learn, owner, stage, self.changes, preserved)
-        for edit, change in changes.items():
-            self.changes[edit] += (change,)
-        return p
+
+    def _stepped(self, stage: GradientStep, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
+        model, edits = self.model, sorted({job.edit for job in jobs})
+        if not jobs:
+            return torch.zeros(0)
+        kept = self._last_preserved(stage)
+        learn = [(job.edit, prompt) for job in jobs for prompt in job.prompts.learn]
+        other = [(edit, prompt) for edit in edits for prompt in kept[edit]]
+        owner = torch.tensor([edit for edit, _ in learn + other])
+        prompts = [prompt for _, prompt in learn + other]
+        found, row = gradient_tokens(model, prompts, stage.layers, self.changes, owner)
+        for layer in stage.layers:
+            for edit in edits:
+                mine = owner[row] == edit
+                own, others = mine & (row < len(learn)), mine & (row >= len(learn))
+                more = found[layer].inputs[others] if others.any() else None
+                seen = self.requests[edit].seen
+                change, one = step(found[layer].only(own), stage, layer, seen, more)
+                self.changes[edit] += (change,)
+                self.statistics[edit] += (one,)
+        return self._written_p(jobs)
+
+    def _written_p(self, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
+        """Each target's probability on its first prompt, under the changes as they stand."""
+        first = [(job.edit, job.prompts.learn[0]) for job in jobs]
+        rows = [(edit, prompt.ids, len(prompt.ids) - prompt.n_target) for edit, prompt in first]
+        nll = [value for value, _ in token_likelihoods(self.model, rows, self.changes)]
+        return (-torch.tensor(nll)).exp()
 
 
 S = TypeVar("S", Stage, Neurons)
@@ -179,7 +255,7 @@ class _StageRun(Generic[S]):
     def __init__(self, batch: _Batch, stage: S, jobs: Sequence[_Job]):
         model = batch.model
         self.model, self.batch, self.stage, self.jobs = model, batch, stage, jobs
-        self.places = _search_places(model, stage)
+        self.places = search_places(model, stage)
         self.owner = torch.tensor([job.edit for job in jobs])
         self.sizes = torch.tensor([len(job.prompts.learn) for job in jobs])
         preserved: dict[int, list[EditPrompt]] = {edit: [] for edit in self.owner.tolist()}
@@ -205,6 +281,9 @@ class _StageRun(Generic[S]):
         self.targets = search_targets(
             model, facts, self.places, stage.search, batch.changes, self.owner, self.trunk
         )
+        if isinstance(stage, Stage) and stage.value_norm is not None:
+            first = [job.prompts.learn[0] for job in jobs]
+            self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
 
     def keys(
         self, place: Place
@@ -231,22 +310,6 @@ class _StageRun(Generic[S]):
                 "second_moments(model, method.places)."
             )
         return self.batch.moments[place]
-
-
-def _search_places(model: Model, stage: Stage | Neurons) -> list[Place]:
-    """Where a stage's vectors are searched."""
-    if isinstance(stage, Neurons):
-        return [("mlp_post", layer) for layer in stage.layers]
-    if stage.spread == "joint":
-        return [(site, layer) for layer in stage.layers for site in stage.writes]
-    last = stage.layers[-1]
-    parts = model.parts(last)
-    bounded = parts.ln2_post is not None or parts.mlp_scale != 1
-    if stage.target == "resid" and not bounded:
-        return [("resid_post", last)]
-    if stage.target == "mlp+attn":
-        return [("mlp_post", last), ("z", last)]
-    return [("mlp_post", last)]
 
 
 def _preserved(stage: Stage | Neurons, request: Request) -> tuple[PreservedQuestion, ...]:

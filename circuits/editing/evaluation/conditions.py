@@ -205,7 +205,8 @@ def _written(
     piled: list[Written] = []
     before: Changes = ()
     for request in requests:
-        (one,) = writer([request], start=[before])
+        seen = tuple(statistics for one in piled for statistics in one.statistics)
+        (one,) = writer([replace(request, seen=seen)], start=[before])
         before += scaled(one.changes[len(before) :])
         piled.append(replace(one, changes=before))
     return piled

@@ -101,18 +101,20 @@ def control_questions(
 
     Returns:
         ``same_relation``: the edited relation of another subject. ``same_answer``: another fact
-        whose object is the edited fact's old one. ``neighbour``: another relation of the edited
-        subject. ``control_two_hop``: the question of another chain with the edited relation at
-        the same hop. None is part of the case's own chains. None but the neighbours names an
-        edited subject (by any name that the case knows) or goes through it, and none is answered
-        by a new object or the new final answer, which an edit that spreads too far would give too.
+        whose object is the edited fact's old one. ``neighbour``: other relations of the edited
+        subject, half of those there are (rounded up): an editor may know the others.
+        ``control_two_hop``: the question of another chain with the edited relation at the same hop.
+        None is part of the case's own chains. None but the neighbours names an edited subject (by
+        any name that the case knows) or goes through it, and none is answered by a new object or
+        the new final answer, which an edit that spreads too far would give too.
     """
     separate, old = Separate(case), _all_keys(case.originals)
+    rng = random.Random(f"{seed} {case.id} relations")
     own, other, composed = pool.parts(case)
     hops = (*case.hops, *case.new_hops)
     used = {*case.questions, *(hop.question for hop in hops), *case.paraphrases}
     candidates: dict[ControlKind, list[KnownQuestion]] = {
-        "neighbour": [f for f in other if not separate.names.isdisjoint(f.entities)],
+        "neighbour": _of_half([f for f in other if not separate.names.isdisjoint(f.entities)], rng),
         "same_answer": [f for f in own + other if not old.isdisjoint(f.answer.keys)],
         "control_two_hop": composed,
         "same_relation": own,
@@ -135,7 +137,9 @@ def preservation_set(
 ) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
     """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
-    None has an entity of the case's own chains, nor a subject or bridge of its controls (`scored`).
+    None has an entity of the case's own chains, nor a subject or bridge of its controls (`scored`);
+    and the relations of which the edited subject is asked there are none of ``related``, for an
+    editor asks these of the edited subject (`circuits.editing.fact_prompts.contrasts`).
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
@@ -147,7 +151,8 @@ def preservation_set(
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
     taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
-    near, (own, others, composed) = pool.related(case), pool.parts(case)
+    asked = {r for question in scored.get("neighbour", ()) for r in question.relations}
+    near, (own, others, composed) = pool.related(case) - asked, pool.parts(case)
     candidates: dict[PreservedKind, list[KnownQuestion]] = {
         "same_relation": own,
         "related": [fact for fact in others if fact.relations[0] in near],
@@ -239,6 +244,13 @@ def _draw(
         if chain not in drawn and usable(question):
             drawn[chain] = question
     return tuple(drawn.values())
+
+
+def _of_half(questions: Sequence[KnownQuestion], rng: random.Random) -> list[KnownQuestion]:
+    """The questions of half of their relations, rounded up."""
+    relations = sorted({question.relations for question in questions})
+    half = rng.sample(relations, (len(relations) + 1) // 2)
+    return [question for question in questions if question.relations in half]
 
 
 def _relations_in_turn(questions: Sequence[KnownQuestion]) -> tuple[KnownQuestion, ...]:

@@ -137,27 +137,36 @@ def _text(model: Model, ask: Ask, ids: list[int]) -> str:
     return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()
 
 
-@torch.no_grad()
 def likelihoods(
     model: Model, asked: Sequence[tuple[int, str, str]], edits: Sequence[Changes]
 ) -> list[tuple[float, float]]:
     """Per (edit, prompt, target): mean NLL per token, in nats, and share of likeliest tokens."""
+    rows: list[tuple[int, Sequence[int], int]] = []
+    for edit, prompt, target in asked:
+        ids = model.encode(f"{prompt} {target}")
+        same = (a == b for a, b in zip(model.encode(prompt), ids[:-1], strict=False))
+        rows.append((edit, ids, max(1, sum(itertools.takewhile(bool, same)))))
+    return token_likelihoods(model, rows, edits)
+
+
+@torch.no_grad()
+def token_likelihoods(
+    model: Model, rows: Sequence[tuple[int, Sequence[int], int]], edits: Sequence[Changes]
+) -> list[tuple[float, float]]:
+    """As `likelihoods`, per (edit, tokens, position where the target's tokens begin)."""
     out: list[tuple[float, float]] = []
-    for lo in range(0, len(asked), ROWS_AT_ONCE):
-        some = asked[lo : lo + ROWS_AT_ONCE]
-        rows = [model.encode(f"{prompt} {target}") for _, prompt, target in some]
-        width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
+    for lo in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[lo : lo + ROWS_AT_ONCE]
+        width = max(len(ids) for _, ids, _ in some)
+        padded = [[*ids, *[0] * (width - len(ids))] for _, ids, _ in some]
+        batch = torch.tensor(padded, device=model.device)
         owner = torch.tensor([edit for edit, _, _ in some])
         with under(model, edits, owner):  # causal: what is padded on the right changes nothing
-            normed = model.body(input_ids=ids, use_cache=False).last_hidden_state
-        for i, row in enumerate(rows):
-            prompt = model.encode(some[i][1])
-            same = (a == b for a, b in zip(prompt, row[:-1], strict=False))
-            start = max(1, sum(itertools.takewhile(bool, same)))  # where the target's tokens begin
-            states = normed[i, start - 1 : len(row) - 1]
+            normed = model.body(input_ids=batch, use_cache=False).last_hidden_state
+        for i, (_, ids, start) in enumerate(some):
+            states = normed[i, start - 1 : len(ids) - 1]
             log_p = model.arch.logits_transform(model.unembed(states).float()).log_softmax(-1)
-            own = ids[i, start : len(row), None]
+            own = batch[i, start : len(ids), None]
             right = (log_p.argmax(-1, keepdim=True) == own).float().mean()
             out.append((-float(log_p.gather(1, own).mean()), float(right)))
     return out

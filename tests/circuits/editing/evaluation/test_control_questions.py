@@ -10,6 +10,7 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.formats import load_cases, parse_cases
+from circuits.editing.fact_prompts import contrasts
 
 CASES = parse_cases(records())
 BY_POSITION = {(case.n_hops, case.position): case for case in CASES}
@@ -115,7 +116,12 @@ def test_related_relations_are_asked_of_the_same_subjects():
     for position, expected in by_kind.items():
         case = BY_POSITION[2, position]
         assert POOL.related(case) == expected
-        keys = preservation_set(case, POOL, control_questions(case, POOL))
+        scored = control_questions(case, POOL)
+        asked = {q.relations[0] for q in scored["neighbour"]}
+        assert asked == expected  # half of one relation, rounded up
+        spared = preservation_set(case, POOL, scored)
+        assert not spared["related"]
+        keys = preservation_set(case, POOL, {**scored, "neighbour": ()})
         assert {q.relations[0] for q in keys["related"]} == expected
         others = {q.relations[0] for q in keys["other_relation"]}
         assert others and others.isdisjoint(expected | set(case.relations[case.edited_hops[0]]))
@@ -125,6 +131,20 @@ def test_related_relations_are_asked_of_the_same_subjects():
     # one subject in common may be a namesake
     some = {**POOL.facts, "citizenship": POOL.facts["citizenship"][:1]}
     assert QuestionPool(some, POOL.chains).related(BY_POSITION[2, "last"]) == set()
+
+
+def test_an_editor_is_not_given_what_the_subject_is_asked_afterwards():
+    chains = [case for case in load_cases("multihop_chains") if case.split == "design"]
+    pool = QuestionPool.of(chains, everything(chains))
+    n_scored = n_given = 0
+    for case in (c for c in chains[::4] if c.n_edits == 1):
+        scored = control_questions(case, pool)
+        given = contrasts(case.facts[0], preserved_of(preservation_set(case, pool, scored)))
+        asked = {r for q in scored["neighbour"] for r in q.relations}
+        assert asked.isdisjoint(q.relation for q in given)
+        assert {q.text for q in scored["neighbour"]}.isdisjoint(q.about(q.subject) for q in given)
+        n_scored, n_given = n_scored + len(scored["neighbour"]), n_given + len(given)
+    assert n_scored > 20 and n_given > 20
 
 
 def test_draws_repeat_and_depend_on_the_seed():
