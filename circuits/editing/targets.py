@@ -23,6 +23,7 @@ from circuits.editing.trunk import Reading, Trunk, apart
 from interp.brief import brief
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.tails import Tails, tails
+from interp.forward.token_loss import token_nll
 from interp.model.model import Model
 
 EVEN = math.log(2)
@@ -226,7 +227,7 @@ class _Batch:
     def search(self, options: Search) -> Targets:
         """Adam until each fact is done or the rounds are used up."""
         rows, n = self.rows, self.n_facts
-        initial, plain = self._initial(rows), self._plain(rows)
+        initial, plain = self._before(rows)
         norm = initial.norm(dim=-1, keepdim=True)
         scale = norm / initial.shape[-1] ** 0.5
         u = torch.zeros_like(initial, requires_grad=True)
@@ -257,30 +258,27 @@ class _Batch:
                 u[~active] = before[~active]
             taken[active] = step + 1
             going = active[rows.fact]
-            if going.sum() <= 0.7 * len(going):  # a fair part is done
+            if not going.all():
                 rows = rows.only(going.nonzero()[:, 0])
         return Targets((u * scale).detach(), initial, p, taken)
 
     @torch.no_grad()
-    def _initial(self, rows: _Rows) -> Float[Tensor, "fact place d_model"]:
-        """What each place writes at the first prompt's anchor."""
+    def _before(
+        self, rows: _Rows
+    ) -> tuple[Float[Tensor, "fact place d_model"], Float[Tensor, "fact vocab"]]:
+        """What each place writes at the first prompt's anchor; essence prompts' distributions."""
+        which, n = torch.cat([rows.lead, rows.essence]), len(rows.lead)
+        run, column, fact = rows.run.only(which), rows.column[which], rows.fact[which]
         got: list[Tensor] = [torch.empty(0)] * len(self.places)
 
         def look(i: int, output: Tensor) -> Tensor:
-            got[i] = output[rows.lead, rows.column[rows.lead]]
+            got[i] = output[torch.arange(n), column[:n]]
             return output
 
-        with self._hooked(rows, look):
-            rows.run.run()
-        return torch.stack(got, 1)
-
-    @torch.no_grad()
-    def _plain(self, rows: _Rows) -> Float[Tensor, "fact vocab"]:
-        """The distributions on the essence prompts that are to stay."""
-        with under(self.model, self.edits, self.owner[rows.fact]):
-            hidden = rows.run.run()
-        essence = rows.essence
-        return self.model.logits(hidden[essence, rows.column[essence]]).log_softmax(-1)
+        with self._hooked(fact, look):
+            hidden = run.run()
+        essence = hidden[torch.arange(n, len(which)), column[n:]]
+        return torch.stack(got, 1), self.model.logits(essence).log_softmax(-1)
 
     def _losses(
         self, rows: _Rows, delta: Float[Tensor, "fact place d_model"], plain: Tensor
@@ -292,13 +290,13 @@ class _Batch:
             added[at] = delta[rows.fact, i]
             return output + added
 
-        with self._hooked(rows, write):
+        with self._hooked(rows.fact, write):
             hidden = rows.run.run()
         essence, lead = rows.essence, rows.lead
-        parts = hidden[rows.read], hidden[essence, rows.column[essence]], hidden[lead, -1]
+        nll = token_nll(self.model, hidden[rows.read], rows.token)
+        parts = hidden[essence, rows.column[essence]], hidden[lead, -1]
         log_p = self.model.logits(torch.cat(parts)).log_softmax(-1)
-        target, new, after = log_p.split([len(part) for part in parts])
-        nll = -target[torch.arange(len(target)), rows.token.to(log_p.device)]
+        new, after = log_p.split([len(part) for part in parts])
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
         kl = (new.exp() * (new - plain[rows.fact[essence]])).sum(-1)
         end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)
@@ -312,10 +310,12 @@ class _Batch:
         )
 
     @contextlib.contextmanager
-    def _hooked(self, rows: _Rows, edit: Callable[[int, Tensor], Tensor]) -> Generator[None]:
-        """The changes so far, and a function of (place, output) at each place."""
+    def _hooked(
+        self, fact: Int[Tensor, " row"], edit: Callable[[int, Tensor], Tensor]
+    ) -> Generator[None]:
+        """The changes so far of rows' facts, and a function of (place, output) at each place."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(under(self.model, self.edits, self.owner[rows.fact]))
+            stack.enter_context(under(self.model, self.edits, self.owner[fact]))
             for i, place in enumerate(self.places):
                 module = module_at(self.model, place)
                 stack.callback(module.register_forward_hook(_after(edit, i)).remove)

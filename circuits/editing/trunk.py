@@ -177,12 +177,13 @@ def _shared(
 def batched(rows: Sequence[Reading], owner: Sequence[int], tokens: int) -> list[list[int]]:
     """Rows with, and rows without, a shared beginning, a batch of at most so many tokens.
 
-    Those of one edit are neighbours, so that what they share is read once.
+    Those of one edit are neighbours, so that what they share is read once, and of like length.
     """
     groups: list[list[int]] = []
-    longest = 0
-    for i in sorted(range(len(rows)), key=lambda i: (bool(rows[i].prompt.n_shown), owner[i])):
-        n = rows[i].n - rows[i].prompt.n_shown
+    longest, own = 0, [row.n - row.prompt.n_shown for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt.n_shown > 0, owner[i], own[i]))
+    for i in order:
+        n = own[i]
         longest = max(longest, n)
         fits = groups and (len(groups[-1]) + 1) * longest <= tokens
         if fits and bool(rows[groups[-1][0]].prompt.n_shown) == bool(rows[i].prompt.n_shown):
