@@ -23,7 +23,6 @@ from circuits.editing.trunk import Reading, Trunk, apart
 from interp.brief import brief
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.tails import Tails, tails
-from interp.forward.token_loss import token_nll
 from interp.model.model import Model
 
 EVEN = math.log(2)
@@ -293,10 +292,10 @@ class _Batch:
         with self._hooked(rows.fact, write):
             hidden = rows.run.run()
         essence, lead = rows.essence, rows.lead
-        nll = token_nll(self.model, hidden[rows.read], rows.token)
-        parts = hidden[essence, rows.column[essence]], hidden[lead, -1]
+        parts = hidden[rows.read], hidden[essence, rows.column[essence]], hidden[lead, -1]
         log_p = self.model.logits(torch.cat(parts)).log_softmax(-1)
-        new, after = log_p.split([len(part) for part in parts])
+        target, new, after = log_p.split([len(part) for part in parts])
+        nll = -target[torch.arange(len(target)), rows.token.to(log_p.device)]
         # KL(new || old), as PMET's code: the divergence of the edited from the plain distribution
         kl = (new.exp() * (new - plain[rows.fact[essence]])).sum(-1)
         end = -after.masked_fill(self.goes_on.to(log_p.device), -torch.inf).logsumexp(-1)

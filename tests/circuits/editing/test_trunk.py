@@ -14,10 +14,10 @@ from circuits.editing.targets import FactPrompts, search_targets
 from circuits.editing.trunk import Reading, Trunk
 from interp.forward.prefix_cache import separable
 
-FAMILIES = ("llama", "gemma3", "gptj", "gpt2", "bloom")
+FAMILIES = ("llama", "gemma3", "gptj", "gpt2", "gemma2")
 SHOWN = tuple(range(60, 67))
 PROMPTS = [
-    EditPrompt((*SHOWN, 5, 6, 7, 8), 10, 1, len(SHOWN)),
+    EditPrompt((*SHOWN, 5, 6, 7, 8), 9, 1, len(SHOWN)),
     EditPrompt((*SHOWN, 15, 16, 17), 8, 0, len(SHOWN)),
     EditPrompt((5, 6, 9, 11, 12), 2, 2),
     EditPrompt((5, 6, 9, 11, 12), 4, 0),  # the same tokens at another anchor
