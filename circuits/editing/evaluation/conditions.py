@@ -126,7 +126,8 @@ def evaluate_condition(
     for lo in range(0, len(cases), at_once):
         shard = cases[lo : lo + at_once]
         make = partial(_evaluated, model, condition, shard, protocol, writer)
-        found.append(kept.step(f"{condition.name}.{protocol.seed}/{lo:06d}", make, TABLES))
+        name = f"{condition.name}.{protocol.seed}/{lo:06d}+{len(shard)}"
+        found.append(kept.step(name, make, TABLES))
         report(lo + len(shard), len(cases))
     answers, edits = (
         pd.concat([shard[name] for shard in found], ignore_index=True).assign(
