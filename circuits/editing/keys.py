@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
-from circuits.editing.trunk import Reading, Trunk, apart, batched
+from circuits.editing.trunk import Trunk, TrunkRow, apart, batched
 from interp.forward.blocks import READERS, WRITERS, first_output, projection
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
@@ -40,7 +40,7 @@ def keys_at(
     `trunk` has run the prompts up to some layer that is none above the places'.
     """
     numbers = [0] * len(prompts) if owner is None else owner.tolist()
-    asked = [Reading(p, p.anchor + 1, edit) for p, edit in zip(prompts, numbers, strict=True)]
+    asked = [TrunkRow(p, p.anchor + 1, edit) for p, edit in zip(prompts, numbers, strict=True)]
     trunk = trunk or Trunk.of(model, asked, edits, min(layer for _, layer in places))
     last = max(layer for _, layer in places)
     here, numbers = apart(edits, numbers, range(last + 1))

@@ -19,7 +19,7 @@ from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import module_at
 from circuits.editing.methods import Neurons, Search, Stage
-from circuits.editing.trunk import Reading, Trunk, apart
+from circuits.editing.trunk import Trunk, TrunkRow, apart
 from interp.brief import brief
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.tails import Tails, tails
@@ -50,11 +50,11 @@ class FactPrompts:
         """The essence last."""
         return (*self.learn, self.essence)
 
-    def readings(self, edit: int) -> list[Reading]:
+    def readings(self, edit: int) -> list[TrunkRow]:
         """What is read of each, under an edit: of the first its target's last token, too."""
         first, *others = self.all
-        whole = Reading(first, len(first.ids), edit)
-        return [whole, *(Reading(p, len(p.read_tokens.ids), edit) for p in others)]
+        whole = TrunkRow(first, len(first.ids), edit)
+        return [whole, *(TrunkRow(p, len(p.read_tokens.ids), edit) for p in others)]
 
 
 @brief

@@ -24,7 +24,7 @@ from interp.model.model import Model
 
 @brief
 @dataclass(frozen=True)
-class Reading:
+class TrunkRow:
     """A prompt's first `n` tokens, as they are under the changes of an edit."""
 
     prompt: EditPrompt
@@ -69,13 +69,13 @@ class Trunk:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, model: Model, readings: Sequence[Reading], edits: Sequence[Changes], layer: int
+        cls, model: Model, readings: Sequence[TrunkRow], edits: Sequence[Changes], layer: int
     ) -> "Trunk":
         """Run prompts up to a layer, each of them once per edit that changes something below."""
         trunk = cls(model, layer, {}, edits)
         if not layer or not separable(model):
             return trunk
-        longest: dict[Beginning, Reading] = {}
+        longest: dict[Beginning, TrunkRow] = {}
         for reading in readings:
             at = trunk.beginning(reading)
             if at not in longest or longest[at].n < reading.n:
@@ -88,7 +88,7 @@ class Trunk:
                 trunk.states[trunk.beginning(reading)] = states
         return trunk
 
-    def beginning(self, reading: Reading) -> Beginning:
+    def beginning(self, reading: TrunkRow) -> Beginning:
         """What decides a reading's states: its edit, if that changes layers below, and tokens."""
         edit = reading.edit if self._changed[reading.edit] else len(self._changed)
         return edit, reading.prompt.ids, reading.prompt.n_shown
@@ -97,7 +97,7 @@ class Trunk:
     def _changed(self) -> list[bool]:
         return [any(c.layer < self.layer for c in changes) for changes in self.edits]
 
-    def _run(self, rows: Sequence[Reading]) -> list[tuple[States, States]]:
+    def _run(self, rows: Sequence[TrunkRow]) -> list[tuple[States, States]]:
         model, below = self.model, range(self.layer)
         edits, owner = apart(self.edits, [row.edit for row in rows], below)
         begun = [
@@ -134,7 +134,7 @@ class Trunk:
         return [states[where] for states, where in zip(left[0], real, strict=True)]
 
     def cache(
-        self, rows: Sequence[Reading], edits: Sequence[Changes], owner: Sequence[int], last: int
+        self, rows: Sequence[TrunkRow], edits: Sequence[Changes], owner: Sequence[int], last: int
     ) -> PrefixCache:
         """The rows in one batch, to be run from the trunk's layer to `last`; what is shown is read.
 
@@ -146,14 +146,14 @@ class Trunk:
         states = [self._entering(row) for row in rows] if self.states else None
         return _shared(self.model, rows, edits, owner, layers, states)
 
-    def _entering(self, row: Reading) -> tuple[States, States]:
+    def _entering(self, row: TrunkRow) -> tuple[States, States]:
         shown, rest = self.states[self.beginning(row)]
         return shown, rest[: row.n - len(shown)]
 
 
 def _shared(
     model: Model,
-    rows: Sequence[Reading],
+    rows: Sequence[TrunkRow],
     edits: Sequence[Changes],
     owner: Sequence[int],
     layers: range | None,
@@ -174,7 +174,7 @@ def _shared(
     )
 
 
-def batched(rows: Sequence[Reading], owner: Sequence[int], tokens: int) -> list[list[int]]:
+def batched(rows: Sequence[TrunkRow], owner: Sequence[int], tokens: int) -> list[list[int]]:
     """Rows with, and rows without, a shared beginning, a batch of at most so many tokens.
 
     Those of one edit are neighbours, so that what they share is read once, and of like length.

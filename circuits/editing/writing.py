@@ -36,7 +36,7 @@ from circuits.editing.neurons import idle_neurons, neuron_changes, queries
 from circuits.editing.norm_anchor import anchored
 from circuits.editing.solver import KeyMetric, solve
 from circuits.editing.targets import FactPrompts, search_places, search_targets
-from circuits.editing.trunk import Reading, Trunk
+from circuits.editing.trunk import Trunk, TrunkRow
 from interp.brief import brief
 from interp.errors import DataError
 from interp.forward.blocks import projection
@@ -275,7 +275,7 @@ class _StageRun(Generic[S]):
         )
         read = [one for job in jobs for one in job.prompts.readings(job.edit)]
         owners = self.prompt_owner.tolist()
-        read += [Reading(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]
+        read += [TrunkRow(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]
         self.trunk = Trunk.of(model, read, batch.changes, min(stage.layers))
         facts = [job.prompts for job in jobs]
         self.targets = search_targets(

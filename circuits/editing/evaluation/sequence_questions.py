@@ -32,7 +32,7 @@ TRIED = 8
 
 @brief
 @dataclass(frozen=True)
-class Question:
+class SequenceQuestion:
     """What is asked: of the edit of a number, or of none (a control), and its right answer."""
 
     kind: str
@@ -56,11 +56,11 @@ class SequencePlan:
 
     ids: tuple[str, ...]
     requests: tuple[Request, ...]
-    asked: tuple[tuple[Question, ...], ...]
-    controls: tuple[Question, ...]
+    asked: tuple[tuple[SequenceQuestion, ...], ...]
+    controls: tuple[SequenceQuestion, ...]
     excluded: dict[str, int]
 
-    def questions(self, n: int, n_asked: int) -> list[Question]:
+    def questions(self, n: int, n_asked: int) -> list[SequenceQuestion]:
         """After `n` edits: about `n_asked` of them at most, first and last too; and controls."""
         chosen = np.unique(np.linspace(0, n - 1, min(n, n_asked)).round().astype(int))
         return [*(q for i in chosen for q in self.asked[i]), *self.controls]
@@ -131,13 +131,13 @@ def _anchored(model: Model, fact: Fact) -> bool:
     return True
 
 
-def _about(i: int, case: Any, shots: Shots) -> list[Question]:
+def _about(i: int, case: Any, shots: Shots) -> list[SequenceQuestion]:
     fact, (target, *_) = case.facts[0], case.targets
-    out = [Question("efficacy", i, Ask(0, fact.cloze), target)]
+    out = [SequenceQuestion("efficacy", i, Ask(0, fact.cloze), target)]
     if fact.asked:
-        out.append(Question("paraphrase", i, asking(shots, fact.asked), target))
+        out.append(SequenceQuestion("paraphrase", i, asking(shots, fact.asked), target))
     elif case.paraphrases:
-        out.append(Question("paraphrase", i, Ask(0, case.paraphrases[0]), target))
+        out.append(SequenceQuestion("paraphrase", i, Ask(0, case.paraphrases[0]), target))
     return out
 
 
@@ -148,7 +148,7 @@ def _known(
     n: int,
     shots: Shots,
     seed: int,
-) -> tuple[QuestionPool, list[Question]]:
+) -> tuple[QuestionPool, list[SequenceQuestion]]:
     """Single facts about other subjects that the model knows: controls, and what is preserved."""
     found: dict[str, Answer] = {}
     for case in cases:
@@ -159,11 +159,13 @@ def _known(
     asks = [asking(shots, text) for text in texts]
     replies = [shots.read(reply) for reply in generations(model, asks, [()])]
     known = [i for i, text in enumerate(texts) if found[text].lenient(replies[i])]
-    controls = [Question("locality", j, asks[i], found[texts[i]]) for j, i in enumerate(known[:n])]
+    controls = [
+        SequenceQuestion("locality", j, asks[i], found[texts[i]]) for j, i in enumerate(known[:n])
+    ]
     return QuestionPool.of(cases, {texts[i] for i in known[n:]}), controls
 
 
-def _neighbours(model: Model, chosen: Sequence[Any], n: int, seed: int) -> list[Question]:
+def _neighbours(model: Model, chosen: Sequence[Any], n: int, seed: int) -> list[SequenceQuestion]:
     """Prompts that name no edited subject; the right answer is what the model says by itself."""
     edited = [case.facts[0].subject for case in chosen]
     every = sorted({text for case in chosen for text in case.neighbours})
@@ -172,4 +174,6 @@ def _neighbours(model: Model, chosen: Sequence[Any], n: int, seed: int) -> list[
     asks = [Ask(0, text) for text in drawn]
     replies = [reply.strip() for reply in generations(model, asks, [()])]
     pairs = ((ask, reply) for ask, reply in zip(asks, replies, strict=True) if Answer(reply).keys)
-    return [Question("locality", i, ask, Answer(reply)) for i, (ask, reply) in enumerate(pairs)]
+    return [
+        SequenceQuestion("locality", i, ask, Answer(reply)) for i, (ask, reply) in enumerate(pairs)
+    ]

@@ -11,7 +11,7 @@ from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import keys_at, module_at, outputs_at
 from circuits.editing.methods import Search
 from circuits.editing.targets import FactPrompts, search_targets
-from circuits.editing.trunk import Reading, Trunk
+from circuits.editing.trunk import Trunk, TrunkRow
 from interp.forward.prefix_cache import separable
 
 FAMILIES = ("llama", "gemma3", "gptj", "gpt2", "gemma2")
@@ -52,7 +52,7 @@ def test_keys_above_a_trunk_are_those_of_whole_prompts(family: str, layer: int):
     edits = [(), changes(model, 0, 2), changes(model, 2), changes(model, 1), ()]
     prompts = [prompt for prompt in PROMPTS for _ in edits]
     owner = torch.arange(len(edits)).repeat(len(PROMPTS))
-    read = [Reading(p, p.anchor + 1, i) for p, i in zip(prompts, owner.tolist(), strict=True)]
+    read = [TrunkRow(p, p.anchor + 1, i) for p, i in zip(prompts, owner.tolist(), strict=True)]
     trunk = Trunk.of(model, read, edits, layer)
     assert separable(model) and bool(trunk.states) == (layer > 0)
     for place in (("mlp_post", layer), ("mlp_post", 2)):
@@ -67,7 +67,7 @@ def test_keys_above_a_trunk_are_those_of_whole_prompts(family: str, layer: int):
 def test_a_trunk_holds_each_prompt_once_for_all_edits_that_leave_it_as_it_is():
     model = tiny("llama")
     edits = [(), changes(model, 2), changes(model, 0)]
-    read = [Reading(PROMPTS[0], n, i) for i in range(3) for n in (9, 11)]
+    read = [TrunkRow(PROMPTS[0], n, i) for i in range(3) for n in (9, 11)]
     trunk = Trunk.of(model, read, edits, 2)
     assert len(trunk.states) == 2  # under the last edit's change, and without
     assert all(len(shown) == 7 and len(rest) == 4 for shown, rest in trunk.states.values())
