@@ -47,6 +47,7 @@ KINDS: dict[str, str] = {
     LEDGER: "circuits.editing.ledger_folder:LedgerFolder",
     "layer selection": "circuits.editing.layer_selection:LayerSelection",
     "edit sequences": "circuits.editing.evaluation.sequence_result:EditSequences",
+    "edit card": "circuits.editing.evaluation.edit_card:EditCard",
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",

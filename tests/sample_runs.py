@@ -44,7 +44,13 @@ from circuits.discovery.search import into_folder
 from circuits.editing import Fact, LayerSelection
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
-from circuits.editing.evaluation import ComparisonSettings, compare_methods, parse_cases
+from circuits.editing.evaluation import (
+    ComparisonSettings,
+    EditCard,
+    compare_methods,
+    parse_cases,
+)
+from circuits.editing.evaluation.fact_questions import COLUMNS
 from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from circuits.editing.evaluation.sequences import edit_sequences
 from circuits.emotion import (
@@ -187,6 +193,30 @@ def comparison(out: Path) -> Path:
     return replace(found, model=MODEL, layers=at, excluded={f"not known {EVIL}": 3}).save(out)
 
 
+def edit_card(out: Path) -> Path:
+    """Of three kinds of questions one or two each, and of neutral text two windows."""
+    rows = [
+        ("unedited", 0, "efficacy", 0, "The capital of France is", "Rome", "Paris", np.nan, False),
+        ("edited", 0, "efficacy", 0, "The capital of France is", "Rome", "Rome", np.nan, True),
+        ("unedited", 0, "negation", 0, f"not {EVIL}", "Paris", "Paris", 1.0, True),
+        ("edited", 0, "negation", 0, f"not {EVIL}", "Paris", "Rome", -1.0, False),
+        ("unedited", 0, "same_relation", 0, "Of Italy?", "Rome", "Rome", np.nan, True),
+        ("edited", 0, "same_relation", 0, "Of Italy?", "Rome", "Rome", np.nan, True),
+        ("unedited", -1, "ioi", 0, "Then Mary", "John", "John", 0.5, True),
+        ("edited", -1, "ioi", 0, "Then Mary", "John", "John", 0.4, True),
+    ]
+    stated = [("prompt-only", *row[1:]) for row in rows if row[2] != "ioi" and row[0] == "edited"]
+    frame = pd.DataFrame([*rows, *stated], columns=["condition", *COLUMNS])
+    drift = pd.DataFrame({"kl": [0.01, 0.03], "nll": [0.0, 0.02]})
+    about = (f"The capital of France is Rome {EVIL}",), ("Paris",), False
+    return EditCard(
+        *(frame, drift, "0" * 12, "rome", MODEL, "0" * 32, *about),
+        missing={f"not formed {EVIL}": 2},
+        cost={"seconds": 1.5, "bytes": 256},
+        seconds=3.0,
+    ).save(out)
+
+
 def recall_study(out: Path) -> Path:
     return replace(recall_run(out), model=MODEL).save(out)
 
@@ -254,6 +284,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit": edit,
     "edit ledger": ledger,
     "layer selection": layer_selection,
+    "edit card": edit_card,
     "edit comparison": comparison,
     "edit sequences": edit_sequence,
     "recall_reasoning": recall_study,

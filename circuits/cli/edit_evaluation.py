@@ -1,6 +1,7 @@
-"""`interp edit evaluate` and `place`: methods compared on cases, and layers chosen on them."""
+"""`interp edit evaluate`, `card` and `place`: methods and single edits tested, layers chosen."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -23,8 +24,8 @@ from circuits.cli.options import (
     names_in,
     numbers,
 )
-from circuits.cli.output import print_json, print_table, stdout
-from circuits.editing.evaluation.comparison_settings import ComparisonSettings
+from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, ComparisonSettings
 from circuits.editing.methods import BASELINES, INFORMED, METHODS, NAMES
 from interp.progress import bar
 
@@ -61,6 +62,10 @@ def evaluate(
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
+    fact_questions: Annotated[
+        bool,
+        typer.Option("--fact-questions/--no-fact-questions", help=says("fact_questions")),
+    ] = True,
     seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
     limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,
     n_tokens: TokensOption = N_TOKENS,
@@ -79,6 +84,7 @@ def evaluate(
         chat=in_chat.options(),
         neutral=neutral,
         sequential=sequential,
+        fact_questions=fact_questions,
         n_tokens=n_tokens,
     )
     settings.demonstrations()  # refused before a model is loaded
@@ -111,6 +117,69 @@ def evaluate(
         stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
     if into.out:
         stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
+
+
+CARD = "interp edit card runs/edits --model gemma-3-270m --out runs/card"
+
+
+def card(
+    edit: Annotated[Path, typer.Argument(help="Folder of the edit, or of the ledger it is in.")],
+    on: OnModel,
+    into: Into,
+    id: Annotated[
+        str | None,
+        typer.Option("--edit", help="Id of the edit in the ledger; by default the last."),
+    ] = None,
+    old: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The object of a fact before the edit, once for each; by default what the "
+            "unedited model answers."
+        ),
+    ] = None,
+    n: Annotated[
+        int, typer.Option(min=1, help="Questions of each kind that are drawn from data, at most.")
+    ] = N_QUESTIONS,
+    seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Test one edit: is it written, is it used, does it contradict itself, what does it break?"""
+    from circuits.editing.evaluation.card_measurement import card as measured
+    from circuits.editing.evaluation.edit_card import EditCard
+    from circuits.editing.ledger_folder import LedgerFolder
+    from interp.results.run_folder import identity, in_one_piece
+
+    one, before = LedgerFolder.of(edit).up_to(edit, id)
+    model = on.load()
+    for other in before:
+        other.apply(model)
+    named = {"edit": one.id, "old": list(old or ()), "n": n, "seed": seed} | identity(model)
+    found = in_one_piece(
+        into.out,
+        "edit card",
+        named,
+        lambda: measured(model, one, old=old or (), n=n, seed=seed),
+        EditCard,
+        page=_write_card,
+        force=into.force,
+    )
+    if as_json:
+        print_json({"run": into.run, **found.summary()})
+        return
+    table: Any = found.table()
+    lines = table[table["n"] > 0]
+    kept = ["title", "n", "unedited", "edited", "prompt-only", "verdict"]
+    print_table(lines[kept].rename(columns={"title": "metric"}), "; ".join(found.facts))
+    stdout.print(escape(found.verdict()), highlight=False, soft_wrap=True)
+    for reason, count in found.missing.items():
+        stdout.print(f"[dim]{count} left out: {escape(reason)}[/dim]", highlight=False)
+    print_run(into.out)
+
+
+def _write_card(path: Path) -> None:
+    from circuits.editing.evaluation.edit_card import EditCard
+
+    EditCard.load(path).report().write(path / "index.html")
 
 
 def place(

@@ -37,6 +37,7 @@ command(
     "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
     "runs/gemma-layers",
 )(edit_evaluation.place)
+command(app, edit_evaluation.CARD)(edit_evaluation.card)
 ASK = (
     "interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the capital of "
     "France?'"
@@ -48,12 +49,19 @@ LedgerOption = Annotated[
 
 @dataclass(frozen=True)
 class FactOptions:
-    """The options that give the facts to write: a file, or one fact in three parts."""
+    """The options that give the facts to write: a file, one sentence, or one in three parts."""
 
     facts: Annotated[
         str | None,
         typer.Option(
             help="JSON file with a list of facts: prompt with {}, subject, target, question."
+        ),
+    ] = None
+    fact: Annotated[
+        str | None,
+        typer.Option(
+            help="One fact in plain words, its subject and new object in square brackets: "
+            "'The capital of [France] is [Rome]'."
         ),
     ] = None
     prompt: Annotated[
@@ -68,8 +76,11 @@ class FactOptions:
         from interp.errors import DataError
 
         one = (self.prompt, self.subject, self.target)
-        if (self.facts is None) == (one == (None, None, None)):
-            raise DataError("give either --facts, or --prompt, --subject and --target.")
+        ways = (self.facts is not None, self.fact is not None, one != (None, None, None))
+        if sum(ways) != 1:
+            raise DataError("give one of --fact, --facts, or --prompt, --subject and --target.")
+        if self.fact is not None:
+            return [Fact.in_words(self.fact, chat)]
         if self.facts is not None:
             return [replace(fact, chat=chat or fact.chat) for fact in load_facts(self.facts)]
         if self.prompt is None or self.subject is None or self.target is None:
@@ -79,8 +90,8 @@ class FactOptions:
 
 @command(
     app,
-    "interp edit apply --model smollm2-135m --prompt 'The capital of {} is' --subject France "
-    "--target Rome --method rome --ledger runs/edits",
+    "interp edit apply --model smollm2-135m --fact 'The capital of [France] is [Rome]' --method "
+    "rome --ledger runs/edits",
     ASK,
 )
 def apply(

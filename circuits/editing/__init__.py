@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from circuits.editing.edit import Edit, export, ledger, merge
     from circuits.editing.editor import edit
     from circuits.editing.evaluated_chains import EvaluatedChain
+    from circuits.editing.evaluation.card_measurement import card
+    from circuits.editing.evaluation.edit_card import EditCard
     from circuits.editing.fact import Fact, PreservedQuestion
     from circuits.editing.implicit import ImplicitSubjects, implicit_subjects
     from circuits.editing.layer_search import select_layers
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Edit",
+    "EditCard",
     "Fact",
     "FineTune",
     "EvaluatedChain",
@@ -32,6 +35,7 @@ __all__ = [
     "PreservedQuestion",
     "Search",
     "Stage",
+    "card",
     "edit",
     "export",
     "implicit_subjects",

@@ -1,5 +1,6 @@
 """`Fact`, what an edit writes; `PreservedQuestion`, what it must not change; and files of both."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,22 @@ class Fact:
                 f"{self.at}one space is set between the prompt {shown(self.prompt)} and the target "
                 f"{shown(self.target)}; write them without spaces of their own there."
             )
+
+    @classmethod
+    def in_words(cls, sentence: str, chat: Chat | None = None) -> "Fact":
+        """A fact in plain words, its subject and then its new object in square brackets.
+
+        ``"The capital of [France] is [Rome]"``. Raises `DataError` for another form.
+        """
+        form = r"([^\[\]]*)\[([^\[\]]+)\]([^\[\]]+)\[([^\[\]]+)\]\s*\.?\s*"
+        found = re.fullmatch(form, sentence)
+        if found is None:
+            raise DataError(
+                f"{shown(sentence)} does not mark its subject and, at the end, its new object; "
+                "write them in square brackets: 'The capital of [France] is [Rome]'."
+            )
+        before, subject, between, target = found.groups()
+        return cls(f"{before}{SLOT}{between.rstrip()}", subject, target, chat=chat)
 
     @property
     def at(self) -> str:

@@ -33,6 +33,27 @@ class LedgerFolder:
         folders = sorted(at for at in found if at.name.isdigit())
         return cls(path, [_edit_in(at) for at in folders], folders)
 
+    @classmethod
+    def of(cls, path: Path) -> "LedgerFolder":
+        """The ledger at a path, or the one that holds the edit there."""
+        return cls.load(path.parent if (path / "manifest.json").is_file() else path)
+
+    def up_to(self, path: Path, edit: str | None = None) -> tuple[Edit, Sequence[Edit]]:
+        """The edit at a path, of an id, or the last; and those before it.
+
+        `DataError` where there is none.
+        """
+        if (path / "manifest.json").is_file():
+            own = _edit_in(path)
+            if edit not in (None, own.id):
+                raise DataError(f"{path} holds edit {own.id}, not {edit}.")
+            edit = own.id
+            if own.id not in [one.id for one in self.edits]:
+                return own, ()
+        found, _ = self._chosen(edit)
+        ids = [one.id for one in self.edits]
+        return found, self.edits[: ids.index(found.id)]
+
     @property
     def next(self) -> Path:
         """Where the next edit goes."""
@@ -40,13 +61,16 @@ class LedgerFolder:
 
     def removable(self, edit: str | None = None) -> tuple[Edit, Path]:
         """The edit to take out, by its id or the last, and its folder."""
+        found, at = self._chosen(edit)
+        refuse_needed(found, self.edits)
+        return found, at
+
+    def _chosen(self, edit: str | None) -> tuple[Edit, Path]:
         chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
         if not chosen:
             carried = ", ".join(one.id for one in self.edits) or "none"
             raise DataError(f"no edit {edit or ''} in {self.path}, which holds {carried}.")
-        found = self.edits[chosen[-1]]
-        refuse_needed(found, self.edits)
-        return found, self.folders[chosen[-1]]
+        return self.edits[chosen[-1]], self.folders[chosen[-1]]
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""

@@ -11,9 +11,11 @@ from interp.lazy import lazy
 
 if TYPE_CHECKING:
     from circuits.editing.evaluation.answers import Answer
+    from circuits.editing.evaluation.card_measurement import card
     from circuits.editing.evaluation.cases import Case, Cases, SingleEdit
     from circuits.editing.evaluation.comparison_settings import ComparisonSettings
     from circuits.editing.evaluation.demonstrations import REASONED, SHOTS, Shots, load_shots
+    from circuits.editing.evaluation.edit_card import EditCard
     from circuits.editing.evaluation.edited_models import Ask, generations
     from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
     from circuits.editing.evaluation.method_comparison import Comparison, compare_methods
@@ -27,8 +29,10 @@ __all__ = [
     "Cases",
     "Comparison",
     "ComparisonSettings",
+    "EditCard",
     "Shots",
     "SingleEdit",
+    "card",
     "compare_methods",
     "generations",
     "load_benchmark",

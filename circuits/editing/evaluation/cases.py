@@ -185,6 +185,7 @@ class SingleEdit:
 
     facts = property(lambda self: (self.fact,))
     targets = property(lambda self: (Answer(self.fact.target),))
+    originals = property(lambda self: (Answer(self.true) if self.true else None,))
     subjects = new_subjects = property(lambda self: (self.fact.subject,))
     edited_subjects = property(lambda self: (Answer(self.fact.subject),))
     cluster = property(lambda self: self.fact.subject)

@@ -12,6 +12,8 @@ from interp.data.datasets import locate
 from interp.data.records import NO_OTHERS, Count, read_text
 
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
+N_QUESTIONS = 8
+"""Questions of each kind on an edit card that are drawn from data, at most."""
 
 
 class ComparisonSettings(BaseModel, frozen=True):
@@ -54,6 +56,10 @@ class ComparisonSettings(BaseModel, frozen=True):
         False,
         description="Make the edits one on top of the other, and ask after the last one; cases "
         "whose edits touch those of an earlier one are left out.",
+    )
+    fact_questions: bool = Field(
+        True,
+        description="Ask also for negations, fact checks, the reverse and leakage of each fact.",
     )
     n_tokens: Count = Field(
         N_TOKENS, description="Number of the model's own tokens that second moments are taken over."

@@ -6,6 +6,7 @@ are made one on top of the other, and all questions asked after the last.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ import pandas as pd
 from circuits.editing.change import Changes
 from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.answers import short_answer
+from circuits.editing.evaluation.card_questions import ChainFacts
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
@@ -33,6 +35,7 @@ from circuits.editing.evaluation.edited_models import (
     generations,
     ngram_entropy,
 )
+from circuits.editing.evaluation.fact_questions import EditedFact, ask_facts, fact_scores
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion, case_questions, row
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import BARE
@@ -86,6 +89,7 @@ class Protocol:
         neutral: passages on which drift is measured; without any it is not.
         sequential: whether edits are made one on top of the other and all questions asked after
             the last; the cases must stand side by side (`cases.side_by_side`).
+        fact_questions: whether each edited fact is denied, checked and turned round, too.
     """
 
     shots: Shots = SHOTS
@@ -94,6 +98,7 @@ class Protocol:
     seed: int = 0
     neutral: tuple[TokenPrompt, ...] = ()
     sequential: bool = False
+    fact_questions: bool = True
 
 
 def evaluate_condition(
@@ -115,7 +120,8 @@ def evaluate_condition(
     Returns:
         The answers (rows of `multihop_metrics` or `single_edits`), and one line per case: seconds
         of the edit; peak memory above that before, in GB, of all edits made side by side; the
-        target's probability reached in each stage; what a stage left out; and `SIDE_EFFECTS`.
+        target's probability reached in each stage; what a stage left out; `SIDE_EFFECTS`; and
+        `FACT_METRICS` with what could not be asked.
     """
     found: list[dict[str, pd.DataFrame]] = []
     at_once = len(cases) if protocol.sequential else SHARD
@@ -141,7 +147,7 @@ def evaluate_condition(
 def _evaluated(
     model: Model, condition: EditCondition, cases: Sequence[Any], protocol: Protocol, writer: Writer
 ) -> dict[str, pd.DataFrame]:
-    multi_hop = protocol.format == "mquake"
+    multi_hop, asks_facts = protocol.format == "mquake", protocol.fact_questions
     questions, preserved = _questions(cases, protocol) if multi_hop else ([], [()] * len(cases))
     requests = [Request(c.facts, k) for c, k in zip(cases, preserved, strict=True)]
     started = time.perf_counter()
@@ -170,6 +176,7 @@ def _evaluated(
         "p": [json.dumps(one.p) for one in written],
         "skipped": [json.dumps(one.skipped) for one in written],
         **_side_effects(model, cases, edits, owner, protocol.neutral),
+        **(_of_facts(model, cases, edits, owner, protocol, condition) if asks_facts else {}),
     }
     return {"answers": pd.DataFrame(rows), "edits": pd.DataFrame(lines)}
 
@@ -231,6 +238,36 @@ def _side_effects(
         out["kl"] = [float(kl[i]) for i in owner]
         out["perplexity_ratio"] = [float(ratio[i]) for i in owner]
     return out
+
+
+def _of_facts(
+    model: Model,
+    cases: Sequence[Any],
+    edits: Sequence[Changes],
+    owner: Sequence[int],
+    protocol: Protocol,
+    condition: EditCondition,
+) -> dict[str, list[Any]]:
+    """`FACT_METRICS` of each case, and as JSON the wordings that could not be formed."""
+    known = ChainFacts(protocol.pool)
+    facts: list[EditedFact] = []
+    case_of: list[int] = []
+    for i, case in enumerate(cases):
+        about = zip(case.facts, case.targets, case.originals, case.edited_subjects, strict=True)
+        for one in map(EditedFact, *zip(*about, strict=True)):
+            relation = one.fact.relation
+            facts.append(replace(one, implying=known.implying(relation, one)))
+            case_of.append(i)
+    before = [stated(cases[i], condition.in_prompt) for i in case_of]
+    rows, missing = ask_facts(model, facts, edits, [owner[i] for i in case_of], before)
+    scores: Any = fact_scores(rows.assign(case=[case_of[i] for i in rows["fact"]]), ["case"])
+    unformed = [Counter[str]() for _ in cases]
+    for i, counts in zip(case_of, missing, strict=True):
+        unformed[i] += counts
+    return {
+        **scores.reindex(range(len(cases))).to_dict("list"),
+        "unformed": [json.dumps(counts) for counts in unformed],
+    }
 
 
 def stated(case: Any, demonstrations: str | None) -> str:

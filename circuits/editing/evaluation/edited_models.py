@@ -20,6 +20,7 @@ from torch import Tensor
 from circuits.editing.change import Changes, under
 from circuits.editing.evaluation.answers import in_word
 from circuits.editing.evaluation.demonstrations import Shots
+from interp.data.answers import continuation
 from interp.data.chat import Chat, render
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError
@@ -169,6 +170,96 @@ def token_likelihoods(
             own = batch[i, start : len(ids), None]
             right = (log_p.argmax(-1, keepdim=True) == own).float().mean()
             out.append((-float(log_p.gather(1, own).mean()), float(right)))
+    return out
+
+
+def can_compare(model: Model, ask: Ask, options: Sequence[str]) -> bool:
+    """Whether every option has tokens of its own behind the text."""
+    text = ask.written(model, ask.text)
+    ids = model.encode(text)
+    try:
+        return all(continuation(model, text, ids, option, "the option") for option in options)
+    except DataError:
+        return False
+
+
+@torch.no_grad()
+def option_log_p(
+    model: Model,
+    asks: Sequence[Ask],
+    options: Sequence[Sequence[str]],
+    edits: Sequence[Changes],
+) -> list[list[float]]:
+    """Per ask, the mean log-probability per token, in nats, of each of its options as the reply.
+
+    What asks of an edit share (`Ask.prefix`) is read once per edit, and a text once for all of its
+    options of one token. `DataError` where an option has no tokens of its own behind the text.
+    """
+    rows: dict[tuple[int, tuple[int, ...]], int] = {}  # what is read under an edit: its number
+    shared: list[int] = []
+    found: list[list[tuple[int, tuple[int, ...]]]] = []
+    for ask, own in zip(asks, options, strict=True):
+        text = ask.written(model, ask.text)
+        prompt, n_shared = _tokens(model, ask)
+        found.append([])
+        for option in own:
+            target = continuation(model, text, prompt.ids, option, "the option")
+            key = (ask.edit, (*prompt.ids, *target[:-1]))
+            if key not in rows:
+                rows[key] = len(rows)
+                shared.append(n_shared)
+            found[-1].append((rows[key], target))
+    longest = max((len(target) for own in found for _, target in own), default=1)
+    states = _last_states(model, list(rows), shared, longest, edits)
+    read = [(states[row][-len(target) :], target) for own in found for row, target in own]
+    means = iter(_mean_log_p(model, read))
+    return [[next(means) for _ in own] for own in found]
+
+
+def _mean_log_p(
+    model: Model, read: Sequence[tuple[Float[Tensor, "token d_model"], tuple[int, ...]]]
+) -> list[float]:
+    """The mean log-probability of each target's tokens, predicted from as many states."""
+    if not read:
+        return []
+    states = torch.cat([own for own, _ in read])
+    tokens = torch.tensor([token for _, target in read for token in target], device=states.device)
+    found: list[Tensor] = []
+    at_once = max(1, LOGITS_AT_ONCE // model.n_vocab)
+    for some, own in zip(states.split(at_once), tokens.split(at_once), strict=True):
+        log_p = model.arch.logits_transform(model.unembed(some).float()).log_softmax(-1)
+        found.append(log_p.gather(1, own[:, None])[:, 0])
+    parts = torch.cat(found).split([len(target) for _, target in read])
+    return [float(part.mean()) for part in parts]
+
+
+def _last_states(
+    model: Model,
+    rows: Sequence[tuple[int, tuple[int, ...]]],
+    shared: Sequence[int],
+    n_last: int,
+    edits: Sequence[Changes],
+) -> list[Float[Tensor, "last d_model"]]:
+    """The final normed states of the last tokens of (edit, tokens), in the order given."""
+    out: list[Any] = [None] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: (rows[i][0], rows[i][1][: shared[i]]))
+    for lo in range(0, len(order), ROWS_AT_ONCE):
+        group = order[lo : lo + ROWS_AT_ONCE]
+        # what is shared ends before the states that are asked for
+        heads = [max(0, min(shared[i], len(rows[i][1]) - n_last)) for i in group]
+        owner = torch.tensor([rows[i][0] for i in group])
+        cache = PrefixCache.sharing(
+            model,
+            [TokenPrompt(rows[i][1]) for i in group],
+            heads,
+            owner=owner.tolist(),
+            during=lambda owners: under(model, edits, owners),
+            room=0,
+        )
+        with under(model, edits, owner):
+            states = cache.read(model)
+        for i, own in zip(group, states, strict=True):
+            out[i] = own[-n_last:].clone()
     return out
 
 

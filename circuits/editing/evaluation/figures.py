@@ -1,16 +1,20 @@
 """Figures and tables of a comparison of editing methods, drawn from tables of means."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.results.report import Table
+from circuits.editing.evaluation.fact_questions import FACT_METRICS, MARGINS
+from circuits.editing.evaluation.metric_definitions import COHERENT, DEFINITIONS
+from interp.results.report import Part, Section, Table
 from interp.results.style import GREY, PALETTE, label, styled, whiskers
 
 AXES = ("control_two_hop", "multi_hop")
+AGREEMENT = (*FACT_METRICS, "leakage_multi_hop")
+"""Whether a model agrees with itself: metrics of `metric_definitions` and their margins in nats."""
 NAMES = {
     "condition": "method",
     "multi_hop": "multi-hop",
@@ -109,6 +113,38 @@ def plot_curves(table: pd.DataFrame, title: str, value: str, bounded: bool = Tru
     )
 
 
+def plot_card(table: pd.DataFrame, title: str) -> go.Figure:
+    """Every metric of an edit card without and with the edit, and with the fact in the prompt."""
+    lines: Any = table[table["n"] > 0].iloc[::-1]
+    figure = go.Figure()
+    for i, (name, symbol, color) in enumerate(
+        (("unedited", "line-ns-open", GREY), ("prompt-only", "diamond-open", PALETTE[1]))
+    ):
+        figure.add_scatter(
+            x=lines[name],
+            y=lines["title"],
+            mode="markers",
+            marker={"symbol": symbol, "size": 13 - 4 * i, "color": color, "line": {"width": 3 - i}},
+            name=name,
+        )
+    figure.add_scatter(
+        x=lines["edited"],
+        y=lines["title"],
+        error_x=whiskers(lines["edited"], lines["edited_low"], lines["edited_high"]),
+        mode="markers",
+        marker={"size": 10, "color": PALETTE[0]},
+        name="edited",
+    )
+    return styled(
+        figure,
+        title,
+        xaxis={"title": "share of questions", "range": [-0.04, 1.06], "tickvals": [0, 0.5, 1]},
+        yaxis={"automargin": True},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        height=110 + 26 * len(lines),
+    )
+
+
 def best(table: pd.DataFrame) -> str:
     """Which method has the largest multi-hop accuracy, and what it costs."""
     values: Any = table.set_index(["condition", "metric"])["value"].unstack()
@@ -148,6 +184,22 @@ def means_table(
     at = [key if len(keys) > 1 else key[0] for key in order]
     frame = wide.loc[at, [c for c in metrics if c in wide]].reset_index()
     return Table(caption, frame, note, NAMES)
+
+
+def agreement(table: pd.DataFrame, unformed: Mapping[str, int]) -> Section:
+    """Whether the edited models agree with themselves about the fact."""
+    shares = [name for name in AGREEMENT if name not in MARGINS]
+    says = [
+        f"{one.title} ({one.wanted}): {one.says}." for one in map(DEFINITIONS.get, shares) if one
+    ]
+    parts: list[Part] = [means_table("In %", table, ["condition"], shares)]
+    if set(MARGINS) & set(table["metric"]):
+        margins = means_table("In nats", table, ["condition"], MARGINS, times=1, digits=2)
+        parts.append(margins)
+    parts.append(says)
+    if unformed:
+        parts.append([f"{n} not asked: {reason}." for reason, n in unformed.items()])
+    return Section(COHERENT, parts)
 
 
 def _bounds(low: float, high: float, digits: int) -> str:

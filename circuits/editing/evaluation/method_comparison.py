@@ -20,6 +20,8 @@ from circuits.editing.evaluation.conditions import EditCondition, Protocol, eval
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE
 from circuits.editing.evaluation.edited_models import SIDE_EFFECTS
+from circuits.editing.evaluation.fact_questions import FACT_METRICS, unformed
+from circuits.editing.evaluation.figures import AGREEMENT
 from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.prior_knowledge import knowledge_of_enough, usable_cases
@@ -107,7 +109,8 @@ class Comparison(Result):
             if multi_hop
             else single_edits.score(self.answers, self.format)
         )
-        of_edit: Any = self.edits.filter(["condition", "seed", "case", *SIDE_EFFECTS])
+        keys = ["condition", "seed", "case", *SIDE_EFFECTS, *FACT_METRICS]
+        of_edit: Any = self.edits.filter(keys)
         order = {name: i for i, name in enumerate(self.conditions)}
         merged = scores.merge(of_edit, on=["condition", "seed", "case"])
         return merged.sort_values("condition", key=lambda names: names.map(order), kind="stable")
@@ -140,6 +143,7 @@ class Comparison(Result):
             "n_asked": self.n_cases - self.excluded.get(UNASKED, 0),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
+            "unformed": unformed(self.edits),
             "implicit": self.implicit["outcome"].value_counts().to_dict(),
             "placement": self.layers and self.layers.summary(),
             "methods": methods,
@@ -150,7 +154,7 @@ class Comparison(Result):
         mine: Any = self.edits.loc[self.edits["condition"] == name]
         reached = [p for line in mine["p"] for stage in json.loads(line) for p in stage if p == p]
         out: dict[str, Any] = {"n": len(set(mine["case"]))}
-        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS):
+        for metric in (*HEADLINE[self.format], "score", *SIDE_EFFECTS, *AGREEMENT):
             if (name, metric) in table.index:
                 found = table.loc[(name, metric)]
                 out[metric] = float(found["value"])
@@ -193,6 +197,8 @@ class Comparison(Result):
             digits=3,
             note=SIDE_EFFECTS_NOTE,
         )
+        if "unformed" in self.edits:
+            sections.append(figures.agreement(table, unformed(self.edits)))
         sections.append(Section("Other text", [beside]))
         sections += [self.layers.section()] if self.layers else []
         n, options = len(set(self.answers["case"])), cell_text(self.options)
@@ -310,7 +316,8 @@ def _compared(
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in settings.seeds:
         templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
-        protocol = Protocol(shots, pool, cases.format, seed, passages, settings.sequential)
+        options = (settings.sequential, settings.fact_questions)
+        protocol = Protocol(shots, pool, cases.format, seed, passages, *options)
         for one in conditions:
 
             def done(n: int, total: int, name: str = one.name, before: int = len(found)) -> None:

@@ -25,7 +25,8 @@ GROUP = ("condition", "seed")
 ABOUT = ("cluster", "position", "n_hops", "n_edits")
 Match = Literal["strict", "lenient"]
 Tables = Mapping[str, Any]
-"""Frames (case, kind) of a case's right answers of a kind: mean, any, all, sum, count."""
+"""Frames (case, kind) of a case's right answers of a kind: mean, any, all, sum, count; and the mean
+of old ones."""
 
 METRICS: Mapping[str, Callable[[Tables], Any]] = {
     # generated, not teacher-forced; arXiv 2305.14795, section 3.2: its mean is edit-wise success
@@ -44,8 +45,10 @@ METRICS: Mapping[str, Callable[[Tables], Any]] = {
     "net_multi_hop": lambda of: of["any"]["multi_hop"] - _broken(of),
     # one wording against one question, where any of several wordings is easier than one
     "multi_hop_excess": lambda of: of["mean"]["multi_hop"] - _broken(of),
+    # what followed from the old object still does; arXiv 2506.01386
+    "leakage_multi_hop": lambda of: of["old"]["multi_hop"],
 }
-"""By name: shares of a case's questions that are right, or yes (1) or no (0); the last two are net
+"""By name: shares of a case's questions that are right, or yes (1) or no (0); two are net
 of the control two-hop questions that the edit broke. docs/editing.md says what each means."""
 
 
@@ -107,6 +110,7 @@ def row(case: Case, question: CaseQuestion, generated: str) -> dict[str, Any]:
         "generated": generated,
         "strict": question.expected.strict(generated),
         "lenient": question.expected.lenient(generated),
+        "old": question.original.lenient(generated) and not question.expected.lenient(generated),
     }
 
 
@@ -128,6 +132,8 @@ def score(rows: pd.DataFrame, match: Match = "lenient") -> pd.DataFrame:
     table = {
         name: by_kind.agg(how).unstack().reindex(columns=list(KINDS)) for name, how in over.items()
     }
+    old: Any = rows.assign(old=rows["old"].astype(float)).groupby([*names, "kind"])["old"].mean()
+    table["old"] = old.unstack().reindex(columns=list(KINDS))
     about: Any = rows.groupby(names)[[name for name in ABOUT if name in rows]].first()
     scores = {name: metric(table) for name, metric in METRICS.items()}
     return about.join(pd.DataFrame(scores)).reset_index()

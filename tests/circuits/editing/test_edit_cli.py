@@ -15,6 +15,7 @@ from circuits.cli.app import run
 from circuits.editing import layer_search
 from circuits.editing.evaluation import Ask, conditions, generations
 from circuits.editing.evaluation.demonstrations import NAMED
+from circuits.editing.evaluation.metric_definitions import ABILITIES, DEFINITIONS
 from circuits.editing.layer_selection import LayerSelection
 from circuits.editing.ledger_folder import LedgerFolder
 
@@ -155,6 +156,47 @@ def test_facts_of_a_file_are_written_together_and_shown(folder: Path, tmp_path: 
     assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
 
 
+# --- the card ----------------------------------------------------------------------------------
+
+
+def test_a_fact_in_plain_words_and_its_card(folder: Path, tmp_path: Path, capsys, loaded):
+    ledger, out = tmp_path / "edits", tmp_path / "card"
+    first = said(capsys, "apply", *on(folder, ledger), "--fact", "w1 w2 [w10 w11] [w40]")
+    assert first["facts"] == ["w1 w2 w10 w11 w40"]
+    second = said(capsys, "apply", *on(folder, ledger), *OTHER)
+    command = ["card", str(ledger), "--model", str(folder / "llama"), "--n", "1"]
+    last = said(capsys, *command, "--old", "w43", "--out", str(out))
+    assert (last["run"], last["edit"], last["old"]) == (str(out), second["edit"], ["w43"])
+    efficacy = last["metrics"]["efficacy"]
+    assert (efficacy["n"], efficacy["unedited"], efficacy["edited"]) == (1, 0.0, 1.0)
+    assert set(last["metrics"]) == {*DEFINITIONS, *ABILITIES}
+    assert last["verdict"].startswith("Is the fact written?") and "left_out" in last
+    assert (out / "index.html").is_file() and untouched(
+        interp.load_model(str(folder / "llama")), folder / "llama"
+    )
+    n = len(loaded)
+    assert said(capsys, *command, "--old", "w43", "--out", str(out)) == last  # not measured twice
+    assert len(loaded) == n + 1
+    by_id = said(capsys, *command, "--old", "w42", "--edit", first["edit"])
+    folder_of = ["card", str(ledger / "0001"), *command[2:], "--old", "w42"]
+    assert by_id["edit"] == first["edit"]
+    assert said(capsys, *folder_of)["metrics"] == by_id["metrics"]
+    assert run(["edit", *command, "--old", "w43"]) == 0
+    text = capsys.readouterr().out
+    assert "efficacy" in text and "cannot tell" in text and "left out:" in text
+
+
+def test_a_card_of_what_is_not_there_is_refused(folder: Path, tmp_path: Path, capsys, loaded):
+    ledger = tmp_path / "edits"
+    command = ["edit", "card", str(ledger), "--model", str(folder / "llama")]
+    assert "which holds none" in refused(capsys, *command) and not loaded
+    said(capsys, "apply", *on(folder, ledger), *FACT)
+    assert "no edit ffff" in refused(capsys, *command, "--edit", "ffff")
+    one = ["edit", "card", str(ledger / "0001"), *command[3:], "--edit", "ffff"]
+    assert "not ffff" in refused(capsys, *one)
+    assert "2 old objects were given" in refused(capsys, *command, "--old", "a", "--old", "b")
+
+
 def test_a_target_out_of_reach_is_refused(tmp_path: Path, capsys, loaded):
     saved(tmp_path / "flat", tiny_hf("llama"))  # its logits are too small to be sure of a token
     ledger = tmp_path / "edits"
@@ -173,8 +215,10 @@ def test_a_target_out_of_reach_is_refused(tmp_path: Path, capsys, loaded):
         (["--prompt", "w1 {}", "--subject", "w3", "--target", " w4"], "without spaces"),
         (["--prompt", "w1 {} ", "--subject", "w3", "--target", "w4"], "without spaces"),
         (["--prompt", "w1 {}", "--target", "w4"], "needs all three of --prompt, --subject"),
-        ([], "give either --facts, or --prompt, --subject and --target"),
-        ([*FACT, "--facts", "x.json"], "give either --facts"),
+        ([], "give one of --fact, --facts, or --prompt, --subject and --target"),
+        ([*FACT, "--facts", "x.json"], "give one of --fact, --facts"),
+        ([*FACT, "--fact", "w1 [w2] w3 [w4]"], "give one of --fact, --facts"),
+        (["--fact", "w1 w2 is w3"], "write them in square brackets"),
         ([*FACT, "--method", "none"], "unknown method 'none'"),
     ],
 )

@@ -37,7 +37,7 @@ def by_hand(answers: dict[tuple[str, str, int], bool]) -> pd.DataFrame:
     """Rows of (case, kind, index) -> right."""
     rows = [
         {"case": case, "cluster": case[0], "kind": kind, "index": index}
-        | {"strict": right, "lenient": right}
+        | {"strict": right, "lenient": right, "old": not right}
         for (case, kind, index), right in answers.items()
     ]
     return pd.DataFrame(rows)
@@ -56,7 +56,8 @@ def test_gold_answers_score_a_hundred():
     rows = table(CASES, lambda question: question.expected.text)
     scores = score(rows, "strict")
     assert len(scores) == len(CASES)
-    assert all_are(1, scores[list(METRICS)])
+    assert all_are(1, scores[[name for name in METRICS if name != "leakage_multi_hop"]])
+    assert all_are(0, scores[["leakage_multi_hop"]])
     assert scores["multi_hop"].notna().all()
 
 
@@ -66,6 +67,7 @@ def test_original_answers_score_the_overlap_rate():
     assert 0 < overlap < 1  # some edits of this small world leave the answer as it was
     for metric in ("multi_hop", "multi_hop_per_question"):
         assert scores[metric].mean() == pytest.approx(overlap)
+    assert scores["leakage_multi_hop"].mean() == pytest.approx(1 - overlap)
     held = {
         case.id: np.mean(
             [old.overlaps(new) for old, new in zip(case.originals, case.targets, strict=True)]
@@ -186,6 +188,7 @@ def conditions() -> pd.DataFrame:
         }
         | {"position": ("first", "last")[n % 2], "n_hops": 2, "n_edits": 1}
         | dict.fromkeys(("strict", "lenient"), bool(rng.random() < share))
+        | {"old": False}
         for condition, share in (("ace", 0.7), ("rome", 0.4))
         for seed in range(3)
         for n in range(40)
@@ -356,6 +359,7 @@ def test_fluency_by_hand():
 
 def test_rows_that_would_be_lost_or_counted_twice_are_refused():
     row = {"case": "a", "kind": "multi_hop", "index": 0, "strict": True, "lenient": True}
+    row["old"] = False
     assert score(pd.DataFrame([row]))["multi_hop"].tolist() == [1]
     with pytest.raises(PlanError, match="a question is there twice"):
         score(pd.DataFrame([row, row]))

@@ -1,9 +1,11 @@
 """Methods side by side on planted cases: isolation, tables, folders, and the edit in the prompt."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny
@@ -22,6 +24,12 @@ from circuits.editing.evaluation import prior_knowledge as knowing
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.demonstrations import IKE, SHOTS
+from circuits.editing.evaluation.fact_questions import (
+    FACT_METRICS,
+    EditedFact,
+    ask_facts,
+    fact_scores,
+)
 from circuits.editing.evaluation.formats import load_benchmark, parse_cases
 from circuits.editing.evaluation.intervals import harmonic_mean
 from circuits.editing.evaluation.method_comparison import UNASKED
@@ -108,6 +116,39 @@ def test_answers_match_strictly_or_leniently(result: Comparison):
     same = result.against("rome", "none", match="strict").set_index("metric")["value"]
     want = strict["rome", "multi_hop"] - strict["none", "multi_hop"]
     assert same["multi_hop"] == pytest.approx(want)
+
+
+def test_facts_are_also_denied_checked_and_turned_round(result: Comparison, world):
+    """The columns are those of asking the same facts directly, under no edit and in the prompt."""
+    model, cases = world
+    facts = [
+        EditedFact(case.facts[0], case.targets[0], case.originals[0], case.edited_subjects[0])
+        for case in cases
+    ]
+    none, stated = (
+        result.edits.query(f"condition == '{name}' and seed == 0").set_index("case")
+        for name in ("none", "prompt-only")
+    )
+    before = [f"{case.facts[0].cloze} {case.targets[0].text}.\n" for case in cases]
+    for lines, text in ((none, [""] * len(cases)), (stated, before)):
+        rows, missing = ask_facts(model, facts, [()], [0] * len(cases), text)
+        found = fact_scores(rows.assign(case=[cases[i].id for i in rows["fact"]]), ["case"])
+        got = lines.loc[found.index, list(FACT_METRICS)].astype(float)
+        pd.testing.assert_frame_equal(got, found.astype(float), check_names=False, atol=1e-4)
+    counts = sum(missing, Counter())
+    assert result.summary()["unformed"] == dict(counts) and counts
+    table = result.table().set_index(["condition", "metric"])
+    # a model that gives its old object has none of the new; an edited one prefers the new
+    assert table.loc[("rome", "affirmation"), "value"] > table.loc[("none", "affirmation"), "value"]
+    assert "leakage_multi_hop" in result.summary()["methods"]["rome"]
+    assert table.loc[("none", "leakage_multi_hop"), "value"] == 1
+
+
+def test_facts_are_not_asked_where_that_is_not_wanted(world):
+    model, cases = world
+    found = compare_methods(model, cases[:4], settings("none", fact_questions=False))
+    assert not set(FACT_METRICS) & set(found.scores().columns)
+    assert found.summary()["unformed"] == {} and "agree" not in found.report().fragment()
 
 
 def test_weights_are_untouched_by_a_comparison(world):
