@@ -21,7 +21,7 @@ class EvaluatedChain:
         questions: the tested questions.
         entities: of the tested chain, before and after the edit, but the edited subject.
         relations: that lead to the edited subject there, by the ids of `SUBJECT_RELATIONS`.
-        aliases: other names of the edited subject.
+        aliases: other names of the edited subject, which count as its name everywhere.
     """
 
     questions: tuple[str, ...] = ()

@@ -244,7 +244,7 @@ class _Search:
     def _refused(self, i: int, one: Description) -> str:
         """Why it is not asked about; empty where it is."""
         fact = self.facts[i]
-        if any(_hints(one.phrase, name) for name in (fact.subject, *self.tested[i].aliases)):
+        if any(_hints(one.phrase, name) for name in self._names(i)):
             return NAMES_SUBJECT
         if any(_hints(one.phrase, name) for name in (self.old[i], fact.target)):
             return NAMES_ANSWER
@@ -255,7 +255,7 @@ class _Search:
         asked = [(one.question, self.facts[i].chat) for i, one in rows]
         replies = self._asked(SHOTS, asked)
         return [
-            _same(replies[text], self.facts[i].subject)
+            any(_same(replies[text], name) for name in self._names(i))
             for (i, _), text in zip(rows, asked, strict=True)
         ]
 
@@ -264,6 +264,10 @@ class _Search:
         asked = [self._about(i, one.phrase) for i, one in rows]
         replies = self._asked(SHOTS, asked)
         return [_same(replies[text], self.old[i]) for (i, _), text in zip(rows, asked, strict=True)]
+
+    def _names(self, i: int) -> tuple[str, ...]:
+        """The subject's name, and others that are known."""
+        return self.facts[i].subject, *self.tested[i].aliases
 
     def _about(self, i: int, name: str = "") -> Asked:
         """A fact asked about its subject, or about another name."""

@@ -94,7 +94,7 @@ class Comparison(Result):
     layers: LayerSelection | None
     options: dict[str, Any]
     seconds: float
-    implicit: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    implicit: pd.DataFrame = field(repr=False)
 
     @property
     def conditions(self) -> list[str]:

@@ -165,6 +165,16 @@ def test_written_names_stay_are_completed_withheld_or_replaced(world):
         implicit_subjects(model, facts, leak=[EvaluatedChain()])
 
 
+def test_another_name_of_the_subject_is_the_subject(world, monkeypatch):
+    monkeypatch.setitem(WORLD, "Which country is Big Ben located in?", "Gaul")
+    monkeypatch.setitem(
+        WORLD, "What is the language of the country where Big Ben is located?", "French"
+    )
+    chain = EvaluatedChain(aliases=("Gaul", "the land of Homer"))
+    found = implicit_subjects(tiny("llama"), [LANGUAGE], leak=chain)
+    assert outcomes(found)["Big Ben"] == KEPT and outcomes(found)["Homer"] == NAMES_SUBJECT
+
+
 def test_a_list_that_was_cut_off_loses_its_last_name(world, monkeypatch):
     monkeypatch.setattr(module, "N_LISTED", 3)
     found = implicit_subjects(tiny("llama"), [LANGUAGE])

@@ -17,6 +17,7 @@ from circuits.editing.evaluation import (
     Comparison,
     ComparisonSettings,
     compare_methods,
+    implicit_names,
     single_edits,
 )
 from circuits.editing.evaluation import conditions as module
@@ -156,6 +157,26 @@ def test_weights_are_untouched_by_a_comparison(world):
     before = {name: value.clone() for name, value in model.hf.state_dict().items()}
     compare_methods(model, cases[:4], settings("rome"))
     assert all(torch.equal(value, before[n]) for n, value in model.hf.state_dict().items())
+
+
+def test_implicit_names_are_as_given_withheld_or_found(world, tmp_path, monkeypatch):
+    model, cases = world
+    layers = LayerSelection((0,), (2,))
+    left_out: dict[str, list[int]] = {}
+    for names in ("given", "none"):
+        got = compare_methods(model, cases[:4], settings("ace", implicit=names), layers)
+        left_out[names] = [len(json.loads(one)) for one in got.edits["skipped"]]
+        assert not len(got.implicit) and got.summary()["implicit"] == {}
+    assert left_out["none"] == [1, 1, 1, 1]  # the stage that learns from them
+    assert left_out["given"] == [int(not case.facts[0].implicit) for case in cases[:4]]
+    found = settings("none", implicit="found")
+    first = compare_methods(model, cases[:4], found, out=tmp_path / "run")
+    counts = first.summary()["implicit"]
+    assert sum(counts.values()) == len(first.implicit) > 0
+    assert set(first.implicit["fact"]) <= set(range(4))
+    monkeypatch.setattr(implicit_names, "implicit_subjects", None)  # read back, not asked again
+    again = compare_methods(model, cases[:4], found, out=tmp_path / "run")
+    assert again.implicit.equals(first.implicit)
 
 
 def test_a_case_alone_gets_the_answers_it_gets_beside_others(world):
