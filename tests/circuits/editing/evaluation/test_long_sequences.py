@@ -1,5 +1,7 @@
 """Long sequences: the ledger stays exact, one more edit costs the same, and runs are resumed."""
 
+import sys
+
 import pytest
 import torch
 from conftest import tiny
@@ -91,9 +93,9 @@ def test_one_more_edit_costs_the_same_however_many_there_are(monkeypatch):
     matrix = Change.matrix.fget
     monkeypatch.setattr(Change, "matrix", property(lambda c: formed.append(c) or matrix(c)))
     edits = random_edits(model, N)
+    module = sys.modules[Edit.__module__]  # the package has a function of its name
     monkeypatch.setattr(
-        "circuits.editing.edit.taken_neurons",
-        lambda changes, layer: hashed.append(layer) or set(),
+        module, "taken_neurons", lambda changes, layer: hashed.append(layer) or set()
     )
     for edit in edits:
         edit.apply(model)
@@ -113,9 +115,15 @@ def test_neurons_of_two_edits_may_not_be_the_same():
 
 
 @pytest.fixture(scope="module")
-def world():
+def known():
     model = sharp()
     return model, parse_cases(planted(model, 6))
+
+
+@pytest.fixture
+def world(known):
+    yield known
+    ledger(known[0]).clear(known[0])
 
 
 def test_a_row_is_what_applying_one_edit_after_the_other_is(world, tmp_path):
@@ -129,9 +137,9 @@ def test_a_row_is_what_applying_one_edit_after_the_other_is(world, tmp_path):
     assert len(set(subjects)) == 3 and len(plan.controls) == 4
     assert found.excluded == plan.excluded and sum(found.excluded.values()) == len(cases) - 3
     rome = preset("rome", model)
-    moments = moments_for(model, [rome], None, 600)
+    moments, templates = moments_for(model, [rome], None, 600), contexts(model)[:3]
     for i, request in enumerate(plan.requests):
-        computed(model, request, rome, moments, contexts(model)[:3]).apply(model)
+        computed(model, request, rome, moments, templates).apply(model)
         said = generations(model, [q.ask for q in plan.questions(i + 1, 100)], [()])
         mine = found.answers.query("method == 'rome' and order == 'row' and n_edits == @i + 1")
         assert mine["generated"].tolist() == [text.split("\n")[0].strip() for text in said]
