@@ -19,7 +19,7 @@ from circuits.editing.edit import Edit, Ledger, ledger, refuse_unwritable
 from circuits.editing.editor import computed, moments_for
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.cases import Cases
-from circuits.editing.evaluation.comparison_settings import ComparisonSettings
+from circuits.editing.evaluation.comparison_settings import neutral_text
 from circuits.editing.evaluation.demonstrations import Shots
 from circuits.editing.evaluation.edited_models import generations, text_log_p
 from circuits.editing.evaluation.sequence_questions import SequencePlan, sequence_plan
@@ -120,7 +120,7 @@ def _sequences(
         settings.n_tokens,
         progress=lambda done, total: report("second moments, tokens", done, total),
     )
-    text = ComparisonSettings(neutral=settings.neutral).neutral_text()
+    text = neutral_text(settings.neutral)
     passages = [] if text is None else windows(model, text)[:N_PASSAGES]
     templates = contexts(model, seed=settings.seed)[: 1 + N_CONTEXTS]
     run = _Run(model, plan, settings, shots, moments, templates, passages, steps, report)
