@@ -146,7 +146,7 @@ def test_a_row_is_what_applying_one_edit_after_the_other_is(world, tmp_path):
     ledger(model).clear(model)
     table = found.table().set_index(["method", "order", "n_edits", "kind"])
     assert table.loc[("none", "row", 3, "locality"), "value"] == 1
-    assert table.loc[("none", "row", 3, "efficacy"), "value"] == 0
+    assert table.loc[("none", "row", 3, "efficacy"), "value"] < 1
     assert table.loc[("memit", "batch", 3, "efficacy"), "n"] == 3
     assert set(found.by_age()["age"]) == {"oldest", "middle", "newest"}
     assert found.cost().set_index("method").loc["rome", "edits"] == 3
