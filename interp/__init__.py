@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         log_prob_increase,
         top_tokens,
     )
-    from interp.attribution.logit_lens import LogitLens, logit_lens
     from interp.attribution.scores import Scores
     from interp.data.chat import Chat, Conversation
     from interp.data.datasets import datasets
@@ -32,12 +31,14 @@ if TYPE_CHECKING:
     from interp.data.prompts import TokenPrompt, prompt
     from interp.errors import InterpError
     from interp.interventions.bridge import bridge_hooks
+    from interp.interventions.contrast_pairs import load_contrast_pairs, steering_vector
     from interp.interventions.generate import Generation, generate
     from interp.interventions.labelled import ActivationCache, Activations
     from interp.interventions.native import applied
     from interp.interventions.plan import (
         Ablate,
         Add,
+        Clamp,
         KnockOut,
         Patch,
         Plan,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
     from interp.interventions.recording import activations
     from interp.interventions.run import forward, sweep_plans
+    from interp.interventions.steering_vector import SteeringVector
     from interp.interventions.values import (
         mean_ablation,
         mean_activations,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
         optimal_ablation,
         resample_ablation,
     )
+    from interp.lens.jacobian import JacobianLens, jacobian_lens
+    from interp.lens.reading import LensReading, logit_lens
     from interp.loading.check import validate
     from interp.loading.load import load_model
     from interp.metrics import METRICS, metric
@@ -72,11 +76,13 @@ __all__ = [
     "Activations",
     "Add",
     "Chat",
+    "Clamp",
     "Conversation",
     "Generation",
     "InterpError",
+    "JacobianLens",
     "KnockOut",
-    "LogitLens",
+    "LensReading",
     "Model",
     "Pair",
     "Patch",
@@ -87,6 +93,7 @@ __all__ = [
     "Scale",
     "Scores",
     "Site",
+    "SteeringVector",
     "TokenPrompt",
     "ablate",
     "activations",
@@ -101,6 +108,8 @@ __all__ = [
     "direct_logit_attribution",
     "forward",
     "generate",
+    "jacobian_lens",
+    "load_contrast_pairs",
     "load_model",
     "load_pairs",
     "log_prob_increase",
@@ -116,6 +125,7 @@ __all__ = [
     "prompt",
     "resample_ablation",
     "singles",
+    "steering_vector",
     "sweep_plans",
     "top_tokens",
     "validate",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from bridge_examples import TEMPLATE, written_facts
 from conftest import interp_pairs, tiny, word_pairs
 from emotion_samples import (
     CRITERIA,
@@ -62,7 +63,7 @@ from circuits.emotion import (
 from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import StudySettings, study
+from circuits.recall_reasoning import BridgeSettings, StudySettings, bridge, study
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
@@ -109,6 +110,17 @@ def ablation(out: Path) -> Path:
     sets = interp.singles(model, ["a0.h1", "a1.h2", "m1"])
     found = interp.ablate(model, word_pairs(), sets, n_random=2)
     return replace(found, model=MODEL, uncontrolled={"m1": f"no other MLP {EVIL}"}).save(out)
+
+
+def steering_vector(out: Path) -> Path:
+    pairs = [(f"w1 w{i}", f"w2 w{i} w3") for i in range(5, 12)]
+    return replace(interp.steering_vector(tiny("llama"), pairs), model=MODEL).save(out)
+
+
+def fitted_lens(out: Path) -> Path:
+    texts = [f"w{i} w{2 * i} w3 w4" for i in (1, 2)]
+    found = interp.jacobian_lens(tiny("llama"), texts, skip=1, progress=False)
+    return replace(found, model=MODEL).save(out)
 
 
 def circuit(out: Path) -> Path:
@@ -225,6 +237,13 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
+def bridge_study(out: Path) -> Path:
+    files = written_facts(tiny("llama"), out.with_name("bridge-facts"))
+    settings = BridgeSettings(template=TEMPLATE, n_swaps=3, layers=(1,))
+    found = bridge(tiny("llama"), settings, datasets=files, progress=False)
+    return replace(found, model=MODEL).save(out)
+
+
 def emotion_comparison(out: Path) -> Path:
     found = comparison_of_emotions()
     replies = found.replies.assign(reply=found.replies["reply"] + f" {EVIL}")
@@ -264,6 +283,8 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "node_scores": node_scores,
     "edge_scores": edge_scores,
     "ablation": ablation,
+    "steering vector": steering_vector,
+    "jacobian lens": fitted_lens,
     "circuit": circuit,
     "evaluation": evaluation,
     "faithfulness": faithfulness_curve,
@@ -278,6 +299,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit comparison": comparison,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
+    "bridge": bridge_study,
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,

@@ -31,6 +31,8 @@ WRONG = {
     "circuit evaluate": ["circuit", "evaluate", NONE, *MODEL, "--pairs", "ioi"],
     "circuit stability": ["circuit", "stability", *MODEL, "--pairs", NONE],
     "bench sweep": ["bench", "sweep", *MODEL, "--pairs", NONE],
+    "steer make": ["steer", "make", *MODEL, "--pairs", NONE],
+    "steer generate": ["steer", "generate", NONE, *MODEL, "--prompt", "Hi"],
     "query-value find": ["query-value", "find", *MODEL, "--prompts", NONE],
     "edit apply --facts": ["edit", "apply", *MODEL, "--ledger", "e", "--facts", NONE],
     "edit apply --kept": ["edit", "apply", *MODEL, "--ledger", "e", *FACT, "--kept", NONE],

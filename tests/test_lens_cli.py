@@ -76,3 +76,23 @@ def test_a_chat_prompt_is_one_turn_of_a_user(smollm: interp.Model, capsys):
     assert run(["generate", *MODEL, "--chat", "--max-new-tokens", "5", "--json"]) == 0
     told = last_json(capsys.readouterr().out)
     assert told["chat"] and told["intact"] == reply.text and told["ablated"] is None
+
+
+def test_a_jacobian_lens_is_fitted_and_read_through(smollm: interp.Model, tmp_path, capsys):
+    out = str(tmp_path / "lens")
+    options = ["--model", "smollm2-135m", "--tokens", "8", "--skip", "2", "--layers", "29"]
+    assert run(["jacobian-lens", *options, "--out", out, "--json"]) == 0
+    told = last_json(capsys.readouterr().out)
+    assert told["depths"] == [29] and told["backward_passes"] == smollm.arch.d_model
+    assert told["n_tokens"] == 8
+    assert run(["lens", *MODEL, "--top", "1", "--jacobian", out, "--json"]) == 0
+    through = last_json(capsys.readouterr().out)["depths"]
+    assert run(["lens", *MODEL, "--top", "1", "--json"]) == 0
+    plain = last_json(capsys.readouterr().out)["depths"]
+    assert [row["depth"] for row in through] == [29, 30]
+    ends = [rows[-1]["predicted"][0] for rows in (through, plain)]
+    assert ends[0]["token"] == ends[1]["token"] == " Paris"
+    assert ends[0]["probability"] == pytest.approx(ends[1]["probability"], rel=1e-4)
+    fitted = interp.JacobianLens.load(out)
+    found = interp.logit_lens(smollm, PROMPT, 1, at="last", jacobian=fitted)
+    assert through[0]["predicted"][0]["token"] == found.top.token.values[0, 0, 0, 0]

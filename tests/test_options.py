@@ -1,7 +1,7 @@
 """Options: the names they offer are those that the modules know, and help says what they take."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from conftest import tiny
@@ -9,7 +9,7 @@ from test_cli import refused
 from typer.main import get_command
 
 import interp
-from circuits.cli import ablate, attribute, bench, circuit_verbs, options
+from circuits.cli import ablate, attribute, bench, circuit_verbs, options, steer_verbs
 from circuits.cli.app import app, run
 from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name
@@ -42,6 +42,7 @@ def test_the_names_offered_are_those_that_are_known():
     from interp.ablation.readouts import READOUTS
     from interp.attribution.attribute import EDGE_METHODS, NODE_METHODS, UNIT_METHODS
     from interp.bench.baselines import BASELINES
+    from interp.interventions.contrast_pairs import Method
     from interp.loading.load import DTYPES
     from interp.loading.quantised import QUANTISATIONS
 
@@ -49,6 +50,7 @@ def test_the_names_offered_are_those_that_are_known():
     assert set(options.DTYPES) == set(DTYPES)
     assert options.QUANTISATIONS == QUANTISATIONS
     assert set(options.EMOTIONS) == set(EMOTIONS)
+    assert get_args(Method) == steer_verbs.METHODS
     assert set(ablate.READOUTS) == set(READOUTS)
     assert set(attribute.METHODS) == {*EDGE_METHODS, *NODE_METHODS, *UNIT_METHODS}
     assert set(circuit_verbs.METHODS) == set(EDGE_METHODS)

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 COMMAND = ["/usr/bin/interp", "patch", "--model", "x y"]
 MADE_BY = "interp patch --model 'x y'"
 UNSHOWN = (
+    "jacobian lens",
     "query_value_validation",
+    "steering vector",
     "edit",
     "edit ledger",
     "recall_replication",

@@ -23,11 +23,13 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "circuit": ("circuit_verbs", "Discover circuits, evaluate, compare, show and export them."),
         "query-value": ("query_value_verbs", "Find query and value neurons of questions."),
         "lens": ("logit_lens", "Show what the residual stream would predict after each layer."),
+        "jacobian-lens": ("jacobian_lens", "Fit the Jacobian lens of a model on text."),
         "top-tokens": ("top_tokens", "Show the tokens that a neuron promotes and suppresses."),
         "recall-reasoning": ("recall_verbs", "Are recall and reasoning separate circuits?"),
     },
     "Change a model": {
         "generate": ("generate", "Continue a prompt, with and without some components."),
+        "steer": ("steer_verbs", "Make steering vectors, write text with them, export them."),
         "edit": ("edit_verbs", "Write facts into a model, ask it, undo, evaluate."),
         "emotion": ("emotion", "Find emotion circuits, test them, control text with them."),
     },

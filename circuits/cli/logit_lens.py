@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import command
-from circuits.cli.options import InChat, JsonOption, OnModel, PromptOption
+from circuits.cli.options import InChat, JacobianOption, JsonOption, OnModel, PromptOption
 from circuits.cli.output import print_json, print_table
 
 app = typer.Typer()
@@ -18,29 +18,34 @@ def lens(
     prompt: PromptOption,
     in_chat: InChat,
     top: Annotated[int, typer.Option(min=1, help="Number of tokens shown per depth.")] = 5,
+    jacobian: JacobianOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the logit lens at the last token: the likeliest next tokens at every depth."""
+    """Show a lens at the last token: the likeliest next tokens at every depth."""
     import pandas as pd
 
     import interp
 
-    found = interp.logit_lens(on.load(), in_chat.prompt(prompt), top, at="last")
+    fitted = None if jacobian is None else interp.JacobianLens.load(jacobian)
+    wrapped = in_chat.prompt(prompt)
+    found = interp.logit_lens(on.load(), wrapped, top, at="last", jacobian=fitted)
     top_tokens = found.top.isel(prompt=0, pos=0).transpose("depth", "rank")
-    by_depth = zip(top_tokens["token"].values, top_tokens["probability"].values, strict=True)
-    depths = [
-        [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
-        for row in by_depth
-    ]
+    read = (top_tokens[name].values for name in ("depth", "token", "probability"))
+    depths = {
+        int(depth): [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
+        for depth, *row in zip(*read, strict=True)
+    }
     last = found.tokens[0][-1]
     if as_json:
-        listed = [{"depth": depth, "predicted": rows} for depth, rows in enumerate(depths)]
+        listed = [{"depth": depth, "predicted": rows} for depth, rows in depths.items()]
         print_json({"model": on.model, "prompt": prompt, "token": last, "depths": listed})
         return
     table = [
         {"depth": depth}
         | {str(i): f"{one['token']!r} {one['probability']:.2f}" for i, one in enumerate(rows, 1)}
-        for depth, rows in enumerate(depths)
+        for depth, rows in depths.items()
     ]
-    title = f"next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
+    title = (
+        f"{found.lens}: next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
+    )
     print_table(pd.DataFrame(table), title)

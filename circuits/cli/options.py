@@ -264,6 +264,10 @@ ForceOption = Annotated[
 PageOption = Annotated[
     Path | None, typer.Option(help="Where to write the page; by default RUN/index.html.")
 ]
+JacobianOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of `interp jacobian-lens`: read through that lens."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")
 ]

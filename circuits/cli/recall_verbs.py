@@ -11,6 +11,7 @@ from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    JacobianOption,
     JsonOption,
     NeededOutOption,
     NeutralOption,
@@ -29,7 +30,7 @@ from circuits.cli.output import (
     stdout,
 )
 from circuits.recall_reasoning.designs import DESIGNS
-from circuits.recall_reasoning.settings import StudySettings, load_recipe
+from circuits.recall_reasoning.settings import BridgeSettings, StudySettings, load_recipe
 from interp.errors import PlanError
 
 app = typer.Typer(
@@ -137,6 +138,45 @@ def run(
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     columns += ["needed", "intact", "specific"]
     print_table(result.chosen.loc[:, columns], "chosen circuits, test")
+    print_run(out)
+
+
+@command(
+    app,
+    "interp recall-reasoning bridge --model gemma-3-270m --layers 0,4,8,12,16 --out runs/bridge",
+)
+def bridge(
+    on: OnModel,
+    out: NeededOutOption,
+    changes: Annotated[dict[str, Any], BridgeSettings],
+    force: ForceOption = False,
+    datasets: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with your own recall_facts.jsonl and neutral_text.txt; by default the "
+            "shipped ones.",
+        ),
+    ] = None,
+    jacobian: JacobianOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the bridge entity of two-hop prompts, swap it, and count the answers that follow."""
+    from circuits.recall_reasoning.bridge import bridge as study
+    from interp.lens import JacobianLens
+
+    settings = BridgeSettings(**changes)
+    fitted = None if jacobian is None else JacobianLens.load(jacobian)
+    found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
+        return
+    stdout.print(escape(repr(found)), highlight=False)
+    read = ["lens", "position", "depth", "rank", "control_rank", "beats", "n"]
+    print_table(found.best_read.loc[:, read], "bridge, at its best depth")
+    swapped = ["swaps", "position", "layer", "condition", "follows", "stays", "n"]
+    print_table(found.chosen.loc[:, swapped], "swaps, layer chosen on other countries")
     print_run(out)
 
 

@@ -27,6 +27,9 @@ from interp.errors import DataError, DegenerateGap, InterpWarning
 from interp.model.graph import Graph
 from interp.model.model import Model
 
+N_LIKELIEST = 20
+"""Next tokens among which two that are not blank are taken as the answer and the wrong one."""
+
 
 def inside_circuit(
     model: Model, facts: Sequence[Fact], stage: FineTune
@@ -87,7 +90,8 @@ def _row(model: Model, fact: Fact, form: Form) -> dict[str, str] | None:
         ids = torch.tensor([model.encode(clean)], device=model.device)
         state = model.body(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
         logits = model.arch.logits_transform(model.unembed(state).float())[0]
-    said, second = (model.token(int(i)).strip() for i in logits.topk(2).indices)
+    likeliest = (model.token(int(i)).strip() for i in logits.topk(N_LIKELIEST).indices)
+    said, second = list(dict.fromkeys(text for text in likeliest if text))[:2]
     return {
         "id": f"{form}: {clean}",
         "clean": clean,

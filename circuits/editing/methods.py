@@ -168,7 +168,7 @@ class FineTune:
     lr: float = 0.1
     batch: int = 100
     ends: bool = False
-    edges: float = 0.01
+    edges: float = 0.002
     preserved_weight: float = 0.0
     until: float = 0.05
 

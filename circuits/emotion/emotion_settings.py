@@ -109,6 +109,16 @@ class SteeringDose(ClosedRow):
         description="First and last layer, both included."
     )
     own: dict[Emotion, Amount] = Field(default={}, description="Fraction per emotion.")
+    arrive: bool = Field(
+        default=False,
+        description="Add only what is missing until the projection is that fraction of the norm.",
+    )
+    hold: Count | Literal["sentence"] | None = Field(
+        default=None, description="New tokens at the full dose, or those of the first sentence."
+    )
+    half_life: Dose | None = Field(
+        default=None, description="Tokens after which it halves behind them; null: off at once."
+    )
 
 
 class CircuitDose(ClosedRow):

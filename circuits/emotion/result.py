@@ -23,7 +23,8 @@ from circuits.emotion.figures import (
 )
 from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
-from interp.errors import PlanError
+from interp.errors import PlanError, did_you_mean
+from interp.interventions.steering_vector import SteeringVector
 from interp.model.model import Model
 from interp.results import run_folder
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text
@@ -72,6 +73,18 @@ class EmotionDiscovery(Result):
     def reference(self) -> Float[Tensor, "emotion d_model"]:
         """v_ref of each emotion."""
         return self.directions.reference()
+
+    def steering_vector(self, emotion: str) -> SteeringVector:
+        """An emotion's directions as a steering vector (unit length, no origin): to save, export.
+
+        Raises:
+            PlanError: an unknown emotion.
+        """
+        if emotion not in EMOTIONS:
+            raise PlanError(f"unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}")
+        own = self.directions.resid_post[EMOTIONS.index(emotion)].float()
+        layers = tuple(range(len(own)))
+        return SteeringVector(own, layers, self.model, "", f"emotion direction: {emotion}")
 
     @property
     def fingerprint(self) -> str:

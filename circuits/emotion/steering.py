@@ -7,7 +7,7 @@ values have one entry per emotion, of which a row takes its own (``entries`` of 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from circuits.emotion.texts import EMOTIONS
 from interp.brief import brief
 from interp.data.chat import has_template
 from interp.errors import PlanError, did_you_mean, shown
-from interp.interventions.plan import Add, Plan
+from interp.interventions.plan import Add, Clamp, Plan
 from interp.model.model import Model
 
 
@@ -39,13 +39,13 @@ class Condition:
         """The same at another strength; `PlanError` where it has no dose."""
         if not self.strength:
             raise PlanError(f"{self.name} has no dose; leave --strength out.")
-        steps = (replace(s, scale=strength) if isinstance(s, Add) else s for s in self.plan)
+        steps = (replace(s, **{_DOSE[type(s)]: strength}) for s in self.plan)
         return replace(self, plan=Plan.of(*steps))
 
     @property
     def strength(self) -> float:
         """Its dose; 0 without one."""
-        return next((step.scale for step in self.plan if isinstance(step, Add)), 0.0)
+        return next((getattr(step, _DOSE[type(step)]) for step in self.plan), 0.0)
 
     @property
     def digest(self) -> str:
@@ -65,13 +65,17 @@ def steer(found: EmotionDiscovery, dose: SteeringDose) -> Plan:
     """Add f ||h|| v to the stream after each of several blocks, along the directions v.
 
     Source: Wang et al. 2025 (arXiv 2510.11328), steering baseline; its 8 rms(h) v is
-    f = 8 / sqrt(d_model).
+    f = 8 / sqrt(d_model). With ``arrive``, only what is missing is added until the projection of
+    h on v is f ||h||; ``hold`` and ``half_life`` end the dose, as in `interp.SteeringVector.plan`.
     """
     first, last = dose.layers
     if last >= (n := found.directions.resid_post.shape[1]):
         raise PlanError(f"layers {first} to {last} are not of a model with layers 0 to {n - 1}.")
     v = found.directions.resid_post[:, first : last + 1] * _parts(dose)[:, None, None]
-    return Plan.of(_adding("resid_post", v, dose.fraction, range(first, last + 1), "norm"))
+    made = Clamp if dose.arrive else Add
+    where: dict[str, Any] = {"layers": range(first, last + 1), "relative": "norm"}
+    where |= {"positions": "generating", "hold": dose.hold, "half_life": dose.half_life}
+    return Plan.of(made("resid_post", _values(v), dose.fraction, **where))
 
 
 def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | None = None) -> Plan:
@@ -86,19 +90,18 @@ def drive(found: EmotionDiscovery, dose: CircuitDose, vectors: SiteVectors | Non
         layers = [at for at in range(x.shape[1]) if bool(x[:, at].any())]
         if layers:
             driven = x[:, layers] * _parts(dose)[:, None, None]
-            steps.append(_adding(site, driven, dose.strength, layers))
+            where: dict[str, Any] = {"layers": layers, "positions": "generating"}
+            steps.append(Add(site, _values(driven), dose.strength, **where))
     return Plan.of(*steps)
 
 
-def _adding(
-    site: str,
-    x: Float[Tensor, "emotion layer width"],
-    strength: float,
-    layers: Sequence[int],
-    relative: Literal["norm"] | None = None,
-) -> Add:
-    values = x.transpose(0, 1)[:, :, None].contiguous()  # layer, emotion, position, width
-    return Add(site, values, strength, layers=layers, relative=relative, positions="generating")
+_DOSE: dict[type, str] = {Add: "scale", Clamp: "low"}
+"""The field of a step that is its dose."""
+
+
+def _values(x: Float[Tensor, "emotion layer width"]) -> Float[Tensor, "layer emotion 1 width"]:
+    """Vectors as plans hold them."""
+    return x.transpose(0, 1)[:, :, None].contiguous()
 
 
 def _parts(dose: SteeringDose | CircuitDose) -> Float[Tensor, " emotion"]:

@@ -6,7 +6,8 @@
 
 `designs` says what is compared, `sources` where the prompts come from, `cells` how they are split;
 `filter`, `scores`, `losses` and `dissociation` are the steps of `study`. `published` computes the
-published statistics, `probes` those of two-hop recall and copying.
+published statistics, `probes` those of two-hop recall and copying; `bridge` reads and swaps the
+bridge entity of two-hop prompts.
 """
 
 from typing import TYPE_CHECKING
@@ -14,19 +15,24 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
+    from circuits.recall_reasoning.bridge import bridge
+    from circuits.recall_reasoning.bridge_result import BridgeStudy
     from circuits.recall_reasoning.cells import Data, load_data
     from circuits.recall_reasoning.designs import CELLS, DESIGNS
     from circuits.recall_reasoning.result import RecallReasoning
-    from circuits.recall_reasoning.settings import StudySettings
+    from circuits.recall_reasoning.settings import BridgeSettings, StudySettings
     from circuits.recall_reasoning.sources import build
     from circuits.recall_reasoning.study import study
 
 __all__ = [
     "CELLS",
     "DESIGNS",
+    "BridgeSettings",
+    "BridgeStudy",
     "Data",
     "RecallReasoning",
     "StudySettings",
+    "bridge",
     "build",
     "load_data",
     "study",

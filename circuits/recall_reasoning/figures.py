@@ -115,3 +115,46 @@ def plot_control(draws: Any, control: Any) -> go.Figure:
         xaxis={"title": "own − other effect lost (% of total)"},
         height=220 + 110 * max(1, draws["ability"].nunique()),
     )
+
+
+def plot_swaps(swaps: Any, conditions: Sequence[str], title: str) -> go.Figure:
+    """A map of layer x position for each condition: the fraction of answers that follow."""
+    names = [name for name in conditions if name in set(swaps["condition"])]
+    figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True)
+    for column, name in enumerate(names, 1):
+        wide = swaps[swaps["condition"] == name].pivot(
+            index="layer", columns="position", values="follows"
+        )
+        wide = wide[list(dict.fromkeys(swaps["position"]))]
+        figure.add_heatmap(
+            z=wide.values,
+            x=[label(one) for one in wide.columns],
+            y=[str(one) for one in wide.index],
+            coloraxis="coloraxis",
+            row=1,
+            col=column,
+            hovertemplate="layer %{y}, %{x}: %{z:.2f}<extra></extra>",
+        )
+    figure.update_yaxes(title="layer", row=1, col=1)
+    colours = {"cmin": 0, "cmax": 1, "colorbar": {"title": "follow"}}
+    width = 120 + 220 * len(names)
+    return styled(figure, title, coloraxis=colours, height=520, width=width, margin={"t": 90})
+
+
+def plot_beats(ranks: Any, title: str) -> go.Figure:
+    """By depth, a line per position and lens: the fraction of other bridges that rank below."""
+    figure = go.Figure()
+    positions = list(dict.fromkeys(ranks["position"]))
+    for (lens, position), own in ranks.groupby(["lens", "position"], sort=False):
+        colour = PALETTE[positions.index(position) % len(PALETTE)]
+        dash = "solid" if lens == "logit lens" else "dot"
+        figure.add_scatter(
+            x=own["depth"],
+            y=own["beats"],
+            mode="lines",
+            line={"color": colour, "dash": dash},
+            name=label(f"{position}, {lens}"),
+        )
+    figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
+    axes = {"xaxis": {"title": "layers passed"}, "yaxis": {"title": "beats", "range": [0, 1]}}
+    return styled(figure, title, "0.5: chance", height=460, **axes)

@@ -1,66 +1,21 @@
-"""Probes of two-hop recall and copying: bridge read-out, knock-out, back-patching, memory heads."""
+"""Probes of two-hop recall and copying: knock-out, back-patching, memory heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from interp.attribution.logit_attribution import direct_logit_attribution
-from interp.data.answers import single_token
-from interp.data.pairs import PromptPairs, TokenPair, tokenise
+from interp.data.pairs import PromptPairs, tokenise
 from interp.data.prompts import prompts_of
-from interp.errors import DataError
 from interp.interventions.plan import AnyPlan, KnockOut, Patch
 from interp.interventions.recording import activations
 from interp.interventions.run import sweep_plans
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.statistics import bootstrap_mean
-
-
-def bridge_readout(
-    model: Model, pairs: PromptPairs, bridge: Mapping[str, str], span: str = "subject"
-) -> xr.DataArray:
-    """Log p(bridge) by the logit lens, at the last token of the descriptive mention, by layer.
-
-    The pairs are two-hop prompts, `bridge` the bridge of each one's clean prompt by id, `span` the
-    mention. Dims (pair, layer, prompt), prompt ``clean`` or ``corrupt``: evidence of a first hop
-    where it is higher on clean prompts. Pairs whose bridge is not a single token are left out;
-    `DataError` where none is.
-
-    Source: Yang et al., arXiv 2402.16837.
-    """
-    found: list[tuple[TokenPair, int]] = []
-    tokenised = tokenise(model, pairs)[0]
-    for one in tokenised:
-        prompt, name = one.pair.clean, bridge[one.pair.id]
-        try:
-            found.append((one, single_token(model, prompt, list(one.clean), name, "bridge")))
-        except DataError:  # of several tokens: its first one would say little
-            continue
-    if not found:
-        raise DataError(f"no bridge of {len(tokenised)} pairs is a single token of {model.name}.")
-    rows, tokens = [row for row, _ in found], torch.tensor([[token] for _, token in found])
-    read: list[torch.Tensor] = []
-    for side in ("clean", "corrupt"):
-        states = activations(model, prompts_of(rows, side), "resid_post", at=f"{span}_last")
-        logits = (model.logits(state.to(model.dtype)).cpu() for state in states.values())
-        read.append(torch.cat([one.log_softmax(-1).gather(1, tokens) for one in logits], 1))
-    values = torch.stack(read, -1).numpy()
-    coords: dict[str, Any] = {"pair": [row.pair.id for row in rows], "prompt": ["clean", "corrupt"]}
-    coords["layer"] = range(model.arch.n_layers)
-    return xr.DataArray(values, coords, ("pair", "layer", "prompt"), "log_p_bridge")
-
-
-def readout_table(values: xr.DataArray, clusters: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """By layer: how often the bridge is likelier on clean than on corrupt prompts."""
-    clean = values.sel(prompt="clean")
-    higher = (clean > values.sel(prompt="corrupt")).values.astype(float)
-    columns = {"layer": values["layer"].values, **_bounds("higher", higher, seed, clusters)}
-    return pd.DataFrame(columns | {"log_p": clean.mean("pair").values, "n": len(higher)})
 
 
 def _bounds(name: str, values: np.ndarray, seed: int, clusters: Any = None) -> dict[str, Any]:

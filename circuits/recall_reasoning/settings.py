@@ -75,3 +75,21 @@ def load_recipe(path: str | Path) -> StudyRecipe:
     """Read a recipe from a JSON file, or a shipped one by its name; `DataError` if malformed."""
     file = locate(path, "a recipe file", RECIPES)
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))
+
+
+class BridgeSettings(ClosedRow):
+    """What `bridge` reads and swaps, fixed before it runs."""
+
+    template: Text = Field(
+        default="The capital of the country where {} is located is the city of",
+        description="Two-hop prompt; {} stands for the landmark.",
+    )
+    n_swaps: Count = Field(default=40, description="Number of swaps per half of the countries.")
+    layers: tuple[Index, ...] = Field(
+        default=(), description="Layers in which states are swapped; by default all."
+    )
+    positions: tuple[Index, ...] = Field(
+        default=(),
+        description="Positions swapped, counted from the landmark's last token; by default all.",
+    )
+    seed: Index = Field(default=0, description="Random seed for halves and swaps.")

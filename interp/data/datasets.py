@@ -23,6 +23,7 @@ SETS = {
     "landmark_countries": "prompt pairs",
     "linguistic_puzzles": "prompt pairs",
     "capital_questions": "questions",
+    "mood_contrasts": "contrast pairs",
     "multihop_chains": "edit cases",
     "multihop_facts": "facts",
     "recall_facts": "facts",

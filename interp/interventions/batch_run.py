@@ -4,8 +4,9 @@ Before each forward the engine notes which tokens come in (with a KV cache only 
 `Window`; each `BoundEdit` then rewrites those that its scope covers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,6 +89,27 @@ class Scope:
 
 @brief
 @dataclass(frozen=True)
+class Fade:
+    """How the dose of an edit ends while text is generated; fields as of `Shift`."""
+
+    hold: int | Literal["sentence"]
+    half_life: float | None = None
+
+    def part(
+        self, new: Int[Tensor, " token"], sentence: Float[Tensor, " token"]
+    ) -> Float[Tensor, " token"]:
+        """The part of the dose at each token, 1 at first.
+
+        `new` is how many new tokens there are up to and with it, 0 in the prompt; `sentence` how
+        many the first sentence has, infinite until it has ended.
+        """
+        hold = sentence if self.hold == "sentence" else torch.tensor(float(self.hold))
+        behind = (new - hold + 1).clamp(min=0)
+        return 0.5 ** (behind / self.half_life) if self.half_life else (behind == 0).float()
+
+
+@brief
+@dataclass(frozen=True)
 class Rewrite:
     """What an edit does to the selected features x of a token: keep x + add - x B Bᵀ.
 
@@ -95,31 +117,38 @@ class Rewrite:
         add: what is added: one vector, one per position, or one per prompt and position; before it
             is given to its layers, one per layer, prompt and position.
         basis: B, orthonormal directions that are projected out.
-        of_norm: whether what is added is multiplied by the L2 norm of x.
+        of_norm: whether what is added (or `bounds`) is multiplied by the L2 norm of x.
+        bounds: with these, x is instead moved along `add` until its coordinate
+            (x - origin)·add / add·add is within them.
+        origin: where that coordinate is 0, of the shape of `add`; ``None``: at zero.
     """
 
     keep: float = 1.0
     add: Float[Tensor, "*prompt_pos feature"] | None = None
     basis: Float[Tensor, "feature direction"] | None = None
     of_norm: bool = False
+    bounds: tuple[float | None, float | None] | None = None
+    origin: Float[Tensor, "*prompt_pos feature"] | None = None
 
     def of_layers(self, n: int) -> "list[Rewrite]":
         """The rewrite of each of `n` layers."""
         if self.add is None or self.add.ndim < 4:
             return [self] * n
-        return [replace(self, add=add) for add in self.add]
+        origins = [None] * n if self.origin is None else self.origin
+        return [replace(self, add=a, origin=o) for a, o in zip(self.add, origins, strict=True)]
 
-    def added(
-        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    @staticmethod
+    def of_tokens(
+        value: Float[Tensor, "*prompt_pos feature"] | None,
+        prompt: Int[Tensor, " token"],
+        pos: Int[Tensor, " token"],
     ) -> Float[Tensor, "token_or_one feature"] | None:
-        """What is added to each token, `prompt` and `pos` indexing the axes that there are."""
-        if self.add is None:
-            return None
-        if self.add.ndim == 1:
-            return self.add[None]
-        prompt, pos = prompt.to(self.add.device), pos.to(self.add.device)
-        place = pos if self.add.shape[-2] > 1 else torch.zeros_like(pos)
-        found = self.add[place] if self.add.ndim == 2 else self.add[prompt, place]
+        """A value at each token, `prompt` and `pos` indexing the axes that there are."""
+        if value is None or value.ndim == 1:
+            return None if value is None else value[None]
+        prompt, pos = prompt.to(value.device), pos.to(value.device)
+        place = pos if value.shape[-2] > 1 else torch.zeros_like(pos)
+        found = value[place] if value.ndim == 2 else value[prompt, place]
         missing = found.isnan().any(-1)
         if bool(missing.any()):
             raise PlanError(
@@ -133,20 +162,30 @@ class Rewrite:
         x: Float[Tensor, "token feature"],
         prompt: Int[Tensor, " token"],
         pos: Int[Tensor, " token"],
+        part: Float[Tensor, " token"] | None = None,
     ) -> Float[Tensor, "token feature"]:
-        """The new features of some tokens."""
+        """The new features of some tokens; `part` of what is added, by default all."""
         # 0 x inf is not a number, and what is replaced may be infinite.
         new = x * self.keep if self.keep else torch.zeros_like(x)
-        add = self.added(prompt, pos)
+        add = self.of_tokens(self.add, prompt, pos)
         if self.basis is not None:
             wide = torch.promote_types(x.dtype, torch.float32)
             basis = self.basis.to(x.device, wide)
             new = new - ((x.to(wide) @ basis) @ basis.T).to(x.dtype)
         if add is None:
             return new
-        if self.of_norm:
-            add = add.to(x.device) * x.float().norm(dim=-1, keepdim=True)
-        return new + add.to(x)
+        add = add.to(x.device)
+        size = x.float().norm(dim=-1, keepdim=True) if self.of_norm else 1.0
+        if self.bounds is not None:
+            add = add.float()
+            low, high = (None if one is None else one * size for one in self.bounds)
+            origin = self.of_tokens(self.origin, prompt, pos)
+            moved = x.float() if origin is None else x.float() - origin.to(x.device)
+            now = (moved * add).sum(-1, keepdim=True) / add.square().sum(-1, keepdim=True)
+            size = now.clamp(low, high) - now  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if part is not None:
+            size = size * part.to(x.device)[:, None]
+        return new + (add * size).to(x)
 
 
 @brief
@@ -158,6 +197,7 @@ class BoundEdit:
         features: the features of the selected units; ``None`` for all.
         numbers: of each prompt, its entry in values that differ by prompt.
         positional: the length of the values' position axis, where they have one.
+        fade: how the dose ends while text is generated; ``None``: it does not.
     """
 
     site: Site
@@ -167,6 +207,7 @@ class BoundEdit:
     rewrite: Rewrite
     numbers: Int[Tensor, " prompt"] | None
     positional: int | None
+    fade: Fade | None = None
 
     def __call__(self, activation: Float[Tensor, "row new width"], run: "Run") -> None:
         """Edit the activation, which must be that of the forward call under way, in place."""
@@ -183,7 +224,10 @@ class BoundEdit:
         where = [row.to(activation.device), new.to(activation.device)]
         if self.features is not None:
             where = [where[0][:, None], where[1][:, None], self.features.to(activation.device)]
-        activation[*where] = self.rewrite(activation[*where], prompt, pos)
+        part = None
+        if self.fade is not None:
+            part = self.fade.part(*run.new_tokens(window.row[row], pos))
+        activation[*where] = self.rewrite(activation[*where], prompt, pos, part)
 
     def tokens(self, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The tokens edited in a forward call: row, column among the new, entry, position."""
@@ -235,6 +279,9 @@ class Run:
         lengths: of the prompts; ``None`` where any batch will do.
         rows: which of the prompts are still in the batch; ``None`` for all.
         window: the forward call under way.
+        ends_sentence: whether a token ends a sentence; ``None`` where no edit asks.
+        sentence: how many new tokens the first sentence of each prompt's text has, infinite until
+            it has ended.
     """
 
     edits: list[BoundEdit]
@@ -242,6 +289,8 @@ class Run:
     lengths: Int[Tensor, " prompt"] | None
     rows: Int[Tensor, " row"] | None = None
     window: Window | None = None
+    ends_sentence: Callable[[int], bool] | None = None
+    sentence: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def tokens(self) -> Window:
@@ -275,3 +324,31 @@ class Run:
                     "applied to."
                 )
         self.window = Window.of(real, start, cache, self.rows)
+        if self.ends_sentence is not None:
+            self._note_sentences(ids, self.window, self.ends_sentence)
+
+    def new_tokens(
+        self, prompt: Int[Tensor, " token"], pos: Int[Tensor, " token"]
+    ) -> tuple[Int[Tensor, " token"], Float[Tensor, " token"]]:
+        """How many new tokens there are up to each token, and in its text's first sentence."""
+        assert self.lengths is not None  # `bind` refuses a dose that ends where they are not known
+        new = (pos - self.lengths[prompt] + 1).clamp(min=0)
+        known = len(self.sentence) > 0
+        return new, self.sentence[prompt] if known else torch.full(new.shape, torch.inf)
+
+    def _note_sentences(self, ids: Tensor, window: Window, ends: Callable[[int], bool]) -> None:
+        """Note where first sentences end among the new tokens of a forward call."""
+        assert self.lengths is not None
+        if not len(self.sentence) or not window.start:
+            self.sentence = torch.full((len(self.lengths),), torch.inf)
+        lengths = self.lengths[window.row, None]
+        decoded = window.real[:, window.start :] & (window.pos[:, window.start :] >= lengths)
+        for row, column in decoded.nonzero().tolist():
+            if ids.ndim != 2:
+                raise PlanError(
+                    "hold='sentence' needs the tokens, and embeddings were given; hold for a "
+                    "number of tokens."
+                )
+            prompt, pos = window.row[row], window.pos[row, window.start + column]
+            if torch.isinf(self.sentence[prompt]) and ends(int(ids[row, column])):
+                self.sentence[prompt] = pos - self.lengths[prompt] + 1

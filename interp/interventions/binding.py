@@ -1,6 +1,7 @@
 """Resolve a plan against a model and a batch of prompts, and check that it can be carried out."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor
 from interp.data.prompts import Positions, TokenPrompt
 from interp.errors import PlanError
 from interp.interventions.batch_run import BoundEdit, BoundKnockOut, Run, Scope
-from interp.interventions.plan import KnockOut, Plan, ProjectOut, SiteEdit
+from interp.interventions.plan import KnockOut, Plan, ProjectOut
+from interp.interventions.site_edit import SiteEdit
 from interp.model.model import Model
 from interp.model.sites import Site
+
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
+BEHIND_AN_END = "\"'”’»)]*_ \n\t"
+"""Marks that may follow the end of a sentence within its token."""
 
 
 def bind(
@@ -54,9 +60,26 @@ def bind(
             )
         positional = axes[-1] if axes and axes[-1] > 1 else None
         rewrites = step.rewrite(features).of_layers(len(layers))
-        for layer, rewrite in zip(layers, rewrites, strict=True):
-            run.edits.append(BoundEdit(site, layer, scope, features, rewrite, entry, positional))
+        fade = step.fade
+        if fade is not None and prompts is None:
+            raise PlanError(
+                f"hold={fade.hold!r} needs the prompts; give them: applied(model, plan, prompts)."
+            )
+        if fade is not None and fade.hold == "sentence":
+            run.ends_sentence = _sentence_ends(model)
+        run.edits += [
+            BoundEdit(site, layer, scope, features, rewrite, entry, positional, fade)
+            for layer, rewrite in zip(layers, rewrites, strict=True)
+        ]
     return run
+
+
+def _sentence_ends(model: Model) -> Callable[[int], bool]:
+    @functools.cache
+    def ends(token: int) -> bool:
+        return model.token(token).rstrip(BEHIND_AN_END).endswith(SENTENCE_ENDS)
+
+    return ends
 
 
 def _axes(step: SiteEdit, width: int | None = None) -> tuple[int, ...]:

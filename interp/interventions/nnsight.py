@@ -100,7 +100,7 @@ def run_plan(
     options = positions_and_mask(model, mask) | ({"remote": remote} if remote else {})
     # The block may be shipped as source, so it is plain tensor code on plain tuples.
     with torch.no_grad(), wrapped.trace(ids, use_cache=False, **options):
-        for module, side, where, keep, add, basis, of_norm in ordered:
+        for module, side, where, keep, add, basis, of_norm, bounds, origin in ordered:
             if side == "mask":
                 args, kwargs = module.inputs
                 cut, plain = where
@@ -116,15 +116,21 @@ def run_plan(
             new = old * keep
             if basis is not None:
                 new = new - (old @ basis) @ basis.T
-            if add is not None and of_norm:
-                add = add * old.float().norm(dim=-1, keepdim=True).to(add.dtype)
+            size = old.float().norm(dim=-1, keepdim=True) if of_norm else 1.0
+            if bounds is not None:
+                low, high = (None if one is None else one * size for one in bounds)
+                v, moved = add.float(), old.float() - (0.0 if origin is None else origin.float())
+                now = (moved * v).sum(-1, keepdim=True) / v.square().sum(-1, keepdim=True)
+                size = now.clamp(low, high) - now
+            if add is not None:
+                add = (add * size).to(add.dtype)
             x[where] = new if add is None else new + add
         logits = nnsight.save(wrapped.output.logits[:, -1].float())
     return logits.cpu()
 
 
 Step = tuple[tuple[int, int], tuple[Any, ...]]
-"""When it is computed, and (module, side, which elements, keep, add, basis, of_norm)."""
+"""When it is computed, and (module, side, which elements, and the fields of its `Rewrite`)."""
 
 
 def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> Step:
@@ -144,10 +150,13 @@ def _edit_step(wrapped: Any, model: Model, edit: BoundEdit, window: Window) -> S
         features = point.features[features]
     where = tuple(i.to(model.device) for i in (row[:, None], column[:, None], features))
     rewrite = edit.rewrite
-    numbers = (rewrite.added(prompt, pos), rewrite.basis)
-    add, basis = (None if t is None else t.to(model.device, model.dtype) for t in numbers)
+    add, origin = (rewrite.of_tokens(t, prompt, pos) for t in (rewrite.add, rewrite.origin))
+    add, basis, origin = (
+        None if t is None else t.to(model.device, model.dtype) for t in (add, rewrite.basis, origin)
+    )
     when = (edit.layer, ORDER.index(edit.site.name))
-    return when, (module, point.side, where, rewrite.keep, add, basis, rewrite.of_norm)
+    how = (rewrite.keep, add, basis, rewrite.of_norm, rewrite.bounds, origin)
+    return when, (module, point.side, where, *how)
 
 
 def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -> Step:
@@ -159,5 +168,5 @@ def _mask_step(wrapped: Any, model: Model, cut: BoundKnockOut, window: Window) -
     plain = plain_mask(model, window, window.n_new, 0)
     real = window.real.to(model.device)
     cut_off(cut, plain & real[:, None, None, :] & real[:, None, :, None], scores)  # or refuse
-    step = (module, "mask", (scores, plain), 1.0, None, None, False)
+    step = (module, "mask", (scores, plain), 1.0, None, None, False, None, None)
     return (cut.layer, ORDER.index("mask")), step

@@ -10,104 +10,22 @@ left out; a position axis of 1 holds for every position. `interp.Activations`, o
 with the dims of its site, in place of a vector are written where they were recorded.
 """
 
-import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.brief import ITEMS, LIMIT, in_few_words
-from interp.data.prompts import Positions, whole_numbers
+from interp.brief import LIMIT
+from interp.data.prompts import Positions
 from interp.errors import PlanError, did_you_mean
 from interp.interventions.batch_run import Rewrite
-from interp.interventions.labelled import written
+from interp.interventions.site_edit import Described, Numbers, Shift, SiteEdit, Value, selected
 from interp.results import folder, storage
-
-Numbers = int | Sequence[int] | None
-Value = Float[Tensor, "*prompt_pos width"]
-SETS = ("layers", "units", "heads", "positions", "queries", "keys")
-
-
-class Described:
-    """Normal form, checks, equality and repr that all interventions share."""
-
-    tensors: ClassVar[tuple[str, ...]] = ()
-    numbers: ClassVar[tuple[str, ...]] = ()
-
-    def fields(self) -> dict[str, Any]:
-        """Every field by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
-
-    def held(self) -> list[tuple[str, Tensor]]:
-        """The fields that are tensors."""
-        return [(k, v) for k, v in self.fields().items() if isinstance(v, Tensor)]
-
-    def __post_init__(self) -> None:
-        for name, value in self.fields().items():
-            normal = value
-            if name in self.tensors:
-                normal = _vector(value, f"{type(self).__name__}.{name}")
-            elif name in self.numbers:
-                normal = _finite(value, f"{type(self).__name__}.{name}")
-            elif name in SETS and value is not None and not isinstance(value, str):
-                normal = whole_numbers(value, name)
-            object.__setattr__(self, name, normal)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return False
-        theirs = other.fields()
-        return all(_same(value, theirs[name]) for name, value in self.fields().items())
-
-    def __repr__(self) -> str:
-        parts = [f"{k}={_brief(v)}" for k, v in self.fields().items() if v is not None]
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SiteEdit(Described):
-    """Base of what rewrites activations at a site.
-
-    Attributes:
-        site: ``"z"``, or ``"blocks.7.attn.hook_z"`` for one layer.
-        layers: where; ``None`` for the layer in the site's name, or every layer.
-        units: heads or neurons; ``None`` for all.
-        positions: which tokens.
-    """
-
-    site: str
-    layers: Numbers = field(default=None, kw_only=True)
-    units: Numbers = field(default=None, kw_only=True)
-    positions: Positions = field(default="all", kw_only=True)
-
-    def __post_init__(self) -> None:
-        for name in self.tensors:
-            found: Any = getattr(self, name)
-            array = getattr(found, "array", found)  # of interp.Activations
-            if isinstance(array, xr.DataArray):
-                what = type(self).__name__
-                layers, value = written(array, self.site, self.layers, what)
-                object.__setattr__(self, "layers", layers)
-                object.__setattr__(self, name, value)
-        super().__post_init__()
-        layers: Any = self.layers or ()
-        for name, value in self.held():
-            if value.ndim == 4 and len(value) != len(layers):
-                raise PlanError(
-                    f"{type(self).__name__}.{name} holds one entry for each of {len(value)} "
-                    "layers; name those layers in `layers`."
-                )
-
-    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
-        """What to do to the chosen features."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,7 +37,7 @@ class Patch(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The value in place of the activation."""
-        return Rewrite(0.0, _selected(self.value, features))
+        return Rewrite(0.0, selected(self.value, features))
 
 
 AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
@@ -151,30 +69,72 @@ class Ablate(SiteEdit):
         """Zero, or the value, or the activation with noise added."""
         if self.value is None:
             return Rewrite(0.0)
-        return Rewrite(1.0 if self.kind == "noise" else 0.0, _selected(self.value, features))
+        return Rewrite(1.0 if self.kind == "noise" else 0.0, selected(self.value, features))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(SiteEdit):
+class Add(Shift):
     """Add a vector: steering.
 
     Attributes:
         vector: what is added, as `Patch` takes it.
-        scale: times this.
-        relative: ``"norm"``: also times the L2 norm of the activation (of the chosen units) at
-            each token.
+        scale: times this, and with ``relative="norm"`` times the norm of the activation.
     """
 
     vector: Value
     scale: float = 1.0
-    relative: Literal["norm"] | None = field(default=None, kw_only=True)
     tensors = ("vector",)
     numbers = ("scale",)
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation plus scale x vector."""
-        added = self.scale * _selected(self.vector, features)
-        return Rewrite(1.0, added, of_norm={None: False, "norm": True}[self.relative])
+        added = self.scale * selected(self.vector, features)
+        return Rewrite(1.0, added, of_norm=self.relative == "norm")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clamp(Shift):
+    """Move an activation along a vector until its coordinate is within bounds, and no further.
+
+    The coordinate of x on the vector v is c = (x - origin)·v / v·v: 0 at the origin, 1 at
+    origin + v. Where c is already within the bounds, x stays as it is; with
+    ``relative="norm"`` the bounds are times the norm of x.
+
+    Attributes:
+        vector: v, as `Patch` takes it.
+        low, high: the bounds of the coordinate; ``None``: none. `low` alone adds only what is
+            missing (steering that stops on arrival).
+        origin: where the coordinate is 0, of the shape of `vector`; ``None``: at zero.
+    """
+
+    vector: Value
+    low: float | None = 1.0
+    high: float | None = None
+    origin: Value | None = field(default=None, kw_only=True)
+    tensors = ("vector", "origin")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = [self.finite(name) for name in ("low", "high") if getattr(self, name) is not None]
+        if not ends or ends != sorted(ends):
+            raise PlanError(
+                f"Clamp at {self.site!r} has low={self.low} and high={self.high}; give one of "
+                "them, or a low one that is not above the high one."
+            )
+        if self.origin is not None and self.origin.shape != self.vector.shape:
+            raise PlanError(
+                f"Clamp.origin at {self.site!r} has shape {tuple(self.origin.shape)}, but its "
+                f"vector has {tuple(self.vector.shape)}; give one origin per vector."
+            )
+
+    def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
+        """The activation with its coordinate within the bounds."""
+        origin = None if self.origin is None else selected(self.origin, features)
+        bounds = (self.low, self.high)
+        vector, of_norm = selected(self.vector, features), self.relative == "norm"
+        if not bool(vector.reshape(-1, vector.shape[-1]).any(-1).all()):
+            raise PlanError(f"Clamp.vector at {self.site!r} holds zero, which has no direction.")
+        return Rewrite(1.0, vector, of_norm=of_norm, bounds=bounds, origin=origin)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,7 +167,7 @@ class ProjectOut(SiteEdit):
 
     def rewrite(self, features: Int[Tensor, " feature"] | None) -> Rewrite:
         """The activation minus its projection; linearly dependent directions are refused."""
-        rows = _selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
+        rows = selected(self.directions.reshape(-1, self.directions.shape[-1]).double(), features)
         basis, r = torch.linalg.qr(rows.T)
         size = r.diagonal().abs()
         if len(size) < len(rows) or not bool((size > 1e-6 * rows.norm(dim=1)).all()):
@@ -236,7 +196,7 @@ class KnockOut(Described):
 
 Intervention = SiteEdit | KnockOut
 KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Patch, Ablate, Add, Scale, ProjectOut, KnockOut)
+    kind.__name__: kind for kind in (Patch, Ablate, Add, Clamp, Scale, ProjectOut, KnockOut)
 }
 
 
@@ -305,55 +265,3 @@ def as_plan(plan: "AnyPlan") -> Plan:
     if isinstance(plan, Plan):
         return plan
     return Plan.of(plan) if isinstance(plan, Described) else Plan.of(*plan)
-
-
-# --- helpers -----------------------------------------------------------------------------------
-
-
-def _vector(value: Any, what: str) -> Tensor | None:
-    if value is None:
-        return None
-    tensor = torch.as_tensor(value)
-    if not 1 <= tensor.ndim <= 4 or not tensor.is_floating_point():
-        raise PlanError(
-            f"{what} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give floats of "
-            "shape [width], [pos, width], [prompt, pos, width] or [layer, prompt, pos, width]."
-        )
-    usable = torch.isfinite(tensor)
-    if tensor.ndim > 1 and not what.endswith("directions"):
-        # a token's NaN is one beyond a prompt's end, as `interp.activations` records it
-        usable = usable | tensor.isnan().all(-1, keepdim=True)
-    if not bool(usable.all()):
-        raise PlanError(f"{what} holds NaN or infinity; nothing useful can be written.")
-    return tensor
-
-
-def _finite(value: float, what: str) -> float:
-    if not math.isfinite(value):
-        raise PlanError(f"{what} is {value}; give a finite number.")
-    return float(value)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        a, b = a.cpu(), b.cpu()
-        return bool(((a == b) | (a.isnan() & b.isnan())).all())
-    return type(a) is type(b) and a == b
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"tensor{list(value.shape)}"
-    if isinstance(value, tuple) and len(value) > ITEMS:
-        run = value == tuple(range(value[0], value[-1] + 1))
-        return f"{value[0]} to {value[-1]}" if run else f"{len(value)} numbers"
-    return in_few_words(value)
-
-
-def _selected(
-    value: Float[Tensor, "*any width"], features: Int[Tensor, " feature"] | None
-) -> Float[Tensor, "*any feature"]:
-    """Some features of a value; ``None`` for all."""
-    return value if features is None else value[..., features.to(value.device)]

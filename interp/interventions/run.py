@@ -14,6 +14,7 @@ from interp.brief import brief
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
+from interp.errors import PlanError
 from interp.forward.alias_runs import by_alias
 from interp.forward.argument_axes import BlockState
 from interp.forward.budget import default_budget
@@ -109,6 +110,8 @@ def sweep_plans(
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
     for plan in steps:
         check_values(plan, prompts)
+        if any(step.fade is not None for step in plan.edits):
+            raise PlanError("`hold` is about generated text; leave it out of plans to sweep.")
 
     def measured(some: Sequence[TokenPair], one: Metric) -> list[np.ndarray]:
         return [_measured(model, some, steps, one, run)]

@@ -90,8 +90,8 @@ def plot_attention(
     )
 
 
-def plot_lens(table: pd.DataFrame, model: str) -> go.Figure:
-    """Draw what the logit lens reads, from `LogitLens.table`: the likeliest token of each cell."""
+def plot_lens(table: pd.DataFrame, model: str, lens: str) -> go.Figure:
+    """Draw what a lens reads, from `LensReading.table`: the likeliest token of each cell."""
     read = zip(table["predicted"], table["probability"], strict=True)
     texts = [f"{label(repr(predicted))} {probability:.3f}" for predicted, probability in read]
     cells: Any = table.assign(text=texts).set_index(["depth", "pos"])
@@ -116,7 +116,7 @@ def plot_lens(table: pd.DataFrame, model: str) -> go.Figure:
     )
     return styled(
         figure,
-        f"Logit lens on {model}",
+        f"{lens[0].upper()}{lens[1:]} on {model}",
         "the likeliest next token at each depth",
         coloraxis={"cmin": 0, "cmax": 1, "colorbar": {"title": "probability"}},
         xaxis={"title": "token"},

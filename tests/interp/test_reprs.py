@@ -95,7 +95,7 @@ def test_real_objects_say_what_they_are():
         "Generation": interp.generate(model, "w1 w2", max_new_tokens=40)[0],
         "AblationResult": interp.ablate(model, word_pairs(), "L1H2", n_random=2),
         "Activations": interp.activations(model, pairs, "z"),
-        "LogitLens": interp.logit_lens(model, pairs),
+        "LensReading": interp.logit_lens(model, pairs),
         "NodeScores": interp.attribute_nodes(model, word_pairs(), "eap"),
         "PatchResult": interp.patch(model, word_pairs(), over="layer"),
         "Evaluator": Evaluator.of(model, word_pairs()),

@@ -143,11 +143,12 @@ def fact_questions(one: EditedFact) -> tuple[list[FactQuestion], Counter[str]]:
         found.append(FactQuestion("affirmation", i, affirmed, options=new_old))
         if denied:
             found.append(FactQuestion("negation", i, denied, options=new_old[::-1]))
+    checks: tuple[tuple[FactKind, Answer, tuple[str, ...]], ...] = (
+        ("affirms_new", one.new, YES_NO),
+        ("denies_old", one.old, YES_NO[::-1]),
+    )
     for i, form in enumerate(CHECKS):
-        for kind, name, options in (
-            ("affirms_new", one.new, YES_NO),
-            ("denies_old", one.old, YES_NO[::-1]),
-        ):
+        for kind, name, options in checks:
             sentence = statement(fact, name.text)
             text = form.replace(SLOT, sentence if form.startswith(SLOT) else inside(sentence))
             found.append(FactQuestion(kind, i, f"Q: {text}\nA:", CHECKED, options))

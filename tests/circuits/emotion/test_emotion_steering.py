@@ -27,7 +27,7 @@ from circuits.emotion.steering import (
 )
 from circuits.emotion.texts import EMOTIONS
 from interp.errors import PlanError
-from interp.interventions.plan import Add, Plan
+from interp.interventions.plan import Add, Clamp, Plan
 
 LAYERS, HEADS, D_HEAD, NEURONS = 4, 5, 3, 40
 
@@ -168,6 +168,21 @@ def test_doses_that_do_not_fit_are_refused():
         steer(discovery(), SteeringDose(fraction=0.1, layers=(2, 4)))
     with pytest.raises(PlanError, match="no circuits 'best'.*centred, paper"):
         drive(discovery(), CircuitDose(strength=1.0, preset="best"))
+
+
+def test_steering_may_stop_on_arrival_and_end_with_the_sentence():
+    found = discovery()
+    more = {"arrive": True, "hold": "sentence", "half_life": 4.0}
+    dose = SteeringDose(fraction=0.1, layers=(1, 2), own={"fear": 0.2}, **more)
+    (step,) = steer(found, dose)
+    assert isinstance(step, Clamp) and (step.low, step.high, step.relative) == (0.1, None, "norm")
+    assert (step.hold, step.half_life, step.layers) == ("sentence", 4.0, (1, 2))
+    parts = torch.tensor([2.0 if emotion == "fear" else 1.0 for emotion in EMOTIONS])
+    wanted = found.directions.resid_post[:, 1] * parts[:, None]
+    torch.testing.assert_close(step.vector[0, :, 0], wanted)
+    condition = Condition("steering", plan=Plan.of(step))
+    assert condition.strength == 0.1 and condition.at(0.4).strength == 0.4
+    assert condition.digest != condition.at(0.4).digest
 
 
 def test_an_emotion_may_have_a_dose_of_its_own():

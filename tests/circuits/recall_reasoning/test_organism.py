@@ -10,7 +10,7 @@ import interp
 from circuits.cli.app import app
 from circuits.query_value import find, validate
 from circuits.recall_reasoning.filter import candidates, filtered, right
-from circuits.recall_reasoning.probes import bridge_readout, knock_out, readout_table
+from circuits.recall_reasoning.probes import knock_out
 from circuits.recall_reasoning.sources.organism import (
     RELATIONS,
     one_hop,
@@ -21,7 +21,7 @@ from circuits.recall_reasoning.sources.organism import (
 )
 from interp.ablation.readouts import spelt
 from interp.data.pairs import tokenise
-from interp.data.prompts import TokenPrompt
+from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import ModelError
 from interp.loading import organisms
 
@@ -121,8 +121,15 @@ def test_bridge_is_read_where_the_first_hop_is_asked_for(organism, world, cell, 
     data = organism_cells(world, n=24, seed=2)
     pairs = data.of("test", cell)
     clusters = data.clusters(pairs)
-    table = readout_table(bridge_readout(organism, pairs, data.bridge, "hop"), clusters)
-    assert (table["higher"][first:] >= 0.95).all()
-    assert first == 0 or table["higher"][0] < 0.8
+    rows, lands = tokenise(organism, pairs)[0], sorted(set(data.bridge.values()))
+    log_p = []
+    for side in ("clean", "corrupt"):
+        prompts = prompts_of(rows, side)
+        read = interp.logit_lens(organism, prompts, at="hop_last", tokens=lands).of_tokens
+        own = [lands.index(data.bridge[row.pair.id]) for row in rows]
+        log_p.append(read["log_p"].values[np.arange(len(rows)), 1:, 0, own])
+    higher = (log_p[0] > log_p[1]).mean(0)
+    assert (higher[first:] >= 0.95).all()
+    assert first == 0 or higher[0] < 0.8
     change = knock_out(organism, pairs, window=1, span="hop", clusters=clusters)["change"]
     assert change.idxmin() == 2 and change[2] < -0.2  # then it moves to the last token

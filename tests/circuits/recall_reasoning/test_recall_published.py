@@ -12,10 +12,8 @@ from planted_recall import planted, planted_data
 
 from circuits.recall_reasoning.probes import (
     back_patching,
-    bridge_readout,
     knock_out,
     memory_heads,
-    readout_table,
 )
 from circuits.recall_reasoning.published import (
     LastToken,
@@ -132,21 +130,6 @@ def test_memory_and_in_context_heads_are_told_apart():
     table = memory_heads(model, data.of("test", "C")[:8], stored)
     assert table["head"].iloc[-1] == "a0.h2"  # copies the stated value
     assert table["effect"].iloc[-1] < -1
-
-
-def test_bridge_readout_is_the_logit_lens_at_the_mention():
-    model, data = planted(), planted_data()
-    pairs = spanned(data.of("test", "A")[:6])
-    values = bridge_readout(model, pairs, {pair.id: pair.answer for pair in pairs})
-    assert values.dims == ("pair", "layer", "prompt")
-    states = model.hf(
-        torch.tensor([model.encode(pairs[0].clean)]), output_hidden_states=True
-    ).hidden_states
-    logits = model.logits(states[1][0, 4][None])[0].log_softmax(-1)
-    token = model.encode(pairs[0].answer)[-1]
-    assert float(values[0, 0, 0]) == pytest.approx(float(logits[token]), abs=1e-4)
-    table = readout_table(values, [pair.id for pair in pairs])
-    assert table["n"].tolist() == [6] * 3
 
 
 def test_back_patching_into_the_same_state_changes_nothing():

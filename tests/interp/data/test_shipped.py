@@ -25,6 +25,7 @@ from interp.errors import DataError
 READERS = {
     "prompt pairs": interp.load_pairs,
     "questions": load_questions,
+    "contrast pairs": interp.load_contrast_pairs,
     "edit cases": load_cases,
     "events": load_scenarios,
     "vignettes": load_vignettes,

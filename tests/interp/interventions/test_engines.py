@@ -8,7 +8,7 @@ from conftest import FAMILIES, tiny
 from plan_examples import prompts_for, vector
 
 import interp
-from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp import Ablate, Add, Clamp, KnockOut, Patch, Plan, ProjectOut, Scale
 from interp.data.prompts import pad
 from interp.errors import PlanError
 from interp.forward.layer_calls import positions_and_mask
@@ -30,6 +30,10 @@ def edits_of(model: Model) -> dict[str, Plan]:
         "heads": Plan.of(Ablate("z", units=(0, 3), layers=(0, 2))),
         "keys": Plan.of(Scale("k", -1.0, layers=1, units=0)),
         "neurons": Plan.of(Patch("mlp_post", vector(model, "mlp_post", 8), units=(1, 9))),
+        "clamp": Plan.of(
+            Clamp("mlp_out", vector(model, "mlp_out"), 0.1, 0.2, origin=torch.ones(32)),
+            Clamp("resid_post", vector(model, "resid_post"), 0.1, relative="norm", layers=1),
+        ),
         "project": Plan.of(ProjectOut("resid_post", torch.eye(32)[:3] + 0.1, layers=1)),
         "noise": noise,
     }

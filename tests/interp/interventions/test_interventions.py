@@ -8,7 +8,7 @@ from conftest import tiny, word_pairs
 from plan_examples import assert_untouched, every_kind, prompts_for, vector
 
 import interp
-from interp import Ablate, Add, KnockOut, Patch, Plan, ProjectOut, Scale
+from interp import Ablate, Add, Clamp, KnockOut, Patch, Plan, ProjectOut, Scale
 from interp.data.prompts import TokenPrompt, pad
 from interp.errors import DataError, InterpError, PlanError, RunFolderError
 from interp.forward.hooks import hooked
@@ -53,6 +53,10 @@ def assert_defined_by(model: Model, step: SiteEdit, change, scope, layers) -> No
         torch.testing.assert_close(got[i], want, atol=1e-4, rtol=0)
 
 
+def clamped(x, v, low: float, origin) -> torch.Tensor:
+    return x + max(0.0, low - float((x - origin) @ v) / float(v @ v)) * v
+
+
 @pytest.mark.parametrize("site", list(SITES))
 def test_every_edit_at_every_site_equals_a_plain_hook(tiny_model: Model, site: str):
     if site not in tiny_model.arch.sites:
@@ -71,6 +75,10 @@ def test_every_edit_at_every_site_equals_a_plain_hook(tiny_model: Model, site: s
         ),
         (Add(site, v, 2.5, layers=1, positions=0), lambda x, i, p: x + 2.5 * v),
         (Scale(site, -0.5, layers=1), lambda x, i, p: -0.5 * x),
+        (
+            Clamp(site, by_row, 0.5, origin=by_row / 4, layers=1, positions="s"),
+            lambda x, i, p: clamped(x, by_row[i, p], 0.5, by_row[i, p] / 4),
+        ),
         (ProjectOut(site, 3 * v, layers=1), lambda x, i, p: x - (x @ d) * d),
     ]
     for step, change in cases:

@@ -16,6 +16,8 @@ from circuits.editing.evaluation.control_questions import QuestionPool, pools_ap
 from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact_prompts import BARE
+from circuits.editing.gradient_step import FeatureStatistics
+from circuits.editing.methods import GradientStep, Method
 from circuits.editing.presets import preset
 from circuits.editing.writing import Request, write
 
@@ -69,23 +71,25 @@ def test_controls_have_nothing_to_do_with_the_others_edits():
 # --- what is asked -----------------------------------------------------------------------------
 
 
-def test_every_question_is_asked_after_the_last_edit(world):
+@pytest.mark.parametrize("name", ["rome", "step"])
+def test_every_question_is_asked_after_the_last_edit(name: str, world):
     model, cases, pool, rome, moments = world
+    method = rome if name == "rome" else Method("step", (GradientStep((1, 2), lr=0.2),))
     kept, protocol = side_by_side(cases)[:3], Protocol(PLAIN, pool, sequential=True)
-    answers, lines = evaluate_condition(model, EditCondition("rome", rome), kept, protocol, moments)
+    condition = EditCondition(name, method)
+    answers, lines = evaluate_condition(model, condition, kept, protocol, moments)
     before: tuple[Change, ...] = ()
+    seen: tuple[FeatureStatistics, ...] = ()
     for case in kept:  # the same by hand
-        (one,) = write(model, [Request(case.facts)], rome, moments, BARE, [before])
+        (one,) = write(model, [Request(case.facts, (), seen)], method, moments, BARE, [before])
         assert one.changes[: len(before)] == before
-        before = one.changes
+        before, seen = one.changes, seen + one.statistics
     asked = [Ask(0, case.facts[0].cloze) for case in kept]
     said = generations(model, asked, [before])
     cloze = answers[answers["kind"] == "efficacy"].set_index("case")["generated"]
     assert [cloze[case.id] for case in kept] == [text.split("\n")[0].strip() for text in said]
     assert len(lines) == len(kept) and (lines["peak_gb"] >= 0).all()
-    alone, _ = evaluate_condition(
-        model, EditCondition("rome", rome), kept, Protocol(PLAIN, pool), moments
-    )
+    alone, _ = evaluate_condition(model, condition, kept, Protocol(PLAIN, pool), moments)
     assert not alone[alone["kind"] == "efficacy"]["generated"].equals(
         answers[answers["kind"] == "efficacy"]["generated"]
     )

@@ -1,4 +1,4 @@
-"""The logit lens: what each depth predicts, on text and on pairs."""
+"""The logit lens: what each depth predicts, on text and on pairs; ranks of given tokens."""
 
 import dataclasses
 
@@ -6,8 +6,7 @@ import numpy as np
 import plotly.io as pio
 import pytest
 import torch
-from conftest import tiny
-from test_logit_attribution import final_logits, pairs_of
+from conftest import tiny, word_pairs
 
 import interp
 from interp.data.pairs import tokenise
@@ -18,13 +17,16 @@ TEXTS = ["w1 w2 w3 w4 w5 w6", "w7 w8"]
 
 
 def test_the_lens_on_pairs_ends_in_the_models_own_prediction(tiny_model: Model):
-    pairs = pairs_of(tiny_model)
+    pairs = tokenise(tiny_model, word_pairs())[0]
     answers = interp.logit_lens(tiny_model, pairs).answers
     assert answers is not None
     assert answers.shape == (3, tiny_model.arch.n_layers + 1, 2)
     assert answers.pair.values.tolist() == [pair.pair.id for pair in pairs]
-    log_p = final_logits(tiny_model).log_softmax(-1)
-    want = [[row[p.answer], row[p.wrong_answer]] for row, p in zip(log_p, pairs, strict=True)]
+    want = []
+    for p in pairs:
+        with torch.no_grad():
+            log_p = tiny_model.hf(torch.tensor([p.clean])).logits[0, -1].log_softmax(-1)
+        want.append([log_p[p.answer], log_p[p.wrong_answer]])
     np.testing.assert_allclose(answers[:, -1].values, np.array(want), atol=1e-4)
 
 
@@ -116,3 +118,32 @@ def test_answers_of_several_tokens_are_an_explicit_choice():
     np.testing.assert_allclose(first, alone)
     with pytest.raises(PlanError, match="the logit lens reads one token per answer"):
         interp.logit_lens(model, tokenise(model, rows)[0])
+
+
+def test_ranks_and_log_probabilities_of_tokens_are_those_of_a_loop(tiny_model: Model):
+    chosen = ["w20", 7, "w3"]
+    ids = [tiny_model.tokenizer.encode("w20")[-1], 7, tiny_model.tokenizer.encode("w3")[-1]]
+    found = interp.logit_lens(tiny_model, TEXTS, tokens=chosen).of_tokens
+    assert found is not None and found["token_id"].values.tolist() == ids
+    streams = [*interp.activations(tiny_model, TEXTS, "resid_pre").values()]
+    final = tiny_model.arch.n_layers - 1
+    streams += interp.activations(tiny_model, TEXTS, "resid_post", final).values()
+    for depth, stream in enumerate(streams):
+        for prompt, n in enumerate((6, 2)):
+            one = found.isel(prompt=prompt, depth=depth)
+            for pos in range(n):
+                log_p = tiny_model.logits(stream[prompt, pos][None])[0].log_softmax(-1)
+                want = [int((log_p > log_p[i]).sum()) for i in ids]
+                assert one["rank"][pos].values.tolist() == want
+                np.testing.assert_allclose(one["log_p"][pos], log_p[ids].numpy(), atol=1e-4)
+    assert (found["rank"][1, :, 2:] == -1).all() and found["log_p"][1, :, 2:].isnull().all()
+    alone = interp.logit_lens(tiny_model, TEXTS[0]).of_tokens
+    assert alone is None
+
+
+def test_tokens_that_are_none_or_several_are_refused():
+    model = tiny("llama")
+    with pytest.raises(DataError, match="is 2 tokens of"):
+        interp.logit_lens(model, TEXTS, tokens=["w1 w2"])
+    with pytest.raises(DataError, match="there is no token 97"):
+        interp.logit_lens(model, TEXTS, tokens=[97])

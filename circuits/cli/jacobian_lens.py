@@ -1,0 +1,50 @@
+"""`interp jacobian-lens`: fit the Jacobian lens of a model."""
+
+from typing import Annotated
+
+import typer
+
+from circuits.cli.grouped import command
+from circuits.cli.options import ForceOption, JsonOption, LayersOption, NeededOutOption, OnModel
+from circuits.cli.options import numbers as numbers_in
+from circuits.cli.output import neutral_text, print_json, print_run, print_table
+
+app = typer.Typer()
+
+
+@command(app, "interp jacobian-lens --model smollm2-135m --tokens 400 --out runs/lens")
+def jacobian_lens(
+    on: OnModel,
+    out: NeededOutOption,
+    force: ForceOption = False,
+    text: Annotated[
+        str, typer.Option(help="Text to fit on: neutral_text, or a text file.")
+    ] = "neutral_text",
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first N tokens of the text.")
+    ] = None,
+    passage: Annotated[
+        int, typer.Option(min=1, help="Largest number of tokens per passage.")
+    ] = 128,
+    skip: Annotated[
+        int, typer.Option(min=0, help="Number of first positions of each passage left out.")
+    ] = 16,
+    layers: LayersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the Jacobian lens on text: as many backward passes per passage as the model is wide."""
+    import interp
+
+    chosen, source = numbers_in("--layers", layers), str(neutral_text(text))
+    model = on.load()
+    if tokens is not None:
+        ends = [end for _, end in model.offsets(source)[:tokens]]
+        source = source[: max(ends)]
+    found = interp.jacobian_lens(
+        model, source, chosen, n_tokens=passage, skip=skip, out=out, force=force
+    )
+    if as_json:
+        print_json({"run": str(out), **found.summary()})
+        return
+    print_table(found.table, str(found))
+    print_run(out)

@@ -1,0 +1,178 @@
+"""The bridge read and swapped: equal to hand-written hooks and loops; halves share no country."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bridge_examples import NEUTRAL, TEMPLATE, written_facts
+from conftest import tiny
+from test_cli import last_json
+
+import interp
+from circuits.cli.app import run
+from circuits.recall_reasoning import BridgeSettings, BridgeStudy, bridge
+from circuits.recall_reasoning.bridge import Asked, drawn_swaps, measured_swaps
+from circuits.recall_reasoning.bridge_result import chosen_cells, rates
+from circuits.recall_reasoning.sources.countries import load_facts
+from circuits.recall_reasoning.two_hop import answered, two_hop_prompts
+from interp.errors import DataError, PlanError
+from interp.model.model import Model
+
+SETTINGS = BridgeSettings(template=TEMPLATE, n_swaps=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return written_facts(model, tmp_path_factory.mktemp("facts"))
+
+
+@pytest.fixture(scope="module")
+def asked(model, folder) -> Asked:
+    return Asked.of(model, load_facts(folder / "recall_facts.jsonl"), SETTINGS)
+
+
+def with_state(model: Model, ids, layer: int, position: int, state=None) -> tuple:
+    """Greedy next token by a plain hook, and the state found at that layer and position."""
+    found = []
+
+    def hook(_, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        found.append(x[0, position].clone())
+        if state is not None:
+            x[0, position] = state
+
+    handle = model.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True)
+    with torch.no_grad():
+        logits = model.hf(torch.tensor([ids]), use_cache=False).logits[0, -1]
+    handle.remove()
+    return int(logits.argmax()), found[0]
+
+
+def test_every_swap_is_that_of_a_hand_written_hook(model, asked):
+    drawn = drawn_swaps(model, asked, NEUTRAL, SETTINGS)
+    table = measured_swaps(model, asked, NEUTRAL, SETTINGS, False)
+    layers, places = model.arch.n_layers, len(asked.places)
+    assert len(table) == len(drawn) * layers * places
+    assert {labels["condition"] for labels, *_ in drawn} == {
+        "bridge", "named", "same bridge", "unrelated",
+    }  # fmt: skip
+    follows, stays = (
+        table[k].to_numpy().reshape(len(drawn), layers, places) for k in ("follows", "stays")
+    )
+    for row, (_, target, donor, follow, stay) in enumerate(drawn):
+        both = zip(target.prompt.spans["read"], donor.spans["read"], strict=True)
+        for place, (into, source) in enumerate(both):
+            for layer in range(layers):
+                _, state = with_state(model, donor.ids, layer, source)
+                said, _ = with_state(model, target.prompt.ids, layer, into, state)
+                assert follows[row, layer, place] == (said == follow[0])
+                assert stays[row, layer, place] == (said == stay[0])
+    assert follows[:, 0].sum() < follows.sum() > 0
+
+
+def test_halves_share_no_country_and_controls_are_what_they_say(model, asked):
+    drawn = drawn_swaps(model, asked, NEUTRAL, SETTINGS)
+    bridge_of = {one.prompt.ids: one.bridge for one in asked.prompts}
+    seen = {"choice": set(), "test": set()}
+    for labels, target, donor, follow, stay in drawn:
+        assert follow != stay == target.capital
+        seen[labels["half"]].add(target.bridge)
+        if labels["condition"] == "bridge":
+            seen[labels["half"]].add(bridge_of[donor.ids])
+            assert bridge_of[donor.ids] != target.bridge
+        if labels["condition"] == "same bridge":
+            assert bridge_of[donor.ids] == target.bridge and donor.ids != target.prompt.ids
+        if labels["condition"] == "named":
+            assert len(donor.ids) == len(target.prompt.ids) - 1  # one word for two
+    assert not seen["choice"] & seen["test"]
+    assert seen["choice"] and seen["test"]
+
+
+def test_only_prompts_that_greedy_decoding_answers_are_used(model, asked, folder):
+    prompts = [one.prompt for one in asked.prompts]
+    wrong = [((one.capital[0] + 1) % 97,) for one in asked.prompts]
+    assert answered(model, prompts, [one.capital for one in asked.prompts]).all()
+    assert not answered(model, prompts, wrong).any()
+    facts = load_facts(folder / "recall_facts.jsonl")
+    named = facts[0].model_copy(update={"landmarks": [f"w9 {facts[0].country}"]})
+    _, left_out = two_hop_prompts(model, [named], TEMPLATE)
+    assert [one.reason for one in left_out] == ["the landmark names its country or the capital."]
+    for template in ("w1 w2", "w1 {}", "{} w1 {}"):
+        with pytest.raises(DataError, match="needs one {} with words behind it"):
+            two_hop_prompts(model, facts, template)
+    with pytest.raises(DataError, match="a swap needs two in each half"):
+        Asked.of(model, facts[:3], SETTINGS)
+    with pytest.raises(PlanError, match="position 9: there are 0 to 2"):
+        measured_swaps(
+            model, asked, NEUTRAL, SETTINGS.model_copy(update={"positions": (9,)}), False
+        )
+
+
+def test_ranks_are_those_of_the_lens_in_a_loop(model, folder, asked, tmp_path):
+    found = bridge(model, SETTINGS, tmp_path / "run", datasets=folder, progress=False)
+    again = BridgeStudy.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(found.ranks, again.ranks)
+    rows = asked.of_half()
+    names = sorted({one.bridge for one in rows})
+    own, beats = [], []
+    for one in rows:
+        at = one.prompt.spans["read"][1]
+        state = interp.activations(model, [one.prompt], "resid_pre", 2)[2][0, at]
+        logits = model.logits(state[None])[0]
+        rank = {n: int((logits > logits[model.encode(n)[-1]]).sum()) for n in names}
+        own.append(rank.pop(one.bridge))
+        others = np.array(list(rank.values()))
+        beats.append(((others > own[-1]) + (others == own[-1]) / 2).mean())
+    cell = found.ranks[(found.ranks["depth"] == 2) & (found.ranks["position"] == asked.places[1])]
+    (row,) = cell.to_dict("records")
+    assert row["rank"] == np.median(own) and row["n"] == len(rows)
+    assert row["beats"] == pytest.approx(np.mean(beats))
+    assert row["beats_low"] <= row["beats"] <= row["beats_high"]
+
+
+def test_the_layer_is_chosen_on_one_half_and_scored_on_the_other():
+    rows = []
+    for half in ("choice", "test"):
+        for swap in range(4):
+            for condition in ("bridge", "unrelated"):
+                for layer in (0, 1):
+                    # on the choice half layer 1 is followed, on the test half layer 0
+                    hit = condition == "bridge" and (layer == 1) == (half == "choice")
+                    hit = hit or (half == "test" and condition == "bridge" and swap == 0)
+                    cell = {"half": half, "swap": f"{half}-{swap}", "condition": condition}
+                    cell |= {"layer": layer, "position": "+1 is", "country": f"{half}{swap}"}
+                    rows.append(cell | {"follows": hit, "stays": not hit, "by_shortcut": swap > 1})
+    table = chosen_cells(pd.DataFrame(rows), 0)
+    first = table[(table["swaps"] == "all") & (table["condition"] == "bridge")].iloc[0]
+    assert (first["layer"], first["follows"], first["n"]) == (1, 0.25, 4)
+    assert (first["margin"], first["stays"]) == (0.25, 0.75)
+    alone = table[(table["swaps"] == "no shortcut") & (table["condition"] == "bridge")].iloc[0]
+    assert (alone["follows"], alone["n"]) == (0.5, 2)
+    by_cell = rates(pd.DataFrame(rows), 0).set_index(["half", "condition", "layer"])
+    assert by_cell.loc[("test", "bridge", 0), "follows"] == 1
+    assert by_cell.loc[("choice", "bridge", 0), "follows"] == 0
+
+
+def test_the_verb_prints_and_writes_a_page(model, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
+    texts = [NEUTRAL]
+    interp.jacobian_lens(model, texts, [1], skip=2, out=tmp_path / "lens", progress=False)
+    command = ["recall-reasoning", "bridge", "--model", "x", "--template", TEMPLATE]
+    command += ["--datasets", str(folder), "--n-swaps", "3", "--layers", "1", "--positions", "0,2"]
+    command += ["--jacobian", str(tmp_path / "lens"), "--out", str(tmp_path / "run")]
+    assert run([*command, "--json"]) == 0
+    told = last_json(capsys.readouterr().out)
+    assert told["prompts"]["answered"] == told["prompts"]["asked"] > 10
+    assert {row["lens"] for row in told["read"]} == {"logit lens", "Jacobian lens"}
+    assert {row["position"] for row in told["swapped"]} == {"landmark", "+2w43"}
+    assert json.dumps(told)
+    assert run(command) == 0  # read back
+    assert "swaps, layer chosen" in capsys.readouterr().out
+    assert "Answers that follow" in (tmp_path / "run" / "index.html").read_text("utf-8")

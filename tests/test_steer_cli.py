@@ -1,0 +1,72 @@
+"""`interp steer`: the same as in Python, from a file of pairs to a GGUF file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from test_cli import refused, report
+
+import interp
+from circuits.cli.app import run
+from interp import SteeringVector
+
+PAIRS = [(f"w1 w{i} w2", f"w3 w{i} w4 w5") for i in range(5, 12)]
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: tiny("llama"))
+
+
+@pytest.fixture
+def vector(tmp_path: Path, capsys) -> Path:
+    file, out = tmp_path / "pairs.jsonl", tmp_path / "vector"
+    rows = [{"positive": one, "negative": other} for one, other in PAIRS]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    command = ["steer", "make", "--model", "m", "--pairs", str(file), "--layers", "1-2"]
+    said = report(capsys, *command, "--out", str(out))
+    assert [row["layer"] for row in said["layers"]] == [1, 2] and said["n_pairs"] == 7
+    assert report(capsys, *command, "--out", str(out)) == said
+    assert "another" in refused(capsys, *command, "--method", "pca_center", "--out", str(out))
+    assert (out / "index.html").is_file()
+    return out
+
+
+def test_text_is_steered_as_in_python(vector: Path, tmp_path: Path, capsys):
+    model = tiny("llama")
+    made = interp.steering_vector(model, PAIRS, layers=(1, 2))
+    assert torch.equal(SteeringVector.load(vector).vectors, made.vectors)
+    ask = ["steer", "generate", str(vector), "--model", "m", "--prompt", "w7 w8 w9"]
+    ask += ["--max-new-tokens", "6"]
+    always = {"positions": "generating"}
+    for options, plan in (
+        (["--dose", "2", "--layers", "1"], made.plan(2.0, 1, **always)),
+        (["--dose", "-3", "--arrive"], (-made).plan(3.0, arrive=True, **always)),
+        (
+            ["--dose", "0.5", "--norm", "--hold", "2", "--half-life", "1.5"],
+            made.plan(0.5, relative="norm", hold=2, half_life=1.5, **always),
+        ),
+        (["--hold", "sentence"], made.plan(1.0, hold="sentence", **always)),
+    ):
+        told = report(capsys, *ask, *options)
+        for kind, steps in (("plain", ()), ("steered", plan)):
+            (text,) = interp.generate(model, ["w7 w8 w9"], steps, 6)
+            assert told[kind] == text.text
+    file = tmp_path / "made.gguf"
+    export = ["steer", "export", str(vector), "--out", str(file), "--layers", "2", "--dose", "0.5"]
+    assert run(export) == 0
+    assert "wrote" in capsys.readouterr().out
+    read = SteeringVector.import_gguf(file)
+    assert read.layers == (2,) and torch.equal(read[2], made[2] * 0.5)
+    told = report(capsys, "steer", "generate", str(file), *ask[3:], "--dose", "4")
+    assert (
+        told["steered"] == interp.generate(model, ["w7 w8 w9"], read.plan(4, **always), 6)[0].text
+    )
+
+
+def test_what_cannot_be_done_is_refused(vector: Path, capsys):
+    ask = ["steer", "generate", str(vector), "--model", "m", "--prompt", "w7"]
+    assert "give a number of tokens, or 'sentence'" in refused(capsys, *ask, "--hold", "line")
+    assert "no vector for layer 0" in refused(capsys, *ask, "--layers", "0")
