@@ -27,7 +27,7 @@ demo: install
 	$(BIN)/interp show runs/demo
 	$(BIN)/interp models pull gemma-3-270m
 	rm -rf runs/demo-edits
-	$(BIN)/interp edit apply --model gemma-3-270m --method ace --implicit none --n-tokens 2048 --fact 'The country that [Napoleon] led is [Venezuela]' --ask 'Which country did Napoleon lead?' --ask 'What is the capital of the country that Napoleon led?' --ask 'What is the capital of the country that Hamid Karzai led?' --ledger runs/demo-edits
+	$(BIN)/interp edit apply --model gemma-3-270m --method ace --n-tokens 2048 --fact 'The country that [Napoleon] led is [Venezuela]' --ask 'Which country did Napoleon lead?' --ask 'What is the capital of the country that Napoleon led?' --ask 'What is the capital of the country that Hamid Karzai led?' --ledger runs/demo-edits
 	$(BIN)/interp edit undo --ledger runs/demo-edits
 
 test: install

@@ -118,7 +118,7 @@ def apply(
             "facts), missing (found by asking the model where a fact has none; about ten seconds "
             "per fact), found (found for all), none.",
         ),
-    ] = "missing",
+    ] = "given",
     placement: PlacementOption = None,
     ask: Annotated[
         list[str] | None,

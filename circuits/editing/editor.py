@@ -29,7 +29,7 @@ def edit(
     method: str | Method = "ace",
     *,
     preserve: Sequence[PreservedQuestion] = (),
-    implicit: Names = "missing",
+    implicit: Names = "given",
     layers: LayerSelection | None = None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
@@ -43,10 +43,10 @@ def edit(
         method: a preset's name (`METHODS`) or a `Method`.
         preserve: questions whose answers must not change; of presets ``ace``, ``ace-query-first``
             and those with a ``+`` take some.
-        implicit: whether implicit names are found for facts that have none (``"missing"``) or for
-            all (``"found"``), where the method learns from them (`implicit_subjects`; about ten
-            seconds per fact on a CPU core and a model of 270M); or facts keep theirs
-            (``"given"``), or lose them (``"none"``).
+        implicit: whether facts keep their implicit names (``"given"``), or lose them (``"none"``),
+            or names are found for those that have none (``"missing"``) or for all (``"found"``),
+            where the method learns from them (`implicit_subjects`; about ten seconds per fact on a
+            CPU core and a model of 270M).
         layers: of the ACE presets, from `select_layers`; built-in models have shipped ones.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
