@@ -1,22 +1,25 @@
-"""What an edit costs before anything is written: target search and second moments.
+"""What an edit costs: target search, second moments, and all of it in a batch.
 
+    python benchmarks/edit_cost.py edits   --model gemma-3-270m --n 32
     python benchmarks/edit_cost.py search  --model smollm2-135m --n 64
     python benchmarks/edit_cost.py moments --model gemma-3-270m
 
 `search` has ROME's targets of n facts of datasets/multihop_chains.json (design half) searched in
 one batch, one at a time, and one at a time with the loop of the released editors, which runs every
 prompt whole at each step: clozes bare and behind five contexts, the subject's last token, one
-layer. `moments` computes what every preset needs, from the model's own samples, into a cache
-folder of its own. Seconds are of the process, all threads together: what else runs on the machine
-does not count.
+layer. `edits` writes n cases of the design half by one method, half of them first hops, each with a
+preservation set, in one batch as an evaluation does. `moments` computes what every preset needs,
+from the model's own samples, into a cache folder of its own. Seconds are of the process, all
+threads together: what else runs on the machine does not count.
 """
 
 import argparse
 import json
+import random
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import interp
-from circuits.editing import Fact, preset
+from circuits.editing import Fact, preset, writing
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import load_cases
+from circuits.editing.evaluation.conditions import N_CONTROLS, N_PRESERVED
+from circuits.editing.evaluation.control_questions import (
+    QuestionPool,
+    control_questions,
+    preservation_set,
+    preserved_of,
+)
 from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt, contexts, edit_prompts, essence_prompt
 from circuits.editing.keys import module_at
@@ -34,6 +45,8 @@ from circuits.editing.layer_selection import selection_for
 from circuits.editing.methods import METHODS, Search, Stage
 from circuits.editing.moments import N_TOKENS, own_samples, second_moments
 from circuits.editing.targets import ROUNDS, FactPrompts, Targets, search_targets
+from circuits.editing.trunk import Trunk
+from circuits.editing.writing import Request
 from interp.data.prompts import TokenPrompt, pad
 
 CHAINS = "datasets/multihop_chains.json"
@@ -168,6 +181,54 @@ def _said(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> bool:
     return bool((log_p[-prompt.n_target - 1 : -1].gather(1, target[:, None]).exp() > 0.5).all())
 
 
+def edits(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per edit of a batch, and in its parts."""
+    model = interp.load_model(args.model)
+    cases = load_cases(CHAINS).where(lambda case: case.split == "design")
+    every = {q for case in cases for q in (*case.questions, *(hop.question for hop in case.hops))}
+    pool = QuestionPool.of(cases, every)
+    requests: list[Request] = []
+    for position, n in (("first", args.n // 2), ("last", args.n - args.n // 2)):
+        mine = [c for c in cases if c.position == position and c.n_hops == 2 and c.n_edits == 1]
+        deep = [c for c in mine if position == "first" or c.facts[0].implicit]
+        for case in random.Random(0).sample(deep, n):
+            scored = control_questions(case, pool, N_CONTROLS)
+            kept = preservation_set(case, pool, scored, N_PRESERVED)
+            facts = tuple(replace(fact, implicit=fact.implicit[:6]) for fact in case.facts)
+            requests.append(Request(facts, preserved_of(kept)))
+    placement = selection_for(model, None, args.method)
+    method = preset(args.method, model, placement)
+    known = moments_for(model, [method], placement, args.n_tokens)
+    parts: dict[str, float] = {}
+    for owner, name in ((Trunk, "of"), (writing, "search_targets"), (writing, "keys_at")):
+        setattr(owner, name, _timed(getattr(owner, name), name, parts))
+    templates = contexts(model)[:3]
+    started = time.process_time()
+    written = writing.write(model, requests, method, known, templates)
+    seconds = time.process_time() - started
+    reached = [p for one in written for stage in one.p for p in stage if p == p]
+    return {
+        "method": args.method,
+        "n": len(requests),
+        "seconds_per_edit": seconds / len(requests),
+        "parts": {name: value / len(requests) for name, value in parts.items()},
+        "least_p": min(reached),
+    }
+
+
+def _timed(run: Callable[..., Any], name: str, parts: dict[str, float]) -> Callable[..., Any]:
+    """A function that adds the seconds of each of its calls to `parts`."""
+
+    def timed(*given: Any, **options: Any) -> Any:
+        started = time.process_time()
+        try:
+            return run(*given, **options)
+        finally:
+            parts[name] = parts.get(name, 0) + time.process_time() - started
+
+    return timed
+
+
 def moments(args: argparse.Namespace) -> dict[str, Any]:
     """Time the samples alone, and then all, samples again included."""
     model = interp.load_model(args.model)
@@ -192,12 +253,13 @@ def moments(args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("search", "moments"))
+    parser.add_argument("what", choices=("edits", "search", "moments"))
     parser.add_argument("--model", required=True)
-    parser.add_argument("--n", type=int, default=64, help="facts")
+    parser.add_argument("--n", type=int, default=64, help="facts, or edits")
+    parser.add_argument("--method", default="ace", help="of edits")
     parser.add_argument("--n-tokens", type=int, default=N_TOKENS)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    report = {"search": search, "moments": moments}[args.what](args)
+    report = {"edits": edits, "search": search, "moments": moments}[args.what](args)
     print(json.dumps({"model": args.model, "threads": args.threads} | report, indent=1))

@@ -32,14 +32,20 @@ from circuits.editing import LayerSelection, preset
 from circuits.editing.editor import moments_for
 from circuits.editing.evaluation.cases import Case, Cases
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
-from circuits.editing.evaluation.control_questions import QuestionPool
+from circuits.editing.evaluation.control_questions import (
+    QuestionPool,
+    control_questions,
+    preservation_set,
+    preserved_of,
+)
 from circuits.editing.evaluation.demonstrations import SHOTS
 from circuits.editing.evaluation.formats import load_cases
 from circuits.editing.evaluation.intervals import summary
 from circuits.editing.evaluation.method_comparison import IN_PROMPT
 from circuits.editing.evaluation.multihop_metrics import score
 from circuits.editing.evaluation.prior_knowledge import Knowledge, prior_knowledge
-from circuits.editing.fact_prompts import contexts
+from circuits.editing.fact import PreservedQuestion
+from circuits.editing.fact_prompts import contexts, preserved_prompts
 from circuits.editing.layer_search import (
     propagation_of,
     question_moments,
@@ -374,8 +380,39 @@ def _elsewhere(
     return replace(like, query=query, value=value, by="a control", covariances={}, separation={})
 
 
+def subject_tokens(args: argparse.Namespace) -> None:
+    """How well the subject's own token shows which relation is asked, by layer (AUROC).
+
+    Of facts with implicit names: two-hop questions that name the subject, against questions about
+    other relations of it, of which the editor was given none. Known or not, as only keys are read.
+    """
+    model, anchor = interp.load_model(args.model), QUERY_NEURONS.anchor
+    design = load_cases(CHAINS).where(lambda case: case.split == "design")
+    texts = {q for c in design for q in (*c.questions, *(hop.question for hop in c.hops))}
+    pool, found = QuestionPool.of(design, texts), dict[str, Propagation]()
+    cases = [c for c in design if c.position == "first" and c.n_edits == 1 and c.facts[0].implicit]
+    for case in cases:
+        fact, scored = case.facts[0], control_questions(case, pool)
+        asked = case.questions, [q.text for q in scored["neighbour"]]
+        through, others = (
+            [PreservedQuestion(t, fact.subject) for t in some if fact.subject in t]
+            for some in asked
+        )
+        if through and others:
+            prompts = (tuple(preserved_prompts(model, one, anchor)) for one in (through, others))
+            given = preserved_of(preservation_set(case, pool, scored, 8))
+            found.setdefault(fact.cloze, Propagation(fact, *prompts, given))
+    facts, layers = list(found.values()), range(model.arch.n_layers)
+    moments = subject_moments(model, free_cases(cases), layers)
+    print(f"{len(facts)} facts, {sum(len(one.others) for one in facts)} questions beside them")
+    for rho, weight in ((4.0, 0.3), (1.0, 3.0), (0.3, 30.0)):
+        stage = replace(QUERY_NEURONS, rho=rho, preserved_weight=weight)
+        got = match_scores(model, facts, stage, moments, layers)
+        print(f"rho {rho:g}, weight of preserved questions {weight:g}:", got.separation.round(2))
+
+
 STEPS = {"know": load, "place": place, "layers": score_layers, "compare": compare}
-STEPS |= {"random-layers": random_layers}
+STEPS |= {"random-layers": random_layers, "subject-tokens": subject_tokens}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

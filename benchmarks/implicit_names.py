@@ -1,4 +1,4 @@
-"""How often implicit subjects are found, and what edits gain: figures of docs/results/editing.md.
+"""How often implicit subjects are found, and edits with them: docs/results/implicit_subjects.md.
 
     python benchmarks/implicit_names.py --model gemma-3-270m --cases multihop_chains \
         --split design --asked 256 --edit 20

@@ -52,6 +52,8 @@ from circuits.editing.evaluation import (
     parse_cases,
 )
 from circuits.editing.evaluation.fact_questions import COLUMNS
+from circuits.editing.evaluation.sequence_settings import SequenceSettings
+from circuits.editing.evaluation.sequences import edit_sequences
 from circuits.emotion import (
     Condition,
     EffectSettings,
@@ -277,6 +279,14 @@ def attribution_graph(out: Path) -> Path:
     return hand_made(MODEL).save(out)
 
 
+def edit_sequence(out: Path) -> Path:
+    model = sharp()
+    options: dict[str, Any] = {"methods": ("rome",), "lengths": (1, 2), "n_controls": 2}
+    settings = SequenceSettings(shots=PLAIN, n_tokens=600, **options)
+    edit_sequences(model, parse_cases(planted_chains(model, 6)), settings, out=out)
+    return out
+
+
 SAMPLES: dict[str, Callable[[Path], Path]] = {
     "patch": patch,
     "unit_scores": unit_scores,
@@ -297,6 +307,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "layer selection": layer_selection,
     "edit card": edit_card,
     "edit comparison": comparison,
+    "edit sequences": edit_sequence,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
     "bridge": bridge_study,
@@ -371,6 +382,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "circuit discover": circuit_discover,
     "circuit stability": stability_run,
     "edit evaluate": edit_evaluate,
+    "edit sequence": edit_sequence,
     "query-value": query_value_run,
     "recall": recall_run,
     "emotion circuit": emotion_discovery,

@@ -18,6 +18,7 @@ from sample_runs import RUNS, SAMPLES
 from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
 from circuits.editing.evaluation import Comparison
+from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.layer_selection import selection_for
 from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
@@ -36,6 +37,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "ablate": AblationResult.load,
     "circuit discover": Circuit.load,
     "edit evaluate": Comparison.load,
+    "edit sequence": EditSequences.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
     "emotion circuit": EmotionDiscovery.load,

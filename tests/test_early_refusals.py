@@ -37,6 +37,7 @@ WRONG = {
     "edit apply --facts": ["edit", "apply", *MODEL, "--ledger", "e", "--facts", NONE],
     "edit apply --kept": ["edit", "apply", *MODEL, "--ledger", "e", *FACT, "--kept", NONE],
     "edit evaluate": ["edit", "evaluate", *MODEL, "--cases", NONE],
+    "edit sequence": ["edit", "sequence", *MODEL, "--cases", NONE],
     "edit place": ["edit", "place", *MODEL, "--cases", NONE, "--out", "p"],
     "emotion circuit": ["emotion", "circuit", *MODEL, "--events", NONE, "--out", "d"],
     "emotion directions": ["emotion", "directions", *MODEL, "--discovery", "d", "--events", NONE],

@@ -84,7 +84,14 @@ def test_every_verb_has_an_example_with_shipped_data(verb: str):
 def test_every_verb_with_a_run_folder_can_replace_another_run():
     for verb in (
         *("patch", "attribute", "ablate", "circuit discover", "circuit evaluate"),
-        *("edit evaluate", "edit place", "query-value find", "emotion elicit", "emotion circuit"),
+        *(
+            "edit evaluate",
+            "edit sequence",
+            "edit place",
+            "query-value find",
+            "emotion elicit",
+            "emotion circuit",
+        ),
         *("emotion test", "emotion evaluate", "emotion run"),
         *("recall-reasoning run", "recall-reasoning replicate"),
     ):

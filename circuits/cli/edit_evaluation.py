@@ -156,9 +156,9 @@ def card(
     as_json: JsonOption = False,
 ) -> None:
     """Test one edit: is it written, is it used, does it contradict itself, what does it break?"""
-    from circuits.editing.edit import LedgerFolder
     from circuits.editing.evaluation.card_measurement import card as measured
     from circuits.editing.evaluation.edit_card import EditCard
+    from circuits.editing.ledger_folder import LedgerFolder
     from interp.results.run_folder import identity, in_one_piece
 
     one, before = LedgerFolder.of(edit).up_to(edit, id)

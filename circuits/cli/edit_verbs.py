@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli import edit_evaluation
+from circuits.cli import edit_evaluation, edit_sequence
 from circuits.cli.grouped import command
 from circuits.cli.options import (
     N_TOKENS,
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from circuits.editing import Edit, Fact
-    from circuits.editing.edit import LedgerFolder
+    from circuits.editing.ledger_folder import LedgerFolder
     from interp import Chat, Model
 
 app = typer.Typer(help="Write facts into a model's weights, and evaluate it.", no_args_is_help=True)
 command(app, *edit_evaluation.EXAMPLES)(edit_evaluation.evaluate)
+command(app, *edit_sequence.EXAMPLES)(edit_sequence.sequence)
 command(
     app,
     "interp edit place --model gemma-3-270m --cases multihop_chains --split design --out "
@@ -117,7 +118,7 @@ def apply(
             "facts), missing (found by asking the model where a fact has none; about ten seconds "
             "per fact), found (found for all), none.",
         ),
-    ] = "missing",
+    ] = "given",
     placement: PlacementOption = None,
     ask: Annotated[
         list[str] | None,
@@ -222,7 +223,7 @@ def export(
 
 
 def _ledger(path: Path) -> "LedgerFolder":
-    from circuits.editing.edit import LedgerFolder
+    from circuits.editing.ledger_folder import LedgerFolder
 
     return LedgerFolder.load(path)
 

@@ -6,6 +6,7 @@ leaves the original's own bits.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
@@ -65,7 +67,7 @@ class Edit(Result):
 
     KIND = "edit"
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Hash of what is changed, and in what."""
         digest = hashlib.blake2b(self.weights_hash.encode(), digest_size=6)
@@ -142,18 +144,32 @@ def facts_table(edits: Sequence[Edit]) -> Table:
     return Table("Facts written", pd.DataFrame(rows), "Probability: one number per stage.")
 
 
+Neurons = dict[tuple[int, int], str]
+"""By (layer, neuron): the edit that writes its query."""
+
+
 @brief
 @dataclass
 class Ledger:
-    """The edits of one loaded model, in order; `base` is the hash of the weights without any."""
+    """The edits of one loaded model, in order; `base` is the hash of the weights without any.
+
+    Of the weights that they change it keeps the original and the sum of all changes, so that one
+    more edit costs the same however many there are.
+    """
 
     base: str
     applied: list[Edit] = field(default_factory=list)
-    originals: dict[Place, Tensor] = field(default_factory=dict)  # of the weights they change
+    originals: dict[Place, Tensor] = field(default_factory=dict)
+    sums: dict[Place, Float[Tensor, "d_out d_in"]] = field(default_factory=dict)
+    neurons: Neurons = field(default_factory=dict)
+
+    def taken(self, layer: int) -> set[int]:
+        """Neurons of a layer whose queries the edits wrote."""
+        return {neuron for at, neuron in self.neurons if at == layer}
 
     def add(self, model: Model, edit: Edit) -> None:
         """Add an edit to the model's weights."""
-        names = [one.id for one in self.applied]
+        names = {one.id for one in self.applied}
         if edit.id in names:
             raise DataError(f"edit {edit.id} is already applied to {model.name}; undo it first.")
         if edit.weights_hash != self.base:
@@ -167,10 +183,14 @@ class Ledger:
                 f"edit {edit.id} was made on top of edit {missing[0]}, which {model.name} does not "
                 "carry; apply that one first."
             )
-        _refuse_shared_neurons([*self.applied, edit])
+        neurons = _with_neurons(self.neurons, edit)
         refuse_unwritable(model)
-        self._rewrite(model, [*self.applied, edit], edit.changes)
+        fresh = {change.place: self.sums.get(change.place) for change in edit.changes}
+        for change in edit.changes:
+            fresh[change.place] = _added(fresh[change.place], change)
+        self._rewrite(model, fresh)
         self.applied.append(edit)
+        self.neurons = neurons
 
     def remove(self, model: Model, edit: Edit) -> None:
         """Take an edit out of the model's weights."""
@@ -181,27 +201,74 @@ class Ledger:
                 f"edit {edit.id} is not applied to {model.name}, which carries {carried}."
             )
         refuse_needed(edit, left)
-        self._rewrite(model, left, edit.changes)
+        fresh: dict[Place, Tensor | None] = {change.place: None for change in edit.changes}
+        for change in (change for one in left for change in one.changes):
+            if change.place in fresh:  # formed anew: what is subtracted would leave its rounding
+                fresh[change.place] = _added(fresh[change.place], change)
+        self._rewrite(model, fresh)
         self.applied[:] = left
+        self.neurons = {at: name for at, name in self.neurons.items() if name != edit.id}
 
-    def _rewrite(self, model: Model, edits: Sequence[Edit], touched: Changes) -> None:
-        """Form the touched weights anew; all are computed before the first is replaced."""
+    def clear(self, model: Model) -> None:
+        """Take all edits out at once."""
+        self._rewrite(model, dict.fromkeys(self.sums))
+        self.applied.clear()
+        self.neurons.clear()
+
+    @contextlib.contextmanager
+    def suspended(self, model: Model) -> Generator[None]:
+        """The original weights for the length of a ``with`` block, then the edited ones again."""
+        with torch.no_grad():
+            modules: Any = {place: projection(model, *place) for place in self.originals}
+            edited = {place: module.weight.clone() for place, module in modules.items()}
+            for place, module in modules.items():
+                module.weight.copy_(self.originals[place])
+            try:
+                yield
+            finally:
+                for place, module in modules.items():
+                    module.weight.copy_(edited[place])
+
+    def _rewrite(self, model: Model, sums: dict[Place, Tensor | None]) -> None:
+        """Form weights anew from the sums of their changes; all before the first is replaced."""
         fresh: dict[Place, Tensor] = {}
-        changes = [change for edit in edits for change in edit.changes]
-        for place in dict.fromkeys(change.place for change in touched):
+        for place, total in sums.items():
             module: Any = projection(model, *place)
             original = self.originals.get(place)
             if original is None:
                 original = module.weight.detach().clone()
-            here = [change for change in changes if change.place == place]
-            fresh[place] = _changed(original, here, module)
+            fresh[place] = original if total is None else _changed(original, total, module)
             self.originals[place] = original
         with torch.no_grad():
             for place, weight in fresh.items():
                 module = projection(model, *place)
                 module.weight.copy_(weight)
-                if not any(change.place == place for change in changes):
+                total = sums[place]
+                if total is None:
                     del self.originals[place]
+                    self.sums.pop(place, None)
+                else:
+                    self.sums[place] = total
+
+
+def _added(total: Tensor | None, change: Change) -> Float[Tensor, "d_out d_in"]:
+    """A sum of changes and one more, in float64."""
+    matrix = change.matrix.double()
+    return matrix if total is None else total + matrix
+
+
+def _with_neurons(neurons: Neurons, edit: Edit) -> Neurons:
+    """The neurons of edits and of one more; `DataError` if shared: neither would fire rightly."""
+    owner = dict(neurons)
+    for layer in dict.fromkeys(change.layer for change in edit.changes):
+        for neuron in sorted(taken_neurons(edit.changes, layer)):
+            other = owner.setdefault((layer, neuron), edit.id)
+            if other != edit.id:
+                raise DataError(
+                    f"edits {other} and {edit.id} both write neuron {neuron} of layer {layer}; "
+                    "make the second on top of the first."
+                )
+    return owner
 
 
 def ledger(model: Model) -> Ledger:
@@ -212,11 +279,8 @@ def ledger(model: Model) -> Ledger:
     return attributes[_ATTRIBUTE]
 
 
-def _changed(weight: Tensor, changes: list[Change], module: nn.Module) -> Tensor:
-    """A weight with all changes added, in its own layout and dtype."""
-    if not changes:
-        return weight
-    delta = sum((change.matrix.double() for change in changes[1:]), changes[0].matrix.double())
+def _changed(weight: Tensor, delta: Tensor, module: nn.Module) -> Tensor:
+    """A weight with a sum of changes added, in its own layout and dtype."""
     delta = delta if isinstance(module, nn.Linear) else delta.T  # GPT-2's Conv1D is transposed
     return (weight.double() + delta.to(weight.device)).to(weight.dtype)
 
@@ -237,20 +301,6 @@ def refuse_needed(edit: Edit, others: Sequence[Edit]) -> None:
         raise DataError(f"edit {above.id} was made on top of {edit.id}; undo it first.")
 
 
-def _refuse_shared_neurons(edits: Sequence[Edit]) -> None:
-    """Raise where two edits write the query of the same neuron: neither would fire as it should."""
-    owner: dict[tuple[int, int], str] = {}
-    for edit in edits:
-        for layer in dict.fromkeys(change.layer for change in edit.changes):
-            for neuron in sorted(taken_neurons(edit.changes, layer)):
-                other = owner.setdefault((layer, neuron), edit.id)
-                if other != edit.id:
-                    raise DataError(
-                        f"edits {other} and {edit.id} both write neuron {neuron} of layer {layer}; "
-                        "make the second on top of the first."
-                    )
-
-
 def merge(edits: Sequence[Edit]) -> Edit:
     """One edit that does what several do together, applied in this order.
 
@@ -267,7 +317,9 @@ def merge(edits: Sequence[Edit]) -> Edit:
         )
     facts = tuple(fact for e in edits for fact in e.facts)
     refuse_conflicts(facts)
-    _refuse_shared_neurons(edits)
+    neurons: Neurons = {}
+    for e in edits:
+        neurons = _with_neurons(neurons, e)
     inside = {e.id for e in edits}
     return Edit(
         facts,
@@ -297,97 +349,3 @@ def export(model: Model, path: str | Path) -> Path:
         for file in beside.glob("*.safetensors"):  # which only the user could read
             shutil.copymode(beside / "config.json", file)
     return out
-
-
-@brief
-@dataclass(frozen=True)
-class LedgerFolder:
-    """The edits that the command line makes, in the order in which they are applied."""
-
-    path: Path
-    edits: Sequence[Edit]
-    folders: Sequence[Path]
-
-    KIND = "edit ledger"
-
-    @classmethod
-    def load(cls, path: Path) -> "LedgerFolder":
-        """Read a ledger; `RunFolderError` where a file of an edit is missing or damaged."""
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file; a ledger is a folder of edits.")
-        found = path.iterdir() if path.exists() else ()
-        folders = sorted(at for at in found if at.name.isdigit())
-        return cls(path, [_edit_in(at) for at in folders], folders)
-
-    @classmethod
-    def of(cls, path: Path) -> "LedgerFolder":
-        """The ledger at a path, or the one that holds the edit there."""
-        return cls.load(path.parent if (path / "manifest.json").is_file() else path)
-
-    def up_to(self, path: Path, edit: str | None = None) -> tuple[Edit, Sequence[Edit]]:
-        """The edit at a path, of an id, or the last; and those before it.
-
-        `DataError` where there is none.
-        """
-        if (path / "manifest.json").is_file():
-            own = _edit_in(path)
-            if edit not in (None, own.id):
-                raise DataError(f"{path} holds edit {own.id}, not {edit}.")
-            edit = own.id
-            if own.id not in [one.id for one in self.edits]:
-                return own, ()
-        found, _ = self._chosen(edit)
-        ids = [one.id for one in self.edits]
-        return found, self.edits[: ids.index(found.id)]
-
-    @property
-    def next(self) -> Path:
-        """Where the next edit goes."""
-        return self.path / f"{max((int(at.name) for at in self.folders), default=0) + 1:04d}"
-
-    def removable(self, edit: str | None = None) -> tuple[Edit, Path]:
-        """The edit to take out, by its id or the last, and its folder."""
-        found, at = self._chosen(edit)
-        refuse_needed(found, self.edits)
-        return found, at
-
-    def _chosen(self, edit: str | None) -> tuple[Edit, Path]:
-        chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
-        if not chosen:
-            carried = ", ".join(one.id for one in self.edits) or "none"
-            raise DataError(f"no edit {edit or ''} in {self.path}, which holds {carried}.")
-        return self.edits[chosen[-1]], self.folders[chosen[-1]]
-
-    def summary(self) -> dict[str, Any]:
-        """The figures the command line prints."""
-        return {"ledger": str(self.path), "edits": [one.summary() for one in self.edits]}
-
-    def report(self) -> Report:
-        """The edits of a ledger, in the order in which they are applied."""
-        edits, n = self.edits, len(self.edits)
-        models = ", ".join(dict.fromkeys(edit.model for edit in edits)) or "none"
-        rows = [
-            {"edit": edit.id, "method": edit.method, "facts": len(edit.facts)}
-            | {"changed matrices": len(edit.changes), "on top of": list(edit.after)}
-            | {"made": edit.provenance.get("made"), "seconds": edit.seconds}
-            for edit in edits
-        ]
-        skipped = {f"edit {edit.id}: {note}": 1 for edit in edits for note in edit.skipped}
-        return Report(
-            title=f"Ledger of {n} edit{'s' * (n != 1)}: {self.path.name}",
-            lead=f"Model: {models}. The edits are applied in this order.",
-            sections=[
-                Section("Edits", [Table("Edits, in order", pd.DataFrame(rows))]),
-                Section("Facts", [facts_table(edits)]),
-            ],
-            method=("Provenance and command are those of the last edit.",),
-            excluded=excluded_counts(skipped),
-            provenance=edits[-1].provenance if edits else {},
-        )
-
-
-def _edit_in(at: Path) -> Edit:
-    try:
-        return Edit.load(at)
-    except RunFolderError as error:  # nothing can be made in this ledger, so no "run it again"
-        raise RunFolderError(f"delete {at} and make its edit again: {error}") from error

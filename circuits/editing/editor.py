@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from circuits.editing.edit import Edit, ledger, refuse_unwritable
 from circuits.editing.evaluation.answers import Answer
@@ -28,7 +29,7 @@ def edit(
     method: str | Method = "ace",
     *,
     preserve: Sequence[PreservedQuestion] = (),
-    implicit: Names = "missing",
+    implicit: Names = "given",
     layers: LayerSelection | None = None,
     n_tokens: int = N_TOKENS,
     seed: int = 0,
@@ -42,10 +43,10 @@ def edit(
         method: a preset's name (`METHODS`) or a `Method`.
         preserve: questions whose answers must not change; of presets ``ace``, ``ace-query-first``
             and those with a ``+`` take some.
-        implicit: whether implicit names are found for facts that have none (``"missing"``) or for
-            all (``"found"``), where the method learns from them (`implicit_subjects`; about ten
-            seconds per fact on a CPU core and a model of 270M); or facts keep theirs
-            (``"given"``), or lose them (``"none"``).
+        implicit: whether facts keep their implicit names (``"given"``), or lose them (``"none"``),
+            or names are found for those that have none (``"missing"``) or for all (``"found"``),
+            where the method learns from them (`implicit_subjects`; about ten seconds per fact on a
+            CPU core and a model of 270M).
         layers: of the ACE presets, from `select_layers`; built-in models have shipped ones.
         n_tokens: of the model's own samples, for second moments that are not cached yet.
         seed: of samples and context templates.
@@ -74,15 +75,31 @@ def edit(
     with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
         moments = moments_for(model, [method], layers, n_tokens, seed, report)
     found = implicit_subjects(model, facts, implicit if method.two_hop else "given")
-    book = ledger(model)
+    request = Request(found.facts, tuple(preserve))
+    made = computed(model, request, method, moments, contexts(model, seed=seed), seed)
+    _refuse_unreached(facts, made.p)
+    return replace(made, searched=found.notes, seconds=time.perf_counter() - started)
+
+
+def computed(
+    model: Model,
+    request: Request,
+    method: Method,
+    moments: Moments,
+    templates: Sequence[str],
+    seed: int = 0,
+) -> Edit:
+    """The edit of a request, on the model as it is now, whether its targets are reached or not.
+
+    The other arguments are those of `circuits.editing.writing.write`; `seed` is noted alone.
+    """
+    started, book = time.perf_counter(), ledger(model)
     seen = tuple(one for edit in book.applied for one in edit.statistics)
-    request = Request(found.facts, tuple(preserve), seen)
-    (written,) = write(model, [request], method, moments, contexts(model, seed=seed))
+    (written,) = write(model, [replace(request, seen=seen)], method, moments, templates)
     if not written.changes:
         raise DataError(f"nothing was written: {'; '.join(written.skipped)}")
-    _refuse_unreached(facts, written.p)
     return Edit(
-        found.facts,
+        request.facts,
         written.changes,
         method.name,
         model.name,
@@ -92,8 +109,7 @@ def edit(
         written.skipped,
         time.perf_counter() - started,
         seed,
-        found.notes,
-        written.statistics,
+        statistics=written.statistics,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from circuits.editing.change import Changes, Place, under
 from circuits.editing.fact_prompts import EditPrompt
+from circuits.editing.trunk import Trunk, TrunkRow, apart, batched
 from interp.forward.blocks import READERS, WRITERS, first_output, projection
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache
@@ -30,18 +31,36 @@ def keys_at(
     edits: Sequence[Changes] = ((),),
     owner: Int[Tensor, " prompt"] | None = None,
     pick: Pick = lambda x, out: x,
+    trunk: Trunk | None = None,
 ) -> dict[Place, Float[Tensor, "prompt d_in"]]:
     """Inputs of projections at each prompt's anchor, all from one forward pass.
 
     Each prompt is read under the changes of the edit that `owner` numbers, by default the first.
+    Prompts that several edits ask, none of which changes anything up to there, are read once.
+    `trunk` has run the prompts up to some layer that is none above the places'.
     """
+    numbers = [0] * len(prompts) if owner is None else owner.tolist()
+    asked = [TrunkRow(p, p.anchor + 1, edit) for p, edit in zip(prompts, numbers, strict=True)]
+    trunk = trunk or Trunk.of(model, asked, edits, min(layer for _, layer in places))
+    last = max(layer for _, layer in places)
+    here, numbers = apart(edits, numbers, range(last + 1))
+    rows: dict[tuple[int, tuple[int, ...], int], list[int]] = {}
+    for i, (prompt, edit) in enumerate(zip(prompts, numbers, strict=True)):
+        rows.setdefault((edit, prompt.ids, prompt.n_shown), []).append(i)
+    whole = [max((asked[i] for i in at), key=lambda reading: reading.n) for at in rows.values()]
     out: dict[Place, list[Tensor]] = {place: [torch.empty(0)] * len(prompts) for place in places}
-    owner = torch.zeros(len(prompts), dtype=torch.long) if owner is None else owner
-    for group in _batched(prompts, owner.tolist(), default_budget(model)):
-        with torch.no_grad():
-            got = _read(model, [prompts[i] for i in group], places, edits, owner[group], pick)
+    row_owner = [edit for edit, _, _ in rows]
+    of_row = list(rows.values())
+    for group in batched(whole, row_owner, default_budget(model)):
+        at = [(j, i) for j, row in enumerate(group) for i in of_row[row]]
+        some, own = [whole[row] for row in group], [row_owner[row] for row in group]
+        cache = trunk.cache(some, here, own, last)
+        ends = cache.ids.shape[1] - torch.tensor([some[j].n - prompts[i].anchor for j, i in at])
+        columns = torch.tensor([j for j, _ in at]), ends - cache.n_read
+        with torch.no_grad(), under(model, here, torch.tensor(own)):
+            got = _read(model, cache, places, pick, columns)
         for place, values in got.items():
-            for i, value in zip(group, values, strict=True):
+            for (_, i), value in zip(at, values, strict=True):
                 out[place][i] = value
     return {place: torch.stack(values) for place, values in out.items()}
 
@@ -52,68 +71,33 @@ def outputs_at(
     place: Place,
     edits: Sequence[Changes],
     owner: Int[Tensor, " prompt"],
+    trunk: Trunk | None = None,
 ) -> Float[Tensor, "prompt d_model"]:
     """What is written at each prompt's anchor; otherwise as `keys_at`."""
-    return keys_at(model, prompts, [place], edits, owner, lambda x, out: first_output(out))[place]
-
-
-def _batched(prompts: Sequence[EditPrompt], owner: Sequence[int], tokens: int) -> list[list[int]]:
-    """Prompts with, and prompts without, a shared beginning, a batch of at most so many tokens.
-
-    Those of one edit are neighbours, so that what they share is read once.
-    """
-    groups: list[list[int]] = []
-    longest = 0
-    for i in sorted(range(len(prompts)), key=lambda i: (bool(prompts[i].n_shown), owner[i])):
-        n = prompts[i].anchor + 1 - prompts[i].n_shown
-        longest = max(longest, n)
-        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
-        if fits and bool(prompts[groups[-1][0]].n_shown) == bool(prompts[i].n_shown):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-            longest = n
-    return groups
-
-
-class _Deepest(Exception):
-    """Ends a run behind the last place."""
+    return keys_at(model, prompts, [place], edits, owner, lambda x, out: first_output(out), trunk)[
+        place
+    ]
 
 
 def _read(
     model: Model,
-    prompts: Sequence[EditPrompt],
+    cache: PrefixCache,
     places: Sequence[Place],
-    edits: Sequence[Changes],
-    owner: Int[Tensor, " prompt"],
     pick: Pick,
-) -> dict[Place, Float[Tensor, "prompt width"]]:
+    at: tuple[Int[Tensor, " anchor"], Int[Tensor, " anchor"]],
+) -> dict[Place, Float[Tensor, "anchor width"]]:
+    """What is read at anchors, each given by its row and column."""
     got: dict[Place, Tensor] = {}
 
     def take(place: Place) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            got[place] = pick(args[0], output)[:, -1].clone()
+            got[place] = pick(args[0], output)[at]
 
         return hook
 
-    def stop(*_: Any) -> None:
-        raise _Deepest
-
-    cache = PrefixCache.sharing(
-        model,
-        [prompt.key_tokens for prompt in prompts],
-        [prompt.n_shown for prompt in prompts],
-        owner=owner.tolist(),
-        during=lambda owners: under(model, edits, owners),
-        room=0,
-    )
-    deepest = model.blocks[max(layer for _, layer in places)]
     with contextlib.ExitStack() as stack:
-        # before the hooks that take, so that they see what is changed
-        stack.enter_context(under(model, edits, owner))
+        # behind those that change, so that they see what is changed
         for place in places:
             stack.callback(module_at(model, place).register_forward_hook(take(place)).remove)
-        stack.callback(deepest.register_forward_hook(stop).remove)
-        with contextlib.suppress(_Deepest):
-            cache.read(model)
+        cache.read(model)
     return got

@@ -19,8 +19,8 @@ from circuits.editing.evaluation.edited_models import continuing_tokens
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.keys import module_at
 from circuits.editing.methods import Neurons, Search, Stage
+from circuits.editing.trunk import Trunk, TrunkRow, apart
 from interp.brief import brief
-from interp.data.prompts import TokenPrompt
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.forward.tails import Tails, tails
 from interp.model.model import Model
@@ -50,6 +50,12 @@ class FactPrompts:
         """The essence last."""
         return (*self.learn, self.essence)
 
+    def readings(self, edit: int) -> list[TrunkRow]:
+        """What is read of each, under an edit: of the first its target's last token, too."""
+        first, *others = self.all
+        whole = TrunkRow(first, len(first.ids), edit)
+        return [whole, *(TrunkRow(p, len(p.read_tokens.ids), edit) for p in others)]
+
 
 @brief
 @dataclass(frozen=True)
@@ -73,17 +79,24 @@ def search_targets(
     options: Search,
     edits: Sequence[Changes],
     owner: Int[Tensor, " fact"],
+    trunk: Trunk | None = None,
 ) -> Targets:
     """Find the vectors that make each fact's prompts continue with its target.
 
     They are added jointly at `places`: outputs of projections, or ``"resid_post"`` for the layer's
-    own. Each fact is searched under the changes of the edit that `owner` numbers.
+    own. Each fact is searched under the changes of the edit that `owner` numbers. `trunk` has run
+    the facts' `readings` up to some layer that is none above the places'.
 
     Source: ROME (arXiv 2202.05262, eq. 4), MEMIT (2210.07229, eq. 16), PMET (2308.08742, eq. 9).
     """
     groups = _groups(facts, max(1, LOGITS_AT_ONCE // model.n_vocab))
+    if trunk is None:
+        read = [
+            one for fact, i in zip(facts, owner.tolist(), strict=True) for one in fact.readings(i)
+        ]
+        trunk = Trunk.of(model, read, edits, min(layer for _, layer in places))
     found = [
-        _Batch(model, [facts[i] for i in group], places, edits, owner[group]).search(options)
+        _Batch(model, [facts[i] for i in group], places, edits, owner[group], trunk).search(options)
         for group in groups
     ]
     back = torch.tensor([i for group in groups for i in group]).argsort()
@@ -193,25 +206,27 @@ class _Batch:
         places: Sequence[Place],
         edits: Sequence[Changes],
         owner: Int[Tensor, " fact"],
+        trunk: Trunk,
     ):
         self.model, self.places, self.edits, self.owner = model, places, edits, owner
         self.n_facts = len(facts)
         prompts = [p for fact in facts for p in fact.all]
         sizes = torch.tensor([len(fact.all) for fact in facts])
         fact = torch.repeat_interleave(torch.arange(len(facts)), sizes)
-        leads = set(_first_of_each(fact).tolist())
-        read = [p.ids if i in leads else p.read_tokens.ids for i, p in enumerate(prompts)]
-        n_tail = torch.tensor([len(ids) - p.anchor for ids, p in zip(read, prompts, strict=True)])
+        read = [r for one, i in zip(facts, owner.tolist(), strict=True) for r in one.readings(i)]
+        n_tail = torch.tensor([r.n - r.prompt.anchor for r in read])
         first = min(layer for _, layer in places)
+        changed, numbers = apart(edits, owner[fact].tolist(), range(model.arch.n_layers))
+        cache = trunk.cache(read, changed, numbers, model.arch.n_layers - 1)
         with under(model, edits, owner[fact]):
-            run = tails(model, [TokenPrompt(ids) for ids in read], first, int(n_tail.max()))
+            run = tails(model, [r.tokens for r in read], first, int(n_tail.max()), cache)
         self.rows = _Rows(run, fact, run.n_tail - n_tail, prompts)
         self.goes_on = continuing_tokens(model)
 
     def search(self, options: Search) -> Targets:
         """Adam until each fact is done or the rounds are used up."""
         rows, n = self.rows, self.n_facts
-        initial, plain = self._initial(rows), self._plain(rows)
+        initial, plain = self._before(rows)
         norm = initial.norm(dim=-1, keepdim=True)
         scale = norm / initial.shape[-1] ** 0.5
         u = torch.zeros_like(initial, requires_grad=True)
@@ -242,30 +257,27 @@ class _Batch:
                 u[~active] = before[~active]
             taken[active] = step + 1
             going = active[rows.fact]
-            if going.sum() <= 0.7 * len(going):  # a fair part is done
+            if not going.all():
                 rows = rows.only(going.nonzero()[:, 0])
         return Targets((u * scale).detach(), initial, p, taken)
 
     @torch.no_grad()
-    def _initial(self, rows: _Rows) -> Float[Tensor, "fact place d_model"]:
-        """What each place writes at the first prompt's anchor."""
+    def _before(
+        self, rows: _Rows
+    ) -> tuple[Float[Tensor, "fact place d_model"], Float[Tensor, "fact vocab"]]:
+        """What each place writes at the first prompt's anchor; essence prompts' distributions."""
+        which, n = torch.cat([rows.lead, rows.essence]), len(rows.lead)
+        run, column, fact = rows.run.only(which), rows.column[which], rows.fact[which]
         got: list[Tensor] = [torch.empty(0)] * len(self.places)
 
         def look(i: int, output: Tensor) -> Tensor:
-            got[i] = output[rows.lead, rows.column[rows.lead]]
+            got[i] = output[torch.arange(n), column[:n]]
             return output
 
-        with self._hooked(rows, look):
-            rows.run.run()
-        return torch.stack(got, 1)
-
-    @torch.no_grad()
-    def _plain(self, rows: _Rows) -> Float[Tensor, "fact vocab"]:
-        """The distributions on the essence prompts that are to stay."""
-        with under(self.model, self.edits, self.owner[rows.fact]):
-            hidden = rows.run.run()
-        essence = rows.essence
-        return self.model.logits(hidden[essence, rows.column[essence]]).log_softmax(-1)
+        with self._hooked(fact, look):
+            hidden = run.run()
+        essence = hidden[torch.arange(n, len(which)), column[n:]]
+        return torch.stack(got, 1), self.model.logits(essence).log_softmax(-1)
 
     def _losses(
         self, rows: _Rows, delta: Float[Tensor, "fact place d_model"], plain: Tensor
@@ -277,7 +289,7 @@ class _Batch:
             added[at] = delta[rows.fact, i]
             return output + added
 
-        with self._hooked(rows, write):
+        with self._hooked(rows.fact, write):
             hidden = rows.run.run()
         essence, lead = rows.essence, rows.lead
         parts = hidden[rows.read], hidden[essence, rows.column[essence]], hidden[lead, -1]
@@ -297,10 +309,12 @@ class _Batch:
         )
 
     @contextlib.contextmanager
-    def _hooked(self, rows: _Rows, edit: Callable[[int, Tensor], Tensor]) -> Generator[None]:
-        """The changes so far, and a function of (place, output) at each place."""
+    def _hooked(
+        self, fact: Int[Tensor, " row"], edit: Callable[[int, Tensor], Tensor]
+    ) -> Generator[None]:
+        """The changes so far of rows' facts, and a function of (place, output) at each place."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(under(self.model, self.edits, self.owner[rows.fact]))
+            stack.enter_context(under(self.model, self.edits, self.owner[fact]))
             for i, place in enumerate(self.places):
                 module = module_at(self.model, place)
                 stack.callback(module.register_forward_hook(_after(edit, i)).remove)

@@ -36,6 +36,7 @@ from circuits.editing.neurons import idle_neurons, neuron_changes, queries
 from circuits.editing.norm_anchor import anchored
 from circuits.editing.solver import KeyMetric, solve
 from circuits.editing.targets import FactPrompts, search_places, search_targets
+from circuits.editing.trunk import Trunk, TrunkRow
 from interp.brief import brief
 from interp.errors import DataError
 from interp.forward.blocks import projection
@@ -257,37 +258,44 @@ class _StageRun(Generic[S]):
         self.places = search_places(model, stage)
         self.owner = torch.tensor([job.edit for job in jobs])
         self.sizes = torch.tensor([len(job.prompts.learn) for job in jobs])
+        preserved: dict[int, list[EditPrompt]] = {edit: [] for edit in self.owner.tolist()}
+        if stage.preserved_weight:
+            for edit in preserved:
+                asked = _preserved(stage, batch.requests[edit])
+                preserved[edit] += preserved_prompts(model, asked, stage.anchor)
+        if stage.preserved_weight and isinstance(stage, Neurons) and stage.deep:
+            for job in jobs:
+                preserved[job.edit] += begun_targets(job.prompts.learn)
+        learn = [prompt for job in jobs for prompt in job.prompts.learn]
+        self.n_learn = len(learn)
+        self.prompts = [*learn, *(prompt for prompts in preserved.values() for prompt in prompts)]
+        beside = [edit for edit, prompts in preserved.items() for _ in prompts]
+        self.prompt_owner = torch.cat(
+            [self.owner.repeat_interleave(self.sizes), torch.tensor(beside, dtype=torch.long)]
+        )
+        read = [one for job in jobs for one in job.prompts.readings(job.edit)]
+        owners = self.prompt_owner.tolist()
+        read += [TrunkRow(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]
+        self.trunk = Trunk.of(model, read, batch.changes, min(stage.layers))
         facts = [job.prompts for job in jobs]
         self.targets = search_targets(
-            model, facts, self.places, stage.search, batch.changes, self.owner
+            model, facts, self.places, stage.search, batch.changes, self.owner, self.trunk
         )
         if isinstance(stage, Stage) and stage.value_norm is not None:
             first = [job.prompts.learn[0] for job in jobs]
             self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
-        preserved = [
-            preserved_prompts(model, _preserved(stage, request), stage.anchor)
-            for request in (batch.requests if stage.preserved_weight else ())
-        ]
-        if preserved and isinstance(stage, Neurons) and stage.deep:
-            for job in jobs:
-                preserved[job.edit] += begun_targets(job.prompts.learn)
-        self.preserved = [prompt for prompts in preserved for prompt in prompts]
-        owner = [i for i, prompts in enumerate(preserved) for _ in prompts]
-        self.preserved_owner = torch.tensor(owner)
 
     def keys(
         self, place: Place
     ) -> tuple[list[Float[Tensor, "prompt d_in"]], dict[int, Float[Tensor, "preserved d_in"]]]:
         """Each job's keys at a place, and each edit's preserved keys, as the edits stand."""
-        changes, owner = self.batch.changes, self.owner.repeat_interleave(self.sizes)
-        prompts = [prompt for job in self.jobs for prompt in job.prompts.learn]
-        found = keys_at(self.model, prompts, [place], changes, owner)[place]
-        own = list(found.split(self.sizes.tolist()))
-        if not self.preserved:
-            return own, {}
-        owner = self.preserved_owner
-        more = keys_at(self.model, self.preserved, [place], changes, owner)[place]
-        return own, {i: more[owner == i] for i in range(len(changes))}
+        found = keys_at(
+            *(self.model, self.prompts, [place], self.batch.changes, self.prompt_owner),
+            trunk=self.trunk,
+        )[place]
+        n, owner = self.n_learn, self.prompt_owner[self.n_learn :]
+        own = list(found[:n].split(self.sizes.tolist()))
+        return own, {i: found[n:][owner == i] for i in owner.unique().tolist()}
 
     def by_edit(self) -> dict[int, list[int]]:
         """The jobs of each edit."""
@@ -340,7 +348,7 @@ class _ClosedForm(_StageRun[Stage]):
         aim = ("z", self.places[0][1]) if place[0] == "z" else self.places[0]
         at = self.places.index(aim)
         first = [job.prompts.learn[0] for job in self.jobs]
-        now = outputs_at(self.model, first, aim, self.batch.changes, self.owner)
+        now = outputs_at(self.model, first, aim, self.batch.changes, self.owner, self.trunk)
         left = stage.left(i)
         over = left if stage.spread == "linear" else left**0.5
         return (targets.initial[:, at] + targets.delta[:, at] - now) / over
@@ -364,13 +372,13 @@ class _NeuronStage(_StageRun[Neurons]):
         metric = KeyMetric(stage.metric, self.moment(("gate", layer)))
         written = self.moment(("mlp_post", layer))
         keys, preserved = self.keys(("gate", layer))
-        carried = [change for one in ledger(model).applied for change in one.changes]
+        carried = ledger(model).taken(layer)
         out: dict[int, Changes] = {}
         for edit, mine in self.by_edit().items():
             fact = torch.repeat_interleave(torch.arange(len(mine)), self.sizes[mine])
             own, others = torch.cat([keys[j] for j in mine]), preserved.get(edit)
             found = queries(metric, own, fact, stage.rho, others, stage.preserved_weight)
-            taken = taken_neurons((*carried, *self.batch.changes[edit]), layer)
+            taken = carried | taken_neurons(self.batch.changes[edit], layer)
             chosen = idle_neurons(model, layer, written, 2 * len(mine), taken)
             delta = self.targets.delta[mine, i].double().cpu()
             out[edit] = neuron_changes(model, layer, chosen, found, delta, stage.ramp)

@@ -66,10 +66,17 @@ class Tails:
 
 
 @torch.no_grad()
-def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int) -> Tails:
+def tails(
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    first: int,
+    n_tail: int,
+    cache: PrefixCache | None = None,
+) -> Tails:
     """Run prompts once, in one batch, under whatever hooks are installed; keep what precedes tails.
 
     Later runs begin at layer `first` and run the `n_tail` last tokens, at most the whole prompt.
+    `cache` holds the prompts where their beginnings, or the layers up to `first`, are run already.
     """
     model.check_layers([first])
     known = arguments_of(model)
@@ -78,12 +85,17 @@ def tails(model: Model, prompts: Sequence[TokenPrompt], first: int, n_tail: int)
             f"the blocks of {model.name} hand on more than the residual stream "
             f"({', '.join(handed)}), so runs cannot begin in the middle of it."
         )
-    cache = PrefixCache.of(model, prompts, keep=only_keys(model))
+    cache = cache or PrefixCache.of(model, prompts, keep=only_keys(model))
     n_tail = n_tail if cache.kv is not None else cache.ids.shape[1]
-    if n_tail < cache.ids.shape[1]:
+    if n_tail < cache.ids.shape[1] - cache.n_read:
         cache.read(model, leave=n_tail)
     ids, mask = (x[:, cache.n_read :] for x in (cache.ids, cache.mask))
     given = cache.branch()  # recording runs the first layer, which takes keys in
-    calls = record_layer_calls(model, ids, mask, given.arguments(model.hf, model, len(cache.ids.T)))
+    n = cache.ids.shape[1]
+    with given.running(model, cache.n_read, n):
+        calls = record_layer_calls(model, ids, mask, given.arguments(model.hf, model, n))
     run = Tails(model, cache, calls, given.kv, first, calls.embeddings)
-    return replace(run, hidden=run.through(calls.embeddings, range(first)))
+    if cache.entering is None:
+        return replace(run, hidden=run.through(calls.embeddings, range(first)))
+    start = cache.layers.start if cache.layers else 0
+    return replace(run, hidden=run.through(cache.entering[:, cache.n_read :], range(start, first)))

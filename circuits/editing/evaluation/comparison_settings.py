@@ -84,6 +84,9 @@ class ComparisonSettings(BaseModel, frozen=True):
 
     def neutral_text(self) -> str | None:
         """The neutral text; `DataError` where it cannot be read."""
-        if self.neutral is None:
-            return None
-        return read_text(Path(locate(self.neutral, "a text file")), "neutral text")
+        return neutral_text(self.neutral)
+
+
+def neutral_text(name: str | None) -> str | None:
+    """A shipped text or that of a file; `DataError` where it cannot be read."""
+    return None if name is None else read_text(Path(locate(name, "a text file")), "neutral text")

@@ -48,7 +48,7 @@ from interp.forward.budget import peak_memory
 from interp.model.model import Model
 from interp.results.run_folder import TABLES, Steps
 
-SHARD = 12
+SHARD = 32
 """Cases that run side by side, and that a killed run loses at most."""
 N_FLUENCY = 50
 """Tokens that an edited model continues each prompt by, for fluency."""
@@ -134,7 +134,8 @@ def evaluate_condition(
     for lo in range(0, len(cases), at_once):
         shard = cases[lo : lo + at_once]
         make = partial(_evaluated, model, condition, shard, protocol, writer)
-        found.append(kept.step(f"{condition.name}.{protocol.seed}/{lo:06d}", make, TABLES))
+        name = f"{condition.name}.{protocol.seed}/{lo:06d}+{len(shard)}"
+        found.append(kept.step(name, make, TABLES))
         report(lo + len(shard), len(cases))
     answers, edits = (
         pd.concat([shard[name] for shard in found], ignore_index=True).assign(

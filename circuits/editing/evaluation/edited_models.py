@@ -9,7 +9,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,15 +62,23 @@ def asking(shots: Shots, question: str, edit: int = 0, before: str = "") -> Ask:
 
 
 def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> list[str]:
-    """Continue texts greedily, each under the changes of its edit, up to where its reply ends."""
-    out = [""] * len(asks)
-    order = sorted(range(len(asks)), key=lambda i: (asks[i].edit, asks[i].prefix))
+    """Continue texts greedily, each under the changes of its edit, up to where its reply ends.
+
+    Edits without changes are one: what is asked under several of them is asked once.
+    """
+    plain = next((i for i, changes in enumerate(edits) if not changes), 0)
+    under_edit = [ask.edit if edits[ask.edit] else plain for ask in asks]
+    keys = [
+        (edit, ask.prefix, ask.text, ask.stop, ask.n_tokens, id(ask.chat))
+        for edit, ask in zip(under_edit, asks, strict=True)
+    ]
+    unique = {key: replace(ask, edit=key[0]) for key, ask in zip(keys, asks, strict=True)}
+    order = sorted(unique, key=lambda key: key[:2])
+    found: dict[tuple[Any, ...], str] = {}
     for lo in range(0, len(order), ROWS_AT_ONCE):
         group = order[lo : lo + ROWS_AT_ONCE]
-        texts = _answered(model, [asks[i] for i in group], edits)
-        for i, text in zip(group, texts, strict=True):
-            out[i] = text
-    return out
+        found |= zip(group, _answered(model, [unique[key] for key in group], edits), strict=True)
+    return [found[key] for key in keys]
 
 
 @torch.no_grad()
@@ -307,6 +315,11 @@ def drift(
             kl[some] += (plain.exp() * (plain - edited)).sum((1, 2)).cpu()
             nll[some] += (_of_text(plain, ids) - _of_text(edited, ids)).cpu()
     return kl / n_predicted, (nll / n_predicted).exp()
+
+
+def text_log_p(model: Model, ids: Int[Tensor, " pos"]) -> Float[Tensor, "pos vocab"]:
+    """Log-probabilities of each next token of a text, by the model as it is."""
+    return _log_p(model, ids, [()], torch.zeros(1, dtype=torch.long))[0]
 
 
 def _log_p(

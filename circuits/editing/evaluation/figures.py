@@ -87,6 +87,32 @@ def plot_metrics(table: pd.DataFrame, metrics: Sequence[str], model: str, n: int
     )
 
 
+def plot_curves(table: pd.DataFrame, title: str, value: str, bounded: bool = True) -> go.Figure:
+    """A line per method over the number of edits: whole in a row, dashed in one batch."""
+    figure = go.Figure()
+    colours = {
+        name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(table["method"]))
+    }
+    groups: Any = table.groupby(["method", "order"], sort=False)
+    for (name, order), lines in groups:
+        own = lines.sort_values("n_edits")
+        figure.add_scatter(
+            x=own["n_edits"],
+            y=own["value"],
+            error_y=whiskers(own["value"], own["low"], own["high"]),
+            mode="lines+markers",
+            line={"color": colours[name], "dash": "solid" if order == "row" else "dash"},
+            name=label(name if order == "row" else f"{name}, batch"),
+        )
+    return styled(
+        figure,
+        title,
+        xaxis={"title": "edits", "type": "log"},
+        yaxis={"title": value, **({"range": [-0.03, 1.05]} if bounded else {})},
+        height=460,
+    )
+
+
 def plot_card(table: pd.DataFrame, title: str) -> go.Figure:
     """Every metric of an edit card without and with the edit, and with the fact in the prompt."""
     lines: Any = table[table["n"] > 0].iloc[::-1]

@@ -13,11 +13,11 @@ from test_cli import last_json, refused, saved
 import interp
 from circuits.cli.app import run
 from circuits.editing import layer_search
-from circuits.editing.edit import LedgerFolder
 from circuits.editing.evaluation import Ask, conditions, generations
 from circuits.editing.evaluation.demonstrations import NAMED
 from circuits.editing.evaluation.metric_definitions import ABILITIES, DEFINITIONS
 from circuits.editing.layer_selection import LayerSelection
+from circuits.editing.ledger_folder import LedgerFolder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
