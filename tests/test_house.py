@@ -93,9 +93,9 @@ def test_files_and_functions_are_short():
 def test_the_source_is_small():
     lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
     emotion = [file for file in FILES if file.is_relative_to(ROOT / "circuits" / "emotion")]
-    assert sum(lines.values()) <= 46_450
+    assert sum(lines.values()) <= 53_900
     assert len(emotion) <= 20
     assert sum(lines[file] for file in emotion) <= 4_800
     benchmarks = (ROOT / "benchmarks").rglob("*.py")
-    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in benchmarks) <= 1_950
+    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in benchmarks) <= 2_250
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
