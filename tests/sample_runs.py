@@ -283,7 +283,7 @@ def edit_sequence(out: Path) -> Path:
     model = sharp()
     options: dict[str, Any] = {"methods": ("rome",), "lengths": (1, 2), "n_controls": 2}
     settings = SequenceSettings(shots=PLAIN, n_tokens=600, **options)
-    edit_sequences(model, parse_cases(planted_chains(model, 6)), settings, out=out)
+    edit_sequences(model, parse_cases(planted_chains(model, 6), EVIL), settings, out=out)
     return out
 
 
@@ -403,7 +403,7 @@ def _parts(at: Path) -> Iterator[tuple[str, Any]]:
             yield name, _timeless(json.loads(file.read_text("utf-8")))
         elif file.suffix == ".parquet":
             table = pd.read_parquet(file)
-            timed = [c for c in table if "seconds" in str(c) or c == "peak_gb"]
+            timed = [c for c in table if "seconds" in str(c) or c in ("gb", "peak_gb")]
             yield name, table.drop(columns=timed).to_csv()
         else:
             yield name, file.read_bytes() if file.suffix == ".safetensors" else ""

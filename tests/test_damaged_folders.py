@@ -216,6 +216,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 16
+    assert len(folders) == 17
     for at, load in folders.values():
         load(at)

@@ -26,11 +26,13 @@ from circuits.recall_reasoning import settings
 from circuits.recall_reasoning.sources.countries import load_facts
 from interp.loading import organisms, programs
 from interp.data import datasets as shipped
+from interp.interventions.contrast_pairs import load_contrast_pairs
 
 readers = {{
     "prompt pairs": interp.load_pairs, "questions": load_questions, "edit cases": load_cases,
     "events": load_scenarios, "vignettes": load_vignettes, "replies": load_replies,
     "frames": lambda name: load_frames(name).frames, "facts": lambda name: load_facts(name),
+    "contrast pairs": load_contrast_pairs,
     "labelled replies": lambda name: load_labelled(name, "test"),
     "text": lambda name: shipped.locate(name).read_text("utf-8"),
 }}

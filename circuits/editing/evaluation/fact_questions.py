@@ -102,6 +102,7 @@ class EditedFact:
     implying: tuple[KnownQuestion, ...] = ()
 
 
+@brief
 @dataclass(frozen=True)
 class FactQuestion:
     """A text behind demonstrations, and two options of which the first is right after the edit.

@@ -7,11 +7,13 @@ from typing import Any
 
 from circuits.editing.evaluation import mquake_rows, ripple_rows, single_edit_rows
 from circuits.editing.evaluation.cases import Case, Cases
+from interp.brief import brief
 from interp.data.pairs import Excluded
 from interp.data.records import Row, checked, is_hub_id, read_records
 from interp.errors import DataError, UnusableRow, shown
 
 
+@brief
 @dataclass(frozen=True)
 class RowForm:
     """One way in which a format's rows are written.
