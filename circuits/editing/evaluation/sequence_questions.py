@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from circuits.editing.evaluation.answers import Answer, normalised
-from circuits.editing.evaluation.cases import Cases
+from circuits.editing.evaluation.case_selection import UNUSABLE
+from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Cases
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
     preservation_set,
@@ -74,16 +75,16 @@ def sequence_plan(
     Raises:
         DataError: the cases hold no such edit, or no control that the model knows.
     """
-    if cases.format == "ripple_edits":
+    if cases.format in ("ripple_edits", "knowedit"):
         raise DataError(
-            "RippleEdits has no prompts about other subjects; give multi-hop cases, CounterFact "
-            "or zsRE."
+            f"{cases.format} has no prompts about other subjects; give multi-hop cases, "
+            "CounterFact or zsRE."
         )
     chosen, excluded = _chosen(model, cases, n, seed)
     if not chosen:
         raise DataError(f"{model.name} can be given no edit of {cases.source} ({excluded}).")
     subjects = {normalised(case.facts[0].subject) for case in chosen}
-    if cases.format == "mquake":
+    if cases.format in MULTI_HOP_FORMATS:
         pool, controls = _known(model, cases, subjects, n_controls, shots, seed)
         preserved = [
             preserved_of(preservation_set(case, pool, {}, N_PRESERVED, seed)) for case in chosen
@@ -106,7 +107,7 @@ def _chosen(model: Model, cases: Cases[Any], n: int, seed: int) -> tuple[list[An
     """The first cases, in a seeded order, that edit subjects of their own."""
     chosen: list[Any] = []
     seen: set[tuple[str, ...]] = set()
-    why: Counter[str] = Counter()
+    why: Counter[str] = Counter({UNUSABLE: len(cases.excluded)} if cases.excluded else {})
     for case in random.Random(seed).sample(list(cases), len(cases)):
         subject = normalised(case.facts[0].subject)
         if len(chosen) == n:
