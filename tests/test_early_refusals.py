@@ -38,6 +38,9 @@ WRONG = {
     "edit apply --kept": ["edit", "apply", *MODEL, "--ledger", "e", *FACT, "--kept", NONE],
     "edit evaluate": ["edit", "evaluate", *MODEL, "--cases", NONE],
     "edit sequence": ["edit", "sequence", *MODEL, "--cases", NONE],
+    "edit sequence --neutral": [
+        *("edit", "sequence", *MODEL, "--cases", "multihop_chains", "--neutral", NONE),
+    ],
     "edit place": ["edit", "place", *MODEL, "--cases", NONE, "--out", "p"],
     "emotion circuit": ["emotion", "circuit", *MODEL, "--events", NONE, "--out", "d"],
     "emotion directions": ["emotion", "directions", *MODEL, "--discovery", "d", "--events", NONE],

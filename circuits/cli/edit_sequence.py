@@ -54,6 +54,7 @@ def sequence(
     """Edit one model many times, and ask after each number of edits what is left of them."""
     import pandas as pd
 
+    from circuits.editing.evaluation.comparison_settings import neutral_text
     from circuits.editing.evaluation.formats import load_benchmark
     from circuits.editing.evaluation.sequences import edit_sequences
     from circuits.editing.layer_selection import selection_for
@@ -73,6 +74,7 @@ def sequence(
         },
         "options",
     )
+    neutral_text(settings.neutral)  # refused before a model is loaded
     rows = load_benchmark(cases, split)
     model = on.load()
     layers = selection_for(model, placement, *settings.methods)

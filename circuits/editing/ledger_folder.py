@@ -69,7 +69,11 @@ class LedgerFolder:
         chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
         if not chosen:
             carried = ", ".join(one.id for one in self.edits) or "none"
-            raise DataError(f"no edit {edit or ''} in {self.path}, which holds {carried}.")
+            what = f"no edit {edit}" if edit else "no edit"
+            raise DataError(
+                f"{what} in {self.path}, which holds {carried}; give the folder of an edit, or one "
+                "that `interp edit apply` wrote to."
+            )
         return self.edits[chosen[-1]], self.folders[chosen[-1]]
 
     def summary(self) -> dict[str, Any]:
