@@ -61,7 +61,7 @@ def facts(n: int) -> list[Fact]:
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
     """Search in one batch and one at a time, and compare."""
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     (stage,) = preset("rome", model).stages
     assert isinstance(stage, Stage)
     templates = contexts(model)
@@ -183,7 +183,7 @@ def _said(log_p: Float[Tensor, "pos vocab"], prompt: EditPrompt) -> bool:
 
 def edits(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds per edit of a batch, and in its parts."""
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     cases = load_cases(CHAINS).where(lambda case: case.split == "design")
     every = {q for case in cases for q in (*case.questions, *(hop.question for hop in case.hops))}
     pool = QuestionPool.of(cases, every)
@@ -231,7 +231,7 @@ def _timed(run: Callable[..., Any], name: str, parts: dict[str, float]) -> Calla
 
 def moments(args: argparse.Namespace) -> dict[str, Any]:
     """Time the samples alone, and then all, samples again included."""
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     placement = selection_for(model, None, "ace")
     named = [name for name in METHODS if not name.endswith("-nas")]  # whose places are the same
     every = [place for name in named for place in preset(name, model, placement).places]
@@ -258,8 +258,9 @@ if __name__ == "__main__":
     parser.add_argument("--n", type=int, default=64, help="facts, or edits")
     parser.add_argument("--method", default="ace", help="of edits")
     parser.add_argument("--n-tokens", type=int, default=N_TOKENS)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report = {"edits": edits, "search": search, "moments": moments}[args.what](args)
-    print(json.dumps({"model": args.model, "threads": args.threads} | report, indent=1))
+    print(json.dumps({"model": args.model, "threads": args.threads, "dtype": args.dtype} | report, indent=1))

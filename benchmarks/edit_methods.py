@@ -125,7 +125,7 @@ def load(
 ) -> tuple[interp.Model, list[Case], QuestionPool]:
     """The model, the usable cases of a split, and the questions that controls come from."""
     torch.set_num_threads(args.threads)
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     everything = load_cases(CHAINS)
     by_bridge = tuple(replace(case, cluster=case.bridges[0]) for case in everything)
     everything = replace(everything, records=by_bridge)
@@ -153,7 +153,7 @@ def design_facts(args: argparse.Namespace, without: list[Case]) -> list[tuple[Ca
 
 def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> Moments:
     """Moments of a method: over samples, and of questions about facts that no case edits."""
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     edited = {fact.subject for case in cases for fact in case.facts}
     left_out = sorted(edited & learnt_subjects())
     placement = layers_of(args, model)
@@ -229,7 +229,7 @@ def run(
 
 def place(args: argparse.Namespace) -> None:
     """Choose layers as `interp edit place` does, on facts of the design half."""
-    model = interp.load_model(args.model)
+    model = interp.load_model(args.model, dtype=args.dtype)
     design = load_cases(CHAINS).where(lambda case: case.split == "design")
     found = selected(model, [reach for _, reach in design_facts(args, [])], design)
     print(found.by, found.query, found.value)
@@ -386,7 +386,7 @@ def subject_tokens(args: argparse.Namespace) -> None:
     Of facts with implicit names: two-hop questions that name the subject, against questions about
     other relations of it, of which the editor was given none. Known or not, as only keys are read.
     """
-    model, anchor = interp.load_model(args.model), QUERY_NEURONS.anchor
+    model, anchor = interp.load_model(args.model, dtype=args.dtype), QUERY_NEURONS.anchor
     design = load_cases(CHAINS).where(lambda case: case.split == "design")
     texts = {q for c in design for q in (*c.questions, *(hop.question for hop in c.hops))}
     pool, found = QuestionPool.of(design, texts), dict[str, Propagation]()
@@ -421,6 +421,7 @@ if __name__ == "__main__":
     parser.add_argument("--split", default="design", help="of the cases; keep test for the end")
     parser.add_argument("--out", type=Path, default=Path("runs/editing"))
     parser.add_argument("--tag", default="run", help="name of this set of runs under --out")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--n", type=int, default=16, help="cases (of compare: of either position)")
     parser.add_argument("--skip", type=int, default=0, help="cases passed over first")

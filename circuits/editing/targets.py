@@ -271,7 +271,7 @@ class _Batch:
         got: list[Tensor] = [torch.empty(0)] * len(self.places)
 
         def look(i: int, output: Tensor) -> Tensor:
-            got[i] = output[torch.arange(n), column[:n]]
+            got[i] = output[torch.arange(n), column[:n]].float()
             return output
 
         with self._hooked(fact, look):
@@ -286,7 +286,7 @@ class _Batch:
 
         def write(i: int, output: Tensor) -> Tensor:
             added = torch.zeros_like(output)
-            added[at] = delta[rows.fact, i]
+            added[at] = delta[rows.fact, i].to(output)
             return output + added
 
         with self._hooked(rows.fact, write):
