@@ -5,11 +5,13 @@ from functools import cache
 import numpy as np
 import torch
 from conftest import tiny, word_pairs
+from graph_samples import recorded
 from moe_models import tiny_mixture
 
 from circuits.discovery.ground_truth import program_contrast
 from circuits.explanation.attribution import LinearRun
 from circuits.explanation.graph import AttributionGraph
+from circuits.explanation.prompt_record import PromptRecord
 from circuits.explanation.target_metric import ExplainedPrompt, explained_prompt
 from interp.loading.tracr import Program
 from interp.model.model import Model
@@ -50,7 +52,7 @@ def program_prompt(model: Model, program: Program, number: int) -> ExplainedProm
         unit="output",
         parts=lambda resid, row: contrast.read(resid, row)[:, None],
         labels=("output",),
-        record={},
+        record=PromptRecord.model_validate(recorded(list(range(len(tokens))))),
     )
 
 

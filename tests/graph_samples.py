@@ -1,6 +1,7 @@
 """Attribution graphs: a small one made by hand, whose arithmetic closes, and a large random one."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,13 @@ EDGES = [
     ("m0.n5@2", "logits", "", 1.8),
     ("m1.e2.n7@2", "logits", "", -0.55),
 ]
+
+
+def recorded(ids: list[int], **other: Any) -> dict[str, Any]:
+    """What a graph holds of a prompt alone, of which the likeliest token is explained."""
+    plain = {"clean": ids, "corrupt": ids, "answers": [[], []], "paired": False, "reads": "top 1"}
+    rest = {"partner": list(range(len(ids))), "roles": [""] * len(ids), "texts": ["", ""]}
+    return plain | rest | other
 
 
 def hand_made(model: str = "tiny") -> AttributionGraph:

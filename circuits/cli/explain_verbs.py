@@ -115,6 +115,8 @@ def explain(
         raise PlanError("--against is subtracted from a --target; give one.")
     if corrupt is not None and pairs is not None:
         raise PlanError("--pairs have corrupt prompts of their own; leave --corrupt out.")
+    if row is not None and pairs is None:
+        raise PlanError("--row chooses one of --pairs; give them, or leave --row out.")
     chosen: Any = top if target is None else target if against is None else (target, against)
     given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
     other = None if corrupt is None else in_chat.prompt(corrupt)

@@ -14,8 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.explanation.attribution import LinearRun, Place
-from circuits.explanation.graph import EDGE_COLUMNS, NODE_COLUMNS, node_id
+from circuits.explanation.graph import (
+    EDGE_COLUMNS,
+    FIXED,
+    NODE_COLUMNS,
+    AttributionGraph,
+    node_id,
+)
+from circuits.explanation.target_metric import recorded_prompt
 from interp.brief import brief
+from interp.model.model import Model
 
 Node = tuple[str, int, int, int]
 """(kind, layer, unit, position); the unit of a rest is 0 of attention, 1 of an MLP."""
@@ -46,6 +54,25 @@ def strongest(run: LinearRun, n: int | None = None, share: float | None = None) 
     pos, unit = np.divmod(found - starts[at], np.array([width for *_, width in places])[at])
     rows = zip(at.tolist(), pos.tolist(), unit.tolist(), strict=True)
     return [(*places[i][:2], -1 if places[i][0] == "mlp" else u, p) for i, p, u in rows]
+
+
+def run_again(model: Model, graph: AttributionGraph) -> LinearRun:
+    """A graph's prompt, linearised again.
+
+    Raises:
+        PlanError: the graph is of other weights.
+        DataError: it does not hold its prompt (an imported one), or holds what the model lacks.
+    """
+    graph.check_model(model)
+    return LinearRun.of(model, recorded_prompt(model, graph.prompt))
+
+
+def shown_nodes(graph: AttributionGraph) -> list[Node]:
+    """The heads, neurons and MLPs of a graph, strongest first."""
+    own: Any = graph.nodes[~graph.nodes["kind"].isin(FIXED)]
+    order = np.argsort(-own["attribution"].abs().to_numpy(), kind="stable")
+    columns = (own[name].to_numpy()[order].tolist() for name in ("kind", "layer", "unit", "pos"))
+    return list(zip(*columns, strict=True))
 
 
 def of_kind(nodes: Sequence[Node], kind: str, layer: int) -> list[Place]:
@@ -101,7 +128,7 @@ class Sources:
             ):
                 rest, left = total.clone(), all_of_it.clone()
                 if places:
-                    pos = torch.tensor([p for _, p in places])
+                    pos = torch.tensor([p for _, p in places], device=rest.device)
                     rest.index_add_(0, pos, -write)
                     left.index_add_(0, pos, -attribution)
                 nodes += [(kind, layer, unit, p) for unit, p in places]

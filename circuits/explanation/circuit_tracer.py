@@ -15,16 +15,20 @@ import math
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field
 
-from circuits.explanation.graph import EDGE_COLUMNS, NODE_COLUMNS, AttributionGraph
+from circuits.explanation.graph import EDGE_COLUMNS, KINDS, NODE_COLUMNS, AttributionGraph
+from circuits.explanation.prompt_record import PromptRecord
 from circuits.explanation.tracer_records import GIVEN, RAW, columns_of, to_circuit_tracer
 from interp.data.records import Finite, Index, Row, Text, checked, parse_json, read_text
 from interp.errors import DataError, shown
 from interp.results.folder import write_text
+
+Branch = Literal["", "q", "k", "v"]
+_Number = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class _Metadata(Row):
@@ -55,7 +59,7 @@ class _Link(Row):
     source: str
     target: str
     weight: Finite
-    interp: dict[str, Finite] | None = None
+    interp: dict[Branch, Finite] | None = None
 
 
 class _File(Row):
@@ -139,10 +143,10 @@ class _OwnNode(Row, extra="allow"):
 
     id: Text
     kind: Text
-    layer: int
-    pos: int
-    unit: int
-    expert: int
+    layer: _Number
+    pos: _Number
+    unit: _Number
+    expert: _Number
     activation: Finite | None
     corrupt_activation: Finite | None
     attribution: Finite | None
@@ -158,8 +162,15 @@ def _ours(file: _File, path: str | Path, supernodes: Mapping[str, str]) -> Attri
         checked(_OwnNode, node.interp, at).model_dump()
         for node, at in zip(file.nodes, where, strict=True)
     ]
-    for row, node in zip(rows, file.nodes, strict=True):
+    for row, node, at in zip(rows, file.nodes, where, strict=True):
         row["supernode"] = supernodes.get(node.node_id, "")
+        if row["kind"] not in KINDS or row["pos"] >= len(file.metadata.prompt_tokens):
+            raise DataError(
+                f"{at}: a node of kind {shown(row['kind'])} at position {row['pos']} is none of "
+                f"{', '.join(KINDS)} at one of {len(file.metadata.prompt_tokens)} tokens."
+            )
+    if "prompt" in own.settings:
+        checked(PromptRecord, own.settings["prompt"], f"{path}, metadata.interp.settings.prompt")
     _refuse_twice([row["id"] for row in rows], path)
     name_of = {node.node_id: row["id"] for node, row in zip(file.nodes, rows, strict=True)}
     edges = [

@@ -7,7 +7,6 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from circuits.explanation.graph import AttributionGraph
-from circuits.explanation.names import prompt_ids
 from circuits.explanation.tracer_records import columns_of
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
@@ -89,7 +88,8 @@ def activity(model: Model, graph: AttributionGraph) -> dict[str, np.ndarray]:
     A neuron's is its activation, a head's and an MLP's the length of what it writes; zeros of
     neurons of experts. Errors as in `circuits.explanation.names.named`.
     """
-    prompt = TokenPrompt(prompt_ids(graph))
+    graph.check_model(model)
+    prompt = TokenPrompt(graph.prompt.clean)
     found: dict[str, np.ndarray] = {}
     nodes: Any = graph.nodes
     for kind, site in (("neuron", "mlp_post"), ("head", "z"), ("mlp", "mlp_out")):

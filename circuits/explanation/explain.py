@@ -70,7 +70,7 @@ def explain(
     chosen = strongest(run, share=share) if n is None else carrying(run, n)
     graph = assembled(run, chosen, edges)
     settings: dict[str, Any] = {"nodes": n, "share": share, "edges": edges, "answers": answers}
-    settings["prompt"] = dict(given.record)
+    settings["prompt"] = given.record.model_dump(mode="json")
     graph.settings.update(settings | {"seconds": round(time.perf_counter() - started, 3)})
     return graph
 

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from circuits.explanation.prompt_record import PromptRecord
+from interp.data.records import checked
 from interp.errors import DataError, PlanError, did_you_mean
 from interp.results.result import Result
 
 if TYPE_CHECKING:
+    from interp.model.model import Model
     from interp.results.report import Report
 
 KINDS = ("embedding", "head", "neuron", "mlp", "rest", "bias", "logits", "feature")
@@ -38,7 +41,6 @@ NODE_COLUMNS = {
     "supernode": "str",
 }
 EDGE_COLUMNS = {"source": "str", "target": "str", "branch": "str", "weight": "float64"}
-BRANCHES = ("", "q", "k", "v")
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,6 +119,36 @@ class AttributionGraph(Result):
     def n_nodes(self) -> int:
         """How many heads, neurons and MLPs are shown: what a budget of nodes counts."""
         return sum(kind not in FIXED for kind in self.nodes["kind"])
+
+    @property
+    def prompt(self) -> PromptRecord:
+        """Its prompt in tokens; `DataError` where it does not hold it, or holds it damaged."""
+        if "prompt" not in self.settings:
+            raise DataError("the graph does not hold its prompt's tokens, as imported ones do not.")
+        return checked(PromptRecord, self.settings["prompt"], "the graph's prompt")
+
+    def check_model(self, model: "Model") -> None:
+        """`PlanError` where a model has other weights, `DataError` where it lacks what is named."""
+        if self.weights_hash != model.weights_hash:
+            raise PlanError(
+                f"the graph is of other weights (of {self.model}) than {model.name} has; load "
+                "those."
+            )
+        if "prompt" in self.settings and self.prompt.largest >= model.n_vocab:
+            raise DataError(f"the graph's prompt has a token beyond the {model.n_vocab} there are.")
+        blocks = model.arch.layers
+        for name, kind, layer, unit, pos in zip(
+            *self._columns("id", "kind", "layer", "unit", "pos"), strict=True
+        ):
+            if kind not in ("head", "neuron", "mlp"):
+                continue
+            there = 0 <= layer < len(blocks) and 0 <= pos < len(self.tokens)
+            if there and kind != "mlp":
+                there = (
+                    0 <= unit < (blocks[layer].n_heads if kind == "head" else blocks[layer].d_mlp)
+                )
+            if not there:
+                raise DataError(f"the graph has the node {name!r}, which {model.name} lacks.")
 
     def node(self, node: str) -> pd.Series:
         """A node's row; `PlanError` where the graph has no such node."""

@@ -55,7 +55,7 @@ def _by_role(graph: AttributionGraph, name: str) -> str:
     node, at, pos = name.partition("@")
     if not at:
         return name
-    roles = graph.settings.get("prompt", {}).get("roles", [])
+    roles = graph.prompt.roles if "prompt" in graph.settings else ()
     own = roles[int(pos)] if int(pos) < len(roles) else ""
     return f"{node}@{own or int(pos) - graph.n_prompt}"
 
@@ -79,8 +79,8 @@ def task_circuit(
         PlanError: graphs of other weights; a share outside 0 to 1; or nothing recurs.
     """
     _refuse_mixed(graphs)
-    if graphs[0].weights_hash != model.weights_hash:
-        raise PlanError(f"the graphs are of other weights than {model.name} has; load those.")
+    for graph in graphs:
+        graph.check_model(model)
     if not 0 < at_least <= 1:
         raise PlanError(f"at_least={at_least} is not a share of graphs; give more than 0, up to 1.")
     shape, seen = Graph.of(model.arch), dict[tuple[int, int], int]()
@@ -115,16 +115,10 @@ def task_circuit(
             f"no path from the input to the logits recurs in {at_least:.0%} of {len(graphs)} "
             "graphs; choose a smaller share, or graphs with more nodes."
         )
-    texts = [text for graph in graphs for text in _texts(graph)]
+    texts = [text for graph in graphs for text in graph.prompt.texts]
     method = f"edges in {at_least:.0%} of {len(graphs)} attribution graphs"
     prompts = tuple(dict.fromkeys(texts))
     return Circuit(shape, edges, scores, kept, method, model.name, model.weights_hash, prompts)
-
-
-def _texts(graph: AttributionGraph) -> list[str]:
-    if "prompt" not in graph.settings:
-        raise DataError("a graph does not hold its prompt, on which circuits must not be tested.")
-    return graph.settings["prompt"]["texts"]
 
 
 def _component(name: str) -> str:

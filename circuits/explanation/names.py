@@ -21,7 +21,7 @@ from circuits.explanation.graph import AttributionGraph
 from circuits.explanation.tracer_records import columns_of
 from interp.attribution.logit_attribution import neuron_logits
 from interp.data.prompts import TokenPrompt
-from interp.errors import DataError, ModelError, PlanError
+from interp.errors import DataError, PlanError
 from interp.forward.blocks import neuron_keys, norm
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.interventions.recording import activations
@@ -61,15 +61,11 @@ def named(
             it has on the prompt) become a column ``contexts`` of the graph's nodes.
 
     Raises:
-        ModelError: the graph is of another model.
+        PlanError: the graph is of other weights.
         DataError: the graph does not hold its prompt's tokens (an imported one), or `texts` have
             none.
     """
-    if graph.weights_hash != model.weights_hash:
-        raise ModelError(
-            f"the graph is of {graph.model}, not of {model.name} as it is now; names are read off "
-            "the weights of the model that it was made with."
-        )
+    graph.check_model(model)
     nodes: Any = graph.nodes
     free = nodes[nodes["label"] == ""]
     labels = _plain_names(graph, free) | _neuron_names(model, free)
@@ -256,7 +252,7 @@ def _context(model: Model, ids: Sequence[int], pos: int) -> str:
 def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, str]:
     if heads.empty:
         return {}
-    prompt = TokenPrompt(prompt_ids(graph))
+    prompt = TokenPrompt(graph.prompt.clean)
     layers = sorted(set(heads["layer"].tolist()))
     patterns = activations(model, [prompt], "pattern", layers)
     columns = columns_of(heads, ("id", "layer", "unit", "pos"))
@@ -265,13 +261,6 @@ def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, 
         for node, layer, unit, pos in zip(*columns, strict=True)
         if pos < len(prompt.ids)
     }
-
-
-def prompt_ids(graph: AttributionGraph) -> tuple[int, ...]:
-    """The clean prompt's token ids; `DataError` where the graph does not hold them."""
-    if "prompt" not in graph.settings:
-        raise DataError("the graph does not hold its prompt's tokens, so it cannot be run again.")
-    return tuple(graph.settings["prompt"]["clean"])
 
 
 def pattern_type(

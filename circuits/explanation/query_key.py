@@ -7,14 +7,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.explanation.assembly import Sources, named
+from circuits.explanation.assembly import Sources, named, run_again, shown_nodes
 from circuits.explanation.attribution import LinearRun
 from circuits.explanation.graph import AttributionGraph
-from circuits.explanation.target_metric import recorded_prompt
-from circuits.explanation.truth import shown_nodes
 from interp.attribution.backward_rules import Gradient
 from interp.attribution.contrast import RunValues, gradients
-from interp.errors import DataError, PlanError
+from interp.errors import PlanError
 from interp.forward.blocks import attend, weight_of
 from interp.model.model import Model
 
@@ -48,11 +46,7 @@ def query_key_edges(model: Model, graph: AttributionGraph, head: str, source: in
             f"{head!r} and position {source} are not a head of the graph and one of its "
             f"{len(graph.tokens)} positions."
         )
-    if graph.weights_hash != model.weights_hash:
-        raise PlanError(f"the graph is of other weights than {model.name} has; load those.")
-    if "prompt" not in graph.settings:
-        raise DataError("the graph does not hold its prompt's tokens, so it cannot be run again.")
-    run = LinearRun.of(model, recorded_prompt(model, graph.settings["prompt"]))
+    run = run_again(model, graph)
     layer, unit, pos = (int(row[name]) for name in ("layer", "unit", "pos"))
     reads = _reads(run, layer, unit, pos, source)
     sources = Sources.of(run, shown_nodes(graph))

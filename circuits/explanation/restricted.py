@@ -65,7 +65,7 @@ def flows(run: LinearRun, masks: Masks) -> Masks:
         carried = gradients((back * change).sum(), list(added.values()), retain_graph=True)
     out: Masks = {}
     for key, arrived in zip(added, carried, strict=True):
-        score = (reached[key] * arrived)[0, columns.to(arrived.device)].float()
+        score = (reached[key] * arrived)[0, columns.to(arrived.device)].float().cpu()
         out[key] = score.unflatten(-1, (masks[key].shape[1], -1)).sum(-1) * masks[key]
     return out
 
@@ -86,7 +86,7 @@ def carrying(run: LinearRun, n: int, start: Sequence[Node] | None = None) -> lis
         found = flows(run, node_masks(run, left))
         sizes = torch.zeros(len(left))
         for key, (numbers, pos, units) in _places(left).items():
-            sizes[numbers] = found[key][pos, units].abs().cpu()
+            sizes[numbers] = found[key][pos, units].abs()
         order = sizes.argsort(descending=True, stable=True)[: max(n, min(size, len(left) - 1))]
         left = [left[i] for i in order.tolist()]
     return left

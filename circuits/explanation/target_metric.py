@@ -5,7 +5,7 @@ over the target's tokens: linear in the logits, so that all of it can be attribu
 between a clean and a corrupt prompt's answers are the toolkit's ``logit_diff``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.explanation.prompt_record import PromptRecord
 from interp.attribution.contrast import Contrast, run
 from interp.brief import brief
 from interp.data.alignment import align
@@ -23,7 +24,7 @@ from interp.data.token_batch import TokenBatch, aligned_batch
 from interp.errors import DataError, PlanError, shown
 from interp.forward.continuations import record_batch
 from interp.forward.layer_calls import LayerCalls
-from interp.forward.readout import LOGITS_AT_ONCE, measure
+from interp.forward.readout import LOGITS_AT_ONCE, chosen_logits, measure
 from interp.metrics import NO_GRADIENT, AnyMetric, as_metric
 from interp.model.model import Model
 
@@ -46,7 +47,7 @@ class ExplainedPrompt:
         n_prompt: how many positions are the prompt's own.
         parts: the metric by logits node; it sums to what `contrast.read` gives.
         labels: the token or tokens that each logits node stands for.
-        record: its tokens, and what is read of them, as JSON can hold them.
+        record: from which it can be read again.
     """
 
     contrast: Contrast
@@ -60,7 +61,7 @@ class ExplainedPrompt:
     unit: str
     parts: Parts
     labels: tuple[str, ...]
-    record: Mapping[str, Any]
+    record: PromptRecord
 
 
 def explained_prompt(
@@ -85,26 +86,16 @@ def explained_prompt(
     return _prepared(model, pair, paired, f"centred {1 if isinstance(target, str) else 2}")
 
 
-def recorded_prompt(model: Model, record: Mapping[str, Any]) -> ExplainedPrompt:
-    """The prompt of an `ExplainedPrompt.record`, read again.
+def recorded_prompt(model: Model, record: PromptRecord) -> ExplainedPrompt:
+    """A recorded prompt, read again.
 
     `PlanError` where its metric is a function that has no name to find it by.
     """
-    right, wrong = (tuple(map(tuple, aliases)) for aliases in record["answers"])
-    clean, corrupt = record["texts"]
-    named = Pair("prompt", clean, corrupt, "", "")
-    roles = [(role, i) for i, role in enumerate(record["roles"]) if role]
+    roles = [(role, i) for i, role in enumerate(record.roles) if role]
     spans = {name: tuple(i for role, i in roles if role == name) for name, _ in roles}
-    pair = TokenPair(
-        pair=named,
-        clean=tuple(record["clean"]),
-        corrupt=tuple(record["corrupt"]),
-        answers=(right, wrong),
-        spans=spans,
-        corrupt_spans={},
-        partner=tuple(record["partner"]),
-    )
-    return _prepared(model, pair, bool(record["paired"]), str(record["reads"]))
+    named, partner = Pair("prompt", *record.texts, "", ""), record.partner
+    pair = TokenPair(named, record.clean, record.corrupt, record.answers, spans, {}, partner)
+    return _prepared(model, pair, record.paired, record.reads)
 
 
 # --- prompts and targets in tokens -------------------------------------------------------------
@@ -245,15 +236,19 @@ def _centred_logits(
     columns: Int[Tensor, " token"],
     wanted: Int[Tensor, " token"],
 ) -> Float[Tensor, "row token"]:
-    """Logits of tokens, each predicted at a column, less the mean over the vocabulary; on CPU."""
+    """Logits of tokens, each predicted at a column, less the mean over the vocabulary; on CPU.
+
+    In fp32: rounded to 16 bits, a logit would hide what most single nodes do to it. Of the mean,
+    so many roundings leave nothing.
+    """
     places, line = columns.unique(return_inverse=True)
-    at = resid[:, places.to(resid.device)]
-    found: list[Tensor] = []
-    for rows in at.split(max(1, LOGITS_AT_ONCE // (model.n_vocab * len(places)))):
-        logits = model.logits(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
-        centred = logits - logits.mean(-1, keepdim=True)
-        found.append(centred[:, line, wanted].cpu())
-    return torch.cat(found)
+    flat = resid[:, places.to(resid.device)].flatten(0, 1)
+    step = max(1, LOGITS_AT_ONCE // model.n_vocab)
+    means = [model.logits(rows).mean(-1) for rows in flat.split(step)]
+    at = (torch.arange(len(resid))[:, None] * len(places) + line).flatten()
+    own = chosen_logits(model, flat, at.to(flat.device), wanted.repeat(len(resid)))
+    centred = own - torch.cat(means)[at.to(own.device)]
+    return centred.view(len(resid), -1).cpu()
 
 
 def _text(model: Model, aliases: Aliases) -> str:
@@ -293,14 +288,14 @@ def _prepared(
         unit=unit,
         parts=parts,
         labels=labels,
-        record={
-            "clean": list(pair.clean),
-            "corrupt": list(pair.corrupt),
-            "answers": [[list(one) for one in aliases] for aliases in pair.answers],
-            "partner": list(pair.partner),
-            "paired": paired,
-            "reads": reads,
-            "roles": list(pair.roles),
-            "texts": [pair.pair.clean, pair.pair.corrupt],
-        },
+        record=PromptRecord(
+            clean=pair.clean,
+            corrupt=pair.corrupt,
+            answers=pair.answers,
+            partner=pair.partner,
+            paired=paired,
+            reads=reads,
+            roles=pair.roles,
+            texts=(pair.pair.clean, pair.pair.corrupt),
+        ),
     )

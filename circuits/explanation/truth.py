@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.explanation.assembly import Node, named, strongest
+from circuits.explanation.assembly import Node, named, run_again, shown_nodes, strongest
 from circuits.explanation.attribution import LinearRun
 from circuits.explanation.edge_runs import edge_effects, strongest_edges
-from circuits.explanation.graph import FIXED, AttributionGraph
+from circuits.explanation.graph import AttributionGraph
 from circuits.explanation.node_runs import NodeRuns, RowEdit
 from circuits.explanation.restricted import carrying
-from circuits.explanation.target_metric import recorded_prompt
 from interp.attribution.contrast import gradients
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.data.prompts import Prompts
@@ -81,11 +80,7 @@ def check(
             prompt.
         DataError: the graph does not say of which prompt it is (an imported one).
     """
-    if graph.weights_hash != model.weights_hash:
-        raise PlanError(f"the graph is of other weights than {model.name} has; load those.")
-    if "prompt" not in graph.settings:
-        raise DataError("the graph does not hold its prompt's tokens, so it cannot be run again.")
-    run = LinearRun.of(model, recorded_prompt(model, graph.settings["prompt"]))
+    run = run_again(model, graph)
     if means_over is not None and run.prompt.paired:
         raise PlanError("nodes are replaced by the corrupt prompt's; leave `means_over` out.")
     runs, nodes = NodeRuns.against(run, means_over), shown_nodes(graph)
@@ -138,14 +133,6 @@ def _edge_rows(
         ("edge", f"{source} -> {target} {branch}".rstrip(), 1, weight, effect)
         for (source, target, branch, weight), effect in zip(rows, actual, strict=True)
     ]
-
-
-def shown_nodes(graph: AttributionGraph) -> list[Node]:
-    """The heads, neurons and MLPs of a graph, strongest first."""
-    own: Any = graph.nodes[~graph.nodes["kind"].isin(FIXED)]
-    order = np.argsort(-own["attribution"].abs().to_numpy(), kind="stable")
-    columns = (own[name].to_numpy()[order].tolist() for name in ("kind", "layer", "unit", "pos"))
-    return list(zip(*columns, strict=True))
 
 
 def _faithfulness_rows(

@@ -70,6 +70,7 @@ def test_options_that_exclude_each_other_are_refused(capsys):
     assert "is subtracted" in refused(capsys, *model, "--prompt", "w1", "--against", "w2")
     pairs = [*model, "--pairs", "x.jsonl", "--corrupt", "w1"]
     assert "corrupt prompts of their own" in refused(capsys, *pairs)
+    assert "--row chooses one of --pairs" in refused(capsys, "explain", *PROMPT, "--row", "p1")
 
 
 def test_a_graph_leaves_as_a_file_and_comes_back(tmp_path: Path, capsys):

@@ -2,13 +2,15 @@
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from graph_samples import hand_made, large, without_corrupt
+from graph_samples import hand_made, large, recorded, without_corrupt
 
 from circuits.explanation import AttributionGraph
 from circuits.explanation.circuit_tracer import (
@@ -151,12 +153,26 @@ def test_a_damaged_file_is_refused_in_a_sentence(fault: str, tmp_path: Path):
     assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
 
 
+def _prompt(**damage: Any) -> Callable[[Any], None]:
+    prompt = recorded([5, 6]) | damage
+    return lambda f: f["metadata"]["interp"]["settings"].update(prompt=prompt)
+
+
 def test_a_damaged_file_of_ours_is_refused(tmp_path: Path):
     path = tmp_path / "graph.json"
     for damage, fault in (
         (lambda f: f["nodes"][0]["interp"].pop("layer"), "'layer' is missing"),
         (lambda f: f["nodes"][0]["interp"].update(id="logits"), "'logits' stands twice"),
         (lambda f: f["metadata"]["interp"].update(value="x"), "'value' is 'x'"),
+        (lambda f: f["nodes"][0]["interp"].update(kind="x"), "a node of kind 'x'"),
+        (lambda f: f["nodes"][0]["interp"].update(pos=3), "position 3 is none of"),
+        (lambda f: f["nodes"][0]["interp"].update(layer=2**40), "'layer' is 1099511627776"),
+        (lambda f: f["links"][0]["interp"].update(x=1.0), "links"),
+        (_prompt(clean=["a"]), "settings.prompt: 'clean.0.' is 'a'"),
+        (_prompt(clean=[]), "partner and roles have one entry per token"),
+        (_prompt(partner=[1, 0]), "partner rises"),
+        (_prompt(reads="centred 1"), "an answer has no tokens"),
+        (_prompt(answers=7), "'answers' is 7"),
     ):
         file = copy.deepcopy(to_circuit_tracer(hand_made()))
         damage(file)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import interp_pairs, tiny, word_pairs
-from graph_samples import hand_made
+from graph_samples import hand_made, recorded
 
 from circuits.discovery import Evaluator
 from circuits.explanation import explain
@@ -15,7 +15,7 @@ from interp.errors import DataError, PlanError
 
 
 def test_positions_are_aligned_by_span_and_from_the_end():
-    first = replace(hand_made(), settings={"prompt": {"roles": ["", "s", ""]}})
+    first = replace(hand_made(), settings={"prompt": recorded([5, 6, 7], roles=["", "s", ""])})
     second = first.pruned(edges=0.5)
     found = recurring_edges([first, second])
     by_edge = found.set_index(["source", "target", "branch"])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
-from graph_samples import hand_made, large
+from graph_samples import hand_made, large, recorded
 
 import interp
 from circuits.explanation import AttributionGraph, activity, clustered, named
 from circuits.explanation.names import contexts, pattern_type
-from interp.errors import DataError, ModelError, PlanError
+from interp.errors import DataError, PlanError
 
 TEXT = "w5 w6 w5"
 
@@ -22,7 +22,7 @@ def graph_of(model: interp.Model) -> AttributionGraph:
     own = {
         "weights_hash": model.weights_hash,
         "model": model.name,
-        "settings": {"prompt": {"clean": ids}},
+        "settings": {"prompt": recorded(ids)},
     }
     return replace(hand_made(), tokens=tokens, n_prompt=len(tokens), **own)
 
@@ -118,7 +118,7 @@ def test_contexts_are_the_places_of_most_activity():
 
 
 def test_a_graph_of_another_model_is_refused():
-    with pytest.raises(ModelError, match="the graph is of tiny, not of"):
+    with pytest.raises(PlanError, match="other weights .of tiny. than"):
         named(tiny("llama"), hand_made())
     model = tiny("llama")
     with pytest.raises(DataError, match="does not hold its prompt's tokens"):

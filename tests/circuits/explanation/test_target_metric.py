@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny, word_pairs
+from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 from explain_examples import conserved
 
 import interp
@@ -35,6 +35,22 @@ def test_targets():
     assert own["label"].tolist() == [repr(model.token(i)) for i in best.indices.tolist()]
     assert top.value == pytest.approx(float(parts.sum()), abs=1e-4)
     conserved(top, everything=False)
+
+
+def test_logits_of_16_bit_models_are_not_rounded():
+    model = interp.load_model(tiny_hf("gemma3"), tokenizer=word_tokenizer(), dtype="bfloat16")
+    text, wanted = "w7 w8 w10", ("w30", "w31 w5")
+    given = explained_prompt(model, text, wanted)
+    run = LinearRun.of(model, given)
+    final = run.at.clean.final
+    stream = model.ln_final(final[0]).double() @ model.unembedding.double().T
+    logits = model.arch.logits_transform(stream)
+    centred = logits - logits.mean(-1, keepdim=True)
+    one, two, three = (model.encode(w)[-1] for w in ("w30", "w31", "w5"))
+    last = given.n_prompt - 1
+    want = centred[last, one] - centred[last, two] - centred[last + 1, three]
+    size = float(logits.abs().max())
+    assert run.value == pytest.approx(float(want), abs=2e-4 * size)
 
 
 def test_a_span_is_read_where_its_tokens_are_predicted():
