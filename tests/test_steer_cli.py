@@ -11,13 +11,15 @@ from test_cli import refused, report
 import interp
 from circuits.cli.app import run
 from interp import SteeringVector
+from interp.errors import PlanError
 
 PAIRS = [(f"w1 w{i} w2", f"w3 w{i} w4 w5") for i in range(5, 12)]
 
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(interp, "load_model", lambda name, **options: tiny("llama"))
+    model = tiny("llama")
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
 
 
 @pytest.fixture
@@ -69,4 +71,9 @@ def test_text_is_steered_as_in_python(vector: Path, tmp_path: Path, capsys):
 def test_what_cannot_be_done_is_refused(vector: Path, capsys):
     ask = ["steer", "generate", str(vector), "--model", "m", "--prompt", "w7"]
     assert "give a number of tokens, or 'sentence'" in refused(capsys, *ask, "--hold", "line")
+    export = ["steer", "export", str(vector), "--out", str(vector.with_name("v.gguf"))]
+    assert "hold NaN or infinity" in refused(capsys, *export, "--dose", "nan")
+    assert not vector.with_name("v.gguf").exists()
+    with pytest.raises(PlanError, match="steers in no layer"):
+        SteeringVector.load(vector).plan({})
     assert "no vector for layer 0" in refused(capsys, *ask, "--layers", "0")

@@ -46,10 +46,13 @@ def stability(
         chosen.setdefault("entities", of_rows.split_by.split(",")[0].strip())
     settings = StabilitySettings(**chosen)
     settings.check()
-    if test_limit and not of_rows.split_by:
-        raise PlanError("--test-limit needs --split-by: circuits are tested on other entities.")
+    tested = bool(of_rows.split_by) and test_limit != 0
+    unused = [name for name in ("samples", "sample_size", "ablation") if name in chosen]
+    if not tested and (test_limit or unused):
+        name = "test-limit" if test_limit else unused[0].replace("_", "-")
+        raise PlanError(f"--{name} needs --split-by and test rows: circuits run on other entities.")
     rows, test = of_rows.load("discovery", in_chat), None
-    if of_rows.split_by and test_limit != 0:
+    if tested:
         half = PairRows(of_rows.pairs, test_limit, of_rows.split_by, of_rows.split_seed)
         test = half.load("test", in_chat)
     out: dict[str, Any] = {"out": into.out, "scores": scores, "force": into.force}

@@ -186,7 +186,7 @@ def check(
     n_ablated: Annotated[
         int, typer.Option("--ablated", min=1, help="Number of nodes ablated one by one.")
     ] = 50,
-    seed: Annotated[int, typer.Option(help="Random seed for the random sets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the random sets.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantization: QuantizationOption = None,

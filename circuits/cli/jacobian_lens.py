@@ -38,8 +38,8 @@ def jacobian_lens(
     chosen, source = numbers_in("--layers", layers), str(neutral_text(text))
     model = on.load()
     if tokens is not None:
-        ends = [end for _, end in model.offsets(source)[:tokens]]
-        source = source[: max(ends)]
+        ends = [end for _, end in model.offsets(source)[: tokens + len(model.encode(""))]]
+        source = source[: max(ends, default=0)]
     found = interp.jacobian_lens(
         model, source, chosen, n_tokens=passage, skip=skip, out=out, force=force
     )

@@ -229,7 +229,9 @@ LayersOption = Annotated[
     str | None, typer.Option(help="Layers to use, such as 0,4,8-11; by default all.")
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first N rows.")]
-SeedOption = Annotated[int, typer.Option(help="Random seed for bootstrap confidence intervals.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="Random seed for bootstrap confidence intervals.")
+]
 SplitOption = Annotated[
     str | None, typer.Option(help="Use only the cases of this split, such as design or test.")
 ]
@@ -242,7 +244,7 @@ SplitByOption = Annotated[
     ),
 ]
 SplitSeedOption = Annotated[
-    int, typer.Option(help="Random seed of that division; the same for both halves.")
+    int, typer.Option(min=0, help="Random seed of that division; the same for both halves.")
 ]
 OutOption = Annotated[
     Path | None,

@@ -31,6 +31,7 @@ from circuits.cli.output import (
 )
 from circuits.recall_reasoning.designs import DESIGNS
 from circuits.recall_reasoning.settings import BridgeSettings, StudySettings, load_recipe
+from interp.data.records import checked
 from interp.errors import PlanError
 
 app = typer.Typer(
@@ -166,7 +167,7 @@ def bridge(
     from circuits.recall_reasoning.bridge import bridge as study
     from interp.lens import JacobianLens
 
-    settings = BridgeSettings(**changes)
+    settings = checked(BridgeSettings, changes, "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
     found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
     if as_json:

@@ -64,7 +64,7 @@ class StabilitySettings(BaseModel):
             raise PlanError(f"--methods {','.join(self.methods)}: name each method once.")
         if not 0 < self.threshold <= 1:
             raise PlanError(f"--threshold {self.threshold:g} is not an inclusion between 0 and 1.")
-        least = {"edges": 1, "nodes": 1, "resamples": 2, "splits": 2, "samples": 0}
+        least = {"edges": 1, "nodes": 1, "resamples": 2, "splits": 2, "samples": 0, "seed": 0}
         for name, bound in {**least, "sample_size": 1}.items():
             if getattr(self, name) < bound:
                 option = name.replace("_", "-")

@@ -49,22 +49,23 @@ def chosen_cells(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Per position the layer whose swaps are followed most on one half, scored on the other.
 
     Followed most: bridge minus unrelated, of ties the lowest layer. A row per position and
-    condition; ``margin`` is bridge minus unrelated on the scored half, paired by swap. The last
-    rows score only swaps in which no shortcut answers either prompt.
+    condition; ``chosen_by`` is bridge minus unrelated on the half where the layer was chosen,
+    ``margin`` the same on the scored half, paired by swap. The last rows score only swaps in which
+    no shortcut answers either prompt.
     """
     follows = swaps.pivot_table("follows", ["half", "condition"], CELL, aggfunc="mean", sort=False)
     gap: Any = follows.loc["choice", "bridge"] - follows.loc["choice", "unrelated"]
     rows: list[dict[str, Any]] = []
     test: Any = swaps[swaps["half"] == "test"]
     for position in dict.fromkeys(swaps["position"]):
-        layer = int(gap.xs(position, level="position").idxmax())
+        own_gap = gap.xs(position, level="position")
+        layer = int(own_gap.idxmax())
         cell = test[(test["layer"] == layer) & (test["position"] == position)]
         for which, part in (("all", cell), ("no shortcut", cell[~cell["by_shortcut"]])):
             for condition, own in part.groupby("condition", sort=False):
                 row = {"swaps": which, "position": position, "layer": layer}
-                rows.append(
-                    row | {"condition": condition} | _rates(own, seed) | _margin(part, seed)
-                )
+                row |= {"condition": condition, "chosen_by": float(own_gap.max())}
+                rows.append(row | _rates(own, seed) | _margin(part, seed))
     return pd.DataFrame(rows)
 
 
@@ -150,7 +151,7 @@ class BridgeStudy(Result):
         """Where the bridge is read, and what follows a swap."""
         n, chosen = self.counts, self.chosen.to_dict("records")
         scored = [one for one in chosen if (one["swaps"], one["condition"]) == ("all", "bridge")]
-        row = max(scored, key=lambda one: one["follows"])
+        row = max(scored, key=lambda one: one["chosen_by"])
         says = (
             "Fraction of greedy answers that become the capital of the country whose state was "
             "swapped in, by layer and position, on swaps between the countries that no layer was "
@@ -164,7 +165,8 @@ class BridgeStudy(Result):
             title=f"The bridge of two-hop prompts in {self.model}",
             lead=f"{n['answered']} of {n['asked']} prompts are answered, {n['without a shortcut']} "
             f"of them not by the landmark's city alone. Swapping the state at {row['position']!r} "
-            f"in layer {row['layer']} makes {row['follows']:.0%} of {row['n']} answers follow.",
+            f"in layer {row['layer']}, chosen on other countries, makes {row['follows']:.0%} of "
+            f"{row['n']} answers follow.",
             sections=[
                 Section(
                     "Read",

@@ -26,11 +26,14 @@ def write_control_vector(path: str | Path, directions: Directions, hint: str) ->
     """Write a GGUF control vector; `hint` names the model's family, such as ``qwen2``.
 
     Raises:
-        PlanError: there is a vector for layer 0, which llama.cpp does not read.
+        PlanError: there is a vector for layer 0, which llama.cpp does not read, or one that is not
+            finite in fp32.
         DataError: the file cannot be written.
     """
     from gguf import GGUFWriter
 
+    if any(not bool(vector.float().isfinite().all()) for vector in directions.values()):
+        raise PlanError(f"vectors for {path} hold NaN or infinity; give a finite dose.")
     if 0 in directions:
         raise PlanError(
             "llama.cpp reads no control vector for layer 0; leave it out: vector.only(layers=...)."

@@ -48,7 +48,8 @@ class SteeringVector(Result):
         n_pairs: contrast pairs that it was made from; 0 where it was not made here.
         origin: v times the mean coordinate of the negative texts, counted from zero; ``None``
             where it is not known, as of an imported vector.
-        norms: per layer, the mean L2 norm of the states that were read.
+        norms: per layer, the mean L2 norm of the states that were read (of several tokens of a
+            text, of their mean).
         ordered: per layer, in how many of the pairs the positive text has the larger coordinate on
             a direction made of other pairs.
     """
@@ -122,7 +123,10 @@ class SteeringVector(Result):
         if isinstance(dose, Mapping) and layers is not None:
             raise PlanError("the dose names layers; leave `layers` out.")
         chosen = (layers,) if isinstance(layers, int) else layers
-        doses = dose if isinstance(dose, Mapping) else dict.fromkeys(chosen or self.layers, dose)
+        chosen = self.layers if chosen is None else chosen
+        doses = dose if isinstance(dose, Mapping) else dict.fromkeys(chosen, dose)
+        if not doses:
+            raise PlanError("the plan steers in no layer; name one, or leave `layers` out for all.")
         if arrive and relative is None and self.origin is None:
             raise PlanError(
                 "this vector does not know where its texts are (it was imported or combined), so "

@@ -253,6 +253,7 @@ def test_what_does_not_fit_is_refused():
         ({"over": ("methods",), "methods": ("eap",)}, "needs two --methods or more"),
         ({"methods": ("eap", "eap")}, "name each method once"),
         ({"resamples": 1}, "--resamples 1 is too few"),
+        ({"seed": -1}, "--seed -1 is too few"),
     ):
         with pytest.raises(PlanError, match=told):
             settings = SETTINGS.model_copy(update=change)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from bridge_examples import NEUTRAL, TEMPLATE, written_facts
 from conftest import tiny, tiny_hf, word_tokenizer
-from test_cli import last_json
+from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
@@ -215,7 +215,7 @@ def test_the_layer_is_chosen_on_one_half_and_scored_on_the_other():
     table = chosen_cells(pd.DataFrame(rows), 0)
     first = table[(table["swaps"] == "all") & (table["condition"] == "bridge")].iloc[0]
     assert (first["layer"], first["follows"], first["n"]) == (1, 0.25, 4)
-    assert (first["margin"], first["stays"]) == (0.25, 0.75)
+    assert (first["margin"], first["stays"], first["chosen_by"]) == (0.25, 0.75, 1.0)
     alone = table[(table["swaps"] == "no shortcut") & (table["condition"] == "bridge")].iloc[0]
     assert (alone["follows"], alone["n"]) == (0.5, 2)
     by_cell = rates(pd.DataFrame(rows), 0).set_index(["half", "condition", "layer"])
@@ -238,4 +238,12 @@ def test_the_verb_prints_and_writes_a_page(model, folder, tmp_path, capsys, monk
     assert json.dumps(told)
     assert run(command) == 0  # read back
     assert "swaps, layer chosen" in capsys.readouterr().out
+    study = BridgeStudy.load(tmp_path / "run")
+    one = study.chosen[study.chosen["condition"] == "bridge"].iloc[[0, 0]]
+    both = one.assign(position=["A", "B"], chosen_by=[0.1, 0.5], follows=[0.9, 0.4], n=10)
+    assert "at 'B' in layer 1, chosen on other countries, makes 40% of 10 answers follow" in (
+        dataclasses.replace(study, chosen=both).report().lead
+    )
+    for option in (["--n-swaps", "0"], ["--seed", "-1"], ["--template", " "]):
+        assert "settings: '" in refused(capsys, *command, *option)
     assert "Answers that follow" in (tmp_path / "run" / "index.html").read_text("utf-8")

@@ -5,9 +5,11 @@ import pytest
 import torch
 from conformance.tiny_models import word_tokenizer
 from conftest import tiny, tiny_hf
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 import interp
+from circuits.cli.app import run
 from interp.errors import DataError, PlanError
 from interp.lens import JacobianLens
 from interp.model.model import Model
@@ -116,3 +118,16 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(PlanError, match="leaves no position"):
         interp.jacobian_lens(model, TEXTS, skip=8, n_tokens=8, progress=False)
     assert model.hf.lm_head.weight.grad is None
+
+
+def test_so_many_tokens_of_the_text_are_used_beside_those_that_begin_it(tmp_path, monkeypatch):
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    model = interp.load_model(tiny_hf("llama"), tokenizer=tokenizer)
+    assert model.encode("w1 w2") == [1, 5, 6]
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS))
+    command = ["jacobian-lens", "--model", "x", "--text", str(tmp_path / "text.txt"), "--skip", "2"]
+    command += ["--layers", "1", "--tokens", "5", "--out", str(tmp_path / "lens")]
+    assert run(command) == 0
+    assert JacobianLens.load(tmp_path / "lens").n_tokens == 6
