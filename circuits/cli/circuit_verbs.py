@@ -163,7 +163,6 @@ def evaluate(
 ) -> None:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits import discovery
-    from circuits.kinds import write_page
     from interp.metrics import as_metric
     from interp.results.run_folder import fingerprint, identity, in_one_piece, names_of
 
@@ -189,8 +188,7 @@ def evaluate(
         return discovery.evaluate(test, given, n_random, seed, clusters)
 
     kind = discovery.Faithfulness if given is None else discovery.Evaluation
-    options: dict[str, Any] = {"page": write_page, "force": into.force}
-    done: Any = in_one_piece(into.out, "circuit evaluate", named, made, kind, **options)
+    done: Any = in_one_piece(into.out, "circuit evaluate", named, made, kind, into.force)
     page, summary = into.out and into.out / "index.html", done.summary()
     if as_json:
         head = {"run": into.run, "kind": "scores" if given is None else "circuit"}

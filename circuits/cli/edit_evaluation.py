@@ -172,8 +172,7 @@ def card(
         named,
         lambda: measured(model, one, old=old or (), n=n, seed=seed),
         EditCard,
-        page=_write_card,
-        force=into.force,
+        into.force,
     )
     if as_json:
         print_json({"run": into.run, **found.summary()})
@@ -186,12 +185,6 @@ def card(
     for reason, count in found.missing.items():
         stdout.print(f"[dim]{count} left out: {escape(reason)}[/dim]", highlight=False)
     print_run(into.out)
-
-
-def _write_card(path: Path) -> None:
-    from circuits.editing.evaluation.edit_card import EditCard
-
-    EditCard.load(path).report().write(path / "index.html")
 
 
 def place(
@@ -236,7 +229,7 @@ def place(
             found = layer_search.select_layers(model, rows, limit, seed=seed, progress=report)
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
-    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force=force)
+    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force)
     if as_json:
         print_json({"model": on.model, "placement": found.summary(), "run": str(out)})
     else:

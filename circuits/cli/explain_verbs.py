@@ -1,5 +1,6 @@
 """`interp explain`: one prompt as an attribution graph; check it, export and import it."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,6 @@ def explain(
         return
     from circuits.explanation import AttributionGraph
     from circuits.explanation import explain as explained
-    from circuits.kinds import write_page
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     if model is None or (prompt is None) == (pairs is None):
@@ -138,8 +138,8 @@ def explain(
             graph = clustered(graph, groups, activity=activity(loaded, graph))
         return graph
 
-    keep: dict[str, Any] = {"page": write_page, "force": into.force}
-    _print(in_one_piece(into.out, "explain", named, made, AttributionGraph, **keep), into, as_json)
+    graph = in_one_piece(into.out, "explain", named, made, AttributionGraph, into.force)
+    _print(graph, into, as_json)
 
 
 def _pair(pairs: str, row: str | None, in_chat: InChat) -> "Pair":
@@ -195,7 +195,6 @@ def check(
     """Test a graph by interventions: faithfulness beside random nodes, ablations, scaling."""
     from circuits.explanation import AttributionGraph
     from circuits.explanation import check as checked
-    from circuits.kinds import write_page
     from interp.data.pairs import load_pairs
     from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, identity, in_one_piece
@@ -207,11 +206,8 @@ def check(
     named = options | {"graph": fingerprint(read_manifest(run)["files"])} | identity(loaded)
     named |= {"means_over": None if rows is None else fingerprint(rows)}
 
-    def made() -> AttributionGraph:
-        return checked(loaded, graph, means_over=rows, **options)
-
-    keep: dict[str, Any] = {"page": write_page, "force": into.force}
-    found = in_one_piece(into.out, "explain check", named, made, AttributionGraph, **keep)
+    made = partial(checked, loaded, graph, means_over=rows, **options)
+    found = in_one_piece(into.out, "explain check", named, made, AttributionGraph, into.force)
     _print(found, into, as_json)
     if not as_json:
         print_table(found.checks.head(20), f"predicted and actual effects ({graph.unit})")
@@ -264,7 +260,6 @@ def import_graph(
 ) -> None:
     """Make a run folder of a graph in a file, such as one that was edited in the page."""
     from circuits.explanation import AttributionGraph, edited, read_circuit_tracer
-    from circuits.kinds import write_page
     from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, in_one_piece
 
@@ -275,6 +270,5 @@ def import_graph(
     def made() -> AttributionGraph:
         return read if onto is None else edited(AttributionGraph.load(onto), file)
 
-    keep: dict[str, Any] = {"page": write_page, "force": force}
-    graph = in_one_piece(out, "explain import", named, made, AttributionGraph, **keep)
+    graph = in_one_piece(out, "explain import", named, made, AttributionGraph, force)
     _print(graph, Into(out, force), as_json)

@@ -92,7 +92,7 @@ def find(
         return replace(found, provenance={"seed": seed})
 
     named |= identity(model)
-    result = in_one_piece(into.out, "query-value find", named, made, QueryValue, force=into.force)
+    result = in_one_piece(into.out, "query-value find", named, made, QueryValue, into.force)
     summary = result.summary(seed)
     if as_json:
         print_json({"run": into.run, **summary, "seed": seed})

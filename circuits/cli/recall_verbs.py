@@ -195,7 +195,6 @@ def replicate(
     as_json: JsonOption = False,
 ) -> None:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
-    from circuits.kinds import write_page
     from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
     from circuits.recall_reasoning.published import replicate as test
     from circuits.recall_reasoning.sources import build as draw
@@ -207,15 +206,8 @@ def replicate(
     model, chosen = on.load(), DESIGNS[design]
     sets["matched"] = matched_prompts(draw(model, chosen, datasets, n, 0), chosen.cells[:2], n)
     named = {"sets": fingerprint(sets)} | identity(model)
-    result: Replication = in_one_piece(
-        out,
-        "recall-reasoning replicate",
-        named,
-        lambda: test(model, sets),
-        Replication,
-        page=write_page,
-        force=force,
-    )
+    verb = "recall-reasoning replicate"
+    result = in_one_piece(out, verb, named, lambda: test(model, sets), Replication, force)
     if as_json:
         print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return

@@ -1,5 +1,6 @@
 """`interp steer`: vectors from contrast pairs, text steered with them, and GGUF control vectors."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,6 @@ from circuits.cli.options import (
     numbers,
 )
 from circuits.cli.output import print_json, print_run, print_table, stdout
-from circuits.kinds import write_page
 from interp.errors import PlanError, shown
 
 if TYPE_CHECKING:
@@ -55,12 +55,10 @@ def make(
     chosen: dict[str, Any] = {"layers": numbers("--layers", layers), "method": method, "at": at}
     loaded = on.load()
 
-    def made() -> interp.SteeringVector:
-        return interp.steering_vector(loaded, rows, **chosen)
-
     named = chosen | {"pairs": fingerprint([list(pair) for pair in rows])} | identity(loaded)
-    keep: dict[str, Any] = {"force": into.force, "page": write_page}
-    found = in_one_piece(into.out, "steer make", named, made, interp.SteeringVector, **keep)
+    made = partial(interp.steering_vector, loaded, rows, **chosen)
+    kind = interp.SteeringVector
+    found = in_one_piece(into.out, "steer make", named, made, kind, into.force)
     if as_json:
         print_json({"run": into.run} | found.summary())
         return

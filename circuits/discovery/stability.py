@@ -26,7 +26,14 @@ from interp.metrics import as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, reported
-from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, names_of
+from interp.results.run_folder import (
+    RunFolder,
+    Steps,
+    fingerprint,
+    identity,
+    names_of,
+    page_of,
+)
 
 
 def stability(
@@ -85,8 +92,7 @@ def stability(
                 if scores is None:
                     shutil.copytree(at, beside / "scores")
 
-            page = made.report
-            run.finish(made.save, keep, page=lambda beside: page().write(beside / "index.html"))
+            run.finish(made.save, keep, page=page_of(Stability))
     return Stability.load(out)
 
 

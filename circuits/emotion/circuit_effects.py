@@ -248,7 +248,7 @@ def circuit_effects(
         )  # fmt: skip
         return EmotionEffects(model.name, chosen, pd.concat([lost, gained], ignore_index=True))
 
-    return in_one_piece(out, "emotion test", options, made, EmotionEffects, force=force)
+    return in_one_piece(out, "emotion test", options, made, EmotionEffects, force)
 
 
 def _texts(

@@ -104,12 +104,7 @@ def bridge(
             seconds=time.perf_counter() - started,
         )
 
-    verb = "recall-reasoning bridge"
-    return in_one_piece(out, verb, named, make, BridgeStudy, page=_page, force=force)
-
-
-def _page(path: Path) -> Path:
-    return BridgeStudy.load(path).report().write(path / "index.html")
+    return in_one_piece(out, "recall-reasoning bridge", named, make, BridgeStudy, force)
 
 
 @brief

@@ -42,7 +42,7 @@ from circuits.recall_reasoning.sources import build
 from interp.errors import DataError
 from interp.model.components import ComponentKind, ComponentSet, Sets
 from interp.model.model import Model
-from interp.results.run_folder import TABLES, RunFolder, fingerprint, identity
+from interp.results.run_folder import TABLES, RunFolder, fingerprint, identity, page_of
 
 MINIMUM = 10
 """Pairs that every split of a cell must keep; below that the cell is reported as not feasible."""
@@ -98,10 +98,8 @@ def study(
                 parts.append(one.part(neutral, say or (lambda _: None)))
                 run.count(len(parts), len(drawn))
             result = _joined(model, settings, parts, time.perf_counter() - started)
-            run.finish(
-                lambda at: result.save(at, {"weights": model.weights_hash}),
-                page=lambda at: RecallReasoning.load(at).report().write(at / "index.html"),
-            )
+            note = {"weights": model.weights_hash}
+            run.finish(lambda at: result.save(at, note), page=page_of(RecallReasoning))
     return RecallReasoning.load(out)
 
 

@@ -168,11 +168,7 @@ def jacobian_lens(
     def fit() -> JacobianLens:
         return _fitted(model, used, left_out, chosen, skip, progress)
 
-    return in_one_piece(out, "jacobian-lens", named, fit, JacobianLens, page=_page, force=force)
-
-
-def _page(path: Path) -> Path:
-    return JacobianLens.load(path).report().write(path / "index.html")
+    return in_one_piece(out, "jacobian-lens", named, fit, JacobianLens, force)
 
 
 def _passages(model: Model, texts: Sequence[str], n_tokens: int) -> list[tuple[int, ...]]:

@@ -145,9 +145,16 @@ def _save(made: Any, path: Path) -> None:
 
 
 def _load(kind: Any, path: Path) -> Any:
-    if isinstance(kind, type) and issubclass(kind, Result):
-        return kind.load(path)
-    return storage.restore(path, "step", kind)
+    return kind.load(path) if _is_result(kind) else storage.restore(path, "step", kind)
+
+
+def _is_result(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Result)
+
+
+def page_of(kind: type[Result]) -> Callable[[Path], Path]:
+    """What writes the page of a folder that holds such a result."""
+    return lambda at: kind.load(at).report().write(at / "index.html")
 
 
 class RunFolder(Steps):
@@ -359,17 +366,15 @@ def in_one_piece(
     options: Mapping[str, Any],
     make: Callable[[], T],
     kind: Any,
-    *,
-    page: Callable[[Path], Any] | None = None,
     force: bool = False,
 ) -> T:
     """A run without steps: loaded from its finished folder, or made and written there.
 
-    Without a folder nothing is stored. `page` writes the run's page; else as in `RunFolder`.
+    Without a folder nothing is stored. A result's page is written, too; else as in `RunFolder`.
     """
     if out is None:
         return make()
     with RunFolder.open(out, verb, options, force=force) as run:
         if not run.finished:
-            run.finish(partial(_save, make()), page=page)
+            run.finish(partial(_save, make()), page=page_of(kind) if _is_result(kind) else None)
     return _load(kind, Path(out))

@@ -36,7 +36,7 @@ from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
-from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, page_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -272,7 +272,7 @@ def compare_methods(
     named = _named(cases, settings, layers) | identity(model)
     with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
         if not run.finished:
-            run.finish(make(run).save, page=_write_page)
+            run.finish(make(run).save, page=page_of(Comparison))
     return Comparison.load(out)
 
 
@@ -287,10 +287,6 @@ def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
         return replace(case, facts=tuple(replace(fact, chat=chat) for fact in case.facts))
 
     return replace(cases, records=tuple(map(edited, cases.records)))
-
-
-def _write_page(path: Path) -> None:
-    Comparison.load(path).report().write(path / "index.html")
 
 
 def _named(

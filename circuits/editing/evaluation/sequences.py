@@ -36,7 +36,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
-from interp.results.run_folder import TABLES, RunFolder, Steps, fingerprint, identity
+from interp.results.run_folder import TABLES, RunFolder, Steps, fingerprint, identity, page_of
 
 N_PASSAGES = 4
 """Windows of neutral text that are read after each number of edits."""
@@ -92,12 +92,8 @@ def edit_sequences(
     named |= {"shots": fingerprint(settings.demonstrations())}
     with RunFolder.open(out, "edit sequence", named, unit="edits", force=force) as run:
         if not run.finished:
-            run.finish(make(run).save, page=_write_page)
+            run.finish(make(run).save, page=page_of(EditSequences))
     return EditSequences.load(out)
-
-
-def _write_page(path: Path) -> None:
-    EditSequences.load(path).report().write(path / "index.html")
 
 
 def _sequences(

@@ -384,6 +384,6 @@ def test_stability_of_a_circuit_from_the_command_line(folder: Path, tmp_path: Pa
     printed = capsys.readouterr().out
     assert "of the top 30 of 262 edges" in printed and "own - other groups" in printed
     for unused in (["--test-limit", "3"], ["--ablation", "mean"], ["--sample-size", "4"]):
-        assert f"{unused[0]} needs --split-by" in refused(capsys, *command, *unused)
+        assert f"{unused[0]} needs --split-by" in refused(capsys, *command[:6], *unused)
     assert "no column 'tempalte'" in refused(capsys, *command[:-1], "tempalte")
     assert "unknown method 'eap-gd'" in refused(capsys, *command, "--methods", "eap-gd")
