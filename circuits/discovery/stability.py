@@ -5,7 +5,7 @@ scores of each pair (any method) -> bootstrap over pairs, groups, methods -> inc
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,23 +149,18 @@ def consensus_ranking(like: EdgeScores, ranks: Float[np.ndarray, " edge"]) -> Ed
 def _labelled(rows: PromptPairs, settings: StabilitySettings) -> dict[str, tuple[str, str]]:
     """Group and entity of each row by its id; empty texts where the settings name none."""
 
-    def group(pair: Pair) -> str:
-        if settings.by is None:
-            return ""
-        if settings.by not in pair.labels:
-            known = did_you_mean(settings.by, pair.labels)
-            raise DataError(f"{pair.where}: no column {shown(settings.by)} to group by. {known}")
-        return pair.labels[settings.by]
+    def named(pair: Pair, name: str | None, of: Mapping[str, Any], what: str) -> Any:
+        if name is not None and name not in of:
+            hint = did_you_mean(name, of)
+            raise DataError(f"{pair.where}: no {what.format(shown(name))}. {hint}")
+        return None if name is None else of[name]
 
-    def entity(pair: Pair) -> str:
-        if settings.entities is None:
-            return ""
-        if settings.entities not in pair.spans:
-            known = did_you_mean(settings.entities, pair.spans)
-            raise DataError(f"{pair.where}: no span {shown(settings.entities)}. {known}")
-        return pair.clean[slice(*pair.spans[settings.entities][0])]
-
-    return {pair.id: (group(pair), entity(pair)) for pair in rows}
+    found: dict[str, tuple[str, str]] = {}
+    for pair in rows:
+        group = named(pair, settings.by, pair.labels, "column {} to group by")
+        spans = named(pair, settings.entities, pair.spans, "span {}")
+        found[pair.id] = group or "", pair.clean[slice(*spans[0])] if spans else ""
+    return found
 
 
 def _labels(

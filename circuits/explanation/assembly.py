@@ -19,9 +19,11 @@ from circuits.explanation.graph import (
     FIXED,
     NODE_COLUMNS,
     AttributionGraph,
+    by_size,
     node_id,
 )
 from circuits.explanation.target_metric import recorded_prompt
+from circuits.explanation.tracer_records import columns_of
 from interp.brief import brief
 from interp.model.model import Model
 
@@ -70,8 +72,7 @@ def run_again(model: Model, graph: AttributionGraph) -> LinearRun:
 def shown_nodes(graph: AttributionGraph) -> list[Node]:
     """The heads, neurons and MLPs of a graph, strongest first."""
     own: Any = graph.nodes[~graph.nodes["kind"].isin(FIXED)]
-    order = np.argsort(-own["attribution"].abs().to_numpy(), kind="stable")
-    columns = (own[name].to_numpy()[order].tolist() for name in ("kind", "layer", "unit", "pos"))
+    columns = columns_of(by_size(own, "attribution"), ("kind", "layer", "unit", "pos"))
     return list(zip(*columns, strict=True))
 
 
@@ -273,7 +274,6 @@ def node_table(
     """All nodes: embeddings, chosen ones, rests with an edge, biases of prompts alone, logits."""
     used = {*edges["source"], *edges["target"]}
     n_layers, rows = run.model.arch.n_layers, list[tuple[Any, ...]]()
-    sizes = _activations(run, sources.nodes)
     for i, node in enumerate(sources.nodes):
         kind, layer, unit, pos = node
         name, own = named(node), float(sources.attribution[i])
@@ -282,7 +282,9 @@ def node_table(
         label = run.prompt.tokens[pos] if kind == "embedding" else ""
         unit = -1 if kind == "rest" else unit
         hidden = own if kind == "rest" else unshown.get(name, 0.0)
-        rows.append((name, kind, layer, pos, unit, -1, *sizes[i], own, hidden, label, ""))
+        rows.append(
+            (name, kind, layer, pos, unit, -1, *_activations(run, node), own, hidden, label, "")
+        )
     nan, last = float("nan"), run.prompt.n_prompt - 1
     if not run.prompt.paired:
         own = run.total - float(run.embeddings().sum())
@@ -299,28 +301,17 @@ def node_table(
     return pd.DataFrame(rows, columns=list(NODE_COLUMNS))
 
 
-def _activations(run: LinearRun, nodes: Sequence[Node]) -> list[tuple[float, float]]:
+def _activations(run: LinearRun, node: Node) -> list[float]:
     """A neuron's activation, or the length of what a node writes, at both ends; rests: NaN."""
-    nan = float("nan")
-    return [
-        (nan, nan)
-        if node[0] == "rest"
-        else (
-            _activation(run, node, True),
-            _activation(run, node, False) if run.prompt.paired else nan,
-        )
-        for node in nodes
-    ]
-
-
-def _activation(run: LinearRun, node: Node, high: bool) -> float:
     kind, layer, unit, pos = node
-    of = run.high if high else run.low
-    if kind == "embedding":
-        return float(of("resid_pre", 0)[pos].norm())
-    if kind == "neuron":
-        return float(of("mlp_post", run.neurons[layer])[pos, unit])
-    if kind == "mlp":
-        return float(of("mlp_out", layer)[pos].norm())
-    width = run.model.arch.layers[layer].d_head
-    return float(of("z", layer)[pos, unit * width : (unit + 1) * width].norm())
+    ends: list[float] = []
+    for of in () if kind == "rest" else (run.high, run.low) if run.prompt.paired else (run.high,):
+        if kind == "neuron":
+            ends.append(float(of("mlp_post", run.neurons[layer])[pos, unit]))
+            continue
+        site = {"embedding": "resid_pre", "mlp": "mlp_out", "head": "z"}[kind]
+        written = of(site, max(layer, 0))[pos]
+        if kind == "head":
+            written = written.unflatten(-1, (-1, run.model.arch.layers[layer].d_head))[unit]
+        ends.append(float(written.norm()))
+    return [*ends, *[float("nan")] * (2 - len(ends))]

@@ -1,13 +1,10 @@
 """Attribution graphs as circuit-tracer's JSON, which its front end and Neuronpedia open.
 
-A file has ``metadata`` (prompt, tokens), ``qParams`` (pins and supernodes), ``nodes`` and
-``links``. Ours carry what that form has no place for in fields named ``interp``, which others pass
-over, so that a graph comes back from its file as it was. A graph of circuit-tracer's own has
-features of transcoders for nodes; its links, in units of the feature that they enter, become edges
-in logits.
+Ours come back from their files as they were (`circuits.explanation.tracer_records`). A graph of
+circuit-tracer's own has features of transcoders for nodes; its links, in units of the feature that
+they enter, become edges in logits.
 
-Source: the schema is that of https://github.com/decoderesearch/circuit-tracer; attribution graphs
-of transcoders: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs.
+Source: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs.
 """
 
 import json

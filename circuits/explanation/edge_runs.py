@@ -9,7 +9,6 @@ Source: path patching, Goldowsky-Dill et al., arXiv 2304.05969.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from circuits.explanation.assembly import Node
 from circuits.explanation.attribution import LinearRun
-from circuits.explanation.graph import AttributionGraph
+from circuits.explanation.graph import AttributionGraph, by_size
 from circuits.explanation.node_runs import NodeRuns, RowEdit
 from interp.forward.blocks import attend, mlp_write, norm, project
 from interp.forward.hooks import hooked
@@ -38,8 +37,7 @@ def strongest_edges(graph: AttributionGraph, n: int) -> pd.DataFrame:
         for source, target in zip(graph.edges["source"], graph.edges["target"], strict=True)
     ]
     own: Any = graph.edges[shown]
-    order = np.argsort(-own["weight"].abs().to_numpy(), kind="stable")[:n]
-    return own.iloc[order]
+    return by_size(own, "weight")[:n]
 
 
 def edge_effects(runs: NodeRuns, cuts: Sequence[Cut], full: float) -> list[float]:

@@ -158,8 +158,7 @@ class AttributionGraph(Result):
     def top(self, n: int = 10) -> pd.DataFrame:
         """The nodes of the largest attributions by size, without the logits."""
         own: Any = self.nodes[self.nodes["kind"] != "logits"]
-        order = np.argsort(-own["attribution"].abs().to_numpy(), kind="stable")[:n]
-        return own.iloc[order].reset_index(drop=True)
+        return _numbered(by_size(own, "attribution")[:n])
 
     def into(self, node: str) -> pd.DataFrame:
         """The edges into a node, largest first; `PlanError` where it is not in the graph."""
@@ -172,7 +171,7 @@ class AttributionGraph(Result):
     def _of(self, end: str, node: str) -> pd.DataFrame:
         self._known([node])
         own: Any = self.edges[self.edges[end] == node]
-        return own.iloc[np.argsort(-own["weight"].abs().to_numpy(), kind="stable")]
+        return by_size(own, "weight")
 
     def _known(self, ids: Iterable[str]) -> None:
         known = set(self.nodes["id"])
@@ -200,8 +199,7 @@ class AttributionGraph(Result):
             if nodes < 0:
                 raise PlanError(f"a graph cannot keep {nodes} nodes; give 0 or more.")
             free: Any = kept[~kept["kind"].isin(FIXED)]
-            order = np.argsort(-free["attribution"].abs().to_numpy(), kind="stable")[nodes:]
-            gone = set(free["id"].to_numpy()[order])
+            gone = set(by_size(free, "attribution")["id"][nodes:])
             kept = kept[~kept["id"].isin(gone)]
             links = links[~(links["source"].isin(gone) | links["target"].isin(gone))]
         if edges is not None:
@@ -214,8 +212,7 @@ class AttributionGraph(Result):
 
     def of_edges(self, n: int) -> "AttributionGraph":
         """With the `n` largest edges at most; what the others carried is added to ``unshown``."""
-        order = np.argsort(-self.edges["weight"].abs().to_numpy(), kind="stable")[:n]
-        links = self.edges.iloc[np.sort(order)]
+        links = by_size(_numbered(self.edges), "weight")[:n].sort_index()
         return replace(self, nodes=_closed(self.nodes, self.edges, links), edges=_numbered(links))
 
     def relabelled(self, labels: Mapping[str, str]) -> "AttributionGraph":
@@ -247,8 +244,7 @@ class AttributionGraph(Result):
         from interp.results.report import Report, Section, Table, cell_text
 
         edges: Any = self.edges[list(EDGE_COLUMNS)]
-        order = np.argsort(-edges["weight"].abs().to_numpy(), kind="stable")[:25]
-        strongest = edges.iloc[order].reset_index(drop=True)
+        strongest = _numbered(by_size(edges, "weight")[:25])
         top: Any = self.top(25)
         shown = ["id", "kind", "label", "activation", "attribution", "unshown"]
         tables = [
@@ -333,6 +329,11 @@ def _closed(nodes: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> p
     ids: Any = nodes["id"]
     more = ids.map(lost).fillna(0.0).to_numpy(float)
     return _numbered(nodes.assign(unshown=nodes["unshown"] + more))
+
+
+def by_size(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows in order of a column's size, the largest first."""
+    return table.iloc[np.argsort(-table[column].abs().to_numpy(), kind="stable")]
 
 
 def _numbered(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from circuits.explanation.assembly import Sources, named, run_again, shown_nodes
 from circuits.explanation.attribution import LinearRun
-from circuits.explanation.graph import AttributionGraph
+from circuits.explanation.graph import AttributionGraph, by_size
 from interp.attribution.backward_rules import Gradient
 from interp.attribution.contrast import RunValues, gradients
 from interp.errors import PlanError
@@ -58,8 +57,7 @@ def query_key_edges(model: Model, graph: AttributionGraph, head: str, source: in
         if value
     ]
     table = pd.DataFrame(parts, columns=["source", "branch", "weight"])
-    order = np.argsort(-np.abs([value for *_, value in parts]), kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    return by_size(table, "weight").reset_index(drop=True)
 
 
 def _reads(run: LinearRun, layer: int, unit: int, pos: int, source: int) -> Tensor:
