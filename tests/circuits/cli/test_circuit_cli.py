@@ -370,9 +370,10 @@ def test_stability_of_a_circuit_from_the_command_line(folder: Path, tmp_path: Pa
     file.write_text("\n".join(map(json.dumps, template_rows(24))))
     model = ["--model", str(folder / "llama"), "--pairs", str(file)]
     sizes = ["--edges", "30", "--nodes", "5", "--threshold", "0.3", "--resamples", "30"]
-    sizes += ["--splits", "5", "--samples", "1", "--sample-size", "4", "--methods", "eap-dg,eap"]
+    sizes += ["--splits", "5", "--methods", "eap-dg,eap"]
     command = ["circuit", "stability", *model, *sizes, "--by", "template"]
     halves = ["--split-by", "subject", "--test-limit", "4", "--out", str(tmp_path / "run")]
+    halves += ["--samples", "1", "--sample-size", "4"]
     assert run([*command, *halves, "--json"]) == 0
     found = last_json(capsys.readouterr().out)
     assert found["settings"]["entities"] == "subject"
@@ -384,6 +385,6 @@ def test_stability_of_a_circuit_from_the_command_line(folder: Path, tmp_path: Pa
     printed = capsys.readouterr().out
     assert "of the top 30 of 262 edges" in printed and "own - other groups" in printed
     for unused in (["--test-limit", "3"], ["--ablation", "mean"], ["--sample-size", "4"]):
-        assert f"{unused[0]} needs --split-by" in refused(capsys, *command[:6], *unused)
+        assert f"{unused[0]} needs --split-by" in refused(capsys, *command, *unused)
     assert "no column 'tempalte'" in refused(capsys, *command[:-1], "tempalte")
     assert "unknown method 'eap-gd'" in refused(capsys, *command, "--methods", "eap-gd")
