@@ -244,11 +244,11 @@ def _side_effects(
     return out
 
 
-def _read(question: CaseQuestion, text: str, shots: Shots) -> tuple[str, str]:
+def _read(question: CaseQuestion, text: str, shots: Shots) -> tuple[str, str | None]:
     """The answer in a generated text, and the thoughts before it, if it was to have any."""
     if question.cloze:
-        return short_answer(text), ""
-    return shots.read(text), thoughts(text) if shots.reasoned else ""
+        return short_answer(text), None
+    return shots.read(text), thoughts(text) if shots.reasoned else None
 
 
 def _of_facts(
