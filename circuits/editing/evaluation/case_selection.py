@@ -16,7 +16,7 @@ UNASKED = "not asked, as enough before them were usable"
 UNUSABLE = "the row cannot be used as an edit"
 CONTAMINATED = "contaminated by another case's edit"
 TOUCHED = "its edit touches an earlier one's"
-UNANSWERED = "tests (not cases) without a named answer"
+UNANSWERED = "tests (not cases) without a query or a named answer"
 
 
 def selected_cases(
