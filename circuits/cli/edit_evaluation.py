@@ -249,8 +249,8 @@ def _by_metric(
     """A line per figure with its protocol and a column per method; without the intervals."""
     import pandas as pd
 
-    first = next(iter(methods.values()))
-    figures = [name for name, value in first.items() if not isinstance(value, list)]
+    every = [item for line in methods.values() for item in line.items()]
+    figures = list(dict.fromkeys(name for name, value in every if not isinstance(value, list)))
     columns = {
         method: ["–" if line.get(name) is None else f"{line[name]:.3g}" for name in figures]
         for method, line in methods.items()

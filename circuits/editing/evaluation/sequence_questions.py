@@ -150,7 +150,10 @@ def _known(
     shots: Shots,
     seed: int,
 ) -> tuple[QuestionPool, list[SequenceQuestion]]:
-    """Single facts about other subjects that the model knows: controls, and what is preserved."""
+    """Single facts about other subjects that the model knows: controls, and what is preserved.
+
+    The two are about different subjects.
+    """
     found: dict[str, Answer] = {}
     for case in cases:
         for hop, subject in zip(case.hops, case.subjects, strict=True):
@@ -163,7 +166,10 @@ def _known(
     controls = [
         SequenceQuestion("locality", j, asks[i], found[texts[i]]) for j, i in enumerate(known[:n])
     ]
-    return QuestionPool.of(cases, {texts[i] for i in known[n:]}), controls
+    scored = QuestionPool.of(cases, {texts[i] for i in known[:n]})
+    taken = {e for facts in scored.facts.values() for fact in facts for e in fact.entities}
+    pool = QuestionPool.of(cases, {texts[i] for i in known[n:]})
+    return pool.where(lambda question: taken.isdisjoint(question.entities)), controls
 
 
 def _neighbours(model: Model, chosen: Sequence[Any], n: int, seed: int) -> list[SequenceQuestion]:

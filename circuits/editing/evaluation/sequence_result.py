@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("efficacy", "paraphrase", "locality")
 GROUP = ["method", "order", "n_edits"]
+TENTHS = ("first tenth", "last tenth")
 AGES = ("oldest", "middle", "newest")
 NAMES = {"n_edits": "edits", "efficacy": "retention", "relative_change": "change of weights"}
 
@@ -76,7 +77,7 @@ class EditSequences(Result):
             mean = bootstrap_mean(part["right"].to_numpy(float)[:, None])
             values = {name: float(value[0]) for name, value in mean._asdict().items()}
             lines.append(dict(zip(keys, names, strict=True)) | values | {"n": len(part)})
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines, columns=[*keys, "value", "low", "high", "n"])
 
     def cost(self) -> pd.DataFrame:
         """CPU seconds per edit of each method, in a row: of the first and of the last tenth."""
@@ -88,9 +89,9 @@ class EditSequences(Result):
             first, last = seconds[:tenth].mean(), seconds[-tenth:].mean()
             lines.append(
                 {"method": name, "edits": len(seconds), "seconds": seconds.mean()}
-                | {"first tenth": first, "last tenth": last}
+                | dict(zip(TENTHS, (first, last), strict=True))
             )
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines, columns=["method", "edits", "seconds", *TENTHS])
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
