@@ -7,8 +7,9 @@ A metric gives one number per row. Of a whole answer, with its aliases a and the
   two logits. What both begin with cancels. Zhang & Nanda, arXiv 2309.16042, prefer it;
 - ``logprob``, ``prob``: log p(answer), and p(answer);
 - ``logprob_per_token``: log p of the alias for which it is highest, per token;
-- ``rank``: how many tokens are likelier than the answer's, at that of its tokens where most are;
-  of several aliases the lowest. 0: greedy decoding writes the answer;
+- ``rank``: how many tokens greedy decoding prefers to the answer's, at that of its tokens where
+  most are; of several aliases the lowest. 0: greedy decoding writes the answer. It prefers what is
+  likelier and, among equals (16-bit logits often are), the lower token number;
 - ``kl``: KL(clean || patched) over the vocabulary at the prompt's last token; 0: the clean
   prediction.
 
@@ -47,13 +48,13 @@ class AnswerScores:
         logprob: log p of each alias, in nats; for metrics that are `relative`, what all aliases
             of all answers share may be left out.
         n_tokens: how many tokens each alias has.
-        rank: of each alias of the answer, the most tokens that are likelier than one of its own;
-            ``None`` where no metric asks.
+        rank: of each alias, the most tokens that are preferred to one of its own; ``None`` where no
+            metric asks.
     """
 
     logprob: Float[Tensor, "row answer alias"]
     n_tokens: Int[Tensor, "row answer alias"]
-    rank: Float[Tensor, "row alias"] | None = None
+    rank: Float[Tensor, "row answer alias"] | None = None
 
     @property
     def of_answers(self) -> Float[Tensor, "row answer"]:
@@ -127,7 +128,7 @@ def _per_token(scores: AnswerScores) -> Tensor:
 
 def _rank(scores: AnswerScores) -> Tensor:
     assert scores.rank is not None
-    return scores.rank.amin(-1)
+    return scores.rank[:, 0].amin(-1)
 
 
 def _kl(at: NextToken) -> Tensor:

@@ -5,6 +5,7 @@ position, beside the ranks of the other prompts' bridges. Swapped: the residual 
 and position is taken from another prompt, and greedy answers that follow it are counted.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from circuits.recall_reasoning.bridge_result import CONDITIONS, BridgeStudy, chosen_cells, rates
 from circuits.recall_reasoning.settings import BridgeSettings
@@ -21,6 +23,7 @@ from circuits.recall_reasoning.two_hop import (
     CITY,
     TwoHop,
     answered,
+    end_of,
     read_from,
     swapped,
     two_hop_prompts,
@@ -32,6 +35,7 @@ from interp.data.prompts import TokenPrompt, prompt
 from interp.data.records import read_text
 from interp.errors import DataError, PlanError
 from interp.lens import JacobianLens, logit_lens
+from interp.metrics import AnswerScores, Metric
 from interp.model.model import Model
 from interp.patching.cells import run_sweep
 from interp.patching.sweep import Sweep
@@ -75,6 +79,8 @@ def bridge(
     """
     settings, files = settings or BridgeSettings(), datasets or shipped.folder()
     model.check_layers(settings.layers)
+    if jacobian is not None:
+        jacobian.checked(model)
     facts = load_facts(files / "recall_facts.jsonl")
     neutral = read_text(files / "neutral_text.txt", "neutral text")
     lens = None if jacobian is None else fingerprint(jacobian.jacobians.numpy())
@@ -84,9 +90,9 @@ def bridge(
     def make() -> BridgeStudy:
         started = time.perf_counter()
         asked = Asked.of(model, facts, settings)
+        swaps = measured_swaps(model, asked, neutral, settings, progress)
         lenses = {"logit lens": None} | ({} if jacobian is None else {"Jacobian lens": jacobian})
         ranks = [_ranks(model, asked, name, one) for name, one in lenses.items()]
-        swaps = measured_swaps(model, asked, neutral, settings, progress)
         return BridgeStudy(
             prompts=asked.table,
             ranks=pd.concat(ranks, ignore_index=True),
@@ -203,37 +209,44 @@ def measured_swaps(
     progress: Progress | bool,
 ) -> pd.DataFrame:
     """A row per swap, condition, layer and place: whether the answer follows, and if it stays."""
-    layers = settings.layers or tuple(range(model.arch.n_layers))
-    positions = settings.positions or tuple(range(len(asked.places)))
+    layers = tuple(dict.fromkeys(settings.layers)) or tuple(range(model.arch.n_layers))
+    positions = tuple(dict.fromkeys(settings.positions)) or tuple(range(len(asked.places)))
     if max(positions) >= len(asked.places):
         raise PlanError(f"position {max(positions)}: there are 0 to {len(asked.places) - 1}.")
     spans = [f"{i}_last" for i in positions]
-    sweep = Sweep.of(model, "resid_pre", "layer,span", "rank", "denoise", "all", layers, 1)
+    sweep = Sweep.of(model, "resid_pre", "layer,span", SAID, "denoise", "all", layers, 1)
     drawn = drawn_swaps(model, asked, neutral, settings)
-    frames: list[pd.DataFrame] = []
-    pairs = {
-        "follows": [swapped(target.prompt, d, (k, s)) for _, target, d, k, s in drawn],
-        "stays": [swapped(target.prompt, d, (s, k)) for _, target, d, k, s in drawn],
+    pairs = [swapped(target.prompt, donor, both) for _, target, donor, *both in drawn]
+    with reported(progress, "swaps", len(pairs), "swaps") as report:
+        said = run_sweep(model, sweep, pairs, spans, progress=report).values[..., 0]
+    layer, place = (i.ravel() for i in np.indices(said.shape[1:]))
+    cells = {
+        "layer": np.array(layers)[layer],
+        "position": [asked.places[positions[i]] for i in place],
     }
-    first: dict[str, np.ndarray] = {}
-    for outcome, some in pairs.items():
-        with reported(progress, f"swaps: {outcome}", len(some), "swaps") as report:
-            first[outcome] = (
-                run_sweep(model, sweep, some, spans, progress=report).values[..., 0] == 0
-            )
-    for row, (labels, target, _, _, _) in enumerate(drawn):
-        layer, place = (i.ravel() for i in np.indices((len(layers), len(positions))))
-        columns = (
+    frames = [
+        pd.DataFrame(
             labels
             | {"country": target.bridge}
-            | {
-                "layer": np.array(layers)[layer],
-                "position": [asked.places[positions[i]] for i in place],
-                **{name: values[row].ravel() for name, values in first.items()},
-            }
+            | cells
+            | {"follows": own.ravel() == FOLLOWS, "stays": own.ravel() == STAYS}
         )
-        frames.append(pd.DataFrame(columns))
+        for (labels, target, *_), own in zip(drawn, said, strict=True)
+    ]
     return pd.concat(frames, ignore_index=True)
+
+
+FOLLOWS, STAYS = 1, 2
+
+
+def _said(scores: AnswerScores) -> Tensor:
+    assert scores.rank is not None
+    follows, stays = (scores.rank.amin(-1) == 0).unbind(1)
+    return (FOLLOWS * follows + STAYS * stays).float()
+
+
+SAID = Metric("answer", "which", "ranks", _said)
+"""Which answer greedy decoding writes: that which follows, that which stays, or another (0)."""
 
 
 Drawn = tuple[dict[str, Any], TwoHop, TokenPrompt, Tokens, Tokens]
@@ -250,7 +263,14 @@ def drawn_swaps(model: Model, asked: Asked, neutral: str, settings: BridgeSettin
     found: list[Drawn] = []
     for half in HALVES:
         own = asked.of_half(half)
-        for number, (target, donor) in enumerate(_paired(own, settings.n_swaps, rng)):
+        swaps = _paired(own, settings.n_swaps, rng)
+        if not swaps:
+            names = ", ".join(sorted({one.answer for one in own}))
+            raise DataError(
+                f"the capitals of one half ({names}) begin with one token, so no swap can change "
+                "the answer; give facts of more countries."
+            )
+        for number, (target, donor) in enumerate(swaps):
             alike = [o for o in own if o.bridge == target.bridge and o is not target]
             n = len(target.prompt.spans["read"])
             places = rng.choice(np.arange(UNRELATED[0], len(passage)), n, replace=False)
@@ -286,8 +306,11 @@ def _paired(own: Sequence[TwoHop], n: int, rng: np.random.Generator) -> list[tup
 def _named(model: Model, asked: Asked, settings: BridgeSettings) -> dict[str, TokenPrompt]:
     """Of each bridge the prompt that names it in the landmark's place, where that is answered."""
     capital = {one.bridge: one.capital for one in asked.of_half()}
-    rows = {}
+    rows: dict[str, TokenPrompt] = {}
     for name in capital:
-        rows[name] = read_from(prompt(model, settings.template.format(name), landmark=name))
-    right = answered(model, list(rows.values()), list(capital.values()))
+        with contextlib.suppress(DataError):  # the template holds the name, too
+            row = read_from(prompt(model, settings.template.replace("{}", name), landmark=name))
+            if end_of(row) == end_of(asked.prompts[0].prompt):
+                rows[name] = row
+    right = answered(model, list(rows.values()), [capital[name] for name in rows])
     return {name: row for (name, row), known in zip(rows.items(), right, strict=True) if known}

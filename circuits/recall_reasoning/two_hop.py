@@ -68,9 +68,9 @@ def _one(
         raise DataError("the landmark names its country or the capital.")
     if len(model.tokenizer.encode(f" {fact.country}", add_special_tokens=False)) != 1:
         raise DataError("the bridge is not one token.")
-    text = template.format(landmark)
+    text = template.replace("{}", landmark)
     found = read_from(prompt(model, text, landmark=landmark))
-    if first and _end(found) != _end(first[0].prompt):
+    if first and end_of(found) != end_of(first[0].prompt):
         raise DataError("the end of the prompt is in other tokens than that of the others.")
     capital = continuation(model, text, found.ids, fact.capital, "the capital")
     return TwoHop(landmark, fact.country, fact.capital, found, capital)
@@ -82,7 +82,8 @@ def read_from(found: TokenPrompt) -> TokenPrompt:
     return TokenPrompt(found.ids, {"read": tuple(range(start, len(found.ids)))}, found.text)
 
 
-def _end(found: TokenPrompt) -> tuple[int, ...]:
+def end_of(found: TokenPrompt) -> tuple[int, ...]:
+    """The tokens behind its landmark."""
     return tuple(found.ids[i] for i in found.spans["read"][1:])
 
 
@@ -97,10 +98,10 @@ def answered(
     return sweep_plans(model, rows, {"none": ()}, "rank").values[:, 0] == 0
 
 
-def swapped(target: TokenPrompt, donor: TokenPrompt, capitals: tuple[Tokens, Tokens]) -> TokenPair:
+def swapped(target: TokenPrompt, donor: TokenPrompt, capitals: Sequence[Tokens]) -> TokenPair:
     """A pair for `interp.patching`: states of the donor's span ``read`` go into the target's.
 
-    The spans ``0``, ``1``, … are single tokens of it; the tokens of the first capital are read.
+    The spans ``0``, ``1``, … are single tokens of it; both capitals are answers.
     """
     spans, others = (
         {str(i): (at,) for i, at in enumerate(one.spans.get("read", ()))} for one in (donor, target)

@@ -34,7 +34,7 @@ def _accuracy(scores: AnswerScores) -> Tensor:
 
 def _vocab_accuracy(scores: AnswerScores) -> Tensor:
     assert scores.rank is not None
-    return (scores.rank.amin(-1) == 0).float()
+    return (scores.rank[:, 0].amin(-1) == 0).float()
 
 
 READOUTS: Mapping[str, Metric] = {

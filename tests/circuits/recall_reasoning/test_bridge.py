@@ -1,5 +1,6 @@
 """The bridge read and swapped: equal to hand-written hooks and loops; halves share no country."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from bridge_examples import NEUTRAL, TEMPLATE, written_facts
-from conftest import tiny
+from conftest import tiny, tiny_hf, word_tokenizer
 from test_cli import last_json
 
 import interp
@@ -18,6 +19,7 @@ from circuits.recall_reasoning.bridge_result import chosen_cells, rates
 from circuits.recall_reasoning.sources.countries import load_facts
 from circuits.recall_reasoning.two_hop import answered, two_hop_prompts
 from interp.errors import DataError, PlanError
+from interp.forward import continuations
 from interp.model.model import Model
 
 SETTINGS = BridgeSettings(template=TEMPLATE, n_swaps=6)
@@ -36,6 +38,67 @@ def folder(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked(model, folder) -> Asked:
     return Asked.of(model, load_facts(folder / "recall_facts.jsonl"), SETTINGS)
+
+
+@pytest.mark.parametrize("trees", [True, False])
+def test_whole_capitals_are_read_in_one_sweep(model, asked, trees, monkeypatch):
+    """Two tokens follow each landmark; a model that reads no trees of answers runs each alone."""
+    monkeypatch.setattr(continuations, "reads_trees", lambda *_: trees)
+    capitals = []
+    for one in asked.prompts:
+        second, _ = with_state(model, [*one.prompt.ids, *one.capital], 0, 0)
+        capitals.append((one.capital[0], second))
+    longer = [
+        dataclasses.replace(one, capital=both)
+        for one, both in zip(asked.prompts, capitals, strict=True)
+    ]
+    some = SETTINGS.model_copy(update={"layers": (1, 2), "positions": (0, 2), "n_swaps": 2})
+    two = dataclasses.replace(asked, prompts=longer)
+    drawn = drawn_swaps(model, two, NEUTRAL, some)
+    table = measured_swaps(model, two, NEUTRAL, some, False)
+    for name, answer in (("follows", 3), ("stays", 4)):
+        read = table[name].to_numpy().reshape(len(drawn), 2, 2)
+        for row, (_, target, donor, *answers) in enumerate(drawn):
+            want = answers[answer - 3]
+            for i, j in np.ndindex(2, 2):
+                place = some.positions[j]
+                into, source = target.prompt.spans["read"][place], donor.spans["read"][place]
+                _, state = with_state(model, donor.ids, some.layers[i], source)
+                said = []
+                for n in range(len(want)):
+                    ids = [*target.prompt.ids, *want[:n]]
+                    said.append(with_state(model, ids, some.layers[i], into, state)[0])
+                assert read[row, i, j] == (tuple(said) == want)
+    assert table["follows"].any() and table["stays"].any()
+
+
+def test_a_layer_or_position_named_twice_is_swapped_once(model, asked):
+    once = SETTINGS.model_copy(update={"layers": (2, 1), "positions": (1,)})
+    twice = once.model_copy(update={"layers": (2, 1, 2), "positions": (1, 1)})
+    tables = [measured_swaps(model, asked, NEUTRAL, some, False) for some in (once, twice)]
+    pd.testing.assert_frame_equal(*tables)
+    assert len(rates(tables[1], 0)["n"].unique()) <= 4
+
+
+def test_what_cannot_be_swapped_is_refused(model, asked, folder, tmp_path):
+    alike = [dataclasses.replace(one, capital=asked.prompts[0].capital) for one in asked.prompts]
+    with pytest.raises(DataError, match="begin with one token, so no swap"):
+        drawn_swaps(model, dataclasses.replace(asked, prompts=alike), NEUTRAL, SETTINGS)
+    facts = load_facts(folder / "recall_facts.jsonl")
+    _, left_out = two_hop_prompts(model, facts, "w40 {w41} {} w42 w43")  # braces of the text's own
+    assert {one.reason for one in left_out} <= {"the landmark names its country or the capital."}
+    other = interp.load_model(tiny_hf("gemma3"), tokenizer=word_tokenizer())
+    lens = interp.jacobian_lens(other, NEUTRAL, [1], skip=2, progress=False)
+    with pytest.raises(PlanError, match="fitted on other weights"):
+        bridge(model, SETTINGS, tmp_path / "run", datasets=folder, jacobian=lens)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_the_template_holds_is_no_donor(model, asked):
+    name = asked.of_half()[0].bridge
+    twice = SETTINGS.model_copy(update={"template": f"{name} w41 {{}} w42 w43"})
+    drawn = drawn_swaps(model, asked, NEUTRAL, twice)
+    assert drawn and all(len(donor.spans["read"]) == len(asked.places) for *_, donor, _, _ in drawn)
 
 
 def with_state(model: Model, ids, layer: int, position: int, state=None) -> tuple:
