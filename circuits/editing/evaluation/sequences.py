@@ -19,7 +19,7 @@ from circuits.editing.edit import Edit, Ledger, ledger, refuse_unwritable
 from circuits.editing.editor import computed
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.cases import Cases
-from circuits.editing.evaluation.edited_models import generations, text_log_p
+from circuits.editing.evaluation.edited_models import generations, moved, text_log_p
 from circuits.editing.evaluation.run_setup import (
     Progress,
     in_folder,
@@ -120,7 +120,7 @@ def _sequences(
         model.name,
         model.weights_hash,
         cases.source,
-        len(cases),
+        len(cases) + len(cases.excluded),
         plan.excluded,
         run.stopped,
         model.hash_now() == base,
@@ -261,7 +261,7 @@ def drift_since(model: Model, passages: Sequence[TokenPrompt]) -> tuple[float, f
         edited = text_log_p(model, ids)
         with ledger(model).suspended(model):
             plain = text_log_p(model, ids)
-        own = ids[1:, None]
-        kl += float((plain.exp() * (plain - edited)).sum())
-        nll += float((plain.gather(1, own) - edited.gather(1, own)).sum())
+        divergence, rise = moved(plain, edited, ids)
+        kl += float(divergence)
+        nll += float(rise)
     return kl / n, float(torch.tensor(nll / n).exp())

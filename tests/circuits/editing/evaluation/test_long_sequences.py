@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from circuits.editing.evaluation.sequences import drift_since, edit_sequences
 from circuits.editing.fact_prompts import contexts
 from circuits.editing.presets import preset
+from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
@@ -203,7 +205,9 @@ def test_a_method_that_cannot_go_on_stops_and_is_asked_about_what_it_did(world, 
 def test_batches_alone_and_methods_that_make_no_edit_have_a_page(world, tmp_path, monkeypatch):
     model, cases = world
     batches = SETTINGS.model_copy(update={"methods": ("rome",), "orders": ("batch",)})
-    found = edit_sequences(model, cases, batches, out=tmp_path / "rome")
+    unusable = replace(cases, excluded=(Excluded("x", "row 13", "no subject"),))
+    found = edit_sequences(model, unusable, batches, out=tmp_path / "rome")
+    assert found.n_cases == 13 and sum(found.excluded.values()) == 10
     assert not len(found.by_age()) and found.summary()["cost"] == []
 
     def failing(*given):
