@@ -72,9 +72,9 @@ IMPLICIT = 6  # implicit phrases a fact, at most
 CONTEXTS = 2  # of the five; the bare cloze comes first
 PER_BRIDGE = 3
 SCORED, LEARNT = 40, 140  # facts of the design half that score layers, and all that are used
-STRENGTHS = tuple(f"strength={part}" for part in (0.5, 0.7, 0.85, 1.0))
-GRIDS = {"ace": tuple(f"threshold={at}" for at in (0.35, 0.4, 0.45, 0.52))}
-"""Settings of a method's strength; `ace` trades it by its threshold."""
+STRENGTHS = tuple(f"strength={part}" for part in (0.5, 0.7, 1.0))
+GRIDS = {"ace": tuple(f"thresholds={part}" for part in (0.83, 0.92, 1.0))}
+"""Settings of a method's strength; `ace` has thresholds instead."""
 CRITERIA = np.array([0.85, 0.80])
 """Least specificity and control two-hop accuracy."""
 SHOWN = (
@@ -409,15 +409,21 @@ def written_once(write: Callable[..., list[Written]]) -> Callable[..., list[Writ
 def condition_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
     """A condition by name; numbers of a preset's stages may be given: ``rome+:rho=0.5:until=0.3``.
 
-    ``strength`` is the part of the finished change that is applied; ``threshold`` and
-    ``direct_threshold`` are match scores above which value neurons are active.
+    ``strength`` is the part of the finished change that is applied; ``thresholds`` multiplies the
+    match scores above which value neurons are active.
     """
     base, *said = name.split(":")
     if base in IN_PROMPT:
         return EditCondition(name, in_prompt=IN_PROMPT[base])
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
-    own = {key: other.pop(key) for key in ("threshold", "direct_threshold") if key in other}
-    method = preset(base, model, replace(placement, **own))
+    times, at = other.pop("thresholds", 1.0), placement
+    if at.threshold and at.direct_threshold:
+        changed = {
+            "threshold": times * at.threshold,
+            "direct_threshold": times * at.direct_threshold,
+        }
+        at = replace(at, **changed)
+    method = preset(base, model, at)
     strength = other.pop("strength", 1.0)
     search = {key: other.pop(key) for key in ("until", "clamp", "kl") if key in other}
     stages = (

@@ -117,7 +117,8 @@ class Neurons:
             from questions that name the subject, and match others less; ``None`` leaves such facts
             out.
         apart: whether targets of such facts are searched as if earlier stages had written nothing,
-            so that a question answered there is stored here, too.
+            so that a fact which is answered there is stored here, too, and later hops find it.
+            Not where a preserved question can be asked of the subject: this would change it.
     """
 
     layers: tuple[int, ...]

@@ -106,14 +106,16 @@ def write(
 class _Job:
     """A fact in a stage: its edit and its prompts, whose clozes lead.
 
-    `implied` says that the fact has phrases which mean its subject without naming it.
+    `direct`: it has no phrases that mean its subject without naming it. `apart`: its targets are
+    searched on the model as it was before the first stage (`Neurons.apart`).
     """
 
     edit: int
     fact: int
     prompts: FactPrompts
     n_cloze: int
-    implied: bool
+    direct: bool
+    apart: bool
 
 
 @dataclass
@@ -182,7 +184,10 @@ class _Batch:
                 learn = tuple(p for ps in by_form.values() for p in ps)
                 prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
                 n_cloze = len(by_form.get("cloze", []))
-                jobs.append(_Job(i, j, prompts, n_cloze, bool(fact.implicit)))
+                direct = not fact.implicit
+                may = direct and isinstance(stage, Neurons) and stage.apart
+                apart = may and not contrasts(fact, request.preserved)
+                jobs.append(_Job(i, j, prompts, n_cloze, direct, apart))
         return jobs
 
     def _fine_tuned(
@@ -297,10 +302,8 @@ class _StageRun(Generic[S]):
 
     def _searched(self) -> tuple[list[Changes], list[int]]:
         """Changes to search under, as they stand and as they were; and the number of each job's."""
-        apart = isinstance(self.stage, Neurons) and self.stage.apart
         now, start = self.batch.changes, self.batch.start
-        before = [apart and not job.implied for job in self.jobs]
-        numbers = [j.edit + len(now) * old for j, old in zip(self.jobs, before, strict=True)]
+        numbers = [job.edit + len(now) * job.apart for job in self.jobs]
         return [*now, *start], numbers
 
     def keys(
@@ -404,5 +407,5 @@ class _NeuronStage(_StageRun[Neurons]):
         return out
 
     def _ramp(self, job: _Job) -> tuple[float, float]:
-        direct = self.stage.deep and not job.implied
-        return self.stage.direct_ramp or self.stage.ramp if direct else self.stage.ramp
+        direct = self.stage.direct_ramp if job.direct and self.stage.deep else None
+        return direct or self.stage.ramp
