@@ -263,4 +263,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report = {"edits": edits, "search": search, "moments": moments}[args.what](args)
-    print(json.dumps({"model": args.model, "threads": args.threads, "dtype": args.dtype} | report, indent=1))
+    print(
+        json.dumps(
+            {"model": args.model, "threads": args.threads, "dtype": args.dtype} | report, indent=1
+        )
+    )

@@ -16,9 +16,11 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,7 @@ from scipy.stats import spearmanr
 import interp
 from circuits.editing import LayerSelection, preset
 from circuits.editing.editor import moments_for
+from circuits.editing.evaluation import conditions
 from circuits.editing.evaluation.cases import Case, Cases
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import (
@@ -39,7 +42,10 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS
+from circuits.editing.evaluation.fact_questions import FACT_METRICS
 from circuits.editing.evaluation.formats import load_cases
+from circuits.editing.evaluation.implicit_names import with_names
+from circuits.editing.evaluation.intervals import compare as compare_scores
 from circuits.editing.evaluation.intervals import summary
 from circuits.editing.evaluation.method_comparison import IN_PROMPT
 from circuits.editing.evaluation.multihop_metrics import score
@@ -54,9 +60,10 @@ from circuits.editing.layer_search import (
 )
 from circuits.editing.layer_selection import selection_for
 from circuits.editing.match_scores import Propagation, match_scores, site_of
-from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Method, Neurons
+from circuits.editing.methods import NAMES, QUERY_NEURONS, VALUE_NEURONS, Method, Names, Neurons
 from circuits.editing.moments import Moments
 from circuits.editing.presets import depth, early
+from circuits.editing.writing import Request, Written
 from circuits.query_value import find
 from interp.results.run_folder import RunFolder, fingerprint, identity
 
@@ -65,6 +72,11 @@ IMPLICIT = 6  # implicit phrases a fact, at most
 CONTEXTS = 2  # of the five; the bare cloze comes first
 PER_BRIDGE = 3
 SCORED, LEARNT = 40, 140  # facts of the design half that score layers, and all that are used
+STRENGTHS = tuple(f"strength={part}" for part in (0.5, 0.7, 1.0))
+GRIDS = {"ace": tuple(f"thresholds={part}" for part in (0.83, 0.92, 1.0))}
+"""Settings of a method's strength; `ace` has thresholds instead."""
+CRITERIA = np.array([0.85, 0.80])
+"""Least specificity and control two-hop accuracy."""
 SHOWN = (
     "efficacy",
     "paraphrase",
@@ -79,7 +91,7 @@ SHOWN = (
 def knowledge(model: interp.Model, cases: Cases[Case], out: Path) -> Knowledge:
     """Asked once for these demonstrations, then read."""
     mark = hashlib.blake2b(SHOTS.prefix.encode(), digest_size=4).hexdigest()
-    file = out / f"know_{model.name}_{mark}.json"
+    file = out / f"know_{model.name}_{Path(cases.source).stem}_{mark}.json"
     said = json.loads(file.read_text()) if file.exists() else {}
     found = prior_knowledge(
         model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said
@@ -97,11 +109,12 @@ def chosen(
     skip: int = 0,
     seed: int = 0,
     learnt: Collection[str] = (),
+    names: Names = "given",
 ) -> list[Case]:
     """Two-hop cases of a position in a seeded order, after the first `skip`.
 
     The first few of each bridge come before all others. Cases that edit a subject in `learnt` are
-    passed over.
+    passed over, and of last hops those whose given `names` are lacking.
     """
     rows = [c for c in cases if c.n_hops == 2 and c.n_edits == 1 and c.position == position]
     random.Random(f"{seed} {position}").shuffle(rows)
@@ -110,7 +123,7 @@ def chosen(
     beyond: list[Case] = []
     for case in rows:
         bridge = case.bridges[0]
-        named = position == "first" or case.facts[0].implicit
+        named = names != "given" or position == "first" or case.facts[0].implicit
         fresh = case.facts[0].subject not in learnt
         if named and fresh:
             taken[bridge] = taken.get(bridge, 0) + 1
@@ -126,13 +139,15 @@ def load(
     """The model, the usable cases of a split, and the questions that controls come from."""
     torch.set_num_threads(args.threads)
     model = interp.load_model(args.model, dtype=args.dtype)
-    everything = load_cases(CHAINS)
+    source = CHAINS if split else args.cases
+    everything = load_cases(source)
     by_bridge = tuple(replace(case, cluster=case.bridges[0]) for case in everything)
     everything = replace(everything, records=by_bridge)
     known = knowledge(model, everything, args.out)
-    mine = [case for case in everything if case.split == (split or args.split)]
+    half = split or (args.split if source == CHAINS else "")
+    mine = [case for case in everything if not half or case.split == half]
     usable = [case for case in mine if not known.missing(case)]
-    print(f"{split or args.split}: {len(mine)} cases, {len(usable)} usable", flush=True)
+    print(f"{everything.source} {half}: {len(mine)} cases, {len(usable)} usable", flush=True)
     return model, usable, QuestionPool.of(mine, known.right)
 
 
@@ -204,8 +219,8 @@ def run(
     """Evaluate one condition, print its line, return its scores."""
     moments = moments_at(args, cases, condition.method) if condition.method else {}
     templates = contexts(model, seed=seed)[: 1 + CONTEXTS]
-    at = args.out / f"{args.model}.{args.split}.{args.tag}" / f"{condition.name}.{seed}"
-    protocol = Protocol(SHOTS, pool, seed=seed)
+    at = folder_of(args) / f"{condition.name}.{seed}"
+    protocol = Protocol(SHOTS, pool, seed=seed, fact_questions=args.facts)
     named = {"condition": condition.name, "seed": seed, "cases": fingerprint(cases)} | identity(
         model
     )
@@ -224,7 +239,8 @@ def run(
         f"edit, target probability at least {min(p, default=1):.2f}\n",
         flush=True,
     )
-    return scores.assign(p=float(np.mean(p)) if p else np.nan)
+    facts = edits.filter(["case", "seed", *FACT_METRICS])
+    return scores.merge(facts, on=["case", "seed"]).assign(p=float(np.mean(p)) if p else np.nan)
 
 
 def place(args: argparse.Namespace) -> None:
@@ -309,9 +325,21 @@ def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionP
     cases = [
         case
         for at in ("first", "last")
-        for case in chosen(usable, args.n, at, args.skip, learnt=learnt)
+        for case in chosen(usable, args.n, at, args.skip, learnt=learnt, names=args.names)
     ]
+    mark = {"cases": fingerprint(cases)} | identity(model)
+    with RunFolder.open(folder_of(args) / "names", "implicit names", mark) as steps:
+        cases, tried = with_names(model, cases, args.names, steps)
+    named = Counter(case.position for case in cases if case.facts[0].implicit)
+    asked, tries = Counter(case.position for case in cases), Counter(tried["outcome"])
+    print(f"cases {dict(asked)}, with names {dict(named)}; phrases {dict(tries)}", flush=True)
     return model, cases, pool
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where runs on one set of cases are kept."""
+    source = args.split if args.cases == CHAINS else Path(args.cases).stem
+    return args.out / f"{args.model}.{source}.{args.names}.{args.tag}"
 
 
 def learnt_subjects() -> set[str]:
@@ -320,26 +348,82 @@ def learnt_subjects() -> set[str]:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Compare methods."""
+    """Compare methods, the first with each of the others."""
     model, cases, pool = mixed(args)
     placement = layers_of(args, model)
+    names, found = args.methods.split(","), list[pd.DataFrame]()
     for seed in map(int, args.seeds.split(",")):
-        for name in args.methods.split(","):
-            run(args, model, pool, condition_of(name, model, placement), cases, seed)
+        for name in names:
+            found.append(run(args, model, pool, condition_of(name, model, placement), cases, seed))
+    scores = pd.concat(found, ignore_index=True)
+    for by in ([], ["position"]):
+        for name, table in summary(scores, by).groupby(["condition", *by], sort=False):
+            print(name, *map(interval, table.itertuples()), sep="  ")
+        for other in names[1:]:
+            both = compare_scores(scores, names[0], other, by)
+            for at, table in both.groupby(by, sort=False) if by else [("", both)]:
+                print(f"{names[0]} minus {other}", at, *map(interval, table.itertuples()), sep="  ")
+
+
+def interval(line: Any) -> str:
+    """A metric with its interval and number of cases."""
+    return f"{line.metric} {line.value:.3f} [{line.low:.3f}, {line.high:.3f}] n {line.cases}"
+
+
+def strengths(args: argparse.Namespace) -> None:
+    """Per method the setting of its grid that is best on design cases.
+
+    That is the one of largest net multi-hop of those that meet both criteria of locality; where
+    none does, the one that misses them by least. Each method is written once per case where its
+    setting is only how much of the change is made.
+    """
+    model, cases, pool = mixed(args)
+    placement = layers_of(args, model)
+    conditions.write = written_once(conditions.write)
+    for name in args.methods.split(","):
+        found: dict[str, tuple[float, float]] = {}
+        for setting in GRIDS.get(name, STRENGTHS):
+            one = condition_of(f"{name}:{setting}", model, placement)
+            scores = run(args, model, pool, one, cases)
+            got = scores[["specificity", "control_two_hop", "net_multi_hop"]].mean()
+            short = np.minimum(got[["specificity", "control_two_hop"]] - CRITERIA, 0).sum()
+            found[one.name] = float(short), float(got["net_multi_hop"])
+        print("chosen:", max(found, key=lambda name: found[name]), flush=True)
+
+
+def written_once(write: Callable[..., list[Written]]) -> Callable[..., list[Written]]:
+    """`write`, which remembers the last method's edits whatever name the method goes by."""
+    known: dict[Any, list[Written]] = {}
+
+    def once(model: interp.Model, requests: list[Request], **given: Any) -> list[Written]:
+        key = given["method"].stages, tuple(one.facts for one in requests)
+        if key not in known:
+            for old in [old for old in known if old[0] != key[0]]:
+                del known[old]
+            known[key] = write(model, requests, **given)
+        return known[key]
+
+    return once
 
 
 def condition_of(name: str, model: interp.Model, placement: LayerSelection) -> EditCondition:
     """A condition by name; numbers of a preset's stages may be given: ``rome+:rho=0.5:until=0.3``.
 
-    ``strength`` is the part of the finished change that is applied; ``threshold`` the match score
-    above which value neurons are active.
+    ``strength`` is the part of the finished change that is applied; ``thresholds`` multiplies the
+    match scores above which value neurons are active.
     """
     base, *said = name.split(":")
     if base in IN_PROMPT:
         return EditCondition(name, in_prompt=IN_PROMPT[base])
     other = {key: float(value) for key, value in (one.split("=") for one in said)}
-    threshold = other.pop("threshold", placement.threshold)
-    method = preset(base, model, replace(placement, threshold=threshold))
+    times, at = other.pop("thresholds", 1.0), placement
+    if at.threshold and at.direct_threshold:
+        changed = {
+            "threshold": times * at.threshold,
+            "direct_threshold": times * at.direct_threshold,
+        }
+        at = replace(at, **changed)
+    method = preset(base, model, at)
     strength = other.pop("strength", 1.0)
     search = {key: other.pop(key) for key in ("until", "clamp", "kl") if key in other}
     stages = (
@@ -411,13 +495,22 @@ def subject_tokens(args: argparse.Namespace) -> None:
         print(f"rho {rho:g}, weight of preserved questions {weight:g}:", got.separation.round(2))
 
 
-STEPS = {"know": load, "place": place, "layers": score_layers, "compare": compare}
+STEPS = {
+    "know": load,
+    "strengths": strengths,
+    "place": place,
+    "layers": score_layers,
+    "compare": compare,
+}
 STEPS |= {"random-layers": random_layers, "subject-tokens": subject_tokens}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--cases", default=CHAINS, help="multi-hop cases of another file")
+    parser.add_argument("--names", default="given", choices=NAMES, help="implicit names")
+    parser.add_argument("--facts", action="store_true", help="deny, check and turn round edits")
     parser.add_argument("--split", default="design", help="of the cases; keep test for the end")
     parser.add_argument("--out", type=Path, default=Path("runs/editing"))
     parser.add_argument("--tag", default="run", help="name of this set of runs under --out")

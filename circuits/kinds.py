@@ -105,11 +105,6 @@ def read(path: Path, prompt: str | None = None) -> ShownRun:
     return ShownRun(kind, result, result.report(*([] if prompt is None else [prompt])))
 
 
-def write_page(path: Path) -> Path:
-    """Write the page of a run folder, ``index.html`` in it; errors as in `read`."""
-    return read(path).report.write(path / "index.html")
-
-
 def _named(where: str) -> Any:
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)

@@ -30,12 +30,13 @@ def write_pages() -> None:
     os.chdir(ROOT)
     from sample_runs import SAMPLES
 
-    from circuits.kinds import write_page
+    from circuits.kinds import read
 
     runs = WORK / "runs"
     shutil.rmtree(runs, ignore_errors=True)
     for kind, write in SAMPLES.items():
-        print(write_page(write(runs / kind.replace(" ", "_"))))
+        at = write(runs / kind.replace(" ", "_"))
+        print(read(at).report.write(at / "index.html"))
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from circuits.cli.edit_cases import EditedCases, print_left_out
 from circuits.cli.options import (
-    N_TOKENS,
     CasesOption,
     ForceOption,
     InChat,
@@ -17,9 +17,7 @@ from circuits.cli.options import (
     LimitOption,
     NeededOutOption,
     OnModel,
-    PlacementOption,
     SplitOption,
-    TokensOption,
     choice,
     names_in,
     numbers,
@@ -53,22 +51,19 @@ EXAMPLES = (
 
 def evaluate(
     on: OnModel,
-    cases: CasesOption,
+    edited: EditedCases,
     into: Into,
     in_chat: InChat,
     methods: Annotated[
         str, choice((*METHODS, *INFORMED, *BASELINES), says("methods"), many=True)
     ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
-    split: SplitOption = None,
     format: Annotated[
         str | None,
         choice(FORMATS, "Format of the cases; by default recognised from the fields of a row."),
     ] = None,
     filter: Annotated[Filter, typer.Option(help=says("filter"))] = "composed",
-    placement: PlacementOption = None,
     implicit: Annotated[str, choice(NAMES, says("implicit"))] = "given",
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
-    neutral: Annotated[str | None, typer.Option(help=says("neutral"))] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
     fact_questions: Annotated[
         bool,
@@ -76,41 +71,29 @@ def evaluate(
     ] = True,
     seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
     limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,
-    n_tokens: TokensOption = N_TOKENS,
     as_json: JsonOption = False,
 ) -> None:
     """Edit each case by each method, and ask what became of the model."""
-    from circuits.editing.evaluation import compare_methods, load_benchmark
-    from circuits.editing.layer_selection import selection_for
+    from circuits.editing.evaluation import compare_methods
+    from interp.data.records import checked
 
-    settings = ComparisonSettings(
-        methods=tuple(names_in(methods)),
-        seeds=tuple(numbers("--seeds", seeds) or ()),
-        limit=limit,
-        filter=filter,
-        implicit=cast(Any, implicit),
-        shots=shots,
-        chat=in_chat.options(),
-        neutral=neutral,
-        sequential=sequential,
-        fact_questions=fact_questions,
-        n_tokens=n_tokens,
-    )
-    settings.demonstrations()  # refused before a model is loaded
-    settings.neutral_text()
-    rows = load_benchmark(cases, split, format)
-    model = on.load()
-    layers = selection_for(model, placement, *settings.methods)
-    with bar("editing", "") as report:
-        result = compare_methods(
-            model,
-            rows,
-            settings,
-            layers,
-            out=into.out,
-            force=into.force,
-            progress=lambda what, done, total: report(done, total, what),
-        )
+    settings = checked(
+        ComparisonSettings,
+        {
+            "methods": names_in(methods),
+            "seeds": numbers("--seeds", seeds),
+            "limit": limit,
+            "filter": filter,
+            "implicit": implicit,
+            "shots": shots,
+            "neutral": edited.neutral,
+            "sequential": sequential,
+            "fact_questions": fact_questions,
+            "n_tokens": edited.n_tokens,
+        },
+        "options",
+    ).model_copy(update={"chat": in_chat.options()})
+    result = edited.evaluated(on, settings, compare_methods, into, format)
     found = result.summary()
     if as_json:
         print_json({"run": into.run, **found})
@@ -120,15 +103,13 @@ def evaluate(
         f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
         f"{found['model']}",
     )
-    for reason, n in found["excluded"].items():
-        stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+    print_left_out(found["excluded"])
     for row in found["unusable"][:N_ROWS]:
         said = escape(f"{row['where']}: {row['reason']}")
         stdout.print(f"[dim]{said}[/dim]", highlight=False, soft_wrap=True)
     for outcome, n in found["implicit"].items():
         stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
-    if into.out:
-        stdout.print(f"run folder: {into.out}", highlight=False, soft_wrap=True, markup=False)
+    print_run(into.out)
 
 
 CARD = "interp edit card runs/edits --model gemma-3-270m --out runs/card"
@@ -182,8 +163,7 @@ def card(
     kept = ["title", "n", "unedited", "edited", "prompt-only", "verdict"]
     print_table(lines[kept].rename(columns={"title": "metric"}), "; ".join(found.facts))
     stdout.print(escape(found.verdict()), highlight=False, soft_wrap=True)
-    for reason, count in found.missing.items():
-        stdout.print(f"[dim]{count} left out: {escape(reason)}[/dim]", highlight=False)
+    print_left_out(found.missing)
     print_run(into.out)
 
 
@@ -242,8 +222,8 @@ def _by_metric(
     """A line per figure with its protocol and a column per method; without the intervals."""
     import pandas as pd
 
-    first = next(iter(methods.values()))
-    figures = [name for name, value in first.items() if not isinstance(value, list)]
+    every = [item for line in methods.values() for item in line.items()]
+    figures = list(dict.fromkeys(name for name, value in every if not isinstance(value, list)))
     columns = {
         method: ["–" if line.get(name) is None else f"{line[name]:.3g}" for name in figures]
         for method, line in methods.items()

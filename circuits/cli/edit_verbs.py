@@ -245,12 +245,9 @@ def _asked(
     """
     from circuits.editing.evaluation.demonstrations import SHOTS
     from circuits.editing.evaluation.edited_models import Ask, asking, generations
-    from interp.data.chat import render
 
     asks = [
-        asking(SHOTS, text)
-        if chat is None
-        else Ask(0, render(model, chat.wrap(text))[0], n_tokens=SHOTS.n_tokens)
+        Ask(0, text, n_tokens=SHOTS.n_tokens, chat=chat) if chat else asking(SHOTS, text)
         for text in questions
     ]
     before = generations(model, asks, [()])

@@ -1,6 +1,6 @@
 """`interp lens`: what the residual stream would predict after each layer."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -29,21 +29,22 @@ def lens(
     fitted = None if jacobian is None else interp.JacobianLens.load(jacobian)
     wrapped = in_chat.prompt(prompt)
     found = interp.logit_lens(on.load(), wrapped, top, at="last", jacobian=fitted)
-    top_tokens = found.top.isel(prompt=0, pos=0).transpose("depth", "rank")
-    read = (top_tokens[name].values for name in ("depth", "token", "probability"))
-    depths = {
-        int(depth): [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
-        for depth, *row in zip(*read, strict=True)
-    }
+    rows: Any = found.table().rename(columns={"predicted": "token"})
+    listed = [
+        {"depth": depth, "predicted": own[["token", "probability"]].to_dict("records")}
+        for depth, own in rows.groupby("depth")
+    ]
     last = found.tokens[0][-1]
     if as_json:
-        listed = [{"depth": depth, "predicted": rows} for depth, rows in depths.items()]
         print_json({"model": on.model, "prompt": prompt, "token": last, "depths": listed})
         return
     table = [
-        {"depth": depth}
-        | {str(i): f"{one['token']!r} {one['probability']:.2f}" for i, one in enumerate(rows, 1)}
-        for depth, rows in depths.items()
+        {"depth": row["depth"]}
+        | {
+            str(i): f"{t['token']!r} {t['probability']:.2f}"
+            for i, t in enumerate(row["predicted"], 1)
+        }
+        for row in listed
     ]
     title = (
         f"{found.lens}: next token after {escape(repr(last))}, by depth (0: the embedding) and rank"

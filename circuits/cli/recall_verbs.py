@@ -48,14 +48,6 @@ DatasetsOption = Annotated[
         "by default the shipped ones.",
     ),
 ]
-Recipe = Annotated[
-    str | None,
-    typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
-]
-
-
-Changes = Annotated[dict[str, Any], StudySettings]
-"""The settings that differ from the recipe's, or from the defaults."""
 
 
 @command(
@@ -101,10 +93,13 @@ def build(
 )
 def run(
     out: NeededOutOption,
-    changes: Changes,
+    changes: Annotated[dict[str, Any], StudySettings],
     force: ForceOption = False,
     model: RecipeModelOption = None,
-    recipe: Recipe = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A shipped recipe such as smollm2-135m, or a JSON file of your own."),
+    ] = None,
     datasets: DatasetsOption = None,
     neutral: NeutralOption = None,
     device: DeviceOption = None,

@@ -57,8 +57,7 @@ def make(
 
     named = chosen | {"pairs": fingerprint([list(pair) for pair in rows])} | identity(loaded)
     made = partial(interp.steering_vector, loaded, rows, **chosen)
-    kind = interp.SteeringVector
-    found = in_one_piece(into.out, "steer make", named, made, kind, into.force)
+    found = in_one_piece(into.out, "steer make", named, made, interp.SteeringVector, into.force)
     if as_json:
         print_json({"run": into.run} | found.summary())
         return

@@ -124,6 +124,8 @@ def selected(
     value, reached = _best(model, facts, VALUE_NEURONS, deep, separation)
     before = [layer for layer in early(model) if layer not in value]
     query, _ = _best(model, facts, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
+    unnamed = [replace(one, fact=replace(one.fact, implicit=())) for one in scored]
+    direct = match_scores(model, unnamed, VALUE_NEURONS, unscored, value).threshold
     moments = {at: within_fact(keys[at]) for at in _gates(value)}
     moments |= subject_moments(model, cases, query, seed)
     return LayerSelection(
@@ -134,6 +136,7 @@ def selected(
         {layer: moment.float() for (_, layer), moment in moments.items()},
         # lower, neurons would begin to fire where nothing matches
         threshold=max(2 * RISE, round(_mean_over(value, thresholds), 3)),
+        direct_threshold=max(2 * RISE, round(float(direct.mean()), 3)),
         separation=separation,
         model=model.name,
         weights_hash=model.weights_hash,

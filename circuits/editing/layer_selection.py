@@ -38,6 +38,8 @@ class LayerSelection(Result):
         covariances: by layer, the covariance within facts of what its FFN reads
             (`circuits.editing.moments.within_fact`); without them queries are small over text.
         threshold: match score at which value neurons write half of their target, if chosen.
+        direct_threshold: the same of facts without implicit phrases; without it value neurons
+            leave these out.
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
@@ -52,6 +54,7 @@ class LayerSelection(Result):
         default_factory=dict, repr=False, compare=False
     )
     threshold: float | None = None
+    direct_threshold: float | None = None
     until: float = QUERY_NEURONS.search.until
     separation: dict[int, float] = field(default_factory=dict, repr=False)
     model: str = ""
@@ -63,7 +66,8 @@ class LayerSelection(Result):
             raise DataError(
                 f"layers {both} are to be both query and value layers; give other ones."
             )
-        for name, value in (("threshold", self.threshold), ("until", self.until)):
+        for name in ("threshold", "direct_threshold", "until"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise DataError(f"{name} is {value}; give a number, 0 or more.")
 
@@ -73,6 +77,12 @@ class LayerSelection(Result):
         if self.threshold is None:
             return VALUE_NEURONS.ramp
         return self.threshold - RISE, self.threshold + RISE
+
+    @property
+    def direct_ramp(self) -> tuple[float, float] | None:
+        """The same of facts without implicit phrases."""
+        at = self.direct_threshold
+        return None if at is None else (at - RISE, at + RISE)
 
     @property
     def moments(self) -> dict[Place, torch.Tensor]:
@@ -86,6 +96,7 @@ class LayerSelection(Result):
             "value": list(self.value),
             "by": self.by,
             "threshold": self.threshold,
+            "direct_threshold": self.direct_threshold,
             "until": self.until,
             "separation": {str(layer): value for layer, value in self.separation.items()},
         }
@@ -114,6 +125,7 @@ class LayerSelection(Result):
             "query layers": list(self.query),
             "value layers": list(self.value),
             "match score at which value neurons are half active": self.threshold,
+            "the same, of facts without implicit names": self.direct_threshold,
             "NLL at which the search for query neurons ends": self.until,
         }
         rows = [{"setting": name, "value": cell_text(value)} for name, value in settings.items()]

@@ -109,9 +109,16 @@ class Stage:
 class Neurons:
     """Two neurons per fact in each layer, query and value written (`circuits.editing.neurons`).
 
-    Anchored at the last token, a fact without implicit phrases is left out: nothing but its own
-    subject leads to it. Attributes are those of `Stage`, and `ramp`: match scores at which the
-    neurons begin and have ceased to rise.
+    Attributes are those of `Stage`, and:
+
+    Attributes:
+        ramp: match scores at which the neurons begin and have ceased to rise.
+        direct_ramp: the same of facts without implicit phrases at the last token, which are learnt
+            from questions that name the subject, and match others less; ``None`` leaves such facts
+            out.
+        apart: whether targets of such facts are searched as if earlier stages had written nothing,
+            so that a fact which is answered there is stored here, too, and later hops find it.
+            Not where a preserved question can be asked of the subject: this would change it.
     """
 
     layers: tuple[int, ...]
@@ -122,6 +129,8 @@ class Neurons:
     preserved_weight: float = 0.3
     contrasts: bool = True
     ramp: tuple[float, float] = (0.42, 0.52)
+    direct_ramp: tuple[float, float] | None = None
+    apart: bool = False
     search: Search = field(default_factory=Search)
 
     @property

@@ -11,7 +11,7 @@ own activation function stands for relu, sharpened. They take the place of the n
 least.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,17 +87,17 @@ def neuron_changes(
     chosen: Int[Tensor, " neuron"],
     found: Queries,
     delta: Float[Tensor, "fact d_out"],
-    ramp: tuple[float, float],
+    ramps: Sequence[tuple[float, float]],
 ) -> Changes:
     """The changes that make neurons 2j and 2j + 1 of `chosen` write fact j's `delta`.
 
-    `ramp` is (lo, hi): match scores at which they begin and have ceased to rise.
+    Each of `ramps` is (lo, hi): match scores at which a fact's begin and have ceased to rise.
     """
-    lo, hi = ramp
     tau, beta = found.tau, found.beta
-    edges = torch.tensor([lo, hi], dtype=tau.dtype)
-    query = SHARPNESS * (tau[:, None] - edges[:, None] * beta).flatten(0, 1)
-    value = (delta[:, None] * torch.tensor([1.0, -1.0])[:, None] / (hi - lo)).flatten(0, 1)
+    edges = torch.tensor(ramps, dtype=tau.dtype)
+    rise = edges.diff(dim=1)[..., None]
+    query = SHARPNESS * (tau[:, None] - edges[..., None] * beta).flatten(0, 1)
+    value = (delta[:, None] * torch.tensor([1.0, -1.0])[:, None] / rise).flatten(0, 1)
     gate = model.blocks[layer].get_submodule(model.arch.layers[layer].neuron_keys["gate"].path)
     bias: Tensor | None = getattr(gate, "bias", None)
     if bias is not None:

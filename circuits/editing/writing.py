@@ -104,12 +104,18 @@ def write(
 
 @dataclass(frozen=True)
 class _Job:
-    """A fact in a stage: its edit and its prompts, whose clozes lead."""
+    """A fact in a stage: its edit and its prompts, whose clozes lead.
+
+    `direct`: it has no phrases that mean its subject without naming it. `apart`: its targets are
+    searched on the model as it was before the first stage (`Neurons.apart`).
+    """
 
     edit: int
     fact: int
     prompts: FactPrompts
     n_cloze: int
+    direct: bool
+    apart: bool
 
 
 @dataclass
@@ -121,11 +127,13 @@ class _Batch:
     moments: Moments
     templates: Sequence[str]
     changes: list[Changes]
+    start: list[Changes] = field(init=False)
     p: list[list[tuple[float, ...]]] = field(init=False)
     skipped: list[list[str]] = field(init=False)
     statistics: list[tuple[FeatureStatistics, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.start = list(self.changes)
         self.p, self.skipped = [[] for _ in self.requests], [[] for _ in self.requests]
         self.statistics = [() for _ in self.requests]
 
@@ -159,8 +167,8 @@ class _Batch:
         elif not isinstance(stage, FineTune):
             # fine-tuning changes every token, so demonstrations would cost it a run of their own
             anchor, asked = stage.anchor, ASKED
-        deep = isinstance(stage, Neurons) and stage.deep
-        needed = ("two_hop",) if deep else stage.forms
+        implied = isinstance(stage, Neurons) and stage.deep and stage.direct_ramp is None
+        needed = ("two_hop",) if implied else stage.forms
         jobs: list[_Job] = []
         for i, request in enumerate(self.requests):
             for j, fact in enumerate(request.facts):
@@ -175,7 +183,11 @@ class _Batch:
                     continue
                 learn = tuple(p for ps in by_form.values() for p in ps)
                 prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
-                jobs.append(_Job(i, j, prompts, len(by_form.get("cloze", []))))
+                n_cloze = len(by_form.get("cloze", []))
+                direct = not fact.implicit
+                may = direct and isinstance(stage, Neurons) and stage.apart
+                apart = may and not contrasts(fact, request.preserved)
+                jobs.append(_Job(i, j, prompts, n_cloze, direct, apart))
         return jobs
 
     def _fine_tuned(
@@ -273,17 +285,26 @@ class _StageRun(Generic[S]):
         self.prompt_owner = torch.cat(
             [self.owner.repeat_interleave(self.sizes), torch.tensor(beside, dtype=torch.long)]
         )
-        read = [one for job in jobs for one in job.prompts.readings(job.edit)]
+        edits, searched = self._searched()
+        read = [
+            one for job, i in zip(jobs, searched, strict=True) for one in job.prompts.readings(i)
+        ]
         owners = self.prompt_owner.tolist()
         read += [TrunkRow(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]
-        self.trunk = Trunk.of(model, read, batch.changes, min(stage.layers))
+        self.trunk = Trunk.of(model, read, edits, min(stage.layers))
         facts = [job.prompts for job in jobs]
         self.targets = search_targets(
-            model, facts, self.places, stage.search, batch.changes, self.owner, self.trunk
+            model, facts, self.places, stage.search, edits, torch.tensor(searched), self.trunk
         )
         if isinstance(stage, Stage) and stage.value_norm is not None:
             first = [job.prompts.learn[0] for job in jobs]
             self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
+
+    def _searched(self) -> tuple[list[Changes], list[int]]:
+        """Changes to search under, as they stand and as they were; and the number of each job's."""
+        now, start = self.batch.changes, self.batch.start
+        numbers = [job.edit + len(now) * job.apart for job in self.jobs]
+        return [*now, *start], numbers
 
     def keys(
         self, place: Place
@@ -381,5 +402,10 @@ class _NeuronStage(_StageRun[Neurons]):
             taken = carried | taken_neurons(self.batch.changes[edit], layer)
             chosen = idle_neurons(model, layer, written, 2 * len(mine), taken)
             delta = self.targets.delta[mine, i].double().cpu()
-            out[edit] = neuron_changes(model, layer, chosen, found, delta, stage.ramp)
+            ramps = [self._ramp(self.jobs[j]) for j in mine]
+            out[edit] = neuron_changes(model, layer, chosen, found, delta, ramps)
         return out
+
+    def _ramp(self, job: _Job) -> tuple[float, float]:
+        direct = self.stage.direct_ramp if job.direct and self.stage.deep else None
+        return direct or self.stage.ramp

@@ -292,9 +292,8 @@ def node_table(
     many = len(run.final) > 1
     for i, (own, label) in enumerate(zip(_part_values(run), run.prompt.labels, strict=True)):
         name = named(("logits", n_layers, i if many else -1, -1))
-        ends = (run.value, run.low_value if run.prompt.paired else nan)
-        ends = (nan, nan) if many else ends
-        unit = i if many else -1
+        unit, ends = (i, (nan, nan)) if many else (-1, (run.value, run.low_value))
+        ends = ends if run.prompt.paired else (ends[0], nan)
         rows.append(
             (name, "logits", n_layers, last, unit, -1, *ends, own, unshown[name], label, "")
         )

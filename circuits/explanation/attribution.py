@@ -260,12 +260,9 @@ class LinearRun:
         self, site: str, layer: int, path: str | None, to_output: Float[Tensor, "pos branch d"]
     ) -> Float[Tensor, "pos branch d"]:
         """Multipliers at the stream, from those after one of a layer's norms."""
-        x, end = (v.to(self._like) for v in (self.high(site, layer), self._end(site, layer)))
+        x, end = (self._own(of, site, layer).to(self._like) for of in (self.at.clean, self.at.end))
         function, to = norm(self.model, layer, path), to_output.to(self._like)
         return _wide(pull_back(self.model, function, x[None], end, to[None], self.at.rule))
-
-    def _end(self, site: str, layer: int) -> Tensor:
-        return self._own(self.at.end, site, layer)
 
 
 def _rank(pos: Tensor) -> Tensor:

@@ -20,7 +20,16 @@ from pydantic import Field
 from circuits.explanation.graph import EDGE_COLUMNS, KINDS, NODE_COLUMNS, AttributionGraph
 from circuits.explanation.prompt_record import PromptRecord
 from circuits.explanation.tracer_records import GIVEN, RAW, columns_of, to_circuit_tracer
-from interp.data.records import Finite, Index, Row, Text, checked, parse_json, read_text
+from interp.data.records import (
+    Finite,
+    Index,
+    Row,
+    Text,
+    checked,
+    parse_json,
+    read_text,
+    refuse_repeated,
+)
 from interp.errors import DataError, shown
 from interp.results.folder import write_text
 
@@ -88,7 +97,7 @@ def read_circuit_tracer(path: str | Path) -> AttributionGraph:
     record = parse_json(read_text(path, "circuit-tracer's JSON"), str(path))
     file = checked(_File, record, str(path))
     ids = [node.node_id for node in file.nodes]
-    _refuse_twice(ids, path)
+    refuse_repeated(((str(path), one) for one in ids), "node")
     known = set(ids)
     for number, link in enumerate(file.links, 1):
         for end in (link.source, link.target):
@@ -97,24 +106,14 @@ def read_circuit_tracer(path: str | Path) -> AttributionGraph:
     n_tokens = len(file.metadata.prompt_tokens)
     for node in file.nodes:
         if node.ctx_idx >= n_tokens:
-            raise DataError(
-                f"{path}, node {shown(node.node_id)}: ctx_idx is {node.ctx_idx}, but there are "
-                f"{n_tokens} tokens."
-            )
+            at = f"{path}, node {shown(node.node_id)}"
+            raise DataError(f"{at}: ctx_idx is {node.ctx_idx}, but there are {n_tokens} tokens.")
     supernodes: dict[str, str] = {}
     for name, *members in (group for group in file.qParams.supernodes if group):
         supernodes |= dict.fromkeys(members, name)
     if file.metadata.interp is not None:
         return _ours(file, path, supernodes)
     return _theirs(file, record, path, supernodes)
-
-
-def _refuse_twice(ids: list[str], path: str | Path) -> None:
-    seen: set[str] = set()
-    for one in ids:
-        if one in seen:
-            raise DataError(f"{path}: node {shown(one)} stands twice; keep one.")
-        seen.add(one)
 
 
 class _OwnFields(Row):
@@ -162,13 +161,11 @@ def _ours(file: _File, path: str | Path, supernodes: Mapping[str, str]) -> Attri
     for row, node, at in zip(rows, file.nodes, where, strict=True):
         row["supernode"] = supernodes.get(node.node_id, "")
         if row["kind"] not in KINDS or row["pos"] >= len(file.metadata.prompt_tokens):
-            raise DataError(
-                f"{at}: a node of kind {shown(row['kind'])} at position {row['pos']} is none of "
-                f"{', '.join(KINDS)} at one of {len(file.metadata.prompt_tokens)} tokens."
-            )
+            what = f"a node of kind {shown(row['kind'])} at position {row['pos']}"
+            raise DataError(f"{at}: {what}; give one of {', '.join(KINDS)}, at one of the tokens.")
     if "prompt" in own.settings:
         checked(PromptRecord, own.settings["prompt"], f"{path}, metadata.interp.settings.prompt")
-    _refuse_twice([row["id"] for row in rows], path)
+    refuse_repeated(((at, row["id"]) for at, row in zip(where, rows, strict=True)), "id")
     name_of = {node.node_id: row["id"] for node, row in zip(file.nodes, rows, strict=True)}
     edges = [
         (name_of[link.source], name_of[link.target], branch, weight)

@@ -69,9 +69,9 @@ def explain(
     _refuse_nothing(run)
     chosen = strongest(run, share=share) if n is None else carrying(run, n)
     graph = assembled(run, chosen, edges)
-    settings: dict[str, Any] = {"nodes": n, "share": share, "edges": edges, "answers": answers}
-    settings["prompt"] = given.record.model_dump(mode="json")
-    graph.settings.update(settings | {"seconds": round(time.perf_counter() - started, 3)})
+    graph.settings.update(nodes=n, share=share, edges=edges, answers=answers)
+    graph.settings["prompt"] = given.record.model_dump(mode="json")
+    graph.settings["seconds"] = round(time.perf_counter() - started, 3)
     return graph
 
 

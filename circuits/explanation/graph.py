@@ -136,19 +136,14 @@ class AttributionGraph(Result):
             )
         if "prompt" in self.settings and self.prompt.largest >= model.n_vocab:
             raise DataError(f"the graph's prompt has a token beyond the {model.n_vocab} there are.")
-        blocks = model.arch.layers
-        for name, kind, layer, unit, pos in zip(
-            *self._columns("id", "kind", "layer", "unit", "pos"), strict=True
-        ):
-            if kind not in ("head", "neuron", "mlp"):
-                continue
-            there = 0 <= layer < len(blocks) and 0 <= pos < len(self.tokens)
-            if there and kind != "mlp":
-                there = (
-                    0 <= unit < (blocks[layer].n_heads if kind == "head" else blocks[layer].d_mlp)
-                )
+        own: Any = self.nodes[self.nodes["kind"].isin(("head", "neuron", "mlp"))]
+        for row in own.itertuples():
+            there = 0 <= row.layer < model.arch.n_layers and 0 <= row.pos < len(self.tokens)
+            if there and row.kind != "mlp":
+                block = model.arch.layers[row.layer]
+                there = 0 <= row.unit < (block.n_heads if row.kind == "head" else block.d_mlp)
             if not there:
-                raise DataError(f"the graph has the node {name!r}, which {model.name} lacks.")
+                raise DataError(f"the graph has the node {row.id!r}, which {model.name} lacks.")
 
     def node(self, node: str) -> pd.Series:
         """A node's row; `PlanError` where the graph has no such node."""
@@ -230,11 +225,9 @@ class AttributionGraph(Result):
 
     def _with(self, column: str, texts: Mapping[str, str]) -> "AttributionGraph":
         self._known(texts)
-        own = [texts.get(i, old) for i, old in zip(*self._columns("id", column), strict=True)]
+        before = zip(self.nodes["id"], self.nodes[column], strict=True)
+        own = [texts.get(node, text) for node, text in before]
         return replace(self, nodes=self.nodes.assign(**{column: own}))
-
-    def _columns(self, *names: str) -> tuple[list[Any], ...]:
-        return tuple(self.nodes[name].tolist() for name in names)
 
     # --- shown ---
 
@@ -243,14 +236,11 @@ class AttributionGraph(Result):
         from circuits.explanation.viewer import MOST_EDGES, viewer
         from interp.results.report import Report, Section, Table, cell_text
 
-        edges: Any = self.edges[list(EDGE_COLUMNS)]
-        strongest = _numbered(by_size(edges, "weight")[:25])
+        edges: Any = _numbered(by_size(self.edges, "weight")[:25])
         top: Any = self.top(25)
         shown = ["id", "kind", "label", "activation", "attribution", "unshown"]
-        tables = [
-            Table("Strongest nodes", top[shown]),
-            Table("Strongest edges", strongest),
-        ]
+        tables = [Table("Strongest nodes", top[shown])]
+        tables.append(Table("Strongest edges", edges[list(EDGE_COLUMNS)]))
         scores = pd.DataFrame(list(self.scores.items()), columns=["score", "value"])
         if len(scores):
             tables.insert(0, Table("How much the graph explains", scores))

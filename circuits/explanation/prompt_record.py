@@ -6,8 +6,6 @@ from pydantic import model_validator
 
 from interp.data.records import Index, Row
 
-RecordedAliases = tuple[tuple[Index, ...], ...]
-
 
 class PromptRecord(Row):
     """Both prompts in tokens, how they are aligned, and what is read behind them.
@@ -24,7 +22,7 @@ class PromptRecord(Row):
 
     clean: tuple[Index, ...]
     corrupt: tuple[Index, ...]
-    answers: tuple[RecordedAliases, RecordedAliases]
+    answers: tuple[tuple[tuple[Index, ...], ...], tuple[tuple[Index, ...], ...]]
     partner: tuple[Index | None, ...]
     paired: bool
     reads: str

@@ -28,11 +28,9 @@ def rates(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     `swaps` has a row per swap and cell; intervals resample the target's country.
     """
-    rows: list[dict[str, Any]] = []
     keys = ["half", "condition", *CELL]
     grouped: Any = swaps.groupby(keys, sort=False)
-    for values, own in grouped:
-        rows.append(dict(zip(keys, values, strict=True)) | _rates(own, seed))
+    rows = [dict(zip(keys, cell, strict=True)) | _rates(own, seed) for cell, own in grouped]
     return pd.DataFrame(rows)
 
 
@@ -70,11 +68,9 @@ def chosen_cells(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _margin(part: pd.DataFrame, seed: int) -> dict[str, float]:
-    wide = part.pivot(
-        index=["swap", "country"], columns="condition", values="follows"
-    ).reset_index()
+    wide = part.pivot(index=["swap", "country"], columns="condition", values="follows")
     difference = wide["bridge"].astype(float) - wide["unrelated"].astype(float)
-    countries = wide["country"].tolist()
+    countries = wide.index.get_level_values("country").tolist()
     mean, low, high = bootstrap_mean(difference.to_numpy(), seed, clusters=countries)
     return {"margin": float(mean), "margin_low": float(low), "margin_high": float(high)}
 

@@ -98,8 +98,7 @@ class JacobianLens(Result):
 
     def report(self) -> Report:
         """How well the maps are known, and what they cost."""
-        note = "Norm: Frobenius, over that of the identity. Standard error: over passages, as a "
-        note += "part of the norm."
+        note = "Norm: Frobenius, over the identity's. Standard error: as a part of the norm."
         worst = np.nanmax(self.error) if self.n_passages > 1 else float("nan")
         return Report(
             title=f"Jacobian lens of {self.model}",

@@ -56,160 +56,132 @@ POKEMQA = "Hop-Acc of PokeMQA, arXiv 2312.15194"
 RIPPLE = "arXiv 2307.12976, sections 3 and 5.1"
 KNOWEDIT = "arXiv 2401.01286; EasyEdit's test_prediction_acc and examples/KnowEdit.md"
 
+
+def _metrics(reading: ReadAs, source: str = "", **texts: str) -> Definitions:
+    return tuple(BenchmarkMetric(name, reading, text, source) for name, text in texts.items())
+
+
 # --- ours --------------------------------------------------------------------------------------
 
-EFFICACY = BenchmarkMetric("efficacy", WORDS, "The edited sentence is continued by the target.")
-PARAPHRASE = BenchmarkMetric(
-    "paraphrase", WORDS, "Share of its rewordings that are continued by the target."
+EFFICACY = _metrics(WORDS, efficacy="The edited sentence is continued by the target.")
+PARAPHRASE = _metrics(WORDS, paraphrase="Share of its rewordings that are continued by the target.")
+OURS_MULTI_HOP = _metrics(
+    WORDS,
+    multi_hop="Any wording of the question gets the new answer.",
+    control_two_hop="Two-hop questions of other chains that must not change.",
+    net_multi_hop="multi_hop minus the share of control two-hop questions broken.",
+    efficacy=EFFICACY[0].text,
+    paraphrase="The edited fact's question gets the new answer.",
+    hop_recall="Share of the new chain's hops that are answered.",
+    specificity="Single-hop questions, known before, that must not change: same relation, same old "
+    "answer, other relations of the subject.",
 )
-OURS_MULTI_HOP: Definitions = (
-    BenchmarkMetric("multi_hop", WORDS, "Any wording of the question gets the new answer."),
-    BenchmarkMetric(
-        "control_two_hop", WORDS, "Two-hop questions of other chains that must not change."
-    ),
-    BenchmarkMetric(
-        "net_multi_hop", WORDS, "multi_hop minus the share of control two-hop questions broken."
-    ),
-    EFFICACY,
-    BenchmarkMetric("paraphrase", WORDS, "The edited fact's question gets the new answer."),
-    BenchmarkMetric("hop_recall", WORDS, "Share of the new chain's hops that are answered."),
-    BenchmarkMetric(
-        "specificity",
+OURS_SINGLE = (
+    *EFFICACY,
+    *PARAPHRASE,
+    *_metrics(
         WORDS,
-        "Single-hop questions, known before, that must not change: same relation, same old answer, "
-        "other relations of the subject.",
+        specificity="Neighbourhood prompts that the unedited model continues rightly, and the "
+        "edited one, too.",
     ),
 )
-OURS_SINGLE: Definitions = (
-    EFFICACY,
-    PARAPHRASE,
-    BenchmarkMetric(
-        "specificity",
+OURS_RIPPLE = EFFICACY + _metrics(
+    WORDS,
+    multi_hop="Share of Compositionality I and II tests passed, of those whose condition queries "
+    "the unedited model answers, of all edits.",
+    specificity="Preservation and Relation Specificity tests that the unedited model passes, and "
+    "the edited one, too.",
+)
+OURS_KNOW_EDIT = (
+    *EFFICACY,
+    *PARAPHRASE,
+    *_metrics(
         WORDS,
-        "Neighbourhood prompts that the unedited model continues rightly, and the edited one, too.",
+        multi_hop="Portability prompts of the type Reasoning.",
+        specificity="Locality prompts that the unedited model continues rightly, and the edited "
+        "one, too.",
     ),
 )
 
 # --- published ---------------------------------------------------------------------------------
 
 
-def _mquake(multi_hop: BenchmarkMetric) -> Definitions:
-    return (
-        BenchmarkMetric(
-            "edit_wise",
-            EXACT,
-            "Edit-wise success rate: share of edited facts whose sentence, without demonstrations, "
-            "is continued by the target; what follows it is not read.",
-            MQUAKE,
-        ),
-        BenchmarkMetric(
-            "instance_wise",
-            EXACT,
-            "Instance-wise accuracy: every hop of the new chain is recalled, edited ones from "
-            "their sentence, the others from their question behind demonstrations.",
-            MQUAKE,
-        ),
-        multi_hop,
-        BenchmarkMetric(
-            "hop_wise",
-            WORDS,
-            "Any wording is answered rightly behind thoughts that name the answer of every hop, in "
-            "order; only with thoughts (--shots reasoned).",
-            POKEMQA,
-        ),
+def _mquake(multi_hop: Definitions) -> Definitions:
+    single = _metrics(
+        EXACT,
+        MQUAKE,
+        edit_wise="Edit-wise success rate: share of edited facts whose sentence, without "
+        "demonstrations, is continued by the target; what follows it is not read.",
+        instance_wise="Instance-wise accuracy: every hop of the new chain is recalled, edited ones "
+        "from their sentence, the others from their question behind demonstrations.",
     )
-
-
-def _criterion(name: str, text: str) -> BenchmarkMetric:
-    about = (
-        ": share of tests passed, of those whose condition queries the unedited model answers, "
-        "of edits that succeeded."
+    hop_wise = _metrics(
+        WORDS,
+        POKEMQA,
+        hop_wise="Any wording is answered rightly behind thoughts that name the answer of every "
+        "hop, in order; only with thoughts (--shots reasoned).",
     )
-    return BenchmarkMetric(name, WORDS, text + about, RIPPLE)
-
-
-COUNTERFACT: Definitions = (
-    BenchmarkMetric(
-        "efficacy_score", LIKELIER, "ES: P(new object) > P(true object) after the prompt.", ROME
-    ),
-    BenchmarkMetric(
-        "paraphrase_score", LIKELIER, "PS: the same, share of the paraphrased prompts.", ROME
-    ),
-    BenchmarkMetric(
-        "neighbourhood_score",
-        LIKELIER,
-        "NS: P(true object) > P(new object), share of prompts about neighbouring subjects.",
-        ROME,
-    ),
-    BenchmarkMetric(
-        "counterfact_score", LIKELIER, "S: the harmonic mean of the means of ES, PS and NS.", ROME
-    ),
-    BenchmarkMetric(
-        "efficacy_magnitude",
-        LIKELIER,
-        "EM: P(new) - P(true), each the exponential of the mean log-probability per token, as in "
-        "ROME's released evaluation.",
-        ROME,
-    ),
-    BenchmarkMetric("paraphrase_magnitude", LIKELIER, "PM: the same of PS.", ROME),
-    BenchmarkMetric("neighbourhood_magnitude", LIKELIER, "NM: P(true) - P(new), of NS.", ROME),
-)
+    return single + multi_hop + hop_wise
 
 
 def _zsre(target: str, source: str) -> Definitions:
-    return (
-        BenchmarkMetric(
-            "efficacy_accuracy",
-            FORCED,
-            f"Share of the target's tokens, after the question. The target is {target}.",
-            source,
-        ),
-        BenchmarkMetric("paraphrase_accuracy", FORCED, "After the rephrased question.", source),
-        BenchmarkMetric(
-            "unrelated_accuracy",
-            FORCED,
-            "Specificity: of the right answer's tokens, after the question about something else.",
-            source,
-        ),
-        BenchmarkMetric(
-            "zsre_score", FORCED, "The harmonic mean of the means of the three.", MEMIT
-        ),
+    accuracies = _metrics(
+        FORCED,
+        source,
+        efficacy_accuracy=f"Share of the target's tokens, after the question. The target is "
+        f"{target}.",
+        paraphrase_accuracy="After the rephrased question.",
+        unrelated_accuracy="Specificity: of the right answer's tokens, after the question about "
+        "something else.",
     )
+    mean = "The harmonic mean of the means of the three."
+    return accuracies + _metrics(FORCED, MEMIT, zsre_score=mean)
 
 
-RIPPLE_EDITS: Definitions = (
-    _criterion("logical_generalization", "LG, what follows by a rule"),
-    _criterion("compositionality_1", "CI, a hop after the edit"),
-    _criterion("compositionality_2", "CII, a hop before the edit"),
-    _criterion("subject_aliasing", "SA, another name of the subject"),
-    _criterion("preservation", "PV, other objects of the relation (Forgetfulness in the files)"),
-    _criterion("relation_specificity", "RS, other relations of the subject"),
-)
-KNOW_EDIT: Definitions = (
-    BenchmarkMetric("edit_success", FORCED, "Share of the target's tokens.", KNOWEDIT),
-    BenchmarkMetric("rephrase_accuracy", FORCED, "After the rephrased prompt.", KNOWEDIT),
-    BenchmarkMetric(
-        "portability",
-        FORCED,
-        "Mean over the types of portability prompts of the share of the answer's tokens.",
-        KNOWEDIT,
-    ),
-    BenchmarkMetric(
-        "locality",
-        FORCED,
-        "Mean over the types of locality prompts of the share of tokens, predicted along the "
-        "answer, that are the unedited model's.",
-        KNOWEDIT,
-    ),
-)
 ANY_WORDING = "Any of the question's wordings (three) gets the new answer or an alias"
-MULTI_HOP_ACCURACY = BenchmarkMetric("multi_hop_accuracy", EXACT, f"{ANY_WORDING}.", MQUAKE)
-MASKED_ACCURACY = BenchmarkMetric(
-    "masked_accuracy",
+MULTI_HOP_ACCURACY = _metrics(EXACT, MQUAKE, multi_hop_accuracy=f"{ANY_WORDING}.")
+MASKED_ACCURACY = _metrics(
     EXACT,
-    f"{ANY_WORDING}, in any case of letters, of cases that no other edit in force contaminates: "
-    "cases edited on their own, or else those left when contaminated ones are taken out (counted).",
     REMASTERED,
+    masked_accuracy=f"{ANY_WORDING}, in any case of letters, of cases that no other edit in force "
+    "contaminates: cases edited on their own, or else those left when contaminated ones are taken "
+    "out (counted).",
+)
+COUNTERFACT = _metrics(
+    LIKELIER,
+    ROME,
+    efficacy_score="ES: P(new object) > P(true object) after the prompt.",
+    paraphrase_score="PS: the same, share of the paraphrased prompts.",
+    neighbourhood_score="NS: P(true object) > P(new object), share of prompts about neighbouring "
+    "subjects.",
+    counterfact_score="S: the harmonic mean of the means of ES, PS and NS.",
+    efficacy_magnitude="EM: P(new) - P(true), each the exponential of the mean log-probability per "
+    "token, as in ROME's released evaluation.",
+    paraphrase_magnitude="PM: the same of PS.",
+    neighbourhood_magnitude="NM: P(true) - P(new), of NS.",
+)
+CRITERION = (
+    ": share of tests passed, of those whose condition queries the unedited model answers, of "
+    "edits that succeeded."
+)
+RIPPLE_EDITS = _metrics(
+    WORDS,
+    RIPPLE,
+    logical_generalization=f"LG, what follows by a rule{CRITERION}",
+    compositionality_1=f"CI, a hop after the edit{CRITERION}",
+    compositionality_2=f"CII, a hop before the edit{CRITERION}",
+    subject_aliasing=f"SA, another name of the subject{CRITERION}",
+    preservation="PV, other objects of the relation (Forgetfulness in the files)" + CRITERION,
+    relation_specificity=f"RS, other relations of the subject{CRITERION}",
+)
+KNOW_EDIT = _metrics(
+    FORCED,
+    KNOWEDIT,
+    edit_success="Share of the target's tokens.",
+    rephrase_accuracy="After the rephrased prompt.",
+    portability="Mean over the types of portability prompts of the share of the answer's tokens.",
+    locality="Mean over the types of locality prompts of the share of tokens, predicted along the "
+    "answer, that are the unedited model's.",
 )
 BENCHMARK_METRICS: Mapping[str, Definitions] = {
     "mquake": OURS_MULTI_HOP + _mquake(MULTI_HOP_ACCURACY),
@@ -218,33 +190,8 @@ BENCHMARK_METRICS: Mapping[str, Definitions] = {
     "zsre": OURS_SINGLE + _zsre("alt, which is false", f"{MEND}; {MEMIT}'s released evaluation"),
     "zsre_rome": OURS_SINGLE
     + _zsre("answers[0], which is true", f"{MEMIT} and its released evaluation"),
-    "ripple_edits": (
-        EFFICACY,
-        BenchmarkMetric(
-            "multi_hop",
-            WORDS,
-            "Share of Compositionality I and II tests passed, of those whose condition queries the "
-            "unedited model answers, of all edits.",
-        ),
-        BenchmarkMetric(
-            "specificity",
-            WORDS,
-            "Preservation and Relation Specificity tests that the unedited model passes, and the "
-            "edited one, too.",
-        ),
-        *RIPPLE_EDITS,
-    ),
-    "knowedit": (
-        EFFICACY,
-        PARAPHRASE,
-        BenchmarkMetric("multi_hop", WORDS, "Portability prompts of the type Reasoning."),
-        BenchmarkMetric(
-            "specificity",
-            WORDS,
-            "Locality prompts that the unedited model continues rightly, and the edited one, too.",
-        ),
-        *KNOW_EDIT,
-    ),
+    "ripple_edits": OURS_RIPPLE + RIPPLE_EDITS,
+    "knowedit": OURS_KNOW_EDIT + KNOW_EDIT,
 }
 """By format, in the order shown."""
 

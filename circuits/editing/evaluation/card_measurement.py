@@ -22,6 +22,7 @@ from circuits.editing.evaluation.card_questions import (
     shipped_facts,
 )
 from circuits.editing.evaluation.comparison_settings import N_QUESTIONS
+from circuits.editing.evaluation.control_questions import KnownQuestion
 from circuits.editing.evaluation.demonstrations import SHOTS
 from circuits.editing.evaluation.edit_card import EditCard
 from circuits.editing.evaluation.edited_models import (
@@ -125,12 +126,13 @@ def questions_of(
     missing: Counter[str] = Counter()
     fixed: list[CardQuestion] = []
     drawn: list[tuple[CardQuestion, list[tuple[str, Answer]]]] = []
-    implied = [data.implying(data.relation(one), one) for one in facts]
+    implied: list[tuple[KnownQuestion, ...]] = []
     for i, one in enumerate(facts):
         fixed.append(CardQuestion(i, "efficacy", 0, one.fact.cloze, "", one.new, one.old))
         for n, (text, prefix) in enumerate(paraphrased(one.fact)):
             fixed.append(CardQuestion(i, "paraphrase", n, text, prefix, one.new, one.old))
         relation = data.relation(one)
+        implied.append(data.implying(relation, one))
         if not relation:
             missing[f"same relation: {shown(one.fact.prompt)} is of no relation in the data"] += 1
         composed, absent = data.composed(one, relation)
@@ -219,12 +221,11 @@ def abilities(
     Pairs that mention an edited subject are left out and counted; ``kind`` names the pair set.
     """
     missing: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
-    asked: list[tuple[str, int, str, tuple[str, str]]] = []
+    asked: list[tuple[str, int, Ask, tuple[str, str]]] = []
     for name in ABILITIES:
-        found = []
+        n = 0
         for pair in load_pairs(name):
-            if len(found) == N_ABILITY:
+            if n == N_ABILITY:
                 break
             ask, options = Ask(0, pair.clean), (pair.answer, pair.wrong_answer)
             if any(one.subject.lenient(pair.clean) for one in facts):
@@ -232,18 +233,16 @@ def abilities(
             elif not can_compare(model, ask, options):
                 missing[f"{name}: an answer merges with the end of the prompt"] += 1
             else:
-                found.append((name, len(found), pair.clean, options))
-        asked += found
-    both = [(number, one) for number in range(len(edits)) for one in asked]
-    asks = [Ask(number, text) for number, (_, _, text, _) in both]
-    options = [options for _, (*_, options) in both]
-    log_p = option_log_p(model, asks, options, list(edits.values()))
-    for (number, one), (right, wrong) in zip(both, log_p, strict=True):
-        name, n, text, (answer, other) = one
-        reply = answer if right > wrong else other
-        values = (-1, name, n, text, answer, reply, right - wrong, right > wrong)
-        condition = list(edits)[number]
-        rows.append(dict(zip(COLUMNS, values, strict=True)) | {"condition": condition})
+                asked.append((name, n, ask, options))
+                n += 1
+    rows: list[dict[str, Any]] = []
+    for number, condition in enumerate(edits):
+        asks = [replace(ask, edit=number) for _, _, ask, _ in asked]
+        log_p = option_log_p(model, asks, [own for *_, own in asked], list(edits.values()))
+        for (name, n, ask, (answer, other)), (right, wrong) in zip(asked, log_p, strict=True):
+            reply = answer if right > wrong else other
+            values = (-1, name, n, ask.text, answer, reply, right - wrong, right > wrong)
+            rows.append(dict(zip(COLUMNS, values, strict=True)) | {"condition": condition})
     return pd.DataFrame(rows), missing
 
 

@@ -14,9 +14,10 @@ from interp.model.model import Model
 
 UNASKED = "not asked, as enough before them were usable"
 UNUSABLE = "the row cannot be used as an edit"
+UNANCHORED = "subject or target has no tokens of its own"
 CONTAMINATED = "contaminated by another case's edit"
 TOUCHED = "its edit touches an earlier one's"
-UNANSWERED = "tests (not cases) without a named answer"
+UNANSWERED = "tests (not cases) without a query or a named answer"
 
 
 def selected_cases(
@@ -46,9 +47,9 @@ def selected_cases(
         excluded |= unknown
         pool, unasked = QuestionPool.of(cases[:n_asked], known.right), len(cases) - n_asked
     else:
-        usable = [case for case in cases if _anchored(model, case)]
+        usable = [case for case in cases if anchored(model, case.fact)]
         apart = len(cases) - len(usable)
-        excluded |= {"subject or target has no tokens of its own": apart} if apart else {}
+        excluded |= {UNANCHORED: apart} if apart else {}
     kept = chosen(usable)
     excluded |= _in_the_way(usable, kept)
     if not kept:
@@ -96,9 +97,10 @@ def _in_the_way(usable: list[Any], kept: list[Any]) -> dict[str, int]:
     return {reason: n for reason, n in counts.items() if n}
 
 
-def _anchored(model: Model, case: Any) -> bool:
+def anchored(model: Model, fact: Fact) -> bool:
+    """Whether subject and target have tokens of their own."""
     try:
-        refuse_unanchored(model, case.fact)
+        refuse_unanchored(model, fact)
     except DataError:
         return False
     return True

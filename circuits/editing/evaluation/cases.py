@@ -158,8 +158,9 @@ class RippleTest(Row):
 
     @property
     def answered(self) -> bool:
-        """Whether no query lacks its answer."""
-        return all(q.named for q in (*self.queries, *(self.condition_queries or ())))
+        """Whether there is a test query, and no query lacks its answer."""
+        every = (*self.queries, *(self.condition_queries or ()))
+        return bool(self.queries) and all(query.named for query in every)
 
     def passed(self, passed: Sequence[bool]) -> bool:
         """The test's outcome, given those of its queries."""
@@ -186,7 +187,7 @@ class SingleEdit:
         neighbours, neighbour_answer: prompts about other subjects, and what must still follow.
         generations: prompts to continue, for fluency; by default the edited cloze.
         tests: of RippleEdits, each with its criterion.
-        n_unanswered: tests left out, as one of their queries has no named answer.
+        n_unanswered: tests and probes left out, as they have no query or a query no named answer.
         probes: of KnowEdit.
     """
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from circuits.editing.change import Changes
-from circuits.editing.evaluation import single_edits
 from circuits.editing.evaluation.answers import short_answer, thoughts
 from circuits.editing.evaluation.card_questions import ChainFacts
 from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Case
@@ -37,6 +36,7 @@ from circuits.editing.evaluation.edited_models import (
 )
 from circuits.editing.evaluation.fact_questions import EditedFact, ask_facts, fact_scores
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion, case_questions, row
+from circuits.editing.evaluation.single_edits import ASK, N_OTHERS, N_TOKENS, EditedModels
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import BARE
 from circuits.editing.methods import Method
@@ -149,7 +149,7 @@ def evaluate_condition(
 def _evaluated(
     model: Model, condition: EditCondition, cases: Sequence[Any], protocol: Protocol, writer: Writer
 ) -> dict[str, pd.DataFrame]:
-    multi_hop, asks_facts = protocol.format in MULTI_HOP_FORMATS, protocol.fact_questions
+    multi_hop = protocol.format in MULTI_HOP_FORMATS
     questions, preserved = _questions(cases, protocol) if multi_hop else ([], [()] * len(cases))
     requests = [Request(c.facts, k) for c, k in zip(cases, preserved, strict=True)]
     started = time.perf_counter()
@@ -160,6 +160,9 @@ def _evaluated(
     edits, owner = [one.changes for one in written], list(range(len(cases)))
     if protocol.sequential:
         edits, owner = edits[-1:], [0] * len(cases)
+    before = [stated(case, condition.in_prompt) for case in cases]
+    n_tokens = N_TOKENS.get(protocol.format, N_OTHERS)
+    models = EditedModels(model, edits, owner, before, dict(protocol.plain), n_tokens)
     if multi_hop:
         asks = [_ask(owner[i], q, cases[i], protocol.shots, condition) for i, q in questions]
         texts = generations(model, asks, edits)
@@ -168,19 +171,15 @@ def _evaluated(
             for (i, q), text in zip(questions, texts, strict=True)
         ]
     else:
-        before = [stated(case, condition.in_prompt) for case in cases]
-        models = single_edits.EditedModels(
-            model, edits, owner, before, protocol.plain, protocol.format
-        )
-        rows = single_edits.ASK[protocol.format](models, cases)
+        rows = ASK[protocol.format](models, cases)
     lines = {
         "case": [case.id for case in cases],
         "seconds": seconds,
         "peak_gb": peak_gb,
         "p": [json.dumps(one.p) for one in written],
         "skipped": [json.dumps(one.skipped) for one in written],
-        **_side_effects(model, cases, edits, owner, protocol.neutral),
-        **(_of_facts(model, cases, edits, owner, protocol, condition) if asks_facts else {}),
+        **_side_effects(models, cases, protocol.neutral),
+        **(_of_facts(models, cases, protocol.pool) if protocol.fact_questions else {}),
     }
     return {"answers": pd.DataFrame(rows), "edits": pd.DataFrame(lines)}
 
@@ -225,52 +224,42 @@ def _written(
 
 
 def _side_effects(
-    model: Model,
-    cases: Sequence[Any],
-    edits: Sequence[Changes],
-    owner: Sequence[int],
-    neutral: Sequence[TokenPrompt],
+    models: EditedModels, cases: Sequence[Any], neutral: Sequence[TokenPrompt]
 ) -> dict[str, list[float]]:
     asks = [
         [Ask(i, text, stop=None, n_tokens=N_FLUENCY) for text in case.continued]
-        for i, case in zip(owner, cases, strict=True)
+        for i, case in zip(models.owner, cases, strict=True)
     ]
-    texts = iter(generations(model, [ask for own in asks for ask in own], edits))
+    texts = iter(generations(models.model, [ask for own in asks for ask in own], models.edits))
     out = {"fluency": [float(np.mean([ngram_entropy(next(texts)) for _ in own])) for own in asks]}
     if neutral:
-        kl, ratio = drift(model, neutral, edits)
-        out["kl"] = [float(kl[i]) for i in owner]
-        out["perplexity_ratio"] = [float(ratio[i]) for i in owner]
+        kl, ratio = drift(models.model, neutral, models.edits)
+        out["kl"] = [float(kl[i]) for i in models.owner]
+        out["perplexity_ratio"] = [float(ratio[i]) for i in models.owner]
     return out
 
 
-def _read(question: CaseQuestion, text: str, shots: Shots) -> tuple[str, str]:
+def _read(question: CaseQuestion, text: str, shots: Shots) -> tuple[str, str | None]:
     """The answer in a generated text, and the thoughts before it, if it was to have any."""
     if question.cloze:
-        return short_answer(text), ""
-    return shots.read(text), thoughts(text) if shots.reasoned else ""
+        return short_answer(text), None
+    return shots.read(text), thoughts(text) if shots.reasoned else None
 
 
 def _of_facts(
-    model: Model,
-    cases: Sequence[Any],
-    edits: Sequence[Changes],
-    owner: Sequence[int],
-    protocol: Protocol,
-    condition: EditCondition,
+    models: EditedModels, cases: Sequence[Any], pool: QuestionPool
 ) -> dict[str, list[Any]]:
     """`FACT_METRICS` of each case, and as JSON the wordings that could not be formed."""
-    known = ChainFacts(protocol.pool)
+    known = ChainFacts(pool)
     facts: list[EditedFact] = []
     case_of: list[int] = []
     for i, case in enumerate(cases):
-        about = zip(case.facts, case.targets, case.originals, case.edited_subjects, strict=True)
-        for one in map(EditedFact, *zip(*about, strict=True)):
-            relation = one.fact.relation
-            facts.append(replace(one, implying=known.implying(relation, one)))
+        about = (case.facts, case.targets, case.originals, case.edited_subjects)
+        for one in map(EditedFact, *about):
+            facts.append(replace(one, implying=known.implying(one.fact.relation, one)))
             case_of.append(i)
-    before = [stated(cases[i], condition.in_prompt) for i in case_of]
-    rows, missing = ask_facts(model, facts, edits, [owner[i] for i in case_of], before)
+    owner, before = ([per_case[i] for i in case_of] for per_case in (models.owner, models.before))
+    rows, missing = ask_facts(models.model, facts, models.edits, owner, before)
     scores: Any = fact_scores(rows.assign(case=[case_of[i] for i in rows["fact"]]), ["case"])
     unformed = [Counter[str]() for _ in cases]
     for i, counts in zip(case_of, missing, strict=True):

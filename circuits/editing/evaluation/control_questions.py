@@ -137,9 +137,11 @@ def preservation_set(
 ) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
     """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
-    None has an entity of the case's own chains, nor a subject or bridge of its controls (`scored`);
-    and the relations of which the edited subject is asked there are none of ``related``, for an
-    editor asks these of the edited subject (`circuits.editing.fact_prompts.contrasts`).
+    None is about an entity of the case's own chains, nor has a subject or bridge of its controls
+    (`scored`): where Paris is the old object, "Paris is the capital of which country?" asks for
+    what is to be forgotten. And the relations of which the edited subject is asked there are none
+    of ``related``, for an editor asks these of the edited subject
+    (`circuits.editing.fact_prompts.contrasts`).
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
@@ -160,14 +162,19 @@ def preservation_set(
         "two_hop": composed,
     }
     separate = Separate(case)
+    objects = _all_keys(hop.answer for hop in (*case.hops, *case.new_hops))
+
+    def usable(question: KnownQuestion) -> bool:
+        return separate(question) and objects.isdisjoint(question.entities)
+
     drawn: dict[PreservedKind, tuple[KnownQuestion, ...]] = {}
     for kind, questions in candidates.items():
         free = [question for question in questions if taken.isdisjoint(question.entities)]
         rng = random.Random(f"{seed} {case.id} keep {kind}")
         if kind in ("related", "other_relation"):
-            drawn[kind] = _relations_in_turn(_draw(free, separate, len(free), rng))[:k]
+            drawn[kind] = _relations_in_turn(_draw(free, usable, len(free), rng))[:k]
         else:
-            drawn[kind] = _draw(free, separate, k, rng)
+            drawn[kind] = _draw(free, usable, k, rng)
     return drawn
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.editing.evaluation.card_questions import SHIPPED
+from circuits.editing.evaluation.fact_questions import PAIRED
 from circuits.editing.evaluation.figures import plot_card
 from circuits.editing.evaluation.metric_definitions import (
     ABILITIES,
@@ -194,8 +195,8 @@ class EditCard(Result):
     def _asked(self) -> Table:
         """Questions with their replies without and with the edit."""
         keys = ["fact", "kind", "index", "text"]
-        shown: Any = self.rows[self.rows["reply"] != ""]
-        shown = shown[~shown["kind"].isin((*ABILITIES, "subject_by_new", "subject_by_old"))]
+        hidden = (*ABILITIES, *PAIRED, "subject_by_new", "subject_by_old")  # without a reply
+        shown: Any = self.rows[~self.rows["kind"].isin(hidden)]
         by: Any = shown.set_index([*keys, "condition"])[["reply", "hit"]].unstack("condition")
         order = dict.fromkeys(map(tuple, shown[keys].to_numpy()))
         frame = pd.DataFrame(

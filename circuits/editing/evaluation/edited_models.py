@@ -308,18 +308,27 @@ def drift(
     n_predicted = sum(len(passage.ids) - 1 for passage in passages)
     for passage in passages:
         ids = torch.tensor(passage.ids)
-        plain = _log_p(model, ids, [()], torch.zeros(1, dtype=torch.long))
+        plain = text_log_p(model, ids)
         at_once = max(1, LOGITS_AT_ONCE // plain.numel())
         for some in torch.arange(len(edits)).split(at_once):
             edited = _log_p(model, ids, edits, some)
-            kl[some] += (plain.exp() * (plain - edited)).sum((1, 2)).cpu()
-            nll[some] += (_of_text(plain, ids) - _of_text(edited, ids)).cpu()
+            divergence, rise = moved(plain, edited, ids)
+            kl[some] += divergence.cpu()
+            nll[some] += rise.cpu()
     return kl / n_predicted, (nll / n_predicted).exp()
 
 
-def text_log_p(model: Model, ids: Int[Tensor, " pos"]) -> Float[Tensor, "pos vocab"]:
+def text_log_p(model: Model, ids: Int[Tensor, " pos"]) -> Float[Tensor, "1 pos vocab"]:
     """Log-probabilities of each next token of a text, by the model as it is."""
-    return _log_p(model, ids, [()], torch.zeros(1, dtype=torch.long))[0]
+    return _log_p(model, ids, [()], torch.zeros(1, dtype=torch.long))
+
+
+def moved(
+    plain: Float[Tensor, "1 pos vocab"], edited: Float[Tensor, "row pos vocab"], ids: Tensor
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """KL(plain || edited) of the next token, and the rise of a text's NLL, summed over tokens."""
+    apart, own = plain - edited, ids[1:].to(edited.device).expand(len(edited), -1)[..., None]
+    return (plain.exp() * apart).sum((1, 2)), apart.gather(2, own).sum((1, 2))
 
 
 def _log_p(
@@ -331,12 +340,6 @@ def _log_p(
         normed = model.body(input_ids=rows, use_cache=False).last_hidden_state
     logits = model.arch.logits_transform(model.unembed(normed[:, :-1]).float())
     return logits.log_softmax(-1)
-
-
-def _of_text(log_p: Float[Tensor, "row pos vocab"], ids: Tensor) -> Float[Tensor, " row"]:
-    """Log-probability of the passage itself."""
-    taken = ids[1:].to(log_p.device).expand(len(log_p), -1)
-    return log_p.gather(2, taken[..., None])[..., 0].sum(1)
 
 
 def ngram_entropy(text: str) -> float:

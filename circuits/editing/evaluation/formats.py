@@ -10,7 +10,7 @@ from circuits.editing.evaluation.cases import Case, Cases
 from interp.brief import brief
 from interp.data.pairs import Excluded
 from interp.data.records import Row, checked, is_hub_id, read_records
-from interp.errors import DataError, UnusableRow, shown
+from interp.errors import DataError, UnusableRow, did_you_mean, shown
 
 
 @brief
@@ -78,9 +78,10 @@ def load_benchmark(
     row is not of this format, or has no id of its own.
     """
     records, name = read_records(source, split, "edit cases")
+    rows = list(enumerate(records, 1))
     if split is not None and not is_hub_id(source):
-        records = _of_split(records, split, name)
-    return _parsed(records, name, format)
+        rows = _of_split(rows, split, name)
+    return _parsed(rows, name, format)
 
 
 def load_cases(source: str | Path, split: str | None = None) -> Cases[Case]:
@@ -96,12 +97,16 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases[Case]:
 
 def parse_cases(records: Sequence[Mapping[str, Any]], source: str = "records") -> Cases[Case]:
     """Multi-hop cases from records that are already read; otherwise as `load_cases`."""
-    return _parsed(records, source, "mquake")
+    return _parsed(list(enumerate(records, 1)), source, "mquake")
 
 
-def _of_split(records: list[dict[str, Any]], split: str, source: str) -> list[dict[str, Any]]:
-    own = [_splits(record) for record in records]
-    found = [record for record, names in zip(records, own, strict=True) if split in names]
+Rows = Sequence[tuple[int, Mapping[str, Any]]]
+"""Records, each behind its number in the file."""
+
+
+def _of_split(rows: Rows, split: str, source: str) -> Rows:
+    own = [_splits(record) for _, record in rows]
+    found = [row for row, names in zip(rows, own, strict=True) if split in names]
     if not found:
         named = shown(", ".join(sorted({n for names in own for n in names})) or "none", 120)[1:-1]
         raise DataError(f"no record of {source} is of split {shown(split)}; it has {named}.")
@@ -112,19 +117,21 @@ def _splits(record: Mapping[str, Any]) -> list[str]:
     """The splits that a record names; ``1000/edited`` for one of several numbers of edits."""
     own = record.get("split", record.get("example_type"))  # the latter is RippleEdits'
     if isinstance(own, Mapping):
-        labels = {n: [one] if isinstance(one, str) else one for n, one in own.items()}
-        return [f"{n}/{label}" for n, several in labels.items() for label in several or ()]
+        labels = {n: one if isinstance(one, list | tuple) else [one] for n, one in own.items()}
+        return [f"{n}/{label}" for n, several in labels.items() for label in several if label]
     return [own] if isinstance(own, str) else []
 
 
-def _parsed(records: Sequence[Mapping[str, Any]], source: str, format: str | None) -> Cases[Any]:
-    if not records:
+def _parsed(rows: Rows, source: str, format: str | None) -> Cases[Any]:
+    if not rows:
         raise DataError(f"{source} holds no rows; give at least one.")
-    name = format or _recognised(records[0], source)
+    name = format or _recognised(rows[0][1], source)
+    if name not in FORMATS:
+        raise DataError(f"unknown format {shown(name)}. {did_you_mean(name, FORMATS)}")
     cases: list[Any] = []
     excluded: list[Excluded] = []
     seen: dict[str, str] = {}
-    for number, record in enumerate(records, 1):
+    for number, record in rows:
         where = f"{source}, row {number}"
         form = next((f for f in FORMATS[name] if f.fields & record.keys()), FORMATS[name][0])
         row: Any = checked(form.row, record, where)

@@ -22,12 +22,13 @@ def held_out(case: Case | SingleEdit) -> list[EvaluatedChain]:
     """Per fact of a case, what its implicit subjects must not show.
 
     Of multi-hop cases: the questions, every entity of both chains but the fact's own subject, and
-    the relation that leads to it. Of others, whose chains are not written out, the questions.
+    the relation that leads to it. Of others, whose chains are not written out, the questions and
+    the fact's objects, by which the subject is asked.
     """
     if isinstance(case, SingleEdit):
         queries = (*case.probes, *(q for _, test in case.tests for q in test.queries))
         texts = (*case.paraphrases, *case.neighbours, *(query.prompt for query in queries))
-        return [EvaluatedChain(texts)]
+        return [EvaluatedChain(texts, tuple(filter(None, (*case.targets, *case.originals))))]
     hops = (*case.hops, *case.new_hops)
     texts = (*case.questions, *(hop.question for hop in hops))
     entities = [Answer(case.subject), *(hop.answer for hop in hops)]

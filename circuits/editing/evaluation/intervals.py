@@ -13,8 +13,6 @@ from interp.statistics.bootstrap import cluster_sums
 
 LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits")
 """Columns of scores that are not metrics."""
-YES_OR_NO = ("multi_hop", "instance_wise", "multi_hop_accuracy", "hop_wise")
-"""Metrics that are 0 or 1 of each case and seed."""
 
 
 def summary(
@@ -49,10 +47,12 @@ def compare(
 
     Returns:
         As `summary`, of differences over the cases where both have the metric; and for yes-or-no
-        metrics McNemar's test: how many cases only the first, and only the other got right (with
-        several seeds: in more than half of them), and its p-value, which knows no clusters.
+        metrics (0 or 1 of each case and seed) McNemar's test: how many cases only the first, and
+        only the other got right (with several seeds: in more than half of them), and its p-value,
+        which knows no clusters.
     """
     means, metrics = _over_seeds(scores, by)
+    yes_or_no = {name for name in metrics if scores[name].dropna().isin((0, 1)).all()}
     first, second = (_of_condition(means, name) for name in (condition, other))
     if list(first.index) != list(second.index):
         odd = sorted(set(first.index) ^ set(second.index))
@@ -64,7 +64,10 @@ def compare(
     def line(part: Any) -> pd.DataFrame:
         a, b = (frame[metrics].loc[part.index] for frame in (first, second))
         own = _means(part, (a - b).to_numpy(float), metrics)
-        own[["only_first", "only_other", "p"]] = [_mcnemar(a, b, m) for m in own["metric"]]
+        own[["only_first", "only_other", "p"]] = [
+            _mcnemar(a[name], b[name]) if name in yes_or_no else (np.nan,) * 3
+            for name in own["metric"]
+        ]
         return own
 
     return _by_group(first, list(by), line)
@@ -148,10 +151,8 @@ def _harmonic(cases: Any, name: str, metrics: list[str]) -> pd.DataFrame:
     return pd.DataFrame([line | {"cases": len(cases), "clusters": n}])
 
 
-def _mcnemar(a: Any, b: Any, metric: str) -> tuple[float, float, float]:
-    both = a[metric].notna() & b[metric].notna()
-    if metric not in YES_OR_NO or not both.any():
-        return np.nan, np.nan, np.nan
-    right = ((frame.loc[both, metric] > 0.5).to_numpy() for frame in (a, b))
+def _mcnemar(a: Any, b: Any) -> tuple[float, float, float]:
+    both = a.notna() & b.notna()
+    right = ((values[both] > 0.5).to_numpy() for values in (a, b))
     only_first, only_other = discordant(*right)
     return only_first, only_other, mcnemar(only_first, only_other)

@@ -1,9 +1,8 @@
 """`Comparison`: methods of editing side by side on the same cases, with intervals and tests."""
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from circuits.editing.edit import refuse_unwritable
-from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES, BenchmarkMetric
 from circuits.editing.evaluation.case_selection import UNASKED, UNUSABLE, selected_cases
@@ -25,18 +23,24 @@ from circuits.editing.evaluation.fact_questions import FACT_METRICS, unformed
 from circuits.editing.evaluation.figures import AGREEMENT
 from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
-from circuits.editing.fact_prompts import contexts
+from circuits.editing.evaluation.run_setup import (
+    Progress,
+    in_folder,
+    moments_of,
+    passages_of,
+    run_options,
+    templates_of,
+)
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
 from circuits.editing.presets import preset, refuse_unknown
-from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.data.chat import Chat
 from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
-from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, page_of
+from interp.results.run_folder import Steps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,10 +48,6 @@ if TYPE_CHECKING:
 IN_PROMPT = dict(zip(BASELINES, (None, "", IKE), strict=True))
 """Conditions that change no weight, and how the prompt states the edit: not at all, as it is, or
 behind demonstrations of how stated facts are used, as in IKE (arXiv 2305.12740)."""
-N_PASSAGES = 4
-"""Windows of neutral text that every edited model reads."""
-N_CONTEXTS = 2
-"""Sampled contexts of a cloze beside the bare one."""
 FRONTIER = (
     "Up: more multi-hop questions answered by the edit; right: fewer others broken. On the dotted "
     "line an edit answers as many questions as it breaks."
@@ -60,8 +60,6 @@ SIDE_EFFECTS_NOTE = (
 )
 N_ROWS = 20
 """Unusable rows that the summary names."""
-MOMENTS = "second moments, tokens"
-Progress = Callable[[str, int, int], None]
 
 
 @brief
@@ -266,14 +264,9 @@ def compare_methods(
     if settings.chat is not None:
         cases = _in_chat(cases, settings.chat)
     layers = layers or selection_for(model, None, *settings.methods)
+    named = partial(run_options, model, cases, settings, layers)
     make = partial(_compared, model, cases, settings, layers, progress)
-    if out is None:
-        return make(Steps())
-    named = _named(cases, settings, layers) | identity(model)
-    with RunFolder.open(out, "edit evaluate", named, unit="edits", force=force) as run:
-        if not run.finished:
-            run.finish(make(run).save, page=page_of(Comparison))
-    return Comparison.load(out)
+    return in_folder(Comparison, "edit evaluate", named, make, out, force)
 
 
 def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
@@ -287,24 +280,6 @@ def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
         return replace(case, facts=tuple(replace(fact, chat=chat) for fact in case.facts))
 
     return replace(cases, records=tuple(map(edited, cases.records)))
-
-
-def _named(
-    cases: Cases[Any], settings: ComparisonSettings, layers: LayerSelection | None
-) -> dict[str, Any]:
-    """Every option, by name; the moments of a layer selection are its layers' own."""
-    covariances = layers.covariances.values() if layers else ()
-    digests = [hashlib.blake2b(one.numpy().tobytes()).hexdigest() for one in covariances]
-    text = settings.neutral_text()
-    return {
-        **settings.model_dump(mode="json"),
-        "layers": layers and fingerprint([layers.summary(), digests]),
-        "shots": fingerprint(settings.demonstrations()),
-        "neutral": text and fingerprint(text),
-        "cases": len(cases),
-        "format": cases.format,
-        "rows": fingerprint(list(cases)),
-    }
 
 
 def _compared(
@@ -322,22 +297,16 @@ def _compared(
         refuse_unwritable(model)
     used, excluded, pool = selected_cases(model, cases, settings, report)
     used, tried = with_names(model, used, settings.implicit, steps, report)
-    text, shots = settings.neutral_text(), settings.demonstrations()
-    passages = () if text is None else tuple(windows(model, text)[:N_PASSAGES])
-    moments = moments_for(
-        model,
-        [one.method for one in conditions if one.method],
-        layers,
-        settings.n_tokens,
-        progress=lambda done, n: report(MOMENTS, done, n),
-    )
+    passages, shots = passages_of(model, settings), settings.demonstrations()
+    methods = [one.method for one in conditions if one.method]
+    moments = moments_of(model, methods, layers, settings, report)
     plain: dict[str, str] = {}
     if cases.format not in MULTI_HOP_FORMATS:
         asked = partial(report, "asking before the edit")
         plain = single_edits.asked_before(model, used, cases.format, steps, asked)
     found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for seed in settings.seeds:
-        templates = contexts(model, seed=seed)[: 1 + N_CONTEXTS]
+        templates = templates_of(model, seed)
         options = (settings.sequential, settings.fact_questions, plain)
         protocol = Protocol(shots, pool, cases.format, seed, passages, *options)
         for one in conditions:

@@ -32,7 +32,7 @@ class RewriteRow(Row):
     )
     relation_id: str | None = None
     question: Text | None = None
-    implicit: Names = None
+    implicit: tuple[Text, ...] | None = None
 
 
 class _HopRow(Row):

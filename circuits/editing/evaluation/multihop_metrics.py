@@ -107,15 +107,17 @@ def _broken(of: Tables) -> Any:
     return 1 - of["mean"]["control_two_hop"]
 
 
-def row(case: Case, question: CaseQuestion, generated: str, thought: str = "") -> dict[str, Any]:
+def row(
+    case: Case, question: CaseQuestion, generated: str, thought: str | None = None
+) -> dict[str, Any]:
     """One answer, as cut out of what was generated, and the thoughts before it, as a table's row.
 
     What follows the answer to a cloze is not compared, as nothing ends it. ``path`` is whether the
-    thoughts name the answer of every hop in order, of a question with thoughts.
+    thoughts name the answer of every hop in order; NaN where none were asked for (``None``).
     """
     expected = question.expected
     match = expected.begins if question.cloze else expected.exact
-    if question.kind != "multi_hop" or not thought:
+    if question.kind != "multi_hop" or thought is None:
         path = float("nan")
     else:
         path = float(named_in_order(thought, [hop.answer for hop in case.new_hops]))

@@ -51,7 +51,7 @@ CRITERIA = tuple(RippleRow.model_fields)[-6:]
 
 
 def ripple_case(row: RippleRow, id: str, where: str) -> SingleEdit:
-    """The case of a row, without the tests of which a query has no named answer (they are counted).
+    """The case of a row; tests without a query, or of which one has no named answer, are counted.
 
     Raises:
         UnusableRow: subject and object cannot be told apart.

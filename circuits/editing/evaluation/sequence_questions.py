@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from circuits.editing.evaluation.answers import Answer, normalised
-from circuits.editing.evaluation.case_selection import UNUSABLE
+from circuits.editing.evaluation.case_selection import UNANCHORED, UNUSABLE, anchored
 from circuits.editing.evaluation.cases import MULTI_HOP_FORMATS, Cases
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
@@ -18,8 +18,6 @@ from circuits.editing.evaluation.control_questions import (
 )
 from circuits.editing.evaluation.demonstrations import Shots
 from circuits.editing.evaluation.edited_models import Ask, asking, generations
-from circuits.editing.fact import Fact
-from circuits.editing.fact_prompts import refuse_unanchored
 from circuits.editing.writing import Request
 from interp.brief import brief
 from interp.errors import DataError
@@ -116,20 +114,12 @@ def _chosen(model: Model, cases: Cases[Any], n: int, seed: int) -> tuple[list[An
             why["edits several facts"] += 1
         elif subject in seen:
             why["edits a subject that an earlier one edits"] += 1
-        elif not _anchored(model, case.facts[0]):
-            why["subject or target has no tokens of its own"] += 1
+        elif not anchored(model, case.facts[0]):
+            why[UNANCHORED] += 1
         else:
             chosen.append(case)
             seen.add(subject)
     return chosen, dict(why)
-
-
-def _anchored(model: Model, fact: Fact) -> bool:
-    try:
-        refuse_unanchored(model, fact)
-    except DataError:
-        return False
-    return True
 
 
 def _about(i: int, case: Any, shots: Shots) -> list[SequenceQuestion]:
@@ -150,7 +140,10 @@ def _known(
     shots: Shots,
     seed: int,
 ) -> tuple[QuestionPool, list[SequenceQuestion]]:
-    """Single facts about other subjects that the model knows: controls, and what is preserved."""
+    """Single facts about other subjects that the model knows: controls, and what is preserved.
+
+    The two are about different subjects.
+    """
     found: dict[str, Answer] = {}
     for case in cases:
         for hop, subject in zip(case.hops, case.subjects, strict=True):
@@ -163,7 +156,10 @@ def _known(
     controls = [
         SequenceQuestion("locality", j, asks[i], found[texts[i]]) for j, i in enumerate(known[:n])
     ]
-    return QuestionPool.of(cases, {texts[i] for i in known[n:]}), controls
+    scored = QuestionPool.of(cases, {texts[i] for i in known[:n]})
+    taken = {e for facts in scored.facts.values() for fact in facts for e in fact.entities}
+    pool = QuestionPool.of(cases, {texts[i] for i in known[n:]})
+    return pool.where(lambda question: taken.isdisjoint(question.entities)), controls
 
 
 def _neighbours(model: Model, chosen: Sequence[Any], n: int, seed: int) -> list[SequenceQuestion]:

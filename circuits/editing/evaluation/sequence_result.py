@@ -16,8 +16,8 @@ from interp.statistics import bootstrap_mean
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-KINDS = ("efficacy", "paraphrase", "locality")
 GROUP = ["method", "order", "n_edits"]
+TENTHS = ("first tenth", "last tenth")
 AGES = ("oldest", "middle", "newest")
 NAMES = {"n_edits": "edits", "efficacy": "retention", "relative_change": "change of weights"}
 
@@ -33,7 +33,7 @@ class EditSequences(Result):
         edits: CPU ``seconds`` and target probability ``p`` of each edit, or of each batch.
         models: the model after each number of edits: ``kl`` and ``perplexity_ratio`` on neutral
             text, largest ``relative_change`` of a weight matrix, memory in ``gb``.
-        n_cases, excluded: cases given, and those not used, by reason.
+        n_cases, excluded: rows of the file, and those not used, by reason.
         stopped: why a method could not make all edits.
         restored: whether the weights were the original ones afterwards, bit for bit.
     """
@@ -76,7 +76,7 @@ class EditSequences(Result):
             mean = bootstrap_mean(part["right"].to_numpy(float)[:, None])
             values = {name: float(value[0]) for name, value in mean._asdict().items()}
             lines.append(dict(zip(keys, names, strict=True)) | values | {"n": len(part)})
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines, columns=[*keys, "value", "low", "high", "n"])
 
     def cost(self) -> pd.DataFrame:
         """CPU seconds per edit of each method, in a row: of the first and of the last tenth."""
@@ -88,26 +88,17 @@ class EditSequences(Result):
             first, last = seconds[:tenth].mean(), seconds[-tenth:].mean()
             lines.append(
                 {"method": name, "edits": len(seconds), "seconds": seconds.mean()}
-                | {"first tenth": first, "last tenth": last}
+                | dict(zip(TENTHS, (first, last), strict=True))
             )
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines, columns=["method", "edits", "seconds", *TENTHS])
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        table: Any = self.table()
+        every = self._wide(self.table()).merge(self.models, on=GROUP)
         lines = [
-            {name: one[name] for name in GROUP}
-            | {
-                kind: float(value)
-                for kind, value in one.items()
-                if kind in KINDS and value == value
-            }
-            for one in self._wide(table).to_dict("records")
+            {str(name): value for name, value in one.items() if value == value}
+            for one in every.to_dict("records")
         ]
-        models: Any = self.models.set_index(GROUP)
-        for line in lines:
-            own = models.loc[tuple(line[name] for name in GROUP)]
-            line |= {str(name): float(value) for name, value in own.items() if value == value}
         return {
             "kind": self.KIND,
             "model": self.model,

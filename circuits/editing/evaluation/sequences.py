@@ -5,7 +5,7 @@ however many there are. Afterwards the original weights are back, bit for bit.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,37 +16,36 @@ import psutil
 import torch
 
 from circuits.editing.edit import Edit, Ledger, ledger, refuse_unwritable
-from circuits.editing.editor import computed, moments_for
+from circuits.editing.editor import computed
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.cases import Cases
-from circuits.editing.evaluation.comparison_settings import neutral_text
-from circuits.editing.evaluation.demonstrations import Shots
-from circuits.editing.evaluation.edited_models import generations, text_log_p
+from circuits.editing.evaluation.edited_models import generations, moved, text_log_p
+from circuits.editing.evaluation.run_setup import (
+    Progress,
+    in_folder,
+    moments_of,
+    passages_of,
+    run_options,
+    templates_of,
+)
 from circuits.editing.evaluation.sequence_questions import SequencePlan, sequence_plan
 from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.evaluation.sequence_settings import SequenceSettings
-from circuits.editing.fact_prompts import contexts
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import Method
 from circuits.editing.moments import Moments
 from circuits.editing.presets import preset
 from circuits.editing.writing import Request
-from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
-from interp.results.run_folder import TABLES, RunFolder, Steps, fingerprint, identity, page_of
+from interp.results.run_folder import TABLES, Steps
 
-N_PASSAGES = 4
-"""Windows of neutral text that are read after each number of edits."""
-N_CONTEXTS = 2
-"""Sampled contexts of a cloze beside the bare one."""
 AT_ONCE = 20
 """Edits of a row that a killed run loses at most."""
 N_PRESERVED = 256
 """Preserved questions of a batch, at most: they are solved for together."""
-Progress = Callable[[str, int, int], None]
 
 
 @brief
@@ -84,16 +83,9 @@ def edit_sequences(
     if ledger(model).applied:
         raise PlanError(f"{model.name} carries edits already; undo them before a sequence.")
     layers = layers or selection_for(model, None, *settings.methods)
+    named = partial(run_options, model, cases, settings, layers)
     make = partial(_sequences, model, cases, settings, layers, progress)
-    if out is None:
-        return make(Steps())
-    named = settings.model_dump(mode="json") | {"rows": fingerprint(list(cases))} | identity(model)
-    named |= {"cases": len(cases), "layers": layers and fingerprint(layers.summary())}
-    named |= {"shots": fingerprint(settings.demonstrations())}
-    with RunFolder.open(out, "edit sequence", named, unit="edits", force=force) as run:
-        if not run.finished:
-            run.finish(make(run).save, page=page_of(EditSequences))
-    return EditSequences.load(out)
+    return in_folder(EditSequences, "edit sequence", named, make, out, force)
 
 
 def _sequences(
@@ -109,17 +101,8 @@ def _sequences(
     shots, n = settings.demonstrations(), settings.lengths[-1]
     report("asking before the edits", 0, 1)
     plan = sequence_plan(model, cases, n, settings.n_controls, shots, settings.seed)
-    moments = moments_for(
-        model,
-        methods,
-        layers,
-        settings.n_tokens,
-        progress=lambda done, total: report("second moments, tokens", done, total),
-    )
-    text = neutral_text(settings.neutral)
-    passages = [] if text is None else windows(model, text)[:N_PASSAGES]
-    templates = contexts(model, seed=settings.seed)[: 1 + N_CONTEXTS]
-    run = _Run(model, plan, settings, shots, moments, templates, passages, steps, report)
+    moments = moments_of(model, methods, layers, settings, report)
+    run = _Run(model, plan, settings, moments, steps, report)
     base = model.hash_now()
     try:
         run.ask("none", "row", min(n, len(plan.requests)))
@@ -129,15 +112,15 @@ def _sequences(
                 ledger(model).clear(model)
     finally:
         ledger(model).clear(model)
-    answers, made, models = (pd.concat(tables, ignore_index=True) for tables in run.tables)
+    answers, models = (pd.concat(tables, ignore_index=True) for tables in (run.answers, run.models))
     return EditSequences(
         answers,
-        made,
+        pd.DataFrame(run.edits, columns=["method", "order", "index", "seconds", "p"]),
         models,
         model.name,
         model.weights_hash,
         cases.source,
-        len(cases),
+        len(cases) + len(cases.excluded),
         plan.excluded,
         run.stopped,
         model.hash_now() == base,
@@ -154,18 +137,18 @@ class _Run:
         model: Model,
         plan: SequencePlan,
         settings: SequenceSettings,
-        shots: Shots,
         moments: Moments,
-        templates: tuple[str, ...],
-        passages: list[TokenPrompt],
         steps: Steps,
         report: Progress,
     ):
-        self.model, self.plan, self.settings, self.shots = model, plan, settings, shots
-        self.moments, self.templates, self.passages = moments, templates, passages
+        self.model, self.plan, self.settings, self.moments = model, plan, settings, moments
+        self.shots, self.templates = settings.demonstrations(), templates_of(model, settings.seed)
+        self.passages = passages_of(model, settings)
         self.steps, self.report = steps, report
         self.stopped: dict[str, str] = {}
-        self.tables: tuple[list[pd.DataFrame], ...] = ([], [], [])
+        self.answers: list[pd.DataFrame] = []
+        self.models: list[pd.DataFrame] = []
+        self.edits: list[dict[str, Any]] = []
 
     def lengths(self) -> list[int]:
         """After how many edits the model is asked: all that there are is the last."""
@@ -190,7 +173,7 @@ class _Run:
                 self.report(f"{method.name}, one after the other", done, total)
                 if made.stopped:
                     self.stopped[f"{method.name}, row"] = f"after {done} edits: {made.stopped}"
-                    if done:
+                    if done and done not in self.lengths():  # else it was asked then
                         self.ask(method.name, "row", done)
                     return
             self.ask(method.name, "row", length)
@@ -231,20 +214,16 @@ class _Run:
         return MadeEdits(tuple(edits), tuple(seconds))
 
     def _note(self, method: Method, order: str, made: MadeEdits, before: int) -> None:
-        lines = [
-            {"method": method.name, "order": order, "index": before + i, "seconds": seconds}
-            | {"p": min((p for stage in one.p for p in stage if p == p), default=float("nan"))}
-            for i, (one, seconds) in enumerate(zip(made.edits, made.seconds, strict=True))
-        ]
-        self.tables[1].append(pd.DataFrame(lines))
+        for i, (one, seconds) in enumerate(zip(made.edits, made.seconds, strict=True), before):
+            p = min((p for stage in one.p for p in stage if p == p), default=float("nan"))
+            about = {"method": method.name, "order": order, "index": i}
+            self.edits.append(about | {"seconds": seconds, "p": p})
 
     def ask(self, method: str, order: str, n: int) -> None:
         """Ask the model as it stands, after `n` edits."""
         found = self.steps.step(f"{method}/{order}/asked{n:06d}", partial(self._asked, n), TABLES)
-        for table, name in zip(
-            (self.tables[0], self.tables[2]), ("answers", "models"), strict=True
-        ):
-            table.append(found[name].assign(method=method, order=order, n_edits=n))
+        for tables, name in ((self.answers, "answers"), (self.models, "models")):
+            tables.append(found[name].assign(method=method, order=order, n_edits=n))
 
     def _asked(self, n: int) -> dict[str, pd.DataFrame]:
         questions = self.plan.questions(n, self.settings.n_asked)
@@ -258,9 +237,7 @@ class _Run:
         line: dict[str, float] = {"relative_change": largest_change(book)}
         line["gb"] = psutil.Process().memory_info().rss / 1e9
         if self.passages:
-            line |= zip(
-                ("kl", "perplexity_ratio"), drift_since(self.model, self.passages), strict=True
-            )
+            line["kl"], line["perplexity_ratio"] = drift_since(self.model, self.passages)
         return {"answers": pd.DataFrame(rows), "models": pd.DataFrame([line])}
 
     def _read(self, question: Any, text: str) -> str:
@@ -275,7 +252,7 @@ def largest_change(book: Ledger) -> float:
 
 
 @torch.no_grad()
-def drift_since(model: Model, passages: list[TokenPrompt]) -> tuple[float, float]:
+def drift_since(model: Model, passages: Sequence[TokenPrompt]) -> tuple[float, float]:
     """Mean KL(original || edited) over tokens, in nats, and perplexity over the original's."""
     kl = nll = 0.0
     n = sum(len(passage.ids) - 1 for passage in passages)
@@ -284,7 +261,7 @@ def drift_since(model: Model, passages: list[TokenPrompt]) -> tuple[float, float
         edited = text_log_p(model, ids)
         with ledger(model).suspended(model):
             plain = text_log_p(model, ids)
-        own = ids[1:, None]
-        kl += float((plain.exp() * (plain - edited)).sum())
-        nll += float((plain.gather(1, own) - edited.gather(1, own)).sum())
+        divergence, rise = moved(plain, edited, ids)
+        kl += float(divergence)
+        nll += float(rise)
     return kl / n, float(torch.tensor(nll / n).exp())

@@ -151,17 +151,18 @@ def knowedit_case(row: KnowEditRow, id: str, where: str) -> SingleEdit:
     fact = Fact(prompt, row.subject, row.target_new.strip(), where=where)
     true = next(iter(_names(row.ground_truth)), None) if row.ground_truth else None
     reworded = [text.strip() for text in (row.rephrase_prompt, row.rephrase) if text]
-    probes = [
-        NamedPrompt(f"{group}/{kind.lower()}", one.text, Answer(names[0], names))
+    asked = [
+        (f"{group}/{kind.lower()}", one.text, _names(one.ground_truth))
         for group, kinds in (("portability", row.portability), ("locality", row.locality))
         for kind, ones in (kinds or {}).items()
         for one in ones or ()
-        if (names := _names(one.ground_truth))
     ]
-    if row.locality_prompt and row.locality_ground_truth:
-        answer = Answer(row.locality_ground_truth)
-        probes.append(NamedPrompt("locality/neighbourhood", row.locality_prompt, answer))
-    return SingleEdit(id, fact, true, tuple(filter(None, reworded)), probes=tuple(probes))
+    if row.locality_prompt:
+        names = _names(row.locality_ground_truth)
+        asked.append(("locality/neighbourhood", row.locality_prompt, names))
+    probes = tuple(NamedPrompt(kind, text, Answer(n[0], n[1:])) for kind, text, n in asked if n)
+    n_unanswered, reworded = len(asked) - len(probes), tuple(filter(None, reworded))
+    return SingleEdit(id, fact, true, reworded, probes=probes, n_unanswered=n_unanswered)
 
 
 def _names(truth: GroundTruth | None) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ edit: our metrics, the same as of multi-hop cases, and beside them those of the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from circuits.editing.change import Changes
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES
 from circuits.editing.evaluation.cases import SingleEdit
@@ -29,23 +31,20 @@ CASES_AT_ONCE = 64
 Rows = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
 class EditedModels:
     """Edits of a model, and under which of them, behind which text, each case is asked.
 
-    `plain` are replies of the unedited model by prompt, which are not asked for again.
+    `plain` are replies of the unedited model by prompt, which are not asked for again; `n_tokens`
+    are those of a reply, at most.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        edits: Any,
-        owner: Sequence[int],
-        before: Sequence[str],
-        plain: Mapping[str, str],
-        format: str,
-    ):
-        self.model, self.edits, self.owner, self.before = model, edits, owner, before
-        self.plain, self.n_tokens = dict(plain), N_TOKENS.get(format, N_OTHERS)
+    model: Model
+    edits: Sequence[Changes]
+    owner: Sequence[int] = ()
+    before: Sequence[str] = ()
+    plain: dict[str, str] = field(default_factory=dict)
+    n_tokens: int = N_OTHERS
 
     def replies(self, asked: Sequence[tuple[int, str]]) -> list[str]:
         """The first line of what follows each (case, prompt)."""
@@ -59,7 +58,7 @@ class EditedModels:
         """The same of the unedited model, with nothing before the prompts."""
         new = [text for text in dict.fromkeys(prompts) if text not in self.plain]
         asks = [Ask(0, text, n_tokens=self.n_tokens) for text in new]
-        self.plain |= zip(new, generations(self.model, asks, [()]), strict=True)
+        self.plain.update(zip(new, generations(self.model, asks, [()]), strict=True))
         return [self.plain[text] for text in prompts]
 
     def likelihoods(self, asked: Sequence[tuple[int, str, str]]) -> list[TargetReading]:
@@ -76,8 +75,7 @@ def asked_before(
     progress: Callable[[int, int], None],
 ) -> dict[str, str]:
     """What the unedited model says where an edit must change nothing, or a test has conditions."""
-    found: dict[str, str] = {}
-    plain = EditedModels(model, [()], [], [], {}, format)
+    plain = EditedModels(model, [()], n_tokens=N_TOKENS.get(format, N_OTHERS))
     for lo in range(0, len(cases), CASES_AT_ONCE):
         some = cases[lo : lo + CASES_AT_ONCE]
         prompts = list(dict.fromkeys(text for case in some for text in _asked_before(case)))
@@ -86,12 +84,11 @@ def asked_before(
             replies = plain.plain_replies(prompts)
             return {"replies": pd.DataFrame({"prompt": prompts, "reply": replies}, dtype=object)}
 
-        if not prompts:
-            continue
-        table = steps.step(f"before/{lo:06d}", make, TABLES)["replies"]
-        found |= dict(zip(table["prompt"], table["reply"], strict=True))
-        progress(lo + len(some), len(cases))
-    return found
+        if prompts:
+            table = steps.step(f"before/{lo:06d}", make, TABLES)["replies"]
+            plain.plain.update(zip(table["prompt"], table["reply"], strict=True))
+            progress(lo + len(some), len(cases))
+    return plain.plain
 
 
 def _asked_before(case: SingleEdit) -> list[str]:
@@ -172,13 +169,12 @@ def _knowedit(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
         prompts += [(i, one.kind, n, one.prompt, one.answer) for n, one in enumerate(case.probes)]
     targets = [(i, text, answer.text) for i, _, _, text, answer in prompts]
     rows, readings = _generated(models, cases, prompts), models.likelihoods(targets)
-    plain = likelihoods(models.model, [(0, text, to) for _, text, to in targets], [()])
-    return [
-        row
-        | {"correct": after.correct}
-        | {"same": float(np.mean(np.equal(after.likeliest, before.likeliest)))}
-        for row, after, before in zip(rows, readings, plain, strict=True)
-    ]
+    local = [k for k, (_, kind, *_) in enumerate(prompts) if kind.startswith("locality")]
+    plain = likelihoods(models.model, [(0, *targets[k][1:]) for k in local], [()])
+    same = dict.fromkeys(range(len(prompts)), float("nan"))
+    for k, before in zip(local, plain, strict=True):
+        same[k] = float(np.mean(np.equal(readings[k].likeliest, before.likeliest)))
+    return [row | {"correct": readings[k].correct, "same": same[k]} for k, row in enumerate(rows)]
 
 
 def _ripple(models: EditedModels, cases: Sequence[SingleEdit]) -> Rows:
@@ -266,7 +262,33 @@ def _values(rows: Any, format: str) -> dict[str, tuple[Any, Any]]:
         "multi_hop": of(composed),
         "specificity": of(local & rows["known"]),
     }
-    return found | PUBLISHED[format](rows, of)
+    if format == "counterfact":
+        return found | _of_counterfact(rows, of)
+    if format == "ripple_edits":
+        counts = rows["held"] & rows["edited"]
+        return found | {name: of(counts & (kind == name)) for name in {*kind} - {"efficacy"}}
+    return found | {
+        name: of(kind.str.startswith(prompts), rows[column])
+        for name, (prompts, column) in TEACHER_FORCED[format].items()
+    }
+
+
+ZSRE = {
+    "efficacy_accuracy": ("efficacy", "correct"),
+    "paraphrase_accuracy": ("paraphrase", "correct"),
+    "unrelated_accuracy": ("neighbourhood", "correct"),
+}
+TEACHER_FORCED: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "zsre": ZSRE,
+    "zsre_rome": ZSRE,
+    "knowedit": {
+        "edit_success": ("efficacy", "correct"),
+        "rephrase_accuracy": ("paraphrase", "correct"),
+        "portability": ("portability", "correct"),
+        "locality": ("locality", "same"),
+    },
+}
+"""By format and metric: the prompts that it is taken of, and the column."""
 
 
 def _of_counterfact(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
@@ -279,35 +301,3 @@ def _of_counterfact(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
         for name in ("efficacy", "paraphrase", "neighbourhood")
         for what, values in (("score", better), ("magnitude", apart))
     }
-
-
-def _of_zsre(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
-    named = {"efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "unrelated"}
-    return {
-        f"{name}_accuracy": of(rows["kind"] == kind, rows["correct"])
-        for kind, name in named.items()
-    }
-
-
-def _of_ripple(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
-    counts, kinds = rows["held"] & rows["edited"], set(rows["kind"]) - {"efficacy"}
-    return {name: of(counts & (rows["kind"] == name)) for name in kinds}
-
-
-def _of_knowedit(rows: Any, of: Any) -> dict[str, tuple[Any, Any]]:
-    kind = rows["kind"]
-    return {
-        "edit_success": of(kind == "efficacy", rows["correct"]),
-        "rephrase_accuracy": of(kind == "paraphrase", rows["correct"]),
-        "portability": of(kind.str.startswith("portability"), rows["correct"]),
-        "locality": of(kind.str.startswith("locality"), rows["same"]),
-    }
-
-
-PUBLISHED = {
-    "counterfact": _of_counterfact,
-    "zsre": _of_zsre,
-    "zsre_rome": _of_zsre,
-    "ripple_edits": _of_ripple,
-    "knowedit": _of_knowedit,
-}

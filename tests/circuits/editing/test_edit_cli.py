@@ -11,6 +11,7 @@ from planted_cases import PLAIN, planted, sharp, single_edit_files
 from test_cli import last_json, refused, saved
 
 import interp
+from circuits.cli import edit_evaluation
 from circuits.cli.app import run
 from circuits.editing import layer_search
 from circuits.editing.evaluation import Ask, conditions, generations
@@ -365,6 +366,7 @@ def test_methods_are_evaluated_and_not_done_twice(
             "'cot' is not a file of demonstrations, and not one of direct and reason",
         ),
         (["--seeds", "0,a"], "--seeds '0,a': write numbers and ranges"),
+        (["--methods", ","], "options: 'methods' is []; it must have at least 1 item."),
         (["--split", "test"], "no record of"),
     ],
 )
@@ -391,6 +393,14 @@ def test_figures_of_a_comparison_are_printed(folder: Path, tmp_path: Path, capsy
     for name in ("multi_hop", "kl", "fluency"):
         assert shown[name] == [f"{line[name]:.3g}" for line in methods]
     assert shown["p_reached_min"][1] == "–" and "kl_ci" not in shown
+
+
+def test_a_figure_that_the_first_method_lacks_is_printed():
+    """Of RippleEdits, the published ones: only edits that succeed have them."""
+    methods = {"none": {"efficacy": 0.0}, "rome": {"efficacy": 1.0, "compositionality_1": 0.5}}
+    table = edit_evaluation._by_metric(methods, {}).set_index("figure")
+    assert table["none"].to_dict() == {"efficacy": "0", "compositionality_1": "–"}
+    assert table["rome"].to_dict() == {"efficacy": "1", "compositionality_1": "0.5"}
 
 
 def test_another_benchmark_is_recognised_and_measured(folder: Path, tmp_path: Path, capsys):

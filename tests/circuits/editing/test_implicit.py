@@ -16,6 +16,7 @@ from circuits.editing.evaluated_chains import (
     Description,
 )
 from circuits.editing.evaluation.answers import Answer
+from circuits.editing.evaluation.cases import SingleEdit
 from circuits.editing.evaluation.demonstrations import SHOTS
 from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.implicit_names import held_out, with_names
@@ -282,6 +283,15 @@ def test_of_a_case_its_questions_its_other_entities_and_the_relation_to_the_subj
     (tested,) = held_out(first)
     assert {one.text for one in tested.entities} == {"France", "French", "Spain", "Spanish"}
     assert tested.relations == () and tested.aliases == ("Molière",)
+
+
+def test_of_a_single_edit_its_questions_and_its_objects_are_held_out():
+    fact = Fact("The capital of {} is", "France", "Rome")
+    case = SingleEdit("1", fact, "Paris", paraphrases=("France, with its capital",))
+    for true, objects in (("Paris", {"Rome", "Paris"}), (None, {"Rome"})):
+        (tested,) = held_out(replace(case, true=true))
+        assert {one.text for one in tested.entities} == objects
+        assert tested.questions == case.paraphrases
 
 
 def test_cases_are_searched_without_their_chains(world):

@@ -16,7 +16,7 @@ from circuits.editing.fact import Fact, PreservedQuestion
 from circuits.editing.fact_prompts import begun_targets, contrasts, edit_prompts, preserved_prompts
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.layer_selection import LayerSelection, selection_for
-from circuits.editing.methods import Method, Neurons
+from circuits.editing.methods import QUERY_NEURONS, Method, Neurons
 from circuits.editing.moments import second_moments, within_fact_moments
 from circuits.editing.neurons import Queries, idle_neurons, neuron_changes, queries
 from circuits.editing.solver import KeyMetric
@@ -67,7 +67,7 @@ def test_neurons_write_the_target_at_their_facts_and_nothing_at_preserved_questi
 
     chosen = idle(model, moments, 4)
     delta = torch.randn(2, model.arch.d_model, generator=torch.Generator().manual_seed(1))
-    changes = neuron_changes(model, LAYER, chosen, found, delta, (0.3, 0.6))
+    changes = neuron_changes(model, LAYER, chosen, found, delta, [(0.3, 0.6)] * 2)
     a = keys_at(model, rows, [("mlp_post", LAYER)], [()], torch.zeros(len(rows)).long())
     old = a["mlp_post", LAYER][:, chosen] @ weight_of(model, "mlp_post", LAYER)[:, chosen].T
     added = written(model, changes, rows) - written(model, (), rows) + old
@@ -116,7 +116,7 @@ def test_half_a_match_writes_the_part_that_the_ramp_says():
     for gain in (0.0, 0.3, 0.45, 0.6, 1.0):
         tau, beta = (gain * norm).double()[None], norm.double()
         changes = neuron_changes(
-            model, LAYER, torch.tensor([3, 7]), Queries(tau, beta), delta, (0.3, 0.6)
+            model, LAYER, torch.tensor([3, 7]), Queries(tau, beta), delta, [(0.3, 0.6)]
         )
         ffn = model.blocks[LAYER].mlp
         with torch.no_grad():
@@ -224,3 +224,48 @@ def test_edits_that_take_the_same_neurons_are_refused_side_by_side(moments_of):
         Edit(FACTS[1:2], on_top.changes, "neurons", model.name, model.weights_hash).apply(model)
         ledger(model).applied[-1].undo(model)
     assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, before)
+
+
+def test_every_fact_has_its_own_ramp():
+    model = tiny("llama")
+    x = torch.randn(1, 5, model.arch.d_model, generator=torch.Generator().manual_seed(2))
+    norm = (x[0, 0] / x[0, 0].square().sum()).double()
+    delta, chosen = torch.ones(2, model.arch.d_model), torch.tensor([3, 7, 1, 5])
+    found = Queries(torch.stack([0.2 * norm] * 2), norm)
+    ffn, got = model.blocks[LAYER].mlp, []
+    for ramps in ([(0.3, 0.6), (0.3, 0.6)], [(0.3, 0.6), (0.05, 0.1)]):
+        changes = neuron_changes(model, LAYER, chosen, found, delta, ramps)
+        with torch.no_grad(), under(model, [changes], torch.zeros(1, dtype=torch.long)):
+            got.append(ffn(x)[0, 0])
+    assert float((got[1] - got[0]).mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_fact_without_names_is_stored_by_each_stage_as_if_by_it_alone(moments_of, tmp_path):
+    model = tiny("llama")
+    moments = moments_of(model)
+    (value,) = METHOD.stages
+    assert isinstance(value, Neurons)
+    query = replace(QUERY_NEURONS, layers=(0,), apart=True)
+    at_0 = second_moments(model, [("gate", 0), ("mlp_post", 0)], texts(), 1000, cache=tmp_path)
+    fact = replace(FACTS[0], implicit=())
+
+    def changes(
+        fact: Fact, *stages: Neurons, preserved: tuple[PreservedQuestion, ...] = ()
+    ) -> dict[tuple[str, int], torch.Tensor]:
+        method, request = Method("test", stages), Request((fact,), preserved)
+        (got,) = write(model, [request], method, moments | at_0, TEMPLATES)
+        return {change.place: change.matrix for change in got.changes}
+
+    (left_out,) = write(model, [Request((fact,))], METHOD, moments, TEMPLATES)
+    assert not left_out.changes and "has no two_hop prompts" in left_out.skipped[0]
+    direct = replace(value, direct_ramp=(0.1, 0.2))
+    both, alone = changes(fact, direct, query), changes(fact, query)
+    assert set(both) == {*changes(fact, direct), *alone}
+    for place, matrix in alone.items():
+        torch.testing.assert_close(both[place], matrix)
+    at = ("mlp_post", 0)
+    named = changes(FACTS[0], value, query)
+    assert not torch.allclose(named[at], changes(FACTS[0], query)[at])
+    other = (PreservedQuestion("w3 w50 w4", "w50", "s", related=True),)
+    spared = changes(fact, direct, query, preserved=other)
+    assert not torch.allclose(spared[at], changes(fact, query, preserved=other)[at])

@@ -127,7 +127,7 @@ def test_its_links_become_edges_in_logits_of_the_target():
 
 
 DAMAGES = {
-    "stands twice": lambda f: f["nodes"].append(f["nodes"][0]),
+    "was used before": lambda f: f["nodes"].append(f["nodes"][0]),
     "no node is called 'x'": lambda f: f["links"].append(f["links"][0] | {"source": "x"}),
     "links run in a circle": lambda f: f["links"].append(
         {"source": "1_7_1", "target": "0_3_0", "weight": 1.0}
@@ -162,10 +162,10 @@ def test_a_damaged_file_of_ours_is_refused(tmp_path: Path):
     path = tmp_path / "graph.json"
     for damage, fault in (
         (lambda f: f["nodes"][0]["interp"].pop("layer"), "'layer' is missing"),
-        (lambda f: f["nodes"][0]["interp"].update(id="logits"), "'logits' stands twice"),
+        (lambda f: f["nodes"][0]["interp"].update(id="logits"), "id 'logits' was used before"),
         (lambda f: f["metadata"]["interp"].update(value="x"), "'value' is 'x'"),
         (lambda f: f["nodes"][0]["interp"].update(kind="x"), "a node of kind 'x'"),
-        (lambda f: f["nodes"][0]["interp"].update(pos=3), "position 3 is none of"),
+        (lambda f: f["nodes"][0]["interp"].update(pos=3), "at position 3; give one of"),
         (lambda f: f["nodes"][0]["interp"].update(layer=2**40), "'layer' is 1099511627776"),
         (lambda f: f["links"][0]["interp"].update(x=1.0), "links"),
         (_prompt(clean=["a"]), "settings.prompt: 'clean.0.' is 'a'"),

@@ -3,12 +3,14 @@
 from edit_records import FACTS, MQUAKE, records
 
 from circuits.editing.evaluation.answers import normalised
+from circuits.editing.evaluation.card_questions import ChainFacts
 from circuits.editing.evaluation.control_questions import (
     QuestionPool,
     control_questions,
     preservation_set,
     preserved_of,
 )
+from circuits.editing.evaluation.fact_questions import EditedFact
 from circuits.editing.evaluation.formats import load_cases, parse_cases
 from circuits.editing.fact_prompts import contrasts
 
@@ -86,7 +88,8 @@ def check_keys(case, pool):
     scored = control_questions(case, pool)
     keys = preservation_set(case, pool, scored)
     probed = {e for questions in scored.values() for q in questions for e in q.entities}
-    own = {normalised(entity) for entity in (*case.subjects, *case.new_subjects)}
+    hops = (*case.hops, *case.new_hops)
+    own = {normalised(case.subject)} | {key for hop in hops for key in hop.answer.keys}
     relations = {case.relations[at] for at in case.edited_hops}
     for kind, questions in keys.items():
         for q in questions:
@@ -171,3 +174,20 @@ def test_an_empty_pool_gives_no_probes():
     probes = control_questions(case, pool)
     assert not any(probes.values())
     assert not any(preservation_set(case, pool, probes).values())
+
+
+def test_an_editor_is_not_given_what_implies_the_old_fact():
+    """Of "Which month comes before April?", "Which month comes after March?" is scored."""
+    chains = load_cases("multihop_chains", "test")
+    facts = ChainFacts(QuestionPool.of(chains, everything(chains)))
+    n_implying = 0
+    for case in (c for c in chains[:400] if c.position == "last"):
+        about = (case.facts, case.targets, case.originals, case.edited_subjects)
+        (one,) = map(EditedFact, *about)
+        implying = {q.text for q in facts.implying(one.fact.relation, one)}
+        if implying:
+            scored = control_questions(case, facts.pool, 2)
+            given = preservation_set(case, facts.pool, scored, 8)
+            assert implying.isdisjoint(q.text for questions in given.values() for q in questions)
+        n_implying += bool(implying)
+    assert n_implying > 20

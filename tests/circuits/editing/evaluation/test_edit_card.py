@@ -1,5 +1,6 @@
 """The edit card: figures of hand-made rows, and what it asks of a tiny model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,10 @@ def test_a_model_that_answers_no_name_needs_to_be_told_the_old_object(
     for _ in range(2):
         with pytest.raises(DataError, match="say what it is with `--old`"):
             card(model, edit)
+
+
+def test_an_empty_reply_is_shown_and_not_counted():
+    one = made({"efficacy": (2, 0, 1)})
+    rows = one.rows.assign(reply=["b", "b", "b", "", "b", "b"])  # the edited model's second
+    table = replace(one, rows=rows)._asked().frame
+    assert table["edited"].tolist() == ["b", ""] and table["counted"].tolist() == [True, False]

@@ -286,3 +286,39 @@ def test_the_format_is_recognised_or_named(tmp_path: Path):
         load_benchmark(written(tmp_path, [{"prompt": "?"}]))
     with pytest.raises(DataError, match="'subject' is missing"):
         load_benchmark(written(tmp_path, [COUNTERFACT]), format="zsre")
+
+
+def test_a_row_of_a_split_is_named_by_its_place_in_the_file(tmp_path: Path):
+    off = one(case_id=2, split="test")
+    off["requested_rewrite"][0]["subject"] = "Writer05"
+    rows = [one(case_id=1, split="train"), off, one(case_id=3, split="test")]
+    cases = load_benchmark(written(tmp_path, rows), "test")
+    assert [case.where for case in cases] == ["rows.json, row 3"]
+    assert [row.where for row in cases.excluded] == ["rows.json, row 2"]
+
+
+@pytest.mark.parametrize("split", [{"1000": 5}, {"1000": {"a": "b"}}, 5, [None]])
+def test_a_damaged_split_is_refused(tmp_path: Path, split: Any):
+    with pytest.raises(DataError, match="rows.json"):
+        load_benchmark(written(tmp_path, [one(split=split)]), "test")
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="unknown format 'mquak'. Did you mean 'mquake'"):
+        load_benchmark(written(tmp_path, [one()]), format="mquak")
+
+
+def test_a_ripple_test_without_queries_is_counted_and_not_failed(tmp_path: Path):
+    empty = RIPPLE["Relation_Specifity"][0] | {"test_queries": []}
+    row = RIPPLE | {"Relation_Specifity": [empty, empty | {"test_queries": None}]}
+    (case,) = load_benchmark(written(tmp_path, [row]))
+    assert [name for name, _ in case.tests] == ["logical_generalization"]
+    assert case.n_unanswered == 3  # one without a named answer
+
+
+def test_a_knowedit_probe_without_an_answer_is_counted(tmp_path: Path):
+    probes = [{"prompt": "a", "ground_truth": [["b"]]}, {"prompt": "c", "ground_truth": []}]
+    row = {"subject": "Ada", "prompt": "Ada was born in", "target_new": "York"}
+    row |= {"locality": {"Forgetfulness": probes}, "locality_prompt": "d"}
+    (case,) = load_benchmark(written(tmp_path, [row]))
+    assert [probe.prompt for probe in case.probes] == ["a"] and case.n_unanswered == 2

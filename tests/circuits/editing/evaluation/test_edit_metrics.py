@@ -183,10 +183,10 @@ def test_hop_wise_wants_every_hop_in_the_thoughts_in_order():
         (f"{first}, of {last}.", 1),
         (f"It is {last}. It was written by {first}.", 0),
         (f"It is {last}.", 0),
+        ("", 0),  # answered at once: no hop is named
     ):
         rows = pd.DataFrame(
-            row(case, one, last, thought if one.kind == "multi_hop" else "")
-            for one in case_questions(case, {})
+            row(case, one, last, None if one.cloze else thought) for one in case_questions(case, {})
         )
         assert list(score(rows)["hop_wise"]) == [right]
     wrong = rows.assign(lenient=False, path=1.0)
@@ -292,7 +292,7 @@ def test_a_comparison_is_paired():
     b, c = (right["ace"] & ~right["rome"]).sum(), (~right["ace"] & right["rome"]).sum()
     assert (line["only_first"], line["only_other"]) == (b, c)
     assert line["p"] == pytest.approx(mcnemar(int(b), int(c)))
-    assert np.isnan(lines.loc["efficacy", "p"])
+    assert np.isnan(lines.loc["net_multi_hop", "p"]) and np.isnan(lines.loc["control_two_hop", "p"])
     back = compare(SCORES, "rome", "ace").set_index("metric")
     assert back.loc["multi_hop", "value"] == pytest.approx(-line["value"])
 
@@ -355,3 +355,15 @@ def test_rows_that_would_be_lost_or_counted_twice_are_refused():
 def test_a_harmonic_mean_of_nothing_or_less_is_refused(values):
     with pytest.raises(PlanError, match="at least 0"):
         harmonic_mean(values)
+
+
+def test_every_yes_or_no_metric_has_a_p_value_and_no_share_has_one():
+    scores = pd.DataFrame({"condition": ["a"] * 4 + ["b"] * 4, "case": [0, 1, 2, 3] * 2})
+    scores = scores.assign(
+        masked_accuracy=[1, 1, 1, 1, 0, 0, 0, 0],
+        efficacy_score=[1, 1, 1, np.nan, 0, 0, 0, 0],
+        multi_hop=[1, 1, 1, 0.75, 0, 0, 0, 0],  # of RippleEdits, a share of tests
+    )
+    p = compare(scores, "a", "b").set_index("metric")["p"]
+    assert p["masked_accuracy"] == mcnemar(4, 0) and p["efficacy_score"] == mcnemar(3, 0)
+    assert np.isnan(p["multi_hop"])

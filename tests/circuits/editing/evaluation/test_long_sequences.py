@@ -1,11 +1,14 @@
 """Long sequences: the ledger stays exact, one more edit costs the same, and runs are resumed."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import tiny
 from planted_cases import PLAIN, planted, sharp
+from pydantic import ValidationError
 
 from circuits.editing import Fact, ledger
 from circuits.editing.change import Change
@@ -20,8 +23,9 @@ from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from circuits.editing.evaluation.sequences import drift_since, edit_sequences
 from circuits.editing.fact_prompts import contexts
 from circuits.editing.presets import preset
+from interp.data.pairs import Excluded
 from interp.data.prompts import TokenPrompt
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, PlanError, RunFolderError
 from interp.forward.blocks import projection
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -188,10 +192,61 @@ def test_a_method_that_cannot_go_on_stops_and_is_asked_about_what_it_did(world, 
 
     monkeypatch.setattr(sequences, "computed", failing)
     settings = SETTINGS.model_copy(update={"methods": ("rome",), "orders": ("row",)})
-    found = edit_sequences(model, cases, settings)
-    assert found.stopped == {"rome, row": "after 1 edits: layer 1 has 0 neurons left"}
-    assert set(found.answers.query("method == 'rome'")["n_edits"]) == {1}
-    assert found.restored
+    for lengths in ((2, 3), (1, 3)):  # stopped between two of them, and right after one
+        found = edit_sequences(model, cases, settings.model_copy(update={"lengths": lengths}))
+        assert found.stopped == {"rome, row": "after 1 edits: layer 1 has 0 neurons left"}
+        table = found.table().set_index(["method", "n_edits", "kind"])["n"]
+        assert table["rome"].to_dict() == {(1, kind): n for kind, n in table.loc["rome", 1].items()}
+        assert table["rome", 1, "efficacy"] == 1 and table["rome", 1, "locality"] == 4
+        assert [one["n_edits"] for one in found.summary()["sequences"]] == [3, 1]
+        assert found.restored
+
+
+def test_batches_alone_and_methods_that_make_no_edit_have_a_page(world, tmp_path, monkeypatch):
+    model, cases = world
+    batches = SETTINGS.model_copy(update={"methods": ("rome",), "orders": ("batch",)})
+    unusable = replace(cases, excluded=(Excluded("x", "row 13", "no subject"),))
+    found = edit_sequences(model, unusable, batches, out=tmp_path / "rome")
+    assert found.n_cases == 13 and sum(found.excluded.values()) == 10
+    assert not len(found.by_age()) and found.summary()["cost"] == []
+
+    def failing(*given):
+        raise DataError("layer 1 has 0 neurons left")
+
+    monkeypatch.setattr(sequences, "computed", failing)
+    for orders in (("batch",), ("row", "batch")):
+        none = batches.model_copy(update={"orders": orders})
+        found = edit_sequences(model, cases, none, out=tmp_path / "-".join(orders))
+        assert len(found.stopped) == len(orders) and not len(found.edits)
+        assert [one["method"] for one in found.summary()["sequences"]] == ["none"]
+
+
+def test_what_is_given_twice_counts_once_and_nothing_is_refused():
+    twice = SequenceSettings(methods=("rome", "rome"), lengths=(3, 1, 3), orders=("row", "row"))
+    assert (twice.methods, twice.lengths, twice.orders) == (("rome",), (1, 3), ("row",))
+    for name in ("methods", "lengths", "orders"):
+        with pytest.raises(ValidationError, match="at least 1 item"):
+            SequenceSettings(**{name: ()})
+
+
+def test_another_neutral_text_is_another_run(world, tmp_path):
+    model, cases = world
+    neutral = tmp_path / "neutral.txt"
+    changes = {"methods": ("rome",), "orders": ("batch",), "neutral": str(neutral)}
+    for i, text in enumerate(("w1 w2 w3 " * 80, "w4 w5 w6 " * 80)):
+        neutral.write_text(text)
+        with pytest.raises(RunFolderError, match="other neutral") if i else nullcontext():
+            edit_sequences(model, cases, SETTINGS.model_copy(update=changes), out=tmp_path / "run")
+
+
+def test_what_is_preserved_is_not_about_the_subjects_of_controls(known):
+    """Of each subject two facts are known: one is a control, so the other is not preserved."""
+    model, cases = known
+    plan = sequence_plan(model, cases, 1, 4, PLAIN)
+    about = {hop.question: s for c in cases for hop, s in zip(c.hops, c.subjects, strict=True)}
+    scored = {about[question.ask.text] for question in plan.controls}
+    given = {question.subject for request in plan.requests for question in request.preserved}
+    assert scored and scored.isdisjoint(given)
 
 
 def test_drift_in_weights_is_drift_of_rows(world):
@@ -202,7 +257,7 @@ def test_drift_in_weights_is_drift_of_rows(world):
     with edit.applied(model):
         got = drift_since(model, passages)
         assert sequences.largest_change(ledger(model)) > 0
-    assert got == pytest.approx((float(kl), float(ratio)), rel=1e-3)
+    assert got == pytest.approx((float(kl), float(ratio)), rel=1e-2)  # of 1e-5 nats
     assert drift_since(model, passages) == pytest.approx((0, 1), abs=1e-6)
 
 

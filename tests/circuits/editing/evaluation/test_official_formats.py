@@ -93,9 +93,9 @@ def test_knowedit_in_all_its_ways_to_write_an_answer(tmp_path: Path):
     assert (first.fact.prompt, first.fact.target) == ("The occupation of {} is", "diver")
     assert (first.true, first.paraphrases) == ("poet", ("Ada works as a",))
     assert first.probes == (
-        NamedPrompt("portability/reasoning", "Ada works in the", Answer("sea", ("sea", "ocean"))),
-        NamedPrompt("portability/subject_aliasing", "Ada K. is a", Answer("diver", ("diver",))),
-        NamedPrompt("locality/relation_specificity", "Ada was born in", Answer("Rome", ("Rome",))),
+        NamedPrompt("portability/reasoning", "Ada works in the", Answer("sea", ("ocean",))),
+        NamedPrompt("portability/subject_aliasing", "Ada K. is a", Answer("diver")),
+        NamedPrompt("locality/relation_specificity", "Ada was born in", Answer("Rome")),
     )
     assert (second.true, second.paraphrases, len(second.probes)) == ("mayor", (), 2)
     assert third.paraphrases == ("Who is Ada?",)

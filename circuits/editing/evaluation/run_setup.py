@@ -1,0 +1,90 @@
+"""What a comparison and a sequence of edits have in common: their folder, text, and moments."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from circuits.editing.editor import moments_for
+from circuits.editing.evaluation.cases import Cases
+from circuits.editing.evaluation.comparison_settings import EvaluationSettings
+from circuits.editing.fact_prompts import contexts
+from circuits.editing.layer_selection import LayerSelection
+from circuits.editing.methods import Method
+from circuits.editing.moments import Moments
+from interp.ablation.readouts import windows
+from interp.data.prompts import TokenPrompt
+from interp.model.model import Model
+from interp.results.result import Result
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, page_of
+
+N_PASSAGES = 4
+"""Windows of neutral text that every edited model reads."""
+N_CONTEXTS = 2
+"""Sampled contexts of a cloze beside the bare one."""
+Progress = Callable[[str, int, int], None]
+R = TypeVar("R", bound=Result)
+
+
+def in_folder(
+    kind: type[R],
+    verb: str,
+    named: Callable[[], dict[str, Any]],
+    make: Callable[[Steps], R],
+    out: str | Path | None,
+    force: bool,
+) -> R:
+    """A run's result, with its page in a folder if there is one; resumed where it was stopped."""
+    if out is None:
+        return make(Steps())
+    with RunFolder.open(out, verb, named(), unit="edits", force=force) as run:
+        if not run.finished:
+            run.finish(make(run).save, page=page_of(kind))
+    return kind.load(out)
+
+
+def run_options(
+    model: Model, cases: Cases[Any], settings: EvaluationSettings, layers: LayerSelection | None
+) -> dict[str, Any]:
+    """Every option, by name; the moments of a layer selection are its layers' own."""
+    covariances = layers.covariances.values() if layers else ()
+    digests = [hashlib.blake2b(one.numpy().tobytes()).hexdigest() for one in covariances]
+    text = settings.neutral_text()
+    return {
+        **settings.model_dump(mode="json"),
+        "layers": layers and fingerprint([layers.summary(), digests]),
+        "shots": fingerprint(settings.demonstrations()),
+        "neutral": text and fingerprint(text),
+        "cases": len(cases),
+        "format": cases.format,
+        "rows": fingerprint(list(cases)),
+        **identity(model),
+    }
+
+
+def passages_of(model: Model, settings: EvaluationSettings) -> tuple[TokenPrompt, ...]:
+    """The passages of neutral text on which drift is measured, if any."""
+    text = settings.neutral_text()
+    return () if text is None else tuple(windows(model, text)[:N_PASSAGES])
+
+
+def templates_of(model: Model, seed: int) -> tuple[str, ...]:
+    """The contexts of a cloze."""
+    return tuple(contexts(model, seed=seed)[: 1 + N_CONTEXTS])
+
+
+def moments_of(
+    model: Model,
+    methods: Sequence[Method],
+    layers: LayerSelection | None,
+    settings: EvaluationSettings,
+    report: Progress,
+) -> Moments:
+    """The second moments that methods need."""
+    return moments_for(
+        model,
+        methods,
+        layers,
+        settings.n_tokens,
+        progress=lambda done, total: report("second moments, tokens", done, total),
+    )
