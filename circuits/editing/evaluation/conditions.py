@@ -258,7 +258,7 @@ def _of_facts(
         for one in map(EditedFact, *about):
             facts.append(replace(one, implying=known.implying(one.fact.relation, one)))
             case_of.append(i)
-    owner, before = ([per_case[i] for i in case_of] for per_case in (models.owner, models.before))
+    owner, before = [models.owner[i] for i in case_of], [models.before[i] for i in case_of]
     rows, missing = ask_facts(models.model, facts, models.edits, owner, before)
     scores: Any = fact_scores(rows.assign(case=[case_of[i] for i in rows["fact"]]), ["case"])
     unformed = [Counter[str]() for _ in cases]

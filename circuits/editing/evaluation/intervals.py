@@ -52,7 +52,7 @@ def compare(
         which knows no clusters.
     """
     means, metrics = _over_seeds(scores, by)
-    yes_or_no = {name for name in metrics if scores[name].dropna().isin((0, 1)).all()}
+    yes_or_no = {name for name in metrics if {*scores[name].dropna()} <= {0, 1}}
     first, second = (_of_condition(means, name) for name in (condition, other))
     if list(first.index) != list(second.index):
         odd = sorted(set(first.index) ^ set(second.index))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny
+from edit_records import records
 from planted_cases import PLAIN, planted, sharp
 from pydantic import ValidationError
 
@@ -14,7 +15,8 @@ from circuits.editing import Fact, ledger
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
 from circuits.editing.editor import computed, moments_for
-from circuits.editing.evaluation import Ask, generations, sequences
+from circuits.editing.evaluation import Ask, generations, sequence_questions, sequences
+from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.edited_models import drift
 from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.sequence_questions import sequence_plan
@@ -239,14 +241,21 @@ def test_another_neutral_text_is_another_run(world, tmp_path):
             edit_sequences(model, cases, SETTINGS.model_copy(update=changes), out=tmp_path / "run")
 
 
-def test_what_is_preserved_is_not_about_the_subjects_of_controls(known):
-    """Of each subject two facts are known: one is a control, so the other is not preserved."""
-    model, cases = known
-    plan = sequence_plan(model, cases, 1, 4, PLAIN)
-    about = {hop.question: s for c in cases for hop, s in zip(c.hops, c.subjects, strict=True)}
-    scored = {about[question.ask.text] for question in plan.controls}
-    given = {question.subject for request in plan.requests for question in request.preserved}
-    assert scored and scored.isdisjoint(given)
+def test_what_is_preserved_is_not_about_the_subjects_of_controls(monkeypatch):
+    """Of a writer two facts are known: where one is a control, the other is not preserved."""
+    cases = parse_cases(records())
+    right = {hop.question: hop.answer.text for case in cases for hop in case.hops}
+    monkeypatch.setattr(
+        sequence_questions, "generations", lambda _, asks, edits: [right[ask.text] for ask in asks]
+    )
+    pool, controls = sequence_questions._known(None, cases, set(), 4, PLAIN, 0)
+    scored = {question.ask.text for question in controls}
+    facts = [fact for own in QuestionPool.of(cases, right).facts.values() for fact in own]
+    subjects = {fact.subjects for fact in facts if fact.text in scored}
+    left = {fact for own in pool.facts.values() for fact in own}
+    assert len(scored) == 4 < len(left)
+    assert left == {fact for fact in facts if fact.subjects not in subjects}
+    assert any(fact.subjects in subjects for fact in facts if fact.text not in scored)
 
 
 def test_drift_in_weights_is_drift_of_rows(world):
