@@ -184,10 +184,9 @@ class _Batch:
                 learn = tuple(p for ps in by_form.values() for p in ps)
                 prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
                 n_cloze = len(by_form.get("cloze", []))
-                direct = not fact.implicit
-                may = direct and isinstance(stage, Neurons) and stage.apart
-                apart = may and not contrasts(fact, request.preserved)
-                jobs.append(_Job(i, j, prompts, n_cloze, direct, apart))
+                alone = not fact.implicit and not contrasts(fact, request.preserved)
+                apart = alone and isinstance(stage, Neurons) and stage.apart
+                jobs.append(_Job(i, j, prompts, n_cloze, not fact.implicit, apart))
         return jobs
 
     def _fine_tuned(
@@ -285,26 +284,19 @@ class _StageRun(Generic[S]):
         self.prompt_owner = torch.cat(
             [self.owner.repeat_interleave(self.sizes), torch.tensor(beside, dtype=torch.long)]
         )
-        edits, searched = self._searched()
-        read = [
-            one for job, i in zip(jobs, searched, strict=True) for one in job.prompts.readings(i)
-        ]
+        facts = [job.prompts for job in jobs]
+        edits = [*batch.changes, *batch.start]  # the second half for what is searched apart
+        searched = [job.edit + len(batch.start) * job.apart for job in jobs]
+        read = [one for fact, i in zip(facts, searched, strict=True) for one in fact.readings(i)]
         owners = self.prompt_owner.tolist()
         read += [TrunkRow(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]
         self.trunk = Trunk.of(model, read, edits, min(stage.layers))
-        facts = [job.prompts for job in jobs]
         self.targets = search_targets(
             model, facts, self.places, stage.search, edits, torch.tensor(searched), self.trunk
         )
         if isinstance(stage, Stage) and stage.value_norm is not None:
             first = [job.prompts.learn[0] for job in jobs]
             self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
-
-    def _searched(self) -> tuple[list[Changes], list[int]]:
-        """Changes to search under, as they stand and as they were; and the number of each job's."""
-        now, start = self.batch.changes, self.batch.start
-        numbers = [job.edit + len(now) * job.apart for job in self.jobs]
-        return [*now, *start], numbers
 
     def keys(
         self, place: Place
@@ -402,10 +394,7 @@ class _NeuronStage(_StageRun[Neurons]):
             taken = carried | taken_neurons(self.batch.changes[edit], layer)
             chosen = idle_neurons(model, layer, written, 2 * len(mine), taken)
             delta = self.targets.delta[mine, i].double().cpu()
-            ramps = [self._ramp(self.jobs[j]) for j in mine]
+            direct = stage.direct_ramp or stage.ramp
+            ramps = [direct if self.jobs[j].direct else stage.ramp for j in mine]
             out[edit] = neuron_changes(model, layer, chosen, found, delta, ramps)
         return out
-
-    def _ramp(self, job: _Job) -> tuple[float, float]:
-        direct = self.stage.direct_ramp if job.direct and self.stage.deep else None
-        return direct or self.stage.ramp
