@@ -118,7 +118,6 @@ class Neurons:
             out.
         apart: whether targets of such facts are searched as if earlier stages had written nothing,
             so that a fact which is answered there is stored here, too, and later hops find it.
-            Not where a preserved question can be asked of the subject: this would change it.
     """
 
     layers: tuple[int, ...]

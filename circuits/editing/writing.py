@@ -184,9 +184,9 @@ class _Batch:
                 learn = tuple(p for ps in by_form.values() for p in ps)
                 prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
                 n_cloze = len(by_form.get("cloze", []))
-                alone = not fact.implicit and not contrasts(fact, request.preserved)
-                apart = alone and isinstance(stage, Neurons) and stage.apart
-                jobs.append(_Job(i, j, prompts, n_cloze, not fact.implicit, apart))
+                direct = not fact.implicit
+                apart = direct and isinstance(stage, Neurons) and stage.apart
+                jobs.append(_Job(i, j, prompts, n_cloze, direct, apart))
         return jobs
 
     def _fine_tuned(
