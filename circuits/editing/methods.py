@@ -109,6 +109,9 @@ class Stage:
 class Neurons:
     """Two neurons per fact in each layer, query and value written (`circuits.editing.neurons`).
 
+    Targets of a fact without implicit phrases are searched as if earlier stages had written
+    nothing, so that what is answered there is stored here, too, and later hops find it.
+
     Attributes are those of `Stage`, and:
 
     Attributes:
@@ -116,8 +119,6 @@ class Neurons:
         direct_ramp: the same of facts without implicit phrases at the last token, which are learnt
             from questions that name the subject, and match others less; ``None`` leaves such facts
             out.
-        apart: whether targets of such facts are searched as if earlier stages had written nothing,
-            so that a fact which is answered there is stored here, too, and later hops find it.
     """
 
     layers: tuple[int, ...]
@@ -129,7 +130,6 @@ class Neurons:
     contrasts: bool = True
     ramp: tuple[float, float] = (0.42, 0.52)
     direct_ramp: tuple[float, float] | None = None
-    apart: bool = False
     search: Search = field(default_factory=Search)
 
     @property

@@ -104,9 +104,10 @@ def _ace(name: str, at: LayerSelection) -> Method:
     if name in ("ace", "ace-query-first"):
         value = replace(VALUE_NEURONS, layers=at.value, ramp=at.ramp, direct_ramp=at.direct_ramp)
         search = replace(QUERY_NEURONS.search, until=at.until)
-        query = replace(QUERY_NEURONS, layers=at.query, apart=True, search=search)
-        # behind value neurons a question that names the subject is answered already, so nothing is
-        # stored at the subject: what else is asked of it is spared, and later hops find nothing
+        query = replace(QUERY_NEURONS, layers=at.query, search=search)
+        # behind value neurons a question that names the subject is answered already, so of a fact
+        # with implicit names nothing is stored at the subject: what else is asked of it is spared,
+        # and later hops find nothing
         return Method(name, (value, query) if name == "ace" else (query, value))
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         return Method(name, (_two_hop(at.value), _pmet(at.query)))

@@ -106,8 +106,7 @@ def write(
 class _Job:
     """A fact in a stage: its edit and its prompts, whose clozes lead.
 
-    `direct`: it has no phrases that mean its subject without naming it. `apart`: its targets are
-    searched on the model as it was before the first stage (`Neurons.apart`).
+    `direct`: neurons for a fact that has no phrases which mean its subject without naming it.
     """
 
     edit: int
@@ -115,7 +114,6 @@ class _Job:
     prompts: FactPrompts
     n_cloze: int
     direct: bool
-    apart: bool
 
 
 @dataclass
@@ -184,9 +182,8 @@ class _Batch:
                 learn = tuple(p for ps in by_form.values() for p in ps)
                 prompts = FactPrompts(learn, essence_prompt(self.model, fact.subject, anchor))
                 n_cloze = len(by_form.get("cloze", []))
-                direct = not fact.implicit
-                apart = direct and isinstance(stage, Neurons) and stage.apart
-                jobs.append(_Job(i, j, prompts, n_cloze, direct, apart))
+                direct = isinstance(stage, Neurons) and not fact.implicit
+                jobs.append(_Job(i, j, prompts, n_cloze, direct))
         return jobs
 
     def _fine_tuned(
@@ -285,8 +282,8 @@ class _StageRun(Generic[S]):
             [self.owner.repeat_interleave(self.sizes), torch.tensor(beside, dtype=torch.long)]
         )
         facts = [job.prompts for job in jobs]
-        edits = [*batch.changes, *batch.start]  # the second half for what is searched apart
-        searched = [job.edit + len(batch.start) * job.apart for job in jobs]
+        edits = [*batch.changes, *batch.start]  # direct facts are searched on the second half
+        searched = [job.edit + len(batch.start) * job.direct for job in jobs]
         read = [one for fact, i in zip(facts, searched, strict=True) for one in fact.readings(i)]
         owners = self.prompt_owner.tolist()
         read += [TrunkRow(p, p.anchor + 1, i) for p, i in zip(self.prompts, owners, strict=True)]

@@ -245,7 +245,7 @@ def test_a_fact_without_names_is_stored_by_each_stage_as_if_by_it_alone(moments_
     moments = moments_of(model)
     (value,) = METHOD.stages
     assert isinstance(value, Neurons)
-    query = replace(QUERY_NEURONS, layers=(0,), apart=True)
+    query = replace(QUERY_NEURONS, layers=(0,))
     at_0 = second_moments(model, [("gate", 0), ("mlp_post", 0)], texts(), 1000, cache=tmp_path)
     fact = replace(FACTS[0], implicit=())
 
