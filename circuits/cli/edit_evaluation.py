@@ -182,6 +182,10 @@ def place(
             help="Match score above which value neurons are active; by default as chosen.",
         ),
     ] = None,
+    direct_threshold: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=1, help="The same for facts without implicit names."),
+    ] = None,
     until: Annotated[
         float | None,
         typer.Option(
@@ -200,7 +204,7 @@ def place(
 
     rows = load_cases(cases, split)
     model = on.load()
-    given = {"threshold": threshold, "until": until}
+    given = {"threshold": threshold, "direct_threshold": direct_threshold, "until": until}
     named = given | {"limit": limit, "seed": seed} | identity(model)
     named |= {"cases": len(rows), "rows": fingerprint(list(rows))}
 

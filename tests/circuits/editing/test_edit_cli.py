@@ -429,8 +429,8 @@ def test_layers_are_placed_and_used(folder: Path, tmp_path: Path, capsys, plain)
     command = ["evaluate", *model, "--methods", "ace", "--placement", str(out), "--limit", "4"]
     found = said(capsys, *command, "--n-tokens", "600")
     assert found["placement"] == placed and found["methods"]["ace"]["n"] == 4
-    given = ["--threshold", "0.35", "--until", "0.6", "--out", str(tmp_path / "by hand")]
-    by_hand = said(capsys, "place", *model, *given)["placement"]
-    assert by_hand == placed | {"threshold": 0.35, "until": 0.6}
+    given = ["--threshold", "0.35", "--direct-threshold", "0.2", "--until", "0.6"]
+    by_hand = said(capsys, "place", *model, *given, "--out", str(tmp_path / "by hand"))["placement"]
+    assert by_hand == placed | {"threshold": 0.35, "direct_threshold": 0.2, "until": 0.6}
     wrong = ["--threshold", "0.01", "--out", str(tmp_path / "none")]
     assert run(["edit", "place", *model, *wrong]) == 2 and not (tmp_path / "none").exists()

@@ -253,8 +253,12 @@ def test_the_layers_placed_separate_and_can_be_written(world):
     assert f"separation {both[pairs.index(best)]:.3f}" in found.by
     halves = match_scores(model, scored, VALUE_NEURONS, moments, found.value).threshold
     assert found.threshold == max(0.1, round(float(halves.mean()), 3))
-    assert found.ramp[0] > 0
-    assert preset("ace", model, found).stages[0].ramp == found.ramp
+    unnamed = [replace(one, fact=replace(one.fact, implicit=())) for one in scored]
+    direct = match_scores(model, unnamed, VALUE_NEURONS, moments, found.value).threshold
+    assert found.direct_threshold == max(0.1, round(float(direct.mean()), 3))
+    assert found.ramp[0] > 0 and found.direct_ramp
+    (deep, _) = preset("ace", model, found).stages
+    assert (deep.ramp, deep.direct_ramp) == (found.ramp, found.direct_ramp)
     value, query = preset("ace", model, replace(found, until=0.6)).stages
     assert (value.search.until, query.search.until) == (VALUE_NEURONS.search.until, 0.6)
     assert preset("ace", model, found).stages[1].search == QUERY_NEURONS.search
