@@ -3,13 +3,15 @@
     python benchmarks/edit_methods.py know    --model gemma-3-270m
     python benchmarks/edit_methods.py place   --model gemma-3-270m
     python benchmarks/edit_methods.py layers  --model gemma-3-270m --n 16
+    python benchmarks/edit_methods.py strengths --model gemma-3-270m --n 8 --methods ace,rome+
     python benchmarks/edit_methods.py compare --model gemma-3-270m --n 12 --methods ace,rome+,none
     python benchmarks/edit_methods.py random-layers --model gemma-3-270m --n 12
 
 `know` asks the unedited model; `place` chooses layers on the design half; `layers` edits each
 single layer of the deep stage and correlates what became of it with scores of the layers on other
-cases; `compare` compares methods; `random-layers` is `ace` at random layers and at `ifmet`'s. Every
-step keeps what it has done under --out and goes on from there.
+cases; `strengths` tries each method's settings; `compare` compares methods; `random-layers` is
+`ace` at random layers and at `ifmet`'s. Every step keeps what it has done under --out and goes on
+from there.
 """
 
 import argparse
@@ -295,6 +297,21 @@ def score_layers(args: argparse.Namespace) -> None:
     correlated("the paper's score", paper_scores(model, [case for case, _ in scored], every), net)
 
 
+def direct_questions(args: argparse.Namespace) -> None:
+    """Match scores of value neurons learnt with implicit names, and from direct questions alone."""
+    model = interp.load_model(args.model, dtype=args.dtype)
+    facts = design_facts(args, [])
+    scored = [reach for _, reach in facts[: args.n]]
+    unnamed = [replace(one, fact=replace(one.fact, implicit=())) for one in scored]
+    deep = range(model.arch.n_layers // 2, model.arch.n_layers)
+    learnt, free = [reach for _, reach in facts[args.n :]], free_cases([c for c, _ in facts])
+    moments = question_moments(model, learnt, free, deep)
+    for name, some in (("with names", scored), ("direct questions", unnamed)):
+        got = match_scores(model, some, VALUE_NEURONS, moments, deep)
+        means = (x.mean(0).round(2) for x in (got.through, got.others))
+        print(name, "AUROC", got.separation.round(3), "through, others", *means, flush=True)
+
+
 def paper_scores(
     model: interp.Model, cases: list[Case], layers: range
 ) -> Float[np.ndarray, "question layer"]:
@@ -495,14 +512,9 @@ def subject_tokens(args: argparse.Namespace) -> None:
         print(f"rho {rho:g}, weight of preserved questions {weight:g}:", got.separation.round(2))
 
 
-STEPS = {
-    "know": load,
-    "strengths": strengths,
-    "place": place,
-    "layers": score_layers,
-    "compare": compare,
-}
-STEPS |= {"random-layers": random_layers, "subject-tokens": subject_tokens}
+STEPS = {"know": load, "place": place, "layers": score_layers, "strengths": strengths}
+STEPS |= {"compare": compare, "random-layers": random_layers, "subject-tokens": subject_tokens}
+STEPS |= {"direct-questions": direct_questions}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
