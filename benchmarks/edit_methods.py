@@ -68,6 +68,7 @@ from circuits.editing.presets import depth, early
 from circuits.editing.writing import Request, Written
 from circuits.query_value import find
 from interp.results.run_folder import RunFolder, fingerprint, identity
+from interp.statistics.bootstrap import bootstrap_mean
 
 CHAINS = "datasets/multihop_chains.json"
 IMPLICIT = 6  # implicit phrases a fact, at most
@@ -336,7 +337,10 @@ def correlated(name: str, score_of: Float[np.ndarray, "fact layer"], net: np.nda
 
 
 def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionPool]:
-    """As many first-hop as last-hop edits, in the test half of subjects that S knows nothing of."""
+    """As many first-hop as last-hop edits, with the names asked for, which are counted.
+
+    In the test half of subjects that S knows nothing of.
+    """
     model, usable, pool = load(args)
     learnt = learnt_subjects() if args.split == "test" else ()
     cases = [
@@ -347,10 +351,23 @@ def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionP
     mark = {"cases": fingerprint(cases)} | identity(model)
     with RunFolder.open(folder_of(args) / "names", "implicit names", mark) as steps:
         cases, tried = with_names(model, cases, args.names, steps)
-    named = Counter(case.position for case in cases if case.facts[0].implicit)
-    asked, tries = Counter(case.position for case in cases), Counter(tried["outcome"])
-    print(f"cases {dict(asked)}, with names {dict(named)}; phrases {dict(tries)}", flush=True)
+    for position in ("first", "last"):
+        rows = [i for i, case in enumerate(cases) if case.position == position]
+        if rows:
+            print(position, name_shares([cases[i] for i in rows]))
+            print("  ", dict(Counter(tried.loc[tried["fact"].isin(rows), "outcome"])), flush=True)
     return model, cases, pool
+
+
+def name_shares(cases: list[Case]) -> str:
+    """Share of cases with at least one, two and four names, intervals over bridges."""
+    n = np.array([len(case.facts[0].implicit) for case in cases], dtype=float)
+    bridges = [case.cluster for case in cases]
+    parts = [f"n {len(n)}, {len(set(bridges))} bridges, mean {n.mean():.1f} names"]
+    for least in (1, 2, 4):
+        share = bootstrap_mean((n >= least).astype(float), clusters=bridges)
+        parts.append(f"{least}+: {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]")
+    return "; ".join(parts)
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -514,7 +531,7 @@ def subject_tokens(args: argparse.Namespace) -> None:
 
 STEPS = {"know": load, "place": place, "layers": score_layers, "strengths": strengths}
 STEPS |= {"compare": compare, "random-layers": random_layers, "subject-tokens": subject_tokens}
-STEPS |= {"direct-questions": direct_questions}
+STEPS |= {"direct-questions": direct_questions, "names": mixed}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
