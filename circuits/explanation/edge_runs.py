@@ -37,7 +37,7 @@ def strongest_edges(graph: AttributionGraph, n: int) -> pd.DataFrame:
         for source, target in zip(graph.edges["source"], graph.edges["target"], strict=True)
     ]
     own: Any = graph.edges[shown]
-    return by_size(own, "weight")[:n]
+    return by_size(own, "weight").head(n)
 
 
 def edge_effects(runs: NodeRuns, cuts: Sequence[Cut], full: float) -> list[float]:

@@ -153,7 +153,7 @@ class AttributionGraph(Result):
     def top(self, n: int = 10) -> pd.DataFrame:
         """The nodes of the largest attributions by size, without the logits."""
         own: Any = self.nodes[self.nodes["kind"] != "logits"]
-        return _numbered(by_size(own, "attribution")[:n])
+        return _numbered(by_size(own, "attribution").head(n))
 
     def into(self, node: str) -> pd.DataFrame:
         """The edges into a node, largest first; `PlanError` where it is not in the graph."""
@@ -207,7 +207,7 @@ class AttributionGraph(Result):
 
     def of_edges(self, n: int) -> "AttributionGraph":
         """With the `n` largest edges at most; what the others carried is added to ``unshown``."""
-        links = by_size(_numbered(self.edges), "weight")[:n].sort_index()
+        links = by_size(_numbered(self.edges), "weight").head(n).sort_index()
         return replace(self, nodes=_closed(self.nodes, self.edges, links), edges=_numbered(links))
 
     def relabelled(self, labels: Mapping[str, str]) -> "AttributionGraph":
@@ -236,7 +236,7 @@ class AttributionGraph(Result):
         from circuits.explanation.viewer import MOST_EDGES, viewer
         from interp.results.report import Report, Section, Table, cell_text
 
-        edges: Any = _numbered(by_size(self.edges, "weight")[:25])
+        edges: Any = _numbered(by_size(self.edges, "weight").head(25))
         top: Any = self.top(25)
         shown = ["id", "kind", "label", "activation", "attribution", "unshown"]
         tables = [Table("Strongest nodes", top[shown])]

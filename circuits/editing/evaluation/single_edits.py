@@ -18,6 +18,7 @@ from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCO
 from circuits.editing.evaluation.cases import SingleEdit
 from circuits.editing.evaluation.edited_models import Ask, TargetReading, generations, likelihoods
 from circuits.editing.evaluation.single_edit_rows import UNRELATED
+from interp.brief import brief
 from interp.model.model import Model
 from interp.results.run_folder import TABLES, Steps
 
@@ -31,6 +32,7 @@ CASES_AT_ONCE = 64
 Rows = list[dict[str, Any]]
 
 
+@brief
 @dataclass(frozen=True)
 class EditedModels:
     """Edits of a model, and under which of them, behind which text, each case is asked.

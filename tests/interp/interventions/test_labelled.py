@@ -31,7 +31,7 @@ def test_all_sites_in_one_pass_equal_single_recordings(tiny_model: Model):
         xr.testing.assert_allclose(cache[site], alone.array, atol=1e-5)
         for layer, values in alone.items():
             got = cache[site].sel(layer=layer).values.reshape(values.shape)
-            np.testing.assert_allclose(got, values.numpy(), atol=1e-5)
+            np.testing.assert_allclose(got, values.numpy(), atol=1e-5, rtol=1e-5)
 
 
 def test_logits_are_those_of_hugging_face(tiny_model: Model):
