@@ -196,7 +196,7 @@ def edits(args: argparse.Namespace) -> dict[str, Any]:
             kept = preservation_set(case, pool, scored, N_PRESERVED)
             facts = tuple(replace(fact, implicit=fact.implicit[:6]) for fact in case.facts)
             requests.append(Request(facts, preserved_of(kept)))
-    placement = selection_for(model, None, args.method)
+    placement = selection_for(model, args.placement, args.method)
     method = preset(args.method, model, placement)
     known = moments_for(model, [method], placement, args.n_tokens)
     parts: dict[str, float] = {}
@@ -232,7 +232,7 @@ def _timed(run: Callable[..., Any], name: str, parts: dict[str, float]) -> Calla
 def moments(args: argparse.Namespace) -> dict[str, Any]:
     """Time the samples alone, and then all, samples again included."""
     model = interp.load_model(args.model, dtype=args.dtype)
-    placement = selection_for(model, None, "ace")
+    placement = selection_for(model, args.placement, "ace")
     named = [name for name in METHODS if not name.endswith("-nas")]  # whose places are the same
     every = [place for name in named for place in preset(name, model, placement).places]
     places = list(dict.fromkeys(every))
@@ -258,13 +258,11 @@ if __name__ == "__main__":
     parser.add_argument("--n", type=int, default=64, help="facts, or edits")
     parser.add_argument("--method", default="ace", help="of edits")
     parser.add_argument("--n-tokens", type=int, default=N_TOKENS)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", help="in 16 bits give --placement, too")
+    parser.add_argument("--placement", type=Path, help="a layer selection for ace")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report = {"edits": edits, "search": search, "moments": moments}[args.what](args)
-    print(
-        json.dumps(
-            {"model": args.model, "threads": args.threads, "dtype": args.dtype} | report, indent=1
-        )
-    )
+    setting = {name: getattr(args, name) for name in ("model", "threads", "dtype")}
+    print(json.dumps(setting | report, indent=1))

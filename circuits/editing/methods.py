@@ -112,9 +112,7 @@ class Neurons:
     Targets of a fact without implicit phrases are searched as if earlier stages had written
     nothing, so that what is answered there is stored here, too, and later hops find it.
 
-    Attributes are those of `Stage`, and:
-
-    Attributes:
+    Attributes (the others are those of `Stage`):
         ramp: match scores at which the neurons begin and have ceased to rise.
         direct_ramp: the same of facts without implicit phrases at the last token, which are learnt
             from questions that name the subject, and match others less; ``None`` leaves such facts

@@ -271,7 +271,9 @@ class _Batch:
         got: list[Tensor] = [torch.empty(0)] * len(self.places)
 
         def look(i: int, output: Tensor) -> Tensor:
-            got[i] = output[torch.arange(n), column[:n]].float()
+            # Adam's steps are finer than 16 bits
+            wide = torch.promote_types(output.dtype, torch.float32)
+            got[i] = output[torch.arange(n), column[:n]].to(wide)
             return output
 
         with self._hooked(fact, look):

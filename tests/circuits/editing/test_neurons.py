@@ -4,22 +4,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import tiny, tiny_hf, word_tokenizer
 from jaxtyping import Float
 from test_editing import FACTS, TEMPLATES, texts
 from torch import Tensor
 
+import interp
 from circuits.editing import ledger, merge
 from circuits.editing.change import taken_neurons, under
 from circuits.editing.edit import Edit
 from circuits.editing.fact import Fact, PreservedQuestion
-from circuits.editing.fact_prompts import begun_targets, contrasts, edit_prompts, preserved_prompts
+from circuits.editing.fact_prompts import (
+    begun_targets,
+    contrasts,
+    edit_prompts,
+    essence_prompt,
+    preserved_prompts,
+)
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.layer_selection import LayerSelection, selection_for
-from circuits.editing.methods import QUERY_NEURONS, Method, Neurons
+from circuits.editing.methods import QUERY_NEURONS, Method, Neurons, Search
 from circuits.editing.moments import second_moments, within_fact_moments
 from circuits.editing.neurons import Queries, idle_neurons, neuron_changes, queries
 from circuits.editing.solver import KeyMetric
+from circuits.editing.targets import FactPrompts, search_targets
 from circuits.editing.writing import Request, write
 from interp.errors import DataError, PlanError
 from interp.forward.blocks import weight_of
@@ -264,3 +272,19 @@ def test_a_fact_without_names_is_stored_by_each_stage_as_if_by_it_alone(moments_
     at = ("mlp_post", 0)
     named = changes(FACTS[0], value, query)
     assert not torch.allclose(named[at], changes(FACTS[0], query)[at])
+
+
+def test_targets_in_16_bits_are_searched_as_in_32():
+    whole = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
+    half = interp.load_model(tiny_hf("llama").to(torch.bfloat16), tokenizer=word_tokenizer())
+    prompts = tuple(edit_prompts(whole, FACTS[0], "cloze", "last"))
+    given = FactPrompts(prompts, essence_prompt(whole, FACTS[0].subject, "last"))
+    place, once = ("mlp_post", LAYER), torch.zeros(1, dtype=torch.long)
+    found = [
+        search_targets(model, [given], [place], Search(steps=10), [()], once)
+        for model in (whole, half)
+    ]
+    assert {one.delta.dtype for one in found} == {torch.float32}
+    angle = torch.cosine_similarity(*(one.delta.flatten() for one in found), dim=0)
+    assert float(angle) > 0.95
+    assert float(found[0].p) == pytest.approx(float(found[1].p), abs=0.05)
