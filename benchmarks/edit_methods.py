@@ -408,12 +408,10 @@ def strengths(args: argparse.Namespace) -> None:
     """Per method the setting of its grid that is best on design cases.
 
     That is the one of largest net multi-hop of those that meet both criteria of locality; where
-    none does, the one that misses them by least. Each method is written once per case where its
-    setting is only how much of the change is made.
+    none does, the one that misses them by least.
     """
     model, cases, pool = mixed(args)
     placement = layers_of(args, model)
-    conditions.write = written_once(conditions.write)
     for name in args.methods.split(","):
         found: dict[str, tuple[float, float]] = {}
         for setting in GRIDS.get(name, STRENGTHS):
@@ -426,7 +424,10 @@ def strengths(args: argparse.Namespace) -> None:
 
 
 def written_once(write: Callable[..., list[Written]]) -> Callable[..., list[Written]]:
-    """`write`, which remembers the last method's edits whatever name the method goes by."""
+    """`write`, which remembers the last method's edits whatever name the method goes by.
+
+    So strengths of one method, which are parts of the same change, are searched once.
+    """
     known: dict[Any, list[Written]] = {}
 
     def once(model: interp.Model, requests: list[Request], **given: Any) -> list[Written]:
@@ -552,4 +553,5 @@ if __name__ == "__main__":
     parser.add_argument("--methods", default="none,prompt-only,rome,rome+,ace")
     parser.add_argument("--seeds", default="0")
     args = parser.parse_args()
+    conditions.write = written_once(conditions.write)
     STEPS[args.step](args)
