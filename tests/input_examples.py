@@ -288,7 +288,9 @@ def kinds() -> dict[str, Kind]:
             "r.json", shipped("emotion/recipes/smollm2-135m.json"), EmotionRecipe.load
         ),
         "emotion words": kind("w.jsonl", first("emotion_words.jsonl", 6), load_words),
-        "word norms": kind("n.jsonl", first("emotion_norms.jsonl"), load_norms),
+        "word norms": kind(
+            "n.jsonl", first("emotion_norms.jsonl"), lambda path: len(load_norms(path))
+        ),
         "choices": kind("c.jsonl", first("emotion_choices.jsonl"), load_choices),
         "recall recipe": kind(
             "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe

@@ -16,7 +16,6 @@ import pandas as pd
 from circuits.affect.emotion_vectors import EmotionVectors
 from interp.brief import brief
 from interp.data.chat import Conversation, render
-from interp.data.pairs import overlapping
 from interp.data.prompts import TokenPrompt
 from interp.interventions.recording import activations
 from interp.model.model import Model
@@ -119,11 +118,12 @@ def token_projections(
         turns = [(str(given.messages[int(n)]["role"]), where) for n, where in places.items()]
     else:
         text, turns = given, [(TEXT, (0, len(given)))]
-    ids, offsets = model.encode(text), model.offsets(text)
+    ids = model.encode(text)
     rows = [(0, TEMPLATE, model.token(one)) for one in ids]
-    for number, (speaker, where) in enumerate(turns, 1):
-        for place in overlapping(offsets, text, where):
-            rows[place] = (number, speaker, rows[place][2])
+    for number, (speaker, (start, end)) in enumerate(turns, 1):
+        for place, (low, high) in enumerate(model.offsets(text)):
+            if low < end and high > start:
+                rows[place] = (number, speaker, rows[place][2])
     states = activations(model, TokenPrompt(tuple(ids)), "resid_post", found.layer)[found.layer][0]
     values = found.coordinates(states, emotions, found.layer).double().numpy()
     values[0] = np.nan

@@ -103,10 +103,10 @@ def test_states_equal_those_of_each_text_alone(family: str):
         alone = interp.activations(model, [text], "resid_post")
         for layer in range(3):
             states = alone[layer][0].float()
-            assert torch.allclose(last[i, layer], states[-1], atol=1e-4)
+            assert torch.allclose(last[i, layer], states[-1], atol=1e-3, rtol=1e-4)
             own = [p for p in range(len(states)) if p > 0]
-            assert torch.allclose(mean[i, layer], states[own].mean(0), atol=1e-4)
-    assert torch.allclose(mean[0], mean[-3], atol=1e-4) and len(mean) == 24
+            assert torch.allclose(mean[i, layer], states[own].mean(0), atol=1e-3, rtol=1e-4)
+    assert torch.allclose(mean[0], mean[-3], atol=1e-3) and len(mean) == 24
     with pytest.raises(DataError, match="too short to be read"):
         text_states(model, ["w3"], False)
 
@@ -127,7 +127,9 @@ def test_vectors_equal_a_naive_loop(made: EmotionVectors):
         assert made.layers["stability"][layer] == pytest.approx(stable, abs=1e-3)
         for row, name in enumerate(NAMES):
             v = (states[name].mean(0) - grand)[layer]
-            assert torch.allclose(made.vectors[row, layer], v - v @ axes.T @ axes, atol=1e-3)
+            assert torch.allclose(
+                made.vectors[row, layer], v - v @ axes.T @ axes, atol=1e-3, rtol=1e-3
+            )
             u = made.vectors[row, layer] / made.vectors[row, layer].norm()
             assert made.spread[row, layer] == pytest.approx(
                 float((plain[:, layer] @ u).std()), rel=1e-2
