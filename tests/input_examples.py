@@ -288,9 +288,7 @@ def kinds() -> dict[str, Kind]:
             "r.json", shipped("emotion/recipes/smollm2-135m.json"), EmotionRecipe.load
         ),
         "emotion words": kind("w.jsonl", first("emotion_words.jsonl", 6), load_words),
-        "word norms": kind(
-            "n.jsonl", first("emotion_norms.jsonl"), lambda path: len(load_norms(path))
-        ),
+        "word norms": kind("n.jsonl", first("emotion_norms.jsonl"), rated),
         "choices": kind("c.jsonl", first("emotion_choices.jsonl"), load_choices),
         "recall recipe": kind(
             "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe
@@ -305,6 +303,10 @@ def kinds() -> dict[str, Kind]:
 
 def of_format(name: str) -> Callable[[Path], Any]:
     return lambda path: load_benchmark(path, format=name)
+
+
+def rated(path: Path) -> int:
+    return len(load_norms(path))
 
 
 def of_design(path: Path) -> Any:

@@ -89,13 +89,14 @@ class EmotionChoices(Result):
         ``unsteered`` is the mean log-odds without steering.
         """
         rows: list[dict[str, Any]] = []
-        for kind, own in self.log_odds.groupby("kind", sort=False):
-            shift: Any = own.drop(columns=["kind", "id"]).sub(own[UNSTEERED], axis=0)
+        kinds: Any = self.log_odds.groupby("kind", sort=False)
+        for kind, own in kinds:
+            shift = own.drop(columns=["kind", "id"]).sub(own[UNSTEERED], axis=0)
             random = shift[[f"{RANDOM}{i}" for i in range(self.n_random)]].mean().to_numpy()
             least, most = np.quantile(random, [0.025, 0.975])
             for name in self.emotions:
                 found = map(float, bootstrap_mean(shift[name].to_numpy()))
-                row = dict(zip(("shift", "low", "high"), found, strict=True))
+                row: dict[str, Any] = dict(zip(("shift", "low", "high"), found, strict=True))
                 row["p"] = float(empirical_p(row["shift"], random, "two-sided"))
                 row |= {"random_low": float(least), "random_high": float(most)}
                 row |= {"questions": len(own), UNSTEERED: float(own[UNSTEERED].mean())}
@@ -168,7 +169,8 @@ def emotion_choices(
     if not asked:
         raise DataError(f"no question can be asked of {model.name}; first: {left_out[0].reason}.")
     first, second = (sweep_plans(model, asked, plans, run=side) for side in ("clean", "corrupt"))
-    log_odds: Any = ((first - second) / 2).to_pandas().reset_index(names="id")
+    odds: Any = (first - second) / 2
+    log_odds = odds.to_pandas().reset_index(names="id")
     log_odds.insert(0, "kind", log_odds["id"].map({one.id: one.kind for one in choices}))
     settings = (tuple(emotions), n_random, float(dose), at, in_chat, model.name)
     return EmotionChoices(log_odds, excluded_rows(left_out), *settings)

@@ -140,10 +140,12 @@ def emotion_map(found: EmotionVectors, norms: pd.DataFrame, seed: int = 0) -> Em
     """Put emotions on a plane in every layer, and compare it with the ratings of `load_norms`.
 
     A word without ratings has those of its emotion's name. A rating that fewer than `FEWEST` words
-    have is left out of the table.
+    have, or all alike, is left out of the table.
     """
     both = zip(found.words, found.emotions, strict=True)
-    ratings = norms.reindex([word if word in norms.index else name for word, name in both])[NORMS]
+    ratings: Any = norms.reindex([word if word in norms.index else name for word, name in both])[
+        NORMS
+    ]
     ratings, rng = ratings.reset_index(drop=True), np.random.default_rng(seed)
     rated = {name: ratings[name].notna().to_numpy() for name in NORMS}
     y = {name: ratings[name].to_numpy()[some] for name, some in rated.items()}
@@ -152,7 +154,7 @@ def emotion_map(found: EmotionVectors, norms: pd.DataFrame, seed: int = 0) -> Em
     for layer, x in enumerate(found.vectors.double().numpy().transpose(1, 0, 2)):
         scores, part = principal(x)
         for column, (name, some) in enumerate(rated.items()):
-            if some.sum() < FEWEST:
+            if len(y[name]) < FEWEST or np.ptp(y[name]) == 0:
                 continue
             scores[:, column] *= 1 if pearson(scores[some, column], y[name]) >= 0 else -1
             own, mix = scores[some, column], mixed[name]

@@ -69,10 +69,9 @@ class TokenProjections(Result):
             "neutral sentences, red below it. Point at a token to read its value. Turns are apart; "
             "what the chat template adds is grey."
         )
-        files = [
-            Path(__file__).with_name(f"tokens.{end}").read_text("utf-8") for end in ("js", "css")
-        ]
-        figure = Interactive("Tokens", says, self._runs(), *files, "interp-tokens")
+        script, style = (Path(__file__).with_name(f"tokens.{end}") for end in ("js", "css"))
+        drawn = self._runs(), script.read_text("utf-8"), style.read_text("utf-8")
+        figure = Interactive("Tokens", says, *drawn, "interp-tokens")
         return Report(
             title=f"Emotions at each token, {self.model}",
             lead=f"{len(self.tokens)} tokens at layer {self.layer}, {len(self.emotions)} emotions.",
