@@ -45,11 +45,6 @@ CircuitArgument = Annotated[
 ]
 
 
-@app.callback()
-def circuit() -> None:
-    """Circuits as files in MIB's JSON form."""
-
-
 @command(
     app,
     "interp circuit discover --model smollm2-135m --pairs ioi --limit 32 --split-by io,s1 "

@@ -23,11 +23,6 @@ from circuits.cli.output import print_json, print_run, print_table, stdout
 app = typer.Typer(help="Neurons that raise an answer's probability, and those that query them.")
 
 
-@app.callback()
-def query_value() -> None:
-    """Query and value neurons of factual questions."""
-
-
 @command(
     app,
     "interp query-value find --model gemma-3-270m --prompts capital_questions --limit 20 "
