@@ -135,7 +135,7 @@ def main() -> None:
     until = time.monotonic() + 60 * given.minutes
     torch.set_num_threads(1)
     recipe = EmotionRecipe.of(given.model)
-    model = interp.load_model(given.model, device="cpu", dtype=recipe.dtype or "float32")
+    model = interp.load_model(given.model, device="cpu", dtype=recipe.dtype)
     discovery = EmotionDiscovery.load(RUNS / model.name / "discovery").of(model)
     names = given.conditions and given.conditions.split(",")
     conditions = conditions_of(model, discovery, recipe.doses, names)
