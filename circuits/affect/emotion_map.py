@@ -19,10 +19,12 @@ from interp.brief import brief
 from interp.results.report import Figure, Report, Section, Table, excluded_counts
 from interp.results.result import Result
 from interp.results.style import AGAINST, FOR, GREY, label, styled
+from interp.statistics.correlation import correlation, pearson, ridge_left_out
 
 FEWEST = 6
 """Words with a rating; with fewer nothing is correlated."""
 N_DRAWS = 999
+"""Permutations of the ratings."""
 PLOT = (300, 400)
 """Width and height of the plane on a phone, in pixels, within which names must not overlap."""
 
@@ -33,43 +35,6 @@ def principal(
     """Scores on the first two principal components, and the part of the variance of each."""
     left, size, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     return left[:, :2] * size[:2], size[:2] ** 2 / (size**2).sum()
-
-
-def ridge_left_out(
-    x: Float[np.ndarray, "word d_model"], y: Float[np.ndarray, "word *rating"]
-) -> Float[np.ndarray, "word *rating"]:
-    """Each word's rating, predicted by ridge regression with an intercept on all other words.
-
-    The penalty is the mean squared length of the centred vectors; nothing is tuned. With the hat
-    matrix H of all words, the prediction without word i is y_i - (y_i - (Hy)_i) / (1 - H_ii).
-    """
-    n, moved = len(x), x - x.mean(0)
-    gram = moved @ moved.T
-    hat = gram @ np.linalg.inv(gram + np.trace(gram) / n * np.eye(n)) + 1 / n
-    return y - (y - hat @ y) / (1 - np.diag(hat)).reshape(-1, *[1] * (y.ndim - 1))
-
-
-def pearson(x: Float[np.ndarray, "word *draw"], y: Float[np.ndarray, "word *draw"]) -> Any:
-    """Pearson's r along the first axis; NaN where all values are one."""
-    a, b = x - x.mean(0), y - y.mean(0)
-    with np.errstate(invalid="ignore"):
-        return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
-
-
-def correlation(
-    x: Float[np.ndarray, " word"],
-    y: Float[np.ndarray, " word"],
-    null: Float[np.ndarray, " draw"],
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """``r`` with its 95 % bootstrap interval over words, beside r under permuted ratings.
-
-    ``null`` is the 95th percentile of these, ``p`` the part of them that is as large.
-    """
-    drawn = rng.integers(len(x), size=(len(x), N_DRAWS))
-    r, (low, high) = pearson(x, y), np.nanquantile(pearson(x[drawn], y[drawn]), [0.025, 0.975])
-    p = (1 + (null >= r).sum()) / (1 + len(null))
-    return {"r": r, "low": low, "high": high, "null": np.quantile(null, 0.95), "p": p}
 
 
 @brief
