@@ -77,13 +77,13 @@ def vectors(
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
     here: Any = found.readings[found.readings["layer"] == found.layer]
     print_table(here, "vignettes without an emotion word, at that layer")
-    for reason, n in found.left_out.items():
-        stdout.print(f"[dim]{n} x {escape(reason)}[/dim]" * (n > 0), end="\n" * (n > 0))
+    left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
+    stdout.print(f"[dim]left out: {escape(left or 'nothing')}[/dim]", highlight=False)
     print_run(out)
 
 
-@command(app, f"interp emotion map {RUN} --out runs/map")
-def map(
+@command(app, f"interp emotion map {RUN} --out runs/map", name="map")
+def plane(
     run: RunArgument,
     into: Into,
     norms: Annotated[
