@@ -57,6 +57,10 @@ KINDS: dict[str, str] = {
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
     "emotion effects": "circuits.emotion.result:EmotionEffects",
     "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",
+    "emotion vectors": "circuits.affect.emotion_vectors:EmotionVectors",
+    "emotion map": "circuits.affect.emotion_map:EmotionMap",
+    "emotion tokens": "circuits.affect.token_projections:TokenProjections",
+    "emotion choices": "circuits.affect.emotion_choices:EmotionChoices",
     EMOTION_RUN: "circuits.emotion.emotion_comparison:EmotionRun",
 }
 """Kind -> its `Result` class as ``module:name``: imported only when one is shown."""

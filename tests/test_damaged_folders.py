@@ -15,6 +15,8 @@ import torch
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
+from circuits.affect.emotion_map import EmotionMap
+from circuits.affect.emotion_vectors import EmotionVectors
 from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
 from circuits.editing.evaluation import Comparison
@@ -42,6 +44,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "recall": RecallReasoning.load,
     "emotion circuit": EmotionDiscovery.load,
     "emotion evaluate": EmotionComparison.load,
+    "emotion vectors": EmotionVectors.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
     "evaluation": Evaluation.load,
@@ -49,6 +52,7 @@ MORE: dict[str, Callable[[Path], Any]] = {
     "unit_scores": UnitScores.load,
     "edit": Edit.load,
     "recall_replication": Replication.load,
+    "emotion map": EmotionMap.load,
 }
 ODD: list[Any] = [
     None, True, -1, 0, 10**400, 1e308, float("nan"), float("-inf"), "", "x" * 5000,
@@ -216,6 +220,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 17
+    assert len(folders) == 19
     for at, load in folders.values():
         load(at)
