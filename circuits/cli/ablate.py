@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     ABLATIONS,
     METRICS,
     AnswersOption,
     InChat,
     Into,
-    JsonOption,
     LimitOption,
     NeutralOption,
     OnModel,
@@ -22,7 +21,7 @@ from circuits.cli.options import (
     metric_choice,
     names_in,
 )
-from circuits.cli.output import neutral_text, print_json, print_run, print_table, stdout
+from circuits.cli.output import neutral_text, print_run, print_table, stdout
 from interp.progress import bar
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ def ablate(
     seed: Annotated[
         int, typer.Option(help="Random seed for random sets, noise and confidence intervals.")
     ] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Ablate components and show what is lost, against matched random sets."""
     import interp
     from interp.model.components import refuse_unreadable
@@ -113,10 +111,8 @@ def ablate(
     sets = _sets(model, mode, given)
     with bar("ablating", "runs") as report:
         result = interp.ablate(model, rows[:limit], sets, kind, **options, progress=report)
-    if as_json:
-        print_json({"run": into.run, "mode": mode, **result.summary()})
-    else:
-        _print(result, into.out)
+    yield lambda: {"run": into.run, "mode": mode, **result.summary()}
+    _print(result, into.out)
 
 
 def _components(given: str | None, file: Path | None) -> list[str] | None:

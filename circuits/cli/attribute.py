@@ -5,20 +5,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     ATTRIBUTION,
     AnswersOption,
     InChat,
     Into,
-    JsonOption,
     MetricOption,
     OnModel,
     PairRows,
     SeedOption,
     choice,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 from interp.model.sites import AXES, SITES
 from interp.progress import bar
 
@@ -65,8 +64,7 @@ def attribute(
         int | None, typer.Option(min=1, help="Number of interpolation points of eap-ig and eap-gl.")
     ] = None,
     seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Score what the metric owes to edges, nodes or units, by about one backward pass per pair."""
     from interp.attribution.attribute import attribute_to, refuse_mismatch
 
@@ -76,9 +74,7 @@ def attribute(
     with bar(f"{method} of {of}", "pairs") as report:
         options |= {"steps": steps, "answers": answers, "seed": seed, "progress": report}
         scores = attribute_to(model, rows, **options, out=into.out, force=into.force)
-    if as_json:
-        print_json({"run": into.run, **scores.summary(seed), "seed": seed})
-        return
+    yield lambda: {"run": into.run, **scores.summary(seed), "seed": seed}
     stdout.print(escape(repr(scores)))
     print_table(scores.top(10, seed), "strongest (positive = supports the answer; 95 % interval)")
     print_run(into.out, scores.excluded)

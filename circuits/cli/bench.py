@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, OnModel, PairsOption, choice, names_in
-from circuits.cli.output import print_json, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import OnModel, PairsOption, choice, names_in
+from circuits.cli.output import stdout
 
 app = typer.Typer(help="Time interp's sweeps beside other libraries' in one process.")
 BASELINES = ("hooks", "transformer-lens", "nnsight")
@@ -30,8 +30,7 @@ def sweep(
     repeats: Annotated[
         int, typer.Option(min=1, help="Number of timed rounds; medians are shown.")
     ] = 3,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Run the first usable pair's denoising sweep with interp and each baseline, interleaved."""
     import interp
     from interp.bench.baselines import bench_sweep
@@ -40,9 +39,7 @@ def sweep(
     loaded = on.load()
     names = names_in(baselines)
     report = bench_sweep(loaded, rows, names, over, repeats)
-    if as_json:
-        print_json(report)
-        return
+    yield lambda: report
     title = f"{report['cells']} cells, {report['n_tokens']} tokens, {report['device']}"
     table = Table("who", "seconds", "interp is faster by", "max |difference|", title=title)
     table.add_row("interp", f"{report['seconds']:.3f}", "", "")

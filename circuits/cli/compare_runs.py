@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, SeedOption
-from circuits.cli.output import print_json, print_table, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import SeedOption
+from circuits.cli.output import print_table, stdout
 
 app = typer.Typer()
 
@@ -21,8 +21,7 @@ def compare(
         int, typer.Option(min=1, help="Number of cells shown, the largest differences first.")
     ] = 20,
     seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Compare two patching runs: the difference of the effect at every cell, with its interval."""
     from interp.patching.result import PatchResult
 
@@ -30,12 +29,10 @@ def compare(
     cells = a.compare(b, seed)
     paired, order = bool(cells.attrs["paired"]), (-cells["difference"].abs()).argsort(kind="stable")
     cells = cells.iloc[order].reset_index(drop=True)
-    if as_json:
-        runs = {"first": str(first), "second": str(second)}
-        rows = cells.to_dict("records")
-        said = {"paired": paired, "differ": cells.attrs["differ"], "metric": a.metric}
-        print_json(runs | said | {"cells": rows, "seed": seed})
-        return
+    runs = {"first": str(first), "second": str(second)}
+    rows = cells.to_dict("records")
+    said = {"paired": paired, "differ": cells.attrs["differ"], "metric": a.metric}
+    yield lambda: runs | said | {"cells": rows, "seed": seed}
     print_table(cells.head(top), f"{a.site} on {a.model} against {b.site} on {b.model}: {a.metric}")
     how = (
         f"paired: both runs measure the same {a.n_pairs} pairs"

@@ -8,12 +8,12 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.edit_cases import EditedCases, print_left_out
+from circuits.cli.grouped import Record
 from circuits.cli.options import (
     CasesOption,
     ForceOption,
     InChat,
     Into,
-    JsonOption,
     LimitOption,
     NeededOutOption,
     OnModel,
@@ -22,7 +22,7 @@ from circuits.cli.options import (
     names_in,
     numbers,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS
 from circuits.editing.evaluation.comparison_settings import (
     N_QUESTIONS,
@@ -71,8 +71,7 @@ def evaluate(
     ] = True,
     seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
     limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Edit each case by each method, and ask what became of the model."""
     from circuits.editing.evaluation import compare_methods
     from interp.data.records import checked
@@ -95,9 +94,7 @@ def evaluate(
     ).model_copy(update={"chat": in_chat.options()})
     result = edited.evaluated(on, settings, compare_methods, into, format)
     found = result.summary()
-    if as_json:
-        print_json({"run": into.run, **found})
-        return
+    yield lambda: {"run": into.run, **found}
     print_table(
         _by_metric(found["methods"], found["metrics"]),
         f"{found['n_filtered']} of {found['n_cases']} cases ({found['n_asked']} asked), "
@@ -134,8 +131,7 @@ def card(
         int, typer.Option(min=1, help="Questions of each kind that are drawn from data, at most.")
     ] = N_QUESTIONS,
     seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Test one edit: is it written, is it used, does it contradict itself, what does it break?"""
     from circuits.editing.evaluation.card_measurement import card as measured
     from circuits.editing.evaluation.edit_card import EditCard
@@ -155,9 +151,7 @@ def card(
         EditCard,
         into.force,
     )
-    if as_json:
-        print_json({"run": into.run, **found.summary()})
-        return
+    yield lambda: {"run": into.run, **found.summary()}
     table: Any = found.table()
     lines = table[table["n"] > 0]
     kept = ["title", "n", "unedited", "edited", "prompt-only", "verdict"]
@@ -194,8 +188,7 @@ def place(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for the questions drawn.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Choose the query and value layers in which the ace methods edit a model, from cases."""
     from circuits.editing import layer_search
     from circuits.editing.evaluation.formats import load_cases
@@ -214,10 +207,8 @@ def place(
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
     found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force)
-    if as_json:
-        print_json({"model": on.model, "placement": found.summary(), "run": str(out)})
-    else:
-        stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
+    yield lambda: {"model": on.model, "placement": found.summary(), "run": str(out)}
+    stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
 
 
 def _by_metric(

@@ -6,8 +6,9 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.edit_cases import EditedCases, print_left_out
-from circuits.cli.options import Into, JsonOption, OnModel, choice, names_in, numbers
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.grouped import Record
+from circuits.cli.options import Into, OnModel, choice, names_in, numbers
+from circuits.cli.output import print_run, print_table, stdout
 from circuits.editing.evaluation.sequence_settings import ORDERS, SequenceSettings
 from circuits.editing.methods import INFORMED, METHODS
 
@@ -30,8 +31,7 @@ def sequence(
     asked: Annotated[int, typer.Option(min=1, help=says("n_asked"))] = 100,
     controls: Annotated[int, typer.Option(min=1, help=says("n_controls"))] = 100,
     seed: Annotated[int, typer.Option(help=says("seed"))] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Edit one model many times, and ask after each number of edits what is left of them."""
     import pandas as pd
 
@@ -54,9 +54,7 @@ def sequence(
     )
     result = edited.evaluated(on, settings, edit_sequences, into)
     found = result.summary()
-    if as_json:
-        print_json({"run": into.run, **found})
-        return
+    yield lambda: {"run": into.run, **found}
     print_table(pd.DataFrame(found["sequences"]).round(3), f"{result.model}, {result.source}")
     for what, why in found["stopped"].items():
         stdout.print(f"[dim]{escape(what)} stopped {escape(why)}[/dim]")

@@ -8,17 +8,16 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import edit_evaluation, edit_sequence
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     N_TOKENS,
     InChat,
-    JsonOption,
     OnModel,
     PlacementOption,
     TokensOption,
     choice,
 )
-from circuits.cli.output import print_json, print_table, stdout
+from circuits.cli.output import print_table, stdout
 from circuits.editing.methods import INFORMED, METHODS, NAMES
 from interp.progress import bar
 
@@ -126,8 +125,7 @@ def apply(
     ] = None,
     n_tokens: TokensOption = N_TOKENS,
     seed: Annotated[int, typer.Option(help="Random seed for contexts and samples.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Edit the model on top of the edits in the ledger, and add the new edit to it."""
     from circuits.editing import edit
     from circuits.editing.evaluation import Ask, generations
@@ -152,7 +150,7 @@ def apply(
         clozes = [Ask(0, fact.written(model), n_tokens=5) for fact in given]
         continued = generations(model, clozes, [()])
         run.finish(made.save)
-    _print_edit(made, run.out, "applied", as_json, continued, asked)
+    yield from _shown(made, run.out, "applied", continued, asked)
 
 
 @command(app, ASK)
@@ -164,42 +162,36 @@ def ask(
         list[str],
         typer.Option(help="A question to ask without and with the edits; may be repeated."),
     ],
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Ask questions of the model without and with all edits of the ledger."""
     edits = _ledger(ledger).edits
     asked = _asked(on.load(), ask, edits, in_chat.options())
-    if as_json:
-        edited = [one.id for one in edits]
-        print_json({"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked})
-    else:
-        stdout.print(f"with {len(edits)} edits of {ledger}:", markup=False)
-        _print_asked(asked)
+    edited = [one.id for one in edits]
+    yield lambda: {"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked}
+    stdout.print(f"with {len(edits)} edits of {ledger}:", markup=False)
+    _print_asked(asked)
 
 
 @command(app, "interp edit undo --ledger runs/edits")
 def undo(
     ledger: LedgerOption,
     edit: Annotated[str | None, typer.Option(help="Id of the edit; by default the last.")] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Take an edit out of the ledger."""
     from interp.results.folder import discard
 
     one, at = _ledger(ledger).removable(edit)
     discard(at)
-    _print_edit(one, at, "undone", as_json)
+    yield from _shown(one, at, "undone")
 
 
 @command(app, "interp edit list --ledger runs/edits --json", name="list")
-def list_edits(ledger: LedgerOption, as_json: JsonOption = False) -> None:
+def list_edits(ledger: LedgerOption) -> Record:
     """List the edits of a ledger, in order."""
     import pandas as pd
 
     found = _ledger(ledger).summary()
-    if as_json:
-        print_json(found)
-        return
+    yield lambda: found
     rows = [one | {"facts": "; ".join(one["facts"])} for one in found["edits"]]
     print_table(pd.DataFrame(rows, columns=["edit", "model", "method", "facts"]), str(ledger))
 
@@ -209,17 +201,14 @@ def export(
     on: OnModel,
     ledger: LedgerOption,
     out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Write the model with all edits of the ledger as an ordinary Hugging Face folder."""
     from circuits.editing.edit import export as write
 
     found = _ledger(ledger)
     at = write(_edited(on, found), out)
-    if as_json:
-        print_json({"model": str(at), "edits": [one.id for one in found.edits]})
-    else:
-        stdout.print(f"{len(found.edits)} edits in {escape(str(at))}")
+    yield lambda: {"model": str(at), "edits": [one.id for one in found.edits]}
+    stdout.print(f"{len(found.edits)} edits in {escape(str(at))}")
 
 
 def _ledger(path: Path) -> "LedgerFolder":
@@ -263,18 +252,15 @@ def _print_asked(asked: list[dict[str, str]]) -> None:
         stdout.print(escape(line), soft_wrap=True)
 
 
-def _print_edit(
+def _shown(
     edit: "Edit",
     at: Path,
     state: str,
-    as_json: bool,
     continued: list[str] | None = None,
     asked: list[dict[str, str]] | None = None,
-) -> None:
-    if as_json:
-        record: dict[str, Any] = {"run": str(at), "state": state, **edit.summary()}
-        print_json(record | {"answers": continued, "asked": asked or []})
-        return
+) -> Record:
+    record: dict[str, Any] = {"run": str(at), "state": state, **edit.summary()}
+    yield lambda: record | {"answers": continued, "asked": asked or []}
     for i, fact in enumerate(edit.facts):
         now = f": now {continued[i]!r}" if continued else ""
         line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"

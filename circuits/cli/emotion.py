@@ -21,9 +21,9 @@ from circuits.cli.emotion_options import (
     judged_on,
     say,
 )
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, OnModel, choice, names_in
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import OnModel, choice, names_in
+from circuits.cli.output import print_run, print_table, stdout
 from circuits.emotion.emotion_settings import EffectSettings
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def circuit(
         typer.Option(help="Use the published settings, in this style: a frame and a word set."),
     ] = None,
     limit: ScenariosOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Find every emotion's circuit: directions, scores, influence, selection."""
     from circuits.emotion.emotion_settings import EmotionSettings
     from circuits.emotion.selection import overlap_table
@@ -71,9 +70,7 @@ def circuit(
     settings = EmotionSettings.published(paper) if paper else EmotionSettings(**chosen)
     texts.load("discovery")  # a bad file is refused before a model is loaded
     found = discovered(on.load(), into, texts, settings, limit)
-    if as_json:
-        print_json({"model": on.model, "run": str(into.out), **found.summary()})
-        return
+    yield lambda: {"model": on.model, "run": str(into.out), **found.summary()}
     for preset, circuits in found.circuits.items():
         print_table(overlap_table(circuits), f"{preset}: Jaccard index of circuits")
     print_run(into.out)
@@ -88,8 +85,7 @@ def test(
     into: IntoFolder,
     texts: OnTexts,
     changes: Annotated[dict[str, Any], EffectSettings],
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Test circuits causally on unseen texts: necessity and sufficiency, against random ones."""
     from circuits.emotion.circuit_effects import circuit_effects
 
@@ -97,9 +93,7 @@ def test(
     found = found_in(model, discovery, texts)
     given = (unseen.events, unseen.frames, settings)
     made = circuit_effects(model, found, *given, into.out, into.force, say)
-    if as_json:
-        print_json({"run": str(into.out), **made.summary()})
-        return
+    yield lambda: {"run": str(into.out), **made.summary()}
     print_table(made.overall, "necessity: left of the emotion gap; sufficiency: recovered")
     print_run(into.out)
 
@@ -110,8 +104,7 @@ def directions(
     discovery: DiscoveryOption,
     texts: OnTexts,
     n: Annotated[int, typer.Option(min=1, help="Number of unseen scenarios that are read.")] = 24,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Find where emotions point, and read unseen texts: other words, other frames, no word."""
     from circuits.emotion.texts import load_vignettes
     from circuits.emotion.transfer import tables, transfer_tests
@@ -129,10 +122,8 @@ def directions(
     with replacing(discovery / "transfer.parquet") as file:
         table.to_parquet(file, index=False)
     at: Any = table[table["layer"] == found.layer]
-    if as_json:
-        record = {"model": on.model, "run": str(discovery), "layer": found.layer}
-        print_json(record | {"tests": at.to_dict("records")})
-        return
+    record = {"model": on.model, "run": str(discovery), "layer": found.layer}
+    yield lambda: record | {"tests": at.to_dict("records")}
     print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
 
 
@@ -148,8 +139,7 @@ def locate(
         str, choice(("centred", "paper"), "Score of a component; paper is the signed mean.")
     ] = "centred",
     top: Annotated[int, typer.Option(min=1, help="Number of neurons and heads shown.")] = 10,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show the neurons and heads that write an emotion, and each sublayer's influence."""
     from circuits.emotion.selection import top_table
 
@@ -157,12 +147,10 @@ def locate(
     table = top_table(found.scores["paper" if score == "paper" else "centred"], emotion, top)
     own = found.influence.of(emotion)
     influence = {"MLP": own["neurons"], "attention": own["heads"]}
-    if as_json:
-        record = {"model": on.model, "run": str(discovery), "emotion": emotion, "score": score}
-        values = {part.lower(): values.tolist() for part, values in influence.items()}
-        rows: Any = table.to_dict("records")
-        print_json(record | {"components": rows, "influence": values})
-        return
+    record = {"model": on.model, "run": str(discovery), "emotion": emotion, "score": score}
+    values = {part.lower(): values.tolist() for part, values in influence.items()}
+    rows: Any = table.to_dict("records")
+    yield lambda: record | {"components": rows, "influence": values}
     print_table(table, f"{emotion}: what writes it most, {score} score")
     for part, values in influence.items():
         best = int(values.argmax())
@@ -190,8 +178,7 @@ def control(
         bool, typer.Option("--any-dose", help="Allow any strength; expect profanity and hatred.")
     ] = False,
     n: Annotated[int, typer.Option(min=1, help="Number of situations.")] = 4,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Write replies to events in one emotion, beside unmodulated replies."""
     from circuits.emotion.emotion_metrics import presentable
     from circuits.emotion.prompts import ReplyPrompts
@@ -220,10 +207,8 @@ def control(
         {"text": text, "unmodulated": presentable(one), condition: presentable(other)}
         for text, one, other in zip(after["text"], before["reply"], after["reply"], strict=True)
     ]
-    if as_json:
-        record = {"model": recipe.model, "emotion": emotion, "condition": condition}
-        print_json(record | {"replies": rows})
-        return
+    record = {"model": recipe.model, "emotion": emotion, "condition": condition}
+    yield lambda: record | {"replies": rows}
     for row in rows:
         stdout.print(f"[bold]{escape(row['text'])}[/bold]")
         for name in ("unmodulated", condition):
@@ -245,8 +230,7 @@ def elicit(
     n: Annotated[
         int, typer.Option(min=1, help="Number of events replied to, in six emotions each.")
     ] = 48,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Ask for replies in each emotion by words and by demonstrations, and judge them."""
     from circuits.emotion.emotion_comparison import compare
     from circuits.emotion.emotion_settings import ReplySettings
@@ -259,7 +243,7 @@ def elicit(
     result = compare(
         model, asked, settings, given, judged_on(on.how.device), into.out, None, into.force, say
     )
-    _print(result, into.out, as_json, ["accuracy", "accuracy_low", "accuracy_high", "neutral"])
+    yield from _shown(result, into.out, ["accuracy", "accuracy_low", "accuracy_high", "neutral"])
 
 
 @command(
@@ -273,14 +257,13 @@ def evaluate(
     into: IntoFolder,
     texts: OnTexts,
     compared: Compared,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Compare all conditions on the same events, judged with the target hidden."""
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
     model = by.load(recipe)
     found = found_in(model, discovery, texts, recipe.settings)
-    _compare(model, found, recipe, given, by, compared, into, as_json)
+    yield from _compared(model, found, recipe, given, by, compared, into)
 
 
 @command(
@@ -295,8 +278,7 @@ def run(
     compared: Compared,
     discovery_events: DiscoveryEventsOption = None,
     limit: ScenariosOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Run the whole chain: discovery, circuits, replies in every condition, judges, a page."""
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
@@ -307,10 +289,11 @@ def run(
         found = found_in(model, at, texts, recipe.settings)
     else:
         found = discovered(model, IntoFolder(at, into.force), own, recipe.settings, limit)
-    _compare(model, found, recipe, given, by, compared, IntoFolder(out, into.force), as_json)
+    there = IntoFolder(out, into.force)
+    yield from _compared(model, found, recipe, given, by, compared, there)
 
 
-def _compare(
+def _compared(
     model: "Model",
     found: "EmotionDiscovery",
     recipe: "EmotionRecipe",
@@ -318,8 +301,7 @@ def _compare(
     by: ByRecipe,
     compared: Compared,
     into: IntoFolder,
-    as_json: bool,
-) -> None:
+) -> Record:
     from circuits.emotion.emotion_comparison import compare
     from circuits.emotion.steering import conditions_of
 
@@ -327,15 +309,11 @@ def _compare(
     conditions = conditions_of(model, found, recipe.doses, names)
     judge = judged_on(by.how.device)
     result = compare(model, conditions, recipe, texts, judge, into.out, found, into.force, say)
-    _print(result, into.out, as_json)
+    yield from _shown(result, into.out)
 
 
-def _print(
-    result: "EmotionComparison", out: Path, as_json: bool, columns: list[str] | None = None
-) -> None:
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
-        return
+def _shown(result: "EmotionComparison", out: Path, columns: list[str] | None = None) -> Record:
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **result.summary()}
     scores = columns or ["accuracy", "quality", "joint", "joint_low", "joint_high"]
     table = result.table().loc[:, ["condition", "n", *scores]]
     print_table(table, f"{result.model}: judge {result.judges[0]}")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
-from circuits.cli.options import InChat, JsonOption, OnModel, PromptOption, names_in
-from circuits.cli.output import print_json, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import InChat, OnModel, PromptOption, names_in
+from circuits.cli.output import stdout
 
 if TYPE_CHECKING:
     from interp import Model, Plan
@@ -35,8 +35,7 @@ def generate(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Largest number of tokens generated.")
     ] = 20,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Continue a prompt by the likeliest tokens; with --ablate, also without these components."""
     import interp
     from interp.model.components import refuse_unreadable
@@ -50,15 +49,13 @@ def generate(
         kind: interp.generate(loaded, given, plan, max_new_tokens, progress=False)[0].text
         for kind, plan in plans.items()
     }
-    if as_json:
-        asked = {
-            "model": on.model,
-            "prompt": prompt,
-            "chat": not isinstance(given, str),
-            "components": names,
-        }
-        print_json(asked | {"ablated": None} | texts)
-        return
+    asked = {
+        "model": on.model,
+        "prompt": prompt,
+        "chat": not isinstance(given, str),
+        "components": names,
+    }
+    yield lambda: asked | {"ablated": None} | texts
     for kind, text in texts.items():
         stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", soft_wrap=True)
 

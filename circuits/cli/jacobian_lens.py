@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.grouped import command
-from circuits.cli.options import ForceOption, JsonOption, LayersOption, NeededOutOption, OnModel
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import ForceOption, LayersOption, NeededOutOption, OnModel
 from circuits.cli.options import numbers as numbers_in
-from circuits.cli.output import neutral_text, print_json, print_run, print_table
+from circuits.cli.output import neutral_text, print_run, print_table
 
 app = typer.Typer()
 
@@ -30,8 +30,7 @@ def jacobian_lens(
         int, typer.Option(min=0, help="Number of first positions of each passage left out.")
     ] = 16,
     layers: LayersOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Fit the Jacobian lens on text: as many backward passes per passage as the model is wide."""
     import interp
 
@@ -43,8 +42,6 @@ def jacobian_lens(
     found = interp.jacobian_lens(
         model, source, chosen, n_tokens=passage, skip=skip, out=out, force=force
     )
-    if as_json:
-        print_json({"run": str(out), **found.summary()})
-        return
+    yield lambda: {"run": str(out), **found.summary()}
     print_table(found.table, str(found))
     print_run(out)

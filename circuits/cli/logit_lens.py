@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
-from circuits.cli.options import InChat, JacobianOption, JsonOption, OnModel, PromptOption
-from circuits.cli.output import print_json, print_table
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import InChat, JacobianOption, OnModel, PromptOption
+from circuits.cli.output import print_table
 
 app = typer.Typer()
 
@@ -19,8 +19,7 @@ def lens(
     in_chat: InChat,
     top: Annotated[int, typer.Option(min=1, help="Number of tokens shown per depth.")] = 5,
     jacobian: JacobianOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show a lens at the last token: the likeliest next tokens at every depth."""
     import pandas as pd
 
@@ -35,9 +34,7 @@ def lens(
         for depth, own in rows.groupby("depth")
     ]
     last = found.tokens[0][-1]
-    if as_json:
-        print_json({"model": on.model, "prompt": prompt, "token": last, "depths": listed})
-        return
+    yield lambda: {"model": on.model, "prompt": prompt, "token": last, "depths": listed}
     table = [
         {"depth": row["depth"]}
         | {

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     ForceOption,
     JacobianOption,
-    JsonOption,
     Loading,
     NeededOutOption,
     NeutralOption,
@@ -20,7 +19,6 @@ from circuits.cli.options import (
 )
 from circuits.cli.output import (
     neutral_text,
-    print_json,
     print_run,
     print_table,
     stderr,
@@ -63,8 +61,7 @@ def build(
         bool,
         typer.Option("--filtered/--all", help="Keep only the pairs that the model gets right."),
     ] = True,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Draw the cells of a design in a model's tokens, and keep what it gets right."""
     from circuits.recall_reasoning.filter import filtered as ask
     from circuits.recall_reasoning.sources import build as draw
@@ -74,10 +71,8 @@ def build(
     asked = ask(model, data)
     (asked.data if filtered else data).save(out)
     cells, rejected = asked.counts, len(data.rejected)
-    if as_json:
-        record = {"model": on.model, "out": str(out), "cells": cells.to_dict("records")}
-        print_json(record | {"rejected": rejected})
-        return
+    record = {"model": on.model, "out": str(out), "cells": cells.to_dict("records")}
+    yield lambda: record | {"rejected": rejected}
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
     print_table(cells.loc[:, columns], f"{design} on {on.model}")
     stdout.print(f"{rejected} rows could not be matched; wrote {out}")
@@ -101,8 +96,7 @@ def run(
     datasets: DatasetsOption = None,
     neutral: NeutralOption = None,
     how: Loading,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Find a circuit for each ability and test whether one goes without the other."""
     from circuits.recall_reasoning.sources.organism import story_text, world_of
     from circuits.recall_reasoning.study import study
@@ -122,9 +116,7 @@ def run(
         stderr.print(f"[dim]{escape(line)}[/dim]")
 
     result = study(loaded, settings, out, datasets, text, force=force, say=say)
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
-        return
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **result.summary()}
     for line in result.verdict:
         stdout.print(f"• {escape(line)}")
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
@@ -152,8 +144,7 @@ def bridge(
         ),
     ] = None,
     jacobian: JacobianOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Read the bridge entity of two-hop prompts, swap it, and count the answers that follow."""
     from circuits.recall_reasoning.bridge import bridge as study
     from interp.lens import JacobianLens
@@ -161,9 +152,7 @@ def bridge(
     settings = checked(BridgeSettings, changes, "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
     found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
-        return
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
     stdout.print(escape(repr(found)))
     read = ["lens", "position", "depth", "rank", "control_rank", "beats", "n"]
     print_table(found.best_read.loc[:, read], "bridge, at its best depth")
@@ -183,8 +172,7 @@ def replicate(
     datasets: DatasetsOption = None,
     design: DesignOption = "A-nonce",
     n: Annotated[int, typer.Option(min=3, help="Number of matched prompts per kind.")] = 30,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Replicate the published layer, head and neuron tests, also on length-matched prompts."""
     from circuits.recall_reasoning.published import Replication, matched_prompts, published_prompts
     from circuits.recall_reasoning.published import replicate as test
@@ -199,8 +187,6 @@ def replicate(
     named = {"sets": fingerprint(sets)} | identity(model)
     verb = "recall-reasoning replicate"
     result = in_one_piece(out, verb, named, lambda: test(model, sets), Replication, force)
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
-        return
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **result.summary()}
     print_table(result.confounds.T.reset_index(), f"published statistics on {on.model}")
     print_run(out)

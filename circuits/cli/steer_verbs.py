@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     InChat,
     Into,
-    JsonOption,
     LayersOption,
     OnModel,
     PromptOption,
     choice,
     numbers,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 from interp.errors import PlanError, shown
 
 if TYPE_CHECKING:
@@ -45,8 +44,7 @@ def make(
     at: Annotated[
         str, choice(("last", "prompt"), "Read the last token, or the mean over all tokens.")
     ] = "last",
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Make a steering vector from contrast pairs, for each layer."""
     import interp
     from interp.results.run_folder import fingerprint, identity, in_one_piece
@@ -58,9 +56,7 @@ def make(
     named = chosen | {"pairs": fingerprint([list(pair) for pair in rows])} | identity(loaded)
     made = partial(interp.steering_vector, loaded, rows, **chosen)
     found = in_one_piece(into.out, "steer make", named, made, interp.SteeringVector, into.force)
-    if as_json:
-        print_json({"run": into.run} | found.summary())
-        return
+    yield lambda: {"run": into.run} | found.summary()
     print_table(found.table(), f"{found.n_pairs} contrast pairs on {escape(on.model)}")
     print_run(into.out)
 
@@ -96,8 +92,7 @@ def generate(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Largest number of tokens generated.")
     ] = 30,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Continue a prompt by the likeliest tokens, as it is and steered from its last token on."""
     import interp
 
@@ -118,9 +113,7 @@ def generate(
         kind: interp.generate(loaded, given, steps, max_new_tokens, progress=False)[0].text
         for kind, steps in {"plain": (), "steered": plan}.items()
     }
-    if as_json:
-        print_json({"model": on.model, "vector": str(vector), "prompt": prompt} | texts)
-        return
+    yield lambda: {"model": on.model, "vector": str(vector), "prompt": prompt} | texts
     for kind, text in texts.items():
         stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", soft_wrap=True)
 

@@ -6,9 +6,9 @@ import pandas as pd
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, OnModel
-from circuits.cli.output import print_json, print_table
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import OnModel
+from circuits.cli.output import print_table
 
 app = typer.Typer()
 
@@ -18,8 +18,7 @@ def top_tokens(
     neuron: Annotated[str, typer.Argument(help="A neuron: L12N345, or m12.n345.")],
     on: OnModel,
     top: Annotated[int, typer.Option(min=1, help="Number of tokens of each kind.")] = 10,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show the tokens that a neuron promotes and suppresses, read off its output weights."""
     import interp
     from interp.errors import PlanError
@@ -29,9 +28,7 @@ def top_tokens(
     if one.kind != "neuron":
         raise PlanError(f"{neuron} is not a neuron; write L12N345, or m12.n345.")
     found = interp.top_tokens(on.load(), "mlp_post", one.layer, one.unit, top)
-    if as_json:
-        print_json({"model": on.model, "neuron": str(one), "tokens": found.to_dict("records")})
-        return
+    yield lambda: {"model": on.model, "neuron": str(one), "tokens": found.to_dict("records")}
     sides = {}
     for kind in ("promoted", "suppressed"):
         side = found[found["effect"] == kind]
