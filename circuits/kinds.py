@@ -53,6 +53,7 @@ KINDS: dict[str, str] = {
     "edit comparison": "circuits.editing.evaluation.method_comparison:Comparison",
     "recall_reasoning": "circuits.recall_reasoning.result:RecallReasoning",
     "recall_replication": "circuits.recall_reasoning.published:Replication",
+    "feasibility": "circuits.recall_reasoning.feasibility_result:Feasibility",
     "bridge": "circuits.recall_reasoning.bridge_result:BridgeStudy",
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
     "emotion effects": "circuits.emotion.result:EmotionEffects",

@@ -65,7 +65,14 @@ from circuits.emotion import (
 from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import BridgeSettings, StudySettings, bridge, study
+from circuits.recall_reasoning import (
+    BridgeSettings,
+    FeasibilitySettings,
+    StudySettings,
+    bridge,
+    feasibility,
+    study,
+)
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
@@ -239,6 +246,11 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
+def feasible_cells(out: Path) -> Path:
+    found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
+    return replace(found, model=MODEL, left_out={f"not known {EVIL}": 3}).save(out)
+
+
 def bridge_study(out: Path) -> Path:
     files = written_facts(tiny("llama"), out.with_name("bridge-facts"))
     settings = BridgeSettings(template=TEMPLATE, n_swaps=3, layers=(1,))
@@ -310,6 +322,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit sequences": edit_sequence,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
+    "feasibility": feasible_cells,
     "bridge": bridge_study,
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,

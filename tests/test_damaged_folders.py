@@ -22,6 +22,7 @@ from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.layer_selection import selection_for
 from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
+from circuits.recall_reasoning.feasibility_result import Feasibility
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
 from interp import Plan, Scale
@@ -49,6 +50,7 @@ MORE: dict[str, Callable[[Path], Any]] = {
     "unit_scores": UnitScores.load,
     "edit": Edit.load,
     "recall_replication": Replication.load,
+    "feasibility": Feasibility.load,
 }
 ODD: list[Any] = [
     None, True, -1, 0, 10**400, 1e308, float("nan"), float("-inf"), "", "x" * 5000,
@@ -216,6 +218,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 17
+    assert len(folders) == 18
     for at, load in folders.values():
         load(at)

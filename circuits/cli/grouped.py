@@ -4,7 +4,7 @@
 def patch(on: OnModel, pairs: PairsOption, into: Into) -> None: ...
 
 ``changes: Annotated[dict[str, Any], Settings]``, of a pydantic model, becomes an option for each
-field, none of them needed; the function gets the fields that were given.
+field but dataclasses, none of them needed; the function gets the fields that were given.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def spread(function: Any) -> Any:
         model = next((one for one in get_args(group)[1:] if _is_model(one)), None)
         if model is not None:
             models[name] = model
-            for field in model.model_fields:
+            for field in _fields(model):
                 parameters.append(_parameter(field, _field_option(model, field), None))
             continue
         if not dataclasses.is_dataclass(group):
@@ -64,7 +64,7 @@ def spread(function: Any) -> Any:
     @functools.wraps(function)
     def called(**given: Any) -> Any:
         for name, model in models.items():
-            own = {field: given.pop(field) for field in model.model_fields}
+            own = {field: given.pop(field) for field in _fields(model)}
             given[name] = {k: _read(model, k, v) for k, v in own.items() if v is not None}
         for name, group in groups.items():
             own = {field.name: given.pop(field.name) for field in dataclasses.fields(group)}
@@ -78,6 +78,12 @@ def spread(function: Any) -> Any:
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=hint)
+
+
+def _fields(model: type[BaseModel]) -> list[str]:
+    """The fields that are options; those that hold a dataclass have a group of their own."""
+    every = model.model_fields.items()
+    return [k for k, f in every if not any(map(dataclasses.is_dataclass, get_args(f.annotation)))]
 
 
 def _is_model(hint: Any) -> bool:

@@ -11,6 +11,7 @@ from circuits.cli.options import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    InChat,
     JacobianOption,
     JsonOption,
     NeededOutOption,
@@ -30,7 +31,12 @@ from circuits.cli.output import (
     stdout,
 )
 from circuits.recall_reasoning.designs import DESIGNS
-from circuits.recall_reasoning.settings import BridgeSettings, StudySettings, load_recipe
+from circuits.recall_reasoning.settings import (
+    BridgeSettings,
+    FeasibilitySettings,
+    StudySettings,
+    load_recipe,
+)
 from interp.data.records import checked
 from interp.errors import PlanError
 
@@ -58,6 +64,7 @@ DatasetsOption = Annotated[
 def build(
     on: OnModel,
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    in_chat: InChat,
     design: DesignOption = "A-conflict",
     datasets: DatasetsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Number of pairs drawn per cell and split.")] = 120,
@@ -73,7 +80,7 @@ def build(
     from circuits.recall_reasoning.sources import build as draw
 
     model = on.load()
-    data = draw(model, DESIGNS[design], datasets, n, seed)
+    data = draw(model, DESIGNS[design], datasets, n, seed, in_chat.options())
     asked = ask(model, data)
     (asked.data if filtered else data).save(out)
     cells, rejected = asked.counts, len(data.rejected)
@@ -86,6 +93,31 @@ def build(
     stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
 
 
+@command(app, "interp recall-reasoning feasible --model smollm2-135m --n 20 --out runs/feasible")
+def feasible(
+    on: OnModel,
+    out: NeededOutOption,
+    changes: Annotated[dict[str, Any], FeasibilitySettings],
+    in_chat: InChat,
+    force: ForceOption = False,
+    datasets: DatasetsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every cell's questions in every form: which designs can the model be studied by?"""
+    from circuits.recall_reasoning.feasibility import feasibility
+
+    settings = checked(FeasibilitySettings, changes | in_chat.settings(), "settings")
+    found = feasibility(on.load(), settings, out, datasets=datasets, force=force)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
+        return
+    columns = ["cell", "questions", "form", "asked", "written", "leads", "kept", "n"]
+    print_table(found.cells.loc[:, columns], f"answers of {on.model}")
+    columns = ["design", "form", "feasible", "kept", "to_draw", "reason"]
+    print_table(found.designs.loc[:, columns], "designs of run")
+    print_run(out)
+
+
 @command(
     app,
     "interp recall-reasoning run --model two-hop-organism --design 2x2 --out runs/organism",
@@ -94,6 +126,7 @@ def build(
 def run(
     out: NeededOutOption,
     changes: Annotated[dict[str, Any], StudySettings],
+    in_chat: InChat,
     force: ForceOption = False,
     model: RecipeModelOption = None,
     recipe: Annotated[
@@ -116,7 +149,7 @@ def run(
     name = model or (asked and asked.model)
     if name is None:
         raise PlanError("no model: give --model, or a --recipe that names one.")
-    settings = (asked.settings if asked else StudySettings()).but(**changes)
+    settings = (asked.settings if asked else StudySettings()).but(**changes, **in_chat.settings())
     text = neutral_text(neutral)
     loaded = load(name, device, dtype or (asked and asked.dtype), quantization)
     if text is None and loaded.name in ORGANISMS:

@@ -5,9 +5,9 @@
     result.verdict
 
 `designs` says what is compared, `sources` where the prompts come from, `cells` how they are split;
-`filter`, `scores`, `losses` and `dissociation` are the steps of `study`. `published` computes the
-published statistics, `probes` those of two-hop recall and copying; `bridge` reads and swaps the
-bridge entity of two-hop prompts.
+`filter`, `scores`, `losses` and `dissociation` are the steps of `study`; `feasibility` says which
+cells a model can do. `published` computes the published statistics, `probes` those of two-hop
+recall and copying; `bridge` reads and swaps the bridge entity of two-hop prompts.
 """
 
 from typing import TYPE_CHECKING
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from circuits.recall_reasoning.bridge_result import BridgeStudy
     from circuits.recall_reasoning.cells import Data, load_data
     from circuits.recall_reasoning.designs import CELLS, DESIGNS
+    from circuits.recall_reasoning.feasibility import feasibility
+    from circuits.recall_reasoning.feasibility_result import Feasibility
     from circuits.recall_reasoning.result import RecallReasoning
-    from circuits.recall_reasoning.settings import BridgeSettings, StudySettings
+    from circuits.recall_reasoning.settings import (
+        BridgeSettings,
+        FeasibilitySettings,
+        StudySettings,
+    )
     from circuits.recall_reasoning.sources import build
     from circuits.recall_reasoning.study import study
 
@@ -30,10 +36,13 @@ __all__ = [
     "BridgeSettings",
     "BridgeStudy",
     "Data",
+    "Feasibility",
+    "FeasibilitySettings",
     "RecallReasoning",
     "StudySettings",
     "bridge",
     "build",
+    "feasibility",
     "load_data",
     "study",
 ]

@@ -38,8 +38,7 @@ def _rates(own: pd.DataFrame, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("follows", "stays"):
         values = own[name].to_numpy(dtype=float)
-        mean, low, high = bootstrap_mean(values, seed, clusters=own["country"].tolist())
-        found |= {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}
+        found |= bootstrap_mean(values, seed, clusters=own["country"].tolist()).columns(name)
     return found | {"n": len(own), "countries": own["country"].nunique()}
 
 
@@ -71,8 +70,7 @@ def _margin(part: pd.DataFrame, seed: int) -> dict[str, float]:
     wide = part.pivot(index=["swap", "country"], columns="condition", values="follows")
     difference = wide["bridge"].astype(float) - wide["unrelated"].astype(float)
     countries = wide.index.get_level_values("country").tolist()
-    mean, low, high = bootstrap_mean(difference.to_numpy(), seed, clusters=countries)
-    return {"margin": float(mean), "margin_low": float(low), "margin_high": float(high)}
+    return bootstrap_mean(difference.to_numpy(), seed, clusters=countries).columns("margin")
 
 
 @dataclass(frozen=True)

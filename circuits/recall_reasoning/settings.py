@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field
 
 from circuits.recall_reasoning.designs import DesignName
+from interp.data.chat import Chat
 from interp.data.datasets import locate
 from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, checked, read_json
 
@@ -13,6 +14,9 @@ Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SOME = Field(min_length=1)
+ChatField = Annotated[
+    Chat | None, Field(description="How prompts are put into the model's chat template.")
+]
 
 
 class StudySettings(ClosedRow):
@@ -49,6 +53,7 @@ class StudySettings(ClosedRow):
     effect_margin: Amount = Field(
         default=0.10, description="Fraction of the total effect that still counts as intact."
     )
+    chat: ChatField = None
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -75,6 +80,15 @@ def load_recipe(path: str | Path) -> StudyRecipe:
     """Read a recipe from a JSON file, or a shipped one by its name; `DataError` if malformed."""
     file = locate(path, "a recipe file", RECIPES)
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))
+
+
+class FeasibilitySettings(ClosedRow):
+    """What `feasibility` asks."""
+
+    n: Count = Field(default=40, description="Number of pairs drawn per cell and split.")
+    new_tokens: Count = Field(default=64, description="Largest number of tokens of a chain.")
+    seed: Index = Field(default=0, description="Random seed for splits and draws.")
+    chat: ChatField = None
 
 
 class BridgeSettings(ClosedRow):
