@@ -178,6 +178,7 @@ def bridge(
     on: OnModel,
     out: NeededOutOption,
     changes: Annotated[dict[str, Any], BridgeSettings],
+    in_chat: InChat,
     force: ForceOption = False,
     datasets: Annotated[
         Path | None,
@@ -195,7 +196,7 @@ def bridge(
     from circuits.recall_reasoning.bridge import bridge as study
     from interp.lens import JacobianLens
 
-    settings = checked(BridgeSettings, changes, "settings")
+    settings = checked(BridgeSettings, changes | in_chat.settings(), "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
     found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
     if as_json:

@@ -107,3 +107,4 @@ class BridgeSettings(ClosedRow):
         description="Positions swapped, counted from the landmark's last token; by default all.",
     )
     seed: Index = Field(default=0, description="Random seed for halves and swaps.")
+    chat: ChatField = None
